@@ -1,0 +1,109 @@
+"""LoRA (Hu et al. 2021) as its own pytree w: phi = theta + (alpha / r) A B on chosen matrices, and its transpose `pull`.
+
+The model never knows of it: merging happens once per step, before the forward pass, and the gradient in w is pulled back
+from the gradient in phi. A matrix keeps its logical dimensions: A is [L, in..., R], B is [L, R, out...].
+Left out: dropout, LoRA on embeddings and head.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from bridge_jax.models.layers import Config, Tensor
+from bridge_jax.types import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Shape of the adapter (the paper: rank = alpha = 16)."""
+    rank: int = 16
+    alpha: float = 16.0
+    targets: str = r"layers/(q|k|v|o|gate|up|down)"  # regex, matched against the whole path in the tensor table
+
+
+def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
+    """The matrices that the pattern selects; ValueError when it hits none, or something that is no matrix per layer."""
+    if lora.rank < 1:
+        raise ValueError(f"model.lora.rank={lora.rank}; allowed: 1 or more")
+    table = cfg.tensors()
+    hit = {path: tensor for path, tensor in table.items() if re.fullmatch(lora.targets, path)}
+    bad = [path for path, tensor in hit.items() if not (path.startswith("layers/") and tensor.inputs)]
+    allowed = ", ".join(path for path, tensor in table.items() if path.startswith("layers/") and tensor.inputs)
+    if not hit or bad:
+        what = f"also matches {', '.join(bad)}, which LoRA does not cover" if bad else "matches no tensor"
+        raise ValueError(f"model.lora.targets={lora.targets!r} {what}; it is matched against whole paths: {allowed}")
+    return hit
+
+
+def abstract(cfg: Config, lora: Lora) -> Tree:
+    """Shapes of w, fp32."""
+    def pair(tensor: Tensor):
+        n = tensor.inputs
+        shape = lambda *s: jax.ShapeDtypeStruct((cfg.layers, *s), jnp.float32)
+        return {"A": shape(*tensor.shape[:n], lora.rank), "B": shape(lora.rank, *tensor.shape[n:])}
+    return {path: pair(tensor) for path, tensor in targets(cfg, lora).items()}
+
+
+def logical_axes(cfg: Config, lora: Lora) -> Tree:
+    """Logical axis names of w."""
+    return {path: {"A": ("layers", *t.axes[:t.inputs], "rank"), "B": ("layers", "rank", *t.axes[t.inputs:])}
+            for path, t in targets(cfg, lora).items()}
+
+
+def init(cfg: Config, lora: Lora, key: jax.Array) -> Tree:
+    """A uniform within +-1/sqrt(fan-in) (as PEFT draws it), B = 0: the adapter starts as nothing."""
+    def pair(path: str, shapes: dict):
+        bound = np.prod(shapes["A"].shape[1:-1]) ** -0.5
+        own = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        return {"A": jax.random.uniform(own, shapes["A"].shape, jnp.float32, -bound, bound),
+                "B": jnp.zeros(shapes["B"].shape, jnp.float32)}
+    return {path: pair(path, shapes) for path, shapes in abstract(cfg, lora).items()}
+
+
+def delta(lora: Lora, pair: dict) -> jax.Array:
+    """(alpha / r) A B, the shape of the stacked matrix it adds to."""
+    return lora.alpha / lora.rank * jax.vmap(lambda A, B: jnp.tensordot(A, B, axes=1))(pair["A"], pair["B"])
+
+
+def merge(lora: Lora, theta: Tree, w: Tree | None, dtype=jnp.float32) -> Tree:
+    """phi = theta + (alpha / r) A B, summed in fp32, then cast once to the compute dtype."""
+    layers = dict(theta["layers"])
+    for path, pair in (w or {}).items():
+        name = path.removeprefix("layers/")
+        layers[name] = layers[name] + delta(lora, pair)
+    return jax.tree.map(lambda x: x.astype(dtype), {**theta, "layers": layers})
+
+
+def pull(lora: Lora, w: Tree, G: Tree) -> Tree:
+    """Gradient in w of <G, merge(theta, w)>: dA = (alpha / r) G B', dB = (alpha / r) A' G, fp32. theta does not enter."""
+    matrices = {path: G["layers"][path.removeprefix("layers/")].astype(jnp.float32) for path in w}
+    _, transpose = jax.vjp(lambda w: {path: delta(lora, pair) for path, pair in w.items()}, w)
+    return transpose(matrices)[0]
+
+
+def save_peft(cfg: Config, lora: Lora, w: Tree, folder: str, base_model: str) -> None:
+    """Write adapter_model.safetensors and adapter_config.json as PEFT reads them (A as [R, in], B as [out, R] per layer)."""
+    out = pathlib.Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    arrays, modules = {}, []
+    for path, tensor in targets(cfg, lora).items():
+        module = tensor.hf.removesuffix(".weight")
+        modules.append(module.rsplit(".", 1)[-1])
+        A, B = (np.asarray(w[path][name], np.float32) for name in ("A", "B"))
+        for layer in range(cfg.layers):
+            stem = f"base_model.model.{module.format(layer=layer)}"
+            arrays[f"{stem}.lora_A.weight"] = np.ascontiguousarray(A[layer].reshape(-1, lora.rank).T)
+            arrays[f"{stem}.lora_B.weight"] = np.ascontiguousarray(B[layer].reshape(lora.rank, -1).T)
+    save_file(arrays, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model, "r": lora.rank,
+                "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": sorted(set(modules)),
+                "fan_in_fan_out": False, "inference_mode": True}
+    (out / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")

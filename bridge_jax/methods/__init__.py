@@ -1,0 +1,21 @@
+"""Training algorithms, one file each, found by name. Each has a frozen `Config` and `make(cfg, policy, recipes, rows) -> Method`."""
+from __future__ import annotations
+
+import difflib
+import importlib
+import pathlib
+from types import ModuleType
+
+
+def names() -> list[str]:
+    """Every method there is: the files of this folder."""
+    return sorted(path.stem for path in pathlib.Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+
+
+def load(name: str) -> ModuleType:
+    """The method's module; ValueError listing all names for an unknown one."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"method.name={name!r} is unknown; allowed: {', '.join(names())}.{hint}")
+    return importlib.import_module(f"bridge_jax.methods.{name}")

@@ -1,0 +1,263 @@
+"""The decoder shared by all families: tensor table, attention over a prompt shared by its samples, forward, prefill, decode.
+
+One layer function serves training, prefill and decoding, so that sampler and trainer compute the same probabilities.
+A prompt is computed once for all rows that continue it: its keys are stored per prompt [P, K, S, H] and a row's queries
+attend to them and to the row's own keys under one softmax. Prompts are right-padded; completions start at position
+`prompt_len`, whatever the padding. Left out: sliding windows, mixture of experts, dropout.
+"""
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bridge_jax.types import Sequences, Tree
+
+MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One parameter: everything that abstract state, sharding, init, LoRA and HF conversion need to know."""
+    shape: tuple[int, ...]  # without the layer axis
+    axes: tuple[str, ...]   # logical axis of each dimension
+    hf: str                 # name in the HF checkpoint; "{layer}" where one HF tensor per layer is stacked
+    inputs: int = 0         # leading dimensions that are contracted; HF stores such a matrix as [out, in]. 0: stored as it is
+    init: str = "normal"    # normal (std Config.init_std), ones, zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Numbers of one model; a family's subclass adds its tensors and its q/k/v projection."""
+    family: str
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    rope_theta: float
+    rms_eps: float
+    tied: bool
+    max_positions: int
+    eos_ids: tuple[int, ...] = ()
+    init_std: float = 0.02
+    rope_scaling: tuple[tuple[str, Any], ...] | None = None  # sorted items of HF's dict: hashable
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Path in the parameter tree -> Tensor."""
+        return base_tensors(self)
+
+    def qkv(self, p: Tree, x_BTD: jax.Array):
+        """Queries [B,T,N,H], keys and values [B,T,K,H], before the rotation."""
+        return tuple(jnp.einsum("BTD,DNH->BTNH", x_BTD, p[name]) for name in ("q", "k", "v"))
+
+    def inverse_frequencies(self) -> np.ndarray:
+        """Rotation speed of each half-head channel, [H/2] radians per position."""
+        return 1.0 / self.rope_theta ** (np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim)
+
+
+def hf_numbers(hf: dict) -> dict:
+    """Config fields common to all families, from the keys of HF's config.json; ValueError names the missing keys."""
+    needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    missing = [key for key in needed if key not in hf]
+    if missing:
+        raise ValueError(f"config.json lacks {', '.join(missing)}; it has {', '.join(sorted(hf))}")
+    if hf.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"hidden_act={hf['hidden_act']!r} is not supported; allowed: 'silu'")
+    # transformers 5 writes rope_parameters; older files write rope_theta and rope_scaling
+    rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
+    theta = rope.pop("rope_theta", None) or hf.get("rope_theta", 10000.0)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    eos = hf.get("eos_token_id")
+    return dict(
+        vocab=hf["vocab_size"], width=hf["hidden_size"], layers=hf["num_hidden_layers"],
+        heads=hf["num_attention_heads"], kv_heads=hf.get("num_key_value_heads") or hf["num_attention_heads"],
+        head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"], mlp=hf["intermediate_size"],
+        rope_theta=float(theta), rms_eps=hf.get("rms_norm_eps", 1e-6), tied=bool(hf.get("tie_word_embeddings", False)),
+        max_positions=hf.get("max_position_embeddings", 2048), init_std=hf.get("initializer_range", 0.02),
+        eos_ids=() if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (eos,),
+        rope_scaling=None if kind == "default" else tuple(sorted(rope.items())))
+
+
+def base_tensors(cfg: Config) -> dict[str, Tensor]:
+    """The tensors that every family has; paths starting with "layers/" carry a leading layer axis in the tree."""
+    D, N, K, H, F, V = cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, cfg.mlp, cfg.vocab
+    block = "model.layers.{layer}."
+    table = {
+        "embed": Tensor((V, D), ("vocab", "embed"), "model.embed_tokens.weight"),
+        "layers/attn_norm": Tensor((D,), ("embed",), block + "input_layernorm.weight", init="ones"),
+        "layers/q": Tensor((D, N, H), ("embed", "heads", "head_dim"), block + "self_attn.q_proj.weight", 1),
+        "layers/k": Tensor((D, K, H), ("embed", "kv_heads", "head_dim"), block + "self_attn.k_proj.weight", 1),
+        "layers/v": Tensor((D, K, H), ("embed", "kv_heads", "head_dim"), block + "self_attn.v_proj.weight", 1),
+        "layers/o": Tensor((N, H, D), ("heads", "head_dim", "embed"), block + "self_attn.o_proj.weight", 2),
+        "layers/mlp_norm": Tensor((D,), ("embed",), block + "post_attention_layernorm.weight", init="ones"),
+        "layers/gate": Tensor((D, F), ("embed", "mlp"), block + "mlp.gate_proj.weight", 1),
+        "layers/up": Tensor((D, F), ("embed", "mlp"), block + "mlp.up_proj.weight", 1),
+        "layers/down": Tensor((F, D), ("mlp", "embed"), block + "mlp.down_proj.weight", 1),
+        "final_norm": Tensor((D,), ("embed",), "model.norm.weight", init="ones"),
+    }
+    if not cfg.tied:
+        table["head"] = Tensor((V, D), ("vocab", "embed"), "lm_head.weight")
+    return table
+
+
+def head_weights(cfg: Config, phi: Tree) -> jax.Array:
+    """The output projection [V, D]: the embedding where they are tied."""
+    return phi["embed"] if cfg.tied else phi["head"]
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, reduced in fp32 (Zhang & Sennrich 2019)."""
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return normed.astype(x.dtype) * scale
+
+
+def rotation(cfg: Config, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """cos and sin of position * frequency, [..., H/2] fp32."""
+    angle = position[..., None].astype(jnp.float32) * jnp.asarray(cfg.inverse_frequencies(), jnp.float32)
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_BTNH: jax.Array, cos_BTH: jax.Array, sin_BTH: jax.Array) -> jax.Array:
+    """Rotary embedding in HF's half-split form (Su et al. 2021): channel i turns together with channel i + H/2."""
+    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos_BTH[:, :, None], sin_BTH[:, :, None]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
+
+
+def attention(q_BTNH, own, prompt=None):
+    """softmax(q k' / sqrt(H)) v in fp32, over a row's own keys and, under the same softmax, those of its prompt.
+
+    own: (k_BKSH, v_BKSH, mask broadcastable to [B,1,1,T,S]); prompt: (k_PKSH, v_PKSH, mask [P,S]) with P dividing B.
+    """
+    B, T, N, H = q_BTNH.shape
+    k, v, mask = own
+    K = k.shape[1]
+    q = jnp.moveaxis(q_BTNH.reshape(B, T, K, N // K, H), 1, 3) * H**-0.5  # [B,K,G,T,H]
+    exact = dict(preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, jnp.einsum("BKGTH,BKSH->BKGTS", q, k, **exact), MASKED)
+    if prompt is not None:
+        k_PKSH, v_PKSH, mask_PS = prompt
+        P, S = mask_PS.shape
+        q_P = q.reshape(P, B // P, *q.shape[1:])
+        seen = jnp.einsum("PMKGTH,PKSH->PMKGTS", q_P, k_PKSH, **exact)
+        seen = jnp.where(mask_PS[:, None, None, None, None], seen, MASKED)
+        scores = jnp.concatenate([seen.reshape(*scores.shape[:-1], S), scores], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    if prompt is None:
+        out = jnp.einsum("BKGTS,BKSH->BKGTH", weights, v)
+    else:
+        to_prompt = weights[..., :S].reshape(*seen.shape)
+        out = (jnp.einsum("PMKGTS,PKSH->PMKGTH", to_prompt, v_PKSH).reshape(q.shape)
+               + jnp.einsum("BKGTS,BKSH->BKGTH", weights[..., S:], v))
+    return jnp.moveaxis(out, 3, 1).reshape(B, T, N, H)
+
+
+def block(cfg: Config, p: Tree, x_BTD, cos_sin, attend):
+    """One pre-norm layer; `attend(q_BTNH, k_BKTH, v_BKTH) -> (out_BTNH, kept)` decides what the queries see."""
+    q, k, v = cfg.qkv(p, rms_norm(x_BTD, p["attn_norm"], cfg.rms_eps))
+    k, v = jnp.swapaxes(rotate(k, *cos_sin), 1, 2), jnp.swapaxes(v, 1, 2)
+    out, kept = attend(rotate(q, *cos_sin), k, v)
+    x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", out, p["o"])
+    h = rms_norm(x_BTD, p["mlp_norm"], cfg.rms_eps)
+    gated = jax.nn.silu(jnp.einsum("BTD,DF->BTF", h, p["gate"])) * jnp.einsum("BTD,DF->BTF", h, p["up"])
+    return x_BTD + jnp.einsum("BTF,FD->BTD", gated, p["down"]), kept
+
+
+def causal(T: int) -> jax.Array:
+    """Lower-triangular mask [T, T]."""
+    return jnp.tril(jnp.ones((T, T), bool))
+
+
+REMAT = {
+    "none": None,  # keep every activation
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the outputs of the weight matmuls
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer's input alone
+}
+
+
+def remat(function, policy: str):
+    """Wrap a layer so that its backward pass recomputes what `policy` (a key of REMAT) does not keep."""
+    if policy not in REMAT:
+        raise ValueError(f"model.remat={policy!r}; allowed: {', '.join(REMAT)}")
+    return function if policy == "none" else jax.checkpoint(function, policy=REMAT[policy])
+
+
+def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none") -> jax.Array:
+    """Final hidden states [B,T,D]: position t is the one that predicts tokens_BT[:, t] (t = 0: the prompt's last token)."""
+    P, S = seqs.prompt_PS.shape
+    B, T = seqs.tokens_BT.shape
+    prompt_mask_PS = jnp.arange(S) < seqs.prompt_len_P[:, None]
+    start_B = jnp.repeat(seqs.prompt_len_P, B // P, total_repeat_length=B)
+    prompt_turn = rotation(cfg, jnp.broadcast_to(jnp.arange(S), (P, S)))
+    turn = rotation(cfg, start_B[:, None] + jnp.arange(T))
+    prompt_sees = (causal(S) & prompt_mask_PS[:, None])[:, None, None]
+
+    def layer(carry, p):
+        x_PSD, x_BTD = carry
+        x_PSD, (k, v) = block(cfg, p, x_PSD, prompt_turn, lambda q, k, v: (attention(q, (k, v, prompt_sees)), (k, v)))
+        see = lambda q, k_own, v_own: (attention(q, (k_own, v_own, causal(T)), (k, v, prompt_mask_PS)), None)
+        x_BTD, _ = block(cfg, p, x_BTD, turn, see)
+        return (x_PSD, x_BTD), None
+
+    inputs = phi["embed"][seqs.prompt_PS], phi["embed"][seqs.tokens_BT]
+    (x_PSD, x_BTD), _ = jax.lax.scan(remat(layer, remat_policy), inputs, phi["layers"])
+    last_PD = x_PSD[jnp.arange(P), seqs.prompt_len_P - 1]
+    first_BD = jnp.repeat(last_PD, B // P, axis=0, total_repeat_length=B)
+    return rms_norm(jnp.concatenate([first_BD[:, None], x_BTD[:, :-1]], axis=1), phi["final_norm"], cfg.rms_eps)
+
+
+def prefill(cfg: Config, phi: Tree, prompt_PS, prompt_len_P, cache_dtype):
+    """Hidden state [P,D] that predicts the first new token, and the prompts' cache (k, v), each [L,P,K,S,H]."""
+    P, S = prompt_PS.shape
+    sees = (causal(S) & (jnp.arange(S) < prompt_len_P[:, None])[:, None])[:, None, None]
+    turn = rotation(cfg, jnp.broadcast_to(jnp.arange(S), (P, S)))
+
+    def layer(x_PSD, p):
+        keep = lambda q, k, v: (attention(q, (k, v, sees)), (k.astype(cache_dtype), v.astype(cache_dtype)))
+        return block(cfg, p, x_PSD, turn, keep)
+
+    x_PSD, cache = jax.lax.scan(layer, phi["embed"][prompt_PS], phi["layers"])
+    return rms_norm(x_PSD[jnp.arange(P), prompt_len_P - 1], phi["final_norm"], cfg.rms_eps), cache
+
+
+def decode(cfg: Config, phi: Tree, token_B, t, prompt_len_P, prompt_cache, cache):
+    """Append completion token t (traced scalar) of every row; hidden state [B,D] that predicts t + 1, and the grown cache.
+
+    prompt_cache: (k, v) [L,P,K,S,H] from prefill; cache: (k, v) [L,B,K,T,H], filled below t.
+    """
+    B, P, S, T = token_B.shape[0], prompt_len_P.shape[0], prompt_cache[0].shape[3], cache[0].shape[3]
+    prompt_mask_PS = jnp.arange(S) < prompt_len_P[:, None]
+    turn = rotation(cfg, (jnp.repeat(prompt_len_P, B // P, total_repeat_length=B) + t)[:, None])
+    sees = jnp.arange(T) <= t
+
+    def layer(carry, xs):
+        x_B1D, cache = carry
+        p, index, prompt_k, prompt_v = xs
+
+        def attend(q, k, v):
+            grown = tuple(jax.lax.dynamic_update_slice(whole, new.astype(whole.dtype)[None], (index, 0, 0, t, 0))
+                          for whole, new in zip(cache, (k, v)))
+            own = tuple(jax.lax.dynamic_index_in_dim(whole, index, keepdims=False).astype(q.dtype) for whole in grown)
+            return attention(q, (*own, sees), (prompt_k.astype(q.dtype), prompt_v.astype(q.dtype), prompt_mask_PS)), grown
+
+        x_B1D, cache = block(cfg, p, x_B1D, turn, attend)
+        return (x_B1D, cache), None
+
+    layers = phi["layers"], jnp.arange(cfg.layers), *prompt_cache
+    (x_B1D, cache), _ = jax.lax.scan(layer, (phi["embed"][token_B][:, None], cache), layers)
+    return rms_norm(x_B1D[:, 0], phi["final_norm"], cfg.rms_eps), cache
+
+
+def llama3_frequencies(frequencies: np.ndarray, factor, low_freq_factor, high_freq_factor, original) -> np.ndarray:
+    """Llama 3's long-context scaling: slow channels divided by `factor`, fast ones kept, a linear ramp between."""
+    turns = original * frequencies / (2 * math.pi)  # rotations within the original context
+    ramp = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0.0, 1.0)
+    return frequencies * (ramp + (1 - ramp) / factor)

@@ -1,0 +1,33 @@
+"""Llama (1 to 3.2, and SmolLM2, which shares its shape): plain projections, optional llama3 rope scaling."""
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from bridge_jax.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(layers.Config):
+    """A Llama model; attention and mlp biases are refused, no released model has them."""
+
+    @classmethod
+    def from_hf(cls, hf: dict) -> Config:
+        """From the keys of HF's config.json."""
+        if hf.get("attention_bias") or hf.get("mlp_bias"):
+            raise ValueError("llama with attention_bias or mlp_bias is not supported; allowed: both false")
+        numbers = layers.hf_numbers(hf)
+        kind = dict(numbers["rope_scaling"] or {}).get("rope_type", "default")
+        if kind not in ("default", "llama3"):
+            raise ValueError(f"llama rope_type={kind!r} is not supported; allowed: 'default', 'llama3'")
+        return cls(family="llama", **numbers)
+
+    def inverse_frequencies(self) -> np.ndarray:
+        """The plain frequencies, scaled where the checkpoint says rope_type llama3."""
+        plain = super().inverse_frequencies()
+        if self.rope_scaling is None:
+            return plain
+        s = dict(self.rope_scaling)
+        return layers.llama3_frequencies(plain, s["factor"], s["low_freq_factor"], s["high_freq_factor"],
+                                         s["original_max_position_embeddings"])

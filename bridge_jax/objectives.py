@@ -1,0 +1,102 @@
+"""Building blocks of the objectives J: likelihood, importance-weighted surrogates, KL, advantages, and their gradient.
+
+Objectives are maximised. Each returns a sum over tokens; the caller divides by a count taken over the GLOBAL batch before
+the first micro-batch, so that the number of micro-batches changes nothing. Masks follow from lengths.
+"""
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bridge_jax.types import Sequences, Tree
+
+LOG_RATIO_BOUND = 20.0  # applied before exp: a bound after it leaves 0 * inf in the gradient
+
+
+def token_mask(length_B: jax.Array, T: int) -> jax.Array:
+    """1.0 where position t < length, [B,T] fp32."""
+    return (jnp.arange(T) < length_B[:, None]).astype(jnp.float32)
+
+
+def ratio(logp: jax.Array, behaviour: jax.Array) -> jax.Array:
+    """rho = exp(logp - behaviour), the difference bounded to +-20; no gradient through the behaviour."""
+    return jnp.exp(jnp.clip(logp - jax.lax.stop_gradient(behaviour), -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
+
+
+def surrogate(logp_BT, behaviour_BT, A_B, cap: float = 0.0) -> jax.Array:
+    """rho_t A per token, [B,T]; its gradient at pi != behaviour is the importance-weighted policy gradient.
+
+    cap > 1 bounds rho to [1/cap, cap] (METHOD: symmetric and optional); 0 leaves it free. Never clipped by the sign of A.
+    """
+    rho = ratio(logp_BT, behaviour_BT)
+    if cap:
+        rho = jnp.clip(rho, 1.0 / cap, cap)
+    return rho * A_B[:, None]
+
+
+def clipped_surrogate(logp_BT, behaviour_BT, A_B, low: float, high: float) -> jax.Array:
+    """min(rho A, clip(rho, 1 - low, 1 + high) A) per token, [B,T] (PPO, Schulman et al. 2017)."""
+    rho, A = ratio(logp_BT, behaviour_BT), A_B[:, None]
+    return jnp.minimum(rho * A, jnp.clip(rho, 1.0 - low, 1.0 + high) * A)
+
+
+def k3(logp: jax.Array, logp_ref: jax.Array) -> jax.Array:
+    """e^d - d - 1 with d = logp_ref - logp bounded to +-20: estimates KL(pi || ref) on samples of pi (Schulman 2020)."""
+    d = jnp.clip(logp_ref - logp, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    return jnp.exp(d) - d - 1.0
+
+
+def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Array:
+    """A = (R - mean) / (std + 1e-6) over the M samples of a prompt (GRPO), or R - mean alone (kind "mean", Dr. GRPO)."""
+    if kind not in ("group", "mean"):
+        raise ValueError(f"method.advantage={kind!r}; allowed: 'group', 'mean'")
+    R_PM = reward_B.reshape(-1, M)
+    centred = R_PM - R_PM.mean(axis=1, keepdims=True)
+    if kind == "group":
+        centred = centred / (R_PM.std(axis=1, keepdims=True) + 1e-6)
+    return centred.reshape(-1)
+
+
+def micro_split(seqs: Sequences, rows: Tree, count: int):
+    """(seqs, rows) with a leading axis of `count` micro-batches: whole groups each, or an even part of one group.
+
+    rows: pytree of [B, ...] arrays. A group's prompt is repeated when its rows are spread over micro-batches.
+    """
+    P, B = seqs.prompt_len_P.shape[0], seqs.length_B.shape[0]
+    if B % count or (P % count and count % P):
+        raise ValueError(f"{B} rows of {P} prompts cannot be cut into {count} micro-batches: the rows of a micro-batch must "
+                         f"divide, or be a multiple of, the {B // P} samples of a prompt")
+    copies = max(1, count // P)
+    by_prompt = lambda x: jnp.repeat(x, copies, axis=0).reshape(count, -1, *x.shape[1:])
+    by_row = lambda x: x.reshape(count, B // count, *x.shape[1:])
+    split = Sequences(by_prompt(seqs.prompt_PS), by_prompt(seqs.prompt_len_P), by_row(seqs.tokens_BT), by_row(seqs.length_B))
+    return split, jax.tree.map(by_row, rows)
+
+
+def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0):
+    """Gradient of J in phi (fp32), J itself and its facts, accumulated over micro-batches by one lax.scan.
+
+    J(phi, seqs, rows) -> (scalar, facts [B, ...]); scalars of the micro-batches add up to the whole, so J divides by the
+    global count. microbatch_rows: rows computed at once; 0, or more than there are, means all.
+    """
+    B = seqs.length_B.shape[0]
+    count = max(1, B // microbatch_rows) if microbatch_rows else 1
+
+    def accumulate(G, micro):
+        (value, facts), g = jax.value_and_grad(J, has_aux=True)(phi, *micro)
+        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), G, g), (value, facts)
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), phi)
+    G, (values, facts) = jax.lax.scan(accumulate, zeros, micro_split(seqs, rows, count))
+    whole = lambda x: x.reshape(B, *x.shape[2:])
+    return G, values.sum(), jax.lax.stop_gradient(jax.tree.map(whole, facts))
+
+
+def inner(a: Tree, b: Tree) -> jax.Array:
+    """Inner product of two pytrees, fp32."""
+    return sum(jnp.vdot(x.astype(jnp.float32), y.astype(jnp.float32)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def cosine(a: Tree, b: Tree) -> jax.Array:
+    """Cosine of the angle between two pytrees; 0 where one of them is 0."""
+    return inner(a, b) / jnp.maximum(jnp.sqrt(inner(a, a) * inner(b, b)), 1e-30)

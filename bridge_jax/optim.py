@@ -1,0 +1,106 @@
+"""Two optimizer recipes over three labels, schedules, and the one guarded update that every method ends with.
+
+alpha is the learning rate of the base recipe (theta, and theta_hat by exactly the same recipe in its own right), beta that
+of the lora recipe (w). Each label clips by its OWN global norm: under a common one a large shadow gradient would shrink
+theta's step. Directions are gradients of objectives to be maximised; the one minus sign stands in `apply_ascent`.
+"""
+from __future__ import annotations
+
+import dataclasses
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bridge_jax.types import Metrics, Params, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """AdamW for one label."""
+    learning_rate: float = 5e-7
+    schedule: str = "constant"  # constant, linear, cosine: from learning_rate to learning_rate * end_ratio
+    end_ratio: float = 0.0
+    warmup_steps: int = 0       # linear from 0
+    decay_steps: int = 0        # length of the schedule after warm-up; needed unless constant
+    clip_norm: float = 1.0      # global norm of this label's gradient; 0 turns it off
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+def schedule(kind: str, start: float, end: float, steps: int, boundaries=(), values=()) -> Callable:
+    """A function of the traced step: constant, linear or cosine from start to end, or step (values after boundaries)."""
+    allowed = ("constant", "linear", "cosine", "step")
+    if kind not in allowed:
+        raise ValueError(f"schedule {kind!r} is unknown; allowed: {', '.join(allowed)}")
+    if kind == "constant":
+        return lambda step: jnp.full((), start, jnp.float32)
+    if kind == "step":
+        if len(values) != len(boundaries) or list(boundaries) != sorted(boundaries):
+            raise ValueError(f"a step schedule needs rising boundaries and one value for each; given {boundaries} and {values}")
+        levels = jnp.asarray((start, *values), jnp.float32)
+        return lambda step: levels[jnp.sum(step >= jnp.asarray(boundaries, jnp.int32))]
+    if steps <= 0:
+        raise ValueError(f"a {kind} schedule needs a positive number of steps; given {steps}")
+
+    def interpolate(step):
+        done = jnp.clip(step / steps, 0.0, 1.0)
+        done = (1.0 - jnp.cos(jnp.pi * done)) / 2.0 if kind == "cosine" else done
+        return jnp.float32(start) + (end - start) * done
+
+    return interpolate
+
+
+def learning_rate(recipe: Recipe) -> Callable:
+    """The recipe's learning rate as a function of the update count: linear warm-up, then its schedule."""
+    after = schedule(recipe.schedule, recipe.learning_rate, recipe.learning_rate * recipe.end_ratio, recipe.decay_steps)
+    if not recipe.warmup_steps:
+        return after
+    warm = lambda count: recipe.learning_rate * (count + 1) / recipe.warmup_steps
+    return lambda count: jnp.where(count < recipe.warmup_steps, warm(count), after(count - recipe.warmup_steps))
+
+
+def adamw(recipe: Recipe) -> optax.GradientTransformation:
+    """Clip, Adam moments in fp32, decoupled weight decay on matrices alone, learning rate."""
+    matrices = lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)
+    clip = optax.clip_by_global_norm(recipe.clip_norm) if recipe.clip_norm else optax.identity()
+    return optax.chain(clip, optax.adamw(learning_rate(recipe), recipe.b1, recipe.b2, recipe.eps,
+                                         weight_decay=recipe.weight_decay, mask=matrices))
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipes:
+    """The two recipes of a run."""
+    base: Recipe
+    lora: Recipe
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """One transformation over Params, partitioned by the labels base, shadow and lora."""
+        recipes = {"base": adamw(self.base), "shadow": adamw(self.base), "lora": adamw(self.lora)}
+        return optax.multi_transform(recipes, labels)
+
+
+def labels(params: Params) -> Params:
+    """Label of every part of Params; None where the method has no such part."""
+    name = lambda part, label: None if part is None else jax.tree.map(lambda _: label, part)
+    return Params(name(params.theta, "base"), name(params.theta_hat, "shadow"), name(params.w, "lora"))
+
+
+def apply_ascent(recipes: Recipes, state: TrainState, ascent: Params, values=()) -> tuple[TrainState, Metrics]:
+    """Move every part of the parameters along its ascent direction, all parts or none.
+
+    A non-finite gradient norm, or a non-finite entry of `values` (the objectives), leaves parameters and optimizer states
+    as they were and is reported as update/skipped = 1; the step counts either way, so that the next batch differs.
+    """
+    parts = {"theta": ascent.theta, "theta_hat": ascent.theta_hat, "w": ascent.w}
+    norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in parts.items() if tree is not None}
+    finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(x, jnp.float32) for x in (*norms.values(), *values)])))
+    descent = jax.tree.map(jnp.negative, ascent)
+    updates, opt_state = recipes.optimizer().update(descent, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    state = state.replace(step=state.step + 1, params=keep(params, state.params), opt_state=keep(opt_state, state.opt_state))
+    return state, norms | {"update/skipped": 1.0 - finite.astype(jnp.float32)}

@@ -1,0 +1,97 @@
+"""The records that every module shares: parameters, rows of tokens, training state, and the contract of a method.
+
+Dimension letters, the same in the whole code base: B rows, T positions of a completion (queries), S key positions
+(prompt positions where the two differ), P prompts, M samples per prompt (B = P * M, the rows of a prompt contiguous),
+D width, N query heads, K kv heads, G heads per kv head, H head width, F mlp width, V vocabulary, L layers, R LoRA rank.
+Nothing here computes.
+"""
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, NamedTuple
+
+import jax
+from flax import struct
+
+Tree = Any  # a pytree of arrays
+Metrics = dict[str, jax.Array]  # "group/name" -> scalar
+
+
+@struct.dataclass
+class Params:
+    """What a method trains; `None` where it has no such part. Also holds gradients and labels of the same shape."""
+    theta: Tree             # base weights, fp32 master copy, the tree of the family's tensor table
+    theta_hat: Tree = None  # RL-only shadow of theta, same shapes
+    w: Tree = None          # LoRA adapter: tensor path -> {"A": [L, in..., R], "B": [L, R, out...]}, fp32
+
+
+@struct.dataclass
+class Sequences:
+    """Completions behind shared prompts: row b continues prompt b // M. Masks follow from the lengths alone."""
+    prompt_PS: jax.Array     # int32, right-padded with any id
+    prompt_len_P: jax.Array  # int32 in [1, S]
+    tokens_BT: jax.Array     # int32, completion ids, right-padded with any id; the end-of-sequence token is part of it
+    length_B: jax.Array      # int32 in [0, T], end-of-sequence token counted; 0 marks a padding row
+
+
+@struct.dataclass
+class Rollouts:
+    """Sampled completions as raw facts; advantages belong to the method."""
+    seqs: Sequences
+    logp_BT: jax.Array      # float32, the sampler's log-probabilities at `temperature`; 0 beyond length
+    reward_B: jax.Array     # float32, 1 correct, 0 not
+    temperature: jax.Array  # float32 scalar, > 0, at which the tokens were drawn
+
+
+@struct.dataclass
+class Batch:
+    """What one update reads."""
+    demos: Sequences | None       # expert rows (M = 1); None for a method that reads none
+    rollouts: dict[str, Rollouts]  # one entry per actor that generated this step
+
+
+@struct.dataclass
+class TrainState:
+    """All that training changes."""
+    step: jax.Array   # int32 scalar, steps taken, skipped ones included
+    params: Params
+    opt_state: Tree
+    ref: Tree = None  # frozen reference policy (phi at the start) where a method has a KL term, else None
+
+
+class Policy(NamedTuple):
+    """What a method may know of the model: four pure functions."""
+    logp: Callable    # (phi, Sequences, temperature) -> (logp_BT, entropy_BT) float32; rows beyond length undefined
+    merge: Callable   # (theta, w) -> phi in the compute dtype; w may be None
+    pull: Callable    # (w, G) -> gradient in w, fp32: the transpose of merge in w
+    init_w: Callable  # key -> w with B = 0, so that merge(theta, w) == merge(theta, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One training algorithm as pure functions. `actors` reads the host's step so that asking never waits for the device."""
+    init: Callable    # (theta, key) -> TrainState
+    actors: Callable  # (step: int) -> names of the policies that generate in this step: (), ("theta",) or ("theta", "theta_hat")
+    demos: bool       # whether update reads Batch.demos
+    update: Callable  # (TrainState, Batch) -> (TrainState, Metrics); jit-compiled by the caller
+    policy: Callable  # (Params, actor) -> phi that samples as this actor; actor "theta" is also what is evaluated and exported
+
+
+class Problem(NamedTuple):
+    """One question of a task."""
+    id: int        # unique within the task and stable across runs: part of the sampling key
+    question: str  # what is asked, without instructions
+    answer: str    # gold answer
+    solution: str  # expert completion, end-of-sequence left out; "" where there is none
+    level: int     # difficulty as the task counts it, 0 where it does not
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Problems with a verifier. Built by `make(Config) -> Task` of one file in tasks/."""
+    name: str
+    train: tuple[Problem, ...]               # RL prompts
+    demos: tuple[Problem, ...]               # expert demonstrations, each with a solution
+    splits: dict[str, tuple[Problem, ...]]   # held-out problems by name; the first is the one that runs are judged by
+    messages: Callable                       # Problem -> chat messages [{"role", "content"}]; a single user message where no template applies
+    grade: Callable                          # (Problem, completion text) -> grading.outcome.Outcome; pure Python
