@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from bridge_jax.types import Sequences, Tree
+from bridge_jax.types import Metrics, Policy, Rollouts, Sequences, Tree
 
 LOG_RATIO_BOUND = 20.0  # applied before exp: a bound after it leaves 0 * inf in the gradient
 
@@ -57,6 +57,11 @@ def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Ar
     return centred.reshape(-1)
 
 
+def micro_count(B: int, microbatch_rows: int) -> int:
+    """How many micro-batches B rows make; microbatch_rows 0, or more than B, means one."""
+    return max(1, B // microbatch_rows) if microbatch_rows else 1
+
+
 def micro_split(seqs: Sequences, rows: Tree, count: int):
     """(seqs, rows) with a leading axis of `count` micro-batches: whole groups each, or an even part of one group.
 
@@ -80,14 +85,13 @@ def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0
     global count. microbatch_rows: rows computed at once; 0, or more than there are, means all.
     """
     B = seqs.length_B.shape[0]
-    count = max(1, B // microbatch_rows) if microbatch_rows else 1
 
     def accumulate(G, micro):
         (value, facts), g = jax.value_and_grad(J, has_aux=True)(phi, *micro)
         return jax.tree.map(lambda a, b: a + b.astype(a.dtype), G, g), (value, facts)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), phi)
-    G, (values, facts) = jax.lax.scan(accumulate, zeros, micro_split(seqs, rows, count))
+    G, (values, facts) = jax.lax.scan(accumulate, zeros, micro_split(seqs, rows, micro_count(B, microbatch_rows)))
     whole = lambda x: x.reshape(B, *x.shape[2:])
     return G, values.sum(), jax.lax.stop_gradient(jax.tree.map(whole, facts))
 
@@ -100,3 +104,77 @@ def inner(a: Tree, b: Tree) -> jax.Array:
 def cosine(a: Tree, b: Tree) -> jax.Array:
     """Cosine of the angle between two pytrees; 0 where one of them is 0."""
     return inner(a, b) / jnp.maximum(jnp.sqrt(inner(a, a) * inner(b, b)), 1e-30)
+
+
+def J_SFT(policy: Policy, demos: Sequences):
+    """J_SFT(phi) = mean log pi_phi(y*_t) over the expert tokens of the whole batch; prompts are not scored."""
+    total = token_total(demos)
+
+    def J(phi, seqs: Sequences, _):
+        logp_BT, entropy_BT = policy.logp(phi, seqs, 1.0)
+        mask_BT = token_mask(seqs.length_B, logp_BT.shape[1])
+        return jnp.sum(logp_BT * mask_BT) / total, {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+
+    return J
+
+
+def J_RL(policy: Policy, rollouts: Rollouts, term, kl_coef: float = 0.0):
+    """J_RL(phi) = mean over sampled tokens of term(log pi_phi, behaviour, A) - kl_coef k3(pi_phi || ref).
+
+    term: surrogate or clipped_surrogate with its bounds set. The rows given with it: A_B; behaviour_BT (absent: the policy
+    itself, so that the ratio is 1, right for the first update on its own samples); ref_BT (needed when kl_coef > 0). Off
+    policy the KL of a token counts by the same ratio.
+    """
+    total = token_total(rollouts.seqs)
+
+    def J(phi, seqs: Sequences, rows: dict):
+        logp_BT, entropy_BT = policy.logp(phi, seqs, rollouts.temperature)
+        behaviour_BT = rows.get("behaviour_BT", logp_BT)
+        value_BT = term(logp_BT, behaviour_BT, rows["A_B"])
+        facts = {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+        if kl_coef:
+            facts["kl_BT"] = k3(logp_BT, rows["ref_BT"])
+            value_BT -= kl_coef * jax.lax.stop_gradient(ratio(logp_BT, behaviour_BT)) * facts["kl_BT"]
+        return jnp.sum(value_BT * token_mask(seqs.length_B, logp_BT.shape[1])) / total, facts
+
+    return J
+
+
+def logp_of(policy: Policy, phi: Tree, rollouts: Rollouts, microbatch_rows: int = 0) -> jax.Array:
+    """log pi_phi of the sampled tokens [B,T] at their temperature, forward only, micro-batched."""
+    B, T = rollouts.seqs.tokens_BT.shape
+    split, _ = micro_split(rollouts.seqs, {}, micro_count(B, microbatch_rows))
+    return jax.lax.map(lambda seqs: policy.logp(phi, seqs, rollouts.temperature)[0], split).reshape(B, T)
+
+
+def token_total(seqs: Sequences) -> jax.Array:
+    """Completion tokens of the whole batch, at least 1, fp32."""
+    return jnp.maximum(seqs.length_B.sum(), 1).astype(jnp.float32)
+
+
+def mean_tokens(x_BT: jax.Array, seqs: Sequences) -> jax.Array:
+    """Mean of x over the tokens of the batch."""
+    return jnp.sum(x_BT * token_mask(seqs.length_B, x_BT.shape[1])) / token_total(seqs)
+
+
+def demo_metrics(J: jax.Array, facts: dict, demos: Sequences) -> Metrics:
+    """What every method that reads demonstrations reports; stop_prob: probability of ending where the expert ends."""
+    real_B = (demos.length_B > 0).astype(jnp.float32)
+    stop_B = jnp.take_along_axis(facts["logp_BT"], jnp.maximum(demos.length_B - 1, 0)[:, None], axis=1)[:, 0]
+    return {"sft/logp": J, "sft/entropy": mean_tokens(facts["entropy_BT"], demos),
+            "sft/stop_prob": jnp.sum(jnp.exp(stop_B) * real_B) / jnp.maximum(real_B.sum(), 1.0),
+            "budget/demo_tokens": demos.length_B.sum()}
+
+
+def rollout_metrics(facts: dict, rollouts: Rollouts, M: int) -> Metrics:
+    """What every method that samples reports; logp_error compares the sampler's log-probabilities with the trainer's."""
+    seqs, R_PM = rollouts.seqs, rollouts.reward_B.reshape(-1, M)
+    mask_BT = token_mask(seqs.length_B, facts["logp_BT"].shape[1])
+    error_BT = jnp.abs(rollouts.logp_BT - facts["logp_BT"]) * mask_BT
+    metrics = {
+        "reward/mean": rollouts.reward_B.mean(), "reward/all_right": jnp.mean(R_PM.min(axis=1) > 0.5),
+        "reward/all_wrong": jnp.mean(R_PM.max(axis=1) < 0.5), "rollout/entropy": mean_tokens(facts["entropy_BT"], seqs),
+        "rollout/logp_error": mean_tokens(error_BT, seqs), "rollout/logp_error_max": error_BT.max(),
+        "rollout/prob_error": mean_tokens(jnp.exp(jnp.minimum(error_BT, LOG_RATIO_BOUND)), seqs),
+        "budget/generated_tokens": seqs.length_B.sum()}
+    return metrics | ({"rollout/kl_ref": mean_tokens(facts["kl_BT"], seqs)} if "kl_BT" in facts else {})

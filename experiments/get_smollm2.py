@@ -108,7 +108,7 @@ def check_supported(reader: gguf.GGUFReader) -> None:
     heads, width = field(reader, "llama.attention.head_count"), field(reader, "llama.embedding_length")
     rotated = field(reader, "llama.rope.dimension_count", width // heads)
     if rotated * heads != width:
-        raise ValueError(f"the GGUF file rotates {rotated} of {width // heads} dimensions of a head; only all is supported")
+        raise ValueError(f"the GGUF file rotates {rotated} of {width // heads} dimensions a head, and must rotate all")
 
 
 def make_config(reader: gguf.GGUFReader) -> dict:

@@ -1,4 +1,4 @@
-"""The decoder shared by all families: tensor table, attention over a prompt shared by its samples, forward, prefill, decode.
+"""The decoder shared by all families: tensor table, attention over a shared prompt, forward, prefill, decode.
 
 One layer function serves training, prefill and decoding, so that sampler and trainer compute the same probabilities.
 A prompt is computed once for all rows that continue it: its keys are stored per prompt [P, K, S, H] and a row's queries
@@ -26,7 +26,7 @@ class Tensor:
     shape: tuple[int, ...]  # without the layer axis
     axes: tuple[str, ...]   # logical axis of each dimension
     hf: str                 # name in the HF checkpoint; "{layer}" where one HF tensor per layer is stacked
-    inputs: int = 0         # leading dimensions that are contracted; HF stores such a matrix as [out, in]. 0: stored as it is
+    inputs: int = 0         # leading dimensions that are contracted: HF stores [out, in]; 0: as it is, heads merged
     init: str = "normal"    # normal (std Config.init_std), ones, zeros
 
 
@@ -63,26 +63,30 @@ class Config:
 
 
 def hf_numbers(hf: dict) -> dict:
-    """Config fields common to all families, from the keys of HF's config.json; ValueError names the missing keys."""
+    """Config fields common to all families, from HF's config.json; ValueError if a key is missing or unsupported."""
     needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     missing = [key for key in needed if key not in hf]
     if missing:
         raise ValueError(f"config.json lacks {', '.join(missing)}; it has {', '.join(sorted(hf))}")
     if hf.get("hidden_act", "silu") != "silu":
         raise ValueError(f"hidden_act={hf['hidden_act']!r} is not supported; allowed: 'silu'")
-    # transformers 5 writes rope_parameters; older files write rope_theta and rope_scaling
+    heads, kv_heads = hf["num_attention_heads"], hf.get("num_key_value_heads") or hf["num_attention_heads"]
+    if heads % kv_heads:
+        raise ValueError(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={kv_heads}")
+    # transformers 5 writes rope_parameters; older files write rope_theta and rope_scaling, with "type" for "rope_type"
     rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
-    theta = rope.pop("rope_theta", None) or hf.get("rope_theta", 10000.0)
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    theta = rope.pop("rope_theta", None) or hf.get("rope_theta") or 10000.0
+    rope["rope_type"] = rope.get("rope_type", rope.pop("type", "default"))
+    if (part := rope.pop("partial_rotary_factor", hf.get("partial_rotary_factor")) or 1.0) != 1.0:
+        raise ValueError(f"partial_rotary_factor={part} is not supported; allowed: 1.0")
     eos = hf.get("eos_token_id")
     return dict(
-        vocab=hf["vocab_size"], width=hf["hidden_size"], layers=hf["num_hidden_layers"],
-        heads=hf["num_attention_heads"], kv_heads=hf.get("num_key_value_heads") or hf["num_attention_heads"],
-        head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"], mlp=hf["intermediate_size"],
+        vocab=hf["vocab_size"], width=hf["hidden_size"], layers=hf["num_hidden_layers"], heads=heads, kv_heads=kv_heads,
+        head_dim=hf.get("head_dim") or hf["hidden_size"] // heads, mlp=hf["intermediate_size"],
         rope_theta=float(theta), rms_eps=hf.get("rms_norm_eps", 1e-6), tied=bool(hf.get("tie_word_embeddings", False)),
         max_positions=hf.get("max_position_embeddings", 2048), init_std=hf.get("initializer_range", 0.02),
         eos_ids=() if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (eos,),
-        rope_scaling=None if kind == "default" else tuple(sorted(rope.items())))
+        rope_scaling=None if rope["rope_type"] == "default" else tuple(sorted(rope.items())))
 
 
 def base_tensors(cfg: Config) -> dict[str, Tensor]:
@@ -187,11 +191,13 @@ def remat(function, policy: str):
     """Wrap a layer so that its backward pass recomputes what `policy` (a key of REMAT) does not keep."""
     if policy not in REMAT:
         raise ValueError(f"model.remat={policy!r}; allowed: {', '.join(REMAT)}")
-    return function if policy == "none" else jax.checkpoint(function, policy=REMAT[policy])
+    if policy == "none":
+        return function
+    return jax.checkpoint(function, policy=REMAT[policy], prevent_cse=False)  # scan keeps the two passes apart already
 
 
 def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none") -> jax.Array:
-    """Final hidden states [B,T,D]: position t is the one that predicts tokens_BT[:, t] (t = 0: the prompt's last token)."""
+    """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t] (t = 0 is the prompt's last token)."""
     P, S = seqs.prompt_PS.shape
     B, T = seqs.tokens_BT.shape
     prompt_mask_PS = jnp.arange(S) < seqs.prompt_len_P[:, None]
@@ -229,7 +235,7 @@ def prefill(cfg: Config, phi: Tree, prompt_PS, prompt_len_P, cache_dtype):
 
 
 def decode(cfg: Config, phi: Tree, token_B, t, prompt_len_P, prompt_cache, cache):
-    """Append completion token t (traced scalar) of every row; hidden state [B,D] that predicts t + 1, and the grown cache.
+    """Append completion token t (traced scalar) of every row; hidden state [B,D] predicting t + 1, and the grown cache.
 
     prompt_cache: (k, v) [L,P,K,S,H] from prefill; cache: (k, v) [L,B,K,T,H], filled below t.
     """
@@ -246,7 +252,8 @@ def decode(cfg: Config, phi: Tree, token_B, t, prompt_len_P, prompt_cache, cache
             grown = tuple(jax.lax.dynamic_update_slice(whole, new.astype(whole.dtype)[None], (index, 0, 0, t, 0))
                           for whole, new in zip(cache, (k, v)))
             own = tuple(jax.lax.dynamic_index_in_dim(whole, index, keepdims=False).astype(q.dtype) for whole in grown)
-            return attention(q, (*own, sees), (prompt_k.astype(q.dtype), prompt_v.astype(q.dtype), prompt_mask_PS)), grown
+            shared = prompt_k.astype(q.dtype), prompt_v.astype(q.dtype), prompt_mask_PS
+            return attention(q, (*own, sees), shared), grown
 
         x_B1D, cache = block(cfg, p, x_B1D, turn, attend)
         return (x_B1D, cache), None

@@ -7,6 +7,8 @@ import numpy as np
 
 from bridge_jax.models import layers
 
+LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(layers.Config):
@@ -21,6 +23,11 @@ class Config(layers.Config):
         kind = dict(numbers["rope_scaling"] or {}).get("rope_type", "default")
         if kind not in ("default", "llama3"):
             raise ValueError(f"llama rope_type={kind!r} is not supported; allowed: 'default', 'llama3'")
+        if kind == "llama3":
+            scaling = {"original_max_position_embeddings": numbers["max_positions"]} | dict(numbers["rope_scaling"])
+            if missing := [key for key in LLAMA3_KEYS if key not in scaling]:
+                raise ValueError(f"rope_scaling of type llama3 lacks {', '.join(missing)}; it has: {scaling}")
+            numbers["rope_scaling"] = tuple(sorted(scaling.items()))
         return cls(family="llama", **numbers)
 
     def inverse_frequencies(self) -> np.ndarray:
@@ -29,5 +36,4 @@ class Config(layers.Config):
         if self.rope_scaling is None:
             return plain
         s = dict(self.rope_scaling)
-        return layers.llama3_frequencies(plain, s["factor"], s["low_freq_factor"], s["high_freq_factor"],
-                                         s["original_max_position_embeddings"])
+        return layers.llama3_frequencies(plain, *(s[key] for key in LLAMA3_KEYS))

@@ -1,0 +1,113 @@
+"""BRIDGE (arXiv 2509.06948 v3): SFT and RL as a bilevel problem, relaxed to one level, first order only. One step:
+
+    theta     += alpha [ (1-lam) dJ_SFT/dtheta(theta, w) + lam dJ_RL/dtheta(theta, w) ]
+    theta_hat += alpha   dJ_RL/dtheta(theta_hat, w)
+    w         += beta  [ (1-lam) dJ_SFT/dw(theta, w) + lam (dJ_RL/dw(theta, w) - dJ_RL/dw(theta_hat, w)) ]
+
+all gradients at the same iterate (Jacobi). The last bracket ascends the cooperative gain J_RL(theta, w) - J_RL(theta_hat, w).
+With phi = merge(theta, w) two backward passes are enough: a gradient in phi IS the gradient in theta, and `pull` turns it into
+the one in w. theta_hat learns from theta's samples by importance weighting (unclipped), or from its own ("own", ours).
+At the exact optimum the theta_hat term vanishes (METHOD section 4): it acts while theta_hat trails. Left out: re-sync,
+inner steps and a low-memory shadow.
+"""
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from bridge_jax import objectives
+from bridge_jax.optim import Recipes, apply_ascent, schedule
+from bridge_jax.types import Batch, Method, Metrics, Params, Policy, Rollouts, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of BRIDGE; lam 0.5 and everything it shares with GRPO as in the paper's runs."""
+    lam: float = 0.5
+    lam_schedule: str = "constant"  # constant, linear, cosine (lam to lam_end over lam_steps), step (boundaries and values)
+    lam_end: float = 1.0
+    lam_steps: int = 0
+    lam_boundaries: tuple[int, ...] = ()
+    lam_values: tuple[float, ...] = ()
+    shadow_rollouts: str = "shared"  # "shared": theta_hat learns from theta's samples; "own": it samples too, with the same keys
+    ratio_cap: float = 0.0           # bounds theta_hat's importance ratio to [1/cap, cap]; 0: free
+    advantage: str = "group"         # "group" or "mean"; the same A enters both J_RL
+    kl_coef: float = 0.0             # times KL to the initial policy, in both J_RL
+
+
+def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: Policy):
+    """The three directions at one iterate, and what was seen on the way. Each grad: phi -> (G in phi, J, facts)."""
+    phi = policy.merge(params.theta, params.w)
+    phi_hat = policy.merge(params.theta_hat, params.w)
+    G_SFT, J_SFT, sft = grad_SFT(phi)
+    G_RL, J_RL, rl = grad_RL(phi)
+    G_hat, J_hat, hat = grad_RL_hat(phi_hat, rl)
+    G = jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
+    G_w = jax.tree.map(lambda g, h: g - lam * h, G, G_hat)
+    ascent = Params(theta=G, theta_hat=G_hat, w=policy.pull(params.w, G_w))
+    return ascent, (J_SFT, J_RL, J_hat), (sft, rl, hat), {"grad/cos_sft_rl": objectives.cosine(G_SFT, G_RL)}
+
+
+def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
+    """The gain from raw rewards, mean[(1 - rho_seq) R] with rho_seq = pi_hat / pi of a whole sample; KL(pi || pi_hat); ESS.
+
+    A surrogate's own value says nothing here: its baseline makes it about 0 whatever the reward. ESS is
+    (sum rho)^2 / sum rho^2 as a share of the samples: near 1 theta_hat is close, near 0 the estimate hangs on few samples.
+    """
+    mask_BT = objectives.token_mask(rollouts.seqs.length_B, logp_BT.shape[1])
+    rho_B = objectives.ratio(jnp.sum(logp_hat_BT * mask_BT, axis=1), jnp.sum(logp_BT * mask_BT, axis=1))
+    return {"bridge/gain": jnp.mean((1.0 - rho_B) * rollouts.reward_B),
+            "bridge/ess": rho_B.sum() ** 2 / (rho_B.size * jnp.sum(rho_B**2)),
+            "bridge/kl_hat": objectives.mean_tokens(objectives.k3(logp_BT, logp_hat_BT), rollouts.seqs)}
+
+
+def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
+    """BRIDGE; state: Params(theta, theta_hat, w), and ref when kl_coef > 0."""
+    if cfg.shadow_rollouts not in ("shared", "own"):
+        raise ValueError(f"method.shadow_rollouts={cfg.shadow_rollouts!r}; allowed: 'shared', 'own'")
+    own = cfg.shadow_rollouts == "own"
+    lam_at = schedule(cfg.lam_schedule, cfg.lam, cfg.lam_end, cfg.lam_steps, cfg.lam_boundaries, cfg.lam_values)
+    term = functools.partial(objectives.surrogate, cap=cfg.ratio_cap)
+
+    def init(theta, key) -> TrainState:
+        params = Params(theta=theta, theta_hat=jax.tree.map(jnp.copy, theta), w=policy.init_w(key))
+        ref = policy.merge(theta, None) if cfg.kl_coef else None
+        return TrainState(jnp.int32(0), params, recipes.optimizer().init(params), ref)
+
+    def rows_of(state: TrainState, rollouts: Rollouts, M: int) -> dict:
+        rows = {"A_B": objectives.group_advantages(rollouts.reward_B, M, cfg.advantage)}
+        if cfg.kl_coef:
+            rows["ref_BT"] = objectives.logp_of(policy, state.ref, rollouts, microbatch_rows)
+        return rows
+
+    def update(state: TrainState, batch: Batch):
+        rollouts, demos, lam = batch.rollouts["theta"], batch.demos, lam_at(state.step)
+        seen_by_hat = batch.rollouts["theta_hat"] if own else rollouts
+        M = rollouts.seqs.length_B.shape[0] // rollouts.seqs.prompt_len_P.shape[0]
+        rows, rows_hat = rows_of(state, rollouts, M), rows_of(state, seen_by_hat, M)
+        gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
+        J_SFT = objectives.J_SFT(policy, demos)
+        J_RL = objectives.J_RL(policy, rollouts, term, cfg.kl_coef)
+        J_hat = objectives.J_RL(policy, seen_by_hat, term, cfg.kl_coef)
+
+        def grad_RL_hat(phi_hat, rl):
+            behaviour = {} if own else {"behaviour_BT": rl["logp_BT"]}
+            return gradient(J_hat, phi_hat, seen_by_hat.seqs, rows_hat | behaviour)
+
+        ascent, values, (sft, rl, hat), metrics = coupled_ascent(
+            lambda phi: gradient(J_SFT, phi, demos, {}), lambda phi: gradient(J_RL, phi, rollouts.seqs, rows),
+            grad_RL_hat, lam, state.params, policy)
+        gain = ({"bridge/gain": rollouts.reward_B.mean() - seen_by_hat.reward_B.mean()} if own
+                else shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"]))
+        state, applied = apply_ascent(recipes, state, ascent, values)
+        metrics |= gain | applied | {"bridge/lam": lam, "rl/J": values[1], "bridge/J_hat": values[2]}
+        return state, metrics | objectives.demo_metrics(values[0], sft, demos) | objectives.rollout_metrics(rl, rollouts, M)
+
+    def policy_of(params: Params, actor: str = "theta"):
+        return policy.merge(params.theta_hat if actor == "theta_hat" else params.theta, params.w)
+
+    actors = ("theta", "theta_hat") if own else ("theta",)
+    return Method(init, actors=lambda step: actors, demos=True, update=update, policy=policy_of)

@@ -1,0 +1,56 @@
+"""GRPO, the "RL-zero" baseline: ascend < min(r A, clip(r, 1 - low, 1 + high) A) > - kl_coef < k3 > in theta.
+
+A = (R - mean) / (std + 1e-6) within a prompt's samples (Shao et al. 2024, arXiv 2402.03300), tokens averaged over the global
+batch; r = pi / pi_behaviour. With one update per batch of samples r is 1 and the clip idle; more updates reuse the first
+pass's log-probabilities as the behaviour. One backward pass per update, one copy of the parameters (two with a KL term).
+"""
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+
+from bridge_jax import objectives
+from bridge_jax.optim import Recipes, apply_ascent
+from bridge_jax.types import Batch, Method, Params, Policy, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of GRPO."""
+    advantage: str = "group"    # "group": mean and std; "mean": mean alone
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_coef: float = 0.0        # times KL(pi || initial policy); SimpleRL-Zoo uses 1e-4
+    updates_per_batch: int = 1
+
+
+def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
+    """GRPO of all base weights; state: Params(theta), and ref when kl_coef > 0."""
+    term = functools.partial(objectives.clipped_surrogate, low=cfg.clip_low, high=cfg.clip_high)
+
+    def init(theta, key) -> TrainState:
+        params = Params(theta=theta)
+        ref = policy.merge(theta, None) if cfg.kl_coef else None
+        return TrainState(jnp.int32(0), params, recipes.optimizer().init(params), ref)
+
+    def update(state: TrainState, batch: Batch):
+        rollouts = batch.rollouts["theta"]
+        B, M = rollouts.seqs.length_B.shape[0], rollouts.seqs.length_B.shape[0] // rollouts.seqs.prompt_len_P.shape[0]
+        rows = {"A_B": objectives.group_advantages(rollouts.reward_B, M, cfg.advantage)}
+        if cfg.kl_coef:
+            rows["ref_BT"] = objectives.logp_of(policy, state.ref, rollouts, microbatch_rows)
+        J_RL = objectives.J_RL(policy, rollouts, term, cfg.kl_coef)
+        first, step, skipped = None, state.step, 0.0
+        for _ in range(cfg.updates_per_batch):
+            phi = policy.merge(state.params.theta, None)
+            G, J, facts = objectives.gradient(J_RL, phi, rollouts.seqs, rows, microbatch_rows)
+            state, applied = apply_ascent(recipes, state, Params(theta=G), (J,))
+            first, skipped = first or facts, jnp.maximum(skipped, applied["update/skipped"])
+            rows["behaviour_BT"] = first["logp_BT"]
+        metrics = objectives.rollout_metrics(first, rollouts, M) | applied | {"rl/J": J, "update/skipped": skipped}
+        return state.replace(step=step + 1), metrics
+
+    return Method(init, actors=lambda step: ("theta",), demos=False, update=update,
+                  policy=lambda params, actor="theta": policy.merge(params.theta, None))

@@ -1,0 +1,235 @@
+"""Sums and differences to be worked out step by step: generated, verifiable, with written-out expert solutions.
+
+    chat     What is 12 + 7 - 5?   ->   12 + 7 = 19 / 19 - 5 = 14 / The answer is \\boxed{14}.   (a line each)
+    compact  12+7-5=               ->   12+7=19;19-5=14;#14       (for a model that reads characters: ALPHABET)
+
+A level is a row of LEVELS; all terms have exactly its digits. A hash of the question decides, for ever, whether it is
+held out: no question of `train` or `demos` is in a split, whatever the sizes and seeds. `seed` moves train, demos and
+the corruption; the splits stay, so that runs of different seeds are judged by the same questions. Growing a size keeps
+what a smaller one held; demos are drawn from the same list as train, hence are questions of train while demo_size <=
+train_size. Small levels are soon exhausted: a list ends, with a warning, at what exists. Rows of `train` carry no
+solution: experts are as scarce as demo_size says.
+"""
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import logging
+import re
+from typing import Iterator
+
+from bridge_jax.grading.extract import last_boxed
+from bridge_jax.grading.outcome import Outcome
+from bridge_jax.tasks import boxed_messages, check_rows, question_id
+from bridge_jax.types import Problem, Task
+
+LEVELS = {1: (1, 2), 2: (2, 2), 3: (1, 3), 4: (2, 3), 5: (3, 2), 6: (3, 3), 7: (2, 5), 8: (4, 4)}  # -> (digits, terms)
+STYLES = ("chat", "compact")
+ALPHABET = "0123456789+-=;#"  # of the compact style
+HELD_OUT = 5  # one question in so many is held out
+SLIPS = (1, -1, 2, -2, 10, -10)  # by how much a corrupt step may be wrong
+ANSWER = re.compile(r"[+-]?(?:[0-9]{1,30}|[0-9]{1,3}(?:,[0-9]{3}){1,9})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to generate. Sizes count questions; each list is shared out among its levels."""
+    levels: tuple[int, ...] = (1, 2)
+    weights: tuple[float, ...] = ()       # share of each level in every list, any positive scale; empty: equal
+    hard_levels: tuple[int, ...] = ()     # levels of the split "hard", in equal shares; empty: no such split
+    train_size: int = 1000                # RL prompts
+    demo_size: int = 100                  # expert demonstrations; 0: none
+    eval_size: int = 100                  # of each split
+    corrupt: float = 0.0                  # share of demonstrations with a wrong step and so a wrong answer, in [0, 1]
+    negative: bool = False                # whether a partial result may be below 0
+    style: str = "compact"
+    system: str = ""                      # system message of the chat style, "" for none
+    seed: int = 0
+
+
+def make(cfg: Config) -> Task:
+    """Task with the splits "held_out" (levels as in training) and, if there are hard levels, "hard"."""
+    check(cfg)
+    named: dict[int, str] = {}  # id -> question over the whole task: of two questions with one id the later is left out
+    weights = cfg.weights or (1.0,) * len(cfg.levels)
+    rows = functools.partial(finish, cfg)
+
+    def split(name, levels, weights):
+        shares = share_out(cfg.eval_size, weights)
+        return rows(name, [(level, terms) for level, count in zip(levels, shares)
+                           for terms in draw(cfg, level, count, True, named)])
+
+    train_shares, demo_shares = share_out(cfg.train_size, weights), share_out(cfg.demo_size, weights)
+    pools = [draw(cfg, level, max(counts), False, named)
+             for level, *counts in zip(cfg.levels, train_shares, demo_shares)]
+    train, demos = ([(level, terms) for level, pool, count in zip(cfg.levels, pools, shares) for terms in pool[:count]]
+                    for shares in (train_shares, demo_shares))
+    splits = {"held_out": split("held_out", cfg.levels, weights)}
+    if cfg.hard_levels:
+        splits["hard"] = split("hard", cfg.hard_levels, (1.0,) * len(cfg.hard_levels))
+    return Task(
+        name="arithmetic", train=rows("train", train), demos=rows("demos", demos) if cfg.demo_size else (),
+        splits=splits, grade=grade_chat if cfg.style == "chat" else grade_compact,
+        messages=functools.partial(boxed_messages, system=cfg.system) if cfg.style == "chat" else plain_message)
+
+
+def check(cfg: Config) -> None:
+    """ValueError for settings that cannot be meant."""
+    for key in ("levels", "hard_levels"):
+        unknown = [level for level in getattr(cfg, key) if level not in LEVELS]
+        if unknown or len(set(getattr(cfg, key))) < len(getattr(cfg, key)):
+            table = ", ".join(f"{level} ({digits} digits, {terms} terms)" for level, (digits, terms) in LEVELS.items())
+            raise ValueError(f"task.{key}={getattr(cfg, key)}; allowed: distinct levels out of {table}")
+    if not cfg.levels:
+        raise ValueError(f"task.levels is empty; name at least one of {', '.join(map(str, LEVELS))}")
+    if cfg.weights and (len(cfg.weights) != len(cfg.levels) or min(cfg.weights) <= 0):
+        raise ValueError(f"task.weights={cfg.weights}; allowed: one positive number for each of the levels "
+                         f"{cfg.levels}, or nothing for equal shares")
+    for key, least in (("train_size", 1), ("eval_size", 1), ("demo_size", 0)):
+        if getattr(cfg, key) < least:
+            raise ValueError(f"task.{key}={getattr(cfg, key)}; it must be at least {least}, or a list would be empty")
+    if not 0 <= cfg.corrupt <= 1:
+        raise ValueError(f"task.corrupt={cfg.corrupt}; it is a share of the demonstrations, allowed: 0 to 1")
+    if cfg.style not in STYLES:
+        raise ValueError(f"task.style={cfg.style!r}; allowed: {', '.join(STYLES)}")
+    if cfg.system and cfg.style == "compact":
+        raise ValueError(f"task.system={cfg.system!r} would never be read: the compact style has no system message. "
+                         "Empty it, or take task.style='chat'")
+
+
+def share_out(size: int, weights: tuple[float, ...]) -> list[int]:
+    """How many of `size` each weight gets; one more in size is one more for one of them and no less for any."""
+    counts, total = [0] * len(weights), sum(weights)
+    for given in range(1, size + 1):
+        counts[max(range(len(weights)), key=lambda i: given * weights[i] / total - counts[i])] += 1
+    return counts
+
+
+def chance(key: str) -> int:
+    """A 64-bit number that looks random and depends on the key alone, on every machine and version."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+
+
+def shuffled(size: int, key: str) -> Iterator[int]:
+    """Distinct numbers of range(size) in an order that the key decides: all of them where size is small."""
+    if size <= 2**16:
+        yield from sorted(range(size), key=lambda number: chance(f"{key}/{number}"))
+        return
+    seen: set[int] = set()
+    for turn in range(4 * size):
+        number = chance(f"{key}/{turn}") % size
+        if number not in seen:
+            seen.add(number)
+            yield number
+
+
+def terms_at(level: int, number: int) -> tuple[int, ...]:
+    """Signed terms of the level's expression of that number, such as (12, 7, -5)."""
+    digits, count = LEVELS[level]
+    low, choices = 10 ** (digits - 1), 9 * 10 ** (digits - 1)
+    number, first = divmod(number, choices)
+    terms = [low + first]
+    for _ in range(count - 1):
+        number, (minus, rest) = number // (2 * choices), divmod(number % (2 * choices), choices)
+        terms.append(-(low + rest) if minus else low + rest)
+    return tuple(terms)
+
+
+def draw(cfg: Config, level: int, count: int, held_out: bool, named: dict[int, str]) -> list[tuple[int, ...]]:
+    """`count` expressions of a level from one side of the split, fewer where no more exist. `named` grows."""
+    digits, terms_count = LEVELS[level]
+    size = (9 * 10 ** (digits - 1)) ** terms_count * 2 ** (terms_count - 1)
+    found: list[tuple[int, ...]] = []
+    for number in shuffled(size, f"held_out/{level}" if held_out else f"{cfg.seed}/{level}"):
+        if len(found) == count:
+            break
+        terms = terms_at(level, number)
+        question = question_of(terms, cfg.style)
+        id = question_id(question)
+        fits = cfg.negative or min(itertools.accumulate(terms)) >= 0
+        if fits and is_held_out(id) == held_out and named.setdefault(id, question) == question:
+            found.append(terms)
+    if len(found) < count:
+        logging.getLogger(__name__).warning(
+            "arithmetic, level %d: %d %s questions asked, %d exist; the list is that much shorter", level, count,
+            "held-out" if held_out else "training", len(found))
+    return found
+
+
+def is_held_out(id: int) -> bool:
+    """Whether the question of this id belongs to the splits rather than to train and demos."""
+    return id % HELD_OUT == 0
+
+
+def finish(cfg: Config, name: str, expressions: list[tuple[int, tuple[int, ...]]]) -> tuple[Problem, ...]:
+    """Checked Problems of (level, terms), sorted by id: any piece of the list is a fair mixture of the levels."""
+    if not expressions:
+        raise ValueError(f"arithmetic: {name} would be empty; raise its size or add levels (task.levels={cfg.levels}, "
+                         f"task.hard_levels={cfg.hard_levels})")
+    rows = []
+    for level, terms in expressions:
+        question = question_of(terms, cfg.style)
+        solution = "" if name == "train" else solution_of(terms, cfg.style)
+        rows.append((Problem(question_id(question), question, str(sum(terms)), solution, level), terms))
+    if name == "demos":
+        rows.sort(key=lambda row: chance(f"{cfg.seed}/corrupt/{row[0].id}"))
+        wrong = int(cfg.corrupt * len(rows) + 0.5)
+        rows[:wrong] = [(problem._replace(solution=corrupted(cfg, terms, problem.id)), terms)
+                        for problem, terms in rows[:wrong]]
+    problems = sorted((problem for problem, _ in rows), key=lambda problem: problem.id)
+    return check_rows(problems, f"arithmetic {name}", demos=name != "train")
+
+
+def question_of(terms: tuple[int, ...], style: str) -> str:
+    """The expression as a question of the style."""
+    text = str(terms[0]) + "".join(f" {'-' if term < 0 else '+'} {abs(term)}" for term in terms[1:])
+    return f"What is {text}?" if style == "chat" else text.replace(" ", "") + "="
+
+
+def solution_of(terms: tuple[int, ...], style: str, wrong_step: int = 0, slip: int = 0) -> str:
+    """The sum worked out from left to right; step `wrong_step` (from 1; 0: none) and all after it are off by `slip`."""
+    total, steps = terms[0], []
+    for step, term in enumerate(terms[1:], 1):
+        result = total + term + (slip if step == wrong_step else 0)
+        steps.append(f"{total} {'-' if term < 0 else '+'} {abs(term)} = {result}")
+        total = result
+    if style == "chat":
+        return "\n".join(steps) + f"\nThe answer is \\boxed{{{total}}}."
+    return ";".join(steps).replace(" ", "") + f";#{total}"
+
+
+def corrupted(cfg: Config, terms: tuple[int, ...], id: int) -> str:
+    """A solution with one wrong step, which is otherwise well formed: no partial result below 0 where none may be."""
+    key = f"{cfg.seed}/slip/{id}"
+    wrong_step = 1 + chance(key + "/step") % (len(terms) - 1)
+    lowest = min(list(itertools.accumulate(terms))[wrong_step:])
+    slips = [slip for slip in SLIPS if cfg.negative or lowest + slip >= 0]
+    return solution_of(terms, cfg.style, wrong_step, slips[chance(key + "/size") % len(slips)])
+
+
+def plain_message(problem: Problem) -> list[dict[str, str]]:
+    """The question alone, as the compact style asks it."""
+    return [{"role": "user", "content": problem.question}]
+
+
+def grade_chat(problem: Problem, text: str) -> Outcome:
+    """Whether the last box of the text holds the answer."""
+    return compare(problem.answer, last_boxed(text))
+
+
+def grade_compact(problem: Problem, text: str) -> Outcome:
+    """Whether the answer stands after the last '#' of the text."""
+    _, mark, answer = text.rpartition("#")
+    return compare(problem.answer, answer if mark else None)
+
+
+def compare(gold: str, answer: str | None) -> Outcome:
+    """Exact comparison of two integers; the answer may carry spaces, $, a +, a final point and thousands commas."""
+    if answer is None:
+        return Outcome.no_answer
+    answer = answer.strip(" \t\n$").removesuffix(".").rstrip(" \t\n$")
+    if not ANSWER.fullmatch(answer):
+        return Outcome.parse_error
+    return Outcome.correct if int(answer.replace(",", "")) == int(gold) else Outcome.wrong

@@ -1,0 +1,107 @@
+"""last_boxed: hand cases, a slow and obvious reference, and inputs made to hurt."""
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import example, given, settings, strategies as st
+
+from bridge_jax.grading.extract import last_boxed
+
+CASES = {
+    r"The answer is \boxed{14}.": "14",
+    r"\fbox{x}": "x",
+    r"\boxed{1} then \fbox{2}": "2",
+    r"\fbox{1} then \boxed{2}": "2",
+    r"\boxed {3}": "3",
+    r"\boxed{\frac{1}{2}}": r"\frac{1}{2}",
+    r"\boxed{\left\{1, 2\right\}}": r"\left\{1, 2\right\}",
+    r"\boxed{\{}": r"\{",
+    r"\boxed{a \\}": r"a \\",               # a line break, then the closing brace
+    r"x \\ \boxed{4}": "4",
+    r"x \\\boxed{4}": "4",                  # a line break, then the box
+    r"\\boxed{4}": "4",                     # over-escaped
+    r"\boxed{5} and \boxed{6": "5",         # the last one is never closed
+    r"\boxed{5 and \boxed{6}": "6",
+    r"\boxed{1 {2}": None,
+    r"\boxed{\fbox{7}}": "7",               # of two nested boxes the one that opens last
+    r"\boxed{}": "",
+    r"} } \boxed{8}": "8",
+    r"{ \boxed{9}": "9",
+    r"\boxed 5": None,
+    r"\boxedtext{5} boxed{6} \mbox{7}": None,
+    "no box": None,
+    "": None,
+    "\\boxed{1\n2}": "1\n2",
+    r"<think>\boxed{1}</think> so \boxed{2}": "2",
+    r"<think>\boxed{1}</think> no box here": None,
+    r"<think>a</think>\boxed{1}<think>b</think>\boxed{2}": "2",
+    r"<think>a</think>\boxed{1}<think>\boxed{2}": "2",
+    r"<think> so \boxed{3}": "3",            # cut off while thinking
+    r"\boxed{1</think>2}": None,
+}
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_hand_cases(text):
+    assert last_boxed(text) == CASES[text]
+
+
+def reference(text: str) -> str | None:
+    """From the last possible opening to the first, character by character; quadratic."""
+    text = text.split("</think>")[-1]
+    neutral, i = set(), 0  # positions whose character is escaped
+    while i < len(text):
+        opens = any(text[i + 1:].startswith(word) for word in ("boxed{", "fbox{"))
+        if text[i] == "\\" and not opens and text[i + 1:i + 2] in ("\\", "{", "}") and text[i + 1:i + 2]:
+            if not (text[i + 1] == "\\" and any(text[i + 2:].startswith(word) for word in ("boxed{", "fbox{"))):
+                neutral.add(i + 1)
+                i += 1
+        i += 1
+    for start in range(len(text) - 1, -1, -1):
+        for word in ("\\boxed{", "\\fbox{"):
+            if text.startswith(word, start) and start not in neutral:
+                depth, begin = 1, start + len(word)
+                for at in range(begin, len(text)):
+                    depth += {"{": 1, "}": -1}.get(text[at], 0) if at not in neutral else 0
+                    if depth == 0:
+                        return text[begin:at]
+    return None
+
+
+PIECES = ["\\boxed{", "\\fbox{", "{", "}", "}", "\\{", "\\}", "\\\\", "\\", "a", "1", "boxed{", "<think>", "</think>"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+@example("\\\\boxed{1}")
+@example("\\\\\\boxed{1}")
+@example("\\\\\\\\boxed{1}")
+def test_equals_the_slow_reference(text):
+    assert last_boxed(text) == reference(text)
+
+
+@pytest.mark.parametrize("text, found", [
+    (r"\boxed{" + "{" * 100_000 + "1" + "}" * 100_000 + "}", True),
+    (r"\boxed{" * 100_000 + "1" + "}" * 100_000, True),
+    (r"\boxed{" * 140_000, False),
+    ("{" * 1_000_000, False),
+    ("}" * 1_000_000, False),
+    ("\\" * 1_000_000, False),
+    (r"\boxed" + " " * 1_000_000, False),
+    (r"\\boxed" + " " * 1_000_000, False),
+    ("a" * 1_000_000 + r"\boxed{1}", True),
+    ("</think>" * 120_000, False),
+], ids=["nested braces", "nested boxes", "open boxes", "open braces", "closing braces", "backslashes", "spaces",
+        "spaces after two backslashes", "long text", "closed thoughts"])
+def test_time_is_linear(text, found):
+    start = time.perf_counter()
+    assert (last_boxed(text) is not None) == found
+    assert time.perf_counter() - start < 3  # about 0.2 s at most; anything quadratic takes minutes
+
+
+def test_imports_no_jax():
+    code = "import sys, bridge_jax.grading.extract; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,186 @@
+"""What a user types either becomes the dataclass that was meant, or dies with a message that names the way out."""
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+from typing import Any, Literal
+
+import pytest
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from bridge_jax import settings
+from bridge_jax.settings import BatchTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    lr: float = 1e-3
+    warmup: int = 10
+    nesterov: bool = False
+    name: str = "adamw"
+    eos_ids: tuple[int, ...] = ()
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["constant", "cosine"] = "constant"
+    cap: float | None = None
+    extra: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    path: str
+    size: int = 1
+
+
+def recipe(**given) -> Recipe:
+    return settings.section(ConfigDict({"optim": given}), "optim", Recipe)
+
+
+def test_section_keeps_defaults_and_takes_what_is_given():
+    assert recipe() == Recipe() == settings.section(ConfigDict(), "optim", Recipe)
+    assert recipe(lr=0.5, warmup=3, nesterov=True, schedule="cosine") == Recipe(0.5, 3, True, schedule="cosine")
+
+
+@pytest.mark.parametrize("key, given, want", [
+    ("lr", 1, 1.0), ("eos_ids", [1, 2], (1, 2)), ("eos_ids", (), ()), ("betas", [0, 1], (0.0, 1.0)),
+    ("cap", None, None), ("cap", 2, 2.0), ("extra", "anything", "anything"), ("name", "", ""),
+])
+def test_section_converts_what_is_the_same_thing(key, given, want):
+    got = getattr(recipe(**{key: given}), key)
+    assert got == want and type(got) is type(want)
+
+
+@pytest.mark.parametrize("key, given, wanted", [
+    ("lr", "fast", "float"), ("lr", True, "float"), ("lr", None, "float"), ("warmup", 1.0, "int"),
+    ("warmup", True, "int"), ("warmup", "3", "int"), ("nesterov", 1, "bool"), ("name", 3, "str"),
+    ("eos_ids", 3, "tuple[int, ...]"), ("eos_ids", (1, 2.5), "tuple[int, ...]"), ("eos_ids", "12", "tuple[int, ...]"),
+    ("betas", (0.9,), "tuple[float, float]"), ("cap", "2", "float | None"), ("schedule", "linear", "'cosine'"),
+])
+def test_section_refuses_another_type_and_shows_key_value_and_type(key, given, wanted):
+    with pytest.raises(ValueError) as error:
+        recipe(**{key: given})
+    assert f"config.optim.{key}={given!r}" in str(error.value) and wanted in str(error.value)
+
+
+def test_section_refuses_an_unknown_key_and_guesses():
+    with pytest.raises(ValueError, match=r"config\.optim\.warmpu: did you mean 'warmup'\? Allowed: betas, .*warmup\."):
+        recipe(warmpu=3)
+    with pytest.raises(ValueError, match=r"config\.optim\.zzz: Allowed: betas"):
+        recipe(zzz=3)
+
+
+def test_section_passes_over_keys_of_others_but_reads_its_own_among_them():
+    config = ConfigDict({"method": {"lr": 2.0, "lam": 0.3, "name": "sft"}})
+    assert settings.section(config, "method", Recipe, others=("lam", "lr")) == Recipe(lr=2.0, name="sft")
+
+
+def test_section_names_missing_fields_unset_placeholders_and_groups_that_are_none():
+    with pytest.raises(ValueError, match=r"config\.data lacks path.*--config\.data\.path="):
+        settings.section(ConfigDict({"data": {"size": 2}}), "data", Needs)
+    with pytest.raises(ValueError, match=r"config\.data\.path=None is None; wanted: str"):
+        settings.section(ConfigDict({"data": {"path": placeholder(str)}}), "data", Needs)
+    with pytest.raises(ValueError, match=r"config\.data must be a group of keys, got 3"):
+        settings.section(ConfigDict({"data": 3}), "data", Needs)
+
+
+def test_unread_lists_changed_keys_that_the_class_does_not_have():
+    defaults = ConfigDict({"lr": 1e-3, "lam": 0.5, "mu": 0.1, "name": "bridge"})
+    given = ConfigDict({"lr": 1.0, "lam": 0.3, "mu": 0.1, "name": "sft", "new": {"a": 1}})
+    assert settings.unread(given, defaults, Recipe) == ["lam", "new"]
+    assert settings.unread(defaults, defaults, Recipe) == []
+
+
+def test_did_you_mean():
+    assert settings.did_you_mean("grpp", ["sft", "grpo"]) == "did you mean 'grpo'? Allowed: grpo, sft."
+    assert settings.did_you_mean("xyz", ["sft"]) == "Allowed: sft."
+    assert settings.did_you_mean("xyz", []) == "Allowed: nothing."
+
+
+def test_diff_and_its_table():
+    config = ConfigDict({"a": {"b": 1, "t": (1, 2)}, "flag": True, "same": 1.0})
+    changes = settings.diff(config, {"a": {"b": 2, "t": [1, 2], "c": None}, "flag": 1, "same": 1})
+    assert changes == {"a.b": (1, 2), "a.c": (settings.NOT_SET, None), "flag": (True, 1)}
+    lines = settings.format_diff(changes, "in the run", "given").splitlines()
+    assert [line.split() for line in lines[:2]] == [["key", "in", "the", "run", "given"], ["a.b", "1", "2"]]
+    assert len({line.index(cell) for line, cell in zip(lines, ("given", "2", "null", "1"))}) == 1  # one column
+    assert settings.diff(config, config) == {}
+
+
+def test_to_json_survives_json_and_says_what_it_cannot_hold():
+    plain = settings.to_json(ConfigDict({"b": {"y": (1, (2,)), "x": None}, "a": "s"}))
+    assert plain == {"a": "s", "b": {"x": None, "y": [1, [2]]}} and list(plain) == ["a", "b"]
+    assert json.loads(json.dumps(plain)) == plain
+    for bad in (float("nan"), object(), {1, 2}):
+        with pytest.raises(ValueError, match="JSON cannot hold"):
+            settings.to_json({"a": bad})
+
+
+def test_fingerprint_is_of_the_content_alone():
+    mark = settings.fingerprint({"a": 1, "b": {"c": (1, 2)}})
+    assert mark == settings.fingerprint(ConfigDict({"b": {"c": [1, 2]}, "a": 1})) and len(mark) == 12
+    assert mark != settings.fingerprint({"a": 2, "b": {"c": (1, 2)}})
+    code = "from bridge_jax.settings import fingerprint; print(fingerprint({'b': {'c': [1, 2]}, 'a': 1}))"
+    env = os.environ | {"PYTHONHASHSEED": "7"}
+    other = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert other.stdout.strip() == mark, other.stderr
+
+
+def test_batch_table_by_hand():
+    table = BatchTable(prompts_per_step=6, samples_per_prompt=4, demos_per_step=16, microbatch_rows=2, devices=4)
+    assert (table.microbatch, table.rollout_rows, table.rollout_microbatches) == (8, 24, 3)
+    assert (table.rollout_rows_per_device, table.prompts_per_microbatch) == (6, 2)
+    assert (table.demo_microbatch, table.demo_microbatches, table.demo_rows_per_device) == (8, 2, 4)
+    part = BatchTable(prompts_per_step=2, samples_per_prompt=8, demos_per_step=2, microbatch_rows=1, devices=2)
+    assert (part.microbatch, part.rollout_microbatches, part.prompts_per_microbatch) == (2, 8, 1)
+    few = BatchTable(prompts_per_step=2, samples_per_prompt=4, demos_per_step=3, microbatch_rows=2, devices=2)
+    assert (few.demo_microbatch, few.demo_microbatches, few.demo_padding, few.demo_rows_per_device) == (3, 1, 1, 2)
+
+
+def test_batch_table_prints_what_was_derived():
+    lines = BatchTable(6, 4, 16, 2, 4).format().splitlines()
+    assert [line.split()[-2:] for line in lines[:1]] == [["rollouts", "demos"]]
+    for words in (["24", "16"], ["3", "2"], ["8", "8"], ["6", "4"]):
+        assert any(line[18:36].split() == words for line in lines), words
+    assert "2 whole group(s)" in lines[3] and "1/4 of a group" in BatchTable(2, 8, 2, 1, 2).format()
+
+
+@pytest.mark.parametrize("given, says", [
+    ((4, 5, 4, 2, 2), "batch.microbatch_rows=5; batch.samples_per_prompt=4 or 8"),  # 4 rows v. groups of 5
+    ((3, 4, 4, 8, 1), "batch.prompts_per_step=2 or 4; batch.microbatch_rows=4 or 12"),  # 12 rows in eights
+    ((4, 4, 6, 4, 1), "batch.demos_per_step=4 or 8; batch.microbatch_rows=2 or 8"),
+    ((4, 1, 4, 1, 1), "batch.samples_per_prompt=1: must be a whole number of at least 2"),
+    ((0, 4, 4, 1, 1), "batch.prompts_per_step=0: must be a whole number of at least 1"),
+    ((4, 4, 4, 1.0, 1), "batch.microbatch_rows=1.0"),
+    ((4, 4, True, 1, 1), "batch.demos_per_step=True"),
+])
+def test_batch_table_refuses_and_names_the_nearest_valid_values(given, says):
+    with pytest.raises(ValueError) as error:
+        BatchTable(*given)
+    assert says in str(error.value)
+
+
+def test_batch_table_over_a_grid_agrees_with_the_rules_and_its_advice_works():
+    names = [field.name for field in dataclasses.fields(BatchTable)]
+    for given in itertools.product((1, 3, 4), (2, 3, 8), (1, 4, 6), (1, 2, 3), (1, 2)):
+        prompts, samples, demos, rows, devices = given
+        micro = rows * devices
+        allowed = (prompts * samples % micro == 0 and (samples % micro == 0 or micro % samples == 0)
+                   and (demos % micro == 0 or demos < micro))
+        try:
+            table = BatchTable(*given)
+        except ValueError as error:
+            assert not allowed, given
+            if "Nearest that work: " not in str(error):
+                continue
+            for part in str(error).split("Nearest that work: ")[1].rstrip(".").split("; "):
+                key, values = part.removeprefix("batch.").split("=")
+                for value in values.split(" or "):
+                    BatchTable(**dict(zip(names, given)) | {key: int(value)})
+        else:
+            assert allowed, given
+            assert table.rollout_microbatches * table.microbatch == table.rollout_rows
+            assert table.demo_microbatches * table.demo_microbatch == demos
