@@ -128,7 +128,7 @@ def J_RL(policy: Policy, rollouts: Rollouts, term, kl_coef: float = 0.0):
     total = token_total(rollouts.seqs)
 
     def J(phi, seqs: Sequences, rows: dict):
-        logp_BT, entropy_BT = policy.logp(phi, seqs, rollouts.temperature)
+        logp_BT, entropy_BT = jax.lax.optimization_barrier(policy.logp(phi, seqs, rollouts.temperature))
         behaviour_BT = rows.get("behaviour_BT", logp_BT)
         value_BT = term(logp_BT, behaviour_BT, rows["A_B"])
         facts = {"logp_BT": logp_BT, "entropy_BT": entropy_BT}

@@ -98,7 +98,9 @@ def apply_ascent(recipes: Recipes, state: TrainState, ascent: Params, values=())
     parts = {"theta": ascent.theta, "theta_hat": ascent.theta_hat, "w": ascent.w}
     norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in parts.items() if tree is not None}
     finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(x, jnp.float32) for x in (*norms.values(), *values)])))
-    descent = jax.tree.map(jnp.negative, ascent)
+    # the barrier keeps XLA from fusing a part's optimizer with what made its gradient: rounding would then differ
+    # between theta and theta_hat, which must stay bit-equal for as long as their gradients are
+    descent = jax.lax.optimization_barrier(jax.tree.map(jnp.negative, ascent))
     updates, opt_state = recipes.optimizer().update(descent, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)

@@ -36,7 +36,7 @@ ANSWER = re.compile(r"[+-]?(?:[0-9]{1,30}|[0-9]{1,3}(?:,[0-9]{3}){1,9})")
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What to generate. Sizes count questions; each list is shared out among its levels."""
-    levels: tuple[int, ...] = (1, 2)
+    levels: tuple[int, ...] = (2, 3)
     weights: tuple[float, ...] = ()       # share of each level in every list, any positive scale; empty: equal
     hard_levels: tuple[int, ...] = ()     # levels of the split "hard", in equal shares; empty: no such split
     train_size: int = 1000                # RL prompts

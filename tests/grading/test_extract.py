@@ -99,7 +99,7 @@ def test_equals_the_slow_reference(text):
 def test_time_is_linear(text, found):
     start = time.perf_counter()
     assert (last_boxed(text) is not None) == found
-    assert time.perf_counter() - start < 3  # about 0.2 s at most; anything quadratic takes minutes
+    assert time.perf_counter() - start < 10  # about 0.5 s at most; anything quadratic takes minutes
 
 
 def test_imports_no_jax():

@@ -5,6 +5,7 @@ sharp, and a mistake in any tensor moves the logits.
 """
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import zlib
@@ -76,12 +77,12 @@ def inside(seqs: Sequences) -> np.ndarray:
 
 
 forward = jax.jit(layers.forward, static_argnums=(0, 3))
+prefill = jax.jit(layers.prefill, static_argnums=(0, 4))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def logits(cfg, phi, seqs: Sequences) -> jax.Array:
+def logits(cfg, phi, seqs: Sequences) -> np.ndarray:
     """Logits [B,T,V] of every completion token, from layers.forward."""
-    return jnp.einsum("BTD,VD->BTV", layers.forward(cfg, phi, seqs), layers.head_weights(cfg, phi))
+    return np.asarray(forward(cfg, phi, seqs)) @ np.asarray(layers.head_weights(cfg, phi)).T
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -108,7 +109,7 @@ def torch_model(hf: dict):
     import torch
     import transformers
 
-    config = transformers.AutoConfig.for_model(**hf)
+    config = transformers.AutoConfig.for_model(**copy.deepcopy(hf))  # it changes the dicts inside
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

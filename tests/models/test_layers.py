@@ -1,0 +1,180 @@
+"""The decoder's own promises: what a position may see, that padding is nothing, that sampler and trainer agree."""
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax.models import layers, params
+from tests.models import tiny
+
+
+def test_attention_against_a_loop():
+    """Softmax over the prompt's valid keys and the row's own, head by head, in numpy; G = 3 query heads per kv head."""
+    rng = np.random.RandomState(0)
+    P, M, S, T, K, G, H = 2, 2, 4, 3, 2, 3, 5
+    B, N = P * M, K * G
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    q, k, v = 2 * draw(B, T, N, H), draw(B, K, T, H), draw(B, K, T, H)
+    prompt_k, prompt_v, lengths = draw(P, K, S, H), draw(P, K, S, H), np.array([4, 2])
+    mask_PS = np.arange(S) < lengths[:, None]
+
+    expected = np.zeros((B, T, N, H))
+    for b in range(B):
+        p = b // M
+        for n in range(N):
+            for t in range(T):
+                keys = np.concatenate([prompt_k[p, n // G, :lengths[p]], k[b, n // G, :t + 1]])
+                values = np.concatenate([prompt_v[p, n // G, :lengths[p]], v[b, n // G, :t + 1]])
+                weights = np.exp(keys @ q[b, t, n] / np.sqrt(H))
+                expected[b, t, n] = weights / weights.sum() @ values
+
+    out = layers.attention(jnp.asarray(q), (k, v, layers.causal(T)), (prompt_k, prompt_v, mask_PS))
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rotation_depends_on_distance_alone(build):
+    """<rotate(q, i), rotate(k, j)> is a function of i - j, and a rotation keeps lengths."""
+    cfg, _ = build("llama")
+    rng = np.random.RandomState(0)
+    q, k = rng.standard_normal((2, 1, 1, 1, cfg.head_dim)).astype(np.float32)
+    turned = lambda x, i: np.asarray(layers.rotate(jnp.asarray(x), *layers.rotation(cfg, jnp.array([[i]]))))[0, 0, 0]
+    near, far = turned(q, 7) @ turned(k, 3), turned(q, 104) @ turned(k, 100)
+    assert abs(near - far) < 1e-4 and abs(near - turned(q, 8) @ turned(k, 3)) > 1e-2
+    np.testing.assert_allclose(np.linalg.norm(turned(q, 50)), np.linalg.norm(q), rtol=1e-6)
+
+
+def test_rms_norm_reduces_in_fp32():
+    """In bf16 the sum of 4096 squares would stop growing at 256; a zero row stays zero."""
+    x = jnp.ones((1, 4096), jnp.bfloat16)
+    assert layers.rms_norm(x, jnp.ones(4096, jnp.bfloat16), 1e-6).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(layers.rms_norm(x, jnp.full(4096, 3.0, jnp.bfloat16), 1e-6), jnp.full((1, 4096), 3.0))
+    assert not layers.rms_norm(jnp.zeros((1, 8)), jnp.ones(8), 1e-6).any()
+
+
+# ---- what a position may see
+
+
+def test_causality_by_gradient(build):
+    """d hidden_t / d embedding of a token is exactly 0 unless it is in the row's prompt or before t; there it is not 0."""
+    cfg, phi = build("qwen3")
+    P, M, S, T = 2, 2, 5, 4
+    ids = np.random.RandomState(3).permutation(cfg.vocab).astype(np.int32)  # every place in the batch has its own token
+    seqs = tiny.Sequences(ids[:P * S].reshape(P, S), np.array([S, 3], np.int32),
+                          ids[P * S:P * S + P * M * T].reshape(P * M, T), np.full(P * M, T, np.int32))
+    direction = np.random.RandomState(4).standard_normal(cfg.width).astype(np.float32)
+    pulls = np.einsum("bx,ty,D->btxyD", np.eye(P * M), np.eye(T), direction).reshape(-1, P * M, T, cfg.width)
+
+    @jax.jit
+    def embedding_gradients(pulls):
+        _, pull_back = jax.vjp(lambda embed: layers.forward(cfg, phi | {"embed": embed}, seqs), phi["embed"])
+        return jax.vmap(lambda pull: pull_back(pull)[0])(pulls)
+
+    gradient = np.asarray(embedding_gradients(pulls.astype(np.float32))).reshape(P * M, T, cfg.vocab, cfg.width)
+    felt = np.abs(gradient).max(-1) > 0
+    for b in range(P * M):
+        for t in range(T):
+            allowed = {*seqs.prompt_PS[b // M, :seqs.prompt_len_P[b // M]].tolist(), *seqs.tokens_BT[b, :t].tolist()}
+            assert set(np.flatnonzero(felt[b, t])) == allowed, (b, t)
+
+
+@jax.jit
+def loss_and_gradient(phi, seqs, pull_BTD):
+    """sum of <hidden, pull> over the completion tokens that count, and its gradient in every parameter (llama)."""
+    mask_BT = jnp.arange(seqs.tokens_BT.shape[1]) < seqs.length_B[:, None]
+    cfg = params.read_config(tiny.CASES["llama"])
+    return jax.value_and_grad(lambda phi: jnp.sum(layers.forward(cfg, phi, seqs) * pull_BTD * mask_BT[..., None]))(phi)
+
+
+def repadded(seqs, prompt_pad, completion_pad, extra=0):
+    """The same rows with other ids beyond the lengths and `extra` more padding positions in the prompt."""
+    prompt_PS = np.pad(seqs.prompt_PS, ((0, 0), (0, extra)))
+    prompt_PS[np.arange(prompt_PS.shape[1]) >= seqs.prompt_len_P[:, None]] = prompt_pad
+    return seqs.replace(prompt_PS=prompt_PS, tokens_BT=np.where(tiny.inside(seqs), seqs.tokens_BT, completion_pad))
+
+
+def test_padding_is_nothing(build):
+    """Any pad id, even one outside the vocabulary: bit-equal loss and gradient. Any pad amount: equal to rounding."""
+    cfg, phi = build("llama")
+    seqs = tiny.rows()
+    assert (seqs.prompt_len_P < seqs.prompt_PS.shape[1]).any() and not tiny.inside(seqs).all()
+    pull = np.random.RandomState(5).standard_normal((*seqs.tokens_BT.shape, cfg.width)).astype(np.float32)
+    reference = loss_and_gradient(phi, seqs, pull)
+    for pads in ((0, 0), (2, 7), (-100, -100), (10**6, 10**6)):
+        jax.tree.map(np.testing.assert_array_equal, loss_and_gradient(phi, repadded(seqs, *pads), pull), reference)
+    wider = loss_and_gradient(phi, repadded(seqs, 7, 7, extra=5), pull)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(reference))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * scale), wider, reference)
+
+
+def test_padding_is_nothing_to_the_sampler(build):
+    """Prefill and decode read no pad either."""
+    cfg, phi = build("llama")
+    seqs = tiny.rows()
+    reference = np.asarray(tiny.decoded(cfg, phi, seqs))[tiny.inside(seqs)]
+    for pads in ((0, 0), (-100, 10**6)):
+        other = np.asarray(tiny.decoded(cfg, phi, repadded(seqs, *pads)))
+        np.testing.assert_array_equal(other[tiny.inside(seqs)], reference)
+
+
+def test_a_padding_row_is_finite_and_moves_nothing(build):
+    """length 0: finite hidden states, and the gradient is that of the other rows."""
+    cfg, phi = build("llama")
+    seqs = tiny.rows()
+    pull = np.random.RandomState(5).standard_normal((*seqs.tokens_BT.shape, cfg.width)).astype(np.float32)
+    emptied = seqs.replace(length_B=seqs.length_B * [1, 1, 0, 1])
+    assert np.isfinite(tiny.forward(cfg, phi, emptied)).all()
+    silent = pull * np.array([1, 1, 0, 1], np.float32)[:, None, None]
+    jax.tree.map(np.testing.assert_array_equal, loss_and_gradient(phi, emptied, pull),
+                 loss_and_gradient(phi, seqs, silent))
+
+
+# ---- one model for sampling and training
+
+
+def test_a_shared_prompt_equals_one_prompt_per_row(build):
+    """Rows behind a shared prompt (M = 2) compute what they compute behind a prompt of their own (M = 1)."""
+    cfg, phi = build("llama")
+    seqs = tiny.rows()
+    alone = seqs.replace(prompt_PS=np.repeat(seqs.prompt_PS, 2, 0), prompt_len_P=np.repeat(seqs.prompt_len_P, 2))
+    np.testing.assert_allclose(tiny.forward(cfg, phi, alone), tiny.forward(cfg, phi, seqs), rtol=0, atol=1e-5)
+
+
+def test_bf16_is_near_fp32_and_decoding_near_forward(build):
+    """Hidden states in bf16, of size about 1: each path within 0.1 (rms 0.02) of fp32, cache in bf16 as well."""
+    cfg, phi = build("llama")
+    seqs = tiny.rows()
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), phi)
+    exact = np.asarray(tiny.forward(cfg, phi, seqs))
+    trained, sampled = tiny.forward(cfg, half, seqs), tiny.decoded(cfg, half, seqs, jnp.bfloat16)
+    assert trained.dtype == sampled.dtype == jnp.bfloat16
+    for name, hidden in (("forward", trained), ("decode", sampled)):
+        error = np.asarray(hidden, np.float32) - exact
+        assert np.abs(error).max() < 0.1 and np.sqrt(np.mean(error**2)) < 0.02, (name, np.abs(error).max())
+
+
+# ---- recomputation
+
+
+def test_remat_policies_give_one_gradient_and_keep_less_and_less():
+    """none, dots and full: the same gradient; the compiled program's scratch memory shrinks in this order."""
+    cfg = dataclasses.replace(params.read_config(tiny.CASES["llama"]), layers=8)
+    phi = jax.jit(params.init, static_argnums=0)(cfg, jax.random.key(0))
+    seqs = tiny.rows(S=24, T=24)
+    gradients, scratch = [], []
+    for policy in layers.REMAT:
+        gradient = jax.grad(lambda phi: jnp.sum(layers.forward(cfg, phi, seqs, policy)[..., 0] ** 2))
+        program = jax.jit(gradient).lower(phi).compile()
+        gradients.append(program(phi))
+        scratch.append(program.memory_analysis().temp_size_in_bytes)
+    for other in gradients[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other, gradients[0])
+    assert scratch[0] > 1.2 * scratch[1] > 1.2**2 * scratch[2], dict(zip(layers.REMAT, scratch))
+
+
+def test_an_unknown_remat_policy_is_refused():
+    with pytest.raises(ValueError, match="model.remat='all'; allowed: none, dots, full"):
+        layers.remat(lambda x: x, "all")
