@@ -158,11 +158,11 @@ class Checkpoints:
     def _set_aside(self, good: int, damaged: dict[int, str]) -> str:
         """Renames the damaged ones, so that their steps can be saved again; returns the warning."""
         moved = {} if self.read_only else {step: _free_name(self.directory, step) for step in damaged}
+        _meet("names of damaged checkpoints chosen")
         if jax.process_index() == 0:
             for step, name in moved.items():
                 os.rename(os.path.join(self.directory, _step_name(step)), os.path.join(self.directory, name))
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged checkpoints renamed")
+        _meet("damaged checkpoints renamed")
         self._manager.reload()
         told = "; ".join(f"step {step} is damaged{f' (now {moved[step]})' if step in moved else ''}: {reason}"
                          for step, reason in damaged.items())
@@ -274,6 +274,11 @@ def _json_object(meta: dict) -> dict:
 
 def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _meet(point: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(point)
 
 
 def _in_all_processes(read: Callable[[], Any]) -> Any:

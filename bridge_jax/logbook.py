@@ -128,9 +128,10 @@ class Logbook:
             line["nonfinite"] = nonfinite
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()  # in the system's hands: a killed process loses nothing
+        numbers = {key: value for key, value in line.items() if key != "step" and isinstance(value, (int, float))}
         for name, mirror in list(self._mirrors.items()):
             try:
-                mirror.write(step, {key: value for key, value in values.items() if isinstance(value, (int, float))})
+                mirror.write(step, numbers)
             except Exception as error:  # whatever a service raises, the run goes on
                 logger.warning("mirror %r failed at step %d and is left out from here on: %r", name, step, error)
                 del self._mirrors[name]
@@ -250,8 +251,8 @@ def tensorboard(workdir: str, start_step: int) -> Mirror:
     """Event files under tensorboard/; points of steps that are taken again are purged."""
     try:
         import tensorboardX
-    except ImportError:
-        raise ValueError("log.mirrors has 'tensorboard', which needs tensorboardX: pip install tensorboardX") from None
+    except ImportError as error:
+        raise ValueError(f"log.mirrors has 'tensorboard': pip install tensorboardX ({error})") from None
     writer = tensorboardX.SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=start_step + 1)
 
     def write(step: int, metrics: Mapping[str, float]) -> None:
@@ -267,8 +268,8 @@ def wandb(workdir: str, start_step: int) -> Mirror:
     The step is a metric of its own: W&B's own counter refuses steps it has seen, and a resumed run takes some again."""
     try:
         import wandb as client
-    except ImportError:
-        raise ValueError("log.mirrors has 'wandb', which needs wandb: pip install wandb") from None
+    except ImportError as error:
+        raise ValueError(f"log.mirrors has 'wandb': pip install wandb ({error})") from None
     path, name = os.path.join(workdir, "wandb_id"), os.path.basename(os.path.abspath(workdir))
     if not os.path.exists(path):
         _replace(path, uuid.uuid4().hex)

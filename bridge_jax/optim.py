@@ -98,11 +98,12 @@ def apply_ascent(recipes: Recipes, state: TrainState, ascent: Params, values=())
     parts = {"theta": ascent.theta, "theta_hat": ascent.theta_hat, "w": ascent.w}
     norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in parts.items() if tree is not None}
     finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(x, jnp.float32) for x in (*norms.values(), *values)])))
-    # the barrier keeps XLA from fusing a part's optimizer with what made its gradient: rounding would then differ
-    # between theta and theta_hat, which must stay bit-equal for as long as their gradients are
-    descent = jax.lax.optimization_barrier(jax.tree.map(jnp.negative, ascent))
-    updates, opt_state = recipes.optimizer().update(descent, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-    state = state.replace(step=state.step + 1, params=keep(params, state.params), opt_state=keep(opt_state, state.opt_state))
+
+    def move(ascent: Params, params: Params, opt_state):
+        updates, opt_state = recipes.optimizer().update(jax.tree.map(jnp.negative, ascent), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    # a branch of its own is also a fusion boundary: theta and theta_hat, bit-equal so far, round alike in their optimizers
+    params, opt_state = jax.lax.cond(finite, move, lambda _, *old: old, ascent, state.params, state.opt_state)
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
     return state, norms | {"update/skipped": 1.0 - finite.astype(jnp.float32)}
