@@ -7,6 +7,7 @@ with a leading layer axis. Left out: .bin checkpoints, quantised weights, tokeni
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import json
 import math
@@ -223,8 +224,8 @@ def equal_rows(cfg: Config, found: dict) -> bool:
     """Whether a tied model's stored head equals its embedding, compared a piece at a time."""
     head, embed = found["lm_head.weight"][0][1], found[cfg.tensors()["embed"].hf][0][1]
     step = max(1, PIECE // cfg.width)
-    return all(np.array_equal(head[start:start + step], embed[start:start + step])
-               for start in range(0, cfg.vocab, step))
+    pieces = [slice(start, min(start + step, cfg.vocab)) for start in range(0, cfg.vocab, step)]
+    return all(np.array_equal(head[piece], embed[piece]) for piece in pieces)
 
 
 def place(tensor: Tensor, stored: list, shape: tuple[int, ...], sharding, dtype) -> jax.Array:
@@ -242,7 +243,10 @@ def place(tensor: Tensor, stored: list, shape: tuple[int, ...], sharding, dtype)
         array = jax.device_put(read((slice(None),) * len(shape)))
     else:
         array = jax.make_array_from_callback(shape, sharding, read, dtype=dtype)
-    return jax.block_until_ready(array)  # or the host copies of all tensors would wait in line together
+    jax.block_until_ready(array)  # or the host copies of all tensors would wait in line together
+    blocks.clear()
+    gc.collect(0)  # jax drops its own references to what it has transferred at the next collection, and not before
+    return array
 
 
 def read_block(tensor: Tensor, stored: list, spans: tuple[slice, ...], dtype) -> np.ndarray:

@@ -1,0 +1,256 @@
+"""From a ConfigDict to everything a run is made of: settings, task, tokenizer, encoded data, model, method.
+
+The ConfigDict ends here: what goes on is frozen dataclasses. `experiments.train` and `experiments.export` call the same
+`build`, so that a run is put together in one place only. Nothing here allocates parameters: `initial_theta` does.
+"""
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from bridge_jax import data, logprobs, lora, methods, settings, sharding, tasks
+from bridge_jax.models import hf_folder, layers, params
+from bridge_jax.optim import Recipe, Recipes
+from bridge_jax.types import Method, Policy, Sequences, Task, Tree
+
+logger = logging.getLogger(__name__)
+GROUPS = ("seed", "steps", "model", "method", "optim", "task", "data", "rollout", "batch", "mesh", "eval", "checkpoint", "log")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Where the base weights come from and in what precision they compute; masters are always fp32."""
+    path: str = ""             # HF folder or hub name; "" draws random weights of shape `arch`
+    arch: dict = dataclasses.field(default_factory=dict)  # keys of HF's config.json; beside a path it must agree with it
+    dtype: str = "float32"     # compute dtype: float32 or bfloat16
+    remat: str = "full"        # what a layer keeps for the backward pass: a key of layers.REMAT
+    logp_chunk: int = 1024     # positions whose logits are in memory at once
+    lora_rank: int = 16
+    lora_alpha: float = 16.0
+    lora_targets: str = lora.Lora.targets
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Tokenizer and lengths."""
+    tokenizer: str = ""                  # "": the model's own; "chars": the task's alphabet; else a folder or hub name
+    buckets: tuple[int, ...] = (64,)     # prompt lengths that programs are compiled for
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """How training samples are drawn. Temperature alone: training could not mirror top-k and top-p."""
+    temperature: float = 1.0
+    max_new: int = 64              # tokens, end-of-sequence counted; also the longest expert trace
+    cache_dtype: str = "float32"
+    calls: int = 1                 # parts of a step's prompts: one is graded while the next is generated
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """The three batch words; the rest is derived and printed (settings.BatchTable)."""
+    prompts_per_step: int = 64
+    samples_per_prompt: int = 5
+    demos_per_step: int = 64
+    microbatch_rows: int = 8   # per device
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Held-out greedy evaluation during training."""
+    every: int = 10   # steps; also before the first and after the last. 0: never
+    rows: int = 64    # prompts generated at once
+    limit: int = 0    # problems of each split; 0: all
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """When the state is saved; also at the end and on SIGTERM."""
+    every: int = 50
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """What is written beside metrics.jsonl."""
+    rollouts_every: int = 1              # steps between rollout files; 0: none
+    mirrors: tuple[str, ...] = ()        # tensorboard, wandb
+    skipped_limit: int = 5               # non-finite updates in a row after which the run stops
+
+
+class Settings(NamedTuple):
+    """All of a config, typed."""
+    seed: int
+    steps: int
+    method_name: str
+    method: Any
+    recipes: Recipes
+    task_name: str
+    task: Any
+    model: Model
+    data: Data
+    rollout: Rollout
+    batch: settings.BatchTable
+    mesh: sharding.MeshConfig
+    eval: Eval
+    checkpoint: Checkpoint
+    log: Log
+
+
+class Run(NamedTuple):
+    """What `build` puts together."""
+    settings: Settings
+    cfg: layers.Config
+    hf: dict               # HF's config.json of the model
+    lora: lora.Lora
+    policy: Policy
+    method: Method
+    task: Task
+    tokenizer: Any
+    prompts: data.Prompts
+    demos: data.Demos | None
+    splits: dict[str, data.Prompts]
+    mesh: jax.sharding.Mesh
+    buckets: tuple[int, ...]     # those of data.buckets that some prompt needs
+
+
+def read(config: ConfigDict, devices: int) -> Settings:
+    """Check and type every group; ValueError for the first key that cannot be meant, warnings for keys nobody reads."""
+    for key in config:
+        if key not in GROUPS:
+            raise ValueError(f"unknown key config.{key}: {settings.did_you_mean(key, GROUPS)}")
+    method_name, task_name = config.method.get("name", ""), config.task.get("name", "")
+    method_module, task_module = methods.load(method_name), tasks.load(task_name)
+    known = {field.name: field.default for name in methods.names() for field in dataclasses.fields(methods.load(name).Config)}
+    method = settings.section(config, "method", method_module.Config, ("name", *known))
+    given = {key: value for key, value in config.method.items() if key != "name"}
+    for key in settings.unread(given, {key: value for key, value in known.items() if key in given}, method_module.Config):
+        logger.warning("method.%s=%r is set, but method %r never reads it", key, given[key], method_name)
+    optim = config.get("optim", ConfigDict())
+    group = lambda name, cls: settings.section(config, name, cls)
+    mesh, batch = group("mesh", sharding.MeshConfig), group("batch", Batch)
+    table = settings.BatchTable(devices=devices // max(1, mesh.tensor), **dataclasses.asdict(batch))
+    rollout, steps, seed = group("rollout", Rollout), config.get("steps"), config.get("seed", 0)
+    for key, value, least in (("steps", steps, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"config.{key}={value!r}; allowed: a whole number of at least {least}")
+    if rollout.temperature <= 0 or rollout.max_new < 1:
+        raise ValueError(f"rollout.temperature={rollout.temperature}, rollout.max_new={rollout.max_new}; allowed: above 0, "
+                         "and at least 1")
+    if rollout.calls < 1 or table.prompts_per_step % rollout.calls:
+        raise ValueError(f"rollout.calls={rollout.calls} must divide batch.prompts_per_step={table.prompts_per_step}; "
+                         f"allowed: {', '.join(str(n) for n in range(1, 9) if table.prompts_per_step % n == 0)}, ...")
+    return Settings(seed, steps, method_name, method,
+                    Recipes(settings.section(optim, "base", Recipe), settings.section(optim, "lora", Recipe)),
+                    task_name, settings.section(config, "task", task_module.Config, ("name",)), group("model", Model),
+                    group("data", Data), rollout, table, mesh, group("eval", Eval), group("checkpoint", Checkpoint),
+                    group("log", Log))
+
+
+def dtype_of(key: str, name: str):
+    """The dtype of a config value; ValueError lists what is allowed."""
+    if name not in DTYPES:
+        raise ValueError(f"{key}={name!r}; allowed: {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def read_model(model: Model) -> tuple[layers.Config, dict]:
+    """Architecture and HF's config.json; a folder and model.arch, both given, must tell of the same model."""
+    if not model.path and not model.arch:
+        raise ValueError("neither model.path nor model.arch is set; give a model folder, a hub name, or an architecture")
+    if not model.path:
+        return params.read_config(model.arch), model.arch
+    hf = hf_folder.hf_json(hf_folder.locate(model.path))
+    cfg = params.read_config(hf)
+    if model.arch:
+        stated, numbers = params.read_config(model.arch), ("eos_ids", "init_std")  # these do not change the shape
+        differ = [f"{f.name} ({getattr(cfg, f.name)} there, {getattr(stated, f.name)} in model.arch)"
+                  for f in dataclasses.fields(cfg) if f.name not in numbers and getattr(cfg, f.name) != getattr(stated, f.name)]
+        if differ:
+            raise ValueError(f"model.path={model.path!r} is not the model that model.arch describes: {', '.join(differ)}")
+    return cfg, hf
+
+
+def make_policy(cfg: layers.Config, model: Model, adapter: lora.Lora) -> Policy:
+    """The four functions that a method may know of the model."""
+    dtype = dtype_of("model.dtype", model.dtype)
+
+    def logp(phi: Tree, seqs: Sequences, temperature):
+        hidden_BTD = layers.forward(cfg, phi, seqs, model.remat)
+        return logprobs.token_logp(hidden_BTD, layers.head_weights(cfg, phi), seqs.tokens_BT, temperature, model.logp_chunk)
+
+    return Policy(logp=logp, merge=lambda theta, w: lora.merge(adapter, theta, w, dtype),
+                  pull=lambda w, G: lora.pull(adapter, w, G), init_w=lambda key: lora.init(cfg, adapter, key))
+
+
+def make_tokenizer(model: Model, chosen: Data, task_name: str):
+    """The tokenizer that data.tokenizer names."""
+    if chosen.tokenizer == "chars":
+        alphabet = getattr(tasks.load(task_name), "ALPHABET", None)
+        if alphabet is None:
+            raise ValueError(f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; set a tokenizer folder")
+        return data.CharTokenizer(alphabet)
+    source = chosen.tokenizer or model.path
+    if not source:
+        raise ValueError("data.tokenizer is empty and there is no model.path to take it from; set it to 'chars' or a folder")
+    return data.HFTokenizer(str(source if Path(source).is_dir() else hf_folder.locate(source)))
+
+
+def build(config: ConfigDict, devices=None) -> Run:
+    """Put a run together from its config; ValueErrors name the key at fault. Tokenises all data; loads no weights."""
+    devices = jax.devices() if devices is None else devices
+    s = read(config, len(devices))
+    if s.model.remat not in layers.REMAT:
+        raise ValueError(f"model.remat={s.model.remat!r}; allowed: {', '.join(layers.REMAT)}")
+    dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
+    cfg, hf = read_model(s.model)
+    adapter = lora.Lora(s.model.lora_rank, s.model.lora_alpha, s.model.lora_targets)
+    lora.targets(cfg, adapter)
+    longest = max(s.data.buckets, default=0) + s.rollout.max_new
+    if longest > cfg.max_positions:
+        raise ValueError(f"data.buckets up to {max(s.data.buckets)} and rollout.max_new={s.rollout.max_new} make {longest} "
+                         f"positions, the model has {cfg.max_positions}; lower one of the two")
+    policy = make_policy(cfg, s.model, adapter)
+    method = methods.load(s.method_name).make(s.method, policy, s.recipes, s.batch.microbatch)
+    task = tasks.load(s.task_name).make(s.task)
+    tokenizer = make_tokenizer(s.model, s.data, s.task_name)
+    data.check_vocabulary(tokenizer, cfg.vocab)
+    encode = lambda problems: data.encode_prompts(tokenizer, problems, task.messages, s.data.buckets)[0]
+    if method.demos and not task.demos:
+        raise ValueError(f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; "
+                         "raise task.demo_size or choose a method without")
+    demos = data.encode_demos(tokenizer, task.demos, task.messages, s.data.buckets, s.rollout.max_new)[0] if method.demos else None
+    prompts = encode(task.train)
+    splits = {name: encode(rows[:s.eval.limit or None]) for name, rows in task.splits.items()}
+    lengths = [len(row) for part in (prompts, demos, *splits.values()) if part for row in part.tokens]
+    buckets = tuple(sorted({min(b for b in s.data.buckets if b >= n) for n in lengths}))
+    return Run(s, cfg, hf, adapter, policy, method, task, tokenizer, prompts, demos, splits,
+               sharding.make_mesh(s.mesh, devices), buckets)
+
+
+def theta_shardings(run: Run) -> Tree:
+    """Layout of the base weights on the mesh."""
+    return sharding.of_tree(run.mesh, params.logical_axes(run.cfg), params.abstract(run.cfg))
+
+
+def initial_theta(run: Run) -> Tree:
+    """The base weights, fp32, laid out on the mesh: read from model.path, or drawn from the seed."""
+    layout = theta_shardings(run)
+    if run.settings.model.path:
+        return params.load(run.cfg, hf_folder.locate(run.settings.model.path), layout)
+    return jax.jit(lambda key: params.init(run.cfg, key), out_shardings=layout)(jax.random.key(run.settings.seed))
+
+
+def abstract_state(run: Run) -> Tree:
+    """Shapes, dtypes and layout of the whole training state, nothing allocated."""
+    theta = params.abstract(run.cfg)
+    state = jax.eval_shape(lambda theta: run.method.init(theta, jax.random.key(0)), theta)
+    layout = sharding.of_state(run.mesh, state, params.logical_axes(run.cfg), lora.logical_axes(run.cfg, run.lora))
+    return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, layout)

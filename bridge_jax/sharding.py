@@ -1,0 +1,81 @@
+"""The device mesh and the one table from logical axes to mesh axes.
+
+Rows are spread over data and fsdp, parameters and their optimizer moments over fsdp (width) and tensor (heads, mlp,
+vocabulary). A dimension that its mesh axes do not divide stays whole. Left out here: many processes, a layout of its own
+for decoding.
+"""
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bridge_jax.types import Tree
+
+AXES = ("data", "fsdp", "tensor")
+RULES = {"embed": "fsdp", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor", "vocab": "tensor"}  # others: whole
+ROWS = PartitionSpec(("data", "fsdp"))  # of a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; one of them may be -1: all that the others leave."""
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+
+def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
+    """The mesh over the given (default: all) devices; ValueError when the sizes do not multiply to their number."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [getattr(cfg, axis) for axis in AXES]
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes) or known == 0:
+        raise ValueError(f"mesh {dict(zip(AXES, sizes))}; allowed: positive sizes, and -1 for at most one of them")
+    sizes = [len(devices) // known if size == -1 else size for size in sizes]
+    if math.prod(sizes) != len(devices):
+        raise ValueError(f"mesh {dict(zip(AXES, sizes))} takes {math.prod(sizes)} devices, there are {len(devices)}; "
+                         "set one of mesh.data, mesh.fsdp, mesh.tensor to -1 for the rest")
+    return Mesh(np.asarray(devices).reshape(sizes), AXES)
+
+
+def of_axes(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
+    """Sharding of one array with these logical axes."""
+    mesh_axes = [RULES.get(axis) for axis in axes]
+    fits = [name if name and size % mesh.shape[name] == 0 else None for name, size in zip(mesh_axes, shape)]
+    return NamedSharding(mesh, PartitionSpec(*fits))
+
+
+def of_tree(mesh: Mesh, axes: Tree, abstract: Tree) -> Tree:
+    """Shardings of a tree of arrays whose logical axes stand in a tree of tuples of the same shape."""
+    return jax.tree.map(lambda leaf, names: of_axes(mesh, names, leaf.shape), abstract, axes)
+
+
+def of_state(mesh: Mesh, state: Tree, theta_axes: Tree, w_axes: Tree) -> Tree:
+    """Shardings of a whole training state: every leaf under theta, theta_hat, w or ref is laid out as that parameter.
+
+    Optimizer moments are found by the same path; scalars, such as counts, are whole on every device.
+    """
+    axes = {"theta": theta_axes, "theta_hat": theta_axes, "ref": theta_axes, "w": w_axes}
+
+    def of_leaf(path, leaf):
+        keys = [getattr(key, "name", getattr(key, "key", None)) for key in path]
+        part = next((i for i, key in enumerate(keys) if key in axes), None)
+        names = ()
+        if part is not None and leaf.ndim:
+            names = axes[keys[part]]
+            for key in keys[part + 1:]:
+                names = names[key]
+        return of_axes(mesh, names, leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, state)
+
+
+def of_rows(mesh: Mesh, batch: Tree) -> Tree:
+    """Shardings of a batch: the leading axis over data and fsdp where they divide it, scalars whole."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    spread = lambda leaf: ROWS if np.ndim(leaf) and np.shape(leaf)[0] % devices == 0 else PartitionSpec()
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, spread(leaf)), batch)

@@ -1,0 +1,317 @@
+"""The training loop, read top to bottom: sample, grade, update, log, evaluate, save. One method, one run directory.
+
+Order of one step: prompts and demonstrations of the step (a pure function of seed and cursors) - the method's actors
+sample, in `rollout.calls` parts, each graded while the next is generated - one compiled update, dispatched and not waited
+for - meanwhile rollouts are written and the next step's rows are padded - then the metrics of this step are fetched and
+logged while the next samples are already under way.
+Randomness is fold_in(seed, step, prompt, sample), data order a function of two cursors: a run that is killed and resumed
+goes on bit for bit. This is the only module that sees a ConfigDict, a mesh and a clock.
+"""
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+import signal
+import threading
+import time
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from bridge_jax import checkpoint, data, evaluate, logbook, rollout, settings, setup, sharding
+from bridge_jax.models import params
+from bridge_jax.setup import Run
+from bridge_jax.types import Batch, Rollouts, TrainState
+
+logger = logging.getLogger(__name__)
+FREE_KEYS = ("steps", "eval.", "checkpoint.", "log.")  # may change when a run resumes: they do not decide its numbers
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+class Diverged(RuntimeError):
+    """Too many updates in a row were not finite."""
+
+
+class Programs(NamedTuple):
+    """Everything that runs on the device, compiled before the first step for each prompt bucket."""
+    policy: Callable            # (params, actor name) -> phi
+    keys: Callable              # (step, prompt ids [P]) -> keys [P * M]
+    sample: dict[int, Callable]    # bucket -> (phi, prompt_PS, prompt_len_P, keys, Sampling) -> Samples
+    greedy: dict[int, Callable]    # the same for evaluation, one row per prompt
+    update: dict[int, Callable]    # bucket -> (state, Batch) -> (state, metrics); donates the state
+    eval_keys: jax.Array
+
+
+class Step(NamedTuple):
+    """What the host knows of a step whose update is under way."""
+    number: int                 # 1 for the first
+    metrics: dict               # device scalars, not fetched
+    facts: dict[str, float]     # host scalars
+    batch: Batch                # kept until the update is known to be finite
+    dispatched: float           # clock
+
+
+_compiled = collections.Counter()
+
+
+def _count(event: str, *_, **__) -> None:
+    _compiled[event == COMPILE_EVENT] += 1
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def compile_count() -> int:
+    """Programs compiled (or fetched from the compilation cache) by this process so far."""
+    return _compiled[True]
+
+
+def abstract_batch(run: Run, bucket: int) -> Batch:
+    """Shapes of what one update reads."""
+    s, T = run.settings, run.settings.rollout.max_new
+    def rows(P: int, B: int):
+        ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
+        return rollout.Sequences(ints(P, bucket), ints(P), ints(B, T), ints(B))
+    P, B = s.batch.prompts_per_step, s.batch.rollout_rows
+    floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    samples = {actor: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for actor in run.method.actors(0)}
+    D = s.batch.demos_per_step + s.batch.demo_padding
+    return Batch(rows(D, D) if run.method.demos else None, samples)
+
+
+def compile_programs(run: Run, state: TrainState) -> Programs:
+    """Compile policy, sampler and update for every bucket, from shapes alone (`state` may be abstract)."""
+    s = run.settings
+    root, cache_dtype = jax.random.key(s.seed), setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
+    place = lambda tree: jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree, sharding.of_rows(run.mesh, tree))
+    policy = jax.jit(run.method.policy, static_argnums=1)
+    phi = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+                       jax.eval_shape(functools.partial(run.method.policy, actor="theta"), state.params), setup.theta_shardings(run))
+    sample = functools.partial(rollout.sample, run.cfg, T=s.rollout.max_new, cache_dtype=cache_dtype)
+    settings_of = rollout.Sampling(jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((len(run.tokenizer.eos_ids),), jnp.int32),
+                                   jax.ShapeDtypeStruct((), jnp.int32))
+
+    def sampler(bucket: int, P: int, M: int):
+        rows = place((jax.ShapeDtypeStruct((P, bucket), jnp.int32), jax.ShapeDtypeStruct((P,), jnp.int32)))
+        keys = jax.eval_shape(lambda: rollout.row_keys(root, 0, jnp.zeros(P, jnp.int32), M))
+        return jax.jit(sample).lower(phi, *rows, keys, settings_of).compile()
+
+    layout = jax.tree.map(lambda leaf: leaf.sharding, state)
+    update = jax.jit(run.method.update, donate_argnums=0, out_shardings=(layout, None))
+    parts = s.batch.prompts_per_step // s.rollout.calls
+    samples = run.method.actors(0)
+    return Programs(
+        policy=policy, eval_keys=rollout.row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1),
+        keys=jax.jit(lambda step, ids: rollout.row_keys(root, step, ids, s.batch.samples_per_prompt)),
+        sample={bucket: sampler(bucket, parts, s.batch.samples_per_prompt) for bucket in run.buckets if samples},
+        greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in run.buckets if s.eval.every},
+        update={bucket: update.lower(state, place(abstract_batch(run, bucket))).compile() for bucket in run.buckets})
+
+
+def on_mesh(run: Run, tree):
+    """Host arrays onto the mesh, rows spread over its data axes."""
+    return jax.device_put(tree, sharding.of_rows(run.mesh, tree))
+
+
+def sampling(run: Run, temperature: float) -> rollout.Sampling:
+    """The traced settings of a sampler."""
+    return rollout.Sampling(jnp.float32(temperature), jnp.asarray(run.tokenizer.eos_ids, jnp.int32), jnp.int32(run.settings.rollout.max_new))
+
+
+def rows_of_step(run: Run, cursors: dict[str, int]):
+    """The step's prompts and demonstrations, padded to their common bucket: a pure function of seed and cursors."""
+    s = run.settings
+    prompts = data.order(s.seed, "rl", len(run.prompts.problems), cursors["rl"], s.batch.prompts_per_step)
+    demos = data.order(s.seed, "sft", len(run.demos.problems), cursors["sft"], s.batch.demos_per_step) if run.demos else ()
+    used = [run.prompts.tokens[i] for i in prompts if run.method.actors(0)] + [run.demos.tokens[i] for i in demos]
+    bucket = min(b for b in run.buckets if b >= max(map(len, used)))
+    demo_rows = data.demo_batch(run.demos, demos, (bucket,), s.rollout.max_new,
+                                s.batch.demos_per_step + s.batch.demo_padding) if run.demos else None
+    return bucket, prompts, demo_rows
+
+
+def generate(run: Run, programs: Programs, phi, step: int, bucket: int, indices) -> tuple[Rollouts, list[evaluate.Graded], float]:
+    """Sample the step's prompts in parts and grade each part while the next is generated; also the seconds of grading."""
+    s, parts, size = run.settings, [], len(indices) // run.settings.rollout.calls
+    for start in range(0, len(indices), size):
+        batch = data.prompt_batch(run.prompts, indices[start:start + size], (bucket,))
+        keys = programs.keys(jnp.int32(step), batch.ids_P)
+        prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
+        parts.append(programs.sample[bucket](phi, *prompts, keys, sampling(run, s.rollout.temperature)))
+    graded, grading = [], 0.0
+    for part, start in zip(parts, range(0, len(indices), size)):
+        samples = jax.device_get(part)  # waits for this part; the next is already running
+        began = time.monotonic()
+        problems = [run.prompts.problems[i] for i in indices[start:start + size]]
+        graded.append(evaluate.grade(run.task, run.tokenizer, problems, samples))
+        grading += time.monotonic() - began
+    join = lambda *leaves: np.concatenate(leaves)
+    samples = jax.tree.map(join, *(part.samples for part in graded))
+    reward_B = join(*(part.reward_B for part in graded))
+    return Rollouts(samples.seqs, samples.logp_BT, reward_B, np.float32(s.rollout.temperature)), graded, grading
+
+
+def transcript(run: Run, actor: str, indices, graded: list[evaluate.Graded]) -> list[dict]:
+    """The step's samples as rows of rollouts/step_*.jsonl."""
+    rows, M = [], run.settings.batch.samples_per_prompt
+    for part in graded:
+        seqs = part.samples.seqs
+        for b, (text, outcome) in enumerate(zip(part.texts, part.outcomes)):
+            problem, length = run.prompts.problems[indices[len(rows) // M]], seqs.length_B[b]
+            rows.append({"actor": actor, "id": problem.id, "level": problem.level, "sample": len(rows) % M,
+                         "question": problem.question, "answer": problem.answer, "text": text, "outcome": str(outcome),
+                         "stopped": part.samples.stopped_B[b], "ids": seqs.tokens_BT[b, :length],
+                         "logp": part.samples.logp_BT[b, :length]})
+    return rows
+
+
+def greedy_evaluation(run: Run, programs: Programs, state: TrainState) -> dict[str, float]:
+    """Greedy accuracy on every held-out split, as in experiments.evaluate."""
+    began, phi = time.monotonic(), programs.policy(state.params, "theta")
+
+    def one_each(phi, batch: data.PromptBatch):
+        prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
+        return jax.device_get(programs.greedy[batch.prompt_PS.shape[1]](phi, *prompts, programs.eval_keys, sampling(run, 0.0)))
+
+    metrics = {}
+    for split, prompts in run.splits.items():
+        metrics |= evaluate.evaluate(one_each, phi, run.task, run.tokenizer, split, prompts, run.settings.eval.rows, run.buckets)[0]
+    return metrics | {"time/eval_s": time.monotonic() - began}
+
+
+def restore_or_begin(run: Run, store: checkpoint.Checkpoints) -> tuple[TrainState, dict]:
+    """The newest readable checkpoint of the run directory, or a fresh state and zeroed counters."""
+    abstract = setup.abstract_state(run)
+    found = store.restore(abstract)
+    if found:
+        return found
+    init = jax.jit(run.method.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract), donate_argnums=0)
+    state = init(setup.initial_theta(run), jax.random.fold_in(jax.random.key(run.settings.seed), 1))
+    return state, {"step": 0, "rl": 0, "sft": 0, "skipped_in_row": 0, "totals": {}, "train_s": 0.0}
+
+
+def announce(run: Run, start: int) -> None:
+    """The derived batch table and the facts one checks before leaving a run alone."""
+    s = run.settings
+    count = sum(leaf.size for leaf in jax.tree.leaves(params.abstract(run.cfg)))
+    print(f"{s.method_name} on {s.task_name}: {run.cfg.family} with {count:,} parameters, compute {s.model.dtype}, "
+          f"{run.mesh.size} device(s) {dict(run.mesh.shape)}\n{s.batch.format()}\n"
+          f"{len(run.prompts.problems)} prompts, {len(run.demos.problems) if run.demos else 0} demonstrations, held out: "
+          f"{ {name: len(rows.problems) for name, rows in run.splits.items()} }; buckets {run.buckets}, at most "
+          f"{s.rollout.max_new} new tokens; prompt template {data.template_hash(run.tokenizer, run.task.messages)}\n"
+          f"steps {start} to {s.steps}", flush=True)
+
+
+class Interrupt:
+    """SIGTERM and SIGINT ask the loop to end after the step under way; handlers are restored on exit."""
+
+    def __enter__(self) -> Interrupt:
+        self.asked = threading.Event()
+        main = threading.current_thread() is threading.main_thread()  # only there can signals be handled
+        self._old = {number: signal.signal(number, lambda *_: self.asked.set()) for number in (signal.SIGTERM, signal.SIGINT) if main}
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def train(config: ConfigDict, workdir: str, stop_at: int | None = None, force_config: bool = False,
+          defaults: ConfigDict | None = None) -> dict[str, Any]:
+    """Run the config in workdir, resuming what stands there; returns the last line of metrics, with "stopped" if it was cut short."""
+    run = setup.build(config)
+    resolved = settings.to_json(config)
+    logbook.open_run(workdir, resolved, settings.diff(config, defaults) if defaults else {}, force_config, FREE_KEYS)
+    s = run.settings
+    with checkpoint.Checkpoints(workdir, s.checkpoint.keep) as store:
+        state, meta = restore_or_begin(run, store)
+        announce(run, meta["step"])
+        began = time.monotonic()
+        programs = compile_programs(run, setup.abstract_state(run))
+        print(f"compiled in {time.monotonic() - began:.1f} s", flush=True)
+        fresh = meta["step"] == 0
+        with logbook.Logbook(workdir, -1 if fresh else meta["step"], s.log.mirrors) as book, Interrupt() as interrupt:
+            if fresh and s.eval.every:
+                base = greedy_evaluation(run, programs, state)
+                book.write(0, base)
+                print("before training: " + "  ".join(f"{key} {value:.3f}" for key, value in base.items() if "accuracy" in key))
+            return loop(run, programs, state, meta, store, book, interrupt, min(s.steps, stop_at or s.steps))
+
+
+def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, book, interrupt, end: int) -> dict[str, Any]:
+    """Steps meta["step"] + 1 to end."""
+    s, totals = run.settings, collections.Counter(meta["totals"])
+    cursors, saved, last, pending = {"rl": meta["rl"], "sft": meta["sft"]}, meta["step"], {}, None
+    skipped, clock = meta["skipped_in_row"], time.monotonic()
+
+    def finish(step: Step | None, extra: dict) -> None:
+        """Fetch the metrics of a step, which waits for its update, and log them."""
+        nonlocal skipped, last
+        if step is None:
+            return
+        metrics = {key: float(value) for key, value in jax.device_get(step.metrics).items()}
+        metrics["time/update_s"] = time.monotonic() - step.dispatched
+        for key in [key for key in metrics if key.startswith("budget/")]:
+            totals[key] += metrics[key]
+            metrics[key] = totals[key]
+        last = metrics | step.facts | extra | {"compile/count": compile_count(), "time/train_s": meta["train_s"] + time.monotonic() - clock}
+        book.write(step.number, last)
+        shown = {"reward": "reward/mean", "J_SFT": "sft/logp", "gain": "bridge/gain", "held out": "eval/held_out_accuracy"}
+        show(step.number, "  ".join(f"{name} {last[key]:.3f}" for name, key in shown.items() if key in last))
+        skipped = skipped + 1 if metrics["update/skipped"] else 0
+        if metrics["update/skipped"]:
+            logger.warning("step %d: gradient or objective not finite, update skipped; batch in %s", step.number,
+                           book.write_batch(step.number, step.batch))
+        if skipped >= s.log.skipped_limit:
+            raise Diverged(f"{skipped} updates in a row were not finite, the last at step {step.number}; nothing was changed by "
+                           f"them. Their batches are in {book.workdir}/batches; lower optim.base.learning_rate or "
+                           "raise log.skipped_limit, and start again from the last checkpoint")
+
+    def save(number: int) -> None:
+        nonlocal saved
+        saved = number
+        store.save(number, state, {**cursors, "step": number, "skipped_in_row": skipped, "totals": dict(totals), "seed": s.seed,
+                                   "train_s": meta["train_s"] + time.monotonic() - clock})
+
+    with logbook.progress(end, meta["step"], s.method_name) as show:
+        for number in range(meta["step"] + 1, end + 1):
+            bucket, indices, demos = rows_of_step(run, cursors)
+            finish(pending, {})
+            began, rollouts, written, facts = time.monotonic(), {}, [], {"time/grade_s": 0.0}
+            for actor in run.method.actors(number - 1):
+                phi = programs.policy(state.params, actor)
+                rollouts[actor], graded, grading = generate(run, programs, phi, number - 1, bucket, indices)
+                del phi  # its memory is needed by the update
+                facts["time/grade_s"] += grading
+                if actor == "theta":
+                    facts |= evaluate.rates([o for part in graded for o in part.outcomes])
+                    length_B = rollouts[actor].seqs.length_B
+                    facts |= {"rollout/tokens": int(length_B.sum()), "rollout/length": float(length_B.mean()),
+                              "rollout/stopped": float(np.mean([part.samples.stopped_B for part in graded]))}
+                written.append((actor, graded))
+            facts["time/rollout_s"] = time.monotonic() - began - facts["time/grade_s"]
+            batch = Batch(demos, rollouts)
+            dispatched = time.monotonic()
+            state, metrics = programs.update[bucket](state, on_mesh(run, batch))
+            pending = Step(number, metrics, facts, batch, dispatched)
+            cursors = {"rl": cursors["rl"] + s.batch.prompts_per_step * bool(rollouts), "sft": cursors["sft"] + s.batch.demos_per_step * bool(run.demos)}
+            if s.log.rollouts_every and number % s.log.rollouts_every == 0 and written:
+                book.write_rollouts(number, [row for actor, graded in written for row in transcript(run, actor, indices, graded)])
+            stopping = interrupt.asked.is_set()
+            evaluating = s.eval.every and (number % s.eval.every == 0 or number == end)
+            saving = (s.checkpoint.every and number % s.checkpoint.every == 0) or number == end or stopping
+            if evaluating or saving:
+                jax.block_until_ready(metrics)
+                finish(pending, greedy_evaluation(run, programs, state) if evaluating and not stopping else {})
+                pending = None
+            if saving:
+                save(number)
+            if stopping:
+                print(f"stopped by a signal after step {number}; saved. The same command goes on from here.", flush=True)
+                return {"step": number, "stopped": True} | last
+    return {"step": max(end, meta["step"]), "stopped": False} | (last or {})

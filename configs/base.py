@@ -1,0 +1,43 @@
+"""Every key there is, with its default; other configs start from here and set what differs. Not an experiment itself.
+
+The groups mirror the dataclasses of bridge_jax (a test compares them key by key); method and task hold the keys of all
+methods and of the chosen task, and a key that the chosen method never reads is warned about when it is set.
+"""
+from ml_collections import ConfigDict
+
+
+def recipe(learning_rate: float) -> ConfigDict:
+    """AdamW for one label (bridge_jax/optim.py Recipe)."""
+    return ConfigDict(dict(learning_rate=learning_rate, schedule="constant", end_ratio=0.0, warmup_steps=0, decay_steps=0,
+                           clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0))
+
+
+def arithmetic() -> ConfigDict:
+    """The built-in task (bridge_jax/tasks/arithmetic.py)."""
+    return ConfigDict(dict(name="arithmetic", levels=(2, 3), weights=(), hard_levels=(), train_size=1000, demo_size=100,
+                           eval_size=100, corrupt=0.0, negative=False, style="compact", system="", seed=0))
+
+
+def get_config(method: str = "bridge") -> ConfigDict:
+    """Defaults with the method's name set."""
+    return ConfigDict(dict(
+        seed=0, steps=100,
+        model=dict(path="", arch=ConfigDict(), dtype="float32", remat="full", logp_chunk=1024, lora_rank=16, lora_alpha=16.0,
+                   lora_targets="layers/(q|k|v|o|gate|up|down)"),
+        method=dict(name=method or "bridge",
+                    # bridge
+                    lam=0.5, lam_schedule="constant", lam_end=1.0, lam_steps=0, lam_boundaries=(), lam_values=(),
+                    shadow_rollouts="shared", ratio_cap=0.0,
+                    # bridge and grpo
+                    advantage="group", kl_coef=0.0,
+                    # grpo
+                    clip_low=0.2, clip_high=0.2, updates_per_batch=1),
+        optim=dict(base=recipe(5e-7), lora=recipe(5e-7)),
+        task=arithmetic(),
+        data=dict(tokenizer="", buckets=(64,)),
+        rollout=dict(temperature=1.0, max_new=64, cache_dtype="float32", calls=1),
+        batch=dict(prompts_per_step=64, samples_per_prompt=5, demos_per_step=64, microbatch_rows=8),
+        mesh=dict(data=1, fsdp=-1, tensor=1),
+        eval=dict(every=10, rows=64, limit=0),
+        checkpoint=dict(every=50, keep=2),
+        log=dict(rollouts_every=1, mirrors=(), skipped_limit=5)))

@@ -1,0 +1,26 @@
+"""SmolLM2-135M-Instruct learns chains of small sums in a box: the whole line on a real pretrained model, on a CPU.
+
+    python -m experiments.get_smollm2 --out=models_local/smollm2
+    python -m experiments.train --config=configs/smollm2_arithmetic.py:bridge --workdir=runs/smollm2_bridge
+"""
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(method: str = "bridge") -> ConfigDict:
+    """30 steps of 8 prompts x 8 samples and 16 demonstrations."""
+    config = base.get_config(method)
+    config.steps = 30
+    config.model.path = "models_local/smollm2"
+    config.model.remat = "dots"
+    config.optim.base.learning_rate = 1e-5
+    config.optim.lora.learning_rate = 1e-4
+    config.task.update(dict(levels=(1, 2), weights=(1.0, 1.0), style="chat", system="You are a helpful assistant.",
+                            train_size=800, demo_size=400, eval_size=128))
+    config.data.buckets = (80,)
+    config.rollout.update(dict(max_new=32, calls=2))
+    config.batch.update(dict(prompts_per_step=8, samples_per_prompt=8, demos_per_step=16, microbatch_rows=32))
+    config.eval.update(dict(every=10, rows=64))
+    config.checkpoint.every = 10
+    return config

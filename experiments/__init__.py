@@ -1,0 +1,1 @@
+"""One runnable per verb: `python -m experiments.train`, and its neighbours."""
