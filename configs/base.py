@@ -15,7 +15,7 @@ def recipe(learning_rate: float) -> ConfigDict:
 def arithmetic() -> ConfigDict:
     """The built-in task (bridge_jax/tasks/arithmetic.py)."""
     return ConfigDict(dict(name="arithmetic", levels=(2, 3), weights=(), hard_levels=(), train_size=1000, demo_size=100,
-                           eval_size=100, corrupt=0.0, negative=False, style="compact", system="", seed=0))
+                           eval_size=100, corrupt=0.0, negative=False, style="compact", system="", shots=0, seed=0))
 
 
 def get_config(method: str = "bridge") -> ConfigDict:

@@ -347,6 +347,7 @@ def write_shards(cfg: Config, params: Tree, shards: list, dtype, folder: Path) -
         file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         arrays = gather(cfg, params, shard, dtype)
         save_file(arrays, folder / file, metadata={"format": "pt"})  # transformers refuses a file without it
+        os.chmod(folder / file, folder.stat().st_mode & 0o666)  # save_file lets nobody but its owner read
         weight_map |= dict.fromkeys(arrays, file)
         total += sum(array.nbytes for array in arrays.values())
     if len(shards) > 1:

@@ -59,7 +59,10 @@ def check_rows(rows: Iterable[Problem], source: str, demos: bool = False) -> tup
     return checked
 
 
-def boxed_messages(problem: Problem, system: str = "") -> list[dict[str, str]]:
-    """Chat messages that ask for an answer in a box; no system message where `system` is empty."""
-    user = {"role": "user", "content": problem.question + INSTRUCTION}
-    return [{"role": "system", "content": system}, user] if system else [user]
+def boxed_messages(problem: Problem, system: str = "", shots: tuple[tuple[str, str], ...] = ()) -> list[dict[str, str]]:
+    """Chat messages that ask for an answer in a box, behind worked examples (question, solution) as earlier turns."""
+    ask = lambda question: {"role": "user", "content": question + INSTRUCTION}
+    told = [{"role": "system", "content": system}] if system else []
+    for question, solution in shots:
+        told += [ask(question), {"role": "assistant", "content": solution}]
+    return told + [ask(problem.question)]

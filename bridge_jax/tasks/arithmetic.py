@@ -30,6 +30,7 @@ STYLES = ("chat", "compact")
 ALPHABET = "0123456789+-=;#"  # of the compact style
 HELD_OUT = 5  # one question in so many is held out
 SLIPS = (1, -1, 2, -2, 10, -10)  # by how much a corrupt step may be wrong
+SHOTS = ((3, 4), (52, -21, 6))  # terms of the worked examples, never asked otherwise
 ANSWER = re.compile(r"[+-]?(?:[0-9]{1,30}|[0-9]{1,3}(?:,[0-9]{3}){1,9})")
 
 
@@ -46,13 +47,16 @@ class Config:
     negative: bool = False                # whether a partial result may be below 0
     style: str = "compact"
     system: str = ""                      # system message of the chat style, "" for none
+    shots: int = 0                        # worked examples shown as earlier turns of the chat style, at most len(SHOTS)
     seed: int = 0
 
 
 def make(cfg: Config) -> Task:
     """Task with the splits "held_out" (levels as in training) and, if there are hard levels, "hard"."""
     check(cfg)
-    named: dict[int, str] = {}  # id -> question over the whole task: of two questions with one id the later is left out
+    shots = tuple(example(terms) for terms in SHOTS[:cfg.shots])
+    # id -> question over the whole task: of two questions with one id the later is left out, and every worked example
+    named = {question_id(question): "" for question, _ in shots}
     weights = cfg.weights or (1.0,) * len(cfg.levels)
     rows = functools.partial(finish, cfg)
 
@@ -72,7 +76,7 @@ def make(cfg: Config) -> Task:
     return Task(
         name="arithmetic", train=rows("train", train), demos=rows("demos", demos) if cfg.demo_size else (),
         splits=splits, grade=grade_chat if cfg.style == "chat" else grade_compact,
-        messages=functools.partial(boxed_messages, system=cfg.system) if cfg.style == "chat" else plain_message)
+        messages=functools.partial(boxed_messages, system=cfg.system, shots=shots) if cfg.style == "chat" else plain_message)
 
 
 def check(cfg: Config) -> None:
@@ -94,9 +98,11 @@ def check(cfg: Config) -> None:
         raise ValueError(f"task.corrupt={cfg.corrupt}; it is a share of the demonstrations, allowed: 0 to 1")
     if cfg.style not in STYLES:
         raise ValueError(f"task.style={cfg.style!r}; allowed: {', '.join(STYLES)}")
-    if cfg.system and cfg.style == "compact":
-        raise ValueError(f"task.system={cfg.system!r} would never be read: the compact style has no system message. "
-                         "Empty it, or take task.style='chat'")
+    if not 0 <= cfg.shots <= len(SHOTS):
+        raise ValueError(f"task.shots={cfg.shots}; allowed: 0 to {len(SHOTS)}")
+    if (cfg.system or cfg.shots) and cfg.style == "compact":
+        raise ValueError(f"task.system={cfg.system!r} and task.shots={cfg.shots} would never be read: the compact style has "
+                         "no other messages. Empty them, or take task.style='chat'")
 
 
 def share_out(size: int, weights: tuple[float, ...]) -> list[int]:
@@ -198,6 +204,11 @@ def solution_of(terms: tuple[int, ...], style: str, wrong_step: int = 0, slip: i
     if style == "chat":
         return "\n".join(steps) + f"\nThe answer is \\boxed{{{total}}}."
     return ";".join(steps).replace(" ", "") + f";#{total}"
+
+
+def example(terms: tuple[int, ...]) -> tuple[str, str]:
+    """A worked example: question and solution of the chat style."""
+    return question_of(terms, "chat"), solution_of(terms, "chat")
 
 
 def corrupted(cfg: Config, terms: tuple[int, ...], id: int) -> str:
