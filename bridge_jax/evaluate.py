@@ -76,6 +76,7 @@ def evaluate(generate: Callable, phi: Tree, task: Task, tokenizer, split: str, p
                                 "tokens": int(length), "stopped": bool(stopped)})
     n, right = len(transcripts), sum(row["outcome"] == Outcome.correct for row in transcripts)
     mean = lambda key: sum(row[key] for row in transcripts) / n
+    silent = sum(row["outcome"] == Outcome.no_answer for row in transcripts)
     metrics = {"accuracy": right / n, "stderr": binomial_error(right, n), "n": n, "tokens": mean("tokens"),
-               "stopped": mean("stopped"), "no_answer": sum(row["outcome"] == Outcome.no_answer for row in transcripts) / n}
+               "stopped": mean("stopped"), "no_answer": silent / n}
     return {f"eval/{split}_{key}": value for key, value in metrics.items()}, transcripts

@@ -13,7 +13,7 @@ def logits_of(hidden_BTD: jax.Array, head_VD: jax.Array) -> jax.Array:
     return jnp.einsum("...D,VD->...V", hidden_BTD, head_VD, preferred_element_type=jnp.float32)
 
 
-def token_logp(hidden_BTD, head_VD, tokens_BT, temperature=1.0, chunk_tokens: int = 1024):
+def token_logp(hidden_BTD, head_VD, tokens_BT, temperature=1.0, chunk_tokens: int = 512):
     """log softmax(logits / temperature)[token] and the entropy in nats (no gradient flows through it), both [B,T] fp32.
 
     chunk_tokens: how many positions, over all rows, have their logits in memory at once.

@@ -20,7 +20,10 @@ from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Method, Policy, Sequences, Task, Tree
 
 logger = logging.getLogger(__name__)
-GROUPS = ("seed", "steps", "model", "method", "optim", "task", "data", "rollout", "batch", "mesh", "eval", "checkpoint", "log")
+GROUPS = ("model", "method", "optim", "task", "data", "rollout", "batch", "mesh", "eval", "checkpoint", "log")
+KEYS = ("seed", "steps", *GROUPS)
+LEAST = {"eval.every": 0, "eval.rows": 1, "eval.limit": 0, "checkpoint.every": 0, "checkpoint.keep": 1,
+         "log.rollouts_every": 0, "log.skipped_limit": 1, "model.logp_chunk": 1}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -28,7 +31,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class Model:
     """Where the base weights come from and in what precision they compute; masters are always fp32."""
     path: str = ""             # HF folder or hub name; "" draws random weights of shape `arch`
-    arch: dict = dataclasses.field(default_factory=dict)  # keys of HF's config.json; beside a path it must agree with it
+    arch: dict = dataclasses.field(default_factory=dict)  # keys of HF's config.json; beside a path it must agree
     dtype: str = "float32"     # compute dtype: float32 or bfloat16
     remat: str = "full"        # what a layer keeps for the backward pass: a key of layers.REMAT
     logp_chunk: int = 1024     # positions whose logits are in memory at once
@@ -124,16 +127,23 @@ class Run(NamedTuple):
 def read(config: ConfigDict, devices: int) -> Settings:
     """Check and type every group; ValueError for the first key that cannot be meant, warnings for keys nobody reads."""
     for key in config:
-        if key not in GROUPS:
-            raise ValueError(f"unknown key config.{key}: {settings.did_you_mean(key, GROUPS)}")
-    method_name, task_name = config.method.get("name", ""), config.task.get("name", "")
+        if key not in KEYS:
+            raise ValueError(f"unknown key config.{key}: {settings.did_you_mean(key, KEYS)}")
+        if key in GROUPS and not isinstance(config[key], ConfigDict):
+            raise ValueError(f"config.{key} must be a group of keys, got {config[key]!r}")
+    optim = config.get("optim", ConfigDict())
+    for key in optim:
+        if key not in ("base", "lora"):
+            raise ValueError(f"unknown key config.optim.{key}: {settings.did_you_mean(key, ('base', 'lora'))}")
+    method_name, task_name = (config.get(key, ConfigDict()).get("name", "") for key in ("method", "task"))
     method_module, task_module = methods.load(method_name), tasks.load(task_name)
-    known = {field.name: field.default for name in methods.names() for field in dataclasses.fields(methods.load(name).Config)}
+    known = {field.name: field.default for name in methods.names()
+             for field in dataclasses.fields(methods.load(name).Config)}
     method = settings.section(config, "method", method_module.Config, ("name", *known))
     given = {key: value for key, value in config.method.items() if key != "name"}
-    for key in settings.unread(given, {key: value for key, value in known.items() if key in given}, method_module.Config):
+    defaults = {key: value for key, value in known.items() if key in given}
+    for key in settings.unread(given, defaults, method_module.Config):
         logger.warning("method.%s=%r is set, but method %r never reads it", key, given[key], method_name)
-    optim = config.get("optim", ConfigDict())
     group = lambda name, cls: settings.section(config, name, cls)
     mesh, batch = group("mesh", sharding.MeshConfig), group("batch", Batch)
     table = settings.BatchTable(devices=devices // max(1, mesh.tensor), **dataclasses.asdict(batch))
@@ -141,17 +151,32 @@ def read(config: ConfigDict, devices: int) -> Settings:
     for key, value, least in (("steps", steps, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"config.{key}={value!r}; allowed: a whole number of at least {least}")
-    if rollout.temperature <= 0 or rollout.max_new < 1:
-        raise ValueError(f"rollout.temperature={rollout.temperature}, rollout.max_new={rollout.max_new}; allowed: above 0, "
-                         "and at least 1")
-    if rollout.calls < 1 or table.prompts_per_step % rollout.calls:
-        raise ValueError(f"rollout.calls={rollout.calls} must divide batch.prompts_per_step={table.prompts_per_step}; "
-                         f"allowed: {', '.join(str(n) for n in range(1, 9) if table.prompts_per_step % n == 0)}, ...")
-    return Settings(seed, steps, method_name, method,
-                    Recipes(settings.section(optim, "base", Recipe), settings.section(optim, "lora", Recipe)),
-                    task_name, settings.section(config, "task", task_module.Config, ("name",)), group("model", Model),
-                    group("data", Data), rollout, table, mesh, group("eval", Eval), group("checkpoint", Checkpoint),
-                    group("log", Log))
+    s = Settings(seed, steps, method_name, method,
+                 Recipes(settings.section(optim, "base", Recipe), settings.section(optim, "lora", Recipe)),
+                 task_name, settings.section(config, "task", task_module.Config, ("name",)), group("model", Model),
+                 group("data", Data), rollout, table, mesh, group("eval", Eval), group("checkpoint", Checkpoint),
+                 group("log", Log))
+    check(s)
+    return s
+
+
+def check(s: Settings) -> None:
+    """ValueError for numbers and names that have the right type and cannot be meant."""
+    for key, least in LEAST.items():
+        section, name = key.split(".")
+        if (value := getattr(getattr(s, section), name)) < least:
+            raise ValueError(f"{key}={value}; allowed: a whole number of at least {least}")
+    if s.rollout.temperature <= 0 or s.rollout.max_new < 1:
+        raise ValueError(f"rollout.temperature={s.rollout.temperature}, rollout.max_new={s.rollout.max_new}; allowed: "
+                         "above 0, and at least 1")
+    prompts = s.batch.prompts_per_step
+    if s.rollout.calls < 1 or prompts % s.rollout.calls:
+        raise ValueError(f"rollout.calls={s.rollout.calls} must divide batch.prompts_per_step={prompts}; "
+                         f"allowed: {', '.join(str(n) for n in range(1, 9) if prompts % n == 0)}, ...")
+    if s.model.remat not in layers.REMAT:
+        raise ValueError(f"model.remat={s.model.remat!r}; allowed: {', '.join(layers.REMAT)}")
+    dtype_of("model.dtype", s.model.dtype)
+    dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
 
 
 def dtype_of(key: str, name: str):
@@ -164,17 +189,20 @@ def dtype_of(key: str, name: str):
 def read_model(model: Model) -> tuple[layers.Config, dict]:
     """Architecture and HF's config.json; a folder and model.arch, both given, must tell of the same model."""
     if not model.path and not model.arch:
-        raise ValueError("neither model.path nor model.arch is set; give a model folder, a hub name, or an architecture")
+        raise ValueError("neither model.path nor model.arch is set; give a model folder, a hub name, or an "
+                         "architecture")
     if not model.path:
         return params.read_config(model.arch), model.arch
     hf = hf_folder.hf_json(hf_folder.locate(model.path))
     cfg = params.read_config(hf)
     if model.arch:
         stated, numbers = params.read_config(model.arch), ("eos_ids", "init_std")  # these do not change the shape
-        differ = [f"{f.name} ({getattr(cfg, f.name)} there, {getattr(stated, f.name)} in model.arch)"
-                  for f in dataclasses.fields(cfg) if f.name not in numbers and getattr(cfg, f.name) != getattr(stated, f.name)]
+        pairs = {f.name: (getattr(cfg, f.name), getattr(stated, f.name, None)) for f in dataclasses.fields(cfg)}
+        differ = [f"{name} ({there} there, {here} in model.arch)" for name, (there, here) in pairs.items()
+                  if name not in numbers and there != here]
         if differ:
-            raise ValueError(f"model.path={model.path!r} is not the model that model.arch describes: {', '.join(differ)}")
+            raise ValueError(f"model.path={model.path!r} is not the model that model.arch describes: "
+                             f"{', '.join(differ)}")
     return cfg, hf
 
 
@@ -184,7 +212,8 @@ def make_policy(cfg: layers.Config, model: Model, adapter: lora.Lora) -> Policy:
 
     def logp(phi: Tree, seqs: Sequences, temperature):
         hidden_BTD = layers.forward(cfg, phi, seqs, model.remat)
-        return logprobs.token_logp(hidden_BTD, layers.head_weights(cfg, phi), seqs.tokens_BT, temperature, model.logp_chunk)
+        head_VD = layers.head_weights(cfg, phi)
+        return logprobs.token_logp(hidden_BTD, head_VD, seqs.tokens_BT, temperature, model.logp_chunk)
 
     return Policy(logp=logp, merge=lambda theta, w: lora.merge(adapter, theta, w, dtype),
                   pull=lambda w, G: lora.pull(adapter, w, G), init_w=lambda key: lora.init(cfg, adapter, key))
@@ -199,7 +228,8 @@ def make_tokenizer(model: Model, chosen: Data, task_name: str):
         return data.CharTokenizer(alphabet)
     source = chosen.tokenizer or model.path
     if not source:
-        raise ValueError("data.tokenizer is empty and there is no model.path to take it from; set it to 'chars' or a folder")
+        raise ValueError("data.tokenizer is empty and there is no model.path to take it from; set it to 'chars' or a "
+                         "folder")
     return data.HFTokenizer(str(source if Path(source).is_dir() else hf_folder.locate(source)))
 
 
@@ -207,15 +237,12 @@ def build(config: ConfigDict, devices=None) -> Run:
     """Put a run together from its config; ValueErrors name the key at fault. Tokenises all data; loads no weights."""
     devices = jax.devices() if devices is None else devices
     s = read(config, len(devices))
-    if s.model.remat not in layers.REMAT:
-        raise ValueError(f"model.remat={s.model.remat!r}; allowed: {', '.join(layers.REMAT)}")
-    dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
     cfg, hf = read_model(s.model)
     adapter = lora.Lora(s.model.lora_rank, s.model.lora_alpha, s.model.lora_targets)
     lora.targets(cfg, adapter)
     longest = max(s.data.buckets, default=0) + s.rollout.max_new
     if longest > cfg.max_positions:
-        raise ValueError(f"data.buckets up to {max(s.data.buckets)} and rollout.max_new={s.rollout.max_new} make {longest} "
+        raise ValueError(f"data.buckets={s.data.buckets} and rollout.max_new={s.rollout.max_new} make up to {longest} "
                          f"positions, the model has {cfg.max_positions}; lower one of the two")
     policy = make_policy(cfg, s.model, adapter)
     method = methods.load(s.method_name).make(s.method, policy, s.recipes, s.batch.microbatch)
@@ -226,7 +253,9 @@ def build(config: ConfigDict, devices=None) -> Run:
     if method.demos and not task.demos:
         raise ValueError(f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; "
                          "raise task.demo_size or choose a method without")
-    demos = data.encode_demos(tokenizer, task.demos, task.messages, s.data.buckets, s.rollout.max_new)[0] if method.demos else None
+    demos = None
+    if method.demos:
+        demos = data.encode_demos(tokenizer, task.demos, task.messages, s.data.buckets, s.rollout.max_new)[0]
     prompts = encode(task.train)
     splits = {name: encode(rows[:s.eval.limit or None]) for name, rows in task.splits.items()}
     lengths = [len(row) for part in (prompts, demos, *splits.values()) if part for row in part.tokens]

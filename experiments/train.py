@@ -1,6 +1,7 @@
 """Train: `python -m experiments.train --config=configs/NAME.py[:METHOD] --workdir=DIR [--config.a.b=value ...]`.
 
 Running the same command again goes on where the run directory stands. --stop_at=K ends cleanly after step K.
+Exit codes: 0 done (or saved, after SIGTERM), 2 what was asked for cannot be done, 3 the run diverged.
 """
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import os
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from bridge_jax import settings
 
@@ -21,37 +22,74 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where (or, empty, that they are not kept)."""
+    """Keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where (or, empty, that they are not)."""
     import jax
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/bridge_jax/xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def log_to_stderr() -> None:
+    """Our notes and everybody's warnings; what libraries say of machines and packages that are not there is left out."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True)
+    logging.getLogger("jax").setLevel(logging.WARNING)  # at INFO it tells of each backend that it did not find
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # read at import: that there is no torch
+
+
 def main(argv: list[str]) -> None:
     """Train, and turn user errors into one line and exit code 2; a run that diverged exits with 3."""
     if argv[1:]:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
+    log_to_stderr()
     use_compilation_cache()
     from bridge_jax import train
     from configs.base import get_config
     try:
         end = train.train(CONFIG.value, WORKDIR.value, STOP_AT.value, FORCE_CONFIG.value, defaults=get_config())
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
     except train.Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(3)
+        fail(str(error), code=3)
     print("  ".join(f"{key} {value:.4g}" for key, value in end.items()
                     if key in ("step", "reward/mean", "eval/held_out_accuracy", "eval/held_out_stderr", "time/train_s")))
 
 
-def unknown_flag(error: Exception) -> str:
-    """The message for a mistyped --config.a.b: the nearest key of the same config."""
-    return str(error)
+def fail(message: str, code: int = 2) -> None:
+    """Ends the program with a line "error: ..."."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """The command line into the flags; what cannot be read ends the program with one line instead of a traceback."""
+    try:
+        rest = flags.FLAGS(argv)
+        CONFIG.value  # raises what kept the file from being read
+        return rest
+    except flags.Error as error:
+        fail(str(error))
+    except (AttributeError, KeyError, TypeError) as error:  # ml_collections: a key that the config does not have
+        if message := unknown_key(argv):
+            fail(message)
+        raise error
+    except (ValueError, OSError) as error:  # of the config file: no such file, or it refuses its argument
+        fail(str(error))
+
+
+def unknown_key(argv: list[str]) -> str:
+    """The message for the first --config.a.b that the config file does not have; "" if there is none."""
+    words = [word.lstrip("-").split("=") for word in argv[1:] if word.startswith("-")]
+    file = next((word[1] for word in words if word[0] == "config" and word[1:]), argv[argv.index("--config") + 1]
+                if "--config" in argv[:-1] else "")
+    config = flags.FLAGS["config"].parser.parse(file)
+    for path in (word[0] for word in words if word[0].startswith("config.")):
+        group = config
+        for key in path.split(".")[1:]:
+            if not isinstance(group, ConfigDict) or key not in group:
+                return f"unknown key {path}: {settings.did_you_mean(key, group if isinstance(group, ConfigDict) else ())}"
+            group = group[key]
+    return ""
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -104,7 +104,10 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
                 else shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"]))
         state, applied = apply_ascent(recipes, state, ascent, values)
         metrics |= gain | applied | {"bridge/lam": lam, "rl/J": values[1], "bridge/J_hat": values[2]}
-        return state, metrics | objectives.demo_metrics(values[0], sft, demos) | objectives.rollout_metrics(rl, rollouts, M)
+        metrics |= objectives.demo_metrics(values[0], sft, demos) | objectives.rollout_metrics(rl, rollouts, M)
+        passed = demos.length_B.sum() + rollouts.seqs.length_B.sum() + seen_by_hat.seqs.length_B.sum()
+        generated = sum(samples.seqs.length_B.sum() for samples in batch.rollouts.values())
+        return state, metrics | {"budget/gradient_tokens": passed, "budget/generated_tokens": generated}
 
     def policy_of(params: Params, actor: str = "theta"):
         return policy.merge(params.theta_hat if actor == "theta_hat" else params.theta, params.w)

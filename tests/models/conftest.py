@@ -1,16 +1,7 @@
-"""Eight CPU devices, quick compilation, and tiny models built once per session."""
+"""Tiny models built once per session."""
 from __future__ import annotations
 
-import os
-
 import pytest
-
-# Read when the first array is made, which is after collection. The last two spare LLVM its work: a gradient of a tiny
-# model compiles in a fifth of the time.
-WANTED = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
-          "--xla_cpu_use_fusion_emitters=false")
-given = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in WANTED if flag.split("=")[0] not in given)]).strip()
 
 
 @pytest.fixture(scope="session")

@@ -285,7 +285,9 @@ def test_compact_grading(gold, text, outcome):
     (dict(corrupt=-0.1), "task.corrupt=-0.1"),
     (dict(corrupt=float("nan")), "task.corrupt=nan"),
     (dict(style="chatty"), "task.style='chatty'; allowed: chat, compact"),
-    (dict(style="compact", system="x"), "no system message"),
+    (dict(style="compact", system="x"), "no other messages"),
+    (dict(style="compact", shots=1), "no other messages"),
+    (dict(style="chat", shots=3), "task.shots=3; allowed: 0 to 2"),
 ])
 def test_bad_settings_say_what_is_allowed(change, complaint):
     with pytest.raises(ValueError, match=complaint):
@@ -301,3 +303,13 @@ def test_an_empty_split_is_refused(monkeypatch):
 def test_a_task_without_experts():
     task = make(dataclasses.replace(SMALL, demo_size=0))
     assert task.demos == () and task.train
+
+
+def test_worked_examples_are_earlier_turns_and_never_asked():
+    plain, shown = (make(Config(style="chat", levels=(1,), shots=shots, train_size=200, demo_size=200)) for shots in (0, 1))
+    turns = shown.messages(shown.train[0])
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
+    assert turns[0]["content"].startswith("What is 3 + 4?") and turns[1]["content"].endswith("\\boxed{7}.")
+    assert turns[2] == plain.messages(shown.train[0])[0]
+    asked = lambda task: {p.question for rows in (task.train, task.demos, *task.splits.values()) for p in rows}
+    assert asked(plain) - asked(shown) == {"What is 3 + 4?"}

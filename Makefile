@@ -1,0 +1,21 @@
+# The two commands of the README; each sets itself up.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: quickstart test clean
+
+quickstart: $(VENV)/installed
+	$(RUN) -m experiments.quickstart --out=runs/quickstart
+
+test: $(VENV)/installed
+	$(RUN) -m pytest -n 2 -m "not slow"
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.12"'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,256 @@
+"""BRIDGE against the equalities of METHOD section 5: step 0, lam 0 and 1, beta 0, its directions, and the estimator."""
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax import objectives
+from bridge_jax.methods import bridge, grpo, sft
+from bridge_jax.types import Batch, Params, Rollouts
+from tests import toys
+
+# one program for every lam: the step at which a state starts chooses it
+LAM = {0.5: 0, 1.0: 1000, 0.0: 2000}
+BY_STEP = dict(lam_schedule="step", lam_boundaries=(1000, 2000), lam_values=(1.0, 0.0))
+AT_HOME = pytest.param({}, id="quick")
+AS_USERS = pytest.param(toys.AS_USERS, id="as-users")
+
+
+@functools.cache
+def bigram_method(recipes=toys.recipes(3e-2, 3e-2), **fields):
+    """BRIDGE on the table, and its compiled update."""
+    method = bridge.make(bridge.Config(**BY_STEP | fields), toys.bigram(), recipes)
+    return method, jax.jit(method.update)
+
+
+def bigram_batch(seed: int) -> Batch:
+    """Random rows of the table's vocabulary."""
+    return toys.batch(seed, vocab=toys.V)
+
+
+def start(method, theta, lam: float, seed: int = 0):
+    """The state at step 0, or at the step where this lam holds."""
+    return method.init(theta, jax.random.key(seed)).replace(step=jnp.int32(LAM[lam]))
+
+
+def advanced(update, state, steps: int, make_batch=bigram_batch, first: int = 0) -> list:
+    """States after each of some steps on different batches."""
+    states = []
+    for seed in range(first, first + steps):
+        state, metrics = update(state, make_batch(seed))
+        assert metrics["update/skipped"] == 0
+        states.append(state)
+    return states
+
+
+# ---- step 0
+
+
+@pytest.mark.parametrize("shadow", ["shared", "own"])
+@pytest.mark.parametrize("options", [AT_HOME, AS_USERS])
+def test_step_0_on_the_table(shadow, options):
+    """Gain exactly 0, ESS exactly 1, KL exactly 0, and the two shadow-free directions bit-equal; no step is lost on w."""
+    method, _ = bigram_method(shadow_rollouts=shadow)
+    state, metrics = jax.jit(method.update, compiler_options=options)(start(method, toys.bigram_theta(), 0.5), bigram_batch(0))
+    assert metrics["bridge/gain"] == 0 and metrics["bridge/lam"] == 0.5
+    if shadow == "shared":
+        assert metrics["bridge/ess"] == 1 and metrics["bridge/kl_hat"] == 0
+    assert metrics["rl/J"] == metrics["bridge/J_hat"]
+    assert metrics["grad/norm_w"] > 0
+
+
+def directions(policy, params: Params, batch: Batch, lam: float, term=objectives.surrogate, hat_facts=True):
+    """coupled_ascent with the objectives that bridge.update gives it."""
+    rolled, demos = batch.rollouts["theta"], batch.demos
+    rows = {"A_B": objectives.group_advantages(rolled.reward_B, 4)}
+    J_RL, J_SFT = objectives.J_RL(policy, rolled, term), objectives.J_SFT(policy, demos)
+    behaved = lambda rl: rows | ({"behaviour_BT": rl["logp_BT"]} if hat_facts else {})
+    return bridge.coupled_ascent(
+        lambda phi: objectives.gradient(J_SFT, phi, demos, {}), lambda phi: objectives.gradient(J_RL, phi, rolled.seqs, rows),
+        lambda phi, rl: objectives.gradient(J_RL, phi, rolled.seqs, behaved(rl)), lam, params, policy)[0]
+
+
+@pytest.mark.parametrize("lam", [0.25, 0.5, 0.75])
+def test_step_0_w_gradient_is_that_of_sft(lam):
+    """At theta_hat == theta the bracket vanishes: d_w = (1 - lam) pull(dJ_SFT)."""
+    policy, theta, demos = toys.bigram(), toys.bigram_theta(), bigram_batch(0).demos
+    w = toys.noise_like(policy.init_w(jax.random.key(0)), 1, 1.0)
+    found = jax.jit(lambda p: directions(policy, p, bigram_batch(0), lam))(Params(theta, theta, w))
+    G_SFT = objectives.gradient(objectives.J_SFT(policy, demos), policy.merge(theta, w), demos, {})[0]
+    expected = policy.pull(w, jax.tree.map(lambda x: (1 - lam) * x, G_SFT))
+    assert toys.change(found.w, expected) < 1e-6
+
+
+# ---- lam = 1, lam = 0, beta = 0
+
+
+@pytest.mark.parametrize("options", [AT_HOME, AS_USERS])
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+def test_lam_1_is_grpo(kl_coef, options):
+    """theta == theta_hat and B == 0 bit for bit through Adam steps; theta follows grpo's trajectory."""
+    method, _ = bigram_method(kl_coef=kl_coef)
+    other = grpo.make(grpo.Config(kl_coef=kl_coef), toys.bigram(), toys.recipes(3e-2, 3e-2))
+    compiled = lambda update: jax.jit(update, compiler_options=options)
+    theta = toys.bigram_theta()
+    ours = advanced(compiled(method.update), start(method, theta, 1.0), 8)
+    theirs = advanced(compiled(other.update), other.init(theta, jax.random.key(0)), 8)
+    for a, b in zip(ours, theirs):
+        assert toys.same_bits(a.params.theta, a.params.theta_hat)
+        assert not a.params.w["B"].any() and toys.same_bits(a.params.w["A"], ours[0].params.w["A"])
+        assert toys.change(a.params.theta, b.params.theta) < 1e-6  # two programs: XLA may fuse their sums in another order
+    assert toys.change(ours[-1].params.theta, theta) > 0.05
+
+
+def test_lam_0_is_sft():
+    """theta follows sft's trajectory when w stands still (beta 0), and SFT's gradient at theta + w when it does not."""
+    recipes = toys.recipes(3e-2, 0.0)
+    method, update = bigram_method(recipes)
+    other = sft.make(sft.Config(), toys.bigram(), recipes)
+    theta = toys.bigram_theta()
+    ours = advanced(update, start(method, theta, 0.0), 6)
+    theirs = advanced(jax.jit(other.update), other.init(theta, jax.random.key(0)), 6)
+    for a, b in zip(ours, theirs):
+        assert toys.change(a.params.theta, b.params.theta) < 1e-6
+    assert toys.change(ours[-1].params.theta, theta) > 0.05
+
+
+def test_beta_0_is_naive_mixing():
+    """With w frozen theta ascends (1 - lam) SFT + lam RL, computed here with plain jax.grad and Adam by hand."""
+    method, update = bigram_method(toys.recipes(3e-2, 0.0, clip_norm=0.0))
+    theta, batches = toys.bigram_theta(), [bigram_batch(seed) for seed in range(5)]
+    state = start(method, theta, 0.5)
+
+    def mixed(table, batch):
+        def mean_logp(seqs, weight_B):
+            logp_BT, _ = toys.bigram_logp({"table": table}, seqs, 1.0)
+            mask_BT = np.arange(logp_BT.shape[1]) < np.asarray(seqs.length_B)[:, None]
+            return jnp.where(mask_BT, logp_BT * weight_B[:, None], 0.0).sum() / mask_BT.sum()
+        rolled = batch.rollouts["theta"]
+        R = np.asarray(rolled.reward_B).reshape(-1, 4)
+        A = ((R - R.mean(1, keepdims=True)) / (R.std(1, keepdims=True) + 1e-6)).reshape(-1)
+        return 0.5 * mean_logp(batch.demos, np.ones(8)) + 0.5 * mean_logp(rolled.seqs, A)
+
+    table, m, v = theta["table"], 0.0, 0.0
+    for k, batch in enumerate(batches, start=1):
+        g = jax.grad(mixed)(table, batch)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        table = table + 3e-2 * (m / (1 - 0.9**k)) / (jnp.sqrt(v / (1 - 0.999**k)) + 1e-8)
+        state, _ = update(state, batch)
+        assert toys.change(state.params.theta, {"table": table}) < 1e-5
+    assert not state.params.w["B"].any()
+
+
+@pytest.fixture(scope="module")
+def model():
+    """BRIDGE on the Qwen3-shaped model: its method, one compiled update for every lam, base weights."""
+    method = bridge.make(bridge.Config(**BY_STEP), toys.transformer(), toys.recipes())
+    return method, jax.jit(method.update), toys.transformer_theta()
+
+
+def test_step_0_on_the_model(model):
+    """The same exact zeros through attention, norms and the adapter."""
+    method, update, theta = model
+    state, metrics = update(start(method, theta, 0.5), toys.batch(0))
+    assert metrics["bridge/gain"] == 0 and metrics["bridge/ess"] == 1 and metrics["bridge/kl_hat"] == 0
+    state, metrics = update(state, toys.batch(1))
+    assert metrics["bridge/gain"] != 0 and metrics["bridge/kl_hat"] > 0 and 0 < metrics["bridge/ess"] < 1
+    assert all(pair["B"].any() for pair in state.params.w.values())
+
+
+def test_lam_1_and_0_on_the_model(model):
+    """lam 1: theta == theta_hat, B == 0, theta as grpo's. lam 0: theta's first step is sft's."""
+    method, update, theta = model
+    other = grpo.make(grpo.Config(), toys.transformer(), toys.recipes())
+    ours = advanced(update, start(method, theta, 1.0), 4, toys.batch)
+    theirs = advanced(jax.jit(other.update), other.init(theta, jax.random.key(0)), 4, toys.batch)
+    for a, b in zip(ours, theirs):
+        assert toys.same_bits(a.params.theta, a.params.theta_hat)
+        assert not any(pair["B"].any() for pair in a.params.w.values())
+        assert toys.change(a.params.theta, b.params.theta) < 1e-6
+    plain = sft.make(sft.Config(), toys.transformer(), toys.recipes())
+    first = advanced(update, start(method, theta, 0.0), 1, toys.batch)[0]
+    expected = advanced(jax.jit(plain.update), plain.init(theta, jax.random.key(0)), 1, toys.batch)[0]
+    assert toys.change(first.params.theta, expected.params.theta) < 1e-6
+
+
+# ---- settings
+
+
+def test_bad_settings():
+    """Unknown choices are refused at make, or where the advantage is first computed."""
+    make = lambda **fields: bridge.make(bridge.Config(**fields), toys.bigram(), toys.recipes())
+    with pytest.raises(ValueError, match="method.shadow_rollouts='both'; allowed: 'shared', 'own'"):
+        make(shadow_rollouts="both")
+    with pytest.raises(ValueError, match="schedule 'rise' is unknown"):
+        make(lam_schedule="rise")
+    assert make().actors(0) == ("theta",) and make(shadow_rollouts="own").actors(7) == ("theta", "theta_hat")
+
+
+def test_policies():
+    """theta acts as theta + w, the shadow as theta_hat + w."""
+    method, _ = bigram_method()
+    params = Params(toys.bigram_theta(0), toys.bigram_theta(1), {"A": jnp.ones((toys.V, 2)), "B": jnp.ones((2, toys.V))})
+    for actor, table in (("theta", params.theta), ("theta_hat", params.theta_hat)):
+        np.testing.assert_allclose(method.policy(params, actor)["table"], table["table"] + 2)
+    assert toys.same_bits(method.policy(params), method.policy(params, "theta"))
+
+
+def test_kl_is_in_both_objectives():
+    """ref is the initial policy, KL to it is 0 at step 0; with all rewards equal the KL alone moves theta AND theta_hat."""
+    method, update = bigram_method(kl_coef=0.5)
+    state = start(method, toys.bigram_theta(), 1.0)
+    batch = bigram_batch(0)
+    flat = {name: rolled.replace(reward_B=jnp.ones_like(rolled.reward_B)) for name, rolled in batch.rollouts.items()}
+    same, metrics = update(state, batch.replace(rollouts=flat))
+    assert metrics["rollout/kl_ref"] == 0 and metrics["rl/J"] == 0 and metrics["grad/norm_theta"] == 0
+    away = {"table": state.params.theta["table"] + jnp.eye(toys.V)}
+    moved = state.replace(params=state.params.replace(theta=away, theta_hat=jax.tree.map(jnp.copy, away)))
+    after, metrics = update(moved, batch.replace(rollouts=flat))
+    assert metrics["rollout/kl_ref"] > 0 and metrics["rl/J"] == metrics["bridge/J_hat"] < 0
+    assert metrics["grad/norm_theta"] > 0 and metrics["grad/norm_theta"] == metrics["grad/norm_theta_hat"]
+
+
+# ---- the gain's value
+
+
+def rolled_out(length, reward) -> Rollouts:
+    """Rows of at most 2 tokens."""
+    seqs = toys.sequences(0, P=1, M=len(length), T=2).replace(length_B=jnp.asarray(length, jnp.int32))
+    return Rollouts(seqs, jnp.zeros((len(length), 2)), jnp.asarray(reward, jnp.float32), jnp.float32(1))
+
+
+def test_gain_and_ess_by_hand():
+    """Sequence ratios 2 * 3 = 6, 1/2, 1 (tokens beyond the length do not count): mean[(1 - rho) R], (sum)^2 / (n sum of squares)."""
+    logp = jnp.log(jnp.array([[0.1, 0.2], [0.4, 0.3], [0.5, 0.5]]))
+    hat = jnp.log(jnp.array([[0.2, 0.6], [0.2, 0.9], [0.5, 0.5]]))
+    metrics = bridge.shared_gain(rolled_out([2, 1, 2], [1, 1, 0]), logp, hat)
+    np.testing.assert_allclose(metrics["bridge/gain"], ((1 - 6) + (1 - 0.5) + 0) / 3, rtol=1e-5)
+    np.testing.assert_allclose(metrics["bridge/ess"], 7.5**2 / (3 * (36 + 0.25 + 1)), rtol=1e-5)
+    k3 = [r - np.log(r) - 1 for r in (2, 3, 0.5, 1, 1)]
+    np.testing.assert_allclose(metrics["bridge/kl_hat"], np.sum(k3) / 5, rtol=1e-5)
+
+
+def test_gain_of_own_rollouts_by_hand():
+    """mean R(theta) - mean R(theta_hat)."""
+    _, update = bigram_method(shadow_rollouts="own")
+    method, _ = bigram_method(shadow_rollouts="own")
+    batch = bigram_batch(0)
+    theirs = batch.rollouts["theta_hat"].replace(reward_B=jnp.zeros(16).at[3].set(1.0))
+    ours = batch.rollouts["theta"].replace(reward_B=jnp.zeros(16).at[:5].set(1.0))
+    _, metrics = update(start(method, toys.bigram_theta(), 0.5), batch.replace(rollouts={"theta": ours, "theta_hat": theirs}))
+    np.testing.assert_allclose(metrics["bridge/gain"], 4 / 16)
+
+
+def test_ratio_cap_reaches_the_shadow():
+    """With theta_hat far away the cap changes its gradient, and that of theta (ratio 1) not at all."""
+    far = Params(toys.bigram_theta(0), toys.bigram_theta(5, 3.0), {"A": jnp.ones((toys.V, 2)), "B": jnp.zeros((2, toys.V))})
+    found = []
+    for cap in (0.0, 2.0):
+        method, update = bigram_method(ratio_cap=cap)
+        found.append(update(start(method, toys.bigram_theta(), 0.5).replace(params=far), bigram_batch(0))[1])
+    assert found[0]["grad/norm_theta"] == found[1]["grad/norm_theta"]
+    assert found[1]["grad/norm_theta_hat"] < 0.8 * found[0]["grad/norm_theta_hat"]

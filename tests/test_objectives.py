@@ -1,0 +1,230 @@
+"""Every building block against numbers worked out by hand, and what it does at the extremes."""
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax import objectives
+from bridge_jax.types import Rollouts, Sequences
+from tests import toys
+
+close = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+
+
+def column(*values):
+    """[B, 1] fp32."""
+    return jnp.asarray(values, jnp.float32)[:, None]
+
+
+def rows(prompt, tokens, length) -> Sequences:
+    """One-token prompts and their completions."""
+    ints = lambda x: jnp.asarray(x, jnp.int32)
+    return Sequences(ints(prompt)[:, None], jnp.ones(len(prompt), jnp.int32), ints(tokens), ints(length))
+
+
+def on_policy(seqs: Sequences, reward) -> Rollouts:
+    """Rollouts at temperature 1 whose sampler is not asked."""
+    return Rollouts(seqs, jnp.zeros(seqs.tokens_BT.shape), jnp.asarray(reward, jnp.float32), jnp.float32(1.0))
+
+
+def test_token_mask():
+    """Position t counts where t < length; length 0 is a padding row."""
+    expected = [[0, 0, 0], [1, 1, 0], [1, 1, 1]]
+    np.testing.assert_array_equal(objectives.token_mask(jnp.array([0, 2, 3]), 3), expected)
+
+
+def test_group_advantages():
+    """Rewards 1 0 0 0 have mean 1/4 and population std sqrt(3)/4; an all-equal group gets exactly 0."""
+    A = objectives.group_advantages(jnp.array([1.0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 1, 0]), 4)
+    std = math.sqrt(3) / 4 + 1e-6
+    close(A, [0.75 / std, -0.25 / std, -0.25 / std, -0.25 / std, 0, 0, 0, 0, -0.5 / 0.500001, 0.5 / 0.500001, 0.5 / 0.500001,
+              -0.5 / 0.500001])
+    assert not A[4:8].any()
+    close(objectives.group_advantages(jnp.array([1.0, 0, 0, 0]), 4, "mean"), [0.75, -0.25, -0.25, -0.25])
+    with pytest.raises(ValueError, match="method.advantage='rank'; allowed: 'group', 'mean'"):
+        objectives.group_advantages(jnp.zeros(4), 4, "rank")
+
+
+def test_surrogate():
+    """rho A with rho = pi / behaviour; a cap of 2 bounds rho to [1/2, 2] whatever the sign of A; the gradient is rho A."""
+    logp, behaviour = jnp.log(column(0.6, 0.1, 0.3, 0.6)), jnp.log(column(0.2, 0.4, 0.2, 0.2))
+    A = jnp.array([2.0, 1.0, -1.0, -1.0])
+    close(objectives.surrogate(logp, behaviour, A)[:, 0], [6.0, 0.25, -1.5, -3.0])
+    close(objectives.surrogate(logp, behaviour, A, cap=2.0)[:, 0], [4.0, 0.5, -1.5, -2.0])
+    gradient = lambda cap: jax.grad(lambda x: objectives.surrogate(x, behaviour, A, cap).sum())(logp)[:, 0]
+    close(gradient(0.0), [6.0, 0.25, -1.5, -3.0])
+    close(gradient(2.0), [0.0, 0.0, -1.5, 0.0])
+
+
+def test_no_gradient_through_the_behaviour():
+    """The behaviour may be the policy's own value: ratio 1, gradient A and not 0."""
+    same = lambda x: objectives.surrogate(x, x, jnp.array([3.0])).sum()
+    value, gradient = jax.value_and_grad(same)(column(-1.7))
+    assert value == 3.0 and gradient[0, 0] == 3.0
+
+
+def test_clipped_surrogate():
+    """min(rho A, clip(rho, 0.8, 1.3) A): flat where a step further along A would leave the range, never elsewhere."""
+    rho, A = column(1.5, 1.5, 0.5, 0.5, 1.0), jnp.array([2.0, -2.0, 2.0, -2.0, 3.0])
+    J = lambda logp: objectives.clipped_surrogate(logp, jnp.zeros((5, 1)), A, low=0.2, high=0.3)
+    close(J(jnp.log(rho))[:, 0], [2.6, -3.0, 1.0, -1.6, 3.0])
+    close(jax.grad(lambda x: J(x).sum())(jnp.log(rho))[:, 0], [0.0, -3.0, 1.0, 0.0, 3.0])
+
+
+def test_k3():
+    """e^d - d - 1 with d = log ref - log pi: 0 at equality, positive elsewhere; gradient in log pi is 1 - e^d."""
+    d = jnp.log(jnp.array([1.0, 2.0, 0.5]))
+    close(objectives.k3(-d, jnp.zeros(3)), [0.0, 1 - math.log(2), -0.5 + math.log(2)], rtol=1e-5, atol=1e-7)
+    close(jax.grad(lambda logp: objectives.k3(logp, jnp.zeros(3)).sum())(-d), [0.0, -1.0, 0.5], atol=1e-7)
+
+
+@pytest.mark.parametrize("gap", [1e4, -1e4])
+def test_extremes_are_finite(gap):
+    """A log-ratio of +-1e4 is bounded before exp: values and gradients stay finite."""
+    functions = (lambda x: objectives.ratio(x, jnp.zeros(1)), lambda x: objectives.k3(x, jnp.zeros(1)),
+                 lambda x: objectives.surrogate(x[:, None], jnp.zeros((1, 1)), jnp.array([1.0])),
+                 lambda x: objectives.clipped_surrogate(x[:, None], jnp.zeros((1, 1)), jnp.array([-1.0]), 0.2, 0.2))
+    for function in functions:
+        value, gradient = jax.value_and_grad(lambda x, f=function: f(x).sum())(jnp.array([gap]))
+        assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
+    close(objectives.ratio(jnp.array([gap]), jnp.zeros(1)), math.exp(math.copysign(20, gap)))
+
+
+def test_J_SFT_by_hand():
+    """Ragged lengths 2, 1, 0: the mean over the 3 tokens that count, and its gradient (onehot - p) / 3 per token."""
+    table = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [1 / 3, 1 / 3, 1 / 3]]))
+    demos = rows([0, 1, 2], [[1, 2, 0], [0, 2, 2], [1, 1, 1]], [2, 1, 0])
+    J = objectives.J_SFT(toys.bigram(), demos)
+    G, value, facts = objectives.gradient(J, {"table": table}, demos, {})
+    close(value, (math.log(0.25) + math.log(0.7) + math.log(0.1)) / 3)
+    close(G["table"], np.array([[-0.5, 0.75, -0.25], [0.9 - 0.1, -0.4, 0.3 - 0.7], [0, 0, 0]]) / 3, atol=1e-7)
+    close(facts["logp_BT"][0, :2], [math.log(0.25), math.log(0.7)])
+
+
+def test_J_RL_by_hand():
+    """Tokens, not rows, are averaged: lengths 1 and 3 make 4 tokens, each weighted with its row's advantage."""
+    table = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
+    rolled = on_policy(rows([0], [[1, 0, 0], [1, 1, 0]], [1, 3]), [1, 0])
+    J = objectives.J_RL(toys.bigram(), rolled, objectives.surrogate)
+    G, value, _ = objectives.gradient(J, {"table": table}, rolled.seqs, {"A_B": jnp.array([2.0, -1.0])})
+    close(value, (1 * 2.0 + 3 * -1.0) / 4)
+    # row 0 of the table: token 1 with A = 2, token 1 with A = -1; row 1: tokens 1 and 0 with A = -1
+    first = 2.0 * np.array([-0.5, 0.5]) - np.array([-0.5, 0.5])
+    second = -np.array([-0.25, 0.25]) - np.array([0.75, -0.75])
+    close(G["table"], np.array([first, second]) / 4)
+    # off policy: behaviour twice as likely halves the first row's share
+    given = {"A_B": jnp.array([2.0, 0.0]), "behaviour_BT": jnp.log(jnp.array([[1.0, 1, 1], [1, 1, 1]]))}
+    G, value, _ = objectives.gradient(J, {"table": table}, rolled.seqs, given)
+    close(value, 0.5 * 2.0 / 4)
+    close(G["table"], np.array([[-0.5, 0.5], [0, 0]]) / 4)
+
+
+def test_temperature_reaches_the_policy():
+    """J_RL scores at the rollouts' temperature; J_SFT always at 1."""
+    seen = []
+    policy = toys.bigram()._replace(logp=lambda phi, seqs, temperature: (seen.append(float(temperature)),
+                                                                         toys.bigram_logp(phi, seqs, temperature))[1])
+    rolled = on_policy(rows([0], [[1]], [1]), [1]).replace(temperature=jnp.float32(0.5))
+    phi = toys.bigram_theta()
+    objectives.J_RL(policy, rolled, objectives.surrogate)(phi, rolled.seqs, {"A_B": jnp.ones(1)})
+    objectives.J_SFT(policy, rolled.seqs)(phi, rolled.seqs, {})
+    assert seen == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("behaved", [False, True])
+def test_gradient_of_the_kl_by_hand(behaved):
+    """One state, every token seen once. As samples of a uniform behaviour the ratio makes it an expectation under pi:
+    -c E_pi[(1 - ref/pi) (onehot - pi)] = -c (pi - ref). Without a behaviour the tokens count alike."""
+    p, ref, c = np.array([0.6, 0.3, 0.1]), np.array([0.2, 0.3, 0.5]), 0.7
+    rolled = on_policy(rows([0, 0, 0], [[0], [1], [2]], [1, 1, 1]), [0, 0, 0])
+    J = objectives.J_RL(toys.bigram(), rolled, objectives.surrogate, kl_coef=c)
+    given = {"A_B": jnp.zeros(3), "ref_BT": jnp.log(ref)[:, None]}
+    if behaved:
+        given["behaviour_BT"] = jnp.log(column(1 / 3, 1 / 3, 1 / 3))
+    G, value, facts = objectives.gradient(J, {"table": jnp.log(jnp.asarray([p, p, p]))}, rolled.seqs, given)
+    k3 = ref / p - np.log(ref / p) - 1
+    weights = 3 * p if behaved else np.ones(3)
+    by_hand = -c * np.sum((weights * (1 - ref / p))[:, None] * (np.eye(3) - p), axis=0) / 3
+    close(value, -c * np.sum(weights * k3) / 3, rtol=1e-5)
+    close(G["table"][0], by_hand, rtol=1e-5, atol=1e-7)
+    if behaved:
+        close(by_hand, -c * (p - ref), atol=1e-12)
+    close(facts["kl_BT"][:, 0], k3, rtol=1e-5, atol=1e-6)
+
+
+def test_micro_split():
+    """8 rows of 2 prompts: whole groups per micro-batch, or parts of one group behind a repeated prompt; never mixed."""
+    seqs = toys.sequences(0, P=2, M=4)
+    for count, prompts in ((1, [[0, 1]]), (2, [[0], [1]]), (4, [[0], [0], [1], [1]]), (8, [[0]] * 4 + [[1]] * 4)):
+        split, (index,) = objectives.micro_split(seqs, (jnp.arange(8),), count)
+        assert index.tolist() == np.arange(8).reshape(count, -1).tolist()
+        np.testing.assert_array_equal(split.prompt_PS, seqs.prompt_PS[np.array(prompts)])
+        np.testing.assert_array_equal(split.length_B.reshape(-1), seqs.length_B)
+    for P, count in ((2, 3), (4, 6), (3, 2)):
+        with pytest.raises(ValueError, match=f"rows of {P} prompts cannot be cut into {count} micro-batches"):
+            objectives.micro_split(toys.sequences(0, P=P, M=4 if P < 4 else 3), {}, count)
+    assert [objectives.micro_count(8, rows) for rows in (0, 1, 2, 8, 64)] == [1, 8, 4, 1, 1]
+
+
+def test_gradient_over_micro_batches():
+    """1, 2, 4, 8 micro-batches: the same gradient, value and facts, since the count is global. G is fp32 for bf16 weights."""
+    policy, demos = toys.bigram(), toys.sequences(1, P=8, M=1, vocab=toys.V)
+    J, phi = objectives.J_SFT(policy, demos), toys.bigram_theta()
+    whole = objectives.gradient(J, phi, demos, {})
+    for microbatch_rows in (4, 2, 1):
+        assert toys.change(objectives.gradient(J, phi, demos, {}, microbatch_rows), whole) < 1e-6
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi)
+    assert objectives.gradient(J, half, demos, {})[0]["table"].dtype == jnp.float32
+
+
+def test_logp_of_is_the_policy_at_its_temperature():
+    """Forward only, in micro-batches, equal to one call."""
+    rolled = toys.rollouts(3, P=2, M=4, temperature=0.6, vocab=toys.V)
+    phi = toys.bigram_theta()
+    expected = toys.bigram_logp(phi, rolled.seqs, 0.6)[0]
+    for microbatch_rows in (0, 4, 2):
+        close(objectives.logp_of(toys.bigram(), phi, rolled, microbatch_rows), expected)
+
+
+def test_inner_and_cosine():
+    """Over all leaves at once; a zero tree has cosine 0."""
+    a, b = {"x": jnp.array([3.0, 0]), "y": jnp.array([[4.0]])}, {"x": jnp.array([1.0, 5]), "y": jnp.array([[2.0]])}
+    close(objectives.inner(a, b), 11.0)
+    close(objectives.cosine(a, b), 11 / (5 * math.sqrt(30)))
+    assert objectives.cosine(a, jax.tree.map(jnp.zeros_like, a)) == 0.0
+
+
+def test_token_means():
+    """Sums over the tokens of the whole batch; a batch of nothing but padding rows divides by 1."""
+    seqs = rows([0, 0], [[1, 1, 1], [1, 1, 1]], [1, 2])
+    close(objectives.mean_tokens(jnp.array([[1.0, 9, 9], [2, 6, 9]]), seqs), 3.0)
+    assert objectives.token_total(seqs) == 3 and objectives.token_total(seqs.replace(length_B=jnp.zeros(2, jnp.int32))) == 1
+
+
+def test_demo_metrics():
+    """stop_prob is the mean probability of the last expert token over real rows; padding rows count nowhere."""
+    demos = rows([0, 0, 0], [[1, 0], [0, 0], [0, 0]], [2, 1, 0])
+    facts = {"logp_BT": jnp.log(jnp.array([[0.9, 0.5], [0.25, 0.9], [0.9, 0.9]])), "entropy_BT": jnp.ones((3, 2))}
+    metrics = objectives.demo_metrics(jnp.float32(-1), facts, demos)
+    close(metrics["sft/stop_prob"], (0.5 + 0.25) / 2)
+    close(metrics["sft/entropy"], 1.0)
+    assert metrics["budget/demo_tokens"] == 3 and metrics["sft/logp"] == -1
+
+
+def test_rollout_metrics():
+    """Group shares, and the gap between sampler and trainer on the tokens that count."""
+    rolled = on_policy(rows([0, 1], [[1, 1]] * 4, [1, 2, 2, 1]), [1, 1, 0, 0])
+    rolled = rolled.replace(logp_BT=jnp.array([[-1.0, 7], [-1, -1.5], [-1, -1], [-1, 7]]))
+    facts = {"logp_BT": -jnp.ones((4, 2)), "entropy_BT": 2 * jnp.ones((4, 2))}
+    metrics = objectives.rollout_metrics(facts, rolled, M=2)
+    expected = {"reward/mean": 0.5, "reward/all_right": 0.5, "reward/all_wrong": 0.5, "rollout/entropy": 2.0,
+                "rollout/logp_error": 0.5 / 6, "rollout/logp_error_max": 0.5, "rollout/prob_error": (5 + math.exp(0.5)) / 6,
+                "budget/generated_tokens": 6}
+    assert set(metrics) == set(expected)
+    for name, value in expected.items():
+        close(metrics[name], value)

@@ -1,0 +1,126 @@
+"""Schedules and warm-up by hand, one clip per label, and an update that happens to all parts or to none."""
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bridge_jax import optim
+from bridge_jax.optim import Recipe, Recipes
+from bridge_jax.types import Params, TrainState
+from tests import toys
+
+
+def at(function, *steps):
+    """The values at these steps, read with a traced step."""
+    return [float(x) for x in jax.jit(jax.vmap(function))(jnp.asarray(steps, jnp.int32))]
+
+
+def test_schedules_by_hand():
+    """From 1 to 0.2 over 8 steps, then flat; a step schedule changes AT its boundary."""
+    assert at(optim.schedule("constant", 0.5, 9.0, 0), 0, 100) == [0.5, 0.5]
+    linear = at(optim.schedule("linear", 1.0, 0.2, 8), 0, 2, 4, 8, 100)
+    np.testing.assert_allclose(linear, [1.0, 0.8, 0.6, 0.2, 0.2], rtol=1e-6)
+    cosine = at(optim.schedule("cosine", 1.0, 0.2, 8), 0, 2, 4, 8, 100)
+    np.testing.assert_allclose(cosine, [1.0, 1 - 0.8 * (1 - 0.5**0.5) / 2, 0.6, 0.2, 0.2], rtol=1e-6)
+    steps = at(optim.schedule("step", 0.1, 0.0, 0, (3, 5), (0.5, 0.9)), 0, 2, 3, 4, 5, 99)
+    np.testing.assert_allclose(steps, [0.1, 0.1, 0.5, 0.5, 0.9, 0.9], rtol=1e-6)
+
+
+def test_schedule_errors():
+    """What cannot be meant is refused, with what was given."""
+    with pytest.raises(ValueError, match="schedule 'exp' is unknown; allowed: constant, linear, cosine, step"):
+        optim.schedule("exp", 1, 0, 5)
+    with pytest.raises(ValueError, match="cosine schedule needs a positive number of steps; given 0"):
+        optim.schedule("cosine", 1, 0, 0)
+    for boundaries, values in (((3, 2), (1, 2)), ((3,), (1, 2))):
+        with pytest.raises(ValueError, match="rising boundaries and one value for each"):
+            optim.schedule("step", 1, 0, 0, boundaries, values)
+
+
+def test_learning_rate_by_hand():
+    """Warm-up of 4 reaches the peak with its 4th update; the schedule's own steps count from the end of warm-up."""
+    warm = optim.learning_rate(Recipe(learning_rate=2.0, warmup_steps=4, schedule="linear", decay_steps=10, end_ratio=0.5))
+    np.testing.assert_allclose(at(warm, 0, 1, 3, 4, 9, 14, 50), [0.5, 1.0, 2.0, 2.0, 1.5, 1.0, 1.0], rtol=1e-6)
+    assert at(optim.learning_rate(Recipe(learning_rate=3.0)), 0, 7) == [3.0, 3.0]
+
+
+def one(theta, theta_hat=None, w=None) -> Params:
+    """Params of single arrays."""
+    leaf = lambda x: None if x is None else {"x": jnp.asarray(x, jnp.float32)}
+    return Params(leaf(theta), leaf(theta_hat), leaf(w))
+
+
+def start(recipes: Recipes, params: Params) -> TrainState:
+    """A state at step 0."""
+    return TrainState(jnp.int32(0), params, recipes.optimizer().init(params))
+
+
+def test_first_update_by_hand():
+    """Adam's first step is lr g / (|g| + eps), UP the gradient; weight decay pulls matrices alone, by lr wd theta."""
+    recipes = Recipes(Recipe(learning_rate=0.1, weight_decay=0.5, clip_norm=0.0), Recipe(learning_rate=0.01, clip_norm=0.0))
+    params = Params({"matrix": jnp.array([[2.0, -4.0]]), "vector": jnp.array([2.0])}, w={"x": jnp.array([1.0, 1.0])})
+    ascent = Params({"matrix": jnp.array([[3.0, -0.5]]), "vector": jnp.array([1.0])}, w={"x": jnp.array([-7.0, 0.0])})
+    state, metrics = optim.apply_ascent(recipes, start(recipes, params), ascent)
+    np.testing.assert_allclose(state.params.theta["matrix"], [[2.1 - 0.1, -4.1 + 0.2]], rtol=1e-5)
+    np.testing.assert_allclose(state.params.theta["vector"], [2.1], rtol=1e-5)
+    np.testing.assert_allclose(state.params.w["x"], [0.99, 1.0], rtol=1e-5)
+    assert state.step == 1 and metrics["update/skipped"] == 0
+    np.testing.assert_allclose(metrics["grad/norm_w"], 7.0)
+    np.testing.assert_allclose(metrics["grad/norm_theta"], (9 + 0.25 + 1) ** 0.5, rtol=1e-6)
+    assert "grad/norm_theta_hat" not in metrics and state.params.theta_hat is None
+
+
+def test_clip_is_per_label():
+    """A gradient of norm 5 is clipped to 1; the first moment keeps 0.1 of it. The shadow's own norm is another one."""
+    recipes = Recipes(Recipe(clip_norm=1.0), Recipe(clip_norm=1.0))
+    params = one([0.0, 0.0], [0.0, 0.0], [0.0, 0.0])
+    state, _ = optim.apply_ascent(recipes, start(recipes, params), one([3.0, 4.0], [300.0, 400.0], [0.3, 0.4]))
+    moments = {label: optax.tree.get(state.opt_state.inner_states[label], "mu") for label in ("base", "shadow", "lora")}
+    np.testing.assert_allclose(moments["base"].theta["x"], [-0.06, -0.08], rtol=1e-5)
+    np.testing.assert_allclose(moments["shadow"].theta_hat["x"], [-0.06, -0.08], rtol=1e-5)
+    np.testing.assert_allclose(moments["lora"].w["x"], [-0.03, -0.04], rtol=1e-5)
+
+
+def test_a_huge_shadow_gradient_does_not_touch_theta():
+    """Bit for bit under three labels. Under one label it shrinks theta's step: the control that this can be seen."""
+    recipes = toys.recipes(1.0, 1.0, clip_norm=1.0, eps=1.0)
+    params = one([0.0, 0.0], [0.0, 0.0], [0.0])
+    small, huge = one([0.3, 0.4], [0.3, 0.4], [0.1]), one([0.3, 0.4], [3e4, 4e4], [0.1])
+    moved = [optim.apply_ascent(recipes, start(recipes, params), ascent)[0].params for ascent in (small, huge)]
+    assert toys.same_bits(moved[0].theta, moved[1].theta) and toys.same_bits(moved[0].w, moved[1].w)
+
+    together = optim.adamw(recipes.base)
+    lone = [together.update(jax.tree.map(jnp.negative, ascent), together.init(params), params)[0] for ascent in (small, huge)]
+    assert np.abs(lone[1].theta["x"]).max() < 1e-3 * np.abs(lone[0].theta["x"]).max()
+
+
+def test_theta_and_its_shadow_share_one_recipe():
+    """Equal directions keep them equal bit for bit, warm-up, decay and all; w follows the other recipe."""
+    recipes = Recipes(Recipe(learning_rate=0.1, warmup_steps=2, schedule="cosine", decay_steps=5, weight_decay=0.1),
+                      Recipe(learning_rate=0.3))
+    theta = toys.bigram_theta()
+    state = start(recipes, Params(theta, jax.tree.map(jnp.copy, theta), {"x": jnp.ones(3)}))
+    move = jax.jit(lambda state, G: optim.apply_ascent(recipes, state, Params(G, G, {"x": jnp.ones(3)}))[0])
+    for seed in range(6):
+        state = move(state, toys.noise_like(theta, seed, 1.0))
+        assert toys.same_bits(state.params.theta, state.params.theta_hat)
+    assert toys.change(state.params.theta, theta) > 0.1
+
+
+@pytest.mark.parametrize("bad", ["theta", "theta_hat", "w", "value"])
+@pytest.mark.parametrize("what", [np.nan, np.inf])
+def test_non_finite_skips_everything(bad, what):
+    """One bad number anywhere: no part moves, no optimizer state changes, the step still counts, and it is reported."""
+    recipes = toys.recipes()
+    state = start(recipes, one([1.0, 2.0], [1.0, 2.0], [3.0]))
+    state, _ = optim.apply_ascent(recipes, state, one([0.1, 0.2], [0.1, 0.2], [0.3]))
+    gradient = {"theta": [0.1, 0.2], "theta_hat": [0.1, 0.2], "w": [0.3]}
+    value = what if bad == "value" else 0.5
+    if bad != "value":
+        gradient[bad] = [what, *gradient[bad][1:]]
+    after, metrics = jax.jit(lambda s, g, v: optim.apply_ascent(recipes, s, g, (v,)))(state, one(**gradient), jnp.float32(value))
+    assert toys.same_bits((after.params, after.opt_state), (state.params, state.opt_state))
+    assert after.step == state.step + 1 and metrics["update/skipped"] == 1

@@ -1,0 +1,189 @@
+"""The sampler: what the trainer scores, the same samples in any layout, and a loop that stops."""
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from bridge_jax import logprobs, rollout
+from bridge_jax.models import layers
+from bridge_jax.types import Sequences
+from tests import toys
+
+T, M = 8, 3
+NEVER = jnp.array([-1], jnp.int32)
+PROMPTS = ([3, 9, 4, 1, 5], [7], [30, 2, 2])  # ragged
+traces = []
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def sample(phi, prompt_PS, prompt_len_P, key_B, settings, dtype=jnp.float32) -> rollout.Samples:
+    """At most T tokens; counts its own traces."""
+    traces.append(prompt_PS.shape)
+    return rollout.sample(toys.CFG, phi, prompt_PS, prompt_len_P, key_B, settings, T, dtype)
+
+
+@pytest.fixture(scope="module")
+def phi():
+    """A sharp tiny model."""
+    return toys.transformer_theta()
+
+
+def pad(prompts, S: int, filler: int = 17):
+    """Right-padded int32 [P,S] and lengths."""
+    rows = [[*prompt, *[filler] * (S - len(prompt))] for prompt in prompts]
+    return jnp.asarray(rows, jnp.int32), jnp.asarray([len(prompt) for prompt in prompts], jnp.int32)
+
+
+def settings(temperature: float = 1.0, eos=NEVER, limit: int = T) -> rollout.Sampling:
+    """Traced settings."""
+    return rollout.Sampling(jnp.float32(temperature), jnp.asarray(eos, jnp.int32), jnp.int32(limit))
+
+
+def run(phi, prompts=PROMPTS, ids=(11, 12, 13), S: int = 5, filler: int = 17, samples: int = M, step: int = 0, dtype=jnp.float32,
+        **chosen) -> rollout.Samples:
+    """Sample these prompts, whose ids are part of the key."""
+    keys = rollout.row_keys(jax.random.key(0), step, jnp.asarray(ids), samples)
+    return sample(phi, *pad(prompts, S, filler), keys, settings(**chosen), dtype)
+
+
+def scored(phi, seqs: Sequences, temperature: float):
+    """The trainer's log-probabilities [B,T]."""
+    return _scored(phi, seqs, temperature)
+
+
+@jax.jit
+def _scored(phi, seqs, temperature):
+    hidden_BTD = layers.forward(toys.CFG, phi, seqs)
+    return logprobs.token_logp(hidden_BTD, layers.head_weights(toys.CFG, phi), seqs.tokens_BT, temperature)[0]
+
+
+def inside(seqs: Sequences) -> np.ndarray:
+    """Mask [B,T] of sampled tokens."""
+    return np.arange(T) < np.asarray(seqs.length_B)[:, None]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+def test_the_trainer_scores_what_was_sampled(phi, temperature):
+    """fp32: 1e-4 on every sampled token, ragged prompts, early ends; 0 beyond the length."""
+    samples = run(phi, temperature=temperature, eos=[4, 20])
+    mask = inside(samples.seqs)
+    assert 0 < mask.sum() < mask.size and samples.logp_BT.dtype == jnp.float32
+    np.testing.assert_allclose(samples.logp_BT[mask], scored(phi, samples.seqs, temperature)[mask], atol=1e-4)
+    assert not np.asarray(samples.logp_BT)[~mask].any() and not np.asarray(samples.seqs.tokens_BT)[~mask].any()
+
+
+def test_bf16_weights_and_cache(phi):
+    """Sampler and trainer round at different places: measured max .09, mean .016 (model far sharper than a real one)."""
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi)
+    samples = run(half, dtype=jnp.bfloat16)
+    error = np.abs(np.asarray(samples.logp_BT - scored(half, samples.seqs, 1.0)))
+    assert error.max() < 0.3 and error.mean() < 0.04
+
+
+def test_greedy_is_argmax_by_teacher_forcing(phi):
+    """Temperature 0: every token is the trainer's argmax, whatever the key; log-probabilities are those at temperature 1."""
+    samples = run(phi, temperature=0.0)
+    hidden_BTD = jax.jit(layers.forward, static_argnums=0)(toys.CFG, phi, samples.seqs)
+    logits = hidden_BTD @ layers.head_weights(toys.CFG, phi).T
+    np.testing.assert_array_equal(samples.seqs.tokens_BT, jnp.argmax(logits, axis=-1))
+    np.testing.assert_allclose(samples.logp_BT, scored(phi, samples.seqs, 1.0), atol=1e-4)
+    rows_PMT = samples.seqs.tokens_BT.reshape(3, M, T)
+    assert (rows_PMT == rows_PMT[:, :1]).all()
+
+
+def test_a_prompts_samples_do_not_depend_on_the_batch(phi):
+    """Other prompts, another order, more padding, other fillers, alone or not: bitwise the same tokens."""
+    tokens = {i: np.asarray(run(phi).seqs.tokens_BT).reshape(3, M, T)[i] for i in range(3)}
+    a, b, c = PROMPTS
+    layouts = [((c, a, b), (13, 11, 12), 5, 17), ((a, b, c), (11, 12, 13), 9, 30), ((b,), (12,), 5, 0),
+               (([1, 1], c, [5], [6, 6, 6, 6, 6]), (90, 13, 91, 92), 5, 0)]
+    for prompts, ids, S, filler in layouts:
+        again = np.asarray(run(phi, prompts, ids, S, filler).seqs.tokens_BT).reshape(len(prompts), M, T)
+        for row, id in zip(again, ids):
+            if id < 90:
+                np.testing.assert_array_equal(row, tokens[id - 11])
+    first_two = np.asarray(run(phi, samples=2).seqs.tokens_BT).reshape(3, 2, T)  # fewer samples: the same first ones
+    np.testing.assert_array_equal(first_two[0], tokens[0][:2])
+
+
+def test_samples_differ_between_rows_steps_and_ids(phi):
+    """M samples of a prompt, two ids of one prompt, and two steps are all different draws."""
+    same = ([3, 9, 4],) * 3
+    rows = [tuple(row) for step in (0, 1) for row in np.asarray(run(phi, same, step=step).seqs.tokens_BT)]
+    assert len(set(rows)) == 2 * 3 * M
+    keys = jax.random.key_data(rollout.row_keys(jax.random.key(0), 0, jnp.array([11, 12]), M))
+    by_hand = functools.reduce(jax.random.fold_in, (0, 12, 2), jax.random.key(0))
+    np.testing.assert_array_equal(keys[M + 2], jax.random.key_data(by_hand))
+
+
+def test_ends_of_sequence(phi):
+    """A row ends WITH its first eos id, any of the set; what ran into the limit did not stop."""
+    free = run(phi)
+    assert (free.seqs.length_B == T).all() and not free.stopped_B.any()
+    tokens = np.asarray(free.seqs.tokens_BT)
+    eos = [int(tokens[0, 2]), int(tokens[4, 5])]
+    ended = run(phi, eos=eos)
+    for row, length, stopped, again in zip(tokens, ended.seqs.length_B, ended.stopped_B, ended.seqs.tokens_BT):
+        hits = [t for t in range(T) if row[t] in eos]
+        assert stopped == bool(hits) and length == (hits[0] + 1 if hits else T)
+        np.testing.assert_array_equal(again[:length], row[:length])
+
+
+def test_filler_is_no_end(phi):
+    """Finished rows are filled with id 0; where 0 is an eos id, lengths still count to the first end alone."""
+    tokens = np.asarray(run(phi, temperature=3.0).seqs.tokens_BT)
+    ended = run(phi, temperature=3.0, eos=[0, int(tokens[0, 1])])
+    assert ended.seqs.length_B[0] == 2 and ended.stopped_B[0]
+
+
+def test_settings_are_traced(phi):
+    """Temperature, limit and the ids in the eos set compile nothing anew."""
+    run(phi)
+    before = len(traces)
+    short = run(phi, temperature=0.9, limit=3, eos=[31])
+    assert short.seqs.length_B.max() == 3 and not np.asarray(short.seqs.tokens_BT)[:, 3:].any()
+    run(phi, temperature=0.0, limit=100)
+    assert len(traces) == before
+
+
+def test_the_loop_stops_when_all_rows_are_done(phi, monkeypatch):
+    """Decode steps are counted: as many as the longest row needs, not T."""
+    steps, decode = [], layers.decode
+
+    def counted(cfg, phi, token_B, t, *rest):
+        jax.debug.callback(lambda t: steps.append(int(t)), t)
+        return decode(cfg, phi, token_B, t, *rest)
+
+    monkeypatch.setattr(layers, "decode", counted)
+    fresh = jax.jit(lambda keys, chosen: rollout.sample(toys.CFG, phi, *pad(PROMPTS, 5), keys, chosen, T, jnp.float32))
+    keys = rollout.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
+    for chosen in (settings(eos=jnp.arange(32)), settings(eos=jnp.arange(1, 33), temperature=3.0), settings(eos=jnp.full(32, -1), limit=4)):
+        steps.clear()
+        samples = jax.block_until_ready(fresh(keys, chosen))
+        jax.effects_barrier()
+        assert sorted(steps) == list(range(int(samples.seqs.length_B.max()))) and len(steps) < T
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_frequencies_follow_the_softmax(temperature):
+    """20,000 draws from 6 logits: chi-square at a fixed key, and the log-probabilities that go with them."""
+    logits = jnp.array([1.0, 0.0, -1.0, 2.0, 0.5, -3.0])
+    keys = rollout.row_keys(jax.random.key(1), 0, jnp.arange(20), 1000)
+    token, logp = jax.jit(rollout.draw)(jnp.tile(logits, (20000, 1)), keys, jnp.int32(3), jnp.float32(temperature))
+    expected = np.asarray(jax.nn.softmax(logits / temperature), np.float64)
+    counts = np.bincount(token, minlength=6)
+    assert scipy.stats.chisquare(counts, 20000 * expected / expected.sum()).pvalue > 0.01
+    np.testing.assert_allclose(logp, np.log(expected)[np.asarray(token)], atol=1e-5)
+
+
+def test_tokens_draw_independently():
+    """The same row at t and t + 1 draws with different noise: pairs are as frequent as chance has them."""
+    keys = rollout.row_keys(jax.random.key(2), 0, jnp.arange(4), 1000)
+    drawn = [jax.jit(rollout.draw)(jnp.zeros((4000, 4)), keys, jnp.int32(t), jnp.float32(1.0))[0] for t in (0, 1)]
+    counts = np.bincount(4 * np.asarray(drawn[0]) + np.asarray(drawn[1]), minlength=16)
+    assert scipy.stats.chisquare(counts).pvalue > 0.01

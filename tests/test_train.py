@@ -1,0 +1,263 @@
+"""The loop's promises on tiny runs: resuming bit for bit, signals, damage, divergence, nothing compiled after warm-up."""
+from __future__ import annotations
+
+import os
+import re
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from bridge_jax import checkpoint, evaluate, logbook, methods, setup, train
+from tests import tiny_runs
+from tests.tiny_runs import STEPS, go, quick  # noqa: F401 (a fixture)
+
+BUDGET = {"sft": ["demo_tokens", "gradient_tokens"], "grpo": ["generated_tokens", "gradient_tokens"],
+          "bridge": ["demo_tokens", "generated_tokens", "gradient_tokens"]}
+NORMS = {"sft": ["theta"], "grpo": ["theta"], "bridge": ["theta", "theta_hat", "w"]}
+SFT = {"sft/logp", "sft/entropy", "sft/stop_prob"}
+RL = {"reward/mean", "reward/all_right", "reward/all_wrong", "rl/J", "rollout/tokens", "rollout/length",
+      "rollout/stopped", "rollout/entropy", "rollout/logp_error", "rollout/logp_error_max", "rollout/prob_error",
+      *(f"reward/outcome_{kind}" for kind in evaluate.Outcome)}
+BRIDGE = {"bridge/gain", "bridge/kl_hat", "bridge/ess", "bridge/lam", "bridge/J_hat", "grad/cos_sft_rl"}
+OF_METHOD = {"sft": SFT, "grpo": RL, "bridge": SFT | RL | BRIDGE}
+EVERY_STEP = {"step", "update/skipped", "time/update_s", "time/grade_s", "time/rollout_s", "time/train_s",
+              "compile/count"}
+EVALUATED = {f"eval/held_out_{key}" for key in ("accuracy", "stderr", "n", "tokens", "stopped", "no_answer")}
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory):
+    """Function from a method to the directory of its run of STEPS steps, made once."""
+    made = {}
+
+    def of(method):
+        if method not in made:
+            made[method] = tmp_path_factory.mktemp(f"unbroken_{method}")
+            assert go(made[method], method)["step"] == STEPS
+        return made[method]
+
+    return of
+
+
+def signal_at(monkeypatch, step: int, number=signal.SIGTERM) -> None:
+    """The process gets a signal while this step's rollouts are written."""
+    write = logbook.Logbook.write_rollouts
+
+    def write_rollouts(self, at, rows):
+        if at == step:
+            os.kill(os.getpid(), number)
+        return write(self, at, rows)
+
+    monkeypatch.setattr(logbook.Logbook, "write_rollouts", write_rollouts)
+
+
+def poison(monkeypatch, steps) -> None:
+    """The rewards of these steps are NaN."""
+    generate = train.generate
+
+    def poisoned(run, programs, phi, step, *rest):
+        rollouts, graded, seconds = generate(run, programs, phi, step, *rest)
+        bad = np.full_like(rollouts.reward_B, np.nan if step + 1 in steps else 1.0)
+        return rollouts.replace(reward_B=rollouts.reward_B * bad), graded, seconds
+
+    monkeypatch.setattr(train, "generate", poisoned)
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_resumed_equals_unbroken(quick, unbroken, tmp_path, method, k=1):
+    """k steps, then the rest: the same metrics, transcripts, parameters and optimizer states as without a stop."""
+    assert go(tmp_path, method, stop_at=k)["step"] == k
+    assert tiny_runs.lines(tmp_path) == tiny_runs.lines(unbroken(method))[:k + 1]
+    go(tmp_path, method)
+    tiny_runs.assert_same_run(tmp_path, unbroken(method), method)
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_the_run_moves_what_it_trains(quick, unbroken, method):
+    """Rewards vary and every part of the parameters has moved: the equalities above are not those of idle runs."""
+    begun = setup.build(tiny_runs.config(method), jax.devices()[:1])
+    theta, end = setup.initial_theta(begun), tiny_runs.state(unbroken(method), method)
+    for part in ("theta", "theta_hat"):
+        embed = end.get(f".params.{part}['embed']")
+        assert embed is None or not np.array_equal(embed, theta["embed"])
+    assert all(array.any() for key, array in end.items() if key.startswith(".params.w"))
+    if method != "sft":
+        assert any(0 < line["reward/mean"] < 1 for line in tiny_runs.lines(unbroken(method))[1:])
+
+
+@pytest.mark.parametrize("step", [2, 3, STEPS])
+def test_sigterm_saves_within_the_step_and_goes_on(quick, unbroken, tmp_path, monkeypatch, step):
+    """At an ordinary step, at one that is due to be evaluated (3), and at the last."""
+    with monkeypatch.context() as patch:
+        signal_at(patch, step)
+        assert go(tmp_path)["stopped"]
+        assert checkpoint.Checkpoints(str(tmp_path), read_only=True).steps()[-1] == step
+    assert not go(tmp_path)["stopped"]
+    tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
+
+
+def test_handlers_are_given_back(quick, tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    go(tmp_path, "sft", stop_at=1)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_another_config_is_refused(quick, tmp_path, capsys):
+    go(tmp_path, "sft", stop_at=1)
+    text = (tmp_path / "config.json").read_text()
+    with pytest.raises(ValueError, match="optim.base.b2 +0.999 +0.9\n") as error:
+        go(tmp_path, "sft", optim__base__b2=0.9)
+    assert "--force_config" in str(error.value) and "steps" not in str(error.value)
+    assert (tmp_path / "config.json").read_text() == text
+    free = dict(steps=2, eval__every=0, checkpoint__every=1, log__rollouts_every=0)
+    assert go(tmp_path, "sft", **free)["step"] == 2
+    assert go(tmp_path, "sft", force=True, optim__base__b2=0.9, **free | dict(steps=3))["step"] == 3
+    assert "optim.base.b2" in (tmp_path / "config.json").read_text()
+    with pytest.raises(ValueError, match="rollout.calls"):
+        go(tmp_path, "sft", rollout__calls=1, optim__base__b2=0.9)
+
+
+def test_what_is_printed_at_start(quick, tmp_path, capsys):
+    go(tmp_path, "sft", steps=1)
+    printed = capsys.readouterr().out
+    assert re.search("optim.base.learning_rate +0.01 +5e-07\n", printed) and f"{tmp_path}/config.json" in printed
+    assert "rows of a step  rollouts  demos" in printed and "steps 1 to 1" in printed and "seed" not in printed
+    end = go(tmp_path, "sft", steps=1)
+    assert "nothing to do: the run stands at step 1 of 1" in capsys.readouterr().out and end["step"] == 1
+
+
+@pytest.mark.parametrize("method", ["grpo", "bridge"])
+def test_a_poisoned_step_changes_nothing(quick, tmp_path, monkeypatch, caplog, method):
+    """NaN rewards at steps 2 and 3: parameters and optimizer states stay, the batches are kept, the run goes on."""
+    poison(monkeypatch, {2, 3})
+    go(tmp_path, method, log__skipped_limit=3, checkpoint__every=1)
+    skipped = [line["update/skipped"] for line in tiny_runs.lines(tmp_path)[1:]]
+    assert skipped == [0, 1, 1, 0, 0] and "rl/J" in tiny_runs.lines(tmp_path)[2]["nonfinite"]
+    assert sorted(os.listdir(tmp_path / "batches")) == ["step_000002.npz", "step_000003.npz"]
+    batch = np.load(tmp_path / "batches" / "step_000002.npz")
+    assert np.isnan(batch["rollouts/theta/reward_B"]).all() and batch["rollouts/theta/seqs/tokens_BT"].shape == (8, 15)
+    assert [record.message for record in caplog.records if "step 3: gradient or objective not finite" in record.message]
+    run, found = setup.build(tiny_runs.config(method), jax.devices()[:1]), {}
+    for step in (1, 3, 4):
+        for later in [s for s in range(1, STEPS + 1) if s > step]:
+            folder = tmp_path / "checkpoints" / f"step_{later:06d}"
+            if folder.exists():
+                folder.rename(tmp_path / "checkpoints" / f"later_{later}_{step}")
+        with checkpoint.Checkpoints(str(tmp_path), read_only=True) as store:
+            restored, meta = store.restore(setup.abstract_state(run))
+            found[step] = jax.tree.leaves((restored.params, restored.opt_state))
+            assert meta["step"] == step and meta["skipped_in_row"] == {1: 0, 3: 2, 4: 0}[step]
+        for name in os.listdir(tmp_path / "checkpoints"):
+            if name.endswith(f"_{step}"):
+                (tmp_path / "checkpoints" / name).rename(
+                    tmp_path / "checkpoints" / f"step_{int(name.split('_')[1]):06d}")
+    same = [np.array_equal(a, b) for a, b in zip(found[1], found[3])]
+    assert all(same) and not all(np.array_equal(a, b) for a, b in zip(found[3], found[4]))
+
+
+@pytest.mark.parametrize("method", ["grpo", "sft"])
+def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
+    """Every update not finite: stops after the limit, says where the batches are; no checkpoint holds a NaN."""
+    given = dict(log__skipped_limit=2, checkpoint__every=1)
+    if method == "sft":  # a learning rate that throws the weights out of range in one step
+        given |= dict(optim__base__learning_rate=1e38)
+    else:
+        poison(monkeypatch, range(2, 99))
+    with pytest.raises(train.Diverged, match="2 updates in a row were not finite, the last at step 3.*batches") as error:
+        go(tmp_path, method, **given)
+    assert "optim.base.learning_rate" in str(error.value) and "log.skipped_limit" in str(error.value)
+    assert [line["update/skipped"] for line in tiny_runs.lines(tmp_path)[1:]] == [0, 1, 1]
+    held = tiny_runs.state(tmp_path, method, **given)
+    assert not any(np.isnan(array).any() for array in held.values() if array.dtype.kind == "f")
+
+
+def test_corrupt_newest_checkpoint(quick, unbroken, tmp_path, capsys):
+    """Falls back to the one before, says so, and ends like a run that was never hurt."""
+    go(tmp_path, stop_at=4)
+    newest = tmp_path / "checkpoints" / "step_000004"
+    for file in newest.rglob("*"):
+        if file.is_file() and file.stat().st_size > 100:
+            file.write_bytes(b"\0" * 50)
+    capsys.readouterr()
+    go(tmp_path)
+    printed = capsys.readouterr().out
+    assert "warning: " in printed and "went back to the checkpoint of step 2" in printed and "steps 3 to 5" in printed
+    tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_metrics_contract(quick, unbroken, method):
+    """The keys that DESIGN.md names, on every line; budgets add up; evaluation when it is due and only then."""
+    found = logbook.read(str(unbroken(method)))
+    assert set(found[0]) == {"step", "time/eval_s"} | EVALUATED
+    wanted = EVERY_STEP | OF_METHOD[method] | {f"budget/{name}" for name in BUDGET[method]}
+    wanted |= {f"grad/norm_{name}" for name in NORMS[method]}
+    for line in found[1:]:
+        due = line["step"] in (3, STEPS)
+        assert set(line) == wanted | (EVALUATED | {"time/eval_s"} if due else set()), line["step"]
+        assert line.get("rollout/logp_error_max", 0) < 1e-4
+        outcomes = [value for key, value in line.items() if key.startswith("reward/outcome_")]
+        assert not outcomes or sum(outcomes) == pytest.approx(1)
+    passes = {"sft": lambda b: b["budget/demo_tokens"], "grpo": lambda b: b["budget/generated_tokens"],
+              "bridge": lambda b: b["budget/demo_tokens"] + 2 * b["budget/generated_tokens"]}[method]
+    assert all(line["budget/gradient_tokens"] == passes(line) for line in found[1:])
+    if method != "sft":
+        assert found[-1]["budget/generated_tokens"] == sum(line["rollout/tokens"] for line in found[1:])
+
+
+def test_rollout_files_are_complete(quick, unbroken):
+    """Every sample with its prompt, ids, behaviour log-probabilities and outcome; the mean reward is theirs."""
+    run = setup.build(tiny_runs.config(), jax.devices()[:1])
+    for line in logbook.read(str(unbroken("bridge")))[1:]:
+        rows = tiny_runs.rows(unbroken("bridge") / "rollouts" / f"step_{line['step']:06d}.jsonl")
+        assert [row["sample"] for row in rows] == [0, 1, 2, 3] * 2
+        known = {problem.id: problem for problem in run.task.train}
+        for row in rows:
+            problem = known[row["id"]]
+            assert (row["question"], row["answer"], row["level"]) == (problem.question, problem.answer, problem.level)
+            assert row["text"] == run.tokenizer.decode(row["ids"]) and len(row["logp"]) == len(row["ids"]) > 0
+            assert row["stopped"] == (row["ids"][-1] == 0) and max(row["logp"]) <= 0 and row["actor"] == "theta"
+            assert row["outcome"] == tiny_runs.parity(problem, row["text"])
+        assert np.mean([row["outcome"] == "correct" for row in rows]) == line["reward/mean"]
+        assert sum(len(row["ids"]) for row in rows) == line["rollout/tokens"]
+
+
+def test_nothing_compiles_after_warm_up(tmp_path, monkeypatch):
+    """Two prompt buckets, evaluations and checkpoints: the count of the first step is that of the last; also resumed."""
+    used, rows_of_step = [], train.rows_of_step
+    monkeypatch.setattr(train, "rows_of_step", lambda *given: used.append(rows_of_step(*given)) or used[-1])
+    given = dict(data__buckets=(4, 6), eval__every=2)
+    go(tmp_path, stop_at=3, **given)
+    go(tmp_path, **given)
+    counts = [line["compile/count"] for line in logbook.read(str(tmp_path))[1:]]
+    assert len(set(counts[:3])) == 1 and len(set(counts[3:])) == 1, counts
+    assert {bucket for bucket, *_ in used} == {4, 6}
+
+
+def test_own_shadow_rollouts_are_counted(quick, tmp_path):
+    """theta_hat samples too: its tokens are generated and pass backward once, like theta's."""
+    go(tmp_path, method__shadow_rollouts="own", steps=2, eval__every=0)
+    rows = tiny_runs.rows(tmp_path / "rollouts" / "step_000002.jsonl")
+    assert [row["actor"] for row in rows] == ["theta"] * 8 + ["theta_hat"] * 8
+    last = logbook.read(str(tmp_path))[-1]
+    sampled = [sum(len(row["ids"]) for row in tiny_runs.rows(file)) for file in (tmp_path / "rollouts").iterdir()]
+    assert last["budget/generated_tokens"] == sum(sampled)
+    assert last["budget/gradient_tokens"] == sum(sampled) + last["budget/demo_tokens"]
+
+
+@pytest.mark.parametrize("given, message", [
+    (dict(log__mirrors=("tensorbord",)), "unknown mirror log.mirrors='tensorbord': did you mean 'tensorboard'"),
+    (dict(checkpoint__keep=0), "checkpoint.keep=0"),
+])
+def test_refused_before_anything_is_compiled(tmp_path, monkeypatch, given, message):
+    monkeypatch.setattr(train, "compile_programs", lambda *_: pytest.fail("compiled"))
+    with pytest.raises(ValueError, match=message):
+        go(tmp_path, **given)
+
+
+def test_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write to workdir .*another --workdir"):
+        go(tmp_path / "file" / "run")
