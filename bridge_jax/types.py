@@ -93,5 +93,5 @@ class Task:
     train: tuple[Problem, ...]               # RL prompts
     demos: tuple[Problem, ...]               # expert demonstrations, each with a solution
     splits: dict[str, tuple[Problem, ...]]   # held-out problems by name; the first is the one that runs are judged by
-    messages: Callable                       # Problem -> chat messages [{"role", "content"}]; a single user message where no template applies
+    messages: Callable  # Problem -> chat messages [{"role", "content"}], the prompt of SFT, RL and evaluation
     grade: Callable                          # (Problem, completion text) -> grading.outcome.Outcome; pure Python

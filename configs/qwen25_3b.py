@@ -2,8 +2,10 @@
 
     python -m experiments.train --config=configs/qwen25_3b.py:bridge --workdir=runs/qwen25_3b_bridge
 
-Hardware: not run by us yet; 16 chips of a TPU v5e slice (mesh.fsdp=-1), or 8 GPUs of 80 GB. The paper: 6.9 h for BRIDGE, 6.1 h for RL-zero.
-Published (not ours): average pass@1 over MATH500, Minerva, OlympiadBench, AIME24, AMC23: base 14.4, SFT 27.9, RL-zero 32.2, BRIDGE 36.0 %.
+Hardware: not run by us yet; 16 chips of a TPU v5e slice (mesh.fsdp=-1), or 8 GPUs of 80 GB.
+The paper: 6.9 h for BRIDGE, 6.1 h for RL-zero.
+Published (not ours): average pass@1 over MATH500, Minerva, OlympiadBench, AIME24, AMC23:
+base 14.4, SFT 27.9, RL-zero 32.2, BRIDGE 36.0 %.
 """
 from ml_collections import ConfigDict
 

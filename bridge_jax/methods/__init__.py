@@ -1,4 +1,7 @@
-"""Training algorithms, one file each, found by name. Each has a frozen `Config` and `make(cfg, policy, recipes, rows) -> Method`."""
+"""Training algorithms, one file each, found by name.
+
+Each file has a frozen `Config` and `make(cfg, policy, recipes, microbatch_rows) -> Method`.
+"""
 from __future__ import annotations
 
 import difflib

@@ -1,0 +1,92 @@
+"""`python -m experiments.quickstart --out=DIR`: sft, grpo and bridge from one base model, under one budget, side by side.
+
+Trains the base (configs/quickstart.py:base), exports it as an ordinary HF folder, trains each method from it for the same
+number of steps, prompts, samples and demonstrations, then prints a table and draws the reward curves. Finished runs are not
+repeated. One seed: a look at the machinery, not evidence for a ranking.
+"""
+from __future__ import annotations
+
+import logging
+import pathlib
+import time
+
+from absl import app, flags
+
+from bridge_jax import logbook, train
+from configs import quickstart
+from experiments.export import export
+from experiments.train import log_to_stderr, use_compilation_cache
+
+METHODS = ("sft", "grpo", "bridge")
+COLUMNS = ("method", "accuracy", "reward", "seconds", "generated tokens", "expert tokens")
+
+
+def run(out: pathlib.Path) -> dict[str, list[dict]]:
+    """Train the base and every method in out; the metrics of each method, one dict a step."""
+    model = out / "base_model"
+    train.train(quickstart.get_config("base"), str(out / "base"))
+    if not model.exists():
+        export(str(out / "base"), str(model))
+    for method in METHODS:
+        config = quickstart.get_config(method)
+        config.model.path = str(model)
+        train.train(config, str(out / method))
+    return {method: logbook.read(str(out / method)) for method in METHODS}
+
+
+def table(metrics: dict[str, list[dict]]) -> str:
+    """Aligned rows: greedy held-out accuracy with its standard error, mean reward of the last ten steps, seconds, tokens."""
+    first = metrics["sft"][0]
+    rows = [COLUMNS, ("base", accuracy(first), "", "", "", "")]
+    for method, lines in metrics.items():
+        last = lines[-1]
+        rewards = [line["reward/mean"] for line in lines[-10:] if "reward/mean" in line]
+        rows.append((method, accuracy(last), f"{sum(rewards) / len(rewards):.3f}" if rewards else "samples none",
+                     f"{last['time/train_s']:.0f}", f"{last.get('budget/generated_tokens', 0):,.0f}",
+                     f"{last.get('budget/demo_tokens', 0):,.0f}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def accuracy(line: dict) -> str:
+    """Held-out accuracy and its standard error."""
+    return f"{line['eval/held_out_accuracy']:.3f} +- {line['eval/held_out_stderr']:.3f}"
+
+
+def draw(metrics: dict[str, list[dict]], path: pathlib.Path) -> None:
+    """Two panels over steps: reward of the samples, greedy held-out accuracy with one standard error."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for number, (method, lines) in enumerate(metrics.items()):
+        sampled = [line for line in lines if "reward/mean" in line]
+        judged = [line for line in lines if "eval/held_out_accuracy" in line]
+        colour = f"C{number}"
+        if sampled:
+            left.plot([line["step"] for line in sampled], [line["reward/mean"] for line in sampled], colour, label=method)
+        right.errorbar([line["step"] for line in judged], [line["eval/held_out_accuracy"] for line in judged],
+                       [line["eval/held_out_stderr"] for line in judged], color=colour, label=method, capsize=3)
+    left.set(title="mean reward of the samples (sft samples none)", xlabel="step", ylabel="share correct")
+    right.set(title="held-out accuracy, greedy, +- one standard error", xlabel="step")
+    left.legend()
+    right.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def main(_) -> None:
+    """Run, print, draw."""
+    log_to_stderr()
+    use_compilation_cache()
+    began, out = time.monotonic(), pathlib.Path(flags.FLAGS.out)
+    logging.getLogger("bridge_jax.tasks").setLevel(logging.ERROR)  # level 1 is small, and known to be
+    metrics = run(out)
+    draw(metrics, out / "rewards.png")
+    print(f"\n{table(metrics)}\n\nreward curves: {out / 'rewards.png'}\n{time.monotonic() - began:.0f} seconds in all")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", "runs/quickstart", "where the runs, the base model and the picture go")
+    app.run(main)
