@@ -151,8 +151,8 @@ def read(config: ConfigDict, devices: int) -> Settings:
     for key, value, least in (("steps", steps, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"config.{key}={value!r}; allowed: a whole number of at least {least}")
-    s = Settings(seed, steps, method_name, method,
-                 Recipes(settings.section(optim, "base", Recipe), settings.section(optim, "lora", Recipe)),
+    recipe = lambda label: settings.section({f"optim.{label}": optim.get(label, {})}, f"optim.{label}", Recipe)
+    s = Settings(seed, steps, method_name, method, Recipes(recipe("base"), recipe("lora")),
                  task_name, settings.section(config, "task", task_module.Config, ("name",)), group("model", Model),
                  group("data", Data), rollout, table, mesh, group("eval", Eval), group("checkpoint", Checkpoint),
                  group("log", Log))

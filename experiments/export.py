@@ -2,27 +2,223 @@
 
 Writes the newest checkpoint of a run as a Hugging Face folder, in fp32: `merged` is the policy that was trained and
 evaluated (theta + w, or theta where a method has no adapter), `base` theta alone, `adapter` w for PEFT. BRIDGE trains
-theta too: its adapter belongs on its `base`, not on the model that the run began with.
+theta too: its adapter belongs on the `base` of the same run, not on the model that the run began with.
 The folder appears under its name only after it was read back bit for bit and, where torch is installed, after
-transformers gave the same logits on a prompt of the task.
+transformers gave the same logits on a prompt of the task. Exit codes: 0 done, 2 it cannot be done.
 """
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from experiments.train import fail, log_to_stderr
+from experiments.train import fail, log_to_stderr, parse_flags
 
 KINDS = ("merged", "base", "adapter")
-TOLERANCE = 1e-4  # of a logit in fp32, times the largest of them where that is above 1
-RUN = flags.DEFINE_string("run", None, "another name of --workdir")
-OUT = flags.DEFINE_string("out", None, "the folder to make; it must not exist, or be empty")
-WHAT = flags.DEFINE_enum("what", "merged", KINDS, "theta + w, theta alone, or w alone for PEFT")
+TOLERANCE = 1e-4  # between our logits and those of transformers in fp32, times the largest logit where it is above 1
+
+
+def export(workdir: str, out: str, what: str = "merged") -> Path:
+    """Write the newest checkpoint of workdir as `what` into the new folder `out`, verified; returns the folder.
+
+    ValueError where there is no run, no checkpoint, no adapter, or `out` exists; RuntimeError if verification fails.
+    """
+    from bridge_jax.models import params
+
+    folder = Path(out).expanduser().absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"--out={out} exists and is not an empty folder; give a new one, or remove it")
+    run = rebuild(workdir)
+    parts, step = restore(run, workdir)
+    if what == "adapter" and parts.w is None:
+        raise ValueError(f"--what=adapter, but method {run.settings.method_name!r} trains no adapter; allowed: "
+                         "merged or base, which are the same here")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        extra, ready = Path(scratch) / "extra", Path(scratch) / "folder"
+        run.tokenizer.save(extra)
+        write_generation_config(run, extra)
+        if what == "adapter":
+            write_adapter(run, parts.w, extra, ready)
+            print(f"adapter read back bit for bit; its base model is --what=base of {workdir}")
+        else:
+            phi = run.method.policy(parts, "theta") if what == "merged" else run.policy.merge(parts.theta, None)
+            also = tuple(sorted(extra.iterdir()))
+            params.save(run.cfg, phi, ready, hf_config(run), also=also)
+            verify(run, phi, ready)
+        os.replace(ready, folder)
+    print(f"wrote {folder}: {what} of {workdir} after step {step}")
+    return folder
+
+
+def rebuild(workdir: str):
+    """The setup.Run of a run directory, in fp32, on whatever devices there are here."""
+    import jax
+
+    from bridge_jax import setup
+
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{workdir!r} is not a run directory: it has no config.json; give the --workdir of a run")
+    try:
+        config = ConfigDict(json.loads(path.read_text())["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no config of a run ({error!r})") from None
+    config.model.dtype = "float32"
+    # the batch and the mesh of training need not fit the devices of this machine, and nothing here trains
+    config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
+    config.batch = ConfigDict(dict(prompts_per_step=jax.device_count(), samples_per_prompt=2, demos_per_step=1,
+                                   microbatch_rows=2))
+    config.rollout.calls = 1
+    return setup.build(config)
+
+
+def restore(run, workdir: str):
+    """(Params, step) of the newest checkpoint; theta_hat and the optimizer states are not read and stay `...`."""
+    from bridge_jax import checkpoint, setup
+
+    wanted = setup.abstract_state(run)
+    unread = lambda part: None if part is None else checkpoint.UNREAD
+    wanted = wanted.replace(step=checkpoint.UNREAD, opt_state=checkpoint.UNREAD, ref=unread(wanted.ref),
+                            params=wanted.params.replace(theta_hat=unread(wanted.params.theta_hat)))
+    found = None
+    if (Path(workdir) / "checkpoints").is_dir():
+        with checkpoint.Checkpoints(workdir, read_only=True) as store:
+            found = store.restore(wanted)
+    if not found:
+        raise ValueError(f"the run in {workdir!r} has no checkpoint yet; train it for longer, or save more often with "
+                         "--config.checkpoint.every")
+    state, meta = found
+    return state.params, meta["step"]
+
+
+def hf_config(run) -> dict:
+    """config.json: that of the model folder as it was, or model.arch with the special ids of the run's tokenizer."""
+    if run.settings.model.path:
+        return run.hf
+    return {"bos_token_id": None, "pad_token_id": None} | run.hf | {"eos_token_id": eos(run)}
+
+
+def eos(run) -> int | list[int]:
+    """The ids that end a sequence, as HF's files write them."""
+    ids = run.tokenizer.eos_ids
+    return ids[0] if len(ids) == 1 else list(ids)
+
+
+def write_generation_config(run, folder: Path) -> None:
+    """generation_config.json: what the model's folder says, with all ids at which our sampler stops."""
+    from bridge_jax.models import hf_folder
+
+    given = {}
+    if run.settings.model.path:
+        source = hf_folder.locate(run.settings.model.path) / "generation_config.json"
+        given = hf_folder.read_json(source) if source.is_file() else {}
+    pad = given.get("pad_token_id", run.hf.get("pad_token_id"))
+    given |= {"eos_token_id": eos(run), "pad_token_id": run.tokenizer.eos_ids[0] if pad is None else pad}
+    (folder / "generation_config.json").write_text(json.dumps(given, indent=2) + "\n")
+
+
+def write_adapter(run, w, extra: Path, folder: Path) -> None:
+    """A PEFT folder with the tokenizer beside it; RuntimeError unless it reads back as w."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    from bridge_jax import lora
+
+    lora.save_peft(run.cfg, run.lora, w, str(folder), run.settings.model.path)
+    for file in extra.iterdir():
+        file.rename(folder / file.name)
+    os.chmod(folder / "adapter_model.safetensors", 0o644)  # save_file lets nobody but its owner read
+    stored = load_file(folder / "adapter_model.safetensors")
+    for path, tensor in lora.targets(run.cfg, run.lora).items():
+        for layer in range(run.cfg.layers):
+            stem = "base_model.model." + tensor.hf.removesuffix(".weight").format(layer=layer)
+            for name in ("A", "B"):
+                ours, theirs = np.asarray(w[path][name][layer]), stored.pop(f"{stem}.lora_{name}.weight")
+                if not np.array_equal(theirs.T.reshape(ours.shape), ours):
+                    raise RuntimeError(f"{stem}.lora_{name}.weight did not read back as it is in the run")
+    if stored:
+        raise RuntimeError(f"the adapter has tensors that the run has not: {', '.join(stored)}")
+
+
+def verify(run, phi, folder: Path) -> None:
+    """RuntimeError unless the folder gives phi back bit for bit and, with torch, transformers the same logits."""
+    import jax
+    import numpy as np
+
+    from bridge_jax import setup
+    from bridge_jax.models import hf_folder, params
+
+    cfg = params.read_config(hf_folder.hf_json(folder))
+    back = params.load(cfg, folder, setup.theta_shardings(run))
+    pairs = zip(jax.tree_util.tree_leaves_with_path(phi), jax.tree.leaves(back))
+    differ = [jax.tree_util.keystr(path) for (path, mine), theirs in pairs if not np.array_equal(mine, theirs)]
+    if differ:
+        raise RuntimeError(f"what was written reads back as other numbers: {', '.join(differ)}")
+    print("read back bit for bit")
+    if importlib.util.find_spec("torch") is None:
+        print("logits were not compared with transformers: torch is not installed")
+        return
+    ids = next(iter(run.splits.values())).tokens[0]
+    ours, theirs = logits(cfg, phi, ids), transformers_logits(folder, ids)
+    error, allowed = float(np.abs(ours - theirs).max()), TOLERANCE * max(1.0, float(np.abs(theirs).max()))
+    print(f"logits of a prompt of {len(ids)} tokens: at most {error:.2g} from those of transformers")
+    if not error <= allowed:
+        raise RuntimeError(f"the logits differ by {error:.2g} from those of transformers; allowed: {allowed:.2g}")
+
+
+def logits(cfg, phi, ids):
+    """Our logits [len(ids), V], after each token of one sequence."""
+    import jax
+    import numpy as np
+
+    from bridge_jax import logprobs
+    from bridge_jax.models import layers
+    from bridge_jax.types import Sequences
+
+    # the first token as the prompt; one filler at the end, so that the last real token has its logits too
+    tokens = np.asarray([[*ids[1:], 0]], np.int32)
+    seqs = Sequences(np.asarray([ids[:1]], np.int32), np.ones(1, np.int32), tokens,
+                     np.asarray([tokens.shape[1]], np.int32))
+    of = jax.jit(lambda phi: logprobs.logits_of(layers.forward(cfg, phi, seqs), layers.head_weights(cfg, phi)))
+    with jax.default_matmul_precision("highest"):  # fp32 on every machine
+        return np.asarray(of(phi))[0]
+
+
+def transformers_logits(folder: Path, ids):
+    """The logits [len(ids), V] of the folder in transformers, fp32."""
+    import numpy as np
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(torch.tensor(np.asarray([ids]), dtype=torch.long)).logits[0].numpy()
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string("workdir", None, "the run directory", required=True)
+    flags.DEFINE_string("out", None, "the folder to make; it must not exist, or be empty", required=True)
+    flags.DEFINE_enum("what", "merged", KINDS, "theta + w, theta alone, or w alone for PEFT")
+
+
+def main(argv: list[str]) -> None:
+    """Export, and turn errors into one line and exit code 2."""
+    if argv[1:]:
+        fail(f"unexpected arguments {argv[1:]}; the flags are --workdir, --out and --what")
+    log_to_stderr()
+    try:
+        export(flags.FLAGS.workdir, flags.FLAGS.out, flags.FLAGS.what)
+    except (ValueError, RuntimeError) as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 
 from absl import app, flags
@@ -14,11 +15,14 @@ from ml_collections import ConfigDict, config_flags
 
 from bridge_jax import settings
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, with :METHOD behind it", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "the run directory, made if need be")
-STOP_AT = flags.DEFINE_integer("stop_at", None, "end cleanly after this step", lower_bound=1)
-FORCE_CONFIG = flags.DEFINE_bool("force_config", False, "go on with a run directory although its config differs")
-flags.mark_flags_as_required(["config", "workdir"])
+
+def define_flags() -> None:
+    """The flags of this command; not at import, where they would clash with those of other commands."""
+    config_flags.DEFINE_config_file("config", None, "a file of configs/, with :METHOD behind it", lock_config=True)
+    flags.DEFINE_string("workdir", None, "the run directory, made if need be")
+    flags.DEFINE_integer("stop_at", None, "end cleanly after this step", lower_bound=1)
+    flags.DEFINE_bool("force_config", False, "go on with a run directory although its config differs")
+    flags.mark_flags_as_required(["config", "workdir"])
 
 
 def use_compilation_cache() -> None:
@@ -44,8 +48,9 @@ def main(argv: list[str]) -> None:
     use_compilation_cache()
     from bridge_jax import train
     from configs.base import get_config
+    given = flags.FLAGS
     try:
-        end = train.train(CONFIG.value, WORKDIR.value, STOP_AT.value, FORCE_CONFIG.value, defaults=get_config())
+        end = train.train(given.config, given.workdir, given.stop_at, given.force_config, defaults=get_config())
     except ValueError as error:
         fail(str(error))
     except train.Diverged as error:
@@ -64,7 +69,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     """The command line into the flags; what cannot be read ends the program with one line instead of a traceback."""
     try:
         rest = flags.FLAGS(argv)
-        CONFIG.value  # raises what kept the file from being read
+        if "config" in flags.FLAGS:
+            list(flags.FLAGS.config)  # raises what kept the file from being read
         return rest
     except flags.Error as error:
         fail(str(error))
@@ -73,23 +79,24 @@ def parse_flags(argv: list[str]) -> list[str]:
             fail(message)
         raise error
     except (ValueError, OSError) as error:  # of the config file: no such file, or it refuses its argument
-        fail(str(error))
+        fail(" ".join(str(error).split()))
 
 
 def unknown_key(argv: list[str]) -> str:
     """The message for the first --config.a.b that the config file does not have; "" if there is none."""
-    words = [word.lstrip("-").split("=") for word in argv[1:] if word.startswith("-")]
-    file = next((word[1] for word in words if word[0] == "config" and word[1:]), argv[argv.index("--config") + 1]
-                if "--config" in argv[:-1] else "")
-    config = flags.FLAGS["config"].parser.parse(file)
-    for path in (word[0] for word in words if word[0].startswith("config.")):
+    line = " ".join(argv[1:])
+    file = re.search(r"(?:^| )--?config[= ](\S+)", line)
+    config = flags.FLAGS["config"].parser.parse(file[1] if file else "")
+    for path in re.findall(r"(?:^| )--?(?:no)?(config\.[\w.]+)", line):
         group = config
         for key in path.split(".")[1:]:
             if not isinstance(group, ConfigDict) or key not in group:
-                return f"unknown key {path}: {settings.did_you_mean(key, group if isinstance(group, ConfigDict) else ())}"
+                allowed = group if isinstance(group, ConfigDict) else ()
+                return f"unknown key {path}: {settings.did_you_mean(key, allowed)}"
             group = group[key]
     return ""
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main, flags_parser=parse_flags)

@@ -78,11 +78,11 @@ def test_the_trainer_scores_what_was_sampled(phi, temperature):
 
 
 def test_bf16_weights_and_cache(phi):
-    """Sampler and trainer round at different places: measured max .09, mean .016 (model far sharper than a real one)."""
+    """Measured here: 0, both round at the same places; the rounding of bf16 itself moves a log-probability by .01."""
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi)
     samples = run(half, dtype=jnp.bfloat16)
     error = np.abs(np.asarray(samples.logp_BT - scored(half, samples.seqs, 1.0)))
-    assert error.max() < 0.3 and error.mean() < 0.04
+    assert error.max() < 0.05 and error.mean() < 0.005
 
 
 def test_greedy_is_argmax_by_teacher_forcing(phi):

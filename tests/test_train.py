@@ -11,7 +11,7 @@ import pytest
 
 from bridge_jax import checkpoint, evaluate, logbook, methods, setup, train
 from tests import tiny_runs
-from tests.tiny_runs import STEPS, go, quick  # noqa: F401 (a fixture)
+from tests.tiny_runs import STEPS, go, quick, unbroken  # noqa: F401 (fixtures)
 
 BUDGET = {"sft": ["demo_tokens", "gradient_tokens"], "grpo": ["generated_tokens", "gradient_tokens"],
           "bridge": ["demo_tokens", "generated_tokens", "gradient_tokens"]}
@@ -25,20 +25,6 @@ OF_METHOD = {"sft": SFT, "grpo": RL, "bridge": SFT | RL | BRIDGE}
 EVERY_STEP = {"step", "update/skipped", "time/update_s", "time/grade_s", "time/rollout_s", "time/train_s",
               "compile/count"}
 EVALUATED = {f"eval/held_out_{key}" for key in ("accuracy", "stderr", "n", "tokens", "stopped", "no_answer")}
-
-
-@pytest.fixture(scope="session")
-def unbroken(tmp_path_factory):
-    """Function from a method to the directory of its run of STEPS steps, made once."""
-    made = {}
-
-    def of(method):
-        if method not in made:
-            made[method] = tmp_path_factory.mktemp(f"unbroken_{method}")
-            assert go(made[method], method)["step"] == STEPS
-        return made[method]
-
-    return of
 
 
 def signal_at(monkeypatch, step: int, number=signal.SIGTERM) -> None:
@@ -189,7 +175,7 @@ def test_corrupt_newest_checkpoint(quick, unbroken, tmp_path, capsys):
 
 @pytest.mark.parametrize("method", methods.names())
 def test_metrics_contract(quick, unbroken, method):
-    """The keys that DESIGN.md names, on every line; budgets add up; evaluation when it is due and only then."""
+    """The promised keys, on every line; budgets add up; evaluation when it is due and only then."""
     found = logbook.read(str(unbroken(method)))
     assert set(found[0]) == {"step", "time/eval_s"} | EVALUATED
     wanted = EVERY_STEP | OF_METHOD[method] | {f"budget/{name}" for name in BUDGET[method]}

@@ -20,7 +20,7 @@ STEPS = 5
 TINY = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
             intermediate_size=64)
 NOT_PROMISED = ("time/", "compile/")  # metrics that no two runs share
-_programs = {}
+_programs, _unbroken = {}, {}
 
 
 def config(method: str = "bridge", **given):
@@ -28,19 +28,21 @@ def config(method: str = "bridge", **given):
     c = quickstart.get_config(method)
     c.steps = STEPS
     c.model.arch.update(TINY)
-    c.optim.base.learning_rate = 1e-2
+    c.optim.base.learning_rate, c.optim.lora.learning_rate = 1e-2, 3e-3
     c.task.update(dict(levels=(1, 2), weights=(3.0, 1.0), train_size=24, demo_size=12, eval_size=8))
     c.data.buckets = (6,)
     c.rollout.update(dict(max_new=15, calls=2))
     c.batch.update(dict(prompts_per_step=2, samples_per_prompt=4, demos_per_step=2, microbatch_rows=8))
     c.eval.update(dict(every=3, rows=8))
     c.checkpoint.update(dict(every=2, keep=9))
+    c.log.rollouts_every = 1
     for path, value in given.items():
         *groups, key = path.split("__")
         place = c
         for group in groups:
             place = place[group]
-        place[key] = value
+        with place.ignore_type():  # what a config file may do, if not a command line
+            place[key] = value
     return c
 
 
@@ -67,6 +69,18 @@ def quick(monkeypatch):
     """Runs share their programs, and rewards vary."""
     monkeypatch.setattr(train, "compile_programs", compiled_once)
     monkeypatch.setattr(arithmetic, "grade_compact", parity)
+
+
+@pytest.fixture
+def unbroken(quick, tmp_path_factory):
+    """Function from a method to the directory of its run of STEPS steps, made once for all tests."""
+    def of(method: str):
+        if method not in _unbroken:
+            _unbroken[method] = tmp_path_factory.mktemp(f"unbroken_{method}")
+            assert go(_unbroken[method], method)["step"] == STEPS
+        return _unbroken[method]
+
+    return of
 
 
 def go(workdir, method: str = "bridge", stop_at=None, force=False, **given):

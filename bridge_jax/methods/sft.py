@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: ascend J_SFT(theta) = mean log pi(y*_t), tokens averaged over the global batch (METHOD section 5).
+"""Supervised fine-tuning: ascend J_SFT(theta) = mean log pi(y*_t), tokens averaged over the global batch.
 
 Expert completions are scored, prompts are not. Samples nothing. One backward pass, one copy of the parameters.
 """

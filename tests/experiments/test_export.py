@@ -1,0 +1,169 @@
+"""A trained tiny run as HF folders: what is written is what was trained, and transformers agrees."""
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bridge_jax import checkpoint, setup, train
+from bridge_jax.models import params
+from experiments import export as command
+from experiments.export import export
+from tests import tiny_runs
+from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
+
+CLOSE = dict(rtol=0, atol=1e-4)
+
+
+def trained(workdir, method: str = "bridge"):
+    """The run of a directory and its newest state."""
+    run = setup.build(tiny_runs.config(method), jax.devices()[:1])
+    with checkpoint.Checkpoints(str(workdir), read_only=True) as store:
+        return run, store.restore(setup.abstract_state(run))[0]
+
+
+def weights(folder) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture
+def no_torch(monkeypatch):
+    """As on a machine without torch, whatever is installed here."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
+
+
+def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
+    """The folders hold theta + w and theta, a tokenizer that renders the same prompts, and the ids that end a row."""
+    run, state = trained(unbroken("bridge"))
+    for what, w in (("merged", state.params.w), ("base", None)):
+        folder = export(str(unbroken("bridge")), str(tmp_path / what), what)
+        printed = capsys.readouterr().out
+        assert "read back bit for bit" in printed and "torch is not installed" in printed
+        hf = json.loads((folder / "config.json").read_text())
+        assert hf["architectures"] == ["Qwen3ForCausalLM"] and hf["eos_token_id"] == 0 and hf["dtype"] == "float32"
+        assert json.loads((folder / "generation_config.json").read_text()) == {"eos_token_id": 0, "pad_token_id": 0}
+        back, phi = params.load(params.read_config(hf), folder), run.policy.merge(state.params.theta, w)
+        assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(phi), strict=True))
+    assert not np.array_equal(*(weights(tmp_path / what)["model.layers.0.mlp.up_proj.weight"]
+                                for what in ("merged", "base")))
+
+    import transformers
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    messages = run.task.messages(run.prompts.problems[0])
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert rendered == run.prompts.tokens[0].tolist()
+
+
+def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
+    """W + (alpha / r) B A, as PEFT applies it, over every matrix of the base export."""
+    folders = {what: export(str(unbroken("bridge")), str(tmp_path / what), what) for what in command.KINDS}
+    adapter = load_file(folders["adapter"] / "adapter_model.safetensors")
+    settings = json.loads((folders["adapter"] / "adapter_config.json").read_text())
+    base, merged = weights(folders["base"]), weights(folders["merged"])
+    touched = set()
+    for key, A in adapter.items():
+        if key.endswith(".lora_A.weight"):
+            B = adapter[key.replace("lora_A", "lora_B")]
+            name = key.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
+            base[name] = base[name] + settings["lora_alpha"] / settings["r"] * B @ A
+            touched.add(name)
+            assert name.split(".")[-2] in settings["target_modules"] and B.any()
+    assert len(touched) == 7 * 2 and base.keys() == merged.keys()
+    for name in merged:
+        np.testing.assert_allclose(base[name], merged[name], rtol=0, atol=1e-6 if name in touched else 0)
+    assert (folders["adapter"] / "tokenizer.json").exists()
+    assert os.stat(folders["adapter"] / "adapter_model.safetensors").st_mode & 0o044 == 0o044
+
+
+def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
+    """From model.path: unknown fields of config.json and generation_config.json go through to the export."""
+    source = export(str(unbroken("bridge")), str(tmp_path / "source"))
+    for name, extra in (("config.json", {"field_of_theirs": [1]}), ("generation_config.json", {"temperature": 0.6})):
+        (source / name).write_text(json.dumps(json.loads((source / name).read_text()) | extra))
+    workdir = tmp_path / "run"
+    config = tiny_runs.config("sft", model__path=str(source), data__tokenizer="")
+    run = setup.build(config, jax.devices()[:1])
+    train.logbook.open_run(str(workdir), config.to_dict(), {})
+    with checkpoint.Checkpoints(str(workdir)) as store:
+        state, meta = train.restore_or_begin(run, store)
+        store.save(1, state, meta | {"step": 1})
+    folder = export(str(workdir), str(tmp_path / "again"))
+    assert json.loads((folder / "config.json").read_text()) == json.loads((source / "config.json").read_text())
+    assert json.loads((folder / "generation_config.json").read_text()) == {
+        "eos_token_id": 0, "pad_token_id": 0, "temperature": 0.6}
+    assert weights(folder).keys() == weights(source).keys()
+    assert all(np.array_equal(weights(folder)[name], array) for name, array in weights(source).items())
+    assert (folder / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+
+
+def test_a_run_of_many_devices_is_exported_on_fewer(unbroken, no_torch, tmp_path):
+    """Mesh and batch of training do not have to fit the machine that exports."""
+    copy = tmp_path / "run"
+    copy.mkdir()
+    record = json.loads((unbroken("sft") / "config.json").read_text())
+    record["config"]["mesh"] = {"data": 4, "fsdp": 16, "tensor": 8}
+    record["config"]["batch"]["microbatch_rows"] = 5
+    (copy / "config.json").write_text(json.dumps(record))
+    (copy / "checkpoints").symlink_to(unbroken("sft") / "checkpoints")
+    folder = export(str(copy), str(tmp_path / "out"))
+    assert np.array_equal(weights(folder)["model.embed_tokens.weight"],
+                          trained(unbroken("sft"), "sft")[1].params.theta["embed"])
+
+
+def test_errors(unbroken, no_torch, tmp_path):
+    run = str(unbroken("sft"))
+    with pytest.raises(ValueError, match="is not a run directory: it has no config.json"):
+        export(str(tmp_path), str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="'sft' trains no adapter; allowed: merged or base"):
+        export(run, str(tmp_path / "out"), "adapter")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
+        export(run, str(tmp_path / "full"))
+    assert (tmp_path / "full" / "file").read_text() == "mine"
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_bytes((unbroken("sft") / "config.json").read_bytes())
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
+        export(str(bare), str(tmp_path / "out"))
+    (bare / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no config of a run"):
+        export(str(bare), str(tmp_path / "out"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bare", "full"]
+
+
+def test_what_fails_verification_never_gets_its_name(unbroken, monkeypatch, tmp_path):
+    run, load = str(unbroken("sft")), params.load
+    with monkeypatch.context() as patch:
+        patch.setattr(params, "load", lambda *given: jax.tree.map(lambda x: x.at[0].add(1e-6), load(*given)))
+        with pytest.raises(RuntimeError, match="reads back as other numbers"):
+            export(run, str(tmp_path / "out"))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name == "torch" or find(name, *rest))
+    for shift in (1e-3, float("nan")):
+        monkeypatch.setattr(command, "transformers_logits", lambda folder, ids: np.full((len(ids), 16), shift))
+        monkeypatch.setattr(command, "logits", lambda cfg, phi, ids: np.zeros((len(ids), 16)))
+        with pytest.raises(RuntimeError, match="differ by"):
+            export(run, str(tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("method", ["bridge", "sft"])
+def test_transformers_gives_our_logits(unbroken, tmp_path, capsys, method):
+    """Of the trained policy, on a prompt and a completion, to 1e-4; and the command says so itself."""
+    pytest.importorskip("torch", reason="compares with transformers' torch models")
+    folder = export(str(unbroken(method)), str(tmp_path / "out"))
+    assert "from those of transformers" in capsys.readouterr().out
+    run, state = trained(unbroken(method), method)
+    phi = run.method.policy(state.params, "theta")
+    ids = np.concatenate([run.prompts.tokens[0], np.arange(1, 15)]).astype(np.int32)
+    ours, theirs = command.logits(run.cfg, phi, ids), command.transformers_logits(folder, ids)
+    assert np.abs(theirs).max() > 0.1
+    np.testing.assert_allclose(ours, theirs, **CLOSE)

@@ -1,0 +1,143 @@
+"""The train command as a user starts it: exit codes, messages, and real signals to a real process."""
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+from bridge_jax import checkpoint, settings, train
+from experiments import train as command
+from tests import tiny_runs
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+STEPS = 24
+GIVEN = dict(steps=STEPS, checkpoint__every=4, checkpoint__keep=2, eval__every=0)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """One CPU device, quick compilation, and a compilation cache that the processes share."""
+    cache = str(tmp_path_factory.mktemp("xla"))
+    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    return os.environ | dict(XLA_FLAGS=flags, JAX_COMPILATION_CACHE_DIR=cache, JAX_PLATFORMS="cpu",
+                             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", PYTHONPATH=str(ROOT))
+
+
+def config_file(folder: pathlib.Path, **given) -> pathlib.Path:
+    """The tiny config as a file of its own."""
+    record = settings.to_json(tiny_runs.config(**GIVEN | given))
+    path = folder / "tiny.py"
+    path.write_text(f"import json\n\nfrom ml_collections import ConfigDict\n\n\ndef get_config():\n"
+                    f"    return ConfigDict(json.loads({json.dumps(record)!r}))\n")
+    return path
+
+
+def start(environment, *arguments) -> subprocess.Popen:
+    """python -m experiments.train in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "experiments.train", *map(str, arguments)], cwd=ROOT,
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(environment, *arguments) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr)."""
+    process = start(environment, *arguments)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen, saved: bool = False) -> int:
+    """Returns the last step in metrics.jsonl once it is at least `step`, and, with `saved`, a checkpoint is complete."""
+    path, end = workdir / "metrics.jsonl", time.monotonic() + 240
+    while time.monotonic() < end:
+        assert process.poll() is None, process.communicate()
+        found = re.findall(r'^\{"step": (\d+)', path.read_text() if path.exists() else "", re.MULTILINE)
+        if found and int(found[-1]) >= step and (not saved or any((workdir / "checkpoints").glob("step_??????"))):
+            return int(found[-1])
+        time.sleep(0.005)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def test_killed_then_terminated_then_finished_equals_unbroken(environment, tmp_path):
+    """kill -9 between two checkpoints, SIGTERM to the second process, and the third one ends as a run never touched."""
+    hurt, whole, file = tmp_path / "hurt", tmp_path / "whole", config_file(tmp_path)
+    arguments = f"--config={file}", f"--workdir={hurt}"
+
+    process = start(environment, *arguments)
+    wait_for_step(hurt, 6, process, saved=True)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    saved = checkpoint.Checkpoints(str(hurt), read_only=True).steps()[-1]
+    assert 0 < saved < STEPS and saved % 4 == 0
+    left = {line["step"]: line for line in tiny_runs.lines(hurt)}
+
+    process = start(environment, *arguments)
+    seen = wait_for_step(hurt, max(saved, max(left)) + 1, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    stopped = int(re.search(r"stopped by a signal after step (\d+); saved", out)[1])
+    # the metrics of a step are written while the next is under way
+    assert f"steps {saved + 1} to {STEPS}" in out and seen <= stopped <= seen + 3
+    assert checkpoint.Checkpoints(str(hurt), read_only=True).steps()[-1] == stopped
+    again = {line["step"]: line for line in tiny_runs.lines(hurt)}
+    assert again[max(left)] == left[max(left)] and max(again) == stopped
+
+    code, out, err = run(environment, *arguments)
+    assert code == 0 and out.splitlines()[-1].startswith(f"step {STEPS}"), err
+    code, out, err = run(environment, f"--config={file}", f"--workdir={whole}")
+    assert code == 0 and not re.search("Traceback|Unable to initialize|error", err), err
+    tiny_runs.assert_same_run(hurt, whole)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--config.optim.base.learning_rat=1"], "unknown key config.optim.base.learning_rat: did you mean 'learning_rate'?"),
+    (["--config.step", "3"], "unknown key config.step: did you mean 'steps'?"),
+    (["--config.steps=abc"], "flag --config.steps=abc: invalid literal for int() with base 10: 'abc'"),
+    (["--workdr=x"], "Unknown command line flag 'workdr'. Did you mean: workdir ?"),
+    (["--stop_at=0"], "flag --stop_at=0"),
+])
+def test_command_lines_that_cannot_be_meant(environment, tmp_path, arguments, message):
+    """One line that starts with "error:", exit code 2, before jax is even imported."""
+    code, out, err = run(environment, "--config=configs/quickstart.py:sft", f"--workdir={tmp_path / 'run'}", *arguments)
+    assert code == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1 and not out
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_such_config(environment, tmp_path):
+    code, _, err = run(environment, "--config=configs/quickstrat.py", f"--workdir={tmp_path}")
+    assert code == 2 and err.startswith("error: ") and "configs/quickstrat.py" in err and err.count("\n") == 1
+    code, _, err = run(environment, "--config=configs/quickstart.py")
+    assert code == 2 and "--workdir must have a value" in err
+
+
+def test_what_the_config_cannot_mean(environment, tmp_path):
+    """A ValueError of the package is one line, too; here a method's name, and a group of the wrong shape."""
+    code, _, err = run(environment, "--config=configs/quickstart.py:bridg", f"--workdir={tmp_path / 'run'}")
+    assert (code, err) == (2, "error: method.name='bridg' is unknown; allowed: bridge, grpo, sft. Did you mean 'bridge'?\n")
+
+
+@pytest.mark.parametrize("raised, code", [(train.Diverged("3 updates in a row"), 3), (ValueError("no such thing"), 2)])
+def test_exit_codes(monkeypatch, capsys, raised, code):
+    def end(*_, **__):
+        raise raised
+
+    given = types.SimpleNamespace(config=tiny_runs.config(), workdir="w", stop_at=None, force_config=False)
+    monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=given))
+    monkeypatch.setattr(command, "log_to_stderr", lambda: None)
+    monkeypatch.setattr(command, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(train, "train", end)
+    with pytest.raises(SystemExit) as exit:
+        command.main(["train"])
+    assert exit.value.code == code and capsys.readouterr().err == f"error: {raised}\n"
+    with pytest.raises(SystemExit) as exit:
+        command.main(["train", "stray"])
+    assert exit.value.code == 2 and "unexpected arguments ['stray']" in capsys.readouterr().err

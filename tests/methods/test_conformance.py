@@ -1,0 +1,235 @@
+"""What every method promises, asked of every file in bridge_jax/methods: a new one is picked up by itself.
+
+Each is tried with its default Config, and once more for each of these fields that its Config has. A method that needs more
+than demonstrations and rollouts of its actors would need a line in `cases` or in `make_batch`.
+"""
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax import methods
+from bridge_jax.types import Batch, Method, TrainState
+from tests import toys
+
+VARIANTS = {"kl_coef": 0.1, "advantage": "mean", "shadow_rollouts": "own", "updates_per_batch": 2, "ratio_cap": 2.0}
+METRIC = re.compile(r"[a-z_]+/[A-Za-z0-9_@]+")
+BAD = toys.V - 1  # the token whose log-probability `poisoned` spoils
+P, M, DEMOS = 8, 8, 16
+
+
+def cases() -> list:
+    """(name, fields of Config) of every method, and of every variant that its Config allows."""
+    found = []
+    for name in methods.names():
+        fields = {field.name for field in dataclasses.fields(methods.load(name).Config)}
+        found += [(name, {})] + [(name, {key: value}) for key, value in VARIANTS.items() if key in fields]
+    return [pytest.param(name, tuple(fields.items()), id="-".join((name, *fields))) for name, fields in found]
+
+
+every_case = pytest.mark.parametrize("name, fields", cases())
+every_method = pytest.mark.parametrize("name", methods.names())
+
+
+def make(name: str, fields=(), policy=None, recipes=None, microbatch_rows: int = 0) -> Method:
+    """A method on the bigram table."""
+    module = methods.load(name)
+    return module.make(module.Config(**dict(fields)), policy or toys.bigram(), recipes or toys.recipes(), microbatch_rows)
+
+
+@functools.cache
+def built(name: str, fields=()):
+    """The method, its compiled update, and a state two steps in, off every special point of step 0."""
+    method = make(name, fields)
+    update = jax.jit(method.update)
+    state = jax.jit(method.init)(toys.bigram_theta(), jax.random.key(0))
+    for step in range(2):
+        state, _ = update(state, make_batch(method, step))
+    return method, update, state
+
+
+def make_batch(method: Method, step: int, seed: int = 0) -> Batch:
+    """Random ragged rows for what the method reads in this step: each actor its own, the last demo a padding row."""
+    demos = toys.sequences(100 + seed, DEMOS, 1, vocab=toys.V)
+    demos = demos.replace(length_B=demos.length_B.at[-1].set(0))
+    rolled = {actor: toys.rollouts(seed + i, P, M, vocab=toys.V) for i, actor in enumerate(method.actors(step))}
+    return Batch(demos if method.demos else None, rolled)
+
+
+def copy(tree):
+    """Numpy copies of all leaves."""
+    return jax.tree.map(lambda x: np.array(x), tree)
+
+
+@every_case
+def test_contract(name, fields):
+    """One step: the same tree of shapes and dtypes, step + 1, scalar metrics named group/name, parameters that moved."""
+    method, update, state = built(name, fields)
+    assert isinstance(method, Method) and isinstance(state, TrainState) and isinstance(method.demos, bool)
+    assert set(method.actors(0)) <= {"theta", "theta_hat"} and "theta" in (*method.actors(0), "theta")
+    assert method.actors(2) == method.actors(2)
+    after, metrics = update(state, make_batch(method, 2, seed=5))
+    shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert shape(after) == shape(state) and state.step == 2 and after.step == 3
+    assert metrics["update/skipped"] == 0
+    for key, value in metrics.items():
+        assert METRIC.fullmatch(key) and value.shape == () and np.isfinite(value), key
+    assert toys.change(after.params.theta, state.params.theta) > 1e-4
+    assert {x.dtype for x in jax.tree.leaves(after.params)} == {jnp.dtype(jnp.float32)}
+
+
+@every_case
+def test_update_is_pure(name, fields):
+    """Twice on the same input: the same bits, and the input as it was."""
+    method, update, state = built(name, fields)
+    batch = make_batch(method, 2)
+    before = copy((state, batch))
+    first, second = update(state, batch), update(state, batch)
+    assert toys.same_bits(first, second) and toys.same_bits(before, (state, batch))
+
+
+@every_case
+def test_policy(name, fields):
+    """Each actor, and "theta" always, gives a phi in which log-probabilities can be computed; at step 0 all are theta."""
+    method, _, state = built(name, fields)
+    theta = toys.bigram_theta()
+    fresh = method.init(theta, jax.random.key(0))
+    for actor in {"theta", *method.actors(0)}:
+        assert toys.same_bits(method.policy(fresh.params, actor), theta)
+        logp_BT, _ = toys.bigram_logp(method.policy(state.params, actor), toys.sequences(0, 2, 2, vocab=toys.V), 1.0)
+        assert np.isfinite(logp_BT).all()
+    assert toys.same_bits(method.policy(state.params), method.policy(state.params, "theta"))
+
+
+@every_case
+def test_donation(name, fields):
+    """The state is given away from the first step on: no leaf is two others' buffer, and the result is the same."""
+    method, update, _ = built(name, fields)
+    start = lambda: method.init(jax.tree.map(jnp.copy, toys.bigram_theta()), jax.random.key(0))
+    batch = make_batch(method, 0)
+    expected = copy(update(start(), batch))
+    donated = jax.jit(method.update, donate_argnums=0)(start(), batch)
+    assert toys.change(donated, expected) < 1e-6
+    donated_init = jax.jit(method.init, donate_argnums=0)(jax.tree.map(jnp.copy, toys.bigram_theta()), jax.random.key(0))
+    assert toys.change(jax.jit(method.update, donate_argnums=0)(donated_init, batch), expected) < 1e-6
+
+
+@every_case
+def test_abstract(name, fields):
+    """Shapes alone are enough: init and update under eval_shape give what the real ones give."""
+    method, _, state = built(name, fields)
+    shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    abstract = jax.eval_shape(method.init, toys.bigram_theta(), jax.random.key(0))
+    assert shape(abstract) == shape(state)
+    after, _ = jax.eval_shape(method.update, abstract, make_batch(method, 0))
+    assert shape(after) == shape(state)
+
+
+@every_case
+def test_micro_batches(name, fields):
+    """1, 2, 4 and 8 of 64 rows: the same state to 1e-6, by gradients, moments and parameters."""
+    def after(microbatch_rows):
+        method = make(name, fields, recipes=toys.linear(), microbatch_rows=microbatch_rows)
+        start = method.init(toys.bigram_theta(), jax.random.key(0))
+        params = jax.tree.map(lambda x, n: x + n, start.params, toys.noise_like(start.params, 7, 0.1))
+        state, _ = jax.jit(method.update)(start.replace(params=params), make_batch(method, 0))
+        return state.params, state.opt_state
+    whole = after(0)
+    for microbatch_rows in (32, 16, 8):
+        assert toys.change(after(microbatch_rows), whole) < 1e-6, microbatch_rows
+
+
+@every_case
+def test_what_lies_beyond_a_length_does_not_matter(name, fields):
+    """Other pads in prompts and completions, other numbers behind the sampler's log-probabilities: the same bits."""
+    method, update, state = built(name, fields)
+    batch = make_batch(method, 2)
+
+    def repad(seqs):
+        other = lambda x, length: jnp.where(jnp.arange(x.shape[1]) < length[:, None], x, (x + 1) % toys.V)
+        return seqs.replace(prompt_PS=other(seqs.prompt_PS, seqs.prompt_len_P), tokens_BT=other(seqs.tokens_BT, seqs.length_B))
+
+    def junk(rolled):
+        beyond = jnp.arange(rolled.logp_BT.shape[1]) >= rolled.seqs.length_B[:, None]
+        return rolled.replace(seqs=repad(rolled.seqs), logp_BT=jnp.where(beyond, -7.0, rolled.logp_BT))
+
+    again = Batch(batch.demos and repad(batch.demos), {actor: junk(rolled) for actor, rolled in batch.rollouts.items()})
+    assert toys.same_bits(update(state, again), update(state, batch))
+
+
+def poisoned(bad: float):
+    """The bigram policy, one token of which has this log-probability."""
+    def logp(phi, seqs, temperature):
+        logp_BT, entropy_BT = toys.bigram_logp(phi, seqs, temperature)
+        return jnp.where(seqs.tokens_BT == BAD, logp_BT * bad, logp_BT), entropy_BT
+    return toys.bigram()._replace(logp=logp)
+
+
+def spoil(seqs, length_B=None):
+    """The bad token in row 0 alone."""
+    clean = jnp.where(seqs.tokens_BT == BAD, 1, seqs.tokens_BT)
+    return seqs.replace(tokens_BT=clean.at[0, 0].set(BAD))
+
+
+@every_case
+def test_a_non_finite_update_is_skipped_whole(name, fields):
+    """A reward or log-probability that is not finite, in any one place: parameters and optimizer states stay, step counts."""
+    method = make(name, fields, poisoned(np.inf))
+    update = jax.jit(method.update)
+    _, _, state = built(name, fields)
+    good = make_batch(method, 2)
+    clean = lambda seqs: seqs.replace(tokens_BT=jnp.where(seqs.tokens_BT == BAD, 1, seqs.tokens_BT))
+    good = Batch(good.demos and clean(good.demos),
+                 {actor: rolled.replace(seqs=clean(rolled.seqs)) for actor, rolled in good.rollouts.items()})
+    assert update(state, good)[1]["update/skipped"] == 0
+    broken = [good.replace(demos=spoil(good.demos))] if method.demos else []
+    for actor, rolled in good.rollouts.items():
+        for replaced in (rolled.replace(reward_B=rolled.reward_B.at[3].set(np.nan)),
+                         rolled.replace(seqs=spoil(rolled.seqs))):
+            broken.append(good.replace(rollouts=good.rollouts | {actor: replaced}))
+    assert broken
+    for batch in broken:
+        after, metrics = update(state, batch)
+        assert metrics["update/skipped"] == 1 and after.step == state.step + 1
+        assert toys.same_bits((after.params, after.opt_state), (state.params, state.opt_state))
+
+
+@every_case
+def test_learns(name, fields):
+    """40 steps on freshly sampled answers: expected reward rises from about 1/6 to over a half."""
+    method = make(name, fields, recipes=toys.recipes(0.1, 0.1))
+
+    @jax.jit
+    def step(state, key):
+        actors = {actor: method.policy(state.params, actor) for actor in method.actors(0)}
+        batch = toys.bigram_batch(actors, key)
+        return method.update(state, batch if method.demos else batch.replace(demos=None))
+
+    state = method.init(toys.bigram_theta(scale=0.1), jax.random.key(0))
+    before = toys.bigram_success(method.policy(state.params))
+    for k in range(40):
+        state, _ = step(state, jax.random.key(k))
+    after = toys.bigram_success(method.policy(state.params))
+    assert before < 0.25 and after > 0.5, (before, after)
+
+
+def test_names_and_load():
+    """Files are methods; an unknown name is answered with all of them and the nearest."""
+    assert {"bridge", "grpo", "sft"} <= set(methods.names())
+    with pytest.raises(ValueError, match=r"method.name='brigde' is unknown; allowed: .*grpo.* Did you mean 'bridge'\?"):
+        methods.load("brigde")
+
+
+@every_method
+def test_module(name):
+    """A docstring, a frozen Config whose defaults can be made, and no import of models."""
+    module = methods.load(name)
+    assert module.__doc__ and module.Config.__dataclass_params__.frozen
+    source = open(module.__file__).read()
+    assert "bridge_jax.models" not in source and "bridge_jax import models" not in source

@@ -1,0 +1,160 @@
+"""Bad input dies before any compute with a sentence that helps; configs/base.py lists what the dataclasses have."""
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import logging
+import pathlib
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from bridge_jax import methods, optim, settings, setup, sharding
+from bridge_jax.tasks import arithmetic
+from configs import base
+from tests import tiny_runs
+
+CONFIGS = sorted(path.stem for path in pathlib.Path(base.__file__).parent.glob("*.py") if path.stem != "__init__")
+EXPERIMENTS = [name for name in CONFIGS if name != "base" and list(inspect.signature(
+    importlib.import_module(f"configs.{name}").get_config).parameters) == ["method"]]  # the others are parts of these
+
+
+def build(**given) -> setup.Run:
+    return setup.build(tiny_runs.config(**given), jax.devices()[:1])
+
+
+def defaults(cls: type) -> dict:
+    """Defaults of a dataclass as JSON would hold them."""
+    return settings.to_json({field.name: field.default if field.default is not dataclasses.MISSING
+                             else field.default_factory() for field in dataclasses.fields(cls)})
+
+
+GROUPS = {"model": setup.Model, "data": setup.Data, "rollout": setup.Rollout, "batch": setup.Batch,
+          "mesh": sharding.MeshConfig, "eval": setup.Eval, "checkpoint": setup.Checkpoint, "log": setup.Log,
+          "optim.base": optim.Recipe, "optim.lora": optim.Recipe, "task": arithmetic.Config}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_base_lists_every_field_with_its_default(group):
+    listed = settings.to_json(base.get_config())
+    for key in group.split("."):
+        listed = listed[key]
+    listed.pop("name", None)
+    assert listed == defaults(GROUPS[group])
+
+
+def test_base_lists_every_methods_keys():
+    """So that a new method's keys can be set from the command line, and read what their defaults are."""
+    listed = settings.to_json(base.get_config().method)
+    fields = {}
+    for name in methods.names():
+        for key, value in defaults(methods.load(name).Config).items():
+            assert fields.setdefault(key, value) == value, f"method.{key} has two defaults"
+    assert listed == fields | {"name": "bridge"}
+    assert set(base.get_config()) == set(setup.KEYS)
+
+
+@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_config_is_read(name, method, caplog):
+    """For every method: no unknown key, and nothing set that the method never reads."""
+    config = importlib.import_module(f"configs.{name}").get_config(method)
+    assert setup.read(config, devices=1).method_name == method
+    assert [record for record in caplog.records if "never reads" in record.message] == []
+    assert inspect.getdoc(importlib.import_module(f"configs.{name}")).count("python -m experiments.") >= 1
+
+
+@pytest.mark.parametrize("given, message", [
+    (dict(stepz=3), r"unknown key config.stepz: did you mean 'steps'\?"),
+    (dict(optim__base__learning_rat=1.0), r"config.optim.*learning_rat: did you mean 'learning_rate'\?"),
+    (dict(optim__bass=ConfigDict()), r"unknown key config.optim.bass: did you mean 'base'\?"),
+    (dict(method__lamb=0.5), r"unknown key config.method.lamb: did you mean 'lam'\?"),
+    (dict(task="arithmetic"), "config.task must be a group of keys, got 'arithmetic'"),
+    (dict(method__name="bridg"), "method.name='bridg' is unknown; allowed: bridge, grpo, sft. Did you mean 'bridge'"),
+    (dict(method__name=""), "method.name='' is unknown; allowed: bridge, grpo, sft"),
+    (dict(task__name="arithmetics"), "Did you mean 'arithmetic'"),
+    (dict(steps=0), "config.steps=0; allowed: a whole number of at least 1"),
+    (dict(steps=True), "config.steps=True; allowed"),
+    (dict(seed=-1), "config.seed=-1; allowed"),
+    (dict(optim__base__clip_norm="1"), "clip_norm='1' is of type str; wanted: float"),
+    (dict(rollout__temperature=0.0), "rollout.temperature=0.0"),
+    (dict(rollout__calls=3), "rollout.calls=3 must divide batch.prompts_per_step=2; allowed: 1, 2"),
+    (dict(rollout__cache_dtype="fp8"), "rollout.cache_dtype='fp8'; allowed: float32, bfloat16"),
+    (dict(model__dtype="float16"), "model.dtype='float16'; allowed: float32, bfloat16"),
+    (dict(model__remat="some"), "model.remat='some'; allowed: none, dots, full"),
+    (dict(eval__rows=0), "eval.rows=0; allowed: a whole number of at least 1"),
+    (dict(eval__every=-1), "eval.every=-1; allowed: a whole number of at least 0"),
+    (dict(log__skipped_limit=0), "log.skipped_limit=0; allowed: a whole number of at least 1"),
+    (dict(batch__samples_per_prompt=1), "batch.samples_per_prompt=1: must be a whole number of at least 2 .the advantag"),
+    (dict(batch__microbatch_rows=3), r"which neither divide batch.samples_per_prompt=4.*Nearest that work: "
+                                     r"batch.microbatch_rows=2 or 4"),
+    (dict(batch__prompts_per_step=3), r"12 rollout rows are not a whole number.*batch.prompts_per_step=2 or 4"),
+    (dict(mesh__data=3), "mesh .*takes 0 devices, there are 1; set one of"),
+])
+def test_settings_that_cannot_be_meant(given, message):
+    with pytest.raises(ValueError, match=message):
+        build(**given)
+
+
+@pytest.mark.parametrize("given, message", [
+    (dict(model__path="no/such/folder/at/all"), "model folder 'no/such/folder/at/all' does not exist"),
+    (dict(model__arch=ConfigDict(dict(model_type="mamba"))), "model_type='mamba', which is not supported; allowed: llama, "
+                                                              "qwen2, qwen3"),
+    (dict(model__arch=ConfigDict()), "neither model.path nor model.arch is set"),
+    (dict(model__arch__vocab_size=15), "the tokenizer uses ids up to 15, the model's end at 14"),
+    (dict(model__arch__max_position_embeddings=20), r"data.buckets=\(6,\) and rollout.max_new=15 make up to 21 positions, "
+                                                    "the model has 20"),
+    (dict(model__lora_targets="layers/qq"), "matches no tensor"),
+    (dict(data__tokenizer=""), "data.tokenizer is empty and there is no model.path"),
+    (dict(data__buckets=()), r"prompt buckets \(\); allowed: positive, in rising order"),
+    (dict(data__buckets=(6, 4)), r"prompt buckets \(6, 4\); allowed: positive, in rising order"),
+    (dict(task__train_size=0), "task.train_size=0; it must be at least 1"),
+    (dict(task__demo_size=0), "method 'bridge' learns from demonstrations, task 'arithmetic' has none; raise task.demo"),
+    (dict(data__buckets=(3,)), "none of .* problems remains"),
+    (dict(rollout__max_new=2), "none of 12 problems remains; allowed: prompt at most 6 tokens, trace at most 2 tokens"),
+])
+def test_models_and_data_that_do_not_fit(given, message):
+    with pytest.raises(ValueError, match=message):
+        build(**given)
+
+
+def test_a_folder_of_another_model(tmp_path):
+    """model.path and model.arch, both given, must agree; a folder without weights is named by what it lacks."""
+    (tmp_path / "config.json").write_text(json.dumps(tiny_runs.config().model.arch.to_dict() | {"hidden_size": 48}))
+    with pytest.raises(ValueError, match="lacks weights: neither model.safetensors"):
+        build(model__path=str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="is not the model that model.arch describes: width .48 there, 32 in model.arch"):
+        build(model__path=str(tmp_path))
+
+
+def test_keys_that_the_method_never_reads(caplog):
+    """Set and different from the default: named. At the default: nothing said."""
+    build(method="sft")
+    assert "never reads" not in caplog.text
+    build(method="sft", method__lam=0.25, method__clip_low=0.2)
+    warnings = [record.getMessage() for record in caplog.records if "never reads" in record.message]
+    assert warnings == ["method.lam=0.25 is set, but method 'sft' never reads it"]
+
+
+def test_what_does_not_fit_is_dropped_and_counted(caplog):
+    """Prompts of six characters against a bucket of four, traces of fifteen tokens against fourteen."""
+    with caplog.at_level(logging.WARNING):
+        run = build(data__buckets=(4,), rollout__max_new=14)
+    assert {len(tokens) for tokens in run.prompts.tokens} == {4} and len(run.prompts.problems) < 24
+    dropped = 24 - len(run.prompts.problems)
+    gone = {problem.id for problem in run.task.train} - {problem.id for problem in run.prompts.problems}
+    told = [record.getMessage() for record in caplog.records if "prompt longer than 4 tokens" in record.getMessage()]
+    assert f"left out {dropped} of 24 problems" in told[0] + told[1] and len(gone) == dropped
+    assert any(all(f"{id} (6)" in line for id in sorted(gone)[:10]) for line in told if f"left out {dropped} of 24" in line)
+    caplog.clear()
+    build(rollout__max_new=14)
+    assert "left out 1 of 12 problems: trace longer than 14 tokens" in caplog.text
+
+
+def test_buckets_that_no_prompt_needs_are_not_compiled_for():
+    assert build(data__buckets=(2, 4, 6, 64)).buckets == (4, 6)
+    assert inspect.signature(setup.build).parameters["devices"].default is None
