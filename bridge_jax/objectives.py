@@ -51,6 +51,7 @@ def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Ar
     if kind not in ("group", "mean"):
         raise ValueError(f"method.advantage={kind!r}; allowed: 'group', 'mean'")
     R_PM = reward_B.reshape(-1, M)
+    R_PM = R_PM - R_PM[:, :1]  # equal rewards become exact zeros: rounding of their mean, over 1e-6, would be an advantage
     centred = R_PM - R_PM.mean(axis=1, keepdims=True)
     if kind == "group":
         centred = centred / (R_PM.std(axis=1, keepdims=True) + 1e-6)

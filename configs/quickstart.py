@@ -33,6 +33,6 @@ def get_config(method: str = "bridge") -> ConfigDict:
         config.eval.every = 55
     else:
         config.steps = 40
-        config.optim.base.learning_rate = 3e-4
-        config.optim.lora.learning_rate = 3e-3
+        config.optim.base.learning_rate = 1e-4
+        config.optim.lora.learning_rate = 1e-3
     return config

@@ -50,6 +50,14 @@ def test_group_advantages():
         objectives.group_advantages(jnp.zeros(4), 4, "rank")
 
 
+@pytest.mark.parametrize("options", [{}, toys.AS_USERS], ids=["quick", "as-users"])
+def test_equal_rewards_have_no_advantage(options):
+    """Exactly 0 for any number of samples: a mean that rounds to 1 + 6e-8, divided by 1e-6, would be an advantage of .06."""
+    for M in (3, 5, 15, 41, 63):
+        A = jax.jit(lambda R, M=M: objectives.group_advantages(R, M), compiler_options=options)(jnp.ones(2 * M))
+        assert not A.any(), M
+
+
 def test_surrogate():
     """rho A with rho = pi / behaviour; a cap of 2 bounds rho to [1/2, 2] whatever the sign of A; the gradient is rho A."""
     logp, behaviour = jnp.log(column(0.6, 0.1, 0.3, 0.6)), jnp.log(column(0.2, 0.4, 0.2, 0.2))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import checkpoint, evaluate, logbook, methods, setup, train
+from bridge_jax import checkpoint, data, evaluate, logbook, methods, setup, train
 from tests import tiny_runs
 from tests.tiny_runs import STEPS, go, quick, unbroken  # noqa: F401 (fixtures)
 
@@ -199,7 +199,9 @@ def test_rollout_files_are_complete(quick, unbroken):
     run = setup.build(tiny_runs.config(), jax.devices()[:1])
     for line in logbook.read(str(unbroken("bridge")))[1:]:
         rows = tiny_runs.rows(unbroken("bridge") / "rollouts" / f"step_{line['step']:06d}.jsonl")
-        assert [row["sample"] for row in rows] == [0, 1, 2, 3] * 2
+        drawn = data.order(0, "rl", len(run.prompts.problems), 2 * (line["step"] - 1), 2)
+        asked = [run.prompts.problems[i].id for i in drawn]
+        assert [(row["id"], row["sample"]) for row in rows] == [(id, sample) for id in asked for sample in range(4)]
         known = {problem.id: problem for problem in run.task.train}
         for row in rows:
             problem = known[row["id"]]

@@ -5,18 +5,21 @@ prompt's last. It is exact in any precision, and all of its sequences can be enu
 """
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax import logprobs, lora
+from bridge_jax.methods import bridge
 from bridge_jax.models import layers, params, qwen3
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, Policy, Rollouts, Sequences
 
 CFG = qwen3.Config(family="qwen3", vocab=32, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, rope_theta=1e4,
                    rms_eps=1e-6, tied=True, max_positions=128, eos_ids=(0,), init_std=0.3)
-ADAPTER = lora.Lora(rank=2, alpha=4.0)
+ADAPTER = lora.Lora(rank=2, alpha=4.0)  # on all seven matrices
 V = 6      # tokens of the bigram policy; 0 ends a sequence
 RANK = 2   # of its adapter
 # compiler options that undo the flags of conftest.py: what a user's program is compiled with
@@ -46,6 +49,18 @@ def transformer(dtype=jnp.float32) -> Policy:
 def transformer_theta(seed: int = 0):
     """Its base weights; sharp enough that every tensor matters."""
     return jax.jit(lambda key: params.init(CFG, key))(jax.random.key(seed))
+
+
+# lam of BRIDGE by the step at which a state starts: one program serves all three
+LAM = {0.5: 0, 1.0: 1000, 0.0: 2000}
+LAM_BY_STEP = dict(lam_schedule="step", lam_boundaries=(1000, 2000), lam_values=(1.0, 0.0))
+
+
+@functools.cache
+def transformer_bridge():
+    """BRIDGE on the Qwen3-shaped model and its compiled update, which costs seconds: for batches of `model_batch` alone."""
+    method = bridge.make(bridge.Config(**LAM_BY_STEP), transformer(), linear())
+    return method, jax.jit(method.update)
 
 
 def noise_like(tree, seed: int, scale: float):
@@ -81,6 +96,11 @@ def batch(seed: int, P: int = 4, M: int = 4, demos: int = 8, **shape) -> Batch:
     """Random demos and rollouts; both actors saw the same ones."""
     rows = rollouts(seed, P, M, **shape)
     return Batch(sequences(seed + 2, demos, 1, **shape), {"theta": rows, "theta_hat": rows})
+
+
+def model_batch(seed: int) -> Batch:
+    """8 prompts x 2 samples and 8 demos for the model."""
+    return batch(seed, P=8, M=2, demos=8)
 
 
 def change(new, old) -> float:

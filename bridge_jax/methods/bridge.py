@@ -74,7 +74,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
 
     def init(theta, key) -> TrainState:
         params = Params(theta=theta, theta_hat=jax.tree.map(jnp.copy, theta), w=policy.init_w(key))
-        ref = policy.merge(theta, None) if cfg.kl_coef else None
+        ref = jax.tree.map(jnp.copy, policy.merge(theta, None)) if cfg.kl_coef else None
         return TrainState(jnp.int32(0), params, recipes.optimizer().init(params), ref)
 
     def rows_of(state: TrainState, rollouts: Rollouts, M: int) -> dict:

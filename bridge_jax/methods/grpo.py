@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
@@ -32,7 +33,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
 
     def init(theta, key) -> TrainState:
         params = Params(theta=theta)
-        ref = policy.merge(theta, None) if cfg.kl_coef else None
+        ref = jax.tree.map(jnp.copy, policy.merge(theta, None)) if cfg.kl_coef else None
         return TrainState(jnp.int32(0), params, recipes.optimizer().init(params), ref)
 
     def update(state: TrainState, batch: Batch):

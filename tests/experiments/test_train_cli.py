@@ -1,7 +1,6 @@
 """The train command as a user starts it: exit codes, messages, and real signals to a real process."""
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
@@ -13,7 +12,7 @@ import types
 
 import pytest
 
-from bridge_jax import checkpoint, settings, train
+from bridge_jax import checkpoint, train
 from experiments import train as command
 from tests import tiny_runs
 
@@ -31,12 +30,18 @@ def environment(tmp_path_factory):
                              JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", PYTHONPATH=str(ROOT))
 
 
-def config_file(folder: pathlib.Path, **given) -> pathlib.Path:
-    """The tiny config as a file of its own."""
-    record = settings.to_json(tiny_runs.config(**GIVEN | given))
+def config_file(folder: pathlib.Path) -> pathlib.Path:
+    """The tiny config as a file of its own, which also sees to it that rewards vary."""
     path = folder / "tiny.py"
-    path.write_text(f"import json\n\nfrom ml_collections import ConfigDict\n\n\ndef get_config():\n"
-                    f"    return ConfigDict(json.loads({json.dumps(record)!r}))\n")
+    path.write_text(f"""from bridge_jax.tasks import arithmetic
+from tests import tiny_runs
+
+arithmetic.grade_compact = tiny_runs.parity
+
+
+def get_config(method="grpo"):
+    return tiny_runs.config(method, **{GIVEN!r})
+""")
     return path
 
 
@@ -95,7 +100,8 @@ def test_killed_then_terminated_then_finished_equals_unbroken(environment, tmp_p
     assert code == 0 and out.splitlines()[-1].startswith(f"step {STEPS}"), err
     code, out, err = run(environment, f"--config={file}", f"--workdir={whole}")
     assert code == 0 and not re.search("Traceback|Unable to initialize|error", err), err
-    tiny_runs.assert_same_run(hurt, whole)
+    assert any(0 < line["reward/mean"] < 1 for line in tiny_runs.lines(whole))
+    tiny_runs.assert_same_run(hurt, whole, "grpo")
 
 
 @pytest.mark.parametrize("arguments, message", [

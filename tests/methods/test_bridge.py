@@ -13,9 +13,6 @@ from bridge_jax.methods import bridge, grpo, sft
 from bridge_jax.types import Batch, Params, Rollouts
 from tests import toys
 
-# one program for every lam: the step at which a state starts chooses it
-LAM = {0.5: 0, 1.0: 1000, 0.0: 2000}
-BY_STEP = dict(lam_schedule="step", lam_boundaries=(1000, 2000), lam_values=(1.0, 0.0))
 AT_HOME = pytest.param({}, id="quick")
 AS_USERS = pytest.param(toys.AS_USERS, id="as-users")
 
@@ -23,7 +20,7 @@ AS_USERS = pytest.param(toys.AS_USERS, id="as-users")
 @functools.cache
 def bigram_method(recipes=toys.recipes(3e-2, 3e-2), **fields):
     """BRIDGE on the table, and its compiled update."""
-    method = bridge.make(bridge.Config(**BY_STEP | fields), toys.bigram(), recipes)
+    method = bridge.make(bridge.Config(**toys.LAM_BY_STEP | fields), toys.bigram(), recipes)
     return method, jax.jit(method.update)
 
 
@@ -34,7 +31,7 @@ def bigram_batch(seed: int) -> Batch:
 
 def start(method, theta, lam: float, seed: int = 0):
     """The state at step 0, or at the step where this lam holds."""
-    return method.init(theta, jax.random.key(seed)).replace(step=jnp.int32(LAM[lam]))
+    return method.init(theta, jax.random.key(seed)).replace(step=jnp.int32(toys.LAM[lam]))
 
 
 def advanced(update, state, steps: int, make_batch=bigram_batch, first: int = 0) -> list:
@@ -146,36 +143,29 @@ def test_beta_0_is_naive_mixing():
     assert not state.params.w["B"].any()
 
 
-@pytest.fixture(scope="module")
-def model():
-    """BRIDGE on the Qwen3-shaped model: its method, one compiled update for every lam, base weights."""
-    method = bridge.make(bridge.Config(**BY_STEP), toys.transformer(), toys.recipes())
-    return method, jax.jit(method.update), toys.transformer_theta()
-
-
-def test_step_0_on_the_model(model):
+def test_step_0_on_the_model():
     """The same exact zeros through attention, norms and the adapter."""
-    method, update, theta = model
-    state, metrics = update(start(method, theta, 0.5), toys.batch(0))
+    (method, update), theta = toys.transformer_bridge(), toys.transformer_theta()
+    state, metrics = update(start(method, theta, 0.5), toys.model_batch(0))
     assert metrics["bridge/gain"] == 0 and metrics["bridge/ess"] == 1 and metrics["bridge/kl_hat"] == 0
-    state, metrics = update(state, toys.batch(1))
+    state, metrics = update(state, toys.model_batch(1))
     assert metrics["bridge/gain"] != 0 and metrics["bridge/kl_hat"] > 0 and 0 < metrics["bridge/ess"] < 1
     assert all(pair["B"].any() for pair in state.params.w.values())
 
 
-def test_lam_1_and_0_on_the_model(model):
+def test_lam_1_and_0_on_the_model():
     """lam 1: theta == theta_hat, B == 0, theta as grpo's. lam 0: theta's first step is sft's."""
-    method, update, theta = model
-    other = grpo.make(grpo.Config(), toys.transformer(), toys.recipes())
-    ours = advanced(update, start(method, theta, 1.0), 4, toys.batch)
-    theirs = advanced(jax.jit(other.update), other.init(theta, jax.random.key(0)), 4, toys.batch)
+    (method, update), theta = toys.transformer_bridge(), toys.transformer_theta()
+    other = grpo.make(grpo.Config(), toys.transformer(), toys.linear())
+    ours = advanced(update, start(method, theta, 1.0), 4, toys.model_batch)
+    theirs = advanced(jax.jit(other.update), other.init(theta, jax.random.key(0)), 4, toys.model_batch)
     for a, b in zip(ours, theirs):
         assert toys.same_bits(a.params.theta, a.params.theta_hat)
         assert not any(pair["B"].any() for pair in a.params.w.values())
         assert toys.change(a.params.theta, b.params.theta) < 1e-6
-    plain = sft.make(sft.Config(), toys.transformer(), toys.recipes())
-    first = advanced(update, start(method, theta, 0.0), 1, toys.batch)[0]
-    expected = advanced(jax.jit(plain.update), plain.init(theta, jax.random.key(0)), 1, toys.batch)[0]
+    plain = sft.make(sft.Config(), toys.transformer(), toys.linear())
+    first = advanced(update, start(method, theta, 0.0), 1, toys.model_batch)[0]
+    expected = advanced(jax.jit(plain.update), plain.init(theta, jax.random.key(0)), 1, toys.model_batch)[0]
     assert toys.change(first.params.theta, expected.params.theta) < 1e-6
 
 

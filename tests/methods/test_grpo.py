@@ -12,7 +12,7 @@ from bridge_jax.types import Batch, Rollouts, Sequences
 from tests import toys
 
 RATE = 0.1
-PLAIN = Recipes(Recipe(learning_rate=RATE, eps=1e3, clip_norm=0.0), Recipe())  # theta += RATE / 1000 * G, nearly
+PLAIN = Recipes(Recipe(learning_rate=RATE, eps=1e3, clip_norm=0.0, b1=0.0), Recipe())  # theta += RATE / 1000 * G, nearly
 
 
 def one_prompt(tokens, reward, temperature: float = 1.0) -> Batch:

@@ -1,0 +1,104 @@
+"""The mesh, the layout of states and batches, and an update on eight devices that equals one device's."""
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from bridge_jax import lora, sharding
+from bridge_jax.methods import bridge
+from bridge_jax.models import params
+from bridge_jax.sharding import MeshConfig
+from tests import toys
+
+THETA_AXES, W_AXES = params.logical_axes(toys.CFG), lora.logical_axes(toys.CFG, toys.ADAPTER)
+
+
+def mesh_of(**sizes):
+    """Over all devices."""
+    return sharding.make_mesh(MeshConfig(**sizes))
+
+
+def test_eight_devices():
+    """tests/conftest.py did its work."""
+    assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize("given, expected", [({}, (1, 8, 1)), (dict(data=-1, fsdp=2), (4, 2, 1)), (dict(data=2, fsdp=2, tensor=2), (2, 2, 2)),
+                                             (dict(tensor=-1, fsdp=1), (1, 1, 8))])
+def test_mesh_sizes(given, expected):
+    """-1 takes what the others leave."""
+    mesh = mesh_of(**given)
+    assert tuple(mesh.shape[axis] for axis in ("data", "fsdp", "tensor")) == expected
+
+
+def test_mesh_errors():
+    """Sizes that do not make 8, two -1, and zeros."""
+    for given, words in ((dict(data=3, fsdp=2), "takes 6 devices, there are 8"), (dict(data=3, fsdp=-1), "takes 6 devices, there are 8"),
+                         (dict(data=-1, fsdp=-1), "-1 for at most one"), (dict(data=0), "positive sizes"), (dict(data=-2), "positive sizes")):
+        with pytest.raises(ValueError, match=words):
+            mesh_of(**given)
+    assert mesh_of(data=2, fsdp=2, tensor=2).devices.size == 8
+    assert sharding.make_mesh(MeshConfig(), jax.devices()[:2]).shape["fsdp"] == 2
+
+
+def test_layout_of_one_array():
+    """By the table; an axis that its mesh axis does not divide stays whole."""
+    mesh = mesh_of(fsdp=4, tensor=2)
+    spec = lambda axes, shape: sharding.of_axes(mesh, axes, shape).spec
+    assert spec(("layers", "embed", "heads", "head_dim"), (2, 16, 4, 8)) == PartitionSpec(None, "fsdp", "tensor", None)
+    assert spec(("vocab", "embed"), (31, 16)) == PartitionSpec(None, "fsdp")
+    assert spec(("layers", "rank", "mlp"), (2, 2, 24)) == PartitionSpec(None, None, "tensor")
+
+
+def test_layout_of_a_state():
+    """Every part, and the moments of every part, as its parameter; scalars whole; ref where there is one."""
+    mesh = mesh_of(fsdp=4, tensor=2)
+    method = bridge.make(bridge.Config(kl_coef=0.1), toys.transformer(), toys.recipes())
+    state = jax.eval_shape(method.init, params.abstract(toys.CFG), jax.random.key(0))
+    layout = sharding.of_state(mesh, state, THETA_AXES, W_AXES)
+    q, A = PartitionSpec(None, "fsdp", "tensor", None), PartitionSpec(None, "fsdp", None)
+    for tree in (layout.params.theta, layout.params.theta_hat, layout.ref):
+        assert tree["layers"]["q"].spec == q and tree["embed"].spec == PartitionSpec("tensor", "fsdp")
+    assert layout.params.w["layers/q"]["A"].spec == A and layout.step.spec == PartitionSpec()
+    found = {"/".join(str(getattr(key, "name", getattr(key, "key", ""))) for key in path): leaf.spec
+             for path, leaf in jax.tree_util.tree_leaves_with_path(layout.opt_state)}
+    for suffix, spec in (("mu/theta/layers/q", q), ("nu/theta_hat/layers/q", q), ("nu/w/layers/q/A", A)):
+        assert [found[path] for path in found if path.endswith(suffix)] == [spec], suffix
+
+
+def test_layout_of_rows():
+    """Leading axis over data and fsdp where they divide it; scalars and other leading axes whole."""
+    mesh = mesh_of(data=2, fsdp=2, tensor=2)
+    layout = sharding.of_rows(mesh, {"rows": np.zeros((8, 3)), "odd": np.zeros((6, 3)), "scalar": jnp.float32(1)})
+    assert {name: leaf.spec for name, leaf in layout.items()} == {
+        "rows": PartitionSpec(("data", "fsdp")), "odd": PartitionSpec(), "scalar": PartitionSpec()}
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Method, start, batch, and what one device makes of them."""
+    method, update = toys.transformer_bridge()
+    state = jax.jit(method.init)(toys.transformer_theta(), jax.random.key(0))
+    state = state.replace(params=toys.add(state.params, toys.noise_like(state.params, 1, 0.05)))  # theta_hat and B elsewhere
+    batch = toys.model_batch(0)
+    return method, state, batch, update(state, batch)
+
+
+@pytest.mark.parametrize("sizes", [dict(fsdp=8), dict(data=8, fsdp=1)], ids=["fsdp", "data"])
+def test_eight_devices_update_as_one(one_device, sizes):
+    """State, moments and metrics to 1e-5; the new state is laid out as the old one."""
+    method, state, batch, (expected, expected_metrics) = one_device
+    mesh = mesh_of(**sizes)
+    layout = sharding.of_state(mesh, state, THETA_AXES, W_AXES)
+    placed = jax.device_put(state, layout), jax.device_put(batch, sharding.of_rows(mesh, batch))
+    after, metrics = jax.jit(method.update, out_shardings=(layout, None))(*placed)
+    assert len(placed[1].demos.tokens_BT.addressable_shards) == 8
+    if "data" not in sizes:
+        assert after.params.theta["embed"].addressable_shards[0].data.shape == (32, 2)
+    assert toys.change((after.params, after.opt_state), (expected.params, expected.opt_state)) < 1e-5
+    for key in expected_metrics:
+        np.testing.assert_allclose(metrics[key], expected_metrics[key], rtol=1e-4, atol=1e-5, err_msg=key)
+    assert toys.change(after.params, state.params) > 1e-4
