@@ -85,8 +85,9 @@ def test_step_0_w_gradient_is_that_of_sft(lam):
 # ---- lam = 1, lam = 0, beta = 0
 
 
-@pytest.mark.parametrize("options", [AT_HOME, AS_USERS])
-@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+# with a KL and without optimisation XLA rounds the last bit of the two log_softmax differently, and Adam makes steps of it
+@pytest.mark.parametrize("kl_coef, options", [(0.0, {}), (0.0, toys.AS_USERS), (0.1, toys.AS_USERS)],
+                         ids=["quick", "as-users", "kl-as-users"])
 def test_lam_1_is_grpo(kl_coef, options):
     """theta == theta_hat and B == 0 bit for bit through Adam steps; theta follows grpo's trajectory."""
     method, _ = bigram_method(kl_coef=kl_coef)
@@ -97,9 +98,7 @@ def test_lam_1_is_grpo(kl_coef, options):
     theirs = advanced(compiled(other.update), other.init(theta, jax.random.key(0)), 8)
     for a, b in zip(ours, theirs):
         assert toys.same_bits(a.params.theta, a.params.theta_hat)
-        # without optimisation the two log_softmax of the table may differ in the last bit, once they feed a KL as well
-        exact = not kl_coef or options
-        assert not exact or not a.params.w["B"].any() and toys.same_bits(a.params.w["A"], ours[0].params.w["A"])
+        assert not a.params.w["B"].any() and toys.same_bits(a.params.w["A"], ours[0].params.w["A"])
         assert toys.change(a.params.theta, b.params.theta) < 1e-6  # two programs: XLA may fuse their sums in another order
     assert toys.change(ours[-1].params.theta, theta) > 0.05
 
