@@ -41,7 +41,7 @@ def open_run(workdir: str, resolved: dict, defaults_diff: dict, force: bool = Fa
     that was let through is kept in "changes" as {key: [before, after]}, oldest first."""
     path = os.path.join(_writable(workdir), "config.json")
     record = {"config": settings.to_json(resolved), "diff": settings.to_json(defaults_diff), "changes": []}
-    if os.path.exists(path):
+    if os.path.exists(path) and begun(workdir):
         before = _read_config(path)
         changes = settings.diff(before["config"], record["config"])
         decisive = {key: pair for key, pair in changes.items() if not _ignored(key, tuple(ignore))}
@@ -55,6 +55,12 @@ def open_run(workdir: str, resolved: dict, defaults_diff: dict, force: bool = Fa
         kept = before.get("changes", [])
         record["changes"] = kept + [{key: list(pair) for key, pair in changes.items()}] if changes else kept
     _replace(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def begun(workdir: str) -> bool:
+    """Whether the directory holds something of a run that a change of config could spoil: a line or a checkpoint."""
+    metrics, saved = os.path.join(workdir, "metrics.jsonl"), os.path.join(workdir, "checkpoints")
+    return (os.path.exists(metrics) and os.path.getsize(metrics) > 0) or (os.path.isdir(saved) and bool(os.listdir(saved)))
 
 
 def _ignored(key: str, prefixes: tuple[str, ...]) -> bool:

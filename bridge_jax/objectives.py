@@ -46,10 +46,21 @@ def k3(logp: jax.Array, logp_ref: jax.Array) -> jax.Array:
     return jnp.exp(d) - d - 1.0
 
 
-def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Array:
-    """A = (R - mean) / (std + 1e-6) over the M samples of a prompt (GRPO), or R - mean alone (kind "mean", Dr. GRPO)."""
+def check_advantage(kind: str) -> None:
+    """ValueError for a kind of advantage that there is not."""
     if kind not in ("group", "mean"):
         raise ValueError(f"method.advantage={kind!r}; allowed: 'group', 'mean'")
+
+
+def check_range(key: str, value: float, low: float, high: float = float("inf")) -> None:
+    """ValueError unless low <= value <= high; nan is refused too."""
+    if not low <= value <= high:
+        raise ValueError(f"{key}={value}; allowed: from {low} " + (f"to {high}" if high != float("inf") else "upwards"))
+
+
+def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Array:
+    """A = (R - mean) / (std + 1e-6) over the M samples of a prompt (GRPO), or R - mean alone (kind "mean", Dr. GRPO)."""
+    check_advantage(kind)
     R_PM = reward_B.reshape(-1, M)
     R_PM = R_PM - R_PM[:, :1]  # equal rewards become exact zeros: rounding of their mean, over 1e-6, would be an advantage
     centred = R_PM - R_PM.mean(axis=1, keepdims=True)
@@ -66,17 +77,33 @@ def micro_count(B: int, microbatch_rows: int) -> int:
 def micro_split(seqs: Sequences, rows: Tree, count: int):
     """(seqs, rows) with a leading axis of `count` micro-batches: whole groups each, or an even part of one group.
 
-    rows: pytree of [B, ...] arrays. A group's prompt is repeated when its rows are spread over micro-batches.
+    rows: pytree of [B, ...] arrays. A group's prompt is repeated when its rows are spread over micro-batches. Micro-batch i
+    takes the groups i, i + count, ...: a batch that lies over devices by its leading axis then does so in every micro-batch.
     """
     P, B = seqs.prompt_len_P.shape[0], seqs.length_B.shape[0]
     if B % count or (P % count and count % P):
         raise ValueError(f"{B} rows of {P} prompts cannot be cut into {count} micro-batches: the rows of a micro-batch must "
                          f"divide, or be a multiple of, the {B // P} samples of a prompt")
-    copies = max(1, count // P)
-    by_prompt = lambda x: jnp.repeat(x, copies, axis=0).reshape(count, -1, *x.shape[1:])
-    by_row = lambda x: x.reshape(count, B // count, *x.shape[1:])
+    strides = min(count, P)
+
+    def by_row(x):
+        x = x.reshape(P // strides, strides, B // P, *x.shape[1:]).swapaxes(0, 1)
+        return x.reshape(count, B // count, *x.shape[3:])
+
+    def by_prompt(x):
+        x = x.reshape(P // strides, strides, *x.shape[1:]).swapaxes(0, 1)
+        return jnp.repeat(x, count // strides, axis=0)
+
     split = Sequences(by_prompt(seqs.prompt_PS), by_prompt(seqs.prompt_len_P), by_row(seqs.tokens_BT), by_row(seqs.length_B))
     return split, jax.tree.map(by_row, rows)
+
+
+def micro_join(x: jax.Array, P: int) -> jax.Array:
+    """[count, rows, ...] of micro_split back to [B, ...] in the order of the batch."""
+    count, rows = x.shape[:2]
+    B, strides = count * rows, min(count, P)
+    x = x.reshape(strides, P // strides, B // P, *x.shape[2:]).swapaxes(0, 1)
+    return x.reshape(B, *x.shape[3:])
 
 
 def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0):
@@ -93,8 +120,8 @@ def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), phi)
     G, (values, facts) = jax.lax.scan(accumulate, zeros, micro_split(seqs, rows, micro_count(B, microbatch_rows)))
-    whole = lambda x: x.reshape(B, *x.shape[2:])
-    return G, values.sum(), jax.lax.stop_gradient(jax.tree.map(whole, facts))
+    facts = jax.tree.map(lambda x: micro_join(x, seqs.prompt_len_P.shape[0]), facts)
+    return G, values.sum(), jax.lax.stop_gradient(facts)
 
 
 def inner(a: Tree, b: Tree) -> jax.Array:
@@ -143,9 +170,10 @@ def J_RL(policy: Policy, rollouts: Rollouts, term, kl_coef: float = 0.0):
 
 def logp_of(policy: Policy, phi: Tree, rollouts: Rollouts, microbatch_rows: int = 0) -> jax.Array:
     """log pi_phi of the sampled tokens [B,T] at their temperature, forward only, micro-batched."""
-    B, T = rollouts.seqs.tokens_BT.shape
+    B = rollouts.seqs.length_B.shape[0]
     split, _ = micro_split(rollouts.seqs, {}, micro_count(B, microbatch_rows))
-    return jax.lax.map(lambda seqs: policy.logp(phi, seqs, rollouts.temperature)[0], split).reshape(B, T)
+    logp = jax.lax.map(lambda seqs: policy.logp(phi, seqs, rollouts.temperature)[0], split)
+    return micro_join(logp, rollouts.seqs.prompt_len_P.shape[0])
 
 
 def token_total(seqs: Sequences) -> jax.Array:

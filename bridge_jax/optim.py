@@ -56,6 +56,9 @@ def schedule(kind: str, start: float, end: float, steps: int, boundaries=(), val
 
 def learning_rate(recipe: Recipe) -> Callable:
     """The recipe's learning rate as a function of the update count: linear warm-up, then its schedule."""
+    for key in ("learning_rate", "end_ratio", "warmup_steps", "clip_norm", "weight_decay"):
+        if not getattr(recipe, key) >= 0:
+            raise ValueError(f"optim: {key}={getattr(recipe, key)}; allowed: 0 or more")
     after = schedule(recipe.schedule, recipe.learning_rate, recipe.learning_rate * recipe.end_ratio, recipe.decay_steps)
     if not recipe.warmup_steps:
         return after

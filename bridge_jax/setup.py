@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from bridge_jax import data, logprobs, lora, methods, settings, sharding, tasks
 from bridge_jax.models import hf_folder, layers, params
-from bridge_jax.optim import Recipe, Recipes
+from bridge_jax.optim import Recipe, Recipes, learning_rate
 from bridge_jax.types import Method, Policy, Sequences, Task, Tree
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Model:
     arch: dict = dataclasses.field(default_factory=dict)  # keys of HF's config.json; beside a path it must agree
     dtype: str = "float32"     # compute dtype: float32 or bfloat16
     remat: str = "full"        # what a layer keeps for the backward pass: a key of layers.REMAT
-    logp_chunk: int = 1024     # positions whose logits are in memory at once
+    logp_chunk: int = 512     # positions whose logits are in memory at once
     lora_rank: int = 16
     lora_alpha: float = 16.0
     lora_targets: str = lora.Lora.targets
@@ -146,7 +146,8 @@ def read(config: ConfigDict, devices: int) -> Settings:
         logger.warning("method.%s=%r is set, but method %r never reads it", key, given[key], method_name)
     group = lambda name, cls: settings.section(config, name, cls)
     mesh, batch = group("mesh", sharding.MeshConfig), group("batch", Batch)
-    table = settings.BatchTable(devices=devices // max(1, mesh.tensor), **dataclasses.asdict(batch))
+    axes = sharding.sizes_of(mesh, devices)
+    table = settings.BatchTable(devices=axes["data"] * axes["fsdp"], **dataclasses.asdict(batch))
     rollout, steps, seed = group("rollout", Rollout), config.get("steps"), config.get("seed", 0)
     for key, value, least in (("steps", steps, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -237,6 +238,8 @@ def build(config: ConfigDict, devices=None) -> Run:
     """Put a run together from its config; ValueErrors name the key at fault. Tokenises all data; loads no weights."""
     devices = jax.devices() if devices is None else devices
     s = read(config, len(devices))
+    for recipe in (s.recipes.base, s.recipes.lora):
+        learning_rate(recipe)  # refuses what cannot be meant
     cfg, hf = read_model(s.model)
     adapter = lora.Lora(s.model.lora_rank, s.model.lora_alpha, s.model.lora_targets)
     lora.targets(cfg, adapter)
@@ -247,6 +250,9 @@ def build(config: ConfigDict, devices=None) -> Run:
     policy = make_policy(cfg, s.model, adapter)
     method = methods.load(s.method_name).make(s.method, policy, s.recipes, s.batch.microbatch)
     task = tasks.load(s.task_name).make(s.task)
+    for name, rows in {"train": task.train, "demos": task.demos, **task.splits}.items():
+        tasks.check_rows(rows, f"task {s.task_name!r}, {name}", demos=name == "demos")
+    warn_unread(s, cfg, method)
     tokenizer = make_tokenizer(s.model, s.data, s.task_name)
     data.check_vocabulary(tokenizer, cfg.vocab)
     encode = lambda problems: data.encode_prompts(tokenizer, problems, task.messages, s.data.buckets)[0]
@@ -262,6 +268,24 @@ def build(config: ConfigDict, devices=None) -> Run:
     buckets = tuple(sorted({min(b for b in s.data.buckets if b >= n) for n in lengths}))
     return Run(s, cfg, hf, adapter, policy, method, task, tokenizer, prompts, demos, splits,
                sharding.make_mesh(s.mesh, devices), buckets)
+
+
+def warn_unread(s: Settings, cfg: layers.Config, method: Method) -> None:
+    """Name the keys outside method.* that are away from their defaults although this method has no use for them."""
+    state = jax.eval_shape(lambda theta: method.init(theta, jax.random.key(0)), params.abstract(cfg))
+    idle = []  # (group, values, defaults, keys that nobody reads)
+    if state.params.w is None:
+        idle += [("optim.lora", s.recipes.lora, Recipe(), [field.name for field in dataclasses.fields(Recipe)]),
+                 ("model", s.model, Model(), ["lora_rank", "lora_alpha", "lora_targets"])]
+    if not method.actors(0):
+        idle += [("rollout", s.rollout, Rollout(), ["temperature", "calls"]),
+                 ("batch", s.batch, Batch(), ["prompts_per_step", "samples_per_prompt"])]
+    if not method.demos:
+        idle += [("batch", s.batch, Batch(), ["demos_per_step"])]
+    unread = [f"{group}.{key}={getattr(values, key)!r}" for group, values, defaults, keys in idle for key in keys
+              if getattr(values, key) != getattr(defaults, key)]
+    if unread:
+        logger.warning("set, but method %r never reads: %s", s.method_name, ", ".join(unread))
 
 
 def theta_shardings(run: Run) -> Tree:

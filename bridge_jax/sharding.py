@@ -28,18 +28,23 @@ class MeshConfig:
     tensor: int = 1
 
 
-def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
-    """The mesh over the given (default: all) devices; ValueError when the sizes do not multiply to their number."""
-    devices = jax.devices() if devices is None else devices
+def sizes_of(cfg: MeshConfig, devices: int) -> dict[str, int]:
+    """Devices along each axis, -1 filled in; ValueError when they do not multiply to the number of devices."""
     sizes = [getattr(cfg, axis) for axis in AXES]
     known = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes) or known == 0:
         raise ValueError(f"mesh {dict(zip(AXES, sizes))}; allowed: positive sizes, and -1 for at most one of them")
-    sizes = [len(devices) // known if size == -1 else size for size in sizes]
-    if math.prod(sizes) != len(devices):
-        raise ValueError(f"mesh {dict(zip(AXES, sizes))} takes {math.prod(sizes)} devices, there are {len(devices)}; "
+    sizes = [devices // known if size == -1 else size for size in sizes]
+    if math.prod(sizes) != devices:
+        raise ValueError(f"mesh {dict(zip(AXES, sizes))} takes {math.prod(sizes)} devices, there are {devices}; "
                          "set one of mesh.data, mesh.fsdp, mesh.tensor to -1 for the rest")
-    return Mesh(np.asarray(devices).reshape(sizes), AXES)
+    return dict(zip(AXES, sizes))
+
+
+def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
+    """The mesh over the given (default: all) devices."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices).reshape(tuple(sizes_of(cfg, len(devices)).values())), AXES)
 
 
 def of_axes(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:

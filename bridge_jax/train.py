@@ -152,16 +152,20 @@ def rows_of_step(run: Run, cursors: dict[str, int]):
     return bucket, prompts, demo_rows
 
 
-def generate(run: Run, programs: Programs, phi, step: int, bucket: int,
-             indices) -> tuple[Rollouts, list[evaluate.Graded], float]:
-    """Sample the step's prompts in parts, grade each part while the next is generated; also the seconds of grading."""
+def dispatch(run: Run, programs: Programs, phi, step: int, bucket: int, indices) -> list[rollout.Samples]:
+    """Begin to sample the step's prompts, in parts; waits for nothing."""
     s, parts, size = run.settings, [], len(indices) // run.settings.rollout.calls
     for start in range(0, len(indices), size):
         batch = data.prompt_batch(run.prompts, indices[start:start + size], (bucket,))
         keys = programs.keys(jnp.int32(step), batch.ids_P)
         prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
         parts.append(programs.sample[bucket](phi, *prompts, keys, sampling(run, s.rollout.temperature)))
-    graded, grading = [], 0.0
+    return parts
+
+
+def collect(run: Run, parts: list[rollout.Samples], indices) -> tuple[Rollouts, list[evaluate.Graded], float]:
+    """Fetch the parts and grade each while the next is generated; also the seconds of grading."""
+    s, size, graded, grading = run.settings, len(indices) // len(parts), [], 0.0
     for part, start in zip(parts, range(0, len(indices), size)):
         samples = jax.device_get(part)  # waits for this part; the next is already running
         began = time.monotonic()
@@ -259,7 +263,9 @@ def train(config: ConfigDict, workdir: str, stop_at: int | None = None, force_co
         state, meta = restore_or_begin(run, store)
         start, began = meta["step"], time.monotonic()
         announce(run, meta)
-        with logbook.Logbook(workdir, start or -1, s.log.mirrors) as book, Interrupt() as interrupt:
+        # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved
+        kept = -1 if not start else start - bool(meta.get("unlogged"))
+        with logbook.Logbook(workdir, kept, s.log.mirrors) as book, Interrupt() as interrupt:
             programs = compile_programs(run, setup.abstract_state(run))
             checkpoint.checksums(state)  # its programs too: the first save shall compile nothing
             print(f"compiled in {time.monotonic() - began:.1f} s", flush=True)
@@ -270,7 +276,6 @@ def train(config: ConfigDict, workdir: str, stop_at: int | None = None, force_co
                 print("before training: " + "  ".join(shown), flush=True)
             if meta.get("unlogged"):  # a signal came when this step was to be evaluated
                 facts = {key: float(text) for key, text in meta["unlogged"].items()}
-                book.step = start - 1
                 book.write(start, facts | (greedy_evaluation(run, programs, state) if s.eval.every else {}))
             return loop(run, programs, state, meta, store, book, interrupt, min(s.steps, stop_at or s.steps))
 
@@ -316,12 +321,13 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
     with logbook.progress(end, meta["step"], s.method_name) as show:
         for number in range(meta["step"] + 1, end + 1):
             bucket, indices, demos = rows_of_step(run, cursors)
-            finish(pending, {})
-            began, rollouts, written, facts = time.monotonic(), {}, [], {"time/grade_s": 0.0}
-            for actor in run.method.actors(number - 1):
-                phi = programs.policy[actor](state.params)
-                rollouts[actor], graded, grading = generate(run, programs, phi, number - 1, bucket, indices)
-                del phi  # its memory is needed by the update
+            actors = run.method.actors(number - 1)
+            under_way = {actor: dispatch(run, programs, programs.policy[actor](state.params), number - 1, bucket, indices)
+                         for actor in actors}
+            finish(pending, {})  # the last update is done when this returns; the samplers are already queued behind it
+            pending, began, rollouts, written, facts = None, time.monotonic(), {}, [], {"time/grade_s": 0.0}
+            for actor in actors:
+                rollouts[actor], graded, grading = collect(run, under_way.pop(actor), indices)
                 facts["time/grade_s"] += grading
                 if actor == "theta":
                     facts |= evaluate.rates([o for part in graded for o in part.outcomes])
@@ -349,6 +355,8 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
                 seen = greedy_evaluation(run, programs, state) if evaluating and not owed else {}
                 finish(pending, seen, log=not owed)
                 pending = None
+                if interrupt.asked.is_set() and not stopping:  # it came during the evaluation
+                    stopping = saving = True
             if saving:
                 save(number, {key: repr(value) for key, value in last.items()} if owed else {})
             if stopping:

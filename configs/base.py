@@ -22,7 +22,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
     """Defaults with the method's name set."""
     return ConfigDict(dict(
         seed=0, steps=100,
-        model=dict(path="", arch=ConfigDict(), dtype="float32", remat="full", logp_chunk=1024, lora_rank=16, lora_alpha=16.0,
+        model=dict(path="", arch=ConfigDict(), dtype="float32", remat="full", logp_chunk=512, lora_rank=16, lora_alpha=16.0,
                    lora_targets="layers/(q|k|v|o|gate|up|down)"),
         method=dict(name=method or "bridge",
                     # bridge

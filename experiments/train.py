@@ -26,7 +26,7 @@ def define_flags() -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where (or, empty, that they are not)."""
+    """Keep compiled programs between runs; JAX_COMPILATION_CACHE_DIR says where else, or, empty, that they are not."""
     import jax
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/bridge_jax/xla"))
@@ -34,7 +34,7 @@ def use_compilation_cache() -> None:
 
 
 def log_to_stderr() -> None:
-    """Our notes and everybody's warnings; what libraries say of machines and packages that are not there is left out."""
+    """Our notes and everybody's warnings, without what libraries say of machines and packages that are absent."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("jax").setLevel(logging.WARNING)  # at INFO it tells of each backend that it did not find
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # read at import: that there is no torch
@@ -55,8 +55,8 @@ def main(argv: list[str]) -> None:
         fail(str(error))
     except train.Diverged as error:
         fail(str(error), code=3)
-    print("  ".join(f"{key} {value:.4g}" for key, value in end.items()
-                    if key in ("step", "reward/mean", "eval/held_out_accuracy", "eval/held_out_stderr", "time/train_s")))
+    shown = ("step", "reward/mean", "eval/held_out_accuracy", "eval/held_out_stderr", "time/train_s")
+    print("  ".join(f"{key} {value:.4g}" for key, value in end.items() if key in shown))
 
 
 def fail(message: str, code: int = 2) -> None:

@@ -33,8 +33,9 @@ def test_rows_are_graded_against_their_own_prompt():
     """Two prompts, two samples each; the end token is not part of the text, the last token of a cut row is."""
     first, second = TASK.train[:2]
     right = f"#{first.answer}", f"#{second.answer}"
-    graded = evaluate.grade(TASK, TOKENIZER, [first, second], samples([right[0], "1+1", right[1] + "9", right[1]], (2, 3)))
-    assert graded.texts == (right[0], "1+1", right[1] + "9", right[1])
+    texts = [right[0], "1+1", right[1] + "9", right[1]]
+    graded = evaluate.grade(TASK, TOKENIZER, [first, second], samples(texts, cut=(2, 3)))
+    assert graded.texts == tuple(texts)
     assert graded.outcomes == (Outcome.correct, Outcome.no_answer, Outcome.wrong, Outcome.correct)
     assert graded.reward_B.dtype == np.float32 and graded.reward_B.tolist() == [1, 0, 0, 1]
 
@@ -50,7 +51,8 @@ def test_a_grader_that_raises_is_counted_and_does_not_end_the_run():
 def test_rates_name_every_outcome():
     rates = evaluate.rates([Outcome.correct, Outcome.wrong, Outcome.wrong, Outcome.timeout])
     assert set(rates) == {f"reward/outcome_{kind}" for kind in Outcome}
-    assert rates["reward/outcome_wrong"] == 0.5 and rates["reward/outcome_parse_error"] == 0 and sum(rates.values()) == 1
+    assert rates["reward/outcome_wrong"] == 0.5 and rates["reward/outcome_parse_error"] == 0
+    assert sum(rates.values()) == 1
     assert set(evaluate.rates([]).values()) == {0.0}
 
 

@@ -29,6 +29,18 @@ def changed(**groups):
     return CONFIG | {key: CONFIG[key] | value if isinstance(value, dict) else value for key, value in groups.items()}
 
 
+def begin(workdir) -> None:
+    """A line of metrics: from here on the run's config may not change."""
+    (workdir / "metrics.jsonl").write_text('{"step": 0}\n')
+
+
+def test_open_run_takes_a_corrected_config_where_nothing_was_begun(tmp_path):
+    open_run(tmp_path, CONFIG, {}, ignore=IGNORE)
+    (tmp_path / "metrics.jsonl").touch()
+    open_run(tmp_path, changed(optim={"lr": 0.2}), {}, ignore=IGNORE)
+    assert on_disk(tmp_path)["config"]["optim"]["lr"] == 0.2
+
+
 def test_open_run_writes_the_config_and_opens_the_same_run_again(tmp_path):
     workdir = tmp_path / "a" / "b"
     for _ in range(2):
@@ -40,6 +52,7 @@ def test_open_run_writes_the_config_and_opens_the_same_run_again(tmp_path):
 
 def test_open_run_refuses_another_config_and_shows_it(tmp_path):
     open_run(tmp_path, CONFIG, {}, ignore=IGNORE)
+    begin(tmp_path)
     with pytest.raises(ValueError) as error:
         open_run(tmp_path, changed(optim={"lr": 0.2}, steps=20), {}, ignore=IGNORE)
     text = str(error.value)
@@ -50,6 +63,7 @@ def test_open_run_refuses_another_config_and_shows_it(tmp_path):
 
 def test_open_run_lets_harmless_keys_change_and_keeps_what_changed(tmp_path, caplog):
     open_run(tmp_path, CONFIG, {}, ignore=IGNORE)
+    begin(tmp_path)
     open_run(tmp_path, changed(steps=20, log={"every": 5, "new": True}), {}, ignore=IGNORE)
     assert on_disk(tmp_path)["config"]["steps"] == 20
     with caplog.at_level(logging.WARNING):
@@ -61,6 +75,7 @@ def test_open_run_lets_harmless_keys_change_and_keeps_what_changed(tmp_path, cap
 
 def test_an_ignored_key_is_not_a_prefix_of_others(tmp_path):
     open_run(tmp_path, {"steps": 1, "steps_between": 1}, {}, ignore=("steps",))
+    begin(tmp_path)
     with pytest.raises(ValueError, match="steps_between"):
         open_run(tmp_path, {"steps": 1, "steps_between": 2}, {}, ignore=("steps",))
 
@@ -70,6 +85,7 @@ def test_open_run_says_why_it_cannot(tmp_path):
     with pytest.raises(ValueError, match="cannot write to workdir .*Not a directory; take another --workdir"):
         open_run(tmp_path / "file" / "run", CONFIG, {})
     (tmp_path / "config.json").write_text('{"config": ')
+    begin(tmp_path)
     with pytest.raises(ValueError, match="config.json is no config of a run"):
         open_run(tmp_path, CONFIG, {})
 

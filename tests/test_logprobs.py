@@ -61,11 +61,11 @@ def test_bf16_hidden_states_give_fp32_logits():
 
 
 def test_head_gradient_is_summed_in_fp32():
-    """bf16 head, 256 chunks of one position: the sum keeps what a bf16 running sum would lose."""
-    hidden = jnp.ones((1, 256, 2), jnp.bfloat16).at[:, 0].set(64.0)
-    head, tokens = jnp.zeros((2, 2), jnp.bfloat16), jnp.zeros((1, 256), jnp.int32)
+    """bf16 head, 1024 chunks of one position, 1/2 each: a bf16 running sum would stop at 128."""
+    hidden, head = jnp.ones((1, 1024, 2), jnp.bfloat16), jnp.zeros((2, 2), jnp.bfloat16)
+    tokens = jnp.zeros((1, 1024), jnp.int32)
     G = jax.grad(lambda head: logprobs.token_logp(hidden, head, tokens, 1.0, 1)[0].sum())(head)
-    np.testing.assert_allclose(np.asarray(G[0], np.float32), 0.5 * (64 + 255), rtol=2**-8)
+    np.testing.assert_array_equal(np.asarray(G, np.float32), [[512, 512], [-512, -512]])
 
 
 def temp_gib(function) -> float:

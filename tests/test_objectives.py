@@ -104,9 +104,9 @@ def test_extremes_are_finite(gap):
 
 
 def test_J_SFT_by_hand():
-    """Ragged lengths 2, 1, 0: the mean over the 3 tokens that count, and its gradient (onehot - p) / 3 per token."""
+    """Ragged lengths 2, 1, 0, 0: the mean over the 3 tokens that count, and its gradient (onehot - p) / 3 per token."""
     table = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [1 / 3, 1 / 3, 1 / 3]]))
-    demos = rows([0, 1, 2], [[1, 2, 0], [0, 2, 2], [1, 1, 1]], [2, 1, 0])
+    demos = rows([0, 1, 2, 2], [[1, 2, 0], [0, 2, 2], [1, 1, 1], [2, 2, 2]], [2, 1, 0, 0])
     J = objectives.J_SFT(toys.bigram(), demos)
     G, value, facts = objectives.gradient(J, {"table": table}, demos, {})
     close(value, (math.log(0.25) + math.log(0.7) + math.log(0.1)) / 3)
@@ -166,13 +166,18 @@ def test_gradient_of_the_kl_by_hand(behaved):
 
 
 def test_micro_split():
-    """8 rows of 2 prompts: whole groups per micro-batch, or parts of one group behind a repeated prompt; never mixed."""
-    seqs = toys.sequences(0, P=2, M=4)
-    for count, prompts in ((1, [[0, 1]]), (2, [[0], [1]]), (4, [[0], [0], [1], [1]]), (8, [[0]] * 4 + [[1]] * 4)):
-        split, (index,) = objectives.micro_split(seqs, (jnp.arange(8),), count)
-        assert index.tolist() == np.arange(8).reshape(count, -1).tolist()
-        np.testing.assert_array_equal(split.prompt_PS, seqs.prompt_PS[np.array(prompts)])
-        np.testing.assert_array_equal(split.length_B.reshape(-1), seqs.length_B)
+    """16 rows of 4 prompts: whole groups per micro-batch, or parts of one group, each row behind its own prompt; join undoes it."""
+    seqs = toys.sequences(0, P=4, M=4)
+    for count in (1, 2, 4, 8, 16):
+        split, (index,) = objectives.micro_split(seqs, (jnp.arange(16),), count)
+        rows = index.shape[1]
+        assert index.shape[0] == count and sorted(index.reshape(-1).tolist()) == list(range(16))
+        assert split.prompt_len_P.shape == (count, max(1, rows // 4))
+        prompts = np.repeat(split.prompt_PS, rows // split.prompt_len_P.shape[1], axis=1)
+        np.testing.assert_array_equal(prompts, seqs.prompt_PS[index // 4])
+        np.testing.assert_array_equal(split.tokens_BT, seqs.tokens_BT[index])
+        np.testing.assert_array_equal(split.length_B, seqs.length_B[index])
+        np.testing.assert_array_equal(objectives.micro_join(index, 4), np.arange(16))
     for P, count in ((2, 3), (4, 6), (3, 2)):
         with pytest.raises(ValueError, match=f"rows of {P} prompts cannot be cut into {count} micro-batches"):
             objectives.micro_split(toys.sequences(0, P=P, M=4 if P < 4 else 3), {}, count)

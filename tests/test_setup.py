@@ -88,7 +88,7 @@ def test_every_config_is_read(name, method, caplog):
     (dict(eval__rows=0), "eval.rows=0; allowed: a whole number of at least 1"),
     (dict(eval__every=-1), "eval.every=-1; allowed: a whole number of at least 0"),
     (dict(log__skipped_limit=0), "log.skipped_limit=0; allowed: a whole number of at least 1"),
-    (dict(batch__samples_per_prompt=1), "batch.samples_per_prompt=1: must be a whole number of at least 2 .the advantag"),
+    (dict(batch__samples_per_prompt=1), "batch.samples_per_prompt=1: must be a whole number of at least 2 .the adv"),
     (dict(batch__microbatch_rows=3), r"which neither divide batch.samples_per_prompt=4.*Nearest that work: "
                                      r"batch.microbatch_rows=2 or 4"),
     (dict(batch__prompts_per_step=3), r"12 rollout rows are not a whole number.*batch.prompts_per_step=2 or 4"),
@@ -101,18 +101,18 @@ def test_settings_that_cannot_be_meant(given, message):
 
 @pytest.mark.parametrize("given, message", [
     (dict(model__path="no/such/folder/at/all"), "model folder 'no/such/folder/at/all' does not exist"),
-    (dict(model__arch=ConfigDict(dict(model_type="mamba"))), "model_type='mamba', which is not supported; allowed: llama, "
-                                                              "qwen2, qwen3"),
+    (dict(model__arch=ConfigDict(dict(model_type="mamba"))), "model_type='mamba', which is not supported; allowed: "
+                                                             "llama, qwen2, qwen3"),
     (dict(model__arch=ConfigDict()), "neither model.path nor model.arch is set"),
     (dict(model__arch__vocab_size=15), "the tokenizer uses ids up to 15, the model's end at 14"),
-    (dict(model__arch__max_position_embeddings=20), r"data.buckets=\(6,\) and rollout.max_new=15 make up to 21 positions, "
-                                                    "the model has 20"),
+    (dict(model__arch__max_position_embeddings=20), r"data.buckets=\(6,\) and rollout.max_new=15 make up to 21 "
+                                                    "positions, the model has 20"),
     (dict(model__lora_targets="layers/qq"), "matches no tensor"),
     (dict(data__tokenizer=""), "data.tokenizer is empty and there is no model.path"),
     (dict(data__buckets=()), r"prompt buckets \(\); allowed: positive, in rising order"),
     (dict(data__buckets=(6, 4)), r"prompt buckets \(6, 4\); allowed: positive, in rising order"),
     (dict(task__train_size=0), "task.train_size=0; it must be at least 1"),
-    (dict(task__demo_size=0), "method 'bridge' learns from demonstrations, task 'arithmetic' has none; raise task.demo"),
+    (dict(task__demo_size=0), "method 'bridge' learns from demonstrations, task 'arithmetic' has none; raise task"),
     (dict(data__buckets=(3,)), "none of .* problems remains"),
     (dict(rollout__max_new=2), "none of 12 problems remains; allowed: prompt at most 6 tokens, trace at most 2 tokens"),
 ])
@@ -127,17 +127,17 @@ def test_a_folder_of_another_model(tmp_path):
     with pytest.raises(ValueError, match="lacks weights: neither model.safetensors"):
         build(model__path=str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="is not the model that model.arch describes: width .48 there, 32 in model.arch"):
+    with pytest.raises(ValueError, match="is not the model that model.arch describes: width .48 there, 32 in model"):
         build(model__path=str(tmp_path))
 
 
 def test_keys_that_the_method_never_reads(caplog):
     """Set and different from the default: named. At the default: nothing said."""
-    build(method="sft")
-    assert "never reads" not in caplog.text
+    told = lambda: " ".join(record.getMessage() for record in caplog.records if "never reads" in record.getMessage())
+    build(method="bridge")
+    assert told() == ""
     build(method="sft", method__lam=0.25, method__clip_low=0.2)
-    warnings = [record.getMessage() for record in caplog.records if "never reads" in record.message]
-    assert warnings == ["method.lam=0.25 is set, but method 'sft' never reads it"]
+    assert "method.lam=0.25 is set, but method 'sft' never reads it" in told() and "clip_low" not in told()
 
 
 def test_what_does_not_fit_is_dropped_and_counted(caplog):
@@ -149,7 +149,8 @@ def test_what_does_not_fit_is_dropped_and_counted(caplog):
     gone = {problem.id for problem in run.task.train} - {problem.id for problem in run.prompts.problems}
     told = [record.getMessage() for record in caplog.records if "prompt longer than 4 tokens" in record.getMessage()]
     assert f"left out {dropped} of 24 problems" in told[0] + told[1] and len(gone) == dropped
-    assert any(all(f"{id} (6)" in line for id in sorted(gone)[:10]) for line in told if f"left out {dropped} of 24" in line)
+    lines = [line for line in told if f"left out {dropped} of 24" in line]
+    assert any(all(f"{id} (6)" in line for id in sorted(gone)[:10]) for line in lines)
     caplog.clear()
     build(rollout__max_new=14)
     assert "left out 1 of 12 problems: trace longer than 14 tokens" in caplog.text

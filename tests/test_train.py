@@ -41,14 +41,19 @@ def signal_at(monkeypatch, step: int, number=signal.SIGTERM) -> None:
 
 def poison(monkeypatch, steps) -> None:
     """The rewards of these steps are NaN."""
-    generate = train.generate
+    dispatch, collect, at = train.dispatch, train.collect, []
 
-    def poisoned(run, programs, phi, step, *rest):
-        rollouts, graded, seconds = generate(run, programs, phi, step, *rest)
-        bad = np.full_like(rollouts.reward_B, np.nan if step + 1 in steps else 1.0)
+    def remember(run, programs, phi, step, *rest):
+        at.append(step + 1)
+        return dispatch(run, programs, phi, step, *rest)
+
+    def poisoned(*args):
+        rollouts, graded, seconds = collect(*args)
+        bad = np.full_like(rollouts.reward_B, np.nan if at[-1] in steps else 1.0)
         return rollouts.replace(reward_B=rollouts.reward_B * bad), graded, seconds
 
-    monkeypatch.setattr(train, "generate", poisoned)
+    monkeypatch.setattr(train, "dispatch", remember)
+    monkeypatch.setattr(train, "collect", poisoned)
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -151,7 +156,8 @@ def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
         given |= dict(optim__base__learning_rate=1e38)
     else:
         poison(monkeypatch, range(2, 99))
-    with pytest.raises(train.Diverged, match="2 updates in a row were not finite, the last at step 3.*batches") as error:
+    told = "2 updates in a row were not finite, the last at step 3.*batches"
+    with pytest.raises(train.Diverged, match=told) as error:
         go(tmp_path, method, **given)
     assert "optim.base.learning_rate" in str(error.value) and "log.skipped_limit" in str(error.value)
     assert [line["update/skipped"] for line in tiny_runs.lines(tmp_path)[1:]] == [0, 1, 1]
@@ -214,7 +220,7 @@ def test_rollout_files_are_complete(quick, unbroken):
 
 
 def test_nothing_compiles_after_warm_up(quick, tmp_path, monkeypatch):
-    """Two prompt buckets, evaluations and checkpoints: the count of the first step is that of the last; also resumed."""
+    """Two prompt buckets, evaluations, checkpoints: the count of the first step is that of the last; also resumed."""
     used, rows_of_step = [], train.rows_of_step
     monkeypatch.setattr(train, "rows_of_step", lambda *given: used.append(rows_of_step(*given)) or used[-1])
     given = dict(data__buckets=(4, 6), eval__every=2)

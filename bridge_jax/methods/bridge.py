@@ -68,6 +68,12 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     """BRIDGE; state: Params(theta, theta_hat, w), and ref when kl_coef > 0."""
     if cfg.shadow_rollouts not in ("shared", "own"):
         raise ValueError(f"method.shadow_rollouts={cfg.shadow_rollouts!r}; allowed: 'shared', 'own'")
+    objectives.check_advantage(cfg.advantage)
+    objectives.check_range("method.kl_coef", cfg.kl_coef, 0.0)
+    for lam in (cfg.lam, cfg.lam_end, *cfg.lam_values):
+        objectives.check_range("method.lam, lam_end and lam_values", lam, 0.0, 1.0)
+    if cfg.ratio_cap and not cfg.ratio_cap > 1.0:
+        raise ValueError(f"method.ratio_cap={cfg.ratio_cap}; allowed: 0 (free), or above 1 to bound the ratio to [1/cap, cap]")
     own = cfg.shadow_rollouts == "own"
     lam_at = schedule(cfg.lam_schedule, cfg.lam, cfg.lam_end, cfg.lam_steps, cfg.lam_boundaries, cfg.lam_values)
     term = functools.partial(objectives.surrogate, cap=cfg.ratio_cap)

@@ -29,6 +29,10 @@ class Config:
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """GRPO of all base weights; state: Params(theta), and ref when kl_coef > 0."""
+    objectives.check_advantage(cfg.advantage)
+    objectives.check_range("method.updates_per_batch", cfg.updates_per_batch, 1)
+    for key in ("clip_low", "clip_high", "kl_coef"):
+        objectives.check_range(f"method.{key}", getattr(cfg, key), 0.0)
     term = functools.partial(objectives.clipped_surrogate, low=cfg.clip_low, high=cfg.clip_high)
 
     def init(theta, key) -> TrainState:

@@ -59,7 +59,7 @@ def run(environment, *arguments) -> tuple[int, str, str]:
 
 
 def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen, saved: bool = False) -> int:
-    """Returns the last step in metrics.jsonl once it is at least `step`, and, with `saved`, a checkpoint is complete."""
+    """The last step in metrics.jsonl once it is at least `step`, and, with `saved`, a checkpoint is complete."""
     path, end = workdir / "metrics.jsonl", time.monotonic() + 240
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()
@@ -105,7 +105,8 @@ def test_killed_then_terminated_then_finished_equals_unbroken(environment, tmp_p
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--config.optim.base.learning_rat=1"], "unknown key config.optim.base.learning_rat: did you mean 'learning_rate'?"),
+    (["--config.optim.base.learning_rat=1"], "unknown key config.optim.base.learning_rat: did you mean "
+                                             "'learning_rate'?"),
     (["--config.step", "3"], "unknown key config.step: did you mean 'steps'?"),
     (["--config.steps=abc"], "flag --config.steps=abc: invalid literal for int() with base 10: 'abc'"),
     (["--workdr=x"], "Unknown command line flag 'workdr'. Did you mean: workdir ?"),
@@ -128,7 +129,8 @@ def test_no_such_config(environment, tmp_path):
 def test_what_the_config_cannot_mean(environment, tmp_path):
     """A ValueError of the package is one line, too; here a method's name, and a group of the wrong shape."""
     code, _, err = run(environment, "--config=configs/quickstart.py:bridg", f"--workdir={tmp_path / 'run'}")
-    assert (code, err) == (2, "error: method.name='bridg' is unknown; allowed: bridge, grpo, sft. Did you mean 'bridge'?\n")
+    assert code == 2 and err == ("error: method.name='bridg' is unknown; allowed: bridge, grpo, sft. "
+                                 "Did you mean 'bridge'?\n")
 
 
 @pytest.mark.parametrize("raised, code", [(train.Diverged("3 updates in a row"), 3), (ValueError("no such thing"), 2)])
