@@ -2,9 +2,9 @@
 
 One learning rate of 5e-7 for everything, lam 0.5, LoRA rank = alpha = 16, 64 prompts x 5 samples and one update per batch,
 temperature 1, at most 3000 new tokens in training. Ours where the paper is silent: AdamW, clip 1, bf16 compute over fp32
-masters, no KL term, 65 demonstrations a step (whole micro-batches), prompts up to 1024 tokens, one
-group of 5 samples per device at a time. The paper trains on LIMR or MATH with DeepSeek-R1
-traces; set task and data to yours. Here they point at the built-in arithmetic, so that the command runs as it stands.
+masters, no KL term, prompts up to 1024 tokens, one group of 5 samples per device at a time, 65 demonstrations a step (a whole
+number of micro-batches). The paper trains on LIMR or MATH with DeepSeek-R1 traces; set task and data to yours. Here they
+point at the built-in arithmetic, so that the command runs as it stands.
 """
 from ml_collections import ConfigDict
 

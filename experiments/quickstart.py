@@ -15,7 +15,7 @@ from absl import app, flags
 from bridge_jax import logbook, train
 from configs import quickstart
 from experiments.export import export
-from experiments.train import log_to_stderr, use_compilation_cache
+from experiments.train import fail, log_to_stderr, use_compilation_cache
 
 METHODS = ("sft", "grpo", "bridge")
 COLUMNS = ("method", "accuracy", "reward", "seconds", "generated tokens", "expert tokens")
@@ -82,7 +82,10 @@ def main(_) -> None:
     use_compilation_cache()
     began, out = time.monotonic(), pathlib.Path(flags.FLAGS.out)
     logging.getLogger("bridge_jax.tasks").setLevel(logging.ERROR)  # level 1 is small, and known to be
-    metrics = run(out)
+    try:
+        metrics = run(out)
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(str(error))
     draw(metrics, out / "rewards.png")
     print(f"\n{table(metrics)}\n\nreward curves: {out / 'rewards.png'}\n{time.monotonic() - began:.0f} seconds in all")
 

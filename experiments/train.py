@@ -51,7 +51,8 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     try:
         end = train.train(given.config, given.workdir, given.stop_at, given.force_config, defaults=get_config())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
+        logging.getLogger(__name__).debug("where it came from", exc_info=True)
         fail(str(error))
     except train.Diverged as error:
         fail(str(error), code=3)

@@ -162,7 +162,8 @@ def test_the_loop_stops_when_all_rows_are_done(phi, monkeypatch):
     monkeypatch.setattr(layers, "decode", counted)
     fresh = jax.jit(lambda keys, chosen: rollout.sample(toys.CFG, phi, *pad(PROMPTS, 5), keys, chosen, T, jnp.float32))
     keys = rollout.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
-    for chosen in (settings(eos=jnp.arange(32)), settings(eos=jnp.arange(1, 33), temperature=3.0), settings(eos=jnp.full(32, -1), limit=4)):
+    some = settings(eos=jnp.arange(1, 33), temperature=3.0)
+    for chosen in (settings(eos=jnp.arange(32)), some, settings(eos=jnp.full(32, -1), limit=4)):
         steps.clear()
         samples = jax.block_until_ready(fresh(keys, chosen))
         jax.effects_barrier()

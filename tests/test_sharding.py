@@ -26,8 +26,9 @@ def test_eight_devices():
     assert jax.device_count() == 8
 
 
-@pytest.mark.parametrize("given, expected", [({}, (1, 8, 1)), (dict(data=-1, fsdp=2), (4, 2, 1)), (dict(data=2, fsdp=2, tensor=2), (2, 2, 2)),
-                                             (dict(tensor=-1, fsdp=1), (1, 1, 8))])
+@pytest.mark.parametrize("given, expected", [
+    ({}, (1, 8, 1)), (dict(data=-1, fsdp=2), (4, 2, 1)), (dict(data=2, fsdp=2, tensor=2), (2, 2, 2)),
+    (dict(tensor=-1, fsdp=1), (1, 1, 8))])
 def test_mesh_sizes(given, expected):
     """-1 takes what the others leave."""
     mesh = mesh_of(**given)
@@ -36,8 +37,9 @@ def test_mesh_sizes(given, expected):
 
 def test_mesh_errors():
     """Sizes that do not make 8, two -1, and zeros."""
-    for given, words in ((dict(data=3, fsdp=2), "takes 6 devices, there are 8"), (dict(data=3, fsdp=-1), "takes 6 devices, there are 8"),
-                         (dict(data=-1, fsdp=-1), "-1 for at most one"), (dict(data=0), "positive sizes"), (dict(data=-2), "positive sizes")):
+    six = "takes 6 devices, there are 8"
+    for given, words in ((dict(data=3, fsdp=2), six), (dict(data=3, fsdp=-1), six), (dict(data=0), "positive sizes"),
+                         (dict(data=-1, fsdp=-1), "-1 for at most one"), (dict(data=-2), "positive sizes")):
         with pytest.raises(ValueError, match=words):
             mesh_of(**given)
     assert mesh_of(data=2, fsdp=2, tensor=2).devices.size == 8

@@ -7,6 +7,8 @@
 all gradients at the same iterate (Jacobi). The last bracket ascends the cooperative gain J_RL(theta, w) - J_RL(theta_hat, w).
 With phi = merge(theta, w) two backward passes are enough: a gradient in phi IS the gradient in theta, and `pull` turns it into
 the one in w. theta_hat learns from theta's samples by importance weighting (unclipped), or from its own ("own", ours).
+The weights are per token, which is exact for completions of one token and close for longer ones while theta_hat is near; with
+shared samples watch bridge/ess: as theta_hat trails, the gain's value comes to hang on few of them.
 At the exact optimum the theta_hat term vanishes, since theta can undo w: it acts while theta_hat trails. Left out: re-sync,
 inner steps and a low-memory shadow.
 """

@@ -50,7 +50,7 @@ def advanced(update, state, steps: int, make_batch=bigram_batch, first: int = 0)
 @pytest.mark.parametrize("shadow", ["shared", "own"])
 @pytest.mark.parametrize("options", [AT_HOME, AS_USERS])
 def test_step_0_on_the_table(shadow, options):
-    """Gain exactly 0, ESS exactly 1, KL exactly 0, and the two shadow-free directions bit-equal; no step is lost on w."""
+    """Gain exactly 0, ESS exactly 1, KL to theta_hat exactly 0, both J_RL bit-equal, and w moves all the same."""
     method, _ = bigram_method(shadow_rollouts=shadow)
     state, metrics = jax.jit(method.update, compiler_options=options)(start(method, toys.bigram_theta(), 0.5), bigram_batch(0))
     assert metrics["bridge/gain"] == 0 and metrics["bridge/lam"] == 0.5
@@ -216,7 +216,7 @@ def rolled_out(length, reward) -> Rollouts:
 
 
 def test_gain_and_ess_by_hand():
-    """Sequence ratios 2 * 3 = 6, 1/2, 1 (tokens beyond the length do not count): mean[(1 - rho) R], (sum)^2 / (n sum of squares)."""
+    """Sequence ratios 2 * 3 = 6, 1/2, 1 (tokens beyond the length do not count), for two right answers and a wrong one."""
     logp = jnp.log(jnp.array([[0.1, 0.2], [0.4, 0.3], [0.5, 0.5]]))
     hat = jnp.log(jnp.array([[0.2, 0.6], [0.2, 0.9], [0.5, 0.5]]))
     metrics = bridge.shared_gain(rolled_out([2, 1, 2], [1, 1, 0]), logp, hat)

@@ -93,7 +93,7 @@ def test_a_descending_shadow_diverges():
 
 def test_directions_are_the_gradients_of_their_objectives():
     """Central differences on the table, theta_hat elsewhere: of (1-lam) J_SFT + lam J_RL in theta, of J_RL in theta_hat, and of
-    (1-lam) J_SFT + lam (J_RL(theta, w) - J_RL(theta_hat, w)) in w, as each is estimated from theta's samples, KL included."""
+    (1-lam) J_SFT + lam (J_RL(theta, w) - J_RL(theta_hat, w)) in w, as each is estimated from theta's samples."""
     policy, lam, batch = toys.bigram(), 0.3, toys.batch(0, vocab=toys.V)
     rolled, demos = batch.rollouts["theta"], batch.demos
     double = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
@@ -104,7 +104,7 @@ def test_directions_are_the_gradients_of_their_objectives():
     ref_BT = toys.bigram_logp(double(toys.bigram_theta(2)), rolled.seqs, 1.0)[0]
     rows = {"A_B": A_B, "ref_BT": ref_BT, "behaviour_BT": sampled_BT}
     J_SFT = objectives.J_SFT(policy, demos)
-    # kl's off-policy ratio is held constant in its gradient, so the KL enters differences at theta alone (ratio 1)
+    # without the KL: its off-policy ratio is held constant in the gradient, so differences would not show the same
     J_RL = objectives.J_RL(policy, rolled, objectives.surrogate)
     value = lambda J, theta, w, seqs: J(policy.merge(theta, w), seqs, rows)[0]
     upper = lambda p: (1 - lam) * value(J_SFT, p.theta, p.w, demos) + lam * value(J_RL, p.theta, p.w, rolled.seqs)
