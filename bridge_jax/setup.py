@@ -207,12 +207,17 @@ def read_model(model: Model) -> tuple[layers.Config, dict]:
     return cfg, hf
 
 
-def make_policy(cfg: layers.Config, model: Model, adapter: lora.Lora) -> Policy:
-    """The four functions that a method may know of the model."""
+def make_policy(cfg: layers.Config, model: Model, adapter: lora.Lora, mesh: jax.sharding.Mesh | None = None) -> Policy:
+    """The four functions that a method may know of the model; with a mesh of several devices, rows are kept spread over it."""
     dtype = dtype_of("model.dtype", model.dtype)
 
+    def lay_rows(tree):
+        if mesh is None or mesh.size == 1:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, sharding.of_rows(mesh, tree))
+
     def logp(phi: Tree, seqs: Sequences, temperature):
-        hidden_BTD = layers.forward(cfg, phi, seqs, model.remat)
+        hidden_BTD = layers.forward(cfg, phi, seqs, model.remat, lay_rows)
         head_VD = layers.head_weights(cfg, phi)
         return logprobs.token_logp(hidden_BTD, head_VD, seqs.tokens_BT, temperature, model.logp_chunk)
 
@@ -247,7 +252,8 @@ def build(config: ConfigDict, devices=None) -> Run:
     if longest > cfg.max_positions:
         raise ValueError(f"data.buckets={s.data.buckets} and rollout.max_new={s.rollout.max_new} make up to {longest} "
                          f"positions, the model has {cfg.max_positions}; lower one of the two")
-    policy = make_policy(cfg, s.model, adapter)
+    mesh = sharding.make_mesh(s.mesh, devices)
+    policy = make_policy(cfg, s.model, adapter, mesh)
     method = methods.load(s.method_name).make(s.method, policy, s.recipes, s.batch.microbatch)
     task = tasks.load(s.task_name).make(s.task)
     for name, rows in {"train": task.train, "demos": task.demos, **task.splits}.items():
@@ -267,7 +273,7 @@ def build(config: ConfigDict, devices=None) -> Run:
     lengths = [len(row) for part in (prompts, demos, *splits.values()) if part for row in part.tokens]
     buckets = tuple(sorted({min(b for b in s.data.buckets if b >= n) for n in lengths}))
     return Run(s, cfg, hf, adapter, policy, method, task, tokenizer, prompts, demos, splits,
-               sharding.make_mesh(s.mesh, devices), buckets)
+               mesh, buckets)
 
 
 def warn_unread(s: Settings, cfg: layers.Config, method: Method) -> None:

@@ -196,8 +196,11 @@ def remat(function, policy: str):
     return jax.checkpoint(function, policy=REMAT[policy], prevent_cse=False)  # scan keeps the two passes apart already
 
 
-def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none") -> jax.Array:
-    """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t] (t = 0 is the prompt's last token)."""
+def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none", lay_rows=lambda tree: tree) -> jax.Array:
+    """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t] (t = 0 is the prompt's last token).
+
+    lay_rows: what to do with activations so that their rows lie over the devices; weights are then gathered to them.
+    """
     P, S = seqs.prompt_PS.shape
     B, T = seqs.tokens_BT.shape
     prompt_mask_PS = jnp.arange(S) < seqs.prompt_len_P[:, None]
@@ -211,9 +214,9 @@ def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none")
         x_PSD, (k, v) = block(cfg, p, x_PSD, prompt_turn, lambda q, k, v: (attention(q, (k, v, prompt_sees)), (k, v)))
         see = lambda q, k_own, v_own: (attention(q, (k_own, v_own, causal(T)), (k, v, prompt_mask_PS)), None)
         x_BTD, _ = block(cfg, p, x_BTD, turn, see)
-        return (x_PSD, x_BTD), None
+        return lay_rows((x_PSD, x_BTD)), None
 
-    inputs = phi["embed"][seqs.prompt_PS], phi["embed"][seqs.tokens_BT]
+    inputs = lay_rows((phi["embed"][seqs.prompt_PS], phi["embed"][seqs.tokens_BT]))
     (x_PSD, x_BTD), _ = jax.lax.scan(remat(layer, remat_policy), inputs, phi["layers"])
     last_PD = x_PSD[jnp.arange(P), seqs.prompt_len_P - 1]
     first_BD = jnp.repeat(last_PD, B // P, axis=0, total_repeat_length=B)
