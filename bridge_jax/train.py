@@ -259,6 +259,8 @@ def train(config: ConfigDict, workdir: str, stop_at: int | None = None, force_co
     logbook.open_run(workdir, settings.to_json(config), changes, force_config, FREE_KEYS)
     if changes:
         print(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json", flush=True)
+    with open(os.path.join(workdir, "batch.txt"), "w") as file:
+        file.write(s.batch.format() + "\n")
     with checkpoint.Checkpoints(workdir, s.checkpoint.keep) as store:
         state, meta = restore_or_begin(run, store)
         start, began = meta["step"], time.monotonic()
