@@ -8,7 +8,8 @@ from typing import Callable, Iterator, NamedTuple
 import numpy as np
 
 from bridge_jax import data
-from bridge_jax.grading.outcome import Outcome
+from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.grading.pool import Pool
 from bridge_jax.rollout import Samples
 from bridge_jax.types import Problem, Task, Tree
 
@@ -25,19 +26,32 @@ class Graded(NamedTuple):
         return np.asarray([outcome is Outcome.correct for outcome in self.outcomes], np.float32)
 
 
-def grade(task: Task, tokenizer, problems: list[Problem], samples: Samples) -> Graded:
-    """Decode and grade; an exception of the task's grader is the row's grader_error, never the end of the run."""
+def grade(task: Task, tokenizer, problems: list[Problem], samples: Samples, pool: Pool | None = None,
+          lenient: bool = False) -> Graded:
+    """Decode and grade; an exception of the task's grader is the row's grader_error, never the end of the run.
+
+    lenient: read answers with task.lenient. A task whose compare makes Claims needs a pool (ValueError without).
+    """
     M = len(samples.stopped_B) // len(problems)
     texts = tuple(tokenizer.decode(row[:length - stopped]) for row, length, stopped
                   in zip(samples.seqs.tokens_BT, samples.seqs.length_B, samples.stopped_B.astype(int)))
+    extract = task.lenient if lenient else task.extract
 
-    def outcome(problem: Problem, text: str) -> Outcome:
+    def judge(problem: Problem, text: str) -> Outcome | Claim:
         try:
-            return task.grade(problem, text)
+            answer = extract(text)
+            return Outcome.no_answer if answer is None else task.compare(problem, answer)
         except Exception:  # counted and logged as a rate: a broken grader must not look like a bad model
             return Outcome.grader_error
 
-    return Graded(samples, texts, tuple(outcome(problems[b // M], text) for b, text in enumerate(texts)))
+    outcomes = [judge(problems[b // M], text) for b, text in enumerate(texts)]
+    claims = {b: outcome for b, outcome in enumerate(outcomes) if isinstance(outcome, Claim)}
+    if claims and pool is None:
+        raise ValueError(f"task {task.name!r} grades with symbolic algebra; give evaluate.grade a grading.pool.Pool")
+    if claims:
+        for b, outcome in zip(claims, pool.grade(list(claims.values()))):
+            outcomes[b] = outcome
+    return Graded(samples, texts, tuple(outcomes))
 
 
 def rates(outcomes) -> dict[str, float]:

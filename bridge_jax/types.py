@@ -13,6 +13,8 @@ from typing import Any, Callable, NamedTuple
 import jax
 from flax import struct
 
+from bridge_jax.grading.outcome import Rule
+
 Tree = Any  # a pytree of arrays
 Metrics = dict[str, jax.Array]  # "group/name" -> scalar
 
@@ -84,6 +86,7 @@ class Problem(NamedTuple):
     answer: str    # gold answer
     solution: str  # expert completion, end-of-sequence left out; "" where there is none
     level: int     # difficulty as the task counts it, 0 where it does not
+    rule: Rule = Rule()  # how the answer is compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,4 +97,6 @@ class Task:
     demos: tuple[Problem, ...]               # expert demonstrations, each with a solution
     splits: dict[str, tuple[Problem, ...]]   # held-out problems by name; the first is the one that runs are judged by
     messages: Callable  # Problem -> chat messages [{"role", "content"}], the prompt of SFT, RL and evaluation
-    grade: Callable                          # (Problem, completion text) -> grading.outcome.Outcome; pure Python
+    extract: Callable  # completion text -> the answer it gives, None without one; strict: what training rewards
+    lenient: Callable  # the same for evaluation, which reports both: also reads answers that break the asked form
+    compare: Callable  # (Problem, answer) -> Outcome, or a Claim that only grading.pool can decide; cheap, pure Python

@@ -251,7 +251,7 @@ def test_sft_and_rl_prompts_are_the_same_ids(tokenizer, style):
     assert {p.id: ids.tolist() for p, ids in zip(demos.problems, demos.tokens)} == rl and not dropped
     for p, completion in zip(demos.problems, demos.completions):
         assert completion[-1] == tokenizer.eos_ids[0] and tokenizer.decode(completion) == p.solution
-        assert task.grade(p, tokenizer.decode(completion)) == "correct"
+        assert task.compare(p, task.extract(tokenizer.decode(completion))) == "correct"
 
 
 def test_template_hash_tells_renderings_apart():

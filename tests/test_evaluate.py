@@ -44,7 +44,7 @@ def test_a_grader_that_raises_is_counted_and_does_not_end_the_run():
     def broken(problem, text):
         raise RuntimeError("out of order")
 
-    graded = evaluate.grade(dataclasses.replace(TASK, grade=broken), TOKENIZER, [TASK.train[0]], samples(["1", "2"]))
+    graded = evaluate.grade(dataclasses.replace(TASK, compare=broken), TOKENIZER, [TASK.train[0]], samples(["#1", "#2"]))
     assert graded.outcomes == (Outcome.grader_error,) * 2 and not graded.reward_B.any()
 
 

@@ -46,9 +46,14 @@ def config(method: str = "bridge", **given):
     return c
 
 
-def parity(problem, text: str) -> Outcome:
-    """Correct where the text has an even length."""
-    return Outcome.wrong if len(text) % 2 else Outcome.correct
+def parity(problem, answer: str) -> Outcome:
+    """Correct where the answer has an even length."""
+    return Outcome.wrong if len(answer) % 2 else Outcome.correct
+
+
+def whole(text: str) -> str:
+    """The text as the answer."""
+    return text
 
 
 def compiled_once(run, state):
@@ -68,7 +73,8 @@ compile_programs = train.compile_programs
 def quick(monkeypatch):
     """Runs share their programs, and rewards vary."""
     monkeypatch.setattr(train, "compile_programs", compiled_once)
-    monkeypatch.setattr(arithmetic, "grade_compact", parity)
+    monkeypatch.setattr(arithmetic, "compare", parity)
+    monkeypatch.setattr(arithmetic, "after_mark", whole)
 
 
 @pytest.fixture

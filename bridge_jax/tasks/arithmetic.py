@@ -31,6 +31,7 @@ ALPHABET = "0123456789+-=;#"  # of the compact style
 HELD_OUT = 5  # one question in so many is held out
 SLIPS = (1, -1, 2, -2, 10, -10)  # by how much a corrupt step may be wrong
 SHOTS = ((3, 4), (52, -21, 6))  # terms of the worked examples, never asked otherwise
+NUMBER = re.compile(r"(?<![0-9.,])-?[0-9]+(?:,[0-9]{3})*(?![0-9])")
 ANSWER = re.compile(r"[+-]?(?:[0-9]{1,30}|[0-9]{1,3}(?:,[0-9]{3}){1,9})")
 
 
@@ -75,7 +76,7 @@ def make(cfg: Config) -> Task:
         splits["hard"] = split("hard", cfg.hard_levels, (1.0,) * len(cfg.hard_levels))
     return Task(
         name="arithmetic", train=rows("train", train), demos=rows("demos", demos) if cfg.demo_size else (),
-        splits=splits, grade=grade_chat if cfg.style == "chat" else grade_compact,
+        splits=splits, extract=last_boxed if cfg.style == "chat" else after_mark, lenient=last_number, compare=compare,
         messages=functools.partial(boxed_messages, system=cfg.system, shots=shots) if cfg.style == "chat" else plain_message)
 
 
@@ -225,22 +226,21 @@ def plain_message(problem: Problem) -> list[dict[str, str]]:
     return [{"role": "user", "content": problem.question}]
 
 
-def grade_chat(problem: Problem, text: str) -> Outcome:
-    """Whether the last box of the text holds the answer."""
-    return compare(problem.answer, last_boxed(text))
-
-
-def grade_compact(problem: Problem, text: str) -> Outcome:
-    """Whether the answer stands after the last '#' of the text."""
+def after_mark(text: str) -> str | None:
+    """What stands behind the last '#': the answer of the compact style."""
     _, mark, answer = text.rpartition("#")
-    return compare(problem.answer, answer if mark else None)
+    return answer if mark else None
 
 
-def compare(gold: str, answer: str | None) -> Outcome:
+def last_number(text: str) -> str | None:
+    """The last whole number of the text: the lenient reading of either style."""
+    found = NUMBER.findall(text)
+    return found[-1] if found else None
+
+
+def compare(problem: Problem, answer: str) -> Outcome:
     """Exact comparison of two integers; the answer may carry spaces, $, a +, a final point and thousands commas."""
-    if answer is None:
-        return Outcome.no_answer
     answer = answer.strip(" \t\n$").removesuffix(".").rstrip(" \t\n$")
     if not ANSWER.fullmatch(answer):
         return Outcome.parse_error
-    return Outcome.correct if int(answer.replace(",", "")) == int(gold) else Outcome.wrong
+    return Outcome.correct if int(answer.replace(",", "")) == int(problem.answer) else Outcome.wrong

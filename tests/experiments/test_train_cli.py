@@ -36,7 +36,7 @@ def config_file(folder: pathlib.Path) -> pathlib.Path:
     path.write_text(f"""from bridge_jax.tasks import arithmetic
 from tests import tiny_runs
 
-arithmetic.grade_compact = tiny_runs.parity
+arithmetic.compare, arithmetic.after_mark = tiny_runs.parity, tiny_runs.whole
 
 
 def get_config(method="grpo"):

@@ -11,12 +11,23 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from bridge_jax import tasks
+from bridge_jax.grading.extract import last_boxed
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.tasks import arithmetic
 from bridge_jax.tasks.arithmetic import LEVELS, Config, make
 from bridge_jax.types import Problem
 
 SMALL = Config(levels=(1, 4), hard_levels=(6,), train_size=60, demo_size=40, eval_size=20)
+
+
+def judged(answer, gold):
+    """Outcome of an extracted answer."""
+    return Outcome.no_answer if answer is None else arithmetic.compare(Problem(1, "q", gold, "", 1), answer)
+
+
+def grade(task, problem):
+    """Outcome of the problem's own solution."""
+    return task.compare(problem, task.extract(problem.solution))
 
 
 def questions(problems):
@@ -206,7 +217,7 @@ def test_an_exhausted_level_ends_the_list_with_a_warning(caplog):
 def test_exactly_the_corrupt_share_grades_wrong(style, share, wrong, negative):
     clean = make(dataclasses.replace(SMALL, style=style, negative=negative))
     task = make(dataclasses.replace(SMALL, style=style, negative=negative, corrupt=share))
-    outcomes = [task.grade(problem, problem.solution) for problem in task.demos]
+    outcomes = [grade(task, problem) for problem in task.demos]
     assert outcomes.count(Outcome.wrong) == wrong and outcomes.count(Outcome.correct) == 40 - wrong
     assert [p._replace(solution="") for p in task.demos] == [p._replace(solution="") for p in clean.demos]
     assert all(p in clean.demos for p, outcome in zip(task.demos, outcomes) if outcome == Outcome.correct)
@@ -217,7 +228,7 @@ def test_exactly_the_corrupt_share_grades_wrong(style, share, wrong, negative):
 
 def test_more_corruption_keeps_what_was_corrupt():
     quarter, half = (make(dataclasses.replace(SMALL, corrupt=share)) for share in (0.25, 0.5))
-    wrong = [{p for p in task.demos if task.grade(p, p.solution) == Outcome.wrong} for task in (quarter, half)]
+    wrong = [{p for p in task.demos if grade(task, p) == Outcome.wrong} for task in (quarter, half)]
     assert wrong[0] < wrong[1]
 
 
@@ -225,7 +236,7 @@ def test_clean_solutions_grade_correct_on_held_out():
     for style in arithmetic.STYLES:
         task = make(dataclasses.replace(SMALL, style=style))
         for problem in itertools.chain(*task.splits.values()):
-            assert task.grade(problem, problem.solution) == Outcome.correct
+            assert grade(task, problem) == Outcome.correct
 
 
 def test_messages():
@@ -257,7 +268,7 @@ CHAT = {
 
 @pytest.mark.parametrize("text", CHAT, ids=range(len(CHAT)))
 def test_chat_grading(text):
-    assert arithmetic.grade_chat(Problem(1, "q", "14", "", 1), text) == CHAT[text]
+    assert judged(last_boxed(text), "14") == CHAT[text]
 
 
 @pytest.mark.parametrize("gold, text, outcome", [
@@ -266,7 +277,7 @@ def test_chat_grading(text):
     ("14", "7+7=14;", "no_answer"), ("14", r"\boxed{14}", "no_answer"), ("14", "", "no_answer"),
 ])
 def test_compact_grading(gold, text, outcome):
-    assert arithmetic.grade_compact(Problem(1, "q", gold, "", 1), text) == outcome
+    assert judged(arithmetic.after_mark(text), gold) == outcome
 
 
 # What cannot be meant
