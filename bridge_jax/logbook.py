@@ -33,17 +33,21 @@ PROGRESS_SECONDS = 10.0                  # between two lines of progress where t
 
 
 def open_run(workdir: str, resolved: dict, defaults_diff: dict, force: bool = False,
-             ignore: Iterable[str] = ()) -> None:
-    """Creates the run directory with config.json {"config", "diff", "changes"}, or checks that the run is the same.
+             ignore: Iterable[str] = (), facts: dict | None = None) -> None:
+    """Creates the run directory with config.json {"config", "diff", "facts", "changes"}, or checks that the run is the same.
+
+    facts: what decides a run beside its config (fingerprints of data and prompts); compared like keys of the config.
 
     `ignore`: keys ("steps") and groups ("log.") that do not decide a run's future: they may change when it resumes.
     ValueError if the directory cannot be written, or holds a run of another config and `force` is False. Each change
     that was let through is kept in "changes" as {key: [before, after]}, oldest first."""
     path = os.path.join(_writable(workdir), "config.json")
-    record = {"config": settings.to_json(resolved), "diff": settings.to_json(defaults_diff), "changes": []}
+    record = {"config": settings.to_json(resolved), "diff": settings.to_json(defaults_diff),
+              "facts": settings.to_json(facts or {}), "changes": []}
     if os.path.exists(path) and begun(workdir):
         before = _read_config(path)
-        changes = settings.diff(before["config"], record["config"])
+        whole = lambda record: record["config"] | {"facts": record.get("facts", {})}
+        changes = settings.diff(whole(before), whole(record))
         decisive = {key: pair for key, pair in changes.items() if not _ignored(key, tuple(ignore))}
         if decisive and not force:
             table = settings.format_diff(decisive, "in the run", "given")

@@ -227,17 +227,18 @@ class BatchTable:
     @property
     def demo_microbatches(self) -> int:
         """Micro-batches that the demonstrations of one step are cut into."""
-        return self.demos_per_step // self.demo_microbatch
+        return -(-self.demos_per_step // self.demo_microbatch)
 
     @property
     def demo_padding(self) -> int:
-        """Empty rows to append to a micro-batch of demonstrations so that the devices share it evenly."""
-        return -self.demo_microbatch % self.devices
+        """Empty rows to append to the demonstrations so that micro-batches and devices share them evenly."""
+        whole = self.devices if self.demos_per_step < self.microbatch else self.microbatch
+        return -self.demos_per_step % whole
 
     @property
     def demo_rows_per_device(self) -> int:
         """Demonstrations in one step that one device trains on, padding rows included."""
-        return (self.demo_microbatch + self.demo_padding) // self.devices * self.demo_microbatches
+        return (self.demos_per_step + self.demo_padding) // self.devices
 
     def format(self) -> str:
         """The batch of one step as an aligned table, for the start of a run."""
@@ -249,6 +250,7 @@ class BatchTable:
              f"{self.prompts_per_step} prompts x {self.samples_per_prompt} samples"),
             ("micro-batches", str(self.rollout_microbatches), str(self.demo_microbatches), "gradients are added up"),
             ("rows of each", str(self.microbatch), str(self.demo_microbatch), f"a rollout micro-batch holds {share}"),
+            ("empty rows added", "0", str(self.demo_padding), "so that all micro-batches and devices hold the same"),
             ("per device", str(self.rollout_rows_per_device), str(self.demo_rows_per_device),
              f"{self.devices} device(s), {self.microbatch_rows} row(s) each at a time"),
         ])
@@ -268,9 +270,6 @@ def _problem(prompts_per_step: int, samples_per_prompt: int, demos_per_step: int
         return (f"{product}, but batch.prompts_per_step={prompts_per_step} x batch.samples_per_prompt="
                 f"{samples_per_prompt} = {rows} rollout rows are not a whole number of them.",
                 ("prompts_per_step", "microbatch_rows"))
-    if demos_per_step > micro and demos_per_step % micro:
-        return (f"{product}, but batch.demos_per_step={demos_per_step} is neither a multiple of that nor smaller.",
-                ("demos_per_step", "microbatch_rows"))
     return "", ()
 
 

@@ -86,6 +86,7 @@ class Log:
     rollouts_every: int = 1              # steps between rollout files; 0: none
     mirrors: tuple[str, ...] = ()        # tensorboard, wandb
     skipped_limit: int = 5               # non-finite updates in a row after which the run stops
+    ungraded_limit: float = 0.1          # share of a step's samples ended by the grader's timeout or error that stops it
 
 
 class Settings(NamedTuple):
@@ -274,6 +275,13 @@ def build(config: ConfigDict, devices=None) -> Run:
     buckets = tuple(sorted({min(b for b in s.data.buckets if b >= n) for n in lengths}))
     return Run(s, cfg, hf, adapter, policy, method, task, tokenizer, prompts, demos, splits,
                mesh, buckets)
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What decides a run beside its config: fingerprints of the rendered prompts and of every list of problems."""
+    lists = {"train": run.prompts.problems, "demos": run.demos.problems if run.demos else (), **run.task.splits}
+    rows = {name: settings.fingerprint({"rows": [row[:4] for row in rows]}) for name, rows in lists.items()}
+    return {"template": data.template_hash(run.tokenizer, run.task.messages), "rows": rows}
 
 
 def warn_unread(s: Settings, cfg: layers.Config, method: Method) -> None:

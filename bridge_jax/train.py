@@ -10,13 +10,12 @@ resumed goes on bit for bit. This is the only module that sees a ConfigDict, a m
 from __future__ import annotations
 
 import collections
-import functools
 import logging
 import os
 import signal
 import threading
 import time
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,26 +24,24 @@ from ml_collections import ConfigDict
 
 from bridge_jax import checkpoint, data, evaluate, logbook, rollout, settings, setup, sharding
 from bridge_jax.models import params
+from bridge_jax.programs import Programs, compile_count, compile_programs
 from bridge_jax.setup import Run
 from bridge_jax.types import Batch, Rollouts, TrainState
 
 logger = logging.getLogger(__name__)
 FREE_KEYS = ("steps", "eval.", "checkpoint.", "log.")  # may change when a run resumes: they do not decide its numbers
-COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Diverged(RuntimeError):
     """Too many updates in a row were not finite."""
 
 
-class Programs(NamedTuple):
-    """Everything that runs on the device, compiled before the first step for each prompt bucket."""
-    policy: dict[str, Callable]    # actor name -> params -> phi
-    keys: Callable                 # (step, prompt ids [P]) -> keys [P * M]
-    sample: dict[int, Callable]    # bucket -> (phi, prompt_PS, prompt_len_P, keys, Sampling) -> Samples
-    greedy: dict[int, Callable]    # the same for evaluation, one row per prompt
-    update: dict[int, Callable]    # bucket -> (state, Batch) -> (state, metrics); donates the state
-    eval_keys: jax.Array
+class GraderFailed(RuntimeError):
+    """Too many samples of a step ended as timeout or grader_error: its rewards say nothing of the model."""
+
+
+class Stopped(BaseException):
+    """A signal asked the run to end where nothing is lost by ending at once; no error, so no `except Exception` eats it."""
 
 
 class Step(NamedTuple):
@@ -54,76 +51,6 @@ class Step(NamedTuple):
     facts: dict[str, float]     # host scalars
     batch: Batch                # kept until the update is known to be finite
     dispatched: float           # clock
-
-
-_compiled = collections.Counter()
-
-
-def _count(event: str, *_, **__) -> None:
-    _compiled[event == COMPILE_EVENT] += 1
-
-
-jax.monitoring.register_event_duration_secs_listener(_count)
-
-
-def compile_count() -> int:
-    """Programs compiled (or fetched from the compilation cache) by this process so far."""
-    return _compiled[True]
-
-
-def compiler_options() -> dict[str, Any]:
-    """On a CPU, cheaper code generation, unless XLA_FLAGS decide.
-
-    Measured on the quickstart's grpo update: 7.6 s of compilation instead of 21.6, the update as fast (1.1 s).
-    """
-    cheap = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
-    flags = os.environ.get("XLA_FLAGS", "")
-    return {key: value for key, value in cheap.items() if key not in flags} if jax.default_backend() == "cpu" else {}
-
-
-def abstract_batch(run: Run, bucket: int) -> Batch:
-    """Shapes of what one update reads."""
-    s, T = run.settings, run.settings.rollout.max_new
-    def rows(P: int, B: int):
-        ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
-        return rollout.Sequences(ints(P, bucket), ints(P), ints(B, T), ints(B))
-    P, B = s.batch.prompts_per_step, s.batch.rollout_rows
-    floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    samples = {actor: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for actor in run.method.actors(0)}
-    D = s.batch.demos_per_step + s.batch.demo_padding
-    return Batch(rows(D, D) if run.method.demos else None, samples)
-
-
-def compile_programs(run: Run, state: TrainState) -> Programs:
-    """Compile policy, sampler and update for every bucket, from shapes alone (`state` may be abstract)."""
-    s = run.settings
-    root, cache_dtype = jax.random.key(s.seed), setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
-    on = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-    place = lambda tree: jax.tree.map(on, tree, sharding.of_rows(run.mesh, tree))
-    compiled = lambda lowered: lowered.compile(compiler_options=compiler_options())
-    theta, actors = setup.theta_shardings(run), run.method.actors(0)
-    policy = lambda actor: jax.jit(lambda params: run.method.policy(params, actor), out_shardings=theta)
-    phi = jax.tree.map(on, jax.eval_shape(policy("theta"), state.params), theta)
-    sample = functools.partial(rollout.sample, run.cfg, T=s.rollout.max_new, cache_dtype=cache_dtype)
-    number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
-    traced = rollout.Sampling(number(jnp.float32), number(jnp.int32, len(run.tokenizer.eos_ids)), number(jnp.int32))
-
-    def sampler(bucket: int, P: int, M: int):
-        rows = place((number(jnp.int32, P, bucket), number(jnp.int32, P)))
-        keys = jax.eval_shape(lambda: rollout.row_keys(root, 0, jnp.zeros(P, jnp.int32), M))
-        return compiled(jax.jit(sample).lower(phi, *rows, keys, traced))
-
-    layout = jax.tree.map(lambda leaf: leaf.sharding, state)
-    update = jax.jit(run.method.update, donate_argnums=0, out_shardings=(layout, None))
-    parts, M = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
-    keys = jax.jit(lambda step, ids: rollout.row_keys(root, step, ids, M))
-    return Programs(
-        policy={actor: compiled(policy(actor).lower(state.params)) for actor in {"theta", *actors}},
-        keys=keys.lower(number(jnp.int32), number(jnp.int32, parts)).compile(),
-        sample={bucket: sampler(bucket, parts, M) for bucket in run.buckets if actors},
-        greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in run.buckets if s.eval.every},
-        update={bucket: compiled(update.lower(state, place(abstract_batch(run, bucket)))) for bucket in run.buckets},
-        eval_keys=rollout.row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1))
 
 
 def on_mesh(run: Run, tree):
@@ -192,11 +119,12 @@ def transcript(run: Run, actor: str, indices, graded: list[evaluate.Graded]) -> 
     return rows
 
 
-def greedy_evaluation(run: Run, programs: Programs, state: TrainState) -> dict[str, float]:
-    """Greedy accuracy on every held-out split, as in experiments.evaluate."""
+def greedy_evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Interrupt) -> dict[str, float]:
+    """Greedy accuracy on every held-out split, as in experiments.evaluate; Stopped between two batches after a signal."""
     s, began, phi = run.settings, time.monotonic(), programs.policy["theta"](state.params)
 
     def one_each(phi, batch: data.PromptBatch):
+        interrupt.check()
         prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
         greedy = programs.greedy[batch.prompt_PS.shape[1]]
         return jax.device_get(greedy(phi, *prompts, programs.eval_keys, sampling(run, 0.0)))
@@ -233,15 +161,38 @@ def announce(run: Run, meta: dict) -> None:
              f"nothing to do: the run stands at step {start} of {s.steps}; raise --config.steps to go on"), flush=True)
 
 
+def check_grader(facts: dict[str, float], step: int, limit: float) -> None:
+    """GraderFailed if the grader gave up on more than this share of the step's samples."""
+    shares = {name: facts[f"reward/outcome_{name}"] for name in ("timeout", "grader_error")}
+    if sum(shares.values()) > limit:
+        told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        raise GraderFailed(f"step {step}: the grader gave up on too many samples ({told}; allowed together: {limit:.1%}). "
+                           "Its rewards would teach nothing. Look at their texts in rollouts/ of the last steps, or raise "
+                           "log.ungraded_limit; start again from the last checkpoint")
+
+
 class Interrupt:
-    """SIGTERM and SIGINT ask the loop to end after the step under way; handlers are restored on exit."""
+    """SIGTERM and SIGINT ask the loop to end after the step under way; handlers are restored on exit.
+
+    While `starting`, before the first step, there is nothing to finish: they raise Stopped where they strike.
+    """
 
     def __enter__(self) -> Interrupt:
-        self.asked = threading.Event()
+        self.asked, self.starting = threading.Event(), True
         main = threading.current_thread() is threading.main_thread()  # only there can signals be handled
-        ask = lambda *_: self.asked.set()
+
+        def ask(*_) -> None:
+            self.asked.set()
+            if self.starting:
+                raise Stopped
+
         self._old = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT) if main}
         return self
+
+    def check(self) -> None:
+        """Stopped if a signal came."""
+        if self.asked.is_set():
+            raise Stopped
 
     def __exit__(self, *error) -> None:
         for number, handler in self._old.items():
@@ -254,32 +205,46 @@ def train(config: ConfigDict, workdir: str, stop_at: int | None = None, force_co
 
     Returns the last line of metrics that was written, with "stopped" true if a signal cut the run short.
     """
-    run = setup.build(config, devices)
-    s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
-    logbook.open_run(workdir, settings.to_json(config), changes, force_config, FREE_KEYS)
-    if changes:
-        print(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json", flush=True)
-    with open(os.path.join(workdir, "batch.txt"), "w") as file:
-        file.write(s.batch.format() + "\n")
+    with Interrupt() as interrupt:
+        try:
+            run = setup.build(config, devices)
+            s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
+            facts = setup.facts(run)
+            logbook.open_run(workdir, settings.to_json(config), changes, force_config, FREE_KEYS, facts)
+            if changes:
+                print(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json", flush=True)
+            with open(os.path.join(workdir, "batch.txt"), "w") as file:
+                file.write(s.batch.format() + "\n")
+            return resume(run, workdir, min(s.steps, stop_at or s.steps), interrupt)
+        except Stopped:
+            print("stopped by a signal before a step was begun; nothing is lost, the same command goes on", flush=True)
+            return {"stopped": True}
+
+
+def resume(run: Run, workdir: str, end: int, interrupt: Interrupt) -> dict[str, Any]:
+    """From where the run directory stands to step `end`: restore or begin, compile, evaluate what is owed, loop."""
+    s = run.settings
     with checkpoint.Checkpoints(workdir, s.checkpoint.keep) as store:
         state, meta = restore_or_begin(run, store)
         start, began = meta["step"], time.monotonic()
         announce(run, meta)
         # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved
         kept = -1 if not start else start - bool(meta.get("unlogged"))
-        with logbook.Logbook(workdir, kept, s.log.mirrors) as book, Interrupt() as interrupt:
+        with logbook.Logbook(workdir, kept, s.log.mirrors) as book:
             programs = compile_programs(run, setup.abstract_state(run))
             checkpoint.checksums(state)  # its programs too: the first save shall compile nothing
             print(f"compiled in {time.monotonic() - began:.1f} s", flush=True)
             if not start and s.eval.every:
-                base = greedy_evaluation(run, programs, state)
+                base = greedy_evaluation(run, programs, state, interrupt)
                 book.write(0, base)
                 shown = (f"{key} {value:.3f}" for key, value in base.items() if "accuracy" in key)
                 print("before training: " + "  ".join(shown), flush=True)
             if meta.get("unlogged"):  # a signal came when this step was to be evaluated
                 facts = {key: float(text) for key, text in meta["unlogged"].items()}
-                book.write(start, facts | (greedy_evaluation(run, programs, state) if s.eval.every else {}))
-            return loop(run, programs, state, meta, store, book, interrupt, min(s.steps, stop_at or s.steps))
+                book.write(start, facts | (greedy_evaluation(run, programs, state, interrupt) if s.eval.every else {}))
+            interrupt.starting = False
+            interrupt.check()
+            return loop(run, programs, state, meta, store, book, interrupt, end)
 
 
 def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, book, interrupt: Interrupt,
@@ -333,6 +298,7 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
                 facts["time/grade_s"] += grading
                 if actor == "theta":
                     facts |= evaluate.rates([o for part in graded for o in part.outcomes])
+                    check_grader(facts, number, s.log.ungraded_limit)
                     length_B = rollouts[actor].seqs.length_B
                     facts |= {"rollout/tokens": int(length_B.sum()), "rollout/length": float(length_B.mean()),
                               "rollout/stopped": float(np.mean([part.samples.stopped_B for part in graded]))}
@@ -354,12 +320,13 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
             owed = evaluating and stopping  # who sends SIGTERM may not wait: evaluated when the run goes on
             if evaluating or saving:
                 jax.block_until_ready(metrics)
-                seen = greedy_evaluation(run, programs, state) if evaluating and not owed else {}
+                try:
+                    seen = greedy_evaluation(run, programs, state, interrupt) if evaluating and not owed else {}
+                except Stopped:
+                    seen, owed = {}, True
                 finish(pending, seen, log=not owed)
-                pending = None
-                if interrupt.asked.is_set() and not stopping:  # it came during the evaluation
-                    stopping = saving = True
-            if saving:
+                pending, stopping = None, stopping or interrupt.asked.is_set()
+            if saving or stopping:
                 save(number, {key: repr(value) for key, value in last.items()} if owed else {})
             if stopping:
                 print(f"stopped by a signal after step {number}; saved. The same command goes on from here", flush=True)

@@ -40,4 +40,4 @@ def get_config(method: str = "bridge") -> ConfigDict:
         mesh=dict(data=1, fsdp=-1, tensor=1),
         eval=dict(every=10, rows=64, limit=0),
         checkpoint=dict(every=50, keep=2),
-        log=dict(rollouts_every=1, mirrors=(), skipped_limit=5)))
+        log=dict(rollouts_every=1, mirrors=(), skipped_limit=5, ungraded_limit=0.1)))

@@ -1,7 +1,7 @@
 """Train: `python -m experiments.train --config=configs/NAME.py[:METHOD] --workdir=DIR [--config.a.b=value ...]`.
 
 Running the same command again goes on where the run directory stands. --stop_at=K ends cleanly after step K.
-Exit codes: 0 done (or saved, after SIGTERM), 2 what was asked for cannot be done, 3 the run diverged.
+Exit codes: 0 done (or saved, after SIGTERM), 2 what was asked for cannot be done, 3 the run diverged or its grader failed.
 """
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def log_to_stderr() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Train, and turn user errors into one line and exit code 2; a run that diverged exits with 3."""
+    """Train, and turn user errors into one line and exit code 2; a run that had to stop itself exits with 3."""
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
     log_to_stderr()
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("where it came from", exc_info=True)
         fail(str(error))
-    except train.Diverged as error:
+    except (train.Diverged, train.GraderFailed) as error:
         fail(str(error), code=3)
     shown = ("step", "reward/mean", "eval/held_out_accuracy", "eval/held_out_stderr", "time/train_s")
     print("  ".join(f"{key} {value:.4g}" for key, value in end.items() if key in shown))

@@ -46,7 +46,7 @@ def test_state_and_step_of_the_papers_models_trace_at_full_size(name, method):
     P, B, S, T = 64, 320, max(s.data.buckets), s.rollout.max_new
     ints, floats = (lambda *d: jax.ShapeDtypeStruct(d, jnp.int32)), (lambda *d: jax.ShapeDtypeStruct(d, jnp.float32))
     rollouts = Rollouts(Sequences(ints(P, S), ints(P), ints(B, T), ints(B)), floats(B, T), floats(B), floats())
-    D = s.batch.demos_per_step
+    D = s.batch.demos_per_step + s.batch.demo_padding
     demos = Sequences(ints(D, S), ints(D), ints(D, T), ints(D))
     after, metrics = jax.eval_shape(made.update, state, Batch(demos, {"theta": rollouts}))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)

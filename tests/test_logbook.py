@@ -45,7 +45,7 @@ def test_open_run_writes_the_config_and_opens_the_same_run_again(tmp_path):
     workdir = tmp_path / "a" / "b"
     for _ in range(2):
         open_run(workdir, CONFIG, {"seed": (1, 0)}, ignore=IGNORE)
-        want = {"config": json.loads(json.dumps(CONFIG)), "diff": {"seed": [1, 0]}, "changes": []}
+        want = {"config": json.loads(json.dumps(CONFIG)), "diff": {"seed": [1, 0]}, "facts": {}, "changes": []}
         assert on_disk(workdir) == want
     assert os.listdir(workdir) == ["config.json"]  # no temporary file is left
 

@@ -114,7 +114,7 @@ def test_what_is_printed_at_start(quick, tmp_path, capsys):
     go(tmp_path, "sft", steps=1)
     printed = capsys.readouterr().out
     assert re.search("optim.base.learning_rate +0.01 +5e-07\n", printed) and f"{tmp_path}/config.json" in printed
-    assert "rows of a step  rollouts  demos" in printed and "steps 1 to 1" in printed and "seed" not in printed
+    assert re.search("rows of a step +rollouts +demos", printed) and "steps 1 to 1" in printed and "seed" not in printed
     end = go(tmp_path, "sft", steps=1)
     assert "nothing to do: the run stands at step 1 of 1" in capsys.readouterr().out and end["step"] == 1
 
@@ -257,3 +257,87 @@ def test_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write to workdir .*another --workdir"):
         go(tmp_path / "file" / "run")
+
+
+def test_a_step_is_logged_behind_the_next_samples(quick, tmp_path, monkeypatch):
+    """The device never waits for the log: step n is fetched when the samples of n + 1 are under way."""
+    told, dispatch, write = [], train.dispatch, logbook.Logbook.write
+
+    def dispatched(run, programs, phi, step, *rest):
+        told.append(f"sample {step + 1}")
+        return dispatch(run, programs, phi, step, *rest)
+
+    def written(self, step, metrics):
+        told.append(f"log {step}")
+        return write(self, step, metrics)
+
+    monkeypatch.setattr(train, "dispatch", dispatched)
+    monkeypatch.setattr(logbook.Logbook, "write", written)
+    go(tmp_path, "grpo", steps=3, eval__every=0, checkpoint__every=0)
+    assert told == ["sample 1", "sample 2", "log 1", "sample 3", "log 2", "log 3"]
+
+
+@pytest.mark.parametrize("at", ["compile", "first evaluation"])
+def test_sigterm_before_the_first_step(quick, unbroken, tmp_path, monkeypatch, at):
+    """Ends at once, not after the start-up; nothing is left that could hurt the next start."""
+    name = dict(zip(("compile", "first evaluation"), ("compile_programs", "on_mesh")))[at]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, name, lambda *_: os.kill(os.getpid(), signal.SIGTERM) or pytest.fail("went on"))
+        assert go(tmp_path) == {"stopped": True}
+    assert not go(tmp_path)["stopped"]
+    tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
+
+
+def test_sigterm_during_an_evaluation(quick, unbroken, tmp_path, monkeypatch):
+    """Ends between two batches of it; the evaluation is made up for when the run goes on, also after a second signal."""
+    on_mesh, evaluate_split, seen = train.on_mesh, evaluate.evaluate, []
+
+    def second_batch(*given, **named):
+        if len(seen) in (1, 2):  # the one of step 3, and the owed one
+            os.kill(os.getpid(), signal.SIGTERM)
+        seen.append(1)
+        return evaluate_split(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", second_batch)
+        assert go(tmp_path)["stopped"]
+        assert [line["step"] for line in tiny_runs.lines(tmp_path)] == [0, 1, 2]
+        assert checkpoint.Checkpoints(str(tmp_path), read_only=True).steps()[-1] == 3
+        assert go(tmp_path) == {"stopped": True}
+    assert not go(tmp_path)["stopped"]
+    tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
+
+
+def test_a_broken_grader_stops_the_run(quick, tmp_path, monkeypatch):
+    def broken(problem, answer):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(tiny_runs.arithmetic, "compare", broken)
+    with pytest.raises(train.GraderFailed, match="step 1: .*timeout 0.0%, grader_error 100.0%; allowed together: 10.0%"):
+        go(tmp_path, "grpo", eval__every=0)
+    monkeypatch.setattr(tiny_runs.arithmetic, "compare", broken)
+    assert go(tmp_path, "grpo", eval__every=0, log__ungraded_limit=1.0, steps=2)["reward/outcome_grader_error"] == 1
+
+
+def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatch):
+    """A changed prompt or problem is told apart although no key of the config differs."""
+    go(tmp_path, "sft", stop_at=1)
+    message, finish = tiny_runs.arithmetic.plain_message, tiny_runs.arithmetic.finish
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_runs.arithmetic, "plain_message", lambda problem: [
+            {"role": "user", "content": message(problem)[0]["content"].replace("=", "-")}])
+        with pytest.raises(ValueError, match=r"facts.template +\"\w{12}\" +\"\w{12}\"\n"):
+            go(tmp_path, "sft")
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_runs.arithmetic, "finish", lambda cfg, name, rows: tuple(
+            p._replace(level=p.level, solution=p.solution.replace("1", "2")) if name == "demos" else p
+            for p in finish(cfg, name, rows)))
+        with pytest.raises(ValueError, match=r"facts.rows.demos") as error:
+            go(tmp_path, "sft")
+    assert "facts.rows.train" not in str(error.value)
+    assert go(tmp_path, "sft")["step"] == STEPS
+
+
+def test_derived_batch_is_saved(quick, tmp_path):
+    go(tmp_path, "sft", stop_at=1)
+    assert (tmp_path / "batch.txt").read_text() == setup.build(tiny_runs.config("sft"), jax.devices()[:1]).settings.batch.format() + "\n"

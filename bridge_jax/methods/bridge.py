@@ -54,7 +54,7 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: 
 
 
 def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
-    """The gain from raw rewards, mean[(1 - rho_seq) R] with rho_seq = pi_hat / pi of a whole sample; KL(pi || pi_hat); ESS.
+    """On theta's samples: the gain from raw rewards, mean[(1 - rho_seq) R] with rho_seq = pi_hat / pi; KL(pi || pi_hat); ESS.
 
     A surrogate's own value says nothing here: its baseline makes it about 0 whatever the reward. ESS is
     (sum rho)^2 / sum rho^2 as a share of the samples: near 1 theta_hat is close, near 0 the estimate hangs on few samples.
@@ -64,6 +64,17 @@ def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
     return {"bridge/gain": jnp.mean((1.0 - rho_B) * rollouts.reward_B),
             "bridge/ess": rho_B.sum() ** 2 / (rho_B.size * jnp.sum(rho_B**2)),
             "bridge/kl_hat": objectives.mean_tokens(objectives.k3(logp_BT, logp_hat_BT), rollouts.seqs)}
+
+
+def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_BT) -> Metrics:
+    """The gain as the difference of two sampled means, and how far the sampler of theta_hat's own samples was off.
+
+    logp_hat_BT: theta_hat on theta's samples, for KL and ESS; logp_own_BT: theta_hat on its own.
+    """
+    error_BT = jnp.abs(own.logp_BT - logp_own_BT) * objectives.token_mask(own.seqs.length_B, logp_own_BT.shape[1])
+    return shared_gain(rollouts, logp_BT, logp_hat_BT) | {
+        "bridge/gain": rollouts.reward_B.mean() - own.reward_B.mean(), "bridge/reward_hat": own.reward_B.mean(),
+        "rollout/logp_error_hat": objectives.mean_tokens(error_BT, own.seqs), "rollout/logp_error_hat_max": error_BT.max()}
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
@@ -108,8 +119,12 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         ascent, values, (sft, rl, hat), metrics = coupled_ascent(
             lambda phi: gradient(J_SFT, phi, demos, {}), lambda phi: gradient(J_RL, phi, rollouts.seqs, rows),
             grad_RL_hat, lam, state.params, policy)
-        gain = ({"bridge/gain": rollouts.reward_B.mean() - seen_by_hat.reward_B.mean()} if own
-                else shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"]))
+        if own:  # one more forward pass
+            phi_hat = policy.merge(state.params.theta_hat, state.params.w)
+            logp_hat_BT = objectives.logp_of(policy, phi_hat, rollouts, microbatch_rows)
+            gain = own_gain(rollouts, seen_by_hat, rl["logp_BT"], logp_hat_BT, hat["logp_BT"])
+        else:
+            gain = shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"])
         state, applied = apply_ascent(recipes, state, ascent, values)
         metrics |= gain | applied | {"bridge/lam": lam, "rl/J": values[1], "bridge/J_hat": values[2]}
         metrics |= objectives.demo_metrics(values[0], sft, demos) | objectives.rollout_metrics(rl, rollouts, M)

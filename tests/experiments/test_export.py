@@ -49,7 +49,9 @@ def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
         assert hf["architectures"] == ["Qwen3ForCausalLM"] and hf["eos_token_id"] == 0 and hf["dtype"] == "float32"
         assert json.loads((folder / "generation_config.json").read_text()) == {"eos_token_id": 0, "pad_token_id": 0}
         back, phi = params.load(params.read_config(hf), folder), run.policy.merge(state.params.theta, w)
-        assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(phi), strict=True))
+        for ours, theirs in zip(jax.tree.leaves(phi), jax.tree.leaves(back), strict=True):
+            # the export merges on all devices, this test on one: the product A B may round differently
+            np.testing.assert_allclose(theirs, ours, rtol=0 if w is None else 1e-5, atol=0 if w is None else 1e-7)
     assert not np.array_equal(*(weights(tmp_path / what)["model.layers.0.mlp.up_proj.weight"]
                                 for what in ("merged", "base")))
 

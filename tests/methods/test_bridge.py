@@ -235,6 +235,38 @@ def test_gain_of_own_rollouts_by_hand():
     ours = batch.rollouts["theta"].replace(reward_B=jnp.zeros(16).at[:5].set(1.0))
     _, metrics = update(start(method, toys.bigram_theta(), 0.5), batch.replace(rollouts={"theta": ours, "theta_hat": theirs}))
     np.testing.assert_allclose(metrics["bridge/gain"], 4 / 16)
+    np.testing.assert_allclose(metrics["bridge/reward_hat"], 1 / 16)
+    assert metrics["bridge/kl_hat"] == 0 and metrics["bridge/ess"] == 1
+
+
+def test_distances_of_own_rollouts():
+    """KL and ESS are those of theta_hat on theta's samples; the sampler's error is that on theta_hat's own."""
+    method, update = bigram_method(shadow_rollouts="own")
+    state, batch = start(method, toys.bigram_theta(), 0.5), bigram_batch(0)
+    far = toys.bigram_theta(5)
+    theirs = batch.rollouts["theta_hat"]
+    theirs = theirs.replace(logp_BT=toys.bigram_logp(far, theirs.seqs, 1.0)[0] + 0.25)
+    batch = batch.replace(rollouts=batch.rollouts | {"theta_hat": theirs})
+    _, metrics = update(state.replace(params=state.params.replace(theta_hat=far)), batch)
+    rolled = batch.rollouts["theta"]
+    logp_BT, hat_BT = (toys.bigram_logp(table, rolled.seqs, 1.0)[0] for table in (toys.bigram_theta(), far))
+    expected = bridge.shared_gain(rolled, logp_BT, hat_BT)
+    for key in ("bridge/kl_hat", "bridge/ess"):
+        np.testing.assert_allclose(metrics[key], expected[key], rtol=1e-4)
+    assert metrics["bridge/ess"] < 0.9
+    np.testing.assert_allclose([metrics["rollout/logp_error_hat"], metrics["rollout/logp_error_hat_max"]], 0.25, rtol=1e-4)
+
+
+@pytest.mark.parametrize("given, message", [
+    (dict(lam=1.5), r"lam_values=1.5; allowed: from 0.0 to 1.0"), (dict(lam=float("nan")), "lam_values=nan; allowed"),
+    (dict(lam_end=-0.1), "lam_values=-0.1; allowed"), (dict(lam_values=(2.0,)), "lam_values=2.0; allowed"),
+    (dict(ratio_cap=0.5), "method.ratio_cap=0.5; allowed: 0 .free., or above 1"),
+    (dict(ratio_cap=-2.0), "method.ratio_cap=-2.0"), (dict(kl_coef=-1.0), "method.kl_coef=-1.0; allowed: from 0.0 upwards"),
+    (dict(advantage="z"), "method.advantage='z'; allowed: 'group', 'mean'"),
+])
+def test_numbers_that_cannot_be_meant(given, message):
+    with pytest.raises(ValueError, match=message):
+        bigram_method(**given)
 
 
 def test_ratio_cap_reaches_the_shadow():

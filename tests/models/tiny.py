@@ -123,11 +123,11 @@ def torch_logits(model, seqs: Sequences) -> np.ndarray:
 
     B, T = seqs.tokens_BT.shape
     M = B // len(seqs.prompt_len_P)
-    all_logits = np.zeros((B, T, model.config.vocab_size), np.float32)
+    all_logits = np.zeros((B, T, model.config.vocab_size))
     for b in range(B):
         prompt = seqs.prompt_PS[b // M, :seqs.prompt_len_P[b // M]]
         ids = np.concatenate([prompt, seqs.tokens_BT[b, :seqs.length_B[b]]])
         with torch.no_grad():
-            row = model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].float().numpy()
+            row = model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].numpy()
         all_logits[b, :seqs.length_B[b]] = row[len(prompt) - 1:-1]
     return all_logits
