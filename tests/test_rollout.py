@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bridge_jax import logprobs, rollout
+from bridge_jax import data, logprobs, rollout
 from bridge_jax.models import layers
 from bridge_jax.types import Sequences
 from tests import toys
@@ -83,6 +84,33 @@ def test_bf16_weights_and_cache(phi):
     samples = run(half, dtype=jnp.bfloat16)
     error = np.abs(np.asarray(samples.logp_BT - scored(half, samples.seqs, 1.0)))
     assert error.max() < 0.05 and error.mean() < 0.005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype, largest, mean", [(jnp.float32, 1e-4, 1e-5), (jnp.bfloat16, 0.4, 0.04)])
+def test_real_weights(tmp_path, dtype, largest, mean):
+    """SmolLM2-135M, 16 samples of up to 32 tokens behind ragged chat prompts. Measured: 2.7e-5 and 4e-6; bf16 .19 and .021."""
+    from bridge_jax.models import params
+    from experiments import get_smollm2
+    folder = os.environ.get("BRIDGE_SMOLLM2")
+    if not folder:
+        folder = tmp_path / "model"
+        get_smollm2.get(str(folder))
+    folder = params.locate(folder)
+    cfg, tokenizer = params.read_config(params.hf_json(folder)), data.HFTokenizer(str(folder))
+    theta = jax.tree.map(lambda x: x.astype(dtype), params.load(cfg, folder))
+    questions = (f"What is {a} + {a * b}?" for a, b in ((3, 4), (17, 23), (5, 1000), (9, 9)))
+    prompts = [tokenizer.render([{"role": "user", "content": question}]) for question in questions]
+    keys = rollout.row_keys(jax.random.key(0), 0, jnp.arange(4), 4)
+    eos_E = jnp.asarray(tokenizer.eos_ids, jnp.int32)
+    samples = jax.jit(lambda *given: rollout.sample(cfg, *given, 32, dtype))(
+        theta, *pad(prompts, 64), keys, rollout.Sampling(jnp.float32(1.0), eos_E, jnp.int32(32)))
+    hidden = jax.jit(lambda theta, seqs: layers.forward(cfg, theta, seqs))(theta, samples.seqs)
+    logp_BT = logprobs.token_logp(hidden, layers.head_weights(cfg, theta), samples.seqs.tokens_BT)[0]
+    mask = np.arange(32) < np.asarray(samples.seqs.length_B)[:, None]
+    error = np.abs(np.asarray(samples.logp_BT - logp_BT))[mask]
+    print(f"\n{dtype.__name__}: {mask.sum()} tokens, largest {error.max():.1e}, mean {error.mean():.1e}")
+    assert error.max() < largest and error.mean() < mean
 
 
 def test_greedy_is_argmax_by_teacher_forcing(phi):
