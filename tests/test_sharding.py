@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from bridge_jax import lora, sharding
+from bridge_jax import lora, setup, sharding
 from bridge_jax.methods import bridge
 from bridge_jax.models import params
 from bridge_jax.sharding import MeshConfig
@@ -89,16 +89,20 @@ def one_device():
     return method, state, batch, update(state, batch)
 
 
-@pytest.mark.parametrize("sizes", [dict(fsdp=8), dict(data=8, fsdp=1)], ids=["fsdp", "data"])
+@pytest.mark.parametrize("sizes", [dict(fsdp=8), dict(data=8, fsdp=1), dict(data=2, fsdp=2, tensor=2)],
+                         ids=["fsdp", "data", "all three"])
 def test_eight_devices_update_as_one(one_device, sizes):
     """State, moments and metrics to 1e-5; the new state is laid out as the old one."""
-    method, state, batch, (expected, expected_metrics) = one_device
+    _, state, batch, (expected, expected_metrics) = one_device
     mesh = mesh_of(**sizes)
+    # the policy of a run, which keeps rows spread over the mesh
+    policy = setup.make_policy(toys.CFG, setup.Model(), toys.ADAPTER, mesh)
+    method = bridge.make(bridge.Config(**toys.LAM_BY_STEP), policy, toys.linear())
     layout = sharding.of_state(mesh, state, THETA_AXES, W_AXES)
     placed = jax.device_put(state, layout), jax.device_put(batch, sharding.of_rows(mesh, batch))
     after, metrics = jax.jit(method.update, out_shardings=(layout, None))(*placed)
     assert len(placed[1].demos.tokens_BT.addressable_shards) == 8
-    if "data" not in sizes:
+    if sizes == dict(fsdp=8):
         assert after.params.theta["embed"].addressable_shards[0].data.shape == (32, 2)
     assert toys.change((after.params, after.opt_state), (expected.params, expected.opt_state)) < 1e-5
     for key in expected_metrics:
