@@ -23,7 +23,7 @@ COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 class Programs(NamedTuple):
     """Everything that runs on the device, compiled before the first step for each prompt bucket."""
     policy: dict[str, Callable]    # actor name -> params -> phi
-    keys: Callable                 # (step, prompt ids [P]) -> keys [P * M]
+    keys: Callable                 # (step, prompt ids [P], first sample id [P]) -> keys [P * M]
     sample: dict[int, Callable]    # bucket -> (phi, prompt_PS, prompt_len_P, keys, Sampling) -> Samples
     greedy: dict[int, Callable]    # the same for evaluation, one row per prompt
     update: dict[int, Callable]    # bucket -> (state, Batch) -> (state, metrics); donates the state
@@ -90,10 +90,10 @@ def compile_programs(run: Run, state: TrainState) -> Programs:
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
     update = jax.jit(run.method.update, donate_argnums=0, out_shardings=(layout, None))
     parts, M = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
-    keys = jax.jit(lambda step, ids: rollout.row_keys(root, step, ids, M))
+    keys = jax.jit(lambda step, ids, first: rollout.row_keys(root, step, ids, M, first))
     return Programs(
         policy={actor: compiled(policy(actor).lower(state.params)) for actor in {"theta", *actors}},
-        keys=keys.lower(number(jnp.int32), number(jnp.int32, parts)).compile(),
+        keys=keys.lower(number(jnp.int32), number(jnp.int32, parts), number(jnp.int32, parts)).compile(),
         sample={bucket: sampler(bucket, parts, M) for bucket in run.buckets if actors},
         greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in run.buckets if s.eval.every},
         update={bucket: compiled(update.lower(state, place(abstract_batch(run, bucket)))) for bucket in run.buckets},

@@ -30,11 +30,12 @@ class Samples(NamedTuple):
     stopped_B: jax.Array  # bool: ended by an eos id, not by the limit
 
 
-def row_keys(seed_key: jax.Array, step, prompt_id_P: jax.Array, M: int) -> jax.Array:
-    """Keys [P * M] = fold_in(fold_in(fold_in(seed, step), prompt id), sample id)."""
+def row_keys(seed_key: jax.Array, step, prompt_id_P: jax.Array, M: int, first_P: jax.Array | int = 0) -> jax.Array:
+    """Keys [P * M] = fold_in(fold_in(fold_in(seed, step), prompt id), sample id), sample ids from first_P (default 0) on."""
     at_step = jax.random.fold_in(seed_key, step)
     of_prompt = jax.vmap(lambda prompt: jax.random.fold_in(at_step, prompt))(prompt_id_P)
-    of_sample = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(of_prompt, jnp.arange(M))
+    sample_PM = jnp.broadcast_to(first_P, prompt_id_P.shape)[:, None] + jnp.arange(M)
+    of_sample = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(of_prompt, sample_PM)
     return of_sample.reshape(-1)
 
 

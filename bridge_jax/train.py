@@ -82,9 +82,12 @@ def rows_of_step(run: Run, cursors: dict[str, int]):
 def dispatch(run: Run, programs: Programs, phi, step: int, bucket: int, indices) -> list[rollout.Samples]:
     """Begin to sample the step's prompts, in parts; waits for nothing."""
     s, parts, size = run.settings, [], len(indices) // run.settings.rollout.calls
+    # a prompt may come twice in a step, at the turn of an epoch: its second group has sample ids of its own
+    before = [int(np.sum(indices[:i] == index)) for i, index in enumerate(indices)]
+    first_P = np.asarray(before, np.int32) * s.batch.samples_per_prompt
     for start in range(0, len(indices), size):
         batch = data.prompt_batch(run.prompts, indices[start:start + size], (bucket,))
-        keys = programs.keys(jnp.int32(step), batch.ids_P)
+        keys = programs.keys(jnp.int32(step), batch.ids_P, first_P[start:start + size])
         prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
         parts.append(programs.sample[bucket](phi, *prompts, keys, sampling(run, s.rollout.temperature)))
     return parts

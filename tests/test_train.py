@@ -341,3 +341,11 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
 def test_derived_batch_is_saved(quick, tmp_path):
     go(tmp_path, "sft", stop_at=1)
     assert (tmp_path / "batch.txt").read_text() == setup.build(tiny_runs.config("sft"), jax.devices()[:1]).settings.batch.format() + "\n"
+
+
+def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples(quick, tmp_path):
+    """Three problems for eight prompts a step: equal prompts, different samples, whatever part of the step they are in."""
+    go(tmp_path, "grpo", steps=1, eval__every=0, batch__prompts_per_step=8, task__train_size=3)
+    rows = tiny_runs.rows(tmp_path / "rollouts" / "step_000001.jsonl")
+    groups = [tuple(tuple(row["ids"]) for row in rows[i:i + 4]) for i in range(0, 32, 4)]
+    assert len({row["id"] for row in rows}) == 3 and len(set(groups)) == 8
