@@ -123,6 +123,7 @@ class Run(NamedTuple):
     splits: dict[str, data.Prompts]
     mesh: jax.sharding.Mesh
     buckets: tuple[int, ...]     # those of data.buckets that some prompt needs
+    pool: Any = None             # grading.pool.Pool, for a task that makes Claims
 
 
 def read(config: ConfigDict, devices: int) -> Settings:

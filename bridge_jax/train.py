@@ -10,11 +10,13 @@ resumed goes on bit for bit. This is the only module that sees a ConfigDict, a m
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bridge_jax import checkpoint, data, evaluate, logbook, rollout, settings, setup, sharding
+from bridge_jax import checkpoint, data, evaluate, logbook, rollout, settings, setup, sharding, tasks
+from bridge_jax.grading import selftest
+from bridge_jax.grading.pool import Pool
 from bridge_jax.models import params
 from bridge_jax.programs import Programs, compile_count, compile_programs
 from bridge_jax.setup import Run
@@ -100,7 +104,7 @@ def collect(run: Run, parts: list[rollout.Samples], indices) -> tuple[Rollouts, 
         samples = jax.device_get(part)  # waits for this part; the next is already running
         began = time.monotonic()
         problems = [run.prompts.problems[i] for i in indices[start:start + size]]
-        graded.append(evaluate.grade(run.task, run.tokenizer, problems, samples))
+        graded.append(evaluate.grade(run.task, run.tokenizer, problems, samples, run.pool))
         grading += time.monotonic() - began
     join = lambda *leaves: np.concatenate(leaves)
     samples = jax.tree.map(join, *(part.samples for part in graded))
@@ -134,7 +138,7 @@ def greedy_evaluation(run: Run, programs: Programs, state: TrainState, interrupt
 
     metrics, rows = {}, s.eval.rows
     for split, prompts in run.splits.items():
-        metrics |= evaluate.evaluate(one_each, phi, run.task, run.tokenizer, split, prompts, rows, run.buckets)[0]
+        metrics |= evaluate.evaluate(one_each, phi, run.task, run.tokenizer, split, prompts, rows, run.buckets, run.pool)[0]
     return metrics | {"time/eval_s": time.monotonic() - began}
 
 
@@ -210,18 +214,35 @@ def train(config: ConfigDict, workdir: str, stop_at: int | None = None, force_co
     """
     with Interrupt() as interrupt:
         try:
-            run = setup.build(config, devices)
-            s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
-            facts = setup.facts(run)
-            logbook.open_run(workdir, settings.to_json(config), changes, force_config, FREE_KEYS, facts)
-            if changes:
-                print(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json", flush=True)
-            with open(os.path.join(workdir, "batch.txt"), "w") as file:
-                file.write(s.batch.format() + "\n")
-            return resume(run, workdir, min(s.steps, stop_at or s.steps), interrupt)
+            with grader(config) as pool:  # before anything touches a device
+                return train_with(pool, config, workdir, stop_at, force_config, defaults, devices, interrupt)
         except Stopped:
             print("stopped by a signal before a step was begun; nothing is lost, the same command goes on", flush=True)
             return {"stopped": True}
+
+
+@contextlib.contextmanager
+def grader(config: ConfigDict) -> Iterator[Pool | None]:
+    """The processes that judge Claims, self-tested; None for a task that makes none."""
+    if not getattr(tasks.load(config.get("task", {}).get("name", "")), "CLAIMS", False):
+        yield None
+        return
+    with Pool() as pool:
+        selftest.check(pool)
+        yield pool
+
+
+def train_with(pool: Pool | None, config: ConfigDict, workdir: str, stop_at: int | None, force_config: bool,
+               defaults: ConfigDict | None, devices, interrupt: Interrupt) -> dict[str, Any]:
+    """train, with its grader running."""
+    run = setup.build(config, devices)._replace(pool=pool)
+    s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
+    logbook.open_run(workdir, settings.to_json(config), changes, force_config, FREE_KEYS, setup.facts(run))
+    if changes:
+        print(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json", flush=True)
+    with open(os.path.join(workdir, "batch.txt"), "w") as file:
+        file.write(s.batch.format() + "\n")
+    return resume(run, workdir, min(s.steps, stop_at or s.steps), interrupt)
 
 
 def resume(run: Run, workdir: str, end: int, interrupt: Interrupt) -> dict[str, Any]:

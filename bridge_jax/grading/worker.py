@@ -1,0 +1,64 @@
+"""A process that judges Claims: one JSON object a line on stdin, one outcome a line on stdout. Started by grading.pool.
+
+It cannot import jax (a worker that touched an accelerator held by its parent would wait for ever), ends with its parent,
+and limits its own memory and processor time. Time per claim is the parent's business: code that never comes back to Python,
+such as arithmetic of huge integers, can be ended by nothing but SIGKILL.
+"""
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+
+FORBIDDEN = ("jax", "jaxlib", "flax")
+PR_SET_PDEATHSIG = 1
+READY = "ready"
+
+
+def limit(memory_bytes: int) -> None:
+    """Bound the address space, leave no core file, and die when the parent does (on Linux)."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:  # it died before the line above
+            sys.exit(1)
+
+
+def grant(seconds: float) -> None:
+    """Processor time for one claim, counted from now: should the parent's SIGKILL not come, the kernel's does."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    allowed = int(used.ru_utime + used.ru_stime + seconds) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
+
+
+def main(memory_bytes: int, deadline: float) -> None:
+    """Answer claims until stdin ends."""
+    sys.modules.update(dict.fromkeys(FORBIDDEN))  # None there makes their import fail
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not be taken for an answer
+    logging.disable(logging.WARNING)  # math-verify says at every claim that it has no timeout of its own
+    limit(memory_bytes)
+    from bridge_jax.grading import equivalence
+    from bridge_jax.grading.outcome import Claim, Outcome, Rule
+    equivalence.symbolic(Claim("x+1", "1+x"))  # imports and caches before the first deadline runs
+    print(READY, file=answers, flush=True)
+    for line in sys.stdin:
+        gold, answer, rule = json.loads(line)
+        grant(deadline)
+        try:
+            outcome = equivalence.symbolic(Claim(gold, answer, Rule(*rule)))
+        except MemoryError:
+            os._exit(1)  # nothing that follows could be trusted
+        except Exception as error:
+            print(f"grading {answer!r} against {gold!r}: {error!r}", file=sys.stderr)
+            outcome = Outcome.grader_error
+        print(outcome, file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))
