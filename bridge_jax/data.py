@@ -149,10 +149,11 @@ class HFTokenizer:
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
         """Prompt ids of chat messages, up to where the assistant begins to speak."""
-        if self.inner.chat_template:
+        plain = [message["role"] for message in messages] == ["text"]  # goes around the template, see tasks.plain_messages
+        if self.inner.chat_template and not plain:
             return self.encode(self.inner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         starts = self.inner.bos_token_id is not None and self.inner.encode("")[:1] == [self.inner.bos_token_id]
-        text = "".join(message["content"] + "\n" for message in messages)
+        text = messages[0]["content"] if plain else "".join(message["content"] + "\n" for message in messages)
         return [self.inner.bos_token_id] * starts + self.encode(text)
 
     def save(self, folder: str | pathlib.Path) -> None:

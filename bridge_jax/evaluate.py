@@ -1,15 +1,23 @@
-"""Generate and grade: the one path by which completions become outcomes, in training and in evaluation alike."""
+"""Generate and grade: the one path by which completions become outcomes, in training and in evaluation alike.
+
+`grade` serves training's rewards; `transcribe` makes and grades completions of a list of prompts, for `evaluate` (greedy,
+between training steps, with the loop's own compiled programs) and for experiments.evaluate (`sampler`) alike. Left out:
+files (transcripts.py), standard errors and tables (results.py).
+"""
 from __future__ import annotations
 
 import collections
-import math
-from typing import Callable, Iterator, NamedTuple
+import functools
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax import data
+from bridge_jax import data, rollout, sharding
 from bridge_jax.grading.outcome import Claim, Outcome
 from bridge_jax.grading.pool import Pool
+from bridge_jax.results import binomial_error
 from bridge_jax.rollout import Samples
 from bridge_jax.types import Problem, Task, Tree
 
@@ -26,32 +34,61 @@ class Graded(NamedTuple):
         return np.asarray([outcome is Outcome.correct for outcome in self.outcomes], np.float32)
 
 
+class Reading(NamedTuple):
+    """What one way of reading finds in a completion."""
+    answer: str | None  # None: no answer, or a reader that failed
+    outcome: Outcome
+
+
+def texts_of(tokenizer, samples: Samples) -> tuple[str, ...]:
+    """Decoded completions; the token that ended a row is not part of its text, the last token of a cut row is."""
+    return tuple(tokenizer.decode(row[:length - stopped]) for row, length, stopped
+                 in zip(samples.seqs.tokens_BT, samples.seqs.length_B, samples.stopped_B.astype(int)))
+
+
 def grade(task: Task, tokenizer, problems: list[Problem], samples: Samples, pool: Pool | None = None,
           lenient: bool = False) -> Graded:
     """Decode and grade; an exception of the task's grader is the row's grader_error, never the end of the run.
 
     lenient: read answers with task.lenient. A task whose compare makes Claims needs a pool (ValueError without).
     """
-    M = len(samples.stopped_B) // len(problems)
-    texts = tuple(tokenizer.decode(row[:length - stopped]) for row, length, stopped
-                  in zip(samples.seqs.tokens_BT, samples.seqs.length_B, samples.stopped_B.astype(int)))
+    M, texts = len(samples.stopped_B) // len(problems), texts_of(tokenizer, samples)
     extract = task.lenient if lenient else task.extract
+    found, = readings(task, [problem for problem in problems for _ in range(M)], texts, (extract,), pool)
+    return Graded(samples, texts, tuple(reading.outcome for reading in found))
 
-    def judge(problem: Problem, text: str) -> Outcome | Claim:
+
+def readings(task: Task, problems: Sequence[Problem], texts: Sequence[str], extracts: Sequence[Callable],
+             pool: Pool | None = None) -> list[list[Reading]]:
+    """For each way to extract an answer, its Reading of each text, which answers the problem at the same place.
+
+    An answer that two ways find in one text is compared once; the claims of all go to the pool in one call.
+    """
+    failed = Outcome.grader_error
+
+    def attempt(function, *given):
         try:
-            answer = extract(text)
-            return Outcome.no_answer if answer is None else task.compare(problem, answer)
+            return function(*given)
         except Exception:  # counted and logged as a rate: a broken grader must not look like a bad model
-            return Outcome.grader_error
+            return failed
 
-    outcomes = [judge(problems[b // M], text) for b, text in enumerate(texts)]
-    claims = {b: outcome for b, outcome in enumerate(outcomes) if isinstance(outcome, Claim)}
+    answers = [[attempt(extract, text) for text in texts] for extract in extracts]
+    # `is`, not ==: an answer may well spell the name of an outcome
+    pairs = [(b, answer) for row in answers for b, answer in enumerate(row) if answer is not None and answer is not failed]
+    found: dict[tuple[int, str], Any] = {pair: attempt(task.compare, problems[pair[0]], pair[1])
+                                         for pair in dict.fromkeys(pairs)}
+    claims = {pair: outcome for pair, outcome in found.items() if isinstance(outcome, Claim)}
     if claims and pool is None:
         raise ValueError(f"task {task.name!r} grades with symbolic algebra; give evaluate.grade a grading.pool.Pool")
     if claims:
-        for b, outcome in zip(claims, pool.grade(list(claims.values()))):
-            outcomes[b] = outcome
-    return Graded(samples, texts, tuple(outcomes))
+        found |= zip(claims, pool.grade(list(claims.values())), strict=True)
+
+    def reading(b: int, answer) -> Reading:
+        if answer is None or answer is failed:
+            return Reading(None, Outcome.no_answer if answer is None else failed)
+        return Reading(answer, found[b, answer])
+
+    return [[reading(b, answer) for b, answer in enumerate(row)] for row in answers]
 
 
 def rates(outcomes) -> dict[str, float]:
@@ -60,37 +97,84 @@ def rates(outcomes) -> dict[str, float]:
     return {f"reward/outcome_{kind}": counts[kind] / total for kind in Outcome}
 
 
-def binomial_error(successes: float, n: int) -> float:
-    """Standard error of a share of n independent problems, by Agresti and Coull's shrunken share: never 0 at 0 or n."""
-    share = (successes + 2) / (n + 4)
-    return math.sqrt(share * (1 - share) / (n + 4))
+def transcribe(generate: Callable, task: Task, tokenizer, prompts: data.Prompts, rows: int, buckets: tuple[int, ...],
+               M: int = 1, pool: Pool | None = None) -> Iterator[list[dict]]:
+    """Transcripts of M completions of every prompt, `rows` prompts at a time, short prompts first, read both ways.
+
+    generate(PromptBatch) -> Samples, row b of prompt b // M; it may return before they are ready: each batch is graded
+    while the next is generated. The last batch is filled up with copies of its last prompt, which take no longer than
+    it does and are thrown away.
+    """
+    order = sorted(range(len(prompts.problems)), key=lambda i: len(prompts.tokens[i]))
+    parts = [order[start:start + rows] for start in range(0, len(order), rows)]
+    waiting = None  # (rows of prompts, Samples under way)
+    for part in [*parts, None]:
+        following = None
+        if part is not None:
+            full = part + part[-1:] * (rows - len(part))
+            following = part, generate(data.prompt_batch(prompts, full, buckets))
+        if waiting is not None:
+            problems = [prompts.problems[i] for i in waiting[0] for _ in range(M)]
+            yield transcripts_of(task, tokenizer, problems, jax.device_get(waiting[1]), M, pool)
+        waiting = following
+
+
+def transcripts_of(task: Task, tokenizer, problems: list[Problem], samples: Samples, M: int, pool: Pool | None) -> list[dict]:
+    """One JSON object for each of the first len(problems) rows, the readings of task.extract and task.lenient in it."""
+    B = len(problems)
+    seqs = samples.seqs.replace(tokens_BT=samples.seqs.tokens_BT[:B], length_B=samples.seqs.length_B[:B])
+    samples = samples._replace(seqs=seqs, stopped_B=samples.stopped_B[:B])
+    texts = texts_of(tokenizer, samples)
+    strict, lenient = readings(task, problems, texts, (task.extract, task.lenient), pool)
+    return [{"id": problem.id, "sample": b % M, "level": problem.level, "question": problem.question,
+             "answer": problem.answer, "text": text, "given": strict[b].answer, "outcome": str(strict[b].outcome),
+             "given_lenient": lenient[b].answer, "outcome_lenient": str(lenient[b].outcome),
+             "tokens": int(seqs.length_B[b]), "stopped": bool(samples.stopped_B[b])}
+            for b, (problem, text) in enumerate(zip(problems, texts))]
+
+
+def sampler(cfg, phi: Tree, mesh: jax.sharding.Mesh, eos_ids: tuple[int, ...], M: int, max_new: int, cache_dtype, seed: int = 0,
+            temperature: float = 0.0, compiler_options: dict | None = None) -> Callable:
+    """generate(PromptBatch) -> Samples on the mesh, M of each prompt, dispatched and not waited for.
+
+    Compiles once for each bucket. The key of a row is fold_in(seed, 0, problem id, sample id), so that what is sampled
+    does not depend on the batches. temperature 0 is greedy.
+    """
+    sample = _jitted(cfg, max_new, cache_dtype, tuple((compiler_options or {}).items()))
+    seed_key = jax.random.key(seed)
+    traced = rollout.Sampling(jnp.float32(temperature), jnp.asarray(eos_ids, jnp.int32), jnp.int32(max_new))
+    place = lambda tree: jax.device_put(tree, sharding.of_rows(mesh, tree))
+
+    def generate(batch: data.PromptBatch) -> Samples:
+        return sample(phi, *place((batch.prompt_PS, batch.prompt_len_P)), place(_row_keys(seed_key, 0, batch.ids_P, M)), traced)
+
+    return generate
+
+
+_row_keys = jax.jit(rollout.row_keys, static_argnums=3)
+
+
+@functools.lru_cache(maxsize=8)
+def _jitted(cfg, max_new: int, cache_dtype, options: tuple):
+    """rollout.sample of one model, the same for all benchmarks, so that they share its programs."""
+    return jax.jit(functools.partial(rollout.sample, cfg, T=max_new, cache_dtype=cache_dtype), compiler_options=dict(options))
 
 
 def evaluate(generate: Callable, phi: Tree, task: Task, tokenizer, split: str, prompts: data.Prompts, rows: int,
-             buckets: tuple[int, ...]) -> tuple[dict[str, float], Iterator[dict]]:
+             buckets: tuple[int, ...], pool: Pool | None = None, too_long: int = 0) -> tuple[dict[str, float], list[dict]]:
     """Greedy pass@1 on the prompts of one split, `rows` at a time: metrics eval/{split}_*, and the transcripts.
 
-    generate(phi, PromptBatch) -> Samples on the host, one completion per prompt. Problems whose prompt was too long
-    are not in `prompts`: the caller has reported them.
+    generate(phi, PromptBatch) -> Samples, one completion per prompt. too_long: problems of the split that are not in
+    `prompts` because theirs did not fit; they count as not answered.
     """
-    transcripts = []
-    for start in range(0, len(prompts.problems), rows):
-        chosen = range(start, min(start + rows, len(prompts.problems)))
-        samples = generate(phi, data.prompt_batch(prompts, chosen, buckets, pad_to=rows))
-        problems = [prompts.problems[i] for i in chosen]
-        samples = samples._replace(
-            seqs=samples.seqs.replace(tokens_BT=samples.seqs.tokens_BT[:len(problems)],
-                                      length_B=samples.seqs.length_B[:len(problems)]),
-            stopped_B=samples.stopped_B[:len(problems)])
-        graded = grade(task, tokenizer, problems, samples)
-        for problem, text, outcome, length, stopped in zip(problems, graded.texts, graded.outcomes,
-                                                           samples.seqs.length_B, samples.stopped_B):
-            transcripts.append({"split": split, "id": problem.id, "level": problem.level, "question": problem.question,
-                                "answer": problem.answer, "text": text, "outcome": str(outcome),
-                                "tokens": int(length), "stopped": bool(stopped)})
-    n, right = len(transcripts), sum(row["outcome"] == Outcome.correct for row in transcripts)
-    mean = lambda key: sum(row[key] for row in transcripts) / n
-    silent = sum(row["outcome"] == Outcome.no_answer for row in transcripts)
+    batches = transcribe(lambda batch: generate(phi, batch), task, tokenizer, prompts, rows, buckets, pool=pool)
+    place = {problem.id: i for i, problem in enumerate(prompts.problems)}
+    transcripts = sorted(({"split": split} | row for batch in batches for row in batch), key=lambda row: place[row["id"]])
+    made, n = len(transcripts), len(transcripts) + too_long
+    count = lambda key, outcome: sum(row[key] == outcome for row in transcripts)
+    mean = lambda key: sum(row[key] for row in transcripts) / made
+    right = count("outcome", Outcome.correct)
     metrics = {"accuracy": right / n, "stderr": binomial_error(right, n), "n": n, "tokens": mean("tokens"),
-               "stopped": mean("stopped"), "no_answer": silent / n}
+               "stopped": mean("stopped"), "no_answer": (count("outcome", Outcome.no_answer) + too_long) / n,
+               "lenient": count("outcome_lenient", Outcome.correct) / n}
     return {f"eval/{split}_{key}": value for key, value in metrics.items()}, transcripts

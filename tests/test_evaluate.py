@@ -1,14 +1,13 @@
-"""Grading and greedy evaluation on hand-made completions: text, outcomes, padding, transcripts, standard errors."""
+"""Grading and evaluation on hand-made completions: text, outcomes, both readings, padding, order, transcripts."""
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
 
 from bridge_jax import data, evaluate
-from bridge_jax.grading.outcome import Outcome
+from bridge_jax.grading.outcome import Claim, Outcome
 from bridge_jax.rollout import Samples
 from bridge_jax.tasks import arithmetic
 from bridge_jax.types import Sequences
@@ -56,12 +55,6 @@ def test_rates_name_every_outcome():
     assert set(evaluate.rates([]).values()) == {0.0}
 
 
-def test_standard_error():
-    """By hand: 3 of 10 -> share 5/14; at 0 of n it is not 0."""
-    assert evaluate.binomial_error(3, 10) == pytest.approx(math.sqrt(5 / 14 * 9 / 14 / 14))
-    assert evaluate.binomial_error(0, 100) == pytest.approx(math.sqrt(2 / 104 * 102 / 104 / 104))
-
-
 @pytest.mark.parametrize("rows", [2, 5, 8])
 def test_evaluation_covers_every_problem_once(rows):
     """Whatever is generated at once: padding rows are generated, never counted."""
@@ -71,15 +64,105 @@ def test_evaluation_covers_every_problem_once(rows):
     def generate(phi, batch):
         assert phi == "phi" and batch.prompt_PS.shape == (rows, 4)
         known = {problem.id: problem for problem in prompts.problems}
-        texts = ["1" if id == wrong else f"#{known[id].answer}" if id >= 0 else "#" for id in batch.ids_P.tolist()]
-        return samples(texts)
+        # rows that fill up the batch are copies of its last prompt, which end when it does
+        assert -1 not in batch.ids_P
+        return samples(["1" if id == wrong else f"#{known[id].answer}" for id in batch.ids_P.tolist()])
 
     metrics, transcripts = evaluate.evaluate(generate, "phi", TASK, TOKENIZER, "held_out", prompts, rows, (4,))
     assert [row["id"] for row in transcripts] == [problem.id for problem in prompts.problems]
     assert metrics["eval/held_out_accuracy"] == 0.8 and metrics["eval/held_out_n"] == 5
     assert metrics["eval/held_out_no_answer"] == 0.2 and metrics["eval/held_out_stopped"] == 1
     assert metrics["eval/held_out_stderr"] == evaluate.binomial_error(4, 5)
+    assert metrics["eval/held_out_lenient"] == 0.8
     lengths = [2 if row["id"] == wrong else 2 + len(row["answer"]) for row in transcripts]
     assert metrics["eval/held_out_tokens"] == pytest.approx(np.mean(lengths))
     assert {row["split"] for row in transcripts} == {"held_out"} and all(row["stopped"] for row in transcripts)
     assert [row["outcome"] for row in transcripts].count("no_answer") == 1
+
+
+def test_prompts_that_were_too_long_count_as_not_answered():
+    prompts, _ = data.encode_prompts(TOKENIZER, TASK.splits["held_out"], TASK.messages, (4,))
+    known = {problem.id: problem for problem in prompts.problems}
+    generate = lambda phi, batch: samples([f"#{known[id].answer}" for id in batch.ids_P.tolist()])
+    metrics, transcripts = evaluate.evaluate(generate, None, TASK, TOKENIZER, "held_out", prompts, 5, (4,), too_long=3)
+    assert len(transcripts) == 5 and metrics["eval/held_out_n"] == 8
+    assert metrics["eval/held_out_accuracy"] == 5 / 8 and metrics["eval/held_out_no_answer"] == 3 / 8
+    assert metrics["eval/held_out_stopped"] == 1  # of those that were asked
+
+
+def test_both_readings_and_their_answers():
+    """Strict finds nothing where the mark is missing, lenient the last number; the outcome belongs to the answer."""
+    problem = TASK.train[0]
+    prompts = data.Prompts((problem,), (np.asarray(TOKENIZER.encode(problem.question), np.int32),))
+    texts = [problem.answer, f"#{problem.answer}", f"#{problem.answer};99"]
+    row, = evaluate.transcribe(lambda batch: samples(texts, cut=(2,)), TASK, TOKENIZER, prompts, 1, (4,), M=3)
+    assert [(r["given"], r["outcome"]) for r in row] == [
+        (None, "no_answer"), (problem.answer, "correct"), (f"{problem.answer};99", "parse_error")]
+    assert [(r["given_lenient"], r["outcome_lenient"]) for r in row] == [
+        (problem.answer, "correct"), (problem.answer, "correct"), ("99", "wrong")]
+    assert [r["sample"] for r in row] == [0, 1, 2] and {r["id"] for r in row} == {problem.id}
+    assert [r["stopped"] for r in row] == [True, True, False]
+    assert [r["tokens"] for r in row] == [len(problem.answer) + 1, len(problem.answer) + 2, len(problem.answer) + 4]
+
+
+def test_short_prompts_come_first_and_grading_overlaps_generation():
+    """A batch is dispatched before the one before it is graded; every batch has the smallest bucket that fits."""
+    questions = ["1+1=", "10+20+30=", "2+2=", "100+200+300+400=", "20+30+40="]
+    problems = tuple(TASK.train[0]._replace(id=i, question=question) for i, question in enumerate(questions))
+    prompts, _ = data.encode_prompts(TOKENIZER, problems, TASK.messages, (4, 9, 16))
+    events = []
+
+    def generate(batch):
+        events.append(("generate", batch.ids_P.tolist(), batch.prompt_PS.shape[1]))
+        return samples(["#1", "#2"])
+
+    def compare(problem, answer):
+        events.append(("grade", problem.id))
+        return Outcome.wrong
+
+    task = dataclasses.replace(TASK, compare=compare, lenient=lambda text: None)
+    batches = list(evaluate.transcribe(generate, task, TOKENIZER, prompts, 2, (4, 9, 16)))
+    assert events == [("generate", [0, 2], 4), ("generate", [1, 4], 9), ("grade", 0), ("grade", 2),
+                      ("generate", [3, 3], 16), ("grade", 1), ("grade", 4), ("grade", 3)]
+    assert [[row["id"] for row in batch] for batch in batches] == [[0, 2], [1, 4], [3]]
+
+
+class FakePool:
+    """Finds every claim to be a timeout, and remembers them."""
+
+    def __init__(self):
+        self.calls = []
+
+    def grade(self, claims):
+        self.calls.append(claims)
+        return [Outcome.timeout] * len(claims)
+
+
+def test_claims_go_to_the_pool_in_one_call_each_once():
+    compare = lambda problem, answer: Claim(problem.answer, answer) if len(answer) > 1 else Outcome.wrong
+    task, pool = dataclasses.replace(TASK, compare=compare), FakePool()
+    problems, texts = [TASK.train[0]] * 3, ["#12", "#3", "#45;6"]
+    strict, lenient = evaluate.readings(task, problems, texts, (task.extract, task.lenient), pool)
+    assert [r.outcome for r in strict] == ["timeout", "wrong", "timeout"]
+    assert [r.outcome for r in lenient] == ["timeout", "wrong", "wrong"]
+    assert [[claim.answer for claim in call] for call in pool.calls] == [["12", "45;6"]]
+    graded = evaluate.grade(task, TOKENIZER, problems[:1], samples(["#12", "#3"]), pool)
+    assert graded.outcomes == (Outcome.timeout, Outcome.wrong)
+    with pytest.raises(ValueError, match="'arithmetic' grades with symbolic algebra"):
+        evaluate.grade(task, TOKENIZER, problems[:1], samples(["#12", "#3"]))
+
+
+def test_an_answer_may_spell_the_name_of_an_outcome():
+    compare = lambda problem, answer: Outcome.correct
+    task = dataclasses.replace(TASK, extract=lambda text: "grader_error", compare=compare)
+    strict, = evaluate.readings(task, [TASK.train[0]], ["x"], (task.extract,))
+    assert strict == [evaluate.Reading("grader_error", Outcome.correct)]
+
+
+def test_a_reader_that_raises_is_a_grader_error_of_its_own_reading():
+    def broken(text):
+        raise KeyError(text)
+
+    task = dataclasses.replace(TASK, lenient=broken)
+    strict, lenient = evaluate.readings(task, [TASK.train[0]], [f"#{TASK.train[0].answer}"], (task.extract, task.lenient))
+    assert strict[0].outcome is Outcome.correct and lenient[0] == (None, Outcome.grader_error)

@@ -24,7 +24,7 @@ BRIDGE = {"bridge/gain", "bridge/kl_hat", "bridge/ess", "bridge/lam", "bridge/J_
 OF_METHOD = {"sft": SFT, "grpo": RL, "bridge": SFT | RL | BRIDGE}
 EVERY_STEP = {"step", "update/skipped", "time/update_s", "time/grade_s", "time/rollout_s", "time/train_s",
               "compile/count"}
-EVALUATED = {f"eval/held_out_{key}" for key in ("accuracy", "stderr", "n", "tokens", "stopped", "no_answer")}
+EVALUATED = {f"eval/held_out_{key}" for key in ("accuracy", "stderr", "n", "tokens", "stopped", "no_answer", "lenient")}
 
 
 def signal_at(monkeypatch, step: int, number=signal.SIGTERM) -> None:
@@ -340,7 +340,8 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
 
 def test_derived_batch_is_saved(quick, tmp_path):
     go(tmp_path, "sft", stop_at=1)
-    assert (tmp_path / "batch.txt").read_text() == setup.build(tiny_runs.config("sft"), jax.devices()[:1]).settings.batch.format() + "\n"
+    built = setup.build(tiny_runs.config("sft"), jax.devices()[:1])
+    assert (tmp_path / "batch.txt").read_text() == built.settings.batch.format() + "\n"
 
 
 def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples(quick, tmp_path):

@@ -20,19 +20,25 @@ EXPONENT, FACTORIAL = 1000, 30               # largest written-out exponent and 
 
 SPACING = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|quad|qquad|limits)(?![A-Za-z])|(?<!\\)\\[!,;:> \n]|~")
 RENAMED = [(re.compile(old), new) for old, new in (
-    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"), (r"\\(?:geq|ge)(?![A-Za-z])|≥", r"\\ge"), (r"\\(?:leq|le)(?![A-Za-z])|≤", r"\\le"),
+    (r"(?<=[0-9])(?:,?\\[!,:; ]|\{,\})(?=[0-9]{3}(?![0-9]))", ","),  # 12{,}345, 12,\\!345, 12\\,345
+    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\\(?:geq|ge)(?![A-Za-z])|≥", r"\\ge"), (r"\\(?:leq|le)(?![A-Za-z])|≤", r"\\le"),
     (r"−|–", "-"), ("π", r"\\pi "), ("∞", r"\\infty "), ("×", r"\\times "), ("·", r"\\cdot "), ("∪", r"\\cup "), ("√", r"\\sqrt"),
     (r"\^\{?\\circ\}?|°|\\degree(?![A-Za-z])", r"\\text{degrees}"), (r"\\\$", ""), (r"\\?%", r"\\text{percent}"),
-    (r"\\lbrace", r"\\{"), (r"\\rbrace", r"\\}"), (r"\{,\}", ","))]
+    (r"\\lbrace", r"\\{"), (r"\\rbrace", r"\\}"))]
 BARE_ARGUMENT = re.compile(r"\\(frac)([0-9a-zA-Z])([0-9a-zA-Z])|\\(sqrt)([0-9a-zA-Z])|\\frac([0-9])\{")
 TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname|emph)\s*\{([^{}]*)\}")
 PREFIX = re.compile(r"^(?:[a-zA-Z](?:_\{?\w{1,3}\}?)?(?:\([a-zA-Z]\))?)\s*(?:=|\\in(?![a-z]))\s*(?=[^=]*$)")
 DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 NUMBER = re.compile(rf"([+-]?)(?:({DIGITS})(?:\.([0-9]*))?|\.([0-9]+))")
-RATIO = re.compile(r"([+-]?)(?:([0-9]+)\s*)?(?:\\frac\{\s*([+-]?[0-9.]+)\s*\}\{\s*([+-]?[0-9.]+)\s*\}|(?<![0-9])([0-9]+)/([0-9]+))")
+RATIO = re.compile(r"([+-]?)(?:([0-9]+)\s*)?(?:\\frac\{\s*([+-]?[0-9.]+)\s*\}\{\s*([+-]?[0-9.]+)\s*\}|"
+                   r"(?<![0-9])([0-9]+)/([0-9]+))")
 SLASHED = re.compile(r"([+-]?)\(?([+-]?[0-9.]+)\)?/\(?([0-9.]+)\)?")
 SCIENTIFIC = re.compile(r"(.+?)(?:\\times|\\cdot|\*)\s*10\^(?:\{([+-]?[0-9]{1,3})\}|([0-9]))|(.+?)[eE]([+-]?[0-9]{1,3})")
 UNIT = re.compile(r"(.*?[0-9}.)a-z])\s*\x00([^\x00]*)\x00(?:\^\{?([23])\}?)?$", re.DOTALL)
+NO_UNIT = {"a", "an", "and", "answer", "are", "but", "else", "if", "is", "maybe", "no", "not", "or", "so", "than", "the", "think"}
+PROSE = re.compile(r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|max|min|gcd|lcm|mod|arcsin|arccos|arctan)"
+                   r"(?![A-Za-z]))[A-Za-z]{4,}")
 UNIT_WORDS = re.compile(r"^([+-]?[0-9.,/]+|[+-]?\\frac\{[0-9]+\}\{[0-9]+\})\s*([A-Za-z][A-Za-z .]*?)(?:\^\{?([23])\}?)?$")
 WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
 CLOSES = {"(": ")", "[": "]", "{": "}"}
@@ -150,7 +156,7 @@ def normalise(text: str) -> str:
 
 def flat(text: str) -> str:
     """Without white space and the marks of text."""
-    return re.sub(r"[\s\x00]", "", text)
+    return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text.replace("\x00", ""))  # "1 2" is not 12
 
 
 def shape(text: str, parts: bool = True) -> Shape:
@@ -171,7 +177,7 @@ def shape(text: str, parts: bool = True) -> Shape:
             return Shape("{", found) if text.startswith(r"\{") else shape(inner, parts)
         if len(found) > 1:
             return Shape(opens + text[-1], found)
-    if re.fullmatch(rf"[+-]?{DIGITS}(?:\.[0-9]+)?(?:\s*\x00.*)?", text, re.DOTALL):
+    if re.fullmatch(rf"[+-]?{DIGITS}(?:\.[0-9]+)?(?:\s*\x00[^\x00]*\x00(?:\^\{{?[23]\}}?)?)?", text):
         return Shape("one", (text,))  # the comma of 1,234
     found = split(SEPARATOR.sub(",", text), ",")
     found = tuple(part for part in found if part)
@@ -217,7 +223,9 @@ def cheap(gold: str, answer: str, rule: Rule) -> bool | None:
         return words[0][0].strip().casefold() == words[1][0].strip().casefold()
     if (x is not None and words[1] and len(words[1][0]) > 3) or (y is not None and words[0] and len(words[0][0]) > 3):
         return False
-    if ("_" in g) != ("_" in a) and (x is not None or y is not None):  # 11_2 is not 11
+    if any(re.search(r"[0-9]\s*_", g) for g in (g, a)) and (x is not None or y is not None):  # 11_2 is not 11
+        return False
+    if bool(PROSE.search(g)) != bool(PROSE.search(a)):  # an expression and a sentence around it
         return False
     return None
 
@@ -226,7 +234,8 @@ def without_unit(text: str) -> tuple[str, str]:
     """The expression and its unit, "" for none: words behind a number, such as \\text{ cm}^2 or 5 dollars."""
     text = text.strip()
     found = UNIT.fullmatch(text) or UNIT_WORDS.fullmatch(text)
-    if not found or (found.re is UNIT_WORDS and len(found[2].strip()) < 2):
+    words = re.findall("[a-z]+", found[2].casefold()) if found else []
+    if not words or len(words) > 3 or NO_UNIT & set(words) or (found.re is UNIT_WORDS and len(words[0]) < 2):
         return text, ""
     return found[1].strip(), unit_name(found[2] + (found[3] or ""))
 
@@ -266,18 +275,29 @@ def number(text: str) -> Fraction | None:
 def by_algebra(gold: str, answer: str) -> bool:
     """What math-verify says of two expressions, asked both ways. Unreadable if it finds no expression in the answer."""
     import math_verify  # workers alone pay for it
+    import sympy
+    from latex2sympy2_extended import NormalizationConfig
     g, a = (re.sub(r"\x00", "", without_unit(text)[0]) for text in (gold, answer))
     check_size(a)
-    if ("=" in g) != ("=" in a) or ("_" in g) != ("_" in a):
+    based = [bool(re.search(r"[0-9]\s*_", text)) for text in (g, a)]
+    if ("=" in g) != ("=" in a) or based[0] != based[1] or re.search(r"(?<![0-9_])[0-9]+\s+[0-9]", g + ";" + a):
         return False
-    how = dict(extraction_config=[math_verify.LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
+    # units and equations are ours to judge; "boxed" would search the string for another answer
+    reading = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none",
+                                  equations=False)
+    how = dict(extraction_config=[math_verify.LatexExtractionConfig(normalization_config=reading)],
+               fallback_mode="no_fallback", parsing_timeout=None)
     parsed = [[item for item in math_verify.parse(f"${text}$", **how) if not isinstance(item, str)] for text in (g, a)]
     if not parsed[1]:
         raise Unreadable("no expression")
     if not parsed[0]:
         return False
     same = lambda one, other: math_verify.verify(one, other, strict=True, timeout_seconds=None)
-    return same(parsed[0], parsed[1]) and same(parsed[1], parsed[0])
+    if same(parsed[0], parsed[1]) and same(parsed[1], parsed[0]):
+        return True
+    one, other = parsed[0][0], parsed[1][0]  # it compares a lone symbol, b against 2b/2, by its name alone
+    simple = all(isinstance(side, sympy.Symbol | sympy.Mul | sympy.Add) for side in (one, other))
+    return simple and sympy.simplify(one - other) == 0
 
 
 def check_size(text: str) -> None:

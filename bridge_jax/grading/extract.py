@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import re
 
+STATED = re.compile(r"(?:####|\banswer\s*(?:is|:|=)|\banswer\s+would\s+be)\s*:?\s*(.+)", re.IGNORECASE)
+MATHS = re.compile(r"\$([^$\n]{1,200})\$|\\\((.{1,200}?)\\\)")
+NUMBER = re.compile(r"(?<![\w.])-?\$?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?")
+TAIL = 2000  # characters at the end in which the lenient reading looks
 # A box, a backslash pair that does not escape a box (over-escaped output writes \\boxed), an escaped brace, a brace.
 PIECE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\(?!(?:boxed|fbox)\s*\{)|\\[{}]|[{}]")
 
@@ -29,3 +33,23 @@ def last_boxed(text: str) -> str | None:
         elif kind.endswith("{") and kind != r"\{":
             opened.append(piece.end())
     return None if content is None else text[slice(*content)]
+
+
+def lenient_answer(text: str) -> str | None:
+    r"""For evaluation, beside the strict reading: the last box; else what the text states behind "the answer is" or ####; else
+    its last $...$; else its last number. Never for rewards: a model would learn to name numbers instead of reasoning."""
+    if (boxed := last_boxed(text)) is not None:
+        return boxed
+    tail = text[text.rfind("</think>") + len("</think>"):] if "</think>" in text else text
+    tail = tail[-TAIL:]
+    if stated := STATED.findall(tail):
+        line = stated[-1].strip().rstrip(".").strip("*").strip()
+        found = MATHS.findall(line)
+        if found:
+            return found[0][0] or found[0][1]
+        numbers = NUMBER.findall(line)
+        return numbers[0].rstrip(",.") if numbers else line
+    if found := MATHS.findall(tail):
+        return found[-1][0] or found[-1][1]
+    numbers = NUMBER.findall(tail)
+    return numbers[-1].rstrip(",.") if numbers else None

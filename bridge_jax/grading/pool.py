@@ -80,6 +80,7 @@ class Pool:
             raise ValueError(f"Pool(workers={workers}, deadline={deadline}); allowed: at least 1, above 0 seconds")
         self.deadline, self._memory_bytes, self._size = deadline, memory_bytes, workers
         self.killed = 0  # workers that had to be replaced
+        self._failed_starts = 0  # in a row
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
         self._fill()
@@ -134,13 +135,14 @@ class Pool:
         try:
             line = worker.read()
             if line == READY:
-                worker.ready = True
+                worker.ready, self._failed_starts = True, 0
             elif line is not None:
                 found[worker.claim], worker.claim = Outcome(line), None
         except (EOFError, OSError, ValueError):
-            if not worker.ready:
+            self._failed_starts += not worker.ready
+            if self._failed_starts >= 3:
                 self.close()
-                raise PoolError("a grading worker ended before it was ready; what it said is above. Try it by hand: "
+                raise PoolError("three grading workers ended before they were ready; what they said is above. Try by hand: "
                                 f"python -m bridge_jax.grading.worker {self._memory_bytes} {self.deadline}") from None
             if worker.claim:
                 found[worker.claim] = Outcome.grader_error

@@ -14,8 +14,10 @@ EQUAL = (  # gold, answer
     ("(1,2)", r"\left( 1, 2 \right)"), (r"[0,\infty)", r"[0, \infty)"), (r"\{1,2\}", r"\{2,1\}"), ("1,2,3", "3, 1, 2"),
     (r"\text{Evelyn}", "evelyn"), (r"\text{(C)}", "C"), (r"\sqrt{2}", r"\sqrt2"), (r"4.5e33", r"4.5\times10^{33}"),
     (r"x^2+2x+1", "(x+1)^2"), (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"), (r"2\sqrt{3}", r"\sqrt{12}"),
-    (r"\frac{\pi}{4}", r"0.25\pi"), (r"a+b", "b + a"), (r"(2,\frac{\pi}{2})", r"(2, \pi/2)"), (r"1\pm\sqrt5", r"1+\sqrt5, 1-\sqrt5"),
-    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"), (r"(-\infty,1)\cup(2,3]", r"(2,3] \cup (-\infty,1)"))
+    (r"\frac{\pi}{4}", r"0.25\pi"), (r"a+b", "b + a"), (r"(2,\frac{\pi}{2})", r"(2, \pi/2)"),
+    (r"1\pm\sqrt5", r"1+\sqrt5, 1-\sqrt5"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+    (r"(-\infty,1)\cup(2,3]", r"(2,3] \cup (-\infty,1)"))
 DIFFERENT = (
     ("11", "11_2"), ("42", "43"), (r"\frac13", "0.333"), ("(1,2)", "(2,1)"), ("(1,2)", "[1,2)"), ("1,2", "1,2,3"), ("3", "3, 4"),
     ("5", "x+5"), (r"5\text{ km}", r"5\text{ m}"), ("x^2", "x^3"), (r"\sqrt{2}", "1.41"), ("6", "2,3"), ("-3", "3"),

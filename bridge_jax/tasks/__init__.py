@@ -1,19 +1,27 @@
 """Tasks, found by the names of the files of this folder: one new file is one new task.
 
 A task file has a frozen dataclass `Config` and `make(cfg: Config) -> types.Task`; nothing needs to be registered.
+A file with CLAIMS = True makes Claims, so that a run of it needs a grading.pool.Pool.
 Also here is what every task needs: the check that no row lacks a question or an answer, ids that depend on nothing
-but the question, and chat messages.
+but the question, chat messages, and how the tasks that read their rows (problems.py) are put together.
 """
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import pkgutil
 from types import ModuleType
-from typing import Iterable
+from typing import Callable, Iterable, Sequence
 
-from bridge_jax.types import Problem
+from bridge_jax import problems
+from bridge_jax.grading import equivalence
+from bridge_jax.grading.extract import last_boxed, lenient_answer
+from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from bridge_jax.grading.pool import Pool
+from bridge_jax.types import Problem, Task
 
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."  # after the question
 
@@ -66,3 +74,86 @@ def boxed_messages(problem: Problem, system: str = "", shots: tuple[tuple[str, s
     for question, solution in shots:
         told += [ask(question), {"role": "assistant", "content": solution}]
     return told + [ask(problem.question)]
+
+
+def plain_messages(problem: Problem) -> list[dict[str, str]]:
+    """The same request as running text, for base models: role "text" goes around the chat template."""
+    return [{"role": "text", "content": f"Question: {problem.question}{INSTRUCTION}\nAnswer:"}]
+
+
+PROMPTS = {"boxed": functools.partial(boxed_messages, system="You are a helpful assistant."), "plain": plain_messages}
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Settings of a task that only holds problems out."""
+    data_dir: str = ""                # folder of JSONL files; "": the hub
+    prompt: str = "boxed"             # "boxed": the paper's, through the chat template; "plain": text, for base models
+    allow_changed_data: bool = False  # go on where rows or content are not those declared in the task's file
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Benchmark):
+    """Settings of a task to train on."""
+    held_out: tuple[str, ...] = ()  # benchmarks whose problems runs are judged by, the first one foremost
+    traces: str = ""                # JSONL of expert traces {"problem", "solution", "answer"}; "": the data's own solutions
+    train_size: int = 0             # RL prompts, the first ones by id; 0: all
+    demo_size: int = 0              # demonstrations; 0: all
+
+
+def messages_of(cfg: Benchmark) -> Callable:
+    """The renderer that cfg.prompt names."""
+    if cfg.prompt not in PROMPTS:
+        raise ValueError(f"task.prompt={cfg.prompt!r}; allowed: {', '.join(PROMPTS)}")
+    return PROMPTS[cfg.prompt]
+
+
+def by_rule(problem: Problem, answer: str) -> Outcome | Claim:
+    """Mathematical equality, by the rule of the problem."""
+    return equivalence.compare(problem.answer, answer, problem.rule)
+
+
+def of_row(row: dict, rule: Rule = Rule(), solution: str = "") -> Problem:
+    """A checked row as a Problem; its level where the data has one."""
+    level = row.get("level")
+    return Problem(question_id(row["problem"]), row["problem"], row["answer"], solution,
+                   level if isinstance(level, int) else 0, rule)
+
+
+def benchmark(name: str, source: problems.Source, cfg: Benchmark, rule: Callable[[dict], Rule] = lambda row: Rule()) -> Task:
+    """A task of held-out problems alone, its only split named like itself."""
+    rows = problems.read(source, cfg.data_dir, cfg.allow_changed_data)
+    split = problems.once([of_row(row, rule(row)) for row in rows], name)
+    return Task(name, (), (), {name: split}, messages_of(cfg), last_boxed, lenient_answer, by_rule)
+
+
+def training(name: str, rows: Sequence[dict], solution: Callable[[dict], str], cfg: Training, splits: dict | None = None) -> Task:
+    """A task to train on: all rows are prompts, those with a right solution demonstrations; held out as cfg says."""
+    splits = dict(splits or {})
+    for other in cfg.held_out:
+        module = load(other)
+        if other == name or not issubclass(module.Config, Benchmark) or issubclass(module.Config, Training):
+            allowed = [task for task in names() if getattr(load(task), "Config") is Benchmark]
+            raise ValueError(f"task.held_out={cfg.held_out}; allowed: {', '.join(allowed)}")
+        made = module.make(module.Config(cfg.data_dir, cfg.prompt, cfg.allow_changed_data))
+        splits |= made.splits
+    if not splits:
+        raise ValueError(f"task.held_out is empty, so nothing would judge the run; name a benchmark, such as 'math500'")
+    experts = problems.traces(cfg.traces) if cfg.traces else None
+    own = lambda row: experts.get(" ".join(problems.words(row["problem"])), {}).get("solution", "") if experts else solution(row)
+    everything = sorted(problems.once([of_row(row, solution=own(row)) for row in rows], name), key=lambda problem: problem.id)
+    train = tuple(problem._replace(solution="") for problem in everything[:cfg.train_size or None])
+    right = right_ids([problem for problem in everything if problem.solution.strip()])
+    demos = problems.right_solutions(everything, lambda problem: problem.id in right, f"{name} {cfg.traces or 'own solutions'}")
+    return Task(name, train, demos[:cfg.demo_size or None], splits, messages_of(cfg), last_boxed, lenient_answer, by_rule)
+
+
+def right_ids(demos: Sequence[Problem]) -> set[int]:
+    """Ids of the problems whose solution boxes their answer; a pool is started if one needs algebra."""
+    boxed = {problem.id: last_boxed(problem.solution) for problem in demos}
+    found = {problem.id: by_rule(problem, boxed[problem.id]) for problem in demos if boxed[problem.id] is not None}
+    claims = {id: outcome for id, outcome in found.items() if isinstance(outcome, Claim)}
+    if claims:
+        with Pool() as pool:
+            found |= zip(claims, pool.grade(list(claims.values())), strict=True)
+    return {id for id, outcome in found.items() if outcome == Outcome.correct}

@@ -8,7 +8,7 @@ import time
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from bridge_jax.grading.extract import last_boxed
+from bridge_jax.grading.extract import last_boxed, lenient_answer
 
 CASES = {
     r"The answer is \boxed{14}.": "14",
@@ -105,3 +105,13 @@ def test_time_is_linear(text, found):
 def test_imports_no_jax():
     code = "import sys, bridge_jax.grading.extract; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("text, answer", [
+    (r"It is 7, so \boxed{9}. The answer is 8.", "9"), ("5 and 6. The answer is 12.", "12"), ("#### 1,234", "1,234"),
+    ("Final answer: $x+1$.", "x+1"), ("so we get $y=2$ and $z=3$", "z=3"), ("first 3, then 4/5 of it, hence 0.75", "0.75"),
+    ("The answer is $18 per day", "$18"), ("no number", None), ("<think>41</think> none", None), ("", None),
+    ("The answer is Monday.", "Monday")])
+def test_lenient_answer(text, answer):
+    """For evaluation only: box, then what is stated, then the last formula, then the last number."""
+    assert lenient_answer(text) == answer

@@ -1,0 +1,240 @@
+r"""Scores of an evaluation with their errors, and the tables that show them; pure Python on rows of transcripts.
+
+Each problem i gives one value v_i: 1 or 0 (greedy), c_i / n (avg@n) or the unbiased pass@k of Chen et al. 2021,
+1 - C(n - c_i, k) / C(n, k), from c_i correct ones of its n samples. A benchmark's score is the mean of v over ALL its
+problems; those whose prompt was too long to be asked count as 0. Two errors, never added up: `stderr`, from the choice
+of problems (the samples of a problem are one cluster), and `sampling_error`, from the choice of samples, the problems
+being given. The average is the mean of the benchmarks' scores. Left out: files and generation.
+"""
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from typing import Iterable, Mapping, NamedTuple, Sequence
+
+from bridge_jax.grading.outcome import Outcome
+
+READINGS = {"strict": "outcome", "lenient": "outcome_lenient"}  # -> key of a transcript's row
+GREEDY = "greedy"             # stands for the sample id of a greedy completion
+GREEDY_METRIC = "greedy pass@1"
+AVERAGE = "average"
+
+
+class Score(NamedTuple):
+    """A share in [0, 1] and its errors; None: there is none, or it cannot be told."""
+    value: float
+    stderr: float | None = None
+    sampling_error: float | None = None
+
+
+class Line(NamedTuple):
+    """One line of the main table."""
+    label: str
+    cells: dict[str, Score]  # benchmark, and AVERAGE -> score; what is missing stays empty
+    published: bool = False
+
+
+# ---- scores
+
+
+def binomial_error(successes: float, n: int) -> float:
+    """Standard error of a share of n independent problems, by Agresti and Coull's shrunken share: never 0 at 0 or n."""
+    share = (successes + 2) / (n + 4)
+    return math.sqrt(share * (1 - share) / (n + 4))
+
+
+def clustered_error(values: Sequence[float]) -> float:
+    """Standard error of the mean of one value in [0, 1] per problem, two zeros and two ones added: never 0.
+
+    Equals binomial_error where all values are 0 or 1.
+    """
+    padded = [*values, 0.0, 0.0, 1.0, 1.0]
+    mean = sum(padded) / len(padded)
+    return math.sqrt(sum((value - mean) ** 2 for value in padded)) / len(padded)
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """1 - C(n - c, k) / C(n, k): chance that k of n samples, drawn without replacement, hold one of the c correct ones."""
+    assert 0 <= c <= n and 1 <= k <= n, (n, c, k)
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def sampling_variance(n: int, c: int, k: int) -> float | None:
+    """Jackknife variance of pass_at_k over the n samples of one problem; None for k = n, which leaves none out.
+
+    (n - 1) / n sum_j (pass without sample j - their mean)^2; for k = 1 it is p (1 - p) / (n - 1), p = c / n.
+    """
+    if k >= n:
+        return None
+    without_right = pass_at_k(n - 1, c - 1, k) if c else 0.0
+    without_wrong = pass_at_k(n - 1, c, k) if c < n else 0.0
+    return (n - 1) / n * (c * (n - c) / n) * (without_right - without_wrong) ** 2
+
+
+def steps_to(n: int) -> list[int]:
+    """1, 2, 4, ... and n: the k of pass@k."""
+    return sorted({2**i for i in range(n.bit_length()) if 2**i <= n} | {n})
+
+
+def sampled_score(counts: Sequence[int], n: int, k: int) -> Score:
+    """pass@k of problems with so many correct ones of n samples."""
+    values, variances = [pass_at_k(n, c, k) for c in counts], [sampling_variance(n, c, k) for c in counts]
+    told = None if None in variances else math.sqrt(sum(variances)) / len(counts)
+    return Score(sum(values) / len(values), clustered_error(values), told)
+
+
+def scores(ids: Sequence[int], rows: Iterable[Mapping], samples: int = 0, greedy: bool = True) -> dict[str, dict[str, Score]]:
+    """{reading: {metric: Score}} of one benchmark; a problem of `ids` without rows counts as not answered.
+
+    rows: transcripts. greedy, samples: what was asked for; `samples` rows beside the greedy one for each problem, 0: none.
+    """
+    rows, result = list(rows), {}
+    for reading, key in READINGS.items():
+        right = {row["id"]: 0 for row in rows} | dict.fromkeys(ids, 0)
+        hits = {id for row in rows for id in [row["id"]] if row["sample"] == GREEDY and row[key] == Outcome.correct}
+        for row in rows:
+            right[row["id"]] += row["sample"] != GREEDY and row[key] == Outcome.correct
+        metrics = {}
+        if greedy:
+            values = [float(id in hits) for id in ids]
+            metrics[GREEDY_METRIC] = Score(sum(values) / len(values), clustered_error(values))
+        if samples:
+            counts = [right[id] for id in ids]
+            metrics[f"avg@{samples}"] = sampled_score(counts, samples, 1)
+            metrics |= {f"pass@{k}": sampled_score(counts, samples, k) for k in steps_to(samples)}
+        result[reading] = metrics
+    return result
+
+
+def average(of_benchmarks: Sequence[Score]) -> Score:
+    """Mean of benchmark scores; their errors are independent: sqrt(sum error^2) / number, None if one of them is."""
+    def combined(errors):
+        return None if None in errors else math.sqrt(sum(error**2 for error in errors)) / len(errors)
+
+    values, stderrs, samplings = zip(*of_benchmarks)
+    return Score(sum(values) / len(values), combined(stderrs), combined(samplings))
+
+
+def facts(rows: Sequence[Mapping], too_long: int, per_problem: int = 1) -> dict:
+    """Lengths, truncation and outcomes of rows of one kind; prompts that were too long enter the outcomes alone."""
+    made, absent = len(rows), too_long * per_problem
+    share = lambda key, kind: sum(row[key] == kind for row in rows) / max(1, made + absent)
+    mean = lambda values: sum(values) / max(1, made)
+    outcomes = {reading: {str(kind): share(key, kind) for kind in Outcome} | {"too_long": absent / max(1, made + absent)}
+                for reading, key in READINGS.items()}
+    return {"rows": made, "tokens": mean([row["tokens"] for row in rows]),
+            "truncated": mean([not row["stopped"] for row in rows]), "outcomes": outcomes}
+
+
+# ---- tables
+
+
+def our_lines(model: str, benchmarks: Mapping[str, Mapping]) -> list[Line]:
+    """A line for each metric and reading; benchmarks: name -> {"scores": {reading: {metric: Score}}}."""
+    lines, first = [], next(iter(benchmarks.values()))["scores"]
+    for metric in [name for name in first["strict"] if name != "pass@1"]:  # of samples: equals avg@k
+        for reading in READINGS:
+            cells = {name: part["scores"][reading][metric] for name, part in benchmarks.items()}
+            label = f"{model}, {metric}" + (", lenient" if reading == "lenient" else "")
+            lines.append(Line(label, cells | {AVERAGE: average(list(cells.values()))}))
+    return lines
+
+
+def published_lines(published: Mapping, names: Sequence[str]) -> list[Line]:
+    """The published rows that have one of these benchmarks; an average only where they have all of them.
+
+    published: {"source", "model", "unit": "percent", "rows": [{"method", "scores": {benchmark: percent}}]}.
+    """
+    lines = []
+    for row in published["rows"]:
+        cells = {name: Score(row["scores"][name] / 100) for name in names if name in row["scores"]}
+        if len(cells) == len(names):
+            cells[AVERAGE] = Score(sum(cell.value for cell in cells.values()) / len(names))
+        if cells:
+            lines.append(Line(f"published: {published['model']} {row['method']}", cells, published=True))
+    return lines
+
+
+def shown(score: Score | None, plus_minus: str = " ± ") -> str:
+    """Percent, ± standard error over problems, and in brackets the error over samples, where they are known."""
+    if score is None:
+        return ""
+    text = f"{100 * score.value:.1f}"
+    text += "" if score.stderr is None else f"{plus_minus}{100 * score.stderr:.1f}"
+    return text + ("" if score.sampling_error is None else f" [{100 * score.sampling_error:.1f}]")
+
+
+def markdown(benchmarks: Mapping[str, Mapping], lines: Sequence[Line], source: str, notes: Sequence[str]) -> str:
+    """The main table, what the columns mean, and lengths and outcomes of each benchmark."""
+    names = list(benchmarks)
+    head = ["%", *(f"{name} (n={part['n']})" for name, part in benchmarks.items()), AVERAGE]
+    body = [[line.label, *(shown(line.cells.get(name)) for name in [*names, AVERAGE])] for line in lines]
+    parts = [grid(head, body), "± standard error over problems; in brackets the error over samples, where some can be "
+             "left out. Strict reading unless lenient is said; pass@1 of the samples is avg@k."]
+    if any(line.published for line in lines):
+        parts.append(f"Lines marked published are those of {source}, not ours; an average stands where all the "
+                     "benchmarks shown were published.")
+    kinds = [*map(str, Outcome), "too_long"]
+    rows = []
+    for name, part in benchmarks.items():
+        for kind, told in part["facts"].items():
+            for reading in READINGS:
+                shares = [f"{100 * told['outcomes'][reading][outcome]:.1f}" for outcome in kinds]
+                rows.append([f"{name}, {kind}, {reading}", str(told["rows"]), f"{told['tokens']:.0f}",
+                             f"{100 * told['truncated']:.1f}", *shares])
+    parts.append(grid(["outcomes, % of rows", "rows", "mean tokens", "truncated", *kinds], rows))
+    return "\n\n".join([*parts, *notes]) + "\n"
+
+
+def grid(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, first column to the left, the others to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def as_csv(benchmarks: Mapping[str, Mapping], lines: Sequence[Line]) -> str:
+    """One record for each cell of the main table: line, published, benchmark, n, value, stderr, sampling_error."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["line", "published", "benchmark", "n", "value", "stderr", "sampling_error"])
+    for line in lines:
+        for name, score in line.cells.items():
+            n = benchmarks[name]["n"] if name in benchmarks and not line.published else ""
+            writer.writerow([line.label, int(line.published), name, n, *("" if x is None else repr(x) for x in score)])
+    return out.getvalue()
+
+
+def latex(benchmarks: Mapping[str, Mapping], lines: Sequence[Line]) -> str:
+    """The main table as a tabular of booktabs, published lines behind a rule."""
+    escape = lambda text: "".join(f"\\{c}" if c in "_%&#$" else c for c in text)
+    head = [r"\%", *(escape(f"{name} (n={part['n']})") for name, part in benchmarks.items()), AVERAGE]
+    rows = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
+    for before, line in zip([None, *lines], lines):
+        if line.published and before is not None and not before.published:
+            rows.append(r"\midrule")
+        cells = [shown(line.cells.get(name), r" $\pm$ ") for name in [*benchmarks, AVERAGE]]
+        rows.append(" & ".join([escape(line.label), *cells]) + r" \\")
+    return "\n".join([*rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def tables(report: Mapping, published: Mapping) -> dict[str, str]:
+    """File name -> text of results.json, table.md, table.csv and table.tex.
+
+    report: {"model", "settings", "benchmarks": {name: {"n", "too_long", "facts", "scores"}}}; published rows are put
+    beside ours where they have one of the benchmarks.
+    """
+    benchmarks, s = report["benchmarks"], report["settings"]
+    ours, stated = our_lines(report["model"], benchmarks), published_lines(published, list(benchmarks))
+    note = (f"{report['model']}: {s['dtype']}, at most {s['max_new']} new tokens, prompt {s['prompt']}"
+            + (f", samples at temperature {s['temperature']}, seed {s['seed']}" if s["samples"] > 1 or not s["greedy"] else ""))
+    named = lambda part: {reading: {metric: score._asdict() for metric, score in metrics.items()}
+                          for reading, metrics in part["scores"].items()}
+    content = {**report, "benchmarks": {name: {**part, "scores": named(part)} for name, part in benchmarks.items()},
+               "averages": {line.label: line.cells[AVERAGE]._asdict() for line in ours}}
+    if stated:
+        content["published"] = published
+    lines = ours + stated
+    return {"results.json": json.dumps(content, indent=1) + "\n", "table.csv": as_csv(benchmarks, lines),
+            "table.tex": latex(benchmarks, lines), "table.md": markdown(benchmarks, lines, published["source"], [note + "."])}

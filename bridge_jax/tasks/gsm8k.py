@@ -1,0 +1,37 @@
+r"""GSM8K (Cobbe et al. 2021): grade-school word problems with integer answers; 7,473 to train on, its own 1,319 held out.
+
+The data's solutions end in "#### n", or, in the JSONL, in the sentence before it: the demonstration says the answer in a box at
+its end, as the prompt asks. Calculator marks <<...>> are removed.
+"""
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from bridge_jax import problems, tasks
+from bridge_jax.problems import Source
+from bridge_jax.types import Task
+
+CLAIMS = True
+MARKS = re.compile(r"<<.*?>>")
+FIELDS = {"problem": "question", "answer": lambda row: row["answer"].rpartition("####")[2].strip().replace(",", ""),
+          "solution": lambda row: MARKS.sub("", row["answer"].rpartition("####")[0]).strip()}
+TRAIN = Source("train/gsm8k_train.jsonl", ("openai/gsm8k", "main"), "train", 7473, "a748a3bf0ea9", FIELDS)
+TEST = Source("train/gsm8k_test.jsonl", ("openai/gsm8k", "main"), "test", 1319, "4452dc589f71", FIELDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(tasks.Training):
+    """Settings; held_out adds benchmarks to the task's own test set."""
+
+
+def solution(row: dict) -> str:
+    """The data's solution with the answer in a box at its end."""
+    worked = row.get("solution", "").strip()
+    return f"{worked}\nThe answer is \\boxed{{{row['answer']}}}." if worked else ""
+
+
+def make(cfg: Config) -> Task:
+    """The first split is the data's own test set."""
+    train, test = (problems.read(source, cfg.data_dir, cfg.allow_changed_data) for source in (TRAIN, TEST))
+    return tasks.training("gsm8k", train, solution, cfg, {"gsm8k": tuple(tasks.of_row(row) for row in test)})

@@ -1,0 +1,18 @@
+"""MATH500: 500 problems of the MATH test set (Hendrycks et al. 2021), chosen by Lightman et al. 2023.
+
+Answers are compared as mathematics; units and degrees may be left out.
+"""
+from __future__ import annotations
+
+from bridge_jax import tasks
+from bridge_jax.problems import Source
+from bridge_jax.types import Task
+
+CLAIMS = True
+Config = tasks.Benchmark
+SOURCE = Source("benchmarks/math500.jsonl", ("HuggingFaceH4/MATH-500",), "test", 500, "db657b4eb43f", {"id": "unique_id"})
+
+
+def make(cfg: Config) -> Task:
+    """The benchmark as a task without training data."""
+    return tasks.benchmark("math500", SOURCE, cfg)

@@ -1,0 +1,33 @@
+r"""OlympiadBench (He et al. 2024), OE_TO_maths_en_COMP: 675 open-ended competition problems in English, text only.
+
+Its own rules, from its fields: `is_multiple_answer` - several answers, in any order; `error` - an absolute tolerance; `unit` -
+may be stated or left out; tuples in order, intervals with their brackets. The gold answer is the first entry of `final_answer`
+without its outer dollars, so that several answers keep an inner "$,$".
+"""
+from __future__ import annotations
+
+from bridge_jax import tasks
+from bridge_jax.grading.outcome import Rule
+from bridge_jax.problems import Source
+from bridge_jax.types import Task
+
+CLAIMS = True
+Config = tasks.Benchmark
+SOURCE = Source("benchmarks/olympiadbench.jsonl", ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP"), "train", 675, "38ec789e54de",
+                {"id": lambda row: str(row["id"]), "problem": "question",
+                 "answer": lambda row: row["final_answer"][0].strip("$")})
+
+
+def rule(row: dict) -> Rule:
+    """How this row is compared."""
+    error = row.get("error") or "0"
+    try:
+        absolute = float(error)
+    except ValueError:
+        raise ValueError(f"olympiadbench, id {row['id']}: error {error!r} is no number") from None
+    return Rule(absolute=absolute, parts=bool(row.get("is_multiple_answer")), unit=row.get("unit") or "")
+
+
+def make(cfg: Config) -> Task:
+    """The benchmark as a task without training data."""
+    return tasks.benchmark("olympiadbench", SOURCE, cfg, rule)

@@ -1,0 +1,116 @@
+"""Transcripts and manifests on disk: torn lines, full disks, folders of other evaluations."""
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+
+import pytest
+
+from bridge_jax import transcripts
+from bridge_jax.transcripts import Transcripts
+
+
+@contextlib.contextmanager
+def disk_for(size: int):
+    """No file of this process can grow beyond so many bytes, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def row(id: int, sample=0, text: str = "é\ud800\n") -> dict:
+    return {"id": id, "sample": sample, "text": text}
+
+
+def test_rows_come_back_and_none_is_written_twice(tmp_path):
+    path = tmp_path / "task.jsonl"
+    store = Transcripts(path)
+    store.append([row(1), row(1, "greedy"), row(2)])
+    store.append([row(2, text="other"), row(3)])
+    assert list(Transcripts(path).rows) == [(1, 0), (1, "greedy"), (2, 0), (3, 0)]
+    assert Transcripts(path).rows[2, 0] == row(2) and Transcripts(path).rows == store.rows
+    assert len(path.read_bytes().splitlines()) == 4
+
+
+@pytest.mark.parametrize("kept", [0, 1, -1])
+def test_a_torn_last_line_is_dropped(tmp_path, kept):
+    """Wherever the kill came, even between the last brace and the newline."""
+    path = tmp_path / "task.jsonl"
+    Transcripts(path).append([row(1), row(2)])
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    path.write_bytes(whole[:first + kept] if kept >= 0 else whole[:-1])
+    store = Transcripts(path)
+    assert list(store.rows) == [(1, 0)] and path.read_bytes() == whole[:first]
+    store.append([row(2)])
+    assert path.read_bytes() == whole
+
+
+def test_a_broken_line_inside_is_named(tmp_path):
+    path = tmp_path / "task.jsonl"
+    Transcripts(path).append([row(1), row(2)])
+    lines = path.read_text().splitlines()
+    for broken in ("{", "[1]", '{"id": 1}', '"text"'):
+        path.write_text("\n".join([lines[0], broken, lines[1]]) + "\n")
+        with pytest.raises(ValueError, match="task.jsonl: line 2 is no row of a transcript"):
+            Transcripts(path)
+
+
+def test_a_full_disk_loses_nothing_that_was_written(tmp_path):
+    path = tmp_path / "task.jsonl"
+    store = Transcripts(path)
+    store.append([row(1)])
+    before = path.read_bytes()
+    with disk_for(len(before) + 30), pytest.raises(OSError, match="The 1 rows written before are complete; make room"):
+        store.append([row(2), row(3)])
+    assert path.read_bytes() == before and list(store.rows) == [(1, 0)]
+    store.append([row(2), row(3)])
+    assert list(Transcripts(path).rows) == [(1, 0), (2, 0), (3, 0)]
+
+
+def test_a_table_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "table.md"
+    transcripts.write(path, "old")
+    with disk_for(100), pytest.raises(OSError, match="what stood there before is unchanged"):
+        transcripts.write(path, "new" * 100)
+    assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["table.md"]
+
+
+MADE = {"model": {"weights": "abc"}, "generation": {"max_new": 5, "dtype": "float32"}, "task one": {"data": "x"}}
+
+
+def test_a_folder_that_was_made_otherwise_is_refused(tmp_path):
+    folder = transcripts.open_folder(tmp_path / "deep" / "out", MADE)
+    assert transcripts.open_folder(folder, MADE) == folder
+    with pytest.raises(ValueError, match=r"made otherwise:\n.*asked for +there\n +generation.max_new +6 +5\nTake another"):
+        transcripts.open_folder(folder, MADE | {"generation": {"max_new": 6, "dtype": "float32"}})
+    with pytest.raises(ValueError, match="task one.data"):
+        transcripts.open_folder(folder, MADE | {"task one": {"data": "y"}})
+    assert json.loads((folder / "manifest.json").read_text()) == MADE
+
+
+def test_groups_can_be_added(tmp_path):
+    other = {key: MADE[key] for key in ("model", "generation")} | {"task two": {"data": "z"}, "sampled": {"samples": 4}}
+    transcripts.open_folder(tmp_path, MADE)
+    transcripts.open_folder(tmp_path, other)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == MADE | other
+    with pytest.raises(ValueError, match="sampled.samples"):
+        transcripts.open_folder(tmp_path, MADE | {"sampled": {"samples": 8}})
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="--out=.*give a folder that can be written"):
+        transcripts.open_folder(tmp_path / "file", MADE)
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    (lost / "task.jsonl").write_text("")
+    with pytest.raises(ValueError, match="holds task.jsonl but no manifest.json"):
+        transcripts.open_folder(lost, MADE)
+    (lost / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="is no manifest of an evaluation"):
+        transcripts.open_folder(lost, MADE)
