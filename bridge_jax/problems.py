@@ -6,6 +6,7 @@ expert traces, and the overlap of training problems with benchmarks by word n-gr
 """
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 import logging
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 from bridge_jax.types import Problem
 
 logger = logging.getLogger(__name__)
-NGRAM = 13  # words
+NGRAM = 13     # words
+PHRASING = 0.05  # runs of words in a larger share of the training problems are how such problems are put, not what they are
 
 
 class Source(NamedTuple):
@@ -109,7 +111,10 @@ def content_hash(rows: Iterable[dict]) -> str:
 
 def once(problems: Sequence[Problem], where: str) -> tuple[Problem, ...]:
     """The problems without later ones of the same id, that is of the same text; what is left out is counted."""
-    kept = tuple({problem.id: problem for problem in reversed(problems)}.values())[::-1]
+    first: dict[int, Problem] = {}
+    for problem in problems:
+        first.setdefault(problem.id, problem)
+    kept = tuple(first.values())
     if len(kept) < len(problems):
         logger.warning("%s: %d of %d problems left out, they stand there twice", where, len(problems) - len(kept), len(problems))
     return kept
@@ -142,18 +147,20 @@ def words(text: str) -> list[str]:
 
 
 def grams(text: str, n: int = NGRAM) -> set[tuple[str, ...]]:
-    """All runs of n words; the whole text where it is shorter."""
+    """All runs of n words; where it has fewer, the whole text with its marks, which then make all the difference."""
     found = words(text)
-    return {tuple(found[i:i + n]) for i in range(max(1, len(found) - n + 1))}
+    if len(found) < n:
+        return {tuple(text.lower().split())}
+    return {tuple(found[i:i + n]) for i in range(len(found) - n + 1)}
 
 
 def overlap(train: Sequence[Problem], benchmark: Sequence[Problem], n: int = NGRAM) -> list[tuple[int, int]]:
-    """(id of the training problem, id of the benchmark's) for pairs that share a run of n words."""
-    known: dict[tuple[str, ...], int] = {}
-    for problem in benchmark:
-        known |= dict.fromkeys(grams(problem.question, n), problem.id)
-    hits = ((problem.id, next((known[gram] for gram in grams(problem.question, n) if gram in known), None)) for problem in train)
-    return [(mine, theirs) for mine, theirs in hits if theirs is not None]
+    """(id of the training problem, id of a benchmark's) for each training problem that shares a run of n words with one."""
+    known = {gram: problem.id for problem in benchmark for gram in grams(problem.question, n)}
+    shared = [(problem.id, {gram for gram in grams(problem.question, n) if gram in known}) for problem in train]
+    counts = collections.Counter(gram for _, found in shared for gram in found)
+    telling = lambda found: sorted(gram for gram in found if counts[gram] <= max(10, PHRASING * len(train)))
+    return [(id, known[gram]) for id, found in shared for gram in telling(found)[:1]]
 
 
 def overlap_report(train: Sequence[Problem], splits: dict[str, Sequence[Problem]]) -> str:

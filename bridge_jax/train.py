@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bridge_jax import checkpoint, data, evaluate, logbook, rollout, settings, setup, sharding, tasks
+from bridge_jax import checkpoint, data, evaluate, logbook, problems, rollout, settings, setup, sharding, tasks
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
 from bridge_jax.models import params
@@ -103,8 +103,8 @@ def collect(run: Run, parts: list[rollout.Samples], indices) -> tuple[Rollouts, 
     for part, start in zip(parts, range(0, len(indices), size)):
         samples = jax.device_get(part)  # waits for this part; the next is already running
         began = time.monotonic()
-        problems = [run.prompts.problems[i] for i in indices[start:start + size]]
-        graded.append(evaluate.grade(run.task, run.tokenizer, problems, samples, run.pool))
+        asked = [run.prompts.problems[i] for i in indices[start:start + size]]
+        graded.append(evaluate.grade(run.task, run.tokenizer, asked, samples, run.pool))
         grading += time.monotonic() - began
     join = lambda *leaves: np.concatenate(leaves)
     samples = jax.tree.map(join, *(part.samples for part in graded))
@@ -138,7 +138,9 @@ def greedy_evaluation(run: Run, programs: Programs, state: TrainState, interrupt
 
     metrics, rows = {}, s.eval.rows
     for split, prompts in run.splits.items():
-        metrics |= evaluate.evaluate(one_each, phi, run.task, run.tokenizer, split, prompts, rows, run.buckets, run.pool)[0]
+        too_long = len(run.task.splits[split][:s.eval.limit or None]) - len(prompts.problems)
+        metrics |= evaluate.evaluate(one_each, phi, run.task, run.tokenizer, split, prompts, rows, run.buckets, run.pool,
+                                     too_long)[0]
     return metrics | {"time/eval_s": time.monotonic() - began}
 
 
@@ -240,8 +242,12 @@ def train_with(pool: Pool | None, config: ConfigDict, workdir: str, stop_at: int
     logbook.open_run(workdir, settings.to_json(config), changes, force_config, FREE_KEYS, setup.facts(run))
     if changes:
         print(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json", flush=True)
-    with open(os.path.join(workdir, "batch.txt"), "w") as file:
-        file.write(s.batch.format() + "\n")
+    seen = {problem.id: problem for problem in (*run.task.train, *run.task.demos)}.values()
+    overlap = problems.overlap_report(tuple(seen), run.task.splits)
+    print(overlap, flush=True)
+    for name, text in (("batch.txt", s.batch.format()), ("overlap.txt", overlap)):
+        with open(os.path.join(workdir, name), "w") as file:
+            file.write(text + "\n")
     return resume(run, workdir, min(s.steps, stop_at or s.steps), interrupt)
 
 

@@ -5,17 +5,13 @@ methods and of the chosen task, and a key that the chosen method never reads is 
 """
 from ml_collections import ConfigDict
 
+from configs import tasks
+
 
 def recipe(learning_rate: float) -> ConfigDict:
     """AdamW for one label (bridge_jax/optim.py Recipe)."""
     return ConfigDict(dict(learning_rate=learning_rate, schedule="constant", end_ratio=0.0, warmup_steps=0, decay_steps=0,
                            clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0))
-
-
-def arithmetic() -> ConfigDict:
-    """The built-in task (bridge_jax/tasks/arithmetic.py)."""
-    return ConfigDict(dict(name="arithmetic", levels=(2, 3), weights=(), hard_levels=(), train_size=1000, demo_size=100,
-                           eval_size=100, corrupt=0.0, negative=False, style="compact", system="", shots=0, seed=0))
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
@@ -33,7 +29,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
                     # grpo
                     clip_low=0.2, clip_high=0.2, updates_per_batch=1),
         optim=dict(base=recipe(5e-7), lora=recipe(5e-7)),
-        task=arithmetic(),
+        task=tasks.arithmetic(),
         data=dict(tokenizer="", buckets=(64,)),
         rollout=dict(temperature=1.0, max_new=64, cache_dtype="float32", calls=1),
         batch=dict(prompts_per_step=64, samples_per_prompt=5, demos_per_step=64, microbatch_rows=8),

@@ -18,5 +18,7 @@ ARCH = dict(model_type="llama", hidden_size=3072, num_hidden_layers=28, num_atte
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
-    """500 steps on Llama-3.2-3B."""
-    return paper.get_config(method, "meta-llama/Llama-3.2-3B", ARCH)
+    """500 steps on Llama-3.2-3B; the base model has no chat template."""
+    config = paper.get_config(method, "meta-llama/Llama-3.2-3B", ARCH)
+    config.task.prompt = "plain"
+    return config

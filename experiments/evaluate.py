@@ -23,7 +23,7 @@ from experiments.train import fail, log_to_stderr, parse_flags, use_compilation_
 logger = logging.getLogger(__name__)
 PUBLISHED = Path(__file__).parent / "paper" / "published.json"
 MAX_NEW, BUCKETS = 5000, (64, 128, 256, 512, 1024, 2048)
-PROMPTS, MESHES = ("boxed", "plain"), ("fsdp", "data", "tensor")
+PROMPTS, MESHES = ("", "boxed", "plain"), ("fsdp", "data", "tensor")
 UNGRADED = 0.05  # share of timeouts and grader errors that is warned about
 
 
@@ -41,7 +41,7 @@ class Asked:
     seed: int = 0
     buckets: tuple[int, ...] = ()
     dtype: str = ""
-    prompt: str = "boxed"
+    prompt: str = ""
     mesh: str = "fsdp"            # axis that gets all devices
 
     @property
@@ -77,7 +77,7 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
         if needs_pool(names):
             grader.start()  # before anything touches the devices
         from bridge_jax import checkpoint, results, settings, setup, sharding, transcripts
-        given = open_model(model, asked)
+        given = open_model(model)
         asked = settle(asked, given)
         print(f"{given.label}: {given.cfg.family}, {asked.dtype}; buckets {asked.buckets}, at most {asked.max_new} new tokens",
               flush=True)
@@ -116,7 +116,9 @@ def check(asked: Asked) -> None:
                          "The greedy completion is made without --samples")
     for key, allowed in (("prompt", PROMPTS), ("mesh", MESHES)):
         if getattr(asked, key) not in allowed:
-            raise ValueError(f"--{key}={getattr(asked, key)!r}; allowed: {', '.join(allowed)}")
+            raise ValueError(f"--{key}={getattr(asked, key)!r}; allowed: {', '.join(filter(None, allowed))}")
+    if asked.prompt and not asked.tasks:
+        raise ValueError(f"--prompt={asked.prompt} without --tasks: a run is asked its own task as it was in training")
 
 
 # ---- grading
@@ -177,14 +179,9 @@ def own_task(model: str) -> tuple[str, ...]:
     return (config["task"]["name"],)
 
 
-def open_model(path: str, asked: Asked) -> Model:
+def open_model(path: str) -> Model:
     """A run directory or an HF folder (or hub name); no weights are read yet."""
-    opened = open_folder(path) if run_config(path) is None else open_run(path)
-    if asked.prompt == "plain":
-        if not hasattr(opened.tokenizer, "inner"):
-            raise ValueError("--prompt=plain, but this tokenizer has no chat template to leave out; take --prompt=boxed")
-        opened.tokenizer.inner.chat_template = None  # HFTokenizer.render then writes the messages one below the other
-    return opened
+    return open_folder(path) if run_config(path) is None else open_run(path)
 
 
 def open_folder(path: str) -> Model:
@@ -243,7 +240,8 @@ def settle(asked: Asked, model: Model) -> Asked:
               "for the prompt", flush=True)
     native = model.run.settings.model.dtype if model.run else "float32" if jax.default_backend() == "cpu" else "bfloat16"
     limit = asked.limit or (own.eval.limit if own else 0)
-    return dataclasses.replace(asked, buckets=buckets, max_new=max_new, dtype=asked.dtype or native, limit=limit,
+    prompt = asked.prompt or getattr(model.run.settings.task if model.run else None, "prompt", "boxed")
+    return dataclasses.replace(asked, prompt=prompt, buckets=buckets, max_new=max_new, dtype=asked.dtype or native, limit=limit,
                                rows=asked.rows or (own.eval.rows if own else 16))
 
 
@@ -260,8 +258,11 @@ def read_tasks(asked: Asked, model: Model) -> list[Benchmark]:
         made = []
         for name in dict.fromkeys(asked.tasks):
             Config = tasks.load(name).Config
-            reads = "data_dir" in {field.name for field in dataclasses.fields(Config)}
-            made.append(tasks.load(name).make(Config(data_dir=asked.data_dir) if reads and asked.data_dir else Config()))
+            known = {field.name for field in dataclasses.fields(Config)}
+            if asked.prompt == "plain" and "prompt" not in known:
+                raise ValueError(f"--prompt=plain: task {name!r} has one way to ask only; leave the flag out")
+            given = {"data_dir": asked.data_dir, "prompt": asked.prompt}
+            made.append(tasks.load(name).make(Config(**{key: given[key] for key in given if key in known})))
     else:
         made = [model.run.task]
     for task in made:
@@ -283,7 +284,7 @@ def manifest(asked: Asked, model: Model, benchmarks: list[Benchmark]) -> dict[st
 
     numbers = {key: repr(value) for key, value in dataclasses.asdict(model.cfg).items()}
     groups = {"model": {"config": settings.fingerprint(numbers)},
-              "generation": {key: getattr(asked, key) for key in ("dtype", "max_new", "prompt")}}
+              "generation": {key: getattr(asked, key) for key in ("dtype", "max_new")}}
     if asked.sampled:
         groups["sampled"] = {"samples": asked.sampled, "temperature": asked.temperature, "seed": asked.seed}
     for benchmark in benchmarks:  # --limit and --rows are free: a larger limit adds problems and changes none
@@ -360,7 +361,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", default.seed, "of the samples")
     flags.DEFINE_list("buckets", [], "prompt lengths that programs are compiled for, rising; empty: powers of two")
     flags.DEFINE_string("dtype", "", "float32 or bfloat16; empty: that of the run, else float32 on a CPU, bfloat16 elsewhere")
-    flags.DEFINE_enum("prompt", default.prompt, PROMPTS, "through the model's chat template, or (base models) without one")
+    flags.DEFINE_enum("prompt", default.prompt, PROMPTS, "boxed: through the model's chat template; plain: running text, for "
+                      "base models. Empty: as in the run's training, else boxed")
     flags.DEFINE_enum("mesh", default.mesh, MESHES, "what is spread over all devices: weights, nothing but rows, or heads")
 
 

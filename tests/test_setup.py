@@ -12,13 +12,13 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from bridge_jax import methods, optim, settings, setup, sharding
-from bridge_jax.tasks import arithmetic
+from bridge_jax import methods, optim, settings, setup, sharding, tasks
 from configs import base
+from configs import tasks as task_groups
 from tests import tiny_runs
 
 CONFIGS = sorted(path.stem for path in pathlib.Path(base.__file__).parent.glob("*.py") if path.stem != "__init__")
-EXPERIMENTS = [name for name in CONFIGS if name != "base" and list(inspect.signature(
+EXPERIMENTS = [name for name in CONFIGS if name not in ("base", "tasks") and list(inspect.signature(
     importlib.import_module(f"configs.{name}").get_config).parameters) == ["method"]]  # the others are parts of these
 
 
@@ -34,7 +34,7 @@ def defaults(cls: type) -> dict:
 
 GROUPS = {"model": setup.Model, "data": setup.Data, "rollout": setup.Rollout, "batch": setup.Batch,
           "mesh": sharding.MeshConfig, "eval": setup.Eval, "checkpoint": setup.Checkpoint, "log": setup.Log,
-          "optim.base": optim.Recipe, "optim.lora": optim.Recipe, "task": arithmetic.Config}
+          "optim.base": optim.Recipe, "optim.lora": optim.Recipe, "task": tasks.load("arithmetic").Config}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -44,6 +44,18 @@ def test_base_lists_every_field_with_its_default(group):
         listed = listed[key]
     listed.pop("name", None)
     assert listed == defaults(GROUPS[group])
+
+
+def test_every_task_to_train_on_has_its_group():
+    """Key by key and default by default; benchmarks alone need none."""
+    for name in tasks.names():
+        Config = tasks.load(name).Config
+        if Config is tasks.Benchmark:
+            assert not hasattr(task_groups, name)
+        else:
+            assert settings.to_json(getattr(task_groups, name)()) == {"name": name} | defaults(Config), name
+    assert task_groups.limr(data_dir="d", train_size=3).to_dict() | {"name": "limr"} == (
+        task_groups.limr().to_dict() | {"data_dir": "d", "train_size": 3})
 
 
 def test_base_lists_every_methods_keys():
