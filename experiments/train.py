@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
     log_to_stderr()
     use_compilation_cache()
     from bridge_jax import train
+    from bridge_jax.grading import pool, selftest
     from configs.base import get_config
     given = flags.FLAGS
     try:
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("where it came from", exc_info=True)
         fail(str(error))
-    except (train.Diverged, train.GraderFailed) as error:
+    except (train.Diverged, train.GraderFailed, selftest.GraderBroken, pool.PoolError) as error:
         fail(str(error), code=3)
     shown = ("step", "reward/mean", "eval/held_out_accuracy", "eval/held_out_stderr", "time/train_s")
     print("  ".join(f"{key} {value:.4g}" for key, value in end.items() if key in shown))

@@ -1,9 +1,10 @@
 r"""Whether an answer equals the gold answer: a cheap stage that decides almost all, and symbolic algebra for the rest.
 
 `compare` runs in the trainer's process: limits first, then text after normalisation, exact numbers (fractions, decimals,
-percent, mixed and scientific), and the parts of lists, tuples, intervals, sets and matrices one by one. It evaluates nothing
-and takes linear time. What it cannot decide becomes a Claim; `symbolic` judges that with math-verify and sympy, part by part on
-the short strings, and runs in the processes of grading.pool alone, because nothing but SIGKILL ends some expressions.
+percent, mixed and scientific), and the parts of lists, tuples, intervals, sets and matrices one by one; formulas whose
+values differ at one point (probe.py) are different. It takes linear time. What it cannot decide becomes a Claim; `symbolic`
+judges that with math-verify and sympy, part by part on the short strings, and runs in the processes of grading.pool alone,
+because nothing but SIGKILL ends some expressions.
 Strict: 0.333 is not 1/3, 11_2 is not 11, (1,2) is not [1,2), 5 km is not 5 m; a unit may be stated or left out. Digits that are
 not ASCII are unreadable. Left out: several answers chained by "=", proofs, answers in words beyond equal words.
 """
@@ -13,6 +14,7 @@ import re
 from fractions import Fraction
 from typing import Callable, NamedTuple
 
+from bridge_jax.grading import probe
 from bridge_jax.grading.outcome import Claim, Outcome, Rule
 
 LONGEST, DEEPEST, MOST_DIGITS = 400, 20, 60  # characters of an answer, open brackets at once, digits of one number
@@ -226,6 +228,8 @@ def cheap(gold: str, answer: str, rule: Rule) -> bool | None:
     if any(re.search(r"[0-9]\s*_", g) for g in (g, a)) and (x is not None or y is not None):  # 11_2 is not 11
         return False
     if bool(PROSE.search(g)) != bool(PROSE.search(a)):  # an expression and a sentence around it
+        return False
+    if ("=" in g) != ("=" in a) or probe.differ(g, a, rule.absolute, rule.relative):
         return False
     return None
 

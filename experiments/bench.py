@@ -1,0 +1,112 @@
+"""Measure: `python -m experiments.bench CASE [--repeats=5]`; one JSON line for each repeat, the last with the medians.
+
+Cases: grade - answers a second through box, cheap stage and worker processes, and the share that the cheap stage decides.
+Its answers are those of reference solutions (--data_dir: a folder with MATH's and GSM8K's JSONL), each one graded against
+its own gold answer and against that of the next problem; without --data_dir a made-up mix in about MATH's proportions.
+"""
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import time
+from importlib import metadata
+from pathlib import Path
+
+from absl import app, flags
+
+from bridge_jax import problems
+from bridge_jax.grading import equivalence, selftest
+from bridge_jax.grading.extract import last_boxed
+from bridge_jax.grading.outcome import Claim, Rule
+from bridge_jax.grading.pool import Pool
+from experiments.train import fail, log_to_stderr, parse_flags
+
+VERSIONS = ("jax", "jaxlib", "sympy", "math-verify")
+FILES = ("math_test_minus_math500.jsonl", "gsm8k_test.jsonl")  # their solutions were made by people, not by us
+
+
+def made_up(count: int) -> list[tuple[str, str]]:
+    """(gold, text) of answers in about MATH's proportions: two thirds whole numbers, then fractions, roots, expressions."""
+    draw = random.Random(0)
+    number = lambda: draw.randint(2, 99)
+    kinds = ((66, lambda: f"{number()}"), (14, lambda: rf"\frac{{{number()}}}{{{number()}}}"),
+             (6, lambda: rf"{number()}\sqrt{{{number()}}}"), (5, lambda: f"({number()},{number()})"),
+             (4, lambda: f"{number()}.{number()}"), (3, lambda: rf"\text{{{draw.choice('ABCDE')}}}"),
+             (2, lambda: f"{number()}x^2+{number()}"))
+    golds = [kind() for kind in draw.choices([kind for _, kind in kinds], [share for share, _ in kinds], k=count)]
+    return [(gold, f"Working it out step by step gives {number()} and then more. So it is \\boxed{{{gold}}}.")
+            for gold in golds]
+
+
+def reference(data_dir: str) -> list[tuple[str, str]]:
+    """(gold, solution) of the reference solutions there are under data_dir."""
+    rows = []
+    for name in FILES:
+        path = Path(data_dir) / "train" / name
+        path = path if path.is_file() else Path(data_dir) / name
+        rows += [(row["answer"], row["solution"] if "boxed" in row["solution"] else
+                  f"{row['solution']} The answer is \\boxed{{{row['answer']}}}.")
+                 for row in problems.jsonl(path) if row.get("solution")]
+    return rows
+
+
+def grade(repeats: int) -> list[dict]:
+    """Answers a second, and what the cheap stage decides of them."""
+    data_dir = flags.FLAGS.data_dir
+    right = reference(data_dir) if data_dir else made_up(4000)
+    other = [(gold, text) for (gold, _), (_, text) in zip(right, right[1:] + right[:1])]
+    rows = [(gold, text, Rule()) for gold, text in right + other]
+    random.Random(1).shuffle(rows)
+    claims = sum(isinstance(equivalence.compare(gold, last_boxed(text) or "", rule), Claim) for gold, text, rule in rows)
+    lines = []
+    with Pool() as pool:
+        began = time.monotonic()
+        selftest.check(pool)
+        start = time.monotonic() - began
+        for _ in range(repeats):
+            began = time.monotonic()
+            outcomes = selftest.grade(rows, pool)
+            seconds = time.monotonic() - began
+            lines.append({"answers_per_s": len(rows) / seconds, "seconds": seconds, "answers": len(rows),
+                          "cheap_share": 1 - claims / len(rows), "selftest_s": start, "workers_killed": pool.killed,
+                          "correct_share": sum(outcome == "correct" for outcome in outcomes) / len(rows)})
+    return lines
+
+
+CASES = {"grade": grade}
+
+
+def main(argv: list[str]) -> None:
+    """Run the case, print its lines and the median."""
+    if len(argv) != 2 or argv[1] not in CASES:
+        fail(f"expected one case, got {argv[1:]}; allowed: {', '.join(CASES)}")
+    if flags.FLAGS.repeats < 1:
+        fail(f"--repeats={flags.FLAGS.repeats}; allowed: at least 1")
+    log_to_stderr()
+    about = {"case": argv[1], "cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(),
+             "versions": {name: metadata.version(name) for name in VERSIONS}}
+    try:
+        lines = CASES[argv[1]](flags.FLAGS.repeats)
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(str(error))
+    peak = {who: resource.getrusage(kind).ru_maxrss / 2**10 for who, kind in
+            (("self", resource.RUSAGE_SELF), ("workers", resource.RUSAGE_CHILDREN))}
+    for line in lines:
+        print(json.dumps(about | line))
+    medians = {key: statistics.median(line[key] for line in lines) for key in lines[0]}
+    print(json.dumps(about | medians | {"median_of": len(lines), "peak_mb": peak}))
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_integer("repeats", 5, "how often")
+    flags.DEFINE_string("data_dir", "", "grade: a folder with reference solutions")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)
