@@ -40,7 +40,7 @@ def test_no_value_and_so_no_verdict(text):
 
 def test_values():
     """By hand; precedence as in print."""
-    for text, wanted in (("1+2*3", 7), ("2(3+4)", 14), ("6/3*2", 4), ("2^{3}(2)", 16), (r"\frac{1}{2}3", 1.5), ("-3+5", 2),
+    for text, wanted in (("1+2*3", 7), ("2(3+4)", 14), ("6/3*2", 4), ("2^{3}(2)", 16), (r"\frac{1}{2}(3)", 1.5), ("-3+5", 2),
                          (r"\sqrt{-4}", 2j), ("e^2", math.e**2), (r"2\pi", 2 * math.pi), (r"\sqrt[3]{27}(2)", 6),
                          ("2x^2", 2 * probe.at("x")**2)):
         assert probe.value(text) == pytest.approx(wanted, rel=1e-12), text
