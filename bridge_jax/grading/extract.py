@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 STATED = re.compile(r"(?:####|\banswer\s*(?:is|:|=)|\banswer\s+would\s+be)\s*:?\s*(.+)", re.IGNORECASE)
-MATHS = re.compile(r"\$([^$\n]{1,200})\$|\\\((.{1,200}?)\\\)")
+MATHS = re.compile(r"\$(?!\s)([^$\n]{1,200})(?<!\s)\$(?![0-9])|\\\((.{1,200}?)\\\)")  # "$5 and $6" is money
 NUMBER = re.compile(r"(?<![\w.])-?\$?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?")
 TAIL = 2000  # characters at the end in which the lenient reading looks
 # A box, a backslash pair that does not escape a box (over-escaped output writes \\boxed), an escaped brace, a brace.
@@ -37,7 +37,7 @@ def last_boxed(text: str) -> str | None:
 
 def lenient_answer(text: str) -> str | None:
     r"""For evaluation, beside the strict reading: the last box; else what the text states behind "the answer is" or ####; else
-    its last $...$; else its last number. Never for rewards: a model would learn to name numbers instead of reasoning."""
+    its last $...$; else what follows = in the last line; else its last number. Never for rewards: a model would learn to name numbers instead of reasoning."""
     if (boxed := last_boxed(text)) is not None:
         return boxed
     tail = text[text.rfind("</think>") + len("</think>"):] if "</think>" in text else text
@@ -51,5 +51,7 @@ def lenient_answer(text: str) -> str | None:
         return numbers[0].rstrip(",.") if numbers else line
     if found := MATHS.findall(tail):
         return found[-1][0] or found[-1][1]
-    numbers = NUMBER.findall(tail)
-    return numbers[-1].rstrip(",.") if numbers else None
+    last_line = tail.rstrip().rpartition("\n")[2]
+    numbers = NUMBER.findall(last_line.rpartition("=")[2])[:1] if "=" in last_line else []
+    numbers = numbers or NUMBER.findall(tail)[-1:]
+    return numbers[0].rstrip(",.") if numbers else None

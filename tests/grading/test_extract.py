@@ -111,7 +111,8 @@ def test_imports_no_jax():
     (r"It is 7, so \boxed{9}. The answer is 8.", "9"), ("5 and 6. The answer is 12.", "12"), ("#### 1,234", "1,234"),
     ("Final answer: $x+1$.", "x+1"), ("so we get $y=2$ and $z=3$", "z=3"), ("first 3, then 4/5 of it, hence 0.75", "0.75"),
     ("The answer is $18 per day", "$18"), ("no number", None), ("<think>41</think> none", None), ("", None),
-    ("The answer is Monday.", "Monday")])
+    ("The answer is Monday.", "Monday"), ("I have $5 and $6 of $20", "$20"), ("so $400 + $60 = $460 for the week", "$460"),
+    ("9 + 6 = 15 liters out of the 24 liters", "15"), ("It costs $17/$8.50 = 2 of them", "2")])
 def test_lenient_answer(text, answer):
     """For evaluation only: box, then what is stated, then the last formula, then the last number."""
     assert lenient_answer(text) == answer
