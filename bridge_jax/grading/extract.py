@@ -36,8 +36,9 @@ def last_boxed(text: str) -> str | None:
 
 
 def lenient_answer(text: str) -> str | None:
-    r"""For evaluation, beside the strict reading: the last box; else what the text states behind "the answer is" or ####; else
-    its last $...$; else what follows = in the last line; else its last number. Never for rewards: a model would learn to name numbers instead of reasoning."""
+    r"""For evaluation, beside the strict reading: the last box; else what the text states behind "the answer is" or ####;
+    else its last $...$; else what follows = in the last line; else its last number. Never for rewards: a model would learn
+    to name numbers instead of reasoning."""
     if (boxed := last_boxed(text)) is not None:
         return boxed
     tail = text[text.rfind("</think>") + len("</think>"):] if "</think>" in text else text
