@@ -26,7 +26,8 @@ RENAMED = [(re.compile(old), new) for old, new in (
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\(?:geq|ge)(?![A-Za-z])|≥", r"\\ge"), (r"\\(?:leq|le)(?![A-Za-z])|≤", r"\\le"),
     (r"−|–", "-"), ("π", r"\\pi "), ("∞", r"\\infty "), ("×", r"\\times "), ("·", r"\\cdot "), ("∪", r"\\cup "), ("√", r"\\sqrt"),
-    (r"\^\{?\\circ\}?|°|\\degree(?![A-Za-z])", r"\\text{degrees}"), (r"\\\$", ""), (r"\\?%", r"\\text{percent}"),
+    (r"\^\{?\\circ\}?|°|\\degree(?![A-Za-z])", r"\\text{degrees}"),
+    (r"\\\$\s*([0-9][0-9.,]*(?<![.,]))", r"\1\\text{dollars}"), (r"\\\$", ""), (r"\\?%", r"\\text{percent}"),
     (r"\\lbrace", r"\\{"), (r"\\rbrace", r"\\}"))]
 BARE_ARGUMENT = re.compile(r"\\(frac)([0-9a-zA-Z])([0-9a-zA-Z])|\\(sqrt)([0-9a-zA-Z])|\\frac([0-9])\{")
 TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname|emph)\s*\{([^{}]*)\}")
@@ -72,7 +73,7 @@ def symbolic(claim: Claim) -> Outcome:
     """What sympy says. Slow, and not safe against hostile text: for worker processes only."""
     def element(g: str, a: str) -> bool:
         found = cheap(g, a, claim.rule)
-        return by_algebra(g, a) if found is None else found
+        return by_algebra(g, a, claim.rule) if found is None else found
 
     try:
         return Outcome.correct if judge(claim.gold, claim.answer, claim.rule, element) else Outcome.wrong
@@ -143,7 +144,8 @@ def check_limits(text: str) -> None:
 
 def normalise(text: str) -> str:
     r"""One spelling of LaTeX: no spacing commands, \frac{a}{b}, text between NUL characters, no dollars, no final point."""
-    text = text.strip().strip("$").removeprefix("\\(").removesuffix("\\)").removeprefix("\\[").removesuffix("\\]")
+    text = text.strip().removesuffix("\\").strip("$")
+    text = text.removeprefix("\\(").removesuffix("\\)").removeprefix("\\[").removesuffix("\\]")
     for pattern, new in RENAMED:
         text = pattern.sub(new, text)
     text = TEXT.sub(lambda found: f"\x00{found[1]}\x00", SPACING.sub(" ", text).replace("$", ""))
@@ -276,8 +278,12 @@ def number(text: str) -> Fraction | None:
     return None
 
 
-def by_algebra(gold: str, answer: str) -> bool:
-    """What math-verify says of two expressions, asked both ways. Unreadable if it finds no expression in the answer."""
+def by_algebra(gold: str, answer: str, rule: Rule = Rule()) -> bool:
+    """What math-verify says of two expressions, asked both ways. Unreadable if it finds no expression in the answer.
+
+    A plain number against a formula is compared exactly, or by the rule's tolerance: math-verify rounds to six digits, by
+    which 2.718282 would be e.
+    """
     import math_verify  # workers alone pay for it
     import sympy
     from latex2sympy2_extended import NormalizationConfig
@@ -296,12 +302,22 @@ def by_algebra(gold: str, answer: str) -> bool:
         raise Unreadable("no expression")
     if not parsed[0]:
         return False
+    one, other = parsed[0][0], parsed[1][0]
+    numbers = [number(text) for text in (g, a)]
+    if (numbers[0] is None) != (numbers[1] is None) and isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr):
+        exact, formula = (numbers[0], other) if numbers[1] is None else (numbers[1], one)
+        distance = sympy.simplify(sympy.nsimplify(formula, rational=True) - sympy.Rational(exact))
+        if distance == 0 or not distance.is_number or not (rule.absolute or rule.relative):
+            return distance == 0
+        wanted = complex(formula.evalf() if numbers[0] is None else exact)
+        return abs(complex(distance.evalf())) <= max(rule.absolute, rule.relative * abs(wanted))
     same = lambda one, other: math_verify.verify(one, other, strict=True, timeout_seconds=None)
     if same(parsed[0], parsed[1]) and same(parsed[1], parsed[0]):
         return True
-    one, other = parsed[0][0], parsed[1][0]  # it compares a lone symbol, b against 2b/2, by its name alone
-    simple = all(isinstance(side, sympy.Symbol | sympy.Mul | sympy.Add) for side in (one, other))
-    return simple and sympy.simplify(one - other) == 0
+    if not all(isinstance(side, sympy.Expr) for side in (one, other)):
+        return False
+    # it compares a lone symbol, b against 2b/2, by its name alone, and 2^{0.5} by a float
+    return sympy.simplify(sympy.nsimplify(one, rational=True) - sympy.nsimplify(other, rational=True)) == 0
 
 
 def check_size(text: str) -> None:

@@ -71,6 +71,14 @@ def test_traps_are_never_correct(gold, answer):
     assert outcome(gold, answer) in ("wrong", "parse_error")
 
 
+def test_committed_pairs():
+    """Some 240 pairs like those that models write, made by hand to mislead: none is called correct that is not, and none wrong."""
+    rows = [json.loads(line) for line in (pathlib.Path(__file__).parent / "pairs.jsonl").read_text().splitlines()]
+    found = [(row["gold"], row["answer"], str(outcome(row["gold"], row["answer"]))) for row in rows]
+    assert sum(not row["correct"] for row in rows) > 120 and sum(row["correct"] for row in rows) > 100
+    assert [each for row, each in zip(rows, found) if (each[2] == "correct") != row["correct"]] == []
+
+
 @pytest.mark.parametrize("gold, answer, rule, expected", [
     ("3.14", "3.2", Rule(absolute=0.1), "correct"), ("3.14", "3.25", Rule(absolute=0.1), "wrong"),
     ("100", "104", Rule(relative=0.05), "correct"),
@@ -78,7 +86,9 @@ def test_traps_are_never_correct(gold, answer):
     ("69, 84", "84, 69", Rule(parts=True), "correct"),
     ("69$,$84", "84, 69", Rule(parts=True), "correct"), ("69$,$84", "69", Rule(parts=True), "wrong"),
     ("5", r"5\text{ cm}", Rule(unit="cm"), "correct"),
-    ("5", r"5\text{ km}", Rule(unit="cm"), "wrong"), ("1.0, 2.0", "2.04, 1.04", Rule(absolute=0.05, parts=True), "correct")])
+    ("5", r"5\text{ km}", Rule(unit="cm"), "wrong"), ("1414", r"1000\sqrt{2}", Rule(relative=1e-3), "correct"),
+    ("1414", r"1000\sqrt{2}", Rule(relative=1e-4), "wrong"), (r"1000\sqrt{2}", "1414.2", Rule(relative=1e-4), "correct"),
+    (r"x\sqrt{2}", "1.414", Rule(relative=1e-2), "wrong"), ("1.0, 2.0", "2.04, 1.04", Rule(absolute=0.05, parts=True), "correct")])
 def test_rules_of_benchmarks(gold, answer, rule, expected):
     assert outcome(gold, answer, rule) == expected
 
