@@ -192,7 +192,7 @@ def test_joint_moves_the_adapter_along_the_mixture():
     """The pull of what theta ascends, where BRIDGE takes lam dJ_RL(theta_hat) off."""
     method, policy = made("joint", lam=0.5), toys.bigram()
     state = method.init(toys.bigram_theta(), jax.random.key(0))
-    w = jax.tree.map(lambda x, n: x + n, state.params.w, toys.noise_like(state.params.w, 1, 0.3))
+    w = jax.tree.map(lambda x, n: x + n, state.params.w, toys.noise_like(state.params.w, 1, 3.0))
     state = state.replace(params=state.params.replace(w=w))
     after, _ = jax.jit(method.update)(state, random_batch())
     G = lambda new, old: jax.tree.map(lambda a, b: (np.asarray(a, np.float64) - np.asarray(b)) * 1e3 / RATE, new, old)
