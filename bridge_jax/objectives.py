@@ -69,6 +69,17 @@ def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Ar
     return centred.reshape(-1)
 
 
+def advantages_with_expert(rollouts: Rollouts, demos: Sequences, kind: str) -> tuple[jax.Array, jax.Array]:
+    """A of the samples [B] and of the experts [D], where row p of demos is prompt p's expert, of reward 1, in its group.
+
+    Rows of demos beyond the prompts (padding) get 0.
+    """
+    M, P = group_size(rollouts), rollouts.seqs.prompt_len_P.shape[0]
+    R_PN = jnp.concatenate([rollouts.reward_B.reshape(P, M), jnp.ones((P, 1))], axis=1)
+    A_PN = group_advantages(R_PN.reshape(-1), M + 1, kind).reshape(P, M + 1)
+    return A_PN[:, :M].reshape(-1), jnp.pad(A_PN[:, M], (0, demos.length_B.shape[0] - P))
+
+
 def micro_count(B: int, microbatch_rows: int) -> int:
     """How many micro-batches B rows make; microbatch_rows 0, or more than B, means one."""
     return max(1, B // microbatch_rows) if microbatch_rows else 1
@@ -134,26 +145,29 @@ def cosine(a: Tree, b: Tree) -> jax.Array:
     return inner(a, b) / jnp.maximum(jnp.sqrt(inner(a, a) * inner(b, b)), 1e-30)
 
 
-def J_SFT(policy: Policy, demos: Sequences):
-    """J_SFT(phi) = mean log pi_phi(y*_t) over the expert tokens of the whole batch; prompts are not scored."""
-    total = token_total(demos)
+def J_SFT(policy: Policy, demos: Sequences, term=lambda logp_BT, rows: logp_BT, total=None):
+    """J_SFT(phi) = mean log pi_phi(y*_t) over the expert tokens of the whole batch; prompts are not scored.
 
-    def J(phi, seqs: Sequences, _):
+    term(logp_BT, rows) [B,T] stands in for log pi where a method weighs the tokens; total: what the sum is divided by.
+    """
+    total = token_total(demos) if total is None else total
+
+    def J(phi, seqs: Sequences, rows):
         logp_BT, entropy_BT = policy.logp(phi, seqs, 1.0)
         mask_BT = token_mask(seqs.length_B, logp_BT.shape[1])
-        return jnp.sum(logp_BT * mask_BT) / total, {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+        return jnp.sum(term(logp_BT, rows) * mask_BT) / total, {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
 
     return J
 
 
-def J_RL(policy: Policy, rollouts: Rollouts, term, kl_coef: float = 0.0):
+def J_RL(policy: Policy, rollouts: Rollouts, term, kl_coef: float = 0.0, total=None):
     """J_RL(phi) = mean over sampled tokens of term(log pi_phi, behaviour, A) - kl_coef k3(pi_phi || ref).
 
     term: surrogate or clipped_surrogate with its bounds set. The rows given with it: A_B; behaviour_BT (absent: the policy
     itself, so that the ratio is 1, right for the first update on its own samples); ref_BT (needed when kl_coef > 0). Off
-    policy the KL of a token counts by the same ratio.
+    policy the KL of a token counts by the same ratio. total: what the sum is divided by, all sampled tokens unless given.
     """
-    total = token_total(rollouts.seqs)
+    total = token_total(rollouts.seqs) if total is None else total
 
     def J(phi, seqs: Sequences, rows: dict):
         logp_BT, entropy_BT = jax.lax.optimization_barrier(policy.logp(phi, seqs, rollouts.temperature))
@@ -166,6 +180,19 @@ def J_RL(policy: Policy, rollouts: Rollouts, term, kl_coef: float = 0.0):
         return jnp.sum(value_BT * token_mask(seqs.length_B, logp_BT.shape[1])) / total, facts
 
     return J
+
+
+def group_size(rollouts: Rollouts) -> int:
+    """M, samples of each prompt."""
+    return rollouts.seqs.length_B.shape[0] // rollouts.seqs.prompt_len_P.shape[0]
+
+
+def rl_rows(policy: Policy, ref: Tree, rollouts: Rollouts, advantage: str, kl_coef: float, microbatch_rows: int) -> dict:
+    """What J_RL reads beside the samples: advantages, and the reference's log-probabilities where a KL term needs them."""
+    rows = {"A_B": group_advantages(rollouts.reward_B, group_size(rollouts), advantage)}
+    if kl_coef:
+        rows["ref_BT"] = logp_of(policy, ref, rollouts, microbatch_rows)
+    return rows
 
 
 def logp_of(policy: Policy, phi: Tree, rollouts: Rollouts, microbatch_rows: int = 0) -> jax.Array:
@@ -186,18 +213,19 @@ def mean_tokens(x_BT: jax.Array, seqs: Sequences) -> jax.Array:
     return jnp.sum(x_BT * token_mask(seqs.length_B, x_BT.shape[1])) / token_total(seqs)
 
 
-def demo_metrics(J: jax.Array, facts: dict, demos: Sequences) -> Metrics:
-    """What every method that reads demonstrations reports; stop_prob: probability of ending where the expert ends."""
+def demo_metrics(facts: dict, demos: Sequences) -> Metrics:
+    """What every method that reads demonstrations reports, whatever it ascends: mean log-probability of expert tokens, entropy,
+    and stop_prob, the probability of ending where the expert ends."""
     real_B = (demos.length_B > 0).astype(jnp.float32)
     stop_B = jnp.take_along_axis(facts["logp_BT"], jnp.maximum(demos.length_B - 1, 0)[:, None], axis=1)[:, 0]
-    return {"sft/logp": J, "sft/entropy": mean_tokens(facts["entropy_BT"], demos),
+    return {"sft/logp": mean_tokens(facts["logp_BT"], demos), "sft/entropy": mean_tokens(facts["entropy_BT"], demos),
             "sft/stop_prob": jnp.sum(jnp.exp(stop_B) * real_B) / jnp.maximum(real_B.sum(), 1.0),
             "budget/demo_tokens": demos.length_B.sum()}
 
 
-def rollout_metrics(facts: dict, rollouts: Rollouts, M: int) -> Metrics:
+def rollout_metrics(facts: dict, rollouts: Rollouts) -> Metrics:
     """What every method that samples reports; logp_error compares the sampler's log-probabilities with the trainer's."""
-    seqs, R_PM = rollouts.seqs, rollouts.reward_B.reshape(-1, M)
+    seqs, R_PM = rollouts.seqs, rollouts.reward_B.reshape(-1, group_size(rollouts))
     mask_BT = token_mask(seqs.length_B, facts["logp_BT"].shape[1])
     error_BT = jnp.abs(rollouts.logp_BT - facts["logp_BT"]) * mask_BT
     metrics = {

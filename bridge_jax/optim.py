@@ -86,6 +86,12 @@ class Recipes:
         return optax.multi_transform(recipes, labels)
 
 
+def begin(recipes: Recipes, params: Params, ref=None) -> TrainState:
+    """The state before the first step; ref: a tree to be kept as it is, copied because the state is donated."""
+    ref = None if ref is None else jax.tree.map(jnp.copy, ref)
+    return TrainState(jnp.int32(0), params, recipes.optimizer().init(params), ref)
+
+
 def labels(params: Params) -> Params:
     """Label of every part of Params; None where the method has no such part."""
     name = lambda part, label: None if part is None else jax.tree.map(lambda _: label, part)

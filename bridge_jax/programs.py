@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from bridge_jax import rollout, setup, sharding
 from bridge_jax.setup import Run
-from bridge_jax.types import Batch, Rollouts, TrainState
+from bridge_jax.types import Batch, Reads, Rollouts, TrainState
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -26,7 +26,7 @@ class Programs(NamedTuple):
     keys: Callable                 # (step, prompt ids [P], first sample id [P]) -> keys [P * M]
     sample: dict[int, Callable]    # bucket -> (phi, prompt_PS, prompt_len_P, keys, Sampling) -> Samples
     greedy: dict[int, Callable]    # the same for evaluation, one row per prompt
-    update: dict[int, Callable]    # bucket -> (state, Batch) -> (state, metrics); donates the state
+    update: dict[tuple[int, Reads], Callable]  # bucket, kind of step -> (state, Batch) -> (state, metrics); donates the state
     eval_keys: jax.Array
 
 
@@ -55,17 +55,17 @@ def compiler_options() -> dict[str, Any]:
     return {key: value for key, value in cheap.items() if key not in flags} if jax.default_backend() == "cpu" else {}
 
 
-def abstract_batch(run: Run, bucket: int) -> Batch:
-    """Shapes of what one update reads."""
+def abstract_batch(run: Run, bucket: int, reads: Reads) -> Batch:
+    """Shapes of what one update of this kind reads."""
     s, T = run.settings, run.settings.rollout.max_new
     def rows(P: int, B: int):
         ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
         return rollout.Sequences(ints(P, bucket), ints(P), ints(B, T), ints(B))
     P, B = s.batch.prompts_per_step, s.batch.rollout_rows
     floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    samples = {actor: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for actor in run.method.actors(0)}
+    samples = {actor: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for actor in reads.actors}
     D = s.batch.demos_per_step + s.batch.demo_padding
-    return Batch(rows(D, D) if run.method.demos else None, samples)
+    return Batch(rows(D, D) if reads.demos else None, samples)
 
 
 def compile_programs(run: Run, state: TrainState) -> Programs:
@@ -75,7 +75,7 @@ def compile_programs(run: Run, state: TrainState) -> Programs:
     on = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
     place = lambda tree: jax.tree.map(on, tree, sharding.of_rows(run.mesh, tree))
     compiled = lambda lowered: lowered.compile(compiler_options=compiler_options())
-    theta, actors = setup.theta_shardings(run), run.method.actors(0)
+    theta, actors = setup.theta_shardings(run), run.method.actors
     policy = lambda actor: jax.jit(lambda params: run.method.policy(params, actor), out_shardings=theta)
     phi = jax.tree.map(on, jax.eval_shape(policy("theta"), state.params), theta)
     sample = functools.partial(rollout.sample, run.cfg, T=s.rollout.max_new, cache_dtype=cache_dtype)
@@ -96,5 +96,6 @@ def compile_programs(run: Run, state: TrainState) -> Programs:
         keys=keys.lower(number(jnp.int32), number(jnp.int32, parts), number(jnp.int32, parts)).compile(),
         sample={bucket: sampler(bucket, parts, M) for bucket in run.buckets if actors},
         greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in run.buckets if s.eval.every},
-        update={bucket: compiled(update.lower(state, place(abstract_batch(run, bucket)))) for bucket in run.buckets},
+        update={(bucket, reads): compiled(update.lower(state, place(abstract_batch(run, bucket, reads))))
+                for bucket in run.buckets for reads in run.method.kinds},
         eval_keys=rollout.row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1))

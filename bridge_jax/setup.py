@@ -271,11 +271,33 @@ def build(config: ConfigDict, devices=None) -> Run:
     if method.demos:
         demos = data.encode_demos(tokenizer, task.demos, task.messages, s.data.buckets, s.rollout.max_new)[0]
     prompts = encode(task.train)
+    if method.paired:
+        prompts, demos = pair(s, prompts, demos)
     splits = {name: encode(rows[:s.eval.limit or None]) for name, rows in task.splits.items()}
     lengths = [len(row) for part in (prompts, demos, *splits.values()) if part for row in part.tokens]
     buckets = tuple(sorted({min(b for b in s.data.buckets if b >= n) for n in lengths}))
     return Run(s, cfg, hf, adapter, policy, method, task, tokenizer, prompts, demos, splits,
                mesh, buckets)
+
+
+def pair(s: Settings, prompts: data.Prompts, demos: data.Demos) -> tuple[data.Prompts, data.Demos]:
+    """The prompts that have a demonstration and, in the same order, these; ValueError where a step cannot pair them."""
+    if s.batch.demos_per_step != s.batch.prompts_per_step:
+        raise ValueError(f"method {s.method_name!r} sets an expert beside the samples of every prompt, but "
+                         f"batch.demos_per_step={s.batch.demos_per_step} is not batch.prompts_per_step="
+                         f"{s.batch.prompts_per_step}; set one to the other")
+    place = {problem.id: i for i, problem in enumerate(demos.problems)}
+    kept = [i for i, problem in enumerate(prompts.problems) if problem.id in place]
+    if not kept:
+        raise ValueError(f"method {s.method_name!r} needs demonstrations of the prompts themselves, and task "
+                         f"{s.task_name!r} has none of them; raise task.demo_size or give task.traces for its problems")
+    if len(kept) < len(prompts.problems):
+        logger.warning("%s: %d of %d prompts have a demonstration; the others are left out", s.method_name, len(kept),
+                       len(prompts.problems))
+    order = [place[prompts.problems[i].id] for i in kept]
+    pick = lambda rows, places: tuple(rows[i] for i in places)
+    return (data.Prompts(pick(prompts.problems, kept), pick(prompts.tokens, kept)),
+            data.Demos(pick(demos.problems, order), pick(demos.tokens, order), pick(demos.completions, order)))
 
 
 def facts(run: Run) -> dict[str, Any]:
@@ -292,7 +314,7 @@ def warn_unread(s: Settings, cfg: layers.Config, method: Method) -> None:
     if state.params.w is None:
         idle += [("optim.lora", s.recipes.lora, Recipe(), [field.name for field in dataclasses.fields(Recipe)]),
                  ("model", s.model, Model(), ["lora_rank", "lora_alpha", "lora_targets"])]
-    if not method.actors(0):
+    if not method.actors:
         idle += [("rollout", s.rollout, Rollout(), ["temperature", "calls"]),
                  ("batch", s.batch, Batch(), ["prompts_per_step", "samples_per_prompt"])]
     if not method.demos:

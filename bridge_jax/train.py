@@ -30,7 +30,7 @@ from bridge_jax.grading.pool import Pool
 from bridge_jax.models import params
 from bridge_jax.programs import Programs, compile_count, compile_programs
 from bridge_jax.setup import Run
-from bridge_jax.types import Batch, Rollouts, TrainState
+from bridge_jax.types import Batch, Reads, Rollouts, TrainState
 
 logger = logging.getLogger(__name__)
 FREE_KEYS = ("steps", "eval.", "checkpoint.", "log.")  # may change when a run resumes: they do not decide its numbers
@@ -68,18 +68,19 @@ def sampling(run: Run, temperature: float) -> rollout.Sampling:
     return rollout.Sampling(jnp.float32(temperature), eos_E, limit)
 
 
-def rows_of_step(run: Run, cursors: dict[str, int]):
+def rows_of_step(run: Run, reads: Reads, cursors: dict[str, int]):
     """The step's prompts and demonstrations, padded to their common bucket: a pure function of seed and cursors."""
-    s = run.settings
-    prompts = data.order(s.seed, "rl", len(run.prompts.problems), cursors["rl"], s.batch.prompts_per_step)
-    demos = ()
-    if run.demos:
+    s, prompts, demos = run.settings, (), ()
+    if reads.actors:
+        prompts = data.order(s.seed, "rl", len(run.prompts.problems), cursors["rl"], s.batch.prompts_per_step)
+    if reads.demos and run.method.paired:
+        demos = prompts
+    elif reads.demos:
         demos = data.order(s.seed, "sft", len(run.demos.problems), cursors["sft"], s.batch.demos_per_step)
-    asked = [run.prompts.tokens[i] for i in prompts] if run.method.actors(0) else []
-    used = asked + [run.demos.tokens[i] for i in demos]
+    used = [run.prompts.tokens[i] for i in prompts] + [run.demos.tokens[i] for i in demos]
     bucket = min(b for b in run.buckets if b >= max(map(len, used)))
     demo_rows = data.demo_batch(run.demos, demos, (bucket,), s.rollout.max_new,
-                                s.batch.demos_per_step + s.batch.demo_padding) if run.demos else None
+                                s.batch.demos_per_step + s.batch.demo_padding) if reads.demos else None
     return bucket, prompts, demo_rows
 
 
@@ -294,7 +295,7 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
         metrics["time/update_s"] = time.monotonic() - step.dispatched
         for key in [key for key in metrics if key.startswith("budget/")]:
             totals[key] += metrics[key]
-            metrics[key] = totals[key]
+        metrics |= totals  # all of them, also those that this kind of step does not spend
         last = metrics | step.facts | extra | {"compile/count": compile_count(), "time/train_s": trained()}
         if log:
             book.write(step.number, last)
@@ -317,13 +318,13 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
 
     with logbook.progress(end, meta["step"], s.method_name) as show:
         for number in range(meta["step"] + 1, end + 1):
-            bucket, indices, demos = rows_of_step(run, cursors)
-            actors = run.method.actors(number - 1)
+            reads = run.method.reads(number - 1)
+            bucket, indices, demos = rows_of_step(run, reads, cursors)
             under_way = {actor: dispatch(run, programs, programs.policy[actor](state.params), number - 1, bucket, indices)
-                         for actor in actors}
+                         for actor in reads.actors}
             finish(pending, {})  # the last update is done when this returns; the samplers are already queued behind it
             pending, began, rollouts, written, facts = None, time.monotonic(), {}, [], {"time/grade_s": 0.0}
-            for actor in actors:
+            for actor in reads.actors:
                 rollouts[actor], graded, grading = collect(run, under_way.pop(actor), indices)
                 facts["time/grade_s"] += grading
                 if actor == "theta":
@@ -336,10 +337,9 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
             facts["time/rollout_s"] = time.monotonic() - began - facts["time/grade_s"]
             batch = Batch(demos, rollouts)
             dispatched = time.monotonic()
-            state, metrics = programs.update[bucket](state, on_mesh(run, batch))
+            state, metrics = programs.update[bucket, reads](state, on_mesh(run, batch))
             pending = Step(number, metrics, facts, batch, dispatched)
-            cursors = {"rl": cursors["rl"] + s.batch.prompts_per_step * bool(rollouts),
-                       "sft": cursors["sft"] + s.batch.demos_per_step * bool(run.demos)}
+            cursors = {"rl": cursors["rl"] + len(indices), "sft": cursors["sft"] + s.batch.demos_per_step * reads.demos}
             if s.log.rollouts_every and number % s.log.rollouts_every == 0 and written:
                 book.write_rollouts(number, [row for actor, graded in written
                                              for row in transcript(run, actor, indices, graded)])

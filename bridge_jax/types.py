@@ -69,14 +69,35 @@ class Policy(NamedTuple):
     init_w: Callable  # key -> w with B = 0, so that merge(theta, w) == merge(theta, None)
 
 
+class Reads(NamedTuple):
+    """What a step needs before its update."""
+    actors: tuple[str, ...]  # policies that generate: (), ("theta",) or ("theta", "theta_hat")
+    demos: bool              # whether update reads Batch.demos
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One training algorithm as pure functions. `actors` reads the host's step so that asking never waits for the device."""
+    """One training algorithm as pure functions. `kind` reads the host's step so that asking never waits for the device."""
     init: Callable    # (theta, key) -> TrainState
-    actors: Callable  # (step: int) -> names of the policies that generate in this step: (), ("theta",) or ("theta", "theta_hat")
-    demos: bool       # whether update reads Batch.demos
-    update: Callable  # (TrainState, Batch) -> (TrainState, Metrics); jit-compiled by the caller
+    update: Callable  # (TrainState, Batch) -> (TrainState, Metrics); jit-compiled by the caller, once for each kind of step
     policy: Callable  # (Params, actor) -> phi that samples as this actor; actor "theta" is also what is evaluated and exported
+    kinds: tuple[Reads, ...]              # of steps: one, or several for a method that changes its mind
+    kind: Callable = lambda step: 0       # step (0 for the first) -> index into kinds
+    paired: bool = False                  # whether Batch.demos are experts on the very prompts of Batch.rollouts, in their order
+
+    def reads(self, step: int) -> Reads:
+        """What this step needs."""
+        return self.kinds[self.kind(step)]
+
+    @property
+    def actors(self) -> tuple[str, ...]:
+        """Everybody who ever generates."""
+        return tuple(dict.fromkeys(actor for reads in self.kinds for actor in reads.actors))
+
+    @property
+    def demos(self) -> bool:
+        """Whether demonstrations are ever read."""
+        return any(reads.demos for reads in self.kinds)
 
 
 class Problem(NamedTuple):

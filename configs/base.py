@@ -24,10 +24,14 @@ def get_config(method: str = "bridge") -> ConfigDict:
                     # bridge
                     lam=0.5, lam_schedule="constant", lam_end=1.0, lam_steps=0, lam_boundaries=(), lam_values=(),
                     shadow_rollouts="shared", ratio_cap=0.0,
-                    # bridge and grpo
+                    # bridge, grpo and most others
                     advantage="group", kl_coef=0.0,
-                    # grpo
-                    clip_low=0.2, clip_high=0.2, updates_per_batch=1),
+                    # grpo, dr_grpo; gspo
+                    clip_low=0.2, clip_high=0.2, updates_per_batch=1, normaliser="tokens", gspo_low=3e-4, gspo_high=4e-4,
+                    # cold_start, hybrid, chord
+                    sft_steps=50, mu=1.0, chord_mu=0.9, chord_mu_end=0.05, chord_steps=200, chord_weighting="mu",
+                    # luffy, srft
+                    luffy_gamma=0.1, srft_expert=0.5, srft_rewarded=0.1),
         optim=dict(base=recipe(5e-7), lora=recipe(5e-7)),
         task=tasks.arithmetic(),
         data=dict(tokenizer="", buckets=(64,)),

@@ -36,7 +36,7 @@ def test_state_and_step_of_the_papers_models_trace_at_full_size(name, method):
 
     state = jax.eval_shape(made.init, params.abstract(cfg), jax.eval_shape(lambda: jax.random.key(0)))
     count, adapter = PAPER[name]
-    copies = {"theta": count, "theta_hat": count if method == "bridge" else 0, "w": adapter if method == "bridge" else 0}
+    copies = {"theta": count, "theta_hat": count if method == "bridge" else 0, "w": adapter if method in ("bridge", "joint") else 0}
     for part, expected in copies.items():
         tree = getattr(state.params, part)
         assert (size(tree) if tree is not None else 0) == expected, part
@@ -48,6 +48,8 @@ def test_state_and_step_of_the_papers_models_trace_at_full_size(name, method):
     rollouts = Rollouts(Sequences(ints(P, S), ints(P), ints(B, T), ints(B)), floats(B, T), floats(B), floats())
     D = s.batch.demos_per_step + s.batch.demo_padding
     demos = Sequences(ints(D, S), ints(D), ints(D, T), ints(D))
-    after, metrics = jax.eval_shape(made.update, state, Batch(demos, {"theta": rollouts}))
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    assert all(value.shape == () for value in metrics.values())
+    for reads in made.kinds:
+        batch = Batch(demos if reads.demos else None, {"theta": rollouts} if reads.actors else {})
+        after, metrics = jax.eval_shape(made.update, state, batch)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+        assert all(value.shape == () for value in metrics.values())

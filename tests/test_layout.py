@@ -18,7 +18,7 @@ def test_each_device_computes_its_share_of_a_micro_batch(axis):
     config.rollout.calls = 1
     run = setup.build(config, jax.devices()[:8])
     state = setup.abstract_state(run)
-    abstract = programs.abstract_batch(run, run.buckets[0])
+    abstract = programs.abstract_batch(run, run.buckets[0], run.method.reads(0))
     place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
     batch = jax.tree.map(place, abstract, sharding.of_rows(run.mesh, abstract))
     compiled = jax.jit(run.method.update).lower(state, batch).compile().as_text()

@@ -223,10 +223,11 @@ def test_demo_metrics():
     """stop_prob is the mean probability of the last expert token over real rows; padding rows count nowhere."""
     demos = rows([0, 0, 0], [[1, 0], [0, 0], [0, 0]], [2, 1, 0])
     facts = {"logp_BT": jnp.log(jnp.array([[0.9, 0.5], [0.25, 0.9], [0.9, 0.9]])), "entropy_BT": jnp.ones((3, 2))}
-    metrics = objectives.demo_metrics(jnp.float32(-1), facts, demos)
+    metrics = objectives.demo_metrics(facts, demos)
     close(metrics["sft/stop_prob"], (0.5 + 0.25) / 2)
     close(metrics["sft/entropy"], 1.0)
-    assert metrics["budget/demo_tokens"] == 3 and metrics["sft/logp"] == -1
+    assert metrics["budget/demo_tokens"] == 3
+    close(metrics["sft/logp"], (math.log(0.9) + math.log(0.5) + math.log(0.25)) / 3)
 
 
 def test_rollout_metrics():
@@ -234,7 +235,7 @@ def test_rollout_metrics():
     rolled = on_policy(rows([0, 1], [[1, 1]] * 4, [1, 2, 2, 1]), [1, 1, 0, 0])
     rolled = rolled.replace(logp_BT=jnp.array([[-1.0, 7], [-1, -1.5], [-1, -1], [-1, 7]]))
     facts = {"logp_BT": -jnp.ones((4, 2)), "entropy_BT": 2 * jnp.ones((4, 2))}
-    metrics = objectives.rollout_metrics(facts, rolled, M=2)
+    metrics = objectives.rollout_metrics(facts, rolled)
     expected = {"reward/mean": 0.5, "reward/all_right": 0.5, "reward/all_wrong": 0.5, "rollout/entropy": 2.0,
                 "rollout/logp_error": 0.5 / 6, "rollout/logp_error_max": 0.5, "rollout/prob_error": (5 + math.exp(0.5)) / 6,
                 "budget/generated_tokens": 6}

@@ -36,6 +36,7 @@ def config(method: str = "bridge", **given):
     c.eval.update(dict(every=3, rows=8))
     c.checkpoint.update(dict(every=2, keep=9))
     c.log.rollouts_every = 1
+    c.method.sft_steps = 2
     for path, value in given.items():
         *groups, key = path.split("__")
         place = c

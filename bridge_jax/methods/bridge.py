@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
-from bridge_jax.optim import Recipes, apply_ascent, schedule
-from bridge_jax.types import Batch, Method, Metrics, Params, Policy, Rollouts, TrainState
+from bridge_jax.optim import Recipes, apply_ascent, begin, schedule
+from bridge_jax.types import Batch, Method, Metrics, Params, Policy, Reads, Rollouts, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,20 +93,13 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
 
     def init(theta, key) -> TrainState:
         params = Params(theta=theta, theta_hat=jax.tree.map(jnp.copy, theta), w=policy.init_w(key))
-        ref = jax.tree.map(jnp.copy, policy.merge(theta, None)) if cfg.kl_coef else None
-        return TrainState(jnp.int32(0), params, recipes.optimizer().init(params), ref)
-
-    def rows_of(state: TrainState, rollouts: Rollouts, M: int) -> dict:
-        rows = {"A_B": objectives.group_advantages(rollouts.reward_B, M, cfg.advantage)}
-        if cfg.kl_coef:
-            rows["ref_BT"] = objectives.logp_of(policy, state.ref, rollouts, microbatch_rows)
-        return rows
+        return begin(recipes, params, policy.merge(theta, None) if cfg.kl_coef else None)
 
     def update(state: TrainState, batch: Batch):
         rollouts, demos, lam = batch.rollouts["theta"], batch.demos, lam_at(state.step)
         seen_by_hat = batch.rollouts["theta_hat"] if own else rollouts
-        M = rollouts.seqs.length_B.shape[0] // rollouts.seqs.prompt_len_P.shape[0]
-        rows, rows_hat = rows_of(state, rollouts, M), rows_of(state, seen_by_hat, M)
+        rows, rows_hat = (objectives.rl_rows(policy, state.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
+                          for samples in (rollouts, seen_by_hat))
         gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
         J_SFT = objectives.J_SFT(policy, demos)
         J_RL = objectives.J_RL(policy, rollouts, term, cfg.kl_coef)
@@ -127,7 +120,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             gain = shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"])
         state, applied = apply_ascent(recipes, state, ascent, values)
         metrics |= gain | applied | {"bridge/lam": lam, "rl/J": values[1], "bridge/J_hat": values[2]}
-        metrics |= objectives.demo_metrics(values[0], sft, demos) | objectives.rollout_metrics(rl, rollouts, M)
+        metrics |= objectives.demo_metrics(sft, demos) | objectives.rollout_metrics(rl, rollouts)
         passed = demos.length_B.sum() + rollouts.seqs.length_B.sum() + seen_by_hat.seqs.length_B.sum()
         generated = sum(samples.seqs.length_B.sum() for samples in batch.rollouts.values())
         return state, metrics | {"budget/gradient_tokens": passed, "budget/generated_tokens": generated}
@@ -136,4 +129,4 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         return policy.merge(params.theta_hat if actor == "theta_hat" else params.theta, params.w)
 
     actors = ("theta", "theta_hat") if own else ("theta",)
-    return Method(init, actors=lambda step: actors, demos=True, update=update, policy=policy_of)
+    return Method(init, update, policy_of, kinds=(Reads(actors, demos=True),))

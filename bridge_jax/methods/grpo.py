@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
-from bridge_jax.optim import Recipes, apply_ascent
-from bridge_jax.types import Batch, Method, Params, Policy, TrainState
+from bridge_jax.optim import Recipes, apply_ascent, begin
+from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,28 +25,27 @@ class Config:
     clip_high: float = 0.2
     kl_coef: float = 0.0        # times KL(pi || initial policy); SimpleRL-Zoo uses 1e-4
     updates_per_batch: int = 1
+    normaliser: str = "tokens"  # the sum over tokens is divided by their number; "longest": by samples times max_new
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """GRPO of all base weights; state: Params(theta), and ref when kl_coef > 0."""
     objectives.check_advantage(cfg.advantage)
+    if cfg.normaliser not in ("tokens", "longest"):
+        raise ValueError(f"method.normaliser={cfg.normaliser!r}; allowed: 'tokens', 'longest'")
     objectives.check_range("method.updates_per_batch", cfg.updates_per_batch, 1)
     for key in ("clip_low", "clip_high", "kl_coef"):
         objectives.check_range(f"method.{key}", getattr(cfg, key), 0.0)
     term = functools.partial(objectives.clipped_surrogate, low=cfg.clip_low, high=cfg.clip_high)
 
     def init(theta, key) -> TrainState:
-        params = Params(theta=theta)
-        ref = jax.tree.map(jnp.copy, policy.merge(theta, None)) if cfg.kl_coef else None
-        return TrainState(jnp.int32(0), params, recipes.optimizer().init(params), ref)
+        return begin(recipes, Params(theta=theta), policy.merge(theta, None) if cfg.kl_coef else None)
 
     def update(state: TrainState, batch: Batch):
         rollouts = batch.rollouts["theta"]
-        B, M = rollouts.seqs.length_B.shape[0], rollouts.seqs.length_B.shape[0] // rollouts.seqs.prompt_len_P.shape[0]
-        rows = {"A_B": objectives.group_advantages(rollouts.reward_B, M, cfg.advantage)}
-        if cfg.kl_coef:
-            rows["ref_BT"] = objectives.logp_of(policy, state.ref, rollouts, microbatch_rows)
-        J_RL = objectives.J_RL(policy, rollouts, term, cfg.kl_coef)
+        rows = objectives.rl_rows(policy, state.ref, rollouts, cfg.advantage, cfg.kl_coef, microbatch_rows)
+        total = rollouts.seqs.tokens_BT.size if cfg.normaliser == "longest" else None
+        J_RL = objectives.J_RL(policy, rollouts, term, cfg.kl_coef, total)
         first, step, skipped = None, state.step, 0.0
         for _ in range(cfg.updates_per_batch):
             phi = policy.merge(state.params.theta, None)
@@ -54,9 +53,9 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             state, applied = apply_ascent(recipes, state, Params(theta=G), (J,))
             first, skipped = first or facts, jnp.maximum(skipped, applied["update/skipped"])
             rows["behaviour_BT"] = first["logp_BT"]
-        metrics = objectives.rollout_metrics(first, rollouts, M) | applied | {"rl/J": J, "update/skipped": skipped}
+        metrics = objectives.rollout_metrics(first, rollouts) | applied | {"rl/J": J, "update/skipped": skipped}
         metrics["budget/gradient_tokens"] = rollouts.seqs.length_B.sum() * cfg.updates_per_batch
         return state.replace(step=step + 1), metrics
 
-    return Method(init, actors=lambda step: ("theta",), demos=False, update=update,
-                  policy=lambda params, actor="theta": policy.merge(params.theta, None))
+    return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),
+                  kinds=(Reads(actors=("theta",), demos=False),))

@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
-
 from bridge_jax import objectives
-from bridge_jax.optim import Recipes, apply_ascent
-from bridge_jax.types import Batch, Method, Params, Policy, TrainState
+from bridge_jax.optim import Recipes, apply_ascent, begin
+from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +19,7 @@ class Config:
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """SFT of all base weights; state: Params(theta)."""
     def init(theta, key) -> TrainState:
-        params = Params(theta=theta)
-        return TrainState(jnp.int32(0), params, recipes.optimizer().init(params))
+        return begin(recipes, Params(theta=theta))
 
     def update(state: TrainState, batch: Batch):
         phi = policy.merge(state.params.theta, None)
@@ -30,7 +27,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         G, J, facts = objectives.gradient(J_SFT, phi, batch.demos, {}, microbatch_rows)
         state, applied = apply_ascent(recipes, state, Params(theta=G), (J,))
         applied["budget/gradient_tokens"] = batch.demos.length_B.sum()
-        return state, objectives.demo_metrics(J, facts, batch.demos) | applied
+        return state, objectives.demo_metrics(facts, batch.demos) | applied
 
-    return Method(init, actors=lambda step: (), demos=True, update=update,
-                  policy=lambda params, actor="theta": policy.merge(params.theta, None))
+    return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),
+                  kinds=(Reads(actors=(), demos=True),))

@@ -178,7 +178,7 @@ def test_bad_settings():
         make(shadow_rollouts="both")
     with pytest.raises(ValueError, match="schedule 'rise' is unknown"):
         make(lam_schedule="rise")
-    assert make().actors(0) == ("theta",) and make(shadow_rollouts="own").actors(7) == ("theta", "theta_hat")
+    assert make().reads(0) == (("theta",), True) and make(shadow_rollouts="own").reads(7) == (("theta", "theta_hat"), True)
 
 
 def test_policies():

@@ -18,7 +18,8 @@ from bridge_jax import methods
 from bridge_jax.types import Batch, Method, TrainState
 from tests import toys
 
-VARIANTS = {"kl_coef": 0.1, "advantage": "mean", "shadow_rollouts": "own", "updates_per_batch": 2, "ratio_cap": 2.0}
+VARIANTS = {"kl_coef": 0.1, "advantage": "mean", "shadow_rollouts": "own", "updates_per_batch": 2, "ratio_cap": 2.0,
+            "sft_steps": 1, "chord_weighting": "phi"}
 METRIC = re.compile(r"[a-z_]+/[A-Za-z0-9_@]+")
 BAD = toys.V - 1  # in no batch but those that are to be skipped
 P, M, DEMOS = 8, 8, 16
@@ -67,9 +68,9 @@ def built(name: str, fields=()):
 def make_batch(method: Method, step: int, seed: int = 0) -> Batch:
     """Random ragged rows for what the method reads in this step: each actor its own, the last demo a padding row."""
     demos = toys.sequences(100 + seed, DEMOS, 1, vocab=BAD)
-    demos = demos.replace(length_B=demos.length_B.at[-1].set(0))
-    rolled = {actor: toys.rollouts(seed + i, P, M, vocab=BAD) for i, actor in enumerate(method.actors(step))}
-    return Batch(demos if method.demos else None, rolled)
+    demos = demos.replace(length_B=demos.length_B.at[P if method.paired else -1:].set(0))
+    rolled = {actor: toys.rollouts(seed + i, P, M, vocab=BAD) for i, actor in enumerate(method.reads(step).actors)}
+    return Batch(demos if method.reads(step).demos else None, rolled)
 
 
 def copy(tree):
@@ -82,8 +83,8 @@ def test_contract(name, fields):
     """One step: the same tree of shapes and dtypes, step + 1, scalar metrics named group/name, parameters that moved."""
     method, update, state = built(name, fields)
     assert isinstance(method, Method) and isinstance(state, TrainState) and isinstance(method.demos, bool)
-    assert set(method.actors(0)) <= {"theta", "theta_hat"} and "theta" in (*method.actors(0), "theta")
-    assert method.actors(2) == method.actors(2)
+    assert set(method.actors) <= {"theta", "theta_hat"} and (not method.actors or "theta" in method.actors)
+    assert method.reads(2) == method.reads(2) and all(method.reads(step) in method.kinds for step in range(300))
     after, metrics = update(state, make_batch(method, 2, seed=5))
     shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert shape(after) == shape(state) and state.step == 2 and after.step == 3
@@ -110,7 +111,7 @@ def test_policy(name, fields):
     method, _, state = built(name, fields)
     theta = toys.bigram_theta()
     fresh = method.init(theta, jax.random.key(0))
-    for actor in {"theta", *method.actors(0)}:
+    for actor in {"theta", *method.actors}:
         assert toys.same_bits(method.policy(fresh.params, actor), theta)
         logp_BT, _ = toys.bigram_logp(method.policy(state.params, actor), toys.sequences(0, 2, 2, vocab=toys.V), 1.0)
         assert np.isfinite(logp_BT).all()
@@ -179,7 +180,7 @@ def test_a_non_finite_update_is_skipped_whole(name, fields):
     method, update, state = built(name, fields)
     good = make_batch(method, 2)
     spoil = lambda seqs: seqs.replace(tokens_BT=seqs.tokens_BT.at[0, 0].set(BAD))
-    broken = [good.replace(demos=spoil(good.demos))] if method.demos else []
+    broken = [good.replace(demos=spoil(good.demos))] if good.demos else []
     for actor, rolled in good.rollouts.items():
         for replaced in (rolled.replace(reward_B=rolled.reward_B.at[3].set(np.nan)),
                          rolled.replace(seqs=spoil(rolled.seqs))):
@@ -196,16 +197,15 @@ def test_learns(name, fields):
     """40 steps on freshly sampled answers: expected reward rises from about 1/6 to over a half."""
     method = make(name, fields, recipes=toys.recipes(0.1, 0.1))
 
-    @jax.jit
-    def step(state, key):
-        actors = {actor: method.policy(state.params, actor) for actor in method.actors(0)}
-        batch = toys.bigram_batch(actors, key)
-        return method.update(state, batch if method.demos else batch.replace(demos=None))
+    @functools.partial(jax.jit, static_argnums=2)
+    def step(state, key, reads):
+        batch = toys.bigram_batch({actor: method.policy(state.params, actor) for actor in reads.actors}, key)
+        return method.update(state, batch if reads.demos else batch.replace(demos=None))
 
     state = method.init(toys.bigram_theta(scale=0.1), jax.random.key(0))
     before = toys.bigram_success(method.policy(state.params))
     for k in range(40):
-        state, _ = step(state, jax.random.key(k))
+        state, _ = step(state, jax.random.key(k), method.reads(k))
     after = toys.bigram_success(method.policy(state.params))
     assert before < 0.25 and after > 0.5, (before, after)
 

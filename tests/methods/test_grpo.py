@@ -96,4 +96,4 @@ def test_kl_pulls_back_to_the_start():
 def test_actors_and_demos():
     """theta samples in every step; demonstrations are not read."""
     method = grpo.make(grpo.Config(), toys.bigram(), toys.recipes())
-    assert method.actors(0) == method.actors(9) == ("theta",) and not method.demos
+    assert method.reads(0) == method.reads(9) == (("theta",), False)

@@ -56,4 +56,4 @@ def test_learns_the_demonstrations():
 
 def test_actors_and_demos():
     """Nobody samples."""
-    assert METHOD.actors(0) == () and METHOD.demos
+    assert METHOD.reads(0) == ((), True)

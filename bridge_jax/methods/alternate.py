@@ -1,0 +1,31 @@
+"""Alternating: one step of GRPO, then one step of SFT, on the same theta with the same optimizer state.
+
+Even steps (0, 2, ...) ascend J_RL on fresh samples, odd ones J_SFT; a step of either kind is one step of the run, so that
+its budget of samples is half that of a method which samples in every step. One backward pass, one copy of the parameters
+(two with a KL term).
+"""
+from __future__ import annotations
+
+import dataclasses
+
+from bridge_jax.methods import grpo, sft
+from bridge_jax.optim import Recipes
+from bridge_jax.types import Batch, Method, Policy, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the GRPO half; SFT has none."""
+    advantage: str = "group"
+    kl_coef: float = 0.0
+
+
+def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
+    """Both halves share one state: Params(theta), and ref when kl_coef > 0."""
+    rl = grpo.make(grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef), policy, recipes, microbatch_rows)
+    expert = sft.make(sft.Config(), policy, recipes, microbatch_rows)
+
+    def update(state: TrainState, batch: Batch):
+        return (rl if batch.rollouts else expert).update(state, batch)
+
+    return Method(rl.init, update, rl.policy, kinds=(*rl.kinds, *expert.kinds), kind=lambda step: step % 2)

@@ -1,0 +1,29 @@
+"""Dr. GRPO (Liu et al. 2025, arXiv 2503.20783): GRPO without its two biases.
+
+    J = 1 / (B T) sum over samples and tokens of min(r A, clip(r, 1 - low, 1 + high) A),   A = R - mean
+
+No division by the group's standard deviation, which favours prompts that are nearly always or hardly ever solved, and a constant,
+the longest completion allowed (rollout.max_new), in place of the tokens there are, so that length is not rewarded.
+"""
+from __future__ import annotations
+
+import dataclasses
+
+from bridge_jax.methods import grpo
+from bridge_jax.optim import Recipes
+from bridge_jax.types import Method, Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of GRPO that are left."""
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_coef: float = 0.0
+    updates_per_batch: int = 1
+
+
+def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
+    """GRPO with these two changes; state: Params(theta), and ref when kl_coef > 0."""
+    chosen = grpo.Config(advantage="mean", normaliser="longest", **dataclasses.asdict(cfg))
+    return grpo.make(chosen, policy, recipes, microbatch_rows)

@@ -1,0 +1,67 @@
+"""GSPO (Zheng et al. 2025, arXiv 2507.18071): importance weights of whole sequences, clipped close to 1.
+
+    J = mean over samples of min(s A, clip(s, 1 - low, 1 + high) A),   s = exp( mean over tokens of log pi - log pi_behaviour )
+
+A as in GRPO. Every sample counts alike whatever its length, and its tokens share one ratio; the clip is idle for the first
+update on a batch. One backward pass per update, one copy of the parameters.
+"""
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from bridge_jax import objectives
+from bridge_jax.optim import Recipes, apply_ascent, begin
+from bridge_jax.types import Batch, Method, Params, Policy, Reads, Sequences, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of GSPO."""
+    gspo_low: float = 3e-4
+    gspo_high: float = 4e-4
+    advantage: str = "group"
+    updates_per_batch: int = 1
+
+
+def J_sequences(policy: Policy, B: int, temperature, low: float, high: float):
+    """J as above over B samples; rows: A_B, and behaviour_BT from the second update on."""
+    def J(phi, seqs: Sequences, rows: dict):
+        logp_BT, entropy_BT = policy.logp(phi, seqs, temperature)
+        mask_BT = objectives.token_mask(seqs.length_B, logp_BT.shape[1])
+        mean_B = lambda x_BT: jnp.sum(x_BT * mask_BT, axis=1) / jnp.maximum(seqs.length_B, 1)
+        s_B = objectives.ratio(mean_B(logp_BT), mean_B(rows.get("behaviour_BT", logp_BT)))
+        value_B = jnp.minimum(s_B * rows["A_B"], jnp.clip(s_B, 1.0 - low, 1.0 + high) * rows["A_B"])
+        return value_B.sum() / B, {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+
+    return J
+
+
+def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
+    """GSPO of all base weights; state: Params(theta)."""
+    objectives.check_advantage(cfg.advantage)
+    objectives.check_range("method.updates_per_batch", cfg.updates_per_batch, 1)
+    for key in ("gspo_low", "gspo_high"):
+        objectives.check_range(f"method.{key}", getattr(cfg, key), 0.0)
+
+    def init(theta, key) -> TrainState:
+        return begin(recipes, Params(theta=theta))
+
+    def update(state: TrainState, batch: Batch):
+        rollouts = batch.rollouts["theta"]
+        rows = objectives.rl_rows(policy, None, rollouts, cfg.advantage, 0.0, microbatch_rows)
+        J = J_sequences(policy, rollouts.seqs.length_B.shape[0], rollouts.temperature, cfg.gspo_low, cfg.gspo_high)
+        first, step, skipped = None, state.step, 0.0
+        for _ in range(cfg.updates_per_batch):
+            phi = policy.merge(state.params.theta, None)
+            G, value, facts = objectives.gradient(J, phi, rollouts.seqs, rows, microbatch_rows)
+            state, applied = apply_ascent(recipes, state, Params(theta=G), (value,))
+            first, skipped = first or facts, jnp.maximum(skipped, applied["update/skipped"])
+            rows["behaviour_BT"] = first["logp_BT"]
+        metrics = objectives.rollout_metrics(first, rollouts) | applied | {"rl/J": value, "update/skipped": skipped}
+        metrics["budget/gradient_tokens"] = rollouts.seqs.length_B.sum() * cfg.updates_per_batch
+        return state.replace(step=step + 1), metrics
+
+    return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),
+                  kinds=(Reads(actors=("theta",), demos=False),))
