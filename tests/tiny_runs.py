@@ -36,7 +36,8 @@ def config(method: str = "bridge", **given):
     c.eval.update(dict(every=3, rows=8))
     c.checkpoint.update(dict(every=2, keep=9))
     c.log.rollouts_every = 1
-    c.method.sft_steps = 2
+    if method == "cold_start":
+        c.method.sft_steps = 2  # of five
     for path, value in given.items():
         *groups, key = path.split("__")
         place = c

@@ -1,4 +1,4 @@
-"""BRIDGE (arXiv 2509.06948 v3): SFT and RL as a bilevel problem, relaxed to one level, first order only. One step:
+"""BRIDGE (arXiv 2509.06948 v3): SFT and RL as a bilevel problem, relaxed to one level, first order only.
 
     theta     += alpha [ (1-lam) dJ_SFT/dtheta(theta, w) + lam dJ_RL/dtheta(theta, w) ]
     theta_hat += alpha   dJ_RL/dtheta(theta_hat, w)

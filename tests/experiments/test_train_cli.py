@@ -12,7 +12,7 @@ import types
 
 import pytest
 
-from bridge_jax import checkpoint, train
+from bridge_jax import checkpoint, methods, train
 from experiments import train as command
 from tests import tiny_runs
 
@@ -129,7 +129,7 @@ def test_no_such_config(environment, tmp_path):
 def test_what_the_config_cannot_mean(environment, tmp_path):
     """A ValueError of the package is one line, too; here a method's name, and a group of the wrong shape."""
     code, _, err = run(environment, "--config=configs/quickstart.py:bridg", f"--workdir={tmp_path / 'run'}")
-    assert code == 2 and err == ("error: method.name='bridg' is unknown; allowed: bridge, grpo, sft. "
+    assert code == 2 and err == (f"error: method.name='bridg' is unknown; allowed: {', '.join(methods.names())}. "
                                  "Did you mean 'bridge'?\n")
 
 

@@ -1,0 +1,136 @@
+"""Write docs/methods.md: `python -m experiments.methods [--out=docs/methods.md]`, what each method samples, trains and costs.
+
+Nothing in it is written by hand: what is sampled and read comes from the method's steps, copies from its state, passes from
+tracing its update with a policy that counts how often it is differentiated, and what a part learns from, from changing the
+experts, or the samples, and looking whether its step changes. What a method does is the first line of its file.
+Exit codes: 0 done, 2 the file cannot be written.
+"""
+from __future__ import annotations
+
+import collections
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from bridge_jax import methods
+from bridge_jax.optim import Recipe, Recipes
+from bridge_jax.types import Batch, Method, Policy, Reads, Rollouts, Sequences
+from experiments.train import fail, parse_flags
+
+V, P, M, T = 4, 2, 2, 2  # tokens, prompts, samples of a prompt and positions of the toy that is traced
+PARTS = ("theta", "theta_hat", "w")
+HEAD = """# The methods
+
+Written by `python -m experiments.methods`; a test fails when it is out of date. One step of each with its default settings.
+
+A backward pass costs about three forward passes of the model over the rows that are named; a method with several kinds of steps
+has them one after the other. Copies are trees as large as the base weights, without the optimizer's moments (two for each
+copy that is trained) and without the adapter w, which is small. Sources, formulas and what each setting does stand at the head
+of each file in `bridge_jax/methods`.
+"""
+COLUMNS = ("method", "what it does", "who samples", "experts", "what learns from what", "passes of an update", "copies",
+           "settings of its own")
+
+
+def counting(counts: collections.Counter) -> Policy:
+    """A table of logits whose log-probabilities count, while they are traced, whose rows are passed in which direction."""
+    def bigram(table, tokens_BT):
+        logp_BTV = jax.nn.log_softmax(table[jnp.roll(tokens_BT, 1, axis=1)])
+        return jnp.take_along_axis(logp_BTV, tokens_BT[..., None], axis=-1)[..., 0]
+
+    @jax.custom_vjp
+    def logp(table, tokens_BT):
+        counts["forward", len(tokens_BT)] += 1
+        return bigram(table, tokens_BT)
+
+    def forward(table, tokens_BT):
+        counts["backward", len(tokens_BT)] += 1
+        return jax.vjp(lambda table: bigram(table, tokens_BT), table)
+
+    logp.defvjp(forward, lambda pull, g: (*pull(g), None))
+    policy = lambda phi, seqs, temperature: (logp(phi["table"], seqs.tokens_BT), jnp.ones(seqs.tokens_BT.shape))
+    merge = lambda theta, w: {"table": theta["table"] if w is None else theta["table"] + w["A"] @ w["B"]}
+    return Policy(policy, merge, pull=lambda w, G: {"A": G["table"] @ w["B"].T, "B": w["A"].T @ G["table"]},
+                  init_w=lambda key: {"A": jnp.arange(1.0, V + 1)[:, None], "B": jnp.zeros((1, V))})
+
+
+def batch(reads: Reads, experts: int = 0, samples: int = 0) -> Batch:
+    """A step's rows, experts one for each prompt; the numbers shift their tokens. Prompt 0 is solved once, 1 never."""
+    ones = lambda *shape: jnp.ones(shape, jnp.int32)
+    rows = lambda B, shift: Sequences(ones(P, T), ones(P), (jnp.arange(B * T, dtype=jnp.int32).reshape(B, T) + shift) % V,
+                                      T * ones(B))
+    rolled = Rollouts(rows(P * M, samples), jnp.zeros((P * M, T)), jnp.zeros(P * M).at[0].set(1.0), jnp.float32(1.0))
+    return Batch(rows(P, experts) if reads.demos else None, {actor: rolled for actor in reads.actors})
+
+
+def learns_from(method: Method) -> str:
+    """For each part, which rows its step depends on, in any kind of step."""
+    state = method.init({"table": jnp.zeros((V, V)).at[0, 1].set(1.0)}, jax.random.key(0))
+    found = {part: [] for part in PARTS if getattr(state.params, part) is not None}
+    update = jax.jit(method.update)
+    for reads in method.kinds:
+        step = lambda **shifts: update(state, batch(reads, **shifts))[0].params
+        base = step()
+        for rows, shift, there in (("experts", {"experts": 1}, reads.demos), ("samples", {"samples": 1}, reads.actors)):
+            after = step(**shift) if there else base
+            for part, seen in found.items():
+                pairs = zip(jax.tree.leaves(getattr(base, part)), jax.tree.leaves(getattr(after, part)))
+                if rows not in seen and any(not jnp.array_equal(one, other) for one, other in pairs):
+                    seen.append(rows)
+    return "; ".join(f"{part}: {' and '.join(seen)}" for part, seen in found.items())
+
+
+def passes(method: Method, counts: collections.Counter) -> str:
+    """The passes of each kind of step, as words."""
+    told, state = [], jax.eval_shape(method.init, {"table": jax.ShapeDtypeStruct((V, V), jnp.float32)}, jax.random.key(0))
+    for reads in method.kinds:
+        counts.clear()
+        jax.eval_shape(lambda *given: method.update(*given), state, batch(reads))  # a new function: traces are cached
+        names = {P * M: "samples", P: "experts"}
+        told.append(", ".join(f"{counts[way, rows]} {way} on {names[rows]}" for way in ("backward", "forward")
+                              for rows in (P * M, P) if counts[way, rows]))
+    return "; then ".join(told)
+
+
+def line(name: str) -> list[str]:
+    """The cells of one method."""
+    module, counts = methods.load(name), collections.Counter()
+    recipes = Recipes(*[Recipe(learning_rate=0.1, eps=1.0)] * 2)  # a step that shows the size of its gradient
+    method = module.make(module.Config(), counting(counts), recipes)
+    theta = {"table": jax.ShapeDtypeStruct((V, V), jnp.float32)}
+    state = jax.eval_shape(method.init, theta, jax.random.key(0))
+    copies = sum(tree is not None for tree in (state.params.theta, state.params.theta_hat, state.ref))
+    kinds = lambda tell: "; then ".join(dict.fromkeys(tell(reads) for reads in method.kinds))
+    experts = kinds(lambda reads: ("of the same prompts" if method.paired else "of their own") if reads.demos else "none")
+    settings = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(module.Config))
+    return [f"`{name}`", module.__doc__.split("\n")[0].rstrip(":"), kinds(lambda reads: " and ".join(reads.actors) or "nobody"),
+            experts, learns_from(method), passes(method, counts), str(copies), settings or "none"]
+
+
+def document() -> str:
+    """The whole file."""
+    cells = [COLUMNS, ["---"] * len(COLUMNS), *(line(name) for name in methods.names())]
+    return HEAD + "\n" + "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """Write the file."""
+    if argv[1:]:
+        fail(f"unexpected arguments {argv[1:]}")
+    try:
+        Path(flags.FLAGS.out).write_text(document())
+    except OSError as error:
+        fail(f"--out={flags.FLAGS.out}: {error.strerror}")
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string("out", "docs/methods.md", "the file")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,25 @@
+"""docs/methods.md is what the code says, and what it says of three methods is what their mathematics says."""
+from __future__ import annotations
+
+import pathlib
+
+from bridge_jax import methods
+from experiments import methods as command
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_the_committed_table_is_up_to_date():
+    assert (ROOT / "docs" / "methods.md").read_text() == command.document(), "run python -m experiments.methods"
+
+
+def test_lines():
+    """BRIDGE: two passes over the samples, one over the experts, two copies; theta_hat never sees an expert."""
+    lines = {name: command.line(name) for name in methods.names()}
+    assert lines["bridge"][2:7] == ["theta", "of their own",
+                                    "theta: experts and samples; theta_hat: samples; w: experts and samples",
+                                    "2 backward on samples, 1 backward on experts", "2"]
+    assert lines["sft"][2:7] == ["nobody", "of their own", "theta: experts", "1 backward on experts", "1"]
+    assert lines["grpo"][2:7] == ["theta", "none", "theta: samples", "1 backward on samples", "1"]
+    assert lines["alternate"][5] == "1 backward on samples; then 1 backward on experts"
+    assert all(len(line) == len(command.COLUMNS) and all(line) for line in lines.values())
