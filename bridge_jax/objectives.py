@@ -140,9 +140,48 @@ def inner(a: Tree, b: Tree) -> jax.Array:
     return sum(jnp.vdot(x.astype(jnp.float32), y.astype(jnp.float32)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
-def cosine(a: Tree, b: Tree) -> jax.Array:
-    """Cosine of the angle between two pytrees; 0 where one of them is 0."""
-    return inner(a, b) / jnp.maximum(jnp.sqrt(inner(a, a) * inner(b, b)), 1e-30)
+def by_layer_group(a: Tree, b: Tree) -> dict[str, jax.Array]:
+    """Inner products of two gradients by group of layers: early, middle and late thirds, and what lies outside the layers.
+
+    Leaves under the key "layers" have the layer as their leading axis; a tree without such a key is one group, "rest".
+    """
+    found: dict[str, jax.Array] = {}
+    pairs = zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b))
+    for (path, x), y in pairs:
+        if getattr(path[0], "key", None) != "layers":
+            found["rest"] = found.get("rest", 0.0) + inner(x, y)
+            continue
+        inner_L = jnp.sum((x.astype(jnp.float32) * y.astype(jnp.float32)).reshape(x.shape[0], -1), axis=1)
+        L = inner_L.shape[0]
+        for i, name in enumerate(("early", "middle", "late")):
+            if L * i // 3 < L * (i + 1) // 3:
+                found[name] = found.get(name, 0.0) + inner_L[L * i // 3:L * (i + 1) // 3].sum()
+    return found
+
+
+def cooperation(G_SFT: Tree, G_RL: Tree) -> Metrics:
+    """How two gradients at one iterate agree, whole and by group of layers.
+
+    grad/cos_sft_rl; coop/inner: their inner product, which is by how much a small step along one raises the other's
+    objective, per unit of step (the first-order gain); coop/norm_ratio: |G_SFT| / |G_RL|. 0 where one of them is 0.
+    """
+    products = [by_layer_group(*pair) for pair in ((G_SFT, G_RL), (G_SFT, G_SFT), (G_RL, G_RL))]
+    groups = {f"_{name}": [p[name] for p in products] for name in products[0]} if len(products[0]) > 1 else {}
+    metrics = {}
+    for name, (both, sft, rl) in {"": [sum(p.values()) for p in products], **groups}.items():
+        metrics |= {f"grad/cos_sft_rl{name}": both / jnp.maximum(jnp.sqrt(sft * rl), 1e-30), f"coop/inner{name}": both,
+                    f"coop/norm_ratio{name}": jnp.where(rl > 0, jnp.sqrt(sft / jnp.maximum(rl, 1e-30)), 0.0)}
+    return metrics
+
+
+def passed(*rows: Sequences, forward: tuple[Sequences, ...] = ()) -> Metrics:
+    """The ledger of an update: tokens of completions and of their prompts (each once) that went through a backward pass,
+    and all tokens that went through a forward pass alone; rows that were passed twice are given twice."""
+    prompts = lambda seqs: jnp.sum(seqs.prompt_len_P * (seqs.length_B.reshape(seqs.prompt_len_P.shape[0], -1).max(axis=1) > 0))
+    whole = lambda seqs: seqs.length_B.sum() + prompts(seqs)
+    return {"budget/gradient_tokens": sum(seqs.length_B.sum() for seqs in rows),
+            "budget/gradient_prompt_tokens": sum(map(prompts, rows)),
+            "budget/forward_tokens": sum(map(whole, forward), start=jnp.int32(0))}
 
 
 def J_SFT(policy: Policy, demos: Sequences, term=lambda logp_BT, rows: logp_BT, total=None):

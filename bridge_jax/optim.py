@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bridge_jax.types import Metrics, Params, TrainState
+from bridge_jax.types import Metrics, Params, TrainState, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +79,47 @@ class Recipes:
     """The two recipes of a run."""
     base: Recipe
     lora: Recipe
+    shadow_moments: str = "float32"  # in which theta_hat's Adam moments are kept: float32 or bfloat16
 
     def optimizer(self) -> optax.GradientTransformation:
         """One transformation over Params, partitioned by the labels base, shadow and lora."""
-        recipes = {"base": adamw(self.base), "shadow": adamw(self.base), "lora": adamw(self.lora)}
-        return optax.multi_transform(recipes, labels)
+        shadow = adamw(self.base) if self.shadow_moments == "float32" else kept_in_bfloat16(adamw(self.base))
+        return optax.multi_transform({"base": adamw(self.base), "shadow": shadow, "lora": adamw(self.lora)}, labels)
+
+
+def to_bfloat16(tree: Tree, key: jax.Array) -> Tree:
+    """fp32 leaves rounded up or down at random, so that the mean is exact; numbers that bfloat16 has stay what they are.
+
+    Rounding to nearest would lose every change below 1/512 of a number: a moment with b2 = 0.999 would never move.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+
+    def rounded(x, key):
+        if x.dtype != jnp.float32 or not x.ndim:
+            return x
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+        kept = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
+        return jnp.where(jnp.isfinite(x), kept, x).astype(jnp.bfloat16)
+
+    return structure.unflatten([rounded(x, jax.random.fold_in(key, i)) for i, x in enumerate(leaves)])
+
+
+def to_float32(tree: Tree) -> Tree:
+    """bfloat16 leaves as fp32, the others as they are."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)
+
+
+def kept_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same transformation, its moments kept in bfloat16 between updates; the count in its state seeds the rounding."""
+    def store(state):
+        count = next(x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.integer))
+        return to_bfloat16(state, jax.random.fold_in(jax.random.key(0), count))
+
+    def update(updates, state, params=None):
+        updates, state = inner.update(updates, to_float32(state), params)
+        return updates, store(state)
+
+    return optax.GradientTransformation(lambda params: store(inner.init(params)), update)
 
 
 def begin(recipes: Recipes, params: Params, ref=None) -> TrainState:
@@ -92,10 +128,13 @@ def begin(recipes: Recipes, params: Params, ref=None) -> TrainState:
     return TrainState(jnp.int32(0), params, recipes.optimizer().init(params), ref)
 
 
+LABELS = {"theta": "base", "theta_hat": "shadow", "w": "lora"}
+
+
 def labels(params: Params) -> Params:
     """Label of every part of Params; None where the method has no such part."""
-    name = lambda part, label: None if part is None else jax.tree.map(lambda _: label, part)
-    return Params(name(params.theta, "base"), name(params.theta_hat, "shadow"), name(params.w, "lora"))
+    name = lambda part: jax.tree.map(lambda _: LABELS[part], getattr(params, part))
+    return Params(**{part: name(part) for part in LABELS})
 
 
 def apply_ascent(recipes: Recipes, state: TrainState, ascent: Params, values=()) -> tuple[TrainState, Metrics]:
@@ -103,14 +142,21 @@ def apply_ascent(recipes: Recipes, state: TrainState, ascent: Params, values=())
 
     A non-finite gradient norm, or a non-finite entry of `values` (the objectives), leaves parameters and optimizer states
     as they were and is reported as update/skipped = 1; the step counts either way, so that the next batch differs.
+    A part whose direction is None, although it has parameters, stays as it is, and so does its optimizer.
     """
     parts = {"theta": ascent.theta, "theta_hat": ascent.theta_hat, "w": ascent.w}
     norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in parts.items() if tree is not None}
     finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(x, jnp.float32) for x in (*norms.values(), *values)])))
 
+    resting = [name for name, tree in parts.items() if tree is None and getattr(state.params, name) is not None]
+
     def move(ascent: Params, params: Params, opt_state):
-        updates, opt_state = recipes.optimizer().update(jax.tree.map(jnp.negative, ascent), opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+        zeros = {name: jax.tree.map(jnp.zeros_like, getattr(params, name)) for name in resting}
+        descent = jax.tree.map(jnp.negative, ascent.replace(**zeros))
+        updates, moved = recipes.optimizer().update(descent, opt_state, params)
+        kept = {LABELS[name]: opt_state.inner_states[LABELS[name]] for name in resting}
+        moved = moved._replace(inner_states=moved.inner_states | kept)
+        return optax.apply_updates(params, updates).replace(**{name: getattr(params, name) for name in resting}), moved
 
     # a branch of its own is also a fusion boundary: theta and theta_hat, bit-equal so far, round alike in their optimizers
     params, opt_state = jax.lax.cond(finite, move, lambda _, *old: old, ascent, state.params, state.opt_state)

@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bridge_jax import checkpoint, data, evaluate, logbook, problems, rollout, settings, setup, sharding, tasks
+from bridge_jax import checkpoint, data, evaluate, generate, ledger, logbook, problems, settings, setup, tasks
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
 from bridge_jax.models import params
 from bridge_jax.programs import Programs, compile_count, compile_programs
 from bridge_jax.setup import Run
-from bridge_jax.types import Batch, Reads, Rollouts, TrainState
+from bridge_jax.types import Batch, TrainState
 
 logger = logging.getLogger(__name__)
 FREE_KEYS = ("steps", "eval.", "checkpoint.", "log.")  # may change when a run resumes: they do not decide its numbers
@@ -53,78 +53,9 @@ class Step(NamedTuple):
     number: int                 # 1 for the first
     metrics: dict               # device scalars, not fetched
     facts: dict[str, float]     # host scalars
+    sampled: dict[str, float]   # tokens that sampling took, whether the update read them or not
     batch: Batch                # kept until the update is known to be finite
     dispatched: float           # clock
-
-
-def on_mesh(run: Run, tree):
-    """Host arrays onto the mesh, rows spread over its data axes."""
-    return jax.device_put(tree, sharding.of_rows(run.mesh, tree))
-
-
-def sampling(run: Run, temperature: float) -> rollout.Sampling:
-    """The traced settings of a sampler."""
-    eos_E, limit = jnp.asarray(run.tokenizer.eos_ids, jnp.int32), jnp.int32(run.settings.rollout.max_new)
-    return rollout.Sampling(jnp.float32(temperature), eos_E, limit)
-
-
-def rows_of_step(run: Run, reads: Reads, cursors: dict[str, int]):
-    """The step's prompts and demonstrations, padded to their common bucket: a pure function of seed and cursors."""
-    s, prompts, demos = run.settings, (), ()
-    if reads.actors:
-        prompts = data.order(s.seed, "rl", len(run.prompts.problems), cursors["rl"], s.batch.prompts_per_step)
-    if reads.demos and run.method.paired:
-        demos = prompts
-    elif reads.demos:
-        demos = data.order(s.seed, "sft", len(run.demos.problems), cursors["sft"], s.batch.demos_per_step)
-    used = [run.prompts.tokens[i] for i in prompts] + [run.demos.tokens[i] for i in demos]
-    bucket = min(b for b in run.buckets if b >= max(map(len, used)))
-    demo_rows = data.demo_batch(run.demos, demos, (bucket,), s.rollout.max_new,
-                                s.batch.demos_per_step + s.batch.demo_padding) if reads.demos else None
-    return bucket, prompts, demo_rows
-
-
-def dispatch(run: Run, programs: Programs, phi, step: int, bucket: int, indices) -> list[rollout.Samples]:
-    """Begin to sample the step's prompts, in parts; waits for nothing."""
-    s, parts, size = run.settings, [], len(indices) // run.settings.rollout.calls
-    # a prompt may come twice in a step, at the turn of an epoch: its second group has sample ids of its own
-    before = [int(np.sum(indices[:i] == index)) for i, index in enumerate(indices)]
-    first_P = np.asarray(before, np.int32) * s.batch.samples_per_prompt
-    for start in range(0, len(indices), size):
-        batch = data.prompt_batch(run.prompts, indices[start:start + size], (bucket,))
-        keys = programs.keys(jnp.int32(step), batch.ids_P, first_P[start:start + size])
-        prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
-        parts.append(programs.sample[bucket](phi, *prompts, keys, sampling(run, s.rollout.temperature)))
-    return parts
-
-
-def collect(run: Run, parts: list[rollout.Samples], indices) -> tuple[Rollouts, list[evaluate.Graded], float]:
-    """Fetch the parts and grade each while the next is generated; also the seconds of grading."""
-    s, size, graded, grading = run.settings, len(indices) // len(parts), [], 0.0
-    for part, start in zip(parts, range(0, len(indices), size)):
-        samples = jax.device_get(part)  # waits for this part; the next is already running
-        began = time.monotonic()
-        asked = [run.prompts.problems[i] for i in indices[start:start + size]]
-        graded.append(evaluate.grade(run.task, run.tokenizer, asked, samples, run.pool))
-        grading += time.monotonic() - began
-    join = lambda *leaves: np.concatenate(leaves)
-    samples = jax.tree.map(join, *(part.samples for part in graded))
-    reward_B = join(*(part.reward_B for part in graded))
-    return Rollouts(samples.seqs, samples.logp_BT, reward_B, np.float32(s.rollout.temperature)), graded, grading
-
-
-def transcript(run: Run, actor: str, indices, graded: list[evaluate.Graded]) -> list[dict]:
-    """The step's samples as rows of rollouts/step_*.jsonl."""
-    rows, M = [], run.settings.batch.samples_per_prompt
-    for part in graded:
-        seqs = part.samples.seqs
-        for b, (text, outcome) in enumerate(zip(part.texts, part.outcomes)):
-            problem, length = run.prompts.problems[indices[len(rows) // M]], seqs.length_B[b]
-            rows.append({"actor": actor, "id": problem.id, "level": problem.level, "sample": len(rows) % M,
-                         "question": problem.question, "answer": problem.answer, "text": text, "outcome": str(outcome),
-                         "stopped": part.samples.stopped_B[b], "ids": seqs.tokens_BT[b, :length],
-                         "logp": part.samples.logp_BT[b, :length]})
-    return rows
 
 
 def greedy_evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Interrupt) -> dict[str, float]:
@@ -133,9 +64,9 @@ def greedy_evaluation(run: Run, programs: Programs, state: TrainState, interrupt
 
     def one_each(phi, batch: data.PromptBatch):
         interrupt.check()
-        prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
+        prompts = generate.on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
         greedy = programs.greedy[batch.prompt_PS.shape[1]]
-        return jax.device_get(greedy(phi, *prompts, programs.eval_keys, sampling(run, 0.0)))
+        return jax.device_get(greedy(phi, *prompts, programs.eval_keys, generate.sampling(run, 0.0)))
 
     metrics, rows = {}, s.eval.rows
     for split, prompts in run.splits.items():
@@ -283,7 +214,7 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
     """Steps meta["step"] + 1 to end."""
     s, totals = run.settings, collections.Counter(meta["totals"])
     cursors, last, pending = {"rl": meta["rl"], "sft": meta["sft"]}, {}, None
-    skipped, clock = meta["skipped_in_row"], time.monotonic()
+    skipped, clock, meter = meta["skipped_in_row"], time.monotonic(), ledger.Meter(meta.get("times", {}))
     trained = lambda: meta["train_s"] + time.monotonic() - clock
 
     def finish(step: Step | None, extra: dict, log: bool = True) -> None:
@@ -293,10 +224,12 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
             return
         metrics = {key: float(value) for key, value in jax.device_get(step.metrics).items()}
         metrics["time/update_s"] = time.monotonic() - step.dispatched
-        for key in [key for key in metrics if key.startswith("budget/")]:
-            totals[key] += metrics[key]
+        spent = {key: value for key, value in metrics.items() if key.startswith("budget/")} | step.sampled
+        spent["budget/flops"] = ledger.step_flops(run.cfg, spent, *ledger.mean_lengths(step.batch))
+        totals.update(spent)
         metrics |= totals  # all of them, also those that this kind of step does not spend
-        last = metrics | step.facts | extra | {"compile/count": compile_count(), "time/train_s": trained()}
+        last = metrics | step.facts | extra | meter.read() | ledger.peak_memory()
+        last |= {"compile/count": compile_count(), "time/train_s": trained()}
         if log:
             book.write(step.number, last)
         shown = {"reward": "reward/mean", "J_SFT": "sft/logp", "gain": "bridge/gain",
@@ -314,18 +247,19 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
 
     def save(number: int, unlogged: dict) -> None:
         store.save(number, state, {**cursors, "step": number, "skipped_in_row": skipped, "totals": dict(totals),
-                                   "seed": s.seed, "train_s": trained(), "unlogged": unlogged})
+                                   "seed": s.seed, "train_s": trained(), "times": meter.read(), "unlogged": unlogged})
 
     with logbook.progress(end, meta["step"], s.method_name) as show:
         for number in range(meta["step"] + 1, end + 1):
             reads = run.method.reads(number - 1)
-            bucket, indices, demos = rows_of_step(run, reads, cursors)
-            under_way = {actor: dispatch(run, programs, programs.policy[actor](state.params), number - 1, bucket, indices)
+            bucket, indices, demos = generate.rows_of_step(run, reads, cursors)
+            policy = lambda actor: programs.policy[actor](state.params)
+            under_way = {actor: generate.dispatch(run, programs, policy(actor), number - 1, bucket, indices)
                          for actor in reads.actors}
             finish(pending, {})  # the last update is done when this returns; the samplers are already queued behind it
             pending, began, rollouts, written, facts = None, time.monotonic(), {}, [], {"time/grade_s": 0.0}
             for actor in reads.actors:
-                rollouts[actor], graded, grading = collect(run, under_way.pop(actor), indices)
+                rollouts[actor], graded, grading = generate.collect(run, under_way.pop(actor), indices)
                 facts["time/grade_s"] += grading
                 if actor == "theta":
                     facts |= evaluate.rates([o for part in graded for o in part.outcomes])
@@ -333,16 +267,22 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
                     length_B = rollouts[actor].seqs.length_B
                     facts |= {"rollout/tokens": int(length_B.sum()), "rollout/length": float(length_B.mean()),
                               "rollout/stopped": float(np.mean([part.samples.stopped_B for part in graded]))}
-                written.append((actor, graded))
+                written.append((actor, indices, graded))
+            cursor = cursors["rl"] + len(indices)
+            if run.method.resample:
+                facts["reward/mean"] = float(rollouts["theta"].reward_B.mean())  # of all that was asked first
+                cursor, rounds, grading = generate.replace_equal_groups(run, programs, policy("theta"), number - 1, bucket,
+                                                                        cursor, rollouts["theta"])
+                facts |= {"time/grade_s": facts["time/grade_s"] + grading, "rollout/rounds": 1 + len(rounds)}
+                written += [("theta", *round) for round in rounds]
             facts["time/rollout_s"] = time.monotonic() - began - facts["time/grade_s"]
             batch = Batch(demos, rollouts)
             dispatched = time.monotonic()
-            state, metrics = programs.update[bucket, reads](state, on_mesh(run, batch))
-            pending = Step(number, metrics, facts, batch, dispatched)
-            cursors = {"rl": cursors["rl"] + len(indices), "sft": cursors["sft"] + s.batch.demos_per_step * reads.demos}
+            state, metrics = programs.update[bucket, reads](state, generate.on_mesh(run, batch))
+            pending = Step(number, metrics, facts, generate.sampled_tokens(run, written), batch, dispatched)
+            cursors = {"rl": cursor, "sft": cursors["sft"] + s.batch.demos_per_step * reads.demos}
             if s.log.rollouts_every and number % s.log.rollouts_every == 0 and written:
-                book.write_rollouts(number, [row for actor, graded in written
-                                             for row in transcript(run, actor, indices, graded)])
+                book.write_rollouts(number, [row for group in written for row in generate.transcript(run, *group)])
             stopping = interrupt.asked.is_set()
             # by the config's last step, not by `end`: a run that is cut at stop_at logs what an unbroken one does
             evaluating = bool(s.eval.every) and (number % s.eval.every == 0 or number == s.steps)
@@ -350,14 +290,16 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
             owed = evaluating and stopping  # who sends SIGTERM may not wait: evaluated when the run goes on
             if evaluating or saving:
                 jax.block_until_ready(metrics)
-                try:
-                    seen = greedy_evaluation(run, programs, state, interrupt) if evaluating and not owed else {}
-                except Stopped:
-                    seen, owed = {}, True
+                with meter.paused():
+                    try:
+                        seen = greedy_evaluation(run, programs, state, interrupt) if evaluating and not owed else {}
+                    except Stopped:
+                        seen, owed = {}, True
                 finish(pending, seen, log=not owed)
                 pending, stopping = None, stopping or interrupt.asked.is_set()
             if saving or stopping:
-                save(number, {key: repr(value) for key, value in last.items()} if owed else {})
+                with meter.paused():
+                    save(number, {key: repr(value) for key, value in last.items()} if owed else {})
             if stopping:
                 print(f"stopped by a signal after step {number}; saved. The same command goes on from here", flush=True)
                 return {"step": number, "stopped": True} | last

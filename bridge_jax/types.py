@@ -83,6 +83,7 @@ class Method:
     policy: Callable  # (Params, actor) -> phi that samples as this actor; actor "theta" is also what is evaluated and exported
     kinds: tuple[Reads, ...]              # of steps: one, or several for a method that changes its mind
     kind: Callable = lambda step: 0       # step (0 for the first) -> index into kinds
+    resample: int = 0                     # rounds in which groups of equal rewards are replaced by groups of further prompts
     paired: bool = False                  # whether Batch.demos are experts on the very prompts of Batch.rollouts, in their order
 
     def reads(self, step: int) -> Reads:

@@ -23,11 +23,14 @@ def get_config(method: str = "bridge") -> ConfigDict:
         method=dict(name=method or "bridge",
                     # bridge
                     lam=0.5, lam_schedule="constant", lam_end=1.0, lam_steps=0, lam_boundaries=(), lam_values=(),
-                    shadow_rollouts="shared", ratio_cap=0.0,
+                    shadow_rollouts="shared", ratio_cap=0.0, w_learns="both", resync_every=0, inner_steps=1,
+                    shadow_storage="full", shadow_moments="float32",
                     # bridge, grpo and most others
                     advantage="group", kl_coef=0.0,
                     # grpo, dr_grpo; gspo
                     clip_low=0.2, clip_high=0.2, updates_per_batch=1, normaliser="tokens", gspo_low=3e-4, gspo_high=4e-4,
+                    # dapo
+                    dapo_low=0.2, dapo_high=0.28, dapo_buffer=0.2, dapo_resample=2,
                     # cold_start, hybrid, chord
                     sft_steps=50, mu=1.0, chord_mu=0.9, chord_mu_end=0.05, chord_steps=200, chord_weighting="mu",
                     # luffy, srft

@@ -208,9 +208,35 @@ def test_inner_and_cosine():
     """Over all leaves at once; a zero tree has cosine 0."""
     a, b = {"x": jnp.array([3.0, 0]), "y": jnp.array([[4.0]])}, {"x": jnp.array([1.0, 5]), "y": jnp.array([[2.0]])}
     close(objectives.inner(a, b), 11.0)
-    close(objectives.cosine(a, b), 11 / (5 * math.sqrt(30)))
-    assert objectives.cosine(a, jax.tree.map(jnp.zeros_like, a)) == 0.0
+    found = objectives.cooperation(a, b)
+    assert set(found) == {"grad/cos_sft_rl", "coop/inner", "coop/norm_ratio"}
+    close(found["grad/cos_sft_rl"], 11 / (5 * math.sqrt(30)))
+    close(found["coop/inner"], 11.0)
+    close(found["coop/norm_ratio"], 5 / math.sqrt(30))
+    idle = objectives.cooperation(a, jax.tree.map(jnp.zeros_like, a))
+    assert idle["grad/cos_sft_rl"] == idle["coop/norm_ratio"] == 0.0
 
+
+def test_cooperation_by_group_of_layers():
+    """Four layers: the first alone is early, the second middle, the last two late; what is outside the layers is the rest."""
+    a = {"layers": {"q": jnp.array([[1.0, 0], [0, 2], [1, 1], [3, 0]])}, "embed": jnp.array([2.0])}
+    b = {"layers": {"q": jnp.array([[1.0, 1], [0, -1], [0, 0], [1, 0]])}, "embed": jnp.array([-1.0])}
+    found = objectives.cooperation(a, b)
+    for name, value in {"": 0.0 - 2 + 1 - 2 + 3, "_early": 1.0, "_middle": -2.0, "_late": 3.0, "_rest": -2.0}.items():
+        close(found[f"coop/inner{name}"], value)
+    close(found["grad/cos_sft_rl_late"], 3 / math.sqrt(11))
+    close(found["coop/norm_ratio_middle"], 2.0)
+
+
+def test_passed_by_hand():
+    """Two prompts of 1 and 2 tokens with two completions each; a group that is nothing but padding costs nothing."""
+    seqs = rows([0, 0], [[1, 1], [1, 1], [1, 1], [1, 1]], [1, 2, 2, 0])
+    seqs = seqs.replace(prompt_len_P=jnp.array([3, 4]))
+    found = objectives.passed(seqs, seqs, forward=(seqs,))
+    assert {key: int(value) for key, value in found.items()} == {
+        "budget/gradient_tokens": 10, "budget/gradient_prompt_tokens": 14, "budget/forward_tokens": 12}
+    idle = seqs.replace(length_B=jnp.array([1, 2, 0, 0]))
+    assert objectives.passed(idle)["budget/gradient_prompt_tokens"] == 3
 
 def test_token_means():
     """Sums over the tokens of the whole batch; a batch of nothing but padding rows divides by 1."""

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import checkpoint, data, evaluate, logbook, methods, setup, train
+from bridge_jax import checkpoint, data, evaluate, generate, logbook, methods, setup, train
 from tests import tiny_runs
 from tests.tiny_runs import STEPS, go, quick, unbroken  # noqa: F401 (fixtures)
 
@@ -22,10 +22,12 @@ SFT = {"sft/logp", "sft/entropy", "sft/stop_prob"}
 RL = {"reward/mean", "reward/all_right", "reward/all_wrong", "rl/J", "rollout/tokens", "rollout/length",
       "rollout/stopped", "rollout/entropy", "rollout/logp_error", "rollout/logp_error_max", "rollout/prob_error",
       *(f"reward/outcome_{kind}" for kind in evaluate.Outcome)}
-BRIDGE = {"bridge/gain", "bridge/kl_hat", "bridge/ess", "bridge/lam", "bridge/J_hat", "grad/cos_sft_rl"}
+BRIDGE = {"bridge/gain", "bridge/kl_hat", "bridge/ess", "bridge/lam", "bridge/J_hat"}
+COOPERATION = {f"{key}{group}" for key in ("grad/cos_sft_rl", "coop/inner", "coop/norm_ratio")
+               for group in ("", "_rest", "_middle", "_late")}  # two layers have no early third
 OF_METHOD = {"bridge": BRIDGE, "chord": {"chord/mu"}, "hpt": {"hpt/failed"}, "joint": {"bridge/lam"}}
 EVERY_STEP = {"step", "update/skipped", "time/update_s", "time/grade_s", "time/rollout_s", "time/train_s",
-              "compile/count"}
+              "time/wall_s", "time/cpu_s", "memory/host_peak_gib", "compile/count"}
 EVALUATED = {f"eval/held_out_{key}" for key in ("accuracy", "stderr", "n", "tokens", "stopped", "no_answer", "lenient")}
 
 
@@ -43,7 +45,7 @@ def signal_at(monkeypatch, step: int, number=signal.SIGTERM) -> None:
 
 def poison(monkeypatch, steps) -> None:
     """The rewards of these steps are NaN."""
-    dispatch, collect, at = train.dispatch, train.collect, []
+    dispatch, collect, at = generate.dispatch, generate.collect, []
 
     def remember(run, programs, phi, step, *rest):
         at.append(step + 1)
@@ -54,8 +56,8 @@ def poison(monkeypatch, steps) -> None:
         bad = np.full_like(rollouts.reward_B, np.nan if at[-1] in steps else 1.0)
         return rollouts.replace(reward_B=rollouts.reward_B * bad), graded, seconds
 
-    monkeypatch.setattr(train, "dispatch", remember)
-    monkeypatch.setattr(train, "collect", poisoned)
+    monkeypatch.setattr(generate, "dispatch", remember)
+    monkeypatch.setattr(generate, "collect", poisoned)
 
 
 @every_method
@@ -189,11 +191,12 @@ def test_metrics_contract(quick, unbroken, method):
     made, spent = setup.build(tiny_runs.config(method), jax.devices()[:1]).method, set()
     for line in found[1:]:
         due, reads = line["step"] in (3, STEPS), made.reads(line["step"] - 1)
-        spent |= {"gradient_tokens", *["demo_tokens"] * reads.demos, *["generated_tokens"] * bool(reads.actors)}
+        spent |= {"gradient_tokens", "gradient_prompt_tokens", "forward_tokens", "flops", *["demo_tokens"] * reads.demos}
+        spent |= {"generated_tokens", "prefilled_tokens"} if reads.actors else set()
         wanted = EVERY_STEP | OF_METHOD.get(method, set()) | {f"budget/{name}" for name in spent}
         wanted |= SFT if reads.demos else set()
         wanted |= RL if reads.actors else set()
-        wanted |= {"grad/cos_sft_rl"} if reads.demos and reads.actors else set()
+        wanted |= COOPERATION if reads.demos and reads.actors else set()
         wanted |= {f"grad/norm_{name}" for name in NORMS.get(method, ["theta"])}
         assert set(line) == wanted | (EVALUATED | {"time/eval_s"} if due else set()), line["step"]
         assert line.get("rollout/logp_error_max", 0) < 1e-4
@@ -227,8 +230,8 @@ def test_rollout_files_are_complete(quick, unbroken):
 
 def test_nothing_compiles_after_warm_up(quick, tmp_path, monkeypatch):
     """Two prompt buckets, evaluations, checkpoints: the count of the first step is that of the last; also resumed."""
-    used, rows_of_step = [], train.rows_of_step
-    monkeypatch.setattr(train, "rows_of_step", lambda *given: used.append(rows_of_step(*given)) or used[-1])
+    used, rows_of_step = [], generate.rows_of_step
+    monkeypatch.setattr(generate, "rows_of_step", lambda *given: used.append(rows_of_step(*given)) or used[-1])
     given = dict(data__buckets=(4, 6), eval__every=2)
     go(tmp_path, "grpo", stop_at=3, **given)
     go(tmp_path, "grpo", **given)
@@ -267,7 +270,7 @@ def test_workdir_that_cannot_be_written(tmp_path):
 
 def test_a_step_is_logged_behind_the_next_samples(quick, tmp_path, monkeypatch):
     """The device never waits for the log: step n is fetched when the samples of n + 1 are under way."""
-    told, dispatch, write = [], train.dispatch, logbook.Logbook.write
+    told, dispatch, write = [], generate.dispatch, logbook.Logbook.write
 
     def dispatched(run, programs, phi, step, *rest):
         told.append(f"sample {step + 1}")
@@ -277,7 +280,7 @@ def test_a_step_is_logged_behind_the_next_samples(quick, tmp_path, monkeypatch):
         told.append(f"log {step}")
         return write(self, step, metrics)
 
-    monkeypatch.setattr(train, "dispatch", dispatched)
+    monkeypatch.setattr(generate, "dispatch", dispatched)
     monkeypatch.setattr(logbook.Logbook, "write", written)
     go(tmp_path, "grpo", steps=3, eval__every=0, checkpoint__every=0)
     assert told == ["sample 1", "sample 2", "log 1", "sample 3", "log 2", "log 3"]
@@ -286,9 +289,9 @@ def test_a_step_is_logged_behind_the_next_samples(quick, tmp_path, monkeypatch):
 @pytest.mark.parametrize("at", ["compile", "first evaluation"])
 def test_sigterm_before_the_first_step(quick, unbroken, tmp_path, monkeypatch, at):
     """Ends at once, not after the start-up; nothing is left that could hurt the next start."""
-    name = dict(zip(("compile", "first evaluation"), ("compile_programs", "on_mesh")))[at]
+    module, name = {"compile": (train, "compile_programs"), "first evaluation": (generate, "on_mesh")}[at]
     with monkeypatch.context() as patch:
-        patch.setattr(train, name, lambda *_: os.kill(os.getpid(), signal.SIGTERM) or pytest.fail("went on"))
+        patch.setattr(module, name, lambda *_: os.kill(os.getpid(), signal.SIGTERM) or pytest.fail("went on"))
         assert go(tmp_path) == {"stopped": True}
     assert not go(tmp_path)["stopped"]
     tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
@@ -296,7 +299,7 @@ def test_sigterm_before_the_first_step(quick, unbroken, tmp_path, monkeypatch, a
 
 def test_sigterm_during_an_evaluation(quick, unbroken, tmp_path, monkeypatch):
     """Ends between two batches of it; the evaluation is made up for when the run goes on, also after a second signal."""
-    on_mesh, evaluate_split, seen = train.on_mesh, evaluate.evaluate, []
+    on_mesh, evaluate_split, seen = generate.on_mesh, evaluate.evaluate, []
 
     def second_batch(*given, **named):
         if len(seen) in (1, 2):  # the one of step 3, and the owed one

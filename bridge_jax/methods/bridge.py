@@ -9,8 +9,11 @@ With phi = merge(theta, w) two backward passes are enough: a gradient in phi IS 
 the one in w. theta_hat learns from theta's samples by importance weighting (unclipped), or from its own ("own", ours).
 The weights are per token, which is exact for completions of one token and close for longer ones while theta_hat is near; with
 shared samples watch bridge/ess: as theta_hat trails, the gain's value comes to hang on few of them.
-At the exact optimum the theta_hat term vanishes, since theta can undo w: it acts while theta_hat trails. Left out: re-sync,
-inner steps and a low-memory shadow.
+At the exact optimum the theta_hat term vanishes, since theta can undo w: it acts while theta_hat trails.
+
+Variants (ours): w ascends the gain alone; theta_hat is set back to theta every n steps, or takes n RL steps for one of theta;
+theta_hat is kept as bfloat16 differences from theta, and its Adam moments in bfloat16 (6 bytes a weight instead of 12).
+The controls beside them: beta = 0 (methods/hybrid.py), no theta_hat (methods/joint.py).
 """
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
-from bridge_jax.optim import Recipes, apply_ascent, begin, schedule
+from bridge_jax.optim import Recipes, apply_ascent, begin, schedule, to_bfloat16
 from bridge_jax.types import Batch, Method, Metrics, Params, Policy, Reads, Rollouts, TrainState
 
 
@@ -38,9 +41,18 @@ class Config:
     ratio_cap: float = 0.0           # bounds theta_hat's importance ratio to [1/cap, cap]; 0: free
     advantage: str = "group"         # "group" or "mean"; the same A enters both J_RL
     kl_coef: float = 0.0             # times KL to the initial policy, in both J_RL
+    w_learns: str = "both"           # "both": SFT and the gain; "gain": w leaves the first term of its update out
+    resync_every: int = 0            # steps after which theta_hat becomes theta again; 0: never
+    inner_steps: int = 1             # RL steps of theta_hat for one step of theta, all on the same samples
+    shadow_storage: str = "full"     # theta_hat as it is, or as bfloat16 "difference" theta_hat - theta
+    shadow_moments: str = "float32"  # of theta_hat's Adam: float32 or bfloat16
 
 
-def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: Policy):
+CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"), "shadow_storage": ("full", "difference"),
+           "shadow_moments": ("float32", "bfloat16")}
+
+
+def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: Policy, w_learns: str = "both"):
     """The three directions at one iterate, and what was seen on the way. Each grad: phi -> (G in phi, J, facts)."""
     phi = policy.merge(params.theta, params.w)
     phi_hat = policy.merge(params.theta_hat, params.w)
@@ -48,9 +60,24 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: 
     G_RL, J_RL, rl = grad_RL(phi)
     G_hat, J_hat, hat = grad_RL_hat(phi_hat, rl)
     G = jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
-    G_w = jax.tree.map(lambda g, h: g - lam * h, G, G_hat)
+    G_w = jax.tree.map(lambda g, h: g - lam * h, G if w_learns == "both" else jax.tree.map(lambda r: lam * r, G_RL), G_hat)
     ascent = Params(theta=G, theta_hat=G_hat, w=policy.pull(params.w, G_w))
-    return ascent, (J_SFT, J_RL, J_hat), (sft, rl, hat), {"grad/cos_sft_rl": objectives.cosine(G_SFT, G_RL)}
+    return ascent, (J_SFT, J_RL, J_hat), (sft, rl, hat), objectives.cooperation(G_SFT, G_RL)
+
+
+def unpacked(params: Params, storage: str) -> Params:
+    """Params with theta_hat as it is."""
+    if storage == "full":
+        return params
+    return params.replace(theta_hat=jax.tree.map(lambda t, d: t + d.astype(t.dtype), params.theta, params.theta_hat))
+
+
+def packed(params: Params, storage: str, step) -> Params:
+    """Params with theta_hat as it is stored; differences are rounded at random, by the step's key."""
+    if storage == "full":
+        return params
+    difference = jax.tree.map(jnp.subtract, params.theta_hat, params.theta)
+    return params.replace(theta_hat=to_bfloat16(difference, jax.random.fold_in(jax.random.key(1), step)))
 
 
 def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
@@ -77,25 +104,48 @@ def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_B
         "rollout/logp_error_hat": objectives.mean_tokens(error_BT, own.seqs), "rollout/logp_error_hat_max": error_BT.max()}
 
 
-def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
-    """BRIDGE; state: Params(theta, theta_hat, w), and ref when kl_coef > 0."""
-    if cfg.shadow_rollouts not in ("shared", "own"):
-        raise ValueError(f"method.shadow_rollouts={cfg.shadow_rollouts!r}; allowed: 'shared', 'own'")
+def check(cfg: Config) -> None:
+    """ValueError for settings that cannot be meant."""
+    for key, allowed in CHOICES.items():
+        if getattr(cfg, key) not in allowed:
+            raise ValueError(f"method.{key}={getattr(cfg, key)!r}; allowed: {', '.join(map(repr, allowed))}")
+    objectives.check_range("method.resync_every", cfg.resync_every, 0)
+    objectives.check_range("method.inner_steps", cfg.inner_steps, 1)
     objectives.check_advantage(cfg.advantage)
     objectives.check_range("method.kl_coef", cfg.kl_coef, 0.0)
     for lam in (cfg.lam, cfg.lam_end, *cfg.lam_values):
         objectives.check_range("method.lam, lam_end and lam_values", lam, 0.0, 1.0)
     if cfg.ratio_cap and not cfg.ratio_cap > 1.0:
         raise ValueError(f"method.ratio_cap={cfg.ratio_cap}; allowed: 0 (free), or above 1 to bound the ratio to [1/cap, cap]")
+
+
+def settle(cfg: Config, before: TrainState, after: TrainState, skipped) -> TrainState:
+    """The state as it is stored: one step on, theta_hat re-synchronised if it is time; all as before if the step is skipped."""
+    params, step = after.params, before.step + 1
+    if cfg.resync_every:
+        now = step % cfg.resync_every == 0
+        params = params.replace(theta_hat=jax.tree.map(lambda t, h: jnp.where(now, t, h), params.theta, params.theta_hat))
+    after = after.replace(step=step, params=packed(params, cfg.shadow_storage, step))
+    if not (cfg.resync_every or cfg.inner_steps > 1 or cfg.shadow_storage != "full"):
+        return after  # apply_ascent has seen to it
+    return jax.tree.map(lambda a, b: jnp.where(skipped > 0, a, b), before.replace(step=step), after)
+
+
+def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
+    """BRIDGE; state: Params(theta, theta_hat, w), and ref when kl_coef > 0."""
+    check(cfg)
     own = cfg.shadow_rollouts == "own"
     lam_at = schedule(cfg.lam_schedule, cfg.lam, cfg.lam_end, cfg.lam_steps, cfg.lam_boundaries, cfg.lam_values)
     term = functools.partial(objectives.surrogate, cap=cfg.ratio_cap)
+    recipes = dataclasses.replace(recipes, shadow_moments=cfg.shadow_moments)
 
     def init(theta, key) -> TrainState:
         params = Params(theta=theta, theta_hat=jax.tree.map(jnp.copy, theta), w=policy.init_w(key))
-        return begin(recipes, params, policy.merge(theta, None) if cfg.kl_coef else None)
+        state = begin(recipes, params, policy.merge(theta, None) if cfg.kl_coef else None)
+        return state.replace(params=packed(state.params, cfg.shadow_storage, 0))
 
-    def update(state: TrainState, batch: Batch):
+    def update(stored: TrainState, batch: Batch):
+        state = stored.replace(params=unpacked(stored.params, cfg.shadow_storage))
         rollouts, demos, lam = batch.rollouts["theta"], batch.demos, lam_at(state.step)
         seen_by_hat = batch.rollouts["theta_hat"] if own else rollouts
         rows, rows_hat = (objectives.rl_rows(policy, state.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
@@ -111,7 +161,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
 
         ascent, values, (sft, rl, hat), metrics = coupled_ascent(
             lambda phi: gradient(J_SFT, phi, demos, {}), lambda phi: gradient(J_RL, phi, rollouts.seqs, rows),
-            grad_RL_hat, lam, state.params, policy)
+            grad_RL_hat, lam, state.params, policy, cfg.w_learns)
         if own:  # one more forward pass
             phi_hat = policy.merge(state.params.theta_hat, state.params.w)
             logp_hat_BT = objectives.logp_of(policy, phi_hat, rollouts, microbatch_rows)
@@ -119,13 +169,22 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         else:
             gain = shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"])
         state, applied = apply_ascent(recipes, state, ascent, values)
+        for _ in range(cfg.inner_steps - 1):  # at the w of now, importance-weighted from whoever sampled
+            behaviour = {"behaviour_BT": (hat if own else rl)["logp_BT"]}
+            phi_hat = policy.merge(state.params.theta_hat, state.params.w)
+            G_hat, J, _ = gradient(J_hat, phi_hat, seen_by_hat.seqs, rows_hat | behaviour)
+            state, inner = apply_ascent(recipes, state, Params(theta=None, theta_hat=G_hat), (J,))
+            applied["update/skipped"] = jnp.maximum(applied["update/skipped"], inner["update/skipped"])
+        state = settle(cfg, stored, state, applied["update/skipped"])
         metrics |= gain | applied | {"bridge/lam": lam, "rl/J": values[1], "bridge/J_hat": values[2]}
         metrics |= objectives.demo_metrics(sft, demos) | objectives.rollout_metrics(rl, rollouts)
-        passed = demos.length_B.sum() + rollouts.seqs.length_B.sum() + seen_by_hat.seqs.length_B.sum()
+        metrics |= objectives.passed(demos, rollouts.seqs, *[seen_by_hat.seqs] * cfg.inner_steps, forward=(
+            (rollouts.seqs,) * own + (rollouts.seqs, seen_by_hat.seqs) * bool(cfg.kl_coef)))
         generated = sum(samples.seqs.length_B.sum() for samples in batch.rollouts.values())
-        return state, metrics | {"budget/gradient_tokens": passed, "budget/generated_tokens": generated}
+        return state, metrics | {"budget/generated_tokens": generated}
 
     def policy_of(params: Params, actor: str = "theta"):
+        params = unpacked(params, cfg.shadow_storage) if actor == "theta_hat" else params
         return policy.merge(params.theta_hat if actor == "theta_hat" else params.theta, params.w)
 
     actors = ("theta", "theta_hat") if own else ("theta",)

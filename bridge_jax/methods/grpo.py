@@ -54,7 +54,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             first, skipped = first or facts, jnp.maximum(skipped, applied["update/skipped"])
             rows["behaviour_BT"] = first["logp_BT"]
         metrics = objectives.rollout_metrics(first, rollouts) | applied | {"rl/J": J, "update/skipped": skipped}
-        metrics["budget/gradient_tokens"] = rollouts.seqs.length_B.sum() * cfg.updates_per_batch
+        metrics |= objectives.passed(*[rollouts.seqs] * cfg.updates_per_batch, forward=(rollouts.seqs,) * bool(cfg.kl_coef))
         return state.replace(step=step + 1), metrics
 
     return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),

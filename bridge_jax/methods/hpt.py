@@ -47,8 +47,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         G = jax.tree.map(lambda r, s: (1 - f) * r + f * s, G_RL, G_SFT)
         state, metrics = apply_ascent(recipes, state, Params(theta=G), (rl_J, sft_J, rollouts.reward_B.sum()))
         metrics |= objectives.rollout_metrics(rl, rollouts) | objectives.demo_metrics(sft, demos)
-        metrics |= {"rl/J": rl_J, "hpt/failed": f, "grad/cos_sft_rl": objectives.cosine(G_SFT, G_RL)}
-        return state, metrics | {"budget/gradient_tokens": rollouts.seqs.length_B.sum() + demos.length_B.sum()}
+        metrics |= {"rl/J": rl_J, "hpt/failed": f} | objectives.cooperation(G_SFT, G_RL)
+        return state, metrics | objectives.passed(demos, rollouts.seqs)
 
     return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),
                   kinds=(Reads(actors=("theta",), demos=True),), paired=True)

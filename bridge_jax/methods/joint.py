@@ -52,8 +52,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         G = jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
         state, metrics = apply_ascent(recipes, state, Params(theta=G, w=policy.pull(w, G)), (rl_J, sft_J))
         metrics |= objectives.rollout_metrics(rl, rollouts) | objectives.demo_metrics(sft, batch.demos)
-        metrics |= {"rl/J": rl_J, "bridge/lam": lam, "grad/cos_sft_rl": objectives.cosine(G_SFT, G_RL)}
-        return state, metrics | {"budget/gradient_tokens": rollouts.seqs.length_B.sum() + batch.demos.length_B.sum()}
+        metrics |= {"rl/J": rl_J, "bridge/lam": lam} | objectives.cooperation(G_SFT, G_RL)
+        return state, metrics | objectives.passed(batch.demos, rollouts.seqs, forward=(rollouts.seqs,) * bool(cfg.kl_coef))
 
     return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, params.w),
                   kinds=(Reads(actors=("theta",), demos=True),))

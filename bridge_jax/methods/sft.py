@@ -26,7 +26,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         J_SFT = objectives.J_SFT(policy, batch.demos)
         G, J, facts = objectives.gradient(J_SFT, phi, batch.demos, {}, microbatch_rows)
         state, applied = apply_ascent(recipes, state, Params(theta=G), (J,))
-        applied["budget/gradient_tokens"] = batch.demos.length_B.sum()
+        applied |= objectives.passed(batch.demos)
         return state, objectives.demo_metrics(facts, batch.demos) | applied
 
     return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),

@@ -63,8 +63,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         finite = (own_J, expert_J, rollouts.reward_B.sum())
         state, metrics = apply_ascent(recipes, state, Params(theta=G), finite)
         metrics |= objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(expert, demos)
-        metrics |= {"rl/J": own_J + expert_J, "grad/cos_sft_rl": objectives.cosine(G_expert, G_own)}
-        return state, metrics | {"budget/gradient_tokens": rollouts.seqs.length_B.sum() + demos.length_B.sum()}
+        metrics |= {"rl/J": own_J + expert_J} | objectives.cooperation(G_expert, G_own)
+        return state, metrics | objectives.passed(demos, rollouts.seqs)
 
     return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),
                   kinds=(Reads(actors=("theta",), demos=True),), paired=True)

@@ -1,0 +1,52 @@
+"""`python -m experiments.pretrain --out=DIR [--config=configs/ladder.py:base]`: the base model that runs of a study begin from.
+
+Trains the config in DIR/run and exports it to DIR/model, an ordinary HF folder for `--config.model.path`. The recipe is
+deterministic: the same config gives the same weights on the same kind of machine. Run again, it goes on, or says that it is done.
+Exit codes as of experiments.train.
+"""
+from __future__ import annotations
+
+import pathlib
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from bridge_jax import logbook, train
+from experiments.export import export
+from experiments.train import fail, log_to_stderr, parse_flags, use_compilation_cache
+
+
+def pretrain(config, out: pathlib.Path) -> dict:
+    """The last line of metrics of the base, which stands in out/model when this returns."""
+    train.train(config, str(out / "run"))
+    if not (out / "model").exists():
+        export(str(out / "run"), str(out / "model"))
+    return logbook.read(str(out / "run"))[-1]
+
+
+def main(argv: list[str]) -> None:
+    """Train, export, say how good it is."""
+    if argv[1:]:
+        fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
+    log_to_stderr()
+    use_compilation_cache()
+    out = pathlib.Path(flags.FLAGS.out)
+    try:
+        last = pretrain(flags.FLAGS.config, out)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    except RuntimeError as error:
+        fail(str(error), code=3)
+    scores = "  ".join(f"{key} {value:.3f}" for key, value in last.items() if key.endswith(("_accuracy", "_stderr")))
+    print(f"{out / 'model'}: step {last['step']}  {scores}")
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    config_flags.DEFINE_config_file("config", "configs/ladder.py:base", "the recipe of the base model", lock_config=True)
+    flags.DEFINE_string("out", "runs/base", "where run/ and model/ go")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)
