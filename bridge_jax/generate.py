@@ -58,7 +58,7 @@ def dispatch(run: Run, programs: Programs, phi, step: int, bucket: int, indices)
     return parts
 
 
-def collect(run: Run, parts: list[rollout.Samples], indices) -> tuple[Rollouts, list[evaluate.Graded], float]:
+def collect(run: Run, parts: list[rollout.Samples], indices, step: int) -> tuple[Rollouts, list[evaluate.Graded], float]:
     """Fetch the parts and grade each while the next is generated; also the seconds of grading."""
     s, size, graded, grading = run.settings, len(indices) // len(parts), [], 0.0
     for part, start in zip(parts, range(0, len(indices), size)):
@@ -69,8 +69,17 @@ def collect(run: Run, parts: list[rollout.Samples], indices) -> tuple[Rollouts, 
         grading += time.monotonic() - began
     join = lambda *leaves: np.concatenate(leaves)
     samples = jax.tree.map(join, *(part.samples for part in graded))
-    reward_B = join(*(part.reward_B for part in graded))
+    reward_B = with_noise(run, join(*(part.reward_B for part in graded)), indices, step)
     return Rollouts(samples.seqs, samples.logp_BT, reward_B, np.float32(s.rollout.temperature)), graded, grading
+
+
+def with_noise(run: Run, reward_B: np.ndarray, indices, step: int) -> np.ndarray:
+    """Each reward flipped with probability rollout.reward_noise, by seed, step and problem alone; outcomes stay what they are."""
+    p, M = run.settings.rollout.reward_noise, run.settings.batch.samples_per_prompt
+    if not p:
+        return reward_B
+    draws = [np.random.default_rng([run.settings.seed, step, run.prompts.problems[i].id]).random(M) for i in indices]
+    return np.where(np.concatenate(draws) < p, 1.0 - reward_B, reward_B).astype(np.float32)
 
 
 def replace_equal_groups(run: Run, programs: Programs, phi, step: int, bucket: int, cursor: int, rollouts: Rollouts):
@@ -87,7 +96,7 @@ def replace_equal_groups(run: Run, programs: Programs, phi, step: int, bucket: i
             break
         asked = data.order(s.seed, "rl", len(run.prompts.problems), cursor, s.batch.prompts_per_step)
         cursor += len(asked)
-        more, graded, seconds = collect(run, dispatch(run, programs, phi, step, bucket, asked), asked)
+        more, graded, seconds = collect(run, dispatch(run, programs, phi, step, bucket, asked), asked, step)
         more_PM = more.reward_B.reshape(-1, M)
         useful = [p for p in range(len(asked)) if more_PM[p].min() != more_PM[p].max()]
         for old, new in zip(equal, useful):

@@ -155,6 +155,12 @@ class Logbook:
         _replace(path, "".join(json.dumps(_plain(row), allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
         return path
 
+    def write_solved(self, step: int, solved: Mapping[str, str]) -> None:
+        """A line of solved.jsonl: for each split a 1 or 0 a problem, in its order; the last line of a step counts."""
+        if self.writes:
+            with open(os.path.join(self.workdir, "solved.jsonl"), "a") as file:
+                file.write(json.dumps({"step": step, **solved}) + "\n")
+
     def write_batch(self, step: int, arrays: Any) -> str | None:
         """batches/step_000012.npz, arrays of a pytree by path ("rollouts/theta/logp_BT"); returns its path."""
         if not self.writes:

@@ -13,9 +13,9 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bridge_jax import rollout, setup, sharding
+from bridge_jax import objectives, rollout, setup, sharding
 from bridge_jax.setup import Run
-from bridge_jax.types import Batch, Reads, Rollouts, TrainState
+from bridge_jax.types import Batch, Reads, Rollouts, Sequences, TrainState
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -28,6 +28,8 @@ class Programs(NamedTuple):
     greedy: dict[int, Callable]    # the same for evaluation, one row per prompt
     update: dict[tuple[int, Reads], Callable]  # bucket, kind of step -> (state, Batch) -> (state, metrics); donates the state
     eval_keys: jax.Array
+    paired_keys: Callable | None = None   # prompt ids [eval.rows] -> keys, the same for every actor; for eval.cooperation
+    expert_logp: Callable | None = None   # (phi, Sequences of eval.rows experts) -> mean log-probability of their tokens
 
 
 _compiled = collections.Counter()
@@ -55,12 +57,16 @@ def compiler_options() -> dict[str, Any]:
     return {key: value for key, value in cheap.items() if key not in flags} if jax.default_backend() == "cpu" else {}
 
 
+def abstract_rows(P: int, S: int, T: int, B: int = 0) -> Sequences:
+    """Shapes of B (default P) completions of P prompts."""
+    ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
+    return Sequences(ints(P, S), ints(P), ints(B or P, T), ints(B or P))
+
+
 def abstract_batch(run: Run, bucket: int, reads: Reads) -> Batch:
     """Shapes of what one update of this kind reads."""
     s, T = run.settings, run.settings.rollout.max_new
-    def rows(P: int, B: int):
-        ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
-        return rollout.Sequences(ints(P, bucket), ints(P), ints(B, T), ints(B))
+    rows = lambda P, B: abstract_rows(P, bucket, T, B)
     P, B = s.batch.prompts_per_step, s.batch.rollout_rows
     floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     samples = {actor: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for actor in reads.actors}
@@ -91,8 +97,14 @@ def compile_programs(run: Run, state: TrainState) -> Programs:
     update = jax.jit(run.method.update, donate_argnums=0, out_shardings=(layout, None))
     parts, M = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
     keys = jax.jit(lambda step, ids, first: rollout.row_keys(root, step, ids, M, first))
+    shadow = ("theta_hat",) if s.eval.cooperation and state.params.theta_hat is not None else ()
+    rows = abstract_rows(s.eval.rows, run.buckets[-1], s.rollout.max_new)
+    mean_logp = lambda phi, seqs: objectives.mean_tokens(run.policy.logp(phi, seqs, jnp.float32(1.0))[0], seqs)
+    asked = jax.jit(lambda ids: rollout.row_keys(root, 2**30, ids, 1))  # no step of training has this number
     return Programs(
-        policy={actor: compiled(policy(actor).lower(state.params)) for actor in {"theta", *actors}},
+        paired_keys=asked.lower(number(jnp.int32, s.eval.rows)).compile() if s.eval.cooperation else None,
+        expert_logp=compiled(jax.jit(mean_logp).lower(phi, place(rows))) if run.held_out_demos else None,
+        policy={actor: compiled(policy(actor).lower(state.params)) for actor in {"theta", *actors, *shadow}},
         keys=keys.lower(number(jnp.int32), number(jnp.int32, parts), number(jnp.int32, parts)).compile(),
         sample={bucket: sampler(bucket, parts, M) for bucket in run.buckets if actors},
         greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in run.buckets if s.eval.every},

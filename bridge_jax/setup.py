@@ -53,6 +53,7 @@ class Rollout:
     temperature: float = 1.0
     max_new: int = 64              # tokens, end-of-sequence counted; also the longest expert trace
     cache_dtype: str = "float32"
+    reward_noise: float = 0.0      # probability with which a reward is flipped: for studies of a grader that errs
     calls: int = 1                 # parts of a step's prompts: one is graded while the next is generated
 
 
@@ -71,6 +72,7 @@ class Eval:
     every: int = 10   # steps; also before the first and after the last. 0: never
     rows: int = 64    # prompts generated at once
     limit: int = 0    # problems of each split; 0: all
+    cooperation: bool = False  # whether what cooperation does is measured too (cooperation.py), on `rows` problems of each kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Run(NamedTuple):
     splits: dict[str, data.Prompts]
     mesh: jax.sharding.Mesh
     buckets: tuple[int, ...]     # those of data.buckets that some prompt needs
+    held_out_demos: data.Demos | None = None  # experts on held-out problems, for eval.cooperation
     pool: Any = None             # grading.pool.Pool, for a task that makes Claims
 
 
@@ -172,6 +175,8 @@ def check(s: Settings) -> None:
     if s.rollout.temperature <= 0 or s.rollout.max_new < 1:
         raise ValueError(f"rollout.temperature={s.rollout.temperature}, rollout.max_new={s.rollout.max_new}; allowed: "
                          "above 0, and at least 1")
+    if not 0 <= s.rollout.reward_noise <= 1:
+        raise ValueError(f"rollout.reward_noise={s.rollout.reward_noise}; allowed: a probability, from 0 to 1")
     prompts = s.batch.prompts_per_step
     if s.rollout.calls < 1 or prompts % s.rollout.calls:
         raise ValueError(f"rollout.calls={s.rollout.calls} must divide batch.prompts_per_step={prompts}; "
@@ -274,10 +279,22 @@ def build(config: ConfigDict, devices=None) -> Run:
     if method.paired:
         prompts, demos = pair(s, prompts, demos)
     splits = {name: encode(rows[:s.eval.limit or None]) for name, rows in task.splits.items()}
+    experts = None
+    if s.eval.cooperation:
+        splits |= {name: encode(rows) for name, rows in touched_and_not(task, s.eval.rows).items()}
+        solved = [problem for problem in next(iter(task.splits.values())) if problem.solution][:s.eval.rows]
+        experts = data.encode_demos(tokenizer, solved, task.messages, s.data.buckets, s.rollout.max_new)[0] if solved else None
     lengths = [len(row) for part in (prompts, demos, *splits.values()) if part for row in part.tokens]
     buckets = tuple(sorted({min(b for b in s.data.buckets if b >= n) for n in lengths}))
     return Run(s, cfg, hf, adapter, policy, method, task, tokenizer, prompts, demos, splits,
-               mesh, buckets)
+               mesh, buckets, experts)
+
+
+def touched_and_not(task: Task, count: int) -> dict[str, tuple]:
+    """Training prompts that have a demonstration, and such that have none, at most `count` each; without the empty ones."""
+    shown = {problem.id for problem in task.demos}
+    groups = {"touched": [p for p in task.train if p.id in shown], "untouched": [p for p in task.train if p.id not in shown]}
+    return {name: tuple(rows[:count]) for name, rows in groups.items() if rows}
 
 
 def pair(s: Settings, prompts: data.Prompts, demos: data.Demos) -> tuple[data.Prompts, data.Demos]:
@@ -315,7 +332,7 @@ def warn_unread(s: Settings, cfg: layers.Config, method: Method) -> None:
         idle += [("optim.lora", s.recipes.lora, Recipe(), [field.name for field in dataclasses.fields(Recipe)]),
                  ("model", s.model, Model(), ["lora_rank", "lora_alpha", "lora_targets"])]
     if not method.actors:
-        idle += [("rollout", s.rollout, Rollout(), ["temperature", "calls"]),
+        idle += [("rollout", s.rollout, Rollout(), ["temperature", "reward_noise", "calls"]),
                  ("batch", s.batch, Batch(), ["prompts_per_step", "samples_per_prompt"])]
     if not method.demos:
         idle += [("batch", s.batch, Batch(), ["demos_per_step"])]

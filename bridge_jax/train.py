@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bridge_jax import checkpoint, data, evaluate, generate, ledger, logbook, problems, settings, setup, tasks
+from bridge_jax import checkpoint, cooperation, data, evaluate, generate, ledger, logbook, problems, settings, setup, tasks
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
 from bridge_jax.models import params
@@ -58,8 +58,11 @@ class Step(NamedTuple):
     dispatched: float           # clock
 
 
-def greedy_evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Interrupt) -> dict[str, float]:
-    """Greedy accuracy on every held-out split, as in experiments.evaluate; Stopped between two batches after a signal."""
+def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Interrupt, book, step: int) -> dict[str, float]:
+    """Greedy accuracy on every held-out split, as in experiments.evaluate; Stopped between two batches after a signal.
+
+    Which problems were solved goes to the logbook; with eval.cooperation, so does what cooperation.py measures.
+    """
     s, began, phi = run.settings, time.monotonic(), programs.policy["theta"](state.params)
 
     def one_each(phi, batch: data.PromptBatch):
@@ -68,11 +71,16 @@ def greedy_evaluation(run: Run, programs: Programs, state: TrainState, interrupt
         greedy = programs.greedy[batch.prompt_PS.shape[1]]
         return jax.device_get(greedy(phi, *prompts, programs.eval_keys, generate.sampling(run, 0.0)))
 
-    metrics, rows = {}, s.eval.rows
+    metrics, rows, solved = {}, s.eval.rows, {}
     for split, prompts in run.splits.items():
-        too_long = len(run.task.splits[split][:s.eval.limit or None]) - len(prompts.problems)
-        metrics |= evaluate.evaluate(one_each, phi, run.task, run.tokenizer, split, prompts, rows, run.buckets, run.pool,
-                                     too_long)[0]
+        asked = run.task.splits.get(split, prompts.problems)[:s.eval.limit or None]
+        scores, transcripts = evaluate.evaluate(one_each, phi, run.task, run.tokenizer, split, prompts, rows, run.buckets,
+                                                run.pool, too_long=len(asked) - len(prompts.problems))
+        metrics |= scores
+        right = {row["id"] for row in transcripts if row["outcome"] == evaluate.Outcome.correct}
+        solved[split] = "".join(str(int(problem.id in right)) for problem in asked)
+    metrics |= cooperation.measure(run, programs, state) if s.eval.cooperation else {}
+    book.write_solved(step, solved)
     return metrics | {"time/eval_s": time.monotonic() - began}
 
 
@@ -197,13 +205,13 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt) -> dict[str, 
             checkpoint.checksums(state)  # its programs too: the first save shall compile nothing
             print(f"compiled in {time.monotonic() - began:.1f} s", flush=True)
             if not start and s.eval.every:
-                base = greedy_evaluation(run, programs, state, interrupt)
+                base = evaluation(run, programs, state, interrupt, book, 0)
                 book.write(0, base)
                 shown = (f"{key} {value:.3f}" for key, value in base.items() if "accuracy" in key)
                 print("before training: " + "  ".join(shown), flush=True)
             if meta.get("unlogged"):  # a signal came when this step was to be evaluated
                 facts = {key: float(text) for key, text in meta["unlogged"].items()}
-                book.write(start, facts | (greedy_evaluation(run, programs, state, interrupt) if s.eval.every else {}))
+                book.write(start, facts | (evaluation(run, programs, state, interrupt, book, start) if s.eval.every else {}))
             interrupt.starting = False
             interrupt.check()
             return loop(run, programs, state, meta, store, book, interrupt, end)
@@ -259,7 +267,7 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
             finish(pending, {})  # the last update is done when this returns; the samplers are already queued behind it
             pending, began, rollouts, written, facts = None, time.monotonic(), {}, [], {"time/grade_s": 0.0}
             for actor in reads.actors:
-                rollouts[actor], graded, grading = generate.collect(run, under_way.pop(actor), indices)
+                rollouts[actor], graded, grading = generate.collect(run, under_way.pop(actor), indices, number - 1)
                 facts["time/grade_s"] += grading
                 if actor == "theta":
                     facts |= evaluate.rates([o for part in graded for o in part.outcomes])
@@ -292,7 +300,7 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
                 jax.block_until_ready(metrics)
                 with meter.paused():
                     try:
-                        seen = greedy_evaluation(run, programs, state, interrupt) if evaluating and not owed else {}
+                        seen = evaluation(run, programs, state, interrupt, book, number) if evaluating and not owed else {}
                     except Stopped:
                         seen, owed = {}, True
                 finish(pending, seen, log=not owed)

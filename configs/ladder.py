@@ -20,11 +20,11 @@ def get_config(method: str = "bridge") -> ConfigDict:
     """Two-digit sums of three terms, character by character; method "base" is the recipe of the base model."""
     config = base.get_config("sft" if method == "base" else method)
     config.model.update(dict(arch=ConfigDict(ARCH), remat="none"))
-    config.task.update(dict(levels=(4,), train_size=2000, demo_size=200, eval_size=500, seed=1))
+    config.task.update(dict(levels=(4,), train_size=2000, demo_size=200, eval_size=500, dev_size=300, seed=1))
     config.data.update(dict(tokenizer="chars", buckets=(9,)))
     config.rollout.max_new = 28
     config.batch.update(dict(prompts_per_step=16, samples_per_prompt=8, demos_per_step=16, microbatch_rows=128))
-    config.eval.update(dict(every=25, rows=500))
+    config.eval.update(dict(every=50, rows=250))
     config.checkpoint.every = 1000
     config.log.rollouts_every = 0
     config.steps = 150

@@ -44,6 +44,7 @@ class Config:
     train_size: int = 1000                # RL prompts
     demo_size: int = 100                  # expert demonstrations; 0: none
     eval_size: int = 100                  # of each split
+    dev_size: int = 0                     # of the split "dev", held out beside "held_out" for tuning; 0: no such split
     corrupt: float = 0.0                  # share of demonstrations with a wrong step and so a wrong answer, in [0, 1]
     negative: bool = False                # whether a partial result may be below 0
     style: str = "compact"
@@ -61,8 +62,8 @@ def make(cfg: Config) -> Task:
     weights = cfg.weights or (1.0,) * len(cfg.levels)
     rows = functools.partial(finish, cfg)
 
-    def split(name, levels, weights):
-        shares = share_out(cfg.eval_size, weights)
+    def split(name, levels, weights, size=cfg.eval_size):
+        shares = share_out(size, weights)
         return rows(name, [(level, terms) for level, count in zip(levels, shares)
                            for terms in draw(cfg, level, count, True, named)])
 
@@ -72,6 +73,8 @@ def make(cfg: Config) -> Task:
     train, demos = ([(level, terms) for level, pool, count in zip(cfg.levels, pools, shares) for terms in pool[:count]]
                     for shares in (train_shares, demo_shares))
     splits = {"held_out": split("held_out", cfg.levels, weights)}
+    if cfg.dev_size:  # drawn after held_out, which is the same with or without it
+        splits["dev"] = split("dev", cfg.levels, weights, cfg.dev_size)
     if cfg.hard_levels:
         splits["hard"] = split("hard", cfg.hard_levels, (1.0,) * len(cfg.hard_levels))
     return Task(
@@ -92,7 +95,7 @@ def check(cfg: Config) -> None:
     if cfg.weights and (len(cfg.weights) != len(cfg.levels) or min(cfg.weights) <= 0):
         raise ValueError(f"task.weights={cfg.weights}; allowed: one positive number for each of the levels "
                          f"{cfg.levels}, or nothing for equal shares")
-    for key, least in (("train_size", 1), ("eval_size", 1), ("demo_size", 0)):
+    for key, least in (("train_size", 1), ("eval_size", 1), ("demo_size", 0), ("dev_size", 0)):
         if getattr(cfg, key) < least:
             raise ValueError(f"task.{key}={getattr(cfg, key)}; it must be at least {least}, or a list would be empty")
     if not 0 <= cfg.corrupt <= 1:

@@ -1,0 +1,11 @@
+"""Learning rates of every method, by the same grid and two seeds, judged on the dev split (experiments.study reads them off).
+
+    python -m experiments.sweep --sweep=configs/sweeps/ladder_tune.py --workdir=runs/study/tune --results=docs/study/tune.jsonl --jobs=2
+"""
+from configs.sweeps import ladder
+
+
+def get_sweep() -> dict:
+    """Methods x rates x 2 seeds that the main sweep does not use; a variant is METHOD@RATE."""
+    variants = {f"{name}@{rate:g}": ladder.at_rate(name, rate) for rate in ladder.RATES for name in ladder.METHODS}
+    return dict(config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=(100, 101))
