@@ -10,8 +10,9 @@ A sweep file has `get_sweep()`, which returns a dict:
     seeds     the seeds of each
 
 Every run is a directory DIR/NAME and, when it is done, one line of results.jsonl (--results): its settings, what it spent, its
-figures at each evaluation, and which held-out problems it solved. What stands there is skipped; a run that was cut off goes on; a
-run that fails is told of at the end and does not stop the others. Exit codes: 0 all done, 1 some failed, 2 the sweep cannot be meant.
+figures at each evaluation, and which held-out problems it solved. What stands there is skipped; a run that was cut off goes on;
+a run that fails is told of at the end and does not stop the others.
+Exit codes: 0 all done, 1 some failed, 2 the sweep cannot be meant.
 """
 from __future__ import annotations
 

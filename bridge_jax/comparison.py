@@ -1,0 +1,182 @@
+"""Runs beside each other: groups of runs that differ in their seed alone, curves against budgets, intervals over seeds, and the
+paired bootstrap over problems.
+
+A mean is over all seeds of a group or it is not there: what a run lacks is named in `notes`, never averaged around.
+Intervals are 95%: Student's t over seeds; percentiles of the bootstrap over problems.
+"""
+from __future__ import annotations
+
+import collections
+import glob
+import json
+import os
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from bridge_jax import logbook, settings
+
+BUDGETS = {"step": "steps", "budget/generated_tokens": "generated tokens", "budget/demo_tokens": "expert tokens",
+           "budget/gradient_tokens": "gradient tokens", "budget/flops": "model FLOPs", "time/wall_s": "wall seconds of training",
+           "time/cpu_s": "processor seconds of training"}
+FREE = ("seed", "checkpoint.", "log.", "eval.")  # keys in which the runs of a group may differ
+POINTS = 50
+
+
+class Run(NamedTuple):
+    """A run directory as it stands."""
+    folder: str
+    config: dict
+    lines: list[dict]
+    solved: dict[str, np.ndarray]  # split -> 0 or 1 for each problem, after the last evaluation
+
+
+class Interval(NamedTuple):
+    """A mean over n, and its 95% interval; nan where n is below 2."""
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+class Curve(NamedTuple):
+    """Mean over seeds and its interval, at the same points of a budget."""
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    seeds: int
+
+
+def find(patterns: str) -> list[str]:
+    """Run directories of the globs, comma-separated; ValueError if there are none."""
+    paths = {path for pattern in patterns.split(",") for path in glob.glob(pattern)}
+    found = sorted(path for path in paths if os.path.exists(os.path.join(path, "metrics.jsonl")))
+    if not found:
+        raise ValueError(f"--runs={patterns}: no run directory (with config.json and metrics.jsonl) there; a glob such as "
+                         "'runs/sweep/*' names several")
+    return found
+
+
+def load(folder: str) -> Run:
+    """The run of a directory; ValueError where it cannot be read."""
+    path = os.path.join(folder, "config.json")
+    try:
+        with open(path) as file:
+            config = json.load(file)["config"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read ({error!r}); leave this directory out") from None
+    solved, name = {}, os.path.join(folder, "solved.jsonl")
+    if os.path.exists(name):
+        with open(name) as file:
+            last = [json.loads(text) for text in file if text.endswith("}\n")][-1:]
+        solved = {key: np.array([int(bit) for bit in bits]) for line in last for key, bits in line.items() if key != "step"}
+    return Run(folder, config, logbook.read(folder), solved)
+
+
+def grouped(runs: list[Run]) -> dict[str, list[Run]]:
+    """Name -> runs that differ in nothing but their seed; the name tells the method and what it sets differently."""
+    by_config: dict[str, list[Run]] = collections.OrderedDict()
+    for run in runs:
+        flat = {key: value for key, value in settings.flatten(run.config).items() if not key.startswith(FREE)}
+        by_config.setdefault(json.dumps(flat, sort_keys=True), []).append(run)
+    flats = {key: settings.flatten(group[0].config) for key, group in by_config.items()}
+    named: dict[str, list[Run]] = {}
+    for key, group in by_config.items():
+        method = flats[key].get("method.name", "?")
+        twins = [flat for flat in flats.values() if flat.get("method.name") == method]
+        differs = sorted({name for flat in twins for name in {*flat, *flats[key]}
+                          if flat.get(name) != flats[key].get(name) and not name.startswith(FREE)})
+        told = ", ".join(f"{name.split('.', 1)[-1]}={flats[key].get(name)}" for name in differs)
+        named[f"{method} ({told})" if told else method] = group
+    return named
+
+
+def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
+    """What a reader must know before comparing: one line each."""
+    found = []
+    tasks = {json.dumps({key: value for key, value in run.config.get("task", {}).items()
+                         if key in ("name", "levels", "eval_size", "held_out", "style")}, sort_keys=True)
+             for group in groups.values() for run in group}
+    if len(tasks) > 1:
+        found.append(f"these runs are judged by {len(tasks)} different tasks, and must not be compared: "
+                     f"{'; '.join(sorted(tasks))}")
+    steps = lambda run: run.lines[-1]["step"] if run.lines else 0
+    for name, group in groups.items():
+        seeds = [run.config.get("seed") for run in group]
+        if len(group) == 1:
+            found.append(f"{name}: one seed, hence no interval")
+        if len(set(seeds)) < len(seeds):
+            found.append(f"{name}: seeds {sorted(seeds)} are not distinct; the interval is too narrow")
+        for run in group:
+            if steps(run) < run.config.get("steps", 0):
+                found.append(f"{run.folder}: at step {steps(run)} of {run.config['steps']}, not finished")
+            if not any(line.get(metric) is not None for line in run.lines):
+                found.append(f"{run.folder}: no {metric}; {name} has no mean of it")
+    return found
+
+
+def series(run: Run, metric: str, budget: str) -> tuple[np.ndarray, np.ndarray]:
+    """Points (budget, metric) of the lines that have the metric; a budget not spent yet is 0."""
+    pairs = [(line.get(budget, 0.0) or 0.0, line[metric]) for line in run.lines if line.get(metric) is not None]
+    x, y = np.array(pairs, float).reshape(-1, 2).T
+    return x, y
+
+
+def interval(values) -> Interval:
+    """Mean and Student's t interval of independent values."""
+    values = np.asarray(values, float)
+    n, mean = len(values), float(values.mean()) if len(values) else float("nan")
+    if n < 2:
+        return Interval(mean, float("nan"), float("nan"), n)
+    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def curve(group: list[Run], metric: str, budget: str) -> Curve | None:
+    """The metric at POINTS values of the budget that all seeds reached, linear in between; None if a seed lacks it.
+
+    Of a metric that has far more points, each is the mean of its neighbours, as many as lie half a grid step away.
+    """
+    found = [series(run, metric, budget) for run in group]
+    if any(len(x) < 2 or x[-1] <= x[0] for x, _ in found):
+        return None
+    low, high = max(x[0] for x, _ in found), min(x[-1] for x, _ in found)
+    count = min(POINTS, max(len(x) for x, _ in found))
+    grid = np.linspace(low, high, count)
+    rows = np.stack([np.interp(grid, x, smooth(y, len(x) // (2 * count))) for x, y in found])
+    intervals = [interval(column) for column in rows.T]
+    take = lambda field: np.array([getattr(one, field) for one in intervals])
+    return Curve(grid, take("mean"), take("low"), take("high"), len(group))
+
+
+def smooth(y: np.ndarray, reach: int) -> np.ndarray:
+    """The mean of each value and its neighbours up to `reach` places away, fewer at the ends."""
+    if reach < 1:
+        return y
+    total = np.concatenate([[0.0], np.cumsum(y)])
+    low, high = np.maximum(np.arange(len(y)) - reach, 0), np.minimum(np.arange(len(y)) + reach + 1, len(y))
+    return (total[high] - total[low]) / (high - low)
+
+
+def at_budget(run: Run, metric: str, budget: str, value: float) -> float:
+    """The metric when so much was spent, linear between evaluations; nan before the first and beyond the last."""
+    x, y = series(run, metric, budget)
+    return float(np.interp(value, x, y)) if len(x) and x[0] <= value <= x[-1] else float("nan")
+
+
+def paired_bootstrap(first: np.ndarray, second: np.ndarray, draws: int = 2000, seed: int = 0) -> Interval:
+    """Difference of two accuracies on the same problems, [seeds, problems] each, resampling problems and seeds.
+
+    The problems drawn are the same for both (paired); seeds are drawn for each. n: problems.
+    """
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"{first.shape[1]} problems on one side, {second.shape[1]} on the other: not the same held-out split")
+    rng, n, found = np.random.default_rng(seed), first.shape[1], []
+    for _ in range(draws):
+        problems = rng.integers(n, size=n)
+        pick = lambda solved: solved[rng.integers(len(solved), size=len(solved))].mean(axis=0)[problems].mean()
+        found.append(pick(first) - pick(second))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return Interval(float(first.mean() - second.mean()), float(low), float(high), n)

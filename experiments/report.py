@@ -1,0 +1,180 @@
+"""One page of many runs: `python -m experiments.report --runs='runs/sweep/*' --out=report.html [--metric=eval/dev_accuracy]`.
+
+Writes one self-contained HTML file, which works offline: metrics against any budget with 95% intervals over seeds, the paper's
+three views (training dynamics, comparison of methods, cost), the paired bootstrap between methods, the samples of a problem across
+steps and methods, and what the configs differ in; and beside it the table as .md, .csv and .tex. Runs that differ in their seed
+alone are one group. What is missing or cannot be compared is said at the top of the page. Exit codes: 0 done, 2 nothing to read or to write.
+"""
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import math
+import os
+import pathlib
+
+from absl import app, flags
+
+from bridge_jax import comparison, settings
+from bridge_jax.comparison import BUDGETS, Interval, Run
+from experiments.train import fail, parse_flags
+
+PAGE = pathlib.Path(__file__).with_name("report_page.html")
+METRICS = ("reward/mean", "reward/outcome_correct", "rollout/length", "rollout/entropy", "sft/logp", "grad/cos_sft_rl",
+           "coop/inner", "coop/norm_ratio", "bridge/gain", "bridge/ess", "bridge/kl_hat", "coop/gain", "coop/expert_logp",
+           "eval/touched_accuracy", "eval/untouched_accuracy", "eval/dev_accuracy")
+COLUMNS = {"final": "accuracy, final", "base": "before training", "steps": "steps", "seeds": "seeds",
+           "budget/generated_tokens": "generated tokens", "budget/demo_tokens": "expert tokens", "budget/flops": "model FLOPs",
+           "time/wall_s": "wall s", "memory/host_peak_gib": "peak GiB"}
+PROBLEMS, SAMPLES, FILES = 12, 4, 8  # shown in the viewer: problems, samples of each and step, steps of each run
+
+
+def shown(value: float) -> str:
+    """A number with four digits, thousands as 12.3k."""
+    if value is None or math.isnan(value):
+        return "-"
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            scale = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}[unit]
+            return f"{value / scale:.3g}{unit}"
+    return f"{value:.4g}"
+
+
+def with_interval(found: Interval) -> str:
+    """mean [low, high], or the mean alone of one seed."""
+    if math.isnan(found.mean):
+        return "-"
+    return f"{found.mean:.3f}" + ("" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]")
+
+
+def rows_of(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
+    """The table: a line a group; "-" where a seed lacks the figure."""
+    def mean(group, key):
+        values = [next((line[key] for line in reversed(run.lines) if line.get(key) is not None), None) for run in group]
+        return comparison.interval(values) if values and None not in values else Interval(math.nan, math.nan, math.nan, 0)
+
+    def first(group):
+        values = [next((line[metric] for line in run.lines if line.get(metric) is not None), None) for run in group]
+        return comparison.interval(values) if values and None not in values else Interval(math.nan, math.nan, math.nan, 0)
+
+    found = []
+    for name, group in groups.items():
+        cells = {"final": with_interval(mean(group, metric)), "base": with_interval(first(group)),
+                 "steps": shown(mean(group, "step").mean), "seeds": str(len(group))}
+        found.append([name, *(cells.get(key) or shown(mean(group, key).mean) for key in COLUMNS)])
+    return found
+
+
+def tables(rows: list[list[str]]) -> dict[str, str]:
+    """The table as Markdown, CSV and LaTeX."""
+    head = ["method", *COLUMNS.values()]
+    quote = lambda cell: f'"{cell}"' if "," in cell else cell
+    tex = lambda cell: cell.replace("_", "\\_").replace("%", "\\%")
+    return {"md": "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n",
+            "csv": "\n".join(",".join(map(quote, row)) for row in [head, *rows]) + "\n",
+            "tex": "\\begin{tabular}{l" + "r" * len(COLUMNS) + "}\n"
+                   + "\n".join(" & ".join(map(tex, row)) + " \\\\" for row in [head, *rows]) + "\n\\end{tabular}\n"}
+
+
+def curves(groups: dict[str, list[Run]], metric: str) -> dict:
+    """metric -> budget -> group -> {x, mean, low, high}; numbers with four digits."""
+    short = lambda values: [None if math.isnan(v) else float(f"{v:.4g}") for v in values]
+    found: dict = {}
+    for key in dict.fromkeys((metric, *METRICS)):
+        for budget in BUDGETS:
+            for name, group in groups.items():
+                made = comparison.curve(group, key, budget)
+                if made is not None:
+                    found.setdefault(key, {}).setdefault(budget, {})[name] = {
+                        "x": short(made.x), "mean": short(made.mean), "low": short(made.low), "high": short(made.high)}
+    return found
+
+
+def differences(groups: dict[str, list[Run]], split: str) -> list[list[str]]:
+    """Paired bootstrap of every pair of groups: first, second, difference with its interval; best first."""
+    import numpy as np
+    solved = {}
+    for name, group in groups.items():
+        rows = [run.solved.get(split) for run in group]
+        if all(row is not None for row in rows) and len({len(row) for row in rows}) == 1:
+            solved[name] = np.stack(rows)
+    order = sorted(solved, key=lambda name: -solved[name].mean())
+    found = []
+    for first, second in itertools.combinations(order, 2):
+        if solved[first].shape[1] != solved[second].shape[1]:
+            continue
+        made = comparison.paired_bootstrap(solved[first], solved[second])
+        mark = "" if made.low > 0 or made.high < 0 else "not distinguishable"
+        found.append([first, second, f"{made.mean:+.3f} [{made.low:+.3f}, {made.high:+.3f}]", mark])
+    return found
+
+
+def samples(groups: dict[str, list[Run]]) -> list[dict]:
+    """What the viewer shows: the problems that most groups sampled, each with its samples by group and step (first seeds)."""
+    seen: dict[int, dict] = {}
+    for name, group in groups.items():
+        folder = os.path.join(group[0].folder, "rollouts")
+        files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        chosen = files if len(files) <= FILES else [files[round(i * (len(files) - 1) / (FILES - 1))] for i in range(FILES)]
+        for file in chosen:
+            with open(os.path.join(folder, file)) as opened:
+                rows = [json.loads(text) for text in opened]
+            for row in rows:
+                problem = seen.setdefault(row["id"], {"question": row["question"], "answer": row["answer"], "rows": []})
+                if row["sample"] < SAMPLES:
+                    problem["rows"].append([name, int(file[5:-6]), row["actor"], row["outcome"], row["text"][:2000]])
+    return sorted(seen.values(), key=lambda p: (-len({row[0] for row in p["rows"]}), -len(p["rows"])))[:PROBLEMS]
+
+
+def config_differences(groups: dict[str, list[Run]]) -> list[list[str]]:
+    """A line for each key in which the groups differ: key, then the value of each group."""
+    flat = [settings.flatten(settings.to_json(group[0].config)) for group in groups.values()]
+    keys = sorted({key for one in flat for key in one if key != "seed"})
+    differing = [key for key in keys if len({json.dumps(one.get(key)) for one in flat}) > 1]
+    return [[key, *(json.dumps(one[key]) if key in one else "(not set)" for one in flat)] for key in differing]
+
+
+def page(groups: dict[str, list[Run]], metric: str) -> tuple[str, dict[str, str]]:
+    """The HTML file and the tables beside it."""
+    rows, split = rows_of(groups, metric), metric.removeprefix("eval/").removesuffix("_accuracy")
+    made = tables(rows)
+    given = {"metric": metric, "budgets": BUDGETS, "notes": comparison.notes(groups, metric),
+             "columns": ["method", *COLUMNS.values()], "rows": rows, "curves": curves(groups, metric), "groups": list(groups), "tables": made,
+             "differences": differences(groups, split), "samples": samples(groups), "configs": config_differences(groups)}
+    # no text of a model may end the script
+    text = json.dumps(given, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    title = html.escape(f"{sum(map(len, groups.values()))} runs, {len(groups)} groups")
+    return PAGE.read_text().replace("{{title}}", title).replace("{{data}}", text), made
+
+
+def main(argv: list[str]) -> None:
+    """Read, compare, write."""
+    if argv[1:]:
+        fail(f"unexpected arguments {argv[1:]}")
+    out = pathlib.Path(flags.FLAGS.out)
+    try:
+        groups = comparison.grouped([comparison.load(folder) for folder in comparison.find(flags.FLAGS.runs)])
+        text, made = page(groups, flags.FLAGS.metric)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text)
+        for suffix, table in made.items():
+            out.with_suffix(f".{suffix}").write_text(table)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    print(f"{made['md']}\n{out}: {len(text) / 1e6:.1f} MB")
+    for note in comparison.notes(groups, flags.FLAGS.metric):
+        print(f"note: {note}")
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string("runs", None, "run directories: a glob, or several with commas between them")
+    flags.DEFINE_string("out", "report.html", "the page; the tables stand beside it")
+    flags.DEFINE_string("metric", "eval/held_out_accuracy", "what runs are judged by")
+    flags.mark_flags_as_required(["runs"])
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,109 @@
+"""The report of 40 runs of 500 steps, opened in a real browser; and what it says of runs that lack something."""
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from bridge_jax import comparison
+from experiments import report
+
+METRIC = "eval/held_out_accuracy"
+
+
+def write_run(folder, method: str, seed: int, steps: int = 500, samples: bool = False, skip=()) -> None:
+    """A run directory with all that training writes."""
+    rng = np.random.default_rng([seed, len(method)])
+    folder.mkdir(parents=True)
+    config = {"seed": seed, "steps": steps, "method": {"name": method}, "task": {"name": "arithmetic", "levels": [4]}}
+    (folder / "config.json").write_text(json.dumps({"config": config}))
+    lines = []
+    for step in range(steps + 1):
+        line = {"step": step, "reward/mean": 0.2 + 0.5 * step / steps + 0.05 * rng.standard_normal()}
+        line |= {key: float(step) * 100 for key in comparison.BUDGETS if key != "step"}
+        line |= {key: float(rng.random()) for key in report.METRICS[1:14]} | {"memory/host_peak_gib": 1.0}
+        line |= {METRIC: 0.3 + 0.4 * step / steps + 0.01 * rng.standard_normal()} if step % 50 == 0 or step == steps else {}
+        lines.append(json.dumps({key: value for key, value in line.items() if key not in skip}))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "solved.jsonl").write_text(json.dumps({"step": steps, "held_out": "".join(rng.choice(["0", "1"], 200))}) + "\n")
+    if samples:
+        (folder / "rollouts").mkdir()
+        row = {"id": 7, "question": "1+2=", "answer": "3", "actor": "theta", "sample": 0, "outcome": "correct",
+               "text": "</script><b>not markup</b>"}
+        (folder / "rollouts" / "step_000001.jsonl").write_text(json.dumps(row) + "\n")
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    """Headless Chromium; installed where the tests may, as on a new machine."""
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if not found and os.geteuid() == 0 and shutil.which("apt-get"):
+        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]):
+            subprocess.run(command, capture_output=True, timeout=250)
+        found = shutil.which("chromium")
+    if not found:
+        pytest.skip("needs chromium: apt-get install chromium")
+    return found
+
+
+def opened(browser: str, path) -> str:
+    """The page's DOM after its scripts have run, without any network."""
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom",
+               f"file://{path}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
+def made(tmp_path, **options):
+    groups = comparison.grouped([comparison.load(folder) for folder in comparison.find(f"{tmp_path}/runs/*")])
+    text, tables = report.page(groups, METRIC)
+    (tmp_path / "report.html").write_text(text)
+    return groups, text, tables
+
+
+def test_forty_runs_open_in_two_seconds(tmp_path, browser):
+    """Curves, bars, table, differences, samples and configs are there; the page is ready within 2 s of its start."""
+    for method in ("sft", "grpo", "bridge", "alternate", "hybrid"):
+        for seed in range(8):
+            write_run(tmp_path / "runs" / f"{method}{seed}", method, seed, samples=seed == 0)
+    groups, text, _ = made(tmp_path)
+    assert len(groups) == 5 and all(len(group) == 8 for group in groups.values())
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
+    dom = opened(browser, tmp_path / "report.html")
+    ready = re.search(r'data-ready="(\d+)"', dom)
+    assert ready and int(ready[1]) < 2000, dom[-2000:]
+    assert dom.count("<polyline") == 5 + 5 and dom.count("<polygon") == 5 + 5 and dom.count("<rect") == 5
+    assert all(f"<td>{method}</td>" in dom for method in groups)
+    assert "</script><b>not markup</b>" in html.unescape(dom) and "<b>not markup</b>" not in dom
+    assert 'class="notes"' not in dom
+
+
+def test_what_is_missing_is_marked(tmp_path, browser):
+    """A run without the metric, an unfinished one and a lonely seed: named on the page, "-" in the table, no curve."""
+    for seed in range(2):
+        write_run(tmp_path / "runs" / f"sft{seed}", "sft", seed, steps=4, skip=(METRIC,) if seed else ())
+        write_run(tmp_path / "runs" / f"grpo{seed}", "grpo", seed, steps=4)
+    write_run(tmp_path / "runs" / "bridge", "bridge", 0, steps=4)
+    groups, _, tables = made(tmp_path)
+    dom = opened(browser, tmp_path / "report.html")
+    assert 'class="notes"' in dom and f"no {METRIC}; sft has no mean" in dom and "bridge: one seed" in dom
+    line, = [line for line in tables["md"].splitlines() if line.startswith("| sft |")]
+    assert line.split("|")[2].strip() == "-"
+    assert report.curves(groups, METRIC)[METRIC]["step"].keys() == {"grpo", "bridge"}
+    assert tables["tex"].count("\\\\") == 4 and tables["csv"].splitlines()[0].startswith("method,")
+
+
+def test_table_by_hand(tmp_path):
+    """Mean of the last values over seeds, with Student's interval."""
+    for seed in range(2):
+        write_run(tmp_path / "runs" / f"grpo{seed}", "grpo", seed, steps=1)
+    groups, _, _ = made(tmp_path)
+    last = [run.lines[-1][METRIC] for run in groups["grpo"]]
+    half = 12.7062 * abs(last[0] - last[1]) / 2
+    mean = sum(last) / 2
+    assert report.rows_of(groups, METRIC)[0][1] == f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"

@@ -1,0 +1,119 @@
+"""Sweeps: what a file may say, what is run, skipped, resumed and told of; with runs that take a second."""
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from experiments import sweep as command
+from tests.experiments.test_train_cli import environment  # noqa: F401  (a fixture)
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = {"model.arch.hidden_size": 32, "model.arch.num_hidden_layers": 1, "model.arch.num_attention_heads": 2,
+        "model.arch.num_key_value_heads": 1, "model.arch.head_dim": 16, "model.arch.intermediate_size": 64, "task.train_size": 24,
+        "task.demo_size": 12, "task.eval_size": 8, "task.dev_size": 0, "steps": 2, "eval.every": 2, "eval.rows": 8,
+        "batch.prompts_per_step": 2, "batch.samples_per_prompt": 2, "batch.demos_per_step": 2, "batch.microbatch_rows": 4}
+
+
+def write(tmp_path, **parts) -> str:
+    """A sweep file of these parts."""
+    path = tmp_path / "some_sweep.py"
+    path.write_text(f"def get_sweep():\n    return {({'config': 'configs/ladder.py', 'seeds': [0], **parts})!r}\n")
+    return str(path)
+
+
+@pytest.fixture
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def names(tmp_path, **parts) -> list[str]:
+    return [run.name for run in command.runs_of(command.load(write(tmp_path, **parts)))]
+
+
+def test_grid_zip_seeds_and_variants(at_root, tmp_path):
+    """All combinations of the grid, the zipped keys in step, each for every variant and seed; seeds innermost."""
+    found = names(tmp_path, seeds=[0, 1], variants={"sft": {"method": "sft"}, "half": {"method": "bridge", "method.lam": 0.5}},
+                  grid={"task.demo_size": [8, 16]}, zip={"model.lora_rank": [2, 4], "model.lora_alpha": [2.0, 8.0]})
+    assert len(found) == len(set(found)) == 2 * 2 * 2 * 2
+    assert found[:2] == [f"sft__lora_rank=2__lora_alpha=2.0__demo_size=8__seed={seed}" for seed in (0, 1)]
+    assert not any("lora_rank=2__lora_alpha=8.0" in name for name in found)
+    runs = command.runs_of(command.load(write(tmp_path, variants={"half": {"method": "bridge", "method.lam": 0.5}})))
+    assert runs[0].config == "configs/ladder.py:bridge" and runs[0].settings == {"method.lam": 0.5}
+    assert "--config.method.lam=0.5" in command.command_of(runs[0], "D") and "--config.seed=0" in command.command_of(runs[0], "D")
+
+
+def test_a_run_is_known_by_its_config(at_root, tmp_path):
+    """Same settings, same fingerprint; another value, another; so a result of other settings is never taken for this one's."""
+    prints = lambda **parts: [run.fingerprint for run in command.runs_of(command.load(write(tmp_path, **parts)))]
+    assert prints() == prints() and len(set(prints(seeds=[0, 1]) + prints(set={"task.corrupt": 0.2}))) == 3
+
+
+@pytest.mark.parametrize("parts, message", [
+    ({"set": {"task.corupt": 0.2}}, "unknown key 'task.corupt'.*did you mean 'corrupt'"),
+    ({"set": {"tusk.corrupt": 0.2}}, "unknown key 'tusk.corrupt'.*did you mean 'task'"),
+    ({"grid": {"method.lamb": [0.1]}}, "unknown key 'method.lamb'.*did you mean 'lam'"),
+    ({"set": {"steps": "many"}}, "steps"), ({"set": {"task.corrupt": "much"}}, "corrupt"),
+    ({"variants": {"x": {"method": "bridg"}}}, "Did you mean 'bridge'"),
+    ({"seeds": []}, "'seeds' must be given"), ({"sedes": [1]}, "unknown part 'sedes': did you mean 'seeds'"),
+    ({"zip": {"steps": [1, 2], "task.corrupt": [0.1]}}, "differ in length"), ({"config": "configs/lader.py"}, "no config file")])
+def test_refused(at_root, tmp_path, parts, message):
+    with pytest.raises(ValueError, match=message):
+        command.runs_of(command.load(write(tmp_path, **parts)))
+
+
+def run(environment, *args):
+    """Exit code, standard output and standard error of the command."""
+    done = subprocess.run([sys.executable, "-m", "experiments.sweep", *args], cwd=ROOT, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_runs_skips_resumes_and_survives(environment, tmp_path):  # noqa: F811
+    """One run fails, the other is done all the same; again: done is skipped, what was cut off goes on, the failure is told again."""
+    parts = dict(set=TINY, variants={"sft": {"method": "sft"}, "broken": {"method": "sft", "model.path": str(tmp_path / "nowhere")}})
+    file, work = write(tmp_path, **parts), tmp_path / "runs"
+    args = (f"--sweep={file}", f"--workdir={work}")
+    code, out, _ = run(environment, *args, "--dry_run")
+    assert code == 0 and out.count("to do") == 2 and not work.exists()
+    code, out, err = run(environment, *args, "--jobs=2")
+    assert code == 1 and "1 of 2 runs are done, 1 failed" in out and "nowhere" in out, out + err
+    line, = [json.loads(text) for text in (work / "results.jsonl").read_text().splitlines()]
+    assert line["variant"] == "sft" and line["seed"] == 0 and [point["step"] for point in line["curve"]] == [0, 2]
+    assert {"eval/held_out_accuracy", "budget/flops", "time/cpu_s", "sft/logp"} <= set(line["curve"][-1])
+    assert len(f"{int(line['solved']['held_out'], 16):b}") == 1 + 8
+    code, out, _ = run(environment, *args)
+    assert code == 1 and "2 runs, 1 done, 1 to do" in out
+    # a line that is lost, as of a sweep that was killed before it wrote it: the finished run is not trained again
+    (work / "results.jsonl").unlink()
+    before = (work / "sft__seed=0" / "metrics.jsonl").read_text()
+    code, out, _ = run(environment, *args, "--dry_run")
+    assert "cut off" in out
+    run(environment, *args)
+    assert (work / "sft__seed=0" / "metrics.jsonl").read_text() == before
+    assert len((work / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_submitit(environment, tmp_path, monkeypatch):  # noqa: F811
+    """The Slurm path by submitit's own local executor."""
+    monkeypatch.chdir(ROOT)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    runs = command.runs_of(command.load(write(tmp_path, set=TINY, variants={"sft": {"method": "sft"}})))
+    results = str(tmp_path / "results.jsonl")
+    os.makedirs(tmp_path / "runs")
+    ended = command.by_submitit(runs, str(tmp_path / "runs"), results, "local", {"timeout_min": 5})
+    assert [result.error for result in ended] == [""] and command.done(results) == {(runs[0].name, runs[0].fingerprint)}
+
+
+def test_tpu_commands(at_root, tmp_path):
+    """A line a run, which a shell reads back as the training command."""
+    runs = command.runs_of(command.load(write(tmp_path, set={"data.buckets": (9,)}, seeds=[0, 1])))
+    lines = command.tpu_commands(runs, "gs/x").splitlines()
+    assert len(lines) == 2 and all("--worker=all" in line and "experiments.train" in line for line in lines)
+    import shlex
+    inner = shlex.split(lines[1])[-1].removeprefix("--command=cd bridge_jax && ")
+    assert "--config.data.buckets=(9,)" in shlex.split(inner) and "--config.seed=1" in shlex.split(inner)

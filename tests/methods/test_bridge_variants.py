@@ -1,0 +1,108 @@
+"""BRIDGE's controls: the gain alone, re-sync, inner steps, and the shadow kept in less memory."""
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bridge_jax import objectives
+from bridge_jax.methods import bridge
+from bridge_jax.optim import kept_in_bfloat16, to_bfloat16
+from tests import toys
+from tests.methods.test_bridge import advanced, bigram_batch, bigram_method, start
+
+
+def test_gain_alone():
+    """At step 0 the gain has no gradient: w stands still; later it moves, and theta as ever."""
+    method, update = bigram_method(w_learns="gain")
+    usual = bigram_method()[1]
+    theta = toys.bigram_theta()
+    first = advanced(update, start(method, theta, 0.5), 1)[0]
+    assert not first.params.w["B"].any()
+    assert toys.same_bits(first.params.theta, advanced(usual, start(method, theta, 0.5), 1)[0].params.theta)
+    assert jnp.abs(advanced(update, start(method, theta, 0.5), 5)[-1].params.w["B"]).max() > 1e-3
+
+
+def test_w_gain_direction():
+    """pull(lam (dJ_RL(theta) - dJ_RL(theta_hat))), the SFT term left out."""
+    policy = toys.bigram()
+    params = bridge.Params(toys.bigram_theta(), toys.noise_like(toys.bigram_theta(), 1, 0.5),
+                           toys.noise_like(policy.init_w(jax.random.key(0)), 2, 0.5))
+    gradients = [toys.noise_like(params.theta, seed, 1.0) for seed in (3, 4, 5)]
+    grad = lambda G: lambda *_: (G, 0.0, {})
+    found = bridge.coupled_ascent(*map(grad, gradients), 0.25, params, policy, "gain")[0]
+    expected = policy.pull(params.w, jax.tree.map(lambda r, h: 0.25 * (r - h), *gradients[1:]))
+    assert toys.change(found.w, expected) < 1e-6
+
+
+def test_resync():
+    """After every third step theta_hat is theta, bit for bit, and at no other; the next step has gain 0."""
+    method, update = bigram_method(resync_every=3)
+    state, gains = start(method, toys.bigram_theta(), 0.5), []
+    for seed in range(7):
+        state, metrics = update(state, bigram_batch(seed))
+        gains.append(float(metrics["bridge/gain"]))
+        assert toys.same_bits(state.params.theta, state.params.theta_hat) == (seed in (2, 5))
+    assert gains[0] == gains[3] == gains[6] == 0 and all(gains[i] != 0 for i in (1, 2, 4, 5))
+
+
+def test_inner_steps():
+    """lam 1 and one step: theta_hat takes GRPO's step and a second one, importance-weighted, on the same samples; theta takes one."""
+    recipes = toys.linear(0.5)
+    method, update = bigram_method(recipes, inner_steps=2)
+    plain, plain_update = bigram_method(recipes)
+    theta, given = toys.bigram_theta(), bigram_batch(0)
+    twice, metrics = update(start(method, theta, 1.0), given)
+    once, _ = plain_update(start(plain, theta, 1.0), given)
+    assert toys.change(twice.params.theta, once.params.theta) < 1e-6
+    assert toys.change(twice.params.theta_hat, once.params.theta_hat) > 1e-3
+    rolled, policy = given.rollouts["theta"], toys.bigram()
+    behaviour = {"behaviour_BT": policy.logp(policy.merge(theta, None), rolled.seqs, rolled.temperature)[0]}
+    rows = objectives.rl_rows(policy, None, rolled, "group", 0.0, 0) | behaviour
+    G, *_ = objectives.gradient(objectives.J_RL(policy, rolled, objectives.surrogate), policy.merge(once.params.theta_hat, None),
+                                rolled.seqs, rows)
+    moved = jax.tree.map(jnp.subtract, twice.params.theta_hat, once.params.theta_hat)
+    assert objectives.cooperation(G, moved)["grad/cos_sft_rl"] > 0.999
+    assert int(twice.step) == int(once.step)
+    count = lambda state, label: int(next(x for x in jax.tree.leaves(state.opt_state.inner_states[label]) if x.dtype == jnp.int32))
+    assert count(twice, "shadow") == 2 and count(twice, "base") == count(twice, "lora") == 1
+    single = float(given.demos.length_B.sum()) + 2 * float(rolled.seqs.length_B.sum())
+    assert metrics["budget/gradient_tokens"] == single + float(rolled.seqs.length_B.sum())
+
+
+def test_low_memory_shadow():
+    """Differences and moments in bfloat16: exact at step 0, lam 1 keeps theta_hat == theta, and the path stays near the full one's."""
+    method, update = bigram_method(shadow_storage="difference", shadow_moments="bfloat16")
+    full, full_update = bigram_method()
+    theta = toys.bigram_theta()
+    small, large = (advanced(u, start(m, theta, 0.5), 40) for m, u in ((method, update), (full, full_update)))
+    assert {x.dtype for x in jax.tree.leaves(small[-1].params.theta_hat)} == {jnp.dtype(jnp.bfloat16)}
+    assert toys.same_bits(small[0].params.theta, large[0].params.theta)
+    unpacked = bridge.unpacked(small[-1].params, "difference").theta_hat
+    travelled = toys.change(large[-1].params.theta_hat, theta)
+    assert toys.change(unpacked, large[-1].params.theta_hat) < 0.1 * travelled
+    shadow = lambda state: sum(x.nbytes for x in jax.tree.leaves((state.params.theta_hat, state.opt_state.inner_states["shadow"])))
+    assert shadow(small[-1]) < 0.51 * shadow(large[-1])
+
+
+def test_rounding_to_bfloat16():
+    """Right on average where rounding to nearest would be wrong by its whole remainder; what bfloat16 has stays."""
+    x = jnp.full(40_000, 1.0 + 2.0**-10)  # an eighth of the way from 1 to the next bfloat16, 1 + 2^-7
+    rounded = to_bfloat16({"x": x}, jax.random.key(0))["x"]
+    assert rounded.dtype == jnp.bfloat16 and set(np.unique(np.asarray(rounded, np.float32))) == {1.0, 1.0 + 2.0**-7}
+    assert abs(float(rounded.astype(jnp.float32).mean()) - (1.0 + 2.0**-10)) < 2e-4
+    exact = jnp.array([0.0, -1.5, 3.0, jnp.inf])
+    np.testing.assert_array_equal(to_bfloat16(exact, jax.random.key(1)).astype(jnp.float32), exact)
+
+
+def test_moments_in_bfloat16_move():
+    """Adam's second moment follows a gradient that halves, which plain bfloat16 (1/512 at most) would never notice."""
+    from bridge_jax.optim import Recipe, adamw
+    params, inner = {"x": jnp.ones((50, 50))}, adamw(Recipe(learning_rate=1e-3, clip_norm=0.0))
+    kept, plain = kept_in_bfloat16(inner), inner
+    states = [kept.init(params), plain.init(params)]
+    for k in range(400):
+        g = {"x": jnp.full((50, 50), 1.0 if k < 100 else 0.25)}
+        states = [t.update(g, s, params)[1] for t, s in zip((kept, plain), states)]
+    second = lambda state: np.mean([float(x.astype(jnp.float32).mean()) for x in jax.tree.leaves(state) if x.ndim == 2][1::2])
+    assert abs(second(states[0]) / second(states[1]) - 1) < 0.02

@@ -1,0 +1,71 @@
+"""DAPO: its price on length and its clip by hand, and groups of equal rewards replaced in the loop."""
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax import data, generate, setup
+from bridge_jax.methods import dapo
+from bridge_jax.types import Rollouts, Sequences
+from tests import tiny_runs, toys
+from tests.methods.test_baselines import G_of, batch, e
+
+
+def test_penalty_by_hand():
+    """T = 10 and a buffer of .4: free up to 6 tokens, -.25 at 7, -1 at 10."""
+    length_B = jnp.array([1, 6, 7, 10])
+    seqs = Sequences(jnp.ones((1, 1), int), jnp.ones(1, int), jnp.ones((4, 10), int), length_B)
+    rollouts = Rollouts(seqs, jnp.zeros((4, 10)), jnp.array([1.0, 0, 1, 1]), jnp.float32(1))
+    np.testing.assert_allclose(dapo.penalised(rollouts, 0.4), [1, 0, 0.75, 0], atol=1e-6)
+    np.testing.assert_array_equal(dapo.penalised(rollouts, 0.0), rollouts.reward_B)
+
+
+def test_first_update_by_hand():
+    """Without a penalty it is GRPO's: A = +-1, half of (e1 - e2); penalised, a right and a wrong answer of equal length, too."""
+    for buffer in (0.0, 0.2):
+        G = G_of("dapo", dapo_buffer=buffer)
+        np.testing.assert_allclose(G[0], (e[1] - e[2]) / 2, rtol=3e-3, atol=2e-4)
+        np.testing.assert_allclose(G[1:], 0, atol=2e-4)
+    assert np.abs(G_of("dapo", batch(reward=(1, 1)))).max() < 1e-4
+
+
+def test_refused():
+    with pytest.raises(ValueError, match="method.dapo_buffer=1.5"):
+        dapo.make(dapo.Config(dapo_buffer=1.5), toys.bigram(), toys.recipes())
+
+
+def test_equal_groups_are_replaced(monkeypatch):
+    """Groups 0 and 2 are equal: the useful group of the next prompts takes the first place, none is left for the second."""
+    run = setup.build(tiny_runs.config("dapo", batch__prompts_per_step=3, batch__microbatch_rows=4, rollout__calls=1,
+                                       method__dapo_resample=1), jax.devices()[:1])
+    rows = lambda first, reward: Rollouts(
+        Sequences(np.full((3, 4), first), np.arange(3) + first, np.full((12, 5), first), np.full(12, 5)),
+        np.full((12, 5), float(first)), np.asarray(reward, np.float32), np.float32(1))
+    here, more = rows(10, [1] * 4 + [1, 0, 0, 0] + [0] * 4), rows(20, [0] * 4 + [0, 1, 0, 0] + [1] * 4)
+    asked = []
+    monkeypatch.setattr(generate, "dispatch", lambda *given: given[-1])
+    monkeypatch.setattr(generate, "collect", lambda run, parts, indices, step: asked.append(list(indices)) or (more, ["graded"], 0.5))
+    cursor, rounds, seconds = generate.replace_equal_groups(run, None, None, 4, 6, 9, here)
+    assert cursor == 12 and seconds == 0.5 and len(rounds) == 1
+    assert asked == [list(data.order(0, "rl", len(run.prompts.problems), 9, 3))]
+    np.testing.assert_array_equal(here.reward_B, [0, 1, 0, 0] + [1, 0, 0, 0] + [0] * 4)
+    np.testing.assert_array_equal(here.seqs.prompt_PS[:, 0], [20, 10, 10])
+    np.testing.assert_array_equal(here.seqs.prompt_len_P, [21, 11, 12])
+    np.testing.assert_array_equal(here.logp_BT[:, 0], [20] * 4 + [10] * 8)
+
+
+def test_reward_noise(monkeypatch):
+    """A fifth of the rewards flips, by seed, step and problem alone; none without it."""
+    run = setup.build(tiny_runs.config("grpo", rollout__reward_noise=0.2, batch__samples_per_prompt=4), jax.devices()[:1])
+    indices, R = list(range(20)) * 25, np.zeros(2000, np.float32)
+    flipped = generate.with_noise(run, R, indices, 3)
+    assert set(flipped.tolist()) == {0.0, 1.0} and flipped.dtype == np.float32
+    many = np.concatenate([generate.with_noise(run, np.zeros(80, np.float32), list(range(20)), step) for step in range(50)])
+    assert abs(many.mean() - 0.2) < 0.03
+    np.testing.assert_array_equal(flipped[:80], flipped[80:160])  # the same problems at the same step
+    np.testing.assert_array_equal(generate.with_noise(run, 1 - R, indices, 3), 1 - flipped)
+    assert not np.array_equal(generate.with_noise(run, R, indices, 4), flipped)
+    clean = setup.build(tiny_runs.config("grpo"), jax.devices()[:1])
+    np.testing.assert_array_equal(generate.with_noise(clean, R, indices, 3), R)
