@@ -1,9 +1,10 @@
 """One page of many runs: `python -m experiments.report --runs='runs/sweep/*' --out=report.html [--metric=eval/dev_accuracy]`.
 
-Writes one self-contained HTML file, which works offline: metrics against any budget with 95% intervals over seeds, the paper's
-three views (training dynamics, comparison of methods, cost), the paired bootstrap between methods, the samples of a problem across
-steps and methods, and what the configs differ in; and beside it the table as .md, .csv and .tex. Runs that differ in their seed
-alone are one group. What is missing or cannot be compared is said at the top of the page. Exit codes: 0 done, 2 nothing to read or to write.
+Writes one self-contained HTML file, which works offline: metrics against any budget with 95% intervals over seeds, the
+paper's three views (training dynamics, comparison of methods, cost), the paired bootstrap between methods, the samples of a
+problem across steps and methods, and what the configs differ in; and beside it the table as .md, .csv and .tex. Runs that
+differ in their seed alone are one group. What is missing or cannot be compared is said at the top of the page.
+Exit codes: 0 done, 2 nothing to read or to write.
 """
 from __future__ import annotations
 
@@ -140,8 +141,10 @@ def page(groups: dict[str, list[Run]], metric: str) -> tuple[str, dict[str, str]
     rows, split = rows_of(groups, metric), metric.removeprefix("eval/").removesuffix("_accuracy")
     made = tables(rows)
     given = {"metric": metric, "budgets": BUDGETS, "notes": comparison.notes(groups, metric),
-             "columns": ["method", *COLUMNS.values()], "rows": rows, "curves": curves(groups, metric), "groups": list(groups), "tables": made,
-             "differences": differences(groups, split), "samples": samples(groups), "configs": config_differences(groups)}
+             "columns": ["method", *COLUMNS.values()], "rows": rows, "curves": curves(groups, metric),
+             "groups": list(groups), "tables": made,
+             "differences": differences(groups, split), "samples": samples(groups),
+             "configs": config_differences(groups)}
     # no text of a model may end the script
     text = json.dumps(given, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     title = html.escape(f"{sum(map(len, groups.values()))} runs, {len(groups)} groups")

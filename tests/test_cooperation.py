@@ -1,0 +1,71 @@
+"""What evaluation measures of cooperation, in a whole tiny run and against what it must be."""
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from bridge_jax import cooperation, generate, logbook, setup, train
+from bridge_jax.programs import compile_programs
+from bridge_jax.types import Params
+from tests import tiny_runs
+
+
+@pytest.fixture(scope="module")
+def made():
+    """A run of bridge with its programs and two different states of theta."""
+    run = setup.build(tiny_runs.config("bridge", eval__cooperation=True, task__demo_size=6), jax.devices()[:1])
+    programs = compile_programs(run, setup.abstract_state(run))
+    state = run.method.init(setup.initial_theta(run), jax.random.key(0))
+    return run, programs, state
+
+
+def test_splits(made):
+    """Prompts with a demonstration, and without; disjoint, and both of the training set."""
+    run = made[0]
+    ids = {name: {problem.id for problem in run.splits[name].problems} for name in ("touched", "untouched", "held_out")}
+    assert ids["touched"] <= {problem.id for problem in run.task.demos} and not ids["touched"] & ids["untouched"]
+    assert ids["touched"] | ids["untouched"] <= {problem.id for problem in run.task.train} and not ids["held_out"] & ids["touched"]
+    assert len(ids["touched"]) == 6 and len(ids["untouched"]) == run.settings.eval.rows
+
+
+def test_gain_is_paired(made, monkeypatch):
+    """theta_hat == theta: exactly 0, with error 0, as both have the same keys. With other rewards: mean and error by hand."""
+    run, programs, state = made
+    assert cooperation.measured_gain(run, programs, state) == {"coop/gain": 0.0, "coop/gain_stderr": 0.0}
+    rewards = iter([np.array([1, 1, 0, 1, 0, 0, 1, 0.0]), np.array([1, 0, 0, 0, 0, 1, 0, 0.0])])
+
+    class Known:
+        def __init__(self):
+            self.reward_B = next(rewards)
+
+    monkeypatch.setattr(cooperation.evaluate, "grade", lambda *_: Known())
+    found = cooperation.measured_gain(run, programs, state)
+    difference = np.array([0, 1, 0, 1, 0, -1, 1, 0])
+    assert found["coop/gain"] == pytest.approx(difference.mean())
+    assert found["coop/gain_stderr"] == pytest.approx(difference.std() / np.sqrt(8))
+    assert cooperation.measured_gain(run, programs, state.replace(params=Params(state.params.theta, None, None))) == {}
+
+
+def test_expert_logp(made):
+    """The mean over the tokens of held-out experts, as the policy computes it."""
+    run, programs, state = made
+    from bridge_jax import data
+    demos = run.held_out_demos
+    rows = data.demo_batch(demos, np.arange(len(demos.problems)), run.buckets[-1:], run.settings.rollout.max_new)
+    assert {problem.id for problem in demos.problems} <= {problem.id for problem in run.task.splits["held_out"]}
+    phi = run.policy.merge(state.params.theta, state.params.w)
+    logp_BT = np.asarray(run.policy.logp(phi, generate.on_mesh(run, rows), 1.0)[0])
+    kept = np.arange(logp_BT.shape[1]) < np.asarray(rows.length_B)[:, None]
+    assert cooperation.expert_logp(run, programs, state)["coop/expert_logp"] == pytest.approx(logp_BT[kept].mean(), rel=1e-4)
+
+
+def test_in_a_run(tmp_path):
+    """Every evaluation has it, nothing else does, and nothing compiles for it once training is under way."""
+    train.train(tiny_runs.config("bridge", steps=4, eval__every=2, eval__cooperation=True), str(tmp_path), devices=jax.devices()[:1])
+    lines = logbook.read(str(tmp_path))
+    keys = {"coop/gain", "coop/gain_stderr", "coop/expert_logp", "eval/touched_accuracy"}
+    assert [keys <= set(line) for line in lines] == [True, False, True, False, True]
+    assert lines[0]["coop/gain"] == 0 and lines[-1]["compile/count"] == lines[1]["compile/count"]
+    solved = (tmp_path / "solved.jsonl").read_text().splitlines()
+    assert len(solved) == 3 and '"held_out"' in solved[0]
