@@ -301,8 +301,8 @@ def checksums(state: Tree) -> dict[str, int]:
     """{path: sum_i bits_i (2 i + 1) mod 2^32}, i the flat index: a change of one element changes it, a layout does not.
 
     Computed where the arrays are; the first call compiles one small program for each shape and dtype."""
-    sums = {key: _checksum(leaf) for key, leaf in _by_path(state).items()}
-    return {key: int(value) for key, value in jax.device_get(sums).items()}
+    # one at a time: many reductions in flight over simulated CPU devices may wait for each other for ever
+    return {key: int(jax.device_get(_checksum(leaf))) for key, leaf in _by_path(state).items()}
 
 
 @jax.jit

@@ -34,9 +34,21 @@ PROGRESS_SECONDS = 10.0                  # between two lines of progress where t
 
 def open_run(workdir: str, resolved: dict, defaults_diff: dict, force: bool = False,
              ignore: Iterable[str] = (), facts: dict | None = None) -> None:
-    """Creates the run directory with config.json {"config", "diff", "facts", "changes"}, or checks that the run is the same.
+    """Creates the run directory with config.json {"config", "diff", "facts", "changes"}, or checks that the run is the same."""
+    write_config(workdir, check_run(workdir, resolved, defaults_diff, force, ignore, facts))
+
+
+def write_config(workdir: str, record: dict) -> None:
+    """config.json of what check_run returned: once it is certain that the run goes on under it."""
+    _replace(os.path.join(workdir, "config.json"), json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def check_run(workdir: str, resolved: dict, defaults_diff: dict, force: bool = False, ignore: Iterable[str] = (),
+              facts: dict | None = None, defaults: dict | None = None) -> dict:
+    """Makes the directory, checks that a run in it has this config, and returns what config.json shall say.
 
     facts: what decides a run beside its config (fingerprints of data and prompts); compared like keys of the config.
+    defaults: a key that the run does not know, and that is at its default, is one that came later: no difference.
 
     `ignore`: keys ("steps") and groups ("log.") that do not decide a run's future: they may change when it resumes.
     ValueError if the directory cannot be written, or holds a run of another config and `force` is False. Each change
@@ -48,6 +60,9 @@ def open_run(workdir: str, resolved: dict, defaults_diff: dict, force: bool = Fa
         before = _read_config(path)
         whole = lambda record: record["config"] | {"facts": record.get("facts", {})}
         changes = settings.diff(whole(before), whole(record))
+        usual = settings.flatten(settings.to_json(defaults or {}))
+        newer = [key for key, (old, new) in changes.items() if old == settings.NOT_SET and key in usual and usual[key] == new]
+        changes = {key: pair for key, pair in changes.items() if key not in newer}
         decisive = {key: pair for key, pair in changes.items() if not _ignored(key, tuple(ignore))}
         if decisive and not force:
             table = settings.format_diff(decisive, "in the run", "given")
@@ -58,7 +73,7 @@ def open_run(workdir: str, resolved: dict, defaults_diff: dict, force: bool = Fa
                            settings.format_diff(decisive, "in the run", "given"))
         kept = before.get("changes", [])
         record["changes"] = kept + [{key: list(pair) for key, pair in changes.items()}] if changes else kept
-    _replace(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return record
 
 
 def begun(workdir: str) -> bool:

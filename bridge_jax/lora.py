@@ -34,7 +34,11 @@ def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
     if lora.rank < 1:
         raise ValueError(f"model.lora.rank={lora.rank}; allowed: 1 or more")
     table = cfg.tensors()
-    hit = {path: tensor for path, tensor in table.items() if re.fullmatch(lora.targets, path)}
+    try:
+        pattern = re.compile(lora.targets)
+    except re.error as error:
+        raise ValueError(f"model.lora_targets={lora.targets!r} is no regular expression ({error})") from None
+    hit = {path: tensor for path, tensor in table.items() if pattern.fullmatch(path)}
     bad = [path for path, tensor in hit.items() if not (path.startswith("layers/") and tensor.inputs)]
     allowed = ", ".join(path for path, tensor in table.items() if path.startswith("layers/") and tensor.inputs)
     if not hit or bad:

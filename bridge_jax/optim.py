@@ -59,6 +59,11 @@ def learning_rate(recipe: Recipe) -> Callable:
     for key in ("learning_rate", "end_ratio", "warmup_steps", "clip_norm", "weight_decay"):
         if not getattr(recipe, key) >= 0:
             raise ValueError(f"optim: {key}={getattr(recipe, key)}; allowed: 0 or more")
+    for key in ("b1", "b2"):
+        if not 0 <= getattr(recipe, key) < 1:
+            raise ValueError(f"optim: {key}={getattr(recipe, key)}; allowed: from 0 to below 1")
+    if not recipe.eps > 0:
+        raise ValueError(f"optim: eps={recipe.eps}; allowed: above 0")
     after = schedule(recipe.schedule, recipe.learning_rate, recipe.learning_rate * recipe.end_ratio, recipe.decay_steps)
     if not recipe.warmup_steps:
         return after

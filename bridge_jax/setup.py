@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bridge_jax import data, logprobs, lora, methods, settings, sharding, tasks
+from bridge_jax import data, logbook, logprobs, lora, methods, settings, sharding, tasks
 from bridge_jax.models import hf_folder, layers, params
 from bridge_jax.optim import Recipe, Recipes, learning_rate
 from bridge_jax.types import Method, Policy, Sequences, Task, Tree
@@ -181,6 +181,11 @@ def check(s: Settings) -> None:
     if s.rollout.calls < 1 or prompts % s.rollout.calls:
         raise ValueError(f"rollout.calls={s.rollout.calls} must divide batch.prompts_per_step={prompts}; "
                          f"allowed: {', '.join(str(n) for n in range(1, 9) if prompts % n == 0)}, ...")
+    if not 0 <= s.log.ungraded_limit <= 1:
+        raise ValueError(f"log.ungraded_limit={s.log.ungraded_limit}; allowed: a share, from 0 to 1")
+    for name in s.log.mirrors:
+        if name not in logbook.MIRRORS:
+            raise ValueError(f"unknown mirror log.mirrors={name!r}: {settings.did_you_mean(name, logbook.MIRRORS)}")
     if s.model.remat not in layers.REMAT:
         raise ValueError(f"model.remat={s.model.remat!r}; allowed: {', '.join(layers.REMAT)}")
     dtype_of("model.dtype", s.model.dtype)

@@ -179,7 +179,8 @@ def train_with(pool: Pool | None, config: ConfigDict, workdir: str, stop_at: int
     """train, with its grader running."""
     run = setup.build(config, devices)._replace(pool=pool)
     s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
-    logbook.open_run(workdir, settings.to_json(config), changes, force_config, FREE_KEYS, setup.facts(run))
+    record = logbook.check_run(workdir, settings.to_json(config), changes, force_config, FREE_KEYS, setup.facts(run),
+                               settings.to_json(defaults) if defaults else None)
     if changes:
         print(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json", flush=True)
     seen = {problem.id: problem for problem in (*run.task.train, *run.task.demos)}.values()
@@ -188,14 +189,15 @@ def train_with(pool: Pool | None, config: ConfigDict, workdir: str, stop_at: int
     for name, text in (("batch.txt", s.batch.format()), ("overlap.txt", overlap)):
         with open(os.path.join(workdir, name), "w") as file:
             file.write(text + "\n")
-    return resume(run, workdir, min(s.steps, stop_at or s.steps), interrupt)
+    return resume(run, workdir, min(s.steps, stop_at or s.steps), interrupt, record)
 
 
-def resume(run: Run, workdir: str, end: int, interrupt: Interrupt) -> dict[str, Any]:
+def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict) -> dict[str, Any]:
     """From where the run directory stands to step `end`: restore or begin, compile, evaluate what is owed, loop."""
     s = run.settings
     with checkpoint.Checkpoints(workdir, s.checkpoint.keep) as store:
         state, meta = restore_or_begin(run, store)
+        logbook.write_config(workdir, record)  # only now: a checkpoint of another method would have been refused
         start, began = meta["step"], time.monotonic()
         announce(run, meta)
         # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved

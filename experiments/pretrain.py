@@ -16,9 +16,9 @@ from experiments.export import export
 from experiments.train import fail, log_to_stderr, parse_flags, use_compilation_cache
 
 
-def pretrain(config, out: pathlib.Path) -> dict:
+def pretrain(config, out: pathlib.Path, devices=None) -> dict:
     """The last line of metrics of the base, which stands in out/model when this returns."""
-    train.train(config, str(out / "run"))
+    train.train(config, str(out / "run"), devices=devices)
     if not (out / "model").exists():
         export(str(out / "run"), str(out / "model"))
     return logbook.read(str(out / "run"))[-1]

@@ -283,3 +283,15 @@ def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
         show(4, "reward 1")
     text = capsys.readouterr().err
     assert "4/4" in text and "train" in text
+
+
+def test_a_key_that_came_later_is_no_difference(tmp_path):
+    """A run that was begun before a key existed goes on while the key is at its default, and not when it is set."""
+    open_run(tmp_path, CONFIG, {}, ignore=IGNORE)
+    begin(tmp_path)
+    newer, defaults = changed(fresh=0.0), {"fresh": 0.0}
+    assert logbook.check_run(tmp_path, newer, {}, ignore=IGNORE, defaults=defaults)["changes"] == []
+    with pytest.raises(ValueError, match="fresh"):
+        logbook.check_run(tmp_path, changed(fresh=0.5), {}, ignore=IGNORE, defaults=defaults)
+    with pytest.raises(ValueError, match="fresh"):
+        logbook.check_run(tmp_path, newer, {}, ignore=IGNORE)

@@ -171,3 +171,12 @@ def test_what_does_not_fit_is_dropped_and_counted(caplog):
 def test_buckets_that_no_prompt_needs_are_not_compiled_for():
     assert build(data__buckets=(2, 4, 6, 64)).buckets == (4, 6)
     assert inspect.signature(setup.build).parameters["devices"].default is None
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("optim__base__b1", 1.5, "b1=1.5"), ("optim__lora__eps", 0.0, "eps=0.0"), ("log__ungraded_limit", -1.0, "ungraded_limit=-1.0"),
+    ("log__mirrors", ("tensorbord",), "did you mean 'tensorboard'"), ("model__lora_targets", "(", "no regular expression"),
+    ("rollout__reward_noise", 1.5, "reward_noise=1.5")])
+def test_values_that_cannot_be_meant(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        build(**{key: value})

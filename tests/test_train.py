@@ -359,3 +359,13 @@ def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples(quick, tmp_path)
     rows = tiny_runs.rows(tmp_path / "rollouts" / "step_000001.jsonl")
     groups = [tuple(tuple(row["ids"]) for row in rows[i:i + 4]) for i in range(0, 32, 4)]
     assert len({row["id"] for row in rows}) == 3 and len(set(groups)) == 8
+
+
+def test_a_refused_force_config_changes_nothing(quick, tmp_path):
+    """Another method cannot go on from the checkpoint: config.json still tells of the run that is there, which goes on."""
+    go(tmp_path, "bridge", steps=2, eval__every=0)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(ValueError, match="another model, method or optimizer"):
+        train.train(tiny_runs.config("sft", steps=2, eval__every=0), str(tmp_path), force_config=True, devices=jax.devices()[:1])
+    assert (tmp_path / "config.json").read_text() == before
+    assert go(tmp_path, "bridge", steps=3, eval__every=0)["step"] == 3

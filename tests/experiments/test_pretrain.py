@@ -1,16 +1,18 @@
 """The base model of a study: trained, exported, and not made twice."""
 from __future__ import annotations
 
+import jax
+
 from bridge_jax.models import hf_folder
 from experiments import pretrain
 from tests import tiny_runs
 
 
 def test_pretrain(tmp_path):
-    config = tiny_runs.config("sft", steps=2, batch__microbatch_rows=1, batch__demos_per_step=8)
-    last = pretrain.pretrain(config, tmp_path)
+    config = tiny_runs.config("sft", steps=2)
+    last = pretrain.pretrain(config, tmp_path, jax.devices()[:1])
     assert last["step"] == 2 and "eval/held_out_accuracy" in last
     assert hf_folder.hf_json(tmp_path / "model")["model_type"] == "qwen3"
     stamp = (tmp_path / "model" / "config.json").stat().st_mtime_ns
-    assert pretrain.pretrain(config, tmp_path)["step"] == 2
+    assert pretrain.pretrain(config, tmp_path, jax.devices()[:1])["step"] == 2
     assert (tmp_path / "model" / "config.json").stat().st_mtime_ns == stamp
