@@ -18,7 +18,8 @@ from experiments.train import fail, log_to_stderr, parse_flags, use_compilation_
 
 def pretrain(config, out: pathlib.Path, devices=None) -> dict:
     """The last line of metrics of the base, which stands in out/model when this returns."""
-    train.train(config, str(out / "run"), devices=devices)
+    if train.train(config, str(out / "run"), devices=devices)["stopped"]:
+        raise SystemExit(0)  # by a signal; the same command goes on
     if not (out / "model").exists():
         export(str(out / "run"), str(out / "model"))
     return logbook.read(str(out / "run"))[-1]

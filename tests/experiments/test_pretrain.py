@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import jax
+import pytest
 
 from bridge_jax.models import hf_folder
 from experiments import pretrain
@@ -16,3 +17,10 @@ def test_pretrain(tmp_path):
     stamp = (tmp_path / "model" / "config.json").stat().st_mtime_ns
     assert pretrain.pretrain(config, tmp_path, jax.devices()[:1])["step"] == 2
     assert (tmp_path / "model" / "config.json").stat().st_mtime_ns == stamp
+
+
+def test_nothing_is_exported_of_a_run_that_was_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain.train, "train", lambda *_, **__: {"stopped": True})
+    with pytest.raises(SystemExit) as end:
+        pretrain.pretrain(tiny_runs.config("sft", steps=2), tmp_path)
+    assert end.value.code == 0 and not (tmp_path / "model").exists()
