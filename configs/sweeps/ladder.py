@@ -30,6 +30,9 @@ METHODS = {  # variant -> method and what it sets beside the learning rates
     "joint": {"method": "joint"},
 }
 WITH_ADAPTER = ("bridge", "bridge_own", "bridge_resync", "bridge_gain_only", "joint")
+MAIN = ("sft", "grpo", "cold_start", "alternate", "hybrid", "bridge")
+MAIN_WITH_SAMPLES = MAIN[1:]  # sft reads no reward
+ALPHA = 3e-4  # the base rate of configs/ladder.py
 RATES = (1e-5, 3e-5, 1e-4, 3e-4)  # of every method
 BETA = 10  # beta / alpha while alpha is tuned
 
@@ -45,7 +48,7 @@ def at_rate(variant: str, rate: float) -> dict:
     return METHODS[variant] | {"optim.base.learning_rate": rate} | adapter
 
 
-def tuned(*variants: str) -> dict:
-    """{variant: its settings at its tuned rates}, of all that are tuned unless named."""
-    chosen = json.loads(TUNED.read_text())
-    return {name: at_rate(name, chosen[name]) for name in variants or METHODS if name in chosen}
+def settled(*variants: str) -> dict:
+    """{variant: its settings}, of all unless named: at its rates of docs/study/tuned.json, else at those of the config."""
+    chosen = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+    return {name: at_rate(name, chosen[name]) if name in chosen else METHODS[name] for name in variants or METHODS}

@@ -1,0 +1,11 @@
+"""How many experts it takes: 16 (one step's worth, shown again and again) to 2,000 (each prompt has one).
+
+    python -m experiments.sweep --sweep=configs/sweeps/expert_scarcity.py --workdir=runs/expert_scarcity --jobs=2
+"""
+from configs.sweeps import ladder
+
+
+def get_sweep() -> dict:
+    """Four sizes x 6 methods x 4 seeds."""
+    return dict(config="configs/ladder.py", set=ladder.common(), variants=ladder.settled(*ladder.MAIN),
+                grid={"task.demo_size": (16, 50, 200, 2000)}, seeds=range(4))

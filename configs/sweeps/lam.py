@@ -1,0 +1,20 @@
+"""The paper's ablation of lam: 0.1 to 0.9 held constant, and three schedules from 0 to 1 over the run.
+
+    python -m experiments.sweep --sweep=configs/sweeps/lam.py --workdir=runs/lam --jobs=2
+
+The paper reports 0.3 to 0.7 as robust and runs 0.5 (arXiv 2509.06948); its text describes a curriculum from 0 to 1 as well.
+"""
+from configs.sweeps import ladder
+
+
+def get_sweep() -> dict:
+    """Five constants and three schedules x 4 seeds."""
+    rise = {"method.lam": 0.0, "method.lam_end": 1.0, "method.lam_steps": ladder.ROLLOUTS}
+    thirds = (ladder.ROLLOUTS // 3, 2 * ladder.ROLLOUTS // 3)
+    variants = {f"lam_{lam}": {"method.lam": lam} for lam in (0.1, 0.3, 0.5, 0.7, 0.9)}
+    variants |= {kind: rise | {"method.lam_schedule": kind} for kind in ("linear", "cosine")}
+    variants["step"] = {"method.lam": 0.1, "method.lam_schedule": "step", "method.lam_boundaries": thirds,
+                        "method.lam_values": (0.5, 0.9)}
+    bridge = ladder.settled("bridge")["bridge"]
+    return dict(config="configs/ladder.py", set=ladder.common(), seeds=range(4),
+                variants={name: bridge | given for name, given in variants.items()})

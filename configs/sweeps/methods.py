@@ -1,0 +1,12 @@
+"""The paper's comparison of methods, with everything people compare it with and its controls: 18 variants x 8 seeds.
+
+    python -m experiments.sweep --sweep=configs/sweeps/methods.py --workdir=runs/methods --jobs=2
+
+Rates of docs/study/tuned.json where it has the variant, else those of the config.
+"""
+from configs.sweeps import ladder
+
+
+def get_sweep() -> dict:
+    """Every variant of the study on eight seeds."""
+    return dict(config="configs/ladder.py", set=ladder.common(), variants=ladder.settled(), seeds=range(8))
