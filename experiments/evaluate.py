@@ -18,7 +18,7 @@ from typing import Any, Callable, NamedTuple
 
 from absl import app, flags
 
-from experiments.train import fail, log_to_stderr, parse_flags, use_compilation_cache
+from experiments.train import fail, keep_freed_memory, log_to_stderr, parse_flags, use_compilation_cache
 
 logger = logging.getLogger(__name__)
 PUBLISHED = Path(__file__).parent / "paper" / "published.json"
@@ -382,6 +382,7 @@ def main(argv: list[str]) -> None:
         fail(f"unexpected arguments {argv[1:]}; tasks are given as --tasks=NAME,NAME")
     log_to_stderr()
     use_compilation_cache()
+    keep_freed_memory()
     try:
         evaluate_model(flags.FLAGS.model, flags.FLAGS.out, read_flags())
     except KeyboardInterrupt:

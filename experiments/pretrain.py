@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from bridge_jax import logbook, train
 from experiments.export import export
-from experiments.train import fail, log_to_stderr, parse_flags, use_compilation_cache
+from experiments.train import fail, keep_freed_memory, log_to_stderr, parse_flags, use_compilation_cache
 
 
 def pretrain(config, out: pathlib.Path, devices=None) -> dict:
@@ -31,6 +31,7 @@ def main(argv: list[str]) -> None:
         fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
     log_to_stderr()
     use_compilation_cache()
+    keep_freed_memory()
     out = pathlib.Path(flags.FLAGS.out)
     try:
         last = pretrain(flags.FLAGS.config, out)

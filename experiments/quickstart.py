@@ -15,7 +15,7 @@ from absl import app, flags
 from bridge_jax import logbook, train
 from configs import quickstart
 from experiments.export import export
-from experiments.train import fail, log_to_stderr, use_compilation_cache
+from experiments.train import fail, keep_freed_memory, log_to_stderr, use_compilation_cache
 
 METHODS = ("sft", "grpo", "bridge")
 COLUMNS = ("method", "accuracy", "reward", "seconds", "generated tokens", "expert tokens")
@@ -80,6 +80,7 @@ def main(_) -> None:
     """Run, print, draw."""
     log_to_stderr()
     use_compilation_cache()
+    keep_freed_memory()
     began, out = time.monotonic(), pathlib.Path(flags.FLAGS.out)
     logging.getLogger("bridge_jax.tasks").setLevel(logging.ERROR)  # level 1 is small, and known to be
     try:

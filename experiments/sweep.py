@@ -19,6 +19,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import fcntl
+import hashlib
 import importlib.util
 import itertools
 import json
@@ -145,13 +146,24 @@ def done(results: str) -> set[tuple[str, str]]:
     return {(line["name"], line["fingerprint"]) for line in lines}
 
 
+def weights_of(config: dict) -> str:
+    """A hash of the weights that a run began from, of a local model folder; "" for a hub name or random weights."""
+    files = sorted(pathlib.Path(config["model"]["path"] or "/nowhere").glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:12] if files else ""
+
+
 def summary(run: Run, workdir: str) -> dict:
     """The line of a finished run; ValueError if the run directory is not at its last step."""
     from bridge_jax import logbook
     folder = os.path.join(workdir, run.name)
     lines = logbook.read(folder)
     with open(os.path.join(folder, "config.json")) as file:
-        steps = json.load(file)["config"]["steps"]
+        config = json.load(file)["config"]
+    steps = config["steps"]
     if not lines or lines[-1]["step"] < steps:
         raise ValueError(f"it stands at step {lines[-1]['step'] if lines else 0} of {steps}")
     curve, since = [], []
@@ -169,7 +181,7 @@ def summary(run: Run, workdir: str) -> dict:
             last = [json.loads(text) for text in file][-1]
         solved = {key: f"{int('1' + bits, 2):x}" for key, bits in last.items() if key in ("held_out", "dev")}
     return {"name": run.name, "variant": run.variant, "seed": run.seed, "config": run.config, "settings": run.settings,
-            "fingerprint": run.fingerprint, "steps": steps, "skipped": sum(line.get("update/skipped", 0) for line in lines),
+            "fingerprint": run.fingerprint, "weights": weights_of(config), "steps": steps, "skipped": sum(line.get("update/skipped", 0) for line in lines),
             "curve": curve, "solved": solved}
 
 

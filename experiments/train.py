@@ -33,6 +33,19 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next allocation; on other systems nothing happens.
+
+    XLA's CPU backend allocates its temporaries anew for each execution, and glibc maps large ones from the kernel each time: on
+    the ladder's grpo update page faults were a third of the time (0.20 s with, 0.13 s without).
+    """
+    import ctypes
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2  # malloc.h
+        mallopt(arena_max, 1), mallopt(mmap_max, 0), mallopt(trim_threshold, -1), mallopt(top_pad, 64 << 20)
+
+
 def log_to_stderr() -> None:
     """Our notes and everybody's warnings, without what libraries say of machines and packages that are absent."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True)
@@ -46,6 +59,7 @@ def main(argv: list[str]) -> None:
         fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
     log_to_stderr()
     use_compilation_cache()
+    keep_freed_memory()
     from bridge_jax import train
     from bridge_jax.grading import pool, selftest
     from configs.base import get_config

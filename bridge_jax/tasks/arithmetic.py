@@ -25,7 +25,7 @@ from bridge_jax.grading.outcome import Outcome
 from bridge_jax.tasks import boxed_messages, check_rows, question_id
 from bridge_jax.types import Problem, Task
 
-LEVELS = {1: (1, 2), 2: (2, 2), 3: (1, 3), 4: (2, 3), 5: (3, 2), 6: (3, 3), 7: (2, 5), 8: (4, 4)}  # -> (digits, terms)
+LEVELS = {1: (1, 2), 2: (2, 2), 3: (1, 3), 4: (2, 3), 5: (3, 2), 6: (3, 3), 7: (2, 5), 8: (4, 4), 9: (1, 5)}  # -> (digits, terms)
 STYLES = ("chat", "compact")
 ALPHABET = "0123456789+-=;#"  # of the compact style
 HELD_OUT = 5  # one question in so many is held out
@@ -46,6 +46,7 @@ class Config:
     eval_size: int = 100                  # of each split
     dev_size: int = 0                     # of the split "dev", held out beside "held_out" for tuning; 0: no such split
     corrupt: float = 0.0                  # share of demonstrations with a wrong step and so a wrong answer, in [0, 1]
+    direct: float = 0.0                   # share of demonstrations that state the answer without the steps, in [0, 1]
     negative: bool = False                # whether a partial result may be below 0
     style: str = "compact"
     system: str = ""                      # system message of the chat style, "" for none
@@ -98,8 +99,9 @@ def check(cfg: Config) -> None:
     for key, least in (("train_size", 1), ("eval_size", 1), ("demo_size", 0), ("dev_size", 0)):
         if getattr(cfg, key) < least:
             raise ValueError(f"task.{key}={getattr(cfg, key)}; it must be at least {least}, or a list would be empty")
-    if not 0 <= cfg.corrupt <= 1:
-        raise ValueError(f"task.corrupt={cfg.corrupt}; it is a share of the demonstrations, allowed: 0 to 1")
+    for key in ("corrupt", "direct"):
+        if not 0 <= getattr(cfg, key) <= 1:
+            raise ValueError(f"task.{key}={getattr(cfg, key)}; it is a share of the demonstrations, allowed: 0 to 1")
     if cfg.style not in STYLES:
         raise ValueError(f"task.style={cfg.style!r}; allowed: {', '.join(STYLES)}")
     if not 0 <= cfg.shots <= len(SHOTS):
@@ -188,6 +190,10 @@ def finish(cfg: Config, name: str, expressions: list[tuple[int, tuple[int, ...]]
         wrong = int(cfg.corrupt * len(rows) + 0.5)
         rows[:wrong] = [(problem._replace(solution=corrupted(cfg, terms, problem.id)), terms)
                         for problem, terms in rows[:wrong]]
+        rows.sort(key=lambda row: chance(f"{cfg.seed}/direct/{row[0].id}"))
+        short = int(cfg.direct * len(rows) + 0.5)
+        rows[:short] = [(problem._replace(solution=without_steps(problem.solution, cfg.style)), terms)
+                        for problem, terms in rows[:short]]
     problems = sorted((problem for problem, _ in rows), key=lambda problem: problem.id)
     return check_rows(problems, f"arithmetic {name}", demos=name != "train")
 
@@ -208,6 +214,11 @@ def solution_of(terms: tuple[int, ...], style: str, wrong_step: int = 0, slip: i
     if style == "chat":
         return "\n".join(steps) + f"\nThe answer is \\boxed{{{total}}}."
     return ";".join(steps).replace(" ", "") + f";#{total}"
+
+
+def without_steps(solution: str, style: str) -> str:
+    """The last part of a solution: what it answers, right or wrong."""
+    return solution.rpartition("\n" if style == "chat" else ";")[2]
 
 
 def example(terms: tuple[int, ...]) -> tuple[str, str]:

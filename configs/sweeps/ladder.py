@@ -1,54 +1,72 @@
 """What the sweeps of the study share: the methods, their settings beside the learning rate, and how long each trains.
 
-Equal budgets: every method generates in 150 steps, 16 prompts x 8 samples each, and reads 16 experts in a step of its own or in the
-same one; steps that generate nothing (cold_start's first 50, every second one of alternate) come on top, and are cheap. sft
-has 150 steps, too. Not a sweep itself.
+Equal budgets: each method reads 3,200 experts (100 steps of 32, from task.demo_size) and generates 25,600 samples (100 steps of
+32 prompts x 8); steps that generate nothing (the first half of cold_start, every second one of alternate) come on top and are
+cheap. What generates more a step has fewer steps: bridge_own samples twice, dapo 2.3 times (measured). Each warms up for a
+tenth and falls to 0 by a cosine at its own end. Equal time: AT_EQUAL_TIME, the same methods for as long as bridge takes. Not a
+sweep itself.
 """
 import json
 import pathlib
 
-ROLLOUTS = 150  # generating steps of each run
+ROLLOUTS = 100  # generating steps of each run
 TUNED = pathlib.Path(__file__).resolve().parents[2] / "docs" / "study" / "tuned.json"
 METHODS = {  # variant -> method and what it sets beside the learning rates
     "sft": {"method": "sft"},
     "grpo": {"method": "grpo"},
-    "dr_grpo": {"method": "dr_grpo"},
-    "gspo": {"method": "gspo"},
-    "dapo": {"method": "dapo"},
-    "cold_start": {"method": "cold_start", "method.sft_steps": 50, "steps": ROLLOUTS + 50},
+    "cold_start": {"method": "cold_start", "method.sft_steps": ROLLOUTS, "steps": 2 * ROLLOUTS},
     "alternate": {"method": "alternate", "steps": 2 * ROLLOUTS},
     "hybrid": {"method": "hybrid"},
+    "bridge": {"method": "bridge"},
+    "joint": {"method": "joint"},
+    "bridge_gain_only": {"method": "bridge", "method.w_learns": "gain"},
+    "bridge_resync": {"method": "bridge", "method.resync_every": 10},
+    "bridge_inner": {"method": "bridge", "method.inner_steps": 2},
+    "bridge_own": {"method": "bridge", "method.shadow_rollouts": "own", "steps": ROLLOUTS // 2},
     "chord_mu": {"method": "chord", "method.chord_steps": ROLLOUTS},
     "chord_phi": {"method": "chord", "method.chord_weighting": "phi", "method.chord_mu": 0.1, "method.chord_mu_end": 0.1},
     "luffy": {"method": "luffy"},
     "srft": {"method": "srft"},
     "hpt": {"method": "hpt"},
-    "bridge": {"method": "bridge"},
-    "bridge_own": {"method": "bridge", "method.shadow_rollouts": "own"},
-    "bridge_resync": {"method": "bridge", "method.resync_every": 10},
-    "bridge_gain_only": {"method": "bridge", "method.w_learns": "gain"},
-    "joint": {"method": "joint"},
+    "dr_grpo": {"method": "dr_grpo"},
+    "gspo": {"method": "gspo"},
+    "dapo": {"method": "dapo", "steps": 44},
 }
-WITH_ADAPTER = ("bridge", "bridge_own", "bridge_resync", "bridge_gain_only", "joint")
+WITH_ADAPTER = ("bridge", "bridge_own", "bridge_resync", "bridge_inner", "bridge_gain_only", "joint")
 MAIN = ("sft", "grpo", "cold_start", "alternate", "hybrid", "bridge")
 MAIN_WITH_SAMPLES = MAIN[1:]  # sft reads no reward
-ALPHA = 3e-4  # the base rate of configs/ladder.py
-RATES = (1e-5, 3e-5, 1e-4, 3e-4)  # of every method
+ALPHA = 1e-4  # the base rate of configs/ladder.py
+RATES = (3e-5, 1e-4, 3e-4)  # of every method
 BETA = 10  # beta / alpha while alpha is tuned
 
 
 def common(**given) -> dict:
     """Keys that all runs of the study set."""
-    return {"model.path": "runs/study/base/model", "steps": ROLLOUTS, "eval.every": 50} | given
+    return {"model.path": "runs/study/base/model", "eval.cooperation": True} | given
 
 
-def at_rate(variant: str, rate: float) -> dict:
-    """The settings of a variant at a learning rate."""
-    adapter = {"optim.lora.learning_rate": float(f"{BETA * rate:.3g}")} if variant in WITH_ADAPTER else {}
-    return METHODS[variant] | {"optim.base.learning_rate": rate} | adapter
+def annealed(given: dict) -> dict:
+    """The settings with both learning rates falling to 0 at the end of the run, of each phase where there are two."""
+    steps = given.get("steps", ROLLOUTS)
+    length = steps - given.get("method.sft_steps", 0)
+    every = {"warmup_steps": length // 10, "decay_steps": length - length // 10}
+    labels = ("base", "lora") if given["method"] in ("bridge", "joint") else ("base",)
+    return {"steps": steps, "eval.every": steps // 4} | given | {
+        f"optim.{label}.{key}": value for label in labels for key, value in every.items()}
+
+
+def at_rate(variant: str, rate: float, ratio: float = BETA) -> dict:
+    """The settings of a variant at a learning rate alpha; beta is `ratio` times alpha."""
+    adapter = {"optim.lora.learning_rate": float(f"{ratio * rate:.3g}")} if variant in WITH_ADAPTER else {}
+    return annealed(METHODS[variant] | {"optim.base.learning_rate": rate} | adapter)
+
+
+def rate_of(variant: str) -> float:
+    """The tuned rate of docs/study/tuned.json, else that of the config."""
+    chosen = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+    return chosen.get(variant, ALPHA)
 
 
 def settled(*variants: str) -> dict:
-    """{variant: its settings}, of all unless named: at its rates of docs/study/tuned.json, else at those of the config."""
-    chosen = json.loads(TUNED.read_text()) if TUNED.exists() else {}
-    return {name: at_rate(name, chosen[name]) if name in chosen else METHODS[name] for name in variants or METHODS}
+    """{variant: its settings at its rate}, of all unless named."""
+    return {name: at_rate(name, rate_of(name)) for name in variants or METHODS}
