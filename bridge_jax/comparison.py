@@ -20,7 +20,7 @@ from bridge_jax import logbook, settings
 BUDGETS = {"step": "steps", "budget/generated_tokens": "generated tokens", "budget/demo_tokens": "expert tokens",
            "budget/gradient_tokens": "gradient tokens", "budget/flops": "model FLOPs", "time/wall_s": "wall seconds of training",
            "time/cpu_s": "processor seconds of training"}
-FREE = ("seed", "checkpoint.", "log.", "eval.")  # keys in which the runs of a group may differ
+FREE = ("seed", "checkpoint.", "log.", "eval.every", "eval.rows", "eval.cooperation")  # in which the runs of a group may differ
 POINTS = 50
 
 
@@ -29,7 +29,8 @@ class Run(NamedTuple):
     folder: str
     config: dict
     lines: list[dict]
-    solved: dict[str, np.ndarray]  # split -> 0 or 1 for each problem, after the last evaluation
+    solved: dict[str, np.ndarray]  # split -> share of each problem's answers that are right, after the last evaluation
+    facts: dict = {}               # of config.json: fingerprints of its problems
 
 
 class Interval(NamedTuple):
@@ -50,13 +51,15 @@ class Curve(NamedTuple):
 
 
 def find(patterns: str) -> list[str]:
-    """Run directories of the globs, comma-separated; ValueError if there are none."""
-    paths = {path for pattern in patterns.split(",") for path in glob.glob(pattern)}
-    found = sorted(path for path in paths if os.path.exists(os.path.join(path, "metrics.jsonl")))
-    if not found:
-        raise ValueError(f"--runs={patterns}: no run directory (with config.json and metrics.jsonl) there; a glob such as "
-                         "'runs/sweep/*' names several")
-    return found
+    """Run directories of the globs, comma-separated; ValueError for one that names none."""
+    found = set()
+    for pattern in patterns.split(","):
+        there = {path for path in glob.glob(pattern) if os.path.exists(os.path.join(path, "metrics.jsonl"))}
+        if not there:
+            raise ValueError(f"--runs={pattern}: no run directory (with config.json and metrics.jsonl) there; a glob such as "
+                             "'runs/sweep/*' names several")
+        found |= there
+    return sorted(found)
 
 
 def load(folder: str) -> Run:
@@ -64,22 +67,40 @@ def load(folder: str) -> Run:
     path = os.path.join(folder, "config.json")
     try:
         with open(path) as file:
-            config = json.load(file)["config"]
-    except (OSError, ValueError, KeyError) as error:
+            record = json.load(file)
+        config = record["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}); leave this directory out") from None
     solved, name = {}, os.path.join(folder, "solved.jsonl")
     if os.path.exists(name):
         with open(name) as file:
             last = [json.loads(text) for text in file if text.endswith("}\n")][-1:]
-        solved = {key: np.array([int(bit) for bit in bits]) for line in last for key, bits in line.items() if key != "step"}
-    return Run(folder, config, logbook.read(folder), solved)
+        out_of = lambda key: config["eval"]["samples"] if key.endswith("_sampled") else 1
+        solved = {key: np.array([int(digit) for digit in digits]) / out_of(key)
+                  for line in last for key, digits in line.items() if key != "step"}
+    return Run(folder, config, logbook.read(folder), solved, record.get("facts", {}))
+
+
+def finished(run: Run) -> bool:
+    """Whether it stands at its last step."""
+    return bool(run.lines) and run.lines[-1]["step"] >= run.config.get("steps", 0)
+
+
+def judged_by(run: Run, metric: str) -> str:
+    """What must be equal for two runs to be judged alike: the task and, of an accuracy, the very problems."""
+    task = {key: value for key, value in run.config.get("task", {}).items()
+            if key in ("name", "levels", "eval_size", "held_out", "style")}
+    split = metric.removeprefix("eval/").removesuffix("_accuracy")
+    problems = {"problems": run.facts.get("rows", {}).get(split), "limit": run.config.get("eval", {}).get("limit", 0)}
+    return json.dumps(task | {key: value for key, value in problems.items() if value}, sort_keys=True)
 
 
 def grouped(runs: list[Run]) -> dict[str, list[Run]]:
     """Name -> runs that differ in nothing but their seed; the name tells the method and what it sets differently."""
     by_config: dict[str, list[Run]] = collections.OrderedDict()
+    number = lambda value: float(value) if type(value) is int else value  # 1 and 1.0 are the same setting
     for run in runs:
-        flat = {key: value for key, value in settings.flatten(run.config).items() if not key.startswith(FREE)}
+        flat = {key: number(value) for key, value in settings.flatten(run.config).items() if not key.startswith(FREE)}
         by_config.setdefault(json.dumps(flat, sort_keys=True), []).append(run)
     flats = {key: settings.flatten(group[0].config) for key, group in by_config.items()}
     named: dict[str, list[Run]] = {}
@@ -96,22 +117,22 @@ def grouped(runs: list[Run]) -> dict[str, list[Run]]:
 def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
     """What a reader must know before comparing: one line each."""
     found = []
-    tasks = {json.dumps({key: value for key, value in run.config.get("task", {}).items()
-                         if key in ("name", "levels", "eval_size", "held_out", "style")}, sort_keys=True)
-             for group in groups.values() for run in group}
+    tasks = {judged_by(run, metric) for group in groups.values() for run in group}
     if len(tasks) > 1:
         found.append(f"these runs are judged by {len(tasks)} different tasks, and must not be compared: "
                      f"{'; '.join(sorted(tasks))}")
-    steps = lambda run: run.lines[-1]["step"] if run.lines else 0
     for name, group in groups.items():
         seeds = [run.config.get("seed") for run in group]
         if len(group) == 1:
             found.append(f"{name}: one seed, hence no interval")
         if len(set(seeds)) < len(seeds):
-            found.append(f"{name}: seeds {sorted(seeds)} are not distinct; the interval is too narrow")
+            found.append(f"{name}: seeds {sorted(seeds, key=str)} are not distinct; the interval is too narrow")
         for run in group:
-            if steps(run) < run.config.get("steps", 0):
-                found.append(f"{run.folder}: at step {steps(run)} of {run.config['steps']}, not finished")
+            if not finished(run):
+                step = run.lines[-1]["step"] if run.lines else 0
+                found.append(f"{run.folder}: at step {step} of {run.config.get('steps')}, not finished; {name} ends nowhere")
+            if run.config.get("seed") is None:
+                found.append(f"{run.folder}: its config names no seed")
             if not any(line.get(metric) is not None for line in run.lines):
                 found.append(f"{run.folder}: no {metric}; {name} has no mean of it")
     return found

@@ -29,7 +29,7 @@ def measured_gain(run: Run, programs: Programs, state: TrainState) -> dict[str, 
     asked = list(range(min(rows, len(prompts.problems))))
     batch = data.prompt_batch(prompts, (asked * rows)[:rows], run.buckets)
     device = generate.on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
-    keys = programs.paired_keys(batch.ids_P)
+    keys = programs.paired_keys(batch.ids_P, np.int32(0))
     rewards = []
     for actor in ("theta", "theta_hat"):
         sample = programs.greedy[batch.prompt_PS.shape[1]]

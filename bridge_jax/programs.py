@@ -28,7 +28,7 @@ class Programs(NamedTuple):
     greedy: dict[int, Callable]    # the same for evaluation, one row per prompt
     update: dict[tuple[int, Reads], Callable]  # bucket, kind of step -> (state, Batch) -> (state, metrics); donates the state
     eval_keys: jax.Array
-    paired_keys: Callable | None = None   # prompt ids [eval.rows] -> keys, the same for every actor; for eval.cooperation
+    paired_keys: Callable | None = None   # (prompt ids [eval.rows], sample id) -> keys, the same for every actor
     expert_logp: Callable | None = None   # (phi, Sequences of eval.rows experts) -> mean log-probability of their tokens
 
 
@@ -100,9 +100,10 @@ def compile_programs(run: Run, state: TrainState) -> Programs:
     shadow = ("theta_hat",) if s.eval.cooperation and state.params.theta_hat is not None else ()
     rows = abstract_rows(s.eval.rows, run.buckets[-1], s.rollout.max_new)
     mean_logp = lambda phi, seqs: objectives.mean_tokens(run.policy.logp(phi, seqs, jnp.float32(1.0))[0], seqs)
-    asked = jax.jit(lambda ids: rollout.row_keys(root, 2**30, ids, 1))  # no step of training has this number
+    asked = jax.jit(lambda ids, first: rollout.row_keys(root, 2**30, ids, 1, first))  # no step of training has this number
     return Programs(
-        paired_keys=asked.lower(number(jnp.int32, s.eval.rows)).compile() if s.eval.cooperation else None,
+        paired_keys=asked.lower(number(jnp.int32, s.eval.rows), number(jnp.int32)).compile()
+        if s.eval.cooperation or s.eval.samples else None,
         expert_logp=compiled(jax.jit(mean_logp).lower(phi, place(rows))) if run.held_out_demos else None,
         policy={actor: compiled(policy(actor).lower(state.params)) for actor in {"theta", *actors, *shadow}},
         keys=keys.lower(number(jnp.int32), number(jnp.int32, parts), number(jnp.int32, parts)).compile(),

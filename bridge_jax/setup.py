@@ -22,7 +22,7 @@ from bridge_jax.types import Method, Policy, Sequences, Task, Tree
 logger = logging.getLogger(__name__)
 GROUPS = ("model", "method", "optim", "task", "data", "rollout", "batch", "mesh", "eval", "checkpoint", "log")
 KEYS = ("seed", "steps", *GROUPS)
-LEAST = {"eval.every": 0, "eval.rows": 1, "eval.limit": 0, "checkpoint.every": 0, "checkpoint.keep": 1,
+LEAST = {"eval.every": 0, "eval.rows": 1, "eval.limit": 0, "eval.samples": 0, "checkpoint.every": 0, "checkpoint.keep": 1,
          "log.rollouts_every": 0, "log.skipped_limit": 1, "model.logp_chunk": 1}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -72,6 +72,7 @@ class Eval:
     every: int = 10   # steps; also before the first and after the last. 0: never
     rows: int = 64    # prompts generated at once
     limit: int = 0    # problems of each split; 0: all
+    samples: int = 0  # of each held-out problem at the training temperature, beside the greedy one; at most 9
     cooperation: bool = False  # whether what cooperation does is measured too (cooperation.py), on `rows` problems of each kind
 
 
@@ -183,6 +184,8 @@ def check(s: Settings) -> None:
                          f"allowed: {', '.join(str(n) for n in range(1, 9) if prompts % n == 0)}, ...")
     if not 0 <= s.log.ungraded_limit <= 1:
         raise ValueError(f"log.ungraded_limit={s.log.ungraded_limit}; allowed: a share, from 0 to 1")
+    if s.eval.samples > 9:
+        raise ValueError(f"eval.samples={s.eval.samples}; allowed: up to 9. For more of them: experiments.evaluate --samples")
     for name in s.log.mirrors:
         if name not in logbook.MIRRORS:
             raise ValueError(f"unknown mirror log.mirrors={name!r}: {settings.did_you_mean(name, logbook.MIRRORS)}")

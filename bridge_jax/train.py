@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -61,24 +62,35 @@ class Step(NamedTuple):
 def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Interrupt, book, step: int) -> dict[str, float]:
     """Greedy accuracy on every held-out split, as in experiments.evaluate; Stopped between two batches after a signal.
 
-    Which problems were solved goes to the logbook; with eval.cooperation, so does what cooperation.py measures.
+    With eval.samples also the mean accuracy of so many samples, eval/{split}_sampled_accuracy; with eval.cooperation, what
+    cooperation.py measures. Which problems were solved, and by how many of their samples, goes to the logbook.
     """
     s, began, phi = run.settings, time.monotonic(), programs.policy["theta"](state.params)
 
-    def one_each(phi, batch: data.PromptBatch):
+    def one_each(phi, batch: data.PromptBatch, sample: int | None = None):
         interrupt.check()
         prompts = generate.on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
-        greedy = programs.greedy[batch.prompt_PS.shape[1]]
-        return jax.device_get(greedy(phi, *prompts, programs.eval_keys, generate.sampling(run, 0.0)))
+        greedy = sample is None
+        keys = programs.eval_keys if greedy else programs.paired_keys(batch.ids_P, np.int32(sample))
+        how = generate.sampling(run, 0.0 if greedy else s.rollout.temperature)
+        return jax.device_get(programs.greedy[batch.prompt_PS.shape[1]](phi, *prompts, keys, how))
 
-    metrics, rows, solved = {}, s.eval.rows, {}
+    def correct(generated, split, prompts, too_long):
+        scores, transcripts = evaluate.evaluate(generated, phi, run.task, run.tokenizer, split, prompts, s.eval.rows, run.buckets,
+                                                run.pool, too_long=too_long)
+        return scores, {row["id"] for row in transcripts if row["outcome"] == evaluate.Outcome.correct}
+
+    metrics, solved = {}, {}
     for split, prompts in run.splits.items():
         asked = run.task.splits.get(split, prompts.problems)[:s.eval.limit or None]
-        scores, transcripts = evaluate.evaluate(one_each, phi, run.task, run.tokenizer, split, prompts, rows, run.buckets,
-                                                run.pool, too_long=len(asked) - len(prompts.problems))
+        scores, right = correct(one_each, split, prompts, len(asked) - len(prompts.problems))
         metrics |= scores
-        right = {row["id"] for row in transcripts if row["outcome"] == evaluate.Outcome.correct}
         solved[split] = "".join(str(int(problem.id in right)) for problem in asked)
+        if s.eval.samples and split in run.task.splits:
+            times = [correct(functools.partial(one_each, sample=k), split, prompts, 0)[1] for k in range(s.eval.samples)]
+            counts = [sum(problem.id in right for right in times) for problem in asked]
+            metrics[f"eval/{split}_sampled_accuracy"] = sum(counts) / (s.eval.samples * len(asked))
+            solved[f"{split}_sampled"] = "".join(map(str, counts))
     metrics |= cooperation.measure(run, programs, state) if s.eval.cooperation else {}
     book.write_solved(step, solved)
     return metrics | {"time/eval_s": time.monotonic() - began}

@@ -26,7 +26,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
     config.data.update(dict(tokenizer="chars", buckets=(9,)))
     config.rollout.max_new = 28
     config.batch.update(dict(prompts_per_step=32, samples_per_prompt=8, demos_per_step=32, microbatch_rows=32))
-    config.eval.update(dict(every=25, rows=250))
+    config.eval.update(dict(every=25, rows=250, samples=2))
     config.checkpoint.every = 1000
     config.log.rollouts_every = 0
     config.steps = 100

@@ -8,16 +8,19 @@ Exit codes: 0 done, 2 nothing to read or to write.
 """
 from __future__ import annotations
 
+import csv
 import html
+import io
 import itertools
 import json
 import math
-import os
 import pathlib
+import re
 
+import numpy as np
 from absl import app, flags
 
-from bridge_jax import comparison, settings
+from bridge_jax import comparison, results, settings
 from bridge_jax.comparison import BUDGETS, Interval, Run
 from experiments.train import fail, parse_flags
 
@@ -27,8 +30,10 @@ METRICS = ("reward/mean", "reward/outcome_correct", "rollout/length", "rollout/e
            "eval/touched_accuracy", "eval/untouched_accuracy", "eval/dev_accuracy")
 COLUMNS = {"final": "accuracy, final", "base": "before training", "steps": "steps", "seeds": "seeds",
            "budget/generated_tokens": "generated tokens", "budget/demo_tokens": "expert tokens", "budget/flops": "model FLOPs",
-           "time/wall_s": "wall s", "memory/host_peak_gib": "peak GiB"}
-PROBLEMS, SAMPLES, FILES = 12, 4, 8  # shown in the viewer: problems, samples of each and step, steps of each run
+           "time/wall_s": "wall s", "memory/host_peak_gib": "peak GiB", "memory/device_peak_gib": "device GiB"}
+PROBLEMS, SAMPLES, STEPS = 12, 4, 8  # shown in the viewer: problems, samples of each and step, steps of each group
+SEARCHED = 64 * 2**20  # bytes of a run's samples that are looked through for problems that come again, at least STEPS files
+TEX = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"} | {c: f"\\{c}" for c in "_%&#${}"}
 
 
 def shown(value: float) -> str:
@@ -50,30 +55,28 @@ def with_interval(found: Interval) -> str:
 
 
 def rows_of(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
-    """The table: a line a group; "-" where a seed lacks the figure."""
-    def mean(group, key):
-        values = [next((line[key] for line in reversed(run.lines) if line.get(key) is not None), None) for run in group]
-        return comparison.interval(values) if values and None not in values else Interval(math.nan, math.nan, math.nan, 0)
+    """The table: a line a group; "-" where a seed lacks the figure, or has not finished and so has no last one."""
+    def mean(group, key, lines=reversed):
+        values = [next((line[key] for line in lines(run.lines) if line.get(key) is not None), None) for run in group]
+        return comparison.interval(values) if None not in values else Interval(math.nan, math.nan, math.nan, 0)
 
-    def first(group):
-        values = [next((line[metric] for line in run.lines if line.get(metric) is not None), None) for run in group]
-        return comparison.interval(values) if values and None not in values else Interval(math.nan, math.nan, math.nan, 0)
+    def last(group, key):
+        return mean(group, key) if all(map(comparison.finished, group)) else Interval(math.nan, math.nan, math.nan, 0)
 
     found = []
     for name, group in groups.items():
-        cells = {"final": with_interval(mean(group, metric)), "base": with_interval(first(group)),
+        cells = {"final": with_interval(last(group, metric)), "base": with_interval(mean(group, metric, iter)),
                  "steps": shown(mean(group, "step").mean), "seeds": str(len(group))}
-        found.append([name, *(cells.get(key) or shown(mean(group, key).mean) for key in COLUMNS)])
+        found.append([name, *(cells.get(key) or shown(last(group, key).mean) for key in COLUMNS)])
     return found
 
 
 def tables(rows: list[list[str]]) -> dict[str, str]:
     """The table as Markdown, CSV and LaTeX."""
-    head = ["method", *COLUMNS.values()]
-    quote = lambda cell: f'"{cell}"' if "," in cell else cell
-    tex = lambda cell: cell.replace("_", "\\_").replace("%", "\\%")
-    return {"md": "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n",
-            "csv": "\n".join(",".join(map(quote, row)) for row in [head, *rows]) + "\n",
+    head, out = ["method", *COLUMNS.values()], io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([head, *rows])
+    tex = lambda cell: "".join(TEX.get(c, c) for c in cell)
+    return {"md": results.grid(head, rows) + "\n", "csv": out.getvalue(),
             "tex": "\\begin{tabular}{l" + "r" * len(COLUMNS) + "}\n"
                    + "\n".join(" & ".join(map(tex, row)) + " \\\\" for row in [head, *rows]) + "\n\\end{tabular}\n"}
 
@@ -92,18 +95,25 @@ def curves(groups: dict[str, list[Run]], metric: str) -> dict:
     return found
 
 
-def differences(groups: dict[str, list[Run]], split: str) -> list[list[str]]:
-    """Paired bootstrap of every pair of groups: first, second, difference with its interval; best first."""
-    import numpy as np
-    solved = {}
+def solved_by(groups: dict[str, list[Run]], metric: str) -> dict[str, np.ndarray]:
+    """[seeds, problems] of the groups of which each seed has finished and says which problems of the metric it solved."""
+    split, found = metric.removeprefix("eval/").removesuffix("_accuracy"), {}
     for name, group in groups.items():
-        rows = [run.solved.get(split) for run in group]
-        if all(row is not None for row in rows) and len({len(row) for row in rows}) == 1:
-            solved[name] = np.stack(rows)
+        rows = [run.solved.get(split) for run in group if comparison.finished(run)]
+        if len(rows) == len(group) and all(row is not None for row in rows) and len({len(row) for row in rows}) == 1:
+            found[name] = np.stack(rows)
+    return found
+
+
+def differences(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
+    """Paired bootstrap of every pair of groups: first, second, difference with its interval; best first."""
+    solved = solved_by(groups, metric)
     order = sorted(solved, key=lambda name: -solved[name].mean())
     found = []
     for first, second in itertools.combinations(order, 2):
-        if solved[first].shape[1] != solved[second].shape[1]:
+        tasks = {comparison.judged_by(run, metric) for name in (first, second) for run in groups[name]}
+        if len(tasks) > 1 or solved[first].shape[1] != solved[second].shape[1]:
+            found.append([first, second, "-", "not the same problems"])
             continue
         made = comparison.paired_bootstrap(solved[first], solved[second])
         mark = "" if made.low > 0 or made.high < 0 else "not distinguishable"
@@ -111,21 +121,34 @@ def differences(groups: dict[str, list[Run]], split: str) -> list[list[str]]:
     return found
 
 
+def spread(items: list, count: int) -> list:
+    """At most `count` of the items, evenly spaced, the first and the last among them."""
+    count = min(count, len(items))
+    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
+
+
 def samples(groups: dict[str, list[Run]]) -> list[dict]:
-    """What the viewer shows: the problems that most groups sampled, each with its samples by group and step (first seeds)."""
-    seen: dict[int, dict] = {}
+    """What the viewer shows: the problems that most groups, and then most steps, sampled, with samples of each (first seeds)."""
+    places: dict[str, dict[str, list]] = {}  # problem -> group -> files
     for name, group in groups.items():
-        folder = os.path.join(group[0].folder, "rollouts")
-        files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        chosen = files if len(files) <= FILES else [files[round(i * (len(files) - 1) / (FILES - 1))] for i in range(FILES)]
-        for file in chosen:
-            with open(os.path.join(folder, file)) as opened:
-                rows = [json.loads(text) for text in opened]
-            for row in rows:
-                problem = seen.setdefault(row["id"], {"question": row["question"], "answer": row["answer"], "rows": []})
-                if row["sample"] < SAMPLES:
-                    problem["rows"].append([name, int(file[5:-6]), row["actor"], row["outcome"], row["text"][:2000]])
-    return sorted(seen.values(), key=lambda p: (-len({row[0] for row in p["rows"]}), -len(p["rows"])))[:PROBLEMS]
+        paths = sorted(pathlib.Path(group[0].folder, "rollouts").glob("step_*.jsonl"))
+        largest = max((path.stat().st_size for path in paths), default=0)
+        for path in spread(paths, max(STEPS, SEARCHED // (largest + 1))):
+            for problem in set(re.findall(r'"id": (-?\d+)', path.read_text())):
+                places.setdefault(problem, {}).setdefault(name, []).append(path)
+    often = sorted(places, key=lambda problem: (-len(places[problem]), -sum(map(len, places[problem].values()))))[:PROBLEMS]
+    wanted: dict[tuple, set[int]] = {}
+    for problem in often:
+        for name, paths in places[problem].items():
+            for path in spread(paths, STEPS):
+                wanted.setdefault((name, path), set()).add(int(problem))
+    found = {int(problem): {"rows": []} for problem in often}
+    for name, path in sorted(wanted, key=lambda place: (list(groups).index(place[0]), place[1])):
+        for row in map(json.loads, path.read_text().rstrip("\n").split("\n")):
+            if row["id"] in wanted[name, path] and row["sample"] < SAMPLES:
+                found[row["id"]] |= {"question": row["question"], "answer": row["answer"]}
+                found[row["id"]]["rows"].append([name, int(path.stem[5:]), row["actor"], row["outcome"], row["text"][:2000]])
+    return list(found.values())
 
 
 def config_differences(groups: dict[str, list[Run]]) -> list[list[str]]:
@@ -136,17 +159,25 @@ def config_differences(groups: dict[str, list[Run]]) -> list[list[str]]:
     return [[key, *(json.dumps(one[key]) if key in one else "(not set)" for one in flat)] for key in differing]
 
 
+def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
+    """What stands at the top of the page."""
+    known = solved_by(groups, metric)
+    missing = [name for name in groups if name not in known] if len(groups) > 1 else []
+    told = "not in the paired bootstrap, since a seed has not finished or does not say which problems it solved: "
+    return comparison.notes(groups, metric) + ([told + ", ".join(missing)] if missing else [])
+
+
 def page(groups: dict[str, list[Run]], metric: str) -> tuple[str, dict[str, str]]:
     """The HTML file and the tables beside it."""
-    rows, split = rows_of(groups, metric), metric.removeprefix("eval/").removesuffix("_accuracy")
+    rows = rows_of(groups, metric)
     made = tables(rows)
-    given = {"metric": metric, "budgets": BUDGETS, "notes": comparison.notes(groups, metric),
+    given = {"metric": metric, "budgets": BUDGETS, "notes": notes(groups, metric),
              "columns": ["method", *COLUMNS.values()], "rows": rows, "curves": curves(groups, metric),
              "groups": list(groups), "tables": made,
-             "differences": differences(groups, split), "samples": samples(groups),
+             "differences": differences(groups, metric), "samples": samples(groups),
              "configs": config_differences(groups)}
-    # no text of a model may end the script
-    text = json.dumps(given, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    # no text of a model may end the script, or open a comment in it
+    text = json.dumps(given, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     title = html.escape(f"{sum(map(len, groups.values()))} runs, {len(groups)} groups")
     return PAGE.read_text().replace("{{title}}", title).replace("{{data}}", text), made
 
@@ -166,7 +197,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         fail(str(error))
     print(f"{made['md']}\n{out}: {len(text) / 1e6:.1f} MB")
-    for note in comparison.notes(groups, flags.FLAGS.metric):
+    for note in notes(groups, flags.FLAGS.metric):
         print(f"note: {note}")
 
 

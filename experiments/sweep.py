@@ -49,7 +49,7 @@ class Run(NamedTuple):
     seed: int
     config: str             # file, with :METHOD behind it
     settings: dict[str, Any]
-    fingerprint: str        # of the resolved config
+    fingerprint: str        # of what the resolved config changes in the defaults
 
 
 class Result(NamedTuple):
@@ -105,9 +105,15 @@ def resolved(config: str, given: dict[str, Any]):
     return made
 
 
+def fingerprint(config) -> str:
+    """Of the keys that are not at the default of configs/base.py: one that comes later, at its default, makes no other run of it."""
+    from bridge_jax import settings
+    from configs import base
+    return settings.fingerprint({key: mine for key, (mine, _) in settings.diff(config, base.get_config()).items()})
+
+
 def runs_of(sweep: dict) -> list[Run]:
     """All runs in order: seeds innermost, so that a sweep that is cut off has its seeds complete for the first variants."""
-    from bridge_jax import settings
     zipped = sweep.get("zip", {})
     rows = [dict(zip(zipped, values)) for values in zip(*zipped.values())] if zipped else [{}]
     grid = sweep.get("grid", {})
@@ -122,7 +128,7 @@ def runs_of(sweep: dict) -> list[Run]:
         made = resolved(config, given | {"seed": seed})
         parts = [variant or method or "run", *(f"{key.split('.')[-1]}={value}" for key, value in changed.items()), f"seed={seed}"]
         name = re.sub(r"[^\w.=+-]+", "_", ",".join(parts).replace(",", "__"))
-        found.append(Run(name, variant or method or "run", seed, config, given, settings.fingerprint(settings.to_json(made))))
+        found.append(Run(name, variant or method or "run", seed, config, given, fingerprint(made)))
     doubled = [name for name, count in collections.Counter(run.name for run in found).items() if count > 1]
     if doubled:
         raise ValueError(f"several runs are named {', '.join(doubled[:3])}: a grid names a run by the last part of each key")
@@ -180,6 +186,7 @@ def summary(run: Run, workdir: str) -> dict:
         with open(os.path.join(folder, "solved.jsonl")) as file:
             last = [json.loads(text) for text in file][-1]
         solved = {key: f"{int('1' + bits, 2):x}" for key, bits in last.items() if key in ("held_out", "dev")}
+        solved |= {key: counts for key, counts in last.items() if key == "held_out_sampled"}
     return {"name": run.name, "variant": run.variant, "seed": run.seed, "config": run.config, "settings": run.settings,
             "fingerprint": run.fingerprint, "weights": weights_of(config), "steps": steps, "skipped": sum(line.get("update/skipped", 0) for line in lines),
             "curve": curve, "solved": solved}

@@ -31,6 +31,14 @@ def test_groups_differ_in_more_than_the_seed():
     assert {name: len(group) for name, group in groups.items()} == {"grpo": 2, "bridge (lam=0.5)": 1, "bridge (lam=0.3)": 1}
 
 
+def test_groups_of_equal_numbers_and_of_other_problems():
+    """1 and 1.0 are one setting; another number of held-out problems is not, however alike the rest."""
+    runs = [a_run(seed, method="bridge") for seed in range(4)]
+    runs[0].config["method"]["lam"], runs[1].config["method"]["lam"] = 1, 1.0
+    runs[3].config["eval"] = {"limit": 8, "every": 5}
+    assert sorted(map(len, comparison.grouped(runs).values())) == [1, 1, 2]
+
+
 def test_curve_and_budget():
     """Seeds 0 and 1 end at 1 and 2: halfway in between their mean is .75; beyond a run's last point there is nothing."""
     group = [a_run(0), a_run(1)]
@@ -46,6 +54,17 @@ def test_notes_tell_what_cannot_be_compared():
     assert "2 different tasks" in told and "not distinct" in told and "one seed" in told
     assert "at step 1 of 2, not finished" in told and "no m/x; b has no mean" in told
     assert comparison.notes({"a": [a_run(0), a_run(1)]}, "m/x") == []
+    nameless = a_run(7)
+    del nameless.config["seed"]
+    assert "grpo_7: its config names no seed" in comparison.notes({"a": [nameless, a_run(0), a_run(0)]}, "m/x")
+
+
+def test_runs_are_judged_by_their_problems():
+    """The same settings, other rows behind the split of the metric: not to be compared; other training rows do not matter."""
+    rows = lambda held_out, train="t": {"rows": {"held_out": held_out, "train": train}}
+    runs = lambda facts: [a_run(seed)._replace(facts=one) for seed, one in enumerate(facts)]
+    told = lambda *facts: "\n".join(comparison.notes({"a": runs(facts)}, "eval/held_out_accuracy"))
+    assert "2 different tasks" in told(rows("x"), rows("y")) and "different tasks" not in told(rows("x"), rows("x", "u"))
 
 
 def test_paired_bootstrap():
@@ -83,5 +102,7 @@ def test_load(tmp_path):
         comparison.load(str(tmp_path / "one"))
     (tmp_path / "one" / "config.json").write_text(json.dumps({"config": {"steps": 3}}))
     (tmp_path / "one" / "solved.jsonl").write_text('{"step": 0, "a": "00"}\n{"step": 3, "a": "01"}\n')
+    with pytest.raises(ValueError, match="typo: no run directory"):
+        comparison.find(f"{tmp_path}/o*,{tmp_path}/typo")
     run = comparison.load(comparison.find(str(tmp_path / "o*"))[0])
     assert run.solved["a"].tolist() == [0, 1]

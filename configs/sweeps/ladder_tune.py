@@ -7,5 +7,5 @@ from configs.sweeps import ladder
 
 def get_sweep() -> dict:
     """Methods x rates x 2 seeds that the main sweep does not use; a variant is METHOD@RATE."""
-    variants = {f"{name}@{rate:g}": ladder.at_rate(name, rate) for rate in ladder.RATES for name in ladder.METHODS}
+    variants = {f"{name}@{rate:g}": ladder.at_rate(name, rate) for name in ladder.METHODS for rate in ladder.RATES}
     return dict(config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=(100, 101))

@@ -1,6 +1,7 @@
 """The report of 40 runs of 500 steps, opened in a real browser; and what it says of runs that lack something."""
 from __future__ import annotations
 
+import csv
 import html
 import json
 import os
@@ -17,12 +18,12 @@ from experiments import report
 METRIC = "eval/held_out_accuracy"
 
 
-def write_run(folder, method: str, seed: int, steps: int = 500, samples: bool = False, skip=()) -> None:
+def write_run(folder, method: str, seed: int, steps: int = 500, samples: bool = False, skip=(), facts=None) -> None:
     """A run directory with all that training writes."""
     rng = np.random.default_rng([seed, len(method)])
     folder.mkdir(parents=True)
     config = {"seed": seed, "steps": steps, "method": {"name": method}, "task": {"name": "arithmetic", "levels": [4]}}
-    (folder / "config.json").write_text(json.dumps({"config": config}))
+    (folder / "config.json").write_text(json.dumps({"config": config, "facts": facts or {}}))
     lines = []
     for step in range(steps + 1):
         line = {"step": step, "reward/mean": 0.2 + 0.5 * step / steps + 0.05 * rng.standard_normal()}
@@ -35,7 +36,7 @@ def write_run(folder, method: str, seed: int, steps: int = 500, samples: bool = 
     if samples:
         (folder / "rollouts").mkdir()
         row = {"id": 7, "question": "1+2=", "answer": "3", "actor": "theta", "sample": 0, "outcome": "correct",
-               "text": "</script><b>not markup</b>"}
+               "text": "<!--<script></script><b>not markup</b>"}
         (folder / "rollouts" / "step_000001.jsonl").write_text(json.dumps(row) + "\n")
 
 
@@ -79,8 +80,8 @@ def test_forty_runs_open_in_two_seconds(tmp_path, browser):
     assert ready and int(ready[1]) < 2000, dom[-2000:]
     assert dom.count("<polyline") == 5 + 5 and dom.count("<polygon") == 5 + 5 and dom.count("<rect") == 5
     assert all(f"<td>{method}</td>" in dom for method in groups)
-    assert "</script><b>not markup</b>" in html.unescape(dom) and "<b>not markup</b>" not in dom
-    assert 'class="notes"' not in dom
+    assert "<!--<script></script><b>not markup</b>" in html.unescape(dom) and "<b>not markup</b>" not in dom
+    assert 'class="notes"' not in dom and "No curve, since" not in dom.split("</svg>", 1)[1].split("<script", 1)[0]
 
 
 def test_what_is_missing_is_marked(tmp_path, browser):
@@ -92,6 +93,7 @@ def test_what_is_missing_is_marked(tmp_path, browser):
     groups, _, tables = made(tmp_path)
     dom = opened(browser, tmp_path / "report.html")
     assert 'class="notes"' in dom and f"no {METRIC}; sft has no mean" in dom and "bridge: one seed" in dom
+    assert re.search(r'<p id="missing">No curve, [^<]*: sft</p>', dom)
     line, = [line for line in tables["md"].splitlines() if line.startswith("| sft |")]
     assert line.split("|")[2].strip() == "-"
     assert report.curves(groups, METRIC)[METRIC]["step"].keys() == {"grpo", "bridge"}
@@ -107,3 +109,53 @@ def test_table_by_hand(tmp_path):
     half = 12.7062 * abs(last[0] - last[1]) / 2
     mean = sum(last) / 2
     assert report.rows_of(groups, METRIC)[0][1] == f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"
+
+
+def test_an_unfinished_seed_is_not_averaged(tmp_path):
+    """Its last accuracy is of an earlier step: no final figure, no bootstrap, and said so; where it began is still shown."""
+    for method in ("grpo", "sft"):
+        for seed in range(2):
+            write_run(tmp_path / "runs" / f"{method}{seed}", method, seed, steps=4)
+    path = tmp_path / "runs" / "sft1" / "metrics.jsonl"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    groups, _, _ = made(tmp_path)
+    cells = {row[0]: dict(zip(["method", *report.COLUMNS], row)) for row in report.rows_of(groups, METRIC)}
+    assert cells["sft"]["final"] == cells["sft"]["time/wall_s"] == "-" != cells["sft"]["base"]
+    assert cells["grpo"]["final"] != "-" and report.differences(groups, METRIC) == []
+    told = report.notes(groups, METRIC)
+    assert any("sft1: at step 3 of 4, not finished" in note for note in told) and told[-1].endswith("solved: sft")
+
+
+def test_other_problems_are_not_paired(tmp_path):
+    """As many problems, but not the same ones: no difference is computed, and the page says why."""
+    for method, rows in (("grpo", "x"), ("sft", "y"), ("bridge", "x")):
+        write_run(tmp_path / "runs" / method, method, 0, steps=1, facts={"rows": {"held_out": rows}})
+    groups, _, _ = made(tmp_path)
+    found = {frozenset(row[:2]): row[2:] for row in report.differences(groups, METRIC)}
+    assert found[frozenset(("grpo", "sft"))] == found[frozenset(("bridge", "sft"))] == ["-", "not the same problems"]
+    assert "[" in found[frozenset(("grpo", "bridge"))][0]
+    assert "2 different tasks" in report.notes(groups, METRIC)[0]
+
+
+def test_viewer_shows_a_problem_across_steps_and_methods(tmp_path):
+    """30 steps of one problem each; problem 5 comes in steps 3 and 20 of both methods, and is shown first, with both steps."""
+    for method in ("grpo", "sft"):
+        write_run(tmp_path / "runs" / method, method, 0, steps=1)
+        (tmp_path / "runs" / method / "rollouts").mkdir()
+        for step in range(1, 31):
+            row = {"actor": "theta", "id": 5 if step in (3, 20) else 100 + step, "question": "q", "answer": "3"}
+            rows = [row | {"sample": m, "outcome": "wrong", "text": "a\u2028b"} for m in range(report.SAMPLES + 1)]
+            (tmp_path / "runs" / method / "rollouts" / f"step_{step:06d}.jsonl").write_text(
+                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    first, *others = report.samples(made(tmp_path)[0])
+    expected = [(method, step) for method in ("grpo", "sft") for step in (3, 20) for _ in range(report.SAMPLES)]
+    assert [tuple(row[:2]) for row in first["rows"]] == expected and len(others) == report.PROBLEMS - 1
+
+
+def test_tables_hold_any_name():
+    """A name with what Markdown, CSV and LaTeX read as their own."""
+    name = 'bridge (lora_targets=layers/(q|k)_proj$, x="^a")'
+    tables = report.tables([[name, *["-"] * len(report.COLUMNS)]])
+    assert next(iter(csv.reader([tables["csv"].splitlines()[1]])))[0] == name
+    assert tables["md"].splitlines()[2].startswith("| bridge (lora_targets=layers/(q\\|k)_proj$")
+    assert 'layers/(q|k)\\_proj\\$, x="\\^{}a")' in tables["tex"]

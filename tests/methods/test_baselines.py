@@ -96,6 +96,15 @@ def test_srft():
     close(G_of("srft"), 0.5 * P_TOKEN * e[3] + A * P_TOKEN * e[3] + (0.6 * e[1] - e[2]) / 2)
 
 
+def test_srft_entropy_is_a_weight():
+    """Where H has a gradient, none flows through it: probabilities 1/2 and five of 1/10, so e^H = 2^(1/2) 10^(1/2)."""
+    p = np.array([0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
+    sharp = {"table": UNIFORM["table"].at[0].set(jnp.log(p))}
+    score, A, e_H = np.eye(toys.V) - p, (1 / 3) / np.sqrt(2 / 9), np.sqrt(20)
+    G = (0.5 / e_H + A * 0.1) * score[3] + (0.1 * e_H * score[1] - score[2]) / 2
+    np.testing.assert_allclose(G_of("srft", theta=sharp)[0], G, rtol=3e-3, atol=3e-3)  # a step of a table that is not 0 rounds
+
+
 def test_hpt():
     """Prompt 0 is solved once: GRPO; prompt 1 never: its expert 4. Each half counts by its share of prompts."""
     two = batch((0, 1), ((1,), (2,), (3,), (5,)), (1, 0, 0, 0), (0, 1), ((3,), (4,)))
@@ -119,6 +128,25 @@ def test_gspo_clips_whole_sequences():
     wide = made("gspo", recipes, updates_per_batch=2, gspo_low=10.0, gspo_high=10.0)
     _, metrics = jax.jit(wide.update)(wide.init(UNIFORM, jax.random.key(0)), batch().replace(demos=None))
     assert metrics["grad/norm_theta"] > 0.1
+
+
+@pytest.mark.parametrize("name, low, high", [("grpo", "clip_low", "clip_high"), ("dr_grpo", "clip_low", "clip_high"),
+                                             ("dapo", "dapo_low", "dapo_high"), ("gspo", "gspo_low", "gspo_high")])
+def test_each_side_of_the_clip(name, low, high):
+    """A second update on one batch, r above 1 for the right answer and below for the wrong: `high` bounds the first alone, `low`
+    the second. What is left is r A / 2 times onehot - p, of which the norm is known."""
+    recipes = Recipes(Recipe(learning_rate=3e3, eps=1e3, clip_norm=0.0, b1=0.0, b2=0.0), Recipe())
+    given = batch().replace(demos=None)
+    once = made(name, recipes)
+    after, _ = jax.jit(once.update)(once.init(UNIFORM, jax.random.key(0)), given)
+    p = np.asarray(jax.nn.softmax(after.params.theta["table"][0]), np.float64)
+    assert p[1] > 1.2 * P_TOKEN and p[2] < 0.8 * P_TOKEN
+    A = 0.5 if name == "dr_grpo" else 1.0
+    for free, bounds in ((1, {low: 1e-3, high: 1e6}), (2, {low: 1.0, high: 1e-3})):
+        twice = made(name, recipes, updates_per_batch=2, **bounds)
+        _, metrics = jax.jit(twice.update)(twice.init(UNIFORM, jax.random.key(0)), given)
+        left = A * p[free] / P_TOKEN / 2 * np.linalg.norm(np.eye(toys.V)[free] - p)
+        np.testing.assert_allclose(metrics["grad/norm_theta"], left, rtol=1e-4)
 
 
 def test_dr_grpo():

@@ -1,4 +1,4 @@
-"""DAPO: its price on length and its clip by hand, and groups of equal rewards replaced in the loop."""
+"""DAPO: its price on length and its first update by hand, and groups of equal rewards replaced in the loop."""
 from __future__ import annotations
 
 import jax
@@ -29,6 +29,13 @@ def test_first_update_by_hand():
         np.testing.assert_allclose(G[0], (e[1] - e[2]) / 2, rtol=3e-3, atol=2e-4)
         np.testing.assert_allclose(G[1:], 0, atol=2e-4)
     assert np.abs(G_of("dapo", batch(reward=(1, 1)))).max() < 1e-4
+
+
+def test_the_penalty_is_in_the_advantage():
+    """Both right; T = 5 and a buffer of .4 take 1 off the sample of 5 tokens, none off that of 1: A = -1 and 1 over 6 tokens."""
+    G = G_of("dapo", batch(tokens=((1,) * 5, (2,)), reward=(1, 1)), dapo_buffer=0.4)
+    np.testing.assert_allclose(G[:2], [(e[2] - e[1]) / 6, -4 * e[1] / 6], rtol=3e-3, atol=2e-4)
+    np.testing.assert_allclose(G[2:], 0, atol=2e-4)
 
 
 def test_refused():
