@@ -20,7 +20,7 @@ from bridge_jax import logbook, settings
 BUDGETS = {"step": "steps", "budget/generated_tokens": "generated tokens", "budget/demo_tokens": "expert tokens",
            "budget/gradient_tokens": "gradient tokens", "budget/flops": "model FLOPs", "time/wall_s": "wall seconds of training",
            "time/cpu_s": "processor seconds of training"}
-FREE = ("seed", "checkpoint.", "log.", "eval.every", "eval.rows", "eval.cooperation")  # in which the runs of a group may differ
+FREE = ("seed", "checkpoint.", "log.", "eval.")  # keys in which the runs of a group may differ, all but eval.limit
 POINTS = 50
 
 
@@ -90,9 +90,14 @@ def judged_by(run: Run, metric: str) -> str:
     """What must be equal for two runs to be judged alike: the task and, of an accuracy, the very problems."""
     task = {key: value for key, value in run.config.get("task", {}).items()
             if key in ("name", "levels", "eval_size", "held_out", "style")}
-    split = metric.removeprefix("eval/").removesuffix("_accuracy")
+    split = metric.removeprefix("eval/").removesuffix("_accuracy").removesuffix("_sampled")
     problems = {"problems": run.facts.get("rows", {}).get(split), "limit": run.config.get("eval", {}).get("limit", 0)}
     return json.dumps(task | {key: value for key, value in problems.items() if value}, sort_keys=True)
+
+
+def free(key: str) -> bool:
+    """Whether the runs of a group may differ in it: it decides neither what is learned nor on which problems that is judged."""
+    return key.startswith(FREE) and key != "eval.limit"
 
 
 def grouped(runs: list[Run]) -> dict[str, list[Run]]:
@@ -100,7 +105,7 @@ def grouped(runs: list[Run]) -> dict[str, list[Run]]:
     by_config: dict[str, list[Run]] = collections.OrderedDict()
     number = lambda value: float(value) if type(value) is int else value  # 1 and 1.0 are the same setting
     for run in runs:
-        flat = {key: number(value) for key, value in settings.flatten(run.config).items() if not key.startswith(FREE)}
+        flat = {key: number(value) for key, value in settings.flatten(run.config).items() if not free(key)}
         by_config.setdefault(json.dumps(flat, sort_keys=True), []).append(run)
     flats = {key: settings.flatten(group[0].config) for key, group in by_config.items()}
     named: dict[str, list[Run]] = {}
@@ -108,7 +113,7 @@ def grouped(runs: list[Run]) -> dict[str, list[Run]]:
         method = flats[key].get("method.name", "?")
         twins = [flat for flat in flats.values() if flat.get("method.name") == method]
         differs = sorted({name for flat in twins for name in {*flat, *flats[key]}
-                          if flat.get(name) != flats[key].get(name) and not name.startswith(FREE)})
+                          if flat.get(name) != flats[key].get(name) and not free(name)})
         told = ", ".join(f"{name.split('.', 1)[-1]}={flats[key].get(name)}" for name in differs)
         named[f"{method} ({told})" if told else method] = group
     return named

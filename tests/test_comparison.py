@@ -35,7 +35,7 @@ def test_groups_of_equal_numbers_and_of_other_problems():
     """1 and 1.0 are one setting; another number of held-out problems is not, however alike the rest."""
     runs = [a_run(seed, method="bridge") for seed in range(4)]
     runs[0].config["method"]["lam"], runs[1].config["method"]["lam"] = 1, 1.0
-    runs[3].config["eval"] = {"limit": 8, "every": 5}
+    runs[2].config["eval"], runs[3].config["eval"] = {"every": 9, "limit": 4}, {"every": 5, "limit": 8}
     assert sorted(map(len, comparison.grouped(runs).values())) == [1, 1, 2]
 
 

@@ -55,10 +55,10 @@ def annealed(given: dict) -> dict:
         f"optim.{label}.{key}": value for label in labels for key, value in every.items()}
 
 
-def at_rate(variant: str, rate: float, ratio: float = BETA) -> dict:
-    """The settings of a variant at a learning rate alpha; beta is `ratio` times alpha."""
+def at_rate(variant: str, rate: float, ratio: float = BETA, **given) -> dict:
+    """The settings of a variant, and those given, at a learning rate alpha; beta is `ratio` times alpha."""
     adapter = {"optim.lora.learning_rate": float(f"{ratio * rate:.3g}")} if variant in WITH_ADAPTER else {}
-    return annealed(METHODS[variant] | {"optim.base.learning_rate": rate} | adapter)
+    return annealed(METHODS[variant] | given | {"optim.base.learning_rate": rate} | adapter)
 
 
 def rate_of(variant: str) -> float:

@@ -1,6 +1,6 @@
 """Learning rates of every method, by the same grid and two seeds, judged on the dev split (experiments.study reads them off).
 
-    python -m experiments.sweep --sweep=configs/sweeps/ladder_tune.py --workdir=runs/study/tune --results=docs/study/tune.jsonl --jobs=2
+    python -m experiments.sweep --sweep=configs/sweeps/study_tune.py --workdir=runs/study --results=docs/study/results.jsonl
 """
 from configs.sweeps import ladder
 

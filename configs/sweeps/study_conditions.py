@@ -1,0 +1,20 @@
+"""The study's hard conditions: rewards flipped with probability 0.2, 20% and 50% of the experts wrong, and 16 experts instead of 200.
+
+    python -m experiments.sweep --sweep=configs/sweeps/study_conditions.py --workdir=runs/study --results=docs/study/results.jsonl
+
+A variant is METHOD+CONDITION. The learning rates are those tuned without any of this, as a user would have them.
+"""
+from configs.sweeps import ladder
+
+CONDITIONS = {"noise 0.2": {"rollout.reward_noise": 0.2}, "corrupt 0.5": {"task.corrupt": 0.5},
+              "16 experts": {"task.demo_size": 16}, "corrupt 0.2": {"task.corrupt": 0.2}}
+
+
+def get_sweep() -> dict:
+    """4 conditions x 6 methods x 8 seeds, without what a method does not read."""
+    variants = {}
+    for condition, given in CONDITIONS.items():
+        for name, own in ladder.settled(*ladder.MAIN).items():
+            unread = name == "sft" if "rollout.reward_noise" in given else name == "grpo"
+            variants |= {} if unread else {f"{name}+{condition}": own | given}
+    return dict(config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=range(8))

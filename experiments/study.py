@@ -1,0 +1,295 @@
+"""The study of docs/study.md: `python -m experiments.study [--jobs=2] [--stages=tune,main,...] [--quick]`.
+
+Makes the base model, runs the stages' sweeps one after the other and, after the tuning, chooses each variant's learning rate on
+the dev split (docs/study/tuned.json). Every finished run is a line of docs/study/results.jsonl; what stands there is not run
+again. Then tables and pictures are drawn from that file alone (`--stages=` draws without running): the parts of docs/study.md
+between "<!-- table NAME -->" and "<!-- end -->", and docs/study/*.png.
+--quick: two seeds of the main methods, untuned, in about ten minutes, in runs/study_quick; it shows how, it proves nothing.
+Exit codes: 0 done, 1 a run failed, 2 what was asked for cannot be done.
+"""
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+from absl import app, flags
+
+from bridge_jax import comparison, settings
+from bridge_jax.comparison import Interval
+from configs.sweeps import ladder
+from experiments.train import fail, parse_flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STAGES = {"tune": "study_tune.py", "main": "methods.py", "conditions": "study_conditions.py", "time": "study_time.py",
+          "regime": "study_regime.py"}
+GREEDY, SAMPLED = "eval/held_out_accuracy", "eval/held_out_sampled_accuracy"
+ORDER = ("bridge", "alternate", "cold_start", "grpo", "sft")  # the paper's, best first; the base model comes last
+SPENT = {"budget/generated_tokens": ("generated tokens", 1e-3, "k"), "budget/demo_tokens": ("expert tokens", 1e-3, "k"),
+         "budget/flops": ("model TFLOP", 1e-12, ""), "time/cpu_s": ("processor s", 1.0, ""),
+         "memory/host_peak_gib": ("peak GiB", 1.0, "")}
+Rows = dict[str, dict[int, dict]]  # variant -> seed -> its line of the results
+
+
+def read(path: pathlib.Path) -> Rows:
+    """The finished runs; of two lines of one variant and seed the later one."""
+    found: Rows = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        row = json.loads(line)
+        found.setdefault(row["variant"], {})[row["seed"]] = row
+    return found
+
+
+def final(runs: dict[int, dict], metric: str) -> list[float]:
+    """The metric at the end of each seed's run; ValueError where a seed lacks it."""
+    lacking = [row["name"] for row in runs.values() if metric not in row["curve"][-1]]
+    if lacking:
+        raise ValueError(f"{metric} is missing in {', '.join(lacking)}; remove these lines and run their sweep again")
+    return [row["curve"][-1][metric] for row in runs.values()]
+
+
+def solved(runs: dict[int, dict], metric: str) -> np.ndarray:
+    """[seeds, problems]: the share of each held-out problem's answers that are right at the end."""
+    if metric == GREEDY:
+        return np.array([[int(bit) for bit in f"{int(row['solved']['held_out'], 16):b}"[1:]] for row in runs.values()], float)
+    counts = np.array([[int(digit) for digit in row["solved"]["held_out_sampled"]] for row in runs.values()], float)
+    return counts / 2  # eval.samples of configs/ladder.py
+
+
+def choose(rows: Rows) -> dict[str, float]:
+    """Each variant's learning rate: the best mean over seeds of greedy plus sampled accuracy on the dev split."""
+    scores: dict[str, dict[float, float]] = {}
+    for variant, runs in rows.items():
+        name, at, rate = variant.partition("@")
+        if at and name in ladder.METHODS and float(rate) in ladder.RATES:
+            dev = [final(runs, f"eval/dev{kind}_accuracy") for kind in ("", "_sampled")]
+            scores.setdefault(name, {})[float(rate)] = float(np.mean(dev))
+    return {name: max(found, key=found.get) for name, found in scores.items() if len(found) == len(ladder.RATES)}
+
+
+def shown(found: Interval, signed: bool = False) -> str:
+    """Per cent: mean and half the 95% interval, or the interval where it is not symmetric."""
+    mean = f"{100 * found.mean:+.1f}" if signed else f"{100 * found.mean:.1f}"
+    if np.isnan(found.low):
+        return f"{mean} (one seed)"
+    return f"{mean} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if signed else f"{mean} ± {50 * (found.high - found.low):.1f}"
+
+
+def difference(rows: Rows, first: str, second: str, metric: str) -> Interval:
+    """first - second, paired over problems, seeds resampled on either side."""
+    return comparison.paired_bootstrap(solved(rows[first], metric), solved(rows[second], metric))
+
+
+def verdict(found: Interval) -> str:
+    """In words."""
+    return "higher" if found.low > 0 else "lower" if found.high < 0 else "no difference seen"
+
+
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    """A table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body]) + "\n"
+
+
+def tuning_table(rows: Rows) -> str:
+    """Dev accuracy, greedy / sampled, of each variant at each rate; the chosen one in bold."""
+    chosen, body = choose(rows), []
+    for name in ladder.METHODS:
+        cells = []
+        for rate in ladder.RATES:
+            runs = rows.get(f"{name}@{rate:g}")
+            text = "-" if not runs else " / ".join(
+                f"{100 * np.mean(final(runs, f'eval/dev{kind}_accuracy')):.1f}" for kind in ("", "_sampled"))
+            cells.append(f"**{text}**" if chosen.get(name) == rate else text)
+        body.append([f"`{name}`", *cells])
+    return markdown(["variant", *(f"alpha {rate:g}" for rate in ladder.RATES)], body)
+
+
+def base_line(rows: Rows) -> dict:
+    """The evaluation before the first step, the same for every run."""
+    return next(row["curve"][0] for runs in rows.values() for row in runs.values())
+
+
+def main_table(rows: Rows, suffix: str = "") -> str:
+    """Accuracy of each variant over its seeds, best first, its difference from bridge, and what it spent."""
+    there = {name: rows[name + suffix] for name in ladder.METHODS if name + suffix in rows} | (
+        {"bridge": rows["bridge"]} if "bridge" in rows else {})
+    base, body = base_line(rows), []
+    for name, runs in sorted(there.items(), key=lambda item: -np.mean(final(item[1], GREEDY))):
+        cells = [shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)]
+        gaps = ["" if name == "bridge" or "bridge" not in rows else shown(
+            comparison.paired_bootstrap(solved(runs, metric), solved(rows["bridge"], metric)), signed=True)
+            for metric in (GREEDY, SAMPLED)]
+        spent = [f"{np.mean([row['curve'][-1].get(key, 0.0) for row in runs.values()]) * scale:,.3g}{unit}"
+                 for key, (_, scale, unit) in SPENT.items()]
+        rate = next(iter(runs.values()))["settings"].get("optim.base.learning_rate")
+        body.append([f"`{name}`", f"{rate:g}", str(len(runs)), *itertools.chain(*zip(cells, gaps)), *spent])
+    body.append(["base model", "", "", f"{100 * base[GREEDY]:.1f}", "", f"{100 * base[SAMPLED]:.1f}", "", *[""] * len(SPENT)])
+    return markdown(["variant", "alpha", "seeds", "greedy %", "minus bridge", "sampled %", "minus bridge",
+                     *(name for name, *_ in SPENT.values())], body)
+
+
+def order_table(rows: Rows) -> str:
+    """The paper's order, pair by pair."""
+    body = []
+    for first, second in itertools.pairwise(name for name in ORDER if name in rows):
+        found = [difference(rows, first, second, metric) for metric in (GREEDY, SAMPLED)]
+        body.append([f"`{first}` > `{second}`", *itertools.chain(*((shown(one, True), verdict(one)) for one in found))])
+    return markdown(["the paper says", "greedy", "", "sampled", ""], body)
+
+
+def controls_table(rows: Rows) -> str:
+    """bridge minus each control: what each of its parts brings."""
+    asks = {"hybrid": "everything beside the mixture (adapter, shadow, gain)", "joint": "theta_hat and the gain; the adapter stays",
+            "bridge_gain_only": "the SFT term in w", "bridge_resync": "a theta_hat that trails for more than 10 steps",
+            "bridge_inner": "one rather than two steps of theta_hat", "bridge_own": "theta's samples for theta_hat (half the steps)"}
+    body = []
+    for name, what in asks.items():
+        if name in rows and "bridge" in rows:
+            found = [difference(rows, "bridge", name, metric) for metric in (GREEDY, SAMPLED)]
+            body.append([f"`{name}`", what, *(f"{shown(one, True)}: {verdict(one)}" for one in found)])
+    return markdown(["bridge minus", "what it lacks", "greedy", "sampled"], body)
+
+
+def conditions_table(rows: Rows, metric: str) -> str:
+    """Accuracy of the main methods in each condition."""
+    conditions = [""] + list(dict.fromkeys("+" + name.partition("+")[2] for name in rows if "+" in name and "time" not in name))
+    cell = lambda name, condition: (shown(comparison.interval(final(rows[name + condition], metric)))
+                                    if name + condition in rows else "-")
+    body = [[f"`{name}`", *(cell(name, condition) for condition in conditions)] for name in ladder.MAIN]
+    return markdown(["variant", "clean", *(condition[1:] for condition in conditions[1:])], body)
+
+
+def gain_table(rows: Rows) -> str:
+    """What cooperation does over a run: means over seeds at each evaluation."""
+    keys = {"coop/gain": "measured gain", "coop/gain_stderr": "its standard error (one run)", "bridge/gain": "gain by weights",
+            "bridge/ess": "ESS", "bridge/kl_hat": "KL to theta_hat", "grad/cos_sft_rl": "cos of gradients",
+            "coop/expert_logp": "held-out experts' log p"}
+    body = []
+    for name in ("bridge", "bridge_resync", "bridge_own", "bridge_gain_only", "joint", "hybrid"):
+        curves = [row["curve"] for row in rows.get(name, {}).values()]
+        for points in zip(*curves):
+            mean = lambda key: ("-" if not all(key in point for point in points)
+                                else f"{np.mean([point[key] for point in points]):.3g}")
+            body.append([f"`{name}`", f"{points[0]['step']:g}", *map(mean, keys)])
+    return markdown(["variant", "step", *keys.values()], body)
+
+
+def regime_table(rows: Rows) -> str:
+    """Every setting that was tried for bridge, best first."""
+    tried = {name: runs for name, runs in rows.items() if name.startswith("bridge/")}
+    if "bridge" in rows and tried:
+        tried["bridge"] = {seed: row for seed, row in rows["bridge"].items() if seed in next(iter(tried.values()))}
+    body = []
+    for name, runs in sorted(tried.items(), key=lambda item: -np.mean(final(item[1], SAMPLED))):
+        last = [row["curve"][-1] for row in runs.values()]
+        told = [f"{np.mean([point[key] for point in last]):.3f}" if all(key in point for point in last) else "-"
+                for key in ("coop/gain", "bridge/ess")]
+        body.append([f"`{name.partition('/')[2] or 'as in the main table'}`", str(len(runs)),
+                     *(shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)), *told])
+    return markdown(["bridge with", "seeds", "greedy %", "sampled %", "measured gain at the end", "ESS at the end"], body)
+
+
+TABLES = {"tuning": tuning_table, "main": main_table, "order": order_table, "controls": controls_table,
+          "conditions greedy": lambda rows: conditions_table(rows, GREEDY),
+          "conditions sampled": lambda rows: conditions_table(rows, SAMPLED),
+          "time": lambda rows: main_table(rows, "+equal time"), "gain": gain_table, "regime": regime_table}
+
+
+def fill(text: str, rows: Rows) -> str:
+    """The page with each table drawn anew between its marks; ValueError for a mark of no table."""
+    def drawn(match: re.Match) -> str:
+        if match[1] not in TABLES:
+            raise ValueError(f"no table {match[1]!r}: {settings.did_you_mean(match[1], TABLES)}")
+        return f"<!-- table {match[1]} -->\n{TABLES[match[1]](rows)}<!-- end -->"
+
+    return re.sub(r"<!-- table ([\w ]+) -->\n.*?<!-- end -->", drawn, text, flags=re.DOTALL)
+
+
+def pictures(rows: Rows, folder: pathlib.Path) -> None:
+    """dynamics.png: accuracy of the main methods over training; methods.png: all variants at the end, with intervals."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), sharex=True)
+    for axis, metric, title in zip(axes, (GREEDY, SAMPLED), ("greedy", "sampled at temperature 1")):
+        for name in (name for name in ladder.MAIN if name in rows):
+            points = list(zip(*(row["curve"] for row in rows[name].values())))
+            x = [at[0]["step"] / points[-1][0]["step"] for at in points]
+            found = [comparison.interval([point[metric] for point in at]) for at in points]
+            line, = axis.plot(x, [one.mean for one in found], marker="o", markersize=3, label=name)
+            axis.fill_between(x, [one.low for one in found], [one.high for one in found], alpha=0.2, color=line.get_color())
+        axis.set(title=f"held-out accuracy, {title}", xlabel="share of the run (cold_start: experts, then samples)")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(folder / "dynamics.png", dpi=110)
+    pyplot.close(figure)
+    names = sorted((name for name in ladder.METHODS if name in rows), key=lambda name: np.mean(final(rows[name], SAMPLED)))
+    figure, axis = pyplot.subplots(figsize=(8, 0.34 * len(names) + 1.4))
+    for metric, marker, offset in ((GREEDY, "o", 0.12), (SAMPLED, "s", -0.12)):
+        found = [comparison.interval(final(rows[name], metric)) for name in names]
+        axis.errorbar([one.mean for one in found], np.arange(len(names)) + offset, fmt=marker, markersize=4, capsize=2,
+                      xerr=[[one.mean - one.low for one in found], [one.high - one.mean for one in found]],
+                      label="greedy" if metric == GREEDY else "sampled")
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="held-out accuracy, mean and 95% interval over seeds")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(folder / "methods.png", dpi=110)
+    pyplot.close(figure)
+
+
+def run(module: str, *given: str) -> int:
+    """A command of this project in a process of its own; its exit code."""
+    return subprocess.run([sys.executable, "-m", f"experiments.{module}", *given], cwd=ROOT).returncode
+
+
+def main(argv: list[str]) -> None:
+    """Base model, stages, tables."""
+    given = flags.FLAGS
+    if argv[1:]:
+        fail(f"unexpected arguments {argv[1:]}")
+    stages = [stage for stage in (["quick"] if given.quick else given.stages) if stage]
+    for stage in stages:
+        if stage not in {**STAGES, "quick": ""}:
+            fail(f"--stages: unknown {stage!r}: {settings.did_you_mean(stage, STAGES)}")
+    work = ROOT / "runs" / ("study_quick" if given.quick else "study")
+    docs = work if given.quick else ROOT / "docs" / "study"
+    results, failed = docs / "results.jsonl", 0
+    if stages and run("pretrain", f"--out={ROOT / 'runs' / 'study' / 'base'}"):
+        sys.exit(1)
+    for stage in stages:
+        sweep = f"configs/sweeps/{STAGES.get(stage, 'study_quick.py')}"
+        failed += run("sweep", f"--sweep={sweep}", f"--workdir={work / stage}", f"--results={results}", f"--jobs={given.jobs}")
+        if stage == "tune":
+            ladder.TUNED.write_text(json.dumps(choose(read(results)), indent=1) + "\n")
+    rows, page = read(results), ROOT / "docs" / "study.md"
+    try:
+        if not rows:
+            raise ValueError(f"{results} holds no finished run; name stages to run: {', '.join(STAGES)}")
+        if given.quick:
+            (work / "study.md").write_text(f"{main_table(rows)}\n{order_table(rows)}")
+            print((work / "study.md").read_text())
+        else:
+            page.write_text(fill(page.read_text(), rows))
+        pictures(rows, docs)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    sys.exit(1 if failed else 0)
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_list("stages", list(STAGES), f"which of {', '.join(STAGES)}; empty: draw alone")
+    flags.DEFINE_bool("quick", False, "two seeds of the main methods, about ten minutes")
+    flags.DEFINE_integer("jobs", max(1, (os.cpu_count() or 1)), "runs at a time", lower_bound=1)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)
