@@ -112,8 +112,8 @@ def test_moments_in_bfloat16_move():
 @pytest.mark.parametrize("kind", ["shared", "own"])
 def test_lam_follows_the_gain(kind):
     """lam_end at gain 0, as at step 0; halfway at half of lam_gain; theta then moves by the mixture of that lam."""
-    method, update = bigram_method(lam_schedule="gain", lam=0.2, lam_end=0.8, lam_gain=0.05, shadow_rollouts=kind)
-    state, seen = start(method, toys.bigram_theta()), []
+    method, update = bigram_method(lam_schedule="gain", lam=0.2, lam_end=0.8, lam_gain=0.4, shadow_rollouts=kind)
+    state, seen = start(method, toys.bigram_theta(), 0.5), []
     for seed in range(6):
         given = bigram_batch(seed)
         given = given.replace(rollouts={"theta": given.rollouts["theta"], "theta_hat": bigram_batch(seed + 50).rollouts["theta"]}
@@ -122,7 +122,7 @@ def test_lam_follows_the_gain(kind):
         seen.append((float(metrics["bridge/gain"]), float(metrics["bridge/lam"])))
     assert kind == "own" or seen[0] == (0.0, pytest.approx(0.8))
     for gain, lam in seen:
-        assert lam == pytest.approx(0.8 - 0.6 * min(max(gain / 0.05, 0.0), 1.0), abs=1e-5)
+        assert lam == pytest.approx(0.8 - 0.6 * min(max(gain / 0.4, 0.0), 1.0), abs=1e-5)
     assert len({round(lam, 3) for _, lam in seen}) >= 3
     with pytest.raises(ValueError, match="lam_gain"):
         bridge.check(bridge.Config(lam_gain=0.0))
