@@ -12,7 +12,8 @@ shared samples watch bridge/ess: as theta_hat trails, the gain's value comes to 
 At the exact optimum the theta_hat term vanishes, since theta can undo w: it acts while theta_hat trails.
 
 Variants (ours): w ascends the gain alone; theta_hat is set back to theta every n steps, or takes n RL steps for one of theta;
-theta_hat is kept as bfloat16 differences from theta, and its Adam moments in bfloat16 (6 bytes a weight instead of 12).
+lam follows the measured gain, so that experts count while they make theta better than RL alone; theta_hat is kept as bfloat16
+differences from theta, and its Adam moments in bfloat16 (6 bytes a weight instead of 12).
 The controls beside them: beta = 0 (methods/hybrid.py), no theta_hat (methods/joint.py).
 """
 from __future__ import annotations
@@ -32,11 +33,12 @@ from bridge_jax.types import Batch, Method, Metrics, Params, Policy, Reads, Roll
 class Config:
     """Settings of BRIDGE; lam 0.5 and everything it shares with GRPO as in the paper's runs."""
     lam: float = 0.5
-    lam_schedule: str = "constant"  # constant, linear, cosine (lam to lam_end over lam_steps), step (boundaries and values)
-    lam_end: float = 1.0
+    lam_schedule: str = "constant"  # constant, linear, cosine (lam to lam_end over lam_steps), step (boundaries and values) or
+    lam_end: float = 1.0            # gain (by the step's measured gain: lam from lam_gain up, lam_end at 0 and below)
     lam_steps: int = 0
     lam_boundaries: tuple[int, ...] = ()
     lam_values: tuple[float, ...] = ()
+    lam_gain: float = 0.1
     shadow_rollouts: str = "shared"  # "shared": theta_hat learns from theta's samples; "own": it samples too, with the same keys
     ratio_cap: float = 0.0           # bounds theta_hat's importance ratio to [1/cap, cap]; 0: free
     advantage: str = "group"         # "group" or "mean"; the same A enters both J_RL
@@ -53,12 +55,16 @@ CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"), "
 
 
 def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: Policy, w_learns: str = "both"):
-    """The three directions at one iterate, and what was seen on the way. Each grad: phi -> (G in phi, J, facts)."""
+    """The three directions at one iterate, and what was seen on the way. Each grad: phi -> (G in phi, J, facts).
+
+    lam: a number, or a function of the facts of theta and theta_hat.
+    """
     phi = policy.merge(params.theta, params.w)
     phi_hat = policy.merge(params.theta_hat, params.w)
     G_SFT, J_SFT, sft = grad_SFT(phi)
     G_RL, J_RL, rl = grad_RL(phi)
     G_hat, J_hat, hat = grad_RL_hat(phi_hat, rl)
+    lam = lam(rl, hat) if callable(lam) else lam
     G = jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
     G_w = jax.tree.map(lambda g, h: g - lam * h, G if w_learns == "both" else jax.tree.map(lambda r: lam * r, G_RL), G_hat)
     ascent = Params(theta=G, theta_hat=G_hat, w=policy.pull(params.w, G_w))
@@ -104,6 +110,11 @@ def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_B
         "rollout/logp_error_hat": objectives.mean_tokens(error_BT, own.seqs), "rollout/logp_error_hat_max": error_BT.max()}
 
 
+def lam_of_gain(cfg: Config, gain) -> jax.Array:
+    """lam_end + (lam - lam_end) clip(gain / lam_gain, 0, 1): lam while SFT makes theta better than RL alone, else lam_end."""
+    return cfg.lam_end + (cfg.lam - cfg.lam_end) * jnp.clip(gain / cfg.lam_gain, 0.0, 1.0)
+
+
 def check(cfg: Config) -> None:
     """ValueError for settings that cannot be meant."""
     for key, allowed in CHOICES.items():
@@ -113,6 +124,8 @@ def check(cfg: Config) -> None:
     objectives.check_range("method.inner_steps", cfg.inner_steps, 1)
     objectives.check_advantage(cfg.advantage)
     objectives.check_range("method.kl_coef", cfg.kl_coef, 0.0)
+    if not cfg.lam_gain > 0:
+        raise ValueError(f"method.lam_gain={cfg.lam_gain}; allowed: above 0, the gain from which lam holds")
     for lam in (cfg.lam, cfg.lam_end, *cfg.lam_values):
         objectives.check_range("method.lam, lam_end and lam_values", lam, 0.0, 1.0)
     if cfg.ratio_cap and not cfg.ratio_cap > 1.0:
@@ -135,7 +148,9 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     """BRIDGE; state: Params(theta, theta_hat, w), and ref when kl_coef > 0."""
     check(cfg)
     own = cfg.shadow_rollouts == "own"
-    lam_at = schedule(cfg.lam_schedule, cfg.lam, cfg.lam_end, cfg.lam_steps, cfg.lam_boundaries, cfg.lam_values)
+    by_gain = cfg.lam_schedule == "gain"
+    kind = "constant" if by_gain else cfg.lam_schedule
+    lam_at = schedule(kind, cfg.lam, cfg.lam_end, cfg.lam_steps, cfg.lam_boundaries, cfg.lam_values)
     term = functools.partial(objectives.surrogate, cap=cfg.ratio_cap)
     recipes = dataclasses.replace(recipes, shadow_moments=cfg.shadow_moments)
 
@@ -146,8 +161,15 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
 
     def update(stored: TrainState, batch: Batch):
         state = stored.replace(params=unpacked(stored.params, cfg.shadow_storage))
-        rollouts, demos, lam = batch.rollouts["theta"], batch.demos, lam_at(state.step)
+        rollouts, demos = batch.rollouts["theta"], batch.demos
         seen_by_hat = batch.rollouts["theta_hat"] if own else rollouts
+
+        def lam_seen(rl, hat):
+            gain = (rollouts.reward_B.mean() - seen_by_hat.reward_B.mean() if own
+                    else shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"])["bridge/gain"])
+            return lam_of_gain(cfg, gain)
+
+        lam = lam_seen if by_gain else lam_at(state.step)
         rows, rows_hat = (objectives.rl_rows(policy, state.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
                           for samples in (rollouts, seen_by_hat))
         gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
@@ -176,7 +198,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             state, inner = apply_ascent(recipes, state, Params(theta=None, theta_hat=G_hat), (J,))
             applied["update/skipped"] = jnp.maximum(applied["update/skipped"], inner["update/skipped"])
         state = settle(cfg, stored, state, applied["update/skipped"])
-        metrics |= gain | applied | {"bridge/lam": lam, "rl/J": values[1], "bridge/J_hat": values[2]}
+        metrics |= gain | applied | {"bridge/lam": lam_seen(rl, hat) if by_gain else lam, "rl/J": values[1], "bridge/J_hat": values[2]}
         metrics |= objectives.demo_metrics(sft, demos) | objectives.rollout_metrics(rl, rollouts)
         metrics |= objectives.passed(demos, rollouts.seqs, *[seen_by_hat.seqs] * cfg.inner_steps, forward=(
             (rollouts.seqs,) * own + (rollouts.seqs, seen_by_hat.seqs) * bool(cfg.kl_coef)))

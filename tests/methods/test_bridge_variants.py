@@ -4,6 +4,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bridge_jax import objectives
 from bridge_jax.methods import bridge
@@ -106,3 +107,33 @@ def test_moments_in_bfloat16_move():
         states = [t.update(g, s, params)[1] for t, s in zip((kept, plain), states)]
     second = lambda state: np.mean([float(x.astype(jnp.float32).mean()) for x in jax.tree.leaves(state) if x.ndim == 2][1::2])
     assert abs(second(states[0]) / second(states[1]) - 1) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["shared", "own"])
+def test_lam_follows_the_gain(kind):
+    """lam_end at gain 0, as at step 0; halfway at half of lam_gain; theta then moves by the mixture of that lam."""
+    method, update = bigram_method(lam_schedule="gain", lam=0.2, lam_end=0.8, lam_gain=0.4, shadow_rollouts=kind)
+    state, seen = start(method, toys.bigram_theta(), 0.5), []
+    for seed in range(6):
+        given = bigram_batch(seed)
+        given = given.replace(rollouts={"theta": given.rollouts["theta"], "theta_hat": bigram_batch(seed + 50).rollouts["theta"]}
+                              if kind == "own" else given.rollouts)
+        state, metrics = update(state, given)
+        seen.append((float(metrics["bridge/gain"]), float(metrics["bridge/lam"])))
+    assert kind == "own" or seen[0] == (0.0, pytest.approx(0.8))
+    for gain, lam in seen:
+        assert lam == pytest.approx(0.8 - 0.6 * min(max(gain / 0.4, 0.0), 1.0), abs=1e-5)
+    assert len({round(lam, 3) for _, lam in seen}) >= 3
+    with pytest.raises(ValueError, match="lam_gain"):
+        bridge.check(bridge.Config(lam_gain=0.0))
+
+
+def test_a_lam_of_the_facts_enters_all_directions():
+    """coupled_ascent with a function that returns a number does what it does with the number."""
+    policy = toys.bigram()
+    params = bridge.Params(toys.bigram_theta(), toys.noise_like(toys.bigram_theta(), 1, 0.5),
+                           toys.noise_like(policy.init_w(jax.random.key(0)), 2, 0.5))
+    grads = [lambda *_, G=toys.noise_like(params.theta, seed, 1.0), seed=seed: (G, 0.0, {"seed": seed}) for seed in (3, 4, 5)]
+    by_facts = lambda rl, hat: 0.1 * rl["seed"] - 0.02 * hat["seed"]
+    assert toys.same_bits(bridge.coupled_ascent(*grads, by_facts, params, policy)[0],
+                          bridge.coupled_ascent(*grads, 0.1 * 4 - 0.02 * 5, params, policy)[0])
