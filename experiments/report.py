@@ -117,7 +117,7 @@ def differences(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
             continue
         made = comparison.paired_bootstrap(solved[first], solved[second])
         marks = ["not distinguishable"] * (made.low <= 0 <= made.high)
-        marks += ["of one seed: the spread of seeds is not in the interval"] * (min(map(len, (solved[first], solved[second]))) < 2)
+        marks += ["of one seed: the spread of seeds is not in it"] * (min(map(len, (solved[first], solved[second]))) < 2)
         found.append([first, second, f"{made.mean:+.3f} [{made.low:+.3f}, {made.high:+.3f}]", "; ".join(marks)])
     return found
 

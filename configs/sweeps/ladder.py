@@ -61,12 +61,16 @@ def at_rate(variant: str, rate: float, ratio: float = BETA, **given) -> dict:
     return annealed(METHODS[variant] | given | {"optim.base.learning_rate": rate} | adapter)
 
 
+def tuned() -> dict[str, float]:
+    """Variant -> learning rate, of those that the study has tuned (docs/study/tuned.json)."""
+    return json.loads(TUNED.read_text()) if TUNED.exists() else {}
+
+
 def rate_of(variant: str) -> float:
-    """The tuned rate of docs/study/tuned.json, else that of the config."""
-    chosen = json.loads(TUNED.read_text()) if TUNED.exists() else {}
-    return chosen.get(variant, ALPHA)
+    """The tuned rate, else that of the config."""
+    return tuned().get(variant, ALPHA)
 
 
 def settled(*variants: str) -> dict:
-    """{variant: its settings at its rate}, of all unless named."""
-    return {name: at_rate(name, rate_of(name)) for name in variants or METHODS}
+    """{variant: its settings at its rate}; unless named, of all that are tuned, or of all where none is."""
+    return {name: at_rate(name, rate_of(name)) for name in variants or tuned() or METHODS}

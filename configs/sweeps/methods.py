@@ -1,8 +1,8 @@
-"""The paper's comparison of methods, with everything people compare it with and its controls: 18 variants x 8 seeds.
+"""The paper's comparison of methods, with everything people compare it with and its controls: 19 variants x 8 seeds.
 
     python -m experiments.sweep --sweep=configs/sweeps/methods.py --workdir=runs/methods --jobs=2
 
-Rates of docs/study/tuned.json where it has the variant, else those of the config.
+Variants and rates of docs/study/tuned.json; without that file all of them, at the config's rate.
 """
 from configs.sweeps import ladder
 
