@@ -12,8 +12,8 @@ PAPER = ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")
 def arithmetic(**given) -> ConfigDict:
     """Built in: chains of sums (bridge_jax/tasks/arithmetic.py)."""
     return ConfigDict(dict(name="arithmetic", levels=(2, 3), weights=(), hard_levels=(), train_size=1000, demo_size=100,
-                           eval_size=100, dev_size=0, corrupt=0.0, direct=0.0, negative=False, style="compact", system="", shots=0,
-                           seed=0) | given)
+                           eval_size=100, dev_size=0, corrupt=0.0, direct=0.0, negative=False, style="compact", system="",
+                           shots=0, seed=0) | given)
 
 
 def knights_knaves(**given) -> ConfigDict:

@@ -13,13 +13,13 @@ from ml_collections import config_flags
 
 from bridge_jax import logbook, train
 from experiments.export import export
-from experiments.train import fail, keep_freed_memory, log_to_stderr, parse_flags, use_compilation_cache
+from experiments.train import fail, keep_freed_memory, leave, log_to_stderr, parse_flags, use_compilation_cache
 
 
 def pretrain(config, out: pathlib.Path, devices=None) -> dict:
     """The last line of metrics of the base, which stands in out/model when this returns."""
     if train.train(config, str(out / "run"), devices=devices)["stopped"]:
-        raise SystemExit(0)  # by a signal; the same command goes on
+        leave()  # by a signal; the same command goes on
     if not (out / "model").exists():
         export(str(out / "run"), str(out / "model"))
     return logbook.read(str(out / "run"))[-1]

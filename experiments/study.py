@@ -1,9 +1,9 @@
 """The study of docs/study.md: `python -m experiments.study [--jobs=2] [--stages=tune,main,...] [--quick]`.
 
 Makes the base model, runs the stages' sweeps one after the other and, after the tuning, chooses each variant's learning rate on
-the dev split (docs/study/tuned.json). Every finished run is a line of docs/study/results.jsonl; what stands there is not run
-again. Then tables and pictures are drawn from that file alone (`--stages=` draws without running): the parts of docs/study.md
-between "<!-- table NAME -->" and "<!-- end -->", and docs/study/*.png.
+the dev split (docs/study/tuned.json). Every finished run is a line of docs/study/results/STAGE.jsonl; what stands there is not
+run again. Then tables and pictures are drawn from these files alone (`--stages=` draws without running): the parts of
+docs/study.md between "<!-- table NAME -->" and "<!-- end -->", and docs/study/*.png.
 --quick: two seeds of the main methods, untuned, in about ten minutes, in runs/study_quick; it shows how, it proves nothing.
 Exit codes: 0 done, 1 a run failed, 2 what was asked for cannot be done.
 """
@@ -36,12 +36,12 @@ SPENT = {"budget/generated_tokens": ("generated tokens", 1e-3, "k"), "budget/dem
 Rows = dict[str, dict[int, dict]]  # variant -> seed -> its line of the results
 
 
-def read(path: pathlib.Path) -> Rows:
-    """The finished runs; of two lines of one variant and seed the later one."""
+def read(folder: pathlib.Path) -> Rows:
+    """The finished runs of all stages; of two lines of one variant and seed the later one."""
     found: Rows = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        row = json.loads(line)
-        found.setdefault(row["variant"], {})[row["seed"]] = row
+    for path in sorted(folder.glob("*.jsonl")):
+        for row in map(json.loads, path.read_text().splitlines()):
+            found.setdefault(row["variant"], {})[row["seed"]] = row
     return found
 
 
@@ -61,15 +61,16 @@ def solved(runs: dict[int, dict], metric: str) -> np.ndarray:
     return counts / 2  # eval.samples of configs/ladder.py
 
 
-def choose(rows: Rows) -> dict[str, float]:
-    """Each variant's learning rate: the best mean over seeds of greedy plus sampled accuracy on the dev split."""
-    scores: dict[str, dict[float, float]] = {}
-    for variant, runs in rows.items():
-        name, at, rate = variant.partition("@")
-        if at and name in ladder.METHODS and float(rate) in ladder.RATES:
-            dev = [final(runs, f"eval/dev{kind}_accuracy") for kind in ("", "_sampled")]
-            scores.setdefault(name, {})[float(rate)] = float(np.mean(dev))
-    return {name: max(found, key=found.get) for name, found in scores.items() if len(found) == len(ladder.RATES)}
+def dev(runs: dict[int, dict]) -> list[float]:
+    """Greedy and sampled accuracy on the dev split, means over seeds."""
+    return [float(np.mean(final(runs, f"eval/dev{kind}_accuracy"))) for kind in ("", "_sampled")]
+
+
+def choose(rows: Rows) -> dict[str, tuple[float, float]]:
+    """(alpha, beta / alpha) of each variant whose whole grid has run: the best mean of greedy and sampled accuracy on dev."""
+    grids = {name: ladder.grid(name) for name in ladder.METHODS}
+    best = lambda grid: grid[max(grid, key=lambda setting: sum(dev(rows[setting])))]
+    return {name: best(grid) for name, grid in grids.items() if set(grid) <= set(rows)}
 
 
 def shown(found: Interval, signed: bool = False) -> str:
@@ -77,7 +78,8 @@ def shown(found: Interval, signed: bool = False) -> str:
     mean = f"{100 * found.mean:+.1f}" if signed else f"{100 * found.mean:.1f}"
     if np.isnan(found.low):
         return f"{mean} (one seed)"
-    return f"{mean} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if signed else f"{mean} ± {50 * (found.high - found.low):.1f}"
+    interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if signed else f"± {50 * (found.high - found.low):.1f}"
+    return f"{mean} {interval}"
 
 
 def difference(rows: Rows, first: str, second: str, metric: str) -> Interval:
@@ -99,14 +101,15 @@ def tuning_table(rows: Rows) -> str:
     """Dev accuracy, greedy / sampled, of each variant at each rate; the chosen one in bold."""
     chosen, body = choose(rows), []
     for name in ladder.METHODS:
-        cells = []
-        for rate in ladder.RATES:
-            runs = rows.get(f"{name}@{rate:g}")
-            text = "-" if not runs else " / ".join(
-                f"{100 * np.mean(final(runs, f'eval/dev{kind}_accuracy')):.1f}" for kind in ("", "_sampled"))
-            cells.append(f"**{text}**" if chosen.get(name) == rate else text)
-        body.append([f"`{name}`", *cells])
-    return markdown(["variant", *(f"alpha {rate:g}" for rate in ladder.RATES)], body)
+        settings_of = {rates: setting for setting, rates in ladder.grid(name).items()}
+        for ratio in dict.fromkeys(ratio for _, ratio in settings_of):
+            cells = []
+            for rate in ladder.RATES:
+                runs = rows.get(settings_of[rate, ratio])
+                text = " / ".join(f"{100 * score:.1f}" for score in dev(runs)) if runs else "-"
+                cells.append(f"**{text}**" if chosen.get(name) == (rate, ratio) else text)
+            body.append([f"`{name}`", f"{ratio:g}" if name in ladder.WITH_ADAPTER else "", *cells])
+    return markdown(["variant", "beta / alpha", *(f"alpha {rate:g}" for rate in ladder.RATES)], body)
 
 
 def base_line(rows: Rows) -> dict:
@@ -144,9 +147,12 @@ def order_table(rows: Rows) -> str:
 
 def controls_table(rows: Rows) -> str:
     """bridge minus each control: what each of its parts brings."""
-    asks = {"hybrid": "everything beside the mixture (adapter, shadow, gain)", "joint": "theta_hat and the gain; the adapter stays",
-            "bridge_gain_only": "the SFT term in w", "bridge_resync": "a theta_hat that trails for more than 10 steps",
-            "bridge_inner": "one rather than two steps of theta_hat", "bridge_own": "theta's samples for theta_hat (half the steps)"}
+    asks = {"hybrid": "everything beside the mixture: adapter, shadow, gain",
+            "joint": "theta_hat and the gain; the adapter stays",
+            "bridge_gain_only": "the SFT term in w",
+            "bridge_resync": "a theta_hat that trails for more than 10 steps",
+            "bridge_inner": "one rather than two steps of theta_hat",
+            "bridge_own": "theta's samples for theta_hat, which samples itself; half the steps"}
     body = []
     for name, what in asks.items():
         if name in rows and "bridge" in rows:
@@ -260,12 +266,13 @@ def main(argv: list[str]) -> None:
             fail(f"--stages: unknown {stage!r}: {settings.did_you_mean(stage, STAGES)}")
     work = ROOT / "runs" / ("study_quick" if given.quick else "study")
     docs = work if given.quick else ROOT / "docs" / "study"
-    results, failed = docs / "results.jsonl", 0
+    results, failed = docs / "results", 0
     if stages and run("pretrain", f"--out={ROOT / 'runs' / 'study' / 'base'}"):
         sys.exit(1)
     for stage in stages:
         sweep = f"configs/sweeps/{STAGES.get(stage, 'study_quick.py')}"
-        failed += run("sweep", f"--sweep={sweep}", f"--workdir={work / stage}", f"--results={results}", f"--jobs={given.jobs}")
+        failed += run("sweep", f"--sweep={sweep}", f"--workdir={work / stage}", f"--results={results / stage}.jsonl",
+                      f"--jobs={given.jobs}")
         if stage == "tune":
             ladder.TUNED.write_text(json.dumps(choose(read(results)), indent=1) + "\n")
     rows, page = read(results), ROOT / "docs" / "study.md"

@@ -106,7 +106,10 @@ def resolved(config: str, given: dict[str, Any]):
 
 
 def fingerprint(config) -> str:
-    """Of the keys that are not at the default of configs/base.py: one that comes later, at its default, makes no other run of it."""
+    """Of the keys that are not at the default of configs/base.py: one that comes later, at its default, makes no other run of it.
+
+    So whoever changes a default there makes the finished runs of sweeps those of other settings; remove them.
+    """
     from bridge_jax import settings
     from configs import base
     return settings.fingerprint({key: mine for key, (mine, _) in settings.diff(config, base.get_config()).items()})
@@ -188,8 +191,8 @@ def summary(run: Run, workdir: str) -> dict:
         solved = {key: f"{int('1' + bits, 2):x}" for key, bits in last.items() if key in ("held_out", "dev")}
         solved |= {key: counts for key, counts in last.items() if key == "held_out_sampled"}
     return {"name": run.name, "variant": run.variant, "seed": run.seed, "config": run.config, "settings": run.settings,
-            "fingerprint": run.fingerprint, "weights": weights_of(config), "steps": steps, "skipped": sum(line.get("update/skipped", 0) for line in lines),
-            "curve": curve, "solved": solved}
+            "fingerprint": run.fingerprint, "weights": weights_of(config), "steps": steps,
+            "skipped": sum(line.get("update/skipped", 0) for line in lines), "curve": curve, "solved": solved}
 
 
 _writing = threading.Lock()

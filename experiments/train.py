@@ -71,8 +71,16 @@ def main(argv: list[str]) -> None:
         fail(str(error))
     except (train.Diverged, train.GraderFailed, selftest.GraderBroken, pool.PoolError) as error:
         fail(str(error), code=3)
+    if "step" not in end:
+        leave()  # a signal, while programs were compiled
     shown = ("step", "reward/mean", "eval/held_out_accuracy", "eval/held_out_stderr", "time/train_s")
     print("  ".join(f"{key} {value:.4g}" for key, value in end.items() if key in shown))
+
+
+def leave(code: int = 0) -> None:
+    """Ends the process without Python's own shutdown, which crashes while XLA's threads are still compiling."""
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
 
 
 def fail(message: str, code: int = 2) -> None:

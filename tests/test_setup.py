@@ -176,7 +176,7 @@ def test_buckets_that_no_prompt_needs_are_not_compiled_for():
 @pytest.mark.parametrize("key, value, message", [
     ("optim__base__b1", 1.5, "b1=1.5"), ("optim__lora__eps", 0.0, "eps=0.0"), ("log__ungraded_limit", -1.0, "ungraded_limit=-1.0"),
     ("log__mirrors", ("tensorbord",), "did you mean 'tensorboard'"), ("model__lora_targets", "(", "no regular expression"),
-    ("rollout__reward_noise", 1.5, "reward_noise=1.5")])
+    ("rollout__reward_noise", 1.5, "reward_noise=1.5"), ("eval__samples", 10, "eval.samples=10"), ("eval__samples", -1, "at least 0")])
 def test_values_that_cannot_be_meant(key, value, message):
     with pytest.raises(ValueError, match=message):
         build(**{key: value})

@@ -365,6 +365,19 @@ def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples(quick, tmp_path)
     assert len({row["id"] for row in rows}) == 3 and len(set(groups)) == 8
 
 
+def test_held_out_problems_are_sampled_too(quick, tmp_path):
+    """eval.samples: the mean of so many samples of each held-out problem, which solved.jsonl counts; no training prompt has them."""
+    go(tmp_path, "grpo", steps=2, eval__every=2, eval__samples=3)
+    lines, counted = logbook.read(str(tmp_path)), tiny_runs.rows(tmp_path / "solved.jsonl")
+    evaluated = [line for line in lines if "eval/held_out_accuracy" in line]
+    assert [line["step"] for line in evaluated] == [0, 2] == [row["step"] for row in counted]
+    for line, row in zip(evaluated, counted):
+        counts = [int(digit) for digit in row["held_out_sampled"]]
+        assert len(counts) == 8 and line["eval/held_out_sampled_accuracy"] == pytest.approx(np.mean(counts) / 3)
+    assert any(0 < int(digit) < 3 for row in counted for digit in row["held_out_sampled"])  # the samples differ
+    assert lines[-1]["compile/count"] == lines[1]["compile/count"]
+
+
 def test_a_refused_force_config_changes_nothing(quick, tmp_path):
     """Another method cannot go on from the checkpoint: config.json still tells of the run that is there, which goes on."""
     go(tmp_path, "bridge", steps=2, eval__every=0)

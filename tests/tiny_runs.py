@@ -62,7 +62,7 @@ def compiled_once(run, state):
     """train.compile_programs, remembered for runs whose programs are the same."""
     s = run.settings
     key = repr((s.seed, s.method_name, s.method, s.recipes, s.model, s.rollout, s.batch, s.mesh, s.eval.rows,
-                bool(s.eval.every), run.buckets, run.mesh))
+                bool(s.eval.every), bool(s.eval.samples), run.buckets, run.mesh))
     if key not in _programs:
         _programs[key] = compile_programs(run, state)
     return _programs[key]

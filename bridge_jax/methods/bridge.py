@@ -68,7 +68,7 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: 
     G = jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
     G_w = jax.tree.map(lambda g, h: g - lam * h, G if w_learns == "both" else jax.tree.map(lambda r: lam * r, G_RL), G_hat)
     ascent = Params(theta=G, theta_hat=G_hat, w=policy.pull(params.w, G_w))
-    return ascent, (J_SFT, J_RL, J_hat), (sft, rl, hat), objectives.cooperation(G_SFT, G_RL)
+    return ascent, (J_SFT, J_RL, J_hat), (sft, rl, hat), objectives.cooperation(G_SFT, G_RL) | {"bridge/lam": jnp.float32(lam)}
 
 
 def unpacked(params: Params, storage: str) -> Params:
@@ -110,9 +110,24 @@ def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_B
         "rollout/logp_error_hat": objectives.mean_tokens(error_BT, own.seqs), "rollout/logp_error_hat_max": error_BT.max()}
 
 
-def lam_of_gain(cfg: Config, gain) -> jax.Array:
-    """lam_end + (lam - lam_end) clip(gain / lam_gain, 0, 1): lam while SFT makes theta better than RL alone, else lam_end."""
-    return cfg.lam_end + (cfg.lam - cfg.lam_end) * jnp.clip(gain / cfg.lam_gain, 0.0, 1.0)
+def lam_rule(cfg: Config):
+    """(step, theta's rollouts, theta_hat's own or None) -> lam, a number; by the gain, a function of what the passes saw:
+
+    lam_end + (lam - lam_end) clip(gain / lam_gain, 0, 1), which is lam while SFT makes theta better than RL alone, else lam_end.
+    """
+    if cfg.lam_schedule != "gain":
+        at = schedule(cfg.lam_schedule, cfg.lam, cfg.lam_end, cfg.lam_steps, cfg.lam_boundaries, cfg.lam_values)
+        return lambda step, rollouts, own: at(step)
+
+    def by_gain(step, rollouts: Rollouts, own: Rollouts | None):
+        def lam(rl, hat):
+            gain = (shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"])["bridge/gain"] if own is None
+                    else rollouts.reward_B.mean() - own.reward_B.mean())
+            return cfg.lam_end + (cfg.lam - cfg.lam_end) * jnp.clip(gain / cfg.lam_gain, 0.0, 1.0)
+
+        return lam
+
+    return by_gain
 
 
 def check(cfg: Config) -> None:
@@ -148,9 +163,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     """BRIDGE; state: Params(theta, theta_hat, w), and ref when kl_coef > 0."""
     check(cfg)
     own = cfg.shadow_rollouts == "own"
-    by_gain = cfg.lam_schedule == "gain"
-    kind = "constant" if by_gain else cfg.lam_schedule
-    lam_at = schedule(kind, cfg.lam, cfg.lam_end, cfg.lam_steps, cfg.lam_boundaries, cfg.lam_values)
+    lam_at = lam_rule(cfg)
     term = functools.partial(objectives.surrogate, cap=cfg.ratio_cap)
     recipes = dataclasses.replace(recipes, shadow_moments=cfg.shadow_moments)
 
@@ -163,13 +176,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         state = stored.replace(params=unpacked(stored.params, cfg.shadow_storage))
         rollouts, demos = batch.rollouts["theta"], batch.demos
         seen_by_hat = batch.rollouts["theta_hat"] if own else rollouts
-
-        def lam_seen(rl, hat):
-            gain = (rollouts.reward_B.mean() - seen_by_hat.reward_B.mean() if own
-                    else shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"])["bridge/gain"])
-            return lam_of_gain(cfg, gain)
-
-        lam = lam_seen if by_gain else lam_at(state.step)
+        lam = lam_at(state.step, rollouts, seen_by_hat if own else None)
         rows, rows_hat = (objectives.rl_rows(policy, state.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
                           for samples in (rollouts, seen_by_hat))
         gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
@@ -198,7 +205,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             state, inner = apply_ascent(recipes, state, Params(theta=None, theta_hat=G_hat), (J,))
             applied["update/skipped"] = jnp.maximum(applied["update/skipped"], inner["update/skipped"])
         state = settle(cfg, stored, state, applied["update/skipped"])
-        metrics |= gain | applied | {"bridge/lam": lam_seen(rl, hat) if by_gain else lam, "rl/J": values[1], "bridge/J_hat": values[2]}
+        metrics |= gain | applied | {"rl/J": values[1], "bridge/J_hat": values[2]}
         metrics |= objectives.demo_metrics(sft, demos) | objectives.rollout_metrics(rl, rollouts)
         metrics |= objectives.passed(demos, rollouts.seqs, *[seen_by_hat.seqs] * cfg.inner_steps, forward=(
             (rollouts.seqs,) * own + (rollouts.seqs, seen_by_hat.seqs) * bool(cfg.kl_coef)))

@@ -1,4 +1,4 @@
-"""How fast the adapter learns: beta from a tenth to a thousand times alpha, for BRIDGE, for its gain alone, and without theta_hat.
+"""How fast the adapter learns: beta from .1 to 1,000 times alpha, for BRIDGE, for its gain alone, and without theta_hat.
 
     python -m experiments.sweep --sweep=configs/sweeps/beta.py --workdir=runs/beta --jobs=2
 

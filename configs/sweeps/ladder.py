@@ -36,8 +36,8 @@ WITH_ADAPTER = ("bridge", "bridge_own", "bridge_resync", "bridge_inner", "bridge
 MAIN = ("sft", "grpo", "cold_start", "alternate", "hybrid", "bridge")
 MAIN_WITH_SAMPLES = MAIN[1:]  # sft reads no reward
 ALPHA = 1e-4  # the base rate of configs/ladder.py
-RATES = (3e-5, 1e-4, 3e-4)  # of every method
-BETA = 10  # beta / alpha while alpha is tuned
+RATES = (1e-4, 3e-4, 1e-3)  # alpha of every method; 3e-5 was tried for the main ones and was best for none
+RATIOS = (10, 1)  # beta / alpha of those with an adapter, which so have twice as many settings to choose from
 
 
 def common(**given) -> dict:
@@ -55,22 +55,28 @@ def annealed(given: dict) -> dict:
         f"optim.{label}.{key}": value for label in labels for key, value in every.items()}
 
 
-def at_rate(variant: str, rate: float, ratio: float = BETA, **given) -> dict:
+def at_rate(variant: str, rate: float, ratio: float = RATIOS[0], **given) -> dict:
     """The settings of a variant, and those given, at a learning rate alpha; beta is `ratio` times alpha."""
     adapter = {"optim.lora.learning_rate": float(f"{ratio * rate:.3g}")} if variant in WITH_ADAPTER else {}
     return annealed(METHODS[variant] | given | {"optim.base.learning_rate": rate} | adapter)
 
 
-def tuned() -> dict[str, float]:
-    """Variant -> learning rate, of those that the study has tuned (docs/study/tuned.json)."""
-    return json.loads(TUNED.read_text()) if TUNED.exists() else {}
+def grid(variant: str) -> dict[str, tuple[float, float]]:
+    """What is tried in tuning: METHOD@ALPHA -> (alpha, beta / alpha), with xRATIO behind it where that is not the first."""
+    ratios = RATIOS if variant in WITH_ADAPTER else RATIOS[:1]
+    return {f"{variant}@{rate:g}" + (f"x{ratio}" if ratio != RATIOS[0] else ""): (rate, ratio) for rate in RATES for ratio in ratios}
 
 
-def rate_of(variant: str) -> float:
-    """The tuned rate, else that of the config."""
-    return tuned().get(variant, ALPHA)
+def tuned() -> dict[str, tuple[float, float]]:
+    """Variant -> (alpha, beta / alpha), of those that the study has tuned (docs/study/tuned.json)."""
+    return {name: tuple(rates) for name, rates in json.loads(TUNED.read_text()).items()} if TUNED.exists() else {}
+
+
+def at_tuned(variant: str, **given) -> dict:
+    """The settings of a variant, and those given, at its tuned rates, else at those of the config."""
+    return at_rate(variant, *tuned().get(variant, (ALPHA, RATIOS[0])), **given)
 
 
 def settled(*variants: str) -> dict:
-    """{variant: its settings at its rate}; unless named, of all that are tuned, or of all where none is."""
-    return {name: at_rate(name, rate_of(name)) for name in variants or tuned() or METHODS}
+    """{variant: its settings at its rates}; unless named, of all that are tuned, or of all where none is."""
+    return {name: at_tuned(name) for name in variants or tuned() or METHODS}

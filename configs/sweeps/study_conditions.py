@@ -1,6 +1,6 @@
-"""The study's hard conditions: rewards flipped with probability 0.2, 20% and 50% of the experts wrong, and 16 experts instead of 200.
+"""The study's hard conditions: rewards flipped with probability 0.2, 20% and 50% of the experts wrong, 16 experts for 200.
 
-    python -m experiments.sweep --sweep=configs/sweeps/study_conditions.py --workdir=runs/study --results=docs/study/results.jsonl
+    python -m experiments.study --stages=conditions
 
 A variant is METHOD+CONDITION. The learning rates are those tuned without any of this, as a user would have them.
 """

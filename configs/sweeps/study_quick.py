@@ -1,6 +1,8 @@
-"""The study in ten minutes: the main methods at the config's learning rate, two seeds, half the steps. It shows how, it proves nothing.
+"""The study in ten minutes: the main methods at the config's learning rate, two seeds, half the steps.
 
     python -m experiments.study --quick
+
+It shows how, it proves nothing.
 """
 from configs.sweeps import ladder
 

@@ -1,6 +1,6 @@
 """Where does the cooperative gain pay: settings of bridge one by one around the tuned one, and a few together.
 
-    python -m experiments.sweep --sweep=configs/sweeps/study_regime.py --workdir=runs/study --results=docs/study/results.jsonl
+    python -m experiments.study --stages=regime
 
 A variant is bridge/SETTING. lam "by the gain": more weight on the experts while theta, with them, is better than theta_hat.
 """
@@ -14,14 +14,14 @@ SETTINGS = {f"lam={lam}": {"method.lam": lam} for lam in (0.3, 0.7)} | {
     "inner_steps=4": {"method.inner_steps": 4},
     "ratio_cap=2": {"method.ratio_cap": 2.0},
 }
-RATIOS = (1, 3, 30)  # beta / alpha beside the study's 10
+RATIOS = (0.1, 1, 10, 30)  # beta / alpha
 
 
 def get_sweep() -> dict:
-    """12 settings x 4 seeds."""
-    alpha = ladder.rate_of("bridge")
-    variants = {f"bridge/beta={ratio} alpha": ladder.at_rate("bridge", alpha, ratio) for ratio in RATIOS}
-    variants |= {f"bridge/{name}": ladder.at_rate("bridge", alpha, **given) for name, given in SETTINGS.items()}
+    """Up to 13 settings x 4 seeds."""
+    alpha, tuned = ladder.tuned().get("bridge", (ladder.ALPHA, ladder.RATIOS[0]))
+    variants = {f"bridge/beta={ratio} alpha": ladder.at_rate("bridge", alpha, ratio) for ratio in RATIOS if ratio != tuned}
+    variants |= {f"bridge/{name}": ladder.at_tuned("bridge", **given) for name, given in SETTINGS.items()}
     variants["bridge/beta=30 alpha, resync_every=10"] = ladder.at_rate("bridge", alpha, 30, **{"method.resync_every": 10})
     variants["bridge/gain alone, beta=100 alpha, resync_every=10"] = ladder.at_rate(
         "bridge", alpha, 100, **{"method.w_learns": "gain", "method.resync_every": 10})

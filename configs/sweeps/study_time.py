@@ -1,12 +1,12 @@
 """The study's comparison at equal time: each method for as many steps as take the processor time of bridge's 100.
 
-    python -m experiments.sweep --sweep=configs/sweeps/study_time.py --workdir=runs/study --results=docs/study/results.jsonl
+    python -m experiments.study --stages=time
 
 A variant is METHOD+equal time. bridge itself stands in the main sweep.
 """
 from configs.sweeps import ladder
 
-LONGER = {"sft": 15.0, "grpo": 1.75, "cold_start": 1.65, "alternate": 1.65, "hybrid": 1.7, "joint": 1.65}  # measured in the tuning
+LONGER = {"sft": 15.0, "grpo": 1.75, "cold_start": 1.65, "alternate": 1.65, "hybrid": 1.7, "joint": 1.65}  # as tuning measured
 
 
 def get_sweep() -> dict:
@@ -16,5 +16,5 @@ def get_sweep() -> dict:
         given = ladder.METHODS[name]
         steps = round(factor * given.get("steps", ladder.ROLLOUTS))
         longer = {"steps": steps} | {key: round(factor * given[key]) for key in ("method.sft_steps",) if key in given}
-        variants[f"{name}+equal time"] = ladder.at_rate(name, ladder.rate_of(name), **longer)
+        variants[f"{name}+equal time"] = ladder.at_tuned(name, **longer)
     return dict(config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=range(8))

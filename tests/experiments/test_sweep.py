@@ -53,6 +53,34 @@ def test_a_run_is_known_by_its_config(at_root, tmp_path):
     assert prints() == prints() and len(set(prints(seeds=[0, 1]) + prints(set={"task.corrupt": 0.2}))) == 3
 
 
+def test_a_key_that_came_later_makes_no_other_run(at_root, tmp_path, monkeypatch):
+    """At its default it is no part of the fingerprint; set, it is."""
+    from configs import base
+    before, = command.runs_of(command.load(write(tmp_path)))
+    get_config = base.get_config
+
+    def with_later_key(*args):
+        config = get_config(*args)
+        config.later = 1
+        return config
+
+    monkeypatch.setattr(base, "get_config", with_later_key)
+    assert command.fingerprint(with_later_key()) == command.fingerprint(with_later_key("bridge"))
+    monkeypatch.setattr("bridge_jax.setup.read", lambda *_, **__: None)  # which does not know the key
+    assert command.runs_of(command.load(write(tmp_path)))[0].fingerprint == before.fingerprint
+    assert command.runs_of(command.load(write(tmp_path, set={"later": 2})))[0].fingerprint != before.fingerprint
+
+
+def test_the_weights_that_a_run_began_from(tmp_path):
+    """Of a local folder: another byte, another hash; nothing of a hub name or of random weights."""
+    hashes = []
+    for content in (b"one", b"one", b"two"):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        hashes.append(command.weights_of({"model": {"path": str(tmp_path)}}))
+    assert hashes[0] == hashes[1] != hashes[2] and all(len(text) == 12 for text in hashes)
+    assert command.weights_of({"model": {"path": ""}}) == command.weights_of({"model": {"path": "org/name"}}) == ""
+
+
 @pytest.mark.parametrize("parts, message", [
     ({"set": {"task.corupt": 0.2}}, "unknown key 'task.corupt'.*did you mean 'corrupt'"),
     ({"set": {"tusk.corrupt": 0.2}}, "unknown key 'tusk.corrupt'.*did you mean 'task'"),

@@ -226,6 +226,19 @@ def test_exactly_the_corrupt_share_grades_wrong(style, share, wrong, negative):
         assert [check_trace(problem, negative) for problem in task.demos].count(False) == wrong
 
 
+@pytest.mark.parametrize("style, last", [("compact", "#"), ("chat", "The answer is")])
+def test_the_direct_share_states_answers_alone(style, last):
+    """So many demonstrations, spread over all, are their last part alone, which is still right; corrupt ones stay wrong."""
+    plain, direct = (make(dataclasses.replace(SMALL, style=style, direct=share)) for share in (0.0, 0.25))
+    pairs = list(zip(plain.demos, direct.demos, strict=True))
+    short = [new for old, new in pairs if new.solution != old.solution]
+    assert len(short) == round(0.25 * len(pairs))
+    assert all(new.solution.startswith(last) and old.solution.endswith(new.solution) for old, new in pairs if new in short)
+    assert all(direct.compare(problem, direct.extract(problem.solution)) is Outcome.correct for problem in short)
+    wrong = make(dataclasses.replace(SMALL, style=style, direct=1.0, corrupt=1.0))
+    assert all(wrong.compare(problem, wrong.extract(problem.solution)) is Outcome.wrong for problem in wrong.demos)
+
+
 def test_more_corruption_keeps_what_was_corrupt():
     quarter, half = (make(dataclasses.replace(SMALL, corrupt=share)) for share in (0.25, 0.5))
     wrong = [{p for p in task.demos if grade(task, p) == Outcome.wrong} for task in (quarter, half)]
@@ -294,6 +307,7 @@ def test_compact_grading(gold, text, outcome):
     (dict(demo_size=-1), "task.demo_size=-1"),
     (dict(corrupt=1.1), "task.corrupt=1.1.*0 to 1"),
     (dict(corrupt=-0.1), "task.corrupt=-0.1"),
+    (dict(direct=1.5), "task.direct=1.5.*0 to 1"),
     (dict(corrupt=float("nan")), "task.corrupt=nan"),
     (dict(style="chatty"), "task.style='chatty'; allowed: chat, compact"),
     (dict(style="compact", system="x"), "no other messages"),
