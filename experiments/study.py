@@ -45,6 +45,11 @@ def read(folder: pathlib.Path) -> Rows:
     return found
 
 
+def plain(rows: Rows) -> list[str]:
+    """Variants of the main sweep: neither tried in tuning, nor under a condition, nor a setting of the search for a regime."""
+    return [name for name in rows if not set(name) & set("@+/")]
+
+
 def final(runs: dict[int, dict], metric: str) -> list[float]:
     """The metric at the end of each seed's run; ValueError where a seed lacks it."""
     lacking = [row["name"] for row in runs.values() if metric not in row["curve"][-1]]
@@ -119,7 +124,7 @@ def base_line(rows: Rows) -> dict:
 
 def main_table(rows: Rows, suffix: str = "") -> str:
     """Accuracy of each variant over its seeds, best first, its difference from bridge, and what it spent."""
-    there = {name: rows[name + suffix] for name in ladder.METHODS if name + suffix in rows} | (
+    there = {name: rows[name + suffix] for name in plain(rows) if name + suffix in rows} | (
         {"bridge": rows["bridge"]} if "bridge" in rows else {})
     base, body = base_line(rows), []
     for name, runs in sorted(there.items(), key=lambda item: -np.mean(final(item[1], GREEDY))):
@@ -148,6 +153,7 @@ def order_table(rows: Rows) -> str:
 def controls_table(rows: Rows) -> str:
     """bridge minus each control: what each of its parts brings."""
     asks = {"hybrid": "everything beside the mixture: adapter, shadow, gain",
+            "hybrid_matched": "the same, at bridge's own alpha",
             "joint": "theta_hat and the gain; the adapter stays",
             "bridge_gain_only": "the SFT term in w",
             "bridge_resync": "a theta_hat that trails for more than 10 steps",
@@ -235,7 +241,7 @@ def pictures(rows: Rows, folder: pathlib.Path) -> None:
     figure.tight_layout()
     figure.savefig(folder / "dynamics.png", dpi=110)
     pyplot.close(figure)
-    names = sorted((name for name in ladder.METHODS if name in rows), key=lambda name: np.mean(final(rows[name], SAMPLED)))
+    names = sorted(plain(rows), key=lambda name: np.mean(final(rows[name], SAMPLED)))
     figure, axis = pyplot.subplots(figsize=(8, 0.34 * len(names) + 1.4))
     for metric, marker, offset in ((GREEDY, "o", 0.12), (SAMPLED, "s", -0.12)):
         found = [comparison.interval(final(rows[name], metric)) for name in names]

@@ -66,12 +66,20 @@ def load(path: str) -> dict:
         raise ValueError(f"--sweep={path}: no such file; there are {', '.join(there) or 'none'}")
     spec = importlib.util.spec_from_file_location("sweep_file", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sweep = module.get_sweep()
+    try:
+        spec.loader.exec_module(module)
+        sweep = dict(module.get_sweep())
+    except Exception as error:
+        raise ValueError(f"{path}: get_sweep() does not return a sweep: {error!r}") from error
     for part in sweep:
         if part not in PARTS:
             raise ValueError(f"{path}: unknown part {part!r}: {settings.did_you_mean(part, PARTS)}")
-    if not sweep.get("config") or not list(sweep.get("seeds", ())):
+    listed = {"seeds": sweep.get("seeds", ())} | {
+        f"{part}[{key!r}]": values for part in ("grid", "zip") for key, values in sweep.get(part, {}).items()}
+    for name, values in listed.items():
+        if not isinstance(values, (list, tuple, range)):
+            raise ValueError(f"{path}: {name} must be a list, got {values!r}")
+    if not sweep.get("config") or not sweep.get("seeds"):
         raise ValueError(f"{path}: 'config' and 'seeds' must be given and not empty")
     if len({len(values) for values in sweep.get("zip", {}).values()}) > 1:
         raise ValueError(f"{path}: the lists of 'zip' differ in length: "
@@ -212,6 +220,14 @@ def record(run: Run, workdir: str, results: str) -> str:
 
 def execute(run: Run, workdir: str, results: str, cores: tuple[int, ...] = ()) -> Result:
     """Train in a process of its own, on these cores if any, its output in DIR/NAME.log; then record it."""
+    try:
+        return trained(run, workdir, results, cores)
+    except Exception as error:  # of this run alone: the others go on, and it is told of at the end
+        return Result(run, f"{type(error).__name__}: {error}")
+
+
+def trained(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Result:
+    """execute, without its safety net."""
     log = os.path.join(workdir, run.name + ".log")
     pin = (lambda: os.sched_setaffinity(0, cores)) if cores and hasattr(os, "sched_setaffinity") else None
     with open(log, "a") as file:
@@ -284,6 +300,9 @@ def main(argv: list[str]) -> None:
         fail(f"unexpected arguments {argv[1:]}")
     try:
         runs = runs_of(load(given.sweep))
+        slurm = json.loads(given.slurm)
+    except json.JSONDecodeError as error:
+        fail(f"--slurm={given.slurm} is not JSON ({error}); give an object such as '{{\"timeout_min\": 60}}'")
     except ValueError as error:
         fail(str(error))
     results = given.results or os.path.join(given.workdir, "results.jsonl")
@@ -293,15 +312,18 @@ def main(argv: list[str]) -> None:
         return
     left = [run for run in runs if (run.name, run.fingerprint) not in finished]
     print(f"{len(runs)} runs, {len(runs) - len(left)} done, {len(left)} to do; results in {results}", flush=True)
-    os.makedirs(given.workdir, exist_ok=True)
-    os.makedirs(os.path.dirname(os.path.abspath(results)), exist_ok=True)
+    try:
+        os.makedirs(given.workdir, exist_ok=True)
+        os.makedirs(os.path.dirname(os.path.abspath(results)), exist_ok=True)
+    except OSError as error:
+        fail(f"the results cannot be kept: {error}; choose another --workdir or --results")
     if given.launcher == "tpu":
         print(tpu_commands(left, given.workdir))
         return
     if given.launcher == "local":
         ended = locally(left, given.workdir, results, given.jobs)
     else:
-        ended = by_submitit(left, given.workdir, results, given.launcher.replace("submitit_", ""), json.loads(given.slurm))
+        ended = by_submitit(left, given.workdir, results, given.launcher.replace("submitit_", ""), slurm)
     failed = [result for result in ended if result.error]
     for result in failed:
         print(f"failed: {result.run.name}: {result.error}")

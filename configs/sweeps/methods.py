@@ -1,4 +1,4 @@
-"""The paper's comparison of methods, with everything people compare it with and its controls: 19 variants x 8 seeds.
+"""The paper's comparison of methods, with everything people compare it with and its controls: 20 variants x 8 seeds.
 
     python -m experiments.sweep --sweep=configs/sweeps/methods.py --workdir=runs/methods --jobs=2
 
@@ -9,4 +9,7 @@ from configs.sweeps import ladder
 
 def get_sweep() -> dict:
     """Every variant of the study on eight seeds."""
-    return dict(config="configs/ladder.py", set=ladder.common(), variants=ladder.settled(), seeds=range(8))
+    variants = ladder.settled()
+    if "bridge" in variants:  # the control with BRIDGE's learning rate of theta
+        variants["hybrid_matched"] = ladder.at_rate("hybrid", variants["bridge"]["optim.base.learning_rate"])
+    return dict(config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=range(8))

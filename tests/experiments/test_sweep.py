@@ -88,10 +88,30 @@ def test_the_weights_that_a_run_began_from(tmp_path):
     ({"set": {"steps": "many"}}, "steps"), ({"set": {"task.corrupt": "much"}}, "corrupt"),
     ({"variants": {"x": {"method": "bridg"}}}, "Did you mean 'bridge'"),
     ({"seeds": []}, "'seeds' must be given"), ({"sedes": [1]}, "unknown part 'sedes': did you mean 'seeds'"),
+    ({"seeds": 3}, "seeds must be a list, got 3"), ({"grid": {"task.corrupt": 0.2}}, "grid.'task.corrupt'. must be a list"),
     ({"zip": {"steps": [1, 2], "task.corrupt": [0.1]}}, "differ in length"), ({"config": "configs/lader.py"}, "no config file")])
 def test_refused(at_root, tmp_path, parts, message):
     with pytest.raises(ValueError, match=message):
         command.runs_of(command.load(write(tmp_path, **parts)))
+
+
+@pytest.mark.parametrize("text", ["def get_sweep(:", "x = 1", "def get_sweep():\n    return 3"])
+def test_a_file_that_is_no_sweep(at_root, tmp_path, text):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="broken.py: get_sweep.. does not return a sweep"):
+        command.load(str(path))
+
+
+def test_what_goes_wrong_around_a_run_is_its_own(at_root, tmp_path, monkeypatch):
+    """An exception that is nobody's exit code ends this run, not the sweep."""
+    def broken(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(command.subprocess, "run", broken)
+    runs = command.runs_of(command.load(write(tmp_path, seeds=[0, 1])))
+    ended = command.locally(runs, str(tmp_path), str(tmp_path / "results.jsonl"), 1)
+    assert [result.error for result in ended] == ["OSError: no space left"] * 2
 
 
 def run(environment, *args):
@@ -100,15 +120,19 @@ def run(environment, *args):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_runs_skips_resumes_and_survives(environment, tmp_path):  # noqa: F811
+def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noqa: F811
     """One run fails, the other is done all the same; again: done is skipped, what was cut off goes on, the failure is told again."""
     parts = dict(set=TINY, variants={"sft": {"method": "sft"}, "broken": {"method": "sft", "model.path": str(tmp_path / "nowhere")}})
     file, work = write(tmp_path, **parts), tmp_path / "runs"
     args = (f"--sweep={file}", f"--workdir={work}")
     code, out, _ = run(environment, *args, "--dry_run")
     assert code == 0 and out.count("to do") == 2 and not work.exists()
+    first = command.runs_of(command.load(file))[0]
+    assert subprocess.run([*command.command_of(first, str(work)), "--stop_at=1"], cwd=ROOT, env=environment).returncode == 0
+    assert run(environment, *args, "--dry_run")[1].count("cut off") == 1
     code, out, err = run(environment, *args, "--jobs=2")
     assert code == 1 and "1 of 2 runs are done, 1 failed" in out and "nowhere" in out, out + err
+    assert "steps 2 to 2" in (work / "sft__seed=0.log").read_text()
     line, = [json.loads(text) for text in (work / "results.jsonl").read_text().splitlines()]
     assert line["variant"] == "sft" and line["seed"] == 0 and [point["step"] for point in line["curve"]] == [0, 2]
     assert {"eval/held_out_accuracy", "budget/flops", "time/cpu_s", "sft/logp"} <= set(line["curve"][-1])

@@ -70,6 +70,18 @@ def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen, s
     raise AssertionError(f"step {step} was not reached")
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.4, 0.8])
+def test_sigterm_while_programs_are_compiled(environment, tmp_path, delay):
+    """Ends at once, with code 0 and one line, whatever XLA's threads are at."""
+    process = start(environment | {"JAX_COMPILATION_CACHE_DIR": ""}, f"--config={config_file(tmp_path)}", f"--workdir={tmp_path / 'run'}")
+    while not (line := process.stdout.readline()).startswith("held_out:"):
+        assert line, process.communicate()
+    time.sleep(delay)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0 and "nothing is lost" in out, (out, err)
+
+
 def test_killed_then_terminated_then_finished_equals_unbroken(environment, tmp_path):
     """kill -9 between two checkpoints, SIGTERM to the second process, and the third one ends as a run never touched."""
     hurt, whole, file = tmp_path / "hurt", tmp_path / "whole", config_file(tmp_path)

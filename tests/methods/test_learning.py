@@ -32,7 +32,7 @@ def small(method: str):
     c.task.update(dict(levels=(3,), weights=(), eval_size=200, dev_size=0))
     c.data.buckets = (8,)
     c.rollout.max_new = 24  # the longest solution has 19; dapo puts a price on what is above four fifths
-    c.eval.rows = 200
+    c.eval.update(dict(rows=200, samples=0))
     c.log.rollouts_every = 0
     if method == "base":
         c.steps = c.eval.every = BASE_STEPS
