@@ -153,7 +153,7 @@ def order_table(rows: Rows) -> str:
 def controls_table(rows: Rows) -> str:
     """bridge minus each control: what each of its parts brings."""
     asks = {"hybrid": "everything beside the mixture: adapter, shadow, gain",
-            "hybrid_matched": "the same, at bridge's own alpha",
+            "hybrid_matched": "the same, at bridge's own alpha (left out where hybrid's is the same)",
             "joint": "theta_hat and the gain; the adapter stays",
             "bridge_gain_only": "the SFT term in w",
             "bridge_resync": "a theta_hat that trails for more than 10 steps",

@@ -64,7 +64,8 @@ def at_rate(variant: str, rate: float, ratio: float = RATIOS[0], **given) -> dic
 def grid(variant: str) -> dict[str, tuple[float, float]]:
     """What is tried in tuning: METHOD@ALPHA -> (alpha, beta / alpha), with xRATIO behind it where that is not the first."""
     ratios = RATIOS if variant in WITH_ADAPTER else RATIOS[:1]
-    return {f"{variant}@{rate:g}" + (f"x{ratio}" if ratio != RATIOS[0] else ""): (rate, ratio) for rate in RATES for ratio in ratios}
+    suffix = {ratio: "" if ratio == RATIOS[0] else f"x{ratio}" for ratio in ratios}
+    return {f"{variant}@{rate:g}{suffix[ratio]}": (rate, ratio) for rate in RATES for ratio in ratios}
 
 
 def tuned() -> dict[str, tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""The paper's comparison of methods, with everything people compare it with and its controls: 20 variants x 8 seeds.
+"""The paper's comparison of methods, with everything people compare it with and its controls: up to 20 variants x 8 seeds.
 
     python -m experiments.sweep --sweep=configs/sweeps/methods.py --workdir=runs/methods --jobs=2
 
@@ -10,6 +10,7 @@ from configs.sweeps import ladder
 def get_sweep() -> dict:
     """Every variant of the study on eight seeds."""
     variants = ladder.settled()
-    if "bridge" in variants:  # the control with BRIDGE's learning rate of theta
-        variants["hybrid_matched"] = ladder.at_rate("hybrid", variants["bridge"]["optim.base.learning_rate"])
+    matched = ladder.at_rate("hybrid", ladder.at_tuned("bridge")["optim.base.learning_rate"])
+    if matched != variants.get("hybrid"):  # the control with BRIDGE's learning rate of theta
+        variants["hybrid_matched"] = matched
     return dict(config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=range(8))
