@@ -19,7 +19,7 @@ from bridge_jax import logbook, settings
 
 BUDGETS = {"step": "steps", "budget/generated_tokens": "generated tokens", "budget/demo_tokens": "expert tokens",
            "budget/gradient_tokens": "gradient tokens", "budget/flops": "model FLOPs", "time/wall_s": "wall seconds of training",
-           "time/cpu_s": "processor seconds of training"}
+           "time/cpu_s": "processor seconds of training", "time/device_s": "seconds of sampling and updating"}
 FREE = ("seed", "checkpoint.", "log.", "eval.")  # keys in which the runs of a group may differ, all but eval.limit
 POINTS = 50
 

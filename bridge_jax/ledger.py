@@ -3,6 +3,8 @@
 Tokens are counted by the methods (`objectives.passed`) and the loop. FLOPs are those of the model alone: 2 per weight of a matrix
 and token in a forward pass, 4 per layer, head, head width and attended position, three times both in a forward-and-backward
 pass; padding, recomputation (remat), norms and the optimizer are not counted. A prompt is computed once for all its samples.
+time/device_s (summed by the loop) is what sampling and updates took from dispatch until the host had the result: the device's
+time where the host is not the slower one.
 """
 from __future__ import annotations
 

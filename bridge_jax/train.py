@@ -248,6 +248,7 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
         metrics["time/update_s"] = time.monotonic() - step.dispatched
         spent = {key: value for key, value in metrics.items() if key.startswith("budget/")} | step.sampled
         spent["budget/flops"] = ledger.step_flops(run.cfg, spent, *ledger.mean_lengths(step.batch))
+        spent["time/device_s"] = metrics["time/update_s"] + step.facts.get("time/rollout_s", 0.0)  # as the host sees it
         totals.update(spent)
         metrics |= totals  # all of them, also those that this kind of step does not spend
         last = metrics | step.facts | extra | meter.read() | ledger.peak_memory()
