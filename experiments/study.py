@@ -117,26 +117,27 @@ def tuning_table(rows: Rows) -> str:
     return markdown(["variant", "beta / alpha", *(f"alpha {rate:g}" for rate in ladder.RATES)], body)
 
 
-def base_line(rows: Rows) -> dict:
-    """The evaluation before the first step, the same for every run."""
-    return next(row["curve"][0] for runs in rows.values() for row in runs.values())
+def of_base(rows: Rows, metric: str) -> float:
+    """The metric before the first step: of the same weights in every run, but a seed draws samples of its own."""
+    return float(np.mean([row["curve"][0][metric] for runs in rows.values() for row in runs.values()]))
 
 
 def main_table(rows: Rows, suffix: str = "") -> str:
     """Accuracy of each variant over its seeds, best first, its difference from bridge, and what it spent."""
     there = {name: rows[name + suffix] for name in plain(rows) if name + suffix in rows} | (
         {"bridge": rows["bridge"]} if "bridge" in rows else {})
-    base, body = base_line(rows), []
+    body = []
     for name, runs in sorted(there.items(), key=lambda item: -np.mean(final(item[1], GREEDY))):
         cells = [shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)]
         gaps = ["" if name == "bridge" or "bridge" not in rows else shown(
             comparison.paired_bootstrap(solved(runs, metric), solved(rows["bridge"], metric)), signed=True)
             for metric in (GREEDY, SAMPLED)]
-        spent = [f"{np.mean([row['curve'][-1].get(key, 0.0) for row in runs.values()]) * scale:,.3g}{unit}"
-                 for key, (_, scale, unit) in SPENT.items()]
+        means = {key: np.mean([row["curve"][-1].get(key, 0.0) for row in runs.values()]) for key in SPENT}
+        spent = [f"{means[key] * scale:,.3g}{unit}" if means[key] else "-" for key, (_, scale, unit) in SPENT.items()]
         rate = next(iter(runs.values()))["settings"].get("optim.base.learning_rate")
         body.append([f"`{name}`", f"{rate:g}", str(len(runs)), *itertools.chain(*zip(cells, gaps)), *spent])
-    body.append(["base model", "", "", f"{100 * base[GREEDY]:.1f}", "", f"{100 * base[SAMPLED]:.1f}", "", *[""] * len(SPENT)])
+    before = [f"{100 * of_base(rows, metric):.1f}" for metric in (GREEDY, SAMPLED)]
+    body.append(["base model", "", "", before[0], "", before[1], "", *[""] * len(SPENT)])
     return markdown(["variant", "alpha", "seeds", "greedy %", "minus bridge", "sampled %", "minus bridge",
                      *(name for name, *_ in SPENT.values())], body)
 
@@ -180,9 +181,9 @@ def gain_table(rows: Rows) -> str:
     """What cooperation does over a run: means over seeds at each evaluation."""
     keys = {"coop/gain": "measured gain", "coop/gain_stderr": "its standard error (one run)", "bridge/gain": "gain by weights",
             "bridge/ess": "ESS", "bridge/kl_hat": "KL to theta_hat", "grad/cos_sft_rl": "cos of gradients",
-            "coop/expert_logp": "held-out experts' log p"}
+            "coop/expert_logp": "held-out experts' log p", "eval/touched_accuracy": "touched", "eval/untouched_accuracy": "untouched"}
     body = []
-    for name in ("bridge", "bridge_resync", "bridge_own", "bridge_gain_only", "joint", "hybrid"):
+    for name in dict.fromkeys((*ladder.MAIN, *ladder.WITH_ADAPTER)):
         curves = [row["curve"] for row in rows.get(name, {}).values()]
         for points in zip(*curves):
             mean = lambda key: ("-" if not all(key in point for point in points)
