@@ -181,7 +181,8 @@ def gain_table(rows: Rows) -> str:
     """What cooperation does over a run: means over seeds at each evaluation."""
     keys = {"coop/gain": "measured gain", "coop/gain_stderr": "its standard error (one run)", "bridge/gain": "gain by weights",
             "bridge/ess": "ESS", "bridge/kl_hat": "KL to theta_hat", "grad/cos_sft_rl": "cos of gradients",
-            "coop/expert_logp": "held-out experts' log p", "eval/touched_accuracy": "touched", "eval/untouched_accuracy": "untouched"}
+            "coop/expert_logp": "held-out experts' log p", "eval/touched_accuracy": "touched",
+            "eval/untouched_accuracy": "untouched"}
     body = []
     for name in dict.fromkeys((*ladder.MAIN, *ladder.WITH_ADAPTER)):
         curves = [row["curve"] for row in rows.get(name, {}).values()]

@@ -3,6 +3,8 @@ import pathlib
 
 import pytest
 
+from bridge_jax import methods
+from configs.sweeps import ladder
 from experiments import sweep
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "configs" / "sweeps"
@@ -32,7 +34,15 @@ def test_runs_are_valid_and_distinct(path):
     if path.stem in VARIED and path.stem != "methods":
         assert len({str(run.settings.get(VARIED[path.stem])) for run in runs}) >= 3
     if path.stem == "methods":
-        assert len({run.config for run in runs}) >= 14
+        assert {run.variant for run in runs} - {"hybrid_matched"} == set(ladder.tuned() or ladder.METHODS)
+
+
+def test_the_study_has_every_method():
+    """And dapo's and the own-sampling shadow's fewer steps, which generate more each."""
+    assert {given["method"] for given in ladder.METHODS.values()} == set(methods.names())
+    assert set(ladder.MAIN) | set(ladder.WITH_ADAPTER) <= set(ladder.METHODS)
+    lengths = {name: ladder.at_rate(name, 1e-4)["steps"] for name in ladder.METHODS}
+    assert lengths["dapo"] < lengths["bridge_own"] < lengths["grpo"] < lengths["cold_start"] == lengths["alternate"]
 
 
 def test_lam_has_the_papers_range_and_every_schedule():

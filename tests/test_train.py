@@ -27,7 +27,7 @@ COOPERATION = {f"{key}{group}" for key in ("grad/cos_sft_rl", "coop/inner", "coo
                for group in ("", "_rest", "_middle", "_late")}  # two layers have no early third
 OF_METHOD = {"bridge": BRIDGE, "chord": {"chord/mu"}, "hpt": {"hpt/failed"}, "joint": {"bridge/lam"}, "dapo": {"rollout/rounds"}}
 EVERY_STEP = {"step", "update/skipped", "time/update_s", "time/grade_s", "time/rollout_s", "time/train_s",
-              "time/wall_s", "time/cpu_s", "memory/host_peak_gib", "compile/count"}
+              "time/wall_s", "time/cpu_s", "time/device_s", "memory/host_peak_gib", "compile/count"}
 EVALUATED = {f"eval/held_out_{key}" for key in ("accuracy", "stderr", "n", "tokens", "stopped", "no_answer", "lenient")}
 
 
