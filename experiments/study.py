@@ -20,7 +20,7 @@ import sys
 import numpy as np
 from absl import app, flags
 
-from bridge_jax import comparison, settings
+from bridge_jax import comparison, results, settings
 from bridge_jax.comparison import Interval
 from configs.sweeps import ladder
 from experiments.train import fail, parse_flags
@@ -97,11 +97,6 @@ def verdict(found: Interval) -> str:
     return "higher" if found.low > 0 else "lower" if found.high < 0 else "no difference seen"
 
 
-def markdown(head: list[str], body: list[list[str]]) -> str:
-    """A table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body]) + "\n"
-
-
 def tuning_table(rows: Rows) -> str:
     """Dev accuracy, greedy / sampled, of each variant at each rate; the chosen one in bold."""
     chosen, body = choose(rows), []
@@ -114,7 +109,7 @@ def tuning_table(rows: Rows) -> str:
                 text = " / ".join(f"{100 * score:.1f}" for score in dev(runs)) if runs else "-"
                 cells.append(f"**{text}**" if chosen.get(name) == (rate, ratio) else text)
             body.append([f"`{name}`", f"{ratio:g}" if name in ladder.WITH_ADAPTER else "", *cells])
-    return markdown(["variant", "beta / alpha", *(f"alpha {rate:g}" for rate in ladder.RATES)], body)
+    return results.grid(["variant", "beta / alpha", *(f"alpha {rate:g}" for rate in ladder.RATES)], body)
 
 
 def of_base(rows: Rows, metric: str) -> float:
@@ -129,16 +124,16 @@ def main_table(rows: Rows, suffix: str = "") -> str:
     body = []
     for name, runs in sorted(there.items(), key=lambda item: -np.mean(final(item[1], GREEDY))):
         cells = [shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)]
-        gaps = ["" if name == "bridge" or "bridge" not in rows else shown(
-            comparison.paired_bootstrap(solved(runs, metric), solved(rows["bridge"], metric)), signed=True)
-            for metric in (GREEDY, SAMPLED)]
+        compared = name != "bridge" and "bridge" in rows
+        gaps = [shown(difference(rows, name + suffix, "bridge", metric), signed=True) if compared else ""
+                for metric in (GREEDY, SAMPLED)]
         means = {key: np.mean([row["curve"][-1].get(key, 0.0) for row in runs.values()]) for key in SPENT}
         spent = [f"{means[key] * scale:,.3g}{unit}" if means[key] else "-" for key, (_, scale, unit) in SPENT.items()]
         rate = next(iter(runs.values()))["settings"].get("optim.base.learning_rate")
         body.append([f"`{name}`", f"{rate:g}", str(len(runs)), *itertools.chain(*zip(cells, gaps)), *spent])
     before = [f"{100 * of_base(rows, metric):.1f}" for metric in (GREEDY, SAMPLED)]
     body.append(["base model", "", "", before[0], "", before[1], "", *[""] * len(SPENT)])
-    return markdown(["variant", "alpha", "seeds", "greedy %", "minus bridge", "sampled %", "minus bridge",
+    return results.grid(["variant", "alpha", "seeds", "greedy %", "minus bridge", "sampled %", "minus bridge",
                      *(name for name, *_ in SPENT.values())], body)
 
 
@@ -148,7 +143,7 @@ def order_table(rows: Rows) -> str:
     for first, second in itertools.pairwise(name for name in ORDER if name in rows):
         found = [difference(rows, first, second, metric) for metric in (GREEDY, SAMPLED)]
         body.append([f"`{first}` > `{second}`", *itertools.chain(*((shown(one, True), verdict(one)) for one in found))])
-    return markdown(["the paper says", "greedy", "", "sampled", ""], body)
+    return results.grid(["the paper says", "greedy", "", "sampled", ""], body)
 
 
 def controls_table(rows: Rows) -> str:
@@ -165,7 +160,7 @@ def controls_table(rows: Rows) -> str:
         if name in rows and "bridge" in rows:
             found = [difference(rows, "bridge", name, metric) for metric in (GREEDY, SAMPLED)]
             body.append([f"`{name}`", what, *(f"{shown(one, True)}: {verdict(one)}" for one in found)])
-    return markdown(["bridge minus", "what it lacks", "greedy", "sampled"], body)
+    return results.grid(["bridge minus", "what it lacks", "greedy", "sampled"], body)
 
 
 def conditions_table(rows: Rows, metric: str) -> str:
@@ -174,7 +169,7 @@ def conditions_table(rows: Rows, metric: str) -> str:
     cell = lambda name, condition: (shown(comparison.interval(final(rows[name + condition], metric)))
                                     if name + condition in rows else "-")
     body = [[f"`{name}`", *(cell(name, condition) for condition in conditions)] for name in ladder.MAIN]
-    return markdown(["variant", "clean", *(condition[1:] for condition in conditions[1:])], body)
+    return results.grid(["variant", "clean", *(condition[1:] for condition in conditions[1:])], body)
 
 
 def gain_table(rows: Rows) -> str:
@@ -190,7 +185,7 @@ def gain_table(rows: Rows) -> str:
             mean = lambda key: ("-" if not all(key in point for point in points)
                                 else f"{np.mean([point[key] for point in points]):.3g}")
             body.append([f"`{name}`", f"{points[0]['step']:g}", *map(mean, keys)])
-    return markdown(["variant", "step", *keys.values()], body)
+    return results.grid(["variant", "step", *keys.values()], body)
 
 
 def regime_table(rows: Rows) -> str:
@@ -205,7 +200,7 @@ def regime_table(rows: Rows) -> str:
                 for key in ("coop/gain", "bridge/ess")]
         body.append([f"`{name.partition('/')[2] or 'as in the main table'}`", str(len(runs)),
                      *(shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)), *told])
-    return markdown(["bridge with", "seeds", "greedy %", "sampled %", "measured gain at the end", "ESS at the end"], body)
+    return results.grid(["bridge with", "seeds", "greedy %", "sampled %", "measured gain at the end", "ESS at the end"], body)
 
 
 TABLES = {"tuning": tuning_table, "main": main_table, "order": order_table, "controls": controls_table,
@@ -219,7 +214,7 @@ def fill(text: str, rows: Rows) -> str:
     def drawn(match: re.Match) -> str:
         if match[1] not in TABLES:
             raise ValueError(f"no table {match[1]!r}: {settings.did_you_mean(match[1], TABLES)}")
-        return f"<!-- table {match[1]} -->\n{TABLES[match[1]](rows)}<!-- end -->"
+        return f"<!-- table {match[1]} -->\n{TABLES[match[1]](rows)}\n<!-- end -->"
 
     return re.sub(r"<!-- table ([\w ]+) -->\n.*?<!-- end -->", drawn, text, flags=re.DOTALL)
 
@@ -274,19 +269,19 @@ def main(argv: list[str]) -> None:
             fail(f"--stages: unknown {stage!r}: {settings.did_you_mean(stage, STAGES)}")
     work = ROOT / "runs" / ("study_quick" if given.quick else "study")
     docs = work if given.quick else ROOT / "docs" / "study"
-    results, failed = docs / "results", 0
+    lines, failed = docs / "results", 0
     if stages and run("pretrain", f"--out={ROOT / 'runs' / 'study' / 'base'}"):
         sys.exit(1)
     for stage in stages:
         sweep = f"configs/sweeps/{STAGES.get(stage, 'study_quick.py')}"
-        failed += run("sweep", f"--sweep={sweep}", f"--workdir={work / stage}", f"--results={results / stage}.jsonl",
+        failed += run("sweep", f"--sweep={sweep}", f"--workdir={work / stage}", f"--results={lines / stage}.jsonl",
                       f"--jobs={given.jobs}")
         if stage == "tune":
-            ladder.TUNED.write_text(json.dumps(choose(read(results)), indent=1) + "\n")
-    rows, page = read(results), ROOT / "docs" / "study.md"
+            ladder.TUNED.write_text(json.dumps(choose(read(lines)), indent=1) + "\n")
+    rows, page = read(lines), ROOT / "docs" / "study.md"
     try:
         if not rows:
-            raise ValueError(f"{results} holds no finished run; name stages to run: {', '.join(STAGES)}")
+            raise ValueError(f"{lines} holds no finished run; name stages to run: {', '.join(STAGES)}")
         if given.quick:
             (work / "study.md").write_text(f"{main_table(rows)}\n{order_table(rows)}")
             print((work / "study.md").read_text())

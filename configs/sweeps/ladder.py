@@ -68,6 +68,12 @@ def grid(variant: str) -> dict[str, tuple[float, float]]:
     return {f"{variant}@{rate:g}{suffix[ratio]}": (rate, ratio) for rate in RATES for ratio in ratios}
 
 
+def scaled(variant: str, factor: float) -> dict:
+    """The lengths of a variant that trains for `factor` times its steps, each phase alike."""
+    given = {"steps": ROLLOUTS} | METHODS[variant]
+    return {key: round(factor * given[key]) for key in ("steps", "method.sft_steps") if key in given}
+
+
 def tuned() -> dict[str, tuple[float, float]]:
     """Variant -> (alpha, beta / alpha), of those that the study has tuned (docs/study/tuned.json)."""
     return {name: tuple(rates) for name, rates in json.loads(TUNED.read_text()).items()} if TUNED.exists() else {}

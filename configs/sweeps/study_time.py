@@ -11,10 +11,5 @@ LONGER = {"sft": 15.0, "grpo": 1.75, "cold_start": 1.65, "alternate": 1.65, "hyb
 
 def get_sweep() -> dict:
     """6 methods x 8 seeds."""
-    variants = {}
-    for name, factor in LONGER.items():
-        given = ladder.METHODS[name]
-        steps = round(factor * given.get("steps", ladder.ROLLOUTS))
-        longer = {"steps": steps} | {key: round(factor * given[key]) for key in ("method.sft_steps",) if key in given}
-        variants[f"{name}+equal time"] = ladder.at_tuned(name, **longer)
+    variants = {f"{name}+equal time": ladder.at_tuned(name, **ladder.scaled(name, factor)) for name, factor in LONGER.items()}
     return dict(config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=range(8))
