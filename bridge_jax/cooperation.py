@@ -28,7 +28,7 @@ def measured_gain(run: Run, programs: Programs, state: TrainState) -> dict[str, 
     prompts, rows = next(iter(run.splits.values())), run.settings.eval.rows
     asked = list(range(min(rows, len(prompts.problems))))
     batch = data.prompt_batch(prompts, (asked * rows)[:rows], run.buckets)
-    device = generate.on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
+    device = generate.on_mesh(run, (batch.prompt_PS, batch.prompt_len_P), run.decode_mesh)
     keys = programs.paired_keys(batch.ids_P, np.int32(0))
     rewards = []
     for actor in ("theta", "theta_hat"):
@@ -49,7 +49,7 @@ def expert_logp(run: Run, programs: Programs, state: TrainState) -> dict[str, fl
     rows = data.demo_batch(run.held_out_demos, np.arange(len(run.held_out_demos.problems)), run.buckets[-1:],
                            run.settings.rollout.max_new, run.settings.eval.rows)
     phi = programs.policy["theta"](state.params)
-    return {"coop/expert_logp": float(programs.expert_logp(phi, generate.on_mesh(run, rows)))}
+    return {"coop/expert_logp": float(programs.expert_logp(phi, generate.on_mesh(run, rows, run.decode_mesh)))}
 
 
 def measure(run: Run, programs: Programs, state: TrainState) -> dict[str, float]:

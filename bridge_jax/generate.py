@@ -16,9 +16,9 @@ from bridge_jax.setup import Run
 from bridge_jax.types import Reads, Rollouts
 
 
-def on_mesh(run: Run, tree):
-    """Host arrays onto the mesh, rows spread over its data axes."""
-    return jax.device_put(tree, sharding.of_rows(run.mesh, tree))
+def on_mesh(run: Run, tree, mesh: jax.sharding.Mesh | None = None):
+    """Host arrays onto the mesh (default: the one that trains), rows spread over its data axes."""
+    return jax.device_put(tree, sharding.of_rows(mesh or run.mesh, tree))
 
 
 def sampling(run: Run, temperature: float) -> rollout.Sampling:
@@ -53,7 +53,7 @@ def dispatch(run: Run, programs: Programs, phi, step: int, bucket: int, indices)
     for start in range(0, len(indices), size):
         batch = data.prompt_batch(run.prompts, indices[start:start + size], (bucket,))
         keys = programs.keys(jnp.int32(step), batch.ids_P, first_P[start:start + size])
-        prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
+        prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P), run.decode_mesh)
         parts.append(programs.sample[bucket](phi, *prompts, keys, sampling(run, s.rollout.temperature)))
     return parts
 

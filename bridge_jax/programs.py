@@ -79,36 +79,40 @@ def compile_programs(run: Run, state: TrainState) -> Programs:
     s = run.settings
     root, cache_dtype = jax.random.key(s.seed), setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
     on = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-    place = lambda tree: jax.tree.map(on, tree, sharding.of_rows(run.mesh, tree))
+    place = lambda tree, mesh=run.mesh: jax.tree.map(on, tree, sharding.of_rows(mesh, tree))
     compiled = lambda lowered: lowered.compile(compiler_options=compiler_options())
-    theta, actors = setup.theta_shardings(run), run.method.actors
+    theta, actors = setup.theta_shardings(run, run.decode_mesh), run.method.actors
     policy = lambda actor: jax.jit(lambda params: run.method.policy(params, actor), out_shardings=theta)
     phi = jax.tree.map(on, jax.eval_shape(policy("theta"), state.params), theta)
-    sample = functools.partial(rollout.sample, run.cfg, T=s.rollout.max_new, cache_dtype=cache_dtype)
+    lay_cache = lambda cache: jax.lax.with_sharding_constraint(cache, sharding.of_cache(run.decode_mesh, cache))
+    sample = functools.partial(rollout.sample, run.cfg, T=s.rollout.max_new, cache_dtype=cache_dtype, lay_cache=lay_cache)
     number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
     traced = rollout.Sampling(number(jnp.float32), number(jnp.int32, len(run.tokenizer.eos_ids)), number(jnp.int32))
 
     def sampler(bucket: int, P: int, M: int):
-        rows = place((number(jnp.int32, P, bucket), number(jnp.int32, P)))
-        keys = jax.eval_shape(lambda: rollout.row_keys(root, 0, jnp.zeros(P, jnp.int32), M))
+        rows = place((number(jnp.int32, P, bucket), number(jnp.int32, P)), run.decode_mesh)
+        keys = place(jax.eval_shape(lambda: rollout.row_keys(root, 0, jnp.zeros(P, jnp.int32), M)), run.decode_mesh)
         return compiled(jax.jit(sample).lower(phi, *rows, keys, traced))
 
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
     update = jax.jit(run.method.update, donate_argnums=0, out_shardings=(layout, None))
     parts, M = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
-    keys = jax.jit(lambda step, ids, first: rollout.row_keys(root, step, ids, M, first))
+    rows_of = lambda P, M: sharding.of_rows(run.decode_mesh, jax.eval_shape(
+        lambda: rollout.row_keys(root, 0, jnp.zeros(P, jnp.int32), M)))
+    keys = jax.jit(lambda step, ids, first: rollout.row_keys(root, step, ids, M, first), out_shardings=rows_of(parts, M))
     shadow = ("theta_hat",) if s.eval.cooperation and state.params.theta_hat is not None else ()
     rows = abstract_rows(s.eval.rows, run.buckets[-1], s.rollout.max_new)
     mean_logp = lambda phi, seqs: objectives.mean_tokens(run.policy.logp(phi, seqs, jnp.float32(1.0))[0], seqs)
-    asked = jax.jit(lambda ids, first: rollout.row_keys(root, 2**30, ids, 1, first))  # no step of training has this number
+    asked = jax.jit(lambda ids, first: rollout.row_keys(root, 2**30, ids, 1, first),  # no step of training has this number
+                    out_shardings=rows_of(s.eval.rows, 1))
     return Programs(
         paired_keys=asked.lower(number(jnp.int32, s.eval.rows), number(jnp.int32)).compile()
         if s.eval.cooperation or s.eval.samples else None,
-        expert_logp=compiled(jax.jit(mean_logp).lower(phi, place(rows))) if run.held_out_demos else None,
+        expert_logp=compiled(jax.jit(mean_logp).lower(phi, place(rows, run.decode_mesh))) if run.held_out_demos else None,
         policy={actor: compiled(policy(actor).lower(state.params)) for actor in {"theta", *actors, *shadow}},
         keys=keys.lower(number(jnp.int32), number(jnp.int32, parts), number(jnp.int32, parts)).compile(),
         sample={bucket: sampler(bucket, parts, M) for bucket in run.buckets if actors},
         greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in run.buckets if s.eval.every},
         update={(bucket, reads): compiled(update.lower(state, place(abstract_batch(run, bucket, reads))))
                 for bucket in run.buckets for reads in run.method.kinds},
-        eval_keys=rollout.row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1))
+        eval_keys=jax.device_put(rollout.row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1), rows_of(s.eval.rows, 1)))

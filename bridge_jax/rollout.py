@@ -49,17 +49,19 @@ def draw(logits_BV, key_B, t, temperature):
     return token_B, chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
 
 
-def sample(cfg: layers.Config, phi: Tree, prompt_PS, prompt_len_P, key_B, sampling: Sampling, T: int, cache_dtype) -> Samples:
+def sample(cfg: layers.Config, phi: Tree, prompt_PS, prompt_len_P, key_B, sampling: Sampling, T: int, cache_dtype,
+           lay_cache=lambda cache: cache) -> Samples:
     """M = len(key_B) / P completions of every prompt, at most min(T, sampling.limit) tokens each; pure, jit at the caller.
 
     phi: merged weights in the compute dtype. T, cfg and cache_dtype are static; the cache takes
-    2 L B K T H entries for the samples and 2 L P K S H for the prompts.
+    2 L B K T H entries for the samples and 2 L P K S H for the prompts. lay_cache: puts them where they belong on a mesh.
     """
     B, P = key_B.shape[0], prompt_len_P.shape[0]
     head_VD = layers.head_weights(cfg, phi)
     first_PD, prompt_cache = layers.prefill(cfg, phi, prompt_PS, prompt_len_P, cache_dtype)
+    prompt_cache = lay_cache(prompt_cache)
     empty = jnp.zeros((cfg.layers, B, cfg.kv_heads, T, cfg.head_dim), cache_dtype)
-    start = dict(t=jnp.int32(0), hidden_BD=jnp.repeat(first_PD, B // P, axis=0, total_repeat_length=B), cache=(empty, empty),
+    start = dict(t=jnp.int32(0), hidden_BD=jnp.repeat(first_PD, B // P, axis=0, total_repeat_length=B), cache=lay_cache((empty, empty)),
                  tokens_BT=jnp.zeros((B, T), jnp.int32), logp_BT=jnp.zeros((B, T), jnp.float32),
                  length_B=jnp.zeros(B, jnp.int32), done_B=jnp.zeros(B, bool))
     limit = jnp.minimum(sampling.limit, T)

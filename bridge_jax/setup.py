@@ -111,8 +111,13 @@ class Settings(NamedTuple):
     log: Log
 
 
+class Unread(NamedTuple):
+    """Stands for a tokenizer where no text is read."""
+    eos_ids: tuple[int, ...]
+
+
 class Run(NamedTuple):
-    """What `build` puts together."""
+    """What `build` puts together; `sketch` leaves out what is read from data."""
     settings: Settings
     cfg: layers.Config
     hf: dict               # HF's config.json of the model
@@ -125,6 +130,7 @@ class Run(NamedTuple):
     demos: data.Demos | None
     splits: dict[str, data.Prompts]
     mesh: jax.sharding.Mesh
+    decode_mesh: jax.sharding.Mesh  # the same devices, as sampling and evaluation use them
     buckets: tuple[int, ...]     # those of data.buckets that some prompt needs
     held_out_demos: data.Demos | None = None  # experts on held-out problems, for eval.cooperation
     pool: Any = None             # grading.pool.Pool, for a task that makes Claims
@@ -254,8 +260,18 @@ def make_tokenizer(model: Model, chosen: Data, task_name: str):
     return data.HFTokenizer(str(source if Path(source).is_dir() else hf_folder.locate(source)))
 
 
-def build(config: ConfigDict, devices=None) -> Run:
-    """Put a run together from its config; ValueErrors name the key at fault. Tokenises all data; loads no weights."""
+def shape_of_model(model: Model) -> tuple[layers.Config, dict]:
+    """As read_model, from model.arch alone or a local folder: no hub is asked."""
+    if model.arch:
+        return read_model(dataclasses.replace(model, path=""))
+    if model.path and not Path(model.path).is_dir():
+        raise ValueError(f"model.path={model.path!r} is no folder here and model.arch is empty; set model.arch to the keys of "
+                         "its config.json, or model.path to a folder")
+    return read_model(model)
+
+
+def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Run:
+    """The part of a run that needs no data: settings, model, method, mesh, all of data.buckets; for programs from shapes alone."""
     devices = jax.devices() if devices is None else devices
     s = read(config, len(devices))
     for recipe in (s.recipes.base, s.recipes.lora):
@@ -267,9 +283,18 @@ def build(config: ConfigDict, devices=None) -> Run:
     if longest > cfg.max_positions:
         raise ValueError(f"data.buckets={s.data.buckets} and rollout.max_new={s.rollout.max_new} make up to {longest} "
                          f"positions, the model has {cfg.max_positions}; lower one of the two")
-    mesh = sharding.make_mesh(s.mesh, devices)
+    mesh, decode_mesh = sharding.make_mesh(s.mesh, devices), sharding.make_decode_mesh(s.mesh, devices)
+    check_mesh(s, cfg, mesh, decode_mesh)
     policy = make_policy(cfg, s.model, adapter, mesh)
     method = methods.load(s.method_name).make(s.method, policy, s.recipes, s.batch.microbatch)
+    return Run(s, cfg, hf, adapter, policy, method, task=None, tokenizer=Unread(cfg.eos_ids or (0,)), prompts=None, demos=None,
+               splits={}, mesh=mesh, decode_mesh=decode_mesh, buckets=tuple(sorted(s.data.buckets)))
+
+
+def build(config: ConfigDict, devices=None) -> Run:
+    """Put a run together from its config; ValueErrors name the key at fault. Tokenises all data; loads no weights."""
+    run = sketch(config, devices, read_model)
+    s, cfg, method = run.settings, run.cfg, run.method
     task = tasks.load(s.task_name).make(s.task)
     for name, rows in {"train": task.train, "demos": task.demos, **task.splits}.items():
         tasks.check_rows(rows, f"task {s.task_name!r}, {name}", demos=name == "demos")
@@ -294,8 +319,24 @@ def build(config: ConfigDict, devices=None) -> Run:
         experts = data.encode_demos(tokenizer, solved, task.messages, s.data.buckets, s.rollout.max_new)[0] if solved else None
     lengths = [len(row) for part in (prompts, demos, *splits.values()) if part for row in part.tokens]
     buckets = tuple(sorted({min(b for b in s.data.buckets if b >= n) for n in lengths}))
-    return Run(s, cfg, hf, adapter, policy, method, task, tokenizer, prompts, demos, splits,
-               mesh, buckets, experts)
+    return Run(s, cfg, hf, adapter, policy, method, task, tokenizer, prompts, demos, splits, mesh, decode_mesh, buckets, experts)
+
+
+def check_mesh(s: Settings, cfg: layers.Config, mesh: jax.sharding.Mesh, decode_mesh: jax.sharding.Mesh) -> None:
+    """ValueError where heads, or the rows that are sampled together, do not divide over the devices."""
+    sharding.check_heads("mesh.tensor", mesh.shape["tensor"], cfg.heads, cfg.kv_heads)
+    sharding.check_heads("mesh.decode_tensor", decode_mesh.shape["tensor"], cfg.heads, cfg.kv_heads)
+    spread, parts = decode_mesh.shape["data"], s.batch.prompts_per_step // s.rollout.calls
+    if parts % spread:
+        ways = [f"rollout.calls={n}" for n in sharding.divisors(s.batch.prompts_per_step)
+                if s.batch.prompts_per_step // n % spread == 0][-1:]
+        ways += [f"mesh.decode_tensor={n}" for n in sharding.divisors(mesh.size) if parts % (mesh.size // n) == 0][:1]
+        raise ValueError(f"batch.prompts_per_step={s.batch.prompts_per_step} in rollout.calls={s.rollout.calls} parts makes {parts} "
+                         f"prompts a part, which do not divide over the {spread} groups of devices that sample; "
+                         f"nearest that do: {' or '.join(ways)}, or another multiple of {spread}")
+    if s.eval.rows % spread:
+        raise ValueError(f"eval.rows={s.eval.rows} does not divide over the {spread} groups of devices that sample; nearest: "
+                         f"{max(spread, s.eval.rows // spread * spread)} or {(s.eval.rows // spread + 1) * spread}")
 
 
 def touched_and_not(task: Task, count: int) -> dict[str, tuple]:
@@ -350,9 +391,9 @@ def warn_unread(s: Settings, cfg: layers.Config, method: Method) -> None:
         logger.warning("set, but method %r never reads: %s", s.method_name, ", ".join(unread))
 
 
-def theta_shardings(run: Run) -> Tree:
-    """Layout of the base weights on the mesh."""
-    return sharding.of_tree(run.mesh, params.logical_axes(run.cfg), params.abstract(run.cfg))
+def theta_shardings(run: Run, mesh: jax.sharding.Mesh | None = None) -> Tree:
+    """Layout of the base weights on the mesh (default: the one they train on)."""
+    return sharding.of_tree(mesh or run.mesh, params.logical_axes(run.cfg), params.abstract(run.cfg))
 
 
 def initial_theta(run: Run) -> Tree:

@@ -1,8 +1,9 @@
 """The device mesh and the one table from logical axes to mesh axes.
 
 Rows are spread over data and fsdp, parameters and their optimizer moments over fsdp (width) and tensor (heads, mlp,
-vocabulary). A dimension that its mesh axes do not divide stays whole. Left out here: many processes, a layout of its own
-for decoding.
+vocabulary). A dimension that its mesh axes do not divide stays whole.
+Decoding has a mesh of its own over the same devices: weights are gathered once for a rollout instead of once for a token, so
+that nothing is spread over fsdp; heads lie over decode_tensor devices, rows over the others. Left out: many processes.
 """
 from __future__ import annotations
 
@@ -22,10 +23,11 @@ ROWS = PartitionSpec(("data", "fsdp"))  # of a batch
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis; one of them may be -1: all that the others leave."""
+    """Devices along each axis; one of data, fsdp and tensor may be -1: all that the others leave."""
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
+    decode_tensor: int = 0  # devices that share the heads of the sampler's weights and cache; 0: as tensor
 
 
 def sizes_of(cfg: MeshConfig, devices: int) -> dict[str, int]:
@@ -45,6 +47,31 @@ def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
     """The mesh over the given (default: all) devices."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.asarray(devices).reshape(tuple(sizes_of(cfg, len(devices)).values())), AXES)
+
+
+def make_decode_mesh(cfg: MeshConfig, devices=None) -> Mesh:
+    """The mesh of sampling and evaluation over the same devices in the same order; ValueError where heads cannot lie so."""
+    devices = jax.devices() if devices is None else devices
+    tensor = cfg.decode_tensor or sizes_of(cfg, len(devices))["tensor"]
+    if tensor < 1 or len(devices) % tensor:
+        raise ValueError(f"mesh.decode_tensor={tensor} does not divide the {len(devices)} devices; allowed: "
+                         f"{', '.join(map(str, divisors(len(devices))))}, or 0: as mesh.tensor")
+    return make_mesh(MeshConfig(data=len(devices) // tensor, fsdp=1, tensor=tensor), devices)
+
+
+def divisors(number: int) -> list[int]:
+    """All of them, the smallest first."""
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def check_heads(key: str, tensor: int, heads: int, kv_heads: int) -> None:
+    """ValueError unless `tensor` devices can share the heads evenly: whole kv heads on each, or each on as many devices."""
+    fits = lambda n: heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)
+    if not fits(tensor):
+        allowed = [n for n in divisors(heads) if fits(n)]
+        nearest = min(allowed, key=lambda n: abs(n - tensor))
+        raise ValueError(f"{key}={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; nearest that does: "
+                         f"{nearest}. Allowed: {', '.join(map(str, allowed))}")
 
 
 def of_axes(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
@@ -77,6 +104,17 @@ def of_state(mesh: Mesh, state: Tree, theta_axes: Tree, w_axes: Tree) -> Tree:
         return of_axes(mesh, names, leaf.shape)
 
     return jax.tree_util.tree_map_with_path(of_leaf, state)
+
+
+def of_cache(mesh: Mesh, cache: Tree) -> Tree:
+    """Shardings of a cache, [L, rows, K, positions, H] each: rows over data and fsdp, kv heads over tensor."""
+    rows, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
+
+    def of_leaf(leaf):
+        B, K = leaf.shape[1:3]
+        return NamedSharding(mesh, PartitionSpec(None, ROWS[0] if B % rows == 0 else None, "tensor" if K % tensor == 0 else None))
+
+    return jax.tree.map(of_leaf, cache)
 
 
 def of_rows(mesh: Mesh, batch: Tree) -> Tree:

@@ -69,7 +69,7 @@ def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Inter
 
     def one_each(phi, batch: data.PromptBatch, sample: int | None = None):
         interrupt.check()
-        prompts = generate.on_mesh(run, (batch.prompt_PS, batch.prompt_len_P))
+        prompts = generate.on_mesh(run, (batch.prompt_PS, batch.prompt_len_P), run.decode_mesh)
         greedy = sample is None
         keys = programs.eval_keys if greedy else programs.paired_keys(batch.ids_P, np.int32(sample))
         how = generate.sampling(run, 0.0 if greedy else s.rollout.temperature)
