@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives, rollout, setup, sharding
+from bridge_jax.models import attention
 from bridge_jax.setup import Run
 from bridge_jax.types import Batch, Reads, Rollouts, Sequences, TrainState
 
@@ -74,28 +75,48 @@ def abstract_batch(run: Run, bucket: int, reads: Reads) -> Batch:
     return Batch(rows(D, D) if reads.demos else None, samples)
 
 
+def placed(tree, layout):
+    """Shapes with their shardings."""
+    return jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree, layout)
+
+
+def trace_policy(run: Run, state: TrainState, actor: str) -> jax.stages.Traced:
+    """The weights that this actor samples with, laid out for sampling, from a state that may be abstract."""
+    layout = setup.theta_shardings(run, run.decode_mesh)
+    return jax.jit(lambda params: run.method.policy(params, actor), out_shardings=layout).trace(state.params)
+
+
+def trace_sampler(run: Run, phi, bucket: int, P: int, M: int) -> jax.stages.Traced:
+    """M completions of each of P prompts of up to `bucket` tokens; phi: weights of trace_policy, or their shapes."""
+    s, mesh = run.settings, run.decode_mesh
+    number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
+    keys = jax.eval_shape(lambda: rollout.row_keys(jax.random.key(s.seed), 0, jnp.zeros(P, jnp.int32), M))
+    rows = (number(jnp.int32, P, bucket), number(jnp.int32, P), keys)
+    lay_cache = lambda cache: jax.lax.with_sharding_constraint(cache, sharding.of_cache(mesh, cache))
+    sample = functools.partial(rollout.sample, run.cfg, T=s.rollout.max_new, lay_cache=lay_cache,
+                               cache_dtype=setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype))
+    how = rollout.Sampling(number(jnp.float32), number(jnp.int32, len(run.tokenizer.eos_ids)), number(jnp.int32))
+    return jax.jit(sample).trace(phi, *placed(rows, sharding.of_rows(mesh, rows)), how)
+
+
+def trace_update(run: Run, state: TrainState, bucket: int, reads: Reads) -> jax.stages.Traced:
+    """One update of this kind, which takes the place of the state it is given."""
+    layout, batch = jax.tree.map(lambda leaf: leaf.sharding, state), abstract_batch(run, bucket, reads)
+    update = jax.jit(run.method.update, donate_argnums=0, out_shardings=(layout, None))
+    return update.trace(state, placed(batch, sharding.of_rows(run.mesh, batch)))
+
+
+def abstract_phi(run: Run, state: TrainState):
+    """Shapes and layout of what the sampler is given."""
+    return placed(jax.eval_shape(lambda params: run.method.policy(params, "theta"), state.params),
+                  setup.theta_shardings(run, run.decode_mesh))
+
+
 def compile_programs(run: Run, state: TrainState) -> Programs:
     """Compile policy, sampler and update for every bucket, from shapes alone (`state` may be abstract)."""
-    s = run.settings
-    root, cache_dtype = jax.random.key(s.seed), setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
-    on = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-    place = lambda tree, mesh=run.mesh: jax.tree.map(on, tree, sharding.of_rows(mesh, tree))
-    compiled = lambda lowered: lowered.compile(compiler_options=compiler_options())
-    theta, actors = setup.theta_shardings(run, run.decode_mesh), run.method.actors
-    policy = lambda actor: jax.jit(lambda params: run.method.policy(params, actor), out_shardings=theta)
-    phi = jax.tree.map(on, jax.eval_shape(policy("theta"), state.params), theta)
-    lay_cache = lambda cache: jax.lax.with_sharding_constraint(cache, sharding.of_cache(run.decode_mesh, cache))
-    sample = functools.partial(rollout.sample, run.cfg, T=s.rollout.max_new, cache_dtype=cache_dtype, lay_cache=lay_cache)
+    s, root, actors, phi = run.settings, jax.random.key(run.settings.seed), run.method.actors, abstract_phi(run, state)
+    compiled = lambda traced: traced.lower().compile(compiler_options=compiler_options())
     number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
-    traced = rollout.Sampling(number(jnp.float32), number(jnp.int32, len(run.tokenizer.eos_ids)), number(jnp.int32))
-
-    def sampler(bucket: int, P: int, M: int):
-        rows = place((number(jnp.int32, P, bucket), number(jnp.int32, P)), run.decode_mesh)
-        keys = place(jax.eval_shape(lambda: rollout.row_keys(root, 0, jnp.zeros(P, jnp.int32), M)), run.decode_mesh)
-        return compiled(jax.jit(sample).lower(phi, *rows, keys, traced))
-
-    layout = jax.tree.map(lambda leaf: leaf.sharding, state)
-    update = jax.jit(run.method.update, donate_argnums=0, out_shardings=(layout, None))
     parts, M = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
     rows_of = lambda P, M: sharding.of_rows(run.decode_mesh, jax.eval_shape(
         lambda: rollout.row_keys(root, 0, jnp.zeros(P, jnp.int32), M)))
@@ -108,11 +129,12 @@ def compile_programs(run: Run, state: TrainState) -> Programs:
     return Programs(
         paired_keys=asked.lower(number(jnp.int32, s.eval.rows), number(jnp.int32)).compile()
         if s.eval.cooperation or s.eval.samples else None,
-        expert_logp=compiled(jax.jit(mean_logp).lower(phi, place(rows, run.decode_mesh))) if run.held_out_demos else None,
-        policy={actor: compiled(policy(actor).lower(state.params)) for actor in {"theta", *actors, *shadow}},
+        expert_logp=compiled(jax.jit(mean_logp).trace(phi, placed(rows, sharding.of_rows(run.decode_mesh, rows))))
+        if run.held_out_demos else None,
+        policy={actor: compiled(trace_policy(run, state, actor)) for actor in {"theta", *actors, *shadow}},
         keys=keys.lower(number(jnp.int32), number(jnp.int32, parts), number(jnp.int32, parts)).compile(),
-        sample={bucket: sampler(bucket, parts, M) for bucket in run.buckets if actors},
-        greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in run.buckets if s.eval.every},
-        update={(bucket, reads): compiled(update.lower(state, place(abstract_batch(run, bucket, reads))))
+        sample={bucket: compiled(trace_sampler(run, phi, bucket, parts, M)) for bucket in run.buckets if actors},
+        greedy={bucket: compiled(trace_sampler(run, phi, bucket, s.eval.rows, 1)) for bucket in run.buckets if s.eval.every},
+        update={(bucket, reads): compiled(trace_update(run, state, bucket, reads))
                 for bucket in run.buckets for reads in run.method.kinds},
         eval_keys=jax.device_put(rollout.row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1), rows_of(s.eval.rows, 1)))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from bridge_jax.logprobs import logits_of
 from bridge_jax.models import layers
+from bridge_jax.models.attention import causal
 from bridge_jax.types import Sequences, Tree
 
 
@@ -50,18 +51,20 @@ def draw(logits_BV, key_B, t, temperature):
 
 
 def sample(cfg: layers.Config, phi: Tree, prompt_PS, prompt_len_P, key_B, sampling: Sampling, T: int, cache_dtype,
-           lay_cache=lambda cache: cache) -> Samples:
+           lay_cache=lambda cache: cache, attend=causal) -> Samples:
     """M = len(key_B) / P completions of every prompt, at most min(T, sampling.limit) tokens each; pure, jit at the caller.
 
     phi: merged weights in the compute dtype. T, cfg and cache_dtype are static; the cache takes
-    2 L B K T H entries for the samples and 2 L P K S H for the prompts. lay_cache: puts them where they belong on a mesh.
+    2 L B K T H entries for the samples and 2 L P K S H for the prompts. lay_cache: puts them where they belong on a mesh;
+    attend: a form of attention.causal, for the prefill.
     """
     B, P = key_B.shape[0], prompt_len_P.shape[0]
     head_VD = layers.head_weights(cfg, phi)
-    first_PD, prompt_cache = layers.prefill(cfg, phi, prompt_PS, prompt_len_P, cache_dtype)
+    first_PD, prompt_cache = layers.prefill(cfg, phi, prompt_PS, prompt_len_P, cache_dtype, attend)
     prompt_cache = lay_cache(prompt_cache)
     empty = jnp.zeros((cfg.layers, B, cfg.kv_heads, T, cfg.head_dim), cache_dtype)
-    start = dict(t=jnp.int32(0), hidden_BD=jnp.repeat(first_PD, B // P, axis=0, total_repeat_length=B), cache=lay_cache((empty, empty)),
+    first_BD = jnp.repeat(first_PD, B // P, axis=0, total_repeat_length=B)
+    start = dict(t=jnp.int32(0), hidden_BD=first_BD, cache=lay_cache((empty, empty)),
                  tokens_BT=jnp.zeros((B, T), jnp.int32), logp_BT=jnp.zeros((B, T), jnp.float32),
                  length_B=jnp.zeros(B, jnp.int32), done_B=jnp.zeros(B, bool))
     limit = jnp.minimum(sampling.limit, T)

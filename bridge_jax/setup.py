@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bridge_jax import data, logbook, logprobs, lora, methods, settings, sharding, tasks
-from bridge_jax.models import hf_folder, layers, params
+from bridge_jax.models import attention, hf_folder, layers, params
 from bridge_jax.optim import Recipe, Recipes, learning_rate
 from bridge_jax.types import Method, Policy, Sequences, Task, Tree
 
@@ -33,6 +33,7 @@ class Model:
     path: str = ""             # HF folder or hub name; "" draws random weights of shape `arch`
     arch: dict = dataclasses.field(default_factory=dict)  # keys of HF's config.json; beside a path it must agree
     dtype: str = "float32"     # compute dtype: float32 or bfloat16
+    attention: str = "auto"    # how training and prefill compute it: a key of attention.KINDS; auto: by the platform
     remat: str = "full"        # what a layer keeps for the backward pass: a key of layers.REMAT
     logp_chunk: int = 512     # positions whose logits are in memory at once
     lora_rank: int = 16
@@ -197,6 +198,8 @@ def check(s: Settings) -> None:
             raise ValueError(f"unknown mirror log.mirrors={name!r}: {settings.did_you_mean(name, logbook.MIRRORS)}")
     if s.model.remat not in layers.REMAT:
         raise ValueError(f"model.remat={s.model.remat!r}; allowed: {', '.join(layers.REMAT)}")
+    if s.model.attention not in attention.KINDS:
+        raise ValueError(f"model.attention={s.model.attention!r}; allowed: {', '.join(attention.KINDS)}")
     dtype_of("model.dtype", s.model.dtype)
     dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
 
@@ -231,6 +234,7 @@ def read_model(model: Model) -> tuple[layers.Config, dict]:
 def make_policy(cfg: layers.Config, model: Model, adapter: lora.Lora, mesh: jax.sharding.Mesh | None = None) -> Policy:
     """The four functions that a method may know of the model; with a mesh of several devices, rows are kept spread over it."""
     dtype = dtype_of("model.dtype", model.dtype)
+    attend = attention.causal if mesh is None else attention.choose(model.attention, mesh)
 
     def lay_rows(tree):
         if mesh is None or mesh.size == 1:
@@ -238,7 +242,7 @@ def make_policy(cfg: layers.Config, model: Model, adapter: lora.Lora, mesh: jax.
         return jax.lax.with_sharding_constraint(tree, sharding.of_rows(mesh, tree))
 
     def logp(phi: Tree, seqs: Sequences, temperature):
-        hidden_BTD = layers.forward(cfg, phi, seqs, model.remat, lay_rows)
+        hidden_BTD = layers.forward(cfg, phi, seqs, model.remat, lay_rows, attend)
         head_VD = layers.head_weights(cfg, phi)
         return logprobs.token_logp(hidden_BTD, head_VD, seqs.tokens_BT, temperature, model.logp_chunk)
 
@@ -310,7 +314,7 @@ def build(config: ConfigDict, devices=None) -> Run:
         demos = data.encode_demos(tokenizer, task.demos, task.messages, s.data.buckets, s.rollout.max_new)[0]
     prompts = encode(task.train)
     if method.paired:
-        prompts, demos = pair(s, prompts, demos)
+        prompts, demos = data.pair(s, prompts, demos)
     splits = {name: encode(rows[:s.eval.limit or None]) for name, rows in task.splits.items()}
     experts = None
     if s.eval.cooperation:
@@ -319,7 +323,8 @@ def build(config: ConfigDict, devices=None) -> Run:
         experts = data.encode_demos(tokenizer, solved, task.messages, s.data.buckets, s.rollout.max_new)[0] if solved else None
     lengths = [len(row) for part in (prompts, demos, *splits.values()) if part for row in part.tokens]
     buckets = tuple(sorted({min(b for b in s.data.buckets if b >= n) for n in lengths}))
-    return Run(s, cfg, hf, adapter, policy, method, task, tokenizer, prompts, demos, splits, mesh, decode_mesh, buckets, experts)
+    return run._replace(task=task, tokenizer=tokenizer, prompts=prompts, demos=demos, splits=splits, buckets=buckets,
+                        held_out_demos=experts)
 
 
 def check_mesh(s: Settings, cfg: layers.Config, mesh: jax.sharding.Mesh, decode_mesh: jax.sharding.Mesh) -> None:
@@ -331,8 +336,8 @@ def check_mesh(s: Settings, cfg: layers.Config, mesh: jax.sharding.Mesh, decode_
         ways = [f"rollout.calls={n}" for n in sharding.divisors(s.batch.prompts_per_step)
                 if s.batch.prompts_per_step // n % spread == 0][-1:]
         ways += [f"mesh.decode_tensor={n}" for n in sharding.divisors(mesh.size) if parts % (mesh.size // n) == 0][:1]
-        raise ValueError(f"batch.prompts_per_step={s.batch.prompts_per_step} in rollout.calls={s.rollout.calls} parts makes {parts} "
-                         f"prompts a part, which do not divide over the {spread} groups of devices that sample; "
+        raise ValueError(f"batch.prompts_per_step={s.batch.prompts_per_step} in rollout.calls={s.rollout.calls} parts makes "
+                         f"{parts} prompts a part, which do not divide over the {spread} groups of devices that sample; "
                          f"nearest that do: {' or '.join(ways)}, or another multiple of {spread}")
     if s.eval.rows % spread:
         raise ValueError(f"eval.rows={s.eval.rows} does not divide over the {spread} groups of devices that sample; nearest: "
@@ -344,26 +349,6 @@ def touched_and_not(task: Task, count: int) -> dict[str, tuple]:
     shown = {problem.id for problem in task.demos}
     groups = {"touched": [p for p in task.train if p.id in shown], "untouched": [p for p in task.train if p.id not in shown]}
     return {name: tuple(rows[:count]) for name, rows in groups.items() if rows}
-
-
-def pair(s: Settings, prompts: data.Prompts, demos: data.Demos) -> tuple[data.Prompts, data.Demos]:
-    """The prompts that have a demonstration and, in the same order, these; ValueError where a step cannot pair them."""
-    if s.batch.demos_per_step != s.batch.prompts_per_step:
-        raise ValueError(f"method {s.method_name!r} sets an expert beside the samples of every prompt, but "
-                         f"batch.demos_per_step={s.batch.demos_per_step} is not batch.prompts_per_step="
-                         f"{s.batch.prompts_per_step}; set one to the other")
-    place = {problem.id: i for i, problem in enumerate(demos.problems)}
-    kept = [i for i, problem in enumerate(prompts.problems) if problem.id in place]
-    if not kept:
-        raise ValueError(f"method {s.method_name!r} needs demonstrations of the prompts themselves, and task "
-                         f"{s.task_name!r} has none of them; raise task.demo_size or give task.traces for its problems")
-    if len(kept) < len(prompts.problems):
-        logger.warning("%s: %d of %d prompts have a demonstration; the others are left out", s.method_name, len(kept),
-                       len(prompts.problems))
-    order = [place[prompts.problems[i].id] for i in kept]
-    pick = lambda rows, places: tuple(rows[i] for i in places)
-    return (data.Prompts(pick(prompts.problems, kept), pick(prompts.tokens, kept)),
-            data.Demos(pick(demos.problems, order), pick(demos.tokens, order), pick(demos.completions, order)))
 
 
 def facts(run: Run) -> dict[str, Any]:

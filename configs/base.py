@@ -18,8 +18,8 @@ def get_config(method: str = "bridge") -> ConfigDict:
     """Defaults with the method's name set."""
     return ConfigDict(dict(
         seed=0, steps=100,
-        model=dict(path="", arch=ConfigDict(), dtype="float32", remat="full", logp_chunk=512, lora_rank=16, lora_alpha=16.0,
-                   lora_targets="layers/(q|k|v|o|gate|up|down)"),
+        model=dict(path="", arch=ConfigDict(), dtype="float32", attention="auto", remat="full", logp_chunk=512, lora_rank=16,
+                   lora_alpha=16.0, lora_targets="layers/(q|k|v|o|gate|up|down)"),
         method=dict(name=method or "bridge",
                     # bridge
                     lam=0.5, lam_schedule="constant", lam_end=1.0, lam_steps=0, lam_boundaries=(), lam_values=(),

@@ -1,4 +1,4 @@
-"""The decoder shared by all families: tensor table, attention over a shared prompt, forward, prefill, decode.
+"""The decoder shared by all families: tensor table, layers, forward, prefill, decode.
 
 One layer function serves training, prefill and decoding, so that sampler and trainer compute the same probabilities.
 A prompt is computed once for all rows that continue it: its keys are stored per prompt [P, K, S, H] and a row's queries
@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bridge_jax.models.attention import attention, causal
 from bridge_jax.types import Sequences, Tree
-
-MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,34 +135,6 @@ def rotate(x_BTNH: jax.Array, cos_BTH: jax.Array, sin_BTH: jax.Array) -> jax.Arr
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
 
 
-def attention(q_BTNH, own, prompt=None):
-    """softmax(q k' / sqrt(H)) v in fp32, over a row's own keys and, under the same softmax, those of its prompt.
-
-    own: (k_BKSH, v_BKSH, mask broadcastable to [B,1,1,T,S]); prompt: (k_PKSH, v_PKSH, mask [P,S]) with P dividing B.
-    """
-    B, T, N, H = q_BTNH.shape
-    k, v, mask = own
-    K = k.shape[1]
-    q = jnp.moveaxis(q_BTNH.reshape(B, T, K, N // K, H), 1, 3) * H**-0.5  # [B,K,G,T,H]
-    exact = dict(preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, jnp.einsum("BKGTH,BKSH->BKGTS", q, k, **exact), MASKED)
-    if prompt is not None:
-        k_PKSH, v_PKSH, mask_PS = prompt
-        P, S = mask_PS.shape
-        q_P = q.reshape(P, B // P, *q.shape[1:])
-        seen = jnp.einsum("PMKGTH,PKSH->PMKGTS", q_P, k_PKSH, **exact)
-        seen = jnp.where(mask_PS[:, None, None, None, None], seen, MASKED)
-        scores = jnp.concatenate([seen.reshape(*scores.shape[:-1], S), scores], axis=-1)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    if prompt is None:
-        out = jnp.einsum("BKGTS,BKSH->BKGTH", weights, v)
-    else:
-        to_prompt = weights[..., :S].reshape(*seen.shape)
-        out = (jnp.einsum("PMKGTS,PKSH->PMKGTH", to_prompt, v_PKSH).reshape(q.shape)
-               + jnp.einsum("BKGTS,BKSH->BKGTH", weights[..., S:], v))
-    return jnp.moveaxis(out, 3, 1).reshape(B, T, N, H)
-
-
 def block(cfg: Config, p: Tree, x_BTD, cos_sin, attend):
     """One pre-norm layer; `attend(q_BTNH, k_BKTH, v_BKTH) -> (out_BTNH, kept)` decides what the queries see."""
     q, k, v = cfg.qkv(p, rms_norm(x_BTD, p["attn_norm"], cfg.rms_eps))
@@ -173,11 +144,6 @@ def block(cfg: Config, p: Tree, x_BTD, cos_sin, attend):
     h = rms_norm(x_BTD, p["mlp_norm"], cfg.rms_eps)
     gated = jax.nn.silu(jnp.einsum("BTD,DF->BTF", h, p["gate"])) * jnp.einsum("BTD,DF->BTF", h, p["up"])
     return x_BTD + jnp.einsum("BTF,FD->BTD", gated, p["down"]), kept
-
-
-def causal(T: int) -> jax.Array:
-    """Lower-triangular mask [T, T]."""
-    return jnp.tril(jnp.ones((T, T), bool))
 
 
 REMAT = {
@@ -196,10 +162,12 @@ def remat(function, policy: str):
     return jax.checkpoint(function, policy=REMAT[policy], prevent_cse=False)  # scan keeps the two passes apart already
 
 
-def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none", lay_rows=lambda tree: tree) -> jax.Array:
+def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none", lay_rows=lambda tree: tree,
+            attend=causal) -> jax.Array:
     """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t] (t = 0 is the prompt's last token).
 
     lay_rows: what to do with activations so that their rows lie over the devices; weights are then gathered to them.
+    attend: a form of attention.causal.
     """
     P, S = seqs.prompt_PS.shape
     B, T = seqs.tokens_BT.shape
@@ -207,13 +175,11 @@ def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none",
     start_B = jnp.repeat(seqs.prompt_len_P, B // P, total_repeat_length=B)
     prompt_turn = rotation(cfg, jnp.broadcast_to(jnp.arange(S), (P, S)))
     turn = rotation(cfg, start_B[:, None] + jnp.arange(T))
-    prompt_sees = (causal(S) & prompt_mask_PS[:, None])[:, None, None]
 
     def layer(carry, p):
         x_PSD, x_BTD = carry
-        x_PSD, (k, v) = block(cfg, p, x_PSD, prompt_turn, lambda q, k, v: (attention(q, (k, v, prompt_sees)), (k, v)))
-        see = lambda q, k_own, v_own: (attention(q, (k_own, v_own, causal(T)), (k, v, prompt_mask_PS)), None)
-        x_BTD, _ = block(cfg, p, x_BTD, turn, see)
+        x_PSD, (k, v) = block(cfg, p, x_PSD, prompt_turn, lambda q, k, v: (attend(q, k, v), (k, v)))
+        x_BTD, _ = block(cfg, p, x_BTD, turn, lambda q, own_k, own_v: (attend(q, own_k, own_v, (k, v, prompt_mask_PS)), None))
         return lay_rows((x_PSD, x_BTD)), None
 
     inputs = lay_rows((phi["embed"][seqs.prompt_PS], phi["embed"][seqs.tokens_BT]))
@@ -223,15 +189,13 @@ def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none",
     return rms_norm(jnp.concatenate([first_BD[:, None], x_BTD[:, :-1]], axis=1), phi["final_norm"], cfg.rms_eps)
 
 
-def prefill(cfg: Config, phi: Tree, prompt_PS, prompt_len_P, cache_dtype):
+def prefill(cfg: Config, phi: Tree, prompt_PS, prompt_len_P, cache_dtype, attend=causal):
     """Hidden state [P,D] that predicts the first new token, and the prompts' cache (k, v), each [L,P,K,S,H]."""
     P, S = prompt_PS.shape
-    sees = (causal(S) & (jnp.arange(S) < prompt_len_P[:, None])[:, None])[:, None, None]
     turn = rotation(cfg, jnp.broadcast_to(jnp.arange(S), (P, S)))
 
     def layer(x_PSD, p):
-        keep = lambda q, k, v: (attention(q, (k, v, sees)), (k.astype(cache_dtype), v.astype(cache_dtype)))
-        return block(cfg, p, x_PSD, turn, keep)
+        return block(cfg, p, x_PSD, turn, lambda q, k, v: (attend(q, k, v), (k.astype(cache_dtype), v.astype(cache_dtype))))
 
     x_PSD, cache = jax.lax.scan(layer, phi["embed"][prompt_PS], phi["layers"])
     return rms_norm(x_PSD[jnp.arange(P), prompt_len_P - 1], phi["final_norm"], cfg.rms_eps), cache

@@ -12,30 +12,6 @@ from bridge_jax.models import layers, params
 from tests.models import tiny
 
 
-def test_attention_against_a_loop():
-    """Softmax over the prompt's valid keys and the row's own, head by head, in numpy; G = 3 query heads per kv head."""
-    rng = np.random.RandomState(0)
-    P, M, S, T, K, G, H = 2, 2, 4, 3, 2, 3, 5
-    B, N = P * M, K * G
-    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
-    q, k, v = 2 * draw(B, T, N, H), draw(B, K, T, H), draw(B, K, T, H)
-    prompt_k, prompt_v, lengths = draw(P, K, S, H), draw(P, K, S, H), np.array([4, 2])
-    mask_PS = np.arange(S) < lengths[:, None]
-
-    expected = np.zeros((B, T, N, H))
-    for b in range(B):
-        p = b // M
-        for n in range(N):
-            for t in range(T):
-                keys = np.concatenate([prompt_k[p, n // G, :lengths[p]], k[b, n // G, :t + 1]])
-                values = np.concatenate([prompt_v[p, n // G, :lengths[p]], v[b, n // G, :t + 1]])
-                weights = np.exp(keys @ q[b, t, n] / np.sqrt(H))
-                expected[b, t, n] = weights / weights.sum() @ values
-
-    out = layers.attention(jnp.asarray(q), (k, v, layers.causal(T)), (prompt_k, prompt_v, mask_PS))
-    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
-
-
 def test_rotation_depends_on_distance_alone(build):
     """<rotate(q, i), rotate(k, j)> is a function of i - j, and a rotation keeps lengths."""
     cfg, _ = build("llama")

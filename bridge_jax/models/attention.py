@@ -1,0 +1,161 @@
+"""Attention over a row's own keys and, under the same softmax, those of its prompt: one function, three ways to compute it.
+
+    xla      plain einsums; any mask, any device. Its scores [B,N,T,S] exist in memory.
+    splash   the Pallas kernel that jax has for TPUs: scores exist a tile at a time
+    cudnn    jax.nn.dot_product_attention, which is cuDNN's flash attention on GPUs (and einsums elsewhere)
+
+All compute softmax(q k' / sqrt(H)) v with products summed in fp32. A training or prefill pass is `causal` over a row's own keys
+and sees all of its prompt; decoding, with one query a row, is always xla: there are no scores worth hiding.
+Left out: sliding windows, attention sinks, soft caps.
+"""
+from __future__ import annotations
+
+import functools
+import math
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
+TILE = 128      # the splash kernel's lanes: lengths and blocks are multiples of it
+KINDS = ("auto", "xla", "splash", "cudnn")
+
+
+def lower_triangle(T: int) -> jax.Array:
+    """Which of T keys each of T queries sees, [T, T] bool."""
+    return jnp.tril(jnp.ones((T, T), bool))
+
+
+def attention(q_BTNH, own, prompt=None):
+    """The general form, by einsums.
+
+    own: (k_BKSH, v_BKSH, mask broadcastable to [B,1,1,T,S]); prompt: (k_PKSH, v_PKSH, mask [P,S]) with P dividing B.
+    """
+    B, T, N, H = q_BTNH.shape
+    k, v, mask = own
+    K = k.shape[1]
+    q = jnp.moveaxis(q_BTNH.reshape(B, T, K, N // K, H), 1, 3) * H**-0.5  # [B,K,G,T,H]
+    exact = dict(preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, jnp.einsum("BKGTH,BKSH->BKGTS", q, k, **exact), MASKED)
+    if prompt is not None:
+        k_PKSH, v_PKSH, mask_PS = prompt
+        P, S = mask_PS.shape
+        q_P = q.reshape(P, B // P, *q.shape[1:])
+        seen = jnp.einsum("PMKGTH,PKSH->PMKGTS", q_P, k_PKSH, **exact)
+        seen = jnp.where(mask_PS[:, None, None, None, None], seen, MASKED)
+        scores = jnp.concatenate([seen.reshape(*scores.shape[:-1], S), scores], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    if prompt is None:
+        out = jnp.einsum("BKGTS,BKSH->BKGTH", weights, v)
+    else:
+        to_prompt = weights[..., :S].reshape(*seen.shape)
+        out = (jnp.einsum("PMKGTS,PKSH->PMKGTH", to_prompt, v_PKSH).reshape(q.shape)
+               + jnp.einsum("BKGTS,BKSH->BKGTH", weights[..., S:], v))
+    return jnp.moveaxis(out, 3, 1).reshape(B, T, N, H)
+
+
+def causal(q_BTNH, k_BKTH, v_BKTH, prompt=None):
+    """xla: each query sees its own past and itself, and all of its prompt: (k_PKSH, v_PKSH, mask_PS) or None."""
+    return attention(q_BTNH, (k_BKTH, v_BKTH, lower_triangle(q_BTNH.shape[1])), prompt)
+
+
+def behind_prompt(prompt, k, v, pad_to: int = 1):
+    """Keys and values [B,K,S'+T,H] of each row behind those of its prompt, and which of the S' to see, [B, S'] bool.
+
+    Prompts of S positions are padded to S', the next multiple of pad_to.
+    """
+    B = k.shape[0]
+    if prompt is None:
+        return k, v, jnp.ones((B, 0), bool)
+    k_PKSH, v_PKSH, mask_PS = prompt
+    P, S = mask_PS.shape
+    pad = -S % pad_to
+    join = lambda shared, own: jnp.concatenate(
+        [jnp.repeat(jnp.pad(shared, ((0, 0), (0, 0), (0, pad), (0, 0))), B // P, axis=0), own], axis=2)
+    return join(k_PKSH, k), join(v_PKSH, v), jnp.repeat(jnp.pad(mask_PS, ((0, 0), (0, pad))), B // P, axis=0)
+
+
+def dot_product(q_BTNH, k_BKTH, v_BKTH, prompt=None, implementation: str = "cudnn"):
+    """`causal` by jax.nn.dot_product_attention; the shared prompt is repeated for its rows."""
+    T = q_BTNH.shape[1]
+    k, v, seen_BS = behind_prompt(prompt, k_BKTH, v_BKTH)
+    B, S = seen_BS.shape
+    own = jnp.broadcast_to(lower_triangle(T), (B, T, T))
+    mask = jnp.concatenate([jnp.broadcast_to(seen_BS[:, None], (B, T, S)), own], axis=2)
+    heads_last = lambda x: jnp.swapaxes(x, 1, 2)
+    return jax.nn.dot_product_attention(q_BTNH, heads_last(k), heads_last(v), mask=mask[:, None], implementation=implementation)
+
+
+def block_of(length: int) -> int:
+    """The largest tile up to 512 that divides a multiple of TILE."""
+    return math.gcd(length, 512)
+
+
+@functools.lru_cache(maxsize=32)
+def splash_kernel(N: int, T: int, S: int, interpret: bool):
+    """The kernel of N heads for T queries behind S positions of a prompt, both multiples of TILE."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+    q, kv = block_of(T), block_of(S + T)
+    blocks = kernel.BlockSizes(block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q, block_kv_dkv=kv,
+                               block_kv_dkv_compute=kv, block_q_dq=q, block_kv_dq=kv)
+    mask = masks.MultiHeadMask([masks.CausalMask((T, S + T), offset=S)] * N)
+    with jax.ensure_compile_time_eval():  # its tables are arrays: made here, they would belong to the trace that came first
+        return kernel.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
+
+
+def splash(q_BTNH, k_BKTH, v_BKTH, prompt=None, interpret: bool = False):
+    """`causal` by the Pallas kernel, on one device; lengths and head width are padded to its tiles.
+
+    A padded prompt position has another segment id than the queries, so that none sees it; queries padded behind the last
+    one are cut off, and nobody before them sees their keys.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import SegmentIds
+    B, T, N, H = q_BTNH.shape
+    k, v, seen_BS = behind_prompt(prompt, k_BKTH, v_BKTH, TILE)
+    S, rows, width = seen_BS.shape[1], -T % TILE, -H % TILE
+    fill = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, rows), (0, width)))
+    q, k, v = fill(jnp.swapaxes(q_BTNH, 1, 2) * H**-0.5), fill(k), fill(v)
+    kv_segment = jnp.concatenate([seen_BS.astype(jnp.int32), jnp.ones((B, T + rows), jnp.int32)], axis=1)
+    kernel = splash_kernel(N, T + rows, S, interpret)
+    out = jax.vmap(lambda q, k, v, kv: kernel(q, k, v, segment_ids=SegmentIds(jnp.ones(T + rows, jnp.int32), kv)))(
+        q, k, v, kv_segment)
+    return jnp.swapaxes(out[:, :, :T, :H], 1, 2)
+
+
+def over_mesh(function: Callable, mesh: Mesh) -> Callable:
+    """A `causal` of one device over a mesh: rows over data and fsdp, heads over tensor; the partitioner cannot cut a kernel.
+
+    Where tensor has more devices than there are kv heads, each kv head is repeated for the devices that share it.
+    """
+    rows, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
+
+    def attend(q_BTNH, k_BKTH, v_BKTH, prompt=None):
+        K = k_BKTH.shape[1]
+        spread = ("data", "fsdp") if all(x.shape[0] % rows == 0 for x in (q_BTNH, *(prompt or ()))) else None
+        share = lambda x: jnp.repeat(x, tensor // K, axis=1) if K % tensor else x
+        q_spec, k_spec = PartitionSpec(spread, None, "tensor"), PartitionSpec(spread, "tensor")
+        given, specs = (q_BTNH, share(k_BKTH), share(v_BKTH)), (q_spec, k_spec, k_spec)
+        if prompt is not None:
+            given += ((share(prompt[0]), share(prompt[1]), prompt[2]),)
+            specs += ((k_spec, k_spec, PartitionSpec(spread)),)
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=q_spec, check_vma=False)(*given)
+
+    return attend
+
+
+def choose(kind: str, mesh: Mesh) -> Callable:
+    """The `causal` attention of model.attention on the devices of this mesh; "auto" goes by their platform."""
+    if kind not in KINDS:
+        raise ValueError(f"model.attention={kind!r}; allowed: {', '.join(KINDS)}")
+    platform = mesh.devices.flat[0].platform
+    if kind == "auto":
+        kind = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "xla")
+    if kind == "splash":
+        return over_mesh(functools.partial(splash, interpret=platform != "tpu"), mesh)
+    if kind == "cudnn":
+        return functools.partial(dot_product, implementation="cudnn" if platform in ("gpu", "cuda") else "xla")
+    return causal

@@ -1,0 +1,85 @@
+"""Attention by each of its forms: against a loop in numpy, their gradients, on a mesh of eight devices."""
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax import sharding
+from bridge_jax.models import attention
+from bridge_jax.sharding import MeshConfig
+
+SPLASH = functools.partial(attention.splash, interpret=True)
+FORMS = {"xla": attention.causal, "cudnn's call": functools.partial(attention.dot_product, implementation="xla"), "splash": SPLASH}
+forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+P, M, S, T, K, G, H = 2, 2, 4, 3, 2, 3, 5
+LENGTHS = np.array([4, 2])
+
+
+def draw(P=P, M=M, S=S, T=T, K=K, G=G, H=H, seed=0):
+    """q [B,T,N,H], k and v [B,K,T,H], prompt (k, v [P,K,S,H], mask [P,S]); unlike scores, so that a wrong scale shows."""
+    rng, B = np.random.RandomState(seed), P * M
+    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    lengths = rng.randint(1, S + 1, P) if P != len(LENGTHS) else LENGTHS * S // 4
+    prompt = normal(P, K, S, H), normal(P, K, S, H), np.arange(S) < lengths[:, None]
+    return 2 * normal(B, T, K * G, H), normal(B, K, T, H), normal(B, K, T, H), prompt
+
+
+def by_loop(q, k, v, prompt=None):
+    """Head by head, over the valid keys alone."""
+    B, T, N, H = q.shape
+    out, G = np.zeros((B, T, N, H)), N // k.shape[1]
+    for b in range(B):
+        for n in range(N):
+            for t in range(T):
+                keys, values = k[b, n // G, :t + 1], v[b, n // G, :t + 1]
+                if prompt is not None:
+                    p, length = b // (B // len(prompt[2])), prompt[2][b // (B // len(prompt[2]))].sum()
+                    keys = np.concatenate([prompt[0][p, n // G, :length], keys])
+                    values = np.concatenate([prompt[1][p, n // G, :length], values])
+                weights = np.exp(keys @ q[b, t, n] / np.sqrt(H))
+                out[b, t, n] = weights / weights.sum() @ values
+    return out
+
+
+@forms
+@pytest.mark.parametrize("with_prompt", [True, False])
+def test_against_a_loop(form, with_prompt):
+    """G = 3 query heads per kv head; one prompt is shorter than the other."""
+    q, k, v, prompt = draw()
+    given = (q, k, v, prompt) if with_prompt else (q, k, v)
+    np.testing.assert_allclose(form(*map(lambda x: jax.tree.map(jnp.asarray, x), given)), by_loop(*given), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [SPLASH, FORMS["cudnn's call"]], ids=["splash", "cudnn's call"])
+def test_gradients_equal_those_of_the_einsums(form):
+    """In queries, keys and values of both parts, over several tiles of the kernel."""
+    q, k, v, prompt = draw(P=2, M=2, S=136, T=260, K=2, G=2, H=8, seed=1)
+    weight = np.random.RandomState(2).standard_normal(q.shape).astype(np.float32)
+    def gradients(form):
+        value = lambda q, k, v, pk, pv: jnp.sum(weight * form(q, k, v, (pk, pv, prompt[2])))
+        return jax.jit(jax.grad(value, argnums=(0, 1, 2, 3, 4)))(q, k, v, *prompt[:2])
+    for name, mine, theirs in zip(("q", "k", "v", "prompt k", "prompt v"), gradients(form), gradients(attention.causal)):
+        assert np.abs(theirs).max() > 0.1, name
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("sizes", [dict(data=2, fsdp=2, tensor=2), dict(data=1, fsdp=2, tensor=4), dict(data=8, fsdp=1)])
+def test_the_kernel_over_a_mesh(sizes):
+    """Rows and heads on eight devices; with tensor=4 two devices share each of the two kv heads; 2 prompts do not divide by 8."""
+    mesh = sharding.make_mesh(MeshConfig(**sizes))
+    q, k, v, prompt = draw(P=4 if "tensor" in sizes else 2, M=2, K=2, G=4, seed=3)
+    form = attention.over_mesh(SPLASH, mesh)
+    np.testing.assert_allclose(jax.jit(form)(q, k, v, prompt), by_loop(q, k, v, prompt), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(form)(q, k, v), by_loop(q, k, v), rtol=1e-4, atol=1e-5)
+
+
+def test_choice():
+    """auto on a CPU is the einsums; an unknown form is refused."""
+    mesh = sharding.make_mesh(MeshConfig())
+    assert attention.choose("auto", mesh) is attention.causal
+    with pytest.raises(ValueError, match="model.attention='flash'; allowed: auto, xla, splash, cudnn"):
+        attention.choose("flash", mesh)
