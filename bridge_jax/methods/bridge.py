@@ -57,18 +57,23 @@ CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"), "
 def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: Policy, w_learns: str = "both"):
     """The three directions at one iterate, and what was seen on the way. Each grad: phi -> (G in phi, J, facts).
 
-    lam: a number, or a function of the facts of theta and theta_hat.
+    lam: a number, or a function of the facts of theta and theta_hat. Where it is a number, no more than two gradients are alive
+    at a time: the barrier keeps the compiler from making phi_hat, or its gradient, while G is not yet summed up.
     """
+    mix = lambda lam: jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
     phi = policy.merge(params.theta, params.w)
-    phi_hat = policy.merge(params.theta_hat, params.w)
     G_SFT, J_SFT, sft = grad_SFT(phi)
     G_RL, J_RL, rl = grad_RL(phi)
-    G_hat, J_hat, hat = grad_RL_hat(phi_hat, rl)
-    lam = lam(rl, hat) if callable(lam) else lam
-    G = jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
+    agreement = objectives.cooperation(G_SFT, G_RL)
+    if known := not callable(lam):
+        G, agreement, params = jax.lax.optimization_barrier((mix(lam), agreement, params))
+    G_hat, J_hat, hat = grad_RL_hat(policy.merge(params.theta_hat, params.w), rl)
+    if not known:
+        lam = lam(rl, hat)
+        G = mix(lam)
     G_w = jax.tree.map(lambda g, h: g - lam * h, G if w_learns == "both" else jax.tree.map(lambda r: lam * r, G_RL), G_hat)
     ascent = Params(theta=G, theta_hat=G_hat, w=policy.pull(params.w, G_w))
-    return ascent, (J_SFT, J_RL, J_hat), (sft, rl, hat), objectives.cooperation(G_SFT, G_RL) | {"bridge/lam": jnp.float32(lam)}
+    return ascent, (J_SFT, J_RL, J_hat), (sft, rl, hat), agreement | {"bridge/lam": jnp.float32(lam)}
 
 
 def unpacked(params: Params, storage: str) -> Params:
