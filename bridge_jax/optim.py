@@ -7,6 +7,7 @@ theta's step. Directions are gradients of objectives to be maximised; the one mi
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Callable
 
 import jax
@@ -14,6 +15,14 @@ import jax.numpy as jnp
 import optax
 
 from bridge_jax.types import Metrics, Params, TrainState, Tree
+
+
+MOMENTS = {  # bytes a weight
+    "float32": 8,
+    "bfloat16": 4,  # both, rounded at random
+    "factored": 2,  # the first in bfloat16, of the second means over rows and columns alone
+}
+FACTORED_FROM = 128  # rows and columns of the smallest matrix whose second moment is factored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Recipe:
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
+    moments: str = "float32"    # how Adam's are kept: a key of MOMENTS
 
 
 def schedule(kind: str, start: float, end: float, steps: int, boundaries=(), values=()) -> Callable:
@@ -72,24 +82,31 @@ def learning_rate(recipe: Recipe) -> Callable:
 
 
 def adamw(recipe: Recipe) -> optax.GradientTransformation:
-    """Clip, Adam moments in fp32, decoupled weight decay on matrices alone, learning rate."""
+    """Clip, Adam with its moments as the recipe keeps them, decoupled weight decay on matrices alone, learning rate."""
+    if recipe.moments not in MOMENTS:
+        raise ValueError(f"optim: moments={recipe.moments!r}; allowed: {', '.join(MOMENTS)}")
     matrices = lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)
     clip = optax.clip_by_global_norm(recipe.clip_norm) if recipe.clip_norm else optax.identity()
-    return optax.chain(clip, optax.adamw(learning_rate(recipe), recipe.b1, recipe.b2, recipe.eps,
+    if recipe.moments == "factored":
+        return optax.chain(clip, optax.chain(scale_by_factored_adam(recipe.b1, recipe.b2, recipe.eps),
+                                             optax.add_decayed_weights(recipe.weight_decay, matrices),
+                                             optax.scale_by_learning_rate(learning_rate(recipe))))
+    adam = optax.chain(clip, optax.adamw(learning_rate(recipe), recipe.b1, recipe.b2, recipe.eps,
                                          weight_decay=recipe.weight_decay, mask=matrices))
+    return adam if recipe.moments == "float32" else kept_in_bfloat16(adam)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipes:
-    """The two recipes of a run."""
+    """The two recipes of a run; theta_hat's is the base one, except in how its moments are kept."""
     base: Recipe
     lora: Recipe
-    shadow_moments: str = "float32"  # in which theta_hat's Adam moments are kept: float32 or bfloat16
+    shadow_moments: str = ""  # a key of MOMENTS; "": as the base recipe keeps its own
 
     def optimizer(self) -> optax.GradientTransformation:
         """One transformation over Params, partitioned by the labels base, shadow and lora."""
-        shadow = adamw(self.base) if self.shadow_moments == "float32" else kept_in_bfloat16(adamw(self.base))
-        return optax.multi_transform({"base": adamw(self.base), "shadow": shadow, "lora": adamw(self.lora)}, labels)
+        shadow = dataclasses.replace(self.base, moments=self.shadow_moments or self.base.moments)
+        return optax.multi_transform({"base": adamw(self.base), "shadow": adamw(shadow), "lora": adamw(self.lora)}, labels)
 
 
 def to_bfloat16(tree: Tree, key: jax.Array) -> Tree:
@@ -125,6 +142,46 @@ def kept_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTrans
         return updates, store(state)
 
     return optax.GradientTransformation(lambda params: store(inner.init(params)), update)
+
+
+def factored_axes(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]] | None:
+    """(axis of the rows, axes of the columns) of a matrix; a first axis of layers is kept; None for what is kept whole."""
+    row = 1 if len(shape) > 2 else 0
+    columns = tuple(range(row + 1, len(shape)))
+    if not columns or min(shape[row], math.prod(shape[i] for i in columns)) < FACTORED_FROM:
+        return None
+    return row, columns
+
+
+def scale_by_factored_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam whose second moment of a matrix is v_ij = r_i c_j / mean(r), r and c the moving means of g^2 over columns and over
+    rows (Adafactor, Shazeer & Stern 2018, with Adam's b2, bias correction and eps); the first is kept in bfloat16, rounded at
+    random. Right where the g^2 of a matrix are an outer product; small matrices, and vectors, keep theirs whole.
+    """
+    def squares(g):
+        axes = factored_axes(g.shape)
+        return g * g if axes is None else {"row": jnp.mean(g * g, axes[1]), "col": jnp.mean(g * g, axes[0])}
+
+    def second(v, g):
+        if not isinstance(v, dict):
+            return v
+        row, columns = factored_axes(g.shape)
+        scale = v["row"] / jnp.maximum(jnp.mean(v["row"], row, keepdims=True), 1e-30)
+        return jnp.expand_dims(scale, columns) * jnp.expand_dims(v["col"], row)
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.int32(0), to_bfloat16(zeros, jax.random.key(0)), jax.tree.map(squares, zeros))
+
+    def update(updates, state, params=None):
+        count = optax.safe_increment(state.count)
+        mu = jax.tree.map(lambda m, g: b1 * m.astype(jnp.float32) + (1 - b1) * g, state.mu, updates)
+        v_tree = jax.tree.map(lambda g, v: jax.tree.map(lambda v, s: b2 * v + (1 - b2) * s, v, squares(g)), updates, state.nu)
+        scaled = jax.tree.map(lambda g, m, v: m / (1 - b1**count) / (jnp.sqrt(second(v, g) / (1 - b2**count)) + eps),
+                              updates, mu, v_tree)
+        return scaled, optax.ScaleByAdamState(count, to_bfloat16(mu, jax.random.fold_in(jax.random.key(0), count)), v_tree)
+
+    return optax.GradientTransformation(init, update)
 
 
 def begin(recipes: Recipes, params: Params, ref=None) -> TrainState:

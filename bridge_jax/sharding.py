@@ -100,7 +100,7 @@ def of_state(mesh: Mesh, state: Tree, theta_axes: Tree, w_axes: Tree) -> Tree:
         if part is not None and leaf.ndim:
             names = axes[keys[part]]
             for key in keys[part + 1:]:
-                names = names[key]
+                names = of_means(names, key) if isinstance(names, tuple) else names[key]
         return of_axes(mesh, names, leaf.shape)
 
     return jax.tree_util.tree_map_with_path(of_leaf, state)
@@ -115,6 +115,12 @@ def of_cache(mesh: Mesh, cache: Tree) -> Tree:
         return NamedSharding(mesh, PartitionSpec(None, ROWS[0] if B % rows == 0 else None, "tensor" if K % tensor == 0 else None))
 
     return jax.tree.map(of_leaf, cache)
+
+
+def of_means(axes: tuple[str, ...], kept: str) -> tuple[str, ...]:
+    """Logical axes of a factored second moment (optim.factored_axes): of its matrix without the columns, or without the rows."""
+    row = 1 if len(axes) > 2 else 0
+    return axes[:row + 1] if kept == "row" else axes[:row] + axes[row + 1:]
 
 
 def of_rows(mesh: Mesh, batch: Tree) -> Tree:

@@ -1,6 +1,8 @@
 """Schedules and warm-up by hand, one clip per label, and an update that happens to all parts or to none."""
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,3 +126,40 @@ def test_non_finite_skips_everything(bad, what):
     after, metrics = jax.jit(lambda s, g, v: optim.apply_ascent(recipes, s, g, (v,)))(state, one(**gradient), jnp.float32(value))
     assert toys.same_bits((after.params, after.opt_state), (state.params, state.opt_state))
     assert after.step == state.step + 1 and metrics["update/skipped"] == 1
+
+
+def test_factored_moments_are_adams_where_squares_are_an_outer_product():
+    """Five steps of gradients +-a_i b_j: the same steps as Adam's, but for the rounding of the first moment to bfloat16."""
+    rng = np.random.RandomState(0)
+    a, b = rng.uniform(0.1, 2, (3, 140, 1)), rng.uniform(0.1, 2, (3, 1, 256))
+    params = {"matrix": jnp.zeros((3, 140, 256)), "small": jnp.zeros((4, 5)), "vector": jnp.zeros(300)}
+    recipe = Recipe(learning_rate=1e-2, clip_norm=0.0)
+    exact, factored = optim.adamw(recipe), optim.adamw(dataclasses.replace(recipe, moments="factored"))
+    states = [exact.init(params), factored.init(params)]
+    for _ in range(5):
+        g = {"matrix": jnp.asarray(a * b * rng.choice([-1, 1], (3, 140, 256)), jnp.float32),
+             "small": jnp.asarray(rng.standard_normal((4, 5)), jnp.float32),
+             "vector": jnp.asarray(rng.standard_normal(300), jnp.float32)}
+        (one, states[0]), (other, states[1]) = exact.update(g, states[0], params), factored.update(g, states[1], params)
+        for name in params:
+            np.testing.assert_allclose(other[name], one[name], atol=2e-4, err_msg=name)  # of steps up to 1e-2
+    nu = next(x for x in jax.tree.leaves(states[1], is_leaf=lambda x: hasattr(x, "nu")) if hasattr(x, "nu")).nu
+    assert jax.tree.map(jnp.shape, nu) == {"matrix": {"row": (3, 140), "col": (3, 256)}, "small": (4, 5), "vector": (300,)}
+
+
+def test_factored_moments_where_squares_are_none():
+    """v_ij = r_i c_j / mean(r), by hand after one step; heads and their width are columns together."""
+    rng = np.random.RandomState(1)
+    g = rng.standard_normal((2, 128, 4, 32)).astype(np.float32)
+    scale = optim.scale_by_factored_adam(0.9, 0.999, 1e-8)
+    out, state = scale.update({"q": jnp.asarray(g)}, scale.init({"q": jnp.zeros(g.shape)}))
+    row, col = (g**2).mean((2, 3)), (g**2).mean(1)
+    v = row[:, :, None, None] * col[:, None] / row.mean(1)[:, None, None, None]
+    np.testing.assert_allclose(state.nu["q"]["row"], 0.001 * row, rtol=1e-5)
+    np.testing.assert_allclose(out["q"], g / (np.sqrt(v) + 1e-8), rtol=1e-3, atol=1e-6)
+    assert state.mu["q"].dtype == jnp.bfloat16
+
+
+def test_unknown_moments_are_refused():
+    with pytest.raises(ValueError, match="moments='float16'; allowed: float32, bfloat16, factored"):
+        optim.adamw(Recipe(moments="float16"))

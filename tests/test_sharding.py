@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from bridge_jax import lora, setup, sharding
+from bridge_jax import lora, optim, setup, sharding
 from bridge_jax.methods import bridge
 from bridge_jax.models import params
 from bridge_jax.sharding import MeshConfig
@@ -69,6 +69,45 @@ def test_layout_of_a_state():
              for path, leaf in jax.tree_util.tree_leaves_with_path(layout.opt_state)}
     for suffix, spec in (("mu/theta/layers/q", q), ("nu/theta_hat/layers/q", q), ("nu/w/layers/q/A", A)):
         assert [found[path] for path in found if path.endswith(suffix)] == [spec], suffix
+
+
+def test_layout_of_factored_moments():
+    """Row means of q [L,D,N,H] lie as layers and width, column means as layers, heads and head width; of a matrix likewise."""
+    assert sharding.of_means(("layers", "embed", "heads", "head_dim"), "row") == ("layers", "embed")
+    assert sharding.of_means(("layers", "embed", "heads", "head_dim"), "col") == ("layers", "heads", "head_dim")
+    assert [sharding.of_means(("vocab", "embed"), kept) for kept in ("row", "col")] == [("vocab",), ("embed",)]
+    mesh, g = mesh_of(fsdp=4, tensor=2), jnp.zeros((2, 128, 4, 64))
+    moments = optim.scale_by_factored_adam(0.9, 0.999, 1e-8).init({"theta": {"layers": {"q": g}}})
+    layout = sharding.of_state(mesh, moments, {"layers": {"q": ("layers", "embed", "heads", "head_dim")}}, {})
+    assert layout.nu["theta"]["layers"]["q"]["row"].spec == PartitionSpec(None, "fsdp")
+    assert layout.nu["theta"]["layers"]["q"]["col"].spec == PartitionSpec(None, "tensor", None)
+    assert layout.mu["theta"]["layers"]["q"].spec == PartitionSpec(None, "fsdp", "tensor", None)
+
+
+def test_decoding_has_a_mesh_of_its_own():
+    """The same devices in the same order; width is whole, heads lie over decode_tensor devices, rows over the others."""
+    cfg = MeshConfig(data=1, fsdp=4, tensor=2, decode_tensor=4)
+    mesh = sharding.make_decode_mesh(cfg)
+    assert dict(mesh.shape) == dict(data=2, fsdp=1, tensor=4)
+    assert list(mesh.devices.flat) == list(mesh_of(fsdp=4, tensor=2).devices.flat)
+    assert dict(sharding.make_decode_mesh(MeshConfig(fsdp=4, tensor=2)).shape) == dict(data=4, fsdp=1, tensor=2)
+    q = sharding.of_axes(mesh, ("layers", "embed", "heads", "head_dim"), (2, 16, 4, 8))
+    assert q.shard_shape((2, 16, 4, 8)) == (2, 16, 1, 8)
+    cache = jax.ShapeDtypeStruct((2, 8, 4, 6, 8), jnp.float32)
+    assert sharding.of_cache(mesh, cache).shard_shape(cache.shape) == (2, 4, 1, 6, 8)
+    assert sharding.of_cache(mesh, jax.ShapeDtypeStruct((2, 7, 2, 6, 8), jnp.float32)).is_fully_replicated
+    with pytest.raises(ValueError, match="mesh.decode_tensor=3 does not divide the 8 devices; allowed: 1, 2, 4, 8, or 0"):
+        sharding.make_decode_mesh(MeshConfig(decode_tensor=3))
+
+
+@pytest.mark.parametrize("tensor, heads, kv_heads, nearest", [(8, 12, 4, 4), (3, 16, 2, 2), (6, 24, 8, 4), (16, 8, 8, 8)])
+def test_heads_that_tensor_does_not_divide(tensor, heads, kv_heads, nearest):
+    """Refused with the nearest number that does; sharing one kv head among devices is allowed."""
+    words = f"mesh.tensor={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; nearest that does: {nearest}"
+    with pytest.raises(ValueError, match=words):
+        sharding.check_heads("mesh.tensor", tensor, heads, kv_heads)
+    for fine in (1, 2, 4, 8):
+        sharding.check_heads("mesh.tensor", fine, 16, 2)
 
 
 def test_layout_of_rows():

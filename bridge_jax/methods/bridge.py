@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
-from bridge_jax.optim import Recipes, apply_ascent, begin, schedule, to_bfloat16
+from bridge_jax.optim import MOMENTS, Recipes, apply_ascent, begin, schedule, to_bfloat16
 from bridge_jax.types import Batch, Method, Metrics, Params, Policy, Reads, Rollouts, TrainState
 
 
@@ -47,11 +47,11 @@ class Config:
     resync_every: int = 0            # steps after which theta_hat becomes theta again; 0: never
     inner_steps: int = 1             # RL steps of theta_hat for one step of theta, all on the same samples
     shadow_storage: str = "full"     # theta_hat as it is, or as bfloat16 "difference" theta_hat - theta
-    shadow_moments: str = "float32"  # of theta_hat's Adam: float32 or bfloat16
+    shadow_moments: str = ""         # of theta_hat's Adam: float32, bfloat16 or factored; "": as optim.base.moments
 
 
 CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"), "shadow_storage": ("full", "difference"),
-           "shadow_moments": ("float32", "bfloat16")}
+           "shadow_moments": ("", *MOMENTS)}
 
 
 def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: Policy, w_learns: str = "both"):
