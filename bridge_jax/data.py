@@ -23,6 +23,8 @@ import numpy as np
 
 from bridge_jax.types import Problem, Sequences
 
+logger = logging.getLogger(__name__)
+
 EOS = "<eos>"
 UNREADABLE = "\ufffd"  # stands for an id that a tokenizer has no text for: it must not vanish between two digits
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -331,3 +333,26 @@ def demo_batch(demos: Demos, indices: Sequence[int], buckets: tuple[int, ...], m
                          "demonstrations were encoded with")
     tokens_BT, length_B = padded(rows, max_new, len(prompts.ids_P))
     return Sequences(prompts.prompt_PS, prompts.prompt_len_P, tokens_BT, length_B)
+
+
+def pair(s, prompts: Prompts, demos: Demos) -> tuple[Prompts, Demos]:
+    """The prompts that have a demonstration and, in the same order, these; ValueError where a step cannot pair them.
+
+    s: setup.Settings, which is of a higher level.
+    """
+    if s.batch.demos_per_step != s.batch.prompts_per_step:
+        raise ValueError(f"method {s.method_name!r} sets an expert beside the samples of every prompt, but "
+                         f"batch.demos_per_step={s.batch.demos_per_step} is not batch.prompts_per_step="
+                         f"{s.batch.prompts_per_step}; set one to the other")
+    place = {problem.id: i for i, problem in enumerate(demos.problems)}
+    kept = [i for i, problem in enumerate(prompts.problems) if problem.id in place]
+    if not kept:
+        raise ValueError(f"method {s.method_name!r} needs demonstrations of the prompts themselves, and task "
+                         f"{s.task_name!r} has none of them; raise task.demo_size or give task.traces for its problems")
+    if len(kept) < len(prompts.problems):
+        logger.warning("%s: %d of %d prompts have a demonstration; the others are left out", s.method_name, len(kept),
+                       len(prompts.problems))
+    order = [place[prompts.problems[i].id] for i in kept]
+    pick = lambda rows, places: tuple(rows[i] for i in places)
+    return (Prompts(pick(prompts.problems, kept), pick(prompts.tokens, kept)),
+            Demos(pick(demos.problems, order), pick(demos.tokens, order), pick(demos.completions, order)))
