@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from bridge_jax import settings
+from bridge_jax import hosts, settings
 from bridge_jax.types import Tree
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Checkpoints:
         self.wait()
         self._manager.reload()
         damaged: dict[int, str] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in hosts.decided("steps of the checkpoints", lambda: sorted(self._manager.all_steps(), reverse=True)):
             try:
                 state, meta = self._read(step, abstract_state)
             except _Damaged as error:

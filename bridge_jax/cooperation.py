@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import math
 
-import jax
 import numpy as np
 
-from bridge_jax import data, evaluate, generate
+from bridge_jax import data, evaluate, generate, hosts
 from bridge_jax.programs import Programs
 from bridge_jax.setup import Run
 from bridge_jax.types import TrainState
@@ -36,7 +35,7 @@ def measured_gain(run: Run, programs: Programs, state: TrainState) -> dict[str, 
         temperature = generate.sampling(run, run.settings.rollout.temperature)
         samples = sample(programs.policy[actor](state.params), *device, keys, temperature)
         problems = [prompts.problems[i] for i in (asked * rows)[:rows]]
-        graded = evaluate.grade(run.task, run.tokenizer, problems, jax.device_get(samples), run.pool)
+        graded = evaluate.grade(run.task, run.tokenizer, problems, hosts.fetch("samples of the gain", samples), run.pool)
         rewards.append(graded.reward_B[:len(asked)])
     difference = rewards[0] - rewards[1]
     return {"coop/gain": float(difference.mean()), "coop/gain_stderr": float(difference.std() / math.sqrt(len(asked)))}
@@ -49,7 +48,8 @@ def expert_logp(run: Run, programs: Programs, state: TrainState) -> dict[str, fl
     rows = data.demo_batch(run.held_out_demos, np.arange(len(run.held_out_demos.problems)), run.buckets[-1:],
                            run.settings.rollout.max_new, run.settings.eval.rows)
     phi = programs.policy["theta"](state.params)
-    return {"coop/expert_logp": float(programs.expert_logp(phi, generate.on_mesh(run, rows, run.decode_mesh)))}
+    found = hosts.fetch("log-probability of experts", programs.expert_logp(phi, generate.on_mesh(run, rows, run.decode_mesh)))
+    return {"coop/expert_logp": float(found)}
 
 
 def measure(run: Run, programs: Programs, state: TrainState) -> dict[str, float]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax import data, rollout, sharding
+from bridge_jax import data, hosts, rollout, sharding
 from bridge_jax.grading.outcome import Claim, Outcome
 from bridge_jax.grading.pool import Pool
 from bridge_jax.results import binomial_error
@@ -61,6 +61,20 @@ def grade(task: Task, tokenizer, problems: list[Problem], samples: Samples, pool
 def readings(task: Task, problems: Sequence[Problem], texts: Sequence[str], extracts: Sequence[Callable],
              pool: Pool | None = None) -> list[list[Reading]]:
     """For each way to extract an answer, its Reading of each text, which answers the problem at the same place.
+
+    Of several hosts each reads its share, and gets to know what the others found.
+    """
+    mine = hosts.share(len(texts))
+    found = readings_here(task, problems[mine], texts[mine], extracts, pool)
+    if hosts.count() == 1:
+        return found
+    rows = hosts.together("outcomes", [[(way[b].answer, way[b].outcome) for way in found] for b in range(len(found[0]))])
+    return [[Reading(row[k][0], Outcome(row[k][1])) for row in rows] for k in range(len(extracts))]
+
+
+def readings_here(task: Task, problems: Sequence[Problem], texts: Sequence[str], extracts: Sequence[Callable],
+                  pool: Pool | None) -> list[list[Reading]]:
+    """readings, by this process alone.
 
     An answer that two ways find in one text is compared once; the claims of all go to the pool in one call.
     """

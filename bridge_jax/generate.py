@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax import data, evaluate, rollout, sharding
+from bridge_jax import data, evaluate, hosts, rollout, sharding
 from bridge_jax.programs import Programs
 from bridge_jax.setup import Run
 from bridge_jax.types import Reads, Rollouts
@@ -18,7 +18,7 @@ from bridge_jax.types import Reads, Rollouts
 
 def on_mesh(run: Run, tree, mesh: jax.sharding.Mesh | None = None):
     """Host arrays onto the mesh (default: the one that trains), rows spread over its data axes."""
-    return jax.device_put(tree, sharding.of_rows(mesh or run.mesh, tree))
+    return hosts.place(tree, sharding.of_rows(mesh or run.mesh, tree))
 
 
 def sampling(run: Run, temperature: float) -> rollout.Sampling:
@@ -54,7 +54,7 @@ def dispatch(run: Run, programs: Programs, phi, step: int, bucket: int, indices)
         batch = data.prompt_batch(run.prompts, indices[start:start + size], (bucket,))
         keys = programs.keys(jnp.int32(step), batch.ids_P, first_P[start:start + size])
         prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P), run.decode_mesh)
-        parts.append(programs.sample[bucket](phi, *prompts, keys, sampling(run, s.rollout.temperature)))
+        parts.append(hosts.whole(programs.sample[bucket](phi, *prompts, keys, sampling(run, s.rollout.temperature))))
     return parts
 
 
@@ -62,7 +62,7 @@ def collect(run: Run, parts: list[rollout.Samples], indices, step: int) -> tuple
     """Fetch the parts and grade each while the next is generated; also the seconds of grading."""
     s, size, graded, grading = run.settings, len(indices) // len(parts), [], 0.0
     for part, start in zip(parts, range(0, len(indices), size)):
-        samples = jax.device_get(part)  # waits for this part; the next is already running
+        samples = hosts.fetch(f"samples of step {step + 1}", part)  # waits for this part; the next is already running
         began = time.monotonic()
         asked = [run.prompts.problems[i] for i in indices[start:start + size]]
         graded.append(evaluate.grade(run.task, run.tokenizer, asked, samples, run.pool))

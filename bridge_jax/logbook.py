@@ -318,8 +318,11 @@ MIRRORS = {"tensorboard": tensorboard, "wandb": wandb}
 
 
 @contextlib.contextmanager
-def progress(total: int, initial: int, desc: str) -> Iterator[Callable]:
+def progress(total: int, initial: int, desc: str, quiet: bool = False) -> Iterator[Callable]:
     """`with progress(...) as show: show(step, text)`: a bar on a terminal, else a line on stderr every few seconds."""
+    if quiet:
+        yield lambda step, text="": None
+        return
     start, shown = time.monotonic(), -math.inf
 
     def line(step: int, text: str = "") -> None:

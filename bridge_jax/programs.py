@@ -137,4 +137,5 @@ def compile_programs(run: Run, state: TrainState) -> Programs:
         greedy={bucket: compiled(trace_sampler(run, phi, bucket, s.eval.rows, 1)) for bucket in run.buckets if s.eval.every},
         update={(bucket, reads): compiled(trace_update(run, state, bucket, reads))
                 for bucket in run.buckets for reads in run.method.kinds},
-        eval_keys=jax.device_put(rollout.row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1), rows_of(s.eval.rows, 1)))
+        eval_keys=jax.jit(lambda: rollout.row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1),
+                          out_shardings=rows_of(s.eval.rows, 1))())

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bridge_jax import data, logbook, logprobs, lora, methods, settings, sharding, tasks
+from bridge_jax import data, hosts, logbook, logprobs, lora, methods, settings, sharding, tasks
 from bridge_jax.models import attention, hf_folder, layers, params
 from bridge_jax.optim import Recipe, Recipes, learning_rate
 from bridge_jax.types import Method, Policy, Sequences, Task, Tree
 
 logger = logging.getLogger(__name__)
-GROUPS = ("model", "method", "optim", "task", "data", "rollout", "batch", "mesh", "eval", "checkpoint", "log")
+GROUPS = ("model", "method", "optim", "task", "data", "rollout", "batch", "mesh", "eval", "checkpoint", "log", "hosts")
 KEYS = ("seed", "steps", *GROUPS)
 LEAST = {"eval.every": 0, "eval.rows": 1, "eval.limit": 0, "eval.samples": 0, "checkpoint.every": 0, "checkpoint.keep": 1,
          "log.rollouts_every": 0, "log.skipped_limit": 1, "model.logp_chunk": 1}
@@ -110,6 +110,7 @@ class Settings(NamedTuple):
     eval: Eval
     checkpoint: Checkpoint
     log: Log
+    hosts: hosts.Hosts
 
 
 class Unread(NamedTuple):
@@ -169,7 +170,7 @@ def read(config: ConfigDict, devices: int) -> Settings:
     s = Settings(seed, steps, method_name, method, Recipes(recipe("base"), recipe("lora")),
                  task_name, settings.section(config, "task", task_module.Config, ("name",)), group("model", Model),
                  group("data", Data), rollout, table, mesh, group("eval", Eval), group("checkpoint", Checkpoint),
-                 group("log", Log))
+                 group("log", Log), group("hosts", hosts.Hosts))
     check(s)
     return s
 

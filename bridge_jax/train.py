@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bridge_jax import checkpoint, cooperation, data, evaluate, generate, ledger, logbook, problems, settings, setup, tasks
+from bridge_jax import checkpoint, cooperation, data, evaluate, generate, hosts, ledger, logbook, problems, settings, setup, tasks
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
 from bridge_jax.models import params
@@ -34,7 +34,7 @@ from bridge_jax.setup import Run
 from bridge_jax.types import Batch, TrainState
 
 logger = logging.getLogger(__name__)
-FREE_KEYS = ("steps", "eval.", "checkpoint.", "log.")  # may change when a run resumes: they do not decide its numbers
+FREE_KEYS = ("steps", "eval.", "checkpoint.", "log.", "hosts.")  # may change when a run resumes: they do not decide its numbers
 
 
 class Diverged(RuntimeError):
@@ -73,7 +73,7 @@ def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Inter
         greedy = sample is None
         keys = programs.eval_keys if greedy else programs.paired_keys(batch.ids_P, np.int32(sample))
         how = generate.sampling(run, 0.0 if greedy else s.rollout.temperature)
-        return jax.device_get(programs.greedy[batch.prompt_PS.shape[1]](phi, *prompts, keys, how))
+        return hosts.fetch("samples of an evaluation", programs.greedy[batch.prompt_PS.shape[1]](phi, *prompts, keys, how))
 
     def correct(generated, split, prompts, too_long):
         scores, transcripts = evaluate.evaluate(generated, phi, run.task, run.tokenizer, split, prompts, s.eval.rows, run.buckets,
@@ -99,7 +99,8 @@ def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Inter
 def restore_or_begin(run: Run, store: checkpoint.Checkpoints) -> tuple[TrainState, dict]:
     """The newest readable checkpoint of the run directory, or a fresh state and zeroed counters."""
     abstract = setup.abstract_state(run)
-    found = store.restore(abstract)
+    with hosts.waiting("reading of the checkpoint"):
+        found = store.restore(abstract)
     if found:
         return found
     init = jax.jit(run.method.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract), donate_argnums=0)
@@ -113,13 +114,14 @@ def announce(run: Run, meta: dict) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(params.abstract(run.cfg)))
     demos, held_out = len(run.demos.problems) if run.demos else 0, {k: len(v.problems) for k, v in run.splits.items()}
     template = data.template_hash(run.tokenizer, run.task.messages)
-    print(f"{s.method_name} on {s.task_name}: {run.cfg.family} with {count:,} parameters, compute {s.model.dtype}, "
-          f"{run.mesh.size} device(s) {dict(run.mesh.shape)}\n{s.batch.format()}\n"
+    hosts_told = f" of {hosts.count()} hosts" if hosts.count() > 1 else ""
+    hosts.say(f"{s.method_name} on {s.task_name}: {run.cfg.family} with {count:,} parameters, compute {s.model.dtype}, "
+          f"{run.mesh.size} device(s) {dict(run.mesh.shape)}{hosts_told}\n{s.batch.format()}\n"
           f"{len(run.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; buckets {run.buckets}, "
           f"at most {s.rollout.max_new} new tokens; prompt template {template}\n"
           + (f"warning: {meta['restore_warning']}\n" if "restore_warning" in meta else "")
           + (f"steps {start + 1} to {s.steps}" if start < s.steps else
-             f"nothing to do: the run stands at step {start} of {s.steps}; raise --config.steps to go on"), flush=True)
+             f"nothing to do: the run stands at step {start} of {s.steps}; raise --config.steps to go on"))
 
 
 def check_grader(facts: dict[str, float], step: int, limit: float) -> None:
@@ -150,9 +152,15 @@ class Interrupt:
         self._old = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT) if main}
         return self
 
+    def agreed(self) -> bool:
+        """Whether a signal came, to this host or another; all hosts ask at the same place."""
+        if hosts.either("whether a signal came", self.asked.is_set()):
+            self.asked.set()
+        return self.asked.is_set()
+
     def check(self) -> None:
         """Stopped if a signal came."""
-        if self.asked.is_set():
+        if self.agreed():
             raise Stopped
 
     def __exit__(self, *error) -> None:
@@ -168,10 +176,10 @@ def train(config: ConfigDict, workdir: str, stop_at: int | None = None, force_co
     """
     with Interrupt() as interrupt:
         try:
-            with grader(config) as pool:  # before anything touches a device
+            with hosts.joined(config), grader(config) as pool:  # before anything touches a device
                 return train_with(pool, config, workdir, stop_at, force_config, defaults, devices, interrupt)
         except Stopped:
-            print("stopped by a signal before a step was begun; nothing is lost, the same command goes on", flush=True)
+            hosts.say("stopped by a signal before a step was begun; nothing is lost, the same command goes on")
             return {"stopped": True}
 
 
@@ -191,14 +199,18 @@ def train_with(pool: Pool | None, config: ConfigDict, workdir: str, stop_at: int
     """train, with its grader running."""
     run = setup.build(config, devices)._replace(pool=pool)
     s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
-    record = logbook.check_run(workdir, settings.to_json(config), changes, force_config, FREE_KEYS, setup.facts(run),
-                               settings.to_json(defaults) if defaults else None)
+    facts = setup.facts(run)
+    hosts.agree("data and devices", {"devices of a host": len(jax.local_devices())} | settings.flatten({"facts": facts}))
+    hosts.check_shared(workdir)
+    usual = settings.to_json(defaults) if defaults else None
+    record = hosts.decided("the run directory", lambda: logbook.check_run(
+        workdir, settings.to_json(config), changes, force_config, FREE_KEYS, facts, usual))
     if changes:
-        print(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json", flush=True)
+        hosts.say(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json")
     seen = {problem.id: problem for problem in (*run.task.train, *run.task.demos)}.values()
     overlap = problems.overlap_report(tuple(seen), run.task.splits)
-    print(overlap, flush=True)
-    for name, text in (("batch.txt", s.batch.format()), ("overlap.txt", overlap)):
+    hosts.say(overlap)
+    for name, text in (("batch.txt", s.batch.format()), ("overlap.txt", overlap)) if hosts.first() else ():
         with open(os.path.join(workdir, name), "w") as file:
             file.write(text + "\n")
     return resume(run, workdir, min(s.steps, stop_at or s.steps), interrupt, record)
@@ -209,20 +221,23 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict)
     s = run.settings
     with checkpoint.Checkpoints(workdir, s.checkpoint.keep) as store:
         state, meta = restore_or_begin(run, store)
-        logbook.write_config(workdir, record)  # only now: a checkpoint of another method would have been refused
+        if hosts.first():
+            logbook.write_config(workdir, record)  # only now: a checkpoint of another method would have been refused
         start, began = meta["step"], time.monotonic()
         announce(run, meta)
         # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved
         kept = -1 if not start else start - bool(meta.get("unlogged"))
-        with logbook.Logbook(workdir, kept, s.log.mirrors) as book:
+        with logbook.Logbook(workdir, kept, s.log.mirrors, writes=hosts.first()) as book:
             programs = compile_programs(run, setup.abstract_state(run))
-            checkpoint.checksums(state)  # its programs too: the first save shall compile nothing
-            print(f"compiled in {time.monotonic() - began:.1f} s", flush=True)
+            hosts.meet("compiled programs")  # a collective of CPU processes waits 30 s for the slowest, and no more
+            with hosts.waiting("the first checksums"):
+                checkpoint.checksums(state)  # its programs too: the first save shall compile nothing
+            hosts.say(f"compiled in {time.monotonic() - began:.1f} s")
             if not start and s.eval.every:
                 base = evaluation(run, programs, state, interrupt, book, 0)
                 book.write(0, base)
                 shown = (f"{key} {value:.3f}" for key, value in base.items() if "accuracy" in key)
-                print("before training: " + "  ".join(shown), flush=True)
+                hosts.say("before training: " + "  ".join(shown))
             if meta.get("unlogged"):  # a signal came when this step was to be evaluated
                 facts = {key: float(text) for key, text in meta["unlogged"].items()}
                 book.write(start, facts | (evaluation(run, programs, state, interrupt, book, start) if s.eval.every else {}))
@@ -244,7 +259,7 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
         nonlocal skipped, last
         if step is None:
             return
-        metrics = {key: float(value) for key, value in jax.device_get(step.metrics).items()}
+        metrics = {key: float(value) for key, value in hosts.fetch(f"update of step {step.number}", step.metrics).items()}
         metrics["time/update_s"] = time.monotonic() - step.dispatched
         spent = {key: value for key, value in metrics.items() if key.startswith("budget/")} | step.sampled
         spent["budget/flops"] = ledger.step_flops(run.cfg, spent, *ledger.mean_lengths(step.batch))
@@ -269,10 +284,11 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
                            "checkpoint")
 
     def save(number: int, unlogged: dict) -> None:
-        store.save(number, state, {**cursors, "step": number, "skipped_in_row": skipped, "totals": dict(totals),
-                                   "seed": s.seed, "train_s": trained(), "times": meter.read(), "unlogged": unlogged})
+        with hosts.waiting(f"checkpoint of step {number}"):
+            store.save(number, state, {**cursors, "step": number, "skipped_in_row": skipped, "totals": dict(totals),
+                                       "seed": s.seed, "train_s": trained(), "times": meter.read(), "unlogged": unlogged})
 
-    with logbook.progress(end, meta["step"], s.method_name) as show:
+    with logbook.progress(end, meta["step"], s.method_name, quiet=not hosts.first()) as show:
         for number in range(meta["step"] + 1, end + 1):
             reads = run.method.reads(number - 1)
             bucket, indices, demos = generate.rows_of_step(run, reads, cursors)
@@ -306,24 +322,25 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
             cursors = {"rl": cursor, "sft": cursors["sft"] + s.batch.demos_per_step * reads.demos}
             if s.log.rollouts_every and number % s.log.rollouts_every == 0 and written:
                 book.write_rollouts(number, [row for group in written for row in generate.transcript(run, *group)])
-            stopping = interrupt.asked.is_set()
+            stopping = interrupt.agreed()
             # by the config's last step, not by `end`: a run that is cut at stop_at logs what an unbroken one does
             evaluating = bool(s.eval.every) and (number % s.eval.every == 0 or number == s.steps)
             saving = (s.checkpoint.every and number % s.checkpoint.every == 0) or number == end or stopping
             owed = evaluating and stopping  # who sends SIGTERM may not wait: evaluated when the run goes on
             if evaluating or saving:
-                jax.block_until_ready(metrics)
+                with hosts.waiting(f"update of step {number}"):
+                    jax.block_until_ready(metrics)
                 with meter.paused():
                     try:
                         seen = evaluation(run, programs, state, interrupt, book, number) if evaluating and not owed else {}
                     except Stopped:
                         seen, owed = {}, True
                 finish(pending, seen, log=not owed)
-                pending, stopping = None, stopping or interrupt.asked.is_set()
+                pending, stopping = None, stopping or interrupt.agreed()
             if saving or stopping:
                 with meter.paused():
                     save(number, {key: repr(value) for key, value in last.items()} if owed else {})
             if stopping:
-                print(f"stopped by a signal after step {number}; saved. The same command goes on from here", flush=True)
+                hosts.say(f"stopped by a signal after step {number}; saved. The same command goes on from here")
                 return {"step": number, "stopped": True} | last
     return {"step": max(end, meta["step"]), "stopped": False} | last

@@ -1,7 +1,9 @@
 """Train: `python -m experiments.train --config=configs/NAME.py[:METHOD] --workdir=DIR [--config.a.b=value ...]`.
 
 Running the same command again goes on where the run directory stands. --stop_at=K ends cleanly after step K.
-Exit codes: 0 done (or saved, after SIGTERM), 2 what was asked for cannot be done, 3 the run diverged or its grader failed.
+Exit codes: 0 done (or saved, after SIGTERM), 2 what was asked for cannot be done, 3 the run diverged or its grader failed, 4
+another host of the run is gone, has stopped, or did not come to where this one waited (hosts.timeout_s): start all of them
+again, and the run goes on from its last checkpoint. How several hosts are started: docs/launch.md.
 """
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> None:
     log_to_stderr()
     use_compilation_cache()
     keep_freed_memory()
-    from bridge_jax import train
+    from bridge_jax import hosts, train
     from bridge_jax.grading import pool, selftest
     from configs.base import get_config
     given = flags.FLAGS
@@ -68,13 +70,20 @@ def main(argv: list[str]) -> None:
         end = train.train(given.config, given.workdir, given.stop_at, given.force_config, defaults=get_config())
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("where it came from", exc_info=True)
-        fail(str(error))
+        fail(str(error), at_once=hosts.started())
     except (train.Diverged, train.GraderFailed, selftest.GraderBroken, pool.PoolError) as error:
-        fail(str(error), code=3)
+        fail(str(error), code=3, at_once=hosts.started())
+    except hosts.Lost as error:
+        fail(str(error), code=hosts.LOST, at_once=True)
+    except Exception:
+        if not hosts.started():
+            raise
+        logging.getLogger(__name__).exception("a fault of the program")
+        leave(1)
     if "step" not in end:
         leave()  # a signal, while programs were compiled
     shown = ("step", "reward/mean", "eval/held_out_accuracy", "eval/held_out_stderr", "time/train_s")
-    print("  ".join(f"{key} {value:.4g}" for key, value in end.items() if key in shown))
+    hosts.say("  ".join(f"{key} {value:.4g}" for key, value in end.items() if key in shown))
 
 
 def leave(code: int = 0) -> None:
@@ -83,9 +92,11 @@ def leave(code: int = 0) -> None:
     os._exit(code)
 
 
-def fail(message: str, code: int = 2) -> None:
-    """Ends the program with a line "error: ..."."""
+def fail(message: str, code: int = 2, at_once: bool = False) -> None:
+    """Ends the program with a line "error: ..."; at once: as one of several hosts, for which jax would wait at the exit."""
     print(f"error: {message}", file=sys.stderr)
+    if at_once:
+        leave(code)
     sys.exit(code)
 
 

@@ -1,0 +1,215 @@
+"""Watches over a run of several hosts: nobody waits for ever for one that is gone, and each says which one that was.
+
+A thread of every host tells the others, through the key-value store of jax's coordination service, that it lives and at which
+wait it stands, every `beat` seconds, and listens to what they tell. It ends its process, with one line and exit code LOST, when
+    another host has stopped and said why;
+    another host gives no sign of life for half the timeout (killed, frozen, cut off);
+    this host waits longer than the timeout: the stacks of all threads come first, and who has not come is named.
+Hosts wait at the same places in the same order, so that the number of waits tells who is behind. Should jax's own runtime
+abort the process first, as it does at once when host 0, with the coordination service, is gone, the abort is explained.
+Should not even Python run any more, a timer outside of it ends the process. Left out: what the waits are for (hosts.py).
+"""
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+LOST = 4          # exit code
+BROKEN = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "oordination service", "heartbeat", "onnection closed",
+          "onnection reset", "onnection refused", "roken pipe")  # of errors that come from another host's end
+
+
+class Lost(RuntimeError):
+    """Another host is gone, has stopped, or does not come to where this one waits."""
+
+
+class Wait(NamedTuple):
+    """Where a host stands."""
+    number: int            # of waits that it has begun
+    what: str              # the last of them
+    since: float | None    # clock; None: it is over
+
+
+class Watch:
+    """Of one host over the others. `client`: of jax's coordination service, at the address `coordinator`."""
+
+    def __init__(self, client, index: int, count: int, timeout_s: float, coordinator: str):
+        self.client, self.index, self.count, self.timeout_s, self.coordinator = client, index, count, timeout_s, coordinator
+        self.beat, self.silence = min(10.0, timeout_s / 40), timeout_s / 2
+        self.names = [""] * count                      # of the machines, once they are known
+        self.left = threading.Event()                  # set when this host is about to end: the watch is over
+        self.ends: dict[int, tuple[int, str]] = {}     # host -> exit code for the others, why it stopped
+        self._wait, self._beats, self._failures, self._end_seen = Wait(0, "the start", None), 0, 0, None
+        self._told: dict[int, dict] = {}               # host -> its last pulse
+        self._heard = dict.fromkeys(range(count), time.monotonic())
+        self._thread = threading.Thread(target=self._run, name="watch over hosts", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._catch_abort()
+        self._thread.start()
+
+    def name(self, index: int) -> str:
+        """What to call a host in a message."""
+        return f"host {index}" + (f" ({self.names[index]})" if self.names[index] else "")
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[int]:
+        """Around whatever needs the other hosts to go on; gives the number of this wait, the same on every host."""
+        outer = self._wait
+        number = outer.number + 1
+        self._wait = Wait(number, what, time.monotonic())
+        try:
+            yield number
+        finally:
+            again = None if outer.since is None else time.monotonic()
+            self._wait = Wait(self._wait.number, outer.what if again else what, again)
+
+    def announce(self, code: int, text: str) -> None:
+        """Last words: why this host stops, and with which exit code the others shall follow it."""
+        self.left.set()
+        with contextlib.suppress(Exception):  # the store may be gone: then the others learn it from silence
+            self.client.key_value_set(f"bridge/end/{self.index}", json.dumps([code, text]), allow_overwrite=True)
+
+    def see_off(self) -> None:
+        """Host 0 stays until the others have said their last words, or had the time: jax aborts whoever outlives host 0."""
+        until = time.monotonic() + 6 * self.beat + 5
+        while self.index == 0 and time.monotonic() < until:
+            with contextlib.suppress(Exception):
+                if len(self.client.key_value_dir_get("bridge/end/")) == self.count:
+                    time.sleep(0.5)
+                    return
+            time.sleep(0.2)
+
+    def blame(self, error: BaseException) -> Lost:
+        """After a connection broke: who is gone, told by his last words, or by a silence of four beats."""
+        until = time.monotonic() + 10 * self.beat + 2
+        while time.monotonic() < until:
+            if self.ends:
+                return Lost(self._last_words()[1])
+            if silent := self._silent(4 * self.beat + 1):
+                return Lost(silent)
+            time.sleep(0.2)
+        return Lost("the connection to another host broke, but all of them are alive: " + " ".join(str(error).split())[:200])
+
+    def _run(self) -> None:
+        """The thread."""
+        while not self.left.wait(self.beat):
+            faulthandler.dump_traceback_later(1.5 * self.timeout_s + 30, exit=True, file=sys.__stderr__)  # needs no Python
+            try:
+                self._pulse()
+                self._listen()
+                self._failures = 0
+            except Exception as error:
+                self._failures += 1
+                if self._failures > 1:
+                    self._end(LOST, f"{self.name(0)}, which coordinates the others, does not answer: "
+                              + " ".join(str(error).split())[:100])
+            self._judge()
+        faulthandler.cancel_dump_traceback_later()
+
+    def _pulse(self) -> None:
+        self._beats += 1
+        wait = self._wait
+        told = {"beat": self._beats, "number": wait.number, "what": wait.what, "waits": wait.since is not None}
+        self.client.key_value_set(f"bridge/pulse/{self.index}", json.dumps(told), allow_overwrite=True)
+
+    def _listen(self) -> None:
+        for key, text in self.client.key_value_dir_get("bridge/pulse/"):
+            index, told = int(key.rpartition("/")[2]), json.loads(text)
+            if told["beat"] != self._told.get(index, {}).get("beat"):
+                self._told[index], self._heard[index] = told, time.monotonic()
+        found = self.client.key_value_dir_get("bridge/end/")
+        self.ends = {int(key.rpartition("/")[2]): tuple(json.loads(text)) for key, text in found}
+        self._end_seen = self._end_seen or (time.monotonic() if self.ends else None)
+
+    def _judge(self) -> None:
+        """End this process if there is a reason."""
+        wait, now = self._wait, time.monotonic()
+        if self._end_seen and now - self._end_seen > 2 * self.beat + 2:  # until then it may come to the same end by itself
+            self._end(*self._last_words())
+        elif silent := self._silent(self.silence):
+            self._end(LOST, silent)
+        elif wait.since is not None and now - wait.since > self.timeout_s:
+            self._end(LOST, self._late(wait), stacks=True)
+
+    def _last_words(self) -> tuple[int, str]:
+        index = min(self.ends)
+        code, text = self.ends[index]
+        return code, text if text.startswith("host ") else f"{self.name(index)} stopped: {text}"  # it may tell of yet another
+
+    def _silent(self, seconds: float) -> str:
+        """Who has given no sign of life for so long; "" if nobody."""
+        now = time.monotonic()
+        gone = [i for i in range(self.count) if i != self.index and i not in self.ends and now - self._heard[i] > seconds]
+        return "; ".join(f"{self.name(i)} is gone: no sign of life for {now - self._heard[i]:.0f} s, last seen {self._seen(i)}"
+                         for i in gone)
+
+    def _late(self, wait: Wait) -> str:
+        """Who is not where this host has waited in vain."""
+        behind = [i for i in range(self.count) if i != self.index and self._told.get(i, {}).get("number", 0) < wait.number]
+        who = "; ".join(f"{self.name(i)} has not come, last seen {self._seen(i)}" for i in behind)
+        return (f"waited {self.timeout_s:.0f} s (hosts.timeout_s) for the other hosts at {wait.what!r}: "
+                + (who or "all of them wait there, too") + "; the stacks of this host's threads stand above")
+
+    def _seen(self, index: int) -> str:
+        told = self._told.get(index)
+        return "before its first step" if told is None else f"{'at' if told['waits'] else 'after'} {told['what']!r}"
+
+    def _end(self, code: int, text: str, stacks: bool = False) -> None:
+        """End the process from the watch's thread: the main one hangs in a wait that nobody can break."""
+        if self.left.is_set():
+            return  # it is on its way out
+        if stacks:
+            faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+        say(text, code)
+        self.announce(code, text)
+        self.see_off()
+        os._exit(code)
+
+    def _catch_abort(self) -> None:
+        """jax's runtime aborts when host 0 is gone, and Python's own signal handlers would come too late for that."""
+        def explain(_) -> None:
+            if self.left.is_set():
+                time.sleep(5)  # this host is on its way out and has words of its own
+            else:
+                say(self._last_words()[1] if self.ends else self._why_aborted(), LOST)
+            os._exit(LOST)
+
+        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(explain)  # kept, or it would be freed
+        ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
+
+    def _why_aborted(self) -> str:
+        host, _, port = self.coordinator.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+        except OSError:
+            return f"{self.name(0)}, which coordinates the others, is gone"
+        return "jax ended this host: its message stands above"
+
+
+def broke(error: BaseException) -> bool:
+    """Whether an error may come from another host's end: a connection that is no more."""
+    chain, texts = error, []
+    while chain is not None:
+        texts.append(str(chain))
+        chain = chain.__cause__ or chain.__context__
+    return any(word in text for text in texts for word in BROKEN)
+
+
+def say(text: str, code: int) -> None:
+    """One line on stderr that survives an exit without Python's shutdown."""
+    prefix = "error: " if code else ""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os.write(2, f"{prefix}{text}\n".encode())

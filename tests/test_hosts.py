@@ -1,0 +1,289 @@
+"""Several processes, one run: parts alone, then real processes over loopback that train, die, are signalled and resume."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from bridge_jax import checkpoint, evaluate, hosts, logbook, setup, train
+from bridge_jax.grading.outcome import Outcome
+from configs import base
+from tests import host_runs, tiny_runs
+from tests.tiny_runs import STEPS
+
+EXPLICIT = dict(coordinator="10.0.0.1:1234", count=2, index=1)
+
+
+@pytest.mark.parametrize("given, environment, found", [
+    ({}, {}, ("", 0, -1)),
+    (EXPLICIT, {}, ("10.0.0.1:1234", 2, 1)),
+    (dict(coordinator="10.0.0.1:1234", count=2), {"BRIDGE_HOST_INDEX": "0"}, ("10.0.0.1:1234", 2, 0)),
+    ({}, {"BRIDGE_COORDINATOR": "node-1:99", "BRIDGE_HOST_COUNT": "3", "BRIDGE_HOST_INDEX": "2"}, ("node-1:99", 3, 2)),
+    (EXPLICIT, {"BRIDGE_HOST_INDEX": "0"}, ("10.0.0.1:1234", 2, 1)),  # what the config says counts
+    ({}, {"BRIDGE_COORDINATOR": "auto"}, ("auto", 0, -1)),
+    (dict(coordinator="[::1]:1234", count=1, index=0), {}, ("", 1, 0)),
+])
+def test_config_and_environment(given, environment, found):
+    h = hosts.read(hosts.Hosts(**given), environment)
+    assert (h.coordinator, h.count, h.index) == found
+
+
+@pytest.mark.parametrize("given, environment, told", [
+    (dict(coordinator="10.0.0.1"), {}, "hosts.coordinator='10.0.0.1'; allowed: .*HOST:PORT"),
+    (EXPLICIT | dict(index=2), {}, "hosts.count=2, hosts.index=2; allowed: .*BRIDGE_HOST_INDEX"),
+    (EXPLICIT | dict(index=-1), {}, "hosts.index=-1"),
+    (EXPLICIT, {"BRIDGE_HOST_INDEX": "one"}, None),
+    (dict(coordinator="10.0.0.1:1234", count=2), {"BRIDGE_HOST_INDEX": "one"}, "BRIDGE_HOST_INDEX='one'; allowed: a whole number"),
+    (dict(index=1), {}, "hosts.index=1; allowed: count and index beside hosts.coordinator=HOST:PORT"),
+    (dict(coordinator="auto", count=4), {}, "hosts.count=4"),
+    (dict(timeout_s=1), {}, "hosts.timeout_s=1; allowed: at least 10"),
+])
+def test_what_cannot_be_meant(given, environment, told):
+    if told is None:
+        assert hosts.read(hosts.Hosts(**given), environment).index == 1
+        return
+    with pytest.raises(ValueError, match=told):
+        hosts.read(hosts.Hosts(**given), environment)
+
+
+def test_one_process_is_the_identity():
+    """Nothing is started, and what the functions are given is what they return."""
+    with hosts.joined(tiny_runs.config()):
+        assert (hosts.count(), hosts.index(), hosts.first(), hosts.started()) == (1, 0, True, False)
+        tree, sharding = {"a": jax.numpy.arange(4)}, jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        assert hosts.whole(tree) is tree and hosts.fetch("it", tree)["a"].tolist() == [0, 1, 2, 3]
+        assert hosts.place(np.arange(3), sharding).tolist() == [0, 1, 2]
+        assert hosts.gather("it", "x") == ["x"] and hosts.together("it", [1]) == [1] and hosts.share(7) == slice(7)
+        assert hosts.either("it", True) and not hosts.either("it", False)
+        assert hosts.decided("it", lambda: {1: (2,)}) == {1: (2,)}
+        hosts.agree("it", {"no": object()}), hosts.check_shared("/nowhere")
+
+
+def as_one_of(monkeypatch, index: int, count: int, gather=None) -> None:
+    """This process takes itself for one of several; gather: in place of hosts.gather."""
+    monkeypatch.setattr(hosts, "_watch", types.SimpleNamespace(count=count, index=index, name=lambda i: f"host {i} (node{i})"))
+    monkeypatch.setattr(hosts, "index", lambda: index)
+    monkeypatch.setattr(hosts, "gather", gather or (lambda *_: pytest.fail("asked the others")))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 16])
+def test_shares_make_up_the_whole(monkeypatch, rows):
+    parts = []
+    for index in range(4):
+        as_one_of(monkeypatch, index, 4)
+        parts.append(list(range(rows))[hosts.share(rows)])
+    assert sum(parts, []) == list(range(rows)) and max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("given, told", [
+    ([{"config.seed": 0, "file a.py": "12"}] * 3, ""),
+    ([{"config.seed": 0}, {"config.seed": 1}], "  host 1 (node1): config.seed is 1, elsewhere 0"),
+    ([{"config.seed": 1}, {"config.seed": 0}, {"config.seed": 0}], "  host 0 (node0): config.seed is 1, elsewhere 0"),
+    ([{"file a.py": "1", "file b.py": "2"}, {"file a.py": "3"}],
+     '  host 1 (node1): file a.py is "3", elsewhere "1"; file b.py is "(not set)", elsewhere "2"'),
+])
+def test_differences_are_named(monkeypatch, given, told):
+    as_one_of(monkeypatch, 0, len(given), lambda what, mine: [json.dumps(one) for one in given])
+    if not told:
+        return hosts.agree("it", given[0])
+    with pytest.raises(ValueError) as error:
+        hosts.agree("it", given[0])
+    assert str(error.value).splitlines()[1:-1] == [told]
+
+
+def test_identity_is_config_code_and_versions(monkeypatch, tmp_path):
+    """hosts.index alone may differ; a changed file is another identity."""
+    config = tiny_runs.config()
+    mine = hosts.identity(config)
+    config.hosts.index = 3
+    assert hosts.identity(config) == mine
+    config.optim.base.learning_rate = 0.5
+    changed = {key for key, value in hosts.identity(config).items() if mine[key] != value}
+    assert changed == {"config.optim.base.learning_rate"}
+    assert {"file bridge_jax/train.py", "file experiments/train.py", "version of jax", "config.hosts.count"} <= set(mine)
+    (tmp_path / "bridge_jax").mkdir()
+    (tmp_path / "bridge_jax" / "train.py").write_text("other")
+    monkeypatch.setattr(hosts, "ROOT", tmp_path)
+    assert hosts.identity(config)["file bridge_jax/train.py"] != mine["file bridge_jax/train.py"]
+
+
+def test_each_grades_its_share_alone(monkeypatch):
+    """And both get to know all outcomes."""
+    seen, said = [], {}
+    task = types.SimpleNamespace(name="t", compare=lambda problem, answer: seen.append(answer) or Outcome.correct)
+    texts = ("a", "b", "c", "", "e")
+    extract = lambda text: text or None
+    whole = evaluate.readings(task, texts, texts, (extract,))
+    for index in (0, 1, 0):  # the second time, host 0 knows what host 1 said
+        seen.clear()
+        as_one_of(monkeypatch, index, 2, lambda what, mine: said.update({index: mine}) or [said.get(i, "[]") for i in (0, 1)])
+        found = evaluate.readings(task, texts, texts, (extract,))
+        assert seen == [["a", "b"], ["c", "e"]][index]
+    assert found == whole and found[0][3] == (None, Outcome.no_answer)
+
+
+def test_decided_by_the_first(monkeypatch):
+    """The others never call the function, and get its result or its error."""
+    said = []
+    as_one_of(monkeypatch, 0, 2, lambda what, mine: said.append(mine) or [mine, ""])
+    assert hosts.decided("it", lambda: {"a": [1]}) == {"a": [1]}
+    as_one_of(monkeypatch, 1, 2, lambda what, mine: [said[-1], mine])
+    assert hosts.decided("it", lambda: pytest.fail("called")) == {"a": [1]}
+
+    def refuse():
+        raise ValueError("no")
+
+    as_one_of(monkeypatch, 0, 2, lambda what, mine: said.append(mine) or [mine, ""])
+    with pytest.raises(ValueError, match="no"):
+        hosts.decided("it", refuse)
+    as_one_of(monkeypatch, 1, 2, lambda what, mine: [said[-1], mine])
+    with pytest.raises(ValueError, match="no"):
+        hosts.decided("it", lambda: pytest.fail("called"))
+
+
+def test_hosts_may_change_when_a_run_resumes():
+    assert "hosts." in train.FREE_KEYS and setup.read(tiny_runs.config(), 1).hosts == hosts.Hosts()
+    assert base.get_config().hosts.to_dict() == dataclasses.asdict(hosts.Hosts())
+
+
+# ---- real processes
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Compiled programs, shared by all processes of this file."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, cache):
+    """The run of one process with all devices."""
+    workdir = tmp_path_factory.mktemp("one")
+    assert host_runs.run(workdir, 1, cache) == [0], host_runs.output(workdir, 0)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, cache):
+    """The run of two."""
+    workdir = tmp_path_factory.mktemp("two")
+    assert host_runs.run(workdir, 2, cache) == [0, 0], host_runs.output(workdir, 0) + host_runs.output(workdir, 1)
+    return workdir
+
+
+def state(workdir) -> dict[str, np.ndarray]:
+    """Of the newest checkpoint, whoever wrote it."""
+    given = {key: value for key, value in host_runs.CONFIG.items() if not key.startswith("hosts")}
+    run = setup.build(tiny_runs.config("bridge", **given), jax.devices()[:host_runs.DEVICES])
+    with checkpoint.Checkpoints(str(workdir / "run"), read_only=True) as store:
+        restored, _ = store.restore(setup.abstract_state(run))
+    leaves = jax.tree_util.tree_flatten_with_path(restored)[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def samples(workdir, step: int) -> list[tuple]:
+    """What was sampled and what became of it."""
+    rows = tiny_runs.rows(workdir / "run" / "rollouts" / f"step_{step:06d}.jsonl")
+    return [(row["id"], row["sample"], row["ids"], row["outcome"]) for row in rows]
+
+
+def assert_same(workdir, other) -> None:
+    """Samples, outcomes and rewards are equal; the rest but for the order in which devices add up (and what Adam makes of it)."""
+    mine, theirs = tiny_runs.lines(workdir / "run"), tiny_runs.lines(other / "run")
+    assert [line["step"] for line in mine] == list(range(STEPS + 1)) == [line["step"] for line in theirs]
+    for step in range(1, STEPS + 1):
+        assert samples(workdir, step) == samples(other, step)
+        a, b = mine[step], theirs[step]
+        assert a.keys() == b.keys() and a["reward/mean"] == b["reward/mean"]
+        exact = [key for key in a if key.startswith(("reward/", "budget/", "eval/")) and a[key] != b[key]]
+        assert exact == []
+        for key in ("rl/J", "sft/logp"):
+            assert a[key] == pytest.approx(b[key], abs=1e-6), (step, key)
+    assert mine[1]["grad/norm_theta"] == pytest.approx(theirs[1]["grad/norm_theta"], rel=1e-6)
+    one, another = state(workdir), state(other)
+    assert one.keys() == another.keys()
+    for key in one:
+        np.testing.assert_allclose(one[key], another[key], rtol=1e-3, atol=1e-5, err_msg=key)
+
+
+def test_two_processes_train_like_one(one, two):
+    assert_same(two, one)
+    lines = logbook.read(str(two / "run"))
+    assert any(0 < line["reward/mean"] < 1 for line in lines[1:])  # or equal rewards would say nothing
+    assert host_runs.output(two, 1).count("\n") < 20 and "steps 1 to 5" in host_runs.output(two, 0)
+
+
+def test_different_configs_are_refused(tmp_path, cache):
+    codes = host_runs.run(tmp_path, 2, cache, differ={1: dict(optim__base__learning_rate=0.5)})
+    assert codes == [2, 2]
+    for index in range(2):
+        said = host_runs.output(tmp_path, index)
+        assert "error: the hosts are not alike" in said and "config.optim.base.learning_rate is 0.5, elsewhere 0.01" in said
+        assert "  host 1 (" in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_stops_the_others_and_the_run_resumes(one, tmp_path, cache, victim):
+    """The survivor names who is gone, within the timeout; host 0 holds jax's coordination service."""
+    processes = host_runs.start(tmp_path, 2, cache, at={victim: ["die", 3]})
+    processes[victim].wait(250)
+    survivor = 1 - victim
+    assert processes[survivor].wait(host_runs.TIMEOUT + 10) == hosts.LOST
+    host_runs.finish(processes)
+    assert processes[victim].returncode == -9
+    told = host_runs.errors(tmp_path, survivor)
+    assert told and f"host {victim} (" in told[-1] and "gone" in told[-1], host_runs.output(tmp_path, survivor)
+    assert host_runs.run(tmp_path, 2, cache) == [0, 0]
+    assert_same(tmp_path, one)
+    assert "steps 3 to 5" in host_runs.output(tmp_path, 0)
+
+
+@pytest.mark.slow
+def test_a_frozen_process_is_named_with_stacks(tmp_path, cache):
+    """It lives, but does not come: all end, none waits for ever."""
+    processes = host_runs.start(tmp_path, 2, cache, at={1: ["freeze", 1]})
+    codes = host_runs.finish(processes, 250)
+    assert codes == [hosts.LOST, hosts.LOST]
+    said = host_runs.output(tmp_path, 0)
+    assert "host 1 (" in said and "has not come, last seen" in said and "Current thread" in said
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_after_the_same_step(one, tmp_path, cache):
+    assert host_runs.run(tmp_path, 2, cache, at={1: ["terminate", 3]}) == [0, 0]
+    assert "stopped by a signal after step 3; saved" in host_runs.output(tmp_path, 0)
+    with checkpoint.Checkpoints(str(tmp_path / "run"), read_only=True) as store:
+        assert store.steps()[-1] == 3
+    assert host_runs.run(tmp_path, 1, cache) == [0]  # and one process goes on from what two have saved
+    assert_same(tmp_path, one)
+
+
+@pytest.mark.slow
+def test_four_processes_and_two_go_on_from_them(one, tmp_path, cache):
+    assert host_runs.run(tmp_path, 4, cache, stop_at=3) == [0, 0, 0, 0], host_runs.output(tmp_path, 0)
+    shutil.copytree(tmp_path, tmp_path / "kept")
+    assert host_runs.run(tmp_path, 2, cache) == [0, 0], host_runs.output(tmp_path, 0)
+    assert_same(tmp_path, one)
+    assert host_runs.run(tmp_path / "kept", 4, cache) == [0, 0, 0, 0]
+    assert_same(tmp_path / "kept", one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dapo", "luffy"])
+def test_methods_that_ask_again_and_pair(tmp_path, cache, method):
+    """Further rounds by rewards, paired rows, cooperation and sampled evaluation: the same from two processes as from one."""
+    given = dict(method=method, steps=3, eval__samples=1, eval__cooperation=True)
+    for count in (1, 2):
+        assert host_runs.run(tmp_path / str(count), count, cache, **given) == [0] * count
+    for step in range(1, 4):
+        assert samples(tmp_path / "1", step) == samples(tmp_path / "2", step)
+    for a, b in zip(tiny_runs.lines(tmp_path / "1" / "run"), tiny_runs.lines(tmp_path / "2" / "run"), strict=True):
+        assert a.keys() == b.keys() and a.get("rl/J", 0) == pytest.approx(b.get("rl/J", 0), abs=1e-6)
+        assert a.get("coop/expert_logp", 0) == pytest.approx(b.get("coop/expert_logp", 0), abs=1e-6)
