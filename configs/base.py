@@ -11,7 +11,7 @@ from configs import tasks
 def recipe(learning_rate: float) -> ConfigDict:
     """AdamW for one label (bridge_jax/optim.py Recipe)."""
     return ConfigDict(dict(learning_rate=learning_rate, schedule="constant", end_ratio=0.0, warmup_steps=0, decay_steps=0,
-                           clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0))
+                           clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, moments="float32"))
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
@@ -25,7 +25,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
                     lam=0.5, lam_schedule="constant", lam_end=1.0, lam_steps=0, lam_boundaries=(), lam_values=(),
                     lam_gain=0.1,
                     shadow_rollouts="shared", ratio_cap=0.0, w_learns="both", resync_every=0, inner_steps=1,
-                    shadow_storage="full", shadow_moments="float32",
+                    shadow_storage="full", shadow_moments="",
                     # bridge, grpo and most others
                     advantage="group", kl_coef=0.0,
                     # grpo, dr_grpo; gspo
@@ -44,4 +44,5 @@ def get_config(method: str = "bridge") -> ConfigDict:
         mesh=dict(data=1, fsdp=-1, tensor=1, decode_tensor=0),
         eval=dict(every=10, rows=64, limit=0, samples=0, cooperation=False),
         checkpoint=dict(every=50, keep=2),
-        log=dict(rollouts_every=1, mirrors=(), skipped_limit=5, ungraded_limit=0.1)))
+        log=dict(rollouts_every=1, mirrors=(), skipped_limit=5, ungraded_limit=0.1),
+        hosts=dict(coordinator="", count=0, index=-1, timeout_s=600)))
