@@ -276,8 +276,9 @@ def by_submitit(runs: list[Run], workdir: str, results: str, cluster: str, param
 
 
 def tpu_commands(runs: list[Run], workdir: str) -> str:
-    """One command a run for TPU pods, to be copied; $TPU and $ZONE are the reader's."""
-    shell = lambda run: "cd bridge_jax && " + shlex.join(["python3", *command_of(run, workdir)[1:]])
+    """One command a run for TPU pods, to be copied; $TPU and $ZONE are the reader's (docs/launch.md)."""
+    shell = lambda run: "cd bridge_jax && " + shlex.join(
+        [".venv/bin/python", *command_of(run, workdir)[1:], "--config.hosts.coordinator=auto"])
     return "\n".join(f"gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker=all --command={shlex.quote(shell(run))}"
                      for run in runs)
 

@@ -166,6 +166,7 @@ def test_tpu_commands(at_root, tmp_path):
     runs = command.runs_of(command.load(write(tmp_path, set={"data.buckets": (9,)}, seeds=[0, 1])))
     lines = command.tpu_commands(runs, "gs/x").splitlines()
     assert len(lines) == 2 and all("--worker=all" in line and "experiments.train" in line for line in lines)
+    assert all("--config.hosts.coordinator=auto" in line for line in lines)
     import shlex
     inner = shlex.split(lines[1])[-1].removeprefix("--command=cd bridge_jax && ")
     assert "--config.data.buckets=(9,)" in shlex.split(inner) and "--config.seed=1" in shlex.split(inner)
