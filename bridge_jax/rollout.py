@@ -63,7 +63,7 @@ def sample(cfg: layers.Config, phi: Tree, prompt_PS, prompt_len_P, key_B, sampli
     first_PD, prompt_cache = layers.prefill(cfg, phi, prompt_PS, prompt_len_P, cache_dtype, attend)
     prompt_cache = lay_cache(prompt_cache)
     empty = jnp.zeros((cfg.layers, B, cfg.kv_heads, T, cfg.head_dim), cache_dtype)
-    first_BD = jnp.repeat(first_PD, B // P, axis=0, total_repeat_length=B)
+    first_BD = jnp.repeat(first_PD, B // P, axis=0)
     start = dict(t=jnp.int32(0), hidden_BD=first_BD, cache=lay_cache((empty, empty)),
                  tokens_BT=jnp.zeros((B, T), jnp.int32), logp_BT=jnp.zeros((B, T), jnp.float32),
                  length_B=jnp.zeros(B, jnp.int32), done_B=jnp.zeros(B, bool))

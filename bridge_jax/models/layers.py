@@ -162,6 +162,11 @@ def remat(function, policy: str):
     return jax.checkpoint(function, policy=REMAT[policy], prevent_cse=False)  # scan keeps the two passes apart already
 
 
+def at_end(x_PSD: jax.Array, length_P: jax.Array) -> jax.Array:
+    """x [P,D] at the last position of each prompt; row by row, so that it stays on the row's device."""
+    return jnp.take_along_axis(x_PSD, (length_P - 1)[:, None, None], axis=1)[:, 0]
+
+
 def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none", lay_rows=lambda tree: tree,
             attend=causal) -> jax.Array:
     """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t] (t = 0 is the prompt's last token).
@@ -172,7 +177,7 @@ def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none",
     P, S = seqs.prompt_PS.shape
     B, T = seqs.tokens_BT.shape
     prompt_mask_PS = jnp.arange(S) < seqs.prompt_len_P[:, None]
-    start_B = jnp.repeat(seqs.prompt_len_P, B // P, total_repeat_length=B)
+    start_B = jnp.repeat(seqs.prompt_len_P, B // P)
     prompt_turn = rotation(cfg, jnp.broadcast_to(jnp.arange(S), (P, S)))
     turn = rotation(cfg, start_B[:, None] + jnp.arange(T))
 
@@ -184,8 +189,7 @@ def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none",
 
     inputs = lay_rows((phi["embed"][seqs.prompt_PS], phi["embed"][seqs.tokens_BT]))
     (x_PSD, x_BTD), _ = jax.lax.scan(remat(layer, remat_policy), inputs, phi["layers"])
-    last_PD = x_PSD[jnp.arange(P), seqs.prompt_len_P - 1]
-    first_BD = jnp.repeat(last_PD, B // P, axis=0, total_repeat_length=B)
+    first_BD = jnp.repeat(at_end(x_PSD, seqs.prompt_len_P), B // P, axis=0)
     return rms_norm(jnp.concatenate([first_BD[:, None], x_BTD[:, :-1]], axis=1), phi["final_norm"], cfg.rms_eps)
 
 
@@ -198,7 +202,7 @@ def prefill(cfg: Config, phi: Tree, prompt_PS, prompt_len_P, cache_dtype, attend
         return block(cfg, p, x_PSD, turn, lambda q, k, v: (attend(q, k, v), (k.astype(cache_dtype), v.astype(cache_dtype))))
 
     x_PSD, cache = jax.lax.scan(layer, phi["embed"][prompt_PS], phi["layers"])
-    return rms_norm(x_PSD[jnp.arange(P), prompt_len_P - 1], phi["final_norm"], cfg.rms_eps), cache
+    return rms_norm(at_end(x_PSD, prompt_len_P), phi["final_norm"], cfg.rms_eps), cache
 
 
 def decode(cfg: Config, phi: Tree, token_B, t, prompt_len_P, prompt_cache, cache):
@@ -208,7 +212,7 @@ def decode(cfg: Config, phi: Tree, token_B, t, prompt_len_P, prompt_cache, cache
     """
     B, P, S, T = token_B.shape[0], prompt_len_P.shape[0], prompt_cache[0].shape[3], cache[0].shape[3]
     prompt_mask_PS = jnp.arange(S) < prompt_len_P[:, None]
-    turn = rotation(cfg, (jnp.repeat(prompt_len_P, B // P, total_repeat_length=B) + t)[:, None])
+    turn = rotation(cfg, (jnp.repeat(prompt_len_P, B // P) + t)[:, None])
     sees = jnp.arange(T) <= t
 
     def layer(carry, xs):

@@ -1,0 +1,140 @@
+"""Whatever the mesh: the same update of every method, the same samples, and a run that goes on where another mesh left it."""
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax import lora, methods, rollout, setup, sharding
+from bridge_jax.models import params
+from bridge_jax.sharding import MeshConfig
+from bridge_jax.types import Batch
+from tests import tiny_runs, toys
+from tests.tiny_runs import quick  # noqa: F401 (a fixture)
+
+MESHES = {"8x1x1": dict(data=8, fsdp=1), "1x8x1": dict(fsdp=8), "1x1x2": dict(fsdp=1, tensor=2),
+          "2x2x2": dict(data=2, fsdp=2, tensor=2)}
+THETA_AXES, W_AXES = params.logical_axes(toys.CFG), lora.logical_axes(toys.CFG, toys.ADAPTER)
+
+
+def mesh_of(sizes: dict):
+    """A mesh over as many devices as the sizes say, all eight for -1."""
+    count = 2 if sizes == MESHES["1x1x2"] else 8
+    return sharding.make_mesh(MeshConfig(**sizes), jax.devices()[:count])
+
+
+def made(name: str, mesh=None):
+    """A method on the Qwen3-shaped model, in micro-batches of 8 rows; its rows kept spread over the mesh."""
+    module = methods.load(name)
+    policy = setup.make_policy(toys.CFG, setup.Model(), toys.ADAPTER, mesh)
+    return module.make(module.Config(), policy, toys.linear(), 8)
+
+
+def steps_of(method) -> dict[int, int]:
+    """Kind of step -> the first step of that kind."""
+    found = {}
+    for step in range(60):
+        found.setdefault(method.kind(step), step)
+    return found
+
+
+@functools.cache
+def on_one_device(name: str):
+    """For each kind of step: (state before, batch, state after, metrics), all parts of the parameters away from step 0."""
+    method, found = made(name), []
+    for kind, step in steps_of(method).items():
+        state = jax.jit(method.init)(toys.transformer_theta(), jax.random.key(0))
+        state = state.replace(step=jnp.int32(step), params=toys.add(state.params, toys.noise_like(state.params, 1, 0.05)))
+        given, reads = toys.model_batch(0), method.kinds[kind]
+        batch = Batch(given.demos if reads.demos else None, {actor: given.rollouts[actor] for actor in reads.actors})
+        found.append((state, batch, *jax.jit(method.update)(state, batch)))
+    return found
+
+
+def assert_same_update(name: str, sizes: dict) -> None:
+    """Parameters, moments (1e-5 relative) and metrics of every kind of step."""
+    mesh = mesh_of(sizes)
+    method = made(name, mesh)
+    for state, batch, expected, expected_metrics in on_one_device(name):
+        layout = sharding.of_state(mesh, state, THETA_AXES, W_AXES)
+        placed = jax.device_put(state, layout), jax.device_put(batch, sharding.of_rows(mesh, batch))
+        after, metrics = jax.jit(method.update, out_shardings=(layout, None))(*placed)
+        assert toys.change((after.params, after.opt_state), (expected.params, expected.opt_state)) < 1e-5
+        assert toys.change(after.params, state.params) > 1e-4  # something happened
+        for key in expected_metrics:
+            np.testing.assert_allclose(metrics[key], expected_metrics[key], rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["grpo", "bridge"])
+def test_the_same_update_on_all_three_axes(name):
+    assert_same_update(name, MESHES["2x2x2"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize("name", methods.names())
+def test_the_same_update_of_every_method(name, sizes):
+    assert_same_update(name, sizes)
+
+
+def sampled(mesh):
+    """4 samples of 8 prompts, temperature 1, laid out as programs.py does; None: on one device."""
+    phi = toys.transformer_theta()
+    seqs, key_B = toys.sequences(3, 8, 4), rollout.row_keys(jax.random.key(5), 7, jnp.arange(8), 4)
+    sampling = rollout.Sampling(jnp.float32(1.0), jnp.asarray([0], jnp.int32), jnp.int32(12))
+    given, lay_cache = (phi, seqs.prompt_PS, seqs.prompt_len_P, key_B), lambda cache: cache
+    if mesh is not None:
+        rows = jax.device_put(given[1:], sharding.of_rows(mesh, given[1:]))
+        given = jax.device_put(phi, sharding.of_tree(mesh, THETA_AXES, params.abstract(toys.CFG))), *rows
+        lay_cache = lambda cache: jax.lax.with_sharding_constraint(cache, sharding.of_cache(mesh, cache))
+    sample = jax.jit(lambda *given: rollout.sample(toys.CFG, *given, sampling, 12, jnp.float32, lay_cache))
+    compiled = sample.lower(*given).compile()
+    return compiled(*given), compiled.as_text()
+
+
+@functools.cache
+def sampled_on_one_device():
+    return sampled(None)[0]
+
+
+@pytest.mark.parametrize("decode_tensor", [1, 2, 4])
+def test_the_same_samples_whatever_the_mesh(decode_tensor):
+    """Tokens and lengths to the bit, log-probabilities to 1e-5; rows on the devices that heads leave."""
+    mesh = sharding.make_decode_mesh(MeshConfig(fsdp=8, decode_tensor=decode_tensor))
+    samples, compiled = sampled(mesh)
+    expected = sampled_on_one_device()
+    assert len({tuple(row) for row in np.asarray(expected.seqs.tokens_BT)}) > 16
+    np.testing.assert_array_equal(samples.seqs.tokens_BT, expected.seqs.tokens_BT)
+    np.testing.assert_array_equal(samples.seqs.length_B, expected.seqs.length_B)
+    np.testing.assert_allclose(samples.logp_BT, expected.logp_BT, atol=1e-5)
+    assert not samples.logp_BT.sharding.is_fully_replicated
+    # weights are whole where heads are not split: nothing but the end of all rows is talked about
+    assert decode_tensor > 1 or "all-gather" not in compiled
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_mesh(quick, tmp_path):
+    """Two steps on 1x8x1, the rest on 2x2x2: samples as in the run on one device, numbers to 1e-5."""
+    from bridge_jax import train
+    from configs import base
+    shape = dict(batch__prompts_per_step=8, batch__samples_per_prompt=2, batch__demos_per_step=8, batch__microbatch_rows=2,
+                 rollout__calls=1, optim__base__eps=10.0, optim__lora__eps=10.0, steps=4, eval__every=2)
+    def go(where: str, sizes: dict, stop_at, devices: int):
+        given = shape | {f"mesh__{axis}": size for axis, size in sizes.items()}
+        train.train(tiny_runs.config("bridge", **given), str(tmp_path / where), stop_at, where == "moved", base.get_config(),
+                    jax.devices()[:devices])
+
+    go("one", {}, None, 1)
+    go("moved", MESHES["1x8x1"], 2, 8)
+    go("moved", MESHES["2x2x2"], None, 8)
+    mine, theirs = tiny_runs.lines(tmp_path / "moved"), tiny_runs.lines(tmp_path / "one")
+    assert [line["step"] for line in mine] == [0, 1, 2, 3, 4]
+    for one, other in zip(mine, theirs, strict=True):
+        for key in other:
+            np.testing.assert_allclose(one[key], other[key], rtol=1e-5, atol=1e-5, err_msg=f"step {other['step']} {key}")
+    ids = lambda where: [row["ids"] for step in (1, 4) for row in
+                         tiny_runs.rows(tmp_path / where / "rollouts" / f"step_{step:06d}.jsonl")]
+    assert ids("moved") == ids("one")
