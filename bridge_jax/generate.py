@@ -54,7 +54,8 @@ def dispatch(run: Run, programs: Programs, phi, step: int, bucket: int, indices)
         batch = data.prompt_batch(run.prompts, indices[start:start + size], (bucket,))
         keys = programs.keys(jnp.int32(step), batch.ids_P, first_P[start:start + size])
         prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P), run.decode_mesh)
-        parts.append(hosts.whole(programs.sample[bucket](phi, *prompts, keys, sampling(run, s.rollout.temperature))))
+        with hosts.waiting(f"the sampler's start in step {step + 1}"):  # where programs run one by one, it waits for the last
+            parts.append(hosts.whole(programs.sample[bucket](phi, *prompts, keys, sampling(run, s.rollout.temperature))))
     return parts
 
 

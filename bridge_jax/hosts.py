@@ -20,6 +20,7 @@ import platform
 import re
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -116,23 +117,43 @@ def connect(h: Hosts) -> int:
     global _started
     # its SIGTERM handler would replace ours, which the hosts agree about themselves
     jax.config.update("jax_enable_preemption_service", False)
-    waits = dict(initialization_timeout=h.timeout_s, heartbeat_timeout_seconds=h.timeout_s, shutdown_timeout_seconds=30)
+    # jax's own timeouts are the last resort: it aborts without a name
+    waits = dict(initialization_timeout=h.timeout_s + 60, heartbeat_timeout_seconds=h.timeout_s + 60, shutdown_timeout_seconds=30)
+    named = () if h.coordinator == "auto" else (h.coordinator, h.count, h.index)
+    _started = True
     try:
-        if h.coordinator == "auto":
-            jax.distributed.initialize(**waits)
-        else:
-            jax.distributed.initialize(h.coordinator, h.count, h.index, **waits)
+        came = done_within(h.timeout_s, lambda: jax.distributed.initialize(*named, **waits))
     except Exception as error:
         _started = distributed.global_state.client is not None
         reason = " ".join(str(error).split())[:400]
-        way_out = (f"start all {h.count} hosts within hosts.timeout_s={h.timeout_s} s, each with its own hosts.index, where they can "
-                   "reach host 0 at that address")
-        if h.coordinator == "auto":
-            way_out = "if this is no cluster that jax knows, set hosts.coordinator=HOST:PORT, hosts.count and hosts.index"
-        raise ValueError(f"hosts.coordinator={h.coordinator!r}: the hosts did not find each other ({reason}); "
-                         f"{way_out}") from error
-    _started = True
+        raise ValueError(f"hosts.coordinator={h.coordinator!r}: the hosts cannot find each other ({reason}). If this is no "
+                         "cluster that jax knows, set hosts.coordinator=HOST:PORT, hosts.count and hosts.index") from error
+    if not came:
+        address = distributed.global_state.coordinator_address
+        missing = "not all of the others came" if watch.reachable(address) else "nobody listens there, where host 0 should"
+        raise Lost(f"host {distributed.global_state.process_id} waited {h.timeout_s} s (hosts.timeout_s) at {address}, and "
+                   f"{missing}; start all hosts, each with its own hosts.index, where they can reach that address")
     return distributed.global_state.num_processes
+
+
+def done_within(seconds: float, function: Callable[[], Any]) -> bool:
+    """Calls it in a thread and waits so long: while jax waits for other hosts, the main thread would hear no signal."""
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            function()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    until = time.monotonic() + seconds
+    while thread.is_alive() and time.monotonic() < until:
+        thread.join(0.5)
+    if errors:
+        raise errors[0]
+    return not thread.is_alive()
 
 
 def start_watch(h: Hosts) -> watch.Watch:
@@ -329,5 +350,5 @@ def check_shared(folder: str) -> None:
         os.unlink(path)
     blind = [_watch.name(i) for i, found in enumerate(seen) if not found]
     if blind:
-        raise ValueError(f"--workdir={folder!r} is not one directory: {', '.join(blind)} do not see what host 0 writes there. Give "
-                         "all hosts the same --workdir on a file system that they share")
+        raise ValueError(f"--workdir={folder!r} is not one directory: {', '.join(blind)} do not see what host 0 writes there. "
+                         "Give all hosts the same --workdir on a file system that they share")

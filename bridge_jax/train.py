@@ -73,7 +73,8 @@ def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Inter
         greedy = sample is None
         keys = programs.eval_keys if greedy else programs.paired_keys(batch.ids_P, np.int32(sample))
         how = generate.sampling(run, 0.0 if greedy else s.rollout.temperature)
-        return hosts.fetch("samples of an evaluation", programs.greedy[batch.prompt_PS.shape[1]](phi, *prompts, keys, how))
+        with hosts.waiting("samples of an evaluation"):
+            return hosts.fetch("their end", programs.greedy[batch.prompt_PS.shape[1]](phi, *prompts, keys, how))
 
     def correct(generated, split, prompts, too_long):
         scores, transcripts = evaluate.evaluate(generated, phi, run.task, run.tokenizer, split, prompts, s.eval.rows, run.buckets,
@@ -91,7 +92,8 @@ def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Inter
             counts = [sum(problem.id in right for right in times) for problem in asked]
             metrics[f"eval/{split}_sampled_accuracy"] = sum(counts) / (s.eval.samples * len(asked))
             solved[f"{split}_sampled"] = "".join(map(str, counts))
-    metrics |= cooperation.measure(run, programs, state) if s.eval.cooperation else {}
+    with hosts.waiting("the measures of cooperation"):
+        metrics |= cooperation.measure(run, programs, state) if s.eval.cooperation else {}
     book.write_solved(step, solved)
     return metrics | {"time/eval_s": time.monotonic() - began}
 
@@ -197,6 +199,8 @@ def grader(config: ConfigDict) -> Iterator[Pool | None]:
 def train_with(pool: Pool | None, config: ConfigDict, workdir: str, stop_at: int | None, force_config: bool,
                defaults: ConfigDict | None, devices, interrupt: Interrupt) -> dict[str, Any]:
     """train, with its grader running."""
+    with hosts.waiting("the devices of all hosts"):
+        jax.local_devices()  # hosts tell each other of theirs
     run = setup.build(config, devices)._replace(pool=pool)
     s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
     facts = setup.facts(run)
@@ -317,7 +321,8 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
             facts["time/rollout_s"] = time.monotonic() - began - facts["time/grade_s"]
             batch = Batch(demos, rollouts)
             dispatched = time.monotonic()
-            state, metrics = programs.update[bucket, reads](state, generate.on_mesh(run, batch))
+            with hosts.waiting(f"the start of update {number}"):
+                state, metrics = programs.update[bucket, reads](state, generate.on_mesh(run, batch))
             pending = Step(number, metrics, facts, generate.sampled_tokens(run, written), batch, dispatched)
             cursors = {"rl": cursor, "sft": cursors["sft"] + s.batch.demos_per_step * reads.demos}
             if s.log.rollouts_every and number % s.log.rollouts_every == 0 and written:

@@ -82,11 +82,12 @@ class Watch:
             self.client.key_value_set(f"bridge/end/{self.index}", json.dumps([code, text]), allow_overwrite=True)
 
     def see_off(self) -> None:
-        """Host 0 stays until the others have said their last words, or had the time: jax aborts whoever outlives host 0."""
+        """Host 0 stays until the living have said their last words, or had the time: jax aborts whoever outlives host 0."""
         until = time.monotonic() + 6 * self.beat + 5
         while self.index == 0 and time.monotonic() < until:
             with contextlib.suppress(Exception):
-                if len(self.client.key_value_dir_get("bridge/end/")) == self.count:
+                ended = {int(key.rpartition("/")[2]) for key, _ in self.client.key_value_dir_get("bridge/end/")}
+                if not set(range(self.count)) - ended - set(self._gone(4 * self.beat + 1)):
                     time.sleep(0.5)
                     return
             time.sleep(0.2)
@@ -148,12 +149,15 @@ class Watch:
         code, text = self.ends[index]
         return code, text if text.startswith("host ") else f"{self.name(index)} stopped: {text}"  # it may tell of yet another
 
-    def _silent(self, seconds: float) -> str:
-        """Who has given no sign of life for so long; "" if nobody."""
+    def _gone(self, seconds: float) -> list[int]:
+        """Hosts that have given no sign of life for so long, and no last words."""
         now = time.monotonic()
-        gone = [i for i in range(self.count) if i != self.index and i not in self.ends and now - self._heard[i] > seconds]
-        return "; ".join(f"{self.name(i)} is gone: no sign of life for {now - self._heard[i]:.0f} s, last seen {self._seen(i)}"
-                         for i in gone)
+        return [i for i in range(self.count) if i != self.index and i not in self.ends and now - self._heard[i] > seconds]
+
+    def _silent(self, seconds: float) -> str:
+        """Who is gone, in words; "" if nobody."""
+        since = lambda i: f"no sign of life for {time.monotonic() - self._heard[i]:.0f} s, last seen {self._seen(i)}"
+        return "; ".join(f"{self.name(i)} is gone: {since(i)}" for i in self._gone(seconds))
 
     def _late(self, wait: Wait) -> str:
         """Who is not where this host has waited in vain."""
@@ -190,12 +194,19 @@ class Watch:
         ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
 
     def _why_aborted(self) -> str:
-        host, _, port = self.coordinator.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
-        except OSError:
-            return f"{self.name(0)}, which coordinates the others, is gone"
-        return "jax ended this host: its message stands above"
+        if reachable(self.coordinator):
+            return "jax ended this host: its message stands above"
+        return f"{self.name(0)}, which coordinates the others, is gone"
+
+
+def reachable(address: str) -> bool:
+    """Whether somebody listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+    except OSError:
+        return False
+    return True
 
 
 def broke(error: BaseException) -> bool:

@@ -28,7 +28,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(workdir: pathlib.Path, count: int, cache, method: str = "bridge", at: dict | None = None, differ: dict | None = None,
+def start(workdir: pathlib.Path, count: int, cache, method: str = "grpo", at: dict | None = None, differ: dict | None = None,
           **given) -> list[subprocess.Popen]:
     """`count` processes of one run. at: {index: [what, step]}, what of ACTS; differ: {index: {key: value}}."""
     workdir.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def start(workdir: pathlib.Path, count: int, cache, method: str = "bridge", at: 
     return started
 
 
-def finish(processes: list[subprocess.Popen], seconds: float = 250) -> list[int]:
+def finish(processes: list[subprocess.Popen], seconds: float = 700) -> list[int]:
     """Their exit codes; whoever is not done in time is killed, and fails the test with -9."""
     until = time.monotonic() + seconds
     try:

@@ -38,7 +38,7 @@ def test_config_and_environment(given, environment, found):
     (EXPLICIT | dict(index=2), {}, "hosts.count=2, hosts.index=2; allowed: .*BRIDGE_HOST_INDEX"),
     (EXPLICIT | dict(index=-1), {}, "hosts.index=-1"),
     (EXPLICIT, {"BRIDGE_HOST_INDEX": "one"}, None),
-    (dict(coordinator="10.0.0.1:1234", count=2), {"BRIDGE_HOST_INDEX": "one"}, "BRIDGE_HOST_INDEX='one'; allowed: a whole number"),
+    (dict(coordinator="10.0.0.1:1234", count=2), {"BRIDGE_HOST_INDEX": "one"}, "BRIDGE_HOST_INDEX='one'; allowed: a whole"),
     (dict(index=1), {}, "hosts.index=1; allowed: count and index beside hosts.coordinator=HOST:PORT"),
     (dict(coordinator="auto", count=4), {}, "hosts.count=4"),
     (dict(timeout_s=1), {}, "hosts.timeout_s=1; allowed: at least 10"),
@@ -168,18 +168,20 @@ def one(tmp_path_factory, cache):
     return workdir
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory, cache):
-    """The run of two."""
-    workdir = tmp_path_factory.mktemp("two")
-    assert host_runs.run(workdir, 2, cache) == [0, 0], host_runs.output(workdir, 0) + host_runs.output(workdir, 1)
-    return workdir
+def real(*marks):
+    """Marks of a test of real processes; times are for a machine that has other work, too."""
+    def mark(test):
+        for one in (pytest.mark.timeout(1800), *marks):
+            test = one(test)
+        return test
+
+    return mark
 
 
-def state(workdir) -> dict[str, np.ndarray]:
+def state(workdir, method: str) -> dict[str, np.ndarray]:
     """Of the newest checkpoint, whoever wrote it."""
     given = {key: value for key, value in host_runs.CONFIG.items() if not key.startswith("hosts")}
-    run = setup.build(tiny_runs.config("bridge", **given), jax.devices()[:host_runs.DEVICES])
+    run = setup.build(tiny_runs.config(method, **given), jax.devices()[:host_runs.DEVICES])
     with checkpoint.Checkpoints(str(workdir / "run"), read_only=True) as store:
         restored, _ = store.restore(setup.abstract_state(run))
     leaves = jax.tree_util.tree_flatten_with_path(restored)[0]
@@ -192,7 +194,7 @@ def samples(workdir, step: int) -> list[tuple]:
     return [(row["id"], row["sample"], row["ids"], row["outcome"]) for row in rows]
 
 
-def assert_same(workdir, other) -> None:
+def assert_same(workdir, other, method: str = "grpo") -> None:
     """Samples, outcomes and rewards are equal; the rest but for the order in which devices add up (and what Adam makes of it)."""
     mine, theirs = tiny_runs.lines(workdir / "run"), tiny_runs.lines(other / "run")
     assert [line["step"] for line in mine] == list(range(STEPS + 1)) == [line["step"] for line in theirs]
@@ -202,22 +204,29 @@ def assert_same(workdir, other) -> None:
         assert a.keys() == b.keys() and a["reward/mean"] == b["reward/mean"]
         exact = [key for key in a if key.startswith(("reward/", "budget/", "eval/")) and a[key] != b[key]]
         assert exact == []
-        for key in ("rl/J", "sft/logp"):
+        for key in {"rl/J", "sft/logp"} & a.keys():
             assert a[key] == pytest.approx(b[key], abs=1e-6), (step, key)
     assert mine[1]["grad/norm_theta"] == pytest.approx(theirs[1]["grad/norm_theta"], rel=1e-6)
-    one, another = state(workdir), state(other)
+    one, another = state(workdir, method), state(other, method)
     assert one.keys() == another.keys()
     for key in one:
         np.testing.assert_allclose(one[key], another[key], rtol=1e-3, atol=1e-5, err_msg=key)
 
 
-def test_two_processes_train_like_one(one, two):
-    assert_same(two, one)
-    lines = logbook.read(str(two / "run"))
+@real()
+def test_two_processes_train_like_one(tmp_path, cache):
+    """BRIDGE, with evaluations and checkpoints; the first step, before any update, is the same to the last bit."""
+    for count in (1, 2):
+        assert host_runs.run(tmp_path / str(count), count, cache, method="bridge") == [0] * count, tmp_path
+    assert_same(tmp_path / "2", tmp_path / "1", "bridge")
+    first = [(tmp_path / count / "run" / "rollouts" / "step_000001.jsonl").read_text() for count in "12"]
+    assert first[0] == first[1]
+    lines = logbook.read(str(tmp_path / "2" / "run"))
     assert any(0 < line["reward/mean"] < 1 for line in lines[1:])  # or equal rewards would say nothing
-    assert host_runs.output(two, 1).count("\n") < 20 and "steps 1 to 5" in host_runs.output(two, 0)
+    assert "steps 1 to 5" in host_runs.output(tmp_path / "2", 0) and "steps" not in host_runs.output(tmp_path / "2", 1)
 
 
+@real()
 def test_different_configs_are_refused(tmp_path, cache):
     codes = host_runs.run(tmp_path, 2, cache, differ={1: dict(optim__base__learning_rate=0.5)})
     assert codes == [2, 2]
@@ -228,12 +237,12 @@ def test_different_configs_are_refused(tmp_path, cache):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-@pytest.mark.slow
+@real(pytest.mark.slow)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_stops_the_others_and_the_run_resumes(one, tmp_path, cache, victim):
     """The survivor names who is gone, within the timeout; host 0 holds jax's coordination service."""
     processes = host_runs.start(tmp_path, 2, cache, at={victim: ["die", 3]})
-    processes[victim].wait(250)
+    processes[victim].wait(700)
     survivor = 1 - victim
     assert processes[survivor].wait(host_runs.TIMEOUT + 10) == hosts.LOST
     host_runs.finish(processes)
@@ -245,17 +254,17 @@ def test_a_killed_process_stops_the_others_and_the_run_resumes(one, tmp_path, ca
     assert "steps 3 to 5" in host_runs.output(tmp_path, 0)
 
 
-@pytest.mark.slow
+@real(pytest.mark.slow)
 def test_a_frozen_process_is_named_with_stacks(tmp_path, cache):
     """It lives, but does not come: all end, none waits for ever."""
     processes = host_runs.start(tmp_path, 2, cache, at={1: ["freeze", 1]})
-    codes = host_runs.finish(processes, 250)
+    codes = host_runs.finish(processes)
     assert codes == [hosts.LOST, hosts.LOST]
     said = host_runs.output(tmp_path, 0)
     assert "host 1 (" in said and "has not come, last seen" in said and "Current thread" in said
 
 
-@pytest.mark.slow
+@real(pytest.mark.slow)
 def test_a_signal_to_one_stops_all_after_the_same_step(one, tmp_path, cache):
     assert host_runs.run(tmp_path, 2, cache, at={1: ["terminate", 3]}) == [0, 0]
     assert "stopped by a signal after step 3; saved" in host_runs.output(tmp_path, 0)
@@ -265,7 +274,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(one, tmp_path, cache):
     assert_same(tmp_path, one)
 
 
-@pytest.mark.slow
+@real(pytest.mark.slow)
 def test_four_processes_and_two_go_on_from_them(one, tmp_path, cache):
     assert host_runs.run(tmp_path, 4, cache, stop_at=3) == [0, 0, 0, 0], host_runs.output(tmp_path, 0)
     shutil.copytree(tmp_path, tmp_path / "kept")
@@ -275,7 +284,7 @@ def test_four_processes_and_two_go_on_from_them(one, tmp_path, cache):
     assert_same(tmp_path / "kept", one)
 
 
-@pytest.mark.slow
+@real(pytest.mark.slow)
 @pytest.mark.parametrize("method", ["dapo", "luffy"])
 def test_methods_that_ask_again_and_pair(tmp_path, cache, method):
     """Further rounds by rewards, paired rows, cooperation and sampled evaluation: the same from two processes as from one."""
