@@ -307,6 +307,7 @@ def checksums(state: Tree) -> dict[str, int]:
 
 @jax.jit
 def _checksum(x: jax.Array) -> jax.Array:
+    x = jax.device_put(x, jax.memory.Space.Device)  # from the host's memory, where a method keeps a part there
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     # integers wrap, so that the order of summation does not matter; 64-bit elements give two words on a last axis

@@ -126,6 +126,12 @@ def to_bfloat16(tree: Tree, key: jax.Array) -> Tree:
     return structure.unflatten([rounded(x, jax.random.fold_in(key, i)) for i, x in enumerate(leaves)])
 
 
+def on_device(tree: Tree) -> Tree:
+    """Traced arrays that lie in the host's memory brought to the device; the others as they are."""
+    host = lambda x: isinstance(x, jax.core.Tracer) and jax.typeof(x).memory_space == jax.memory.Space.Host
+    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Device) if host(x) else x, tree)
+
+
 def to_float32(tree: Tree) -> Tree:
     """bfloat16 leaves as fp32, the others as they are."""
     return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)

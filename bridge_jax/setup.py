@@ -394,5 +394,6 @@ def abstract_state(run: Run) -> Tree:
     """Shapes, dtypes and layout of the whole training state, nothing allocated."""
     theta = params.abstract(run.cfg)
     state = jax.eval_shape(lambda theta: run.method.init(theta, jax.random.key(0)), theta)
-    layout = sharding.of_state(run.mesh, state, params.logical_axes(run.cfg), lora.logical_axes(run.cfg, run.lora))
+    layout = sharding.of_state(run.mesh, state, params.logical_axes(run.cfg), lora.logical_axes(run.cfg, run.lora),
+                                run.method.on_host)
     return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, layout)

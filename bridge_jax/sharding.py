@@ -86,10 +86,11 @@ def of_tree(mesh: Mesh, axes: Tree, abstract: Tree) -> Tree:
     return jax.tree.map(lambda leaf, names: of_axes(mesh, names, leaf.shape), abstract, axes)
 
 
-def of_state(mesh: Mesh, state: Tree, theta_axes: Tree, w_axes: Tree) -> Tree:
+def of_state(mesh: Mesh, state: Tree, theta_axes: Tree, w_axes: Tree, on_host: tuple[str, ...] = ()) -> Tree:
     """Shardings of a whole training state: every leaf under theta, theta_hat, w or ref is laid out as that parameter.
 
-    Optimizer moments are found by the same path; scalars, such as counts, are whole on every device.
+    Optimizer moments are found by the same path; scalars, such as counts, are whole on every device. What is under a name of
+    `on_host` lies in the host's memory, next to the device that it belongs to.
     """
     axes = {"theta": theta_axes, "theta_hat": theta_axes, "ref": theta_axes, "w": w_axes}
 
@@ -101,7 +102,8 @@ def of_state(mesh: Mesh, state: Tree, theta_axes: Tree, w_axes: Tree) -> Tree:
             names = axes[keys[part]]
             for key in keys[part + 1:]:
                 names = of_means(names, key) if isinstance(names, tuple) else names[key]
-        return of_axes(mesh, names, leaf.shape)
+        place = of_axes(mesh, names, leaf.shape)
+        return place.with_memory_kind("pinned_host") if leaf.ndim and set(keys) & set(on_host) else place
 
     return jax.tree_util.tree_map_with_path(of_leaf, state)
 

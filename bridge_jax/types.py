@@ -84,6 +84,7 @@ class Method:
     kinds: tuple[Reads, ...]              # of steps: one, or several for a method that changes its mind
     kind: Callable = lambda step: 0       # step (0 for the first) -> index into kinds
     resample: int = 0                     # rounds in which groups of equal rewards are replaced by groups of further prompts
+    on_host: tuple[str, ...] = ()         # parts of Params that lie, with their moments, in the host's memory between steps
     paired: bool = False                  # whether Batch.demos are experts on the very prompts of Batch.rollouts, in their order
 
     def reads(self, step: int) -> Reads:

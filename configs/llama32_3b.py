@@ -21,4 +21,5 @@ def get_config(method: str = "bridge") -> ConfigDict:
     """500 steps on Llama-3.2-3B; the base model has no chat template."""
     config = paper.get_config(method, "meta-llama/Llama-3.2-3B", ARCH)
     config.task.prompt = "plain"
+    config.mesh.decode_tensor = 4  # two kv heads each
     return config

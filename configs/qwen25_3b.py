@@ -18,4 +18,6 @@ ARCH = dict(model_type="qwen2", hidden_size=2048, num_hidden_layers=36, num_atte
 
 def get_config(method: str = "bridge") -> ConfigDict:
     """500 steps on Qwen2.5-3B."""
-    return paper.get_config(method, "Qwen/Qwen2.5-3B", ARCH)
+    config = paper.get_config(method, "Qwen/Qwen2.5-3B", ARCH)
+    config.mesh.decode_tensor = 2  # one kv head each; rows over the other half
+    return config

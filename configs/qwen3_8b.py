@@ -18,4 +18,6 @@ ARCH = dict(model_type="qwen3", hidden_size=4096, num_hidden_layers=36, num_atte
 
 def get_config(method: str = "bridge") -> ConfigDict:
     """500 steps on Qwen3-8B-Base."""
-    return paper.get_config(method, "Qwen/Qwen3-8B-Base", ARCH)
+    config = paper.get_config(method, "Qwen/Qwen3-8B-Base", ARCH)
+    config.mesh.decode_tensor = 8  # one kv head each, 2 GB of weights
+    return config

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bridge_jax import lora, methods, rollout, setup, sharding
+from bridge_jax.methods import bridge
 from bridge_jax.models import params
 from bridge_jax.sharding import MeshConfig
 from bridge_jax.types import Batch
@@ -78,6 +79,25 @@ def test_the_same_update_on_all_three_axes(name):
 @pytest.mark.parametrize("name", methods.names())
 def test_the_same_update_of_every_method(name, sizes):
     assert_same_update(name, sizes)
+
+
+def test_a_shadow_in_the_hosts_memory():
+    """Two steps give the very numbers of a shadow on the device, and end where they began: parameters and moments on the host."""
+    mesh, ends = mesh_of(MESHES["2x2x2"]), []
+    for offload in (False, True):
+        method = bridge.make(bridge.Config(shadow_offload=offload), toys.transformer(), toys.linear())
+        state = jax.jit(method.init)(toys.transformer_theta(), jax.random.key(0))
+        layout = sharding.of_state(mesh, state, THETA_AXES, W_AXES, method.on_host)
+        state, given = jax.device_put(state, layout), toys.model_batch(0)
+        given = jax.device_put(given, sharding.of_rows(mesh, given))
+        update = jax.jit(method.update, out_shardings=(layout, None), donate_argnums=0)
+        for _ in range(2):
+            state, _ = update(state, given)
+        ends.append(state)
+    assert toys.same_bits(*ends)
+    kinds = lambda tree: {x.sharding.memory_kind for x in jax.tree.leaves(tree) if x.ndim}
+    shadow = ends[1].params.theta_hat, ends[1].opt_state.inner_states["shadow"]
+    assert kinds(shadow) == {"pinned_host"} and kinds((ends[1].params.theta, ends[0].params.theta_hat)) == {"device"}
 
 
 def sampled(mesh):

@@ -13,7 +13,8 @@ At the exact optimum the theta_hat term vanishes, since theta can undo w: it act
 
 Variants (ours): w ascends the gain alone; theta_hat is set back to theta every n steps, or takes n RL steps for one of theta;
 lam follows the measured gain, so that experts count while they make theta better than RL alone; theta_hat is kept as bfloat16
-differences from theta, and its Adam moments in bfloat16 (6 bytes a weight instead of 12).
+differences from theta, its Adam moments in bfloat16 or factored (6 or 4 bytes a weight instead of 12), or all of it lies in the
+host's memory between steps and is fetched when it is used.
 The controls beside them: beta = 0 (methods/hybrid.py), no theta_hat (methods/joint.py).
 """
 from __future__ import annotations
@@ -25,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
-from bridge_jax.optim import MOMENTS, Recipes, apply_ascent, begin, schedule, to_bfloat16
+from bridge_jax.optim import MOMENTS, Recipes, apply_ascent, begin, on_device, schedule, to_bfloat16
 from bridge_jax.types import Batch, Method, Metrics, Params, Policy, Reads, Rollouts, TrainState
 
 
@@ -48,17 +49,20 @@ class Config:
     inner_steps: int = 1             # RL steps of theta_hat for one step of theta, all on the same samples
     shadow_storage: str = "full"     # theta_hat as it is, or as bfloat16 "difference" theta_hat - theta
     shadow_moments: str = ""         # of theta_hat's Adam: float32, bfloat16 or factored; "": as optim.base.moments
+    shadow_offload: bool = False     # whether theta_hat and its moments lie in the host's memory between steps
 
 
 CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"), "shadow_storage": ("full", "difference"),
            "shadow_moments": ("", *MOMENTS)}
 
 
-def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: Policy, w_learns: str = "both"):
+def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: Policy, w_learns: str = "both",
+                   unpack=lambda params: params):
     """The three directions at one iterate, and what was seen on the way. Each grad: phi -> (G in phi, J, facts).
 
     lam: a number, or a function of the facts of theta and theta_hat. Where it is a number, no more than two gradients are alive
     at a time: the barrier keeps the compiler from making phi_hat, or its gradient, while G is not yet summed up.
+    unpack: params as they are stored -> with theta_hat as it is.
     """
     mix = lambda lam: jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
     phi = policy.merge(params.theta, params.w)
@@ -67,7 +71,7 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: 
     agreement = objectives.cooperation(G_SFT, G_RL)
     if known := not callable(lam):
         G, agreement, params = jax.lax.optimization_barrier((mix(lam), agreement, params))
-    G_hat, J_hat, hat = grad_RL_hat(policy.merge(params.theta_hat, params.w), rl)
+    G_hat, J_hat, hat = grad_RL_hat(policy.merge(unpack(params).theta_hat, params.w), rl)
     if not known:
         lam = lam(rl, hat)
         G = mix(lam)
@@ -77,7 +81,8 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: 
 
 
 def unpacked(params: Params, storage: str) -> Params:
-    """Params with theta_hat as it is."""
+    """Params with theta_hat as it is, on the device."""
+    params = on_device(params)
     if storage == "full":
         return params
     return params.replace(theta_hat=jax.tree.map(lambda t, d: t + d.astype(t.dtype), params.theta, params.theta_hat))
@@ -161,7 +166,7 @@ def settle(cfg: Config, before: TrainState, after: TrainState, skipped) -> Train
     after = after.replace(step=step, params=packed(params, cfg.shadow_storage, step))
     if not (cfg.resync_every or cfg.inner_steps > 1 or cfg.shadow_storage != "full"):
         return after  # apply_ascent has seen to it
-    return jax.tree.map(lambda a, b: jnp.where(skipped > 0, a, b), before.replace(step=step), after)
+    return jax.tree.map(lambda a, b: jnp.where(skipped > 0, a, b), on_device(before).replace(step=step), after)
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
@@ -177,12 +182,14 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         state = begin(recipes, params, policy.merge(theta, None) if cfg.kl_coef else None)
         return state.replace(params=packed(state.params, cfg.shadow_storage, 0))
 
+    unpack = functools.partial(unpacked, storage=cfg.shadow_storage)
+    small = cfg.shadow_offload or cfg.shadow_storage != "full"  # what is stored otherwise than used: unpacked late, twice
+
     def update(stored: TrainState, batch: Batch):
-        state = stored.replace(params=unpacked(stored.params, cfg.shadow_storage))
         rollouts, demos = batch.rollouts["theta"], batch.demos
         seen_by_hat = batch.rollouts["theta_hat"] if own else rollouts
-        lam = lam_at(state.step, rollouts, seen_by_hat if own else None)
-        rows, rows_hat = (objectives.rl_rows(policy, state.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
+        lam = lam_at(stored.step, rollouts, seen_by_hat if own else None)
+        rows, rows_hat = (objectives.rl_rows(policy, stored.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
                           for samples in (rollouts, seen_by_hat))
         gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
         J_SFT = objectives.J_SFT(policy, demos)
@@ -195,7 +202,9 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
 
         ascent, values, (sft, rl, hat), metrics = coupled_ascent(
             lambda phi: gradient(J_SFT, phi, demos, {}), lambda phi: gradient(J_RL, phi, rollouts.seqs, rows),
-            grad_RL_hat, lam, state.params, policy, cfg.w_learns)
+            grad_RL_hat, lam, stored.params, policy, cfg.w_learns, unpack)
+        state, ascent = jax.lax.optimization_barrier((stored, ascent)) if small else (stored, ascent)
+        state = on_device(state.replace(params=unpack(state.params)))
         if own:  # one more forward pass
             phi_hat = policy.merge(state.params.theta_hat, state.params.w)
             logp_hat_BT = objectives.logp_of(policy, phi_hat, rollouts, microbatch_rows)
@@ -222,4 +231,5 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         return policy.merge(params.theta_hat if actor == "theta_hat" else params.theta, params.w)
 
     actors = ("theta", "theta_hat") if own else ("theta",)
-    return Method(init, update, policy_of, kinds=(Reads(actors, demos=True),))
+    return Method(init, update, policy_of, kinds=(Reads(actors, demos=True),),
+                  on_host=("theta_hat",) if cfg.shadow_offload else ())
