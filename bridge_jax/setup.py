@@ -276,7 +276,7 @@ def shape_of_model(model: Model) -> tuple[layers.Config, dict]:
 
 
 def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Run:
-    """The part of a run that needs no data: settings, model, method, mesh, all of data.buckets; for programs from shapes alone."""
+    """The part of a run that needs no data: settings, model, method, mesh, all of data.buckets; enough for abstract programs."""
     devices = jax.devices() if devices is None else devices
     s = read(config, len(devices))
     for recipe in (s.recipes.base, s.recipes.lora):

@@ -1,0 +1,200 @@
+"""The programs of one training step, compiled for devices that may only be described, and what each takes.
+
+Phases: merge (the weights handed to the sampler, once a rollout for each actor), prefill and decode (one call of the sampler; its
+program holds both), logp (the sampled rows once more, forward only), and one update for every kind of step the method has.
+Memory, collectives and the compiler's own figures are of the compiled program; work is counted (count.py), and time a
+roofline: the longest of FLOPs, memory and interconnect at their peaks. It says what a phase cannot beat, not what it will take.
+Assumed: every prompt and completion has its full length, and all samples run to max_new tokens.
+"""
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from bridge_jax import lora, objectives, programs, setup, sharding
+from bridge_jax.flight import buffers, chips, count, hlo
+from bridge_jax.models import layers, params
+from bridge_jax.setup import Run
+from bridge_jax.types import Reads, Tree
+
+LARGEST = 12  # buffers that are listed
+
+
+class Phase(NamedTuple):
+    """One program and what is counted for it."""
+    name: str
+    trace: Callable[[], jax.stages.Traced]
+    work: Callable[[jax.stages.Traced], count.Work]
+    resident: int = 0      # bytes per device that lie beside the program's own: the training state while samples are drawn
+    loop: int | None = None  # most trips of the program's one loop of unknown length; what lies outside it is another phase
+
+
+def kind_of(reads: Reads) -> str:
+    """How one kind of step is named."""
+    return "+".join(["demos"] * reads.demos + ["samples"] * bool(reads.actors))
+
+
+def phases(run: Run, state: Tree) -> list[Phase]:
+    """Everything that a step of this run computes, at its longest bucket; state: of setup.abstract_state."""
+    s, bucket = run.settings, run.buckets[-1]
+    P, M, resident = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt, count.chip_bytes(state)
+    phi = programs.abstract_phi(run, state)
+    nothing = lambda traced: count.Work(0.0, float(count.chip_bytes(state.params) + count.chip_bytes(phi)) * run.mesh.size)
+    found = []
+    if run.method.actors:
+        found = [Phase("merge", lambda: programs.trace_policy(run, state, "theta"), nothing,
+                       resident - count.chip_bytes(state.params)),
+                 Phase("prefill", lambda: trace_prefill(run, phi, bucket, P),
+                       lambda traced: count.prefill(run, bucket, P), resident),
+                 Phase("decode", lambda: programs.trace_sampler(run, phi, bucket, P, M),
+                       lambda traced: count.decode(run, bucket, P), resident, s.rollout.max_new),
+                 Phase("logp", lambda: trace_logp(run, state, bucket), lambda traced: count.logp(run, bucket), resident)]
+    for reads in run.method.kinds:
+        name = "update" if len(run.method.kinds) == 1 else f"update {kind_of(reads)}"
+        found.append(Phase(name, lambda reads=reads: programs.trace_update(run, state, bucket, reads),
+                           lambda traced, reads=reads: of_update(run, state, bucket, reads, traced)))
+    return found
+
+
+def trace_prefill(run: Run, phi: Tree, bucket: int, P: int) -> jax.stages.Traced:
+    """The prompts of one call of the sampler."""
+    cache = setup.dtype_of("rollout.cache_dtype", run.settings.rollout.cache_dtype)
+    rows = (jax.ShapeDtypeStruct((P, bucket), jnp.int32), jax.ShapeDtypeStruct((P,), jnp.int32))
+    lay = lambda made: (made[0], jax.lax.with_sharding_constraint(made[1], sharding.of_cache(run.decode_mesh, made[1])))
+    prefill = jax.jit(lambda phi, *rows: lay(layers.prefill(run.cfg, phi, *rows, cache)))
+    return prefill.trace(phi, *programs.placed(rows, sharding.of_rows(run.decode_mesh, rows)))
+
+
+def trace_logp(run: Run, state: Tree, bucket: int) -> jax.stages.Traced:
+    """Log-probabilities of a step's samples under the current policy, micro-batched as in an update."""
+    reads = next(reads for reads in run.method.kinds if reads.actors)
+    rollouts = programs.abstract_batch(run, bucket, reads).rollouts[reads.actors[0]]
+    phi = jax.eval_shape(lambda params: run.method.policy(params, "theta"), state.params)
+    score = jax.jit(lambda phi, rollouts: objectives.logp_of(run.policy, phi, rollouts, run.settings.batch.microbatch))
+    return score.trace(programs.placed(phi, setup.theta_shardings(run)),
+                       programs.placed(rollouts, sharding.of_rows(run.mesh, rollouts)))
+
+
+def of_update(run: Run, state: Tree, bucket: int, reads: Reads, traced: jax.stages.Traced) -> count.Work:
+    """Work of one update, by the ledger that the method itself keeps."""
+    spent = count.passes(traced, programs.abstract_batch(run, bucket, reads), bucket, run.settings.rollout.max_new)
+    return count.update(run, spent, bucket, state)
+
+
+def compile_phase(phase: Phase, chip: chips.Chip | None, network: float, devices: int, options: dict) -> dict[str, Any]:
+    """Everything there is to say of one phase, as JSON; a program that the compiler cannot place says what it asked for."""
+    began = time.monotonic()
+    traced = phase.trace()
+    work = phase.work(traced)
+    lowered, traced_s = traced.lower(), time.monotonic() - began
+    began = time.monotonic()
+    found = {"phase": phase.name, "flops": work.flops / devices, "bytes": work.bytes / devices, "resident": phase.resident,
+             "trace_s": traced_s}
+    try:
+        compiled = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return found | {"compile_s": time.monotonic() - began, "fits": False, "refused": refusal(str(error))}
+    found["compile_s"] = time.monotonic() - began
+    module = hlo.parse(compiled.as_text())
+    found |= {"memory": memory_of(compiled, module), "collectives": communicated(module, phase.loop),
+              "compiler": {key: value for key, value in (compiled.cost_analysis() or {}).items()
+                           if key in ("flops", "bytes accessed", "optimal_seconds")}}
+    found["peak"] = found["memory"]["peak"] + phase.resident
+    return found | ({"fits": found["peak"] <= chip.hbm} | roofline(found, chip, network) if chip else {})
+
+
+def refusal(message: str) -> dict[str, Any]:
+    """What the compiler says of a program that is too large for the device; sizes in bytes where it gives them."""
+    unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    sizes = [float(number) * unit[letter] for number, letter in re.findall(r"\(?(\d+\.?\d*)([KMGT]?)B?\)", message)]
+    return {"message": message.split("\n")[0][:300]} | ({"asked": sizes[0], "available": sizes[1]} if len(sizes) > 1 else {})
+
+
+def memory_of(compiled, module: hlo.Module) -> dict[str, Any]:
+    """Bytes per device, by the compiler; and the buffers alive at the peak, by a walk through the schedule.
+
+    XLA's CPU backend leaves temporaries out of its peak: there it is the sum of everything, which is an upper bound.
+    """
+    told = compiled.memory_analysis()
+    size = lambda name: int(getattr(told, f"{name}_in_bytes"))
+    found = {name: size(f"{name}_size") for name in ("argument", "output", "alias", "temp")}
+    walked = buffers.peak(module)
+    own = found["argument"] + found["output"] - found["alias"] + found["temp"]
+    peak = size("peak_memory")
+    return found | {"peak": own if peak < found["argument"] + found["temp"] / 2 else peak, "walked": walked.bytes,
+                    "largest": [one._asdict() for one in walked.alive[:LARGEST]]}
+
+
+def communicated(module: hlo.Module, loop: int | None) -> dict[str, dict]:
+    """Per kind of collective: instructions, times, bytes received per device. loop: as Phase's."""
+    found = hlo.collectives(module)
+    if loop is not None:
+        return hlo.totals([one for one in found if one.unknown], loop)
+    return hlo.totals(found) | ({"unknown_loops": {"instructions": sum(one.unknown > 0 for one in found)}}
+                                if any(one.unknown for one in found) else {})
+
+
+def roofline(phase: dict, chip: chips.Chip, network: float) -> dict[str, float]:
+    """Seconds at the chip's peaks: of FLOPs, of memory, of the interconnect, and the longest of them."""
+    moved = sum(row.get("bytes", 0.0) for row in phase["collectives"].values())
+    parts = {"compute_s": phase["flops"] / chip.flops, "memory_s": phase["bytes"] / chip.memory,
+             "network_s": moved / network if network else 0.0}
+    return parts | {"seconds": max(parts.values())}
+
+
+def step_seconds(found: list[dict], calls: int, actors: int, grading: float) -> dict[str, float]:
+    """One step by the rooflines: all actors' rollouts, grading, and each kind of update as a step of its own."""
+    by_name = {phase["phase"]: phase for phase in found}
+    if any("seconds" not in phase for phase in found):
+        return {}
+    seconds = lambda name: by_name[name]["seconds"]
+    rollout = actors * (seconds("merge") + calls * (seconds("prefill") + seconds("decode"))) if actors else 0.0
+    updates = {name: seconds(name) for name in by_name if name.startswith("update")}
+    samples = lambda name: name == "update" or name.endswith("samples")
+    return {name: value + (rollout + grading) * (actors > 0 and samples(name)) for name, value in updates.items()} | {
+        "rollout": rollout, "grading": grading}
+
+
+def state_bytes(run: Run, devices: int) -> int:
+    """Of the training state per device on `devices` of them, all along fsdp, by the shardings alone."""
+    theta = params.abstract(run.cfg)
+    state = jax.eval_shape(lambda theta: run.method.init(theta, jax.random.key(0)), theta)
+    mesh = AbstractMesh((1, devices, 1), sharding.AXES)
+    layout = sharding.of_state(mesh, state, params.logical_axes(run.cfg), lora.logical_axes(run.cfg, run.lora))
+    return count.chip_bytes(programs.placed(state, layout))
+
+
+def largest_that_fits(candidates: list[int], fits: Callable[[int], bool]) -> int | None:
+    """The largest of rising candidates that fits, by halving: what a size needs is taken to grow with it."""
+    low, high, best = 0, len(candidates) - 1, None
+    while low <= high:
+        middle = (low + high) // 2
+        if fits(candidates[middle]):
+            best, low = candidates[middle], middle + 1
+        else:
+            high = middle - 1
+    return best
+
+
+def microbatch_candidates(run: Run) -> list[int]:
+    """Every batch.microbatch_rows with which the rows of a step come out even, rising."""
+    batch, found = run.settings.batch, []
+    for rows in range(1, batch.rollout_rows // batch.devices + 1):
+        try:
+            found.append(dataclasses.replace(batch, microbatch_rows=rows).microbatch_rows)
+        except ValueError:
+            continue  # not an even cut
+    return found
+
+
+def parameters(run: Run) -> int:
+    """Of the base model."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params.abstract(run.cfg)))

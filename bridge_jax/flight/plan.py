@@ -1,0 +1,65 @@
+"""A plan: all phases of a config on a topology, as one JSON object, and the same as a table."""
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from ml_collections import ConfigDict
+
+from bridge_jax import programs, setup
+from bridge_jax.flight import chips, phases
+from bridge_jax.setup import Run
+
+CHIP_COUNTS = (16, 32, 64, 128, 256)  # of the table of state memory
+GB = 1e9
+
+
+def make(config: ConfigDict, topology: chips.Topology, devices: list, grading: float = 0.0,
+         only: Callable[[str], bool] = lambda phase: True, tell: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Compile the phases whose names `only` wants; tell: called with a line for each that is done."""
+    run = setup.sketch(config, devices)
+    state = setup.abstract_state(run)
+    chip = chips.chip_of(topology, devices)
+    network = chips.interconnect(topology, chip) if chip else 0.0
+    options = programs.compiler_options() if topology.kind == "cpu" else {}
+    found = []
+    for phase in phases.phases(run, state):
+        if only(phase.name):
+            found.append(phases.compile_phase(phase, chip, network, len(devices), options))
+            tell(line_of(found[-1]))
+    actors = max(len(reads.actors) for reads in run.method.kinds)
+    return about(run, topology, devices) | {
+        "chip": None if chip is None else chip._asdict() | {"interconnect": network}, "phases": found,
+        "peak": max((phase.get("peak", float("inf")) for phase in found), default=0),
+        "step": phases.step_seconds(found, run.settings.rollout.calls, actors, grading) if only("merge") else {},
+        "state_by_chips": {str(n): phases.state_bytes(run, n) for n in CHIP_COUNTS}}
+
+
+def about(run: Run, topology: chips.Topology, devices: list) -> dict[str, Any]:
+    """What a plan is of."""
+    s = run.settings
+    return {"topology": topology.name, "devices": len(devices), "device_kind": devices[0].device_kind, "model": run.cfg.family,
+            "parameters": phases.parameters(run), "method": s.method_name, "mesh": dict(run.mesh.shape),
+            "decode_mesh": dict(run.decode_mesh.shape), "prompts": s.batch.prompts_per_step,
+            "samples": s.batch.samples_per_prompt, "demos": s.batch.demos_per_step, "calls": s.rollout.calls,
+            "bucket": run.buckets[-1], "max_new": s.rollout.max_new, "microbatch_rows": s.batch.microbatch_rows,
+            "remat": s.model.remat, "dtype": s.model.dtype, "attention": s.model.attention}
+
+
+def line_of(phase: dict) -> str:
+    """A phase in one line."""
+    if "memory" not in phase:
+        return f"{phase['phase']}: does not fit ({phase['refused']['message']}; compiled {phase['compile_s']:.0f} s)"
+    seconds = f", roofline {phase['seconds']:.3g} s" if "seconds" in phase else ""
+    return f"{phase['phase']}: peak {phase['peak'] / GB:.2f} GB per device{seconds} (compiled {phase['compile_s']:.0f} s)"
+
+
+def fit(config: ConfigDict, topology: chips.Topology, devices: list, tell: Callable[[str], None]) -> int | None:
+    """The largest batch.microbatch_rows with which every update fits the chip, found by compiling; None: not even the least."""
+    def fits(rows: int) -> bool:
+        tried = config.copy_and_resolve_references()
+        tried.batch.microbatch_rows = rows
+        made = make(tried, topology, devices, only=lambda phase: phase.startswith("update"),
+                    tell=lambda line: tell(f"microbatch_rows={rows}: {line}"))
+        return all(phase["fits"] for phase in made["phases"])
+
+    return phases.largest_that_fits(phases.microbatch_candidates(setup.sketch(config, devices)), fits)

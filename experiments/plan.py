@@ -1,0 +1,115 @@
+"""Plan a run without its devices: `python -m experiments.plan --config=configs/qwen3_8b.py:bridge --topology=v5p:4x4x4`.
+
+Compiles the step's programs for the topology from shapes alone (no weights, no data, no device) and prints per phase what it
+takes of each chip and whether it fits; beside it the same for --against (grpo). Topologies: a TPU slice, such as v5e:4x4 or
+v5p:4x4x4 (pip install libtpu; no TPU is needed), cpu:8, or the GPUs of this machine (gpu, gpu:8).
+    --fit          also searches the largest batch.microbatch_rows that fits, by compiling
+    --phases=a,b   only these: merge, prefill, decode, logp, update
+    --out=FILE     appends each plan as a line of JSON
+    --table        writes docs/plans.md from docs/plans/*.jsonl, and nothing else
+"""
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from bridge_jax import settings
+from bridge_jax.flight import chips
+from experiments.train import fail, log_to_stderr, parse_flags
+
+PHASES = ("merge", "prefill", "decode", "logp", "update")
+TABLE = Path("docs/plans.md")
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    config_flags.DEFINE_config_file("config", None, "a file of configs/, with :METHOD behind it", lock_config=True)
+    flags.DEFINE_string("topology", "", "what to compile for, such as v5e:4x4, v5p:4x4x4, cpu:8, gpu")
+    flags.DEFINE_string("against", "grpo", "the method to set beside; empty: none")
+    flags.DEFINE_bool("fit", False, "search the largest batch.microbatch_rows that fits")
+    flags.DEFINE_list("phases", list(PHASES), "which programs")
+    flags.DEFINE_float("grading", 0.0, "seconds of grading a step that the estimate takes as given", lower_bound=0.0)
+    flags.DEFINE_string("out", "", "a file to which each plan is appended as a line of JSON")
+    flags.DEFINE_bool("table", False, f"write {TABLE} from the lines of {TABLE.with_suffix('')}/*.jsonl, and nothing else")
+
+
+def write_table() -> None:
+    """docs/plans.md from the plans that are there."""
+    from bridge_jax.flight import table
+    files = sorted(TABLE.with_suffix("").glob("*.jsonl"))
+    plans = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    if not plans:
+        fail(f"no plans in {TABLE.with_suffix('')}/*.jsonl; make some with --out={TABLE.with_suffix('')}/NAME.jsonl")
+    TABLE.write_text(table.markdown(plans))
+    print(f"{TABLE}: {len(plans)} plans")
+
+
+def changes(config, method: str) -> str:
+    """What the command line set, away from the config file's own values."""
+    fresh = flags.FLAGS["config"].parser.parse(flags.FLAGS["config"].config_filename)
+    fresh.method.name = method
+    return ", ".join(f"{key}={mine}" for key, (mine, _) in settings.diff(config, fresh).items() if key != "method.name")
+
+
+def name_of(path: str) -> str:
+    """configs/qwen3_8b.py:bridge -> qwen3_8b."""
+    return Path(path.split(":")[0]).stem
+
+
+def main(argv: list[str]) -> None:
+    """Plan, print, append; user errors end with one line and exit code 2."""
+    given = flags.FLAGS
+    if argv[1:]:
+        fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
+    if given.table:
+        return write_table()
+    if given.config is None or not given.topology:
+        fail("--config=configs/NAME.py:METHOD and --topology=KIND:SIZE are needed, such as --topology=v5e:4x4 or cpu:8")
+    for phase in given.phases:
+        if phase not in PHASES:
+            fail(f"--phases: unknown phase {phase!r}: {settings.did_you_mean(phase, PHASES)}")
+    log_to_stderr()
+    try:
+        topology = chips.parse(given.topology)
+        chips.prepare(topology)  # before jax is imported
+        report(topology)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+
+
+def report(topology: chips.Topology) -> None:
+    """One plan for each method asked, and the two side by side."""
+    from bridge_jax.flight import plan, table
+    given, config, devices = flags.FLAGS, flags.FLAGS.config, chips.devices(topology)
+    only = lambda phase: phase.split()[0] in given.phases
+    tell = lambda line: print(line, flush=True)
+    plans, began = [], time.monotonic()
+    for method in dict.fromkeys([config.method.name, *[given.against] * bool(given.against)]):
+        config = config.copy_and_resolve_references()
+        config.method.name = method
+        print(f"{method} on {topology.name}:", flush=True)
+        made = {"name": name_of(flags.FLAGS["config"].config_filename), "changed": changes(config, method)} | plan.make(
+            config, topology, devices, given.grading, only, tell)
+        plans.append(made)
+        if given.out:
+            with open(given.out, "a") as file:
+                print(json.dumps(made), file=file)
+    for made in plans:
+        print(f"\n{table.text(made)}")
+    if len(plans) == 2:
+        print(f"\n{table.side_by_side(*plans)}")
+    if given.fit:
+        if plans[0]["chip"] is None:
+            fail(f"--fit: the memory of {devices[0].device_kind!r} is not in the table; allowed: {', '.join(chips.CHIPS)}")
+        rows = plan.fit(given.config, topology, devices, tell)
+        print(f"the largest batch.microbatch_rows that fits: {rows}" if rows else "no batch.microbatch_rows fits")
+    print(f"planned in {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,84 @@
+"""The plan command as a user starts it: what it prints, writes and refuses, and that nothing of the compiler's noise is seen."""
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from bridge_jax.flight import table
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CONFIG = """from tests import tiny_runs
+
+
+def get_config(method="bridge"):
+    config = tiny_runs.config(method)
+    config.task.name = "arithmetic"
+    config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, microbatch_rows=1))
+    return config
+"""
+
+
+def run(folder, *arguments) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of python -m experiments.plan in a process of its own."""
+    path = folder / "tiny.py"
+    path.write_text(CONFIG)
+    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TPU_")} | dict(
+        XLA_FLAGS=flags, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run([sys.executable, "-m", "experiments.plan", *(a.replace("TINY", str(path)) for a in arguments)],
+                          cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_plan_for_eight_cpus(tmp_path):
+    """bridge beside grpo, 8 devices whatever there is: the tables, the ratio, a line of JSON each; --fit needs known memory."""
+    out = tmp_path / "plans.jsonl"
+    code, printed, errors = run(tmp_path, "--config=TINY:bridge", "--topology=cpu:8", "--phases=update,decode", f"--out={out}",
+                                "--fit")
+    plans = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(plan["name"], plan["method"], plan["devices"], plan["changed"]) for plan in plans] == [
+        ("tiny", "bridge", 8, ""), ("tiny", "grpo", 8, "")]
+    assert [phase["phase"] for phase in plans[0]["phases"]] == ["decode", "update"]
+    ratio = plans[0]["phases"][-1]["peak"] / plans[1]["phases"][-1]["peak"]
+    assert f"bridge against grpo: update peak {ratio:.2f}x" in printed and ratio > 1
+    assert "GB per device" in printed and "all-gather" in printed and "Assumed: " in printed
+    assert code == 2 and errors.strip().splitlines()[-1].startswith("error: --fit: the memory of 'cpu'")
+    page = table.markdown(plans)
+    assert "| tiny | cpu:8 | bridge |" in page and "## State per chip, GB" in page
+
+
+@pytest.mark.parametrize("arguments, message", (
+    (("--config=TINY:bridge", "--topology=v5e:16"), "did you mean 'v5e:4x4'"),
+    (("--config=TINY:bridge", "--topology=cpu"), "cpu:8"),
+    (("--config=TINY:bridge",), "--topology=KIND:SIZE are needed"),
+    (("--config=TINY:bridge", "--topology=cpu:8", "--phases=updat"), "did you mean 'update'"),
+    (("--config=TINY:bridge", "--topology=cpu:8", "--config.mesh.fsdp=3"), "takes 3 devices, there are 8"),
+    (("--config=TINY:bridge", "--topology=cpu:8", "--config.mesh.tensor=8", "--config.mesh.fsdp=1"), "heads"),
+    (("--config=TINY:bridge", "--topology=cpu:6"), "Nearest that work"),
+))
+def test_what_cannot_be_planned_is_refused_at_once(tmp_path, arguments, message):
+    code, printed, errors = run(tmp_path, *arguments)
+    assert code == 2 and message in errors, errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_libtpu_it_says_how_to_install_it(tmp_path):
+    code, _, errors = run(tmp_path, "--config=TINY:bridge", "--topology=v5e:4x4")
+    assert code == 2 and "pip install libtpu" in errors
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_plan_for_a_slice_is_quiet(tmp_path):
+    """What libtpu says of hosts and logs does not reach the user, nor does it leave its lock behind."""
+    code, printed, errors = run(tmp_path, "--config=TINY:grpo", "--topology=v5e:2x4", "--phases=prefill", "--against=")
+    assert code == 0 and "v5e:2x4: 8 device(s) (TPU v5 lite)" in printed
+    assert not [line for line in errors.splitlines() if not line.startswith(("INFO", "WARNING bridge_jax"))], errors
+    assert not pathlib.Path("/tmp/libtpu_lockfile").exists()

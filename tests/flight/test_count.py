@@ -1,0 +1,120 @@
+"""Counted FLOPs against the compiler's own count, where it is right: one layer, one chunk, one micro-batch, nothing in a loop."""
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bridge_jax import logprobs, programs, setup
+from bridge_jax.flight import count, phases
+from bridge_jax.models import layers, params
+from bridge_jax.types import Sequences
+from tests import tiny_runs, toys
+
+CFG = toys.qwen3.Config(**{**toys.CFG.__dict__, "layers": 1, "width": 64, "mlp": 192, "vocab": 96})
+
+
+def ints(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def compiled_flops(f, *shapes) -> float:
+    return jax.jit(f).lower(*shapes).compile().cost_analysis()["flops"]
+
+
+def test_a_matmul_by_hand():
+    """What the compiler calls FLOPs: 2 for each of m n k products."""
+    a, b = jax.ShapeDtypeStruct((32, 64), jnp.float32), jax.ShapeDtypeStruct((64, 128), jnp.float32)
+    assert compiled_flops(jnp.dot, a, b) == 2 * 32 * 64 * 128
+
+
+@pytest.mark.parametrize("samples", (1, 4))
+@pytest.mark.parametrize("remat", ("none", "full"))
+def test_forward_and_backward_against_the_compiler(samples, remat):
+    """2 prompts of 48 tokens, each with its samples of 64: shared prompts, recomputed layer and head, one chunk of logits."""
+    P, S, B, T = 2, 48, 2 * samples, 64
+    seqs = Sequences(ints(P, S), ints(P), ints(B, T), ints(B))
+    theta = params.abstract(CFG)
+
+    def J(theta, seqs):
+        hidden = layers.forward(CFG, theta, seqs, remat)
+        return logprobs.token_logp(hidden, layers.head_weights(CFG, theta), seqs.tokens_BT, 1.0, B * T)[0].sum()
+
+    rows = count.Rows(P, B, S, T)
+    ours = count.forward_flops(CFG, rows) + count.head_flops(CFG, B * T)
+    assert ours == pytest.approx(compiled_flops(J, theta, seqs), rel=0.1)
+    both = count.forward_flops(CFG, rows, again=count.AGAIN[remat], backward=True) + count.head_flops(CFG, B * T, True)
+    assert both == pytest.approx(compiled_flops(jax.grad(J), theta, seqs), rel=0.1)
+
+
+def sketch(method: str, **given):
+    """A run of one layer whose step is one micro-batch, on one device."""
+    config = tiny_runs.config(method, **given)
+    config.mesh.fsdp = 1
+    config.model.arch.update(dict(num_hidden_layers=1, hidden_size=64, intermediate_size=192, vocab_size=96))
+    config.model.logp_chunk = 10**6
+    config.batch.update(dict(prompts_per_step=2, samples_per_prompt=4, demos_per_step=8, microbatch_rows=8))
+    config.data.buckets, config.rollout.max_new, config.rollout.calls = (48,), 64, 1
+    return setup.sketch(config, jax.devices()[:1])
+
+
+@pytest.mark.parametrize("method, passes", (("grpo", (1, 0, 0)), ("bridge", (2, 1, 0)), ("cold_start", (0, 1, 0))))
+def test_a_whole_update_against_the_compiler(method, passes):
+    """What the method's own ledger says is passed, and the FLOPs that follow, optimizer left out, within 10%."""
+    run = sketch(method)
+    state = setup.abstract_state(run)
+    reads = run.method.kinds[0]
+    traced = programs.trace_update(run, state, 48, reads)
+    spent = count.passes(traced, programs.abstract_batch(run, 48, reads), 48, 64)
+    rollouts, demos, forward = passes
+    assert spent["budget/gradient_tokens"] == 64 * 8 * (rollouts + demos)
+    assert spent["budget/gradient_prompt_tokens"] == 48 * (2 * rollouts + 8 * demos)
+    assert spent["budget/forward_tokens"] == forward
+    ours = phases.of_update(run, state, 48, reads, traced).flops
+    assert ours == pytest.approx(traced.lower().compile().cost_analysis()["flops"], rel=0.1)
+
+
+def test_prompts_of_a_group_in_parts_are_counted_in_each():
+    """Micro-batches of 2 of a group's 4 rows compute its prompt twice."""
+    run = sketch("grpo")
+    whole = count.logp(run, 48).flops
+    halves = run._replace(settings=run.settings._replace(batch=run.settings.batch.__class__(2, 4, 8, 2, 1)))
+    prompt = count.forward_flops(run.cfg, count.Rows(2, 0, 48, 0))
+    assert count.logp(halves, 48).flops == pytest.approx(whole + prompt)
+
+
+def test_a_kernel_skips_what_is_masked_and_computes_scores_again():
+    rows, cfg = count.Rows(0, 1, 0, 1000), CFG
+    attention = lambda kernel, **how: (count.forward_flops(cfg, rows, count.KERNELS[kernel], **how)
+                                       - count.forward_flops(cfg, rows._replace(rows=0), count.KERNELS[kernel], **how))
+    weights = 2 * 1000 * (count.ledger.matrix_weights(cfg) - count.head_weights(cfg))
+    full = 4 * cfg.heads * cfg.head_dim * 1000**2
+    assert attention("xla") == weights + full
+    assert attention("splash") == weights + full / 2
+    assert attention("splash", backward=True) == 3 * weights + 4.5 * full / 2
+
+
+def test_decoding_by_hand():
+    """Per token: each device reads its share of the weights once, and all of the cache."""
+    run = sketch("grpo")
+    P, M, S, T, W = 2, 4, 48, 64, count.ledger.matrix_weights(run.cfg)
+    work = count.decode(run, S, P)
+    per_token = 2 * W + 4 * run.cfg.heads * run.cfg.head_dim * (S + T)
+    assert work.flops == P * M * T * per_token
+    cache = 2 * run.cfg.kv_heads * run.cfg.head_dim * 4 * (P * M * T + P * S)
+    assert work.bytes == T * (4 * W + cache + P * M * run.cfg.vocab * count.LOGIT_BYTES)
+
+
+def test_bytes_of_a_device_by_hand():
+    """Argument bytes of an update are the state's over the devices: moments twice, what 8 does not divide whole."""
+    config = tiny_runs.config("grpo")
+    config.mesh.fsdp = 8
+    config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, microbatch_rows=2))
+    run = setup.sketch(config, jax.devices()[:8])
+    state = setup.abstract_state(run)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    head_norms = 2 * run.cfg.layers * run.cfg.head_dim  # of q and k: their axis is not width
+    mine = (weights - head_norms) // 8 + head_norms
+    scalars = sum(leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if not leaf.ndim)
+    assert count.chip_bytes(state) == 3 * 4 * mine + scalars
+    assert phases.state_bytes(run, 8) == count.chip_bytes(state)

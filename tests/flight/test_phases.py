@@ -1,0 +1,127 @@
+"""What is compiled for a step, what is said of it, and the search for the largest micro-batch."""
+from __future__ import annotations
+
+import importlib.util
+
+import jax
+import pytest
+
+from bridge_jax import methods, setup
+from bridge_jax.flight import chips, count, phases, plan, table
+from tests import tiny_runs
+
+
+def config(method: str):
+    """16 prompts x 2 samples over 8 devices."""
+    made = tiny_runs.config(method)
+    made.mesh.fsdp = 8
+    made.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, microbatch_rows=2))
+    return made
+
+
+def sketch(method: str):
+    return setup.sketch(config(method), jax.devices()[:8])
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_every_method_has_its_phases(method):
+    run = sketch(method)
+    names = [phase.name for phase in phases.phases(run, setup.abstract_state(run))]
+    sampled = ["merge", "prefill", "decode", "logp"]
+    expected = {"sft": ["update"], "cold_start": [*sampled, "update demos", "update samples"],
+                "alternate": [*sampled, "update demos", "update samples"]}
+    assert sorted(names) == sorted(expected.get(method, [*sampled, "update"]))
+
+
+def test_a_sketch_reads_no_data(monkeypatch):
+    """No task, no tokenizer; what it has is what a whole run has."""
+    whole = setup.build(config("bridge"), jax.devices()[:8])
+    for module, name in ((setup, "make_tokenizer"), (setup.tasks, "check_rows"), (setup.data, "encode_prompts")):
+        monkeypatch.setattr(module, name, lambda *given: pytest.fail(f"{name} was called"))
+    run = sketch("bridge")
+    assert run.cfg == whole.cfg and run.settings == whole.settings and run.mesh == whole.mesh and run.task is None
+    assert jax.tree.map(str, setup.abstract_state(run)) == jax.tree.map(str, setup.abstract_state(whole))
+
+
+def test_a_model_of_a_hub_needs_its_shape():
+    given = config("sft")
+    given.model.path, given.model.arch = "someone/some-model", type(given.model.arch)()
+    with pytest.raises(ValueError, match="someone/some-model.*model.arch"):
+        setup.sketch(given, jax.devices()[:8])
+
+
+def test_a_mesh_that_does_not_divide_is_refused():
+    given = config("sft")
+    given.mesh.fsdp = 3
+    with pytest.raises(ValueError, match="takes 3 devices, there are 8"):
+        setup.sketch(given, jax.devices()[:8])
+
+
+def test_arguments_of_an_update_are_the_state_and_the_batch_over_the_devices():
+    """What the compiler says of the arguments is what the shardings say, to the byte; the state is written in place."""
+    topology = chips.parse("cpu:8")
+    made = plan.make(config("grpo"), topology, chips.devices(topology), only=lambda name: name == "update")
+    run, (update,) = sketch("grpo"), made["phases"]
+    state, T, S = count.chip_bytes(setup.abstract_state(run)), 15, 6
+    # prompts and their lengths; tokens, log-probabilities, lengths, rewards; the temperature
+    batch = 16 // 8 * (S + 1) * 4 + 32 // 8 * (2 * T + 1 + 1) * 4 + 4
+    assert 0 <= state + batch - update["memory"]["argument"] <= 64  # scalars and arguments that the method never reads
+    assert update["memory"]["alias"] == state
+    assert update["peak"] >= update["memory"]["argument"] and made["state_by_chips"]["16"] < state
+    told = table.text(made)
+    assert "step: no estimate" in told and "alive at the peak" in told and "all-gather" in told
+
+
+@pytest.mark.parametrize("largest", (0, 1, 4, 5, 20, 32))
+def test_the_search_for_what_fits(largest):
+    """Whatever fits up to `largest`: the same as trying all, with few compilations."""
+    candidates, tried = [1, 2, 4, 5, 10, 20, 32], []
+
+    def fits(rows: int) -> bool:
+        tried.append(rows)
+        return rows <= largest
+
+    expected = max((rows for rows in candidates if rows <= largest), default=None)
+    assert phases.largest_that_fits(candidates, fits) == expected
+    assert len(tried) <= 3
+
+
+def test_candidates_come_out_even():
+    """32 rows of groups of 2 over 8 devices: micro-batches of 8, 16 and 32 rows."""
+    assert phases.microbatch_candidates(sketch("grpo")) == [1, 2, 4]
+
+
+CHIP = chips.Chip(flops=100.0, hbm=1000.0, memory=10.0, link=1.0, links=2, torus=1, source="made up")
+
+
+def test_roofline_and_step_by_hand():
+    """The longest of three; a step is both calls of the sampler for each actor, grading, and the update."""
+    gathered = {"all-gather": {"instructions": 1, "times": 1, "bytes": 30.0}, "unknown_loops": {"instructions": 1}}
+    found = phases.roofline({"flops": 500.0, "bytes": 70.0, "collectives": gathered}, CHIP, 2.0)
+    assert found == {"compute_s": 5.0, "memory_s": 7.0, "network_s": 15.0, "seconds": 15.0}
+    made = [{"phase": name, "seconds": s} for name, s in (("merge", 1.0), ("prefill", 2.0), ("decode", 10.0), ("logp", 5.0),
+                                                          ("update demos", 3.0), ("update samples", 4.0))]
+    step = phases.step_seconds(made, calls=2, actors=2, grading=0.5)
+    rollout = 2 * (1.0 + 2 * 12.0)
+    assert step == {"update demos": 3.0, "update samples": 4.0 + rollout + 0.5, "rollout": rollout, "grading": 0.5}
+
+
+def test_what_the_compiler_says_of_a_program_that_is_too_large():
+    message = ("RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+               "temporaries (20.53G) exceeds available HBM (15.75G). HLO module: jit_update.")
+    found = phases.refusal(message)
+    assert (found["asked"], found["available"]) == (20.53 * 2**30, 15.75 * 2**30)
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_every_phase_compiles_for_a_slice():
+    """A tiny model on v5e:2x4, the splash kernel in it: peaks by the compiler, everything fits, seconds at the peaks."""
+    topology = chips.parse("v5e:2x4")
+    given = config("bridge")
+    given.model.arch.head_dim = 128
+    made = plan.make(given, topology, chips.devices(topology), grading=1.0)
+    assert all(phase["fits"] and 0 < phase["seconds"] < 1 for phase in made["phases"])
+    for phase in made["phases"]:
+        assert phase["memory"]["walked"] == pytest.approx(phase["memory"]["peak"], rel=0.2)
+    assert made["step"]["update"] > 1.0
