@@ -1,28 +1,38 @@
 """`python -m experiments.pretrain --out=DIR [--config=configs/ladder.py:base]`: the base model that runs of a study begin from.
 
 Trains the config in DIR/run and exports it to DIR/model, an ordinary HF folder for `--config.model.path`. The recipe is
-deterministic: the same config gives the same weights on the same kind of machine. Run again, it goes on, or says that it is done.
+deterministic: the same config gives the same weights on the same kind of processor, on one core (--cores=1, the default): XLA cuts
+its sums by the number of threads it has, and with two the study's base came out as other weights. Run again, it goes on, or says
+that it is done.
 Exit codes as of experiments.train.
 """
 from __future__ import annotations
 
+import os
 import pathlib
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from bridge_jax import logbook, train
+from configs import base
 from experiments.export import export
 from experiments.train import fail, keep_freed_memory, leave, log_to_stderr, parse_flags, use_compilation_cache
 
 
 def pretrain(config, out: pathlib.Path, devices=None) -> dict:
     """The last line of metrics of the base, which stands in out/model when this returns."""
-    if train.train(config, str(out / "run"), devices=devices)["stopped"]:
+    if train.train(config, str(out / "run"), defaults=base.get_config(), devices=devices)["stopped"]:
         leave()  # by a signal; the same command goes on
     if not (out / "model").exists():
         export(str(out / "run"), str(out / "model"))
     return logbook.read(str(out / "run"))[-1]
+
+
+def use_cores(count: int) -> None:
+    """Keep this process, from before XLA counts its threads, to `count` of the cores it may use; 0: all. Linux alone."""
+    if count and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-count:])
 
 
 def main(argv: list[str]) -> None:
@@ -30,6 +40,7 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
     log_to_stderr()
+    use_cores(flags.FLAGS.cores)
     use_compilation_cache()
     keep_freed_memory()
     out = pathlib.Path(flags.FLAGS.out)
@@ -47,6 +58,7 @@ def define_flags() -> None:
     """The flags of this command."""
     config_flags.DEFINE_config_file("config", "configs/ladder.py:base", "the recipe of the base model", lock_config=True)
     flags.DEFINE_string("out", "runs/base", "where run/ and model/ go")
+    flags.DEFINE_integer("cores", 1, "processor cores to use; other than 1, other weights may come out. 0: all", lower_bound=0)
 
 
 if __name__ == "__main__":

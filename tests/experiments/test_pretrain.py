@@ -1,6 +1,7 @@
 """The base model of a study: trained, exported, and not made twice."""
 from __future__ import annotations
 
+import os
 import sys
 
 import jax
@@ -27,3 +28,16 @@ def test_nothing_is_exported_of_a_run_that_was_stopped(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as end:
         pretrain.pretrain(tiny_runs.config("sft", steps=2), tmp_path)
     assert not end.value.code and not (tmp_path / "model").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are chosen on Linux alone")
+def test_cores():
+    """One core, before XLA counts them; 0 leaves all."""
+    before = os.sched_getaffinity(0)
+    try:
+        pretrain.use_cores(0)
+        assert os.sched_getaffinity(0) == before
+        pretrain.use_cores(1)
+        assert os.sched_getaffinity(0) == {max(before)}
+    finally:
+        os.sched_setaffinity(0, before)
