@@ -123,15 +123,17 @@ def _replace(path: str, text: str) -> None:
 
 
 class Logbook:
-    """Open files of one run. `mirrors`: names out of MIRRORS; `start_step`: steps that the restored state has taken."""
+    """Open files of one run. `mirrors`: names out of MIRRORS; `start_step`: steps that the restored state has taken and logged.
 
-    def __init__(self, workdir: str, start_step: int, mirrors: Iterable[str] = (), writes: bool = True):
+    taken: steps that it has taken, where the last of them is not logged yet; its rollouts stay."""
+
+    def __init__(self, workdir: str, start_step: int, mirrors: Iterable[str] = (), writes: bool = True, taken: int | None = None):
         self.workdir, self.step, self.writes, self._mirrors = workdir, start_step, writes, {}
         if not writes:
             return
         path = os.path.join(_writable(workdir), "metrics.jsonl")
         _cut_back(path, start_step)
-        _drop_later(os.path.join(workdir, "rollouts"), start_step)
+        _drop_later(os.path.join(workdir, "rollouts"), start_step if taken is None else taken)
         for name in mirrors:
             if name not in MIRRORS:
                 raise ValueError(f"unknown mirror log.mirrors={name!r}: {settings.did_you_mean(name, MIRRORS)}")

@@ -74,7 +74,7 @@ def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Inter
         keys = programs.eval_keys if greedy else programs.paired_keys(batch.ids_P, np.int32(sample))
         how = generate.sampling(run, 0.0 if greedy else s.rollout.temperature)
         with hosts.waiting("samples of an evaluation"):
-            return hosts.fetch("their end", programs.greedy[batch.prompt_PS.shape[1]](phi, *prompts, keys, how))
+            return hosts.fetch("samples of an evaluation", programs.greedy[batch.prompt_PS.shape[1]](phi, *prompts, keys, how))
 
     def correct(generated, split, prompts, too_long):
         scores, transcripts = evaluate.evaluate(generated, phi, run.task, run.tokenizer, split, prompts, s.eval.rows, run.buckets,
@@ -231,7 +231,7 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict)
         announce(run, meta)
         # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved
         kept = -1 if not start else start - bool(meta.get("unlogged"))
-        with logbook.Logbook(workdir, kept, s.log.mirrors, writes=hosts.first()) as book:
+        with logbook.Logbook(workdir, kept, s.log.mirrors, writes=hosts.first(), taken=start) as book:
             programs = compile_programs(run, setup.abstract_state(run))
             hosts.meet("compiled programs")  # a collective of CPU processes waits 30 s for the slowest, and no more
             with hosts.waiting("the first checksums"):

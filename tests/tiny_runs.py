@@ -114,7 +114,8 @@ def state(workdir, method: str = "bridge", **given) -> dict[str, np.ndarray]:
 def assert_same_run(one, other, method: str = "bridge") -> None:
     """Metrics, transcripts and final state of two run directories are equal, the state bit for bit."""
     assert lines(one) == lines(other)
-    names = sorted(path.name for path in (one / "rollouts").glob("*")) if (one / "rollouts").exists() else []
+    names, expected = (sorted(path.name for path in (run / "rollouts").glob("*")) for run in (one, other))
+    assert names == expected
     for name in names:
         assert (one / "rollouts" / name).read_text() == (other / "rollouts" / name).read_text(), name
     mine, theirs = state(one, method), state(other, method)
