@@ -144,10 +144,12 @@ def parse(text: str) -> Module:
         if header and " = " not in line.split("(")[0]:
             current = computations.setdefault(header[2], [])
             entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":
             current = None
         elif current is not None and (found := _instruction(line)):
             current.append(found)
+        elif current:  # a kernel's attributes go on over several lines, the names of its origin behind them
+            current[-1] = current[-1]._replace(text=current[-1].text + line)
     partitions = re.search(r"num_partitions=(\d+)", text[:100000])
     first = text.split("\n", 1)[0]
     aliased = frozenset(int(n or 0) for n in re.findall(r"\{(\d*)\}: \(\d+, \{[\d, ]*\}", first))

@@ -131,6 +131,15 @@ def test_trip_counts_by_the_condition(bound, step, trips):
     assert [one.times for one in hlo.collectives(module(bound, step))] == [trips]
 
 
+def test_a_kernel_whose_attributes_take_several_lines():
+    """As Pallas kernels have them: what follows is not taken for the end of the computation, and the origin is found."""
+    kernel = '\n'.join(('  %sum = f32[8]{0} custom-call(%x), frontend_attributes={kernel_metadata={', '"a":"{1}"',
+                        '}}, metadata={op_name="here"}', '  %sum.2 = '))
+    found = hlo.parse(LOOP.replace("BOUND", "11").replace("STEP", "1").replace("NOTED", "").replace("  %sum = ", kernel))
+    assert [one.times for one in hlo.collectives(found)] == [9]
+    assert next(one for one in found.computations["body"] if one.name == "sum").origin == "here"
+
+
 def test_a_noted_trip_count_is_taken():
     noted = ', backend_config={"known_trip_count":{"n":"77"},"x":1}'
     assert [one.times for one in hlo.collectives(module(noted=noted))] == [77]
