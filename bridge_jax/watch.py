@@ -161,10 +161,11 @@ class Watch:
 
     def _late(self, wait: Wait) -> str:
         """Who is not where this host has waited in vain."""
-        behind = [i for i in range(self.count) if i != self.index and self._told.get(i, {}).get("number", 0) < wait.number]
-        who = "; ".join(f"{self.name(i)} has not come, last seen {self._seen(i)}" for i in behind)
+        others = {i: self._told.get(i, {}).get("number", 0) - wait.number for i in range(self.count) if i != self.index}
+        found = [f"{self.name(i)} has not come, last seen {self._seen(i)}" for i, ahead in others.items() if ahead < 0]
+        found = found or [f"{self.name(i)} is further, {self._seen(i)}" for i, ahead in others.items() if ahead > 0]
         return (f"waited {self.timeout_s:.0f} s (hosts.timeout_s) for the other hosts at {wait.what!r}: "
-                + (who or "all of them wait there, too") + "; the stacks of this host's threads stand above")
+                + ("; ".join(found) or "all of them wait there, too") + "; the stacks of this host's threads stand above")
 
     def _seen(self, index: int) -> str:
         told = self._told.get(index)
