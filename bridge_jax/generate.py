@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax import data, evaluate, hosts, rollout, sharding
+from bridge_jax import data, evaluate, hosts, packing, rollout, sharding
 from bridge_jax.programs import Programs
 from bridge_jax.setup import Run
-from bridge_jax.types import Reads, Rollouts
+from bridge_jax.types import Batch, Reads, Rollouts, Sequences
 
 
 def on_mesh(run: Run, tree, mesh: jax.sharding.Mesh | None = None):
@@ -25,6 +25,18 @@ def sampling(run: Run, temperature: float) -> rollout.Sampling:
     """The traced settings of a sampler."""
     eos_E, limit = jnp.asarray(run.tokenizer.eos_ids, jnp.int32), jnp.int32(run.settings.rollout.max_new)
     return rollout.Sampling(jnp.float32(temperature), eos_E, limit)
+
+
+def packed(run: Run, batch: Batch) -> Batch:
+    """The batch with each of its parts packed, where batch.pack says so."""
+    def part(seqs: Sequences) -> Sequences:
+        width = seqs.prompt_PS.shape[1] + seqs.tokens_BT.shape[1]
+        return seqs.replace(packing=packing.plan(packing.lengths(seqs), width, run.settings.batch.pack))
+
+    if not run.settings.batch.pack:
+        return batch
+    return Batch(part(batch.demos) if batch.demos else None,
+                 {actor: samples.replace(seqs=part(samples.seqs)) for actor, samples in batch.rollouts.items()})
 
 
 def rows_of_step(run: Run, reads: Reads, cursors: dict[str, int]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from bridge_jax import packing
 from bridge_jax.types import Metrics, Policy, Rollouts, Sequences, Tree
 
 LOG_RATIO_BOUND = 20.0  # applied before exp: a bound after it leaves 0 * inf in the gradient
@@ -117,22 +118,50 @@ def micro_join(x: jax.Array, P: int) -> jax.Array:
     return x.reshape(B, *x.shape[3:])
 
 
+def over_micro_batches(step, carry: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0):
+    """step(carry, seqs, rows) -> (carry, facts) on one micro-batch after the other; the last carry, and facts [B, ...] of all.
+
+    Packed sequences make as many micro-batches as their rows fill; what is on nobody's row has facts of 0.
+    """
+    B = seqs.length_B.shape[0]
+    if seqs.packing is None:
+        split = micro_split(seqs, rows, micro_count(B, microbatch_rows))
+        carry, facts = jax.lax.scan(lambda carry, micro: step(carry, *micro), carry, split)
+        return carry, jax.tree.map(lambda x: micro_join(x, seqs.prompt_len_P.shape[0]), facts)
+    slot_RK = seqs.packing.slot_RK
+    R = min(microbatch_rows or B, B)
+    slot_RK = jnp.pad(slot_RK, ((0, -B % R), (0, 0)), constant_values=-1)
+
+    def micro(i):
+        slots = jax.lax.dynamic_slice_in_dim(slot_RK, i * R, R)
+        return slots, packing.taken(seqs, slots), jax.tree.map(lambda x: x[jnp.maximum(slots, 0).reshape(-1)], rows)
+
+    def body(i, state):
+        carry, facts = state
+        slots, *given = micro(i)
+        carry, new = step(carry, *given)
+        place = jnp.where(slots < 0, B, slots).reshape(-1)
+        return carry, jax.tree.map(lambda all, x: all.at[place].set(x, mode="drop"), facts, new)
+
+    shapes = jax.eval_shape(lambda carry: step(carry, *micro(0)[1:])[1], carry)
+    facts = jax.tree.map(lambda x: jnp.zeros((B, *x.shape[1:]), x.dtype), shapes)
+    return jax.lax.fori_loop(0, -(-seqs.packing.used // R), body, (carry, facts))
+
+
 def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0):
-    """Gradient of J in phi (fp32), J itself and its facts, accumulated over micro-batches by one lax.scan.
+    """Gradient of J in phi (fp32), J itself and its facts, accumulated over micro-batches.
 
     J(phi, seqs, rows) -> (scalar, facts [B, ...]); scalars of the micro-batches add up to the whole, so J divides by the
     global count. microbatch_rows: rows computed at once; 0, or more than there are, means all.
     """
-    B = seqs.length_B.shape[0]
-
-    def accumulate(G, micro):
-        (value, facts), g = jax.value_and_grad(J, has_aux=True)(phi, *micro)
-        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), G, g), (value, facts)
+    def accumulate(carry, seqs, rows):
+        G, total = carry
+        (value, facts), g = jax.value_and_grad(J, has_aux=True)(phi, seqs, rows)
+        return (jax.tree.map(lambda a, b: a + b.astype(a.dtype), G, g), total + value), facts
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), phi)
-    G, (values, facts) = jax.lax.scan(accumulate, zeros, micro_split(seqs, rows, micro_count(B, microbatch_rows)))
-    facts = jax.tree.map(lambda x: micro_join(x, seqs.prompt_len_P.shape[0]), facts)
-    return G, values.sum(), jax.lax.stop_gradient(facts)
+    (G, value), facts = over_micro_batches(accumulate, (zeros, jnp.float32(0)), seqs, rows, microbatch_rows)
+    return G, value, jax.lax.stop_gradient(facts)
 
 
 def inner(a: Tree, b: Tree) -> jax.Array:
@@ -175,9 +204,12 @@ def cooperation(G_SFT: Tree, G_RL: Tree) -> Metrics:
 
 
 def passed(*rows: Sequences, forward: tuple[Sequences, ...] = ()) -> Metrics:
-    """The ledger of an update: tokens of completions and of their prompts (each once) that went through a backward pass,
-    and all tokens that went through a forward pass alone; rows that were passed twice are given twice."""
-    prompts = lambda seqs: jnp.sum(seqs.prompt_len_P * (seqs.length_B.reshape(seqs.prompt_len_P.shape[0], -1).max(axis=1) > 0))
+    """The ledger of an update: tokens of completions and of their prompts that went through a backward pass, and all tokens that
+    went through a forward pass alone; rows that were passed twice are given twice. A prompt counts once, packed: per sample."""
+    def prompts(seqs):
+        real_PM = seqs.length_B.reshape(seqs.prompt_len_P.shape[0], -1) > 0
+        return jnp.sum(seqs.prompt_len_P * (real_PM.any(axis=1) if seqs.packing is None else real_PM.sum(axis=1)))
+
     whole = lambda seqs: seqs.length_B.sum() + prompts(seqs)
     return {"budget/gradient_tokens": sum(seqs.length_B.sum() for seqs in rows),
             "budget/gradient_prompt_tokens": sum(map(prompts, rows)),
@@ -236,10 +268,8 @@ def rl_rows(policy: Policy, ref: Tree, rollouts: Rollouts, advantage: str, kl_co
 
 def logp_of(policy: Policy, phi: Tree, rollouts: Rollouts, microbatch_rows: int = 0) -> jax.Array:
     """log pi_phi of the sampled tokens [B,T] at their temperature, forward only, micro-batched."""
-    B = rollouts.seqs.length_B.shape[0]
-    split, _ = micro_split(rollouts.seqs, {}, micro_count(B, microbatch_rows))
-    logp = jax.lax.map(lambda seqs: policy.logp(phi, seqs, rollouts.temperature)[0], split)
-    return micro_join(logp, rollouts.seqs.prompt_len_P.shape[0])
+    step = lambda carry, seqs, rows: (carry, policy.logp(phi, seqs, rollouts.temperature)[0])
+    return over_micro_batches(step, (), rollouts.seqs, {}, microbatch_rows)[1]
 
 
 def token_total(seqs: Sequences) -> jax.Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from bridge_jax import objectives, rollout, setup, sharding
 from bridge_jax.models import attention
 from bridge_jax.setup import Run
-from bridge_jax.types import Batch, Reads, Rollouts, Sequences, TrainState
+from bridge_jax.types import Batch, Packing, Reads, Rollouts, Sequences, TrainState
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -58,16 +58,16 @@ def compiler_options() -> dict[str, Any]:
     return {key: value for key, value in cheap.items() if key not in flags} if jax.default_backend() == "cpu" else {}
 
 
-def abstract_rows(P: int, S: int, T: int, B: int = 0) -> Sequences:
-    """Shapes of B (default P) completions of P prompts."""
-    ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
-    return Sequences(ints(P, S), ints(P), ints(B or P, T), ints(B or P))
+def abstract_rows(P: int, S: int, T: int, B: int = 0, pack: int = 0) -> Sequences:
+    """Shapes of B (default P) completions of P prompts, packed where `pack` is not 0."""
+    ints, B = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32), B or P
+    return Sequences(ints(P, S), ints(P), ints(B, T), ints(B), Packing(ints(B, pack), ints()) if pack else None)
 
 
 def abstract_batch(run: Run, bucket: int, reads: Reads) -> Batch:
     """Shapes of what one update of this kind reads."""
     s, T = run.settings, run.settings.rollout.max_new
-    rows = lambda P, B: abstract_rows(P, bucket, T, B)
+    rows = lambda P, B: abstract_rows(P, bucket, T, B, s.batch.pack)
     P, B = s.batch.prompts_per_step, s.batch.rollout_rows
     floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     samples = {actor: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for actor in reads.actors}

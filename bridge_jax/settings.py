@@ -183,16 +183,18 @@ class BatchTable:
     demos_per_step: int      # expert rows in one step
     microbatch_rows: int     # rows that one device holds in one forward and backward pass
     devices: int             # devices that share the rows of a micro-batch (all but tensor-parallel copies)
+    pack: int = 0            # most samples in one row of a forward pass; 0: a row is a sample, its prompt shared
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
-            least = 2 if name == "samples_per_prompt" else 1
+            least = {"samples_per_prompt": 2, "pack": 0}.get(name, 1)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 why = " (the advantages of a group compare its samples)" if least == 2 else ""
                 raise ValueError(f"batch.{name}={value!r}: must be a whole number of at least {least}{why}.")
-        problem, keys = _problem(**dataclasses.asdict(self))
+        given = {name: value for name, value in dataclasses.asdict(self).items() if name != "pack"}
+        problem, keys = _problem(**given) if not self.pack else ("", ())  # packed rows are cut anywhere
         if problem:
-            raise ValueError(f"{problem} {_ways_out(dataclasses.asdict(self), keys)}")
+            raise ValueError(f"{problem} {_ways_out(given, keys)}")
 
     @property
     def microbatch(self) -> int:

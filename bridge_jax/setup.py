@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bridge_jax import data, hosts, logbook, logprobs, lora, methods, settings, sharding, tasks
+from bridge_jax import data, hosts, logbook, logprobs, lora, methods, packing, settings, sharding, tasks
 from bridge_jax.models import attention, hf_folder, layers, params
 from bridge_jax.optim import Recipe, Recipes, learning_rate
 from bridge_jax.types import Method, Policy, Sequences, Task, Tree
@@ -65,6 +65,7 @@ class Batch:
     samples_per_prompt: int = 5
     demos_per_step: int = 64
     microbatch_rows: int = 8   # per device
+    pack: int = 0              # most samples in one row of a forward pass (packing.py); 0: each has a row of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +244,11 @@ def make_policy(cfg: layers.Config, model: Model, adapter: lora.Lora, mesh: jax.
         return jax.lax.with_sharding_constraint(tree, sharding.of_rows(mesh, tree))
 
     def logp(phi: Tree, seqs: Sequences, temperature):
+        if seqs.packing is not None:
+            rows = packing.inline(seqs)
+            hidden_RWD = layers.forward_packed(cfg, phi, rows, model.remat, lay_rows, attend)
+            found = logprobs.token_logp(hidden_RWD, layers.head_weights(cfg, phi), rows.target_RW, temperature, model.logp_chunk)
+            return tuple(map(rows.back, found))
         hidden_BTD = layers.forward(cfg, phi, seqs, model.remat, lay_rows, attend)
         head_VD = layers.head_weights(cfg, phi)
         return logprobs.token_logp(hidden_BTD, head_VD, seqs.tokens_BT, temperature, model.logp_chunk)

@@ -322,7 +322,7 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
             batch = Batch(demos, rollouts)
             dispatched = time.monotonic()
             with hosts.waiting(f"the start of update {number}"):
-                state, metrics = programs.update[bucket, reads](state, generate.on_mesh(run, batch))
+                state, metrics = programs.update[bucket, reads](state, generate.on_mesh(run, generate.packed(run, batch)))
             pending = Step(number, metrics, facts, generate.sampled_tokens(run, written), batch, dispatched)
             cursors = {"rl": cursor, "sft": cursors["sft"] + s.batch.demos_per_step * reads.demos}
             if s.log.rollouts_every and number % s.log.rollouts_every == 0 and written:

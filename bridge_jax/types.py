@@ -28,12 +28,20 @@ class Params:
 
 
 @struct.dataclass
+class Packing:
+    """Which samples share a row of a forward pass (packing.py); R rows, K places in each."""
+    slot_RK: jax.Array  # int32, index of the sample; -1: an empty place
+    used: jax.Array     # int32 scalar, rows that hold samples: the first ones
+
+
+@struct.dataclass
 class Sequences:
     """Completions behind shared prompts: row b continues prompt b // M. Masks follow from the lengths alone."""
     prompt_PS: jax.Array     # int32, right-padded with any id
     prompt_len_P: jax.Array  # int32 in [1, S]
     tokens_BT: jax.Array     # int32, completion ids, right-padded with any id; the end-of-sequence token is part of it
     length_B: jax.Array      # int32 in [0, T], end-of-sequence token counted; 0 marks a padding row
+    packing: Packing | None = None  # None: each completion is a row, and a prompt is computed once for all of its samples
 
 
 @struct.dataclass

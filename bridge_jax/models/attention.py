@@ -57,9 +57,19 @@ def attention(q_BTNH, own, prompt=None):
     return jnp.moveaxis(out, 3, 1).reshape(B, T, N, H)
 
 
-def causal(q_BTNH, k_BKTH, v_BKTH, prompt=None):
-    """xla: each query sees its own past and itself, and all of its prompt: (k_PKSH, v_PKSH, mask_PS) or None."""
-    return attention(q_BTNH, (k_BKTH, v_BKTH, lower_triangle(q_BTNH.shape[1])), prompt)
+def causal(q_BTNH, k_BKTH, v_BKTH, prompt=None, segment_BT=None):
+    """xla: each query sees its own past and itself, and all of its prompt: (k_PKSH, v_PKSH, mask_PS) or None.
+
+    segment_BT: int32, for rows of several sequences; a query then sees keys of its own segment alone.
+    """
+    return attention(q_BTNH, (k_BKTH, v_BKTH, own_mask(q_BTNH.shape[1], segment_BT)), prompt)
+
+
+def own_mask(T: int, segment_BT=None):
+    """Which of a row's own keys its queries see, broadcastable to [B,1,1,T,T]."""
+    if segment_BT is None:
+        return lower_triangle(T)
+    return (lower_triangle(T) & (segment_BT[:, :, None] == segment_BT[:, None]))[:, None, None]
 
 
 def behind_prompt(prompt, k, v, pad_to: int = 1):
@@ -78,12 +88,12 @@ def behind_prompt(prompt, k, v, pad_to: int = 1):
     return join(k_PKSH, k), join(v_PKSH, v), jnp.repeat(jnp.pad(mask_PS, ((0, 0), (0, pad))), B // P, axis=0)
 
 
-def dot_product(q_BTNH, k_BKTH, v_BKTH, prompt=None, implementation: str = "cudnn"):
+def dot_product(q_BTNH, k_BKTH, v_BKTH, prompt=None, segment_BT=None, implementation: str = "cudnn"):
     """`causal` by jax.nn.dot_product_attention; the shared prompt is repeated for its rows."""
     T = q_BTNH.shape[1]
     k, v, seen_BS = behind_prompt(prompt, k_BKTH, v_BKTH)
     B, S = seen_BS.shape
-    own = jnp.broadcast_to(lower_triangle(T), (B, T, T))
+    own = jnp.broadcast_to(own_mask(T, segment_BT).reshape(-1, T, T), (B, T, T))
     mask = jnp.concatenate([jnp.broadcast_to(seen_BS[:, None], (B, T, S)), own], axis=2)
     heads_last = lambda x: jnp.swapaxes(x, 1, 2)
     return jax.nn.dot_product_attention(q_BTNH, heads_last(k), heads_last(v), mask=mask[:, None], implementation=implementation)
@@ -107,7 +117,7 @@ def splash_kernel(N: int, T: int, S: int, interpret: bool):
         return kernel.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
 
 
-def splash(q_BTNH, k_BKTH, v_BKTH, prompt=None, interpret: bool = False):
+def splash(q_BTNH, k_BKTH, v_BKTH, prompt=None, segment_BT=None, interpret: bool = False):
     """`causal` by the Pallas kernel, on one device; lengths and head width are padded to its tiles.
 
     A padded prompt position has another segment id than the queries, so that none sees it; queries padded behind the last
@@ -119,10 +129,9 @@ def splash(q_BTNH, k_BKTH, v_BKTH, prompt=None, interpret: bool = False):
     S, rows, width = seen_BS.shape[1], -T % TILE, -H % TILE
     fill = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, rows), (0, width)))
     q, k, v = fill(jnp.swapaxes(q_BTNH, 1, 2) * H**-0.5), fill(k), fill(v)
-    kv_segment = jnp.concatenate([seen_BS.astype(jnp.int32), jnp.ones((B, T + rows), jnp.int32)], axis=1)
-    kernel = splash_kernel(N, T + rows, S, interpret)
-    out = jax.vmap(lambda q, k, v, kv: kernel(q, k, v, segment_ids=SegmentIds(jnp.ones(T + rows, jnp.int32), kv)))(
-        q, k, v, kv_segment)
+    own = jnp.ones((B, T + rows), jnp.int32) if segment_BT is None else jnp.pad(segment_BT, ((0, 0), (0, rows)))
+    segments = SegmentIds(own, jnp.concatenate([seen_BS.astype(jnp.int32), own], axis=1))
+    out = jax.vmap(splash_kernel(N, T + rows, S, interpret))(q, k, v, segments)
     return jnp.swapaxes(out[:, :, :T, :H], 1, 2)
 
 
@@ -133,15 +142,16 @@ def over_mesh(function: Callable, mesh: Mesh) -> Callable:
     """
     rows, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
 
-    def attend(q_BTNH, k_BKTH, v_BKTH, prompt=None):
+    def attend(q_BTNH, k_BKTH, v_BKTH, prompt=None, segment_BT=None):
         K = k_BKTH.shape[1]
         spread = ("data", "fsdp") if all(x.shape[0] % rows == 0 for x in (q_BTNH, *(prompt or ()))) else None
         share = lambda x: jnp.repeat(x, tensor // K, axis=1) if K % tensor else x
-        q_spec, k_spec = PartitionSpec(spread, None, "tensor"), PartitionSpec(spread, "tensor")
+        q_spec, k_spec, whole = PartitionSpec(spread, None, "tensor"), PartitionSpec(spread, "tensor"), PartitionSpec(spread)
         given, specs = (q_BTNH, share(k_BKTH), share(v_BKTH)), (q_spec, k_spec, k_spec)
         if prompt is not None:
-            given += ((share(prompt[0]), share(prompt[1]), prompt[2]),)
-            specs += ((k_spec, k_spec, PartitionSpec(spread)),)
+            prompt = share(prompt[0]), share(prompt[1]), prompt[2]
+        given += prompt, segment_BT
+        specs += None if prompt is None else (k_spec, k_spec, whole), None if segment_BT is None else whole
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=q_spec, check_vma=False)(*given)
 
     return attend

@@ -193,6 +193,18 @@ def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none",
     return rms_norm(jnp.concatenate([first_BD[:, None], x_BTD[:, :-1]], axis=1), phi["final_norm"], cfg.rms_eps)
 
 
+def forward_packed(cfg: Config, phi: Tree, rows, remat_policy: str = "none", lay_rows=lambda tree: tree, attend=causal):
+    """Final hidden states [R,W,D] of packing.Rows: several sequences in a row, each seeing itself alone."""
+    turn = rotation(cfg, rows.position_RW)
+
+    def layer(x_RWD, p):
+        see = lambda q, k, v: (attend(q, k, v, segment_BT=rows.segment_RW), None)
+        return lay_rows(block(cfg, p, x_RWD, turn, see)[0]), None
+
+    x_RWD, _ = jax.lax.scan(remat(layer, remat_policy), lay_rows(phi["embed"][rows.token_RW]), phi["layers"])
+    return rms_norm(x_RWD, phi["final_norm"], cfg.rms_eps)
+
+
 def prefill(cfg: Config, phi: Tree, prompt_PS, prompt_len_P, cache_dtype, attend=causal):
     """Hidden state [P,D] that predicts the first new token, and the prompts' cache (k, v), each [L,P,K,S,H]."""
     P, S = prompt_PS.shape

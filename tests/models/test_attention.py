@@ -54,6 +54,18 @@ def test_against_a_loop(form, with_prompt):
     np.testing.assert_allclose(form(*map(lambda x: jax.tree.map(jnp.asarray, x), given)), by_loop(*given), rtol=1e-4, atol=1e-5)
 
 
+@forms
+def test_segments(form):
+    """Two sequences in a row, and a tail of nobody: each as if alone."""
+    q, k, v, _ = draw(P=2, M=1, T=6, seed=4)
+    segment_BT = np.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 2, 2]], np.int32)
+    out = np.asarray(form(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), segment_BT=jnp.asarray(segment_BT)))
+    for b, start, stop in ((0, 0, 2), (0, 2, 5), (1, 0, 4), (1, 4, 6)):
+        alone = by_loop(q[b:b + 1, start:stop], k[b:b + 1, :, start:stop], v[b:b + 1, :, start:stop])
+        np.testing.assert_allclose(out[b:b + 1, start:stop], alone, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(out).all()
+
+
 @pytest.mark.parametrize("form", [SPLASH, FORMS["cudnn's call"]], ids=["splash", "cudnn's call"])
 def test_gradients_equal_those_of_the_einsums(form):
     """In queries, keys and values of both parts, over several tiles of the kernel."""
@@ -75,6 +87,8 @@ def test_the_kernel_over_a_mesh(sizes):
     form = attention.over_mesh(SPLASH, mesh)
     np.testing.assert_allclose(jax.jit(form)(q, k, v, prompt), by_loop(q, k, v, prompt), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jax.jit(form)(q, k, v), by_loop(q, k, v), rtol=1e-4, atol=1e-5)
+    one = jnp.ones(q.shape[:2], jnp.int32)
+    np.testing.assert_allclose(jax.jit(form)(q, k, v, segment_BT=one), by_loop(q, k, v), rtol=1e-4, atol=1e-5)
 
 
 def test_choice():

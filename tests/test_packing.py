@@ -1,0 +1,97 @@
+"""Several samples in a row: who goes where, what a row holds, and updates that equal those without."""
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge_jax import methods, packing, setup
+from bridge_jax.types import Batch, Packing, Sequences
+from tests import toys
+from tests.test_mesh import made, on_one_device
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=40), st.integers(1, 6))
+def test_plan(lengths, places):
+    """Everybody once, nobody of length 0, no row too long or too full, no two rows that would fit in one."""
+    found = packing.plan(np.array(lengths), 20, places)
+    rows = [[b for b in row if b >= 0] for row in found.slot_RK]
+    assert found.slot_RK.shape == (len(lengths), places) and found.slot_RK.dtype == np.int32
+    assert sorted(b for row in rows for b in row) == [b for b, length in enumerate(lengths) if length]
+    assert all(rows[:found.used]) and not any(rows[found.used:])
+    filled = [sum(lengths[b] for b in row) for row in rows[:found.used]]
+    assert all(total <= 20 for total in filled)
+    open_rows = [total for row, total in zip(rows, filled) if len(row) < places]
+    assert all(a + b > 20 for i, a in enumerate(open_rows) for b in open_rows[i + 1:]) or places < 6
+
+
+def test_plan_by_hand():
+    """9 and 8 begin rows, 5 joins neither (10 wide), 4 joins the 5, 1 the 9; the empty one goes nowhere."""
+    found = packing.plan(np.array([4, 8, 0, 9, 1, 5]), 10, 3)
+    np.testing.assert_array_equal(found.slot_RK[:4], [[3, 4, -1], [1, -1, -1], [5, 0, -1], [-1, -1, -1]])
+    assert found.used == 3
+    with pytest.raises(ValueError, match="sample 0 takes 11 positions, a row has 10"):
+        packing.plan(np.array([11]), 10, 2)
+
+
+def test_a_row_by_hand():
+    """Prompts 7 8 and 9, completions 1 2 3 and 4: tokens, targets, positions, segments; and the way back."""
+    seqs = Sequences(jnp.array([[7, 8, 0], [9, 0, 0]]), jnp.array([2, 1]), jnp.array([[1, 2, 3, 0], [4, 0, 0, 0]]), jnp.array([3, 1]),
+                     Packing(jnp.array([[1, 0, -1], [-1, -1, -1]]), jnp.int32(1)))
+    rows = packing.inline(packing.taken(seqs, seqs.packing.slot_RK[:1]))
+    np.testing.assert_array_equal(rows.token_RW, [[9, 4, 7, 8, 1, 2, 3]])
+    np.testing.assert_array_equal(rows.segment_RW, [[1, 1, 2, 2, 2, 2, 2]])
+    np.testing.assert_array_equal(rows.position_RW, [[0, 1, 0, 1, 2, 3, 4]])
+    back = np.asarray(rows.back(rows.target_RW))
+    assert back[0, 0] == 4 and list(back[1, :3]) == [1, 2, 3]
+    where = np.asarray(rows.back(jnp.arange(7)[None]))
+    assert where[0, 0] == 0 and list(where[1, :3]) == [3, 4, 5]  # each predicted from the token before it
+
+
+def test_log_probabilities_are_those_of_single_rows():
+    """Of ragged samples of shared prompts, four places a row; what lies behind a row's last sample changes nothing."""
+    policy = setup.make_policy(toys.CFG, setup.Model(), toys.ADAPTER)
+    theta, seqs = toys.transformer_theta(), toys.sequences(0, 4, 3)
+    whole = packing.plan(np.asarray(packing.lengths(seqs)), 11, 4)
+    assert whole.used < 12
+    logp_BT, entropy_BT = policy.logp(theta, seqs, 0.7)
+    packed = seqs.replace(packing=whole)
+    mine, mine_entropy = policy.logp(theta, packing.taken(packed, jnp.asarray(whole.slot_RK)), 0.7)
+    for b in range(12):
+        place, length = int(np.argwhere(whole.slot_RK.reshape(-1) == b)[0, 0]), int(seqs.length_B[b])
+        np.testing.assert_allclose(mine[place, :length], logp_BT[b, :length], atol=1e-5)
+        np.testing.assert_allclose(mine_entropy[place, :length], entropy_BT[b, :length], atol=1e-5)
+
+
+def packed(batch: Batch, places: int) -> Batch:
+    """The batch with all of its parts packed."""
+    def part(seqs):
+        width = seqs.prompt_PS.shape[1] + seqs.tokens_BT.shape[1]
+        return seqs.replace(packing=packing.plan(np.asarray(packing.lengths(seqs)), width, places))
+
+    return Batch(part(batch.demos) if batch.demos else None,
+                 {actor: samples.replace(seqs=part(samples.seqs)) for actor, samples in batch.rollouts.items()})
+
+
+def assert_same_update(name: str) -> None:
+    """Parameters and moments to 1e-5, metrics; every kind of step. Micro-batches of 8 rows, of which packing fills fewer."""
+    method = made(name)
+    for state, batch, expected, expected_metrics in on_one_device(name):
+        after, metrics = jax.jit(method.update)(state, packed(batch, 3))
+        assert toys.change((after.params, after.opt_state), (expected.params, expected.opt_state)) < 1e-5
+        for key in set(expected_metrics) - {"budget/gradient_prompt_tokens", "budget/forward_tokens"}:
+            np.testing.assert_allclose(metrics[key], expected_metrics[key], rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+def test_the_same_update_packed():
+    assert_same_update("bridge")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.names())
+def test_the_same_update_of_every_method(name):
+    assert_same_update(name)
