@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from bridge_jax.flight.hlo import Instruction, Module
 
-SAME = ("bitcast", "optimization-barrier", "copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done",
-        "async-done", "async-update", "domain")
+SAME = ("bitcast", "optimization-barrier", "async-update", "domain")
 FREE = ("constant", "after-all", "partition-id", "replica-id", "iota")
+ALIASED = re.compile(r"\{(\d*)\}: \((\d+), \{(\d*)\}\)")  # of output_to_operand_aliasing: result, operand, part of it
 IN_PLACE = {"dynamic-update-slice", "scatter"}
 Parts = list[frozenset[int]]  # the buffers behind each array of a flattened result
 
@@ -74,6 +74,8 @@ class _Walk:
     def _result(self, at: int, line: Instruction, given: list[Parts]) -> Parts:
         if line.opcode == "parameter":
             return self._fresh(at, line) if self.entry else []  # inside a loop or branch its caller counts it
+        if line.opcode.endswith("-done"):
+            return given[0][self.by_name[line.operands[0]].made]
         if line.opcode == "tuple" or line.opcode in SAME:
             return [part for parts in given for part in parts][:len(line.arrays)]
         if line.opcode == "get-tuple-element":
@@ -87,7 +89,20 @@ class _Walk:
             inside = [_peak(self.module, name, self.memo) for name in line.called if name in self.module.computations]
             self.inner[at] = max(inside, default=Peak(0, ()))
         replaced = self._replaced(at, line)
-        return self._fresh(at, line) if replaced is None else given[replaced][:1]
+        if replaced is not None:
+            return given[replaced][:1]
+        if line.opcode.endswith("-start"):
+            return self._started(at, line, [part for parts in given for part in parts])
+        noted = {int(i or 0): (int(operand), int(j or 0)) for i, operand, j in ALIASED.findall(line.text.split("metadata=")[0])}
+        kept = [i for i in range(len(line.arrays)) if i not in noted]
+        fresh = dict(zip(kept, self._fresh(at, line._replace(arrays=tuple(line.arrays[i] for i in kept)))))
+        return [fresh[i] if i in fresh else given[noted[i][0]][noted[i][1]] for i in range(len(line.arrays))]
+
+    def _started(self, at: int, line: Instruction, operands: Parts) -> Parts:
+        """New buffers for what it makes; its operands are listed again in the order that they have."""
+        new, rest = range(len(line.arrays))[line.made], iter(operands)
+        fresh = self._fresh(at, line._replace(arrays=line.arrays[line.made]))
+        return [fresh[i - new.start] if i in new else next(rest, frozenset()) for i in range(len(line.arrays))]
 
     def _fresh(self, at: int, line: Instruction) -> Parts:
         return [self._new(at, line, array.bytes, f"{array.dtype}[{','.join(map(str, array.shape))}]")

@@ -94,9 +94,7 @@ def prepare(topology: Topology) -> None:
     if topology.kind == "gpu":
         return
     os.environ["JAX_PLATFORMS"] = "cpu"  # a TPU or GPU of this machine has no part in it
-    if topology.tpu:
-        os.environ.update({key: value for key, value in TPU_SETTINGS.items() if key not in os.environ})
-    else:
+    if topology.kind == "cpu":
         flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in flag]
         os.environ["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={topology.shape[0]}"])
 
@@ -120,10 +118,15 @@ def devices(topology: Topology) -> list:
 
 def tpu_devices(topology: Topology) -> list:
     """Described TPU devices; ValueError where libtpu is absent or does not know the topology."""
+    import jax
     from jax.experimental import topologies
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(f"--topology={topology.name!r} takes the TPU's compiler, which is not installed: pip install libtpu "
                          "(it is part of jax[tpu]; no TPU is needed). Without it: --topology=cpu:8")
+    os.environ.update({key: value for key, value in TPU_SETTINGS.items() if key not in os.environ})
+    jax.devices("cpu")  # has now read XLA_FLAGS; libtpu reads them later, and a flag of another backend ends the process
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join(flag for flag in flags if not flag.startswith(("--xla_cpu_", "--xla_gpu_")))
     try:
         return list(topologies.get_topology_desc(topology.name, platform="tpu").devices)
     except Exception as error:  # jax hands libtpu's refusal on in types of its own

@@ -48,6 +48,16 @@ class Instruction(NamedTuple):
         return found[1] if found else ""
 
     @property
+    def made(self) -> slice:
+        """Which arrays are new. One that starts what goes on beside other work lists its operands too, before or, in copies,
+        behind what it makes."""
+        k = len(self.operands)
+        if self.opcode == "copy-start":
+            return slice(0, 1)
+        beside = self.opcode.endswith("-start") and len(self.arrays) > k
+        return slice(k, min(2 * k, len(self.arrays))) if beside else slice(0, len(self.arrays))
+
+    @property
     def called(self) -> tuple[str, ...]:
         """Names of all computations that it calls."""
         return tuple(name for group in CALLED.findall(self.text) for name in NAME.findall(group.strip("{}")))
@@ -266,7 +276,7 @@ def collectives(module: Module) -> list[Collective]:
             continue
         if kind == "all-reduce" and "all-reduce-scatter" in visit.within:
             kind = "reduce-scatter"  # fused with the slice of its result that a device keeps
-        size = max(array.bytes for array in instruction.arrays) if "start" in instruction.opcode else instruction.bytes
+        size = sum(array.bytes for array in instruction.arrays[instruction.made])
         n = group_size(instruction.text, module.partitions)
         share = (n - 1) / n
         whole = n if instruction.opcode.startswith("reduce-scatter") else 1  # its result is one part; a fused one's is not
