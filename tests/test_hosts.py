@@ -146,6 +146,19 @@ def test_decided_by_the_first(monkeypatch):
         hosts.decided("it", lambda: pytest.fail("called"))
 
 
+def test_a_workdir_of_each_hosts_own_is_refused(monkeypatch, tmp_path):
+    """And one that all see is not, nor is anything left in it."""
+    monkeypatch.setattr(hosts.time, "sleep", lambda _: None)
+    for answers, blind in ((["yes", "yes"], False), (["yes", ""], True)):
+        as_one_of(monkeypatch, 0, 2, lambda what, mine: [mine, mine] if what.startswith("a file") else answers)
+        if blind:
+            with pytest.raises(ValueError, match="is not one directory: host 1 .node1. do not see what host 0 writes there"):
+                hosts.check_shared(str(tmp_path))
+        else:
+            hosts.check_shared(str(tmp_path))
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_hosts_may_change_when_a_run_resumes():
     assert "hosts." in train.FREE_KEYS and setup.read(tiny_runs.config(), 1).hosts == hosts.Hosts()
     assert base.get_config().hosts.to_dict() == dataclasses.asdict(hosts.Hosts())
