@@ -60,13 +60,15 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: 
                    unpack=lambda params: params):
     """The three directions at one iterate, and what was seen on the way. Each grad: phi -> (G in phi, J, facts).
 
-    lam: a number, or a function of the facts of theta and theta_hat. Where it is a number, no more than two gradients are alive
-    at a time: the barrier keeps the compiler from making phi_hat, or its gradient, while G is not yet summed up.
+    lam: a number, or a function of the facts of theta and theta_hat. The barriers put the three passes one after the other: a
+    compiler is free to interleave them, and then holds the activations of two. Where lam is a number, no more than two gradients
+    are alive at a time.
     unpack: params as they are stored -> with theta_hat as it is.
     """
     mix = lambda lam: jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
     phi = policy.merge(params.theta, params.w)
     G_SFT, J_SFT, sft = grad_SFT(phi)
+    phi, G_SFT, sft = jax.lax.optimization_barrier((phi, G_SFT, sft))
     G_RL, J_RL, rl = grad_RL(phi)
     agreement = objectives.cooperation(G_SFT, G_RL)
     if known := not callable(lam):
