@@ -13,7 +13,8 @@ needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, re
 
 
 @pytest.mark.parametrize("name, kind, shape", (("v5e:4x4", "v5e", (4, 4)), ("v5p:4x4x4", "v5p", (4, 4, 4)),
-                                               ("cpu:8", "cpu", (8,)), ("gpu", "gpu", ()), ("gpu:8", "gpu", (8,)), ("tpu7x:2x2x1", "tpu7x", (2, 2, 1))))
+                                               ("cpu:8", "cpu", (8,)), ("gpu", "gpu", ()), ("gpu:8", "gpu", (8,)),
+                                               ("tpu7x:2x2x1", "tpu7x", (2, 2, 1))))
 def test_names(name, kind, shape):
     assert chips.parse(name)[1:] == (kind, shape)
 

@@ -140,6 +140,34 @@ def test_a_kernel_whose_attributes_take_several_lines():
     assert next(one for one in found.computations["body"] if one.name == "sum").origin == "here"
 
 
+def test_the_walk_by_hand():
+    """An argument of 32 bytes and a counter of 4 go around; a sum inside takes the state's place, one that is read first does not."""
+    found = buffers.peak(module())
+    assert found.bytes == 32 + 4 + 0 and [one.name for one in found.alive] == ["a", "copied"]
+    twice = LOOP.replace("tuple(%next, %sum)", "tuple(%next, %sum2)").replace(
+        "  %next", "  %sum2 = f32[8]{0} negate(%sum)\n  %next")
+    text = twice.replace("BOUND", "11").replace("STEP", "1").replace("NOTED", "").replace("GROUPS", "{}")
+    found = buffers.peak(hlo.parse(text))
+    assert found.bytes == 32 + 4 + 32 and "sum" in [one.name for one in found.alive]
+
+
+OUTPUTS = """HloModule f, is_scheduled=true, input_output_alias={ {0}: (0, {}, may-alias) }
+
+ENTRY %main (a: f32[8]) -> (f32[8], f32[16]) {
+  %a = f32[8]{0} parameter(0)
+  %new = f32[8]{0} negate(%a)
+  %other = f32[16]{0} concatenate(%a, %new), dimensions={0}
+  ROOT %out = (f32[8]{0}, f32[16]{0}) tuple(%new, %other)
+}
+"""
+
+
+@pytest.mark.parametrize("donated, total", ((True, 32 + 64), (False, 32 + 32 + 64)))
+def test_a_donated_arguments_place_is_taken(donated, total):
+    text = OUTPUTS if donated else OUTPUTS.replace("{ {0}: (0, {}, may-alias) }", "{ }")
+    assert buffers.peak(hlo.parse(text)).bytes == total
+
+
 def test_a_noted_trip_count_is_taken():
     noted = ', backend_config={"known_trip_count":{"n":"77"},"x":1}'
     assert [one.times for one in hlo.collectives(module(noted=noted))] == [77]
