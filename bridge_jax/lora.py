@@ -57,8 +57,10 @@ def abstract(cfg: Config, lora: Lora) -> Tree:
 
 
 def logical_axes(cfg: Config, lora: Lora) -> Tree:
-    """Logical axis names of w."""
-    return {path: {"A": ("layers", *t.axes[:t.inputs], "rank"), "B": ("layers", "rank", *t.axes[t.inputs:])}
+    """Logical axis names of w. The first dimension on either side of a matrix lies over fsdp, whatever it is: small as they are,
+    adapters that are whole on each device, with their moments and gradients, add up."""
+    wide = lambda axes: ("embed", *axes[1:])
+    return {path: {"A": ("layers", *wide(t.axes[:t.inputs]), "rank"), "B": ("layers", "rank", *wide(t.axes[t.inputs:]))}
             for path, t in targets(cfg, lora).items()}
 
 

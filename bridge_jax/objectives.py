@@ -164,6 +164,16 @@ def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0
     return G, value, jax.lax.stop_gradient(facts)
 
 
+def after(done: jax.Array, tree: Tree) -> Tree:
+    """The tree as it is, but nothing can be computed with it before the scalar `done` is known.
+
+    1 where done is infinite, else 0, is added to every leaf: no compiler can foresee that it is 0, while optimization_barrier is
+    gone by the time that a schedule is made. An update whose gradient is not finite is skipped anyway.
+    """
+    zero = jnp.isposinf(done).astype(jnp.int32)
+    return jax.tree.map(lambda x: x + zero.astype(x.dtype), tree)
+
+
 def inner(a: Tree, b: Tree) -> jax.Array:
     """Inner product of two pytrees, fp32."""
     return sum(jnp.vdot(x.astype(jnp.float32), y.astype(jnp.float32)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))

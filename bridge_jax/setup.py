@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bridge_jax import data, hosts, logbook, logprobs, lora, methods, packing, settings, sharding, tasks
+from bridge_jax import data, hosts, logbook, lora, methods, policy, settings, sharding, tasks
 from bridge_jax.models import attention, hf_folder, layers, params
 from bridge_jax.optim import Recipe, Recipes, learning_rate
 from bridge_jax.types import Method, Policy, Sequences, Task, Tree
@@ -234,27 +234,9 @@ def read_model(model: Model) -> tuple[layers.Config, dict]:
 
 
 def make_policy(cfg: layers.Config, model: Model, adapter: lora.Lora, mesh: jax.sharding.Mesh | None = None) -> Policy:
-    """The four functions that a method may know of the model; with a mesh of several devices, rows are kept spread over it."""
+    """The four functions that a method may know of the model, on the mesh that trains."""
     dtype = dtype_of("model.dtype", model.dtype)
-    attend = attention.causal if mesh is None else attention.choose(model.attention, mesh)
-
-    def lay_rows(tree):
-        if mesh is None or mesh.size == 1:
-            return tree
-        return jax.lax.with_sharding_constraint(tree, sharding.of_rows(mesh, tree))
-
-    def logp(phi: Tree, seqs: Sequences, temperature):
-        if seqs.packing is not None:
-            rows = packing.inline(seqs)
-            hidden_RWD = layers.forward_packed(cfg, phi, rows, model.remat, lay_rows, attend)
-            found = logprobs.token_logp(hidden_RWD, layers.head_weights(cfg, phi), rows.target_RW, temperature, model.logp_chunk)
-            return tuple(map(rows.back, found))
-        hidden_BTD = layers.forward(cfg, phi, seqs, model.remat, lay_rows, attend)
-        head_VD = layers.head_weights(cfg, phi)
-        return logprobs.token_logp(hidden_BTD, head_VD, seqs.tokens_BT, temperature, model.logp_chunk)
-
-    return Policy(logp=logp, merge=lambda theta, w: lora.merge(adapter, theta, w, dtype),
-                  pull=lambda w, G: lora.pull(adapter, w, G), init_w=lambda key: lora.init(cfg, adapter, key))
+    return policy.make(cfg, adapter, dtype, model.remat, model.logp_chunk, model.attention, mesh)
 
 
 def make_tokenizer(model: Model, chosen: Data, task_name: str):

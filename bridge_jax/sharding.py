@@ -74,9 +74,9 @@ def check_heads(key: str, tensor: int, heads: int, kv_heads: int) -> None:
                          f"{nearest}. Allowed: {', '.join(map(str, allowed))}")
 
 
-def of_axes(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
-    """Sharding of one array with these logical axes."""
-    mesh_axes = [RULES.get(axis) for axis in axes]
+def of_axes(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...], whole: tuple[str, ...] = ()) -> NamedSharding:
+    """Sharding of one array with these logical axes; along the mesh axes `whole` it is gathered."""
+    mesh_axes = [None if RULES.get(axis) in whole else RULES.get(axis) for axis in axes]
     fits = [name if name and size % mesh.shape[name] == 0 else None for name, size in zip(mesh_axes, shape)]
     return NamedSharding(mesh, PartitionSpec(*fits))
 

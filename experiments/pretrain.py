@@ -1,9 +1,9 @@
 """`python -m experiments.pretrain --out=DIR [--config=configs/ladder.py:base]`: the base model that runs of a study begin from.
 
 Trains the config in DIR/run and exports it to DIR/model, an ordinary HF folder for `--config.model.path`. The recipe is
-deterministic: the same config gives the same weights on the same kind of processor, on one core (--cores=1, the default): XLA cuts
-its sums by the number of threads it has, and with two the study's base came out as other weights. Run again, it goes on, or says
-that it is done.
+deterministic: the same config gives the same weights on the same kind of processor, on one core (--cores=1, the default). XLA
+cuts its sums by the number of threads it has, and with two the study's base came out as other weights. Run again, it goes on, or
+says that it is done.
 Exit codes as of experiments.train.
 """
 from __future__ import annotations

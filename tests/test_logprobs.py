@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import logprobs
+from bridge_jax import logprobs, sharding
+from bridge_jax.sharding import MeshConfig
 
 B, T, D, V = 3, 7, 5, 11
 
@@ -80,3 +81,22 @@ def test_memory_at_a_real_vocabulary():
     """Under 3 GiB, where full logits take over 15."""
     assert temp_gib(lambda h, head, tokens: logprobs.token_logp(h, head, tokens)[0].sum()) < 3
     assert temp_gib(lambda h, head, tokens: full(h, head, tokens, 1.0)[0].sum()) > 15
+
+
+@pytest.mark.parametrize("sizes", [dict(fsdp=8), dict(data=2, fsdp=2, tensor=2), dict(data=1, fsdp=2, tensor=4)])
+@pytest.mark.parametrize("V", [40, 41])
+def test_on_a_mesh(sizes, V):
+    """Values and gradients of rows, head and vocabulary over eight devices are those of one; 41 words do not divide over tensor."""
+    rng, mesh = np.random.RandomState(0), sharding.make_mesh(MeshConfig(**sizes))
+    hidden, head = rng.standard_normal((8, 7, 16)).astype(np.float32), rng.standard_normal((V, 16)).astype(np.float32)
+    tokens, weight = rng.randint(0, V, (8, 7)), rng.standard_normal((8, 7)).astype(np.float32)
+
+    def value(hidden, head, mesh):
+        logp, entropy = logprobs.token_logp(hidden, head, tokens, 0.7, 16, mesh)
+        return jnp.sum(weight * logp), (logp, entropy)
+
+    of = lambda mesh: jax.jit(jax.value_and_grad(lambda *given: value(*given, mesh), (0, 1), has_aux=True))
+    axes = sharding.of_axes(mesh, ("vocab", "embed"), head.shape)
+    placed = jax.device_put(hidden, sharding.of_rows(mesh, hidden)), jax.device_put(head, axes)
+    for mine, theirs in zip(jax.tree.leaves(of(mesh)(*placed)), jax.tree.leaves(of(None)(hidden, head)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)

@@ -60,20 +60,21 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: 
                    unpack=lambda params: params):
     """The three directions at one iterate, and what was seen on the way. Each grad: phi -> (G in phi, J, facts).
 
-    lam: a number, or a function of the facts of theta and theta_hat. The barriers put the three passes one after the other: a
-    compiler is free to interleave them, and then holds the activations of two. Where lam is a number, no more than two gradients
-    are alive at a time.
+    lam: a number, or a function of the facts of theta and theta_hat. The second and the third grad are also given a scalar after
+    which their pass may begin: a compiler is free to interleave the passes, and then holds the activations of two. So, where lam
+    is a number, no more than two gradients are alive at a time.
     unpack: params as they are stored -> with theta_hat as it is.
     """
     mix = lambda lam: jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
     phi = policy.merge(params.theta, params.w)
     G_SFT, J_SFT, sft = grad_SFT(phi)
-    phi, G_SFT, sft = jax.lax.optimization_barrier((phi, G_SFT, sft))
-    G_RL, J_RL, rl = grad_RL(phi)
+    G_RL, J_RL, rl = grad_RL(phi, objectives.inner(G_SFT, G_SFT))
     agreement = objectives.cooperation(G_SFT, G_RL)
     if known := not callable(lam):
         G, agreement, params = jax.lax.optimization_barrier((mix(lam), agreement, params))
-    G_hat, J_hat, hat = grad_RL_hat(policy.merge(unpack(params).theta_hat, params.w), rl)
+    done = objectives.inner(G, G) if known else J_RL
+    w = objectives.after(done, params.w)
+    G_hat, J_hat, hat = grad_RL_hat(policy.merge(unpack(params).theta_hat, w), rl, done)
     if not known:
         lam = lam(rl, hat)
         G = mix(lam)
@@ -159,6 +160,15 @@ def check(cfg: Config) -> None:
         raise ValueError(f"method.ratio_cap={cfg.ratio_cap}; allowed: 0 (free), or above 1 to bound the ratio to [1/cap, cap]")
 
 
+def further_steps(count: int, recipes: Recipes, state: TrainState, applied: Metrics, gradient) -> tuple[TrainState, Metrics]:
+    """theta_hat's RL steps beyond the first, at the w of now; gradient: params -> (G in theta_hat, J, facts)."""
+    for _ in range(count):
+        G_hat, J, _ = gradient(state.params)
+        state, inner = apply_ascent(recipes, state, Params(theta=None, theta_hat=G_hat), (J,))
+        applied = applied | {"update/skipped": jnp.maximum(applied["update/skipped"], inner["update/skipped"])}
+    return state, applied
+
+
 def settle(cfg: Config, before: TrainState, after: TrainState, skipped) -> TrainState:
     """The state as it is stored: one step on, theta_hat re-synchronised if it is time; all as before if the step is skipped."""
     params, step = after.params, before.step + 1
@@ -190,7 +200,6 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     def update(stored: TrainState, batch: Batch):
         rollouts, demos = batch.rollouts["theta"], batch.demos
         seen_by_hat = batch.rollouts["theta_hat"] if own else rollouts
-        lam = lam_at(stored.step, rollouts, seen_by_hat if own else None)
         rows, rows_hat = (objectives.rl_rows(policy, stored.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
                           for samples in (rollouts, seen_by_hat))
         gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
@@ -198,35 +207,32 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         J_RL = objectives.J_RL(policy, rollouts, term, cfg.kl_coef)
         J_hat = objectives.J_RL(policy, seen_by_hat, term, cfg.kl_coef)
 
-        def grad_RL_hat(phi_hat, rl):
+        def grad_RL_hat(phi_hat, rl, done):
             behaviour = {} if own else {"behaviour_BT": rl["logp_BT"]}
-            return gradient(J_hat, phi_hat, seen_by_hat.seqs, rows_hat | behaviour)
+            return gradient(J_hat, phi_hat, objectives.after(done, seen_by_hat.seqs), rows_hat | behaviour)
 
         ascent, values, (sft, rl, hat), metrics = coupled_ascent(
-            lambda phi: gradient(J_SFT, phi, demos, {}), lambda phi: gradient(J_RL, phi, rollouts.seqs, rows),
-            grad_RL_hat, lam, stored.params, policy, cfg.w_learns, unpack)
+            lambda phi: gradient(J_SFT, phi, demos, {}),
+            lambda phi, done: gradient(J_RL, phi, objectives.after(done, rollouts.seqs), rows), grad_RL_hat,
+            lam_at(stored.step, rollouts, seen_by_hat if own else None), stored.params, policy, cfg.w_learns, unpack)
         state, ascent = jax.lax.optimization_barrier((stored, ascent)) if small else (stored, ascent)
         state = on_device(state.replace(params=unpack(state.params)))
         if own:  # one more forward pass
             phi_hat = policy.merge(state.params.theta_hat, state.params.w)
-            logp_hat_BT = objectives.logp_of(policy, phi_hat, rollouts, microbatch_rows)
-            gain = own_gain(rollouts, seen_by_hat, rl["logp_BT"], logp_hat_BT, hat["logp_BT"])
+            gain = own_gain(rollouts, seen_by_hat, rl["logp_BT"], objectives.logp_of(policy, phi_hat, rollouts, microbatch_rows),
+                            hat["logp_BT"])
         else:
             gain = shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"])
         state, applied = apply_ascent(recipes, state, ascent, values)
-        for _ in range(cfg.inner_steps - 1):  # at the w of now, importance-weighted from whoever sampled
-            behaviour = {"behaviour_BT": (hat if own else rl)["logp_BT"]}
-            phi_hat = policy.merge(state.params.theta_hat, state.params.w)
-            G_hat, J, _ = gradient(J_hat, phi_hat, seen_by_hat.seqs, rows_hat | behaviour)
-            state, inner = apply_ascent(recipes, state, Params(theta=None, theta_hat=G_hat), (J,))
-            applied["update/skipped"] = jnp.maximum(applied["update/skipped"], inner["update/skipped"])
+        again = rows_hat | {"behaviour_BT": (hat if own else rl)["logp_BT"]}  # importance-weighted from whoever sampled
+        state, applied = further_steps(cfg.inner_steps - 1, recipes, state, applied, lambda params: gradient(
+            J_hat, policy.merge(params.theta_hat, params.w), seen_by_hat.seqs, again))
         state = settle(cfg, stored, state, applied["update/skipped"])
         metrics |= gain | applied | {"rl/J": values[1], "bridge/J_hat": values[2]}
         metrics |= objectives.demo_metrics(sft, demos) | objectives.rollout_metrics(rl, rollouts)
         metrics |= objectives.passed(demos, rollouts.seqs, *[seen_by_hat.seqs] * cfg.inner_steps, forward=(
             (rollouts.seqs,) * own + (rollouts.seqs, seen_by_hat.seqs) * bool(cfg.kl_coef)))
-        generated = sum(samples.seqs.length_B.sum() for samples in batch.rollouts.values())
-        return state, metrics | {"budget/generated_tokens": generated}
+        return state, metrics | {"budget/generated_tokens": sum(x.seqs.length_B.sum() for x in batch.rollouts.values())}
 
     def policy_of(params: Params, actor: str = "theta"):
         params = unpacked(params, cfg.shadow_storage) if actor == "theta_hat" else params

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -167,13 +167,15 @@ def at_end(x_PSD: jax.Array, length_P: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x_PSD, (length_P - 1)[:, None, None], axis=1)[:, 0]
 
 
-def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none", lay_rows=lambda tree: tree,
-            attend=causal) -> jax.Array:
-    """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t] (t = 0 is the prompt's last token).
+class Placing(NamedTuple):
+    """Where a pass keeps things on a mesh, and how it attends; as it stands, for one device."""
+    rows: Callable = lambda tree: tree     # activations -> the same, their rows over the devices
+    weights: Callable = lambda layer: layer  # of one layer -> the same, gathered to where the rows are
+    attend: Callable = causal              # a form of attention.causal
 
-    lay_rows: what to do with activations so that their rows lie over the devices; weights are then gathered to them.
-    attend: a form of attention.causal.
-    """
+
+def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none", on: Placing = Placing()) -> jax.Array:
+    """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t] (t = 0 is the prompt's last token)."""
     P, S = seqs.prompt_PS.shape
     B, T = seqs.tokens_BT.shape
     prompt_mask_PS = jnp.arange(S) < seqs.prompt_len_P[:, None]
@@ -182,26 +184,27 @@ def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none",
     turn = rotation(cfg, start_B[:, None] + jnp.arange(T))
 
     def layer(carry, p):
-        x_PSD, x_BTD = carry
-        x_PSD, (k, v) = block(cfg, p, x_PSD, prompt_turn, lambda q, k, v: (attend(q, k, v), (k, v)))
-        x_BTD, _ = block(cfg, p, x_BTD, turn, lambda q, own_k, own_v: (attend(q, own_k, own_v, (k, v, prompt_mask_PS)), None))
-        return lay_rows((x_PSD, x_BTD)), None
+        (x_PSD, x_BTD), p = carry, on.weights(p)
+        x_PSD, (k, v) = block(cfg, p, x_PSD, prompt_turn, lambda q, k, v: (on.attend(q, k, v), (k, v)))
+        see = lambda q, own_k, own_v: (on.attend(q, own_k, own_v, (k, v, prompt_mask_PS)), None)
+        x_BTD, _ = block(cfg, p, x_BTD, turn, see)
+        return on.rows((x_PSD, x_BTD)), None
 
-    inputs = lay_rows((phi["embed"][seqs.prompt_PS], phi["embed"][seqs.tokens_BT]))
+    inputs = on.rows((phi["embed"][seqs.prompt_PS], phi["embed"][seqs.tokens_BT]))
     (x_PSD, x_BTD), _ = jax.lax.scan(remat(layer, remat_policy), inputs, phi["layers"])
     first_BD = jnp.repeat(at_end(x_PSD, seqs.prompt_len_P), B // P, axis=0)
     return rms_norm(jnp.concatenate([first_BD[:, None], x_BTD[:, :-1]], axis=1), phi["final_norm"], cfg.rms_eps)
 
 
-def forward_packed(cfg: Config, phi: Tree, rows, remat_policy: str = "none", lay_rows=lambda tree: tree, attend=causal):
+def forward_packed(cfg: Config, phi: Tree, rows, remat_policy: str = "none", on: Placing = Placing()) -> jax.Array:
     """Final hidden states [R,W,D] of packing.Rows: several sequences in a row, each seeing itself alone."""
     turn = rotation(cfg, rows.position_RW)
 
     def layer(x_RWD, p):
-        see = lambda q, k, v: (attend(q, k, v, segment_BT=rows.segment_RW), None)
-        return lay_rows(block(cfg, p, x_RWD, turn, see)[0]), None
+        see = lambda q, k, v: (on.attend(q, k, v, segment_BT=rows.segment_RW), None)
+        return on.rows(block(cfg, on.weights(p), x_RWD, turn, see)[0]), None
 
-    x_RWD, _ = jax.lax.scan(remat(layer, remat_policy), lay_rows(phi["embed"][rows.token_RW]), phi["layers"])
+    x_RWD, _ = jax.lax.scan(remat(layer, remat_policy), on.rows(phi["embed"][rows.token_RW]), phi["layers"])
     return rms_norm(x_RWD, phi["final_norm"], cfg.rms_eps)
 
 

@@ -67,8 +67,8 @@ def directions(policy, params: Params, batch: Batch, lam: float, term=objectives
     J_RL, J_SFT = objectives.J_RL(policy, rolled, term), objectives.J_SFT(policy, demos)
     behaved = lambda rl: rows | ({"behaviour_BT": rl["logp_BT"]} if hat_facts else {})
     return bridge.coupled_ascent(
-        lambda phi: objectives.gradient(J_SFT, phi, demos, {}), lambda phi: objectives.gradient(J_RL, phi, rolled.seqs, rows),
-        lambda phi, rl: objectives.gradient(J_RL, phi, rolled.seqs, behaved(rl)), lam, params, policy)[0]
+        lambda phi: objectives.gradient(J_SFT, phi, demos, {}), lambda phi, _: objectives.gradient(J_RL, phi, rolled.seqs, rows),
+        lambda phi, rl, _: objectives.gradient(J_RL, phi, rolled.seqs, behaved(rl)), lam, params, policy)[0]
 
 
 @pytest.mark.parametrize("lam", [0.25, 0.5, 0.75])

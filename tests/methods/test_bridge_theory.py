@@ -50,7 +50,7 @@ def ascend(p: dict, lam: float, hat_in_w: float = 1.0, hat_rate: float = 1.0, st
     J_SFT = lambda phi: -square(phi["theta"] - p["b"]) / 2 - square(phi["w"] - p["d"]) / 2
     grad = lambda J: lambda phi, *_: (jax.grad(J)(phi), J(phi), {})
 
-    def hat(phi, _):
+    def hat(phi, *_):
         G, J, facts = grad(J_RL)(phi)
         return G | {"w": hat_in_w * G["w"]}, J, facts
 
