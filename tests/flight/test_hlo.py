@@ -205,3 +205,16 @@ def test_the_walk_finds_the_compilers_peak_and_who_is_in_it(target):
     argument = next(one for one in found.alive if one.origin == "ws")
     assert argument.bytes == LAYERS * (16 * D) ** 2 * 4 / 8
     assert sum(one.bytes for one in found.alive) == found.bytes
+
+
+def test_a_collective_in_pieces_counts_once():
+    """As the TPU's compiler writes one that it runs beside other work: start, middle and end have one channel."""
+    gather = "bf16[1,64,32]{2,1,0} all-gather(%p), channel_id=7, replica_groups=[1,16]<=[16], dimensions={1}"
+    text = ("HloModule m, num_partitions=16\n\n"
+            f"%start (p: bf16[1,4,32]) -> bf16[1,64,32] {{\n  %p = bf16[1,4,32]{{2,1,0}} parameter(0)\n  ROOT %a = {gather}\n}}\n\n"
+            f"%end (p: bf16[1,4,32]) -> bf16[1,64,32] {{\n  %p = bf16[1,4,32]{{2,1,0}} parameter(0)\n  ROOT %b = {gather}\n}}\n\n"
+            "ENTRY %main (x: bf16[1,4,32]) -> bf16[1,64,32] {\n  %x = bf16[1,4,32]{2,1,0} parameter(0)\n"
+            "  %f = bf16[1,64,32]{2,1,0} fusion(%x), kind=kCustom, calls=%start\n"
+            "  ROOT %g = bf16[1,64,32]{2,1,0} fusion(%x), kind=kCustom, calls=%end\n}\n")
+    found = [(move.kind, move.bytes, move.times) for move in hlo.collectives(hlo.parse(text))]
+    assert found == [("all-gather", 64 * 32 * 2 * 15 / 16, 1)]
