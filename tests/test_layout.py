@@ -44,7 +44,8 @@ def test_weights_are_gathered_twice_for_each_micro_batch(method, passes):
     # activations move too, but never a whole matrix of a layer: D F 4 bytes, of which a device lacks 7/8
     size, L = lambda tree: sum(x.size * 4 for x in jax.tree.leaves(tree)), run.cfg.layers
     matrices = {x.size // L * 4 * 7 / 8 for x in jax.tree.leaves(state.params.theta["layers"]) if x.ndim > 2}
-    gathered = sum(move.bytes * move.times for move in moves if move.kind == "all-gather" and move.bytes in matrices)
+    in_layers = [move for move in moves if move.times > 1]  # the adapter's parts may be as large, outside the loops
+    gathered = sum(move.bytes * move.times for move in in_layers if move.kind == "all-gather" and move.bytes in matrices)
     layers = size({name: x for name, x in state.params.theta["layers"].items() if x.ndim > 2}) * 7 / 8
     assert gathered == pytest.approx(2 * passes * layers, rel=0.02)
     reduced = sum(move.bytes * move.times / (2 if move.kind == "all-reduce" else 1) for move in moves if "reduce" in move.kind)
