@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from bridge_jax import methods, packing, setup
 from bridge_jax.types import Batch, Packing, Sequences
-from tests import toys
+from tests import tiny_runs, toys
 from tests.test_mesh import made, on_one_device
+from tests.tiny_runs import quick  # noqa: F401 (a fixture)
 
 
 @settings(max_examples=100, deadline=None)
@@ -95,3 +96,14 @@ def test_the_same_update_packed():
 @pytest.mark.parametrize("name", methods.names())
 def test_the_same_update_of_every_method(name):
     assert_same_update(name)
+
+
+def test_a_run_with_packed_rows(quick, tmp_path):
+    """Through the loop: the same samples and, to rounding, the same numbers as without; more prompt tokens, and told so."""
+    given = dict(steps=2, eval__every=2, optim__base__eps=10.0, optim__lora__eps=10.0)
+    tiny_runs.go(tmp_path / "single", **given)
+    tiny_runs.go(tmp_path / "packed", batch__pack=3, **given)
+    for one, other in zip(tiny_runs.lines(tmp_path / "packed"), tiny_runs.lines(tmp_path / "single"), strict=True):
+        assert one["step"] == 0 or one["budget/gradient_prompt_tokens"] > other["budget/gradient_prompt_tokens"]
+        for key in set(other) - {"budget/gradient_prompt_tokens", "budget/forward_tokens", "budget/flops"}:
+            np.testing.assert_allclose(one[key], other[key], rtol=1e-4, atol=1e-5, err_msg=key)
