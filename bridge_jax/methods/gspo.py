@@ -33,7 +33,7 @@ def J_sequences(policy: Policy, B: int, temperature, low: float, high: float):
         mean_B = lambda x_BT: jnp.sum(x_BT * mask_BT, axis=1) / jnp.maximum(seqs.length_B, 1)
         s_B = objectives.ratio(mean_B(logp_BT), mean_B(rows.get("behaviour_BT", logp_BT)))
         value_B = jnp.minimum(s_B * rows["A_B"], jnp.clip(s_B, 1.0 - low, 1.0 + high) * rows["A_B"])
-        return value_B.sum() / B, {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+        return jnp.sum(value_B * (seqs.length_B > 0)) / B, {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
 
     return J
 
