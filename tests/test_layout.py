@@ -51,3 +51,13 @@ def test_weights_are_gathered_twice_for_each_micro_batch(method, passes):
     reduced = sum(move.bytes * move.times / (2 if move.kind == "all-reduce" else 1) for move in moves if "reduce" in move.kind)
     assert passes * layers < reduced < 2.4 * passes * layers
     assert not any("D,VD->" in move.origin for move in moves)  # nothing within the chunks of log-probabilities
+
+
+@pytest.mark.parametrize("kind, kernels", [("splash", True), ("xla", False)])
+def test_sampler_and_update_attend_as_the_config_says(kind, kernels):
+    """The prefill of the sampler and both passes of the update: by the kernel, or without one."""
+    run = setup.build(tiny_runs.config("grpo", model__attention=kind), jax.devices()[:1])
+    state, bucket = setup.abstract_state(run), run.buckets[0]
+    for traced in (programs.trace_sampler(run, programs.abstract_phi(run, state), bucket, 2, 4),
+                   programs.trace_update(run, state, bucket, run.method.reads(0))):
+        assert ("pallas_call" in str(traced.jaxpr)) == kernels

@@ -19,7 +19,7 @@ from jax.sharding import AbstractMesh
 
 from bridge_jax import lora, objectives, programs, setup, sharding
 from bridge_jax.flight import buffers, chips, count, hlo
-from bridge_jax.models import layers, params
+from bridge_jax.models import attention, layers, params
 from bridge_jax.setup import Run
 from bridge_jax.types import Reads, Tree
 
@@ -64,10 +64,12 @@ def phases(run: Run, state: Tree) -> list[Phase]:
 
 def trace_prefill(run: Run, phi: Tree, bucket: int, P: int) -> jax.stages.Traced:
     """The prompts of one call of the sampler."""
-    cache = setup.dtype_of("rollout.cache_dtype", run.settings.rollout.cache_dtype)
+    s = run.settings
+    cache = setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
+    attend = attention.choose(s.model.attention, run.decode_mesh)
     rows = (jax.ShapeDtypeStruct((P, bucket), jnp.int32), jax.ShapeDtypeStruct((P,), jnp.int32))
     lay = lambda made: (made[0], jax.lax.with_sharding_constraint(made[1], sharding.of_cache(run.decode_mesh, made[1])))
-    prefill = jax.jit(lambda phi, *rows: lay(layers.prefill(run.cfg, phi, *rows, cache)))
+    prefill = jax.jit(lambda phi, *rows: lay(layers.prefill(run.cfg, phi, *rows, cache, attend)))
     return prefill.trace(phi, *programs.placed(rows, sharding.of_rows(run.decode_mesh, rows)))
 
 
