@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from bridge_jax import data, hosts, logbook, lora, methods, policy, settings, sharding, tasks
 from bridge_jax.models import attention, hf_folder, layers, params
 from bridge_jax.optim import Recipe, Recipes, learning_rate
-from bridge_jax.types import Method, Policy, Sequences, Task, Tree
+from bridge_jax.types import Method, Policy, Task, Tree
 
 logger = logging.getLogger(__name__)
 GROUPS = ("model", "method", "optim", "task", "data", "rollout", "batch", "mesh", "eval", "checkpoint", "log", "hosts")

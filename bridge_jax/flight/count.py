@@ -18,8 +18,9 @@ from jax.interpreters import partial_eval
 
 from bridge_jax import ledger, setup
 from bridge_jax.models import layers
+from bridge_jax.models.attention import form_of
 from bridge_jax.setup import Run
-from bridge_jax.types import Reads, Tree
+from bridge_jax.types import Tree
 
 AGAIN = {"none": (0, 0), "dots": (0, 1), "full": (1, 1)}  # layers.REMAT -> passes computed again: of weights, of attention
 
@@ -61,10 +62,8 @@ class Rows(NamedTuple):
 
 
 def kernel_of(run: Run) -> Kernel:
-    """That of training, as models/attention.py chooses it."""
-    kind, platform = run.settings.model.attention, run.mesh.devices.flat[0].platform
-    by_platform = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
-    return KERNELS[by_platform.get(platform, "xla") if kind == "auto" else kind]
+    """That of training and prefill."""
+    return KERNELS[form_of(run.settings.model.attention, run.mesh)]
 
 
 def chip_bytes(tree: Tree) -> int:
@@ -159,13 +158,13 @@ def logp(run: Run, bucket: int) -> Work:
 
 def prefill(run: Run, bucket: int, P: int) -> Work:
     """Of the prompts of one call of the sampler, their cache written."""
-    cfg, s, rows = run.cfg, run.settings, Rows(P, 0, bucket, 0)
+    cfg, s, rows, kernel = run.cfg, run.settings, Rows(P, 0, bucket, 0), kernel_of(run)
     wide = setup.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
     readers = run.decode_mesh.size / run.decode_mesh.shape["tensor"]
     between = 4 * cfg.width + 2 * (2 * cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 6 * cfg.mlp
     moved = ((ledger.matrix_weights(cfg) - head_weights(cfg)) * wide * readers + rows.tokens * cfg.layers * between * wide
-             + rows.pairs(KERNELS["xla"]) * cfg.layers * cfg.heads * KERNELS["xla"].score_bytes + P * bucket * token_cache(run))
-    return Work(forward_flops(cfg, rows), moved)
+             + rows.pairs(kernel) * cfg.layers * cfg.heads * kernel.score_bytes + P * bucket * token_cache(run))
+    return Work(forward_flops(cfg, rows, kernel), moved)
 
 
 def token_cache(run: Run) -> int:

@@ -16,7 +16,6 @@ from typing import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
@@ -157,13 +156,17 @@ def over_mesh(function: Callable, mesh: Mesh) -> Callable:
     return attend
 
 
-def choose(kind: str, mesh: Mesh) -> Callable:
-    """The `causal` attention of model.attention on the devices of this mesh; "auto" goes by their platform."""
+def form_of(kind: str, mesh: Mesh) -> str:
+    """xla, splash or cudnn: what model.attention means on the devices of this mesh."""
     if kind not in KINDS:
         raise ValueError(f"model.attention={kind!r}; allowed: {', '.join(KINDS)}")
-    platform = mesh.devices.flat[0].platform
-    if kind == "auto":
-        kind = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "xla")
+    by_platform = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
+    return by_platform.get(mesh.devices.flat[0].platform, "xla") if kind == "auto" else kind
+
+
+def choose(kind: str, mesh: Mesh) -> Callable:
+    """The `causal` attention of model.attention on the devices of this mesh; "auto" goes by their platform."""
+    kind, platform = form_of(kind, mesh), mesh.devices.flat[0].platform
     if kind == "splash":
         return over_mesh(functools.partial(splash, interpret=platform != "tpu"), mesh)
     if kind == "cudnn":
