@@ -56,6 +56,7 @@ class Rollout:
     cache_dtype: str = "float32"
     reward_noise: float = 0.0      # probability with which a reward is flipped: for studies of a grader that errs
     calls: int = 1                 # parts of a step's prompts: one is graded while the next is generated
+    halvings: int = -1             # how often the sampler goes on with the half of its rows that is not done; -1: where it pays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +186,8 @@ def check(s: Settings) -> None:
     if s.rollout.temperature <= 0 or s.rollout.max_new < 1:
         raise ValueError(f"rollout.temperature={s.rollout.temperature}, rollout.max_new={s.rollout.max_new}; allowed: "
                          "above 0, and at least 1")
+    if s.rollout.halvings < -1:
+        raise ValueError(f"rollout.halvings={s.rollout.halvings}; allowed: 0, 1, ..., or -1: 2 on one CPU, 0 elsewhere")
     if not 0 <= s.rollout.reward_noise <= 1:
         raise ValueError(f"rollout.reward_noise={s.rollout.reward_noise}; allowed: a probability, from 0 to 1")
     prompts = s.batch.prompts_per_step

@@ -39,7 +39,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
         optim=dict(base=recipe(5e-7), lora=recipe(5e-7)),
         task=tasks.arithmetic(),
         data=dict(tokenizer="", buckets=(64,)),
-        rollout=dict(temperature=1.0, max_new=64, cache_dtype="float32", reward_noise=0.0, calls=1),
+        rollout=dict(temperature=1.0, max_new=64, cache_dtype="float32", reward_noise=0.0, calls=1, halvings=-1),
         batch=dict(prompts_per_step=64, samples_per_prompt=5, demos_per_step=64, microbatch_rows=8, pack=0),
         mesh=dict(data=1, fsdp=-1, tensor=1, decode_tensor=0),
         eval=dict(every=10, rows=64, limit=0, samples=0, cooperation=False),

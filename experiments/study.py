@@ -2,8 +2,9 @@
 
 Makes the base model, runs the stages' sweeps one after the other and, after the tuning, chooses each variant's learning rate on
 the dev split (docs/study/tuned.json). Every finished run is a line of docs/study/results/STAGE.jsonl; what stands there is not
-run again. Then tables and pictures are drawn from these files alone (`--stages=` draws without running): the parts of
-docs/study.md between "<!-- table NAME -->" and "<!-- end -->", and docs/study/*.png.
+run again, unless the base model came out as other weights, as it does on another kind of processor. Then tables and pictures are
+drawn from these files alone (`--stages=` draws without running), each of the runs from one base: the parts of docs/study.md
+between "<!-- table NAME on BASE -->" and "<!-- end -->", and docs/study/*_BASE.png.
 --quick: two seeds of the main methods, untuned, in about ten minutes, in runs/study_quick; it shows how, it proves nothing.
 Exit codes: 0 done, 1 a run failed, 2 what was asked for cannot be done.
 """
@@ -22,6 +23,7 @@ from absl import app, flags
 
 from bridge_jax import comparison, results, settings
 from bridge_jax.comparison import Interval
+from configs.ladder import get_config
 from configs.sweeps import ladder
 from experiments.train import fail, parse_flags
 
@@ -33,15 +35,17 @@ ORDER = ("bridge", "alternate", "cold_start", "grpo", "sft")  # the paper's, bes
 SPENT = {"budget/generated_tokens": ("generated tokens", 1e-3, "k"), "budget/demo_tokens": ("expert tokens", 1e-3, "k"),
          "budget/flops": ("model TFLOP", 1e-12, ""), "time/cpu_s": ("processor s", 1.0, ""),
          "memory/host_peak_gib": ("peak GiB", 1.0, "")}
+BASES = {"2ff9e7f2dd4d": "A", "278f2a140599": "B"}  # what docs/study.md calls base models; others go by their hash
 Rows = dict[str, dict[int, dict]]  # variant -> seed -> its line of the results
 
 
-def read(folder: pathlib.Path) -> Rows:
-    """The finished runs of all stages; of two lines of one variant and seed the later one."""
-    found: Rows = {}
+def read(folder: pathlib.Path) -> dict[str, Rows]:
+    """Base -> its finished runs of all stages; of two lines of one variant and seed the later one."""
+    found: dict[str, Rows] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for row in map(json.loads, path.read_text().splitlines()):
-            found.setdefault(row["variant"], {})[row["seed"]] = row
+            rows = found.setdefault(BASES.get(row["weights"], row["weights"]), {})
+            rows.setdefault(row["variant"], {})[row["seed"]] = row
     return found
 
 
@@ -63,7 +67,7 @@ def solved(runs: dict[int, dict], metric: str) -> np.ndarray:
     if metric == GREEDY:
         return np.array([[int(bit) for bit in f"{int(row['solved']['held_out'], 16):b}"[1:]] for row in runs.values()], float)
     counts = np.array([[int(digit) for digit in row["solved"]["held_out_sampled"]] for row in runs.values()], float)
-    return counts / 2  # eval.samples of configs/ladder.py
+    return counts / get_config().eval.samples
 
 
 def dev(runs: dict[int, dict]) -> list[float]:
@@ -76,6 +80,13 @@ def choose(rows: Rows) -> dict[str, tuple[float, float]]:
     grids = {name: ladder.grid(name) for name in ladder.METHODS}
     best = lambda grid: grid[max(grid, key=lambda setting: sum(dev(rows[setting])))]
     return {name: best(grid) for name, grid in grids.items() if set(grid) <= set(rows)}
+
+
+def tuned(bases: dict[str, Rows]) -> dict[str, tuple[float, float]]:
+    """What is chosen for each variant, on the first base on which its whole grid has run."""
+    chosen = [choose(rows) for rows in bases.values()]
+    return {name: next(rates[name] for rates in chosen if name in rates)
+            for name in ladder.METHODS if any(name in rates for rates in chosen)}
 
 
 def shown(found: Interval, signed: bool = False) -> str:
@@ -98,18 +109,15 @@ def verdict(found: Interval) -> str:
 
 
 def tuning_table(rows: Rows) -> str:
-    """Dev accuracy, greedy / sampled, of each variant at each rate; the chosen one in bold."""
-    chosen, body = choose(rows), []
+    """Dev accuracy, greedy / sampled, of each variant that was tried at each rate; the one chosen here in bold."""
+    chosen, body, rates = choose(rows), [], (ladder.LOWER, *ladder.RATES)
     for name in ladder.METHODS:
-        settings_of = {rates: setting for setting, rates in ladder.grid(name).items()}
-        for ratio in dict.fromkeys(ratio for _, ratio in settings_of):
-            cells = []
-            for rate in ladder.RATES:
-                runs = rows.get(settings_of[rate, ratio])
-                text = " / ".join(f"{100 * score:.1f}" for score in dev(runs)) if runs else "-"
-                cells.append(f"**{text}**" if chosen.get(name) == (rate, ratio) else text)
-            body.append([f"`{name}`", f"{ratio:g}" if name in ladder.WITH_ADAPTER else "", *cells])
-    return results.grid(["variant", "beta / alpha", *(f"alpha {rate:g}" for rate in ladder.RATES)], body)
+        for ratio in ladder.ratios(name):
+            runs = [rows.get(ladder.setting(name, rate, ratio)) for rate in rates]
+            texts = [" / ".join(f"{100 * score:.1f}" for score in dev(found)) if found else "-" for found in runs]
+            cells = [f"**{text}**" if chosen.get(name) == (rate, ratio) else text for rate, text in zip(rates, texts)]
+            body += [[f"`{name}`", f"{ratio:g}" if name in ladder.WITH_ADAPTER else "", *cells]] if any(runs) else []
+    return results.grid(["variant", "beta / alpha", *(f"alpha {rate:g}" for rate in rates)], body)
 
 
 def of_base(rows: Rows, metric: str) -> float:
@@ -209,18 +217,21 @@ TABLES = {"tuning": tuning_table, "main": main_table, "order": order_table, "con
           "time": lambda rows: main_table(rows, "+equal time"), "gain": gain_table, "regime": regime_table}
 
 
-def fill(text: str, rows: Rows) -> str:
-    """The page with each table drawn anew between its marks; ValueError for a mark of no table."""
+def fill(text: str, bases: dict[str, Rows]) -> str:
+    """The page with each table drawn anew between its marks; ValueError for a mark of no table, or of a base without runs."""
     def drawn(match: re.Match) -> str:
-        if match[1] not in TABLES:
-            raise ValueError(f"no table {match[1]!r}: {settings.did_you_mean(match[1], TABLES)}")
-        return f"<!-- table {match[1]} -->\n{TABLES[match[1]](rows)}\n<!-- end -->"
+        name, base = match[1], match[2]
+        if name not in TABLES:
+            raise ValueError(f"no table {name!r}: {settings.did_you_mean(name, TABLES)}")
+        if base not in bases:
+            raise ValueError(f"table {name!r} on base {base!r}: the results hold runs on {', '.join(bases)}")
+        return f"<!-- table {name} on {base} -->\n{TABLES[name](bases[base])}\n<!-- end -->"
 
-    return re.sub(r"<!-- table ([\w ]+) -->\n.*?<!-- end -->", drawn, text, flags=re.DOTALL)
+    return re.sub(r"<!-- table ([\w ]+) on (\w+) -->\n.*?<!-- end -->", drawn, text, flags=re.DOTALL)
 
 
-def pictures(rows: Rows, folder: pathlib.Path) -> None:
-    """dynamics.png: accuracy of the main methods over training; methods.png: all variants at the end, with intervals."""
+def pictures(rows: Rows, folder: pathlib.Path, base: str) -> None:
+    """dynamics_BASE.png: the main methods' accuracy over training; methods_BASE.png: all variants at the end, with intervals."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -236,7 +247,7 @@ def pictures(rows: Rows, folder: pathlib.Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(folder / "dynamics.png", dpi=110)
+    figure.savefig(folder / f"dynamics_{base}.png", dpi=110)
     pyplot.close(figure)
     names = sorted(plain(rows), key=lambda name: np.mean(final(rows[name], SAMPLED)))
     figure, axis = pyplot.subplots(figsize=(8, 0.34 * len(names) + 1.4))
@@ -249,7 +260,7 @@ def pictures(rows: Rows, folder: pathlib.Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend()
     figure.tight_layout()
-    figure.savefig(folder / "methods.png", dpi=110)
+    figure.savefig(folder / f"methods_{base}.png", dpi=110)
     pyplot.close(figure)
 
 
@@ -277,17 +288,18 @@ def main(argv: list[str]) -> None:
         failed += run("sweep", f"--sweep={sweep}", f"--workdir={work / stage}", f"--results={lines / stage}.jsonl",
                       f"--jobs={given.jobs}")
         if stage == "tune":
-            ladder.TUNED.write_text(json.dumps(choose(read(lines)), indent=1) + "\n")
-    rows, page = read(lines), ROOT / "docs" / "study.md"
+            ladder.TUNED.write_text(json.dumps(tuned(read(lines)), indent=1) + "\n")
+    bases, page = read(lines), ROOT / "docs" / "study.md"
     try:
-        if not rows:
+        if not bases:
             raise ValueError(f"{lines} holds no finished run; name stages to run: {', '.join(STAGES)}")
         if given.quick:
-            (work / "study.md").write_text(f"{main_table(rows)}\n{order_table(rows)}")
+            (work / "study.md").write_text("\n".join(f"{main_table(rows)}\n{order_table(rows)}" for rows in bases.values()))
             print((work / "study.md").read_text())
         else:
-            page.write_text(fill(page.read_text(), rows))
-        pictures(rows, docs)
+            page.write_text(fill(page.read_text(), bases))
+        for base, rows in bases.items():
+            pictures(rows, docs, base)
     except (ValueError, OSError) as error:
         fail(str(error))
     sys.exit(1 if failed else 0)

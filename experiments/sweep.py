@@ -50,6 +50,12 @@ class Run(NamedTuple):
     config: str             # file, with :METHOD behind it
     settings: dict[str, Any]
     fingerprint: str        # of what the resolved config changes in the defaults
+    weights: str = ""       # weights_of it
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What makes a finished run this run: another base model makes another one."""
+        return self.name, self.fingerprint, self.weights
 
 
 class Result(NamedTuple):
@@ -139,7 +145,7 @@ def runs_of(sweep: dict) -> list[Run]:
         made = resolved(config, given | {"seed": seed})
         parts = [variant or method or "run", *(f"{key.split('.')[-1]}={value}" for key, value in changed.items()), f"seed={seed}"]
         name = re.sub(r"[^\w.=+-]+", "_", ",".join(parts).replace(",", "__"))
-        found.append(Run(name, variant or method or "run", seed, config, given, fingerprint(made)))
+        found.append(Run(name, variant or method or "run", seed, config, given, fingerprint(made), weights_of(made)))
     doubled = [name for name, count in collections.Counter(run.name for run in found).items() if count > 1]
     if doubled:
         raise ValueError(f"several runs are named {', '.join(doubled[:3])}: a grid names a run by the last part of each key")
@@ -154,17 +160,17 @@ def command_of(run: Run, workdir: str) -> list[str]:
             f"--config.seed={run.seed}", *given]
 
 
-def done(results: str) -> set[tuple[str, str]]:
-    """(name, fingerprint) of the runs whose line stands in the results."""
+def done(results: str) -> set[tuple[str, str, str]]:
+    """Run.identity of the runs whose line stands in the results."""
     if not os.path.exists(results):
         return set()
     with open(results) as file:
         lines = [json.loads(text) for text in file if text.endswith("}\n")]
-    return {(line["name"], line["fingerprint"]) for line in lines}
+    return {(line["name"], line["fingerprint"], line["weights"]) for line in lines}
 
 
-def weights_of(config: dict) -> str:
-    """A hash of the weights that a run began from, of a local model folder; "" for a hub name or random weights."""
+def weights_of(config) -> str:
+    """A hash of the weights that a run begins from, of a local model folder; "" for a hub name or random weights."""
     files = sorted(pathlib.Path(config["model"]["path"] or "/nowhere").glob("*.safetensors"))
     digest = hashlib.sha256()
     for file in files:
@@ -283,12 +289,12 @@ def tpu_commands(runs: list[Run], workdir: str) -> str:
                      for run in runs)
 
 
-def table(runs: list[Run], finished: set[tuple[str, str]], workdir: str) -> str:
+def table(runs: list[Run], finished: set[tuple[str, str, str]], workdir: str) -> str:
     """The runs, what each sets, and where it stands."""
     rows = [("run", "state", "config", "settings")]
     for run in runs:
         began = os.path.exists(os.path.join(workdir, run.name, "metrics.jsonl"))
-        state = "done" if (run.name, run.fingerprint) in finished else "cut off" if began else "to do"
+        state = "done" if run.identity in finished else "cut off" if began else "to do"
         rows.append((run.name, state, run.config, " ".join(f"{key}={value}" for key, value in run.settings.items())))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
@@ -311,7 +317,7 @@ def main(argv: list[str]) -> None:
     if given.dry_run:
         print(table(runs, finished, given.workdir))
         return
-    left = [run for run in runs if (run.name, run.fingerprint) not in finished]
+    left = [run for run in runs if run.identity not in finished]
     print(f"{len(runs)} runs, {len(runs) - len(left)} done, {len(left)} to do; results in {results}", flush=True)
     try:
         os.makedirs(given.workdir, exist_ok=True)

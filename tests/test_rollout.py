@@ -21,11 +21,11 @@ PROMPTS = ([3, 9, 4, 1, 5], [7], [30, 2, 2])  # ragged
 traces = []
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def sample(phi, prompt_PS, prompt_len_P, key_B, settings, dtype=jnp.float32) -> rollout.Samples:
+@functools.partial(jax.jit, static_argnums=(5, 6))
+def sample(phi, prompt_PS, prompt_len_P, key_B, settings, dtype=jnp.float32, halvings=0) -> rollout.Samples:
     """At most T tokens; counts its own traces."""
     traces.append(prompt_PS.shape)
-    return rollout.sample(toys.CFG, phi, prompt_PS, prompt_len_P, key_B, settings, T, dtype)
+    return rollout.sample(toys.CFG, phi, prompt_PS, prompt_len_P, key_B, settings, T, dtype, halvings=halvings)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,10 @@ def settings(temperature: float = 1.0, eos=NEVER, limit: int = T) -> rollout.Sam
 
 
 def run(phi, prompts=PROMPTS, ids=(11, 12, 13), S: int = 5, filler: int = 17, samples: int = M, step: int = 0, dtype=jnp.float32,
-        **chosen) -> rollout.Samples:
+        halvings: int = 0, **chosen) -> rollout.Samples:
     """Sample these prompts, whose ids are part of the key."""
     keys = rollout.row_keys(jax.random.key(0), step, jnp.asarray(ids), samples)
-    return sample(phi, *pad(prompts, S, filler), keys, settings(**chosen), dtype)
+    return sample(phi, *pad(prompts, S, filler), keys, settings(**chosen), dtype, halvings)
 
 
 def scored(phi, seqs: Sequences, temperature: float):
@@ -71,7 +71,7 @@ def inside(seqs: Sequences) -> np.ndarray:
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 def test_the_trainer_scores_what_was_sampled(phi, temperature):
     """fp32: 1e-4 on every sampled token, ragged prompts, early ends; 0 beyond the length."""
-    samples = run(phi, temperature=temperature, eos=[4, 20])
+    samples = run(phi, temperature=temperature, eos=[4, 9, 20, 25, 30])
     mask = inside(samples.seqs)
     assert 0 < mask.sum() < mask.size and samples.logp_BT.dtype == jnp.float32
     np.testing.assert_allclose(samples.logp_BT[mask], scored(phi, samples.seqs, temperature)[mask], atol=1e-4)
@@ -196,6 +196,52 @@ def test_the_loop_stops_when_all_rows_are_done(phi, monkeypatch):
         samples = jax.block_until_ready(fresh(keys, chosen))
         jax.effects_barrier()
         assert sorted(steps) == list(range(int(samples.seqs.length_B.max()))) and len(steps) < T
+
+
+@pytest.mark.parametrize("halvings", [1, 3, 5])
+@pytest.mark.parametrize("limit", [T, 3, 1])
+def test_rows_that_are_done_leave_and_nothing_changes(phi, halvings, limit):
+    """9 rows, then the 4, 2, 1 that are left: the same tokens in the same places; some stop early, some run into the limit."""
+    chosen = dict(temperature=2.0, eos=[4, 9, 20, 25, 30], limit=limit)
+    whole, cut = run(phi, **chosen), run(phi, halvings=halvings, **chosen)
+    assert limit < T or len(set(np.asarray(whole.seqs.length_B))) > 4  # the rows do leave one after the other
+    np.testing.assert_array_equal(cut.seqs.tokens_BT, whole.seqs.tokens_BT)
+    np.testing.assert_array_equal(cut.seqs.length_B, whole.seqs.length_B)
+    np.testing.assert_array_equal(cut.stopped_B, whole.stopped_B)
+    np.testing.assert_allclose(cut.logp_BT, whole.logp_BT, atol=1e-5)
+
+
+def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
+    """The number of rows of every decode step: never more than twice those that are not done."""
+    steps, decode = [], layers.decode
+
+    def counted(cfg, phi, token_B, t, *rest):
+        jax.debug.callback(lambda t, rows=len(token_B): steps.append((int(t), rows)), t)
+        return decode(cfg, phi, token_B, t, *rest)
+
+    monkeypatch.setattr(layers, "decode", counted)
+    keys = rollout.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
+    samples = jax.block_until_ready(jax.jit(lambda keys: rollout.sample(
+        toys.CFG, phi, *pad(PROMPTS, 5), keys, settings(2.0, [4, 9, 20, 25, 30]), T, jnp.float32, halvings=3))(keys))
+    jax.effects_barrier()
+    length_B = np.asarray(samples.seqs.length_B)
+    assert [t for t, _ in sorted(steps)] == list(range(length_B.max()))
+    for t, rows in steps:
+        left = (length_B > t).sum()
+        assert rows == next(size for size in (1, 2, 4, 9) if size >= left), (t, rows, left)
+
+
+@pytest.mark.parametrize("V, width", [(49152, 192), (151936, 128), (128256, 334), (16, 4), (13, 1)])
+def test_blocks_of_the_vocabulary(V, width):
+    """They divide it. A prime one makes V blocks of one token, which draws as if there were none."""
+    found = rollout.block_width(V)
+    assert V % found == 0 and abs(found - V**0.5) <= abs(width - V**0.5)
+
+
+def test_greedy_takes_the_first_of_equal_logits():
+    logits = jnp.zeros((2, 12)).at[0, 5].set(1.0).at[0, 10].set(1.0)
+    token, _ = rollout.draw(logits, jax.random.split(jax.random.key(0), 2), jnp.int32(0), jnp.float32(0.0))
+    assert token.tolist() == [5, 0]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

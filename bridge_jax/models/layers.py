@@ -140,7 +140,8 @@ def block(cfg: Config, p: Tree, x_BTD, cos_sin, attend):
     q, k, v = cfg.qkv(p, rms_norm(x_BTD, p["attn_norm"], cfg.rms_eps))
     k, v = jnp.swapaxes(rotate(k, *cos_sin), 1, 2), jnp.swapaxes(v, 1, 2)
     out, kept = attend(rotate(q, *cos_sin), k, v)
-    x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", out, p["o"])
+    merged = out.reshape(*out.shape[:2], -1) @ p["o"].reshape(-1, cfg.width)  # of four axes, it is half as fast on a CPU
+    x_BTD = x_BTD + merged
     h = rms_norm(x_BTD, p["mlp_norm"], cfg.rms_eps)
     gated = jax.nn.silu(jnp.einsum("BTD,DF->BTF", h, p["gate"])) * jnp.einsum("BTD,DF->BTF", h, p["up"])
     return x_BTD + jnp.einsum("BTF,FD->BTD", gated, p["down"]), kept
@@ -220,24 +221,32 @@ def prefill(cfg: Config, phi: Tree, prompt_PS, prompt_len_P, cache_dtype, attend
     return rms_norm(at_end(x_PSD, prompt_len_P), phi["final_norm"], cfg.rms_eps), cache
 
 
+def empty_cache(cfg: Config, B: int, T: int, dtype) -> tuple[jax.Array, jax.Array]:
+    """Keys [L,B,K,H,T] and values [L,B,K,T,H] of B rows: scores are a matmul with the keys as they lie."""
+    K, H = cfg.kv_heads, cfg.head_dim
+    return jnp.zeros((cfg.layers, B, K, H, T), dtype), jnp.zeros((cfg.layers, B, K, T, H), dtype)
+
+
 def decode(cfg: Config, phi: Tree, token_B, t, prompt_len_P, prompt_cache, cache):
     """Append completion token t (traced scalar) of every row; hidden state [B,D] predicting t + 1, and the grown cache.
 
-    prompt_cache: (k, v) [L,P,K,S,H] from prefill; cache: (k, v) [L,B,K,T,H], filled below t.
+    prompt_cache: (k, v) [L,P,K,S,H] from prefill; cache: as of empty_cache, filled below t. On a CPU the scan copies each layer's
+    weights and cache out of their stack; with the layers written out a step takes .285 s instead of .316 (SmolLM2-135M, 64 rows,
+    2 cores), and its compilation 10 s instead of 3.
     """
-    B, P, S, T = token_B.shape[0], prompt_len_P.shape[0], prompt_cache[0].shape[3], cache[0].shape[3]
+    B, P, S, T = token_B.shape[0], prompt_len_P.shape[0], prompt_cache[0].shape[3], cache[1].shape[3]
     prompt_mask_PS = jnp.arange(S) < prompt_len_P[:, None]
     turn = rotation(cfg, (jnp.repeat(prompt_len_P, B // P) + t)[:, None])
     sees = jnp.arange(T) <= t
 
     def layer(carry, xs):
-        x_B1D, cache = carry
-        p, index, prompt_k, prompt_v = xs
+        x_B1D, (keys, values) = carry
+        p, i, prompt_k, prompt_v = xs
+        put = lambda whole, new, *at: jax.lax.dynamic_update_slice(whole, new.astype(whole.dtype)[None], at)
 
         def attend(q, k, v):
-            grown = tuple(jax.lax.dynamic_update_slice(whole, new.astype(whole.dtype)[None], (index, 0, 0, t, 0))
-                          for whole, new in zip(cache, (k, v)))
-            own = tuple(jax.lax.dynamic_index_in_dim(whole, index, keepdims=False).astype(q.dtype) for whole in grown)
+            grown = put(keys, jnp.swapaxes(k, 2, 3), i, 0, 0, 0, t), put(values, v, i, 0, 0, t, 0)
+            own = tuple(jax.lax.dynamic_index_in_dim(whole, i, keepdims=False).astype(q.dtype) for whole in grown)
             shared = prompt_k.astype(q.dtype), prompt_v.astype(q.dtype), prompt_mask_PS
             return attention(q, (*own, sees), shared), grown
 

@@ -36,7 +36,9 @@ WITH_ADAPTER = ("bridge", "bridge_own", "bridge_resync", "bridge_inner", "bridge
 MAIN = ("sft", "grpo", "cold_start", "alternate", "hybrid", "bridge")
 MAIN_WITH_SAMPLES = MAIN[1:]  # sft reads no reward
 ALPHA = 1e-4  # the base rate of configs/ladder.py
-RATES = (1e-4, 3e-4, 1e-3)  # alpha of every method; 3e-5 was tried for the main ones and was best for none
+RATES = (1e-4, 3e-4, 1e-3)  # alpha of every method
+LOWER = 3e-5  # as well for those whose best of the three is the lowest; it was tried for the main ones and was best for none
+LOWEST_BEST = ("chord_phi", "luffy", "dr_grpo", "gspo", "dapo")
 RATIOS = (10, 1)  # beta / alpha of those with an adapter, which so have twice as many settings to choose from
 
 
@@ -61,11 +63,20 @@ def at_rate(variant: str, rate: float, ratio: float = RATIOS[0], **given) -> dic
     return annealed(METHODS[variant] | given | {"optim.base.learning_rate": rate} | adapter)
 
 
+def ratios(variant: str) -> tuple[float, ...]:
+    """beta / alpha that is tried; without an adapter it says nothing."""
+    return RATIOS if variant in WITH_ADAPTER else RATIOS[:1]
+
+
+def setting(variant: str, rate: float, ratio: float) -> str:
+    """What a setting of the tuning is called: METHOD@ALPHA, with xRATIO behind it where that is not the first."""
+    return f"{variant}@{rate:g}" + ("" if ratio == RATIOS[0] else f"x{ratio}")
+
+
 def grid(variant: str) -> dict[str, tuple[float, float]]:
-    """What is tried in tuning: METHOD@ALPHA -> (alpha, beta / alpha), with xRATIO behind it where that is not the first."""
-    ratios = RATIOS if variant in WITH_ADAPTER else RATIOS[:1]
-    suffix = {ratio: "" if ratio == RATIOS[0] else f"x{ratio}" for ratio in ratios}
-    return {f"{variant}@{rate:g}{suffix[ratio]}": (rate, ratio) for rate in RATES for ratio in ratios}
+    """What is tried in tuning: setting -> (alpha, beta / alpha)."""
+    rates = (LOWER, *RATES) if variant in LOWEST_BEST else RATES
+    return {setting(variant, rate, ratio): (rate, ratio) for rate in rates for ratio in ratios(variant)}
 
 
 def scaled(variant: str, factor: float) -> dict:

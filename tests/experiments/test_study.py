@@ -18,18 +18,18 @@ def line(variant: str, seed: int, share: float, rng, **point) -> dict:
     sampled = (rng.random((2, PROBLEMS)) < share / 2).sum(axis=0)
     scores = {study.GREEDY: bits.mean(), study.SAMPLED: sampled.mean() / 2, "eval/dev_accuracy": share,
               "eval/dev_sampled_accuracy": share / 2}
-    return {"name": f"{variant}__seed={seed}", "variant": variant, "seed": seed, "settings": {"optim.base.learning_rate": 1e-4},
+    return {"name": f"{variant}__seed={seed}", "variant": variant, "seed": seed, "weights": "w", "settings": {"optim.base.learning_rate": 1e-4},
             "curve": [{"step": 0, study.GREEDY: 0.2, study.SAMPLED: 0.1}, {"step": 100, **scores, **point}],
             "solved": {"held_out": f"{int('1' + ''.join(map(str, bits)), 2):x}", "held_out_sampled": "".join(map(str, sampled))}}
 
 
 def rows_of(tmp_path, shares: dict[str, float], seeds: int = 4) -> study.Rows:
-    """The results file of these variants, read back."""
+    """The results file of these variants, all from one base, read back."""
     rng = np.random.default_rng(0)
     made = [json.dumps(line(name, seed, share, rng)) + "\n" for name, share in shares.items() for seed in range(seeds)]
     (tmp_path / "tune.jsonl").write_text("".join(made[::2]))
     (tmp_path / "main.jsonl").write_text("".join(made[1::2]))
-    return study.read(tmp_path)
+    return study.read(tmp_path)["w"]
 
 
 def test_the_rate_is_the_best_on_dev_and_only_where_the_grid_is_complete(tmp_path):
@@ -38,9 +38,26 @@ def test_the_rate_is_the_best_on_dev_and_only_where_the_grid_is_complete(tmp_pat
     rows = rows_of(tmp_path, shares | {"grpo@0.0001": 0.9, "sft@0.5": 0.99, "nobody@0.0001": 0.9})
     assert study.choose(rows) == {"sft": (3e-4, 10), "joint": (1e-4, 1)}
     table = study.tuning_table(rows)
-    assert "| `sft` |  | 30.0 / 15.0 | **40.0 / 20.0** | 30.0 / 15.0 |" in table
-    assert "| `grpo` |  | 90.0 / 45.0 | - | - |" in table
-    assert "| `joint` | 1 | **40.0 / 20.0** | 30.0 / 15.0 | 30.0 / 15.0 |" in table
+    assert "| `sft` |  | - | 30.0 / 15.0 | **40.0 / 20.0** | 30.0 / 15.0 |" in table
+    assert "| `grpo` |  | - | 90.0 / 45.0 | - | - |" in table and "hybrid" not in table
+    assert "| `joint` | 1 | - | **40.0 / 20.0** | 30.0 / 15.0 | 30.0 / 15.0 |" in table
+
+
+def test_rates_are_chosen_on_the_first_base_with_the_whole_grid(tmp_path):
+    whole = {setting: 0.3 + 0.1 * (rate == 1e-3) for setting, (rate, _) in ladder.grid("sft").items()}
+    first, second = rows_of(tmp_path, {"sft@0.0001": 0.9, "sft@0.0003": 0.3}), rows_of(tmp_path, whole)
+    assert study.tuned({"first": first, "second": second}) == {"sft": (1e-3, 10)}
+    better = rows_of(tmp_path, {setting: 0.9 * (rate == 1e-4) for setting, (rate, _) in ladder.grid("sft").items()})
+    assert study.tuned({"first": second, "second": better}) == {"sft": (1e-3, 10)}
+    assert study.tuned({"first": first}) == {}
+
+
+def test_runs_of_two_bases_are_kept_apart(tmp_path):
+    rng = np.random.default_rng(0)
+    made = [line("sft", 0, 0.5, rng), line("sft", 0, 0.7, rng) | {"weights": "2ff9e7f2dd4d"}]
+    (tmp_path / "main.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    bases = study.read(tmp_path)
+    assert {base: rows["sft"][0]["weights"] for base, rows in bases.items()} == {"w": "w", "A": "2ff9e7f2dd4d"}
 
 
 def test_what_was_solved_is_read_back(tmp_path):
@@ -76,30 +93,39 @@ def test_conditions_stand_beside_the_clean_run(tmp_path):
 def test_the_page_is_filled_between_its_marks(tmp_path):
     """Twice the same; the words around stay; a mark of no table is refused."""
     rows = rows_of(tmp_path, {"bridge": 0.6, "sft": 0.4})
-    page = "before\n<!-- table main -->\nold\n<!-- end -->\nafter\n"
-    filled = study.fill(page, rows)
-    assert filled.startswith("before\n<!-- table main -->\n| variant") and filled.endswith("<!-- end -->\nafter\n")
-    assert "old" not in filled and study.fill(filled, rows) == filled
+    page = "before\n<!-- table main on w -->\nold\n<!-- end -->\nafter\n"
+    filled = study.fill(page, {"w": rows})
+    assert filled.startswith("before\n<!-- table main on w -->\n| variant") and filled.endswith("<!-- end -->\nafter\n")
+    assert "old" not in filled and study.fill(filled, {"w": rows}) == filled
     with pytest.raises(ValueError, match="did you mean 'main'"):
-        study.fill(page.replace("main", "mains"), rows)
+        study.fill(page.replace("main", "mains"), {"w": rows})
+    with pytest.raises(ValueError, match="on base 'v'.*hold runs on w"):
+        study.fill(page.replace("on w", "on v"), {"w": rows})
 
 
 def test_pictures_are_drawn(tmp_path):
     rows = rows_of(tmp_path, {"bridge": 0.6, "sft": 0.4, "luffy": 0.5})
-    study.pictures(rows, tmp_path)
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("dynamics.png", "methods.png"))
+    study.pictures(rows, tmp_path, "w")
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("dynamics_w.png", "methods_w.png"))
 
 
 def test_the_committed_page_is_drawn_from_the_committed_results():
-    """docs/study.md is what `python -m experiments.study --stages=` makes of docs/study/results."""
+    """docs/study.md is what `python -m experiments.study --stages=` makes of docs/study/results, with every table."""
     page = (study.ROOT / "docs" / "study.md").read_text()
-    rows = study.read(study.ROOT / "docs" / "study" / "results")
-    assert study.fill(page, rows) == page and page.count("<!-- table") == len(study.TABLES)
+    bases = study.read(study.ROOT / "docs" / "study" / "results")
+    assert study.fill(page, bases) == page
+    assert all(f"<!-- table {name} on " in page for name in study.TABLES)
+    assert all(f"<!-- table main on {base} -->" in page for base in bases)
 
 
-def test_results_begin_from_one_base_model():
-    """All runs of the study on the same weights, or the page says from how many."""
-    rows = study.read(study.ROOT / "docs" / "study" / "results")
-    weights = {row["weights"] for runs in rows.values() for row in runs.values()}
-    page = (study.ROOT / "docs" / "study.md").read_text()
-    assert len(weights) == 1 or f"{len(weights)} base models" in page
+def test_the_committed_rates_are_chosen_from_the_committed_results():
+    """docs/study/tuned.json, and that every run of the main sweep that is compared was made at these rates."""
+    bases = study.read(study.ROOT / "docs" / "study" / "results")
+    assert study.tuned(bases) == ladder.tuned()
+    for rows in bases.values():
+        made = {(name, rates) for name in study.plain(rows) for rates in [ladder.tuned().get(name)] if rates}
+        for name, (alpha, ratio) in made:
+            for row in rows[name].values():
+                given = row["settings"]
+                assert given["optim.base.learning_rate"] == alpha
+                assert given.get("optim.lora.learning_rate", ratio * alpha) == pytest.approx(ratio * alpha)

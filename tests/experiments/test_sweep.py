@@ -158,7 +158,7 @@ def test_submitit(environment, tmp_path, monkeypatch):  # noqa: F811
     results = str(tmp_path / "results.jsonl")
     os.makedirs(tmp_path / "runs")
     ended = command.by_submitit(runs, str(tmp_path / "runs"), results, "local", {"timeout_min": 5})
-    assert [result.error for result in ended] == [""] and command.done(results) == {(runs[0].name, runs[0].fingerprint)}
+    assert [result.error for result in ended] == [""] and command.done(results) == {runs[0].identity}
 
 
 def test_tpu_commands(at_root, tmp_path):

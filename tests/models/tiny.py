@@ -90,13 +90,12 @@ def decoded(cfg, phi, seqs: Sequences, cache_dtype=jnp.float32) -> jax.Array:
     """Hidden states [B,T,D] of every completion token, from prefill and T - 1 decode steps."""
     B, T = seqs.tokens_BT.shape
     hidden_PD, prompt_cache = layers.prefill(cfg, phi, seqs.prompt_PS, seqs.prompt_len_P, cache_dtype)
-    empty = jnp.zeros((cfg.layers, B, cfg.kv_heads, T, cfg.head_dim), cache_dtype)
 
     def step(cache, t):
         hidden_BD, cache = layers.decode(cfg, phi, seqs.tokens_BT[:, t], t, seqs.prompt_len_P, prompt_cache, cache)
         return cache, hidden_BD
 
-    _, later_TBD = jax.lax.scan(step, (empty, empty), jnp.arange(T - 1))
+    _, later_TBD = jax.lax.scan(step, layers.empty_cache(cfg, B, T, cache_dtype), jnp.arange(T - 1))
     first_BD = jnp.repeat(hidden_PD, B // hidden_PD.shape[0], axis=0)
     return jnp.concatenate([first_BD[:, None], jnp.swapaxes(later_TBD, 0, 1)], axis=1)
 
