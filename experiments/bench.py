@@ -3,6 +3,9 @@
 Cases: grade - answers a second through box, cheap stage and worker processes, and the share that the cheap stage decides.
 Its answers are those of reference solutions (--data_dir: a folder with MATH's and GSM8K's JSONL), each one graded against
 its own gold answer and against that of the next problem; without --data_dir a made-up mix in about MATH's proportions.
+rollout, rollout_uneven - tokens a second of the sampler, 64 rows of 128 tokens, or to their ends. update, update_repeated -
+a grpo update of these rows, each prompt computed once, or once for every sample. update_bridge - the same with experts. All of
+--model, a local folder; --dtype; prompts of GSM8K from --data_dir, else made up. reference - this machine: a matmul, a read.
 """
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def made_up(count: int) -> list[tuple[str, str]]:
             for gold in golds]
 
 
-def reference(data_dir: str) -> list[tuple[str, str]]:
+def solutions(data_dir: str) -> list[tuple[str, str]]:
     """(gold, solution) of the reference solutions there are under data_dir."""
     rows = []
     for name in FILES:
@@ -57,7 +60,7 @@ def reference(data_dir: str) -> list[tuple[str, str]]:
 def grade(repeats: int) -> list[dict]:
     """Answers a second, and what the cheap stage decides of them."""
     data_dir = flags.FLAGS.data_dir
-    right = reference(data_dir) if data_dir else made_up(4000)
+    right = solutions(data_dir) if data_dir else made_up(4000)
     other = [(gold, text) for (gold, _), (_, text) in zip(right, right[1:] + right[:1])]
     rows = [(gold, text, Rule()) for gold, text in right + other]
     random.Random(1).shuffle(rows)
@@ -77,7 +80,37 @@ def grade(repeats: int) -> list[dict]:
     return lines
 
 
-CASES = {"grade": grade}
+def reference(repeats: int) -> list[dict]:
+    """What this machine does: fp32 matmuls of 2048, in GFLOP/s, and sums of 1 GiB, in GB/s."""
+    import jax
+    import jax.numpy as jnp
+    a, x = jnp.ones((2048, 2048)), jnp.ones(2**28)
+    work = {"matmul_gflops": (jax.jit(lambda: a @ a), 2 * 2048**3), "read_gb_s": (jax.jit(lambda: x.sum()), x.nbytes)}
+    lines = []
+    for _ in range(repeats + 1):
+        line = {}
+        for name, (call, amount) in work.items():
+            began = time.monotonic()
+            jax.block_until_ready(call())
+            line[name] = amount / (time.monotonic() - began) / 1e9
+        lines.append(line)
+    return lines[1:]
+
+
+def on_model(case: str, **how):
+    """A case of experiments.bench_model."""
+    def measure(repeats: int) -> list[dict]:
+        from experiments import bench_model
+        given = flags.FLAGS
+        return getattr(bench_model, case)(repeats, given.model, given.data_dir, given.dtype, **how)
+
+    return measure
+
+
+CASES = {"grade": grade, "reference": reference, "rollout": on_model("sampling", uneven=False),
+         "rollout_uneven": on_model("sampling", uneven=True), "update": on_model("update", method="grpo", shared=True),
+         "update_repeated": on_model("update", method="grpo", shared=False),
+         "update_bridge": on_model("update", method="bridge", shared=True)}
 
 
 def main(argv: list[str]) -> None:
@@ -104,7 +137,9 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_integer("repeats", 5, "how often")
-    flags.DEFINE_string("data_dir", "", "grade: a folder with reference solutions")
+    flags.DEFINE_string("data_dir", "", "a folder with reference solutions; without it they are made up")
+    flags.DEFINE_string("model", "models_local/smollm2", "a local model folder")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of weights and cache")
 
 
 if __name__ == "__main__":

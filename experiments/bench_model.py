@@ -1,0 +1,119 @@
+"""The cases of experiments.bench that run a model: the sampler and the updates at the sizes of the peers' measurements.
+
+8 prompts x 8 samples, prompts padded to 256 tokens, 128 new tokens, all weights trained by AdamW at 8 rows a micro-batch. The
+programs are those of training (programs.trace_sampler, trace_update), compiled as training compiles them.
+"""
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bridge_jax import data, programs, rollout, setup
+from bridge_jax.setup import Run
+from bridge_jax.types import Batch, Packing, Rollouts, Sequences
+from configs import base
+
+PROMPTS, SAMPLES, DEMOS, BUCKET, NEW = 8, 8, 16, 256, 128
+INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+PEAK = dict(learning_rate=1e-6, schedule="constant", warmup_steps=0, decay_steps=0)
+
+
+def make(method: str, model: str, dtype: str, max_new: int, pack: int = 0) -> Run:
+    """A run of these sizes, without data; demonstrations: one for every five samples, as in the paper, to the next 8."""
+    config = base.get_config(method)
+    config.model.update(dict(path=model, dtype=dtype, remat="none"))
+    config.data.buckets = (BUCKET,)
+    config.rollout.update(dict(max_new=max_new, cache_dtype=dtype))
+    config.batch.update(dict(prompts_per_step=PROMPTS, samples_per_prompt=SAMPLES, demos_per_step=DEMOS, microbatch_rows=8, pack=pack))
+    config.optim.base.update(PEAK)
+    config.optim.lora.update(PEAK)
+    return setup.sketch(config, jax.devices()[:1])
+
+
+def texts(model: str, data_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Prompts [8, 256] and their lengths, and a stream of tokens of solutions: GSM8K's of data_dir, or made up."""
+    if not data_dir:
+        rng = np.random.default_rng(0)
+        return (rng.integers(1000, 9000, (PROMPTS, BUCKET)), rng.integers(BUCKET // 3, BUCKET, PROMPTS),
+                rng.integers(1000, 9000, 80 * NEW))
+    tokenizer = data.HFTokenizer(model)
+    path = Path(data_dir) / "train" / "gsm8k_train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()[:400]]
+    asked = [tokenizer.render([{"role": "user", "content": row["problem"] + INSTRUCTION}]) for row in rows[:PROMPTS]]
+    padded = np.array([ids + [0] * (BUCKET - len(ids)) for ids in asked])
+    return padded, np.array([len(ids) for ids in asked]), np.array(tokenizer.encode("\n".join(row["solution"] for row in rows)))
+
+
+def completions(run: Run, model: str, data_dir: str) -> Batch:
+    """What an update reads: full-length completions cut from solutions, rewards of 0 and 1 in every group."""
+    prompt, length, stream = texts(model, data_dir)
+    s = run.settings.batch
+    P, B, D = s.prompts_per_step, s.rollout_rows, s.demos_per_step
+
+    def rows(P: int, B: int, first: int) -> Sequences:
+        cut = stream[first * NEW:(first + B) * NEW].reshape(B, NEW)
+        ints, which = lambda x: jnp.asarray(x, jnp.int32), np.arange(P) % PROMPTS
+        alone = Packing(ints(np.arange(B)[:, None]), ints(B)) if s.pack else None  # a row for each sample, its prompt in it
+        return Sequences(ints(prompt[which]), ints(length[which]), ints(cut), ints(np.full(B, NEW)), alone)
+
+    reward_B = jnp.asarray(np.random.default_rng(0).integers(0, 2, B), jnp.float32)
+    samples = Rollouts(rows(P, B, 0), jnp.full((B, NEW), -2.0), reward_B, jnp.float32(1.0))
+    reads = run.method.kinds[0]
+    return Batch(rows(D, D, B) if reads.demos else None, {actor: samples for actor in reads.actors})
+
+
+def compiled(trace: Callable) -> tuple[jax.stages.Compiled, float]:
+    """The program and how long it took to trace and compile."""
+    began = time.monotonic()
+    program = trace().lower().compile(compiler_options=programs.compiler_options())
+    return program, time.monotonic() - began
+
+
+def timed(call: Callable) -> tuple[float, object]:
+    """Seconds until the result is there, and the result."""
+    began = time.monotonic()
+    result = jax.block_until_ready(call())
+    return time.monotonic() - began, result
+
+
+def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) -> list[dict]:
+    """The sampler, every row to 128 tokens; or uneven: rows end at their end-of-sequence token, or at 256."""
+    max_new = 2 * NEW if uneven else NEW
+    run = make("grpo", model, dtype, max_new)
+    prompt, length, _ = texts(model, data_dir)
+    phi = jax.tree.map(lambda x: x.astype(dtype), setup.initial_theta(run))
+    program, compile_s = compiled(lambda: programs.trace_sampler(run, programs.abstract_phi(run, setup.abstract_state(run)), BUCKET,
+                                                                 PROMPTS, SAMPLES))
+    eos_E = jnp.asarray(run.tokenizer.eos_ids, jnp.int32)
+    how = rollout.Sampling(jnp.float32(1.0), eos_E if uneven else jnp.full_like(eos_E, -1), jnp.int32(max_new))
+    lines = []
+    for repeat in range(repeats + 1):
+        keys = rollout.row_keys(jax.random.key(0), repeat, jnp.arange(PROMPTS), SAMPLES)
+        given = phi, jnp.asarray(prompt, jnp.int32), jnp.asarray(length, jnp.int32), keys
+        first_s, _ = timed(lambda: program(*given, how._replace(limit=jnp.int32(1))))
+        seconds, samples = timed(lambda: program(*given, how))
+        tokens = int(samples.seqs.length_B.sum())
+        lines.append({"seconds": seconds, "tokens": tokens, "tokens_per_s": tokens / seconds, "compile_s": compile_s,
+                      "first_token_s": first_s, "longest": int(samples.seqs.length_B.max())})
+    return lines[1:]  # the first call warms up
+
+
+def update(repeats: int, model: str, data_dir: str, dtype: str, method: str, shared: bool) -> list[dict]:
+    """One update of 64 samples (and 16 experts for bridge); shared: each prompt is computed once for its 8 samples."""
+    run = make(method, model, dtype, NEW, pack=0 if shared else 1)
+    program, compile_s = compiled(lambda: programs.trace_update(run, setup.abstract_state(run), BUCKET, run.method.kinds[0]))
+    state, batch = jax.jit(run.method.init)(setup.initial_theta(run), jax.random.key(0)), completions(run, model, data_dir)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if hasattr(leaf, "nbytes"))
+    lines = []
+    for _ in range(repeats + 1):
+        seconds, (state, metrics) = timed(lambda: program(state, batch))
+        rows = run.settings.batch.rollout_rows
+        lines.append({"seconds": seconds, "rows_per_s": rows / seconds, "tokens_per_s": rows * (BUCKET + NEW) / seconds,
+                      "compile_s": compile_s, "state_gb": held / 1e9, "grad_norm": float(metrics["grad/norm_theta"])})
+    return lines[1:] or lines

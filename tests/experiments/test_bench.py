@@ -1,0 +1,57 @@
+"""The cases of experiments.bench on a tiny model: they run training's programs, and count what they say they count."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import bench, bench_model
+from tests.models import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    """A llama of toy size as a HF folder."""
+    hf = tiny.TINY | {"model_type": "llama", "max_position_embeddings": 1024, "vocab_size": 9000}
+    return str(tiny.write_folder(tmp_path_factory.mktemp("bench") / "model", hf))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """2 prompts x 4 samples of 6 tokens."""
+    for name, value in dict(PROMPTS=2, SAMPLES=4, DEMOS=8, BUCKET=16, NEW=6).items():
+        monkeypatch.setattr(bench_model, name, value)
+
+
+def test_sampling(folder, small):
+    """Even rows all reach the limit; uneven ones may end; the rate is tokens by seconds."""
+    lines = bench_model.sampling(2, folder, "", "float32", uneven=False)
+    assert len(lines) == 2 and all(line["tokens"] == 2 * 4 * 6 for line in lines)
+    assert lines[0]["tokens_per_s"] == pytest.approx(48 / lines[0]["seconds"]) and lines[0]["compile_s"] > 0
+    assert bench_model.sampling(1, folder, "", "float32", uneven=True)[0]["longest"] <= 12
+
+
+def test_updates_compute_the_same_gradient_with_a_prompt_shared_or_repeated(folder, small):
+    shared, repeated = (bench_model.update(1, folder, "", "float32", "grpo", shared)[0]["grad_norm"] for shared in (True, False))
+    assert shared > 0 and np.isclose(shared, repeated, rtol=1e-5)
+
+
+def test_bridge_reads_experts_and_holds_more(folder, small):
+    grpo, bridge = (bench_model.update(1, folder, "", "float32", method, True)[0] for method in ("grpo", "bridge"))
+    assert bridge["state_gb"] > 1.9 * grpo["state_gb"]
+
+
+def test_the_command_prints_a_line_a_repeat_and_the_medians(capsys, monkeypatch):
+    values = iter([{"x": 1.0}, {"x": 5.0}, {"x": 3.0}])
+    monkeypatch.setitem(bench.CASES, "reference", lambda repeats: [next(values) for _ in range(repeats)])
+    monkeypatch.setattr(bench.flags, "FLAGS", type("Flags", (), {"repeats": 3})())
+    bench.main(["bench", "reference"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["x"] for line in lines] == [1.0, 5.0, 3.0, 3.0] and lines[-1]["median_of"] == 3
+    assert set(lines[0]["versions"]) >= {"jax", "jaxlib"} and lines[-1]["peak_mb"]["self"] > 0
+
+
+def test_the_reference_measures_both():
+    line = bench.reference(1)[0]
+    assert line["matmul_gflops"] > 1 and line["read_gb_s"] > 0.5
