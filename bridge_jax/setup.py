@@ -381,10 +381,10 @@ def initial_theta(run: Run) -> Tree:
     return jax.jit(lambda key: params.init(run.cfg, key), out_shardings=layout)(jax.random.key(run.settings.seed))
 
 
-def abstract_state(run: Run) -> Tree:
-    """Shapes, dtypes and layout of the whole training state, nothing allocated."""
+def abstract_state(run: Run, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None) -> Tree:
+    """Shapes, dtypes and layout of the whole training state, nothing allocated; on the run's mesh or another one."""
     theta = params.abstract(run.cfg)
     state = jax.eval_shape(lambda theta: run.method.init(theta, jax.random.key(0)), theta)
-    layout = sharding.of_state(run.mesh, state, params.logical_axes(run.cfg), lora.logical_axes(run.cfg, run.lora),
+    layout = sharding.of_state(mesh or run.mesh, state, params.logical_axes(run.cfg), lora.logical_axes(run.cfg, run.lora),
                                 run.method.on_host)
     return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, layout)

@@ -30,7 +30,8 @@ def make(method: str, model: str, dtype: str, max_new: int, pack: int = 0) -> Ru
     config.model.update(dict(path=model, dtype=dtype, remat="none"))
     config.data.buckets = (BUCKET,)
     config.rollout.update(dict(max_new=max_new, cache_dtype=dtype))
-    config.batch.update(dict(prompts_per_step=PROMPTS, samples_per_prompt=SAMPLES, demos_per_step=DEMOS, microbatch_rows=8, pack=pack))
+    config.batch.update(dict(prompts_per_step=PROMPTS, samples_per_prompt=SAMPLES, demos_per_step=DEMOS, microbatch_rows=8,
+                             pack=pack))
     config.optim.base.update(PEAK)
     config.optim.lora.update(PEAK)
     return setup.sketch(config, jax.devices()[:1])
@@ -88,8 +89,8 @@ def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) 
     run = make("grpo", model, dtype, max_new)
     prompt, length, _ = texts(model, data_dir)
     phi = jax.tree.map(lambda x: x.astype(dtype), setup.initial_theta(run))
-    program, compile_s = compiled(lambda: programs.trace_sampler(run, programs.abstract_phi(run, setup.abstract_state(run)), BUCKET,
-                                                                 PROMPTS, SAMPLES))
+    shapes = programs.abstract_phi(run, setup.abstract_state(run))
+    program, compile_s = compiled(lambda: programs.trace_sampler(run, shapes, BUCKET, PROMPTS, SAMPLES))
     eos_E = jnp.asarray(run.tokenizer.eos_ids, jnp.int32)
     how = rollout.Sampling(jnp.float32(1.0), eos_E if uneven else jnp.full_like(eos_E, -1), jnp.int32(max_new))
     lines = []

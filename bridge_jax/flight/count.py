@@ -66,9 +66,10 @@ def kernel_of(run: Run) -> Kernel:
     return KERNELS[form_of(run.settings.model.attention, run.mesh)]
 
 
-def chip_bytes(tree: Tree) -> int:
-    """Of what one device holds of a tree of shapes with shardings."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+def chip_bytes(tree: Tree, on_host: bool = False) -> int:
+    """Of what one device holds of a tree of shapes with shardings; on_host: of what lies in the host's memory for it instead."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+               if (leaf.sharding.memory_kind == "pinned_host") == on_host)
 
 
 def head_weights(cfg: layers.Config) -> int:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from bridge_jax import lora, objectives, programs, setup, sharding
+from bridge_jax import objectives, programs, setup, sharding
 from bridge_jax.flight import buffers, chips, count, hlo
 from bridge_jax.models import attention, layers, params
 from bridge_jax.setup import Run
@@ -165,13 +165,10 @@ def step_seconds(found: list[dict], calls: int, actors: int, grading: float) -> 
         "rollout": rollout, "grading": grading}
 
 
-def state_bytes(run: Run, devices: int) -> int:
-    """Of the training state per device on `devices` of them, all along fsdp, by the shardings alone."""
-    theta = params.abstract(run.cfg)
-    state = jax.eval_shape(lambda theta: run.method.init(theta, jax.random.key(0)), theta)
-    mesh = AbstractMesh((1, devices, 1), sharding.AXES)
-    layout = sharding.of_state(mesh, state, params.logical_axes(run.cfg), lora.logical_axes(run.cfg, run.lora))
-    return count.chip_bytes(programs.placed(state, layout))
+def state_bytes(run: Run, devices: int, on_host: bool = False) -> int:
+    """Of the training state per device on `devices` of them, all along fsdp, by the shardings alone; on_host: what each of them
+    keeps in the host's memory between steps (method.shadow_offload)."""
+    return count.chip_bytes(setup.abstract_state(run, AbstractMesh((1, devices, 1), sharding.AXES)), on_host)
 
 
 def largest_that_fits(candidates: list[int], fits: Callable[[int], bool]) -> int | None:

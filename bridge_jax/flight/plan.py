@@ -31,7 +31,8 @@ def make(config: ConfigDict, topology: chips.Topology, devices: list, grading: f
         "chip": None if chip is None else chip._asdict() | {"interconnect": network}, "phases": found,
         "peak": max((phase.get("peak", float("inf")) for phase in found), default=0),
         "step": phases.step_seconds(found, run.settings.rollout.calls, actors, grading) if only("merge") else {},
-        "state_by_chips": {str(n): phases.state_bytes(run, n) for n in CHIP_COUNTS}}
+        "state_by_chips": {str(n): phases.state_bytes(run, n) for n in CHIP_COUNTS},
+        "host_state_by_chips": {str(n): phases.state_bytes(run, n, on_host=True) for n in CHIP_COUNTS}}
 
 
 def about(run: Run, topology: chips.Topology, devices: list) -> dict[str, Any]:

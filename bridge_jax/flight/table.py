@@ -115,7 +115,7 @@ def markdown(plans: list[dict]) -> str:
     """docs/plans.md from the lines of docs/plans/*.jsonl."""
     key = lambda plan: (plan["name"], plan["topology"])
     grpo = {key(plan): plan for plan in plans if plan["method"] == "grpo" and not plan["changed"]}
-    head = ("model", "slice", "method", "settings away from the config", "state GB", "update peak GB", "x grpo",
+    head = ("model", "slice", "method", "settings away from the config", "state GB", "on host GB", "update peak GB", "x grpo",
             "sampler peak GB", "fits", "rollout s", "update s", "step s", "x grpo", "compiled s")
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines += [f"| {' | '.join(row(plan, grpo.get(key(plan))))} |" for plan in plans]
@@ -139,9 +139,10 @@ def row(plan: dict, grpo: dict | None) -> list[str]:
     step = {name: seconds for name, seconds in plan["step"].items() if name.startswith("update")}
     fits = all(phase.get("fits", False) for phase in phases.values())
     devices = str(plan["devices"])
-    state = plan["state_by_chips"].get(devices)
-    return [plan["name"], plan["topology"], plan["method"], plan["changed"], f"{state / GB:.2f}" if state else "", size(updates),
-            times("update peak"), size([name for name in ("prefill", "decode") if name in phases]), "yes" if fits else "NO",
+    state, on_host = (plan.get(key, {}).get(devices) for key in ("state_by_chips", "host_state_by_chips"))
+    held = (f"{amount / GB:.2f}" if amount else "" for amount in (state, on_host))
+    return [plan["name"], plan["topology"], plan["method"], plan["changed"], *held, size(updates), times("update peak"),
+            size([name for name in ("prefill", "decode") if name in phases]), "yes" if fits else "NO",
             f"{plan['step']['rollout']:.1f}" if step else "",
             " / ".join(f"{phases[name].get('seconds', 0):.1f}" for name in updates),
             " / ".join(f"{seconds:.1f}" for seconds in step.values()), times("step seconds"),

@@ -134,4 +134,17 @@ def test_bytes_of_a_device_by_hand():
     mine = (weights - head_norms) // 8 + head_norms
     scalars = sum(leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if not leaf.ndim)
     assert count.chip_bytes(state) == 3 * 4 * mine + scalars
-    assert phases.state_bytes(run, 8) == count.chip_bytes(state)
+    assert phases.state_bytes(run, 8) == count.chip_bytes(state) and phases.state_bytes(run, 8, on_host=True) == 0
+
+
+def test_what_lies_in_the_hosts_memory_is_counted_apart():
+    """The shadow and its two moments: three times the weights, scalars stay on the device."""
+    sizes = {}
+    for offload in (False, True):
+        config = tiny_runs.config("bridge")
+        config.method.shadow_offload = offload
+        run = setup.sketch(config, jax.devices()[:1])
+        sizes[offload] = [phases.state_bytes(run, 4, on_host) for on_host in (False, True)]
+    weights = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract_state(run).params.theta_hat))
+    assert sizes[False][1] == 0 and sum(sizes[True]) == sizes[False][0]
+    assert 3 * 4 * weights // 4 <= sizes[True][1] < 3 * 4 * weights
