@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax import data, programs, rollout, setup
+from bridge_jax.flight import count
 from bridge_jax.setup import Run
 from bridge_jax.types import Batch, Packing, Rollouts, Sequences
 from configs import base
 
 PROMPTS, SAMPLES, DEMOS, BUCKET, NEW = 8, 8, 16, 256, 128
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
-PEAK = dict(learning_rate=1e-6, schedule="constant", warmup_steps=0, decay_steps=0)
+STEADY = dict(learning_rate=1e-6, schedule="constant", warmup_steps=0, decay_steps=0)
 
 
 def make(method: str, model: str, dtype: str, max_new: int, pack: int = 0) -> Run:
@@ -32,8 +33,8 @@ def make(method: str, model: str, dtype: str, max_new: int, pack: int = 0) -> Ru
     config.rollout.update(dict(max_new=max_new, cache_dtype=dtype))
     config.batch.update(dict(prompts_per_step=PROMPTS, samples_per_prompt=SAMPLES, demos_per_step=DEMOS, microbatch_rows=8,
                              pack=pack))
-    config.optim.base.update(PEAK)
-    config.optim.lora.update(PEAK)
+    config.optim.base.update(STEADY)
+    config.optim.lora.update(STEADY)
     return setup.sketch(config, jax.devices()[:1])
 
 
@@ -108,13 +109,14 @@ def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) 
 def update(repeats: int, model: str, data_dir: str, dtype: str, method: str, shared: bool) -> list[dict]:
     """One update of 64 samples (and 16 experts for bridge); shared: each prompt is computed once for its 8 samples."""
     run = make(method, model, dtype, NEW, pack=0 if shared else 1)
-    program, compile_s = compiled(lambda: programs.trace_update(run, setup.abstract_state(run), BUCKET, run.method.kinds[0]))
+    shapes = setup.abstract_state(run)
+    program, compile_s = compiled(lambda: programs.trace_update(run, shapes, BUCKET, run.method.kinds[0]))
     state, batch = jax.jit(run.method.init)(setup.initial_theta(run), jax.random.key(0)), completions(run, model, data_dir)
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if hasattr(leaf, "nbytes"))
     lines = []
     for _ in range(repeats + 1):
         seconds, (state, metrics) = timed(lambda: program(state, batch))
         rows = run.settings.batch.rollout_rows
         lines.append({"seconds": seconds, "rows_per_s": rows / seconds, "tokens_per_s": rows * (BUCKET + NEW) / seconds,
-                      "compile_s": compile_s, "state_gb": held / 1e9, "grad_norm": float(metrics["grad/norm_theta"])})
-    return lines[1:] or lines
+                      "compile_s": compile_s, "state_gb": count.chip_bytes(shapes) / 1e9,
+                      "grad_norm": float(metrics["grad/norm_theta"])})
+    return lines[1:]  # the first call warms up

@@ -19,6 +19,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import fcntl
+import functools
 import hashlib
 import importlib.util
 import itertools
@@ -135,7 +136,7 @@ def runs_of(sweep: dict) -> list[Run]:
     rows = [dict(zip(zipped, values)) for values in zip(*zipped.values())] if zipped else [{}]
     grid = sweep.get("grid", {})
     combinations = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
-    found = []
+    found, weights = [], functools.cache(weights_of)  # a folder is read once for all of its runs
     for (variant, own), row, combination, seed in itertools.product(
             sweep.get("variants", {"": {}}).items(), rows, combinations, sweep["seeds"]):
         changed = row | combination
@@ -145,7 +146,7 @@ def runs_of(sweep: dict) -> list[Run]:
         made = resolved(config, given | {"seed": seed})
         parts = [variant or method or "run", *(f"{key.split('.')[-1]}={value}" for key, value in changed.items()), f"seed={seed}"]
         name = re.sub(r"[^\w.=+-]+", "_", ",".join(parts).replace(",", "__"))
-        found.append(Run(name, variant or method or "run", seed, config, given, fingerprint(made), weights_of(made)))
+        found.append(Run(name, variant or method or "run", seed, config, given, fingerprint(made), weights(made.model.path)))
     doubled = [name for name, count in collections.Counter(run.name for run in found).items() if count > 1]
     if doubled:
         raise ValueError(f"several runs are named {', '.join(doubled[:3])}: a grid names a run by the last part of each key")
@@ -169,9 +170,9 @@ def done(results: str) -> set[tuple[str, str, str]]:
     return {(line["name"], line["fingerprint"], line["weights"]) for line in lines}
 
 
-def weights_of(config) -> str:
-    """A hash of the weights that a run begins from, of a local model folder; "" for a hub name or random weights."""
-    files = sorted(pathlib.Path(config["model"]["path"] or "/nowhere").glob("*.safetensors"))
+def weights_of(path: str) -> str:
+    """A hash of the weights of a local model folder, from which a run begins; "" for a hub name, or "", random weights."""
+    files = sorted(pathlib.Path(path or "/nowhere").glob("*.safetensors"))
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as opened:
@@ -205,7 +206,7 @@ def summary(run: Run, workdir: str) -> dict:
         solved = {key: f"{int('1' + bits, 2):x}" for key, bits in last.items() if key in ("held_out", "dev")}
         solved |= {key: counts for key, counts in last.items() if key == "held_out_sampled"}
     return {"name": run.name, "variant": run.variant, "seed": run.seed, "config": run.config, "settings": run.settings,
-            "fingerprint": run.fingerprint, "weights": weights_of(config), "steps": steps,
+            "fingerprint": run.fingerprint, "weights": weights_of(config["model"]["path"]), "steps": steps,
             "skipped": sum(line.get("update/skipped", 0) for line in lines), "curve": curve, "solved": solved}
 
 

@@ -18,7 +18,8 @@ def line(variant: str, seed: int, share: float, rng, **point) -> dict:
     sampled = (rng.random((2, PROBLEMS)) < share / 2).sum(axis=0)
     scores = {study.GREEDY: bits.mean(), study.SAMPLED: sampled.mean() / 2, "eval/dev_accuracy": share,
               "eval/dev_sampled_accuracy": share / 2}
-    return {"name": f"{variant}__seed={seed}", "variant": variant, "seed": seed, "weights": "w", "settings": {"optim.base.learning_rate": 1e-4},
+    return {"name": f"{variant}__seed={seed}", "variant": variant, "seed": seed, "weights": "w",
+            "settings": {"optim.base.learning_rate": 1e-4},
             "curve": [{"step": 0, study.GREEDY: 0.2, study.SAMPLED: 0.1}, {"step": 100, **scores, **point}],
             "solved": {"held_out": f"{int('1' + ''.join(map(str, bits)), 2):x}", "held_out_sampled": "".join(map(str, sampled))}}
 

@@ -76,9 +76,9 @@ def test_the_weights_that_a_run_began_from(tmp_path):
     hashes = []
     for content in (b"one", b"one", b"two"):
         (tmp_path / "model.safetensors").write_bytes(content)
-        hashes.append(command.weights_of({"model": {"path": str(tmp_path)}}))
+        hashes.append(command.weights_of(str(tmp_path)))
     assert hashes[0] == hashes[1] != hashes[2] and all(len(text) == 12 for text in hashes)
-    assert command.weights_of({"model": {"path": ""}}) == command.weights_of({"model": {"path": "org/name"}}) == ""
+    assert command.weights_of("") == command.weights_of("org/name") == ""
 
 
 @pytest.mark.parametrize("parts, message", [
@@ -147,6 +147,21 @@ def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noq
     run(environment, *args)
     assert (work / "sft__seed=0" / "metrics.jsonl").read_text() == before
     assert len((work / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_runs_from_other_weights_are_to_do_again(at_root, tmp_path):
+    """What stands in the results was made from one base model; with another one under the same path it says nothing."""
+    base, results = tmp_path / "base", tmp_path / "results.jsonl"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"one")
+    planned = lambda: command.runs_of(command.load(write(tmp_path, set={"model.path": str(base)}, seeds=[0, 1])))
+    runs = planned()
+    assert runs[0].weights == runs[1].weights == command.weights_of(str(base))
+    line = {"name": runs[0].name, "fingerprint": runs[0].fingerprint, "weights": runs[0].weights}
+    results.write_text(json.dumps(line) + "\n")
+    assert [run.identity in command.done(str(results)) for run in planned()] == [True, False]
+    (base / "model.safetensors").write_bytes(b"two")
+    assert [run.identity in command.done(str(results)) for run in planned()] == [False, False]
 
 
 def test_submitit(environment, tmp_path, monkeypatch):  # noqa: F811
