@@ -83,6 +83,15 @@ ACTS = {"die": lambda: os.kill(os.getpid(), signal.SIGKILL), "terminate": lambda
         "freeze": lambda: time.sleep(1000)}
 
 
+def await_saved(workdir: str, step: int) -> None:
+    """Saving goes on in the background: returns when the checkpoint of `step` is whole, so that a kill always finds it."""
+    whole, until = pathlib.Path(workdir, "checkpoints", f"step_{step:06d}", "commit_success.txt"), time.monotonic() + TIMEOUT / 2
+    while not whole.exists():
+        if time.monotonic() > until:
+            raise TimeoutError(f"{whole} is not there after {TIMEOUT / 2:.0f} s")
+        time.sleep(0.05)
+
+
 def main(plan: str) -> None:
     """One process."""
     workdir, method, given, act = json.loads(pathlib.Path(plan).read_text())
@@ -97,6 +106,8 @@ def main(plan: str) -> None:
     def write_rollouts(self, step, rows):
         rows = list(rows)
         if act and step == act[1]:
+            if act[0] == "die":
+                await_saved(workdir, step - 1)
             ACTS[act[0]]()
         return write(self, step, rows)
 
