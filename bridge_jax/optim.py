@@ -206,27 +206,33 @@ def labels(params: Params) -> Params:
 
 
 def apply_ascent(recipes: Recipes, state: TrainState, ascent: Params, values=()) -> tuple[TrainState, Metrics]:
-    """Move every part of the parameters along its ascent direction, all parts or none.
+    """Move the parts of the parameters that have a direction along it, all of them or none.
 
     A non-finite gradient norm, or a non-finite entry of `values` (the objectives), leaves parameters and optimizer states
     as they were and is reported as update/skipped = 1; the step counts either way, so that the next batch differs.
     A part whose direction is None, although it has parameters, stays as it is, and so does its optimizer.
     """
-    parts = {"theta": ascent.theta, "theta_hat": ascent.theta_hat, "w": ascent.w}
-    norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in parts.items() if tree is not None}
+    up = {name: tree for name in LABELS if (tree := getattr(ascent, name)) is not None}
+    norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in up.items()}
     finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(x, jnp.float32) for x in (*norms.values(), *values)])))
+    inner_states = state.opt_state.inner_states
+    parts = {name: (getattr(state.params, name), inner_states[LABELS[name]]) for name in up}
 
-    resting = [name for name, tree in parts.items() if tree is None and getattr(state.params, name) is not None]
-
-    def move(ascent: Params, params: Params, opt_state):
-        zeros = {name: jax.tree.map(jnp.zeros_like, getattr(params, name)) for name in resting}
-        descent = jax.tree.map(jnp.negative, ascent.replace(**zeros))
-        updates, moved = recipes.optimizer().update(descent, opt_state, params)
-        kept = {LABELS[name]: opt_state.inner_states[LABELS[name]] for name in resting}
-        moved = moved._replace(inner_states=moved.inner_states | kept)
-        return optax.apply_updates(params, updates).replace(**{name: getattr(params, name) for name in resting}), moved
+    def move(up: dict, parts: dict) -> dict:
+        """{part: (its parameters, its optimizer's state)}; parts that rest are zeros here, which come to nothing."""
+        zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+        resting = {name: zeros(tree) for name in LABELS if name not in up and (tree := getattr(state.params, name)) is not None}
+        params = Params(**{name: params for name, (params, _) in parts.items()}, **resting)
+        moments = {label: zeros(inner) for label, inner in inner_states.items()} | {
+            LABELS[name]: inner for name, (_, inner) in parts.items()}
+        descent = Params(**{name: jax.tree.map(jnp.negative, tree) for name, tree in up.items()}, **resting)
+        updates, moved = recipes.optimizer().update(descent, state.opt_state._replace(inner_states=moments), params)
+        params = optax.apply_updates(params, updates)
+        return {name: (getattr(params, name), moved.inner_states[LABELS[name]]) for name in up}
 
     # a branch of its own is also a fusion boundary: theta and theta_hat, bit-equal so far, round alike in their optimizers
-    params, opt_state = jax.lax.cond(finite, move, lambda _, *old: old, ascent, state.params, state.opt_state)
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    parts = jax.lax.cond(finite, move, lambda _, parts: parts, up, parts)
+    params = state.params.replace(**{name: params for name, (params, _) in parts.items()})
+    inner_states = inner_states | {LABELS[name]: inner for name, (_, inner) in parts.items()}
+    state = state.replace(step=state.step + 1, params=params, opt_state=state.opt_state._replace(inner_states=inner_states))
     return state, norms | {"update/skipped": 1.0 - finite.astype(jnp.float32)}

@@ -15,7 +15,7 @@ from bridge_jax import logprobs, lora
 from bridge_jax.methods import bridge
 from bridge_jax.models import layers, params, qwen3
 from bridge_jax.optim import Recipe, Recipes
-from bridge_jax.types import Batch, Policy, Rollouts, Sequences
+from bridge_jax.types import Batch, Params, Policy, Rollouts, Sequences, TrainState
 
 CFG = qwen3.Config(family="qwen3", vocab=32, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, rope_theta=1e4,
                    rms_eps=1e-6, tied=True, max_positions=128, eos_ids=(0,), init_std=0.3)
@@ -186,3 +186,15 @@ def bigram_success(phi) -> float:
     """Exact expected reward, averaged over the prompts."""
     prompt_P = jnp.arange(V)
     return float(jax.nn.softmax(phi["table"])[prompt_P, right_answer(prompt_P)].mean())
+
+
+def directions(*grads, lam, params: Params, policy: Policy, **given) -> Params:
+    """The directions of bridge.coupled_ascent: nothing moves, so that all are taken at `params`."""
+    found = {}
+
+    def ascend(state, direction: Params, values):
+        found.update({part: tree for part in ("theta", "theta_hat", "w") if (tree := getattr(direction, part)) is not None})
+        return state, {}
+
+    bridge.coupled_ascent(*grads, lam, TrainState(jnp.int32(0), params, None), policy, ascend, **given)
+    return Params(**found)

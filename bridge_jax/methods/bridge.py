@@ -56,31 +56,46 @@ CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"), "
            "shadow_moments": ("", *MOMENTS)}
 
 
-def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, params: Params, policy: Policy, w_learns: str = "both",
+def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, ascend, w_learns: str = "both",
                    unpack=lambda params: params):
-    """The three directions at one iterate, and what was seen on the way. Each grad: phi -> (G in phi, J, facts).
+    """One step of the three parts, all at the iterate of `state`; also values, facts and metrics.
 
-    lam: a number, or a function of the facts of theta and theta_hat. The second and the third grad are also given a scalar after
-    which their pass may begin: a compiler is free to interleave the passes, and then holds the activations of two. So, where lam
-    is a number, no more than two gradients are alive at a time.
-    unpack: params as they are stored -> with theta_hat as it is.
+    Each grad: phi -> (G in phi, J, facts). lam: a number, or a function of the facts of theta and theta_hat. ascend(state,
+    direction of one part, values that have to be finite) -> (state, metrics). Where lam is a number, theta's gradient is spent
+    before theta_hat's pass, so that no more than two are alive at a time; a pass of theta_hat that is not finite then stops
+    theta_hat and w alone, and else all three. The second and the third grad are also given a scalar after which their pass may
+    begin: a compiler is free to interleave passes, and then holds the activations of two. unpack: params as they are stored ->
+    with theta_hat as it is.
     """
-    mix = lambda lam: jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
-    phi = policy.merge(params.theta, params.w)
+    theta, w = state.params.theta, state.params.w
+    phi = policy.merge(theta, w)
     G_SFT, J_SFT, sft = grad_SFT(phi)
     G_RL, J_RL, rl = grad_RL(phi, objectives.inner(G_SFT, G_SFT))
-    agreement = objectives.cooperation(G_SFT, G_RL)
+    metrics, values = objectives.cooperation(G_SFT, G_RL), (J_SFT, J_RL)
+
+    def theta_part(state, lam, values):
+        """theta's step, and what its gradients are to w."""
+        G = jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, G_SFT, G_RL)
+        up_w = policy.pull(w, G if w_learns == "both" else jax.tree.map(lambda r: lam * r, G_RL))
+        return *ascend(state, Params(theta=G), values), up_w
+
+    done = J_RL
     if known := not callable(lam):
-        G, agreement, params = jax.lax.optimization_barrier((mix(lam), agreement, params))
-    done = objectives.inner(G, G) if known else J_RL
-    w = objectives.after(done, params.w)
-    G_hat, J_hat, hat = grad_RL_hat(policy.merge(unpack(params).theta_hat, w), rl, done)
+        state, moved, up_w = theta_part(state, lam, values)
+        done = (leaf := jax.tree.leaves(state.params.theta)[0])[(0,) * leaf.ndim]
+        state = state.replace(params=jax.lax.optimization_barrier((state.params, done))[0])
+    phi_hat = policy.merge(unpack(state.params).theta_hat, objectives.after(done, w))
+    G_hat, J_hat, hat = grad_RL_hat(phi_hat, rl, done)
+    values = (*values, J_hat, objectives.inner(G_hat, G_hat))
     if not known:
         lam = lam(rl, hat)
-        G = mix(lam)
-    G_w = jax.tree.map(lambda g, h: g - lam * h, G if w_learns == "both" else jax.tree.map(lambda r: lam * r, G_RL), G_hat)
-    ascent = Params(theta=G, theta_hat=G_hat, w=policy.pull(params.w, G_w))
-    return ascent, (J_SFT, J_RL, J_hat), (sft, rl, hat), agreement | {"bridge/lam": jnp.float32(lam)}
+        state, moved, up_w = theta_part(state, lam, values)
+    values = (*values, *moved.values())
+    up_w = jax.tree.map(lambda both, shadow: both - lam * shadow, up_w, policy.pull(w, G_hat))
+    state, moved_hat = ascend(state, Params(None, G_hat), values)
+    state, moved_w = ascend(state, Params(None, None, up_w), (*values, *moved_hat.values()))
+    metrics |= moved | moved_hat | moved_w | {"bridge/lam": jnp.float32(lam)}
+    return state, values, (sft, rl, hat), metrics
 
 
 def unpacked(params: Params, storage: str) -> Params:
@@ -91,12 +106,24 @@ def unpacked(params: Params, storage: str) -> Params:
     return params.replace(theta_hat=jax.tree.map(lambda t, d: t + d.astype(t.dtype), params.theta, params.theta_hat))
 
 
-def packed(params: Params, storage: str, step) -> Params:
-    """Params with theta_hat as it is stored; differences are rounded at random, by the step's key."""
+def packed(params: Params, storage: str, key=jax.random.key(1)) -> Params:
+    """Params with theta_hat as it is stored; differences are rounded at random."""
     if storage == "full":
         return params
-    difference = jax.tree.map(jnp.subtract, params.theta_hat, params.theta)
-    return params.replace(theta_hat=to_bfloat16(difference, jax.random.fold_in(jax.random.key(1), step)))
+    return params.replace(theta_hat=to_bfloat16(jax.tree.map(jnp.subtract, params.theta_hat, params.theta), key))
+
+
+def stored_ascent(recipes: Recipes, storage: str, state: TrainState, ascent: Params, values=()) -> tuple[TrainState, Metrics]:
+    """apply_ascent on a state as it is stored. A difference changes when either side moves, and is rounded anew."""
+    state = on_device(state) if ascent.theta_hat is not None else state
+    if storage == "full" or ascent.w is not None:
+        return apply_ascent(recipes, state, ascent, values)
+    moved, applied = apply_ascent(recipes, state.replace(params=unpacked(state.params, storage)), ascent, values)
+    label = jax.random.key(1 if ascent.theta_hat is None else 2)
+    params = packed(moved.params, storage, jax.random.fold_in(label, moved.step))
+    stays = lambda new, old: jnp.where(applied["update/skipped"] > 0, old, new)
+    return moved.replace(params=params.replace(theta_hat=jax.tree.map(
+        stays, params.theta_hat, state.params.theta_hat))), applied
 
 
 def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
@@ -130,7 +157,7 @@ def lam_rule(cfg: Config):
     """
     if cfg.lam_schedule != "gain":
         at = schedule(cfg.lam_schedule, cfg.lam, cfg.lam_end, cfg.lam_steps, cfg.lam_boundaries, cfg.lam_values)
-        return lambda step, rollouts, own: at(step)
+        return lambda step, rollouts, own: at(step) if own is None else lambda *_: at(step)  # its samples may fail
 
     def by_gain(step, rollouts: Rollouts, own: Rollouts | None):
         def lam(rl, hat):
@@ -160,25 +187,26 @@ def check(cfg: Config) -> None:
         raise ValueError(f"method.ratio_cap={cfg.ratio_cap}; allowed: 0 (free), or above 1 to bound the ratio to [1/cap, cap]")
 
 
-def further_steps(count: int, recipes: Recipes, state: TrainState, applied: Metrics, gradient) -> tuple[TrainState, Metrics]:
-    """theta_hat's RL steps beyond the first, at the w of now; gradient: params -> (G in theta_hat, J, facts)."""
+def further_steps(count: int, state: TrainState, values, gradient, ascend) -> tuple[TrainState, jax.Array]:
+    """theta_hat's RL steps beyond the first, at the w of now, and whether one was skipped; gradient: params -> (G, J, facts).
+
+    values: of the first step, which have to be finite here as well."""
+    skipped = jnp.float32(0)
     for _ in range(count):
         G_hat, J, _ = gradient(state.params)
-        state, inner = apply_ascent(recipes, state, Params(theta=None, theta_hat=G_hat), (J,))
-        applied = applied | {"update/skipped": jnp.maximum(applied["update/skipped"], inner["update/skipped"])}
-    return state, applied
+        state, applied = ascend(state, Params(None, G_hat), (J, *values))
+        skipped = jnp.maximum(skipped, applied["update/skipped"])
+    return state, skipped
 
 
-def settle(cfg: Config, before: TrainState, after: TrainState, skipped) -> TrainState:
-    """The state as it is stored: one step on, theta_hat re-synchronised if it is time; all as before if the step is skipped."""
-    params, step = after.params, before.step + 1
-    if cfg.resync_every:
-        now = step % cfg.resync_every == 0
-        params = params.replace(theta_hat=jax.tree.map(lambda t, h: jnp.where(now, t, h), params.theta, params.theta_hat))
-    after = after.replace(step=step, params=packed(params, cfg.shadow_storage, step))
-    if not (cfg.resync_every or cfg.inner_steps > 1 or cfg.shadow_storage != "full"):
-        return after  # apply_ascent has seen to it
-    return jax.tree.map(lambda a, b: jnp.where(skipped > 0, a, b), on_device(before).replace(step=step), after)
+def settle(cfg: Config, state: TrainState, step, skipped) -> TrainState:
+    """The state after `step` steps; theta_hat is theta again if it is time, and the step was one."""
+    if not cfg.resync_every:
+        return state.replace(step=step)
+    now, theta = (step % cfg.resync_every == 0) & (skipped == 0), state.params.theta
+    again = theta if cfg.shadow_storage == "full" else jax.tree.map(jnp.zeros_like, state.params.theta_hat)
+    theta_hat = jax.tree.map(lambda t, h: jnp.where(now, t, h), again, on_device(state.params.theta_hat))
+    return state.replace(step=step, params=state.params.replace(theta_hat=theta_hat))
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
@@ -192,15 +220,15 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     def init(theta, key) -> TrainState:
         params = Params(theta=theta, theta_hat=jax.tree.map(jnp.copy, theta), w=policy.init_w(key))
         state = begin(recipes, params, policy.merge(theta, None) if cfg.kl_coef else None)
-        return state.replace(params=packed(state.params, cfg.shadow_storage, 0))
+        return state.replace(params=packed(state.params, cfg.shadow_storage))
 
     unpack = functools.partial(unpacked, storage=cfg.shadow_storage)
-    small = cfg.shadow_offload or cfg.shadow_storage != "full"  # what is stored otherwise than used: unpacked late, twice
+    ascend = functools.partial(stored_ascent, recipes, cfg.shadow_storage)
 
-    def update(stored: TrainState, batch: Batch):
+    def update(before: TrainState, batch: Batch):
         rollouts, demos = batch.rollouts["theta"], batch.demos
         seen_by_hat = batch.rollouts["theta_hat"] if own else rollouts
-        rows, rows_hat = (objectives.rl_rows(policy, stored.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
+        rows, rows_hat = (objectives.rl_rows(policy, before.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
                           for samples in (rollouts, seen_by_hat))
         gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
         J_SFT = objectives.J_SFT(policy, demos)
@@ -209,26 +237,23 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
 
         def grad_RL_hat(phi_hat, rl, done):
             behaviour = {} if own else {"behaviour_BT": rl["logp_BT"]}
-            return gradient(J_hat, phi_hat, objectives.after(done, seen_by_hat.seqs), rows_hat | behaviour)
+            G, J, facts = gradient(J_hat, phi_hat, objectives.after(done, seen_by_hat.seqs), rows_hat | behaviour)
+            if own:  # one more forward pass
+                facts["of_theta_BT"] = objectives.logp_of(policy, phi_hat, rollouts, microbatch_rows)
+            return G, J, facts
 
-        ascent, values, (sft, rl, hat), metrics = coupled_ascent(
+        state, values, (sft, rl, hat), metrics = coupled_ascent(
             lambda phi: gradient(J_SFT, phi, demos, {}),
             lambda phi, done: gradient(J_RL, phi, objectives.after(done, rollouts.seqs), rows), grad_RL_hat,
-            lam_at(stored.step, rollouts, seen_by_hat if own else None), stored.params, policy, cfg.w_learns, unpack)
-        state, ascent = jax.lax.optimization_barrier((stored, ascent)) if small else (stored, ascent)
-        state = on_device(state.replace(params=unpack(state.params)))
-        if own:  # one more forward pass
-            phi_hat = policy.merge(state.params.theta_hat, state.params.w)
-            gain = own_gain(rollouts, seen_by_hat, rl["logp_BT"], objectives.logp_of(policy, phi_hat, rollouts, microbatch_rows),
-                            hat["logp_BT"])
-        else:
-            gain = shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"])
-        state, applied = apply_ascent(recipes, state, ascent, values)
+            lam_at(before.step, rollouts, seen_by_hat if own else None), before, policy, ascend, cfg.w_learns, unpack)
+        gain = (own_gain(rollouts, seen_by_hat, rl["logp_BT"], hat["of_theta_BT"], hat["logp_BT"]) if own
+                else shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"]))
         again = rows_hat | {"behaviour_BT": (hat if own else rl)["logp_BT"]}  # importance-weighted from whoever sampled
-        state, applied = further_steps(cfg.inner_steps - 1, recipes, state, applied, lambda params: gradient(
-            J_hat, policy.merge(params.theta_hat, params.w), seen_by_hat.seqs, again))
-        state = settle(cfg, stored, state, applied["update/skipped"])
-        metrics |= gain | applied | {"rl/J": values[1], "bridge/J_hat": values[2]}
+        state, skipped = further_steps(cfg.inner_steps - 1, state, values, lambda params: gradient(
+            J_hat, policy.merge(unpack(params).theta_hat, params.w), seen_by_hat.seqs, again), ascend)
+        metrics |= gain | {"rl/J": values[1], "bridge/J_hat": values[2],
+                           "update/skipped": jnp.maximum(metrics["update/skipped"], skipped)}
+        state = settle(cfg, state, before.step + 1, metrics["update/skipped"])
         metrics |= objectives.demo_metrics(sft, demos) | objectives.rollout_metrics(rl, rollouts)
         metrics |= objectives.passed(demos, rollouts.seqs, *[seen_by_hat.seqs] * cfg.inner_steps, forward=(
             (rollouts.seqs,) * own + (rollouts.seqs, seen_by_hat.seqs) * bool(cfg.kl_coef)))

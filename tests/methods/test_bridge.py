@@ -66,9 +66,9 @@ def directions(policy, params: Params, batch: Batch, lam: float, term=objectives
     rows = {"A_B": objectives.group_advantages(rolled.reward_B, 4)}
     J_RL, J_SFT = objectives.J_RL(policy, rolled, term), objectives.J_SFT(policy, demos)
     behaved = lambda rl: rows | ({"behaviour_BT": rl["logp_BT"]} if hat_facts else {})
-    return bridge.coupled_ascent(
+    return toys.directions(
         lambda phi: objectives.gradient(J_SFT, phi, demos, {}), lambda phi, _: objectives.gradient(J_RL, phi, rolled.seqs, rows),
-        lambda phi, rl, _: objectives.gradient(J_RL, phi, rolled.seqs, behaved(rl)), lam, params, policy)[0]
+        lambda phi, rl, _: objectives.gradient(J_RL, phi, rolled.seqs, behaved(rl)), lam=lam, params=params, policy=policy)
 
 
 @pytest.mark.parametrize("lam", [0.25, 0.5, 0.75])

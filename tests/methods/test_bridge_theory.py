@@ -55,7 +55,7 @@ def ascend(p: dict, lam: float, hat_in_w: float = 1.0, hat_rate: float = 1.0, st
         return G | {"w": hat_in_w * G["w"]}, J, facts
 
     def step(params, _):
-        up = bridge.coupled_ascent(grad(J_SFT), grad(J_RL), hat, lam, params, PAIR)[0]
+        up = toys.directions(grad(J_SFT), grad(J_RL), hat, lam=lam, params=params, policy=PAIR)
         return Params(params.theta + rate * up.theta["theta"], params.theta_hat + hat_rate * rate * up.theta_hat["theta"],
                       params.w + rate * up.w), None
 
@@ -112,7 +112,8 @@ def test_directions_are_the_gradients_of_their_objectives():
     lower = lambda p: value(J_RL, p.theta_hat, p.w, rolled.seqs)
 
     exact = lambda J, seqs: lambda phi, *_: (jax.grad(lambda phi: J(phi, seqs, rows)[0])(phi), 0.0, {})
-    up = bridge.coupled_ascent(exact(J_SFT, demos), exact(J_RL, rolled.seqs), exact(J_RL, rolled.seqs), lam, params, policy)[0]
+    up = toys.directions(exact(J_SFT, demos), exact(J_RL, rolled.seqs), exact(J_RL, rolled.seqs), lam=lam, params=params,
+                         policy=policy)
     for part, J in (("theta", upper), ("theta_hat", lower), ("w", gain)):
         for seed in range(3):
             along = toys.noise_like(getattr(params, part), seed, 1.0)

@@ -31,7 +31,7 @@ def test_w_gain_direction():
                            toys.noise_like(policy.init_w(jax.random.key(0)), 2, 0.5))
     gradients = [toys.noise_like(params.theta, seed, 1.0) for seed in (3, 4, 5)]
     grad = lambda G: lambda *_: (G, 0.0, {})
-    found = bridge.coupled_ascent(*map(grad, gradients), 0.25, params, policy, "gain")[0]
+    found = toys.directions(*map(grad, gradients), lam=0.25, params=params, policy=policy, w_learns="gain")
     expected = policy.pull(params.w, jax.tree.map(lambda r, h: 0.25 * (r - h), *gradients[1:]))
     assert toys.change(found.w, expected) < 1e-6
 
@@ -135,5 +135,6 @@ def test_a_lam_of_the_facts_enters_all_directions():
                            toys.noise_like(policy.init_w(jax.random.key(0)), 2, 0.5))
     grads = [lambda *_, G=toys.noise_like(params.theta, seed, 1.0), seed=seed: (G, 0.0, {"seed": seed}) for seed in (3, 4, 5)]
     by_facts = lambda rl, hat: 0.1 * rl["seed"] - 0.02 * hat["seed"]
-    assert toys.same_bits(bridge.coupled_ascent(*grads, by_facts, params, policy)[0],
-                          bridge.coupled_ascent(*grads, 0.1 * 4 - 0.02 * 5, params, policy)[0])
+    by_number, by_function = (toys.directions(*grads, lam=lam, params=params, policy=policy)
+                              for lam in (0.1 * 4 - 0.02 * 5, by_facts))
+    assert toys.same_bits(by_number, by_function)
