@@ -23,7 +23,7 @@ from experiments.train import fail, keep_freed_memory, log_to_stderr, parse_flag
 logger = logging.getLogger(__name__)
 PUBLISHED = Path(__file__).parent / "paper" / "published.json"
 MAX_NEW, BUCKETS = 5000, (64, 128, 256, 512, 1024, 2048)
-PROMPTS, MESHES = ("", "boxed", "plain"), ("fsdp", "data", "tensor")
+PROMPTS = ("", "boxed", "plain")
 UNGRADED = 0.05  # share of timeouts and grader errors that is warned about
 
 
@@ -42,7 +42,7 @@ class Asked:
     buckets: tuple[int, ...] = ()
     dtype: str = ""
     prompt: str = ""
-    mesh: str = "fsdp"            # axis that gets all devices
+    decode_tensor: int = 1        # devices that share a copy of the weights and its heads; rows lie over the others
 
     @property
     def sampled(self) -> int:
@@ -87,7 +87,8 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
             told = made[f"task {benchmark.name}"]
             print(f"{benchmark.name}: {len(benchmark.problems)} problems, data {told['data']}, prompt template "
                   f"{told['template']}", flush=True)
-        mesh = sharding.make_mesh(sharding.MeshConfig(**{"fsdp": 1, asked.mesh: -1}), devices)
+        sharding.check_heads("--decode_tensor", asked.decode_tensor, given.cfg.heads, given.cfg.kv_heads)
+        mesh = sharding.make_decode_mesh(sharding.MeshConfig(decode_tensor=asked.decode_tensor), devices)
         phi, at_step = given.load(mesh, setup.dtype_of("--dtype", asked.dtype))
         made["model"]["weights"] = settings.fingerprint(checkpoint.checksums(phi))  # of the numbers, wherever they came from
         folder = transcripts.open_folder(out, made)
@@ -108,15 +109,14 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
 
 def check(asked: Asked) -> None:
     """ValueError for numbers that cannot be meant."""
-    for key, least in (("samples", 1), ("max_new", 0), ("limit", 0), ("rows", 0), ("seed", 0)):
+    for key, least in (("samples", 1), ("max_new", 0), ("limit", 0), ("rows", 0), ("seed", 0), ("decode_tensor", 1)):
         if getattr(asked, key) < least:
             raise ValueError(f"--{key}={getattr(asked, key)}; allowed: a whole number of at least {least}")
     if asked.sampled and not asked.temperature > 0:
         raise ValueError(f"--temperature={asked.temperature} would make all samples of a problem equal; allowed: above 0. "
                          "The greedy completion is made without --samples")
-    for key, allowed in (("prompt", PROMPTS), ("mesh", MESHES)):
-        if getattr(asked, key) not in allowed:
-            raise ValueError(f"--{key}={getattr(asked, key)!r}; allowed: {', '.join(filter(None, allowed))}")
+    if asked.prompt not in PROMPTS:
+        raise ValueError(f"--prompt={asked.prompt!r}; allowed: {', '.join(filter(None, PROMPTS))}")
     if asked.prompt and not asked.tasks:
         raise ValueError(f"--prompt={asked.prompt} without --tasks: a run is asked its own task as it was in training")
 
@@ -363,7 +363,7 @@ def define_flags() -> None:
     flags.DEFINE_string("dtype", "", "float32 or bfloat16; empty: that of the run, else float32 on a CPU, bfloat16 elsewhere")
     flags.DEFINE_enum("prompt", default.prompt, PROMPTS, "boxed: through the model's chat template; plain: running text, for "
                       "base models. Empty: as in the run's training, else boxed")
-    flags.DEFINE_enum("mesh", default.mesh, MESHES, "what is spread over all devices: weights, nothing but rows, or heads")
+    flags.DEFINE_integer("decode_tensor", default.decode_tensor, "devices that share a copy of the weights, the others have rows")
 
 
 def read_flags() -> Asked:
@@ -390,7 +390,8 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: of the grader's self-test, or of the devices
         logger.debug("where it came from", exc_info=True)
         full = "RESOURCE_EXHAUSTED" in str(error)
-        fail(f"the devices have too little memory; lower --rows or --max_new ({error})" if full else str(error))
+        fail(f"the devices have too little memory; lower --rows or --max_new, or raise --decode_tensor ({error})" if full
+             else str(error))
 
 
 if __name__ == "__main__":

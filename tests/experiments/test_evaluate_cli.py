@@ -120,10 +120,10 @@ def test_programs_are_compiled_once(model, lively, monkeypatch, tmp_path):
     assert programs.compile_count() == before
 
 
-@pytest.mark.parametrize("axis", ["fsdp", "data"])
-def test_eight_devices_give_what_one_gives(model, lively, tmp_path, axis):
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_eight_devices_give_what_one_gives(model, lively, tmp_path, tensor):
     one = run(model, tmp_path / "one", rows=8)
-    eight = run(model, tmp_path / "eight", devices=8, rows=8, mesh=axis)
+    eight = run(model, tmp_path / "eight", devices=8, rows=8, decode_tensor=tensor)
     assert rows(tmp_path / "one") == rows(tmp_path / "eight")
     assert one["benchmarks"] == eight["benchmarks"] and (one["devices"], eight["devices"]) == (1, 8)
 
@@ -287,7 +287,7 @@ def test_a_full_disk(model, lively, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("raised,code,said", [
     (KeyboardInterrupt(), 130, "stopped; every batch that was graded is on disk"),
-    (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 2, "lower --rows or --max_new (RESOURCE_EXHAUSTED: 9 GB)"),
+    (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 2, "lower --rows or --max_new, or raise --decode_tensor (RESOURCE_EXHAUSTED: 9 GB)"),
     (RuntimeError("self-test failed"), 2, "error: self-test failed"),
 ])
 def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, said):
@@ -312,6 +312,8 @@ def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, 
     (dict(samples=0), "--samples=0; allowed: a whole number of at least 1"),
     (dict(temperature=0.0), "--temperature=0.0 would make all samples of a problem equal"),
     (dict(dtype="float16"), "--dtype='float16'; allowed: float32, bfloat16"),
+    (dict(decode_tensor=3), "--decode_tensor=3 does not divide the model's"),
+    (dict(decode_tensor=2), "mesh.decode_tensor=2 does not divide the 1 devices; allowed: 1"),
     (dict(prompt="chat"), "--prompt='chat'; allowed: boxed, plain"),
     (dict(prompt="plain"), "--prompt=plain: task 'arithmetic' has one way to ask only"),
     (dict(prompt="plain", tasks=()), "--prompt=plain without --tasks"),
