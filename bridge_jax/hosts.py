@@ -32,13 +32,14 @@ import numpy as np
 from jax._src import distributed  # its client is the only way to the key-value store
 from jax.sharding import PartitionSpec
 
-from bridge_jax import settings, watch
+from bridge_jax import rollcall, settings, watch
 from bridge_jax.watch import LOST, Lost  # noqa: F401 (what users of this module catch and exit with)
 
 logger = logging.getLogger(__name__)
 VARIABLES = {"coordinator": "BRIDGE_COORDINATOR", "count": "BRIDGE_HOST_COUNT", "index": "BRIDGE_HOST_INDEX"}
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 6  # differences named per host
+START_ALL = "start all hosts, each with its own hosts.index, where they can reach that address"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +114,10 @@ def joined(config) -> Iterator[None]:
 
 
 def connect(h: Hosts) -> int:
-    """jax.distributed.initialize; the number of processes."""
+    """jax.distributed.initialize, after a roll-call where the address is given; the number of processes."""
     global _started
+    if h.coordinator != "auto":
+        call_the_roll(h)
     # its SIGTERM handler would replace ours, which the hosts agree about themselves
     jax.config.update("jax_enable_preemption_service", False)
     # jax's own timeouts are the last resort: it aborts without a name
@@ -129,11 +132,24 @@ def connect(h: Hosts) -> int:
         raise ValueError(f"hosts.coordinator={h.coordinator!r}: the hosts cannot find each other ({reason}). If this is no "
                          "cluster that jax knows, set hosts.coordinator=HOST:PORT, hosts.count and hosts.index") from error
     if not came:
-        address = distributed.global_state.coordinator_address
+        address, mine = distributed.global_state.coordinator_address, distributed.global_state.process_id
         missing = "not all of the others came" if watch.reachable(address) else "nobody listens there, where host 0 should"
-        raise Lost(f"host {distributed.global_state.process_id} waited {h.timeout_s} s (hosts.timeout_s) at {address}, and "
-                   f"{missing}; start all hosts, each with its own hosts.index, where they can reach that address")
+        raise Lost(f"host {mine} waited {h.timeout_s} s (hosts.timeout_s) at {address}, and {missing}; {START_ALL}")
     return distributed.global_state.num_processes
+
+
+def call_the_roll(h: Hosts) -> None:
+    """Lost, naming who is missing, unless all hosts come in time; ValueError for an address or an index that cannot be."""
+    try:
+        found = rollcall.call(h.coordinator, h.count, h.index, h.timeout_s)
+    except OSError as error:
+        raise ValueError(f"hosts.coordinator={h.coordinator!r}: host 0 cannot listen there ({error}); give an address of this "
+                         "machine and a free port") from error
+    if found.twice:
+        raise ValueError(f"hosts.index={found.twice[0]} was given to two processes; each needs its own, 0 to {h.count - 1}")
+    if found.missing:
+        named = f"host{'s' * (len(found.missing) > 1)} {', '.join(map(str, found.missing))} of {h.count} did not come"
+        raise Lost(f"host {h.index} waited up to {h.timeout_s} s (hosts.timeout_s) at {h.coordinator}, and {named}; {START_ALL}")
 
 
 def done_within(seconds: float, function: Callable[[], Any]) -> bool:

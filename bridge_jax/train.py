@@ -28,7 +28,7 @@ from bridge_jax import checkpoint, cooperation, data, evaluate, generate, hosts,
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
 from bridge_jax.models import params
-from bridge_jax.programs import Programs, compile_count, compile_programs
+from bridge_jax.programs import Programs, compile_count, compile_programs, compiler_options
 from bridge_jax.setup import Run
 from bridge_jax.types import Batch, TrainState
 
@@ -104,7 +104,8 @@ def restore_or_begin(run: Run, store: checkpoint.Checkpoints) -> tuple[TrainStat
         found = store.restore(abstract)
     if found:
         return found
-    init = jax.jit(run.method.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract), donate_argnums=0)
+    init = jax.jit(run.method.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract), donate_argnums=0,
+                   compiler_options=compiler_options())
     state = init(setup.initial_theta(run), jax.random.fold_in(jax.random.key(run.settings.seed), 1))
     return state, {"step": 0, "rl": 0, "sft": 0, "skipped_in_row": 0, "totals": {}, "train_s": 0.0, "unlogged": {}}
 
