@@ -82,7 +82,8 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, a
     done = J_RL
     if known := not callable(lam):
         state, moved, up_w = theta_part(state, lam, values)
-        done = (leaf := jax.tree.leaves(state.params.theta)[0])[(0,) * leaf.ndim]
+        leaf = jax.tree.leaves(state.params.theta)[0]
+        done = leaf[(0,) * leaf.ndim] + objectives.inner(up_w, up_w)  # theta has moved, and what w needs of G is taken
         state = state.replace(params=jax.lax.optimization_barrier((state.params, done))[0])
     phi_hat = policy.merge(unpack(state.params).theta_hat, objectives.after(done, w))
     G_hat, J_hat, hat = grad_RL_hat(phi_hat, rl, done)
@@ -115,7 +116,8 @@ def packed(params: Params, storage: str, key=jax.random.key(1)) -> Params:
 
 def stored_ascent(recipes: Recipes, storage: str, state: TrainState, ascent: Params, values=()) -> tuple[TrainState, Metrics]:
     """apply_ascent on a state as it is stored. A difference changes when either side moves, and is rounded anew."""
-    state = on_device(state) if ascent.theta_hat is not None else state
+    if ascent.theta_hat is not None:  # unpacked, or fetched, once more behind the pass instead of being kept through it
+        state = on_device(jax.lax.optimization_barrier((state, ascent))[0])
     if storage == "full" or ascent.w is not None:
         return apply_ascent(recipes, state, ascent, values)
     moved, applied = apply_ascent(recipes, state.replace(params=unpacked(state.params, storage)), ascent, values)
