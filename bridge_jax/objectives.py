@@ -148,11 +148,12 @@ def over_micro_batches(step, carry: Tree, seqs: Sequences, rows: Tree, microbatc
     return jax.lax.fori_loop(0, -(-seqs.packing.used // R), body, (carry, facts))
 
 
-def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0):
+def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0, done: jax.Array | None = None):
     """Gradient of J in phi (fp32), J itself and its facts, accumulated over micro-batches.
 
     J(phi, seqs, rows) -> (scalar, facts [B, ...]); scalars of the micro-batches add up to the whole, so J divides by the
-    global count. microbatch_rows: rows computed at once; 0, or more than there are, means all.
+    global count. microbatch_rows: rows computed at once; 0, or more than there are, means all. done: a scalar (see `after`)
+    before which neither the pass begins nor the memory that it accumulates in is taken.
     """
     def accumulate(carry, seqs, rows):
         G, total = carry
@@ -160,6 +161,8 @@ def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0
         return (jax.tree.map(lambda a, b: a + b.astype(a.dtype), G, g), total + value), facts
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), phi)
+    if done is not None:
+        seqs, zeros = after(done, (seqs, zeros))
     (G, value), facts = over_micro_batches(accumulate, (zeros, jnp.float32(0)), seqs, rows, microbatch_rows)
     return G, value, jax.lax.stop_gradient(facts)
 

@@ -205,34 +205,39 @@ def labels(params: Params) -> Params:
     return Params(**{part: name(part) for part in LABELS})
 
 
-def apply_ascent(recipes: Recipes, state: TrainState, ascent: Params, values=()) -> tuple[TrainState, Metrics]:
+def apply_ascent(recipes: Recipes, state: TrainState, ascent: Params, values=(), along: dict[str, Callable] | None = None,
+                 ) -> tuple[TrainState, Metrics]:
     """Move the parts of the parameters that have a direction along it, all of them or none.
 
     A non-finite gradient norm, or a non-finite entry of `values` (the objectives), leaves parameters and optimizer states
     as they were and is reported as update/skipped = 1; the step counts either way, so that the next batch differs.
-    A part whose direction is None, although it has parameters, stays as it is, and so does its optimizer.
+    A part whose direction is None, although it has parameters, stays as it is, and so does its optimizer, unless it is stored
+    in terms of the others: along, {part: (as stored, Params before, Params after) -> as stored}, then tells what becomes of it.
     """
     up = {name: tree for name in LABELS if (tree := getattr(ascent, name)) is not None}
     norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in up.items()}
     finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(x, jnp.float32) for x in (*norms.values(), *values)])))
-    inner_states = state.opt_state.inner_states
+    inner_states, along = state.opt_state.inner_states, along or {}
     parts = {name: (getattr(state.params, name), inner_states[LABELS[name]]) for name in up}
 
-    def move(up: dict, parts: dict) -> dict:
-        """{part: (its parameters, its optimizer's state)}; parts that rest are zeros here, which come to nothing."""
+    def move(up: dict, parts: dict, others: dict) -> tuple[dict, dict]:
+        """{part: (its parameters, its optimizer's state)}, {part: as stored}; parts that rest are zeros, which come to nothing."""
         zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
         resting = {name: zeros(tree) for name in LABELS if name not in up and (tree := getattr(state.params, name)) is not None}
-        params = Params(**{name: params for name, (params, _) in parts.items()}, **resting)
+        before = Params(**{name: params for name, (params, _) in parts.items()}, **resting)
         moments = {label: zeros(inner) for label, inner in inner_states.items()} | {
             LABELS[name]: inner for name, (_, inner) in parts.items()}
         descent = Params(**{name: jax.tree.map(jnp.negative, tree) for name, tree in up.items()}, **resting)
-        updates, moved = recipes.optimizer().update(descent, state.opt_state._replace(inner_states=moments), params)
-        params = optax.apply_updates(params, updates)
-        return {name: (getattr(params, name), moved.inner_states[LABELS[name]]) for name in up}
+        updates, moved = recipes.optimizer().update(descent, state.opt_state._replace(inner_states=moments), before)
+        after = optax.apply_updates(before, updates)
+        return ({name: (getattr(after, name), moved.inner_states[LABELS[name]]) for name in up},
+                {name: along[name](tree, before, after) for name, tree in others.items()})
 
-    # a branch of its own is also a fusion boundary: theta and theta_hat, bit-equal so far, round alike in their optimizers
-    parts = jax.lax.cond(finite, move, lambda _, parts: parts, up, parts)
-    params = state.params.replace(**{name: params for name, (params, _) in parts.items()})
+    # a branch of its own is also a fusion boundary: theta and theta_hat, bit-equal so far, round alike in their optimizers;
+    # what changes along with them is computed in it, so that the parameters before need not be kept beside those after
+    others = {name: on_device(getattr(state.params, name)) for name in along}
+    parts, others = jax.lax.cond(finite, move, lambda _, *rest: rest, up, parts, others)
+    params = state.params.replace(**{name: params for name, (params, _) in parts.items()}, **others)
     inner_states = inner_states | {LABELS[name]: inner for name, (_, inner) in parts.items()}
     state = state.replace(step=state.step + 1, params=params, opt_state=state.opt_state._replace(inner_states=inner_states))
     return state, norms | {"update/skipped": 1.0 - finite.astype(jnp.float32)}

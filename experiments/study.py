@@ -40,13 +40,13 @@ Rows = dict[str, dict[int, dict]]  # variant -> seed -> its line of the results
 
 
 def read(folder: pathlib.Path) -> dict[str, Rows]:
-    """Base -> its finished runs of all stages; of two lines of one variant and seed the later one."""
-    found: dict[str, Rows] = {}
+    """Base (those of BASES first) -> its finished runs of all stages; of two lines of one variant and seed the later one."""
+    found: dict[str, Rows] = {base: {} for base in BASES.values()}
     for path in sorted(folder.glob("*.jsonl")):
         for row in map(json.loads, path.read_text().splitlines()):
             rows = found.setdefault(BASES.get(row["weights"], row["weights"]), {})
             rows.setdefault(row["variant"], {})[row["seed"]] = row
-    return found
+    return {base: rows for base, rows in found.items() if rows}
 
 
 def plain(rows: Rows) -> list[str]:
@@ -83,10 +83,9 @@ def choose(rows: Rows) -> dict[str, tuple[float, float]]:
 
 
 def tuned(bases: dict[str, Rows]) -> dict[str, tuple[float, float]]:
-    """What is chosen for each variant, on the first base on which its whole grid has run."""
-    chosen = [choose(rows) for rows in bases.values()]
-    return {name: next(rates[name] for rates in chosen if name in rates)
-            for name in ladder.METHODS if any(name in rates for rates in chosen)}
+    """What is chosen for each variant, on the last base (the study goes on there) on which its whole grid has run."""
+    chosen = {name: rates for rows in bases.values() for name, rates in choose(rows).items()}
+    return {name: chosen[name] for name in ladder.METHODS if name in chosen}
 
 
 def shown(found: Interval, signed: bool = False) -> str:

@@ -301,6 +301,17 @@ def table(runs: list[Run], finished: set[tuple[str, str, str]], workdir: str) ->
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
+def parameters_of(text: str) -> dict:
+    """What --slurm gives to submitit; ValueError unless it is a JSON object."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        found = error
+    if not isinstance(found, dict):
+        raise ValueError(f"--slurm={text} is no JSON object ({found}); give one such as '{{\"timeout_min\": 60}}'")
+    return found
+
+
 def main(argv: list[str]) -> None:
     """Plan, run what is left, say what failed."""
     given = flags.FLAGS
@@ -308,9 +319,7 @@ def main(argv: list[str]) -> None:
         fail(f"unexpected arguments {argv[1:]}")
     try:
         runs = runs_of(load(given.sweep))
-        slurm = json.loads(given.slurm)
-    except json.JSONDecodeError as error:
-        fail(f"--slurm={given.slurm} is not JSON ({error}); give an object such as '{{\"timeout_min\": 60}}'")
+        slurm = parameters_of(given.slurm)
     except ValueError as error:
         fail(str(error))
     results = given.results or os.path.join(given.workdir, "results.jsonl")

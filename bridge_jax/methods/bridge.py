@@ -120,12 +120,15 @@ def stored_ascent(recipes: Recipes, storage: str, state: TrainState, ascent: Par
         state = on_device(jax.lax.optimization_barrier((state, ascent))[0])
     if storage == "full" or ascent.w is not None:
         return apply_ascent(recipes, state, ascent, values)
+    key = jax.random.fold_in(jax.random.key(2), state.step)
+    if ascent.theta is not None:
+        rebased = lambda stored, before, after: to_bfloat16(
+            jax.tree.map(lambda d, old, new: d + (old - new), stored, before.theta, after.theta), key)
+        return apply_ascent(recipes, state, ascent, values, along={"theta_hat": rebased})
     moved, applied = apply_ascent(recipes, state.replace(params=unpacked(state.params, storage)), ascent, values)
-    label = jax.random.key(1 if ascent.theta_hat is None else 2)
-    params = packed(moved.params, storage, jax.random.fold_in(label, moved.step))
     stays = lambda new, old: jnp.where(applied["update/skipped"] > 0, old, new)
-    return moved.replace(params=params.replace(theta_hat=jax.tree.map(
-        stays, params.theta_hat, state.params.theta_hat))), applied
+    theta_hat = jax.tree.map(stays, packed(moved.params, storage, key).theta_hat, state.params.theta_hat)
+    return moved.replace(params=moved.params.replace(theta_hat=theta_hat)), applied
 
 
 def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
@@ -239,14 +242,14 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
 
         def grad_RL_hat(phi_hat, rl, done):
             behaviour = {} if own else {"behaviour_BT": rl["logp_BT"]}
-            G, J, facts = gradient(J_hat, phi_hat, objectives.after(done, seen_by_hat.seqs), rows_hat | behaviour)
+            G, J, facts = gradient(J_hat, phi_hat, seen_by_hat.seqs, rows_hat | behaviour, done=done)
             if own:  # one more forward pass
                 facts["of_theta_BT"] = objectives.logp_of(policy, phi_hat, rollouts, microbatch_rows)
             return G, J, facts
 
         state, values, (sft, rl, hat), metrics = coupled_ascent(
             lambda phi: gradient(J_SFT, phi, demos, {}),
-            lambda phi, done: gradient(J_RL, phi, objectives.after(done, rollouts.seqs), rows), grad_RL_hat,
+            lambda phi, done: gradient(J_RL, phi, rollouts.seqs, rows, done=done), grad_RL_hat,
             lam_at(before.step, rollouts, seen_by_hat if own else None), before, policy, ascend, cfg.w_learns, unpack)
         gain = (own_gain(rollouts, seen_by_hat, rl["logp_BT"], hat["of_theta_BT"], hat["logp_BT"]) if own
                 else shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"]))

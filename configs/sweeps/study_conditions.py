@@ -6,8 +6,8 @@ A variant is METHOD+CONDITION. The learning rates are those tuned without any of
 """
 from configs.sweeps import ladder
 
-CONDITIONS = {"noise 0.2": {"rollout.reward_noise": 0.2}, "corrupt 0.5": {"task.corrupt": 0.5},
-              "16 experts": {"task.demo_size": 16}, "corrupt 0.2": {"task.corrupt": 0.2}}
+CONDITIONS = {"corrupt 0.5": {"task.corrupt": 0.5}, "16 experts": {"task.demo_size": 16},
+              "noise 0.2": {"rollout.reward_noise": 0.2}, "corrupt 0.2": {"task.corrupt": 0.2}}
 
 
 def get_sweep() -> dict:

@@ -120,6 +120,16 @@ def run(environment, *args):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("given, message", [
+    ("--slurm={timeout_min: 5}", "error: --slurm={timeout_min: 5} is no JSON object (Expecting property name"),
+    ("--slurm=[5]", "error: --slurm=[5] is no JSON object ([5]); give one such as '{\"timeout_min\": 60}'"),
+    ("--workdir=/dev/null/runs", "error: the results cannot be kept"),
+    ("--results=/dev/null/results.jsonl", "choose another --workdir or --results"), ("--jobs=0", "--jobs")])
+def test_a_command_line_that_cannot_be_run_is_one_line(environment, tmp_path, given, message):  # noqa: F811
+    code, _, err = run(environment, f"--sweep={write(tmp_path, set=TINY)}", f"--workdir={tmp_path / 'runs'}", given)
+    assert code == 2 and message in err and "Traceback" not in err
+
+
 def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noqa: F811
     """One run fails, the other is done all the same; again: done is skipped, what was cut off goes on, the failure is told again."""
     parts = dict(set=TINY, variants={"sft": {"method": "sft"}, "broken": {"method": "sft", "model.path": str(tmp_path / "nowhere")}})

@@ -161,3 +161,23 @@ def test_exit_codes(monkeypatch, capsys, raised, code):
     with pytest.raises(SystemExit) as exit:
         command.main(["train", "stray"])
     assert exit.value.code == 2 and "unexpected arguments ['stray']" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_freed_memory_is_kept():
+    """Eight arrays of 32 MiB, each freed before the next: without it each is mapped, and its pages are faulted in, anew."""
+    program = """
+import resource, sys
+import numpy as np
+from experiments import train
+if sys.argv[1] == "kept":
+    train.keep_freed_memory()
+np.ones(2**22)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    np.ones(2**22)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {given: int(subprocess.run([sys.executable, "-c", program, given], cwd=ROOT, check=True, capture_output=True,
+                                        env=os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}).stdout) for given in ("kept", "as it is")}
+    assert faults["as it is"] > 8 * 2**25 // 4096 * 0.9 and faults["kept"] < 100, faults

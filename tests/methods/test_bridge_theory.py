@@ -122,15 +122,19 @@ def test_directions_are_the_gradients_of_their_objectives():
             np.testing.assert_allclose(objectives.inner(getattr(up, part), along), slope, rtol=1e-6, atol=1e-9)
 
 
-def test_update_applies_these_directions():
-    """bridge.update's first moments are 0.1 times the directions, for theta, theta_hat and w, theta_hat elsewhere."""
+@pytest.mark.parametrize("storage", ["full", "difference"])
+def test_update_applies_these_directions(storage):
+    """bridge.update's first moments are 0.1 times the directions, for theta, theta_hat and w, theta_hat elsewhere; all three are
+    taken at the iterate before, although theta moves first, and what is stored of theta_hat has followed both moves."""
     policy, lam, batch = toys.bigram(), 0.3, toys.batch(0, vocab=toys.V)
     single = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
     w = single(toys.noise_like({"A": np.zeros((toys.V, 2)), "B": np.zeros((2, toys.V))}, 3, 0.5))
-    params = Params(toys.bigram_theta(0), toys.bigram_theta(1), w)
+    apart = jax.tree.map(lambda there, here: ((there - here) / 8).astype(jnp.bfloat16), toys.bigram_theta(1), toys.bigram_theta(0))
+    params = Params(toys.bigram_theta(0), jax.tree.map(lambda t, d: t + d.astype(t.dtype), toys.bigram_theta(0), apart), w)
     recipes = toys.recipes(clip_norm=0.0)
-    method = bridge.make(bridge.Config(lam=lam, kl_coef=0.2), policy, recipes)
-    state = method.init(toys.bigram_theta(2), jax.random.key(0)).replace(params=params)
+    method = bridge.make(bridge.Config(lam=lam, kl_coef=0.2, shadow_storage=storage), policy, recipes)
+    stored = params if storage == "full" else params.replace(theta_hat=apart)
+    state = method.init(toys.bigram_theta(2), jax.random.key(0)).replace(params=stored)
     after, _ = jax.jit(method.update)(state, batch)
 
     rolled = batch.rollouts["theta"]
@@ -146,9 +150,16 @@ def test_update_applies_these_directions():
     mu = lambda label: next(s.mu for s in jax.tree.leaves(states[label], is_leaf=lambda x: hasattr(x, "mu")) if hasattr(s, "mu"))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
     close(-10 * mu("base").theta["table"], G)
+    if storage == "difference":  # rounded to bfloat16 when theta moved, before theta_hat's pass
+        close = functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-3 * np.abs(G_hat).max())
     close(-10 * mu("shadow").theta_hat["table"], G_hat)
     close(-10 * mu("lora").w["A"], D @ w["B"].T)
     close(-10 * mu("lora").w["B"], w["A"].T @ D)
+    rate, found = recipes.base.learning_rate, bridge.unpacked(after.params, storage)
+    for part, up in (("theta", G), ("theta_hat", G_hat)):  # Adam's first step is the sign of the direction
+        moved = getattr(found, part)["table"] - getattr(params, part)["table"]
+        error = np.max(np.abs(moved - rate * np.sign(up) * (np.abs(up) > 1e-6)))
+        assert error < (1e-5 if storage == "full" or part == "theta" else 2**-8), (part, error)  # bfloat16 of differences below 1
 
 
 # ---- the estimator at theta_hat, exact: every sequence enumerated instead of sampled
