@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -205,39 +205,45 @@ def labels(params: Params) -> Params:
     return Params(**{part: name(part) for part in LABELS})
 
 
-def apply_ascent(recipes: Recipes, state: TrainState, ascent: Params, values=(), along: dict[str, Callable] | None = None,
-                 ) -> tuple[TrainState, Metrics]:
+class Storage(NamedTuple):
+    """How parameters are kept between steps, where not as they are: both functions change the parts that follow alone."""
+    unpack: Callable[[Params], Params] = lambda params: params
+    pack: Callable[[Params, jax.Array], Params] = lambda params, key: params  # the key is for rounding
+    follow: tuple[str, ...] = ()  # parts that are stored in terms of theta, and so change when it moves
+
+
+def apply_ascent(recipes: Recipes, state: TrainState, ascent: Params, values=(), storage=Storage()) -> tuple[TrainState, Metrics]:
     """Move the parts of the parameters that have a direction along it, all of them or none.
 
     A non-finite gradient norm, or a non-finite entry of `values` (the objectives), leaves parameters and optimizer states
     as they were and is reported as update/skipped = 1; the step counts either way, so that the next batch differs.
-    A part whose direction is None, although it has parameters, stays as it is, and so does its optimizer, unless it is stored
-    in terms of the others: along, {part: (as stored, Params before, Params after) -> as stored}, then tells what becomes of it.
+    A part whose direction is None, although it has parameters, stays as it is, and so does its optimizer.
     """
     up = {name: tree for name in LABELS if (tree := getattr(ascent, name)) is not None}
     norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in up.items()}
     finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(x, jnp.float32) for x in (*norms.values(), *values)])))
-    inner_states, along = state.opt_state.inner_states, along or {}
-    parts = {name: (getattr(state.params, name), inner_states[LABELS[name]]) for name in up}
+    inner_states = state.opt_state.inner_states
+    changing = [name for name in LABELS if name in up or "theta" in up and name in storage.follow]
+    storage = storage if set(changing) & set(storage.follow) else Storage()
+    key = jax.random.fold_in(jax.random.key("theta" in up), state.step)
 
-    def move(up: dict, parts: dict, others: dict) -> tuple[dict, dict]:
-        """{part: (its parameters, its optimizer's state)}, {part: as stored}; parts that rest are zeros, which come to nothing."""
+    def move(_, kept: tuple[dict, dict]) -> tuple[dict, dict]:
+        """{part: it as stored}, {label: its optimizer's state}; parts that rest are zeros here, which come to nothing."""
+        parts, moments = kept
         zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
-        resting = {name: zeros(tree) for name in LABELS if name not in up and (tree := getattr(state.params, name)) is not None}
-        before = Params(**{name: params for name, (params, _) in parts.items()}, **resting)
-        moments = {label: zeros(inner) for label, inner in inner_states.items()} | {
-            LABELS[name]: inner for name, (_, inner) in parts.items()}
-        descent = Params(**{name: jax.tree.map(jnp.negative, tree) for name, tree in up.items()}, **resting)
-        updates, moved = recipes.optimizer().update(descent, state.opt_state._replace(inner_states=moments), before)
+        there = storage.unpack(state.params.replace(**parts))
+        before = there.replace(**{name: zeros(getattr(there, name)) for name in LABELS if name not in up})
+        descent = before.replace(**{name: jax.tree.map(jnp.negative, tree) for name, tree in up.items()})
+        resting = {label: zeros(inner) for label, inner in inner_states.items()}
+        updates, moved = recipes.optimizer().update(descent, state.opt_state._replace(inner_states=resting | moments), before)
         after = optax.apply_updates(before, updates)
-        return ({name: (getattr(after, name), moved.inner_states[LABELS[name]]) for name in up},
-                {name: along[name](tree, before, after) for name, tree in others.items()})
+        after = storage.pack(there.replace(**{name: getattr(after, name) for name in up}), key)
+        return {name: getattr(after, name) for name in parts}, {label: moved.inner_states[label] for label in moments}
 
-    # a branch of its own is also a fusion boundary: theta and theta_hat, bit-equal so far, round alike in their optimizers;
-    # what changes along with them is computed in it, so that the parameters before need not be kept beside those after
-    others = {name: on_device(getattr(state.params, name)) for name in along}
-    parts, others = jax.lax.cond(finite, move, lambda _, *rest: rest, up, parts, others)
-    params = state.params.replace(**{name: params for name, (params, _) in parts.items()}, **others)
-    inner_states = inner_states | {LABELS[name]: inner for name, (_, inner) in parts.items()}
-    state = state.replace(step=state.step + 1, params=params, opt_state=state.opt_state._replace(inner_states=inner_states))
+    # A loop of one round or none. Its body is a fusion boundary: theta and theta_hat, bit-equal so far, round alike in their
+    # optimizers. And what it changes is written over, while a branch's results take memory of their own beside their operands.
+    kept = {name: getattr(state.params, name) for name in changing}, {LABELS[name]: inner_states[LABELS[name]] for name in up}
+    parts, moments = jax.lax.fori_loop(0, finite.astype(jnp.int32), move, on_device(kept))
+    state = state.replace(step=state.step + 1, params=state.params.replace(**parts),
+                          opt_state=state.opt_state._replace(inner_states=inner_states | moments))
     return state, norms | {"update/skipped": 1.0 - finite.astype(jnp.float32)}

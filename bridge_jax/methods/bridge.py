@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
-from bridge_jax.optim import MOMENTS, Recipes, apply_ascent, begin, on_device, schedule, to_bfloat16
+from bridge_jax.optim import MOMENTS, Recipes, Storage, apply_ascent, begin, on_device, schedule, to_bfloat16
 from bridge_jax.types import Batch, Method, Metrics, Params, Policy, Reads, Rollouts, TrainState
 
 
@@ -52,8 +52,8 @@ class Config:
     shadow_offload: bool = False     # whether theta_hat and its moments lie in the host's memory between steps
 
 
-CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"), "shadow_storage": ("full", "difference"),
-           "shadow_moments": ("", *MOMENTS)}
+CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"),
+           "shadow_moments": ("", *MOMENTS), "shadow_storage": ("full", "difference")}
 
 
 def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, ascend, w_learns: str = "both",
@@ -99,36 +99,17 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, a
     return state, values, (sft, rl, hat), metrics
 
 
-def unpacked(params: Params, storage: str) -> Params:
-    """Params with theta_hat as it is, on the device."""
-    params = on_device(params)
-    if storage == "full":
-        return params
+def unpacked(params: Params) -> Params:
+    """Params with theta_hat as it is, from the difference."""
     return params.replace(theta_hat=jax.tree.map(lambda t, d: t + d.astype(t.dtype), params.theta, params.theta_hat))
 
 
-def packed(params: Params, storage: str, key=jax.random.key(1)) -> Params:
-    """Params with theta_hat as it is stored; differences are rounded at random."""
-    if storage == "full":
-        return params
+def packed(params: Params, key: jax.Array) -> Params:
+    """Params with the difference theta_hat - theta, rounded at random."""
     return params.replace(theta_hat=to_bfloat16(jax.tree.map(jnp.subtract, params.theta_hat, params.theta), key))
 
 
-def stored_ascent(recipes: Recipes, storage: str, state: TrainState, ascent: Params, values=()) -> tuple[TrainState, Metrics]:
-    """apply_ascent on a state as it is stored. A difference changes when either side moves, and is rounded anew."""
-    if ascent.theta_hat is not None:  # unpacked, or fetched, once more behind the pass instead of being kept through it
-        state = on_device(jax.lax.optimization_barrier((state, ascent))[0])
-    if storage == "full" or ascent.w is not None:
-        return apply_ascent(recipes, state, ascent, values)
-    key = jax.random.fold_in(jax.random.key(2), state.step)
-    if ascent.theta is not None:
-        rebased = lambda stored, before, after: to_bfloat16(
-            jax.tree.map(lambda d, old, new: d + (old - new), stored, before.theta, after.theta), key)
-        return apply_ascent(recipes, state, ascent, values, along={"theta_hat": rebased})
-    moved, applied = apply_ascent(recipes, state.replace(params=unpacked(state.params, storage)), ascent, values)
-    stays = lambda new, old: jnp.where(applied["update/skipped"] > 0, old, new)
-    theta_hat = jax.tree.map(stays, packed(moved.params, storage, key).theta_hat, state.params.theta_hat)
-    return moved.replace(params=moved.params.replace(theta_hat=theta_hat)), applied
+STORAGE = {"full": Storage(), "difference": Storage(unpacked, packed, follow=("theta_hat",))}
 
 
 def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
@@ -217,18 +198,21 @@ def settle(cfg: Config, state: TrainState, step, skipped) -> TrainState:
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """BRIDGE; state: Params(theta, theta_hat, w), and ref when kl_coef > 0."""
     check(cfg)
-    own = cfg.shadow_rollouts == "own"
-    lam_at = lam_rule(cfg)
+    own, lam_at = cfg.shadow_rollouts == "own", lam_rule(cfg)
     term = functools.partial(objectives.surrogate, cap=cfg.ratio_cap)
-    recipes = dataclasses.replace(recipes, shadow_moments=cfg.shadow_moments)
+    recipes, storage = dataclasses.replace(recipes, shadow_moments=cfg.shadow_moments), STORAGE[cfg.shadow_storage]
 
     def init(theta, key) -> TrainState:
         params = Params(theta=theta, theta_hat=jax.tree.map(jnp.copy, theta), w=policy.init_w(key))
         state = begin(recipes, params, policy.merge(theta, None) if cfg.kl_coef else None)
-        return state.replace(params=packed(state.params, cfg.shadow_storage))
+        return state.replace(params=storage.pack(state.params, key))
 
-    unpack = functools.partial(unpacked, storage=cfg.shadow_storage)
-    ascend = functools.partial(stored_ascent, recipes, cfg.shadow_storage)
+    unpack = lambda params: storage.unpack(on_device(params))
+
+    def ascend(state: TrainState, ascent: Params, values=()):
+        if ascent.theta_hat is not None:  # fetched once more behind its pass instead of being kept through it
+            state = jax.lax.optimization_barrier((state, ascent))[0]
+        return apply_ascent(recipes, state, ascent, values, storage)
 
     def update(before: TrainState, batch: Batch):
         rollouts, demos = batch.rollouts["theta"], batch.demos
@@ -265,9 +249,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         return state, metrics | {"budget/generated_tokens": sum(x.seqs.length_B.sum() for x in batch.rollouts.values())}
 
     def policy_of(params: Params, actor: str = "theta"):
-        params = unpacked(params, cfg.shadow_storage) if actor == "theta_hat" else params
+        params = unpack(params) if actor == "theta_hat" else params
         return policy.merge(params.theta_hat if actor == "theta_hat" else params.theta, params.w)
 
-    actors = ("theta", "theta_hat") if own else ("theta",)
-    return Method(init, update, policy_of, kinds=(Reads(actors, demos=True),),
+    return Method(init, update, policy_of, kinds=(Reads(("theta", "theta_hat") if own else ("theta",), demos=True),),
                   on_host=("theta_hat",) if cfg.shadow_offload else ())

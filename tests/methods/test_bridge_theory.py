@@ -155,7 +155,7 @@ def test_update_applies_these_directions(storage):
     close(-10 * mu("shadow").theta_hat["table"], G_hat)
     close(-10 * mu("lora").w["A"], D @ w["B"].T)
     close(-10 * mu("lora").w["B"], w["A"].T @ D)
-    rate, found = recipes.base.learning_rate, bridge.unpacked(after.params, storage)
+    rate, found = recipes.base.learning_rate, bridge.STORAGE[storage].unpack(after.params)
     for part, up in (("theta", G), ("theta_hat", G_hat)):  # Adam's first step is the sign of the direction
         moved = getattr(found, part)["table"] - getattr(params, part)["table"]
         error = np.max(np.abs(moved - rate * np.sign(up) * (np.abs(up) > 1e-6)))
