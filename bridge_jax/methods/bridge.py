@@ -52,10 +52,6 @@ class Config:
     shadow_offload: bool = False     # whether theta_hat and its moments lie in the host's memory between steps
 
 
-CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"),
-           "shadow_moments": ("", *MOMENTS), "shadow_storage": ("full", "difference")}
-
-
 def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, ascend, w_learns: str = "both",
                    unpack=lambda params: params):
     """One step of the three parts, all at the iterate of `state`; also values, facts and metrics.
@@ -110,6 +106,8 @@ def packed(params: Params, key: jax.Array) -> Params:
 
 
 STORAGE = {"full": Storage(), "difference": Storage(unpacked, packed, follow=("theta_hat",))}
+CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"), "shadow_storage": tuple(STORAGE),
+           "shadow_moments": ("", *MOMENTS)}
 
 
 def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
