@@ -9,9 +9,10 @@ A sweep file has `get_sweep()`, which returns a dict:
     zip       {key: values}, of one length: first with first, second with second
     seeds     the seeds of each
 
-Every run is a directory DIR/NAME and, when it is done, one line of results.jsonl (--results): its settings, what it spent, its
-figures at each evaluation, and which held-out problems it solved. What stands there is skipped; a run that was cut off goes on;
-a run that fails is told of at the end and does not stop the others.
+Every run is a directory DIR/NAME.HASH and, when it is done, one line of results.jsonl (--results): its settings, what it spent,
+its figures at each evaluation, and which held-out problems it solved. What stands there is skipped; a run that was cut off goes
+on; a run that fails is told of at the end and does not stop the others. HASH is of the settings and of the weights it begins from:
+a sweep whose file has changed finds neither its results nor its directories taken.
 Exit codes: 0 all done, 1 some failed, 2 the sweep cannot be meant.
 """
 from __future__ import annotations
@@ -57,6 +58,11 @@ class Run(NamedTuple):
     def identity(self) -> tuple[str, str, str]:
         """What makes a finished run this run: another base model makes another one."""
         return self.name, self.fingerprint, self.weights
+
+    @property
+    def folder(self) -> str:
+        """Its directory in the sweep's: of other settings or other weights, another one."""
+        return f"{self.name}.{hashlib.sha256(repr(self.identity).encode()).hexdigest()[:6]}"
 
 
 class Result(NamedTuple):
@@ -157,7 +163,7 @@ def command_of(run: Run, workdir: str) -> list[str]:
     """The command of one run; running it again resumes."""
     write = lambda value: value if isinstance(value, str) else repr(value)
     given = [f"--config.{key}={write(value)}" for key, value in run.settings.items()]
-    return [sys.executable, "-m", "experiments.train", f"--config={run.config}", f"--workdir={os.path.join(workdir, run.name)}",
+    return [sys.executable, "-m", "experiments.train", f"--config={run.config}", f"--workdir={os.path.join(workdir, run.folder)}",
             f"--config.seed={run.seed}", *given]
 
 
@@ -183,7 +189,7 @@ def weights_of(path: str) -> str:
 def summary(run: Run, workdir: str) -> dict:
     """The line of a finished run; ValueError if the run directory is not at its last step."""
     from bridge_jax import logbook
-    folder = os.path.join(workdir, run.name)
+    folder = os.path.join(workdir, run.folder)
     lines = logbook.read(folder)
     with open(os.path.join(folder, "config.json")) as file:
         config = json.load(file)["config"]
@@ -226,7 +232,7 @@ def record(run: Run, workdir: str, results: str) -> str:
 
 
 def execute(run: Run, workdir: str, results: str, cores: tuple[int, ...] = ()) -> Result:
-    """Train in a process of its own, on these cores if any, its output in DIR/NAME.log; then record it."""
+    """Train in a process of its own, on these cores if any, its output in DIR/NAME.HASH.log; then record it."""
     try:
         return trained(run, workdir, results, cores)
     except Exception as error:  # of this run alone: the others go on, and it is told of at the end
@@ -235,7 +241,7 @@ def execute(run: Run, workdir: str, results: str, cores: tuple[int, ...] = ()) -
 
 def trained(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Result:
     """execute, without its safety net."""
-    log = os.path.join(workdir, run.name + ".log")
+    log = os.path.join(workdir, run.folder + ".log")
     pin = (lambda: os.sched_setaffinity(0, cores)) if cores and hasattr(os, "sched_setaffinity") else None
     with open(log, "a") as file:
         code = subprocess.run(command_of(run, workdir), stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin).returncode
@@ -292,11 +298,11 @@ def tpu_commands(runs: list[Run], workdir: str) -> str:
 
 def table(runs: list[Run], finished: set[tuple[str, str, str]], workdir: str) -> str:
     """The runs, what each sets, and where it stands."""
-    rows = [("run", "state", "config", "settings")]
+    rows = [("run directory", "state", "config", "settings")]
     for run in runs:
-        began = os.path.exists(os.path.join(workdir, run.name, "metrics.jsonl"))
+        began = os.path.exists(os.path.join(workdir, run.folder, "metrics.jsonl"))
         state = "done" if run.identity in finished else "cut off" if began else "to do"
-        rows.append((run.name, state, run.config, " ".join(f"{key}={value}" for key, value in run.settings.items())))
+        rows.append((run.folder, state, run.config, " ".join(f"{key}={value}" for key, value in run.settings.items())))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 

@@ -142,7 +142,7 @@ def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noq
     assert run(environment, *args, "--dry_run")[1].count("cut off") == 1
     code, out, err = run(environment, *args, "--jobs=2")
     assert code == 1 and "1 of 2 runs are done, 1 failed" in out and "nowhere" in out, out + err
-    assert "steps 2 to 2" in (work / "sft__seed=0.log").read_text()
+    assert "steps 2 to 2" in (work / f"{first.folder}.log").read_text()
     line, = [json.loads(text) for text in (work / "results.jsonl").read_text().splitlines()]
     assert line["variant"] == "sft" and line["seed"] == 0 and [point["step"] for point in line["curve"]] == [0, 2]
     assert {"eval/held_out_accuracy", "budget/flops", "time/cpu_s", "sft/logp"} <= set(line["curve"][-1])
@@ -151,11 +151,11 @@ def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noq
     assert code == 1 and "2 runs, 1 done, 1 to do" in out
     # a line that is lost, as of a sweep that was killed before it wrote it: the finished run is not trained again
     (work / "results.jsonl").unlink()
-    before = (work / "sft__seed=0" / "metrics.jsonl").read_text()
+    before = (work / first.folder / "metrics.jsonl").read_text()
     code, out, _ = run(environment, *args, "--dry_run")
     assert "cut off" in out
     run(environment, *args)
-    assert (work / "sft__seed=0" / "metrics.jsonl").read_text() == before
+    assert (work / first.folder / "metrics.jsonl").read_text() == before
     assert len((work / "results.jsonl").read_text().splitlines()) == 1
 
 
@@ -172,6 +172,18 @@ def test_runs_from_other_weights_are_to_do_again(at_root, tmp_path):
     assert [run.identity in command.done(str(results)) for run in planned()] == [True, False]
     (base / "model.safetensors").write_bytes(b"two")
     assert [run.identity in command.done(str(results)) for run in planned()] == [False, False]
+
+
+def test_other_settings_or_weights_have_a_directory_of_their_own(at_root, tmp_path):
+    """A sweep whose file or base model has changed goes on beside its old runs; nothing resumes from what was another run."""
+    planned = lambda **given: command.runs_of(command.load(write(tmp_path, set={"model.path": str(tmp_path)} | given)))[0]
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    runs = [planned(), planned(), planned(**{"optim.base.learning_rate": 0.5})]
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    runs.append(planned())
+    assert {run.name for run in runs} == {"run__seed=0"}
+    assert runs[0].folder == runs[1].folder and len({run.folder for run in runs}) == 3
+    assert all(f"--workdir={os.path.join('D', run.folder)}" in command.command_of(run, "D") for run in runs)
 
 
 def test_submitit(environment, tmp_path, monkeypatch):  # noqa: F811
