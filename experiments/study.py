@@ -135,7 +135,8 @@ def main_table(rows: Rows, suffix: str = "") -> str:
         gaps = [shown(difference(rows, name + suffix, "bridge", metric), signed=True) if compared else ""
                 for metric in (GREEDY, SAMPLED)]
         means = {key: np.mean([row["curve"][-1].get(key, 0.0) for row in runs.values()]) for key in SPENT}
-        spent = [f"{means[key] * scale:,.3g}{unit}" if means[key] else "-" for key, (_, scale, unit) in SPENT.items()]
+        number = lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        spent = [number(means[key] * scale) + unit if means[key] else "-" for key, (_, scale, unit) in SPENT.items()]
         rate = next(iter(runs.values()))["settings"].get("optim.base.learning_rate")
         body.append([f"`{name}`", f"{rate:g}", str(len(runs)), *itertools.chain(*zip(cells, gaps)), *spent])
     before = [f"{100 * of_base(rows, metric):.1f}" for metric in (GREEDY, SAMPLED)]
@@ -171,11 +172,17 @@ def controls_table(rows: Rows) -> str:
 
 
 def conditions_table(rows: Rows, metric: str) -> str:
-    """Accuracy of the main methods in each condition."""
+    """Accuracy of the main methods in each condition; where seeds are still to run, how many there are."""
     conditions = [""] + list(dict.fromkeys("+" + name.partition("+")[2] for name in rows if "+" in name and "time" not in name))
-    cell = lambda name, condition: (shown(comparison.interval(final(rows[name + condition], metric)))
-                                    if name + condition in rows else "-")
-    body = [[f"`{name}`", *(cell(name, condition) for condition in conditions)] for name in ladder.MAIN]
+    whole = max(len(runs) for runs in rows.values())
+
+    def cell(variant: str) -> str:
+        if variant not in rows:
+            return "-"
+        seeds = len(rows[variant])
+        return shown(comparison.interval(final(rows[variant], metric))) + (f" ({seeds} seeds)" if 1 < seeds < whole else "")
+
+    body = [[f"`{name}`", *(cell(name + condition) for condition in conditions)] for name in ladder.MAIN]
     return results.grid(["variant", "clean", *(condition[1:] for condition in conditions[1:])], body)
 
 

@@ -11,8 +11,8 @@ A sweep file has `get_sweep()`, which returns a dict:
 
 Every run is a directory DIR/NAME.HASH and, when it is done, one line of results.jsonl (--results): its settings, what it spent,
 its figures at each evaluation, and which held-out problems it solved. What stands there is skipped; a run that was cut off goes
-on; a run that fails is told of at the end and does not stop the others. HASH is of the settings and of the weights it begins from:
-a sweep whose file has changed finds neither its results nor its directories taken.
+on; a run that fails is told of at the end and does not stop the others. HASH is of the settings and of the weights it begins
+from: a sweep whose file has changed finds neither its results nor its directories taken.
 Exit codes: 0 all done, 1 some failed, 2 the sweep cannot be meant.
 """
 from __future__ import annotations

@@ -38,7 +38,7 @@ MAIN_WITH_SAMPLES = MAIN[1:]  # sft reads no reward
 ALPHA = 1e-4  # the base rate of configs/ladder.py
 RATES = (1e-4, 3e-4, 1e-3)  # alpha of every method
 LOWER = 3e-5  # as well for those whose best of the three is the lowest; it was tried for the main ones and was best for none
-LOWEST_BEST = ("chord_phi", "luffy", "dr_grpo", "gspo", "dapo")
+LOWEST_BEST = ("chord_phi", "luffy", "dr_grpo", "gspo", "dapo", "srft", "hpt")
 RATIOS = (10, 1)  # beta / alpha of those with an adapter, which so have twice as many settings to choose from
 
 
