@@ -91,6 +91,15 @@ def test_conditions_stand_beside_the_clean_run(tmp_path):
     assert next(row for row in table if "`grpo`" in row).split("|")[3].strip() == "-"
 
 
+def test_seeds_that_are_still_to_run_are_told_of(tmp_path):
+    """A mean of fewer seeds than the others have says so, in the cell."""
+    rows = rows_of(tmp_path, {"sft": 0.5, "sft+corrupt 0.5": 0.4, "bridge": 0.6, "bridge+corrupt 0.5": 0.3})
+    del rows["bridge+corrupt 0.5"][0], rows["bridge+corrupt 0.5"][1]
+    table = study.conditions_table(rows, study.GREEDY).splitlines()
+    sft, bridge = (next(row for row in table if f"`{name}`" in row) for name in ("sft", "bridge"))
+    assert bridge.endswith(" (2 seeds) |") and bridge.count("seeds") == 1 and "seeds" not in sft
+
+
 def test_the_page_is_filled_between_its_marks(tmp_path):
     """Twice the same; the words around stay; a mark of no table is refused."""
     rows = rows_of(tmp_path, {"bridge": 0.6, "sft": 0.4})
