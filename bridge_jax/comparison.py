@@ -7,6 +7,7 @@ Intervals are 95%: Student's t over seeds; percentiles of the bootstrap over pro
 from __future__ import annotations
 
 import collections
+import functools
 import glob
 import json
 import os
@@ -145,19 +146,24 @@ def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
 
 def series(run: Run, metric: str, budget: str) -> tuple[np.ndarray, np.ndarray]:
     """Points (budget, metric) of the lines that have the metric; a budget not spent yet is 0."""
-    pairs = [(line.get(budget, 0.0) or 0.0, line[metric]) for line in run.lines if line.get(metric) is not None]
+    pairs = [(line.get(budget) or 0.0, value) for line in run.lines if (value := line.get(metric)) is not None]
     x, y = np.array(pairs, float).reshape(-1, 2).T
     return x, y
+
+
+def half_width(values: np.ndarray) -> np.ndarray:
+    """[n, ...] -> [...]: half of Student's t interval of n independent values; nan where n is below 2."""
+    n = len(values)
+    if n < 2:
+        return np.full(values.shape[1:], np.nan)
+    return stats.t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
 
 
 def interval(values) -> Interval:
     """Mean and Student's t interval of independent values."""
     values = np.asarray(values, float)
-    n, mean = len(values), float(values.mean()) if len(values) else float("nan")
-    if n < 2:
-        return Interval(mean, float("nan"), float("nan"), n)
-    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
+    mean, half = float(values.mean()) if len(values) else float("nan"), float(half_width(values))
+    return Interval(mean, mean - half, mean + half, len(values))
 
 
 def curve(group: list[Run], metric: str, budget: str) -> Curve | None:
@@ -172,9 +178,8 @@ def curve(group: list[Run], metric: str, budget: str) -> Curve | None:
     count = min(POINTS, max(len(x) for x, _ in found))
     grid = np.linspace(low, high, count)
     rows = np.stack([np.interp(grid, x, smooth(y, len(x) // (2 * count))) for x, y in found])
-    intervals = [interval(column) for column in rows.T]
-    take = lambda field: np.array([getattr(one, field) for one in intervals])
-    return Curve(grid, take("mean"), take("low"), take("high"), len(group))
+    mean, half = rows.mean(axis=0), half_width(rows)
+    return Curve(grid, mean, mean - half, mean + half, len(group))
 
 
 def smooth(y: np.ndarray, reach: int) -> np.ndarray:
@@ -199,10 +204,18 @@ def paired_bootstrap(first: np.ndarray, second: np.ndarray, draws: int = 2000, s
     """
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"{first.shape[1]} problems on one side, {second.shape[1]} on the other: not the same held-out split")
-    rng, n, found = np.random.default_rng(seed), first.shape[1], []
-    for _ in range(draws):
-        problems = rng.integers(n, size=n)
-        pick = lambda solved: solved[rng.integers(len(solved), size=len(solved))].mean(axis=0)[problems].mean()
-        found.append(pick(first) - pick(second))
-    low, high = np.percentile(found, [2.5, 97.5])
-    return Interval(float(first.mean() - second.mean()), float(low), float(high), n)
+    problems, *of_seeds = resamples(first.shape[1], len(first), len(second), draws, seed)
+    means = [((shares @ solved) * problems).sum(axis=1) for shares, solved in zip(of_seeds, (first, second))]
+    low, high = np.percentile(means[0] - means[1], [2.5, 97.5])
+    return Interval(float(first.mean() - second.mean()), float(low), float(high), first.shape[1])
+
+
+@functools.lru_cache(maxsize=4)  # a report compares a thousand pairs of groups, all of one size
+def resamples(problems: int, first: int, second: int, draws: int, seed: int) -> tuple[np.ndarray, ...]:
+    """[draws, size] for each of the three sizes: which share of a draw with replacement each item is."""
+    rng, sizes = np.random.default_rng(seed), (problems, first, second)
+    found = [np.zeros((draws, size)) for size in sizes]
+    for draw in range(draws):
+        for shares, size in zip(found, sizes):
+            shares[draw] = np.bincount(rng.integers(size, size=size), minlength=size) / size
+    return tuple(found)

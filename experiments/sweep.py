@@ -29,6 +29,7 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -330,6 +331,8 @@ def main(argv: list[str]) -> None:
         fail(str(error))
     results = given.results or os.path.join(given.workdir, "results.jsonl")
     finished = done(results)
+    if given.dry_run or given.launcher == "tpu":  # to be read, or piped into head
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if given.dry_run:
         print(table(runs, finished, given.workdir))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -184,6 +185,16 @@ def test_other_settings_or_weights_have_a_directory_of_their_own(at_root, tmp_pa
     assert {run.name for run in runs} == {"run__seed=0"}
     assert runs[0].folder == runs[1].folder and len({run.folder for run in runs}) == 3
     assert all(f"--workdir={os.path.join('D', run.folder)}" in command.command_of(run, "D") for run in runs)
+
+
+@pytest.mark.parametrize("shown", ["--dry_run", "--launcher=tpu"])
+def test_a_table_may_be_cut_short_by_its_reader(environment, tmp_path, shown):  # noqa: F811
+    """As `| head` does: no traceback."""
+    told = subprocess.Popen([sys.executable, "-m", "experiments.sweep", f"--sweep={write(tmp_path, seeds=[0, 1])}",
+                             f"--workdir={tmp_path / 'runs'}", shown], cwd=ROOT, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    told.stdout.close()
+    assert "BrokenPipe" not in told.stderr.read() and told.wait() == -signal.SIGPIPE
 
 
 def test_submitit(environment, tmp_path, monkeypatch):  # noqa: F811
