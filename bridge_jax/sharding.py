@@ -3,7 +3,7 @@
 Rows are spread over data and fsdp, parameters and their optimizer moments over fsdp (width) and tensor (heads, mlp,
 vocabulary). A dimension that its mesh axes do not divide stays whole.
 Decoding has a mesh of its own over the same devices: weights are gathered once for a rollout instead of once for a token, so
-that nothing is spread over fsdp; heads lie over decode_tensor devices, rows over the others. Left out: many processes.
+that nothing is spread over fsdp; heads lie over decode_tensor devices, rows over the others. Arrays across processes: hosts.py.
 """
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def of_state(mesh: Mesh, state: Tree, theta_axes: Tree, w_axes: Tree, on_host: t
 
 
 def of_cache(mesh: Mesh, cache: Tree) -> Tree:
-    """Shardings of a cache, [L, rows, K, positions, H] each: rows over data and fsdp, kv heads over tensor."""
+    """Shardings of a cache, [L, rows, K, positions and H] each: rows over data and fsdp, kv heads over tensor."""
     rows, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
 
     def of_leaf(leaf):

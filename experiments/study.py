@@ -35,7 +35,8 @@ ORDER = ("bridge", "alternate", "cold_start", "grpo", "sft")  # the paper's, bes
 SPENT = {"budget/generated_tokens": ("generated tokens", 1e-3, "k"), "budget/demo_tokens": ("expert tokens", 1e-3, "k"),
          "budget/flops": ("model TFLOP", 1e-12, ""), "time/cpu_s": ("processor s", 1.0, ""),
          "memory/host_peak_gib": ("peak GiB", 1.0, "")}
-BASES = {"2ff9e7f2dd4d": "A", "278f2a140599": "B"}  # what docs/study.md calls base models; others go by their hash
+# what docs/study.md calls base models; others go by their hash
+BASES = {"2ff9e7f2dd4d": "A", "278f2a140599": "B", "cd340b6fe2c3": "SmolLM2"}
 Rows = dict[str, dict[int, dict]]  # variant -> seed -> its line of the results
 
 

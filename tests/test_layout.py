@@ -1,13 +1,14 @@
 """What the compiled update of eight simulated devices does: a device computes its share of the rows, weights travel as designed."""
 from __future__ import annotations
 
+import importlib.util
 import re
 
 import jax
 import pytest
 
 from bridge_jax import programs, setup, sharding
-from bridge_jax.flight import hlo
+from bridge_jax.flight import chips, hlo
 from tests import tiny_runs
 
 
@@ -51,6 +52,25 @@ def test_weights_are_gathered_twice_for_each_micro_batch(method, passes):
     reduced = sum(move.bytes * move.times / (2 if move.kind == "all-reduce" else 1) for move in moves if "reduce" in move.kind)
     assert passes * layers < reduced < 2.4 * passes * layers
     assert not any("D,VD->" in move.origin for move in moves)  # nothing within the chunks of log-probabilities
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.parametrize("method, passes", [("grpo", 1), ("bridge", 3)])
+def test_the_tpus_compiler_gathers_each_matrix_of_a_layer_twice(method, passes):
+    """In the loop over the layers of each pass (bridge: theta's, theta_hat's, demonstrations), forward and backward: seven."""
+    config = tiny_runs.config(method)
+    config.mesh.fsdp, config.model.arch.head_dim, config.model.remat, config.rollout.calls = 8, 128, "full", 1
+    config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, demos_per_step=16, microbatch_rows=2))
+    run = setup.sketch(config, chips.devices(chips.parse("v5e:2x4")))
+    state = setup.abstract_state(run)
+    traced = programs.trace_update(run, state, run.buckets[-1], run.method.reads(0))
+    moves = hlo.collectives(hlo.parse(traced.lower().compile().as_text()))
+    # the head and the embedding lie outside those loops; of the adapter's gathers none is in a loop
+    matrices = {x.size // run.cfg.layers * 4 * 7 / 8 for x in jax.tree.leaves(state.params.theta["layers"]) if x.ndim > 2}
+    gathers = [move for move in moves if move.kind == "all-gather" and move.times > 1 and move.bytes in matrices
+               and "shard_map" not in move.origin]
+    assert len(gathers) == 2 * 7 * passes
 
 
 @pytest.mark.parametrize("kind, kernels", [("splash", True), ("xla", False)])
