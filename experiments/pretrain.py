@@ -1,16 +1,15 @@
 """`python -m experiments.pretrain --out=DIR [--config=configs/ladder.py:base]`: the base model that runs of a study begin from.
 
 Trains the config in DIR/run and exports it to DIR/model, an ordinary HF folder for `--config.model.path`. The recipe is
-deterministic: the same config gives the same weights on one core (--cores=1, the default) with AVX2 instructions, to which it
-keeps on x86 processors that have more. XLA cuts its sums by the number of threads and the width of the instructions it has, and
-of other sums the study's base came out as other weights. Run again, it goes on, or says that it is done.
+deterministic on one kind of processor: there the same config and code give the same weights on one core (--cores=1, the default).
+XLA and the libraries behind its products cut their sums by the number of threads, the instructions and the caches they find, so
+that another kind of processor makes other weights of it (docs/study.md has three). Run again, it goes on, or says that it is done.
 Exit codes as of experiments.train.
 """
 from __future__ import annotations
 
 import os
 import pathlib
-import platform
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -36,23 +35,12 @@ def use_cores(count: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-count:])
 
 
-def use_avx2() -> None:
-    """From before XLA starts: no wider instructions in its own code nor in oneDNN's products, unless the environment says which."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return
-    given = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_max_isa" not in given:
-        os.environ["XLA_FLAGS"] = f"{given} --xla_cpu_max_isa=AVX2".strip()
-    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-
-
 def main(argv: list[str]) -> None:
     """Train, export, say how good it is."""
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
     log_to_stderr()
     use_cores(flags.FLAGS.cores)
-    use_avx2()
     use_compilation_cache()
     keep_freed_memory()
     out = pathlib.Path(flags.FLAGS.out)

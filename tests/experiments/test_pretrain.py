@@ -22,22 +22,6 @@ def test_pretrain(tmp_path):
     assert (tmp_path / "model" / "config.json").stat().st_mtime_ns == stamp
 
 
-@pytest.mark.parametrize("machine, given, wanted", [
-    ("x86_64", "", "--xla_cpu_max_isa=AVX2"), ("AMD64", "--a=1", "--a=1 --xla_cpu_max_isa=AVX2"),
-    ("x86_64", "--xla_cpu_max_isa=AVX512", "--xla_cpu_max_isa=AVX512"), ("aarch64", "", "")])
-def test_instructions_that_most_processors_have(monkeypatch, machine, given, wanted):
-    """Added to XLA_FLAGS on x86 alone, and not where they say which; the same of oneDNN, which does not read XLA_FLAGS."""
-    monkeypatch.setattr(pretrain.platform, "machine", lambda: machine)
-    monkeypatch.setenv("XLA_FLAGS", given)
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "")  # so that it is put back
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
-    pretrain.use_avx2()
-    assert os.environ["XLA_FLAGS"] == wanted and os.environ.get("ONEDNN_MAX_CPU_ISA") == (None if machine == "aarch64" else "AVX2")
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
-    pretrain.use_avx2()
-    assert os.environ["ONEDNN_MAX_CPU_ISA"] == "SSE41"
-
-
 def test_nothing_is_exported_of_a_run_that_was_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain.train, "train", lambda *_, **__: {"stopped": True})
     monkeypatch.setattr(pretrain, "leave", sys.exit)
