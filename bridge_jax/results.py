@@ -12,7 +12,8 @@ import csv
 import io
 import json
 import math
-from typing import Iterable, Mapping, NamedTuple, Sequence
+import re
+from typing import Callable, Iterable, Mapping, NamedTuple, Sequence
 
 from bridge_jax.grading.outcome import Outcome
 
@@ -192,6 +193,12 @@ def grid(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A Markdown table, first column to the left, the others to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def filled(page: str, drawn: Callable[[str], str]) -> str:
+    """The page with drawn(NAME) between every `<!-- table NAME -->` and the `<!-- end -->` that follows it."""
+    made = lambda found: f"<!-- table {found[1]} -->\n{drawn(found[1])}\n<!-- end -->"
+    return re.sub(r"<!-- table (.+?) -->\n.*?<!-- end -->", made, page, flags=re.DOTALL)
 
 
 def as_csv(benchmarks: Mapping[str, Mapping], lines: Sequence[Line]) -> str:

@@ -6,7 +6,7 @@ v5p:4x4x4 (pip install libtpu; no TPU is needed), cpu:8, or the GPUs of this mac
     --fit          also searches the largest batch.microbatch_rows that fits, by compiling
     --phases=a,b   only these: merge, prefill, decode, logp, update
     --out=FILE     appends each plan as a line of JSON
-    --table        writes docs/plans.md from docs/plans/*.jsonl, and nothing else
+    --table        draws the tables of docs/plans.md from docs/plans/*.jsonl, and nothing else
 """
 from __future__ import annotations
 
@@ -34,17 +34,21 @@ def define_flags() -> None:
     flags.DEFINE_list("phases", list(PHASES), "which programs")
     flags.DEFINE_float("grading", 0.0, "seconds of grading a step that the estimate takes as given", lower_bound=0.0)
     flags.DEFINE_string("out", "", "a file to which each plan is appended as a line of JSON")
-    flags.DEFINE_bool("table", False, f"write {TABLE} from the lines of {TABLE.with_suffix('')}/*.jsonl, and nothing else")
+    flags.DEFINE_bool("table", False, f"draw the tables of {TABLE} from {TABLE.with_suffix('')}/*.jsonl, and nothing else")
 
 
 def write_table() -> None:
-    """docs/plans.md from the plans that are there."""
+    """The tables of docs/plans.md from the plans that are there; the text around them stays."""
+    from bridge_jax import results
     from bridge_jax.flight import table
     files = sorted(TABLE.with_suffix("").glob("*.jsonl"))
     plans = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     if not plans:
         fail(f"no plans in {TABLE.with_suffix('')}/*.jsonl; make some with --out={TABLE.with_suffix('')}/NAME.jsonl")
-    TABLE.write_text(table.markdown(plans))
+    try:
+        TABLE.write_text(results.filled(TABLE.read_text(), table.markdown(plans).__getitem__))
+    except KeyError as error:
+        fail(f"{TABLE} has a mark for a table {error}; allowed: plans, states")
     print(f"{TABLE}: {len(plans)} plans")
 
 

@@ -3,7 +3,7 @@
 Trains the config in DIR/run and exports it to DIR/model, an ordinary HF folder for `--config.model.path`. The recipe is
 deterministic on one kind of processor: there the same config and code give the same weights on one core (--cores=1, the default).
 XLA and the libraries behind its products cut their sums by the number of threads, the instructions and the caches they find, so
-that another kind of processor makes other weights of it (docs/study.md has three). Run again, it goes on, or says that it is done.
+that another kind of processor makes other weights of it (docs/study.md has three). Run again, it goes on, or says it is done.
 Exit codes as of experiments.train.
 """
 from __future__ import annotations

@@ -4,7 +4,7 @@ Makes the base model, runs the stages' sweeps one after the other and, after the
 the dev split (docs/study/tuned.json). Every finished run is a line of docs/study/results/STAGE.jsonl; what stands there is not
 run again, unless the base model came out as other weights, as it does on another kind of processor. Then tables and pictures are
 drawn from these files alone (`--stages=` draws without running), each of the runs from one base: the parts of docs/study.md
-between "<!-- table NAME on BASE -->" and "<!-- end -->", and docs/study/*_BASE.png.
+between `<!-- table NAME on BASE -->` and `<!-- end -->`, and docs/study/*_BASE.png.
 --quick: two seeds of the main methods, untuned, in about ten minutes, in runs/study_quick; it shows how, it proves nothing.
 Exit codes: 0 done, 1 a run failed, 2 what was asked for cannot be done.
 """
@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -227,15 +226,15 @@ TABLES = {"tuning": tuning_table, "main": main_table, "order": order_table, "con
 
 def fill(text: str, bases: dict[str, Rows]) -> str:
     """The page with each table drawn anew between its marks; ValueError for a mark of no table, or of a base without runs."""
-    def drawn(match: re.Match) -> str:
-        name, base = match[1], match[2]
+    def drawn(mark: str) -> str:
+        name, _, base = mark.rpartition(" on ")
         if name not in TABLES:
             raise ValueError(f"no table {name!r}: {settings.did_you_mean(name, TABLES)}")
         if base not in bases:
             raise ValueError(f"table {name!r} on base {base!r}: the results hold runs on {', '.join(bases)}")
-        return f"<!-- table {name} on {base} -->\n{TABLES[name](bases[base])}\n<!-- end -->"
+        return TABLES[name](bases[base])
 
-    return re.sub(r"<!-- table ([\w ]+) on (\w+) -->\n.*?<!-- end -->", drawn, text, flags=re.DOTALL)
+    return results.filled(text, drawn)
 
 
 def pictures(rows: Rows, folder: pathlib.Path, base: str) -> None:

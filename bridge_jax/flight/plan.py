@@ -1,6 +1,7 @@
 """A plan: all phases of a config on a topology, as one JSON object, and the same as a table."""
 from __future__ import annotations
 
+from concurrent import futures
 from typing import Any, Callable
 
 from ml_collections import ConfigDict
@@ -11,6 +12,7 @@ from bridge_jax.setup import Run
 
 CHIP_COUNTS = (16, 32, 64, 128, 256)  # of the table of state memory
 GB = 1e9
+AT_A_TIME = 2  # programs compiled: one keeps little more than a core busy
 
 
 def make(config: ConfigDict, topology: chips.Topology, devices: list, grading: float = 0.0,
@@ -21,11 +23,15 @@ def make(config: ConfigDict, topology: chips.Topology, devices: list, grading: f
     chip = chips.chip_of(topology, devices)
     network = chips.interconnect(topology, chip) if chip else 0.0
     options = programs.compiler_options() if topology.kind == "cpu" else {}
-    found = []
-    for phase in phases.phases(run, state):
-        if only(phase.name):
-            found.append(phases.compile_phase(phase, chip, network, len(devices), options))
-            tell(line_of(found[-1]))
+
+    def compiled(phase: phases.Phase) -> dict[str, Any]:
+        made = phases.compile_phase(phase, chip, network, len(devices), options)
+        tell(line_of(made))
+        return made
+
+    with futures.ThreadPoolExecutor(AT_A_TIME) as pool:  # the update takes longest and comes last: it begins first
+        begun = [pool.submit(compiled, phase) for phase in reversed(phases.phases(run, state)) if only(phase.name)]
+    found = [one.result() for one in reversed(begun)]
     actors = max(len(reads.actors) for reads in run.method.kinds)
     return about(run, topology, devices) | {
         "chip": None if chip is None else chip._asdict() | {"interconnect": network}, "phases": found,
