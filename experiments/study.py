@@ -35,8 +35,7 @@ SPENT = {"budget/generated_tokens": ("generated tokens", 1e-3, "k"), "budget/dem
          "budget/flops": ("model TFLOP", 1e-12, ""), "time/cpu_s": ("processor s", 1.0, ""),
          "memory/host_peak_gib": ("peak GiB", 1.0, "")}
 # what docs/study.md calls base models; others go by their hash
-BASES = {"2ff9e7f2dd4d": "A", "278f2a140599": "B", "f506e6c62c5b": "C",
-         "cd340b6fe2c3": "SmolLM2"}
+BASES = {"2ff9e7f2dd4d": "A", "278f2a140599": "B", "f8d52236e23f": "C", "cd340b6fe2c3": "SmolLM2"}
 Rows = dict[str, dict[int, dict]]  # variant -> seed -> its line of the results
 
 
