@@ -54,4 +54,4 @@ def test_the_command_prints_a_line_a_repeat_and_the_medians(capsys, monkeypatch)
 
 def test_the_reference_measures_both():
     line = bench.reference(1)[0]
-    assert line["matmul_gflops"] > 1 and line["read_gb_s"] > 0.5
+    assert 1 < line["matmul_gflops"] < 1e5 and 0.5 < line["read_gb_s"] < 2000  # beyond: computed by the compiler, not read
