@@ -132,7 +132,7 @@ def test_the_committed_rates_are_chosen_from_the_committed_results():
     """docs/study/tuned.json, and that every run of a main table was made at the rates chosen on its base, if any were."""
     bases = study.read(study.ROOT / "docs" / "study" / "results")
     assert study.tuned(bases) == ladder.tuned()
-    for rows in bases.values():
+    for rows in (rows for rows in bases.values() if study.choose(rows)):
         chosen = ladder.tuned() | study.choose(rows)
         for name, (alpha, ratio) in ((name, chosen[name]) for name in study.plain(rows) if name in chosen):
             for row in rows[name].values():
