@@ -6,7 +6,7 @@
     python -m experiments.report --runs='runs/smollm2_study/*' --out=runs/smollm2_study.html
     python -m experiments.study --stages=     # its tables and picture in docs/study.md
 
-Two CPU cores, one run at a time, 11 GB: about four hours. The base solves 27% of the task greedily (docs/smollm2.md). One rate
+Two CPU cores, one run at a time, 11 GB: three to four hours. The base solves 27% of the task greedily (docs/smollm2.md). One rate
 for all, and for sft also the 5e-5 of a strong recipe; beta = alpha, as in the paper and as the ladder's tuning chose, and for
 bridge also ten times that. Warm-up over a tenth, then a cosine to 0, as in the ladder's study.
 """
@@ -21,6 +21,8 @@ def get_sweep() -> dict:
                "alternate": {"steps": 2 * ROLLOUTS}, "bridge": {}}
     variants = {name: ladder.annealed({"method": name, "steps": ROLLOUTS} | given | {"optim.base.learning_rate": ALPHA})
                 for name, given in lengths.items()}
+    for variant in variants.values():  # an evaluation takes as long as three steps of grpo: at the start, half-way, at the end
+        variant["eval.every"] = variant["steps"] // 2
     variants["bridge"] |= {"optim.lora.learning_rate": ALPHA, "optim.lora.schedule": "cosine"}
     variants["sft_5e-5"] = variants["sft"] | {"optim.base.learning_rate": 5e-5}
     variants["bridge_10"] = variants["bridge"] | {"optim.lora.learning_rate": 10 * ALPHA}
