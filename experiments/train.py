@@ -104,7 +104,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """The command line into the flags; what cannot be read ends the program with one line instead of a traceback."""
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS:
+        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             list(flags.FLAGS.config)  # raises what kept the file from being read
         return rest
     except flags.Error as error:

@@ -10,7 +10,9 @@ import sys
 
 import pytest
 
+from bridge_jax import results
 from bridge_jax.flight import table
+from experiments import plan as command
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = """from tests import tiny_runs
@@ -57,6 +59,7 @@ def test_a_plan_for_eight_cpus(tmp_path):
     (("--config=TINY:bridge", "--topology=v5e:16"), "did you mean 'v5e:4x4'"),
     (("--config=TINY:bridge", "--topology=cpu"), "cpu:8"),
     (("--config=TINY:bridge",), "--topology=KIND:SIZE are needed"),
+    (("--topology=cpu:8",), "--config=configs/NAME.py:METHOD and"),
     (("--config=TINY:bridge", "--topology=cpu:8", "--phases=updat"), "did you mean 'update'"),
     (("--config=TINY:bridge", "--topology=cpu:8", "--config.mesh.fsdp=3"), "takes 3 devices, there are 8"),
     (("--config=TINY:bridge", "--topology=cpu:8", "--config.mesh.tensor=8", "--config.mesh.fsdp=1"), "heads"),
@@ -66,6 +69,31 @@ def test_what_cannot_be_planned_is_refused_at_once(tmp_path, arguments, message)
     code, printed, errors = run(tmp_path, *arguments)
     assert code == 2 and message in errors, errors
     assert "Traceback" not in errors
+
+
+def test_the_tables_are_drawn_between_their_marks(tmp_path):
+    """--table alone, with no config: of the plans beside the page, whose own words stay."""
+    pages = tmp_path / "docs" / "plans"
+    pages.mkdir(parents=True)
+    page = pages.with_suffix(".md")
+    page.write_text("Words.\n<!-- table states -->\nold\n<!-- end -->\nMore.\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    draw = lambda: subprocess.run([sys.executable, "-m", "experiments.plan", "--table"], cwd=tmp_path, env=environment, text=True,
+                                  capture_output=True)
+    assert "no plans in docs/plans/*.jsonl" in draw().stderr
+    (pages / "one.jsonl").write_text((ROOT / "docs" / "plans" / "qwen25_3b.jsonl").read_text())
+    done = draw()
+    assert done.returncode == 0, done.stderr
+    assert page.read_text().startswith("Words.\n<!-- table states -->\n| model | method |") and "old" not in page.read_text()
+    page.write_text("<!-- table plan -->\n<!-- end -->\n")
+    assert "a mark for a table 'plan'; allowed: plans, states" in draw().stderr
+
+
+def test_the_committed_page_is_drawn_from_the_committed_plans():
+    files = sorted((ROOT / command.TABLE).with_suffix("").glob("*.jsonl"))
+    made = table.markdown([json.loads(line) for file in files for line in file.read_text().splitlines()])
+    page = (ROOT / command.TABLE).read_text()
+    assert results.filled(page, made.__getitem__) == page and all(f"<!-- table {name} -->" in page for name in made)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
