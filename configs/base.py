@@ -25,7 +25,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
                     lam=0.5, lam_schedule="constant", lam_end=1.0, lam_steps=0, lam_boundaries=(), lam_values=(),
                     lam_gain=0.1,
                     shadow_rollouts="shared", ratio_cap=0.0, w_learns="both", resync_every=0, inner_steps=1,
-                    shadow_storage="full", shadow_moments="", shadow_offload=False,
+                    shadow_storage="full", shadow_moments="", shadow_offload=False, sft_microbatches=0,
                     # bridge, grpo and most others
                     advantage="group", kl_coef=0.0,
                     # grpo, dr_grpo; gspo

@@ -12,12 +12,13 @@ from bridge_jax.flight import chips, hlo
 from tests import tiny_runs
 
 
-def compiled(method: str, axis: str, **batch):
+def compiled(method: str, axis: str, own=(), **batch):
     """The run, and the text of its first step's update, all eight devices along one axis."""
     config = tiny_runs.config(method)
     config.mesh = type(config.mesh)(dict(dict(data=1, fsdp=1, tensor=1), **{axis: 8}))
     config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, demos_per_step=16) | batch)
     config.rollout.calls, config.model.remat = 1, "full"
+    config.method.update(dict(own))
     run = setup.build(config, jax.devices()[:8])
     state, abstract = setup.abstract_state(run), programs.abstract_batch(run, run.buckets[0], run.method.reads(0))
     place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
@@ -32,6 +33,13 @@ def test_each_device_computes_its_share_of_a_micro_batch(axis):
     T, F = run.settings.rollout.max_new, run.cfg.mlp
     rows = {int(n) for n in re.findall(rf"f32\[(\d+),{T},{F}\]", text)}
     assert rows == {2}, f"mlp activations of {rows} rows on a device; a micro-batch gives each 2 of its 16"
+
+
+@pytest.mark.parametrize("parts, at_once", [(0, {2}), (2, {2, 1})])
+def test_bridges_experts_are_cut_finer_where_asked(parts, at_once):
+    """16 experts over 8 devices: 2 on each, or 1 in each of two micro-batches."""
+    run, text = compiled("bridge", "fsdp", {"sft_microbatches": parts}, microbatch_rows=2)
+    assert {int(n) for n in re.findall(rf"f32\[(\d+),{run.settings.rollout.max_new},{run.cfg.mlp}\]", text)} == at_once
 
 
 @pytest.mark.parametrize("method, passes", [("grpo", 2), ("bridge", 5)])

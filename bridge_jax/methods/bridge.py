@@ -14,7 +14,8 @@ At the exact optimum the theta_hat term vanishes, since theta can undo w: it act
 Variants (ours): w ascends the gain alone; theta_hat is set back to theta every n steps, or takes n RL steps for one of theta;
 lam follows the measured gain, so that experts count while they make theta better than RL alone; theta_hat is kept as bfloat16
 differences from theta, its Adam moments in bfloat16 or factored (6 or 4 bytes a weight instead of 12), or all of it lies in the
-host's memory between steps and is fetched when it is used.
+host's memory between steps and is fetched when it is used; the experts' pass, through which theta's RL gradient waits, is cut
+into more micro-batches.
 The controls beside them: beta = 0 (methods/hybrid.py), no theta_hat (methods/joint.py).
 """
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Config:
     shadow_storage: str = "full"     # theta_hat as it is, or as bfloat16 "difference" theta_hat - theta
     shadow_moments: str = ""         # of theta_hat's Adam: float32, bfloat16 or factored; "": as optim.base.moments
     shadow_offload: bool = False     # whether theta_hat and its moments lie in the host's memory between steps
+    sft_microbatches: int = 0        # least number that the experts are cut into: theta's other gradient waits for their pass
 
 
 def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, ascend, w_learns: str = "both",
@@ -59,14 +61,14 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, a
     Each grad: phi -> (G in phi, J, facts). lam: a number, or a function of the facts of theta and theta_hat. ascend(state,
     direction of one part, values that have to be finite) -> (state, metrics). Where lam is a number, theta's gradient is spent
     before theta_hat's pass, so that no more than two are alive at a time; a pass of theta_hat that is not finite then stops
-    theta_hat and w alone, and else all three. The second and the third grad are also given a scalar after which their pass may
+    theta_hat and w alone, and else all three. grad_SFT and grad_RL_hat are also given a scalar after which their pass may
     begin: a compiler is free to interleave passes, and then holds the activations of two. unpack: params as they are stored ->
     with theta_hat as it is.
     """
     theta, w = state.params.theta, state.params.w
     phi = policy.merge(theta, w)
-    G_SFT, J_SFT, sft = grad_SFT(phi)
-    G_RL, J_RL, rl = grad_RL(phi, objectives.inner(G_SFT, G_SFT))
+    G_RL, J_RL, rl = grad_RL(phi)  # the larger pass first: while the other gradient waits, the smaller one is computed
+    G_SFT, J_SFT, sft = grad_SFT(phi, objectives.inner(G_RL, G_RL))
     metrics, values = objectives.cooperation(G_SFT, G_RL), (J_SFT, J_RL)
 
     def theta_part(state, lam, values):
@@ -75,7 +77,7 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, a
         up_w = policy.pull(w, G if w_learns == "both" else jax.tree.map(lambda r: lam * r, G_RL))
         return *ascend(state, Params(theta=G), values), up_w
 
-    done = J_RL
+    done = J_SFT
     if known := not callable(lam):
         state, moved, up_w = theta_part(state, lam, values)
         leaf = jax.tree.leaves(state.params.theta)[0]
@@ -161,6 +163,7 @@ def check(cfg: Config) -> None:
             raise ValueError(f"method.{key}={getattr(cfg, key)!r}; allowed: {', '.join(map(repr, allowed))}")
     objectives.check_range("method.resync_every", cfg.resync_every, 0)
     objectives.check_range("method.inner_steps", cfg.inner_steps, 1)
+    objectives.check_range("method.sft_microbatches", cfg.sft_microbatches, 0)
     objectives.check_advantage(cfg.advantage)
     objectives.check_range("method.kl_coef", cfg.kl_coef, 0.0)
     if not cfg.lam_gain > 0:
@@ -193,6 +196,14 @@ def settle(cfg: Config, state: TrainState, step, skipped) -> TrainState:
     return state.replace(step=step, params=state.params.replace(theta_hat=theta_hat))
 
 
+def rows_at_once(D: int, microbatch_rows: int, parts: int) -> int:
+    """Of D experts, at most as many as of other rows, and so few that they make `parts` micro-batches; ValueError if uneven."""
+    if parts > 1 and D % parts:
+        raise ValueError(f"method.sft_microbatches={parts} does not divide the {D} rows of demonstrations of a step; allowed: "
+                         f"{', '.join(str(n) for n in range(1, D + 1) if D % n == 0)}, or 0: as batch.microbatch_rows has it")
+    return min(microbatch_rows or D, D // max(1, parts))
+
+
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """BRIDGE; state: Params(theta, theta_hat, w), and ref when kl_coef > 0."""
     check(cfg)
@@ -218,6 +229,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         rows, rows_hat = (objectives.rl_rows(policy, before.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
                           for samples in (rollouts, seen_by_hat))
         gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
+        demo_rows = rows_at_once(demos.length_B.shape[0], microbatch_rows, cfg.sft_microbatches)
         J_SFT = objectives.J_SFT(policy, demos)
         J_RL = objectives.J_RL(policy, rollouts, term, cfg.kl_coef)
         J_hat = objectives.J_RL(policy, seen_by_hat, term, cfg.kl_coef)
@@ -230,8 +242,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             return G, J, facts
 
         state, values, (sft, rl, hat), metrics = coupled_ascent(
-            lambda phi: gradient(J_SFT, phi, demos, {}),
-            lambda phi, done: gradient(J_RL, phi, rollouts.seqs, rows, done=done), grad_RL_hat,
+            lambda phi, done: objectives.gradient(J_SFT, phi, demos, {}, demo_rows, done),
+            lambda phi: gradient(J_RL, phi, rollouts.seqs, rows), grad_RL_hat,
             lam_at(before.step, rollouts, seen_by_hat if own else None), before, policy, ascend, cfg.w_learns, unpack)
         gain = (own_gain(rollouts, seen_by_hat, rl["logp_BT"], hat["of_theta_BT"], hat["logp_BT"]) if own
                 else shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"]))

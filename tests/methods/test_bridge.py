@@ -67,7 +67,7 @@ def directions(policy, params: Params, batch: Batch, lam: float, term=objectives
     J_RL, J_SFT = objectives.J_RL(policy, rolled, term), objectives.J_SFT(policy, demos)
     behaved = lambda rl: rows | ({"behaviour_BT": rl["logp_BT"]} if hat_facts else {})
     return toys.directions(
-        lambda phi: objectives.gradient(J_SFT, phi, demos, {}), lambda phi, _: objectives.gradient(J_RL, phi, rolled.seqs, rows),
+        lambda phi, _: objectives.gradient(J_SFT, phi, demos, {}), lambda phi: objectives.gradient(J_RL, phi, rolled.seqs, rows),
         lambda phi, rl, _: objectives.gradient(J_RL, phi, rolled.seqs, behaved(rl)), lam=lam, params=params, policy=policy)
 
 

@@ -138,3 +138,19 @@ def test_a_lam_of_the_facts_enters_all_directions():
     by_number, by_function = (toys.directions(*grads, lam=lam, params=params, policy=policy)
                               for lam in (0.1 * 4 - 0.02 * 5, by_facts))
     assert toys.same_bits(by_number, by_function)
+
+
+def test_experts_in_parts_are_the_same_update():
+    """Their gradient adds up, whatever the cut; one that does not come out even is refused."""
+    batch = bigram_batch(0)
+    D = batch.demos.length_B.shape[0]
+
+    def stepped(parts: int):
+        method = bridge.make(bridge.Config(sft_microbatches=parts), toys.bigram(), toys.linear())
+        return method.update(method.init(toys.bigram_theta(), jax.random.key(0)), batch)[0].params
+
+    whole, cut = stepped(0), stepped(D // 2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), whole, cut)
+    with pytest.raises(ValueError, match=f"sft_microbatches={D - 1} does not divide the {D} rows.*allowed: 1, "):
+        stepped(D - 1)
+    assert bridge.rows_at_once(64, 80, 2) == 32 and bridge.rows_at_once(64, 16, 2) == 16 and bridge.rows_at_once(6, 0, 0) == 6
