@@ -287,7 +287,7 @@ def main(argv: list[str]) -> None:
     work = ROOT / "runs" / ("study_quick" if given.quick else "study")
     docs = work if given.quick else ROOT / "docs" / "study"
     lines, failed = docs / "results", 0
-    if stages and run("pretrain", f"--out={ROOT / 'runs' / 'study' / 'base'}"):
+    if stages and run("pretrain", f"--out={work / 'base'}", *["--cores=0"] * given.quick):
         sys.exit(1)
     for stage in stages:
         sweep = f"configs/sweeps/{STAGES.get(stage, 'study_quick.py')}"
