@@ -154,7 +154,8 @@ def sampler(cfg, phi: Tree, mesh: jax.sharding.Mesh, eos_ids: tuple[int, ...], M
     Compiles once for each bucket. The key of a row is fold_in(seed, 0, problem id, sample id), so that what is sampled
     does not depend on the batches. temperature 0 is greedy.
     """
-    sample = _jitted(cfg, max_new, cache_dtype, rollout.halvings_on(mesh), tuple((compiler_options or {}).items()))
+    cuts = rollout.cuts_on(mesh)
+    sample = _jitted(cfg, max_new, cache_dtype, tuple(cuts.items()), tuple((compiler_options or {}).items()))
     seed_key = jax.random.key(seed)
     traced = rollout.Sampling(jnp.float32(temperature), jnp.asarray(eos_ids, jnp.int32), jnp.int32(max_new))
     place = lambda tree: jax.device_put(tree, sharding.of_rows(mesh, tree))
@@ -169,9 +170,9 @@ _row_keys = jax.jit(rollout.row_keys, static_argnums=3)
 
 
 @functools.lru_cache(maxsize=8)
-def _jitted(cfg, max_new: int, cache_dtype, halvings: int, options: tuple):
+def _jitted(cfg, max_new: int, cache_dtype, cuts: tuple, options: tuple):
     """rollout.sample of one model, the same for all benchmarks, so that they share its programs."""
-    sample = functools.partial(rollout.sample, cfg, T=max_new, cache_dtype=cache_dtype, halvings=halvings)
+    sample = functools.partial(rollout.sample, cfg, T=max_new, cache_dtype=cache_dtype, **dict(cuts))
     return jax.jit(sample, compiler_options=dict(options))
 
 

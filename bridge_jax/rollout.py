@@ -1,6 +1,7 @@
 """Sampling in JAX: each prompt is prefilled once for its M samples, then a while_loop decodes until every row is done.
 
-Where it pays, on a CPU, the loop stops when half of the rows are done and goes on with the others alone (`halvings`).
+Where it pays, on a CPU, the loop stops when half of the rows are done and goes on with the others alone (`halvings`); elsewhere
+it is cut by length, and a stretch reads of the cache only what it can have filled (`stretches`).
 
 A row's key is fold_in(seed, step, prompt id, sample id), so that a prompt's samples are the same in any batch layout, and
 token t draws with fold_in(row key, t). The log-probabilities kept are those of the distribution the tokens were drawn from,
@@ -34,6 +35,7 @@ class Samples(NamedTuple):
     stopped_B: jax.Array  # bool: ended by an eos id, not by the limit
 
 
+LANES = 128  # of a tile of an accelerator's memory: a cut elsewhere reads the whole tile
 MADE = ("tokens_BT", "logp_BT", "length_B", "done_B")  # of the loop's state, what a rollout is read from
 
 
@@ -54,9 +56,19 @@ def taken(s: dict, keep: jax.Array) -> dict:
     return s | {name: s[name][keep] for name in ("hidden_BD", *MADE)} | {"cache": tuple(x[:, keep] for x in s["cache"])}
 
 
-def halvings_on(mesh: jax.sharding.Mesh) -> int:
-    """How often it pays to halve the rows: on one CPU device twice. Elsewhere a step takes about as long for half of the rows."""
-    return 2 if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu" else 0
+def cuts_on(mesh: jax.sharding.Mesh, halvings: int = -1, stretches: int = -1) -> dict[str, int]:
+    """How often it pays to halve the rows, and to cut their length, where these are -1.
+
+    On one CPU device matmuls with the weights take the time, which falls with the rows: twice, and not. Elsewhere a step takes
+    about as long for half of the rows, bound by reading weights and cache: not, and in four.
+    """
+    alone = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    return dict(halvings=halvings if halvings >= 0 else 2 * alone, stretches=stretches if stretches > 0 else 1 if alone else 4)
+
+
+def ends_of(T: int, stretches: int) -> list[int]:
+    """Where the stretches of T tokens end: about evenly, at multiples of the LANES that a tile of the cache has, and at T."""
+    return sorted({min(T, -(-T * i // (stretches * LANES)) * LANES) for i in range(1, stretches + 1)})
 
 
 def row_keys(seed_key: jax.Array, step, prompt_id_P: jax.Array, M: int, first_P: jax.Array | int = 0) -> jax.Array:
@@ -93,12 +105,13 @@ def draw(logits_BV, key_B, t, temperature):
 
 
 def sample(cfg: layers.Config, phi: Tree, prompt_PS, prompt_len_P, key_B, sampling: Sampling, T: int, cache_dtype,
-           lay_cache=lambda cache: cache, attend=causal, halvings: int = 0) -> Samples:
+           lay_cache=lambda cache: cache, attend=causal, halvings: int = 0, stretches: int = 1) -> Samples:
     """M = len(key_B) / P completions of every prompt, at most min(T, sampling.limit) tokens each; pure, jit at the caller.
 
-    phi: merged weights in the compute dtype. T, cfg, cache_dtype and halvings are static; the cache takes
+    phi: merged weights in the compute dtype. T, cfg, cache_dtype, halvings and stretches are static; the cache takes
     2 L B K T H entries for the samples and 2 L P K S H for the prompts. lay_cache: puts them where they belong on a mesh;
-    attend: a form of attention.causal, for the prefill. halvings: how often the batch is cut to the half that is not done.
+    attend: a form of attention.causal, for the prefill. halvings: how often the batch is cut to the half that is not done;
+    stretches: into how many loops T is cut (`ends_of`). Each cut is one more loop to compile, and they multiply.
     """
     B, P = key_B.shape[0], prompt_len_P.shape[0]
     head_VD = layers.head_weights(cfg, phi)
@@ -106,18 +119,21 @@ def sample(cfg: layers.Config, phi: Tree, prompt_PS, prompt_len_P, key_B, sampli
     prompt_cache, cache = lay_cache(prompt_cache), lay_cache(layers.empty_cache(cfg, B, T, cache_dtype))
     limit = jnp.minimum(sampling.limit, T)
 
-    def step(rows: Rows, s):
+    def step(rows: Rows, end: int, s):
         t, live_B = s["t"], ~s["done_B"]
         token_B, logp_B = draw(logits_of(s["hidden_BD"], head_VD), rows.key_B, t, sampling.temperature)
         token_B, logp_B = jnp.where(live_B, token_B, 0), jnp.where(live_B, logp_B, 0.0)
-        hidden_BD, cache = layers.decode(cfg, phi, token_B, t, rows.prompt_len_P, rows.prompt_cache, s["cache"])
+        hidden_BD, cache = layers.decode(cfg, phi, token_B, t, rows.prompt_len_P, rows.prompt_cache, s["cache"], end)
         return dict(t=t + 1, hidden_BD=hidden_BD, cache=cache, tokens_BT=s["tokens_BT"].at[:, t].set(token_B),
                     logp_BT=s["logp_BT"].at[:, t].set(logp_B), length_B=s["length_B"] + live_B,
                     done_B=s["done_B"] | jnp.any(token_B[:, None] == sampling.eos_E, axis=1))
 
     def decoded(rows: Rows, s, fewest: int):
         """Decode until at most `fewest` rows are not done."""
-        return jax.lax.while_loop(lambda s: (s["t"] < limit) & (jnp.sum(~s["done_B"]) > fewest), functools.partial(step, rows), s)
+        for end in ends_of(T, stretches):
+            more = lambda s, end=end: (s["t"] < jnp.minimum(limit, end)) & (jnp.sum(~s["done_B"]) > fewest)
+            s = jax.lax.while_loop(more, functools.partial(step, rows, end), s)
+        return s
 
     rows = Rows(key_B, prompt_len_P, prompt_cache)
     s = decoded(rows, dict(

@@ -231,6 +231,44 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
         assert rows == next(size for size in (1, 2, 4, 9) if size >= left), (t, rows, left)
 
 
+@pytest.mark.parametrize("halvings", [0, 2])
+@pytest.mark.parametrize("limit", [T, 5, 1])
+def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(phi, monkeypatch, halvings, limit):
+    """8 tokens in stretches that end at 2, 4, 6 and 8: every step reads to the end of its own, and samples the same tokens."""
+    steps, decode = [], layers.decode
+
+    def counted(cfg, phi, token_B, t, *rest):
+        jax.debug.callback(lambda t, end=rest[-1]: steps.append((int(t), end)), t)
+        return decode(cfg, phi, token_B, t, *rest)
+
+    chosen = dict(temperature=2.0, eos=[4, 9, 20, 25, 30], limit=limit)
+    whole = run(phi, **chosen)
+    monkeypatch.setattr(layers, "decode", counted)
+    monkeypatch.setattr(rollout, "LANES", 2)
+    keys = rollout.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
+    cut = jax.block_until_ready(jax.jit(lambda keys: rollout.sample(
+        toys.CFG, phi, *pad(PROMPTS, 5), keys, settings(**chosen), T, jnp.float32, halvings=halvings, stretches=4))(keys))
+    jax.effects_barrier()
+    assert sorted(steps) == [(t, 2 * (t // 2) + 2) for t in range(int(whole.seqs.length_B.max()))]
+    np.testing.assert_array_equal(cut.seqs.tokens_BT, whole.seqs.tokens_BT)
+    np.testing.assert_array_equal(cut.seqs.length_B, whole.seqs.length_B)
+    np.testing.assert_allclose(cut.logp_BT, whole.logp_BT, atol=1e-5)
+
+
+@pytest.mark.parametrize("T, stretches, ends", [(3000, 4, [768, 1536, 2304, 3000]), (300, 4, [128, 256, 300]), (64, 4, [64]),
+                                                (1000, 1, [1000]), (256, 2, [128, 256])])
+def test_where_stretches_end(T, stretches, ends):
+    """At multiples of 128, so that short completions have fewer of them, and at the end."""
+    assert rollout.ends_of(T, stretches) == ends
+
+
+def test_where_cuts_pay():
+    """By the devices, unless the settings say otherwise."""
+    one, two = (jax.make_mesh((n,), ("data",), devices=jax.devices()[:n]) for n in (1, 2))
+    assert rollout.cuts_on(one) == dict(halvings=2, stretches=1) and rollout.cuts_on(two) == dict(halvings=0, stretches=4)
+    assert rollout.cuts_on(one, 0, 3) == dict(halvings=0, stretches=3)
+
+
 @pytest.mark.parametrize("V, width", [(49152, 192), (151936, 128), (128256, 334), (16, 4), (13, 1)])
 def test_blocks_of_the_vocabulary(V, width):
     """They divide it. A prime one makes V blocks of one token, which draws as if there were none."""

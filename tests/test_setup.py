@@ -95,6 +95,7 @@ def test_every_config_is_read(name, method, caplog):
     (dict(rollout__temperature=0.0), "rollout.temperature=0.0"),
     (dict(rollout__calls=3), "rollout.calls=3 must divide batch.prompts_per_step=2; allowed: 1, 2"),
     (dict(rollout__halvings=-2), "rollout.halvings=-2; allowed: 0, 1, ..., or -1"),
+    (dict(rollout__stretches=0), "rollout.stretches=0; allowed: 1, 2, ..., or -1"),
     (dict(rollout__cache_dtype="fp8"), "rollout.cache_dtype='fp8'; allowed: float32, bfloat16"),
     (dict(model__dtype="float16"), "model.dtype='float16'; allowed: float32, bfloat16"),
     (dict(model__remat="some"), "model.remat='some'; allowed: none, dots, full"),

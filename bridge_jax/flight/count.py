@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.interpreters import partial_eval
 
-from bridge_jax import ledger, setup
+from bridge_jax import ledger, rollout, setup
 from bridge_jax.models import layers
 from bridge_jax.models.attention import form_of
 from bridge_jax.setup import Run
@@ -174,14 +174,22 @@ def token_cache(run: Run) -> int:
     return 2 * run.cfg.layers * run.cfg.kv_heads * run.cfg.head_dim * wide
 
 
+def stretches(run: Run) -> list[int]:
+    """Where the loops of one call of the sampler end, in tokens."""
+    s = run.settings.rollout
+    return rollout.ends_of(s.max_new, rollout.cuts_on(run.decode_mesh, s.halvings, s.stretches)["stretches"])
+
+
 def decode(run: Run, bucket: int, P: int) -> Work:
-    """Of max_new tokens for all samples of P prompts: the weights once a token, the whole cache (masked, not skipped) too."""
+    """Of max_new tokens for all samples of P prompts: once a token the weights, and the cache up to the end of its stretch."""
     cfg, s = run.cfg, run.settings
     B, T = P * s.batch.samples_per_prompt, s.rollout.max_new
     wide = setup.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
     readers = run.decode_mesh.size / run.decode_mesh.shape["tensor"]
-    flops = B * T * (2 * ledger.matrix_weights(cfg) + 4 * cfg.layers * cfg.heads * cfg.head_dim * (bucket + T))
+    ends = stretches(run)
+    read = sum(end * (end - begin) for begin, end in zip([0, *ends], ends)) / T  # of a row's positions, in the mean
+    flops = B * T * (2 * ledger.matrix_weights(cfg) + 4 * cfg.layers * cfg.heads * cfg.head_dim * (bucket + read))
     # kv heads that the tensor axis does not divide lie whole on every device of it
     copies = 1 if cfg.kv_heads % run.decode_mesh.shape["tensor"] == 0 else run.decode_mesh.shape["tensor"]
-    cache = (B * T + P * bucket) * token_cache(run) * copies
+    cache = (B * read + P * bucket) * token_cache(run) * copies
     return Work(flops, T * (ledger.matrix_weights(cfg) * wide * readers + cache + B * cfg.vocab * LOGIT_BYTES))

@@ -290,7 +290,7 @@ def collectives(module: Module) -> list[Collective]:
     return found
 
 
-def totals(found: list[Collective], trips: int = 1) -> dict[str, dict]:
+def totals(found: list[Collective], trips: float = 1) -> dict[str, dict]:
     """Per kind: instructions, how often they run, bytes received per chip; loops of unknown length taken `trips` times."""
     table = collections.defaultdict(lambda: dict(instructions=0, times=0, bytes=0.0))
     for one in found:
@@ -298,4 +298,4 @@ def totals(found: list[Collective], trips: int = 1) -> dict[str, dict]:
         row = table[one.kind]
         row["instructions"], row["times"], row["bytes"] = (
             row["instructions"] + 1, row["times"] + times, row["bytes"] + one.bytes * times)
-    return dict(table)
+    return {kind: row | {"times": round(row["times"])} for kind, row in table.items()}

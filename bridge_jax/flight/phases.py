@@ -32,7 +32,7 @@ class Phase(NamedTuple):
     trace: Callable[[], jax.stages.Traced]
     work: Callable[[jax.stages.Traced], count.Work]
     resident: int = 0      # bytes per device that lie beside the program's own: the training state while samples are drawn
-    loop: int | None = None  # most trips of the program's one loop of unknown length; what lies outside it is another phase
+    loop: float | None = None  # most trips of its loops of unknown length, in the mean; what lies outside them is another phase
 
 
 def kind_of(reads: Reads) -> str:
@@ -53,7 +53,7 @@ def phases(run: Run, state: Tree) -> list[Phase]:
                  Phase("prefill", lambda: trace_prefill(run, phi, bucket, P),
                        lambda traced: count.prefill(run, bucket, P), resident),
                  Phase("decode", lambda: programs.trace_sampler(run, phi, bucket, P, M),
-                       lambda traced: count.decode(run, bucket, P), resident, s.rollout.max_new),
+                       lambda traced: count.decode(run, bucket, P), resident, s.rollout.max_new / len(count.stretches(run))),
                  Phase("logp", lambda: trace_logp(run, state, bucket), lambda traced: count.logp(run, bucket), resident)]
     for reads in run.method.kinds:
         name = "update" if len(run.method.kinds) == 1 else f"update {kind_of(reads)}"
@@ -135,7 +135,7 @@ def memory_of(compiled, module: hlo.Module) -> dict[str, Any]:
                     "largest": [one._asdict() for one in walked.alive[:LARGEST]]}
 
 
-def communicated(module: hlo.Module, loop: int | None) -> dict[str, dict]:
+def communicated(module: hlo.Module, loop: float | None) -> dict[str, dict]:
     """Per kind of collective: instructions, times, bytes received per device. loop: as Phase's."""
     found = hlo.collectives(module)
     if loop is not None:

@@ -1,6 +1,8 @@
 """Counted FLOPs against the compiler's own count, where it is right: one layer, one chunk, one micro-batch, nothing in a loop."""
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -120,6 +122,19 @@ def test_decoding_by_hand():
     assert work.flops == P * M * T * per_token
     cache = 2 * run.cfg.kv_heads * run.cfg.head_dim * 4 * (P * M * T + P * S)
     assert work.bytes == T * (4 * W + cache + P * M * run.cfg.vocab * count.LOGIT_BYTES)
+
+
+def test_decoding_in_stretches_by_hand():
+    """200 tokens: 128 steps read 128 positions of each row, and 72 read 200."""
+    config = tiny_runs.config("grpo")
+    config.rollout.update(dict(max_new=200, stretches=4))
+    run = setup.sketch(config, jax.devices()[:1])
+    whole = count.decode(run._replace(settings=run.settings._replace(
+        rollout=dataclasses.replace(run.settings.rollout, stretches=1))), 48, 2)
+    work, rows = count.decode(run, 48, 2), 2 * run.settings.batch.samples_per_prompt
+    saved = rows * (200 * 200 - 128 * 128 - 72 * 200)  # positions
+    assert whole.bytes - work.bytes == pytest.approx(saved * count.token_cache(run))
+    assert whole.flops - work.flops == pytest.approx(saved * 4 * run.cfg.layers * run.cfg.heads * run.cfg.head_dim)
 
 
 def test_bytes_of_a_device_by_hand():
