@@ -9,7 +9,7 @@ quickstart: $(VENV)/installed
 	$(RUN) -m experiments.quickstart --out=runs/quickstart
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow"
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow and not bench"
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.12"'

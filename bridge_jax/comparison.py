@@ -23,6 +23,7 @@ BUDGETS = {"step": "steps", "budget/generated_tokens": "generated tokens", "budg
            "time/cpu_s": "processor seconds of training", "time/device_s": "seconds of sampling and updating"}
 FREE = ("seed", "checkpoint.", "log.", "eval.")  # keys in which the runs of a group may differ, all but eval.limit
 POINTS = 50
+RUN = ("config.json", "metrics.jsonl")  # files that a run directory is known by
 
 
 class Run(NamedTuple):
@@ -32,6 +33,7 @@ class Run(NamedTuple):
     lines: list[dict]
     solved: dict[str, np.ndarray]  # split -> share of each problem's answers that are right, after the last evaluation
     facts: dict = {}               # of config.json: fingerprints of its problems
+    changed: tuple[str, ...] = ()  # keys of the config that are not at their default
 
 
 class Interval(NamedTuple):
@@ -55,12 +57,20 @@ def find(patterns: str) -> list[str]:
     """Run directories of the globs, comma-separated; ValueError for one that names none."""
     found = set()
     for pattern in patterns.split(","):
-        there = {path for path in glob.glob(pattern) if os.path.exists(os.path.join(path, "metrics.jsonl"))}
+        there = {path for path in glob.glob(pattern) if any(os.path.exists(os.path.join(path, name)) for name in RUN)}
         if not there:
             raise ValueError(f"--runs={pattern}: no run directory (with config.json and metrics.jsonl) there; a glob such as "
                              "'runs/sweep/*' names several")
         found |= there
     return sorted(found)
+
+
+def unborn(patterns: str) -> list[str]:
+    """A note for each directory of the globs that a run was begun in and that tells nothing of it yet."""
+    there = {path for pattern in patterns.split(",") for path in glob.glob(pattern)}
+    has = lambda path, name: os.path.exists(os.path.join(path, name))
+    return [f"{path}: a run was begun there and ended before it wrote down its config; not on this page" for path in sorted(there)
+            if has(path, "checkpoints") and not any(has(path, name) for name in RUN)]
 
 
 def load(folder: str) -> Run:
@@ -70,16 +80,14 @@ def load(folder: str) -> Run:
         with open(path) as file:
             record = json.load(file)
         config = record["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        settings.flatten(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}); leave this directory out") from None
-    solved, name = {}, os.path.join(folder, "solved.jsonl")
-    if os.path.exists(name):
-        with open(name) as file:
-            last = [json.loads(text) for text in file if text.endswith("}\n")][-1:]
-        out_of = lambda key: config["eval"]["samples"] if key.endswith("_sampled") else 1
-        solved = {key: np.array([int(digit) for digit in digits]) / out_of(key)
-                  for line in last for key, digits in line.items() if key != "step"}
-    return Run(folder, config, logbook.read(folder), solved, record.get("facts", {}))
+    out_of = lambda key: config["eval"]["samples"] if key.endswith("_sampled") else 1
+    solved = {key: np.array([int(digit) for digit in digits]) / out_of(key)
+              for key, digits in logbook.read_solved(folder).items()}
+    lines = logbook.read(folder) if os.path.exists(os.path.join(folder, "metrics.jsonl")) else []
+    return Run(folder, config, lines, solved, record.get("facts", {}), tuple(record.get("diff", {})))
 
 
 def finished(run: Run) -> bool:
@@ -102,11 +110,20 @@ def free(key: str) -> bool:
 
 
 def grouped(runs: list[Run]) -> dict[str, list[Run]]:
-    """Name -> runs that differ in nothing but their seed; the name tells the method and what it sets differently."""
+    """Name -> runs that differ in nothing but their seed; the name tells the method and what it sets differently.
+
+    A key that some of the runs do not know, since it came later, and that the others have at its default, makes no difference.
+    """
+    values = collections.defaultdict(set)
+    for run in runs:
+        for key, value in settings.flatten(run.config).items():
+            values[key].add(json.dumps(value))
+    everywhere = set.intersection(*(set(settings.flatten(run.config)) for run in runs)) if runs else set()
+    told = {key for key in values if key in everywhere or len(values[key]) > 1 or any(key in run.changed for run in runs)}
     by_config: dict[str, list[Run]] = collections.OrderedDict()
     number = lambda value: float(value) if type(value) is int else value  # 1 and 1.0 are the same setting
     for run in runs:
-        flat = {key: number(value) for key, value in settings.flatten(run.config).items() if not free(key)}
+        flat = {key: number(value) for key, value in settings.flatten(run.config).items() if key in told and not free(key)}
         by_config.setdefault(json.dumps(flat, sort_keys=True), []).append(run)
     flats = {key: settings.flatten(group[0].config) for key, group in by_config.items()}
     named: dict[str, list[Run]] = {}
@@ -114,9 +131,9 @@ def grouped(runs: list[Run]) -> dict[str, list[Run]]:
         method = flats[key].get("method.name", "?")
         twins = [flat for flat in flats.values() if flat.get("method.name") == method]
         differs = sorted({name for flat in twins for name in {*flat, *flats[key]}
-                          if flat.get(name) != flats[key].get(name) and not free(name)})
-        told = ", ".join(f"{name.split('.', 1)[-1]}={flats[key].get(name)}" for name in differs)
-        named[f"{method} ({told})" if told else method] = group
+                          if flat.get(name, "not set") != flats[key].get(name, "not set") and name in told and not free(name)})
+        words = ", ".join(f"{name.split('.', 1)[-1]}={flats[key].get(name, 'not set')}" for name in differs)
+        named[f"{method} ({words})" if words else method] = group
     return named
 
 

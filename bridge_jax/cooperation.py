@@ -1,7 +1,8 @@
 """What cooperation does to a model, measured every eval.every steps where eval.cooperation is set.
 
-    coop/gain, coop/gain_stderr   mean of R(theta) - R(theta_hat) over held-out prompts, both sampled at the training
-                                  temperature with the same keys, one sample each; the error is of paired differences
+    coop/gain                     mean of R(theta) - R(theta_hat) over held-out prompts, both sampled at the training
+                                  temperature with the same keys, one sample each, the same ones at every evaluation of a run
+    coop/gain_stderr, _low, _high standard error and 95% interval (Student's t) by the paired differences
     coop/expert_logp              mean log-probability of held-out expert tokens: falls where SFT's knowledge is forgotten
     eval/touched_*, eval/untouched_*   greedy accuracy on training prompts with and without a demonstration (splits of
                                   setup.build); what SFT and RL did to them is the difference from step 0
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy import stats
 
 from bridge_jax import data, evaluate, generate, hosts
 from bridge_jax.programs import Programs
@@ -37,8 +39,11 @@ def measured_gain(run: Run, programs: Programs, state: TrainState) -> dict[str, 
         problems = [prompts.problems[i] for i in (asked * rows)[:rows]]
         graded = evaluate.grade(run.task, run.tokenizer, problems, hosts.fetch("samples of the gain", samples), run.pool)
         rewards.append(graded.reward_B[:len(asked)])
-    difference = rewards[0] - rewards[1]
-    return {"coop/gain": float(difference.mean()), "coop/gain_stderr": float(difference.std() / math.sqrt(len(asked)))}
+    difference, n = rewards[0] - rewards[1], len(asked)
+    mean, error = float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    half = stats.t.ppf(0.975, n - 1) * error
+    return {"coop/gain": mean, "coop/gain_stderr": error, "coop/gain_low": float(mean - half),
+            "coop/gain_high": float(mean + half)}
 
 
 def expert_logp(run: Run, programs: Programs, state: TrainState) -> dict[str, float]:

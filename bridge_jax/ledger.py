@@ -2,9 +2,11 @@
 
 Tokens are counted by the methods (`objectives.passed`) and the loop. FLOPs are those of the model alone: 2 per weight of a matrix
 and token in a forward pass, 4 per layer, head, head width and attended position, three times both in a forward-and-backward
-pass; padding, recomputation (remat), norms and the optimizer are not counted. A prompt is computed once for all its samples.
+pass; padding, recomputation (remat), norms and the optimizer are not counted. A prompt is computed once for all its samples, and
+without the output head (but in the forward-only passes of a KL term or of theta_hat's own samples, which are not told apart).
 time/device_s (summed by the loop) is what sampling and updates took from dispatch until the host had the result: the device's
-time where the host is not the slower one.
+time where the host is not the slower one. Processor time and memory/host_peak_gib are those of the first host's process, and the
+peak is of all it ever held: loading, compiling and evaluation too.
 """
 from __future__ import annotations
 
@@ -29,16 +31,22 @@ def matrix_weights(cfg: layers.Config) -> int:
     return sum(sizes.values()) - (0 if cfg.tied else sizes["embed"])
 
 
-def forward_flops(cfg: layers.Config, tokens: float, context: float) -> float:
+def head_weights(cfg: layers.Config) -> int:
+    """Those of them that are the output head."""
+    return cfg.vocab * cfg.width
+
+
+def forward_flops(cfg: layers.Config, tokens: float, context: float, head: bool = True) -> float:
     """Of a forward pass of that many tokens, each of which attends to `context` positions on average."""
-    return tokens * (2.0 * matrix_weights(cfg) + 4.0 * cfg.layers * cfg.heads * cfg.head_dim * context)
+    weights = matrix_weights(cfg) - (0 if head else head_weights(cfg))
+    return tokens * (2.0 * weights + 4.0 * cfg.layers * cfg.heads * cfg.head_dim * context)
 
 
 def step_flops(cfg: layers.Config, spent: dict[str, float], prompt: float, completion: float) -> float:
     """Of one step. spent: its budget/* counts; prompt and completion: mean lengths of its rows, for attention."""
     count = lambda name: spent.get(f"budget/{name}", 0.0)
     within, behind = prompt / 2, prompt + completion / 2
-    return (forward_flops(cfg, count("prefilled_tokens") + 3 * count("gradient_prompt_tokens"), within)
+    return (forward_flops(cfg, count("prefilled_tokens") + 3 * count("gradient_prompt_tokens"), within, head=False)
             + forward_flops(cfg, count("generated_tokens") + 3 * count("gradient_tokens") + count("forward_tokens"), behind))
 
 
@@ -63,21 +71,23 @@ class Meter:
 
     def __init__(self, before: dict[str, float]):
         self._spent = {name: before.get(name, 0.0) for name in ("time/wall_s", "time/cpu_s")}
-        self._since = self._now()
+        self._since, self._paused = self._now(), False
 
     def _now(self) -> dict[str, float]:
         return {"time/wall_s": time.monotonic(), "time/cpu_s": time.process_time()}
 
     def read(self) -> dict[str, float]:
         """Seconds so far."""
+        if self._paused:
+            return dict(self._spent)
         now = self._now()
         return {name: self._spent[name] + now[name] - self._since[name] for name in now}
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """What happens inside does not count."""
-        self._spent = self.read()
+        self._spent, self._paused = self.read(), True
         try:
             yield
         finally:
-            self._since = self._now()
+            self._since, self._paused = self._now(), False

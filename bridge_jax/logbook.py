@@ -10,6 +10,8 @@ Left out: plots and tables (experiments/report.py), checkpoints (checkpoint.py).
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import logging
 import math
@@ -74,6 +76,21 @@ def check_run(workdir: str, resolved: dict, defaults_diff: dict, force: bool = F
         kept = before.get("changes", [])
         record["changes"] = kept + [{key: list(pair) for key, pair in changes.items()}] if changes else kept
     return record
+
+
+@contextlib.contextmanager
+def claimed(workdir: str) -> Iterator[None]:
+    """Holds WORKDIR/.lock, which the system lets go when the process ends, however it ends; ValueError if another holds it.
+
+    A file system that has no locks is trusted."""
+    with open(os.path.join(_writable(workdir), ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise ValueError(f"another process trains in {workdir!r}; wait for it or stop it, or take another "
+                                 "--workdir.") from None
+        yield
 
 
 def begun(workdir: str) -> bool:
@@ -163,11 +180,11 @@ class Logbook:
                 logger.warning("mirror %r failed at step %d and is left out from here on: %r", name, step, error)
                 del self._mirrors[name]
 
-    def write_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]]) -> str | None:
-        """rollouts/step_000012.jsonl, one object a row (arrays as lists, nan and inf as null); returns its path."""
+    def write_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]], kind: str = "step") -> str | None:
+        """rollouts/step_000012.jsonl, one object a row (arrays as lists, nan and inf as null); its path. kind: or "eval"."""
         if not self.writes:
             return None
-        path = os.path.join(self.workdir, "rollouts", f"step_{step:06d}.jsonl")
+        path = os.path.join(self.workdir, "rollouts", f"{kind}_{step:06d}.jsonl")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         _replace(path, "".join(json.dumps(_plain(row), allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
         return path
@@ -216,6 +233,13 @@ def read(workdir: str) -> list[dict]:
     return [line for line, _ in _lines(path) if line is not None]
 
 
+def read_solved(workdir: str) -> dict[str, str]:
+    """The last line of solved.jsonl without its step, {} where there is none; a line that a kill tore is left out."""
+    path = os.path.join(workdir, "solved.jsonl")
+    lines = [line for line, _ in _lines(path) if line is not None] if os.path.exists(path) else [{}]
+    return {key: value for key, value in (lines or [{}])[-1].items() if key != "step"}
+
+
 def _lines(path: str) -> Iterator[tuple[dict | None, str]]:
     """Each line as (object, or None if it is no object with a step; text)."""
     with open(path, errors="replace") as file:
@@ -242,7 +266,7 @@ def _cut_back(path: str, start_step: int) -> None:
 def _drop_later(folder: str, start_step: int) -> None:
     """Removes the rollout files of steps that are about to be taken again."""
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        match = re.fullmatch(r"step_(\d+)\.jsonl", name)
+        match = re.fullmatch(r"(?:step|eval)_(\d+)\.jsonl", name)
         if match and int(match[1]) > start_step:
             os.unlink(os.path.join(folder, name))
 

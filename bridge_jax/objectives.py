@@ -27,11 +27,11 @@ def ratio(logp: jax.Array, behaviour: jax.Array) -> jax.Array:
 def surrogate(logp_BT, behaviour_BT, A_B, cap: float = 0.0) -> jax.Array:
     """rho_t A per token, [B,T]; its gradient at pi != behaviour is the importance-weighted policy gradient.
 
-    cap > 1 bounds rho to [1/cap, cap] (METHOD: symmetric and optional); 0 leaves it free. Never clipped by the sign of A.
+    cap > 1 bounds that weight to [1/cap, cap], by both signs of A alike, and every token keeps its gradient; 0 leaves it free.
     """
     rho = ratio(logp_BT, behaviour_BT)
-    if cap:
-        rho = jnp.clip(rho, 1.0 / cap, cap)
+    if cap:  # a clip alone would take the gradient of every token beyond it
+        rho *= jax.lax.stop_gradient(jnp.clip(rho, 1.0 / cap, cap) / rho)
     return rho * A_B[:, None]
 
 

@@ -64,8 +64,11 @@ def schedule(kind: str, start: float, end: float, steps: int, boundaries=(), val
     return interpolate
 
 
-def learning_rate(recipe: Recipe) -> Callable:
-    """The recipe's learning rate as a function of the update count: linear warm-up, then its schedule."""
+def learning_rate(recipe: Recipe, per: int = 1) -> Callable:
+    """The recipe's learning rate as a function of the update count: linear warm-up, then its schedule.
+
+    per: updates that make one step of the schedule.
+    """
     for key in ("learning_rate", "end_ratio", "warmup_steps", "clip_norm", "weight_decay"):
         if not getattr(recipe, key) >= 0:
             raise ValueError(f"optim: {key}={getattr(recipe, key)}; allowed: 0 or more")
@@ -76,12 +79,13 @@ def learning_rate(recipe: Recipe) -> Callable:
         raise ValueError(f"optim: eps={recipe.eps}; allowed: above 0")
     after = schedule(recipe.schedule, recipe.learning_rate, recipe.learning_rate * recipe.end_ratio, recipe.decay_steps)
     if not recipe.warmup_steps:
-        return after
-    warm = lambda count: recipe.learning_rate * (count + 1) / recipe.warmup_steps
-    return lambda count: jnp.where(count < recipe.warmup_steps, warm(count), after(count - recipe.warmup_steps))
+        return lambda count: after(count // per)
+    warm = lambda step: recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    at = lambda step: jnp.where(step < recipe.warmup_steps, warm(step), after(step - recipe.warmup_steps))
+    return lambda count: at(count // per)
 
 
-def adamw(recipe: Recipe) -> optax.GradientTransformation:
+def adamw(recipe: Recipe, per: int = 1) -> optax.GradientTransformation:
     """Clip, Adam with its moments as the recipe keeps them, decoupled weight decay on matrices alone, learning rate."""
     if recipe.moments not in MOMENTS:
         raise ValueError(f"optim: moments={recipe.moments!r}; allowed: {', '.join(MOMENTS)}")
@@ -90,23 +94,25 @@ def adamw(recipe: Recipe) -> optax.GradientTransformation:
     if recipe.moments == "factored":
         return optax.chain(clip, optax.chain(scale_by_factored_adam(recipe.b1, recipe.b2, recipe.eps),
                                              optax.add_decayed_weights(recipe.weight_decay, matrices),
-                                             optax.scale_by_learning_rate(learning_rate(recipe))))
-    adam = optax.chain(clip, optax.adamw(learning_rate(recipe), recipe.b1, recipe.b2, recipe.eps,
+                                             optax.scale_by_learning_rate(learning_rate(recipe, per))))
+    adam = optax.chain(clip, optax.adamw(learning_rate(recipe, per), recipe.b1, recipe.b2, recipe.eps,
                                          weight_decay=recipe.weight_decay, mask=matrices))
     return adam if recipe.moments == "float32" else kept_in_bfloat16(adam)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipes:
-    """The two recipes of a run; theta_hat's is the base one, except in how its moments are kept."""
+    """The two recipes of a run; theta_hat's is the base one, but for how its moments are kept, and steps that it takes alone."""
     base: Recipe
     lora: Recipe
     shadow_moments: str = ""  # a key of MOMENTS; "": as the base recipe keeps its own
+    shadow_steps: int = 1     # of theta_hat for one of theta: its learning rate is always theta's of the time
 
     def optimizer(self) -> optax.GradientTransformation:
         """One transformation over Params, partitioned by the labels base, shadow and lora."""
         shadow = dataclasses.replace(self.base, moments=self.shadow_moments or self.base.moments)
-        return optax.multi_transform({"base": adamw(self.base), "shadow": adamw(shadow), "lora": adamw(self.lora)}, labels)
+        return optax.multi_transform({"base": adamw(self.base), "shadow": adamw(shadow, self.shadow_steps),
+                                      "lora": adamw(self.lora)}, labels)
 
 
 def to_bfloat16(tree: Tree, key: jax.Array) -> Tree:

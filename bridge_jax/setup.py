@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 GROUPS = ("model", "method", "optim", "task", "data", "rollout", "batch", "mesh", "eval", "checkpoint", "log", "hosts")
 KEYS = ("seed", "steps", *GROUPS)
 LEAST = {"eval.every": 0, "eval.rows": 1, "eval.limit": 0, "eval.samples": 0, "checkpoint.every": 0, "checkpoint.keep": 1,
-         "log.rollouts_every": 0, "log.skipped_limit": 1, "model.logp_chunk": 1}
+         "log.rollouts_every": 0, "log.eval_problems": 0, "log.skipped_limit": 1, "model.logp_chunk": 1}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -91,6 +91,7 @@ class Checkpoint:
 class Log:
     """What is written beside metrics.jsonl."""
     rollouts_every: int = 1              # steps between rollout files; 0: none
+    eval_problems: int = 8               # of each held-out split whose answers are kept at every evaluation
     mirrors: tuple[str, ...] = ()        # tensorboard, wandb
     skipped_limit: int = 5               # non-finite updates in a row after which the run stops
     ungraded_limit: float = 0.1          # share of a step's samples ended by the grader's timeout or error that stops it

@@ -78,12 +78,13 @@ def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Inter
     def correct(generated, split, prompts, too_long):
         scores, transcripts = evaluate.evaluate(generated, phi, run.task, run.tokenizer, split, prompts, s.eval.rows, run.buckets,
                                                 run.pool, too_long=too_long)
-        return scores, {row["id"] for row in transcripts if row["outcome"] == evaluate.Outcome.correct}
+        return scores, {row["id"] for row in transcripts if row["outcome"] == evaluate.Outcome.correct}, transcripts
 
-    metrics, solved = {}, {}
+    metrics, solved, kept = {}, {}, []
     for split, prompts in run.splits.items():
         asked = run.task.splits.get(split, prompts.problems)[:s.eval.limit or None]
-        scores, right = correct(one_each, split, prompts, len(asked) - len(prompts.problems))
+        scores, right, transcripts = correct(one_each, split, prompts, len(asked) - len(prompts.problems))
+        kept += [{"actor": f"theta, greedy, {split}"} | row for row in transcripts[:s.log.eval_problems]]
         metrics |= scores
         solved[split] = "".join(str(int(problem.id in right)) for problem in asked)
         if s.eval.samples and split in run.task.splits:
@@ -94,6 +95,8 @@ def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Inter
     with hosts.waiting("the measures of cooperation"):
         metrics |= cooperation.measure(run, programs, state) if s.eval.cooperation else {}
     book.write_solved(step, solved)
+    if kept:
+        book.write_rollouts(step, kept, "eval")
     return metrics | {"time/eval_s": time.monotonic() - began}
 
 
@@ -178,8 +181,8 @@ def train(config: ConfigDict, workdir: str, stop_at: int | None = None, force_co
     """
     with Interrupt() as interrupt:
         try:
-            with hosts.joined(config), grader(config) as pool:  # before anything touches a device
-                return train_with(pool, config, workdir, stop_at, force_config, defaults, devices, interrupt)
+            with hosts.joined(config), grader(config) as pool, contextlib.ExitStack() as held:  # before anything touches a device
+                return train_with(pool, held, config, workdir, stop_at, force_config, defaults, devices, interrupt)
         except Stopped:
             hosts.say("stopped by a signal before a step was begun; nothing is lost, the same command goes on")
             return {"stopped": True}
@@ -196,9 +199,9 @@ def grader(config: ConfigDict) -> Iterator[Pool | None]:
         yield pool
 
 
-def train_with(pool: Pool | None, config: ConfigDict, workdir: str, stop_at: int | None, force_config: bool,
-               defaults: ConfigDict | None, devices, interrupt: Interrupt) -> dict[str, Any]:
-    """train, with its grader running."""
+def train_with(pool: Pool | None, held: contextlib.ExitStack, config: ConfigDict, workdir: str, stop_at: int | None,
+               force_config: bool, defaults: ConfigDict | None, devices, interrupt: Interrupt) -> dict[str, Any]:
+    """train, with its grader running; held: keeps the run directory for this run until the end."""
     with hosts.waiting("the devices of all hosts"):
         jax.local_devices()  # hosts tell each other of theirs
     run = setup.build(config, devices)._replace(pool=pool)
@@ -207,6 +210,7 @@ def train_with(pool: Pool | None, config: ConfigDict, workdir: str, stop_at: int
     hosts.agree("data and devices", {"devices of a host": len(jax.local_devices())} | settings.flatten({"facts": facts}))
     hosts.check_shared(workdir)
     usual = settings.to_json(defaults) if defaults else None
+    hosts.decided("who writes the run directory", lambda: held.enter_context(logbook.claimed(workdir)))
     record = hosts.decided("the run directory", lambda: logbook.check_run(
         workdir, settings.to_json(config), changes, force_config, FREE_KEYS, facts, usual))
     if changes:
@@ -258,13 +262,13 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
     skipped, clock, meter = meta["skipped_in_row"], time.monotonic(), ledger.Meter(meta.get("times", {}))
     trained = lambda: meta["train_s"] + time.monotonic() - clock
 
-    def finish(step: Step | None, extra: dict, log: bool = True) -> None:
-        """Fetch the metrics of a step, which waits for its update, and log them."""
+    def finish(step: Step | None, extra: dict, log: bool = True, updated: float = 0.0) -> None:
+        """Fetch the metrics of a step, which waits for its update, and log them; updated: when that ended, if it is known."""
         nonlocal skipped, last
         if step is None:
             return
         metrics = {key: float(value) for key, value in hosts.fetch(f"update of step {step.number}", step.metrics).items()}
-        metrics["time/update_s"] = time.monotonic() - step.dispatched
+        metrics["time/update_s"] = (updated or time.monotonic()) - step.dispatched
         spent = {key: value for key, value in metrics.items() if key.startswith("budget/")} | step.sampled
         spent["budget/flops"] = ledger.step_flops(run.cfg, spent, *ledger.mean_lengths(step.batch))
         spent["time/device_s"] = metrics["time/update_s"] + step.facts.get("time/rollout_s", 0.0)  # as the host sees it
@@ -335,12 +339,13 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
             if evaluating or saving:
                 with hosts.waiting(f"update of step {number}"):
                     jax.block_until_ready(metrics)
+                updated = time.monotonic()
                 with meter.paused():
                     try:
                         seen = evaluation(run, programs, state, interrupt, book, number) if evaluating and not owed else {}
                     except Stopped:
                         seen, owed = {}, True
-                finish(pending, seen, log=not owed)
+                finish(pending, seen, not owed, updated)
                 pending, stopping = None, stopping or interrupt.agreed()
             if saving or stopping:
                 with meter.paused():

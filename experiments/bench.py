@@ -4,8 +4,10 @@ Cases: grade - answers a second through box, cheap stage and worker processes, a
 Its answers are those of reference solutions (--data_dir: a folder with MATH's and GSM8K's JSONL), each one graded against
 its own gold answer and against that of the next problem; without --data_dir a made-up mix in about MATH's proportions.
 rollout, rollout_uneven - tokens a second of the sampler, 64 rows of 128 tokens, or to their ends. update, update_repeated -
-a grpo update of these rows, each prompt computed once, or once for every sample. update_bridge - the same with experts. All of
---model, a local folder; --dtype; prompts of GSM8K from --data_dir, else made up. reference - this machine: a matmul, a read.
+a grpo update of these rows, each prompt computed once, or once for every sample. update_bridge - the same with experts.
+step_grpo, step_bridge - both in turn, and for each phase what this machine could not beat: its counted FLOPs and bytes at the
+rates of a matmul and a read, measured in between. All of --model, a local folder; --dtype; prompts of GSM8K from --data_dir, else
+made up. reference - these rates alone.
 """
 from __future__ import annotations
 
@@ -80,23 +82,6 @@ def grade(repeats: int) -> list[dict]:
     return lines
 
 
-def reference(repeats: int) -> list[dict]:
-    """What this machine does: fp32 matmuls of 2048, in GFLOP/s, and sums of 1 GiB, in GB/s."""
-    import jax
-    import jax.numpy as jnp
-    a, x = jnp.ones((2048, 2048)), jnp.ones(2**28)  # given as arguments: of constants, the compiler knows the result
-    work = {"matmul_gflops": (jax.jit(jnp.matmul), (a, a), 2 * 2048**3), "read_gb_s": (jax.jit(jnp.sum), (x,), x.nbytes)}
-    lines = []
-    for _ in range(repeats + 1):
-        line = {}
-        for name, (call, given, amount) in work.items():
-            began = time.monotonic()
-            jax.block_until_ready(call(*given))
-            line[name] = amount / (time.monotonic() - began) / 1e9
-        lines.append(line)
-    return lines[1:]
-
-
 def on_model(case: str, **how):
     """A case of experiments.bench_model."""
     def measure(repeats: int) -> list[dict]:
@@ -107,10 +92,18 @@ def on_model(case: str, **how):
     return measure
 
 
-CASES = {"grade": grade, "reference": reference, "rollout": on_model("sampling", uneven=False),
+CASES = {"grade": grade, "reference": on_model("reference"), "rollout": on_model("sampling", uneven=False),
          "rollout_uneven": on_model("sampling", uneven=True), "update": on_model("update", method="grpo", shared=True),
          "update_repeated": on_model("update", method="grpo", shared=False),
-         "update_bridge": on_model("update", method="bridge", shared=True)}
+         "update_bridge": on_model("update", method="bridge", shared=True),
+         "step_grpo": on_model("step", method="grpo"), "step_bridge": on_model("step", method="bridge")}
+
+
+def instructions() -> str:
+    """The widest vector instructions that the processor names, on Linux: figures of other kinds do not compare."""
+    about = Path("/proc/cpuinfo")
+    named = set(about.read_text().split()) if about.is_file() else set()
+    return next((kind for kind in ("amx_bf16", "avx512f", "avx2") if kind in named), "")
 
 
 def main(argv: list[str]) -> None:
@@ -120,8 +113,8 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.repeats < 1:
         fail(f"--repeats={flags.FLAGS.repeats}; allowed: at least 1")
     log_to_stderr()
-    about = {"case": argv[1], "cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(),
-             "versions": {name: metadata.version(name) for name in VERSIONS}}
+    about = {"case": argv[1], "cores": os.cpu_count(), "machine": platform.machine(), "instructions": instructions(),
+             "python": platform.python_version(), "versions": {name: metadata.version(name) for name in VERSIONS}}
     try:
         lines = CASES[argv[1]](flags.FLAGS.repeats)
     except (ValueError, OSError, RuntimeError) as error:

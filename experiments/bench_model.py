@@ -15,10 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax import data, programs, rollout, setup
-from bridge_jax.flight import count
+from bridge_jax.flight import count, phases
+from bridge_jax.grading import selftest
+from bridge_jax.grading.outcome import Rule
+from bridge_jax.grading.pool import Pool
 from bridge_jax.setup import Run
 from bridge_jax.types import Batch, Packing, Rollouts, Sequences
 from configs import base
+from experiments.bench import made_up
 
 PROMPTS, SAMPLES, DEMOS, BUCKET, NEW = 8, 8, 16, 256, 128
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -84,22 +88,31 @@ def timed(call: Callable) -> tuple[float, object]:
     return time.monotonic() - began, result
 
 
-def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) -> list[dict]:
-    """The sampler, every row to 128 tokens; or uneven: rows end at their end-of-sequence token, or at 256."""
-    max_new = 2 * NEW if uneven else NEW
-    run = make("grpo", model, dtype, max_new)
+def sampler(run: Run, model: str, data_dir: str, uneven: bool = False) -> tuple[Callable, float]:
+    """(phi, number of the call) -> (seconds to the first token, seconds to the last, Samples); and what compiling it took."""
     prompt, length, _ = texts(model, data_dir)
-    phi = jax.tree.map(lambda x: x.astype(dtype), setup.initial_theta(run))
     shapes = programs.abstract_phi(run, setup.abstract_state(run))
     program, compile_s = compiled(lambda: programs.trace_sampler(run, shapes, BUCKET, PROMPTS, SAMPLES))
-    eos_E = jnp.asarray(run.tokenizer.eos_ids, jnp.int32)
-    how = rollout.Sampling(jnp.float32(1.0), eos_E if uneven else jnp.full_like(eos_E, -1), jnp.int32(max_new))
-    lines = []
-    for repeat in range(repeats + 1):
+    eos_E, limit = jnp.asarray(run.tokenizer.eos_ids, jnp.int32), jnp.int32(run.settings.rollout.max_new)
+    how = rollout.Sampling(jnp.float32(1.0), eos_E if uneven else jnp.full_like(eos_E, -1), limit)
+
+    def call(phi, repeat: int):
         keys = rollout.row_keys(jax.random.key(0), repeat, jnp.arange(PROMPTS), SAMPLES)
         given = phi, jnp.asarray(prompt, jnp.int32), jnp.asarray(length, jnp.int32), keys
         first_s, _ = timed(lambda: program(*given, how._replace(limit=jnp.int32(1))))
-        seconds, samples = timed(lambda: program(*given, how))
+        return first_s, *timed(lambda: program(*given, how))
+
+    return call, compile_s
+
+
+def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) -> list[dict]:
+    """The sampler, every row to 128 tokens; or uneven: rows end at their end-of-sequence token, or at 256."""
+    run = make("grpo", model, dtype, 2 * NEW if uneven else NEW)
+    phi = jax.tree.map(lambda x: x.astype(dtype), setup.initial_theta(run))
+    sample, compile_s = sampler(run, model, data_dir, uneven)
+    lines = []
+    for repeat in range(repeats + 1):
+        first_s, seconds, samples = sample(phi, repeat)
         tokens = int(samples.seqs.length_B.sum())
         lines.append({"seconds": seconds, "tokens": tokens, "tokens_per_s": tokens / seconds, "compile_s": compile_s,
                       "first_token_s": first_s, "longest": int(samples.seqs.length_B.max())})
@@ -120,3 +133,50 @@ def update(repeats: int, model: str, data_dir: str, dtype: str, method: str, sha
                       "compile_s": compile_s, "state_gb": count.chip_bytes(shapes) / 1e9,
                       "grad_norm": float(metrics["grad/norm_theta"])})
     return lines[1:]  # the first call warms up
+
+
+def machine(dtype: str) -> Callable[[], dict[str, float]]:
+    """() -> what this machine does now: matmuls of 2048 in GFLOP/s, and sums of 1 GiB in GB/s."""
+    a, x = jnp.ones((2048, 2048), dtype), jnp.ones(2**28)  # given as arguments: of constants, the compiler knows the result
+    work = {"matmul_gflops": (jax.jit(jnp.matmul), (a, a), 2 * 2048**3), "read_gb_s": (jax.jit(jnp.sum), (x,), x.nbytes)}
+    measure = lambda: {name: amount / timed(lambda: call(*given))[0] / 1e9 for name, (call, given, amount) in work.items()}
+    measure()  # compiles
+    return measure
+
+
+def reference(repeats: int, model: str, data_dir: str, dtype: str) -> list[dict]:
+    """The machine alone."""
+    measure = machine(dtype)
+    return [measure() for _ in range(repeats)]
+
+
+def step(repeats: int, model: str, data_dir: str, dtype: str, method: str) -> list[dict]:
+    """One step phase by phase: merge, prefill, decode, grading of made-up answers, update; NAME_s, and NAME_limit_s, the longest
+    of its FLOPs at the rate of a matmul and its bytes at that of a read, both measured right before; NAME_share is their ratio.
+
+    prefill and decode are told apart by a call that samples one token."""
+    run = make(method, model, dtype, NEW)
+    shapes, batch = setup.abstract_state(run), completions(run, model, data_dir)
+    work = {phase.name: phase.work(phase.trace()) for phase in phases.phases(run, shapes)}
+    merge, _ = compiled(lambda: programs.trace_policy(run, shapes, "theta"))
+    update, _ = compiled(lambda: programs.trace_update(run, shapes, BUCKET, run.method.kinds[0]))
+    sample, _ = sampler(run, model, data_dir)
+    answers = [(gold, text, Rule()) for gold, text in made_up(PROMPTS * SAMPLES)]
+    state, measure, lines = jax.jit(run.method.init)(setup.initial_theta(run), jax.random.key(0)), machine(dtype), []
+    with Pool() as pool:
+        for repeat in range(repeats + 1):
+            line, spent = measure(), {}
+            spent["merge"], phi = timed(lambda: merge(state.params))
+            first_s, rollout_s, _ = sample(phi, repeat)
+            spent["decode"] = (rollout_s - first_s) * NEW / (NEW - 1)
+            spent["prefill"] = rollout_s - spent["decode"]
+            spent["grade"], _ = timed(lambda: selftest.grade(answers, pool))
+            spent["update"], (state, _) = timed(lambda: update(state, batch))
+            for name, seconds in spent.items():
+                line[f"{name}_s"] = seconds
+                if name in work:
+                    flops, moved = work[name]
+                    limit_s = max(flops / line["matmul_gflops"], moved / line["read_gb_s"]) / 1e9
+                    line |= {f"{name}_limit_s": limit_s, f"{name}_share": limit_s / seconds}
+            lines.append(line | {"step_s": sum(spent.values())})
+    return lines[1:]  # the first step warms up

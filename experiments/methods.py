@@ -2,7 +2,8 @@
 
 Nothing in it is written by hand: what is sampled and read comes from the method's steps, copies from its state, passes from
 tracing its update with a policy that counts how often it is differentiated, and what a part learns from, from changing the
-experts, or the samples, and looking whether its step changes. What a method does is the first line of its file.
+experts, or the samples, or theta_hat, and looking whether its step changes, after a few steps: at the first one theta_hat is
+theta, and their terms in w cancel. What a method does is the first line of its file.
 Exit codes: 0 done, 2 the file cannot be written.
 """
 from __future__ import annotations
@@ -17,14 +18,23 @@ from absl import app, flags
 
 from bridge_jax import methods
 from bridge_jax.optim import Recipe, Recipes
-from bridge_jax.types import Batch, Method, Policy, Reads, Rollouts, Sequences
+from bridge_jax.types import Batch, Method, Policy, Reads, Rollouts, Sequences, TrainState, Tree
 from experiments.train import fail, parse_flags
 
 V, P, M, T = 4, 2, 2, 2  # tokens, prompts, samples of a prompt and positions of the toy that is traced
 PARTS = ("theta", "theta_hat", "w")
+BEFORE = 3            # steps that are taken before one is changed
+FELT = 1e-3           # share of a step by which a change in what it reads must change it
+VARIANTS = (("chord", {"chord_weighting": "phi"}), ("bridge", {"w_learns": "gain"}), ("bridge", {"shadow_rollouts": "own"}),
+            ("bridge", {"inner_steps": 2}), ("bridge", {"resync_every": 10}), ("grpo", {"kl_coef": 0.1}))
 HEAD = """# The methods
 
-Written by `python -m experiments.methods`; a test fails when it is out of date. One step of each with its default settings.
+Written by `python -m experiments.methods`; a test fails when it is out of date. One step of each with its default settings, or
+those that are named. BRIDGE with its w frozen is `bridge` with `optim.lora.learning_rate=0`, or `hybrid`; a hybrid whose learning
+rate is matched to BRIDGE's is `hybrid` at that rate.
+
+"What learns from what" names whatever changes a part's step: the rows of SFT (experts) and of RL (samples), and for w, where
+it is in the gain, theta_hat, whose RL gradient is taken off theta's.
 
 A backward pass costs about three forward passes of the model over the rows that are named; a method with several kinds of steps
 has them one after the other. Copies are trees as large as the base weights, without the optimizer's moments (two for each
@@ -67,20 +77,37 @@ def batch(reads: Reads, experts: int = 0, samples: int = 0) -> Batch:
 
 
 def learns_from(method: Method) -> str:
-    """For each part, which rows its step depends on, in any kind of step."""
+    """For each part, which rows its step depends on, in any kind of step, and whether on theta_hat."""
     state = method.init({"table": jnp.zeros((V, V)).at[0, 1].set(1.0)}, jax.random.key(0))
     found = {part: [] for part in PARTS if getattr(state.params, part) is not None}
     update = jax.jit(method.update)
+    for i in range(BEFORE):
+        state = update(state, batch(method.reads(i), i, i))[0]
     for reads in method.kinds:
-        step = lambda **shifts: update(state, batch(reads, **shifts))[0].params
-        base = step()
-        for rows, shift, there in (("experts", {"experts": 1}, reads.demos), ("samples", {"samples": 1}, reads.actors)):
-            after = step(**shift) if there else base
+        step = lambda state, **shifts: steps_of(state, update(state, batch(reads, **shifts))[0])
+        base = step(state)
+        others = {"experts": step(state, experts=1) if reads.demos else base,
+                  "samples": step(state, samples=1) if reads.actors else base}
+        if "theta_hat" in found:
+            other = jax.tree.map(lambda x: x + jnp.arange(x.size).reshape(x.shape) / x.size, state.params.theta_hat)
+            others["theta_hat"] = step(state.replace(params=state.params.replace(theta_hat=other)))
+        for rows, after in others.items():
             for part, seen in found.items():
-                pairs = zip(jax.tree.leaves(getattr(base, part)), jax.tree.leaves(getattr(after, part)))
-                if rows not in seen and any(not jnp.array_equal(one, other) for one, other in pairs):
+                if rows not in (part, *seen) and changed(base[part], after[part]):
                     seen.append(rows)
     return "; ".join(f"{part}: {' and '.join(seen)}" for part, seen in found.items())
+
+
+def steps_of(before: TrainState, after: TrainState) -> dict[str, Tree]:
+    """By how much each part has moved."""
+    there = [part for part in PARTS if getattr(before.params, part) is not None]
+    return {part: jax.tree.map(jnp.subtract, getattr(after.params, part), getattr(before.params, part)) for part in there}
+
+
+def changed(one: Tree, other: Tree) -> bool:
+    """Whether two steps differ by more than rounding."""
+    norm = lambda tree: float(jnp.sqrt(sum(jnp.sum(jnp.float32(x)**2) for x in jax.tree.leaves(tree))))
+    return norm(jax.tree.map(jnp.subtract, one, other)) > FELT * max(norm(one), norm(other))
 
 
 def passes(method: Method, counts: collections.Counter) -> str:
@@ -95,24 +122,28 @@ def passes(method: Method, counts: collections.Counter) -> str:
     return "; then ".join(told)
 
 
-def line(name: str) -> list[str]:
-    """The cells of one method."""
+def line(name: str, given: dict | None = None) -> list[str]:
+    """The cells of one method, or of a variant of it that is given."""
     module, counts = methods.load(name), collections.Counter()
     recipes = Recipes(*[Recipe(learning_rate=0.1, eps=1.0)] * 2)  # a step that shows the size of its gradient
-    method = module.make(module.Config(), counting(counts), recipes)
+    method = module.make(module.Config(**given or {}), counting(counts), recipes)
     theta = {"table": jax.ShapeDtypeStruct((V, V), jnp.float32)}
     state = jax.eval_shape(method.init, theta, jax.random.key(0))
     copies = sum(tree is not None for tree in (state.params.theta, state.params.theta_hat, state.ref))
     kinds = lambda tell: "; then ".join(dict.fromkeys(tell(reads) for reads in method.kinds))
     experts = kinds(lambda reads: ("of the same prompts" if method.paired else "of their own") if reads.demos else "none")
     settings = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(module.Config))
-    return [f"`{name}`", module.__doc__.split("\n")[0].rstrip(":"), kinds(lambda reads: " and ".join(reads.actors) or "nobody"),
+    settings = settings if given is None else "as above"
+    told = module.__doc__.split("\n")[0].rstrip(":")
+    told = told if given is None else ", ".join(f"method.{key}={value!r}" for key, value in given.items())
+    return [f"`{name}`", told, kinds(lambda reads: " and ".join(reads.actors) or "nobody"),
             experts, learns_from(method), passes(method, counts), str(copies), settings or "none"]
 
 
 def document() -> str:
     """The whole file."""
-    cells = [COLUMNS, ["---"] * len(COLUMNS), *(line(name) for name in methods.names())]
+    rows = [(name, None) for name in methods.names()] + [*VARIANTS]
+    cells = [COLUMNS, ["---"] * len(COLUMNS), *(line(*row) for row in rows)]
     return HEAD + "\n" + "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells) + "\n"
 
 

@@ -30,8 +30,10 @@ METRICS = ("reward/mean", "reward/outcome_correct", "rollout/length", "rollout/e
            "eval/touched_accuracy", "eval/untouched_accuracy", "eval/dev_accuracy")
 COLUMNS = {"final": "accuracy, final", "base": "before training", "steps": "steps", "seeds": "seeds",
            "budget/generated_tokens": "generated tokens", "budget/demo_tokens": "expert tokens", "budget/flops": "model FLOPs",
-           "time/wall_s": "wall s", "memory/host_peak_gib": "peak GiB", "memory/device_peak_gib": "device GiB"}
+           "time/wall_s": "wall s", "time/device_s": "sampling and updating s", "memory/host_peak_gib": "process peak GiB",
+           "memory/device_peak_gib": "device GiB"}
 PROBLEMS, SAMPLES, STEPS = 12, 4, 8  # shown in the viewer: problems, samples of each and step, steps of each group
+LETTERS = 4 * 10**6  # of all samples shown: beyond, fewer problems
 SEARCHED = 64 * 2**20  # bytes of a run's samples that are looked through for problems that come again, at least STEPS files
 TEX = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"} | {c: f"\\{c}" for c in "_%&#${}"}
 
@@ -55,9 +57,12 @@ def with_interval(found: Interval) -> str:
 
 
 def rows_of(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
-    """The table: a line a group; "-" where a seed lacks the figure, or has not finished and so has no last one."""
+    """The table: a line a group; "-" where a seed lacks the figure, or has not finished and so has no last one.
+
+    Accuracies are those of the first and of the last line, not of whichever line comes next to them.
+    """
     def mean(group, key, lines=reversed):
-        values = [next((line[key] for line in lines(run.lines) if line.get(key) is not None), None) for run in group]
+        values = [next((line.get(key) for line in lines(run.lines)), None) for run in group]
         return comparison.interval(values) if None not in values else Interval(math.nan, math.nan, math.nan, 0)
 
     def last(group, key):
@@ -129,10 +134,13 @@ def spread(items: list, count: int) -> list:
 
 
 def samples(groups: dict[str, list[Run]]) -> list[dict]:
-    """What the viewer shows: the problems that most groups, and then most steps, sampled, with samples of each (first seeds)."""
+    """What the viewer shows: the problems that most groups, and then most steps, sampled, with samples of each (first seeds).
+
+    These are above all the held-out problems whose answers every evaluation keeps (log.eval_problems); then those of training.
+    """
     places: dict[str, dict[str, list]] = {}  # problem -> group -> files
     for name, group in groups.items():
-        paths = sorted(pathlib.Path(group[0].folder, "rollouts").glob("step_*.jsonl"))
+        paths = sorted(pathlib.Path(group[0].folder, "rollouts").glob("*_*.jsonl"), key=lambda path: path.stem[-6:])
         largest = max((path.stat().st_size for path in paths), default=0)
         for path in spread(paths, max(STEPS, SEARCHED // (largest + 1))):
             for problem in set(re.findall(r'"id": (-?\d+)', path.read_text())):
@@ -144,12 +152,13 @@ def samples(groups: dict[str, list[Run]]) -> list[dict]:
             for path in spread(paths, STEPS):
                 wanted.setdefault((name, path), set()).add(int(problem))
     found = {int(problem): {"rows": []} for problem in often}
-    for name, path in sorted(wanted, key=lambda place: (list(groups).index(place[0]), place[1])):
+    for name, path in sorted(wanted, key=lambda place: (list(groups).index(place[0]), place[1].stem[-6:])):
         for row in map(json.loads, path.read_text().rstrip("\n").split("\n")):
             if row["id"] in wanted[name, path] and row["sample"] < SAMPLES:
                 found[row["id"]] |= {"question": row["question"], "answer": row["answer"]}
-                found[row["id"]]["rows"].append([name, int(path.stem[5:]), row["actor"], row["outcome"], row["text"][:2000]])
-    return list(found.values())
+                found[row["id"]]["rows"].append([name, int(path.stem[-6:]), row["actor"], row["outcome"], row["text"][:2000]])
+    sizes = itertools.accumulate(sum(len(row[-1]) for row in one["rows"]) for one in found.values())
+    return [one for one, size in zip(found.values(), sizes) if size <= LETTERS]
 
 
 def config_differences(groups: dict[str, list[Run]]) -> list[list[str]]:
@@ -161,18 +170,18 @@ def config_differences(groups: dict[str, list[Run]]) -> list[list[str]]:
 
 
 def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
-    """What stands at the top of the page."""
+    """What stands at the top of the page, beside `comparison.unborn`."""
     known = solved_by(groups, metric)
     missing = [name for name in groups if name not in known] if len(groups) > 1 else []
     told = "not in the paired bootstrap, since a seed has not finished or does not say which problems it solved: "
     return comparison.notes(groups, metric) + ([told + ", ".join(missing)] if missing else [])
 
 
-def page(groups: dict[str, list[Run]], metric: str) -> tuple[str, dict[str, str]]:
-    """The HTML file and the tables beside it."""
+def page(groups: dict[str, list[Run]], metric: str, unborn: tuple[str, ...] | list[str] = ()) -> tuple[str, dict[str, str]]:
+    """The HTML file and the tables beside it; unborn: notes on directories that are no runs yet."""
     rows = rows_of(groups, metric)
     made = tables(rows)
-    given = {"metric": metric, "budgets": BUDGETS, "notes": notes(groups, metric),
+    given = {"metric": metric, "budgets": BUDGETS, "notes": [*unborn, *notes(groups, metric)],
              "columns": ["method", *COLUMNS.values()], "rows": rows, "curves": curves(groups, metric),
              "groups": list(groups), "tables": made,
              "differences": differences(groups, metric), "samples": samples(groups),
@@ -188,9 +197,12 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}")
     out = pathlib.Path(flags.FLAGS.out)
+    if out.suffix in (".md", ".csv", ".tex"):
+        fail(f"--out={out}: the page is HTML, and the table stands beside it under this name; take another, such as report.html")
     try:
+        unborn = comparison.unborn(flags.FLAGS.runs)
         groups = comparison.grouped([comparison.load(folder) for folder in comparison.find(flags.FLAGS.runs)])
-        text, made = page(groups, flags.FLAGS.metric)
+        text, made = page(groups, flags.FLAGS.metric, unborn)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text)
         for suffix, table in made.items():
@@ -198,7 +210,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         fail(str(error))
     print(f"{made['md']}\n{out}: {len(text) / 1e6:.1f} MB")
-    for note in notes(groups, flags.FLAGS.metric):
+    for note in unborn + notes(groups, flags.FLAGS.metric):
         print(f"note: {note}")
 
 

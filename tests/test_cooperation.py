@@ -32,7 +32,8 @@ def test_splits(made):
 def test_gain_is_paired(made, monkeypatch):
     """theta_hat == theta: exactly 0, with error 0, as both have the same keys. With other rewards: mean and error by hand."""
     run, programs, state = made
-    assert cooperation.measured_gain(run, programs, state) == {"coop/gain": 0.0, "coop/gain_stderr": 0.0}
+    keys = ("coop/gain", "coop/gain_stderr", "coop/gain_low", "coop/gain_high")
+    assert cooperation.measured_gain(run, programs, state) == dict.fromkeys(keys, 0.0)
     rewards = iter([np.array([1, 1, 0, 1, 0, 0, 1, 0.0]), np.array([1, 0, 0, 0, 0, 1, 0, 0.0])])
 
     class Known:
@@ -43,7 +44,10 @@ def test_gain_is_paired(made, monkeypatch):
     found = cooperation.measured_gain(run, programs, state)
     difference = np.array([0, 1, 0, 1, 0, -1, 1, 0])
     assert found["coop/gain"] == pytest.approx(difference.mean())
-    assert found["coop/gain_stderr"] == pytest.approx(difference.std() / np.sqrt(8))
+    error = np.sqrt(((difference - 0.25)**2).sum() / 7 / 8)
+    assert found["coop/gain_stderr"] == pytest.approx(error)
+    assert found["coop/gain_high"] == pytest.approx(0.25 + 2.364624 * error)  # Student's t, 7 degrees of freedom, by a table
+    assert found["coop/gain_low"] == pytest.approx(0.25 - 2.364624 * error)
     assert cooperation.measured_gain(run, programs, state.replace(params=Params(state.params.theta, None, None))) == {}
 
 
@@ -64,7 +68,7 @@ def test_in_a_run(tmp_path):
     """Every evaluation has it, nothing else does, and nothing compiles for it once training is under way."""
     train.train(tiny_runs.config("bridge", steps=4, eval__every=2, eval__cooperation=True), str(tmp_path), devices=jax.devices()[:1])
     lines = logbook.read(str(tmp_path))
-    keys = {"coop/gain", "coop/gain_stderr", "coop/expert_logp", "eval/touched_accuracy"}
+    keys = {"coop/gain", "coop/gain_low", "coop/expert_logp", "eval/touched_accuracy"}
     assert [keys <= set(line) for line in lines] == [True, False, True, False, True]
     assert lines[0]["coop/gain"] == 0 and lines[-1]["compile/count"] == lines[1]["compile/count"]
     solved = (tmp_path / "solved.jsonl").read_text().splitlines()

@@ -20,11 +20,11 @@ def test_matrix_weights_by_hand():
 
 
 def test_step_by_hand():
-    """10 prefilled, 20 generated, 30 + 12 tokens through a backward pass: 2 W and 4 L N H context each, thrice backward."""
-    W, attended = ledger.matrix_weights(toys.CFG), 4 * 2 * 4 * 8
+    """10 prefilled, 20 generated, 30 + 12 tokens through a backward pass: 2 W and 4 L N H context each, thrice backward; prompts without the head."""
+    W, head, attended = ledger.matrix_weights(toys.CFG), 32 * 16, 4 * 2 * 4 * 8
     spent = {"budget/prefilled_tokens": 10, "budget/generated_tokens": 20, "budget/gradient_tokens": 30,
              "budget/gradient_prompt_tokens": 12}
-    expected = (10 + 36) * (2 * W + attended * 3) + (20 + 90) * (2 * W + attended * (6 + 4))
+    expected = (10 + 36) * (2 * (W - head) + attended * 3) + (20 + 90) * (2 * W + attended * (6 + 4))
     assert ledger.step_flops(toys.CFG, spent, prompt=6.0, completion=8.0) == pytest.approx(expected)
 
 
@@ -40,7 +40,7 @@ def test_against_the_compiler():
 
     counted = jax.jit(logits).lower(theta).compile().cost_analysis()["flops"]
     # attention is computed in full, and masked: every completion token against all 64 positions, every prompt token against 16
-    ours = ledger.forward_flops(cfg, 8 * 48, 64) + ledger.forward_flops(cfg, 8 * 16, 16) - 2 * 8 * 16 * cfg.vocab * cfg.width
+    ours = ledger.forward_flops(cfg, 8 * 48, 64) + ledger.forward_flops(cfg, 8 * 16, 16, head=False)
     assert ours == pytest.approx(counted, rel=0.1)
 
 
@@ -50,6 +50,17 @@ def test_meter():
         time.sleep(0.3)
     found = meter.read()
     assert 5.0 <= found["time/wall_s"] < 5.2 and set(found) == {"time/wall_s", "time/cpu_s"}
+
+
+def test_what_is_read_in_a_pause_is_what_was_spent_before():
+    """A checkpoint is saved in a pause: what a run spent must not stand in it twice."""
+    meter = ledger.Meter({})
+    time.sleep(0.2)
+    with meter.paused():
+        saved = meter.read()
+        time.sleep(0.2)
+        assert meter.read() == saved
+    assert 0.2 <= saved["time/wall_s"] < 0.35 and saved["time/wall_s"] <= meter.read()["time/wall_s"] < 0.35
 
 
 def test_peak_memory():

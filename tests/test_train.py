@@ -251,7 +251,7 @@ def test_own_shadow_rollouts_are_counted(quick, tmp_path):
     rows = tiny_runs.rows(tmp_path / "rollouts" / "step_000002.jsonl")
     assert [row["actor"] for row in rows] == ["theta"] * 8 + ["theta_hat"] * 8
     last = logbook.read(str(tmp_path))[-1]
-    sampled = [sum(len(row["ids"]) for row in tiny_runs.rows(file)) for file in (tmp_path / "rollouts").iterdir()]
+    sampled = [sum(len(row["ids"]) for row in tiny_runs.rows(file)) for file in (tmp_path / "rollouts").glob("step_*")]
     assert last["budget/generated_tokens"] == sum(sampled)
     assert last["budget/gradient_tokens"] == sum(sampled) + last["budget/demo_tokens"]
 

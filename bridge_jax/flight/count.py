@@ -17,6 +17,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from bridge_jax import ledger, rollout, setup
+from bridge_jax.ledger import head_weights
 from bridge_jax.models import layers
 from bridge_jax.models.attention import form_of
 from bridge_jax.setup import Run
@@ -70,11 +71,6 @@ def chip_bytes(tree: Tree, on_host: bool = False) -> int:
     """Of what one device holds of a tree of shapes with shardings; on_host: of what lies in the host's memory for it instead."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
                if (leaf.sharding.memory_kind == "pinned_host") == on_host)
-
-
-def head_weights(cfg: layers.Config) -> int:
-    """Weights of the output projection."""
-    return cfg.vocab * cfg.width
 
 
 def forward_flops(cfg: layers.Config, rows: Rows, kernel: Kernel = KERNELS["xla"], again: tuple[int, int] = (0, 0),

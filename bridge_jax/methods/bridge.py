@@ -5,8 +5,9 @@
     w         += beta  [ (1-lam) dJ_SFT/dw(theta, w) + lam (dJ_RL/dw(theta, w) - dJ_RL/dw(theta_hat, w)) ]
 
 all gradients at the same iterate (Jacobi). The last bracket ascends the cooperative gain J_RL(theta, w) - J_RL(theta_hat, w).
-With phi = merge(theta, w) two backward passes are enough: a gradient in phi IS the gradient in theta, and `pull` turns it into
-the one in w. theta_hat learns from theta's samples by importance weighting (unclipped), or from its own ("own", ours).
+With phi = merge(theta, w) a gradient in phi IS the gradient in theta, and `pull` turns it into the one in w: no term needs a
+pass of its own for w. SFT and RL are passed one after the other, so that how they agree is known.
+theta_hat learns from theta's samples by importance weighting (unclipped), or from its own ("own", ours).
 The weights are per token, which is exact for completions of one token and close for longer ones while theta_hat is near; with
 shared samples watch bridge/ess: as theta_hat trails, the gain's value comes to hang on few of them.
 At the exact optimum the theta_hat term vanishes, since theta can undo w: it acts while theta_hat trails.
@@ -42,12 +43,12 @@ class Config:
     lam_values: tuple[float, ...] = ()
     lam_gain: float = 0.1
     shadow_rollouts: str = "shared"  # "shared": theta_hat learns from theta's samples; "own": it samples too, with the same keys
-    ratio_cap: float = 0.0           # bounds theta_hat's importance ratio to [1/cap, cap]; 0: free
+    ratio_cap: float = 0.0           # bounds the weight of a token's gradient in theta_hat to [1/cap, cap]; 0: free
     advantage: str = "group"         # "group" or "mean"; the same A enters both J_RL
     kl_coef: float = 0.0             # times KL to the initial policy, in both J_RL
     w_learns: str = "both"           # "both": SFT and the gain; "gain": w leaves the first term of its update out
     resync_every: int = 0            # steps after which theta_hat becomes theta again; 0: never
-    inner_steps: int = 1             # RL steps of theta_hat for one step of theta, all on the same samples
+    inner_steps: int = 1             # RL steps of theta_hat for one step of theta, all on the same samples and at the same rate
     shadow_storage: str = "full"     # theta_hat as it is, or as bfloat16 "difference" theta_hat - theta
     shadow_moments: str = ""         # of theta_hat's Adam: float32, bfloat16 or factored; "": as optim.base.moments
     shadow_offload: bool = False     # whether theta_hat and its moments lie in the host's memory between steps
@@ -112,15 +113,21 @@ CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"), "
            "shadow_moments": ("", *MOMENTS)}
 
 
+def mean_gain(gain_B) -> Metrics:
+    """The mean of the samples' shares of the gain, and its standard error."""
+    return {"bridge/gain": gain_B.mean(), "bridge/gain_stderr": gain_B.std(ddof=1) / gain_B.size**0.5}
+
+
 def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
     """On theta's samples: the gain from raw rewards, mean[(1 - rho_seq) R] with rho_seq = pi_hat / pi; KL(pi || pi_hat); ESS.
 
     A surrogate's own value says nothing here: its baseline makes it about 0 whatever the reward. ESS is
-    (sum rho)^2 / sum rho^2 as a share of the samples: near 1 theta_hat is close, near 0 the estimate hangs on few samples.
+    (sum rho)^2 / sum rho^2 as a share of the samples: near 1 theta_hat is close, near 0 the estimate hangs on few samples,
+    and so does its standard error.
     """
     mask_BT = objectives.token_mask(rollouts.seqs.length_B, logp_BT.shape[1])
     rho_B = objectives.ratio(jnp.sum(logp_hat_BT * mask_BT, axis=1), jnp.sum(logp_BT * mask_BT, axis=1))
-    return {"bridge/gain": jnp.mean((1.0 - rho_B) * rollouts.reward_B),
+    return mean_gain((1.0 - rho_B) * rollouts.reward_B) | {
             "bridge/ess": rho_B.sum() ** 2 / (rho_B.size * jnp.sum(rho_B**2)),
             "bridge/kl_hat": objectives.mean_tokens(objectives.k3(logp_BT, logp_hat_BT), rollouts.seqs)}
 
@@ -132,7 +139,7 @@ def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_B
     """
     error_BT = jnp.abs(own.logp_BT - logp_own_BT) * objectives.token_mask(own.seqs.length_B, logp_own_BT.shape[1])
     return shared_gain(rollouts, logp_BT, logp_hat_BT) | {
-        "bridge/gain": rollouts.reward_B.mean() - own.reward_B.mean(), "bridge/reward_hat": own.reward_B.mean(),
+        **mean_gain(rollouts.reward_B - own.reward_B), "bridge/reward_hat": own.reward_B.mean(),
         "rollout/logp_error_hat": objectives.mean_tokens(error_BT, own.seqs), "rollout/logp_error_hat_max": error_BT.max()}
 
 
@@ -187,7 +194,7 @@ def further_steps(count: int, state: TrainState, values, gradient, ascend) -> tu
 
 
 def settle(cfg: Config, state: TrainState, step, skipped) -> TrainState:
-    """The state after `step` steps; theta_hat is theta again if it is time, and the step was one."""
+    """The state after `step` steps; theta_hat is theta again if it is time, and the step was one. Its moments stay its own."""
     if not cfg.resync_every:
         return state.replace(step=step)
     now, theta = (step % cfg.resync_every == 0) & (skipped == 0), state.params.theta
@@ -209,7 +216,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     check(cfg)
     own, lam_at = cfg.shadow_rollouts == "own", lam_rule(cfg)
     term = functools.partial(objectives.surrogate, cap=cfg.ratio_cap)
-    recipes, storage = dataclasses.replace(recipes, shadow_moments=cfg.shadow_moments), STORAGE[cfg.shadow_storage]
+    recipes = dataclasses.replace(recipes, shadow_moments=cfg.shadow_moments, shadow_steps=cfg.inner_steps)
+    storage = STORAGE[cfg.shadow_storage]
 
     def init(theta, key) -> TrainState:
         params = Params(theta=theta, theta_hat=jax.tree.map(jnp.copy, theta), w=policy.init_w(key))

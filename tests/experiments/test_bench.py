@@ -52,6 +52,16 @@ def test_the_command_prints_a_line_a_repeat_and_the_medians(capsys, monkeypatch)
     assert set(lines[0]["versions"]) >= {"jax", "jaxlib"} and lines[-1]["peak_mb"]["self"] > 0
 
 
+@pytest.mark.parametrize("method", ["grpo", "bridge"])
+def test_a_step_is_the_sum_of_its_phases(folder, small, method):
+    """Each phase has a limit by its counted work, except grading; prefill and decode make up the rollout."""
+    line, = bench_model.step(1, folder, "", "float32", method)
+    spent = [line[f"{name}_s"] for name in ("merge", "prefill", "decode", "grade", "update")]
+    assert line["step_s"] == pytest.approx(sum(spent))
+    for name in ("merge", "prefill", "decode", "update"):
+        assert line[f"{name}_share"] == pytest.approx(line[f"{name}_limit_s"] / line[f"{name}_s"]) and line[f"{name}_limit_s"] > 0
+
+
 def test_the_reference_measures_both():
-    line = bench.reference(1)[0]
+    line = bench_model.reference(1, "", "", "float32")[0]
     assert 1 < line["matmul_gflops"] < 1e5 and 0.5 < line["read_gb_s"] < 2000  # beyond: computed by the compiler, not read

@@ -7,10 +7,11 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from experiments import sweep as command
+from experiments import sweep as command, sweep_plan
 from tests.experiments.test_train_cli import environment  # noqa: F401  (a fixture)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -66,7 +67,7 @@ def test_a_key_that_came_later_makes_no_other_run(at_root, tmp_path, monkeypatch
         return config
 
     monkeypatch.setattr(base, "get_config", with_later_key)
-    assert command.fingerprint(with_later_key()) == command.fingerprint(with_later_key("bridge"))
+    assert sweep_plan.fingerprint(with_later_key()) == command.fingerprint(with_later_key("bridge"))
     monkeypatch.setattr("bridge_jax.setup.read", lambda *_, **__: None)  # which does not know the key
     assert command.runs_of(command.load(write(tmp_path)))[0].fingerprint == before.fingerprint
     assert command.runs_of(command.load(write(tmp_path, set={"later": 2})))[0].fingerprint != before.fingerprint
@@ -90,10 +91,54 @@ def test_the_weights_that_a_run_began_from(tmp_path):
     ({"variants": {"x": {"method": "bridg"}}}, "Did you mean 'bridge'"),
     ({"seeds": []}, "'seeds' must be given"), ({"sedes": [1]}, "unknown part 'sedes': did you mean 'seeds'"),
     ({"seeds": 3}, "seeds must be a list, got 3"), ({"grid": {"task.corrupt": 0.2}}, "grid.'task.corrupt'. must be a list"),
-    ({"zip": {"steps": [1, 2], "task.corrupt": [0.1]}}, "differ in length"), ({"config": "configs/lader.py"}, "no config file")])
+    ({"zip": {"steps": [1, 2], "task.corrupt": [0.1]}}, "differ in length"), ({"config": "configs/lader.py"}, "no config file"),
+    ({"set": {"seed": 7}}, "set sets 'seed'.*give them in 'seeds'"), ({"grid": {"seed": [1, 2]}}, "grid sets 'seed'"),
+    ({"variants": {"x": {"seed": 7}}}, "variants.'x'. sets 'seed'"), ({"seeds": [0, 0]}, "not distinct"),
+    ({"variants": ["sft"]}, "variants must be a dict"),
+    ({"variants": {"sft": None}}, "variants.'sft'. must be a dict"), ({"set": [("steps", 1)]}, "set must be a dict"),
+    ({"grid": [("steps", [1])]}, "grid must be a dict"), ({"set": {1: 2}}, "set must be a dict"),
+    ({"grid": {"steps": []}}, "grid.'steps'. is empty")])
 def test_refused(at_root, tmp_path, parts, message):
     with pytest.raises(ValueError, match=message):
         command.runs_of(command.load(write(tmp_path, **parts)))
+
+
+def test_numbers_of_numpy_are_given_as_pythons(at_root, tmp_path):
+    path = tmp_path / "lam.py"
+    path.write_text("import numpy as np\n\ndef get_sweep():\n    return {'config': 'configs/ladder.py:bridge', 'seeds': [0], "
+                    "'grid': {'method.lam': list(np.linspace(0.1, 0.9, 2))}}\n")
+    assert [command.command_of(run, "D")[-1] for run in command.runs_of(command.load(str(path)))] == [
+        "--config.method.lam=0.1", "--config.method.lam=0.9"]
+
+
+@pytest.mark.parametrize("text", ['{"name": "a"}\n', "torn{}\n", "[]\n"])
+def test_results_that_are_none_are_told_of(tmp_path, text):
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"name": "a", "fingerprint": "b", "weights": ""}\n' + text)
+    with pytest.raises(ValueError, match="results.jsonl, line 2, is no result"):
+        command.done(str(path))
+    with pytest.raises(ValueError, match="cannot be read"):
+        command.done(str(tmp_path))
+    path.write_text('{"name": "a", "fingerprint": "b", "weights": ""}\n{"na')
+    assert command.done(str(path)) == {("a", "b", "")}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_sweep(at_root, tmp_path, monkeypatch, sent):
+    """Of three runs the first is asked to end, and the others are not begun."""
+    begun = tmp_path / "begun"
+    sleeper = f"open({str(begun)!r}, 'a').write('x'); import time; time.sleep(60)"
+    script = ("from absl import app; from experiments import sweep; import signal, sys; "
+              "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell may have it ignored in the background
+              f"sweep.command_of = lambda *_: [sys.executable, '-c', {sleeper!r}]; sweep.define_flags(); app.run(sweep.main)")
+    process = subprocess.Popen([sys.executable, "-c", script, f"--sweep={write(tmp_path, seeds=[0, 1, 2])}",
+                                f"--workdir={tmp_path / 'runs'}"], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not begun.exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "the same command goes on" in err and begun.read_text() == "x"
 
 
 @pytest.mark.parametrize("text", ["def get_sweep(:", "x = 1", "def get_sweep():\n    return 3"])
@@ -109,7 +154,7 @@ def test_what_goes_wrong_around_a_run_is_its_own(at_root, tmp_path, monkeypatch)
     def broken(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr(command.subprocess, "run", broken)
+    monkeypatch.setattr(command.subprocess, "Popen", broken)
     runs = command.runs_of(command.load(write(tmp_path, seeds=[0, 1])))
     ended = command.locally(runs, str(tmp_path), str(tmp_path / "results.jsonl"), 1)
     assert [result.error for result in ended] == ["OSError: no space left"] * 2

@@ -71,6 +71,21 @@ def test_inner_steps():
     assert metrics["budget/gradient_tokens"] == single + float(rolled.seqs.length_B.sum())
 
 
+def test_inner_steps_are_taken_at_thetas_rate():
+    """A rate that falls to 0 over 4 steps of theta: theta_hat, with 3 steps to one, learns in the third as well, at .5 then."""
+    from bridge_jax.optim import Recipe, Recipes, learning_rate
+    falling = Recipe(learning_rate=1.0, schedule="linear", decay_steps=4, warmup_steps=2)
+    rates = [float(learning_rate(falling, per=3)(count)) for count in range(21)]
+    assert rates == [rate for step in range(7) for rate in [float(learning_rate(falling)(step))] * 3]
+    falling = Recipe(learning_rate=0.5, schedule="linear", decay_steps=4)
+    method, update = bigram_method(Recipes(falling, falling), inner_steps=3)
+    states = [start(method, toys.bigram_theta(), 0.5)]
+    for seed in range(5):
+        states.append(update(states[-1], bigram_batch(seed))[0])
+    moved = [toys.change(after.params.theta_hat, before.params.theta_hat) for before, after in zip(states, states[1:])]
+    assert min(moved[:4]) > 1e-3 and moved[4] == 0
+
+
 def test_low_memory_shadow():
     """Differences and moments in bfloat16: exact at step 0, lam 1 keeps theta_hat == theta, and the path stays near the full one's."""
     method, update = bigram_method(shadow_storage="difference", shadow_moments="bfloat16")
