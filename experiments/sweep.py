@@ -69,8 +69,8 @@ def done(results: str) -> set[tuple[str, str, str]]:
                     line = json.loads(text)
                     found.add((line["name"], line["fingerprint"], line["weights"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{results}, line {number}, is no result ({error!r}); mend or remove the line: its run is then looked at "
-                         "again") from None
+        raise ValueError(f"{results}, line {number}, is no result ({error!r}); mend or remove the line: its run is then "
+                         "looked at again") from None
     except OSError as error:
         raise ValueError(f"--results={results} cannot be read: {error}") from None
     return found

@@ -22,7 +22,7 @@ SFT = {"sft/logp", "sft/entropy", "sft/stop_prob"}
 RL = {"reward/mean", "reward/all_right", "reward/all_wrong", "rl/J", "rollout/tokens", "rollout/length",
       "rollout/stopped", "rollout/entropy", "rollout/logp_error", "rollout/logp_error_max", "rollout/prob_error",
       *(f"reward/outcome_{kind}" for kind in evaluate.Outcome)}
-BRIDGE = {"bridge/gain", "bridge/kl_hat", "bridge/ess", "bridge/lam", "bridge/J_hat"}
+BRIDGE = {"bridge/gain", "bridge/gain_stderr", "bridge/kl_hat", "bridge/ess", "bridge/lam", "bridge/J_hat"}
 COOPERATION = {f"{key}{group}" for key in ("grad/cos_sft_rl", "coop/inner", "coop/norm_ratio")
                for group in ("", "_rest", "_middle", "_late")}  # two layers have no early third
 OF_METHOD = {"bridge": BRIDGE, "chord": {"chord/mu"}, "hpt": {"hpt/failed"}, "joint": {"bridge/lam"}, "dapo": {"rollout/rounds"}}
@@ -35,10 +35,10 @@ def signal_at(monkeypatch, step: int, number=signal.SIGTERM) -> None:
     """The process gets a signal while this step's rollouts are written."""
     write = logbook.Logbook.write_rollouts
 
-    def write_rollouts(self, at, rows):
-        if at == step:
+    def write_rollouts(self, at, rows, kind="step"):
+        if at == step and kind == "step":
             os.kill(os.getpid(), number)
-        return write(self, at, rows)
+        return write(self, at, rows, kind)
 
     monkeypatch.setattr(logbook.Logbook, "write_rollouts", write_rollouts)
 

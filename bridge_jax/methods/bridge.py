@@ -239,8 +239,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
         demo_rows = rows_at_once(demos.length_B.shape[0], microbatch_rows, cfg.sft_microbatches)
         J_SFT = objectives.J_SFT(policy, demos)
-        J_RL = objectives.J_RL(policy, rollouts, term, cfg.kl_coef)
-        J_hat = objectives.J_RL(policy, seen_by_hat, term, cfg.kl_coef)
+        J_RL, J_hat = (objectives.J_RL(policy, samples, term, cfg.kl_coef) for samples in (rollouts, seen_by_hat))
 
         def grad_RL_hat(phi_hat, rl, done):
             behaviour = {} if own else {"behaviour_BT": rl["logp_BT"]}

@@ -67,7 +67,7 @@ def test_a_key_that_came_later_makes_no_other_run(at_root, tmp_path, monkeypatch
         return config
 
     monkeypatch.setattr(base, "get_config", with_later_key)
-    assert sweep_plan.fingerprint(with_later_key()) == command.fingerprint(with_later_key("bridge"))
+    assert sweep_plan.fingerprint(with_later_key()) == sweep_plan.fingerprint(with_later_key("bridge"))
     monkeypatch.setattr("bridge_jax.setup.read", lambda *_, **__: None)  # which does not know the key
     assert command.runs_of(command.load(write(tmp_path)))[0].fingerprint == before.fingerprint
     assert command.runs_of(command.load(write(tmp_path, set={"later": 2})))[0].fingerprint != before.fingerprint
