@@ -103,13 +103,13 @@ def main(plan: str) -> None:
     tiny_runs.arithmetic.compare, tiny_runs.arithmetic.after_mark = tiny_runs.parity, tiny_runs.whole
     write = logbook.Logbook.write_rollouts
 
-    def write_rollouts(self, step, rows):
+    def write_rollouts(self, step, rows, kind="step"):
         rows = list(rows)
-        if act and step == act[1]:
+        if act and kind == "step" and step == act[1]:
             if act[0] == "die":
                 await_saved(workdir, step - 1)
             ACTS[act[0]]()
-        return write(self, step, rows)
+        return write(self, step, rows, kind)
 
     logbook.Logbook.write_rollouts = write_rollouts
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
