@@ -23,19 +23,19 @@ from absl import app, flags
 from bridge_jax import comparison, results, settings
 from bridge_jax.comparison import Interval
 from configs.ladder import get_config
-from configs.sweeps import ladder
+from configs.sweeps import ladder, study_conditions
 from experiments.train import fail, parse_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STAGES = {"tune": "study_tune.py", "main": "methods.py", "conditions": "study_conditions.py", "time": "study_time.py",
-          "regime": "study_regime.py"}
+          "regime": "study_regime.py", "again": "study_again.py", "paired": "study_paired.py"}
 GREEDY, SAMPLED = "eval/held_out_accuracy", "eval/held_out_sampled_accuracy"
 ORDER = ("bridge", "alternate", "cold_start", "grpo", "sft")  # the paper's, best first; the base model comes last
 SPENT = {"budget/generated_tokens": ("generated tokens", 1e-3, "k"), "budget/demo_tokens": ("expert tokens", 1e-3, "k"),
          "budget/flops": ("model TFLOP", 1e-12, ""), "time/cpu_s": ("processor s", 1.0, ""),
          "memory/host_peak_gib": ("peak GiB", 1.0, "")}
 # what docs/study.md calls base models; others go by their hash
-BASES = {"2ff9e7f2dd4d": "A", "278f2a140599": "B", "f8d52236e23f": "C", "cd340b6fe2c3": "SmolLM2"}
+BASES = {"2ff9e7f2dd4d": "A", "278f2a140599": "B", "f8d52236e23f": "C", "c9f215d034f2": "D", "cd340b6fe2c3": "SmolLM2"}
 Rows = dict[str, dict[int, dict]]  # variant -> seed -> its line of the results
 
 
@@ -173,7 +173,8 @@ def controls_table(rows: Rows) -> str:
 
 def conditions_table(rows: Rows, metric: str) -> str:
     """Accuracy of the main methods in each condition; where seeds are still to run, how many there are."""
-    conditions = [""] + list(dict.fromkeys("+" + name.partition("+")[2] for name in rows if "+" in name and "time" not in name))
+    told = dict.fromkeys(name.partition("+")[2] for name in rows)
+    conditions = ["", *(f"+{condition}" for condition in told if condition in study_conditions.CONDITIONS)]
     whole = max(len(runs) for runs in rows.values())
 
     def cell(variant: str) -> str:
@@ -184,6 +185,19 @@ def conditions_table(rows: Rows, metric: str) -> str:
 
     body = [[f"`{name}`", *(cell(name + condition) for condition in conditions)] for name in ladder.MAIN]
     return results.grid(["variant", "clean", *(condition[1:] for condition in conditions[1:])], body)
+
+
+def paired_table(rows: Rows) -> str:
+    """Methods with an expert for every prompt, best first, and their difference from bridge with as many."""
+    there = {name: runs for name, runs in rows.items() if "+all experts" in name}
+    bridge, body = "bridge+all experts", []
+    for name, runs in sorted(there.items(), key=lambda item: -np.mean(final(item[1], GREEDY))):
+        cells = [shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)]
+        gaps = [shown(difference(rows, name, bridge, metric), signed=True) if name != bridge and bridge in rows else ""
+                for metric in (GREEDY, SAMPLED)]
+        rate = next(iter(runs.values()))["settings"]["optim.base.learning_rate"]
+        body.append([f"`{name.partition('+')[0]}`", f"{rate:g}", str(len(runs)), *itertools.chain(*zip(cells, gaps))])
+    return results.grid(["variant", "alpha", "seeds", "greedy %", "minus bridge", "sampled %", "minus bridge"], body)
 
 
 def gain_table(rows: Rows) -> str:
@@ -220,7 +234,8 @@ def regime_table(rows: Rows) -> str:
 TABLES = {"tuning": tuning_table, "main": main_table, "order": order_table, "controls": controls_table,
           "conditions greedy": lambda rows: conditions_table(rows, GREEDY),
           "conditions sampled": lambda rows: conditions_table(rows, SAMPLED),
-          "time": lambda rows: main_table(rows, "+equal time"), "gain": gain_table, "regime": regime_table}
+          "time": lambda rows: main_table(rows, "+equal time"), "gain": gain_table, "regime": regime_table,
+          "paired": paired_table}
 
 
 def fill(text: str, bases: dict[str, Rows]) -> str:
@@ -305,7 +320,8 @@ def main(argv: list[str]) -> None:
         else:
             page.write_text(fill(page.read_text(), bases))
         for base, rows in bases.items():
-            pictures(rows, docs, base)
+            if len(plain(rows)) > 2:  # else a main sweep was not run on it
+                pictures(rows, docs, base)
     except (ValueError, OSError) as error:
         fail(str(error))
     sys.exit(1 if failed else 0)

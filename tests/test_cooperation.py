@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import cooperation, generate, logbook, setup, train
+from bridge_jax import cooperation, evaluate, generate, logbook, setup, train
 from bridge_jax.programs import compile_programs
 from bridge_jax.types import Params
 from tests import tiny_runs
@@ -49,6 +49,32 @@ def test_gain_is_paired(made, monkeypatch):
     assert found["coop/gain_high"] == pytest.approx(0.25 + 2.364624 * error)  # Student's t, 7 degrees of freedom, by a table
     assert found["coop/gain_low"] == pytest.approx(0.25 - 2.364624 * error)
     assert cooperation.measured_gain(run, programs, state.replace(params=Params(state.params.theta, None, None))) == {}
+
+
+def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
+    """What is graded are problems of held_out, and answers drawn at rollout.temperature, other than the greedy ones."""
+    run, programs, state = made
+    seen, temperatures, factor = [], [], 1.0
+    grade, sampling = evaluate.grade, generate.sampling
+
+    def graded(task, tokenizer, problems, samples, pool):
+        seen.append(({problem.id for problem in problems}, np.asarray(samples.seqs.tokens_BT)))
+        return grade(task, tokenizer, problems, samples, pool)
+
+    def sampled(run, temperature):
+        temperatures.append(temperature)
+        return sampling(run, factor * temperature)
+
+    monkeypatch.setattr(cooperation.evaluate, "grade", graded)
+    monkeypatch.setattr(cooperation.generate, "sampling", sampled)
+    cooperation.measured_gain(run, programs, state)
+    factor = 0.0
+    cooperation.measured_gain(run, programs, state)
+    held_out = {problem.id for problem in run.splits["held_out"].problems[:run.settings.eval.rows]}
+    assert len(seen) == 4 and all(asked == held_out for asked, _ in seen)
+    assert set(temperatures) == {run.settings.rollout.temperature} and run.settings.rollout.temperature > 0
+    np.testing.assert_array_equal(seen[0][1], seen[1][1])  # theta_hat is theta, and has its keys
+    assert (seen[0][1] != seen[2][1]).any()
 
 
 def test_expert_logp(made):

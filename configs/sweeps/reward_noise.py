@@ -1,5 +1,6 @@
 """The paper's test of robustness: each training reward flipped with probability p; evaluation is never flipped.
 
+    python -m experiments.pretrain --out=runs/study/base    # once: the base model that every run starts from
     python -m experiments.sweep --sweep=configs/sweeps/reward_noise.py --workdir=runs/reward_noise --jobs=2
 
 Published at p = 0.2, Qwen2.5-3B: BRIDGE 32.9, RL 13.9 (arXiv 2509.06948 v3; not ours).

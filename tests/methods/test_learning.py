@@ -43,8 +43,8 @@ def small(method: str):
     c.steps = c.eval.every = c.method.chord_steps = STEPS
     c.method.sft_steps = STEPS // 2
     c.batch.update(dict(prompts_per_step=16, demos_per_step=16, microbatch_rows=128))
-    for recipe, rate in ((c.optim.base, RATE), (c.optim.lora, 10 * RATE)):
-        recipe.update(dict(learning_rate=rate, schedule="constant", warmup_steps=0, decay_steps=0))
+    for recipe in (c.optim.base, c.optim.lora):
+        recipe.update(dict(learning_rate=RATE, schedule="constant", warmup_steps=0, decay_steps=0))
     return c
 
 
@@ -64,22 +64,37 @@ def base(tmp_path_factory):
     return out / "model"
 
 
-def rise(workdir, base, method: str, **rollout) -> float:
-    """By how many standard errors of the difference greedy accuracy rises in a run of the method from the base."""
+def rise(workdir, base, method: str, reward_noise: float = 0.0, beta: float = 10 * RATE, **fields) -> float:
+    """By how many standard errors of the difference greedy accuracy rises in a run of the method, its config's fields set."""
     c = small(method)
+    c.optim.lora.learning_rate = beta
     c.model.path = str(base)
-    c.rollout.update(rollout)
+    c.rollout.reward_noise = reward_noise
+    c.method.update(fields)
     train.train(c, str(workdir), devices=jax.devices()[:1])
     before, after = (line for line in logbook.read(str(workdir)) if "eval/held_out_accuracy" in line)
     difference = after["eval/held_out_accuracy"] - before["eval/held_out_accuracy"]
     errors = difference / math.hypot(before["eval/held_out_stderr"], after["eval/held_out_stderr"])
-    print(f"{method}: {before['eval/held_out_accuracy']:.3f} to {after['eval/held_out_accuracy']:.3f}, {errors:.1f} errors")
+    print(f"{method} {fields}: {before['eval/held_out_accuracy']:.3f} to {after['eval/held_out_accuracy']:.3f}, {errors:.1f} errors")
     return errors
 
 
 @pytest.mark.parametrize("method", methods.names())
 def test_learns(base, tmp_path, method):
     assert rise(tmp_path, base, method) > 3
+
+
+VARIANTS = {"chord": [dict(chord_weighting="phi", chord_mu=0.1, chord_mu_end=0.1)],
+            "bridge": [dict(w_learns="gain"), dict(resync_every=5), dict(inner_steps=3), dict(shadow_rollouts="own"),
+                       dict(shadow_storage="difference", shadow_moments="bfloat16"), dict(shadow_moments="factored"),
+                       dict(lam_schedule="gain", lam=0.3, lam_end=0.7), dict(lam=1.0)]}
+
+
+@pytest.mark.parametrize("method, fields", [(name, fields) for name, all in VARIANTS.items() for fields in all], ids=str)
+def test_variants_learn(base, tmp_path, method, fields):
+    """What a method's config makes of it, with beta = alpha: ten times that, the gain alone ruins a policy (docs/study.md, 9).
+    lam = 1 is BRIDGE by rewards alone."""
+    assert rise(tmp_path, base, method, beta=RATE, **fields) > 3
 
 
 def test_flipped_rewards_teach_nothing(base, tmp_path):
