@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 
+TILE = 16  # rows of a tile of bf16 in an accelerator's memory: chunks cut elsewhere are moved row by row, by code of their own
+
+
 def logits_of(hidden_BTD: jax.Array, head_VD: jax.Array) -> jax.Array:
     """Logits [..., V] in fp32, whatever the compute dtype."""
     return jnp.einsum("...D,VD->...V", hidden_BTD, head_VD, preferred_element_type=jnp.float32)
@@ -44,6 +47,8 @@ def in_chunks(hidden_BTD, head_VD, tokens_BT, temperature, chunk_tokens: int, sc
     """score(logits / temperature, tokens) for all positions, chunk_tokens of them (over all rows) at a time."""
     B, T, D = hidden_BTD.shape
     width = max(1, min(T, chunk_tokens // B))
+    if TILE <= width < T:
+        width -= width % TILE
     chunks = -(-T // width)
     pad = chunks * width - T
     hidden = jnp.pad(hidden_BTD, ((0, 0), (0, pad), (0, 0))).reshape(B, chunks, width, D).swapaxes(0, 1)

@@ -5,7 +5,7 @@ takes of each chip and whether it fits; beside it the same for --against (grpo).
 v5p:4x4x4 (pip install libtpu; no TPU is needed), cpu:8, or the GPUs of this machine (gpu, gpu:8).
     --fit          also searches the largest batch.microbatch_rows that fits, by compiling
     --phases=a,b   only these: merge, prefill, decode, logp, update
-    --out=FILE     appends each plan as a line of JSON
+    --out=FILE     appends each plan as a line of JSON; programs of plans that are there already are not compiled again
     --table        draws the tables of docs/plans.md from docs/plans/*.jsonl, and nothing else
 """
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from bridge_jax import settings
+from bridge_jax import methods, settings
 from bridge_jax.flight import chips
 from experiments.train import fail, log_to_stderr, parse_flags
 
@@ -73,6 +73,8 @@ def main(argv: list[str]) -> None:
         return write_table()
     if given.config is None or not given.topology:
         fail("--config=configs/NAME.py:METHOD and --topology=KIND:SIZE are needed, such as --topology=v5e:4x4 or cpu:8")
+    if given.against and given.against not in methods.names():
+        fail(f"--against: unknown method {given.against!r}: {settings.did_you_mean(given.against, methods.names())}")
     for phase in given.phases:
         if phase not in PHASES:
             fail(f"--phases: unknown phase {phase!r}: {settings.did_you_mean(phase, PHASES)}")
@@ -85,19 +87,30 @@ def main(argv: list[str]) -> None:
         fail(str(error))
 
 
+def earlier(out: str) -> list[dict]:
+    """The plans that stand in the file of --out, which is made where there is none: what cannot be written fails before the work."""
+    if not out:
+        return []
+    with open(out, "a+") as file:
+        file.seek(0)
+        return [json.loads(line) for line in file]
+
+
 def report(topology: chips.Topology) -> None:
     """One plan for each method asked, and the two side by side."""
-    from bridge_jax.flight import plan, table
+    from bridge_jax.flight import phases, plan, table
     given, config, devices = flags.FLAGS, flags.FLAGS.config, chips.devices(topology)
+    if given.fit and chips.chip_of(topology, devices) is None:
+        fail(f"--fit: the memory of {devices[0].device_kind!r} is not in the table; allowed: {', '.join(chips.CHIPS)}")
     only = lambda phase: phase.split()[0] in given.phases
     tell = lambda line: print(line, flush=True)
-    plans, began = [], time.monotonic()
+    plans, known, began = [], phases.known_of(earlier(given.out)), time.monotonic()
     for method in dict.fromkeys([config.method.name, *[given.against] * bool(given.against)]):
         config = config.copy_and_resolve_references()
         config.method.name = method
         print(f"{method} on {topology.name}:", flush=True)
         made = {"name": name_of(flags.FLAGS["config"].config_filename), "changed": changes(config, method)} | plan.make(
-            config, topology, devices, given.grading, only, tell)
+            config, topology, devices, given.grading, only, tell, known)
         plans.append(made)
         if given.out:
             with open(given.out, "a") as file:
@@ -107,9 +120,7 @@ def report(topology: chips.Topology) -> None:
     if len(plans) == 2:
         print(f"\n{table.side_by_side(*plans)}")
     if given.fit:
-        if plans[0]["chip"] is None:
-            fail(f"--fit: the memory of {devices[0].device_kind!r} is not in the table; allowed: {', '.join(chips.CHIPS)}")
-        rows = plan.fit(given.config, topology, devices, tell)
+        rows = plan.fit(given.config, topology, devices, tell, known)
         print(f"the largest batch.microbatch_rows that fits: {rows}" if rows else "no batch.microbatch_rows fits")
     print(f"planned in {time.monotonic() - began:.0f} s")
 

@@ -9,6 +9,7 @@ Assumed: every prompt and completion has its full length, and all samples run to
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import time
 from typing import Any, Callable, NamedTuple
@@ -24,6 +25,8 @@ from bridge_jax.setup import Run
 from bridge_jax.types import Reads, Tree
 
 LARGEST = 12  # buffers that are listed
+COMPILED = ("compile_s", "memory", "collectives", "compiler", "refused")  # of a phase, what follows from its program alone
+Known = dict[str, dict[str, Any]]  # these, by a hash of the program and its compiler
 
 
 class Phase(NamedTuple):
@@ -89,28 +92,43 @@ def of_update(run: Run, state: Tree, bucket: int, reads: Reads, traced: jax.stag
     return count.update(run, spent, bucket, state)
 
 
-def compile_phase(phase: Phase, chip: chips.Chip | None, network: float, devices: int, options: dict) -> dict[str, Any]:
+def compile_phase(phase: Phase, chip: chips.Chip | None, network: float, devices: int, options: dict, compiler: str,
+                  known: Known) -> dict[str, Any]:
     """Everything there is to say of one phase, as JSON; a program that the compiler cannot place says what it asked for."""
     began = time.monotonic()
     traced = phase.trace()
     work = phase.work(traced)
     lowered, traced_s = traced.lower(), time.monotonic() - began
+    program = hashlib.sha256(f"{compiler} {options} {lowered.as_text()}".encode()).hexdigest()[:16]
+    if program not in known:
+        known[program] = of_program(lowered, phase.loop, options)
+    found = {"phase": phase.name, "program": program, "flops": work.flops / devices, "bytes": work.bytes / devices,
+             "resident": phase.resident, "trace_s": traced_s} | known[program]
+    if "refused" in found:
+        return found | {"fits": False}
+    found["peak"] = found["memory"]["peak"] + phase.resident
+    return found | ({"fits": found["peak"] <= chip.hbm} | roofline(found, chip, network) if chip else {})
+
+
+def of_program(lowered: jax.stages.Lowered, loop: float | None, options: dict) -> dict[str, Any]:
+    """What the compiler makes of one program, under the keys COMPILED; loop: as Phase's."""
     began = time.monotonic()
-    found = {"phase": phase.name, "flops": work.flops / devices, "bytes": work.bytes / devices, "resident": phase.resident,
-             "trace_s": traced_s}
     try:
         compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return found | {"compile_s": time.monotonic() - began, "fits": False, "refused": refusal(str(error))}
-    found["compile_s"] = time.monotonic() - began
-    module = hlo.parse(compiled.as_text())
-    found |= {"memory": memory_of(compiled, module), "collectives": communicated(module, phase.loop),
-              "compiler": {key: value for key, value in (compiled.cost_analysis() or {}).items()
-                           if key in ("flops", "bytes accessed", "optimal_seconds")}}
-    found["peak"] = found["memory"]["peak"] + phase.resident
-    return found | ({"fits": found["peak"] <= chip.hbm} | roofline(found, chip, network) if chip else {})
+        return {"compile_s": time.monotonic() - began, "refused": refusal(str(error))}
+    seconds, module = time.monotonic() - began, hlo.parse(compiled.as_text())
+    return {"compile_s": seconds, "memory": memory_of(compiled, module), "collectives": communicated(module, loop),
+            "compiler": {key: value for key, value in (compiled.cost_analysis() or {}).items()
+                         if key in ("flops", "bytes accessed", "optimal_seconds")}}
+
+
+def known_of(plans: list[dict]) -> Known:
+    """The programs of earlier plans, by what they were compiled from."""
+    return {phase["program"]: {key: phase[key] for key in COMPILED if key in phase}
+            for plan in plans for phase in plan["phases"] if "program" in phase}
 
 
 def refusal(message: str) -> dict[str, Any]:
@@ -153,9 +171,11 @@ def roofline(phase: dict, chip: chips.Chip, network: float) -> dict[str, float]:
 
 
 def step_seconds(found: list[dict], calls: int, actors: int, grading: float) -> dict[str, float]:
-    """One step by the rooflines: all actors' rollouts, grading, and each kind of update as a step of its own."""
+    """One step by the rooflines: all actors' rollouts, grading, and each kind of update as a step of its own; {} where a phase
+    of it was left out, does not fit, or has no roofline."""
     by_name = {phase["phase"]: phase for phase in found}
-    if any("seconds" not in phase for phase in found):
+    needed = ("merge", "prefill", "decode") if actors else ()
+    if any("seconds" not in phase for phase in found) or any(name not in by_name for name in needed):
         return {}
     seconds = lambda name: by_name[name]["seconds"]
     rollout = actors * (seconds("merge") + calls * (seconds("prefill") + seconds("decode"))) if actors else 0.0

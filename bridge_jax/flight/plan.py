@@ -1,7 +1,9 @@
 """A plan: all phases of a config on a topology, as one JSON object, and the same as a table."""
 from __future__ import annotations
 
+import time
 from concurrent import futures
+from importlib import metadata
 from typing import Any, Callable
 
 from ml_collections import ConfigDict
@@ -16,8 +18,13 @@ AT_A_TIME = 2  # programs compiled: one keeps little more than a core busy
 
 
 def make(config: ConfigDict, topology: chips.Topology, devices: list, grading: float = 0.0,
-         only: Callable[[str], bool] = lambda phase: True, tell: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Compile the phases whose names `only` wants; tell: called with a line for each that is done."""
+         only: Callable[[str], bool] = lambda phase: True, tell: Callable[[str], None] = lambda line: None,
+         known: phases.Known | None = None) -> dict[str, Any]:
+    """Compile the phases whose names `only` wants; tell: called with a line for each that is done.
+
+    known: programs that need no compiling (phases.known_of); those that were compiled are added to it.
+    """
+    began, known = time.monotonic(), {} if known is None else known
     run = setup.sketch(config, devices)
     state = setup.abstract_state(run)
     chip = chips.chip_of(topology, devices)
@@ -25,7 +32,7 @@ def make(config: ConfigDict, topology: chips.Topology, devices: list, grading: f
     options = programs.compiler_options() if topology.kind == "cpu" else {}
 
     def compiled(phase: phases.Phase) -> dict[str, Any]:
-        made = phases.compile_phase(phase, chip, network, len(devices), options)
+        made = phases.compile_phase(phase, chip, network, len(devices), options, compiler_of(topology), known)
         tell(line_of(made))
         return made
 
@@ -36,9 +43,16 @@ def make(config: ConfigDict, topology: chips.Topology, devices: list, grading: f
     return about(run, topology, devices) | {
         "chip": None if chip is None else chip._asdict() | {"interconnect": network}, "phases": found,
         "peak": max((phase.get("peak", float("inf")) for phase in found), default=0),
-        "step": phases.step_seconds(found, run.settings.rollout.calls, actors, grading) if only("merge") else {},
+        "step": phases.step_seconds(found, run.settings.rollout.calls, actors, grading),
         "state_by_chips": {str(n): phases.state_bytes(run, n) for n in CHIP_COUNTS},
-        "host_state_by_chips": {str(n): phases.state_bytes(run, n, on_host=True) for n in CHIP_COUNTS}}
+        "host_state_by_chips": {str(n): phases.state_bytes(run, n, on_host=True) for n in CHIP_COUNTS},
+        "planned_s": time.monotonic() - began}
+
+
+def compiler_of(topology: chips.Topology) -> str:
+    """Everything but the program on which a compiled program depends."""
+    packages = [name for name in ("jax", "jaxlib", "libtpu") if name != "libtpu" or topology.tpu]
+    return " ".join([topology.name, *(f"{name} {metadata.version(name)}" for name in packages)])
 
 
 def about(run: Run, topology: chips.Topology, devices: list) -> dict[str, Any]:
@@ -60,13 +74,18 @@ def line_of(phase: dict) -> str:
     return f"{phase['phase']}: peak {phase['peak'] / GB:.2f} GB per device{seconds} (compiled {phase['compile_s']:.0f} s)"
 
 
-def fit(config: ConfigDict, topology: chips.Topology, devices: list, tell: Callable[[str], None]) -> int | None:
-    """The largest batch.microbatch_rows with which every update fits the chip, found by compiling; None: not even the least."""
+def fit(config: ConfigDict, topology: chips.Topology, devices: list, tell: Callable[[str], None],
+        known: phases.Known | None = None) -> int | None:
+    """The largest batch.microbatch_rows with which everything fits the chip, found by compiling; None: not even the least.
+
+    Sampling does not depend on it, and is compiled once. known: as make's.
+    """
+    known = {} if known is None else known
+
     def fits(rows: int) -> bool:
         tried = config.copy_and_resolve_references()
         tried.batch.microbatch_rows = rows
-        made = make(tried, topology, devices, only=lambda phase: phase.startswith("update"),
-                    tell=lambda line: tell(f"microbatch_rows={rows}: {line}"))
+        made = make(tried, topology, devices, tell=lambda line: tell(f"microbatch_rows={rows}: {line}"), known=known)
         return all(phase["fits"] for phase in made["phases"])
 
     return phases.largest_that_fits(phases.microbatch_candidates(setup.sketch(config, devices)), fits)

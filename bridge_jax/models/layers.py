@@ -176,23 +176,30 @@ class Placing(NamedTuple):
 
 
 def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none", on: Placing = Placing()) -> jax.Array:
-    """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t] (t = 0 is the prompt's last token)."""
+    """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t] (t = 0 is the prompt's last token).
+
+    A prompt and the M rows that continue it lie behind each other, W = S + M T positions on the prompt's device, so that every
+    weight has one matmul for both; attention alone takes them apart.
+    """
     P, S = seqs.prompt_PS.shape
     B, T = seqs.tokens_BT.shape
+    join = lambda x_PS, x_BT: jnp.concatenate([x_PS, x_BT.reshape(P, B // P * T, *x_BT.shape[2:])], axis=1)
+    apart = lambda x_PW: (x_PW[:, :S], x_PW[:, S:].reshape(B, T, *x_PW.shape[2:]))
     prompt_mask_PS = jnp.arange(S) < seqs.prompt_len_P[:, None]
     start_B = jnp.repeat(seqs.prompt_len_P, B // P)
-    prompt_turn = rotation(cfg, jnp.broadcast_to(jnp.arange(S), (P, S)))
-    turn = rotation(cfg, start_B[:, None] + jnp.arange(T))
+    turn = rotation(cfg, join(jnp.broadcast_to(jnp.arange(S), (P, S)), start_B[:, None] + jnp.arange(T)))
 
-    def layer(carry, p):
-        (x_PSD, x_BTD), p = carry, on.weights(p)
-        x_PSD, (k, v) = block(cfg, p, x_PSD, prompt_turn, lambda q, k, v: (on.attend(q, k, v), (k, v)))
-        see = lambda q, own_k, own_v: (on.attend(q, own_k, own_v, (k, v, prompt_mask_PS)), None)
-        x_BTD, _ = block(cfg, p, x_BTD, turn, see)
-        return on.rows((x_PSD, x_BTD)), None
+    def see(q_PWNH, k_PKWH, v_PKWH):
+        heads_third = lambda x_PKWH: (jnp.swapaxes(x, 1, 2) for x in apart(jnp.swapaxes(x_PKWH, 1, 2)))
+        (q_PSNH, q_BTNH), (k_PKSH, k_BKTH), (v_PKSH, v_BKTH) = apart(q_PWNH), heads_third(k_PKWH), heads_third(v_PKWH)
+        return join(on.attend(q_PSNH, k_PKSH, v_PKSH),
+                    on.attend(q_BTNH, k_BKTH, v_BKTH, (k_PKSH, v_PKSH, prompt_mask_PS))), None
 
-    inputs = on.rows((phi["embed"][seqs.prompt_PS], phi["embed"][seqs.tokens_BT]))
-    (x_PSD, x_BTD), _ = jax.lax.scan(remat(layer, remat_policy), inputs, phi["layers"])
+    def layer(x_PWD, p):
+        return on.rows(block(cfg, on.weights(p), x_PWD, turn, see)[0]), None
+
+    inputs = on.rows(phi["embed"][join(seqs.prompt_PS, seqs.tokens_BT)])
+    x_PSD, x_BTD = apart(jax.lax.scan(remat(layer, remat_policy), inputs, phi["layers"])[0])
     first_BD = jnp.repeat(at_end(x_PSD, seqs.prompt_len_P), B // P, axis=0)
     return rms_norm(jnp.concatenate([first_BD[:, None], x_BTD[:, :-1]], axis=1), phi["final_norm"], cfg.rms_eps)
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 
 import jax
 import pytest
@@ -86,6 +87,37 @@ def test_the_search_for_what_fits(largest):
     assert len(tried) <= 3
 
 
+def test_what_fits_is_found_by_compiling_everything(monkeypatch):
+    """On chips between the peaks of 1 and of 2 rows at a time; then on chips too small for the sampler, whatever the update."""
+    topology, devices = chips.parse("cpu:8"), chips.devices(chips.parse("cpu:8"))
+    known, given = {}, config("grpo")
+    given.rollout.max_new = 64
+    given.batch.microbatch_rows = 1
+    one = plan.make(given, topology, devices, known=known)
+    chip = CHIP._replace(hbm=one["peak"] + 1)
+    compiled, of_program = [], phases.of_program
+    monkeypatch.setattr(phases, "of_program", lambda *given: compiled.append(1) or of_program(*given))
+    monkeypatch.setattr(chips, "chip_of", lambda *given: chip)
+    assert plan.fit(given, topology, devices, lambda line: None, known) == 1
+    assert len(compiled) == 2  # logp and update of 2 rows a device; all else is known
+    chip = chip._replace(hbm=1.0)
+    assert plan.fit(given, topology, devices, lambda line: None, known) is None
+
+
+def test_a_known_program_is_not_compiled_again(monkeypatch):
+    """From the JSON of an earlier plan; another program, or another compiler, is."""
+    topology, devices = chips.parse("cpu:8"), chips.devices(chips.parse("cpu:8"))
+    merge = lambda known: plan.make(config("grpo"), topology, devices, only=lambda name: name == "merge", known=known)
+    made = json.loads(json.dumps(merge(None)))
+    monkeypatch.setattr(phases, "of_program", lambda *given: pytest.fail("compiled"))
+    again = merge(phases.known_of([made]))
+    drop = lambda plan: plan | {"planned_s": 0, "phases": [phase | {"trace_s": 0} for phase in plan["phases"]]}
+    assert drop(json.loads(json.dumps(again))) == drop(made)
+    monkeypatch.setattr(plan, "compiler_of", lambda topology: "another")
+    with pytest.raises(pytest.fail.Exception, match="compiled"):
+        merge(phases.known_of([made]))
+
+
 def test_candidates_come_out_even():
     """32 rows of groups of 2 over 8 devices: micro-batches of 8, 16 and 32 rows."""
     assert phases.microbatch_candidates(sketch("grpo")) == [1, 2, 4]
@@ -103,6 +135,7 @@ def test_roofline_and_step_by_hand():
                                                           ("update demos", 3.0), ("update samples", 4.0))]
     step = phases.step_seconds(made, calls=2, actors=2, grading=0.5)
     rollout = 2 * (1.0 + 2 * 12.0)
+    assert phases.step_seconds(made[:1] + made[2:], calls=2, actors=2, grading=0.5) == {}  # no prefill: no estimate
     assert step == {"update demos": 3.0, "update samples": 4.0 + rollout + 0.5, "rollout": rollout, "grading": 0.5}
 
 
