@@ -27,6 +27,7 @@ from bridge_jax.types import Tree
 
 logger = logging.getLogger(__name__)
 SHOWN = 4  # paths named per kind of difference
+LONGEST_WRITE_S = 6 * 3600  # of one checkpoint in the background; orbax would give up on the other hosts after 20 minutes
 UNREAD = ...  # stands in an abstract state for a part that is not to be read
 
 # orbax tells each phase of each save at INFO, through absl; its warnings pass
@@ -109,7 +110,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, and ends the threads; may be called twice."""
-        with self._writing():
+        with hosts.waiting("the end of the last checkpoint"), self._writing():
             self._manager.close()
 
     def __enter__(self) -> Checkpoints:
@@ -173,7 +174,8 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            yield
+            with hosts.storing():
+                yield
         except Exception as error:
             self._manager.reload()  # the manager has already crossed out what the failed save would have replaced
             raise OSError(f"a checkpoint could not be written to {self.directory}: {_reason(error)}. Complete there: "
@@ -187,6 +189,7 @@ class _Damaged(Exception):
 def _options(keep: int) -> ocp.CheckpointManagerOptions:
     return ocp.CheckpointManagerOptions(
         create=False, preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+        async_options=ocp.AsyncOptions(timeout_secs=LONGEST_WRITE_S),
         step_name_format=ocp.path.step.standard_name_format(step_prefix="step", step_format_fixed_length=6))
 
 
@@ -285,7 +288,8 @@ def _in_all_processes(read: Callable[[], Any]) -> Any:
     """read(); _Damaged if it failed in any process, so that all of them take the same way."""
     result, reason = None, ""
     try:
-        result = read()
+        with hosts.storing():
+            result = read()
     except Exception as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise  # the fault is not the file's

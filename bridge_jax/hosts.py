@@ -11,23 +11,24 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import faulthandler
 import functools
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
 import platform
 import re
 import socket
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 from jax._src import distributed  # its client is the only way to the key-value store
 from jax.sharding import PartitionSpec
@@ -40,6 +41,10 @@ VARIABLES = {"coordinator": "BRIDGE_COORDINATOR", "count": "BRIDGE_HOST_COUNT", 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 6  # differences named per host
 START_ALL = "start all hosts, each with its own hosts.index, where they can reach that address"
+START_AUTO = "see whether all tasks of the job run, and can reach that address"
+PACKAGES = (r"jax|jaxlib|numpy|optax|flax|orbax-checkpoint|transformers|tokenizers|sympy|math-verify|"  # what decides the numbers
+            r"libtpu(-nightly)?|jax-(cuda|rocm)\d+-(plugin|pjrt)")
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # variables of the environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +77,10 @@ def read(given: Hosts, environment: Mapping[str, str]) -> Hosts:
             raise ValueError(f"hosts.coordinator={h.coordinator!r}, hosts.count={h.count}, hosts.index={h.index}; allowed: count "
                              "and index beside hosts.coordinator=HOST:PORT alone, where host 0 listens")
         return h
-    if not re.fullmatch(r"(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}", h.coordinator):
+    address = re.fullmatch(r"(\[[\da-fA-F:]+\]|[\w.-]+):(\d{1,5})", h.coordinator)
+    if not address or not 1 <= int(address[2]) <= 65535:
         raise ValueError(f"hosts.coordinator={h.coordinator!r}; allowed: '' (one process), 'auto' (TPU pod, GKE, Slurm), or "
-                         "HOST:PORT at which host 0 shall listen, such as 10.0.0.1:1234")
+                         "HOST:PORT at which host 0 shall listen, PORT from 1 to 65535, such as 10.0.0.1:1234")
     if h.count < 1 or not 0 <= h.index < h.count:
         raise ValueError(f"hosts.count={h.count}, hosts.index={h.index}; allowed: a count of at least 1, and for each process an "
                          f"index of its own, 0 to count - 1. Set --config.hosts.index or the variable {VARIABLES['index']}")
@@ -94,6 +100,8 @@ def joined(config) -> Iterator[None]:
         return
     _watch = watched = start_watch(h)
     try:
+        if not first():  # host 0 speaks for all; a warning may be of one host alone
+            logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))
         watched.names = gather("names of the hosts", socket.gethostname())
         agree("configs, code and versions", identity(config))
         yield
@@ -114,62 +122,57 @@ def joined(config) -> Iterator[None]:
 
 
 def connect(h: Hosts) -> int:
-    """jax.distributed.initialize, after a roll-call where the address is given; the number of processes."""
+    """jax.distributed.initialize, after a roll-call at the address that is given or found; the number of processes."""
     global _started
-    if h.coordinator != "auto":
-        call_the_roll(h)
+    auto, named = h.coordinator == "auto", (h.coordinator, h.count, h.index)
+    try:
+        named = (rollcall.cluster(h.timeout_s) or ()) if auto else named
+    except Exception as error:  # what a cluster's variables, its metadata or its names come to
+        raise cannot_meet(h, error) from error
+    if named and named[1] > 1:
+        call_the_roll(Hosts(*named, h.timeout_s), auto)
     # its SIGTERM handler would replace ours, which the hosts agree about themselves
     jax.config.update("jax_enable_preemption_service", False)
     # jax's own timeouts are the last resort: it aborts without a name
     waits = dict(initialization_timeout=h.timeout_s + 60, heartbeat_timeout_seconds=h.timeout_s + 60, shutdown_timeout_seconds=30)
-    named = () if h.coordinator == "auto" else (h.coordinator, h.count, h.index)
     _started = True
     try:
-        came = done_within(h.timeout_s, lambda: jax.distributed.initialize(*named, **waits))
+        came = rollcall.done_within(h.timeout_s, lambda: jax.distributed.initialize(*named, **waits))
     except Exception as error:
         _started = distributed.global_state.client is not None
-        reason = " ".join(str(error).split())[:400]
-        raise ValueError(f"hosts.coordinator={h.coordinator!r}: the hosts cannot find each other ({reason}). If this is no "
-                         "cluster that jax knows, set hosts.coordinator=HOST:PORT, hosts.count and hosts.index") from error
+        raise cannot_meet(h, error) from error
     if not came:
+        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
         address, mine = distributed.global_state.coordinator_address, distributed.global_state.process_id
         missing = "not all of the others came" if watch.reachable(address) else "nobody listens there, where host 0 should"
-        raise Lost(f"host {mine} waited {h.timeout_s} s (hosts.timeout_s) at {address}, and {missing}; {START_ALL}")
+        raise Lost(f"host {mine} waited {h.timeout_s} s (hosts.timeout_s) at {address}, and {missing}; "
+                   f"{START_AUTO if auto else START_ALL}; the stacks of this host's threads stand above")
     return distributed.global_state.num_processes
 
 
-def call_the_roll(h: Hosts) -> None:
-    """Lost, naming who is missing, unless all hosts come in time; ValueError for an address or an index that cannot be."""
+def cannot_meet(h: Hosts, error: Exception) -> ValueError:
+    """The error of hosts that have no address in common."""
+    reason = " ".join(str(error).split())[:400]
+    return ValueError(f"hosts.coordinator={h.coordinator!r}: the hosts cannot find each other ({reason}). If this is no "
+                      "cluster that jax knows, set hosts.coordinator=HOST:PORT, hosts.count and hosts.index")
+
+
+def call_the_roll(h: Hosts, auto: bool = False) -> None:
+    """Lost, naming who is missing, unless all hosts come in time; ValueError for an address or an index that cannot be.
+
+    auto: jax has found them, not the user."""
     try:
         found = rollcall.call(h.coordinator, h.count, h.index, h.timeout_s)
     except OSError as error:
-        raise ValueError(f"hosts.coordinator={h.coordinator!r}: host 0 cannot listen there ({error}); give an address of this "
-                         "machine and a free port") from error
+        way = "set JAX_COORDINATOR_PORT, the same on all hosts, to" if auto else "give an address of this machine and"
+        raise ValueError(f"hosts.coordinator={h.coordinator!r}: host 0 cannot listen there ({error}); {way} a free "
+                         "port") from error
     if found.twice:
         raise ValueError(f"hosts.index={found.twice[0]} was given to two processes; each needs its own, 0 to {h.count - 1}")
     if found.missing:
         named = f"host{'s' * (len(found.missing) > 1)} {', '.join(map(str, found.missing))} of {h.count} did not come"
-        raise Lost(f"host {h.index} waited up to {h.timeout_s} s (hosts.timeout_s) at {h.coordinator}, and {named}; {START_ALL}")
-
-
-def done_within(seconds: float, function: Callable[[], Any]) -> bool:
-    """Calls it in a thread and waits so long: while jax waits for other hosts, the main thread would hear no signal."""
-    errors: list[Exception] = []
-
-    def call() -> None:
-        try:
-            function()
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    until = time.monotonic() + seconds
-    while thread.is_alive() and time.monotonic() < until:
-        thread.join(0.5)
-    if errors:
-        raise errors[0]
-    return not thread.is_alive()
+        raise Lost(f"host {h.index} waited up to {h.timeout_s} s (hosts.timeout_s) at {h.coordinator}, and {named}; "
+                   f"{START_AUTO if auto else START_ALL}")
 
 
 def start_watch(h: Hosts) -> watch.Watch:
@@ -209,6 +212,11 @@ def say(text: str) -> None:
 def waiting(what: str):
     """`with waiting("update of step 3"):` around whatever needs the other hosts to go on; watched over."""
     return _watch.waiting(what) if _watch else contextlib.nullcontext()
+
+
+def storing():
+    """`with storing():` around long reading or writing of files: the others do not give up on a host that is at it."""
+    return _watch.storing() if _watch else contextlib.nullcontext()
 
 
 def gather(what: str, mine: str) -> list[str]:
@@ -315,14 +323,34 @@ def fetch(what: str, tree):
 
 
 def identity(config) -> dict[str, Any]:
-    """What must be the same on all hosts before they begin: the config but for the index, the code, the versions."""
+    """What must be the same on all hosts before they begin: config but for the index, code, versions, flags, model files."""
     given = settings.to_json(config)
     given.get("hosts", {}).pop("index", None)
     files = sorted(path for folder in ("bridge_jax", "configs", "experiments") for path in (ROOT / folder).rglob("*.py"))
     code = {str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files}
-    versions = {"python": platform.python_version()} | {module.__name__: module.__version__ for module in (jax, jaxlib, np)}
-    parts = {"config.": settings.flatten(given), "file ": code, "version of ": versions}
+    packages = reversed([one for one in importlib.metadata.distributions() if one.name])  # the first of a name is imported
+    found = {one.name.replace("_", "-").lower(): one.version for one in packages}
+    versions = {"python": platform.python_version()} | {key: found[key] for key in found if re.fullmatch(PACKAGES, key)}
+    dumps = lambda flag: flag.startswith("--xla_dump")  # may go to a folder of each host's own, and change nothing
+    flags = {name: " ".join(flag for flag in os.environ.get(name, "").split() if not dumps(flag)) for name in FLAGS}
+    parts = {"config.": settings.flatten(given), "file ": code, "version of ": versions, "variable ": flags,
+             "model file ": model_files(given.get("model", {}).get("path", ""))}
     return {prefix + key: value for prefix, part in parts.items() for key, value in part.items()}
+
+
+def model_files(path: str) -> dict[str, str]:
+    """A hash of each file of a local model folder; of weights: of size, header and end, as reading all would take minutes."""
+    folder, hashes = Path(path).expanduser(), {}
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")] if path else []):
+        with open(file, "rb") as opened:
+            size = file.stat().st_size
+            head = size if file.suffix == ".json" else 8 + int.from_bytes(opened.read(8), "little")  # its length comes first
+            opened.seek(0)
+            said = hashlib.sha256(b"%d" % size + opened.read(min(head, size)))
+            opened.seek(max(0, size - (1 << 16)))
+            said.update(opened.read())
+        hashes[file.name] = said.hexdigest()[:12]
+    return hashes
 
 
 def agree(what: str, mine: dict[str, Any]) -> None:

@@ -28,10 +28,20 @@ def placing(cfg: layers.Config, mesh: Mesh | None, kind: str) -> layers.Placing:
                           weights=lambda layer: {name: gathered(name, x) for name, x in layer.items()}, attend=attend)
 
 
+def beside(cfg: layers.Config, adapter: lora.Lora, mesh: Mesh | None):
+    """The adapter -> the same, each side laid out as that side of its matrix, so that their products take place where the matrix
+    is: left to itself the compiler gathers over tensor the gradient of a whole stack of matrices instead."""
+    if mesh is None or mesh.size == 1:
+        return lambda w: w
+    axes = {path: {"A": ("layers", *t.axes[:t.inputs], "rank"), "B": ("layers", "rank", *t.axes[t.inputs:])}
+            for path, t in lora.targets(cfg, adapter).items()}
+    return lambda w: w and jax.lax.with_sharding_constraint(w, sharding.of_tree(mesh, axes, w))
+
+
 def make(cfg: layers.Config, adapter: lora.Lora, dtype, remat: str = "full", logp_chunk: int = 512, kind: str = "auto",
          mesh: Mesh | None = None) -> Policy:
     """Log-probabilities, merge, pull and the adapter's start; dtype: of merged weights and activations."""
-    on = placing(cfg, mesh, kind)
+    on, lay = placing(cfg, mesh, kind), beside(cfg, adapter, mesh)
 
     def logp(phi: Tree, seqs: Sequences, temperature):
         head_VD = layers.head_weights(cfg, phi)
@@ -41,5 +51,5 @@ def make(cfg: layers.Config, adapter: lora.Lora, dtype, remat: str = "full", log
             return tuple(map(rows.back, score(layers.forward_packed(cfg, phi, rows, remat, on), rows.target_RW)))
         return score(layers.forward(cfg, phi, seqs, remat, on), seqs.tokens_BT)
 
-    return Policy(logp=logp, merge=lambda theta, w: lora.merge(adapter, theta, w, dtype),
-                  pull=lambda w, G: lora.pull(adapter, w, G), init_w=lambda key: lora.init(cfg, adapter, key))
+    return Policy(logp=logp, merge=lambda theta, w: lora.merge(adapter, theta, lay(w), dtype),
+                  pull=lambda w, G: lay(lora.pull(adapter, lay(w), G)), init_w=lambda key: lora.init(cfg, adapter, key))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
+import threading
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 logger = logging.getLogger(__name__)
 PIECE_S = 0.5  # of a wait, so that signals are heard
@@ -22,12 +24,48 @@ class Found(NamedTuple):
     twice: tuple[int, ...] = ()  # indices under which a second process called
 
 
+def cluster(seconds: float) -> tuple[str, int, int] | None:
+    """HOST:PORT of host 0, number of hosts and this one's index, as jax finds them on Slurm, TPU pods and GKE.
+
+    It may wait so long for host 0's name to be known. None where it finds no cluster, or where this jax no longer keeps its
+    detection, which is private, at this place.
+    """
+    try:
+        from jax._src import clusters
+        found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, None, int(seconds))[:3]
+    except (ImportError, AttributeError, TypeError) as error:
+        logger.debug("jax's detection of clusters has changed: %s", error)
+        return None
+    return found if [type(part) for part in found] == [str, int, int] else None
+
+
 def call(address: str, count: int, index: int, seconds: float) -> Found:
     """Returns when hosts 0 to count - 1 have called at HOST:PORT, or one was missing for so long.
 
     OSError: host 0 cannot listen there."""
     host, _, port = address.rpartition(":")
     return _hear(int(port), count, seconds) if index == 0 else _say(host.strip("[]"), int(port), index, seconds)
+
+
+def done_within(seconds: float, function: Callable[[], Any]) -> bool:
+    """Calls it in a thread and waits so long: while jax waits for other hosts, the main thread would hear no signal."""
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            function()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    until = time.monotonic() + seconds
+    while thread.is_alive() and time.monotonic() < until:
+        thread.join(0.5)
+    if errors:
+        raise errors[0]
+    return not thread.is_alive()
 
 
 def _hear(port: int, count: int, seconds: float) -> Found:

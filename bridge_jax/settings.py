@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import numbers
 import types
 import typing
@@ -191,8 +192,8 @@ class BatchTable:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 why = " (the advantages of a group compare its samples)" if least == 2 else ""
                 raise ValueError(f"batch.{name}={value!r}: must be a whole number of at least {least}{why}.")
-        given = {name: value for name, value in dataclasses.asdict(self).items() if name != "pack"}
-        problem, keys = _problem(**given) if not self.pack else ("", ())  # packed rows are cut anywhere
+        given = dataclasses.asdict(self)
+        problem, keys = _problem(**given)
         if problem:
             raise ValueError(f"{problem} {_ways_out(given, keys)}")
 
@@ -207,9 +208,20 @@ class BatchTable:
         return self.prompts_per_step * self.samples_per_prompt
 
     @property
+    def prompts_unit(self) -> int:
+        """What prompts_per_step is a multiple of, the others staying as they are."""
+        rows = self.devices if self.pack else self.microbatch
+        return rows // math.gcd(rows, self.samples_per_prompt)
+
+    @property
+    def rollout_microbatch(self) -> int:
+        """Rows of one micro-batch of samples over all devices; packed, there may be fewer than asked for."""
+        return min(self.rollout_rows, self.microbatch)
+
+    @property
     def rollout_microbatches(self) -> int:
-        """Micro-batches that the sampled rows of one step are cut into."""
-        return self.rollout_rows // self.microbatch
+        """Micro-batches that the sampled rows of one step are cut into; packed, the most that there can be."""
+        return -(-self.rollout_rows // self.rollout_microbatch)
 
     @property
     def rollout_rows_per_device(self) -> int:
@@ -242,26 +254,41 @@ class BatchTable:
         """Demonstrations in one step that one device trains on, padding rows included."""
         return (self.demos_per_step + self.demo_padding) // self.devices
 
+    def check_demo_parts(self, key: str, parts: int) -> None:
+        """ValueError where demonstrations cut into that many micro-batches do not divide over the devices; key: who says so."""
+        each = self.demo_rows_per_device
+        if parts > 1 and each % parts:
+            raise ValueError(f"{key}={parts} does not divide the {each} demonstration(s) of a step on each of {self.devices} "
+                             f"device(s); allowed: {', '.join(str(n) for n in range(1, each + 1) if each % n == 0)}, or 0: as "
+                             "batch.microbatch_rows has it")
+
     def format(self) -> str:
         """The batch of one step as an aligned table, for the start of a run."""
         parts = self.samples_per_prompt // self.microbatch
         share = f"1/{parts} of a group" if parts > 1 else f"{self.prompts_per_microbatch} whole group(s)"
+        share = f"a row holds up to {self.pack} samples" if self.pack else f"a rollout micro-batch holds {share}"
+        added = -self.rollout_rows % self.rollout_microbatch  # 0 unless packed
         return _aligned([
             ("rows of a step", "rollouts", "demos", ""),
             ("in all", str(self.rollout_rows), str(self.demos_per_step),
              f"{self.prompts_per_step} prompts x {self.samples_per_prompt} samples"),
-            ("micro-batches", str(self.rollout_microbatches), str(self.demo_microbatches), "gradients are added up"),
-            ("rows of each", str(self.microbatch), str(self.demo_microbatch), f"a rollout micro-batch holds {share}"),
-            ("empty rows added", "0", str(self.demo_padding), "so that all micro-batches and devices hold the same"),
+            ("micro-batches", str(self.rollout_microbatches), str(self.demo_microbatches),
+             "at most, those that packing fills; gradients are added up" if self.pack else "gradients are added up"),
+            ("rows of each", str(self.rollout_microbatch), str(self.demo_microbatch), share),
+            ("empty rows added", str(added), str(self.demo_padding), "so that all micro-batches and devices hold the same"),
             ("per device", str(self.rollout_rows_per_device), str(self.demo_rows_per_device),
              f"{self.devices} device(s), {self.microbatch_rows} row(s) each at a time"),
         ])
 
 
 def _problem(prompts_per_step: int, samples_per_prompt: int, demos_per_step: int, microbatch_rows: int,
-             devices: int) -> tuple[str, tuple[str, ...]]:
-    """What is impossible about the five numbers, and which of them could be changed; ("", ()) if nothing is."""
+             devices: int, pack: int) -> tuple[str, tuple[str, ...]]:
+    """What is impossible about the numbers, and which of them could be changed; ("", ()) if nothing is."""
     micro, rows = microbatch_rows * devices, prompts_per_step * samples_per_prompt
+    if pack:  # packed rows are cut anywhere, but every device computes as many
+        return (f"batch.prompts_per_step={prompts_per_step} x batch.samples_per_prompt={samples_per_prompt} = {rows} rollout "
+                f"rows do not divide over {devices} devices.", ("prompts_per_step", "samples_per_prompt")
+                ) if rows % devices else ("", ())
     product = f"batch.microbatch_rows={microbatch_rows} on {devices} device(s) makes micro-batches of {micro} rows"
     if samples_per_prompt % micro and micro % samples_per_prompt:
         return (f"{product}, which neither divide batch.samples_per_prompt={samples_per_prompt} nor are a multiple of "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ class Model:
     path: str = ""             # HF folder or hub name; "" draws random weights of shape `arch`
     arch: dict = dataclasses.field(default_factory=dict)  # keys of HF's config.json; beside a path it must agree
     dtype: str = "float32"     # compute dtype: float32 or bfloat16
-    attention: str = "auto"    # how training and prefill compute it: a key of attention.KINDS; auto: by the platform
+    attention: str = "auto"    # how training and prefill compute it: a key of attention.KINDS; auto: what the devices can
     remat: str = "full"        # what a layer keeps for the backward pass: a key of layers.REMAT
     logp_chunk: int = 512     # positions whose logits are in memory at once
     lora_rank: int = 16
@@ -285,6 +286,8 @@ def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Run:
                          f"positions, the model has {cfg.max_positions}; lower one of the two")
     mesh, decode_mesh = sharding.make_mesh(s.mesh, devices), sharding.make_decode_mesh(s.mesh, devices)
     check_mesh(s, cfg, mesh, decode_mesh)
+    s.batch.check_demo_parts("method.sft_microbatches", getattr(s.method, "sft_microbatches", 0))
+    attention.check(s.model.attention, dtype_of("model.dtype", s.model.dtype), cfg.head_dim, mesh)
     policy = make_policy(cfg, s.model, adapter, mesh)
     method = methods.load(s.method_name).make(s.method, policy, s.recipes, s.batch.microbatch)
     return Run(s, cfg, hf, adapter, policy, method, task=None, tokenizer=Unread(cfg.eos_ids or (0,)), prompts=None, demos=None,
@@ -303,8 +306,9 @@ def build(config: ConfigDict, devices=None) -> Run:
     data.check_vocabulary(tokenizer, cfg.vocab)
     encode = lambda problems: data.encode_prompts(tokenizer, problems, task.messages, s.data.buckets)[0]
     if method.demos and not task.demos:
-        raise ValueError(f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; "
-                         "raise task.demo_size or choose a method without")
+        way = "give task.traces=FILE, JSONL of problem, solution, answer" if hasattr(s.task, "traces") else "raise task.demo_size"
+        raise ValueError(f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; {way} "
+                         "or choose another method")
     demos = None
     if method.demos:
         demos = data.encode_demos(tokenizer, task.demos, task.messages, s.data.buckets, s.rollout.max_new)[0]
@@ -324,20 +328,22 @@ def build(config: ConfigDict, devices=None) -> Run:
 
 
 def check_mesh(s: Settings, cfg: layers.Config, mesh: jax.sharding.Mesh, decode_mesh: jax.sharding.Mesh) -> None:
-    """ValueError where heads, or the rows that are sampled together, do not divide over the devices."""
+    """ValueError where width, heads, or the rows that are sampled together, do not divide over the devices."""
+    sharding.check_width(mesh, cfg.width)
     sharding.check_heads("mesh.tensor", mesh.shape["tensor"], cfg.heads, cfg.kv_heads)
     sharding.check_heads("mesh.decode_tensor", decode_mesh.shape["tensor"], cfg.heads, cfg.kv_heads)
-    spread, parts = decode_mesh.shape["data"], s.batch.prompts_per_step // s.rollout.calls
-    if parts % spread:
-        ways = [f"rollout.calls={n}" for n in sharding.divisors(s.batch.prompts_per_step)
-                if s.batch.prompts_per_step // n % spread == 0][-1:]
-        ways += [f"mesh.decode_tensor={n}" for n in sharding.divisors(mesh.size) if parts % (mesh.size // n) == 0][:1]
-        raise ValueError(f"batch.prompts_per_step={s.batch.prompts_per_step} in rollout.calls={s.rollout.calls} parts makes "
-                         f"{parts} prompts a part, which do not divide over the {spread} groups of devices that sample; "
-                         f"nearest that do: {' or '.join(ways)}, or another multiple of {spread}")
+    spread, prompts, calls = decode_mesh.shape["data"], s.batch.prompts_per_step, s.rollout.calls
+    if prompts // calls % spread:
+        ways = [f"rollout.calls={n}" for n in sharding.divisors(prompts) if prompts // n % spread == 0][-1:]
+        ways += [f"mesh.decode_tensor={n}" for n in sharding.divisors(mesh.size)
+                 if prompts // calls % (mesh.size // n) == 0 and sharding.heads_fit(n, cfg.heads, cfg.kv_heads)][:1]
+        more = sharding.multiples(prompts, math.lcm(calls * spread, s.batch.prompts_unit))
+        raise ValueError(f"batch.prompts_per_step={prompts} in rollout.calls={calls} parts makes {prompts // calls} prompts a "
+                         f"part, which do not divide over the {spread} groups of devices that sample; nearest that do: "
+                         f"{' or '.join([*ways, f'batch.prompts_per_step={more}'])}")
     if s.eval.rows % spread:
         raise ValueError(f"eval.rows={s.eval.rows} does not divide over the {spread} groups of devices that sample; nearest: "
-                         f"{max(spread, s.eval.rows // spread * spread)} or {(s.eval.rows // spread + 1) * spread}")
+                         f"{sharding.multiples(s.eval.rows, spread)}")
 
 
 def touched_and_not(task: Task, count: int) -> dict[str, tuple]:

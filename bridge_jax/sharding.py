@@ -1,7 +1,8 @@
 """The device mesh and the one table from logical axes to mesh axes.
 
 Rows are spread over data and fsdp, parameters and their optimizer moments over fsdp (width) and tensor (heads, mlp,
-vocabulary). A dimension that its mesh axes do not divide stays whole.
+vocabulary). A dimension that its mesh axes do not divide stays whole: a vocabulary, kv heads that devices share, the adapter's
+rank; a run whose width, heads or rows do not divide is refused before it begins (setup.check_mesh).
 Decoding has a mesh of its own over the same devices: weights are gathered once for a rollout instead of once for a token, so
 that nothing is spread over fsdp; heads lie over decode_tensor devices, rows over the others. Arrays across processes: hosts.py.
 """
@@ -31,16 +32,28 @@ class MeshConfig:
 
 
 def sizes_of(cfg: MeshConfig, devices: int) -> dict[str, int]:
-    """Devices along each axis, -1 filled in; ValueError when they do not multiply to the number of devices."""
-    sizes = [getattr(cfg, axis) for axis in AXES]
-    known = math.prod(size for size in sizes if size != -1)
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes) or known == 0:
-        raise ValueError(f"mesh {dict(zip(AXES, sizes))}; allowed: positive sizes, and -1 for at most one of them")
-    sizes = [devices // known if size == -1 else size for size in sizes]
-    if math.prod(sizes) != devices:
-        raise ValueError(f"mesh {dict(zip(AXES, sizes))} takes {math.prod(sizes)} devices, there are {devices}; "
-                         "set one of mesh.data, mesh.fsdp, mesh.tensor to -1 for the rest")
-    return dict(zip(AXES, sizes))
+    """Devices along each axis, -1 filled in; ValueError, with the nearest sizes that do, when they do not take all devices."""
+    given = {axis: getattr(cfg, axis) for axis in AXES}
+    sizes = list(given.values())
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(f"mesh {given}; allowed: positive sizes, and -1 for at most one of them")
+    known, rest = math.prod(size for size in sizes if size != -1), -1 in sizes
+    if devices % known or not rest and known != devices:
+        raise ValueError(f"mesh {given} takes {'a multiple of ' * rest}{known} devices, there are {devices}; nearest that takes "
+                         f"all: {_nearest_sizes(given, devices)}. Allowed for each: {', '.join(map(str, divisors(devices)))}, or "
+                         "-1 for one of them: what the others leave")
+    return {axis: devices // known if size == -1 else size for axis, size in given.items()}
+
+
+def _nearest_sizes(given: dict[str, int], devices: int) -> dict[str, int]:
+    """Of all sizes that take all devices those that are away from the given ones by the smallest factor; -1 stays.
+
+    Of several the one with the least tensor: it must divide the heads too.
+    """
+    sizes = [(a, b, devices // a // b) for a in divisors(devices) for b in divisors(devices // a)]
+    factor = lambda size, wanted: 1.0 if wanted == -1 else max(size / wanted, wanted / size)
+    nearest = min(sizes, key=lambda found: (math.prod(map(factor, found, given.values())), found[2]))
+    return {axis: given[axis] if given[axis] == -1 else size for axis, size in zip(AXES, nearest)}
 
 
 def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
@@ -64,14 +77,34 @@ def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
+def multiples(number: int, unit: int) -> str:
+    """The positive multiples of unit below and above a number that is none, for a message."""
+    below = number // unit * unit
+    return f"{below} or {below + unit}" if below else str(unit)
+
+
+def heads_fit(tensor: int, heads: int, kv_heads: int) -> bool:
+    """Whether `tensor` devices can share the heads evenly: whole kv heads on each, or each on as many devices."""
+    return heads % tensor == 0 and (kv_heads % tensor == 0 or tensor % kv_heads == 0)
+
+
 def check_heads(key: str, tensor: int, heads: int, kv_heads: int) -> None:
-    """ValueError unless `tensor` devices can share the heads evenly: whole kv heads on each, or each on as many devices."""
-    fits = lambda n: heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)
-    if not fits(tensor):
-        allowed = [n for n in divisors(heads) if fits(n)]
+    """ValueError unless heads_fit."""
+    if not heads_fit(tensor, heads, kv_heads):
+        allowed = [n for n in divisors(heads) if heads_fit(n, heads, kv_heads)]
         nearest = min(allowed, key=lambda n: abs(n - tensor))
         raise ValueError(f"{key}={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; nearest that does: "
                          f"{nearest}. Allowed: {', '.join(map(str, allowed))}")
+
+
+def check_width(mesh: Mesh, width: int) -> None:
+    """ValueError unless fsdp divides the width: else nothing would be spread over it, neither weights nor moments."""
+    if width % (fsdp := mesh.shape["fsdp"]):
+        spread = mesh.shape["data"] * fsdp  # rows go on being shared by all of these
+        allowed = divisors(math.gcd(width, spread))
+        nearest = min(allowed, key=lambda n: abs(n - fsdp))
+        raise ValueError(f"mesh.fsdp={fsdp} does not divide the model's width {width}; nearest that does: mesh.fsdp={nearest} "
+                         f"beside mesh.data={spread // nearest}. Allowed on these devices: {', '.join(map(str, allowed))}")
 
 
 def of_axes(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...], whole: tuple[str, ...] = ()) -> NamedSharding:

@@ -109,7 +109,9 @@ def restore_or_begin(run: Run, store: checkpoint.Checkpoints) -> tuple[TrainStat
         return found
     init = jax.jit(run.method.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract), donate_argnums=0,
                    compiler_options=compiler_options())
-    state = init(setup.initial_theta(run), jax.random.fold_in(jax.random.key(run.settings.seed), 1))
+    with hosts.storing():  # others may wait for this host's share of the weights
+        theta = setup.initial_theta(run)
+    state = init(theta, jax.random.fold_in(jax.random.key(run.settings.seed), 1))
     return state, {"step": 0, "rl": 0, "sft": 0, "skipped_in_row": 0, "totals": {}, "train_s": 0.0, "unlogged": {}}
 
 

@@ -5,6 +5,8 @@ wait it stands, every `beat` seconds, and listens to what they tell. It ends its
     another host has stopped and said why;
     another host gives no sign of life for half the timeout (killed, frozen, cut off);
     this host waits longer than the timeout: the stacks of all threads come first, and who has not come is named.
+A checkpoint may take longer to read or to write than any timeout that is of use for the rest: as long as a host says that it is
+at its files, the timeout of the others' waits begins anew, PATIENCE times at most.
 Hosts wait at the same places in the same order, so that the number of waits tells who is behind. Should jax's own runtime
 abort the process first, as it does at once when host 0, with the coordination service, is gone, the abort is explained.
 Should not even Python run any more, a timer outside of it ends the process. Left out: what the waits are for (hosts.py).
@@ -25,6 +27,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 LOST = 4          # exit code
+PATIENCE = 20     # timeouts that a wait may last in all while a host reads or writes files
 BROKEN = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "oordination service", "heartbeat", "onnection closed",
           "onnection reset", "onnection refused", "roken pipe")  # of errors that come from another host's end
 
@@ -51,6 +54,7 @@ class Watch:
         self.ends: dict[int, tuple[int, str]] = {}     # host -> exit code for the others, why it stopped
         self._wait, self._beats, self._failures, self._end_seen = Wait(0, "the start", None), 0, 0, None
         self._told: dict[int, dict] = {}               # host -> its last pulse
+        self._stores, self._stored = 0, float("-inf")  # whether this host is at its files; clock when a host last was
         self._heard = dict.fromkeys(range(count), time.monotonic())
         self._thread = threading.Thread(target=self._run, name="watch over hosts", daemon=True)
 
@@ -74,6 +78,15 @@ class Watch:
         finally:
             again = None if outer.since is None else time.monotonic()
             self._wait = Wait(self._wait.number, outer.what if again else what, again)
+
+    @contextlib.contextmanager
+    def storing(self) -> Iterator[None]:
+        """Around the reading or writing of files that may take long, inside a wait or before one."""
+        self._stores += 1
+        try:
+            yield
+        finally:
+            self._stores -= 1
 
     def announce(self, code: int, text: str) -> None:
         """Last words: why this host stops, and with which exit code the others shall follow it."""
@@ -122,7 +135,8 @@ class Watch:
     def _pulse(self) -> None:
         self._beats += 1
         wait = self._wait
-        told = {"beat": self._beats, "number": wait.number, "what": wait.what, "waits": wait.since is not None}
+        told = {"beat": self._beats, "number": wait.number, "what": wait.what, "waits": wait.since is not None,
+                "stores": self._stores > 0}
         self.client.key_value_set(f"bridge/pulse/{self.index}", json.dumps(told), allow_overwrite=True)
 
     def _listen(self) -> None:
@@ -137,12 +151,17 @@ class Watch:
     def _judge(self) -> None:
         """End this process if there is a reason."""
         wait, now = self._wait, time.monotonic()
+        if self._at_files():
+            self._stored = now
         if self._end_seen and now - self._end_seen > 2 * self.beat + 2:  # until then it may come to the same end by itself
             self._end(*self._last_words())
         elif silent := self._silent(self.silence):
             self._end(LOST, silent)
-        elif wait.since is not None and now - wait.since > self.timeout_s:
-            self._end(LOST, self._late(wait), stacks=True)
+        elif wait.since is not None and now - wait.since > self.timeout_s * PATIENCE:
+            waited = f"{self.timeout_s * PATIENCE:.0f} s ({PATIENCE} times hosts.timeout_s)"
+            self._end(LOST, self._late(wait, waited), stacks=True)
+        elif wait.since is not None and now - max(wait.since, self._stored) > self.timeout_s:
+            self._end(LOST, self._late(wait, f"{self.timeout_s:.0f} s (hosts.timeout_s)"), stacks=True)
 
     def _last_words(self) -> tuple[int, str]:
         index = min(self.ends)
@@ -159,12 +178,17 @@ class Watch:
         since = lambda i: f"no sign of life for {time.monotonic() - self._heard[i]:.0f} s, last seen {self._seen(i)}"
         return "; ".join(f"{self.name(i)} is gone: {since(i)}" for i in self._gone(seconds))
 
-    def _late(self, wait: Wait) -> str:
+    def _at_files(self) -> list[int]:
+        """Hosts that read or write files."""
+        return [i for i in range(self.count) if (self._stores if i == self.index else self._told.get(i, {}).get("stores"))]
+
+    def _late(self, wait: Wait, waited: str) -> str:
         """Who is not where this host has waited in vain."""
         others = {i: self._told.get(i, {}).get("number", 0) - wait.number for i in range(self.count) if i != self.index}
         found = [f"{self.name(i)} has not come, last seen {self._seen(i)}" for i, ahead in others.items() if ahead < 0]
         found = found or [f"{self.name(i)} is further, {self._seen(i)}" for i, ahead in others.items() if ahead > 0]
-        return (f"waited {self.timeout_s:.0f} s (hosts.timeout_s) for the other hosts at {wait.what!r}: "
+        found += [f"{self.name(i)} still reads or writes files" for i in self._at_files()]
+        return (f"waited {waited} for the other hosts at {wait.what!r}: "
                 + ("; ".join(found) or "all of them wait there, too") + "; the stacks of this host's threads stand above")
 
     def _seen(self, index: int) -> str:

@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
 
 
 def earlier(out: str) -> list[dict]:
-    """The plans that stand in the file of --out, which is made where there is none: what cannot be written fails before the work."""
+    """The plans that stand in the file of --out, made where there is none: what cannot be written fails before the work."""
     if not out:
         return []
     with open(out, "a+") as file:

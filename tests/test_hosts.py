@@ -16,6 +16,7 @@ from configs import base
 from tests import host_runs, tiny_runs
 from tests.tiny_runs import STEPS
 
+MAXIMISED = ("rl/", "sft/", "bridge/J_hat", "bridge/gain", "bridge/kl_hat")  # metrics: objectives and what they are made of
 EXPLICIT = dict(coordinator="10.0.0.1:1234", count=2, index=1)
 
 
@@ -27,6 +28,7 @@ EXPLICIT = dict(coordinator="10.0.0.1:1234", count=2, index=1)
     (EXPLICIT, {"BRIDGE_HOST_INDEX": "0"}, ("10.0.0.1:1234", 2, 1)),  # what the config says counts
     ({}, {"BRIDGE_COORDINATOR": "auto"}, ("auto", 0, -1)),
     (dict(coordinator="[::1]:1234", count=1, index=0), {}, ("", 1, 0)),
+    (EXPLICIT | dict(coordinator="node-1:65535"), {}, ("node-1:65535", 2, 1)),
 ])
 def test_config_and_environment(given, environment, found):
     h = hosts.read(hosts.Hosts(**given), environment)
@@ -41,6 +43,8 @@ def test_config_and_environment(given, environment, found):
     (dict(coordinator="10.0.0.1:1234", count=2), {"BRIDGE_HOST_INDEX": "one"}, "BRIDGE_HOST_INDEX='one'; allowed: a whole"),
     (dict(index=1), {}, "hosts.index=1; allowed: count and index beside hosts.coordinator=HOST:PORT"),
     (dict(coordinator="auto", count=4), {}, "hosts.count=4"),
+    (EXPLICIT | dict(coordinator="10.0.0.1:99999"), {}, "hosts.coordinator='10.0.0.1:99999'; allowed: .*PORT from 1 to 65535"),
+    (EXPLICIT | dict(coordinator="10.0.0.1:0"), {}, "hosts.coordinator='10.0.0.1:0'; allowed: "),
     (dict(timeout_s=1), {}, "hosts.timeout_s=1; allowed: at least 10"),
 ])
 def test_what_cannot_be_meant(given, environment, told):
@@ -110,6 +114,41 @@ def test_identity_is_config_code_and_versions(monkeypatch, tmp_path):
     (tmp_path / "bridge_jax" / "train.py").write_text("other")
     monkeypatch.setattr(hosts, "ROOT", tmp_path)
     assert hosts.identity(config)["file bridge_jax/train.py"] != mine["file bridge_jax/train.py"]
+
+
+def test_identity_knows_packages_flags_and_the_model(monkeypatch, tmp_path):
+    """Of the weights their header and their end; where the compiler dumps to is a host's own affair."""
+    config = tiny_runs.config()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_dump_to=/here")
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    mine = hosts.identity(config)
+    names = ("jax", "jaxlib", "numpy", "optax", "flax", "orbax-checkpoint", "transformers", "tokenizers", "sympy", "math-verify")
+    assert {f"version of {name}" for name in ("python", *names)} <= set(mine)
+    assert (mine["variable XLA_FLAGS"], mine["variable LIBTPU_INIT_ARGS"]) == ("--xla_a=1", "")
+    names = ("libtpu", "jax_cuda13_plugin", "jax-cuda12-pjrt", "jaxtyping")
+    plugins = [types.SimpleNamespace(name=name, version="1") for name in names]
+    monkeypatch.setattr(hosts.importlib.metadata, "distributions", lambda: plugins)
+    assert {key for key in hosts.identity(config) if key.startswith("version")} == {
+        "version of python", "version of libtpu", "version of jax-cuda13-plugin", "version of jax-cuda12-pjrt"}
+
+    def changed(**files) -> set[str]:
+        before = hosts.model_files(str(tmp_path))
+        for name, content in files.items():
+            (tmp_path / name.replace("_", ".")).write_bytes(content)
+        after = hosts.model_files(str(tmp_path))
+        return {name for name in after if before.get(name) != after[name]}
+
+    header, weights = (20).to_bytes(8, "little") + b"{" + b" " * 19, bytes(1 << 17)
+    assert changed(config_json=b"{}", model_safetensors=header + weights, notes_txt=b"") == {"config.json", "model.safetensors"}
+    assert changed(config_json=b"{ }") == {"config.json"}
+    for other in (header.replace(b"{ ", b"{}") + weights, header + weights[1:] + b"1", header + weights):
+        assert changed(model_safetensors=other) == {"model.safetensors"}
+    assert changed(model_safetensors=header + b"1" + weights[1:]) == set()  # not read: it would take minutes
+    assert changed(model_safetensors=b"\xff" * 9) == {"model.safetensors"}  # damaged; loading it will tell
+    with config.model.ignore_type():
+        config.model.path = str(tmp_path)
+    assert "model file config.json" in hosts.identity(config)
+    assert hosts.model_files("") == hosts.model_files("Qwen/Qwen2.5-3B") == {}
 
 
 def test_each_grades_its_share_alone(monkeypatch):
@@ -208,7 +247,11 @@ def samples(workdir, step: int) -> list[tuple]:
 
 
 def assert_same(workdir, other, method: str = "grpo") -> None:
-    """Samples, outcomes and rewards are equal; the rest but for the order in which devices add up (and what Adam makes of it)."""
+    """Samples, outcomes and rewards are equal, what is maximised to 1e-6; the rest but for the order in which devices add up.
+
+    Adam divides by the root of the second moment, so that the last bits of a gradient near zero decide its step: parameters and
+    moments differ by up to 2e-5 of their array's largest number after five steps of 1e-2, and an element near zero by any factor.
+    """
     mine, theirs = tiny_runs.lines(workdir / "run"), tiny_runs.lines(other / "run")
     assert [line["step"] for line in mine] == list(range(STEPS + 1)) == [line["step"] for line in theirs]
     for step in range(1, STEPS + 1):
@@ -217,13 +260,15 @@ def assert_same(workdir, other, method: str = "grpo") -> None:
         assert a.keys() == b.keys() and a["reward/mean"] == b["reward/mean"]
         exact = [key for key in a if key.startswith(("reward/", "budget/", "eval/")) and a[key] != b[key]]
         assert exact == []
-        for key in {"rl/J", "sft/logp"} & a.keys():
-            assert a[key] == pytest.approx(b[key], abs=1e-6), (step, key)
+        for key in a:
+            bound = dict(abs=1e-6, rel=0) if key.startswith(MAXIMISED) else dict(abs=1e-5, rel=1e-5)
+            assert a[key] == pytest.approx(b[key], **bound), (step, key)
     assert mine[1]["grad/norm_theta"] == pytest.approx(theirs[1]["grad/norm_theta"], rel=1e-6)
     one, another = state(workdir, method), state(other, method)
     assert one.keys() == another.keys()
     for key in one:
-        np.testing.assert_allclose(one[key], another[key], rtol=1e-3, atol=1e-5, err_msg=key)
+        largest = np.abs(one[key]).max(initial=0.0)
+        np.testing.assert_allclose(one[key], another[key], rtol=0, atol=1e-4 * largest, err_msg=key)
 
 
 @real()
@@ -237,6 +282,10 @@ def test_two_processes_train_like_one(tmp_path, cache):
     lines = logbook.read(str(tmp_path / "2" / "run"))
     assert any(0 < line["reward/mean"] < 1 for line in lines[1:])  # or equal rewards would say nothing
     assert "steps 1 to 5" in host_runs.output(tmp_path / "2", 0) and "steps" not in host_runs.output(tmp_path / "2", 1)
+    for step in (2, STEPS):  # each has written what its own devices hold
+        state = tmp_path / "2" / "run" / "checkpoints" / f"step_{step:06d}" / "state"
+        written = [sum(path.stat().st_size for path in (state / f"ocdbt.process_{i}" / "d").iterdir()) for i in (0, 1)]
+        assert min(written) > sum(written) / 4, written
 
 
 @real()
@@ -307,5 +356,7 @@ def test_methods_that_ask_again_and_pair(tmp_path, cache, method):
     for step in range(1, 4):
         assert samples(tmp_path / "1", step) == samples(tmp_path / "2", step)
     for a, b in zip(tiny_runs.lines(tmp_path / "1" / "run"), tiny_runs.lines(tmp_path / "2" / "run"), strict=True):
-        assert a.keys() == b.keys() and a.get("rl/J", 0) == pytest.approx(b.get("rl/J", 0), abs=1e-6)
-        assert a.get("coop/expert_logp", 0) == pytest.approx(b.get("coop/expert_logp", 0), abs=1e-6)
+        assert a.keys() == b.keys()
+        for key in a:
+            if key.startswith((*MAXIMISED, "reward/", "coop/expert_logp")):
+                assert a[key] == pytest.approx(b[key], abs=1e-6, rel=0), (a["step"], key)

@@ -8,58 +8,113 @@ import jax
 import pytest
 
 from bridge_jax import programs, setup, sharding
-from bridge_jax.flight import chips, hlo
+from bridge_jax.flight import chips, count, hlo
 from tests import tiny_runs
 
 
-def compiled(method: str, axis: str, own=(), **batch):
-    """The run, and the text of its first step's update, all eight devices along one axis."""
+def compiled(method: str, sizes: dict, own=(), arch=(), rank: int = 16, **batch):
+    """The run on all eight devices, its abstract state, and the text of its first step's update."""
     config = tiny_runs.config(method)
-    config.mesh = type(config.mesh)(dict(dict(data=1, fsdp=1, tensor=1), **{axis: 8}))
+    config.mesh = type(config.mesh)(dict(data=1, fsdp=1, tensor=1) | sizes)
     config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, demos_per_step=16) | batch)
-    config.rollout.calls, config.model.remat = 1, "full"
+    config.rollout.calls, config.model.remat, config.model.lora_rank = 1, "full", rank
     config.method.update(dict(own))
+    config.model.arch.update(dict(arch))
     run = setup.build(config, jax.devices()[:8])
-    state, abstract = setup.abstract_state(run), programs.abstract_batch(run, run.buckets[0], run.method.reads(0))
-    place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-    batch, layout = jax.tree.map(place, abstract, sharding.of_rows(run.mesh, abstract)), jax.tree.map(lambda x: x.sharding, state)
-    update = jax.jit(run.method.update, out_shardings=(layout, None), donate_argnums=0)
-    return run, update.lower(state, batch).compile().as_text()
+    state = setup.abstract_state(run)
+    return run, state, programs.trace_update(run, state, run.buckets[0], run.method.reads(0)).lower().compile().as_text()
+
+
+def mlp_rows(run, text: str, M: int) -> set[int]:
+    """Prompts, with M completions each, that a device passes through an mlp at once: one row of S + M T positions each."""
+    W = run.buckets[0] + M * run.settings.rollout.max_new
+    return {int(n) for n in re.findall(rf"f32\[(\d+),{W},{run.cfg.mlp}\]", text)}
 
 
 @pytest.mark.parametrize("axis", ("data", "fsdp"))
 def test_each_device_computes_its_share_of_a_micro_batch(axis):
-    run, text = compiled("grpo", axis, microbatch_rows=2)
-    T, F = run.settings.rollout.max_new, run.cfg.mlp
-    rows = {int(n) for n in re.findall(rf"f32\[(\d+),{T},{F}\]", text)}
-    assert rows == {2}, f"mlp activations of {rows} rows on a device; a micro-batch gives each 2 of its 16"
+    run, _, text = compiled("grpo", {axis: 8}, prompts_per_step=32, microbatch_rows=4)
+    assert mlp_rows(run, text, M=2) == {2}, "a micro-batch gives each device 2 of its 16 prompts, with 2 completions each"
 
 
-@pytest.mark.parametrize("parts, at_once", [(0, {2}), (2, {2, 1})])
+@pytest.mark.parametrize("parts, at_once", [(0, {4}), (2, {2})])
 def test_bridges_experts_are_cut_finer_where_asked(parts, at_once):
-    """16 experts over 8 devices: 2 on each, or 1 in each of two micro-batches."""
-    run, text = compiled("bridge", "fsdp", {"sft_microbatches": parts}, microbatch_rows=2)
-    assert {int(n) for n in re.findall(rf"f32\[(\d+),{run.settings.rollout.max_new},{run.cfg.mlp}\]", text)} == at_once
+    """32 experts over 8 devices: 4 on each, or 2 in each of two micro-batches."""
+    run, _, text = compiled("bridge", {"fsdp": 8}, {"sft_microbatches": parts}, demos_per_step=32, microbatch_rows=4)
+    assert mlp_rows(run, text, M=1) == at_once
 
 
-@pytest.mark.parametrize("method, passes", [("grpo", 2), ("bridge", 5)])
-def test_weights_are_gathered_twice_for_each_micro_batch(method, passes):
-    """Once for the forward pass and once for the backward pass; gradients are reduced at most once for each use of a weight
-    (prompts, completions). grpo: two micro-batches of rollouts; bridge: two, theta_hat's two, one of demonstrations."""
-    run, text = compiled(method, "fsdp", microbatch_rows=2)
-    state = setup.abstract_state(run)
-    moves = hlo.collectives(hlo.parse(text))
+ALONE, ALL_THREE = dict(fsdp=8), dict(data=2, fsdp=2, tensor=2)
+# five layers and rank three: numbers that no other dimension has
+SHAPES = dict(arch=dict(num_hidden_layers=5, num_key_value_heads=2), rank=3, microbatch_rows=2)
+by_mesh = pytest.mark.parametrize("method, sizes, passes", [("grpo", ALONE, 2), ("bridge", ALONE, 5), ("bridge", ALL_THREE, 10)],
+                                  ids=["grpo 1x8x1", "bridge 1x8x1", "bridge 2x2x2"])
+
+
+def size(tree) -> int:
+    """Bytes of fp32 arrays."""
+    return sum(x.size * 4 for x in jax.tree.leaves(tree))
+
+
+def lacking(state, tensor: int, fsdp: int):
+    """Of theta, the bytes that a device receives when it gathers each array over fsdp once; its part over tensor it keeps."""
+    def of_leaf(x):
+        axes = [axis for axis in x.sharding.spec if axis]
+        return x.size * 4 / (tensor if "tensor" in axes else 1) * (fsdp - 1) / fsdp if "fsdp" in axes else 0.0
+
+    return jax.tree.map(of_leaf, state.params.theta)
+
+
+def stacks_gathered(text: str) -> list[tuple]:
+    """Shapes of gathered arrays with a layer axis, the adapter's left out."""
+    gathers = [visit.instruction for visit in hlo.visits(hlo.parse(text)) if "all-gather" in visit.instruction.opcode]
+    shapes = [array.shape for gather in gathers for array in gather.arrays[gather.made]]
+    return [shape for shape in shapes if 5 in shape and 3 not in shape]
+
+
+@by_mesh
+def test_weights_are_gathered_twice_for_each_micro_batch(method, sizes, passes):
+    """Once for the forward pass and once for the backward pass, never more than a layer at a time; head and embedding once.
+
+    Gradients are reduced at most once for each use of a weight (prompts, completions). grpo: two micro-batches of rollouts;
+    bridge: two, theta_hat's two, one of demonstrations; twice as many where half of the devices share the rows.
+    """
+    run, state, text = compiled(method, sizes, **SHAPES)
+    assert stacks_gathered(text) == []
+    moves, L, tensor = hlo.collectives(hlo.parse(text)), run.cfg.layers, run.mesh.shape["tensor"]
     assert not any(move.unknown for move in moves)
-    # activations move too, but never a whole matrix of a layer: D F 4 bytes, of which a device lacks 7/8
-    size, L = lambda tree: sum(x.size * 4 for x in jax.tree.leaves(tree)), run.cfg.layers
-    matrices = {x.size // L * 4 * 7 / 8 for x in jax.tree.leaves(state.params.theta["layers"]) if x.ndim > 2}
-    in_layers = [move for move in moves if move.times > 1]  # the adapter's parts may be as large, outside the loops
-    gathered = sum(move.bytes * move.times for move in in_layers if move.kind == "all-gather" and move.bytes in matrices)
-    layers = size({name: x for name, x in state.params.theta["layers"].items() if x.ndim > 2}) * 7 / 8
-    assert gathered == pytest.approx(2 * passes * layers, rel=0.02)
+    each = lacking(state, tensor, run.mesh.shape["fsdp"])
+    # activations move too, but never as many bytes as a whole matrix of a layer lacks
+    matrices = {each["layers"][name] / L for name, x in state.params.theta["layers"].items() if x.ndim > 2}
+    gathers = [move for move in moves if move.kind == "all-gather"]
+    layers, norms = sum(jax.tree.leaves(each["layers"])), each["layers"]["attn_norm"] + each["layers"]["mlp_norm"]
+    gathered = sum(move.bytes * move.times for move in gathers if move.times > 1 and move.bytes in matrices)
+    assert gathered == pytest.approx(2 * passes * (layers - norms), rel=0.02)
+    # everything: the embedding is the head too; merge and pull fetch the adapter, for theta and for theta_hat; over tensor the
+    # embeddings that were looked up are brought together, of at most 2 rows and their prompts
+    looked_up = (tensor > 1) * 2 * (run.buckets[0] + run.settings.rollout.max_new) * run.cfg.width * 4
+    outside = passes * (2 * each["embed"] + 2 * each["final_norm"] + looked_up) + 3 * size(state.params.w)
+    assert sum(move.bytes * move.times for move in gathers) <= 2 * passes * layers + outside
     reduced = sum(move.bytes * move.times / (2 if move.kind == "all-reduce" else 1) for move in moves if "reduce" in move.kind)
-    assert passes * layers < reduced < 2.4 * passes * layers
+    assert tensor > 1 or passes * layers < reduced < 2.4 * passes * layers  # over tensor activations are reduced too
     assert not any("D,VD->" in move.origin for move in moves)  # nothing within the chunks of log-probabilities
+
+
+@by_mesh
+def test_the_samplers_weights_are_gathered_once(method, sizes, passes):
+    """From the layout of training to that of sampling: no array twice, all of them no more than a device holds in the end."""
+    config = tiny_runs.config(method)
+    config.mesh, config.model.lora_rank, config.rollout.calls = type(config.mesh)(dict(data=1, fsdp=1, tensor=1) | sizes), 3, 1
+    config.model.arch.update(SHAPES["arch"])
+    config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, microbatch_rows=2))
+    run = setup.sketch(config, jax.devices()[:8])
+    state = setup.abstract_state(run)
+    text = programs.trace_policy(run, state, "theta").lower().compile().as_text()
+    moves = hlo.collectives(hlo.parse(text))
+    spread = [x for x in jax.tree.leaves(state.params.theta["layers"]) if "fsdp" in x.sharding.spec]
+    assert 0 < len(stacks_gathered(text)) <= len(spread) and all(move.times == 1 and not move.unknown for move in moves)
+    held = count.chip_bytes(programs.abstract_phi(run, state))
+    assert sum(move.bytes for move in moves) <= held + size(state.params.w)
 
 
 @pytest.mark.tpu_compiler
@@ -74,10 +129,10 @@ def test_the_tpus_compiler_gathers_each_matrix_of_a_layer_twice(method, passes):
     state = setup.abstract_state(run)
     traced = programs.trace_update(run, state, run.buckets[-1], run.method.reads(0))
     moves = hlo.collectives(hlo.parse(traced.lower().compile().as_text()))
-    # the head and the embedding lie outside those loops; of the adapter's gathers none is in a loop
+    # what is fetched from a stack within its loop; the head and the embedding, as large in tiles, lie outside
     matrices = {x.size // run.cfg.layers * 4 * 7 / 8 for x in jax.tree.leaves(state.params.theta["layers"]) if x.ndim > 2}
     gathers = [move for move in moves if move.kind == "all-gather" and move.times > 1 and move.bytes in matrices
-               and "shard_map" not in move.origin]
+               and "dynamic_index_in_dim" in move.origin]
     assert len(gathers) == 2 * 7 * passes
 
 

@@ -45,6 +45,18 @@ def test_equals_the_full_softmax(chunk_tokens, temperature):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk_tokens, width", [(5 * 102, 96), (5 * 16, 16), (5 * 9, 9), (5 * 300, 200), (5 * 199, 192)])
+def test_chunks_end_where_tiles_do(chunk_tokens, width):
+    """5 rows of 200 tokens, 11 in the vocabulary: chunks of a multiple of 16 positions, unless they are less, or all; and right."""
+    rng = np.random.default_rng(1)
+    hidden, tokens = jnp.asarray(rng.standard_normal((5, 200, D)), jnp.float32), jnp.asarray(rng.integers(0, V, (5, 200)))
+    head = jnp.asarray(rng.standard_normal((V, D)), jnp.float32)
+    score = lambda *given: logprobs.token_logp(*given, 1.0, chunk_tokens)
+    assert f"f32[5,{width},{V}]" in str(jax.make_jaxpr(score)(hidden, head, tokens))
+    for ours, expected in zip(score(hidden, head, tokens), full(hidden, head, tokens, 1.0)):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_no_gradient_through_the_entropy():
     """The entropy is reported, never optimised by accident."""
     hidden, head, tokens, _ = example()

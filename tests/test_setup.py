@@ -106,7 +106,7 @@ def test_every_config_is_read(name, method, caplog):
     (dict(batch__microbatch_rows=3), r"which neither divide batch.samples_per_prompt=4.*Nearest that work: "
                                      r"batch.microbatch_rows=2 or 4"),
     (dict(batch__prompts_per_step=3), r"12 rollout rows are not a whole number.*batch.prompts_per_step=2 or 4"),
-    (dict(mesh__data=3), "mesh .*takes 0 devices, there are 1; set one of"),
+    (dict(mesh__data=3), "mesh .*takes a multiple of 3 devices, there are 1; nearest that takes all: .'data': 1, 'fsdp': -1, "),
 ])
 def test_settings_that_cannot_be_meant(given, message):
     with pytest.raises(ValueError, match=message):
@@ -182,3 +182,46 @@ def test_buckets_that_no_prompt_needs_are_not_compiled_for():
 def test_values_that_cannot_be_meant(key, value, message):
     with pytest.raises(ValueError, match=message):
         build(**{key: value})
+
+
+ON_EIGHT = dict(batch__prompts_per_step=16, batch__samples_per_prompt=2, batch__microbatch_rows=2, rollout__calls=1)
+
+
+def on_eight(**given) -> setup.Run:
+    """16 prompts x 2 samples on eight devices, of a model of 2 heads and width 32."""
+    return setup.sketch(tiny_runs.config("grpo", **ON_EIGHT | given), jax.devices()[:8])
+
+
+@pytest.mark.parametrize("given, says, ways", [
+    (dict(rollout__calls=4), "4 prompts a part, which do not divide over the 8 groups of devices that sample; nearest that do: "
+     "rollout.calls=2 or mesh.decode_tensor=2 or batch.prompts_per_step=32",
+     [dict(rollout__calls=2), dict(mesh__decode_tensor=2), dict(batch__prompts_per_step=32)]),
+    # decode_tensor=4 would do for the prompts, but not for two heads
+    (dict(rollout__calls=8), "makes 2 prompts a part, .* nearest that do: rollout.calls=2 or batch.prompts_per_step=64$",
+     [dict(rollout__calls=2), dict(batch__prompts_per_step=64)]),
+    (dict(batch__prompts_per_step=24, batch__microbatch_rows=1, rollout__calls=2), "makes 12 prompts a part, .* nearest that do: "
+     "rollout.calls=3 or mesh.decode_tensor=2 or batch.prompts_per_step=16 or 32$",
+     [dict(rollout__calls=3), dict(mesh__decode_tensor=2), dict(batch__prompts_per_step=16), dict(batch__prompts_per_step=32)]),
+    (dict(batch__prompts_per_step=4, batch__pack=2), "nearest that do: mesh.decode_tensor=2 or batch.prompts_per_step=8$",
+     [dict(mesh__decode_tensor=2), dict(batch__prompts_per_step=8)]),
+    (dict(eval__rows=12), "eval.rows=12 does not divide over the 8 groups of devices that sample; nearest: 8 or 16$",
+     [dict(eval__rows=8), dict(eval__rows=16)]),
+    (dict(eval__rows=3), "eval.rows=3 does not divide over the 8 groups of .* sample; nearest: 8$", [dict(eval__rows=8)]),
+    (dict(model__arch__hidden_size=36), "mesh.fsdp=8 does not divide the model's width 36; nearest that does: mesh.fsdp=4 beside "
+     "mesh.data=2", [dict(mesh__fsdp=4, mesh__data=2)]),
+])
+def test_what_does_not_divide_over_the_mesh(given, says, ways):
+    """Refused with the nearest that does, and each of those is taken."""
+    with pytest.raises(ValueError, match=says):
+        on_eight(**given)
+    for way in ways:
+        on_eight(**given | way)
+
+
+def test_experts_that_cannot_be_cut_finer():
+    """8 demonstrations over eight devices are one on each."""
+    sketch = lambda demos: setup.sketch(tiny_runs.config("bridge", **ON_EIGHT, batch__demos_per_step=demos,
+                                                         method__sft_microbatches=2), jax.devices()[:8])
+    with pytest.raises(ValueError, match="method.sft_microbatches=2 does not divide the 1 demonstration.*allowed: 1, or 0"):
+        sketch(8)
+    sketch(16)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from bridge_jax import lora, optim, setup, sharding
 from bridge_jax.methods import bridge
@@ -36,14 +36,38 @@ def test_mesh_sizes(given, expected):
 
 
 def test_mesh_errors():
-    """Sizes that do not make 8, two -1, and zeros."""
-    six = "takes 6 devices, there are 8"
-    for given, words in ((dict(data=3, fsdp=2), six), (dict(data=3, fsdp=-1), six), (dict(data=0), "positive sizes"),
-                         (dict(data=-1, fsdp=-1), "-1 for at most one"), (dict(data=-2), "positive sizes")):
+    """Sizes that do not make 8, two -1, and zeros; what was given and the nearest that do are named, and those are taken."""
+    cases = ((dict(data=3, fsdp=2), "'data': 3, 'fsdp': 2, 'tensor': 1} takes 6 devices, there are 8", dict(data=4, fsdp=2)),
+             (dict(data=3), "'data': 3, 'fsdp': -1, 'tensor': 1} takes a multiple of 3 devices, there are 8", dict(data=4)),
+             (dict(data=16), "'data': 16, 'fsdp': -1, 'tensor': 1} takes a multiple of 16 devices, there are 8", dict(data=8)),
+             (dict(fsdp=2, data=2), "takes 4 devices, there are 8", dict(data=2, fsdp=4)),
+             (dict(data=3, fsdp=3), "takes 9 devices, there are 8", dict(data=2, fsdp=4)))
+    for given, words, nearest in cases:
+        nearest = dict(dict(data=1, fsdp=-1, tensor=1), **nearest)
+        with pytest.raises(ValueError) as refused:
+            mesh_of(**given)
+        assert words in str(refused.value) and f"nearest that takes all: {nearest}. Allowed for each: 1, 2, 4, 8, or -1" in str(
+            refused.value)
+        assert mesh_of(**nearest).size == 8
+    for given, words in ((dict(data=0), "positive sizes"), (dict(data=-1, fsdp=-1), "-1 for at most one"),
+                         (dict(data=-2), "positive sizes")):
         with pytest.raises(ValueError, match=words):
             mesh_of(**given)
     assert mesh_of(data=2, fsdp=2, tensor=2).devices.size == 8
     assert sharding.make_mesh(MeshConfig(), jax.devices()[:2]).shape["fsdp"] == 2
+
+
+@pytest.mark.parametrize("data, fsdp, width, nearest", [(1, 12, 2048, "mesh.fsdp=4 beside mesh.data=3. .*: 1, 2, 4"),
+                                                        (2, 6, 576, None), (2, 5, 576, "mesh.fsdp=2 beside mesh.data=5"),
+                                                        (1, 7, 576, "mesh.fsdp=1 beside mesh.data=7")])
+def test_a_width_that_fsdp_does_not_divide(data, fsdp, width, nearest):
+    """Refused: nothing would be spread. The nearest that does leaves the rows on the same devices."""
+    mesh = AbstractMesh((data, fsdp, 1), sharding.AXES)
+    if nearest is None:
+        return sharding.check_width(mesh, width)
+    words = f"mesh.fsdp={fsdp} does not divide the model's width {width}; nearest that does: {nearest}"
+    with pytest.raises(ValueError, match=words):
+        sharding.check_width(mesh, width)
 
 
 def test_layout_of_one_array():

@@ -1,15 +1,18 @@
 """Watches over each other through a store in memory: who is gone, who is late, who has stopped and why."""
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from bridge_jax import watch
+from bridge_jax import checkpoint, watch
 from tests import host_runs
 
 
@@ -103,6 +106,59 @@ def test_who_is_late_is_named_and_stacks_are_shown(hosts, capfd):
     assert ("error: waited 2 s (hosts.timeout_s) for the other hosts at 'outcomes': host 2 (gamma) has not come, last seen "
             "after 'samples of step 1'") in said
     assert "Current thread" in said and 'File "' in said and "host 0 (alpha) has not come" not in said
+
+
+def test_nobody_gives_up_on_a_host_at_its_files(hosts, capfd):
+    """While one reads longer than the timeout the others wait; when it is done and does not come, they end, as they do after
+    PATIENCE timeouts."""
+    made, ends = hosts
+    with made[0].waiting("reading of the checkpoint"), made[1].waiting("reading of the checkpoint"):
+        with made[2].waiting("reading of the checkpoint"), made[2].storing():
+            time.sleep(5)
+            assert ends == []
+        until(lambda: {index for index, _ in ends} == {0, 1}, 10)
+    assert "waited 2 s (hosts.timeout_s) for the other hosts at 'reading of the checkpoint': all of them wait there, too;" in (
+        capfd.readouterr().err)
+
+
+def test_files_have_a_limit_too(hosts, capfd, monkeypatch):
+    monkeypatch.setattr(watch, "PATIENCE", 2)
+    made, ends = hosts
+    with made[0].waiting("the end of the last checkpoint"), made[1].storing():
+        until(lambda: ends == [(0, watch.LOST)], 10)
+    assert ("error: waited 4 s (2 times hosts.timeout_s) for the other hosts at 'the end of the last checkpoint': host 1 (beta) "
+            "has not come, last seen after 'the start'; host 2 (gamma) has not come, last seen after 'the start'; host 1 (beta) "
+            "still reads or writes files") in capfd.readouterr().err
+
+
+def test_reading_and_writing_of_checkpoints_is_told(monkeypatch, tmp_path):
+    """What other hosts may have to wait for: reading, a save before, the end."""
+    told, inside = [], []
+
+    @contextlib.contextmanager
+    def record(what: str):
+        told.append(what), inside.append(what)
+        yield
+        inside.remove(what)
+
+    monkeypatch.setattr(checkpoint.hosts, "storing", lambda: record("files"))
+    monkeypatch.setattr(checkpoint.hosts, "waiting", record)
+    store = checkpoint.Checkpoints(str(tmp_path))
+    for method in ("wait_until_finished", "restore", "close"):
+        of_orbax = getattr(store._manager, method)
+
+        def checked(*given, of_orbax=of_orbax, method=method, **named):
+            assert "files" in inside, method
+            assert method != "close" or inside == ["the end of the last checkpoint", "files"]
+            told.append(method)
+            return of_orbax(*given, **named)
+
+        monkeypatch.setattr(store._manager, method, checked)
+    store.save(1, {"x": jnp.ones(3)}, {})
+    store.restore({"x": jax.ShapeDtypeStruct((3,), jnp.float32)})
+    store.close()
+    assert {"wait_until_finished", "restore", "close"} <= set(told) and inside == []
+    assert store._manager._options.async_options.timeout_secs == checkpoint.LONGEST_WRITE_S
 
 
 def test_last_words_end_the_others_alike(hosts, capfd):

@@ -120,7 +120,12 @@ def tpu_devices(topology: Topology) -> list:
     """Described TPU devices; ValueError where libtpu is absent or does not know the topology."""
     import jax
     from jax.experimental import topologies
+    rest = topology.name.partition(":")[2]
+    hint = _nearest(topology.name, topology.kind, rest) if topology.kind in SLICES else did_you_mean(topology.kind, known())
     if importlib.util.find_spec("libtpu") is None:
+        if rest not in SLICES.get(topology.kind, ()):
+            raise ValueError(f"--topology={topology.name!r} is unknown: {hint} libtpu, which is not installed, may know more: "
+                             "pip install libtpu")
         raise ValueError(f"--topology={topology.name!r} takes the TPU's compiler, which is not installed: pip install libtpu "
                          "(it is part of jax[tpu]; no TPU is needed). Without it: --topology=cpu:8")
     os.environ.update({key: value for key, value in TPU_SETTINGS.items() if key not in os.environ})
@@ -130,17 +135,18 @@ def tpu_devices(topology: Topology) -> list:
     try:
         return list(topologies.get_topology_desc(topology.name, platform="tpu").devices)
     except Exception as error:  # jax hands libtpu's refusal on in types of its own
-        rest = topology.name.partition(":")[2]
-        hint = (_nearest(topology.name, topology.kind, rest) if topology.kind in SLICES
-                else did_you_mean(topology.kind, known()))
         raise ValueError(f"--topology={topology.name!r} is unknown to libtpu ({str(error).splitlines()[0]}): {hint}") from None
 
 
 def chip_of(topology: Topology, devices: list) -> Chip | None:
-    """Peaks of one of the DEVICES: those of v4, for one, are half a chip each; None where the table has no such chip."""
+    """Peaks of one of the DEVICES: those of v4, for one, are half a chip each; None where the table has no such chip.
+
+    A GPU's memory is what jax may have of the one that is there: an A100 has 40 or 80 GB, and a part is kept for others.
+    """
     if topology.kind == "gpu":
-        kind = devices[0].device_kind.lower()
-        return next((chip for name, chip in CHIPS.items() if name in kind), None)
+        kind, memory = devices[0].device_kind.lower(), devices[0].memory_stats() or {}
+        chip = next((chip for name, chip in CHIPS.items() if name in kind), None)
+        return chip and chip._replace(hbm=float(memory.get("bytes_limit", chip.hbm)))
     if topology.chip is None:
         return None
     share = math.prod(topology.shape) / len(devices)

@@ -117,7 +117,7 @@ def markdown(plans: list[dict]) -> dict[str, str]:
     key = lambda plan: (plan["name"], plan["topology"])
     grpo = {key(plan): plan for plan in plans if plan["method"] == "grpo" and not plan["changed"]}
     head = ("model", "slice", "method", "settings away from the config", "state GB", "on host GB", "update peak GB", "x grpo",
-            "sampler peak GB", "fits", "rollout s", "update s", "step s", "x grpo", "compiled s")
+            "sampler peak GB", "fits", "rollout s", "update s", "step s", "x grpo")
     sizes = {(plan["name"], plan["method"], plan["changed"], *plan["state_by_chips"].values()) for plan in plans}
     states = [[*names, *(f"{size / GB:.3f}" for size in of)] for *names, of in ((*one[:3], one[3:]) for one in sorted(sizes))]
     return {"plans": results.grid(head, [row(plan, grpo.get(key(plan))) for plan in plans]),
@@ -141,5 +141,4 @@ def row(plan: dict, grpo: dict | None) -> list[str]:
             size([name for name in ("prefill", "decode") if name in phases]), "yes" if fits else "NO",
             f"{plan['step']['rollout']:.1f}" if step else "",
             " / ".join(f"{phases[name].get('seconds', 0):.1f}" for name in updates),
-            " / ".join(f"{seconds:.1f}" for seconds in step.values()), times("step seconds"),
-            f"{sum(phase['compile_s'] + phase['trace_s'] for phase in plan['phases']):.0f}"]
+            " / ".join(f"{seconds:.1f}" for seconds in step.values()), times("step seconds")]

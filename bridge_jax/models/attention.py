@@ -2,7 +2,7 @@
 
     xla      plain einsums; any mask, any device. Its scores [B,N,T,S] exist in memory.
     splash   the Pallas kernel that jax has for TPUs: scores exist a tile at a time
-    cudnn    jax.nn.dot_product_attention, which is cuDNN's flash attention on GPUs (and einsums elsewhere)
+    cudnn    jax.nn.dot_product_attention, which is cuDNN's flash attention on GPUs (and einsums elsewhere); bfloat16 alone
 
 All compute softmax(q k' / sqrt(H)) v with products summed in fp32. A training or prefill pass is `causal` over a row's own keys
 and sees all of its prompt; decoding, with one query a row, is always xla: there are no scores worth hiding.
@@ -21,6 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 TILE = 128      # the splash kernel's lanes: lengths and blocks are multiples of it
 KINDS = ("auto", "xla", "splash", "cudnn")
+GPU = ("gpu", "cuda")  # what jax calls NVIDIA's
 
 
 def lower_triangle(T: int) -> jax.Array:
@@ -94,14 +95,21 @@ def behind_prompt(prompt, k, v, pad_to: int = 1):
 
 
 def dot_product(q_BTNH, k_BKTH, v_BKTH, prompt=None, segment_BT=None, implementation: str = "cudnn"):
-    """`causal` by jax.nn.dot_product_attention; the shared prompt is repeated for its rows."""
-    T = q_BTNH.shape[1]
-    k, v, seen_BS = behind_prompt(prompt, k_BKTH, v_BKTH)
+    """`causal` by jax.nn.dot_product_attention; the shared prompt is repeated for its rows.
+
+    With a mask cuDNN trains on even lengths alone: odd ones are padded, by a prompt position that is masked and by a last
+    position of the row, which nobody before it sees.
+    """
+    end, T = q_BTNH.shape[1], q_BTNH.shape[1] + q_BTNH.shape[1] % 2
+    even = lambda x, axis: jnp.pad(x, [(0, (T - end) * (i == axis)) for i in range(x.ndim)])
+    k, v, seen_BS = behind_prompt(prompt, even(k_BKTH, 2), even(v_BKTH, 2), pad_to=2)
     B, S = seen_BS.shape
-    own = jnp.broadcast_to(own_mask(T, segment_BT).reshape(-1, T, T), (B, T, T))
+    segments = None if segment_BT is None else even(segment_BT, 1)
+    own = jnp.broadcast_to(own_mask(T, segments).reshape(-1, T, T), (B, T, T))
     mask = jnp.concatenate([jnp.broadcast_to(seen_BS[:, None], (B, T, S)), own], axis=2)
-    heads_last = lambda x: jnp.swapaxes(x, 1, 2)
-    return jax.nn.dot_product_attention(q_BTNH, heads_last(k), heads_last(v), mask=mask[:, None], implementation=implementation)
+    out = jax.nn.dot_product_attention(even(q_BTNH, 1), jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask=mask[:, None],
+                                       implementation=implementation)
+    return out[:, :end]
 
 
 def block_of(length: int) -> int:
@@ -162,19 +170,48 @@ def over_mesh(function: Callable, mesh: Mesh) -> Callable:
     return attend
 
 
-def form_of(kind: str, mesh: Mesh) -> str:
-    """xla, splash or cudnn: what model.attention means on the devices of this mesh."""
+def not_by_cudnn(dtype, head_dim: int, device) -> str:
+    """What cuDNN's kernel does not take of these, with what it takes; "" where it takes all. No GPU: as if it were a Hopper.
+
+    The rules of jax's fused_attention_stablehlo.py; lengths are padded to what it takes, see `dot_product`.
+    """
+    major = int(str(getattr(device, "compute_capability", "9.0")).split(".")[0])
+    widest = 256 if major >= 9 else 128
+    if dtype != jnp.bfloat16:
+        return f"model.dtype={jnp.dtype(dtype).name} (it takes bfloat16)"
+    if head_dim % 8 or head_dim > widest:
+        return f"heads of width {head_dim} (it takes multiples of 8 up to {widest})"
+    return f"a GPU of compute capability {device.compute_capability} (it takes 8.0 and above)" if major < 8 else ""
+
+
+def check(kind: str, dtype, head_dim: int, mesh: Mesh) -> None:
+    """ValueError where model.attention names what cannot compute activations and heads like these."""
+    lacking = not_by_cudnn(dtype, head_dim, mesh.devices.flat[0]) if kind == "cudnn" else ""
+    if lacking:
+        raise ValueError(f"model.attention='cudnn' does not compute {lacking}; set model.attention=auto, which takes another "
+                         "form there")
+
+
+def form_of(kind: str, mesh: Mesh, dtype=jnp.bfloat16, head_dim: int = TILE) -> str:
+    """xla, splash or cudnn: what model.attention means on the devices of this mesh, for activations and heads like these."""
     if kind not in KINDS:
         raise ValueError(f"model.attention={kind!r}; allowed: {', '.join(KINDS)}")
-    by_platform = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
-    return by_platform.get(mesh.devices.flat[0].platform, "xla") if kind == "auto" else kind
+    if kind != "auto":
+        return kind
+    device = mesh.devices.flat[0]
+    if device.platform in GPU:
+        return "xla" if not_by_cudnn(dtype, head_dim, device) else "cudnn"
+    return "splash" if device.platform == "tpu" else "xla"
 
 
 def choose(kind: str, mesh: Mesh) -> Callable:
-    """The `causal` attention of model.attention on the devices of this mesh; "auto" goes by their platform."""
-    kind, platform = form_of(kind, mesh), mesh.devices.flat[0].platform
-    if kind == "splash":
+    """The `causal` attention of model.attention on the devices of this mesh; "auto" goes by them and by what it is given."""
+    form, platform = form_of(kind, mesh), mesh.devices.flat[0].platform
+    if form == "splash":
         return over_mesh(functools.partial(splash, interpret=platform != "tpu"), mesh)
-    if kind == "cudnn":
-        return functools.partial(dot_product, implementation="cudnn" if platform in ("gpu", "cuda") else "xla")
+    if form == "cudnn" and platform not in GPU:
+        return functools.partial(dot_product, implementation="xla")
+    if form == "cudnn":
+        forms = {"cudnn": dot_product, "xla": causal}
+        return lambda q, *given, **more: forms[form_of(kind, mesh, q.dtype, q.shape[-1])](q, *given, **more)
     return causal

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import types
 
 import jax
 import pytest
@@ -61,6 +62,30 @@ def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install libtpu"):
         chips.devices(chips.parse("v5e:4x4"))
+
+
+@pytest.mark.parametrize("name, hint", [
+    ("banana:4x4", "is unknown: Allowed: cpu, gpu, v4, v5e, v5p, v6e. libtpu, which"),
+    ("v5:4x4", "is unknown: did you mean 'v5p'? Allowed: cpu, gpu, v4, v5e, v5p, v6e. libtpu, which"),
+    ("v7:4x4", "is unknown: Allowed: cpu, gpu, v4, v5e, v5p, v6e. libtpu, which"),
+    ("v5e:3x5", "is unknown: did you mean 'v5e:4x4'? Allowed: v5e:1x1, "), ("v5p:4x4", "is unknown: did you mean 'v5p:2x2x4'?"),
+    ("v6e:2x2x2", "is unknown: did you mean 'v6e:2x4'?")])
+def test_without_libtpu_the_nearest_is_named_first(monkeypatch, name, hint):
+    """What nobody here knows; libtpu, were it there, would be asked instead."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError) as refused:
+        chips.devices(chips.parse(name))
+    assert f"--topology={name!r} {hint}" in str(refused.value) and str(refused.value).endswith("pip install libtpu")
+
+
+@pytest.mark.parametrize("kind, stats, hbm", [("NVIDIA A100-SXM4-40GB", dict(bytes_limit=30 * 10**9), 30e9),
+                                              ("NVIDIA A100-SXM4-80GB", None, 80e9), ("NVIDIA H100 80GB HBM3", {}, 80e9)])
+def test_memory_of_a_gpu_that_is_there(kind, stats, hbm):
+    """What the device says; the page's number where it says nothing; nothing of a chip that the table does not have."""
+    device = types.SimpleNamespace(device_kind=kind, memory_stats=lambda: stats)
+    assert chips.chip_of(chips.parse("gpu:1"), [device]).hbm == hbm
+    device.device_kind = "NVIDIA T4"
+    assert chips.chip_of(chips.parse("gpu:1"), [device]) is None
 
 
 @pytest.mark.tpu_compiler

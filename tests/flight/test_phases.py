@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 
 import jax
 import pytest
 
 from bridge_jax import methods, setup
-from bridge_jax.flight import chips, count, phases, plan, table
+from bridge_jax.flight import chips, count, hlo, phases, plan, table
 from tests import tiny_runs
 
 
@@ -148,15 +149,22 @@ def test_what_the_compiler_says_of_a_program_that_is_too_large():
 
 @pytest.mark.tpu_compiler
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-def test_every_phase_compiles_for_a_slice():
+def test_every_phase_compiles_for_a_slice(monkeypatch):
     """A tiny model on v5e:2x4, the splash kernel in it: everything fits, the arguments are alive, seconds at the peaks.
+
+    The kernel: not in merge, its forward pass in the sampler's two programs and logp, all three of its passes in the update.
 
     The walk is held against the compiler's peak elsewhere: in programs as small as this one fixed buffers are most of it.
     """
     topology = chips.parse("v5e:2x4")
     given = config("bridge")
     given.model.arch.head_dim = 128
+    texts, parse = [], hlo.parse
+    monkeypatch.setattr(hlo, "parse", lambda text: texts.append(text) or parse(text))
     made = plan.make(given, topology, chips.devices(topology), grading=1.0)
+    calls = lambda text: " ".join(re.findall(r"^.*custom_call_target=\"tpu_custom_call\".*$", text, re.MULTILINE))
+    kernels = sorted(sorted(set(re.findall("splash_mha_(fwd|dq|dkv)", calls(text)))) for text in texts)
+    assert kernels == [[], ["dkv", "dq", "fwd"], ["fwd"], ["fwd"], ["fwd"]]
     assert all(phase["fits"] and 0 < phase["seconds"] < 1 for phase in made["phases"])
     for phase in made["phases"]:
         assert phase["memory"]["walked"] > 0 and phase["memory"]["largest"]

@@ -2,15 +2,17 @@
 from __future__ import annotations
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import sharding
+from bridge_jax import setup, sharding
 from bridge_jax.models import attention
 from bridge_jax.sharding import MeshConfig
+from tests import tiny_runs
 
 SPLASH = functools.partial(attention.splash, interpret=True)
 FORMS = {"xla": attention.causal, "cudnn's call": functools.partial(attention.dot_product, implementation="xla"), "splash": SPLASH}
@@ -97,3 +99,47 @@ def test_choice():
     assert attention.choose("auto", mesh) is attention.causal
     with pytest.raises(ValueError, match="model.attention='flash'; allowed: auto, xla, splash, cudnn"):
         attention.choose("flash", mesh)
+
+
+def gpu(capability: str = "9.0"):
+    """As much of a mesh of one GPU as the choice of attention asks for."""
+    device = types.SimpleNamespace(platform="gpu", compute_capability=capability)
+    return types.SimpleNamespace(devices=np.array([device], object))
+
+
+BF16, FP32 = jnp.bfloat16, jnp.float32
+
+
+@pytest.mark.parametrize("capability, dtype, head_dim, form", [
+    ("9.0", BF16, 128, "cudnn"), ("8.0", BF16, 64, "cudnn"), ("9.0", BF16, 256, "cudnn"), ("9.0", FP32, 128, "xla"),
+    ("8.0", BF16, 256, "xla"), ("9.0", BF16, 264, "xla"), ("9.0", BF16, 60, "xla"), ("7.5", BF16, 64, "xla")])
+def test_auto_on_a_gpu_is_cudnn_where_it_can(capability, dtype, head_dim, form):
+    assert attention.form_of("auto", gpu(capability), dtype, head_dim) == form
+
+
+@pytest.mark.parametrize("dtype, head_dim, kernel", [(BF16, 64, True), (FP32, 64, False), (BF16, 60, False)])
+@pytest.mark.parametrize("S, T", [(4, 6), (5, 6), (4, 5), (5, 5), (0, 5)])
+def test_what_auto_gives_to_cudnn_passes_jaxs_own_checks(monkeypatch, dtype, head_dim, kernel, S, T):
+    """Forward and backward pass as traced for a GPU: jax refuses there what cuDNN does not take; S = 0: no prompt."""
+    stablehlo = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo", reason="jax has moved its checks")
+    monkeypatch.setattr(stablehlo, "check_cudnn_version", lambda: 91200)  # all else it asks is about the arrays
+    attend = attention.choose("auto", gpu())
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, dtype)
+    own = shape(4, T, 6, head_dim), shape(4, 2, T, head_dim), shape(4, 2, T, head_dim)
+    prompt = (shape(2, 2, S, head_dim), shape(2, 2, S, head_dim)) if S else ()
+    mask, segment_BT = jnp.ones((2, S), bool), None if S else jnp.ones((4, T), jnp.int32)
+    value = lambda q, k, v, *seen: attend(q, k, v, (*seen, mask) if seen else None, segment_BT=segment_BT).sum()
+    traced = jax.make_jaxpr(jax.grad(value, argnums=range(3 + len(prompt))))(*own, *prompt)
+    assert ("dot_product_attention_bwd" in str(traced)) == kernel
+    assert [x.shape for x in traced.out_avals] == [x.shape for x in (*own, *prompt)]
+
+
+@pytest.mark.parametrize("given, message", [
+    (dict(model__dtype="float32"), r"model.dtype=float32 \(it takes bfloat16\); set model.attention=auto"),
+    (dict(model__dtype="bfloat16", model__arch__head_dim=12), r"heads of width 12 \(it takes multiples of 8 up to 256\); set")])
+def test_cudnn_by_name_is_refused_where_it_cannot(given, message):
+    """Before anything is compiled, on whatever machine; auto takes the same config, and cudnn what it can."""
+    sketch = lambda kind, **given: setup.sketch(tiny_runs.config("grpo", model__attention=kind, **given), jax.devices()[:1])
+    with pytest.raises(ValueError, match=f"model.attention='cudnn' does not compute {message}"):
+        sketch("cudnn", **given)
+    sketch("auto", **given), sketch("cudnn", model__dtype="bfloat16")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,15 @@ def test_causality_by_gradient(build):
         for t in range(T):
             allowed = {*seqs.prompt_PS[b // M, :seqs.prompt_len_P[b // M]].tolist(), *seqs.tokens_BT[b, :t].tolist()}
             assert set(np.flatnonzero(felt[b, t])) == allowed, (b, t)
+
+
+@pytest.mark.parametrize("M", (1, 3))
+def test_a_prompt_and_its_rows_take_one_matmul_of_each_weight(build, M):
+    """Of 2 prompts of 9 tokens with M rows of 6 behind each; the head's is not among them."""
+    cfg, phi = build("llama")
+    traced = str(jax.make_jaxpr(lambda phi, seqs: layers.forward(cfg, phi, seqs))(phi, tiny.rows(M=M)))
+    of_mlp = re.findall(rf"f32\[(\d+,\d+),{cfg.mlp}\] = dot_general", traced)
+    assert of_mlp == [f"2,{9 + 6 * M}"] * 2  # gate and up
 
 
 @jax.jit
