@@ -64,7 +64,8 @@ class Rows(NamedTuple):
 
 def kernel_of(run: Run) -> Kernel:
     """That of training and prefill."""
-    return KERNELS[form_of(run.settings.model.attention, run.mesh)]
+    model = run.settings.model
+    return KERNELS[form_of(model.attention, run.mesh, setup.dtype_of("model.dtype", model.dtype), run.cfg.head_dim)]
 
 
 def chip_bytes(tree: Tree, on_host: bool = False) -> int:
