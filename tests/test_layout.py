@@ -37,12 +37,6 @@ def test_each_device_computes_its_share_of_a_micro_batch(axis):
     assert mlp_rows(run, text, M=2) == {2}, "a micro-batch gives each device 2 of its 16 prompts, with 2 completions each"
 
 
-def test_a_group_is_shared_by_devices_that_are_more():
-    """Two groups of 4 in a micro-batch of 8 rows: each device takes one completion, with its prompt."""
-    run, _, text = compiled("grpo", {"fsdp": 8}, samples_per_prompt=4, microbatch_rows=1)
-    assert mlp_rows(run, text, M=1) == {1} and not mlp_rows(run, text, M=4)
-
-
 @pytest.mark.parametrize("parts, at_once", [(0, {4}), (2, {2})])
 def test_bridges_experts_are_cut_finer_where_asked(parts, at_once):
     """32 experts over 8 devices: 4 on each, or 2 in each of two micro-batches."""
