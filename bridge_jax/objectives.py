@@ -179,7 +179,12 @@ def after(done: jax.Array, tree: Tree) -> Tree:
 
 def inner(a: Tree, b: Tree) -> jax.Array:
     """Inner product of two pytrees, fp32."""
-    return sum(jnp.vdot(x.astype(jnp.float32), y.astype(jnp.float32)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+    return sum(products(x, y).sum() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def products(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Entry by entry, fp32; to be summed as it lies: to flatten an array that is spread over devices is to gather it."""
+    return x.astype(jnp.float32) * y.astype(jnp.float32)
 
 
 def by_layer_group(a: Tree, b: Tree) -> dict[str, jax.Array]:
@@ -193,7 +198,7 @@ def by_layer_group(a: Tree, b: Tree) -> dict[str, jax.Array]:
         if getattr(path[0], "key", None) != "layers":
             found["rest"] = found.get("rest", 0.0) + inner(x, y)
             continue
-        inner_L = jnp.sum((x.astype(jnp.float32) * y.astype(jnp.float32)).reshape(x.shape[0], -1), axis=1)
+        inner_L = products(x, y).sum(axis=tuple(range(1, x.ndim)))
         L = inner_L.shape[0]
         for i, name in enumerate(("early", "middle", "late")):
             if L * i // 3 < L * (i + 1) // 3:

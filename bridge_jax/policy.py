@@ -7,6 +7,7 @@ gathers a layer's weights for each of their uses, and the head for each chunk of
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from bridge_jax import logprobs, lora, packing, sharding
@@ -26,6 +27,15 @@ def placing(cfg: layers.Config, mesh: Mesh | None, kind: str) -> layers.Placing:
     gathered = lambda name, x: lay(x, sharding.of_axes(mesh, axes[name], x.shape, whole=("fsdp",)))
     return layers.Placing(rows=lambda tree: lay(tree, sharding.of_rows(mesh, tree)),
                           weights=lambda layer: {name: gathered(name, x) for name, x in layer.items()}, attend=attend)
+
+
+def shared_out(seqs: Sequences, mesh: Mesh | None) -> Sequences:
+    """The same rows; where there are fewer prompts than devices to share them, a prompt comes with each part of its rows."""
+    devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    P, M = seqs.prompt_len_P.shape[0], seqs.length_B.shape[0] // seqs.prompt_len_P.shape[0]
+    times = next((n for n in sharding.divisors(M) if P * n % devices == 0), 1)
+    again = lambda x: jnp.repeat(x, times, axis=0)
+    return seqs if times == 1 else seqs.replace(prompt_PS=again(seqs.prompt_PS), prompt_len_P=again(seqs.prompt_len_P))
 
 
 def beside(cfg: layers.Config, adapter: lora.Lora, mesh: Mesh | None):
@@ -49,7 +59,7 @@ def make(cfg: layers.Config, adapter: lora.Lora, dtype, remat: str = "full", log
         if seqs.packing is not None:
             rows = packing.inline(seqs)
             return tuple(map(rows.back, score(layers.forward_packed(cfg, phi, rows, remat, on), rows.target_RW)))
-        return score(layers.forward(cfg, phi, seqs, remat, on), seqs.tokens_BT)
+        return score(layers.forward(cfg, phi, shared_out(seqs, mesh), remat, on), seqs.tokens_BT)
 
     return Policy(logp=logp, merge=lambda theta, w: lora.merge(adapter, theta, lay(w), dtype),
                   pull=lambda w, G: lay(lora.pull(adapter, lay(w), G)), init_w=lambda key: lora.init(cfg, adapter, key))

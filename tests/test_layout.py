@@ -50,8 +50,6 @@ ALONE, ALL_THREE = dict(fsdp=8), dict(data=2, fsdp=2, tensor=2)
 SHAPES = dict(arch=dict(num_hidden_layers=5, num_key_value_heads=2), rank=3, microbatch_rows=2)
 by_mesh = pytest.mark.parametrize("method, sizes, passes", [("grpo", ALONE, 2), ("bridge", ALONE, 5), ("bridge", ALL_THREE, 10)],
                                   ids=["grpo 1x8x1", "bridge 1x8x1", "bridge 2x2x2"])
-whole_gradients = pytest.mark.xfail(reason="bridge's gradients are flattened, and so gathered, for their inner products",
-                                    strict=True, raises=AssertionError)
 
 
 @functools.cache
@@ -103,9 +101,7 @@ def test_weights_are_gathered_twice_for_each_micro_batch(method, sizes, passes):
     assert not any("D,VD->" in move.origin for move in moves)  # nothing within the chunks of log-probabilities
 
 
-@pytest.mark.parametrize("method, sizes, passes", [
-    ("grpo", ALONE, 2), pytest.param("bridge", ALONE, 5, marks=whole_gradients),
-    pytest.param("bridge", ALL_THREE, 10, marks=whole_gradients)], ids=["grpo 1x8x1", "bridge 1x8x1", "bridge 2x2x2"])
+@by_mesh
 def test_nothing_else_is_gathered_whole(method, sizes, passes):
     """Never more than a layer at a time; head and embedding once for each pass."""
     run, state, text = of_five_layers(method, tuple(sizes.items()))

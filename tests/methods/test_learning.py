@@ -41,7 +41,7 @@ def small(method: str):
         c.optim.base.update(dict(warmup_steps=20, decay_steps=BASE_STEPS - 20))
         return c
     c.steps = c.eval.every = c.method.chord_steps = STEPS
-    c.method.sft_steps = STEPS // 2
+    c.method.sft_steps = STEPS * 3 // 4
     c.batch.update(dict(prompts_per_step=16, demos_per_step=16, microbatch_rows=128))
     for recipe in (c.optim.base, c.optim.lora):
         recipe.update(dict(learning_rate=RATE, schedule="constant", warmup_steps=0, decay_steps=0))
