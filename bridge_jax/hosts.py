@@ -158,8 +158,7 @@ def cannot_meet(h: Hosts, error: Exception) -> ValueError:
 
 
 def call_the_roll(h: Hosts, auto: bool = False) -> None:
-    """Lost, naming who is missing, unless all hosts come in time; ValueError for an address or an index that cannot be.
-
+    """Lost, naming who is missing, unless all hosts come in time; ValueError for an address, an index or a count that cannot be.
     auto: jax has found them, not the user."""
     try:
         found = rollcall.call(h.coordinator, h.count, h.index, h.timeout_s)
@@ -169,6 +168,9 @@ def call_the_roll(h: Hosts, auto: bool = False) -> None:
                          "port") from error
     if found.twice:
         raise ValueError(f"hosts.index={found.twice[0]} was given to two processes; each needs its own, 0 to {h.count - 1}")
+    if found.counts:
+        told = ", ".join(f"host {index} expects {number}" for index, number in found.counts)
+        raise ValueError(f"hosts.count differs: {told}; give all the same, there or in BRIDGE_HOST_COUNT")
     if found.missing:
         named = f"host{'s' * (len(found.missing) > 1)} {', '.join(map(str, found.missing))} of {h.count} did not come"
         raise Lost(f"host {h.index} waited up to {h.timeout_s} s (hosts.timeout_s) at {h.coordinator}, and {named}; "

@@ -75,8 +75,9 @@ def init(cfg: Config, lora: Lora, key: jax.Array) -> Tree:
 
 
 def delta(lora: Lora, pair: dict) -> jax.Array:
-    """(alpha / r) A B, the shape of the stacked matrix it adds to."""
-    return lora.alpha / lora.rank * jax.vmap(lambda A, B: jnp.tensordot(A, B, axes=1))(pair["A"], pair["B"])
+    """(alpha / r) A B, the shape of the stacked matrix it adds to; in fp32, which an accelerator's matmul is only if asked."""
+    product = lambda A, B: jnp.tensordot(A, B, axes=1, precision=jax.lax.Precision.HIGHEST)
+    return lora.alpha / lora.rank * jax.vmap(product)(pair["A"], pair["B"])
 
 
 def merge(lora: Lora, theta: Tree, w: Tree | None, dtype=jnp.float32) -> Tree:

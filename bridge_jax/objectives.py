@@ -152,18 +152,25 @@ def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0
     """Gradient of J in phi (fp32), J itself and its facts, accumulated over micro-batches.
 
     J(phi, seqs, rows) -> (scalar, facts [B, ...]); scalars of the micro-batches add up to the whole, so J divides by the
-    global count. microbatch_rows: rows computed at once; 0, or more than there are, means all. done: a scalar (see `after`)
-    before which neither the pass begins nor the memory that it accumulates in is taken.
+    global count. microbatch_rows: rows computed at once; 0, or more than there are, means all. done: a scalar that has to be
+    known before the pass begins. Where it is not finite the step is lost already: J is NaN then, and nothing is computed.
     """
     def accumulate(carry, seqs, rows):
         G, total = carry
         (value, facts), g = jax.value_and_grad(J, has_aux=True)(phi, seqs, rows)
         return (jax.tree.map(lambda a, b: a + b.astype(a.dtype), G, g), total + value), facts
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), phi)
-    if done is not None:
-        seqs, zeros = after(done, (seqs, zeros))
-    (G, value), facts = over_micro_batches(accumulate, (zeros, jnp.float32(0)), seqs, rows, microbatch_rows)
+    def computed():
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), phi)
+        (G, value), facts = over_micro_batches(accumulate, (zeros, jnp.float32(0)), seqs, rows, microbatch_rows)
+        return G, value, facts
+
+    def lost():
+        G, _, facts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(computed))
+        return G, jnp.float32(jnp.nan), facts
+
+    # a branch and no mere order: what a pass takes of memory is the branch's own, not allocated from the beginning of the step
+    G, value, facts = computed() if done is None else jax.lax.cond(jnp.isfinite(done), computed, lost)
     return G, value, jax.lax.stop_gradient(facts)
 
 

@@ -1,8 +1,8 @@
 """The model as the methods see it: four pure functions of merged weights, laid out on the mesh that trains.
 
 On several devices a pass is FSDP spelled out: rows stay where they are, a layer's weights are gathered over fsdp once when a pass
-comes to that layer (again in the backward pass where remat is on) and its gradient is reduced once. Left to itself the compiler
-gathers a layer's weights for each of their uses, and the head for each chunk of log-probabilities.
+comes to that layer (again in the backward pass where remat is on) and its gradient is reduced once; the head likewise, block by
+block (bridge_jax.logprobs). Left to itself the compiler gathers a layer's weights for each of their uses.
 """
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def make(cfg: layers.Config, adapter: lora.Lora, dtype, remat: str = "full", log
     """Log-probabilities, merge, pull and the adapter's start; dtype: of merged weights and activations."""
     on, lay = placing(cfg, mesh, kind), beside(cfg, adapter, mesh)
 
+    @jax.default_matmul_precision(logprobs.exact(dtype))
     def logp(phi: Tree, seqs: Sequences, temperature):
         head_VD = layers.head_weights(cfg, phi)
         score = lambda hidden, tokens: logprobs.token_logp(hidden, head_VD, tokens, temperature, logp_chunk, mesh)

@@ -1,13 +1,15 @@
 """Who has come: called before jax's own coordination begins, which waits for all hosts and cannot say who is missing.
 
-Host 0 listens at the coordinator's address, hears every other host's index and holds its connection; when all have called, or
-its time is over, it tells each of them what was found, and leaves the address to jax. One line of text each way.
+Host 0 listens at the coordinator's address, hears every other host's index and how many it expects, and holds its connection;
+when all have called, one contradicts it, or its time is over, it tells each what was found, and leaves the address to jax. One
+line of text each way.
 """
 from __future__ import annotations
 
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -22,6 +24,7 @@ class Found(NamedTuple):
     """What a roll-call came to."""
     missing: tuple[int, ...]     # hosts that did not call in time
     twice: tuple[int, ...] = ()  # indices under which a second process called
+    counts: tuple[tuple[int, int], ...] = ()  # where not all expect as many hosts: host 0, one that differs, and how many each
 
 
 def cluster(seconds: float) -> tuple[str, int, int] | None:
@@ -45,7 +48,7 @@ def call(address: str, count: int, index: int, seconds: float) -> Found:
 
     OSError: host 0 cannot listen there."""
     host, _, port = address.rpartition(":")
-    return _hear(int(port), count, seconds) if index == 0 else _say(host.strip("[]"), int(port), index, seconds)
+    return _hear(int(port), count, seconds) if index == 0 else _say(host.strip("[]"), int(port), count, index, seconds)
 
 
 def done_within(seconds: float, function: Callable[[], Any]) -> bool:
@@ -69,23 +72,25 @@ def done_within(seconds: float, function: Callable[[], Any]) -> bool:
 
 
 def _hear(port: int, count: int, seconds: float) -> Found:
-    until, here, twice, others = time.monotonic() + seconds, {}, set(), []
+    until, here, twice, counts, others = time.monotonic() + seconds, {}, set(), {}, []
     with _listen(port) as server:
         server.settimeout(PIECE_S)
-        while (missing := _missing(here, count)) and not twice and time.monotonic() < until:
+        while (missing := _missing(here, count)) and not twice and not counts and time.monotonic() < until:
             try:
                 connection, _ = server.accept()
             except TimeoutError:
                 continue
             said = _line(connection, PIECE_S)
-            if not said.isdecimal() or not 0 < int(said) < count:
+            if not re.fullmatch(r"\d+ \d+", said) or not 0 < (index := int(said.split()[0])):
                 connection.close()  # a stranger
                 continue
-            if (index := int(said)) in here:
+            if (expected := int(said.split()[1])) != count:
+                counts[index] = expected
+            if index in here:
                 twice.add(index)
                 others.append(here[index])
             here[index] = connection
-        found = Found(missing, tuple(sorted(twice)))
+        found = Found(missing, tuple(sorted(twice)), tuple({0: count, **counts}.items()) if counts else ())
         for connection in (*here.values(), *others):
             with connection:
                 try:
@@ -123,15 +128,15 @@ def _listen(port: int) -> socket.socket:
     return socket.create_server(("", port))
 
 
-def _say(host: str, port: int, index: int, seconds: float) -> Found:
+def _say(host: str, port: int, count: int, index: int, seconds: float) -> Found:
     until = time.monotonic() + seconds
     for left in _pieces(until):
         try:
             with socket.create_connection((host, port), timeout=left) as connection:
-                connection.sendall(f"{index}\n".encode())
+                connection.sendall(f"{index} {count}\n".encode())
                 if heard := _line(connection, seconds + 10 * PIECE_S):  # host 0 began before: it answers within its time
-                    missing, twice = json.loads(heard)
-                    return Found(tuple(missing), tuple(twice))
+                    missing, twice, counts = json.loads(heard)
+                    return Found(tuple(missing), tuple(twice), tuple(map(tuple, counts)))
         except (OSError, ValueError) as error:
             logger.debug("%s:%d: %s", host, port, error)
         time.sleep(PIECE_S / 2)  # host 0 is not up yet, or has just gone

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bridge_jax.logprobs import logits_of
+from bridge_jax.logprobs import exact, logits_of
 from bridge_jax.models import layers
 from bridge_jax.models.attention import causal
 from bridge_jax.types import Sequences, Tree
@@ -105,17 +105,20 @@ def draw(logits_BV, key_B, t, temperature):
 
 
 def sample(cfg: layers.Config, phi: Tree, prompt_PS, prompt_len_P, key_B, sampling: Sampling, T: int, cache_dtype,
-           lay_cache=lambda cache: cache, attend=causal, halvings: int = 0, stretches: int = 1) -> Samples:
+           lay_cache=lambda cache: cache, spread=lambda attend: attend, attend=causal, halvings: int = 0,
+           stretches: int = 1) -> Samples:
     """M = len(key_B) / P completions of every prompt, at most min(T, sampling.limit) tokens each; pure, jit at the caller.
 
     phi: merged weights in the compute dtype. T, cfg, cache_dtype, halvings and stretches are static; the cache takes
-    2 L B K T H entries for the samples and 2 L P K S H for the prompts. lay_cache: puts them where they belong on a mesh;
-    attend: a form of attention.causal, for the prefill. halvings: how often the batch is cut to the half that is not done;
-    stretches: into how many loops T is cut (`ends_of`). Each cut is one more loop to compile, and they multiply.
+    2 L B K T H entries for the samples and 2 L P K S H for the prompts. lay_cache: puts them where they belong on a mesh,
+    and spread the attention to them (layers.decode). attend: a form of attention.causal, for the prefill. halvings: how often
+    the batch is cut to the half that is not done; stretches: into how many loops T is cut (`ends_of`). Each cut is one more
+    loop to compile, and they multiply.
     """
     B, P = key_B.shape[0], prompt_len_P.shape[0]
+    precise = jax.default_matmul_precision(exact(phi["embed"].dtype))
     head_VD = layers.head_weights(cfg, phi)
-    first_PD, prompt_cache = layers.prefill(cfg, phi, prompt_PS, prompt_len_P, cache_dtype, attend)
+    first_PD, prompt_cache = precise(layers.prefill)(cfg, phi, prompt_PS, prompt_len_P, cache_dtype, attend)
     prompt_cache, cache = lay_cache(prompt_cache), lay_cache(layers.empty_cache(cfg, B, T, cache_dtype))
     limit = jnp.minimum(sampling.limit, T)
 
@@ -123,7 +126,8 @@ def sample(cfg: layers.Config, phi: Tree, prompt_PS, prompt_len_P, key_B, sampli
         t, live_B = s["t"], ~s["done_B"]
         token_B, logp_B = draw(logits_of(s["hidden_BD"], head_VD), rows.key_B, t, sampling.temperature)
         token_B, logp_B = jnp.where(live_B, token_B, 0), jnp.where(live_B, logp_B, 0.0)
-        hidden_BD, cache = layers.decode(cfg, phi, token_B, t, rows.prompt_len_P, rows.prompt_cache, s["cache"], end)
+        hidden_BD, cache = precise(layers.decode)(
+            cfg, phi, token_B, t, rows.prompt_len_P, rows.prompt_cache, s["cache"], end, spread)
         return dict(t=t + 1, hidden_BD=hidden_BD, cache=cache, tokens_BT=s["tokens_BT"].at[:, t].set(token_B),
                     logp_BT=s["logp_BT"].at[:, t].set(logp_B), length_B=s["length_B"] + live_B,
                     done_B=s["done_B"] | jnp.any(token_B[:, None] == sampling.eos_E, axis=1))

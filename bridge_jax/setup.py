@@ -36,7 +36,7 @@ class Model:
     dtype: str = "float32"     # compute dtype: float32 or bfloat16
     attention: str = "auto"    # how training and prefill compute it: a key of attention.KINDS; auto: what the devices can
     remat: str = "full"        # what a layer keeps for the backward pass: a key of layers.REMAT
-    logp_chunk: int = 512     # positions whose logits are in memory at once
+    logp_chunk: int = 512      # as many logits are in memory at once as so many positions have
     lora_rank: int = 16
     lora_alpha: float = 16.0
     lora_targets: str = lora.Lora.targets
@@ -330,8 +330,8 @@ def build(config: ConfigDict, devices=None) -> Run:
 def check_mesh(s: Settings, cfg: layers.Config, mesh: jax.sharding.Mesh, decode_mesh: jax.sharding.Mesh) -> None:
     """ValueError where width, heads, or the rows that are sampled together, do not divide over the devices."""
     sharding.check_width(mesh, cfg.width)
-    sharding.check_heads("mesh.tensor", mesh.shape["tensor"], cfg.heads, cfg.kv_heads)
-    sharding.check_heads("mesh.decode_tensor", decode_mesh.shape["tensor"], cfg.heads, cfg.kv_heads)
+    sharding.check_heads("mesh.tensor", mesh.shape["tensor"], cfg.heads, cfg.kv_heads, mesh.size)
+    sharding.check_heads("mesh.decode_tensor", decode_mesh.shape["tensor"], cfg.heads, cfg.kv_heads, mesh.size)
     spread, prompts, calls = decode_mesh.shape["data"], s.batch.prompts_per_step, s.rollout.calls
     if prompts // calls % spread:
         ways = [f"rollout.calls={n}" for n in sharding.divisors(prompts) if prompts // n % spread == 0][-1:]

@@ -12,6 +12,7 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -88,13 +89,13 @@ def heads_fit(tensor: int, heads: int, kv_heads: int) -> bool:
     return heads % tensor == 0 and (kv_heads % tensor == 0 or tensor % kv_heads == 0)
 
 
-def check_heads(key: str, tensor: int, heads: int, kv_heads: int) -> None:
-    """ValueError unless heads_fit."""
+def check_heads(key: str, tensor: int, heads: int, kv_heads: int, devices: int) -> None:
+    """ValueError, with the nearest of all numbers that the devices allow, unless heads_fit."""
     if not heads_fit(tensor, heads, kv_heads):
-        allowed = [n for n in divisors(heads) if heads_fit(n, heads, kv_heads)]
+        allowed = [n for n in divisors(math.gcd(heads, devices)) if heads_fit(n, heads, kv_heads)]
         nearest = min(allowed, key=lambda n: abs(n - tensor))
         raise ValueError(f"{key}={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; nearest that does: "
-                         f"{nearest}. Allowed: {', '.join(map(str, allowed))}")
+                         f"{nearest}. Allowed on {devices} devices: {', '.join(map(str, allowed))}")
 
 
 def check_width(mesh: Mesh, width: int) -> None:
@@ -150,6 +151,14 @@ def of_cache(mesh: Mesh, cache: Tree) -> Tree:
         return NamedSharding(mesh, PartitionSpec(None, ROWS[0] if B % rows == 0 else None, "tensor" if K % tensor == 0 else None))
 
     return jax.tree.map(of_leaf, cache)
+
+
+def lay_cache(mesh: Mesh, cache: Tree) -> Tree:
+    """The cache as `of_cache` has it; where tensor has more devices than there are kv heads, each is repeated for those of it."""
+    tensor = mesh.shape["tensor"]
+    times = lambda K: tensor // K if K % tensor else 1
+    cache = jax.tree.map(lambda x: jnp.repeat(x, times(x.shape[2]), axis=2), cache)
+    return jax.lax.with_sharding_constraint(cache, of_cache(mesh, cache))
 
 
 def of_means(axes: tuple[str, ...], kept: str) -> tuple[str, ...]:

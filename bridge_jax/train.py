@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from bridge_jax import checkpoint, cooperation, data, evaluate, generate, hosts, ledger, logbook, problems, settings, setup, tasks
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
-from bridge_jax.models import params
+from bridge_jax.models import hf_folder, params
 from bridge_jax.programs import Programs, compile_count, compile_programs, compiler_options
 from bridge_jax.setup import Run
 from bridge_jax.types import Batch, TrainState
@@ -209,7 +209,9 @@ def train_with(pool: Pool | None, held: contextlib.ExitStack, config: ConfigDict
     run = setup.build(config, devices)._replace(pool=pool)
     s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
     facts = setup.facts(run)
-    hosts.agree("data and devices", {"devices of a host": len(jax.local_devices())} | settings.flatten({"facts": facts}))
+    files = hosts.model_files(str(hf_folder.locate(s.model.path))) if s.model.path and hosts.count() > 1 else {}
+    hosts.agree("data and devices", {"devices of a host": len(jax.local_devices())} | settings.flatten({"facts": facts}) | {
+        f"model file {name}": said for name, said in files.items()})  # of a hub's name each host has its own copy
     hosts.check_shared(workdir)
     usual = settings.to_json(defaults) if defaults else None
     hosts.decided("who writes the run directory", lambda: held.enter_context(logbook.claimed(workdir)))

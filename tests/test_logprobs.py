@@ -1,5 +1,7 @@
-"""Chunked log-probabilities and entropies against the full softmax, and the memory that the chunks are for."""
+"""Log-probabilities and entropies by blocks of the vocabulary against the full softmax, and the memory that blocks are for."""
 from __future__ import annotations
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ def full(hidden_BTD, head_VD, tokens_BT, temperature):
 @pytest.mark.parametrize("chunk_tokens", [1, 6, 9, 21, 1024])
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_equals_the_full_softmax(chunk_tokens, temperature):
-    """Values, entropies and both gradients; chunks of 1, 2, 3 (ragged: 7 positions), 7 and more positions per row."""
+    """Values, entropies and both gradients; 11 entries in blocks of 1, 4, 5 (the last ones overlap) and all."""
     hidden, head, tokens, weights = example()
 
     def scored(function, *settings):
@@ -45,16 +47,35 @@ def test_equals_the_full_softmax(chunk_tokens, temperature):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk_tokens, width", [(5 * 102, 96), (5 * 16, 16), (5 * 9, 9), (5 * 300, 200), (5 * 199, 192)])
-def test_chunks_end_where_tiles_do(chunk_tokens, width):
-    """5 rows of 200 tokens, 11 in the vocabulary: chunks of a multiple of 16 positions, unless they are less, or all; and right."""
+@pytest.mark.parametrize("V, chunk_tokens, size", [
+    (1000, 105, 105), (1000, 128, 128), (1000, 130, 256), (1000, 999, 1000), (1000, 2000, 1000), (1000, 16, 16), (100, 350, 35)])
+def test_blocks_end_where_tiles_do(V, chunk_tokens, size):
+    """1,000 positions: blocks of a multiple of 128 entries, unless they are fewer, or all; the last may begin within another. All
+    are right."""
     rng = np.random.default_rng(1)
     hidden, tokens = jnp.asarray(rng.standard_normal((5, 200, D)), jnp.float32), jnp.asarray(rng.integers(0, V, (5, 200)))
-    head = jnp.asarray(rng.standard_normal((V, D)), jnp.float32)
-    score = lambda *given: logprobs.token_logp(*given, 1.0, chunk_tokens)
-    assert f"f32[5,{width},{V}]" in str(jax.make_jaxpr(score)(hidden, head, tokens))
-    for ours, expected in zip(score(hidden, head, tokens), full(hidden, head, tokens, 1.0)):
+    head, weights = jnp.asarray(rng.standard_normal((V, D)), jnp.float32), jnp.asarray(rng.standard_normal((5, 200)), jnp.float32)
+    score = lambda *given: logprobs.token_logp(*given, tokens, 1.0, chunk_tokens)
+    J = lambda score: lambda *given: jnp.sum(weights * score(*given)[0])
+    assert f"f32[5,200,{size}]" in str(jax.make_jaxpr(score)(hidden, head))
+    of_all = lambda *given: full(*given, tokens, 1.0)
+    for ours, expected in zip(score(hidden, head), of_all(hidden, head)):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+    for ours, expected in zip(*(jax.grad(J(f), (0, 1))(hidden, head) for f in (score, of_all))):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_far_apart_in_any_order():
+    """Blocks whose greatest logits rise, and fall, by more than exp can hold: nothing overflows, and nothing is lost."""
+    hidden, tokens = jnp.ones((1, 2, 1)), jnp.asarray([[0, 9]])
+    for slope in (-200.0, 200.0):
+        head, flat = slope * jnp.arange(10.0)[:, None], jnp.zeros((10, 1))
+        for each in (head, flat):
+            ours, G = jax.value_and_grad(lambda h: logprobs.token_logp(hidden, h, tokens, 1.0, 1)[0].sum())(each)
+            expected, G_full = jax.value_and_grad(lambda h: full(hidden, h, tokens, 1.0)[0].sum())(each)
+            np.testing.assert_allclose(ours, expected, rtol=1e-6)
+            np.testing.assert_allclose(G, G_full, atol=1e-6)
+        assert jnp.isfinite(logprobs.token_logp(hidden, head, tokens, 1.0, 1)[1]).all()
 
 
 def test_no_gradient_through_the_entropy():
@@ -74,7 +95,7 @@ def test_bf16_hidden_states_give_fp32_logits():
 
 
 def test_head_gradient_is_summed_in_fp32():
-    """bf16 head, 1024 chunks of one position, 1/2 each: a bf16 running sum would stop at 128."""
+    """bf16 head, 1024 positions of 1/2 each, in blocks of one entry: a bf16 running sum would stop at 128."""
     hidden, head = jnp.ones((1, 1024, 2), jnp.bfloat16), jnp.zeros((2, 2), jnp.bfloat16)
     tokens = jnp.zeros((1, 1024), jnp.int32)
     G = jax.grad(lambda head: logprobs.token_logp(hidden, head, tokens, 1.0, 1)[0].sum())(head)
@@ -96,11 +117,12 @@ def test_memory_at_a_real_vocabulary():
 
 
 @pytest.mark.parametrize("sizes", [dict(fsdp=8), dict(data=2, fsdp=2, tensor=2), dict(data=1, fsdp=2, tensor=4)])
-@pytest.mark.parametrize("V", [40, 41])
-def test_on_a_mesh(sizes, V):
-    """Values and gradients of rows, head and vocabulary over eight devices are those of one; 41 words do not divide over tensor."""
+@pytest.mark.parametrize("V, D", [(40, 16), (41, 16), (40, 17)])
+def test_on_a_mesh(sizes, V, D):
+    """Values and gradients of rows, head and vocabulary over eight devices are those of one; 41 words do not divide over tensor,
+    do not over fsdp. Some of the blocks are of 16 or fewer entries, and the last ones overlap."""
     rng, mesh = np.random.RandomState(0), sharding.make_mesh(MeshConfig(**sizes))
-    hidden, head = rng.standard_normal((8, 7, 16)).astype(np.float32), rng.standard_normal((V, 16)).astype(np.float32)
+    hidden, head = rng.standard_normal((8, 7, D)).astype(np.float32), rng.standard_normal((V, D)).astype(np.float32)
     tokens, weight = rng.randint(0, V, (8, 7)), rng.standard_normal((8, 7)).astype(np.float32)
 
     def value(hidden, head, mesh):
@@ -112,3 +134,12 @@ def test_on_a_mesh(sizes, V):
     placed = jax.device_put(hidden, sharding.of_rows(mesh, hidden)), jax.device_put(head, axes)
     for mine, theirs in zip(jax.tree.leaves(of(mesh)(*placed)), jax.tree.leaves(of(None)(hidden, head)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_heads_gradient_is_reduced_in_fp32():
+    """Over data and over fsdp, of a bf16 head: what the devices give to the sum is not rounded first."""
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=4, tensor=1))
+    J = lambda head: logprobs.token_logp(jnp.ones((8, 7, 16), jnp.bfloat16), head, jnp.zeros((8, 7), int), 1.0, 2, mesh)[0].sum()
+    text = str(jax.make_jaxpr(jax.grad(J))(jnp.zeros((40, 16), jnp.bfloat16)))
+    sums = re.findall(r"(\w+)\[12,(\d+)\][^=\n]* = (psum\w*|reduce_scatter)", text)  # of blocks of 12 entries
+    assert sums == [("f32", "16", "psum"), ("f32", "4", "reduce_scatter")]

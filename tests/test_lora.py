@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from bridge_jax import lora
+from bridge_jax import lora, policy, rollout
 from bridge_jax.models import layers, llama, params
 from tests import toys
 
@@ -153,3 +154,22 @@ def test_peft_loads_the_adapter(tmp_path):
     np.testing.assert_allclose(ours[inside], expected[inside], atol=2e-4)
     assert np.abs(tiny.logits(cfg, theta, seqs) - expected)[inside].max() > 0.1  # the adapter matters
     assert layers.head_weights(cfg, theta).shape[0] == hf["vocab_size"]
+
+
+def test_fp32_is_fp32_on_every_machine():
+    """An accelerator rounds what fp32 matmuls are given unless told otherwise. merge, pull and all passes of an fp32 model tell
+    it, those of a bf16 model need not."""
+    batch, theta, w = toys.model_batch(0), toys.transformer_theta(), lora.init(toys.CFG, toys.ADAPTER, jax.random.key(0))
+    seqs, G = batch.demos, jax.tree.map(jnp.ones_like, theta)
+    said = lambda f, *given: re.findall(r"dot_general\[\s+dimension.*?\n\s+\]", str(jax.make_jaxpr(f)(*given)), re.S)
+    exact = lambda dots: len(dots) > 3 and all("HIGHEST" in dot for dot in dots)
+    assert exact(said(lambda w: lora.merge(toys.ADAPTER, theta, w, jnp.bfloat16), w)) and exact(said(
+        lambda w: lora.pull(toys.ADAPTER, w, G), w))
+    sampling = rollout.Sampling(jnp.float32(1.0), jnp.asarray([0]), jnp.int32(4))
+    sample = lambda phi: rollout.sample(toys.CFG, phi, seqs.prompt_PS, seqs.prompt_len_P, jax.random.split(jax.random.key(0), len(
+        seqs.prompt_len_P)), sampling, 4, jnp.float32)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        phi, on = jax.tree.map(lambda x: x.astype(dtype), theta), policy.make(toys.CFG, toys.ADAPTER, dtype)
+        passed = said(jax.grad(lambda phi: on.logp(phi, seqs, jnp.float32(1.0))[0].sum()), phi)
+        drawn = [dot for dot in said(sample, phi) if dtype == jnp.float32]
+        assert len(passed) > 20 and {exact([dot] * 4) for dot in passed + drawn} == {dtype == jnp.float32}

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from bridge_jax import lora, methods, optim, rollout, setup, sharding
+from bridge_jax.flight import hlo
 from bridge_jax.methods import bridge
-from bridge_jax.models import params
+from bridge_jax.models import attention, params
 from bridge_jax.sharding import MeshConfig
 from bridge_jax.types import Batch
 from tests import tiny_runs, toys
@@ -135,12 +136,12 @@ def sampled(mesh, stretches: int = 1):
     phi = toys.transformer_theta()
     seqs, key_B = toys.sequences(3, 8, 4), rollout.row_keys(jax.random.key(5), 7, jnp.arange(8), 4)
     sampling = rollout.Sampling(jnp.float32(1.0), jnp.asarray([0], jnp.int32), jnp.int32(12))
-    given, lay_cache = (phi, seqs.prompt_PS, seqs.prompt_len_P, key_B), lambda cache: cache
+    given, how = (phi, seqs.prompt_PS, seqs.prompt_len_P, key_B), {}
     if mesh is not None:
         rows = jax.device_put(given[1:], sharding.of_rows(mesh, given[1:]))
         given = jax.device_put(phi, sharding.of_tree(mesh, THETA_AXES, params.abstract(toys.CFG))), *rows
-        lay_cache = lambda cache: jax.lax.with_sharding_constraint(cache, sharding.of_cache(mesh, cache))
-    sample = jax.jit(lambda *given: rollout.sample(toys.CFG, *given, sampling, 12, jnp.float32, lay_cache, stretches=stretches))
+        how = dict(lay_cache=functools.partial(sharding.lay_cache, mesh), spread=attention.decode_over_mesh(mesh))
+    sample = jax.jit(lambda *given: rollout.sample(toys.CFG, *given, sampling, 12, jnp.float32, stretches=stretches, **how))
     compiled = sample.lower(*given).compile()
     return compiled(*given), compiled.as_text()
 
@@ -166,8 +167,12 @@ def test_the_same_samples_whatever_the_mesh(monkeypatch, decode_tensor):
     np.testing.assert_array_equal(samples.seqs.length_B, expected.seqs.length_B)
     np.testing.assert_allclose(samples.logp_BT, expected.logp_BT, atol=1e-5)
     assert not samples.logp_BT.sharding.is_fully_replicated
-    # weights are whole where heads are not split: nothing but the end of all rows is talked about
-    assert decode_tensor > 1 or "all-gather" not in compiled
+    # the prefill and four stretches. In a layer two sums, of what attention and the mlp give; a token is drawn with five more
+    # messages; where heads are not split nothing but the end of all rows is talked about
+    moves = hlo.collectives(hlo.parse(compiled))
+    of_layers = [move.kind for move in moves if move.times == toys.CFG.layers]
+    assert of_layers == ["all-reduce"] * 2 * (1 + 4) * (decode_tensor > 1)
+    assert len(moves) - len(of_layers) <= (1 + 5 * 4 if decode_tensor > 1 else 4)
 
 
 @pytest.mark.slow

@@ -195,6 +195,19 @@ def test_gradient_over_micro_batches():
     assert objectives.gradient(J, half, demos, {})[0]["table"].dtype == jnp.float32
 
 
+def test_a_pass_of_a_lost_step_is_not_made():
+    """Before a finite number the pass is what it is without one; after any other its J is NaN, and it costs nothing."""
+    seqs = rows([0, 1, 2, 0], [[1, 2], [2, 0], [1, 1], [0, 0]], [2, 1, 2, 1])
+    J, theta = objectives.J_SFT(toys.bigram(), seqs), toys.bigram_theta()
+    of = jax.jit(lambda done: objectives.gradient(J, theta, seqs, {}, 2, done))
+    whole = objectives.gradient(J, theta, seqs, {}, 2)
+    for mine, theirs in zip(jax.tree.leaves(of(jnp.float32(-3.0))), jax.tree.leaves(whole), strict=True):
+        close(mine, theirs, atol=1e-7)
+    for done in (jnp.inf, -jnp.inf, jnp.nan):
+        G, value, facts = of(jnp.float32(done))
+        assert jnp.isnan(value) and not any(x.any() for x in jax.tree.leaves((G, facts)))
+
+
 def test_logp_of_is_the_policy_at_its_temperature():
     """Forward only, in micro-batches, equal to one call."""
     rolled = toys.rollouts(3, P=2, M=4, temperature=0.6, vocab=toys.V)

@@ -66,6 +66,20 @@ def test_whoever_hangs_up_is_missing_and_strangers_do_not_count():
     thread.join()
 
 
+def test_hosts_that_expect_other_numbers_of_hosts():
+    """Both are told at once, long before the time is over, whoever expects more."""
+    for counts in ((3, 2), (2, 3)):
+        address, told = f"127.0.0.1:{host_runs.free_port()}", {}
+        call = lambda index: told.update({index: rollcall.call(address, counts[index], index, 60.0)})
+        threads, began = [threading.Thread(target=call, args=(index,)) for index in (0, 1)], time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert time.monotonic() - began < 20 and set(told) == {0, 1}
+        assert all(found.counts == ((0, counts[0]), (1, counts[1])) for found in told.values())
+
+
 def asked(**fields) -> hosts.Hosts:
     return hosts.Hosts(coordinator=f"127.0.0.1:{host_runs.free_port()}", count=3, index=0, timeout_s=10, **fields)
 
@@ -78,6 +92,9 @@ def test_what_the_user_is_told(monkeypatch):
         hosts.call_the_roll(given)
     monkeypatch.setattr(rollcall, "call", lambda *_: rollcall.Found((), (2,)))
     with pytest.raises(ValueError, match="hosts.index=2 was given to two processes; each needs its own, 0 to 2"):
+        hosts.call_the_roll(given)
+    monkeypatch.setattr(rollcall, "call", lambda *_: rollcall.Found((2,), (), ((0, 3), (1, 4))))
+    with pytest.raises(ValueError, match="hosts.count differs: host 0 expects 3, host 1 expects 4; give all the same"):
         hosts.call_the_roll(given)
     monkeypatch.undo()
     with socket.create_server(("", int(given.coordinator.rpartition(":")[2]))):

@@ -124,14 +124,15 @@ def test_decoding_has_a_mesh_of_its_own():
         sharding.make_decode_mesh(MeshConfig(decode_tensor=3))
 
 
-@pytest.mark.parametrize("tensor, heads, kv_heads, nearest", [(8, 12, 4, 4), (3, 16, 2, 2), (6, 24, 8, 4), (16, 8, 8, 8)])
-def test_heads_that_tensor_does_not_divide(tensor, heads, kv_heads, nearest):
-    """Refused with the nearest number that does; sharing one kv head among devices is allowed."""
+@pytest.mark.parametrize("tensor, heads, kv_heads, nearest, devices", [
+    (8, 12, 4, 4, 8), (3, 16, 2, 2, 6), (6, 24, 8, 4, 24), (16, 8, 8, 8, 16), (4, 9, 3, 1, 8)])
+def test_heads_that_tensor_does_not_divide(tensor, heads, kv_heads, nearest, devices):
+    """Refused with the nearest number that does, of those that divide the devices too; devices may share one kv head."""
     words = f"mesh.tensor={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; nearest that does: {nearest}"
     with pytest.raises(ValueError, match=words):
-        sharding.check_heads("mesh.tensor", tensor, heads, kv_heads)
+        sharding.check_heads("mesh.tensor", tensor, heads, kv_heads, devices)
     for fine in (1, 2, 4, 8):
-        sharding.check_heads("mesh.tensor", fine, 16, 2)
+        sharding.check_heads("mesh.tensor", fine, 16, 2, 8)
 
 
 def test_layout_of_rows():

@@ -2,7 +2,7 @@
 
 FLOPs: 2 per weight of a matrix and token; 4 per layer, head, head width and pair of a query and a key that is computed, masked
 or not (a kernel skips pairs); a backward pass twice its forward pass, what remat computes again once more; the head likewise, its
-chunks always rematerialised. A prompt is computed once for all rows of a micro-batch. Left out: norms, softmax, rotations,
+logits always computed again. A prompt is computed once for all rows of a micro-batch. Left out: norms, softmax, rotations,
 LoRA's products, the optimizer's arithmetic (all small, or bound by memory).
 Bytes: weights as often as chips read them, states and gradients, activations written and read between matmuls, scores, caches.
 A lower bound, as everything in a roofline: what stays in fast memory between two operations is not known before.
@@ -84,7 +84,7 @@ def forward_flops(cfg: layers.Config, rows: Rows, kernel: Kernel = KERNELS["xla"
 
 
 def head_flops(cfg: layers.Config, tokens: float, backward: bool = False) -> float:
-    """Of the output projection, with its rematerialised chunks when a backward pass follows."""
+    """Of the output projection; a backward pass computes the logits again."""
     return 2 * head_weights(cfg) * tokens * (4 if backward else 1)
 
 
@@ -102,9 +102,11 @@ def pass_bytes(run: Run, rows: Rows, microbatches: float, backward: bool) -> flo
     activations = rows.tokens * cfg.layers * between * wide * weights
     scores = rows.pairs(kernel) * cfg.layers * cfg.heads * kernel.score_bytes * attention
     logits = rows.rows * rows.T * cfg.vocab * LOGIT_BYTES * (3 if backward else 1)
-    chunks = rows.rows * rows.T / min(s.model.logp_chunk * readers, max(rows.rows * rows.T, 1))
-    heads = chunks * head_weights(cfg) * wide * readers * (4 if backward else 1)
-    return matrices + gradients + activations + scores + logits + heads
+    heads = head_weights(cfg) * wide * readers * microbatches * (4 if backward else 1)
+    # hidden states are read for each block of the vocabulary, twice backward, where their fp32 gradient is added to
+    blocks = max(1.0, rows.rows * rows.T / (microbatches * readers * s.model.logp_chunk)) if microbatches else 0.0
+    hidden = rows.rows * rows.T * cfg.width * blocks * (3 * wide + 2 * 4 if backward else wide)
+    return matrices + gradients + activations + scores + logits + heads + hidden
 
 
 def passes(update: jax.stages.Traced, batch: Tree, S: int, T: int) -> dict[str, float]:
@@ -186,7 +188,6 @@ def decode(run: Run, bucket: int, P: int) -> Work:
     ends = stretches(run)
     read = sum(end * (end - begin) for begin, end in zip([0, *ends], ends)) / T  # of a row's positions, in the mean
     flops = B * T * (2 * ledger.matrix_weights(cfg) + 4 * cfg.layers * cfg.heads * cfg.head_dim * (bucket + read))
-    # kv heads that the tensor axis does not divide lie whole on every device of it
-    copies = 1 if cfg.kv_heads % run.decode_mesh.shape["tensor"] == 0 else run.decode_mesh.shape["tensor"]
+    copies = math.ceil(run.decode_mesh.shape["tensor"] / cfg.kv_heads)  # a kv head is there once for each device that has it
     cache = (B * read + P * bucket) * token_cache(run) * copies
     return Work(flops, T * (ledger.matrix_weights(cfg) * wide * readers + cache + B * cfg.vocab * LOGIT_BYTES))

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from bridge_jax import objectives, programs, setup, sharding
+from bridge_jax import logprobs, objectives, programs, setup, sharding
 from bridge_jax.flight import buffers, chips, count, hlo
 from bridge_jax.models import attention, layers, params
 from bridge_jax.setup import Run
@@ -52,7 +52,7 @@ def phases(run: Run, state: Tree) -> list[Phase]:
     found = []
     if run.method.actors:
         found = [Phase("merge", lambda: programs.trace_policy(run, state, "theta"), nothing,
-                       resident - count.chip_bytes(state.params)),
+                       resident - count.chip_bytes((state.params.theta, state.params.w))),  # what it is given it counts itself
                  Phase("prefill", lambda: trace_prefill(run, phi, bucket, P),
                        lambda traced: count.prefill(run, bucket, P), resident),
                  Phase("decode", lambda: programs.trace_sampler(run, phi, bucket, P, M),
@@ -71,8 +71,9 @@ def trace_prefill(run: Run, phi: Tree, bucket: int, P: int) -> jax.stages.Traced
     cache = setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
     attend = attention.choose(s.model.attention, run.decode_mesh)
     rows = (jax.ShapeDtypeStruct((P, bucket), jnp.int32), jax.ShapeDtypeStruct((P,), jnp.int32))
-    lay = lambda made: (made[0], jax.lax.with_sharding_constraint(made[1], sharding.of_cache(run.decode_mesh, made[1])))
-    prefill = jax.jit(lambda phi, *rows: lay(layers.prefill(run.cfg, phi, *rows, cache, attend)))
+    lay = lambda made: (made[0], sharding.lay_cache(run.decode_mesh, made[1]))
+    precise = jax.default_matmul_precision(logprobs.exact(phi["embed"].dtype))
+    prefill = jax.jit(lambda phi, *rows: lay(precise(layers.prefill)(run.cfg, phi, *rows, cache, attend)))
     return prefill.trace(phi, *programs.placed(rows, sharding.of_rows(run.decode_mesh, rows)))
 
 

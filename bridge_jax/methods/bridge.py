@@ -62,7 +62,7 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, a
     Each grad: phi -> (G in phi, J, facts). lam: a number, or a function of the facts of theta and theta_hat. ascend(state,
     direction of one part, values that have to be finite) -> (state, metrics). Where lam is a number, theta's gradient is spent
     before theta_hat's pass, so that no more than two are alive at a time; a pass of theta_hat that is not finite then stops
-    theta_hat and w alone, and else all three. grad_SFT and grad_RL_hat are also given a scalar after which their pass may
+    theta_hat and w alone, and else all three. grad_SFT and grad_RL_hat are also given a scalar before which their pass cannot
     begin: a compiler is free to interleave passes, and then holds the activations of two. unpack: params as they are stored ->
     with theta_hat as it is.
     """
@@ -238,7 +238,6 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
                           for samples in (rollouts, seen_by_hat))
         gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
         demo_rows = rows_at_once(demos.length_B.shape[0], microbatch_rows, cfg.sft_microbatches)
-        J_SFT = objectives.J_SFT(policy, demos)
         J_RL, J_hat = (objectives.J_RL(policy, samples, term, cfg.kl_coef) for samples in (rollouts, seen_by_hat))
 
         def grad_RL_hat(phi_hat, rl, done):
@@ -249,8 +248,9 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             return G, J, facts
 
         state, values, (sft, rl, hat), metrics = coupled_ascent(
-            lambda phi, done: objectives.gradient(J_SFT, phi, demos, {}, demo_rows, done),
-            lambda phi: gradient(J_RL, phi, rollouts.seqs, rows), grad_RL_hat,
+            lambda phi, done: objectives.gradient(objectives.J_SFT(policy, demos), phi, demos, {}, demo_rows, done),
+            # a branch as theta_hat's pass is one: compiled alike, their values are equal to the bit while the policies are
+            lambda phi: gradient(J_RL, phi, rollouts.seqs, rows, done=rollouts.reward_B.sum()), grad_RL_hat,
             lam_at(before.step, rollouts, seen_by_hat if own else None), before, policy, ascend, cfg.w_learns, unpack)
         gain = (own_gain(rollouts, seen_by_hat, rl["logp_BT"], hat["of_theta_BT"], hat["logp_BT"]) if own
                 else shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"]))

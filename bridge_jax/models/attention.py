@@ -170,6 +170,27 @@ def over_mesh(function: Callable, mesh: Mesh) -> Callable:
     return attend
 
 
+def decode_over_mesh(mesh: Mesh) -> Callable:
+    """The attention of layers.decode -> the same over a mesh: rows and their caches over data and fsdp, heads over tensor.
+
+    Left to itself the partitioner moves queries, keys and parts of the cache between devices many times in a layer.
+    """
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def spread(see: Callable) -> Callable:
+        def attend(q_B1NH, k_BK1H, v_BK1H, cache, prompt, i, t):
+            over = ("data", "fsdp") if all(x.shape[0] % rows == 0 for x in (q_B1NH, prompt[0])) else None
+            q, kv = PartitionSpec(over, None, "tensor"), PartitionSpec(over, "tensor")
+            caches = (PartitionSpec(None, over, "tensor"),) * 2
+            specs = q, kv, kv, caches, (kv, kv, PartitionSpec(over)), PartitionSpec(), PartitionSpec()
+            on_mesh = jax.shard_map(see, mesh=mesh, in_specs=specs, out_specs=(q, caches), check_vma=False)
+            return on_mesh(q_B1NH, k_BK1H, v_BK1H, cache, prompt, i, t)
+
+        return attend
+
+    return spread if mesh.size > 1 else lambda see: see
+
+
 def not_by_cudnn(dtype, head_dim: int, device) -> str:
     """What cuDNN's kernel does not take of these, with what it takes; "" where it takes all. No GPU: as if it were a Hopper.
 
@@ -210,8 +231,9 @@ def choose(kind: str, mesh: Mesh) -> Callable:
     if form == "splash":
         return over_mesh(functools.partial(splash, interpret=platform != "tpu"), mesh)
     if form == "cudnn" and platform not in GPU:
-        return functools.partial(dot_product, implementation="xla")
+        return over_mesh(functools.partial(dot_product, implementation="xla"), mesh)
     if form == "cudnn":
         forms = {"cudnn": dot_product, "xla": causal}
-        return lambda q, *given, **more: forms[form_of(kind, mesh, q.dtype, q.shape[-1])](q, *given, **more)
+        attend = lambda q, *given, **more: forms[form_of(kind, mesh, q.dtype, q.shape[-1])](q, *given, **more)
+        return attend if mesh.size == 1 else over_mesh(attend, mesh)
     return causal

@@ -234,34 +234,35 @@ def empty_cache(cfg: Config, B: int, T: int, dtype) -> tuple[jax.Array, jax.Arra
     return jnp.zeros((cfg.layers, B, K, H, T), dtype), jnp.zeros((cfg.layers, B, K, T, H), dtype)
 
 
-def decode(cfg: Config, phi: Tree, token_B, t, prompt_len_P, prompt_cache, cache, end: int):
+def decode(cfg: Config, phi: Tree, token_B, t, prompt_len_P, prompt_cache, cache, end: int, spread=lambda attend: attend):
     """Append completion token t (traced scalar) of every row; hidden state [B,D] predicting t + 1, and the grown cache.
 
-    prompt_cache: (k, v) [L,P,K,S,H] from prefill; cache: as of empty_cache, filled below t. end: static, above t; what lies
-    behind it is not read. On a CPU the scan copies each layer's
-    weights and cache out of their stack; with the layers written out a step takes .285 s instead of .316 (SmolLM2-135M, 64 rows,
-    2 cores), and its compilation 10 s instead of 3.
+    prompt_cache: (k, v) [L,P,K,S,H] from prefill; cache: as of empty_cache, filled below t; of both each kv head may be there
+    several times in a row. end: static, above t; what lies behind it is not read. spread: puts the attention of a row to its
+    cache over a mesh (attention.decode_over_mesh). On a CPU the scan copies each layer's weights and cache out of their stack;
+    with the layers written out a step takes .285 s instead of .316 (SmolLM2-135M, 64 rows, 2 cores), and its compilation 10 s
+    instead of 3.
     """
     B, P, S = token_B.shape[0], prompt_len_P.shape[0], prompt_cache[0].shape[3]
     prompt_mask_PS = jnp.arange(S) < prompt_len_P[:, None]
     turn = rotation(cfg, (jnp.repeat(prompt_len_P, B // P) + t)[:, None])
-    sees = jnp.arange(end) <= t
+
+    def see(q, k, v, cache, prompt, i, t):
+        """Of layer i: what the rows' queries at t see, and the cache [L,B,K,..] with their keys and values."""
+        put = lambda whole, new, *at: jax.lax.dynamic_update_slice(whole, new.astype(whole.dtype)[None], at)
+        filled = lambda whole, axis: jax.lax.dynamic_slice(whole, (i, 0, 0, 0, 0), tuple(
+            1 if a == 0 else end if a == axis else size for a, size in enumerate(whole.shape)))[0].astype(q.dtype)
+        keys, values = put(cache[0], jnp.swapaxes(k, 2, 3), i, 0, 0, 0, t), put(cache[1], v, i, 0, 0, t, 0)
+        prompt_k, prompt_v, mask_PS = prompt
+        shared = prompt_k.astype(q.dtype), prompt_v.astype(q.dtype), mask_PS
+        return attention(q, (filled(keys, 4), filled(values, 3), jnp.arange(end) <= t), shared), (keys, values)
 
     def layer(carry, xs):
-        x_B1D, (keys, values) = carry
-        p, i, prompt_k, prompt_v = xs
-        put = lambda whole, new, *at: jax.lax.dynamic_update_slice(whole, new.astype(whole.dtype)[None], at)
-        filled = lambda whole, i, axis: jax.lax.dynamic_slice(whole, (i, 0, 0, 0, 0), tuple(
-            1 if a == 0 else end if a == axis else size for a, size in enumerate(whole.shape)))[0]
-
-        def attend(q, k, v):
-            grown = put(keys, jnp.swapaxes(k, 2, 3), i, 0, 0, 0, t), put(values, v, i, 0, 0, t, 0)
-            own = tuple(filled(whole, i, axis).astype(q.dtype) for whole, axis in zip(grown, (4, 3)))
-            shared = prompt_k.astype(q.dtype), prompt_v.astype(q.dtype), prompt_mask_PS
-            return attention(q, (*own, sees), shared), grown
-
-        x_B1D, cache = block(cfg, p, x_B1D, turn, attend)
-        return (x_B1D, cache), None
+        x_B1D, cache = carry
+        p, i, *prompt = xs
+        held = lambda x: jnp.repeat(x, cache[0].shape[2] // cfg.kv_heads, axis=1)
+        attend = lambda q, k, v: spread(see)(q, held(k), held(v), cache, (*prompt, prompt_mask_PS), i, t)
+        return block(cfg, p, x_B1D, turn, attend), None
 
     layers = phi["layers"], jnp.arange(cfg.layers), *prompt_cache
     (x_B1D, cache), _ = jax.lax.scan(layer, (phi["embed"][token_B][:, None], cache), layers)

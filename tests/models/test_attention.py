@@ -82,11 +82,12 @@ def test_gradients_equal_those_of_the_einsums(form):
 
 
 @pytest.mark.parametrize("sizes", [dict(data=2, fsdp=2, tensor=2), dict(data=1, fsdp=2, tensor=4), dict(data=8, fsdp=1)])
-def test_the_kernel_over_a_mesh(sizes):
+@pytest.mark.parametrize("kernel", ["splash", "cudnn's, by einsums"])
+def test_the_kernel_over_a_mesh(kernel, sizes):
     """Rows and heads on eight devices; with tensor=4 two devices share each of the two kv heads; 2 prompts do not divide by 8."""
     mesh = sharding.make_mesh(MeshConfig(**sizes))
     q, k, v, prompt = draw(P=4 if "tensor" in sizes else 2, M=2, K=2, G=4, seed=3)
-    form = attention.over_mesh(SPLASH, mesh)
+    form = attention.over_mesh(SPLASH, mesh) if kernel == "splash" else attention.choose("cudnn", mesh)
     np.testing.assert_allclose(jax.jit(form)(q, k, v, prompt), by_loop(q, k, v, prompt), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jax.jit(form)(q, k, v), by_loop(q, k, v), rtol=1e-4, atol=1e-5)
     one = jnp.ones(q.shape[:2], jnp.int32)
@@ -104,7 +105,7 @@ def test_choice():
 def gpu(capability: str = "9.0"):
     """As much of a mesh of one GPU as the choice of attention asks for."""
     device = types.SimpleNamespace(platform="gpu", compute_capability=capability)
-    return types.SimpleNamespace(devices=np.array([device], object))
+    return types.SimpleNamespace(devices=np.array([device], object), size=1)
 
 
 BF16, FP32 = jnp.bfloat16, jnp.float32
