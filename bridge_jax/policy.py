@@ -29,11 +29,16 @@ def placing(cfg: layers.Config, mesh: Mesh | None, kind: str) -> layers.Placing:
                           weights=lambda layer: {name: gathered(name, x) for name, x in layer.items()}, attend=attend)
 
 
+def parts_of_group(P: int, M: int, mesh: Mesh | None) -> int:
+    """In how many parts the devices share the M rows of each of P prompts: as few as give each device as many parts."""
+    devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    return next((n for n in sharding.divisors(M) if P * n % devices == 0), 1)
+
+
 def shared_out(seqs: Sequences, mesh: Mesh | None) -> Sequences:
     """The same rows; where there are fewer prompts than devices to share them, a prompt comes with each part of its rows."""
-    devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    P, M = seqs.prompt_len_P.shape[0], seqs.length_B.shape[0] // seqs.prompt_len_P.shape[0]
-    times = next((n for n in sharding.divisors(M) if P * n % devices == 0), 1)
+    P = seqs.prompt_len_P.shape[0]
+    times = parts_of_group(P, seqs.length_B.shape[0] // P, mesh)
     again = lambda x: jnp.repeat(x, times, axis=0)
     return seqs if times == 1 else seqs.replace(prompt_PS=again(seqs.prompt_PS), prompt_len_P=again(seqs.prompt_len_P))
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.interpreters import partial_eval
 
-from bridge_jax import ledger, rollout, setup
+from bridge_jax import ledger, policy, rollout, setup
 from bridge_jax.ledger import head_weights
 from bridge_jax.models import layers
 from bridge_jax.models.attention import form_of
@@ -129,16 +129,26 @@ def passes(update: jax.stages.Traced, batch: Tree, S: int, T: int) -> dict[str, 
     return dict(zip((key for key in metrics if key.startswith("budget/")), map(float, found)))
 
 
+def prompts_of(run: Run, rows: float) -> float:
+    """How many prompts are computed with so many sampled rows of whole groups: one for each part of a group that a micro-batch
+    or a device has; packed, one for each row."""
+    batch = run.settings.batch
+    if batch.pack:
+        return rows
+    at_once = min(batch.microbatch, batch.rollout_rows)
+    M = min(batch.samples_per_prompt, at_once)  # rows of a prompt in a micro-batch
+    return rows / M * policy.parts_of_group(at_once // M, M, run.mesh)
+
+
 def update(run: Run, spent: dict[str, float], bucket: int, state: Tree) -> Work:
     """Of one update whose ledger is `spent`."""
     s, S, T = run.settings, bucket, run.settings.rollout.max_new
     batch, P = s.batch, s.batch.prompts_per_step
     demo_rows = spent.get("budget/demo_tokens", 0.0) / T
     rows = spent["budget/gradient_tokens"] / T - demo_rows
-    repeated = max(1, batch.samples_per_prompt // batch.microbatch)  # a group in parts computes its prompt in each
-    learnt = [Rows(rows / batch.samples_per_prompt * repeated, rows, S, T), Rows(demo_rows, demo_rows, S, T)]
+    learnt = [Rows(prompts_of(run, rows), rows, S, T), Rows(demo_rows, demo_rows, S, T)]
     whole = P * S + batch.rollout_rows * T
-    read = Rows(P * repeated, batch.rollout_rows, S, T)
+    read = Rows(prompts_of(run, batch.rollout_rows), batch.rollout_rows, S, T)
     kernel, again, forward_passes = kernel_of(run), AGAIN[s.model.remat], spent.get("budget/forward_tokens", 0.0) / whole
     flops = sum(forward_flops(run.cfg, part, kernel, again, True) + head_flops(run.cfg, part.rows * T, True) for part in learnt)
     flops += forward_passes * (forward_flops(run.cfg, read, kernel) + head_flops(run.cfg, read.rows * T))
@@ -150,8 +160,7 @@ def update(run: Run, spent: dict[str, float], bucket: int, state: Tree) -> Work:
 def logp(run: Run, bucket: int) -> Work:
     """Of one forward pass over the sampled rows of a step."""
     batch, T = run.settings.batch, run.settings.rollout.max_new
-    repeated = max(1, batch.samples_per_prompt // batch.microbatch)
-    rows = Rows(batch.prompts_per_step * repeated, batch.rollout_rows, bucket, T)
+    rows = Rows(prompts_of(run, batch.rollout_rows), batch.rollout_rows, bucket, T)
     flops = forward_flops(run.cfg, rows, kernel_of(run)) + head_flops(run.cfg, rows.rows * T)
     return Work(flops, pass_bytes(run, rows, batch.rollout_microbatches, False))
 

@@ -36,6 +36,7 @@ class Phase(NamedTuple):
     work: Callable[[jax.stages.Traced], count.Work]
     resident: int = 0      # bytes per device that lie beside the program's own: the training state while samples are drawn
     loop: float | None = None  # most trips of its loops of unknown length, in the mean; what lies outside them is another phase
+    packed: float = 1.0    # the same of a loop over micro-batches of packed rows, beside what lies outside of it
 
 
 def kind_of(reads: Reads) -> str:
@@ -47,7 +48,7 @@ def phases(run: Run, state: Tree) -> list[Phase]:
     """Everything that a step of this run computes, at its longest bucket; state: of setup.abstract_state."""
     s, bucket = run.settings, run.buckets[-1]
     P, M, resident = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt, count.chip_bytes(state)
-    phi = programs.abstract_phi(run, state)
+    phi, packed = programs.abstract_phi(run, state), float(s.batch.rollout_microbatches if s.batch.pack else 1)
     nothing = lambda traced: count.Work(0.0, float(count.chip_bytes(state.params) + count.chip_bytes(phi)) * run.mesh.size)
     found = []
     if run.method.actors:
@@ -57,11 +58,12 @@ def phases(run: Run, state: Tree) -> list[Phase]:
                        lambda traced: count.prefill(run, bucket, P), resident),
                  Phase("decode", lambda: programs.trace_sampler(run, phi, bucket, P, M),
                        lambda traced: count.decode(run, bucket, P), resident, s.rollout.max_new / len(count.stretches(run))),
-                 Phase("logp", lambda: trace_logp(run, state, bucket), lambda traced: count.logp(run, bucket), resident)]
+                 Phase("logp", lambda: trace_logp(run, state, bucket), lambda traced: count.logp(run, bucket), resident,
+                       packed=packed)]
     for reads in run.method.kinds:
         name = "update" if len(run.method.kinds) == 1 else f"update {kind_of(reads)}"
         found.append(Phase(name, lambda reads=reads: programs.trace_update(run, state, bucket, reads),
-                           lambda traced, reads=reads: of_update(run, state, bucket, reads, traced)))
+                           lambda traced, reads=reads: of_update(run, state, bucket, reads, traced), packed=packed))
     return found
 
 
@@ -102,7 +104,7 @@ def compile_phase(phase: Phase, chip: chips.Chip | None, network: float, devices
     lowered, traced_s = traced.lower(), time.monotonic() - began
     program = hashlib.sha256(f"{compiler} {options} {lowered.as_text()}".encode()).hexdigest()[:16]
     if program not in known:
-        known[program] = of_program(lowered, phase.loop, options)
+        known[program] = of_program(lowered, phase, options)
     found = {"phase": phase.name, "program": program, "flops": work.flops / devices, "bytes": work.bytes / devices,
              "resident": phase.resident, "trace_s": traced_s} | known[program]
     if "refused" in found:
@@ -111,8 +113,8 @@ def compile_phase(phase: Phase, chip: chips.Chip | None, network: float, devices
     return found | ({"fits": found["peak"] <= chip.hbm} | roofline(found, chip, network) if chip else {})
 
 
-def of_program(lowered: jax.stages.Lowered, loop: float | None, options: dict) -> dict[str, Any]:
-    """What the compiler makes of one program, under the keys COMPILED; loop: as Phase's."""
+def of_program(lowered: jax.stages.Lowered, phase: Phase, options: dict) -> dict[str, Any]:
+    """What the compiler makes of the program of a phase, under the keys COMPILED."""
     began = time.monotonic()
     try:
         compiled = lowered.compile(compiler_options=options)
@@ -121,7 +123,7 @@ def of_program(lowered: jax.stages.Lowered, loop: float | None, options: dict) -
             raise
         return {"compile_s": time.monotonic() - began, "refused": refusal(str(error))}
     seconds, module = time.monotonic() - began, hlo.parse(compiled.as_text())
-    return {"compile_s": seconds, "memory": memory_of(compiled, module), "collectives": communicated(module, loop),
+    return {"compile_s": seconds, "memory": memory_of(compiled, module), "collectives": communicated(module, phase),
             "compiler": {key: value for key, value in (compiled.cost_analysis() or {}).items()
                          if key in ("flops", "bytes accessed", "optimal_seconds")}}
 
@@ -154,13 +156,13 @@ def memory_of(compiled, module: hlo.Module) -> dict[str, Any]:
                     "largest": [one._asdict() for one in walked.alive[:LARGEST]]}
 
 
-def communicated(module: hlo.Module, loop: float | None) -> dict[str, dict]:
-    """Per kind of collective: instructions, times, bytes received per device. loop: as Phase's."""
+def communicated(module: hlo.Module, phase: Phase) -> dict[str, dict]:
+    """Per kind of collective: instructions, times, bytes received per device."""
     found = hlo.collectives(module)
-    if loop is not None:
-        return hlo.totals([one for one in found if one.unknown], loop)
-    return hlo.totals(found) | ({"unknown_loops": {"instructions": sum(one.unknown > 0 for one in found)}}
-                                if any(one.unknown for one in found) else {})
+    if phase.loop is not None:
+        return hlo.totals([one for one in found if one.unknown], phase.loop)
+    unknown = sum(one.unknown > 0 for one in found) if phase.packed == 1 else 0
+    return hlo.totals(found, phase.packed) | ({"unknown_loops": {"instructions": unknown}} if unknown else {})
 
 
 def roofline(phase: dict, chip: chips.Chip, network: float) -> dict[str, float]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bridge_jax import logprobs, programs, setup
+from bridge_jax import logprobs, objectives, policy, programs, setup
 from bridge_jax.flight import count, phases
 from bridge_jax.models import layers, params
 from bridge_jax.types import Sequences
@@ -100,6 +100,26 @@ def test_prompts_of_a_group_in_parts_are_counted_in_each():
     halves = run._replace(settings=run.settings._replace(batch=run.settings.batch.__class__(2, 4, 8, 2, 1)))
     prompt = count.forward_flops(run.cfg, count.Rows(2, 0, 48, 0))
     assert count.logp(halves, 48).flops == pytest.approx(whole + prompt)
+
+
+@pytest.mark.parametrize("devices, M, rows, prompts", [
+    (8, 4, 1, 256), (8, 16, 1, 1024), (8, 4, 4, 64), (8, 8, 4, 128), (2, 4, 1, 256)])
+def test_prompts_are_counted_as_they_are_computed(devices, M, rows, prompts):
+    """64 prompts; where a micro-batch has fewer than there are devices a prompt is computed by each that has some of its rows.
+    Against the shapes that the policy is given, micro-batch by micro-batch. Packed, a prompt comes with each of its rows."""
+    config = tiny_runs.config("grpo")
+    config.mesh.fsdp, config.rollout.calls = devices, 1
+    config.batch.update(dict(prompts_per_step=64, samples_per_prompt=M, microbatch_rows=rows))
+    run = setup.sketch(config, jax.devices()[:devices])
+    batch = run.settings.batch
+    seqs = programs.abstract_rows(64, 48, 64, batch.rollout_rows)
+    n = objectives.micro_count(batch.rollout_rows, batch.microbatch)
+    one = jax.eval_shape(lambda seqs: jax.tree.map(lambda x: x[0], objectives.micro_split(seqs, {}, n)[0]), seqs)
+    computed = n * jax.eval_shape(lambda seqs: policy.shared_out(seqs, run.mesh), one).prompt_len_P.shape[0]
+    assert count.prompts_of(run, batch.rollout_rows) == computed == prompts
+    config.batch.pack = M
+    packed = setup.sketch(config, jax.devices()[:devices])
+    assert count.prompts_of(packed, batch.rollout_rows) == batch.rollout_rows
 
 
 def test_a_kernel_skips_what_is_masked_and_computes_scores_again():
