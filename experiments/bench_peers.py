@@ -4,10 +4,10 @@
     python -m experiments.bench_peers --table
 
 Tunix (JAX), and transformers and TRL (torch), each in an environment of its own, by scripts that give them the inputs of
-experiments.bench: tunix_rollout.py, tunix_train.py, torch_rollout.py, torch_train.py, which read the model and the problems of GSM8K
-from BENCH_MODEL and BENCH_DATA and write one JSON object to --out. A round runs every case once, each in its own process, loaded
-and compiled before the clock starts, so that what the machine does in the meantime meets all alike. Each result is a line of
---out, which is also the memory: what stands there is not run again. The table has medians, and ratios within a round.
+experiments.bench: tunix_rollout.py, tunix_train.py, torch_rollout.py and torch_train.py, which read BENCH_MODEL, a model folder,
+and BENCH_DATA, problems of GSM8K, and write one JSON object to --out. A round runs every case once, each in its own process,
+loaded and compiled before the clock starts, so that what the machine does in the meantime meets all alike. Each result is a line
+of --out, which is also the memory: what stands there is not run again. The table has medians, and ratios within a round.
 """
 from __future__ import annotations
 
