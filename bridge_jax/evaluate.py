@@ -154,8 +154,7 @@ def sampler(cfg, phi: Tree, mesh: jax.sharding.Mesh, eos_ids: tuple[int, ...], M
     Compiles once for each bucket. The key of a row is fold_in(seed, 0, problem id, sample id), so that what is sampled
     does not depend on the batches. temperature 0 is greedy.
     """
-    cuts = rollout.cuts_on(mesh)
-    sample = _jitted(cfg, max_new, cache_dtype, tuple(cuts.items()), tuple((compiler_options or {}).items()))
+    sample = _jitted(cfg, mesh, max_new, cache_dtype, tuple((compiler_options or {}).items()))
     seed_key = jax.random.key(seed)
     traced = rollout.Sampling(jnp.float32(temperature), jnp.asarray(eos_ids, jnp.int32), jnp.int32(max_new))
     place = lambda tree: jax.device_put(tree, sharding.of_rows(mesh, tree))
@@ -170,9 +169,10 @@ _row_keys = jax.jit(rollout.row_keys, static_argnums=3)
 
 
 @functools.lru_cache(maxsize=8)
-def _jitted(cfg, max_new: int, cache_dtype, cuts: tuple, options: tuple):
+def _jitted(cfg, mesh: jax.sharding.Mesh, max_new: int, cache_dtype, options: tuple):
     """rollout.sample of one model, the same for all benchmarks, so that they share its programs."""
-    sample = functools.partial(rollout.sample, cfg, T=max_new, cache_dtype=cache_dtype, **dict(cuts))
+    sample = functools.partial(rollout.sample, cfg, T=max_new, cache_dtype=cache_dtype, **rollout.cuts_on(mesh),
+                               **rollout.laid_on(mesh))
     return jax.jit(sample, compiler_options=dict(options))
 
 

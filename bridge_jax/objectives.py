@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
 
 from bridge_jax import packing
 from bridge_jax.types import Metrics, Policy, Rollouts, Sequences, Tree
@@ -165,13 +166,23 @@ def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0
         (G, value), facts = over_micro_batches(accumulate, (zeros, jnp.float32(0)), seqs, rows, microbatch_rows)
         return G, value, facts
 
+    G, value, facts = computed() if done is None else unless_lost(done, computed)
+    return G, value, jax.lax.stop_gradient(facts)
+
+
+def unless_lost(done: jax.Array, computed):
+    """computed() -> (G, J, facts) where the scalar is finite, else zeros and a J of NaN.
+
+    A branch and no mere order: the memory that a pass takes is the branch's own, not allocated from the beginning of the step.
+    """
+    traced, shapes = jax.make_jaxpr(computed, return_shape=True)()  # once for both branches
+    again = lambda: jax.tree.unflatten(jax.tree.structure(shapes), jaxpr_as_fun(traced)())
+
     def lost():
-        G, _, facts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(computed))
+        G, _, facts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return G, jnp.float32(jnp.nan), facts
 
-    # a branch and no mere order: what a pass takes of memory is the branch's own, not allocated from the beginning of the step
-    G, value, facts = computed() if done is None else jax.lax.cond(jnp.isfinite(done), computed, lost)
-    return G, value, jax.lax.stop_gradient(facts)
+    return jax.lax.cond(jnp.isfinite(done), again, lost)
 
 
 def after(done: jax.Array, tree: Tree) -> Tree:

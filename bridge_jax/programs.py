@@ -92,8 +92,7 @@ def trace_sampler(run: Run, phi, bucket: int, P: int, M: int) -> jax.stages.Trac
     number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
     keys = jax.eval_shape(lambda: rollout.row_keys(jax.random.key(s.seed), 0, jnp.zeros(P, jnp.int32), M))
     rows = (number(jnp.int32, P, bucket), number(jnp.int32, P), keys)
-    sample = functools.partial(rollout.sample, run.cfg, T=s.rollout.max_new,
-                               lay_cache=functools.partial(sharding.lay_cache, mesh), spread=attention.decode_over_mesh(mesh),
+    sample = functools.partial(rollout.sample, run.cfg, T=s.rollout.max_new, **rollout.laid_on(mesh),
                                **rollout.cuts_on(mesh, s.rollout.halvings, s.rollout.stretches),
                                attend=attention.choose(s.model.attention, mesh),
                                cache_dtype=setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype))

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bridge_jax import sharding
 from bridge_jax.logprobs import exact, logits_of
 from bridge_jax.models import layers
-from bridge_jax.models.attention import causal
+from bridge_jax.models.attention import causal, decode_over_mesh
 from bridge_jax.types import Sequences, Tree
 
 
@@ -64,6 +65,11 @@ def cuts_on(mesh: jax.sharding.Mesh, halvings: int = -1, stretches: int = -1) ->
     """
     alone = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     return dict(halvings=halvings if halvings >= 0 else 2 * alone, stretches=stretches if stretches > 0 else 1 if alone else 4)
+
+
+def laid_on(mesh: Mesh) -> dict:
+    """What `sample` is told of a mesh: where caches lie, and how attention to them is spread."""
+    return dict(lay_cache=functools.partial(sharding.lay_cache, mesh), spread=decode_over_mesh(mesh))
 
 
 def ends_of(T: int, stretches: int) -> list[int]:

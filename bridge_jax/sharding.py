@@ -89,13 +89,13 @@ def heads_fit(tensor: int, heads: int, kv_heads: int) -> bool:
     return heads % tensor == 0 and (kv_heads % tensor == 0 or tensor % kv_heads == 0)
 
 
-def check_heads(key: str, tensor: int, heads: int, kv_heads: int, devices: int) -> None:
-    """ValueError, with the nearest of all numbers that the devices allow, unless heads_fit."""
+def check_heads(key: str, tensor: int, heads: int, kv_heads: int, devices: int = 0) -> None:
+    """ValueError, with the nearest of all numbers that so many devices allow (0: as many as you like), unless heads_fit."""
     if not heads_fit(tensor, heads, kv_heads):
         allowed = [n for n in divisors(math.gcd(heads, devices)) if heads_fit(n, heads, kv_heads)]
         nearest = min(allowed, key=lambda n: abs(n - tensor))
         raise ValueError(f"{key}={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; nearest that does: "
-                         f"{nearest}. Allowed on {devices} devices: {', '.join(map(str, allowed))}")
+                         f"{nearest}. Allowed{f' on {devices} devices' * bool(devices)}: {', '.join(map(str, allowed))}")
 
 
 def check_width(mesh: Mesh, width: int) -> None:

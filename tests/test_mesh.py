@@ -11,7 +11,7 @@ import pytest
 from bridge_jax import lora, methods, optim, rollout, setup, sharding
 from bridge_jax.flight import hlo
 from bridge_jax.methods import bridge
-from bridge_jax.models import attention, params
+from bridge_jax.models import params
 from bridge_jax.sharding import MeshConfig
 from bridge_jax.types import Batch
 from tests import tiny_runs, toys
@@ -140,7 +140,7 @@ def sampled(mesh, stretches: int = 1):
     if mesh is not None:
         rows = jax.device_put(given[1:], sharding.of_rows(mesh, given[1:]))
         given = jax.device_put(phi, sharding.of_tree(mesh, THETA_AXES, params.abstract(toys.CFG))), *rows
-        how = dict(lay_cache=functools.partial(sharding.lay_cache, mesh), spread=attention.decode_over_mesh(mesh))
+        how = rollout.laid_on(mesh)
     sample = jax.jit(lambda *given: rollout.sample(toys.CFG, *given, sampling, 12, jnp.float32, stretches=stretches, **how))
     compiled = sample.lower(*given).compile()
     return compiled(*given), compiled.as_text()

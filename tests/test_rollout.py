@@ -238,7 +238,7 @@ def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(phi, monkey
     steps, decode = [], layers.decode
 
     def counted(cfg, phi, token_B, t, *rest):
-        jax.debug.callback(lambda t, end=rest[-1]: steps.append((int(t), end)), t)
+        jax.debug.callback(lambda t, end=rest[-2]: steps.append((int(t), end)), t)
         return decode(cfg, phi, token_B, t, *rest)
 
     chosen = dict(temperature=2.0, eos=[4, 9, 20, 25, 30], limit=limit)
