@@ -56,7 +56,7 @@ def peer(name: str) -> dict:
     given, (which, arguments) = flags.FLAGS, CASES[name]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        run([given[which].value, *arguments, f"--out={out}"], Path(given.scripts),
+        run([str(Path(given[which].value).absolute()), *arguments, f"--out={out}"], Path(given.scripts),
             BENCH_MODEL=str(Path(given.model).resolve()),
             BENCH_DATA=str(Path(given.data_dir).resolve() / "train" / "gsm8k_train.jsonl"))
         found = json.loads(out.read_text())
@@ -110,6 +110,7 @@ def main(argv: list[str]) -> None:
         return print(table(lines))
     if missing := [f"--{name}" for name in ("scripts", "tunix", "torch", "data_dir") if not given[name].value]:
         fail(f"{', '.join(missing)} must be given; see python -m experiments.bench_peers --help")
+    out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written fails before the work
     there = {(line["name"], line["round"]) for line in lines}
     for k in range(given.rounds):
         for name in CASES:
