@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from bridge_jax.precision import product
+
 LOWEST = -1e30  # finite, so that 0 times it is 0
 LANES = 128  # entries of a tile in an accelerator's memory: blocks cut elsewhere would be moved entry by entry
 
@@ -75,16 +77,6 @@ def cut(V: int, positions: int, chunk_tokens: int) -> Blocks:
     """Blocks with as many logits of these positions as chunk_tokens positions have of the whole vocabulary."""
     size = math.ceil(V * min(1.0, chunk_tokens / positions))
     return Blocks(V, min(V, size if size < LANES else -(-size // LANES) * LANES))
-
-
-def exact(dtype) -> str | None:
-    """The precision of matmuls: what is fp32 is multiplied as such; left to itself an accelerator rounds it to fewer bits."""
-    return "highest" if dtype == jnp.float32 else None
-
-
-def product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """einsum with an fp32 result, whatever the compute dtype."""
-    return jnp.einsum(subscripts, a, b, precision=exact(a.dtype), preferred_element_type=jnp.float32)
 
 
 def logits_of(hidden_BTD: jax.Array, head_VD: jax.Array) -> jax.Array:

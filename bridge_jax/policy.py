@@ -6,12 +6,15 @@ block (bridge_jax.logprobs). Left to itself the compiler gathers a layer's weigh
 """
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from bridge_jax import logprobs, lora, packing, sharding
 from bridge_jax.models import attention, layers, params
+from bridge_jax.precision import exact
 from bridge_jax.types import Policy, Sequences, Tree
 
 
@@ -23,10 +26,20 @@ def placing(cfg: layers.Config, mesh: Mesh | None, kind: str) -> layers.Placing:
     if mesh.size == 1:
         return layers.Placing(attend=attend)
     axes = {name: names[1:] for name, names in params.logical_axes(cfg)["layers"].items()}  # of one layer
-    lay = jax.lax.with_sharding_constraint
-    gathered = lambda name, x: lay(x, sharding.of_axes(mesh, axes[name], x.shape, whole=("fsdp",)))
-    return layers.Placing(rows=lambda tree: lay(tree, sharding.of_rows(mesh, tree)),
-                          weights=lambda layer: {name: gathered(name, x) for name, x in layer.items()}, attend=attend)
+    lie = lambda name, x, whole=(): sharding.of_axes(mesh, axes[name], x.shape, whole)
+    weights = lambda layer: {name: gathered(lie(name, x, ("fsdp",)), lie(name, x), x) for name, x in layer.items()}
+    rows = lambda tree: jax.lax.with_sharding_constraint(tree, sharding.of_rows(mesh, tree))
+    return layers.Placing(rows, weights, attend)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def gathered(whole: NamedSharding, part: NamedSharding, x: jax.Array) -> jax.Array:
+    """x laid out as `whole`; its gradient as `part`: a device receives the sum of its own part alone."""
+    return jax.lax.with_sharding_constraint(x, whole)
+
+
+gathered.defvjp(lambda whole, part, x: (gathered(whole, part, x), None),
+                lambda whole, part, kept, g: (jax.lax.with_sharding_constraint(g, part),))
 
 
 def parts_of_group(P: int, M: int, mesh: Mesh | None) -> int:
@@ -58,7 +71,7 @@ def make(cfg: layers.Config, adapter: lora.Lora, dtype, remat: str = "full", log
     """Log-probabilities, merge, pull and the adapter's start; dtype: of merged weights and activations."""
     on, lay = placing(cfg, mesh, kind), beside(cfg, adapter, mesh)
 
-    @jax.default_matmul_precision(logprobs.exact(dtype))
+    @jax.default_matmul_precision(exact(dtype))
     def logp(phi: Tree, seqs: Sequences, temperature):
         head_VD = layers.head_weights(cfg, phi)
         score = lambda hidden, tokens: logprobs.token_logp(hidden, head_VD, tokens, temperature, logp_chunk, mesh)

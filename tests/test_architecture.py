@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CODE = FILES + sorted((ROOT / "experiments").glob("*.py")) + sorted((ROOT / "configs").glob("*.py"))
 BANNED = {"utils", "util", "common", "helpers", "misc", "core"}
 LEVELS = {  # a module imports modules of a lower level, or of its own where the design says so
-    "grading": -1, "types": 0, "settings": 0, "packing": 0.5,
+    "grading": -1, "types": 0, "settings": 0, "precision": 0, "packing": 0.5,
     "problems": 1, "results": 1, "transcripts": 1, "models.attention": 1, "models.layers": 1,
     "models.hf_folder": 1, "logprobs": 1, "objectives": 1, "optim": 1, "sharding": 1, "watch": 0, "rollcall": 0, "hosts": 1,
     "models.llama": 1.5, "models.qwen2": 1.5, "models.qwen3": 1.5, "models": 1, "models.params": 2,

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from bridge_jax import logprobs, objectives, programs, setup, sharding
+from bridge_jax.precision import exact
 from bridge_jax.flight import buffers, chips, count, hlo
 from bridge_jax.models import attention, layers, params
 from bridge_jax.setup import Run
@@ -74,7 +75,7 @@ def trace_prefill(run: Run, phi: Tree, bucket: int, P: int) -> jax.stages.Traced
     attend = attention.choose(s.model.attention, run.decode_mesh)
     rows = (jax.ShapeDtypeStruct((P, bucket), jnp.int32), jax.ShapeDtypeStruct((P,), jnp.int32))
     lay = lambda made: (made[0], sharding.lay_cache(run.decode_mesh, made[1]))
-    precise = jax.default_matmul_precision(logprobs.exact(phi["embed"].dtype))
+    precise = jax.default_matmul_precision(exact(phi["embed"].dtype))
     prefill = jax.jit(lambda phi, *rows: lay(precise(layers.prefill)(run.cfg, phi, *rows, cache, attend)))
     return prefill.trace(phi, *programs.placed(rows, sharding.of_rows(run.decode_mesh, rows)))
 

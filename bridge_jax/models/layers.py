@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax.models.attention import attention, causal
+from bridge_jax.precision import PROJECTED, look_up, project
 from bridge_jax.types import Sequences, Tree
 
 
@@ -54,7 +55,7 @@ class Config:
 
     def qkv(self, p: Tree, x_BTD: jax.Array):
         """Queries [B,T,N,H], keys and values [B,T,K,H], before the rotation."""
-        return tuple(jnp.einsum("BTD,DNH->BTNH", x_BTD, p[name]) for name in ("q", "k", "v"))
+        return tuple(project("BTD,DNH->BTNH", x_BTD, p[name]) for name in ("q", "k", "v"))
 
     def inverse_frequencies(self) -> np.ndarray:
         """Rotation speed of each half-head channel, [H/2] radians per position."""
@@ -119,7 +120,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     """x / sqrt(mean(x^2) + eps) * scale over the last axis, reduced in fp32 (Zhang & Sennrich 2019)."""
     x32 = x.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return normed.astype(x.dtype) * scale
+    return (normed * scale.astype(jnp.float32)).astype(x.dtype)
 
 
 def rotation(cfg: Config, position: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -140,16 +141,16 @@ def block(cfg: Config, p: Tree, x_BTD, cos_sin, attend):
     q, k, v = cfg.qkv(p, rms_norm(x_BTD, p["attn_norm"], cfg.rms_eps))
     k, v = jnp.swapaxes(rotate(k, *cos_sin), 1, 2), jnp.swapaxes(v, 1, 2)
     out, kept = attend(rotate(q, *cos_sin), k, v)
-    merged = out.reshape(*out.shape[:2], -1) @ p["o"].reshape(-1, cfg.width)  # of four axes, it is half as fast on a CPU
-    x_BTD = x_BTD + merged
+    merged, o_ED = out.reshape(*out.shape[:2], -1), p["o"].reshape(-1, cfg.width)  # with four axes it is half as fast on a CPU
+    x_BTD = x_BTD + project("BTE,ED->BTD", merged, o_ED)
     h = rms_norm(x_BTD, p["mlp_norm"], cfg.rms_eps)
-    gated = jax.nn.silu(jnp.einsum("BTD,DF->BTF", h, p["gate"])) * jnp.einsum("BTD,DF->BTF", h, p["up"])
-    return x_BTD + jnp.einsum("BTF,FD->BTD", gated, p["down"]), kept
+    gated = jax.nn.silu(project("BTD,DF->BTF", h, p["gate"])) * project("BTD,DF->BTF", h, p["up"])
+    return x_BTD + project("BTF,FD->BTD", gated, p["down"]), kept
 
 
 REMAT = {
     "none": None,  # keep every activation
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the outputs of the weight matmuls
+    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTED),  # keep the outputs of the weight matmuls
     "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer's input alone
 }
 
@@ -198,7 +199,7 @@ def forward(cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none",
     def layer(x_PWD, p):
         return on.rows(block(cfg, on.weights(p), x_PWD, turn, see)[0]), None
 
-    inputs = on.rows(phi["embed"][join(seqs.prompt_PS, seqs.tokens_BT)])
+    inputs = on.rows(look_up(phi["embed"], join(seqs.prompt_PS, seqs.tokens_BT)))
     x_PSD, x_BTD = apart(jax.lax.scan(remat(layer, remat_policy), inputs, phi["layers"])[0])
     first_BD = jnp.repeat(at_end(x_PSD, seqs.prompt_len_P), B // P, axis=0)
     return rms_norm(jnp.concatenate([first_BD[:, None], x_BTD[:, :-1]], axis=1), phi["final_norm"], cfg.rms_eps)
@@ -212,7 +213,7 @@ def forward_packed(cfg: Config, phi: Tree, rows, remat_policy: str = "none", on:
         see = lambda q, k, v: (on.attend(q, k, v, segment_BT=rows.segment_RW), None)
         return on.rows(block(cfg, on.weights(p), x_RWD, turn, see)[0]), None
 
-    x_RWD, _ = jax.lax.scan(remat(layer, remat_policy), on.rows(phi["embed"][rows.token_RW]), phi["layers"])
+    x_RWD, _ = jax.lax.scan(remat(layer, remat_policy), on.rows(look_up(phi["embed"], rows.token_RW)), phi["layers"])
     return rms_norm(x_RWD, phi["final_norm"], cfg.rms_eps)
 
 

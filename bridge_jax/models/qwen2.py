@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
+
 from bridge_jax.models import layers
 
 
@@ -31,5 +33,6 @@ class Config(layers.Config):
 
     def qkv(self, p, x_BTD):
         """Projections with bias."""
+        plus = lambda x, bias: (x + bias.astype(jnp.float32)).astype(x.dtype)  # in fp32, so that the bias' gradient is
         q, k, v = super().qkv(p, x_BTD)
-        return q + p["q_bias"], k + p["k_bias"], v + p["v_bias"]
+        return plus(q, p["q_bias"]), plus(k, p["k_bias"]), plus(v, p["v_bias"])

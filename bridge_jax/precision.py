@@ -1,0 +1,62 @@
+"""What is summed in fp32 whatever the compute dtype: logits, and the gradient of every weight over positions, rows and devices.
+
+A transposed bfloat16 matmul gives its sums in bfloat16, and devices then add theirs in bfloat16 too; a table's gradient, added
+token by token, stands still once an entry is 256 times what is added to it. Here the products of a weight's gradient leave their
+matmul in fp32, are reduced over the devices so, and are rounded to the weight's dtype once.
+"""
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+PROJECTED = "projected"
+
+
+def exact(dtype) -> str | None:
+    """The precision of matmuls: what is fp32 is multiplied as such; left to itself an accelerator rounds it to fewer bits."""
+    return "highest" if dtype == jnp.float32 else None
+
+
+def product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """einsum with an fp32 result, whatever the compute dtype."""
+    return jnp.einsum(subscripts, a, b, precision=exact(a.dtype), preferred_element_type=jnp.float32)
+
+
+def project(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
+    """einsum(subscripts, x, W) in their dtype, such as "BTD,DF->BTF"; W's gradient is summed in fp32. PROJECTED is its name to
+    policies of recomputation, which do not see what is in it."""
+    return checkpoint_name(projected(subscripts, x, W), PROJECTED)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def projected(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
+    """`project` without the name."""
+    return jnp.einsum(subscripts, x, W, precision=exact(x.dtype))
+
+
+def projected_back(subscripts: str, kept, g: jax.Array):
+    """Gradients to x and W."""
+    (x, W), (of_x, of_W, of_g) = kept, subscripts.replace("->", ",").split(",")
+    G_x = jnp.einsum(f"{of_g},{of_W}->{of_x}", g, W, precision=exact(g.dtype))
+    return G_x, product(f"{of_x},{of_g}->{of_W}", x, g).astype(W.dtype)
+
+
+projected.defvjp(lambda subscripts, x, W: (projected(subscripts, x, W), (x, W)), projected_back)
+
+
+@jax.custom_vjp
+def look_up(table_VD: jax.Array, index: jax.Array) -> jax.Array:
+    """table_VD[index]; the table's gradient is summed in fp32."""
+    return table_VD[index]
+
+
+def look_up_back(kept, g: jax.Array):
+    """Gradients to the table; none to the index."""
+    table_VD, index = kept
+    return jnp.zeros(table_VD.shape, jnp.float32).at[index].add(g.astype(jnp.float32)).astype(table_VD.dtype), None
+
+
+look_up.defvjp(lambda table_VD, index: (table_VD[index], (table_VD, index)), look_up_back)
