@@ -89,6 +89,11 @@ def heads_fit(tensor: int, heads: int, kv_heads: int) -> bool:
     return heads % tensor == 0 and (kv_heads % tensor == 0 or tensor % kv_heads == 0)
 
 
+def kv_copies(tensor: int, kv_heads: int) -> int:
+    """How often a kv head is held where `tensor` devices share the heads: once for each device that attends with it."""
+    return max(1, tensor // kv_heads)
+
+
 def check_heads(key: str, tensor: int, heads: int, kv_heads: int, devices: int = 0) -> None:
     """ValueError, with the nearest of all numbers that so many devices allow (0: as many as you like), unless heads_fit."""
     if not heads_fit(tensor, heads, kv_heads):
@@ -154,10 +159,8 @@ def of_cache(mesh: Mesh, cache: Tree) -> Tree:
 
 
 def lay_cache(mesh: Mesh, cache: Tree) -> Tree:
-    """The cache as `of_cache` has it; where tensor has more devices than there are kv heads, each is repeated for those of it."""
-    tensor = mesh.shape["tensor"]
-    times = lambda K: tensor // K if K % tensor else 1
-    cache = jax.tree.map(lambda x: jnp.repeat(x, times(x.shape[2]), axis=2), cache)
+    """The cache as `of_cache` has it, each kv head as often as `kv_copies` says."""
+    cache = jax.tree.map(lambda x: jnp.repeat(x, kv_copies(mesh.shape["tensor"], x.shape[2]), axis=2), cache)
     return jax.lax.with_sharding_constraint(cache, of_cache(mesh, cache))
 
 

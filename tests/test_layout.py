@@ -156,6 +156,22 @@ def test_the_tpus_compiler_gathers_each_matrix_of_a_layer_twice(method, passes):
     assert len(gathers) == 2 * 7 * passes
 
 
+@pytest.mark.tpu_compiler
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.parametrize("decode_tensor", [4, 8])
+def test_the_tpus_compiler_decodes_with_two_sums_a_layer(decode_tensor):
+    """Of what attention and the mlp give, where the devices share the heads, and 2 kv heads for 4 or 8 devices."""
+    config = tiny_runs.config("grpo")
+    config.mesh.decode_tensor, config.model.dtype, config.rollout.calls = decode_tensor, "bfloat16", 1
+    config.model.arch.update(dict(num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=2, head_dim=128))
+    config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, microbatch_rows=2))
+    run = setup.sketch(config, chips.devices(chips.parse("v5e:2x4")))
+    phi = programs.abstract_phi(run, setup.abstract_state(run))
+    moves = hlo.collectives(hlo.parse(programs.trace_sampler(run, phi, run.buckets[-1], 16, 2).lower().compile().as_text()))
+    of_layers = [(move.kind, move.unknown) for move in moves if move.times == run.cfg.layers]
+    assert of_layers == [("all-reduce", 0)] * 2 + [("all-reduce", 1)] * 2, "the prefill's, and those of each token"
+
+
 @pytest.mark.parametrize("kind, kernels", [("splash", True), ("xla", False)])
 def test_sampler_and_update_attend_as_the_config_says(kind, kernels):
     """The prefill of the sampler and both passes of the update: by the kernel, or without one."""

@@ -95,6 +95,15 @@ def test_layout_of_a_state():
         assert [found[path] for path in found if path.endswith(suffix)] == [spec], suffix
 
 
+@pytest.mark.parametrize("tensor, kv_heads, copies", [(1, 8, 1), (8, 8, 1), (2, 8, 1), (8, 2, 4), (8, 1, 8)])
+def test_a_kv_head_is_held_once_for_each_device_that_shares_it(tensor, kv_heads, copies):
+    """So that the copies lie evenly: no device without a kv head, none with one that it does not attend with."""
+    assert sharding.kv_copies(tensor, kv_heads) == copies and kv_heads * copies % tensor == 0
+    mesh = mesh_of(fsdp=8 // tensor, tensor=tensor)
+    cache = jax.eval_shape(lambda x: sharding.lay_cache(mesh, x), jnp.zeros((2, 8, kv_heads, 3, 4)))
+    assert cache.shape == (2, 8, kv_heads * copies, 3, 4)
+
+
 def test_layout_of_factored_moments():
     """Row means of q [L,D,N,H] lie as layers and width, column means as layers, heads and head width; of a matrix likewise."""
     assert sharding.of_means(("layers", "embed", "heads", "head_dim"), "row") == ("layers", "embed")

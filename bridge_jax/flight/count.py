@@ -21,6 +21,7 @@ from bridge_jax.ledger import head_weights
 from bridge_jax.models import layers
 from bridge_jax.models.attention import form_of
 from bridge_jax.setup import Run
+from bridge_jax.sharding import kv_copies
 from bridge_jax.types import Tree
 
 AGAIN = {"none": (0, 0), "dots": (0, 1), "full": (1, 1)}  # layers.REMAT -> passes computed again: of weights, of attention
@@ -197,6 +198,6 @@ def decode(run: Run, bucket: int, P: int) -> Work:
     ends = stretches(run)
     read = sum(end * (end - begin) for begin, end in zip([0, *ends], ends)) / T  # of a row's positions, in the mean
     flops = B * T * (2 * ledger.matrix_weights(cfg) + 4 * cfg.layers * cfg.heads * cfg.head_dim * (bucket + read))
-    copies = math.ceil(run.decode_mesh.shape["tensor"] / cfg.kv_heads)  # a kv head is there once for each device that has it
+    copies = kv_copies(run.decode_mesh.shape["tensor"], cfg.kv_heads)
     cache = (B * read + P * bucket) * token_cache(run) * copies
     return Work(flops, T * (ledger.matrix_weights(cfg) * wide * readers + cache + B * cfg.vocab * LOGIT_BYTES))

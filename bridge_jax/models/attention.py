@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from bridge_jax.sharding import kv_copies
+
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 TILE = 128      # the splash kernel's lanes: lengths and blocks are multiples of it
 KINDS = ("auto", "xla", "splash", "cudnn")
@@ -151,14 +153,13 @@ def splash(q_BTNH, k_BKTH, v_BKTH, prompt=None, segment_BT=None, interpret: bool
 def over_mesh(function: Callable, mesh: Mesh) -> Callable:
     """A `causal` of one device over a mesh: rows over data and fsdp, heads over tensor; the partitioner cannot cut a kernel.
 
-    Where tensor has more devices than there are kv heads, each kv head is repeated for the devices that share it.
+    Each kv head is repeated for the devices that share it.
     """
     rows, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
 
     def attend(q_BTNH, k_BKTH, v_BKTH, prompt=None, segment_BT=None):
-        K = k_BKTH.shape[1]
         spread = ("data", "fsdp") if all(x.shape[0] % rows == 0 for x in (q_BTNH, *(prompt or ()))) else None
-        share = lambda x: jnp.repeat(x, tensor // K, axis=1) if K % tensor else x
+        share = lambda x: jnp.repeat(x, kv_copies(tensor, x.shape[1]), axis=1)
         q_spec, k_spec, whole = PartitionSpec(spread, None, "tensor"), PartitionSpec(spread, "tensor"), PartitionSpec(spread)
         given, specs = (q_BTNH, share(k_BKTH), share(v_BKTH)), (q_spec, k_spec, k_spec)
         if prompt is not None:
