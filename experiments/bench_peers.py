@@ -118,7 +118,7 @@ def main(argv: list[str]) -> None:
                 continue
             try:
                 found = peer(name) if CASES[name] else own(name)
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 fail(str(error))
             line = {"name": name, "round": k, "cores": os.cpu_count(), "machine": platform.machine(), **found}
             with out.open("a") as file:
