@@ -8,7 +8,6 @@ Assumed: every prompt and completion has its full length, and all samples run to
 """
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 import time
@@ -53,12 +52,14 @@ def phases(run: Run, state: Tree) -> list[Phase]:
     nothing = lambda traced: count.Work(0.0, float(count.chip_bytes(state.params) + count.chip_bytes(phi)) * run.mesh.size)
     found = []
     if run.method.actors:
+        # the weights of all actors are handed out before the first has sampled
+        sampling = resident + (max(len(reads.actors) for reads in run.method.kinds) - 1) * count.chip_bytes(phi)
         found = [Phase("merge", lambda: programs.trace_policy(run, state, "theta"), nothing,
-                       resident - count.chip_bytes((state.params.theta, state.params.w))),  # what it is given it counts itself
+                       sampling - count.chip_bytes((state.params.theta, state.params.w))),  # what it is given it counts itself
                  Phase("prefill", lambda: trace_prefill(run, phi, bucket, P),
-                       lambda traced: count.prefill(run, bucket, P), resident),
+                       lambda traced: count.prefill(run, bucket, P), sampling),
                  Phase("decode", lambda: programs.trace_sampler(run, phi, bucket, P, M),
-                       lambda traced: count.decode(run, bucket, P), resident, s.rollout.max_new / len(count.stretches(run))),
+                       lambda traced: count.decode(run, bucket, P), sampling, s.rollout.max_new / len(count.stretches(run))),
                  Phase("logp", lambda: trace_logp(run, state, bucket), lambda traced: count.logp(run, bucket), resident,
                        packed=packed)]
     for reads in run.method.kinds:
@@ -205,17 +206,6 @@ def largest_that_fits(candidates: list[int], fits: Callable[[int], bool]) -> int
         else:
             high = middle - 1
     return best
-
-
-def microbatch_candidates(run: Run) -> list[int]:
-    """Every batch.microbatch_rows with which the rows of a step come out even, rising."""
-    batch, found = run.settings.batch, []
-    for rows in range(1, batch.rollout_rows // batch.devices + 1):
-        try:
-            found.append(dataclasses.replace(batch, microbatch_rows=rows).microbatch_rows)
-        except ValueError:
-            continue  # not an even cut
-    return found
 
 
 def parameters(run: Run) -> int:

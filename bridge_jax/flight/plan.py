@@ -83,9 +83,27 @@ def fit(config: ConfigDict, topology: chips.Topology, devices: list, tell: Calla
     known = {} if known is None else known
 
     def fits(rows: int) -> bool:
-        tried = config.copy_and_resolve_references()
-        tried.batch.microbatch_rows = rows
-        made = make(tried, topology, devices, tell=lambda line: tell(f"microbatch_rows={rows}: {line}"), known=known)
+        made = make(with_rows(config, rows), topology, devices, tell=lambda line: tell(f"microbatch_rows={rows}: {line}"),
+                    known=known)
         return all(phase["fits"] for phase in made["phases"])
 
-    return phases.largest_that_fits(phases.microbatch_candidates(setup.sketch(config, devices)), fits)
+    return phases.largest_that_fits(microbatch_candidates(config, devices), fits)
+
+
+def with_rows(config: ConfigDict, rows: int) -> ConfigDict:
+    """The config with so many rows in a micro-batch."""
+    tried = config.copy_and_resolve_references()
+    tried.batch.microbatch_rows = rows
+    return tried
+
+
+def microbatch_candidates(config: ConfigDict, devices: list) -> list[int]:
+    """Every batch.microbatch_rows with which a run would begin, rising; ValueError where the config is refused as it stands."""
+    batch, found = setup.sketch(config, devices).settings.batch, []
+    for rows in range(1, batch.rollout_rows // batch.devices + 1):
+        try:
+            setup.sketch(with_rows(config, rows), devices)
+        except ValueError:
+            continue  # rows or demonstrations that do not come out even
+        found.append(rows)
+    return found

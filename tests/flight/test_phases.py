@@ -8,7 +8,7 @@ import re
 import jax
 import pytest
 
-from bridge_jax import methods, setup
+from bridge_jax import methods, programs, setup
 from bridge_jax.flight import chips, count, hlo, phases, plan, table
 from tests import tiny_runs
 
@@ -33,6 +33,20 @@ def test_every_method_has_its_phases(method):
     expected = {"sft": ["update"], "cold_start": [*sampled, "update demos", "update samples"],
                 "alternate": [*sampled, "update demos", "update samples"]}
     assert sorted(names) == sorted(expected.get(method, [*sampled, "update"]))
+
+
+def test_both_actors_weights_lie_beside_the_sampler():
+    """Where theta_hat draws samples of its own, the weights of both are handed out before the first has sampled."""
+    beside = {}
+    for own in ("shared", "own"):
+        given = config("bridge")
+        given.method.shadow_rollouts = own
+        run = setup.sketch(given, jax.devices()[:8])
+        state = setup.abstract_state(run)
+        beside[own] = {phase.name: phase.resident for phase in phases.phases(run, state)}
+    phi = count.chip_bytes(programs.abstract_phi(run, state))
+    more = {name: beside["own"][name] - beside["shared"][name] for name in beside["own"]}
+    assert more == {"merge": phi, "prefill": phi, "decode": phi, "logp": 0, "update": 0}
 
 
 def test_a_sketch_reads_no_data(monkeypatch):
@@ -120,8 +134,13 @@ def test_a_known_program_is_not_compiled_again(monkeypatch):
 
 
 def test_candidates_come_out_even():
-    """32 rows of groups of 2 over 8 devices: micro-batches of 8, 16 and 32 rows."""
-    assert phases.microbatch_candidates(sketch("grpo")) == [1, 2, 4]
+    """32 rows of groups of 2 over 8 devices: micro-batches of 8, 16 and 32 rows; three parts of 24 demonstrations
+    do not go with 2 rows a device, where they are filled up to 32."""
+    assert plan.microbatch_candidates(config("grpo"), jax.devices()[:8]) == [1, 2, 4]
+    parts = config("bridge")
+    parts.batch.demos_per_step, parts.method.sft_microbatches = 24, 3
+    parts.batch.microbatch_rows = 1
+    assert plan.microbatch_candidates(parts, jax.devices()[:8]) == [1, 4]
 
 
 CHIP = chips.Chip(flops=100.0, hbm=1000.0, memory=10.0, link=1.0, links=2, torus=1, source="made up")
