@@ -1,9 +1,11 @@
 """Watches over a run of several hosts: nobody waits for ever for one that is gone, and each says which one that was.
 
 A thread of every host tells the others, through the key-value store of jax's coordination service, that it lives and at which
-wait it stands, every `beat` seconds, and listens to what they tell. It ends its process, with one line and exit code LOST, when
+wait it stands, every `beat` seconds, and listens to what they tell. Another judges by that, and ends the process, with one line
+and exit code LOST, when
     another host has stopped and said why;
-    another host gives no sign of life for half the timeout (killed, frozen, cut off);
+    another host gives no sign of life for half the timeout (killed, frozen, cut off), or the store does not answer for so long:
+    host 0 keeps it, and a call to a host that is frozen, or behind a cut, returns neither an answer nor an error;
     this host waits longer than the timeout: the stacks of all threads come first, and who has not come is named.
 A checkpoint may take longer to read or to write than any timeout that is of use for the rest: as long as a host says that it is
 at its files, the timeout of the others' waits begins anew, PATIENCE times at most.
@@ -23,7 +25,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 LOST = 4          # exit code
@@ -56,6 +58,7 @@ class Watch:
         self._told: dict[int, dict] = {}               # host -> its last pulse
         self._stores, self._stored = 0, float("-inf")  # whether this host is at its files; clock when a host last was
         self._heard = dict.fromkeys(range(count), time.monotonic())
+        self._answered, self._failed = time.monotonic(), ""  # when the store last did; how it failed twice in a row
         self._thread = threading.Thread(target=self._run, name="watch over hosts", daemon=True)
 
     def start(self) -> None:
@@ -91,16 +94,16 @@ class Watch:
     def announce(self, code: int, text: str) -> None:
         """Last words: why this host stops, and with which exit code the others shall follow it."""
         self.left.set()
-        with contextlib.suppress(Exception):  # the store may be gone: then the others learn it from silence
-            self.client.key_value_set(f"bridge/end/{self.index}", json.dumps([code, text]), allow_overwrite=True)
+        say_it = lambda: self.client.key_value_set(f"bridge/end/{self.index}", json.dumps([code, text]), allow_overwrite=True)
+        attempt(say_it, 5.0)  # the store may be gone: then the others learn it from silence
 
     def see_off(self) -> None:
         """Host 0 stays until the living have said their last words, or had the time: jax aborts whoever outlives host 0."""
         until = time.monotonic() + 6 * self.beat + 5
         while self.index == 0 and time.monotonic() < until:
             with contextlib.suppress(Exception):
-                ended = {int(key.rpartition("/")[2]) for key, _ in self.client.key_value_dir_get("bridge/end/")}
-                if not set(range(self.count)) - ended - set(self._gone(4 * self.beat + 1)):
+                self._listen()
+                if not set(range(self.count)) - set(self.ends) - set(self._gone(4 * self.beat + 1)):
                     time.sleep(0.5)
                     return
             time.sleep(0.2)
@@ -117,9 +120,16 @@ class Watch:
         return Lost("the connection to another host broke, but all of them are alive: " + " ".join(str(error).split())[:200])
 
     def _run(self) -> None:
-        """The thread."""
+        """The thread that judges."""
+        threading.Thread(target=self._talk, name="talk between hosts", daemon=True).start()
         while not self.left.wait(self.beat):
             faulthandler.dump_traceback_later(1.5 * self.timeout_s + 30, exit=True, file=sys.__stderr__)  # needs no Python
+            self._judge()
+        faulthandler.cancel_dump_traceback_later()
+
+    def _talk(self) -> None:
+        """The thread that tells and listens; a call may take for ever."""
+        while not self.left.wait(self.beat):
             try:
                 self._pulse()
                 self._listen()
@@ -127,10 +137,7 @@ class Watch:
             except Exception as error:
                 self._failures += 1
                 if self._failures > 1:
-                    self._end(LOST, f"{self.name(0)}, which coordinates the others, does not answer: "
-                              + " ".join(str(error).split())[:100])
-            self._judge()
-        faulthandler.cancel_dump_traceback_later()
+                    self._failed = " ".join(str(error).split())[:100]
 
     def _pulse(self) -> None:
         self._beats += 1
@@ -147,6 +154,7 @@ class Watch:
         found = self.client.key_value_dir_get("bridge/end/")
         self.ends = {int(key.rpartition("/")[2]): tuple(json.loads(text)) for key, text in found}
         self._end_seen = self._end_seen or (time.monotonic() if self.ends else None)
+        self._answered = time.monotonic()
 
     def _judge(self) -> None:
         """End this process if there is a reason."""
@@ -155,6 +163,8 @@ class Watch:
             self._stored = now
         if self._end_seen and now - self._end_seen > 2 * self.beat + 2:  # until then it may come to the same end by itself
             self._end(*self._last_words())
+        elif self._failed:
+            self._end(LOST, f"{self.name(0)}, which coordinates the others, does not answer: {self._failed}")
         elif silent := self._silent(self.silence):
             self._end(LOST, silent)
         elif wait.since is not None and now - wait.since > self.timeout_s * PATIENCE:
@@ -169,14 +179,17 @@ class Watch:
         return code, text if text.startswith("host ") else f"{self.name(index)} stopped: {text}"  # it may tell of yet another
 
     def _gone(self, seconds: float) -> list[int]:
-        """Hosts that have given no sign of life for so long, and no last words."""
-        now = time.monotonic()
-        return [i for i in range(self.count) if i != self.index and i not in self.ends and now - self._heard[i] > seconds]
+        """Hosts that had given no sign of life for so long when the store last answered, and no last words."""
+        return [i for i in range(self.count)
+                if i != self.index and i not in self.ends and self._answered - self._heard[i] > seconds]
 
     def _silent(self, seconds: float) -> str:
         """Who is gone, in words; "" if nobody."""
         since = lambda i: f"no sign of life for {time.monotonic() - self._heard[i]:.0f} s, last seen {self._seen(i)}"
-        return "; ".join(f"{self.name(i)} is gone: {since(i)}" for i in self._gone(seconds))
+        gone, unanswered = self._gone(seconds), time.monotonic() - self._answered
+        if not gone and unanswered > seconds:
+            return f"{self.name(0)}, which coordinates the others, has not answered for {unanswered:.0f} s"
+        return "; ".join(f"{self.name(i)} is gone: {since(i)}" for i in gone)
 
     def _at_files(self) -> list[int]:
         """Hosts that read or write files."""
@@ -222,6 +235,17 @@ class Watch:
         if reachable(self.coordinator):
             return "jax ended this host: its message stands above"
         return f"{self.name(0)}, which coordinates the others, is gone"
+
+
+def attempt(call: Callable[[], object], seconds: float) -> None:
+    """Calls it, whatever comes of it, and waits so long at most."""
+    def suppressed() -> None:
+        with contextlib.suppress(Exception):
+            call()
+
+    thread = threading.Thread(target=suppressed, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def reachable(address: str) -> bool:
