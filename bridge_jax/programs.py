@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from bridge_jax import objectives, rollout, setup, sharding
 from bridge_jax.models import attention
+from bridge_jax.precision import exact
 from bridge_jax.setup import Run
 from bridge_jax.types import Batch, Packing, Reads, Rollouts, Sequences, TrainState
 
@@ -103,7 +104,8 @@ def trace_sampler(run: Run, phi, bucket: int, P: int, M: int) -> jax.stages.Trac
 def trace_update(run: Run, state: TrainState, bucket: int, reads: Reads) -> jax.stages.Traced:
     """One update of this kind, which takes the place of the state it is given."""
     layout, batch = jax.tree.map(lambda leaf: leaf.sharding, state), abstract_batch(run, bucket, reads)
-    update = jax.jit(run.method.update, donate_argnums=0, out_shardings=(layout, None))
+    precise = jax.default_matmul_precision(exact(setup.dtype_of("model.dtype", run.settings.model.dtype)))  # backward passes too
+    update = jax.jit(precise(run.method.update), donate_argnums=0, out_shardings=(layout, None))
     return update.trace(state, placed(batch, sharding.of_rows(run.mesh, batch)))
 
 

@@ -6,11 +6,12 @@ import importlib.util
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from bridge_jax import programs, setup, sharding
 from bridge_jax.flight import chips, count, hlo
-from tests import tiny_runs
+from tests import tiny_runs, toys
 
 
 def compiled(method: str, sizes: dict, own=(), arch=(), rank: int = 16, **batch):
@@ -180,3 +181,13 @@ def test_sampler_and_update_attend_as_the_config_says(kind, kernels):
     for traced in (programs.trace_sampler(run, programs.abstract_phi(run, state), bucket, 2, 4),
                    programs.trace_update(run, state, bucket, run.method.reads(0))):
         assert ("pallas_call" in str(traced.jaxpr)) == kernels
+
+
+@pytest.mark.parametrize("kind", ["splash", "xla"])
+def test_an_fp32_update_multiplies_fp32_throughout(kind):
+    """Forward and backward, in the kernels too: left to itself an accelerator rounds fp32 factors to fewer bits."""
+    run = setup.build(tiny_runs.config("bridge", model__attention=kind), jax.devices()[:1])
+    traced = programs.trace_update(run, setup.abstract_state(run), run.buckets[0], run.method.reads(0))
+    of_dots = [equation.params["precision"] for equation in toys.equations(traced.jaxpr.jaxpr)
+               if equation.primitive.name == "dot_general" and equation.invars[0].aval.dtype == jnp.float32]
+    assert len(of_dots) > 50 and set(of_dots) == {(jax.lax.Precision.HIGHEST,) * 2}

@@ -10,6 +10,7 @@ import pytest
 
 from bridge_jax import precision
 from bridge_jax.models import layers, params
+from tests import toys
 from tests.models import tiny
 
 FORMS = {"BTD,DNH->BTNH": ((3, 4, 5), (5, 2, 6)), "BTE,ED->BTD": ((3, 4, 6), (6, 5)), "BTD,DF->BTF": ((3, 4, 5), (5, 7))}
@@ -38,14 +39,6 @@ def test_a_token_that_comes_often_counts_each_time():
     np.testing.assert_array_equal(np.asarray(G, np.float32), want)
 
 
-def equations(jaxpr):
-    """All of them, those within others too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
-
-
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
 def test_every_sum_over_positions_is_in_fp32(family):
     """Of a bfloat16 model's gradient; the CPU's compiler would hide a sum in bfloat16, so that the program is looked at as traced."""
@@ -54,7 +47,7 @@ def test_every_sum_over_positions_is_in_fp32(family):
     seqs = tiny.rows(P=1, M=1, S=11, T=2)  # 13 positions
     J = lambda phi: jnp.sum(layers.forward(cfg, phi, seqs).astype(jnp.float32))
     sums: dict[str, list] = {"dot_general": [], "reduce_sum": [], "scatter-add": []}
-    for equation in equations(jax.make_jaxpr(jax.grad(J))(phi).jaxpr):
+    for equation in toys.equations(jax.make_jaxpr(jax.grad(J))(phi).jaxpr):
         if equation.primitive.name not in sums:
             continue
         given, out = equation.invars[0].aval, equation.outvars[0].aval

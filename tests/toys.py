@@ -198,3 +198,11 @@ def directions(*grads, lam, params: Params, policy: Policy, **given) -> Params:
 
     bridge.coupled_ascent(*grads, lam, TrainState(jnp.int32(0), params, None), policy, ascend, **given)
     return Params(**found)
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr, those within others too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)

@@ -81,6 +81,20 @@ def test_gradients_equal_those_of_the_einsums(form):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.parametrize("form", [SPLASH, FORMS["cudnn's call"]], ids=["splash", "cudnn's call"])
+def test_gradients_of_several_sequences_in_a_row(form):
+    """Packed rows over several tiles: no key is pulled by a query of another sequence."""
+    q, k, v, _ = draw(P=2, M=1, S=1, T=260, K=2, G=2, H=8, seed=1)
+    segment_BT = np.array([np.repeat([1, 2, 0], [130, 120, 10]), np.repeat([1, 2, 3], [20, 200, 40])], np.int32)
+    weight = np.random.RandomState(2).standard_normal(q.shape).astype(np.float32) * (segment_BT > 0)[:, :, None, None]
+    def gradients(form):
+        value = lambda q, k, v: jnp.sum(weight * form(q, k, v, segment_BT=jnp.asarray(segment_BT)))
+        return jax.jit(jax.grad(value, argnums=(0, 1, 2)))(q, k, v)
+    for name, mine, theirs in zip("qkv", gradients(form), gradients(attention.causal)):
+        assert np.abs(theirs).max() > 0.1, name
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
 @pytest.mark.parametrize("sizes", [dict(data=2, fsdp=2, tensor=2), dict(data=1, fsdp=2, tensor=4), dict(data=8, fsdp=1)])
 @pytest.mark.parametrize("kernel", ["splash", "cudnn's, by einsums"])
 def test_the_kernel_over_a_mesh(kernel, sizes):
@@ -90,8 +104,11 @@ def test_the_kernel_over_a_mesh(kernel, sizes):
     form = attention.over_mesh(SPLASH, mesh) if kernel == "splash" else attention.choose("cudnn", mesh)
     np.testing.assert_allclose(jax.jit(form)(q, k, v, prompt), by_loop(q, k, v, prompt), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jax.jit(form)(q, k, v), by_loop(q, k, v), rtol=1e-4, atol=1e-5)
-    one = jnp.ones(q.shape[:2], jnp.int32)
-    np.testing.assert_allclose(jax.jit(form)(q, k, v, segment_BT=one), by_loop(q, k, v), rtol=1e-4, atol=1e-5)
+    B, T = q.shape[:2]
+    segment_BT = 1 + (jnp.arange(T) >= 1 + jnp.arange(B)[:, None] % (T - 1)).astype(jnp.int32)  # cut elsewhere in each row
+    apart = attention.causal(q, k, v, segment_BT=segment_BT)
+    assert np.abs(apart - by_loop(q, k, v)).max() > 0.1
+    np.testing.assert_allclose(jax.jit(form)(q, k, v, segment_BT=segment_BT), apart, rtol=1e-4, atol=1e-5)
 
 
 def test_choice():
