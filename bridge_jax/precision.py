@@ -2,7 +2,9 @@
 
 A transposed bfloat16 matmul gives its sums in bfloat16, and devices then add theirs in bfloat16 too; a table's gradient, added
 token by token, stands still once an entry is 256 times what is added to it. Here the products of a weight's gradient leave their
-matmul in fp32, are reduced over the devices so, and are rounded to the weight's dtype once.
+matmul in fp32, are added over the devices so, and are rounded to the weight's dtype once. (A compiler may still send what it adds
+in fp32 as bfloat16, where only the rounded sum is used, as the TPU's does.) Activations and their gradients, a prompt's summed
+over its samples among them, are of the compute dtype.
 """
 from __future__ import annotations
 

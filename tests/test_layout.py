@@ -90,8 +90,9 @@ def stacks_gathered(text: str) -> list[tuple]:
 def test_weights_are_gathered_twice_for_each_micro_batch(method, sizes, passes):
     """Once for the forward pass and once for the backward pass.
 
-    Gradients are reduced at most once for each use of a weight (prompts, completions). grpo: two micro-batches of rollouts;
-    bridge: two, theta_hat's two, one of demonstrations; twice as many where half of the devices share the rows.
+    A layer's gradient is reduced once for each micro-batch: here as an all-reduce, of which a device keeps its part, and which
+    moves twice what it needs. grpo: two micro-batches of rollouts; bridge: two, theta_hat's two, one of demonstrations; twice
+    as many where half of the devices share the rows.
     """
     run, state, text = of_five_layers(method, tuple(sizes.items()))
     moves, L, tensor = hlo.collectives(hlo.parse(text)), run.cfg.layers, run.mesh.shape["tensor"]
@@ -104,7 +105,8 @@ def test_weights_are_gathered_twice_for_each_micro_batch(method, sizes, passes):
                    if move.kind == "all-gather" and move.times > 1 and move.bytes in matrices)
     assert gathered == pytest.approx(2 * passes * (layers - norms), rel=0.02)
     reduced = sum(move.bytes * move.times / (2 if move.kind == "all-reduce" else 1) for move in moves if "reduce" in move.kind)
-    assert tensor > 1 or passes * layers < reduced < 2.4 * passes * layers  # over tensor activations are reduced too
+    # the embedding's gradient and the adapter's are no more than 6% of it; over tensor activations are reduced too
+    assert tensor > 1 or passes * layers < reduced < 1.06 * passes * layers
 
 
 @by_mesh

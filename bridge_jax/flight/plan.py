@@ -9,7 +9,7 @@ from typing import Any, Callable
 from ml_collections import ConfigDict
 
 from bridge_jax import programs, setup
-from bridge_jax.flight import chips, phases
+from bridge_jax.flight import chips, count, phases
 from bridge_jax.setup import Run
 
 CHIP_COUNTS = (16, 32, 64, 128, 256)  # of the table of state memory
@@ -45,6 +45,7 @@ def make(config: ConfigDict, topology: chips.Topology, devices: list, grading: f
         "peak": max((phase.get("peak", float("inf")) for phase in found), default=0),
         "step": phases.step_seconds(found, run.settings.rollout.calls, actors, grading),
         "state_by_chips": {str(n): phases.state_bytes(run, n) for n in CHIP_COUNTS},
+        "host_bytes": count.chip_bytes(state, on_host=True),
         "host_state_by_chips": {str(n): phases.state_bytes(run, n, on_host=True) for n in CHIP_COUNTS},
         "planned_s": time.monotonic() - began}
 

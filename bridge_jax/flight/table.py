@@ -90,8 +90,12 @@ def step_lines(plan: dict) -> str:
     if not step:
         return "step: no estimate (a phase does not fit, was left out, or the device's peaks are unknown)"
     rollout, grading = step.pop("rollout"), step.pop("grading")
-    return "\n".join(f"step ({name}): {seconds:.2f} s, of it rollout {rollout:.2f} s and grading {grading:.2f} s (given)"
-                     for name, seconds in step.items())
+    lines = [f"step ({name}): {seconds:.2f} s, of it rollout {rollout:.2f} s and grading {grading:.2f} s (given)"
+             for name, seconds in step.items()]
+    if plan["host_bytes"]:
+        lines.append(f"  Not in these seconds: {plan['host_bytes'] / GB:.2f} GB per device lie in the host's memory between steps; "
+                     "each update fetches them and puts them back.")
+    return "\n".join(lines)
 
 
 def ratios(plan: dict, against: dict) -> dict[str, float]:

@@ -11,6 +11,7 @@ Left out: sliding windows, attention sinks, soft caps.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from typing import Callable
 
@@ -19,6 +20,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from bridge_jax.sharding import kv_copies
+
+logger = logging.getLogger(__name__)
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 TILE = 128      # the splash kernel's lanes: lengths and blocks are multiples of it
@@ -207,11 +210,17 @@ def not_by_cudnn(dtype, head_dim: int, device) -> str:
 
 
 def check(kind: str, dtype, head_dim: int, mesh: Mesh) -> None:
-    """ValueError where model.attention names what cannot compute activations and heads like these."""
+    """ValueError where model.attention names what cannot compute activations and heads like these; a warning where it names what
+    is made for other devices."""
     lacking = not_by_cudnn(dtype, head_dim, mesh.devices.flat[0]) if kind == "cudnn" else ""
     if lacking:
         raise ValueError(f"model.attention='cudnn' does not compute {lacking}; set model.attention=auto, which takes another "
                          "form there")
+    form, platform = form_of(kind, mesh, dtype, head_dim), mesh.devices.flat[0].platform
+    if form == "splash" and platform != "tpu" or form == "cudnn" and platform not in GPU:
+        logger.warning("model.attention=%r is not for a %s: %s; auto takes what is", kind, platform, {
+            "splash": "Pallas interprets the kernel, which takes many times as long",
+            "cudnn": "its call is made of einsums there, whose scores take memory"}[form])
 
 
 def form_of(kind: str, mesh: Mesh, dtype=jnp.bfloat16, head_dim: int = TILE) -> str:

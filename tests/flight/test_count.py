@@ -31,7 +31,7 @@ def test_a_matmul_by_hand():
 
 
 @pytest.mark.parametrize("samples", (1, 4))
-@pytest.mark.parametrize("remat", ("none", "full"))
+@pytest.mark.parametrize("remat", layers.REMAT)
 def test_forward_and_backward_against_the_compiler(samples, remat):
     """2 prompts of 48 tokens, each with its samples of 64: shared prompts, recomputed layer and head, one chunk of logits."""
     P, S, B, T = 2, 48, 2 * samples, 64
@@ -131,6 +131,39 @@ def test_a_kernel_skips_what_is_masked_and_computes_scores_again():
     assert attention("xla") == weights + full
     assert attention("splash") == weights + full / 2
     assert attention("splash", backward=True) == 3 * weights + 4.5 * full / 2
+
+
+def test_a_prefill_against_the_compiler():
+    """The program of the plan's phase, one layer of it."""
+    run = sketch("grpo")
+    traced = phases.trace_prefill(run, programs.abstract_phi(run, setup.abstract_state(run)), 48, 2)
+    assert count.prefill(run, 48, 2).flops == pytest.approx(traced.lower().compile().cost_analysis()["flops"], rel=0.1)
+
+
+def test_a_token_against_the_compiler():
+    """One step of decoding, the head with it: of max_new of them the plan's phase is made."""
+    run = sketch("grpo")
+    cfg, (P, M, S, T) = run.cfg, (2, 4, 48, 64)
+    cache = jax.eval_shape(lambda: layers.empty_cache(cfg, P * M, T, jnp.float32))
+    prompts = jnp.zeros((1, P, cfg.kv_heads, S, cfg.head_dim))
+
+    def step(phi, token_B, t, prompt_len_P, prompt_cache, cache):
+        hidden, cache = layers.decode(cfg, phi, token_B, t, prompt_len_P, prompt_cache, cache, T)
+        return logprobs.logits_of(hidden, layers.head_weights(cfg, phi)), cache
+
+    found = compiled_flops(step, params.abstract(cfg), ints(P * M), ints(), ints(P), (prompts, prompts), cache)
+    assert count.decode(run, S, P).flops == pytest.approx(T * found, rel=0.1)
+
+
+def test_the_experts_are_read_for_as_many_micro_batches_as_they_make():
+    """Four parts instead of one: their weights are read, and their gradients added, four times."""
+    moved = {}
+    for parts in (0, 4):
+        run = sketch("bridge", method__sft_microbatches=parts)
+        state, reads = setup.abstract_state(run), run.method.kinds[0]
+        moved[parts] = phases.of_update(run, state, 48, reads, programs.trace_update(run, state, 48, reads)).bytes
+    rows = count.Rows(8, 8, 48, 64)
+    assert moved[4] - moved[0] == count.pass_bytes(run, rows, 4, True) - count.pass_bytes(run, rows, 1, True) > 0
 
 
 def test_decoding_by_hand():

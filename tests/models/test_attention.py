@@ -119,6 +119,15 @@ def test_choice():
         attention.choose("flash", mesh)
 
 
+def test_a_kernel_for_other_devices_is_told(caplog):
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    attention.check("auto", jnp.bfloat16, 64, mesh)
+    assert not caplog.messages
+    attention.check("splash", jnp.bfloat16, 64, mesh)
+    attention.check("cudnn", jnp.bfloat16, 64, mesh)
+    assert [words in said for words, said in zip(("not for a cpu: Pallas interprets", "made of einsums"), caplog.messages)] == [True] * 2
+
+
 def gpu(capability: str = "9.0"):
     """As much of a mesh of one GPU as the choice of attention asks for."""
     device = types.SimpleNamespace(platform="gpu", compute_capability=capability)
