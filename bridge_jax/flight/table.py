@@ -93,7 +93,7 @@ def step_lines(plan: dict) -> str:
     lines = [f"step ({name}): {seconds:.2f} s, of it rollout {rollout:.2f} s and grading {grading:.2f} s (given)"
              for name, seconds in step.items()]
     if plan["host_bytes"]:
-        lines.append(f"  Not in these seconds: {plan['host_bytes'] / GB:.2f} GB per device lie in the host's memory between steps; "
+        lines.append(f"  Not in these seconds: {plan['host_bytes'] / GB:.2f} GB per device lie on the host between steps; "
                      "each update fetches them and puts them back.")
     return "\n".join(lines)
 
