@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 import time
+from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -118,16 +120,29 @@ def compile_phase(phase: Phase, chip: chips.Chip | None, network: float, devices
 def of_program(lowered: jax.stages.Lowered, phase: Phase, options: dict) -> dict[str, Any]:
     """What the compiler makes of the program of a phase, under the keys COMPILED."""
     began = time.monotonic()
-    try:
-        compiled = lowered.compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return {"compile_s": time.monotonic() - began, "refused": refusal(str(error))}
-    seconds, module = time.monotonic() - began, hlo.parse(compiled.as_text())
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            compiled = lowered.compile(compiler_options=options | {"xla_dump_to": folder})
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return {"compile_s": time.monotonic() - began, "refused": refusal(str(error))}
+        seconds, module = time.monotonic() - began, hlo.parse(text_of(compiled, Path(folder)))
     return {"compile_s": seconds, "memory": memory_of(compiled, module), "collectives": communicated(module, phase),
             "compiler": {key: value for key, value in (compiled.cost_analysis() or {}).items()
                          if key in ("flops", "bytes accessed", "optimal_seconds")}}
+
+
+def text_of(compiled, folder: Path) -> str:
+    """The compiled program; as the compiler itself wrote it into the folder where jaxlib cannot read it, which happens to the
+    asynchronous instructions of a libtpu that is newer (seen with jaxlib 0.10.2 and libtpu 0.0.52 on v5p)."""
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        for stage in ("after_codegen", "after_optimizations"):
+            if written := sorted(folder.glob(f"*.{stage}.txt"), key=lambda path: path.stat().st_size):
+                return written[-1].read_text()
+        raise
 
 
 def known_of(plans: list[dict]) -> Known:
