@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from bridge_jax import methods, programs, setup
-from bridge_jax.flight import chips, count, hlo, phases, plan, table
+from bridge_jax.flight import buffers, chips, count, hlo, phases, plan, table
 from tests import tiny_runs
 
 
@@ -195,3 +195,29 @@ def test_what_the_seconds_leave_out_is_told():
     plan_of = {"step": {"update": 3.0, "rollout": 2.0, "grading": 0.0}, "host_bytes": 0}
     assert table.step_lines(plan_of) == "step (update): 3.00 s, of it rollout 2.00 s and grading 0.00 s (given)"
     assert "Not in these seconds: 5.25 GB per device lie on the host" in table.step_lines(plan_of | {"host_bytes": 5.25e9})
+
+
+class Unreadable:
+    """A compiled program that jaxlib cannot read back."""
+    def as_text(self):
+        raise jax.errors.JaxRuntimeError("async-update instruction should have 1 operands but sees 3")
+
+
+def test_what_jaxlib_cannot_read_is_read_from_the_compilers_own_file(tmp_path):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="async-update"):
+        phases.text_of(Unreadable(), tmp_path)
+    (tmp_path / "module_0001.jit_update.cl_1.after_optimizations.txt").write_text("HloModule optimized, and longer")
+    assert phases.text_of(Unreadable(), tmp_path) == "HloModule optimized, and longer"
+    (tmp_path / "module_0001.jit_update.cl_1.after_codegen.txt").write_text("HloModule last")
+    assert phases.text_of(Unreadable(), tmp_path) == "HloModule last"
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_the_compilers_own_file_says_the_same(tmp_path):
+    run = setup.sketch(config("grpo"), chips.devices(chips.parse("v5e:2x4")))
+    traced = programs.trace_update(run, setup.abstract_state(run), run.buckets[-1], run.method.reads(0))
+    compiled = traced.lower().compile(compiler_options={"xla_dump_to": str(tmp_path)})
+    told, written = hlo.parse(compiled.as_text()), hlo.parse(phases.text_of(Unreadable(), tmp_path))
+    assert hlo.collectives(told) == hlo.collectives(written) != []
+    assert buffers.peak(told).bytes == buffers.peak(written).bytes
