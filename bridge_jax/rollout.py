@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from bridge_jax import sharding
 from bridge_jax.logprobs import logits_of
-from bridge_jax.precision import exact
 from bridge_jax.models import layers
 from bridge_jax.models.attention import causal, decode_over_mesh
+from bridge_jax.precision import exact
 from bridge_jax.types import Sequences, Tree
 
 

@@ -116,7 +116,8 @@ def test_nobody_gives_up_on_a_host_at_its_files(hosts, capfd):
         with made[2].waiting("reading of the checkpoint"), made[2].storing():
             time.sleep(5)
             assert ends == []
-        until(lambda: {0, 1} <= {index for index, _ in ends}, 10)
+        until(lambda: len(ends) == 3, 10)  # the third follows the two that waited, and host 0 sees all off
+    assert set(ends) == {(i, watch.LOST) for i in range(3)} and ends[-1][0] == 0
     assert "waited 2 s (hosts.timeout_s) for the other hosts at 'reading of the checkpoint': all of them wait there, too;" in (
         capfd.readouterr().err)
 
@@ -125,7 +126,8 @@ def test_files_have_a_limit_too(hosts, capfd, monkeypatch):
     monkeypatch.setattr(watch, "PATIENCE", 2)
     made, ends = hosts
     with made[0].waiting("the end of the last checkpoint"), made[1].storing():
-        until(lambda: (0, watch.LOST) in ends, 10)
+        until(lambda: len(ends) == 3, 10)  # the others follow host 0, which sees them off
+    assert set(ends) == {(i, watch.LOST) for i in range(3)} and ends[-1][0] == 0
     assert ("error: waited 4 s (2 times hosts.timeout_s) for the other hosts at 'the end of the last checkpoint': host 1 (beta) "
             "has not come, last seen after 'the start'; host 2 (gamma) has not come, last seen after 'the start'; host 1 (beta) "
             "still reads or writes files") in capfd.readouterr().err

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from bridge_jax import logprobs, objectives, programs, setup, sharding
-from bridge_jax.precision import exact
 from bridge_jax.flight import buffers, chips, count, hlo
 from bridge_jax.models import attention, layers, params
+from bridge_jax.precision import exact
 from bridge_jax.setup import Run
 from bridge_jax.types import Reads, Tree
 
