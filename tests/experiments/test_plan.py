@@ -81,7 +81,7 @@ def test_the_tables_are_drawn_between_their_marks(tmp_path):
     pages = tmp_path / "docs" / "plans"
     pages.mkdir(parents=True)
     page = pages.with_suffix(".md")
-    page.write_text("Words.\n<!-- table states -->\nold\n<!-- end -->\nMore.\n")
+    page.write_text("Words.\n<!-- table states -->\nstale\n<!-- end -->\nMore.\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     draw = lambda: subprocess.run([sys.executable, "-m", "experiments.plan", "--table"], cwd=tmp_path, env=environment, text=True,
                                   capture_output=True)
@@ -89,7 +89,7 @@ def test_the_tables_are_drawn_between_their_marks(tmp_path):
     (pages / "one.jsonl").write_text((ROOT / "docs" / "plans" / "qwen25_3b.jsonl").read_text())
     done = draw()
     assert done.returncode == 0, done.stderr
-    assert page.read_text().startswith("Words.\n<!-- table states -->\n| model | method |") and "old" not in page.read_text()
+    assert page.read_text().startswith("Words.\n<!-- table states -->\n| model | method |") and "stale" not in page.read_text()
     page.write_text("<!-- table plan -->\n<!-- end -->\n")
     assert "a mark for a table 'plan'; allowed: plans, states" in draw().stderr
 
