@@ -1,9 +1,9 @@
 """The study of docs/study.md: `python -m experiments.study [--jobs=2] [--stages=tune,main,...] [--quick]`.
 
 Makes the base model, runs the stages' sweeps one after the other and, after the tuning, chooses each variant's learning rate on
-the dev split (docs/study/tuned.json). Every finished run is a line of docs/study/results/STAGE.jsonl; what stands there is not
-run again, unless the base model came out as other weights, as it does on another kind of processor. Then tables and pictures are
-drawn from these files alone (`--stages=` draws without running), each of the runs from one base: the parts of docs/study.md
+the dev split (docs/study/tuned.json). Every finished run is a line of docs/study/results/STAGE_BASE.jsonl; what stands there is
+not run again, unless the base model came out as other weights, as it does on another kind of processor. Then tables and pictures
+are drawn from these files alone (`--stages=` draws without running), each of the runs from one base: the parts of docs/study.md
 between `<!-- table NAME on BASE -->` and `<!-- end -->`, and docs/study/*_BASE.png.
 --quick: two seeds of the main methods, untuned, in about ten minutes, in runs/study_quick; it shows how, it proves nothing.
 Exit codes: 0 done, 1 a run failed, 2 what was asked for cannot be done.
@@ -24,6 +24,7 @@ from bridge_jax import comparison, results, settings
 from bridge_jax.comparison import Interval
 from configs.ladder import get_config
 from configs.sweeps import ladder, study_conditions
+from experiments.sweep_plan import weights_of
 from experiments.train import fail, parse_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -304,9 +305,11 @@ def main(argv: list[str]) -> None:
     lines, failed = docs / "results", 0
     if stages and run("pretrain", f"--out={work / 'base'}", *["--cores=0"] * given.quick):
         sys.exit(1)
+    weights = weights_of(str(work / "base" / "model"))
+    base = BASES.get(weights, weights)
     for stage in stages:
         sweep = f"configs/sweeps/{STAGES.get(stage, 'study_quick.py')}"
-        failed += run("sweep", f"--sweep={sweep}", f"--workdir={work / stage}", f"--results={lines / stage}.jsonl",
+        failed += run("sweep", f"--sweep={sweep}", f"--workdir={work / stage}", f"--results={lines / stage}_{base}.jsonl",
                       f"--jobs={given.jobs}")
         if stage == "tune":
             ladder.TUNED.write_text(json.dumps(tuned(read(lines)), indent=1) + "\n")
