@@ -153,9 +153,9 @@ def update(run: Run, spent: dict[str, float], bucket: int, state: Tree) -> Work:
     kernel, again, forward_passes = kernel_of(run), AGAIN[s.model.remat], spent.get("budget/forward_tokens", 0.0) / whole
     flops = sum(forward_flops(run.cfg, part, kernel, again, True) + head_flops(run.cfg, part.rows * T, True) for part in learnt)
     flops += forward_passes * (forward_flops(run.cfg, read, kernel) + head_flops(run.cfg, read.rows * T))
-    parts = [math.ceil(part.rows / batch.microbatch) for part in learnt]  # micro-batches
-    parts[1] = max(parts[1], getattr(s.method, "sft_microbatches", 0) * (demo_rows > 0))
-    moved = sum(pass_bytes(run, part, n, True) for part, n in zip(learnt, parts))
+    own_parts = getattr(s.method, "sft_microbatches", 0) if demo_rows else 0
+    microbatches = [math.ceil(rows / batch.microbatch), max(own_parts, math.ceil(demo_rows / batch.microbatch))]
+    moved = sum(pass_bytes(run, part, n, True) for part, n in zip(learnt, microbatches))
     moved += forward_passes * pass_bytes(run, read, batch.rollout_microbatches, False)
     return Work(flops, moved + 2 * chip_bytes(state) * run.mesh.size)
 
