@@ -1,13 +1,14 @@
 """LoRA (Hu et al. 2021) as its own pytree w: phi = theta + (alpha / r) A B on chosen matrices, and its transpose `pull`.
 
 The model never knows of it: merging happens once per step, before the forward pass, and the gradient in w is pulled back
-from the gradient in phi. A matrix keeps its logical dimensions: A is [L, in..., R], B is [L, R, out...].
+from the gradient in phi. A is [L, in, R] and B [L, R, out]: heads and head_dim are one dimension, as in PEFT's files.
 Left out: dropout, LoRA on embeddings and head.
 """
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import zlib
@@ -50,24 +51,22 @@ def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
 def abstract(cfg: Config, lora: Lora) -> Tree:
     """Shapes of w, fp32."""
     def pair(tensor: Tensor):
-        n = tensor.inputs
+        wide_in, wide_out = (math.prod(sides) for sides in (tensor.shape[:tensor.inputs], tensor.shape[tensor.inputs:]))
         shape = lambda *s: jax.ShapeDtypeStruct((cfg.layers, *s), jnp.float32)
-        return {"A": shape(*tensor.shape[:n], lora.rank), "B": shape(lora.rank, *tensor.shape[n:])}
+        return {"A": shape(wide_in, lora.rank), "B": shape(lora.rank, wide_out)}
     return {path: pair(tensor) for path, tensor in targets(cfg, lora).items()}
 
 
 def logical_axes(cfg: Config, lora: Lora) -> Tree:
-    """Logical axis names of w. The first dimension on either side of a matrix lies over fsdp, whatever it is: small as they are,
-    adapters that are whole on each device, with their moments and gradients, add up."""
-    wide = lambda axes: ("embed", *axes[1:])
-    return {path: {"A": ("layers", *wide(t.axes[:t.inputs]), "rank"), "B": ("layers", "rank", *wide(t.axes[t.inputs:]))}
-            for path, t in targets(cfg, lora).items()}
+    """Logical axis names of w: the side of a matrix lies over fsdp, whatever it is. Small as they are, adapters that are whole on
+    each device, with their moments and gradients, add up."""
+    return {path: {"A": ("layers", "embed", "rank"), "B": ("layers", "rank", "embed")} for path in targets(cfg, lora)}
 
 
 def init(cfg: Config, lora: Lora, key: jax.Array) -> Tree:
     """A uniform within +-1/sqrt(fan-in) (as PEFT draws it), B = 0: the adapter starts as nothing."""
     def pair(path: str, shapes: dict):
-        bound = np.prod(shapes["A"].shape[1:-1]) ** -0.5
+        bound = shapes["A"].shape[1] ** -0.5
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
         return {"A": jax.random.uniform(own, shapes["A"].shape, jnp.float32, -bound, bound),
                 "B": jnp.zeros(shapes["B"].shape, jnp.float32)}
@@ -75,9 +74,8 @@ def init(cfg: Config, lora: Lora, key: jax.Array) -> Tree:
 
 
 def delta(lora: Lora, pair: dict) -> jax.Array:
-    """(alpha / r) A B, the shape of the stacked matrix it adds to; in fp32, which an accelerator's matmul is only if asked."""
-    product = lambda A, B: jnp.tensordot(A, B, axes=1, precision=jax.lax.Precision.HIGHEST)
-    return lora.alpha / lora.rank * jax.vmap(product)(pair["A"], pair["B"])
+    """(alpha / r) A B, [L, in, out]; in fp32, which an accelerator's matmul is only if asked."""
+    return lora.alpha / lora.rank * jnp.matmul(pair["A"], pair["B"], precision=jax.lax.Precision.HIGHEST)
 
 
 def merge(lora: Lora, theta: Tree, w: Tree | None, dtype=jnp.float32) -> Tree:
@@ -85,13 +83,14 @@ def merge(lora: Lora, theta: Tree, w: Tree | None, dtype=jnp.float32) -> Tree:
     layers = dict(theta["layers"])
     for path, pair in (w or {}).items():
         name = path.removeprefix("layers/")
-        layers[name] = layers[name] + delta(lora, pair)
+        layers[name] = layers[name] + delta(lora, pair).reshape(layers[name].shape)
     return jax.tree.map(lambda x: x.astype(dtype), {**theta, "layers": layers})
 
 
 def pull(lora: Lora, w: Tree, G: Tree) -> Tree:
     """Gradient in w of <G, merge(theta, w)>: dA = (alpha / r) G B', dB = (alpha / r) A' G, fp32. theta does not enter."""
-    matrices = {path: G["layers"][path.removeprefix("layers/")].astype(jnp.float32) for path in w}
+    flat = lambda G, pair: G.astype(jnp.float32).reshape(*pair["A"].shape[:2], -1)
+    matrices = {path: flat(G["layers"][path.removeprefix("layers/")], pair) for path, pair in w.items()}
     _, transpose = jax.vjp(lambda w: {path: delta(lora, pair) for path, pair in w.items()}, w)
     return transpose(matrices)[0]
 
@@ -107,8 +106,8 @@ def save_peft(cfg: Config, lora: Lora, w: Tree, folder: str, base_model: str) ->
         A, B = (np.asarray(w[path][name], np.float32) for name in ("A", "B"))
         for layer in range(cfg.layers):
             stem = f"base_model.model.{module.format(layer=layer)}"
-            arrays[f"{stem}.lora_A.weight"] = np.ascontiguousarray(A[layer].reshape(-1, lora.rank).T)
-            arrays[f"{stem}.lora_B.weight"] = np.ascontiguousarray(B[layer].reshape(lora.rank, -1).T)
+            arrays[f"{stem}.lora_A.weight"] = np.ascontiguousarray(A[layer].T)
+            arrays[f"{stem}.lora_B.weight"] = np.ascontiguousarray(B[layer].T)
     save_file(arrays, out / "adapter_model.safetensors", metadata={"format": "pt"})
     settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model, "r": lora.rank,
                 "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": sorted(set(modules)),

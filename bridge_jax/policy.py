@@ -61,7 +61,7 @@ def beside(cfg: layers.Config, adapter: lora.Lora, mesh: Mesh | None):
     is: left to itself the compiler gathers over tensor the gradient of a whole stack of matrices instead."""
     if mesh is None or mesh.size == 1:
         return lambda w: w
-    axes = {path: {"A": ("layers", *t.axes[:t.inputs], "rank"), "B": ("layers", "rank", *t.axes[t.inputs:])}
+    axes = {path: {"A": ("layers", t.axes[0], "rank"), "B": ("layers", "rank", t.axes[t.inputs])}
             for path, t in lora.targets(cfg, adapter).items()}
     return lambda w: w and jax.lax.with_sharding_constraint(w, sharding.of_tree(mesh, axes, w))
 

@@ -140,7 +140,7 @@ def write_adapter(run, w, extra: Path, folder: Path) -> None:
             stem = "base_model.model." + tensor.hf.removesuffix(".weight").format(layer=layer)
             for name in ("A", "B"):
                 ours, theirs = np.asarray(w[path][name][layer]), stored.pop(f"{stem}.lora_{name}.weight")
-                if not np.array_equal(theirs.T.reshape(ours.shape), ours):
+                if not np.array_equal(theirs.T, ours):
                     raise RuntimeError(f"{stem}.lora_{name}.weight did not read back as it is in the run")
     if stored:
         raise RuntimeError(f"the adapter has tensors that the run has not: {', '.join(stored)}")

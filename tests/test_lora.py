@@ -36,8 +36,8 @@ def test_shapes_and_start():
     assert set(w) == set(TARGETS)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), w) == jax.tree.map(
         lambda x: (x.shape, x.dtype), lora.abstract(toys.CFG, toys.ADAPTER))
-    assert w["layers/q"]["A"].shape == (2, 16, 2) and w["layers/q"]["B"].shape == (2, 2, 4, 8)
-    assert w["layers/o"]["A"].shape == (2, 4, 8, 2) and w["layers/o"]["B"].shape == (2, 2, 16)
+    assert w["layers/q"]["A"].shape == (2, 16, 2) and w["layers/q"]["B"].shape == (2, 2, 32)
+    assert w["layers/o"]["A"].shape == (2, 32, 2) and w["layers/o"]["B"].shape == (2, 2, 16)
     for path, pair in w.items():
         bound = {"layers/o": 32, "layers/down": 24}.get(path, 16) ** -0.5
         assert not pair["B"].any() and 0.8 * bound < jnp.abs(pair["A"]).max() <= bound
@@ -62,7 +62,7 @@ def test_merge_adds_before_it_rounds(theta, w):
         name = path.split("/")[1]
         for layer in range(toys.CFG.layers):
             A, B = (np.asarray(w[path][key][layer]) for key in "AB")
-            expected = np.asarray(theta["layers"][name][layer]) + 4 / 2 * np.tensordot(A, B, axes=1)
+            expected = np.asarray(theta["layers"][name][layer]) + 4 / 2 * (A @ B).reshape(theta["layers"][name].shape[1:])
             np.testing.assert_allclose(phi["layers"][name][layer], expected, rtol=1e-5, atol=1e-6)
     assert toys.same_bits((phi["embed"], phi["layers"]["attn_norm"]), (theta["embed"], theta["layers"]["attn_norm"]))
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi)

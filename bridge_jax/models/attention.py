@@ -162,7 +162,8 @@ def over_mesh(function: Callable, mesh: Mesh) -> Callable:
 
     def attend(q_BTNH, k_BKTH, v_BKTH, prompt=None, segment_BT=None):
         spread = ("data", "fsdp") if all(x.shape[0] % rows == 0 for x in (q_BTNH, *(prompt or ()))) else None
-        share = lambda x: jnp.repeat(x, kv_copies(tensor, x.shape[1]), axis=1)
+        copies = kv_copies(tensor, k_BKTH.shape[1])
+        share = lambda x: x if copies == 1 else jnp.repeat(x, copies, axis=1)
         q_spec, k_spec, whole = PartitionSpec(spread, None, "tensor"), PartitionSpec(spread, "tensor"), PartitionSpec(spread)
         given, specs = (q_BTNH, share(k_BKTH), share(v_BKTH)), (q_spec, k_spec, k_spec)
         if prompt is not None:
