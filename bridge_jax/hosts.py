@@ -8,17 +8,13 @@ Watched over by watch.py: no wait is for ever. Left out: meshes and layouts (sha
 """
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import faulthandler
 import functools
-import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import re
 import socket
 import sys
@@ -33,18 +29,13 @@ import numpy as np
 from jax._src import distributed  # its client is the only way to the key-value store
 from jax.sharding import PartitionSpec
 
-from bridge_jax import rollcall, settings, watch
+from bridge_jax import alike, rollcall, watch
 from bridge_jax.watch import LOST, Lost  # noqa: F401 (what users of this module catch and exit with)
 
 logger = logging.getLogger(__name__)
 VARIABLES = {"coordinator": "BRIDGE_COORDINATOR", "count": "BRIDGE_HOST_COUNT", "index": "BRIDGE_HOST_INDEX"}
-ROOT = Path(__file__).resolve().parents[1]
-SHOWN = 6  # differences named per host
 START_ALL = "start all hosts, each with its own hosts.index, where they can reach that address"
 START_AUTO = "see whether all tasks of the job run, and can reach that address"
-PACKAGES = (r"jax|jaxlib|numpy|optax|flax|orbax-checkpoint|transformers|tokenizers|sympy|math-verify|"  # what decides the numbers
-            r"libtpu(-nightly)?|jax-(cuda|rocm)\d+-(plugin|pjrt)")
-FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # variables of the environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +94,7 @@ def joined(config) -> Iterator[None]:
         if not first():  # host 0 speaks for all; a warning may be of one host alone
             logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))
         watched.names = gather("names of the hosts", socket.gethostname())
-        agree("configs, code and versions", identity(config))
+        agree("configs, code and versions", alike.identity(config))
         yield
         meet("the end of the run")
     except BaseException as error:
@@ -227,16 +218,19 @@ def gather(what: str, mine: str) -> list[str]:
         return [mine]
     client = _watch.client
     with _watch.waiting(what) as number:
-        client.key_value_set(f"bridge/said/{number}/{index()}", mine)
-        if not first():
-            return json.loads(_heard(f"bridge/all/{number}"))
-        said = [_heard(f"bridge/said/{number}/{i}") for i in range(count())]
-        client.key_value_set(f"bridge/all/{number}", json.dumps(said))
-        for old in _gathered[:-1]:  # who is here has read all before the last
-            client.key_value_delete(f"bridge/all/{old}")
-        client.key_value_delete(f"bridge/said/{number}")
-        _gathered[:] = [*_gathered[-1:], number]
-        return said
+        client.key_value_set(f"bridge/said/{number}/{index()}", json.dumps([what, mine]))
+        if first():
+            said = [json.loads(_heard(f"bridge/said/{number}/{i}")) for i in range(count())]
+            client.key_value_set(f"bridge/all/{number}", json.dumps(said))
+            for old in _gathered[:-1]:  # who is here has read all before the last
+                client.key_value_delete(f"bridge/all/{old}")
+            client.key_value_delete(f"bridge/said/{number}")
+            _gathered[:] = [*_gathered[-1:], number]
+        else:
+            said = json.loads(_heard(f"bridge/all/{number}"))
+    if others := {_watch.name(i): asked for i, (asked, _) in enumerate(said) if asked != what}:
+        raise RuntimeError(f"the hosts have come apart: here it is about {what}, elsewhere {others}")
+    return [text for _, text in said]
 
 
 _gathered: list[int] = []  # waits whose texts are still in the store
@@ -324,53 +318,12 @@ def fetch(what: str, tree):
         return jax.device_get(whole(tree))
 
 
-def identity(config) -> dict[str, Any]:
-    """What must be the same on all hosts before they begin: config but for the index, code, versions, flags, model files."""
-    given = settings.to_json(config)
-    given.get("hosts", {}).pop("index", None)
-    files = sorted(path for folder in ("bridge_jax", "configs", "experiments") for path in (ROOT / folder).rglob("*.py"))
-    code = {str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files}
-    packages = reversed([one for one in importlib.metadata.distributions() if one.name])  # the first of a name is imported
-    found = {one.name.replace("_", "-").lower(): one.version for one in packages}
-    versions = {"python": platform.python_version()} | {key: found[key] for key in found if re.fullmatch(PACKAGES, key)}
-    dumps = lambda flag: flag.startswith("--xla_dump")  # may go to a folder of each host's own, and change nothing
-    flags = {name: " ".join(flag for flag in os.environ.get(name, "").split() if not dumps(flag)) for name in FLAGS}
-    parts = {"config.": settings.flatten(given), "file ": code, "version of ": versions, "variable ": flags,
-             "model file ": model_files(given.get("model", {}).get("path", ""))}
-    return {prefix + key: value for prefix, part in parts.items() for key, value in part.items()}
-
-
-def model_files(path: str) -> dict[str, str]:
-    """A hash of each file of a local model folder; of weights: of size, header and end, as reading all would take minutes."""
-    folder, hashes = Path(path).expanduser(), {}
-    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")] if path else []):
-        with open(file, "rb") as opened:
-            size = file.stat().st_size
-            head = size if file.suffix == ".json" else 8 + int.from_bytes(opened.read(8), "little")  # its length comes first
-            opened.seek(0)
-            said = hashlib.sha256(b"%d" % size + opened.read(min(head, size)))
-            opened.seek(max(0, size - (1 << 16)))
-            said.update(opened.read())
-        hashes[file.name] = said.hexdigest()[:12]
-    return hashes
-
-
 def agree(what: str, mine: dict[str, Any]) -> None:
     """ValueError on every host, naming who differs and in what, unless all hosts give the same; values are JSON."""
     if not _watch:
         return
-    said = [json.loads(text) for text in gather(what, json.dumps(mine))]
-    keys = sorted({key for one in said for key in one})
-    differs = collections.defaultdict(list)
-    for key in keys:
-        values = [json.dumps(one.get(key, settings.NOT_SET), sort_keys=True) for one in said]
-        usual = collections.Counter(values).most_common(1)[0][0]  # host 0's, where as many have one as the other
-        for i, value in enumerate(values):
-            if value != usual:
-                differs[i].append(f"{key} is {value}, elsewhere {usual}")
-    if differs:
-        rest = lambda found: f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        told = (f"  {_watch.name(i)}: {'; '.join(found[:SHOWN])}{rest(found)}" for i, found in sorted(differs.items()))
+    if differs := alike.differences([json.loads(text) for text in gather(what, json.dumps(mine))]):
+        told = (f"  {_watch.name(i)}: {found}" for i, found in sorted(differs.items()))
         raise ValueError("the hosts are not alike, and would not train the same model:\n" + "\n".join(told)
                          + "\nStart all of them with the same command, code and packages")
 

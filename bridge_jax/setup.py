@@ -328,9 +328,8 @@ def build(config: ConfigDict, devices=None) -> Run:
 
 
 def check_mesh(s: Settings, cfg: layers.Config, mesh: jax.sharding.Mesh, decode_mesh: jax.sharding.Mesh) -> None:
-    """ValueError where width, heads, or the rows that are sampled together, do not divide over the devices."""
-    sharding.check_width(mesh, cfg.width)
-    sharding.check_heads("mesh.tensor", mesh.shape["tensor"], cfg.heads, cfg.kv_heads, mesh.size)
+    """ValueError where width, heads, mlp, or the rows that are sampled together, do not divide over the devices."""
+    sharding.check_model(mesh, cfg.width, cfg.heads, cfg.kv_heads, cfg.mlp)
     sharding.check_heads("mesh.decode_tensor", decode_mesh.shape["tensor"], cfg.heads, cfg.kv_heads, mesh.size)
     spread, prompts, calls = decode_mesh.shape["data"], s.batch.prompts_per_step, s.rollout.calls
     if prompts // calls % spread:
@@ -341,7 +340,7 @@ def check_mesh(s: Settings, cfg: layers.Config, mesh: jax.sharding.Mesh, decode_
         raise ValueError(f"batch.prompts_per_step={prompts} in rollout.calls={calls} parts makes {prompts // calls} prompts a "
                          f"part, which do not divide over the {spread} groups of devices that sample; nearest that do: "
                          f"{' or '.join([*ways, f'batch.prompts_per_step={more}'])}")
-    if s.eval.rows % spread:
+    if s.eval.every and s.eval.rows % spread:
         raise ValueError(f"eval.rows={s.eval.rows} does not divide over the {spread} groups of devices that sample; nearest: "
                          f"{sharding.multiples(s.eval.rows, spread)}")
 

@@ -2,7 +2,7 @@
 
 Rows are spread over data and fsdp, parameters and their optimizer moments over fsdp (width) and tensor (heads, mlp,
 vocabulary). A dimension that its mesh axes do not divide stays whole: a vocabulary, kv heads that devices share, the adapter's
-rank; a run whose width, heads or rows do not divide is refused before it begins (setup.check_mesh).
+rank; a run whose width, heads, mlp or rows do not divide is refused before it begins (setup.check_mesh).
 Decoding has a mesh of its own over the same devices: weights are gathered once for a rollout instead of once for a token, so
 that nothing is spread over fsdp; heads lie over decode_tensor devices, rows over the others. Arrays across processes: hosts.py.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -46,12 +47,12 @@ def sizes_of(cfg: MeshConfig, devices: int) -> dict[str, int]:
     return {axis: devices // known if size == -1 else size for axis, size in given.items()}
 
 
-def _nearest_sizes(given: dict[str, int], devices: int) -> dict[str, int]:
-    """Of all sizes that take all devices those that are away from the given ones by the smallest factor; -1 stays.
+def _nearest_sizes(given: dict[str, int], devices: int, fits: Callable[[int, int], bool] = lambda fsdp, tensor: True) -> dict:
+    """Of all sizes that take all devices, and fit, those that are away from the given ones by the smallest factor; -1 stays.
 
     Of several the one with the least tensor: it must divide the heads too.
     """
-    sizes = [(a, b, devices // a // b) for a in divisors(devices) for b in divisors(devices // a)]
+    sizes = [(a, b, devices // a // b) for a in divisors(devices) for b in divisors(devices // a) if fits(b, devices // a // b)]
     factor = lambda size, wanted: 1.0 if wanted == -1 else max(size / wanted, wanted / size)
     nearest = min(sizes, key=lambda found: (math.prod(map(factor, found, given.values())), found[2]))
     return {axis: given[axis] if given[axis] == -1 else size for axis, size in zip(AXES, nearest)}
@@ -68,8 +69,10 @@ def make_decode_mesh(cfg: MeshConfig, devices=None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     tensor = cfg.decode_tensor or sizes_of(cfg, len(devices))["tensor"]
     if tensor < 1 or len(devices) % tensor:
-        raise ValueError(f"mesh.decode_tensor={tensor} does not divide the {len(devices)} devices; allowed: "
-                         f"{', '.join(map(str, divisors(len(devices))))}, or 0: as mesh.tensor")
+        allowed = divisors(len(devices))
+        nearest = min(allowed, key=lambda n: abs(n - tensor))
+        raise ValueError(f"mesh.decode_tensor={tensor} does not divide the {len(devices)} devices; nearest that does: {nearest}. "
+                         f"Allowed: {', '.join(map(str, allowed))}, or 0: as mesh.tensor")
     return make_mesh(MeshConfig(data=len(devices) // tensor, fsdp=1, tensor=tensor), devices)
 
 
@@ -103,14 +106,17 @@ def check_heads(key: str, tensor: int, heads: int, kv_heads: int, devices: int =
                          f"{nearest}. Allowed{f' on {devices} devices' * bool(devices)}: {', '.join(map(str, allowed))}")
 
 
-def check_width(mesh: Mesh, width: int) -> None:
-    """ValueError unless fsdp divides the width: else nothing would be spread over it, neither weights nor moments."""
-    if width % (fsdp := mesh.shape["fsdp"]):
-        spread = mesh.shape["data"] * fsdp  # rows go on being shared by all of these
-        allowed = divisors(math.gcd(width, spread))
-        nearest = min(allowed, key=lambda n: abs(n - fsdp))
-        raise ValueError(f"mesh.fsdp={fsdp} does not divide the model's width {width}; nearest that does: mesh.fsdp={nearest} "
-                         f"beside mesh.data={spread // nearest}. Allowed on these devices: {', '.join(map(str, allowed))}")
+def check_model(mesh: Mesh, width: int, heads: int, kv_heads: int, mlp: int) -> None:
+    """ValueError, with the nearest sizes that do, unless fsdp divides the width and tensor heads and mlp: the weights and their
+    moments would be whole where they should be spread."""
+    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
+    fit = {f"mesh.fsdp={fsdp} does not divide the model's width {width}": lambda fsdp, tensor: width % fsdp == 0,
+           f"mesh.tensor={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads":
+               lambda fsdp, tensor: heads_fit(tensor, heads, kv_heads),
+           f"mesh.tensor={tensor} does not divide the model's mlp width {mlp}": lambda fsdp, tensor: mlp % tensor == 0}
+    if wrong := [what for what, fits in fit.items() if not fits(fsdp, tensor)]:
+        nearest = _nearest_sizes(dict(mesh.shape), mesh.size, lambda *sizes: all(fits(*sizes) for fits in fit.values()))
+        raise ValueError(f"{'; '.join(wrong)}; nearest that does: " + ", ".join(f"mesh.{a}={n}" for a, n in nearest.items()))
 
 
 def of_axes(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...], whole: tuple[str, ...] = ()) -> NamedSharding:

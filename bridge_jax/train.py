@@ -24,7 +24,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bridge_jax import checkpoint, cooperation, data, evaluate, generate, hosts, ledger, logbook, problems, settings, setup, tasks
+from bridge_jax import (
+    alike, checkpoint, cooperation, data, evaluate, generate, hosts, ledger, logbook, problems, settings, setup, tasks)
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
 from bridge_jax.models import hf_folder, params
@@ -209,9 +210,9 @@ def train_with(pool: Pool | None, held: contextlib.ExitStack, config: ConfigDict
     run = setup.build(config, devices)._replace(pool=pool)
     s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
     facts = setup.facts(run)
-    files = hosts.model_files(str(hf_folder.locate(s.model.path))) if s.model.path and hosts.count() > 1 else {}
-    hosts.agree("data and devices", {"devices of a host": len(jax.local_devices())} | settings.flatten({"facts": facts}) | {
-        f"model file {name}": said for name, said in files.items()})  # of a hub's name each host has its own copy
+    files = alike.model_files(str(hf_folder.locate(s.model.path))) if s.model.path and hosts.count() > 1 else {}
+    hosts.agree("data and devices", {"devices of a host": len(jax.local_devices()), "stop_at": stop_at} | settings.flatten({
+        "facts": facts}) | {f"model file {name}": said for name, said in files.items()})  # a hub's: each host has its own copy
     hosts.check_shared(workdir)
     usual = settings.to_json(defaults) if defaults else None
     hosts.decided("who writes the run directory", lambda: held.enter_context(logbook.claimed(workdir)))

@@ -80,7 +80,7 @@ def errors(workdir: pathlib.Path, index: int) -> list[str]:
 
 
 ACTS = {"die": lambda: os.kill(os.getpid(), signal.SIGKILL), "terminate": lambda: os.kill(os.getpid(), signal.SIGTERM),
-        "freeze": lambda: time.sleep(1000)}
+        "freeze": lambda: time.sleep(1000), "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP)}
 
 
 def await_saved(workdir: str, step: int) -> None:

@@ -16,7 +16,7 @@ BANNED = {"utils", "util", "common", "helpers", "misc", "core"}
 LEVELS = {  # a module imports modules of a lower level, or of its own where the design says so
     "grading": -1, "types": 0, "settings": 0, "precision": 0, "packing": 0.5,
     "problems": 1, "results": 1, "transcripts": 1, "models.attention": 1, "models.layers": 1,
-    "models.hf_folder": 1, "logprobs": 1, "objectives": 1, "optim": 1, "sharding": 0.5, "watch": 0, "rollcall": 0, "hosts": 1,
+    "models.hf_folder": 1, "logprobs": 1, "objectives": 1, "optim": 1, "sharding": 0.5, "watch": 0, "rollcall": 0, "alike": 0.5, "hosts": 1,
     "models.llama": 1.5, "models.qwen2": 1.5, "models.qwen3": 1.5, "models": 1, "models.params": 2,
     "lora": 2, "tasks": 2, "methods": 3, "rollout": 3, "data": 3, "evaluate": 4, "checkpoint": 4, "logbook": 4,
     "policy": 4, "setup": 4.5, "programs": 4.7, "ledger": 4, "generate": 4.8, "cooperation": 4.9, "comparison": 5, "flight": 5, "train": 5}

@@ -1,6 +1,7 @@
 """Several processes, one run: parts alone, then real processes over loopback that train, die, are signalled and resume."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import checkpoint, evaluate, hosts, logbook, setup, train
+from bridge_jax import alike, checkpoint, evaluate, hosts, logbook, setup, train
 from bridge_jax.grading.outcome import Outcome
 from configs import base
 from tests import host_runs, tiny_runs
@@ -103,17 +104,17 @@ def test_differences_are_named(monkeypatch, given, told):
 def test_identity_is_config_code_and_versions(monkeypatch, tmp_path):
     """hosts.index alone may differ; a changed file is another identity."""
     config = tiny_runs.config()
-    mine = hosts.identity(config)
+    mine = alike.identity(config)
     config.hosts.index = 3
-    assert hosts.identity(config) == mine
+    assert alike.identity(config) == mine
     config.optim.base.learning_rate = 0.5
-    changed = {key for key, value in hosts.identity(config).items() if mine[key] != value}
+    changed = {key for key, value in alike.identity(config).items() if mine[key] != value}
     assert changed == {"config.optim.base.learning_rate"}
     assert {"file bridge_jax/train.py", "file experiments/train.py", "version of jax", "config.hosts.count"} <= set(mine)
     (tmp_path / "bridge_jax").mkdir()
     (tmp_path / "bridge_jax" / "train.py").write_text("other")
-    monkeypatch.setattr(hosts, "ROOT", tmp_path)
-    assert hosts.identity(config)["file bridge_jax/train.py"] != mine["file bridge_jax/train.py"]
+    monkeypatch.setattr(alike, "ROOT", tmp_path)
+    assert alike.identity(config)["file bridge_jax/train.py"] != mine["file bridge_jax/train.py"]
 
 
 def test_identity_knows_packages_flags_and_the_model(monkeypatch, tmp_path):
@@ -121,21 +122,21 @@ def test_identity_knows_packages_flags_and_the_model(monkeypatch, tmp_path):
     config = tiny_runs.config()
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_dump_to=/here")
     monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
-    mine = hosts.identity(config)
+    mine = alike.identity(config)
     names = ("jax", "jaxlib", "numpy", "optax", "flax", "orbax-checkpoint", "transformers", "tokenizers", "sympy", "math-verify")
     assert {f"version of {name}" for name in ("python", *names)} <= set(mine)
     assert (mine["variable XLA_FLAGS"], mine["variable LIBTPU_INIT_ARGS"]) == ("--xla_a=1", "")
     names = ("libtpu", "jax_cuda13_plugin", "jax-cuda12-pjrt", "jaxtyping")
     plugins = [types.SimpleNamespace(name=name, version="1") for name in names]
-    monkeypatch.setattr(hosts.importlib.metadata, "distributions", lambda: plugins)
-    assert {key for key in hosts.identity(config) if key.startswith("version")} == {
+    monkeypatch.setattr(alike.importlib.metadata, "distributions", lambda: plugins)
+    assert {key for key in alike.identity(config) if key.startswith("version")} == {
         "version of python", "version of libtpu", "version of jax-cuda13-plugin", "version of jax-cuda12-pjrt"}
 
     def changed(**files) -> set[str]:
-        before = hosts.model_files(str(tmp_path))
+        before = alike.model_files(str(tmp_path))
         for name, content in files.items():
             (tmp_path / name.replace("_", ".")).write_bytes(content)
-        after = hosts.model_files(str(tmp_path))
+        after = alike.model_files(str(tmp_path))
         return {name for name in after if before.get(name) != after[name]}
 
     header, weights = (20).to_bytes(8, "little") + b"{" + b" " * 19, bytes(1 << 17)
@@ -147,8 +148,30 @@ def test_identity_knows_packages_flags_and_the_model(monkeypatch, tmp_path):
     assert changed(model_safetensors=b"\xff" * 9) == {"model.safetensors"}  # damaged; loading it will tell
     with config.model.ignore_type():
         config.model.path = str(tmp_path)
-    assert "model file config.json" in hosts.identity(config)
-    assert hosts.model_files("") == hosts.model_files("Qwen/Qwen2.5-3B") == {}
+    assert "model file config.json" in alike.identity(config)
+    assert alike.model_files("") == alike.model_files("Qwen/Qwen2.5-3B") == {}
+
+
+def test_identity_knows_the_settings_of_jax():
+    """Given by variables of the environment, too, they draw other numbers from the same key."""
+    mine = alike.identity(tiny_runs.config())
+    with jax.default_prng_impl("rbg"), jax.default_matmul_precision("bfloat16"):
+        other = alike.identity(tiny_runs.config())
+    assert {key: value for key, value in other.items() if mine[key] != value} == {
+        "setting jax_default_prng_impl": "rbg", "setting jax_default_matmul_precision": "bfloat16"}
+
+
+def test_hosts_that_ask_each_other_different_things(monkeypatch):
+    """As where one saves while the other samples on: neither takes the other's answer for one to its own question."""
+    store = {"bridge/all/7": json.dumps([["what to save", "a"], ["the rewards", "b"]])}
+    monkeypatch.setattr(hosts, "index", lambda: 1)
+    client = types.SimpleNamespace(key_value_set=store.__setitem__, blocking_key_value_get=lambda key, wait: store[key])
+    monkeypatch.setattr(hosts, "_watch", types.SimpleNamespace(client=client, count=2, index=1, name=lambda i: f"host {i}",
+                                                               waiting=lambda what: contextlib.nullcontext(7)))
+    with pytest.raises(RuntimeError, match="come apart: here it is about the rewards, elsewhere {'host 0': 'what to save'}"):
+        hosts.gather("the rewards", "b")
+    store["bridge/all/7"] = json.dumps([["the rewards", "a"], ["the rewards", "b"]])
+    assert hosts.gather("the rewards", "b") == ["a", "b"]
 
 
 def test_each_grades_its_share_alone(monkeypatch):
@@ -289,13 +312,15 @@ def test_two_processes_train_like_one(tmp_path, cache):
 
 
 @real()
-def test_different_configs_are_refused(tmp_path, cache):
-    codes = host_runs.run(tmp_path, 2, cache, differ={1: dict(optim__base__learning_rate=0.5)})
+@pytest.mark.parametrize("differ, told", [
+    (dict(optim__base__learning_rate=0.5), "config.optim.base.learning_rate is 0.5, elsewhere 0.01"),
+    (dict(stop_at=2), "stop_at is 2, elsewhere null")])
+def test_different_configs_are_refused(tmp_path, cache, differ, told):
+    codes = host_runs.run(tmp_path, 2, cache, differ={1: differ})
     assert codes == [2, 2]
     for index in range(2):
         said = host_runs.output(tmp_path, index)
-        assert "error: the hosts are not alike" in said and "config.optim.base.learning_rate is 0.5, elsewhere 0.01" in said
-        assert "  host 1 (" in said
+        assert "error: the hosts are not alike" in said and told in said and "  host 1 (" in said
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -324,6 +349,22 @@ def test_a_frozen_process_is_named_with_stacks(tmp_path, cache):
     assert codes == [hosts.LOST, hosts.LOST]
     said = host_runs.output(tmp_path, 0)
     assert "host 1 (" in said and "has not come, last seen" in said and "Current thread" in said
+
+
+@real(pytest.mark.slow)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_the_system_has_stopped_is_named(tmp_path, cache, victim):
+    """Not a thread of it runs, but its connections stay open; host 0 holds the store in which all others would look."""
+    processes = host_runs.start(tmp_path, 2, cache, at={victim: ["stop", 2]})
+    survivor = 1 - victim
+    try:
+        assert processes[survivor].wait(700) == hosts.LOST
+        assert processes[victim].poll() is None
+    finally:
+        for process in processes:
+            process.kill()
+    told = host_runs.errors(tmp_path, survivor)
+    assert told and f"host {victim} (" in told[-1], host_runs.output(tmp_path, survivor)
 
 
 @real(pytest.mark.slow)

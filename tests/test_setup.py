@@ -207,8 +207,14 @@ def on_eight(**given) -> setup.Run:
     (dict(eval__rows=12), "eval.rows=12 does not divide over the 8 groups of devices that sample; nearest: 8 or 16$",
      [dict(eval__rows=8), dict(eval__rows=16)]),
     (dict(eval__rows=3), "eval.rows=3 does not divide over the 8 groups of .* sample; nearest: 8$", [dict(eval__rows=8)]),
-    (dict(model__arch__hidden_size=36), "mesh.fsdp=8 does not divide the model's width 36; nearest that does: mesh.fsdp=4 beside "
-     "mesh.data=2", [dict(mesh__fsdp=4, mesh__data=2)]),
+    (dict(model__arch__hidden_size=36), "mesh.fsdp=8 does not divide the model's width 36; nearest that does: mesh.data=2, "
+     "mesh.fsdp=4, mesh.tensor=1$", [dict(mesh__data=2, mesh__fsdp=4, mesh__tensor=1)]),
+    (dict(mesh__fsdp=1, mesh__tensor=8), "mesh.tensor=8 does not divide the model's 2 heads and 1 kv heads; nearest that does: "
+     "mesh.data=1, mesh.fsdp=4, mesh.tensor=2$", [dict(mesh__data=1, mesh__fsdp=4, mesh__tensor=2)]),
+    (dict(mesh__fsdp=4, mesh__tensor=2, model__arch__intermediate_size=63), "mesh.tensor=2 does not divide the model's mlp width 63; "
+     "nearest that does: mesh.data=1, mesh.fsdp=8, mesh.tensor=1$", [dict(mesh__data=1, mesh__fsdp=8, mesh__tensor=1)]),
+    (dict(mesh__decode_tensor=3), "mesh.decode_tensor=3 does not divide the 8 devices; nearest that does: 2",
+     [dict(mesh__decode_tensor=2)]),
 ])
 def test_what_does_not_divide_over_the_mesh(given, says, ways):
     """Refused with the nearest that does, and each of those is taken."""
@@ -216,6 +222,10 @@ def test_what_does_not_divide_over_the_mesh(given, says, ways):
         on_eight(**given)
     for way in ways:
         on_eight(**given | way)
+
+
+def test_rows_of_an_evaluation_that_is_not_made():
+    on_eight(eval__rows=12, eval__every=0)
 
 
 def test_experts_that_cannot_be_cut_finer():

@@ -57,17 +57,24 @@ def test_mesh_errors():
     assert sharding.make_mesh(MeshConfig(), jax.devices()[:2]).shape["fsdp"] == 2
 
 
-@pytest.mark.parametrize("data, fsdp, width, nearest", [(1, 12, 2048, "mesh.fsdp=4 beside mesh.data=3. .*: 1, 2, 4"),
-                                                        (2, 6, 576, None), (2, 5, 576, "mesh.fsdp=2 beside mesh.data=5"),
-                                                        (1, 7, 576, "mesh.fsdp=1 beside mesh.data=7")])
-def test_a_width_that_fsdp_does_not_divide(data, fsdp, width, nearest):
-    """Refused: nothing would be spread. The nearest that does leaves the rows on the same devices."""
-    mesh = AbstractMesh((data, fsdp, 1), sharding.AXES)
-    if nearest is None:
-        return sharding.check_width(mesh, width)
-    words = f"mesh.fsdp={fsdp} does not divide the model's width {width}; nearest that does: {nearest}"
-    with pytest.raises(ValueError, match=words):
-        sharding.check_width(mesh, width)
+@pytest.mark.parametrize("sizes, model, wrong, nearest", [
+    ((1, 12, 1), dict(width=2048), "mesh.fsdp=12 does not divide the model's width 2048", (3, 4, 1)),
+    ((2, 5, 1), dict(), "mesh.fsdp=5 does not divide the model's width 576", (5, 2, 1)),
+    ((1, 7, 1), dict(), "mesh.fsdp=7 does not divide the model's width 576", (7, 1, 1)),
+    ((1, 1, 8), dict(heads=2, kv_heads=1), "mesh.tensor=8 does not divide the model's 2 heads and 1 kv heads", (1, 4, 2)),
+    ((1, 2, 4), dict(mlp=66), "mesh.tensor=4 does not divide the model's mlp width 66", (1, 4, 2)),
+    ((1, 5, 3), dict(kv_heads=4), "mesh.fsdp=5 .* 576; mesh.tensor=3 does not divide the model's 12 heads and 4 kv heads", (5, 3, 1)),
+    ((2, 6, 1), dict(), None, None), ((1, 1, 12), dict(), None, None)])
+def test_a_model_that_the_mesh_does_not_divide(sizes, model, wrong, nearest):
+    """Refused: weights would be whole. The nearest sizes that divide it take all devices too, and are taken."""
+    model = dict(width=576, heads=12, kv_heads=12, mlp=1536) | model
+    check = lambda sizes: sharding.check_model(AbstractMesh(sizes, sharding.AXES), **model)
+    if wrong is None:
+        return check(sizes)
+    data, fsdp, tensor = nearest
+    with pytest.raises(ValueError, match=f"{wrong}; nearest that does: mesh.data={data}, mesh.fsdp={fsdp}, mesh.tensor={tensor}$"):
+        check(sizes)
+    check(nearest)
 
 
 def test_layout_of_one_array():
@@ -129,7 +136,7 @@ def test_decoding_has_a_mesh_of_its_own():
     cache = jax.ShapeDtypeStruct((2, 8, 4, 6, 8), jnp.float32)
     assert sharding.of_cache(mesh, cache).shard_shape(cache.shape) == (2, 4, 1, 6, 8)
     assert sharding.of_cache(mesh, jax.ShapeDtypeStruct((2, 7, 2, 6, 8), jnp.float32)).is_fully_replicated
-    with pytest.raises(ValueError, match="mesh.decode_tensor=3 does not divide the 8 devices; allowed: 1, 2, 4, 8, or 0"):
+    with pytest.raises(ValueError, match="mesh.decode_tensor=3 does not divide the 8 devices; nearest that does: 2. Allowed: 1, 2, 4, 8, or 0"):
         sharding.make_decode_mesh(MeshConfig(decode_tensor=3))
 
 
@@ -137,11 +144,11 @@ def test_decoding_has_a_mesh_of_its_own():
     (8, 12, 4, 4, 8), (3, 16, 2, 2, 6), (6, 24, 8, 4, 24), (16, 8, 8, 8, 16), (4, 9, 3, 1, 8)])
 def test_heads_that_tensor_does_not_divide(tensor, heads, kv_heads, nearest, devices):
     """Refused with the nearest number that does, of those that divide the devices too; devices may share one kv head."""
-    words = f"mesh.tensor={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; nearest that does: {nearest}"
+    words = f"mesh.decode_tensor={tensor} does not divide the model's {heads} heads and {kv_heads} .* nearest that does: {nearest}"
     with pytest.raises(ValueError, match=words):
-        sharding.check_heads("mesh.tensor", tensor, heads, kv_heads, devices)
+        sharding.check_heads("mesh.decode_tensor", tensor, heads, kv_heads, devices)
     for fine in (1, 2, 4, 8):
-        sharding.check_heads("mesh.tensor", fine, 16, 2, 8)
+        sharding.check_heads("mesh.decode_tensor", fine, 16, 2, 8)
 
 
 def test_layout_of_rows():

@@ -3,7 +3,8 @@
 The compiler tells the peak in bytes and not of whom. Here every instruction of the scheduled text allocates its result, in main
 memory alone, from its line to its last reader's; results that XLA writes in place (loop states, updated slices, donated
 arguments) take the place of what they replace, and an elementwise fusion that of an operand which dies with it. This
-names the buffers; their sum comes near to the compiler's peak and is printed beside it, it does not replace it.
+names the buffers; their sum is printed beside the compiler's peak and does not replace it: 2 to 7% above it for the updates of
+grpo in docs/plans, 19 to 23% for those of bridge.
 """
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ CHIPS = {  # link: the pages' bidirectional interconnect bandwidth per chip, / 2
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
 SLICES = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}  # those that can be rented; libtpu knows more
+SOLD = {"v5litepod": ("v5e", 1), "v6e": ("v6e", 1), "v4": ("v4", 2), "v5p": ("v5p", 2)}  # behind "-" stand cores, so many a chip
 TPU_SETTINGS = {  # before libtpu is loaded: ask no metadata server, take no lock, say nothing of hosts
     "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -63,17 +64,21 @@ class Topology(NamedTuple):
 def parse(name: str) -> Topology:
     """The topology of this name; ValueError with the nearest valid ones for a name that cannot be one."""
     kind, _, rest = name.partition(":")
+    kind = kind.lower()
+    if (sold := re.fullmatch(r"(\w+)-([1-9]\d*)", name.lower())) and sold[1] in SOLD:
+        kind, cores = SOLD[sold[1]]
+        raise ValueError(f"--topology={name!r} is unknown: {_nearest(name, kind, str(int(sold[2]) // cores))}")
     simple = re.fullmatch(r"[1-9]\d*", rest)
-    if kind == "cpu" and simple or kind == "gpu" and (simple or name == "gpu"):
+    if kind == "cpu" and simple or kind == "gpu" and (simple or name.lower() == "gpu"):
         return Topology(name, kind, (int(rest),) if rest else ())
     if kind in ("cpu", "gpu"):
         raise ValueError(f"--topology={name!r}: behind {kind}: stands the number of devices, such as {kind}:8")
-    if kind in SLICES and not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", rest):
+    if kind in SLICES and not re.fullmatch(r"[1-9]\d*" + r"x[1-9]\d*" * SLICES[kind][0].count("x"), rest):
         raise ValueError(f"--topology={name!r} is unknown: {_nearest(name, kind, rest)}")
     if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)*", name):
         raise ValueError(f"--topology={name!r} is unknown: {did_you_mean(kind, known())} Written as KIND:AxB or KIND:AxBxC, such "
                          "as v5e:4x4 and v5p:4x4x4, or cpu:8, gpu, gpu:8")
-    return Topology(name, kind, tuple(int(n) for n in rest.split("x")))
+    return Topology(f"{kind}:{rest}", kind, tuple(int(n) for n in rest.split("x")))
 
 
 def known() -> list[str]:

@@ -1,6 +1,7 @@
 """A plan as text for a terminal, and the tables of many (docs/plans.md)."""
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from bridge_jax import results
@@ -117,15 +118,24 @@ def side_by_side(plan: dict, against: dict) -> str:
 
 
 def markdown(plans: list[dict]) -> dict[str, str]:
-    """The tables of docs/plans.md, from the lines of docs/plans/*.jsonl: plans, and states (memory per chip by their number)."""
-    key = lambda plan: (plan["name"], plan["topology"])
-    grpo = {key(plan): plan for plan in plans if plan["method"] == "grpo" and not plan["changed"]}
+    """The tables of docs/plans.md, from the lines of docs/plans/*.jsonl: plans, and states (memory per chip by their number).
+
+    Of two plans of the same settings the later one counts; "x grpo" is beside a plan of grpo with the same shared settings.
+    """
+    plans = list({(plan["name"], plan["topology"], plan["method"], plan["changed"]): plan for plan in plans}.values())
+    key = lambda plan: (plan["name"], plan["topology"], shared(plan["changed"]))
+    grpo = {key(plan): plan for plan in plans if plan["method"] == "grpo"}
     head = ("model", "slice", "method", "settings away from the config", "state GB", "on host GB", "update peak GB", "x grpo",
-            "sampler peak GB", "fits", "rollout s", "update s", "step s", "x grpo")
+            "rollout peak GB", "fits", "rollout s", "update s", "step s", "x grpo")
     sizes = {(plan["name"], plan["method"], plan["changed"], *plan["state_by_chips"].values()) for plan in plans}
     states = [[*names, *(f"{size / GB:.3f}" for size in of)] for *names, of in ((*one[:3], one[3:]) for one in sorted(sizes))]
     return {"plans": results.grid(head, [row(plan, grpo.get(key(plan))) for plan in plans]),
             "states": results.grid(("model", "method", head[3], *(f"{n} chips" for n in CHIP_COUNTS)), states)}
+
+
+def shared(changed: str) -> str:
+    """Of the settings that a plan has away from its config those that are not one method's own."""
+    return ", ".join(one for one in re.split(r", (?=[\w.]+=)", changed) if not one.startswith("method."))
 
 
 def row(plan: dict, grpo: dict | None) -> list[str]:
@@ -142,7 +152,7 @@ def row(plan: dict, grpo: dict | None) -> list[str]:
     state, on_host = (plan.get(key, {}).get(devices) for key in ("state_by_chips", "host_state_by_chips"))
     held = (f"{amount / GB:.2f}" if amount else "" for amount in (state, on_host))
     return [plan["name"], plan["topology"], plan["method"], plan["changed"], *held, size(updates), times("update peak"),
-            size([name for name in ("prefill", "decode") if name in phases]), "yes" if fits else "NO",
+            size([name for name in ("merge", "prefill", "decode") if name in phases]), "yes" if fits else "NO",
             f"{plan['step']['rollout']:.1f}" if step else "",
             " / ".join(f"{phases[name].get('seconds', 0):.1f}" for name in updates),
             " / ".join(f"{seconds:.1f}" for seconds in step.values()), times("step seconds")]
