@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import re
 
 import jax
@@ -15,14 +16,14 @@ from tests import tiny_runs, toys
 
 
 def compiled(method: str, sizes: dict, own=(), arch=(), rank: int = 16, **batch):
-    """The run on all eight devices, its abstract state, and the text of its first step's update."""
+    """The run on as many devices as the mesh has, its abstract state, and the text of its first step's update."""
     config = tiny_runs.config(method)
     config.mesh = type(config.mesh)(dict(data=1, fsdp=1, tensor=1) | sizes)
     config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, demos_per_step=16) | batch)
     config.rollout.calls, config.model.remat, config.model.lora_rank, config.model.logp_chunk = 1, "full", rank, 6
     config.method.update(dict(own))
     config.model.arch.update(dict(arch))
-    run = setup.build(config, jax.devices()[:8])
+    run = setup.build(config, jax.devices()[:math.prod(sizes.values())])
     state = setup.abstract_state(run)
     return run, state, programs.trace_update(run, state, run.buckets[0], run.method.reads(0)).lower().compile().as_text()
 
@@ -107,6 +108,27 @@ def test_weights_are_gathered_twice_for_each_micro_batch(method, sizes, passes):
     reduced = sum(move.bytes * move.times / (2 if move.kind == "all-reduce" else 1) for move in moves if "reduce" in move.kind)
     # the embedding's gradient and the adapter's are no more than 6% of it; over tensor activations are reduced too
     assert tensor > 1 or passes * layers < reduced < 1.06 * passes * layers
+
+
+@pytest.mark.parametrize("method, passes", [("grpo", 2), ("bridge", 5)])
+def test_rows_alone_over_the_devices_gather_nothing(method, passes):
+    """8x1x1: weights are where they are needed, and a layer's gradient is summed over the devices once for each micro-batch."""
+    run, state, text = of_five_layers(method, (("data", 8),))
+    moves, theta = hlo.collectives(hlo.parse(text)), size(state.params.theta["layers"])
+    assert not [move for move in moves if move.kind not in ("all-reduce", "reduce-scatter") and move.bytes > 1000]
+    reduced = sum(move.bytes * move.times for move in moves)
+    assert reduced / (2 * theta * 7 / 8) == pytest.approx(passes, rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["grpo", "bridge"])
+def test_heads_alone_over_the_devices_move_activations(method):
+    """1x1x2: no matrix of a layer, nor its gradient, travels."""
+    run, state, text = of_five_layers(method, (("tensor", 2),))
+    shapes = {x.shape[1:] for x in jax.tree.leaves(state.params.theta["layers"]) if x.ndim > 2}
+    parts = {tuple(n // 2 if i == axis else n for i, n in enumerate(shape)) for shape in shapes for axis in range(len(shape))}
+    moved = [visit.instruction for visit in hlo.visits(hlo.parse(text)) if re.match("all-|reduce-scatter|collective", visit.instruction.opcode)]
+    found = {array.shape for one in moved for array in one.arrays}
+    assert not {shape for shape in found if shape[-3:] in shapes | parts or shape[-2:] in shapes | parts}
 
 
 @by_mesh
