@@ -108,3 +108,9 @@ def test_methods_minimise_nothing():
 def test_configs_import_nothing_of_the_package():
     for path in (ROOT / "configs").rglob("*.py"):
         assert not imports(path), f"{path.name} imports {imports(path)}"
+
+
+def test_the_readmes_tree_names_every_module():
+    tree = (ROOT / "README.md").read_text().partition("## The tree")[2]
+    assert [path.name for path in FILES if path.stem != "__init__" and path.name not in tree] == []
+    assert [path.name for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__" and path.name not in tree] == []
