@@ -197,6 +197,28 @@ def test_the_tpus_compiler_decodes_with_two_sums_a_layer(decode_tensor):
     assert of_layers == [("all-reduce", 0)] * 2 + [("all-reduce", 1)] * 2, "the prefill's, and those of each token"
 
 
+@pytest.mark.tpu_compiler
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_the_tpus_compiler_keeps_the_shadow_on_the_host():
+    """theta_hat and its moments come from the host's memory and go back there: they are no part of what a chip holds between."""
+    memory, states = {}, {}
+    for offload in (False, True):
+        config = tiny_runs.config("bridge")
+        config.mesh.fsdp, config.rollout.calls, config.method.shadow_offload = 8, 1, offload
+        config.model.arch.update(dict(hidden_size=1024, intermediate_size=1024, head_dim=128))  # whole tiles on each chip
+        config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, demos_per_step=16, microbatch_rows=2))
+        run = setup.sketch(config, chips.devices(chips.parse("v5e:2x4")))
+        states[offload] = setup.abstract_state(run)
+        traced = programs.trace_update(run, states[offload], run.buckets[-1], run.method.reads(0))
+        memory[offload] = traced.lower().compile().memory_analysis()
+    shadow = states[True].params.theta_hat, states[True].opt_state.inner_states["shadow"]
+    held = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(shadow) if x.ndim)
+    assert memory[False].host_argument_size_in_bytes == 0
+    assert held <= memory[True].host_argument_size_in_bytes < 1.5 * held  # in whole tiles
+    assert held <= memory[True].host_output_size_in_bytes < 1.5 * held
+    assert memory[False].argument_size_in_bytes - memory[True].argument_size_in_bytes >= held
+
+
 @pytest.mark.parametrize("kind, kernels", [("splash", True), ("xla", False)])
 def test_sampler_and_update_attend_as_the_config_says(kind, kernels):
     """The prefill of the sampler and both passes of the update: by the kernel, or without one."""
