@@ -185,15 +185,16 @@ class BatchTable:
     microbatch_rows: int     # rows that one device holds in one forward and backward pass
     devices: int             # devices that share the rows of a micro-batch (all but tensor-parallel copies)
     pack: int = 0            # most samples in one row of a forward pass; 0: a row is a sample, its prompt shared
+    samples: bool = True     # whether the method ever samples; if not, it has demonstrations alone
 
     def __post_init__(self):
-        for name, value in dataclasses.asdict(self).items():
+        given = {name: value for name, value in dataclasses.asdict(self).items() if name != "samples"}
+        for name, value in given.items():
             least = {"samples_per_prompt": 2, "pack": 0}.get(name, 1)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 why = " (the advantages of a group compare its samples)" if least == 2 else ""
                 raise ValueError(f"batch.{name}={value!r}: must be a whole number of at least {least}{why}.")
-        given = dataclasses.asdict(self)
-        problem, keys = _problem(**given)
+        problem, keys = _problem(**given) if self.samples else ("", ())
         if problem:
             raise ValueError(f"{problem} {_ways_out(given, keys)}")
 
@@ -268,7 +269,7 @@ class BatchTable:
         share = f"1/{parts} of a group" if parts > 1 else f"{self.prompts_per_microbatch} whole group(s)"
         share = f"a row holds up to {self.pack} samples" if self.pack else f"a rollout micro-batch holds {share}"
         added = -self.rollout_rows % self.rollout_microbatch  # 0 unless packed
-        return _aligned([
+        rows = [
             ("rows of a step", "rollouts", "demos", ""),
             ("in all", str(self.rollout_rows), str(self.demos_per_step),
              f"{self.prompts_per_step} prompts x {self.samples_per_prompt} samples"),
@@ -278,7 +279,8 @@ class BatchTable:
             ("empty rows added", str(added), str(self.demo_padding), "so that all micro-batches and devices hold the same"),
             ("per device", str(self.rollout_rows_per_device), str(self.demo_rows_per_device),
              f"{self.devices} device(s), {self.microbatch_rows} row(s) each at a time"),
-        ])
+        ]
+        return _aligned(rows if self.samples else [(name, demos) for name, _, demos, _ in rows])
 
 
 def _problem(prompts_per_step: int, samples_per_prompt: int, demos_per_step: int, microbatch_rows: int,

@@ -164,18 +164,19 @@ def read(config: ConfigDict, devices: int) -> Settings:
     for key in settings.unread(given, defaults, method_module.Config):
         logger.warning("method.%s=%r is set, but method %r never reads it", key, given[key], method_name)
     group = lambda name, cls: settings.section(config, name, cls)
-    mesh, batch = group("mesh", sharding.MeshConfig), group("batch", Batch)
-    axes = sharding.sizes_of(mesh, devices)
-    table = settings.BatchTable(devices=axes["data"] * axes["fsdp"], **dataclasses.asdict(batch))
-    rollout, steps, seed = group("rollout", Rollout), config.get("steps"), config.get("seed", 0)
+    mesh, batch, rollout = group("mesh", sharding.MeshConfig), group("batch", Batch), group("rollout", Rollout)
+    axes, steps, seed = sharding.sizes_of(mesh, devices), config.get("steps"), config.get("seed", 0)
     for key, value, least in (("steps", steps, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"config.{key}={value!r}; allowed: a whole number of at least {least}")
     recipe = lambda label: settings.section({f"optim.{label}": optim.get(label, {})}, f"optim.{label}", Recipe)
-    s = Settings(seed, steps, method_name, method, Recipes(recipe("base"), recipe("lora")),
-                 task_name, settings.section(config, "task", task_module.Config, ("name",)), group("model", Model),
-                 group("data", Data), rollout, table, mesh, group("eval", Eval), group("checkpoint", Checkpoint),
-                 group("log", Log), group("hosts", hosts.Hosts))
+    recipes = Recipes(recipe("base"), recipe("lora"))
+    samples = methods.samples(method_name, method, recipes)
+    table = settings.BatchTable(devices=axes["data"] * axes["fsdp"], samples=samples, **dataclasses.asdict(batch))
+    s = Settings(seed, steps, method_name, method, recipes, task_name,
+                 settings.section(config, "task", task_module.Config, ("name",)), group("model", Model), group("data", Data),
+                 rollout, table, mesh, group("eval", Eval), group("checkpoint", Checkpoint), group("log", Log),
+                 group("hosts", hosts.Hosts))
     check(s)
     return s
 
@@ -196,7 +197,7 @@ def check(s: Settings) -> None:
     if not 0 <= s.rollout.reward_noise <= 1:
         raise ValueError(f"rollout.reward_noise={s.rollout.reward_noise}; allowed: a probability, from 0 to 1")
     prompts = s.batch.prompts_per_step
-    if s.rollout.calls < 1 or prompts % s.rollout.calls:
+    if s.rollout.calls < 1 or s.batch.samples and prompts % s.rollout.calls:
         raise ValueError(f"rollout.calls={s.rollout.calls} must divide batch.prompts_per_step={prompts}; "
                          f"allowed: {', '.join(str(n) for n in range(1, 9) if prompts % n == 0)}, ...")
     if not 0 <= s.log.ungraded_limit <= 1:
@@ -332,7 +333,7 @@ def check_mesh(s: Settings, cfg: layers.Config, mesh: jax.sharding.Mesh, decode_
     sharding.check_model(mesh, cfg.width, cfg.heads, cfg.kv_heads, cfg.mlp)
     sharding.check_heads("mesh.decode_tensor", decode_mesh.shape["tensor"], cfg.heads, cfg.kv_heads, mesh.size)
     spread, prompts, calls = decode_mesh.shape["data"], s.batch.prompts_per_step, s.rollout.calls
-    if prompts // calls % spread:
+    if s.batch.samples and prompts // calls % spread:
         ways = [f"rollout.calls={n}" for n in sharding.divisors(prompts) if prompts // n % spread == 0][-1:]
         ways += [f"mesh.decode_tensor={n}" for n in sharding.divisors(mesh.size)
                  if prompts // calls % (mesh.size // n) == 0 and sharding.heads_fit(n, cfg.heads, cfg.kv_heads)][:1]

@@ -168,6 +168,15 @@ def test_batch_table_of_packed_rows():
     assert (few.rollout_microbatch, few.rollout_microbatches, few.rollout_rows_per_device) == (8, 1, 1)
 
 
+def test_a_method_that_samples_nothing_has_no_rollout_rows_to_divide():
+    """Refused for a method that samples, taken for one that does not; the table then has demonstrations alone."""
+    numbers = dict(prompts_per_step=3, samples_per_prompt=5, demos_per_step=16, microbatch_rows=2, devices=8)
+    with pytest.raises(ValueError, match="micro-batches of 16 rows"):
+        BatchTable(**numbers)
+    lines = BatchTable(**numbers, samples=False).format().splitlines()
+    assert [line.split()[-1] for line in lines] == ["demos", "16", "1", "16", "0", "2"] and "rollouts" not in lines[0]
+
+
 def test_batch_table_prints_what_was_derived():
     head, *lines = BatchTable(6, 4, 16, 2, 4).format().splitlines()
     rollouts, demos = head.index("rollouts"), head.index("demos")

@@ -224,6 +224,13 @@ def test_what_does_not_divide_over_the_mesh(given, says, ways):
         on_eight(**given | way)
 
 
+def test_prompts_of_a_method_that_samples_nothing_need_not_divide():
+    given = ON_EIGHT | dict(batch__prompts_per_step=3, batch__samples_per_prompt=5, rollout__calls=2)
+    setup.sketch(tiny_runs.config("sft", **given), jax.devices()[:8])
+    with pytest.raises(ValueError, match="neither divide batch.samples_per_prompt=5"):
+        setup.sketch(tiny_runs.config("grpo", **given), jax.devices()[:8])
+
+
 def test_rows_of_an_evaluation_that_is_not_made():
     on_eight(eval__rows=12, eval__every=0)
 

@@ -22,3 +22,8 @@ def load(name: str) -> ModuleType:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"method.name={name!r} is unknown; allowed: {', '.join(names())}.{hint}")
     return importlib.import_module(f"bridge_jax.methods.{name}")
+
+
+def samples(name: str, cfg, recipes) -> bool:
+    """Whether the method with this config ever samples; none of its functions is called, so that it takes no model to know."""
+    return bool(load(name).make(cfg, None, recipes).actors)

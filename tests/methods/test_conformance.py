@@ -85,6 +85,7 @@ def test_contract(name, fields):
     method, update, state = built(name, fields)
     assert isinstance(method, Method) and isinstance(state, TrainState) and isinstance(method.demos, bool)
     assert set(method.actors) <= {"theta", "theta_hat"} and (not method.actors or "theta" in method.actors)
+    assert methods.samples(name, methods.load(name).Config(**dict(fields)), toys.recipes()) == bool(method.actors)
     assert method.reads(2) == method.reads(2) and all(method.reads(step) in method.kinds for step in range(300))
     after, metrics = update(state, make_batch(method, 2, seed=5))
     shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
