@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ import numpy as np
 from jax._src import distributed  # its client is the only way to the key-value store
 from jax.sharding import PartitionSpec
 
-from bridge_jax import alike, rollcall, watch
+from bridge_jax import alike, rollcall, settings, watch
 from bridge_jax.watch import LOST, Lost  # noqa: F401 (what users of this module catch and exit with)
 
 logger = logging.getLogger(__name__)

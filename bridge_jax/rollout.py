@@ -68,7 +68,7 @@ def cuts_on(mesh: jax.sharding.Mesh, halvings: int = -1, stretches: int = -1) ->
     return dict(halvings=halvings if halvings >= 0 else 2 * alone, stretches=stretches if stretches > 0 else 1 if alone else 4)
 
 
-def laid_on(mesh: Mesh) -> dict:
+def laid_on(mesh: jax.sharding.Mesh) -> dict:
     """What `sample` is told of a mesh: where caches lie, and how attention to them is spread."""
     return dict(lay_cache=functools.partial(sharding.lay_cache, mesh), spread=decode_over_mesh(mesh))
 

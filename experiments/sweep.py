@@ -19,7 +19,6 @@ Exit codes: 0 all done, 1 some failed, 2 the sweep cannot be meant, 130 stopped.
 """
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import fcntl
 import json

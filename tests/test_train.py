@@ -118,7 +118,7 @@ def test_what_is_printed_at_start(quick, tmp_path, capsys):
     go(tmp_path, "sft", steps=1)
     printed = capsys.readouterr().out
     assert re.search("optim.base.learning_rate +0.01 +5e-07\n", printed) and f"{tmp_path}/config.json" in printed
-    assert re.search("rows of a step +rollouts +demos", printed) and "steps 1 to 1" in printed and "seed" not in printed
+    assert re.search("rows of a step +demos", printed) and "steps 1 to 1" in printed and "seed" not in printed
     end = go(tmp_path, "sft", steps=1)
     assert "nothing to do: the run stands at step 1 of 1" in capsys.readouterr().out and end["step"] == 1
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from bridge_jax import logprobs, objectives, programs, setup, sharding
+from bridge_jax import objectives, programs, setup, sharding
 from bridge_jax.flight import buffers, chips, count, hlo
 from bridge_jax.models import attention, layers, params
 from bridge_jax.precision import exact

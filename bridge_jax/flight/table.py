@@ -127,7 +127,8 @@ def markdown(plans: list[dict]) -> dict[str, str]:
     grpo = {key(plan): plan for plan in plans if plan["method"] == "grpo"}
     head = ("model", "slice", "method", "settings away from the config", "state GB", "on host GB", "update peak GB", "x grpo",
             "rollout peak GB", "fits", "rollout s", "update s", "step s", "x grpo")
-    sizes = {(plan["name"], plan["method"], plan["changed"], *plan["state_by_chips"].values()) for plan in plans}
+    sizes = {(plan["name"], plan["method"], plan["changed"], *plan["state_by_chips"].values()) for plan in plans
+             if not shared(plan["changed"])}
     states = [[*names, *(f"{size / GB:.3f}" for size in of)] for *names, of in ((*one[:3], one[3:]) for one in sorted(sizes))]
     return {"plans": results.grid(head, [row(plan, grpo.get(key(plan))) for plan in plans]),
             "states": results.grid(("model", "method", head[3], *(f"{n} chips" for n in CHIP_COUNTS)), states)}

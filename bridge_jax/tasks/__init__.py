@@ -138,7 +138,7 @@ def training(name: str, rows: Sequence[dict], solution: Callable[[dict], str], c
         made = module.make(module.Config(cfg.data_dir, cfg.prompt, cfg.allow_changed_data))
         splits |= made.splits
     if not splits:
-        raise ValueError(f"task.held_out is empty, so nothing would judge the run; name a benchmark, such as 'math500'")
+        raise ValueError("task.held_out is empty, so nothing would judge the run; name a benchmark, such as 'math500'")
     experts = problems.traces(cfg.traces) if cfg.traces else None
     own = lambda row: experts.get(" ".join(problems.words(row["problem"])), {}).get("solution", "") if experts else solution(row)
     everything = sorted(problems.once([of_row(row, solution=own(row)) for row in rows], name), key=lambda problem: problem.id)
