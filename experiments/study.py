@@ -305,7 +305,7 @@ def main(argv: list[str]) -> None:
     lines, failed = docs / "results", 0
     if stages and run("pretrain", f"--out={work / 'base'}", *["--cores=0"] * given.quick):
         sys.exit(1)
-    weights = weights_of(str(work / "base" / "model"))
+    weights = weights_of(str(work / "base" / "model")) if stages else ""
     base = BASES.get(weights, weights)
     for stage in stages:
         sweep = f"configs/sweeps/{STAGES.get(stage, 'study_quick.py')}"
