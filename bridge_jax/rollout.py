@@ -1,7 +1,8 @@
 """Sampling in JAX: each prompt is prefilled once for its M samples, then a while_loop decodes until every row is done.
 
-Where it pays, on a CPU, the loop stops when half of the rows are done and goes on with the others alone (`halvings`); elsewhere
-it is cut by length, and a stretch reads of the cache only what it can have filled (`stretches`).
+Completions are cut by length, and a stretch reads of the cache only what it can have filled (`stretches`): each is a loop of its
+own, or one loop chooses among them. Where it pays, on a CPU, the loop stops when half of the rows are done and goes on with the
+others alone (`halvings`).
 
 A row's key is fold_in(seed, step, prompt id, sample id), so that a prompt's samples are the same in any batch layout, and
 token t draws with fold_in(row key, t). The log-probabilities kept are those of the distribution the tokens were drawn from,
@@ -19,7 +20,7 @@ from bridge_jax import sharding
 from bridge_jax.logprobs import logits_of
 from bridge_jax.models import layers
 from bridge_jax.models.attention import causal, decode_over_mesh
-from bridge_jax.precision import exact
+from bridge_jax.precision import exact, load, store
 from bridge_jax.types import Sequences, Tree
 
 
@@ -38,6 +39,7 @@ class Samples(NamedTuple):
 
 
 LANES = 128  # of a tile of an accelerator's memory: a cut elsewhere reads the whole tile
+SHORT = 32  # the same on a CPU: shorter cuts gain nothing that could be measured
 MADE = ("tokens_BT", "logp_BT", "length_B", "done_B")  # of the loop's state, what a rollout is read from
 
 
@@ -59,23 +61,27 @@ def taken(s: dict, keep: jax.Array) -> dict:
 
 
 def cuts_on(mesh: jax.sharding.Mesh, halvings: int = -1, stretches: int = -1) -> dict[str, int]:
-    """How often it pays to halve the rows, and to cut their length, where these are -1.
+    """How often it pays to halve the rows where halvings is -1, to cut their length where stretches is, and whether one loop
+    chooses among the stretches.
 
-    On one CPU device matmuls with the weights take the time, which falls with the rows: twice, and not. Elsewhere a step takes
-    about as long for half of the rows, bound by reading weights and cache: not, and in four.
+    On one CPU device matmuls with the weights take the time, which falls with the rows: twice; loops would multiply with that:
+    one. Elsewhere a step takes about as long for half of the rows, bound by reading weights and cache: not.
     """
     alone = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    return dict(halvings=halvings if halvings >= 0 else 2 * alone, stretches=stretches if stretches > 0 else 1 if alone else 4)
+    return dict(halvings=halvings if halvings >= 0 else 2 * alone, stretches=stretches if stretches > 0 else 4, choose=alone)
 
 
 def laid_on(mesh: jax.sharding.Mesh) -> dict:
-    """What `sample` is told of a mesh: where caches lie, and how attention to them is spread."""
-    return dict(lay_cache=functools.partial(sharding.lay_cache, mesh), spread=decode_over_mesh(mesh))
+    """What `sample` is told of a mesh: where caches lie, how attention to them is spread, and how bfloat16 is kept."""
+    return dict(lay_cache=functools.partial(sharding.lay_cache, mesh), spread=decode_over_mesh(mesh),
+                bits=mesh.devices.flat[0].platform == "cpu")
 
 
-def ends_of(T: int, stretches: int) -> list[int]:
-    """Where the stretches of T tokens end: about evenly, at multiples of the LANES that a tile of the cache has, and at T."""
-    return sorted({min(T, -(-T * i // (stretches * LANES)) * LANES) for i in range(1, stretches + 1)})
+def loops_of(T: int, stretches: int, choose: bool = False) -> list[tuple[int, ...]]:
+    """Where the stretches of T tokens end, loop by loop: about evenly, at multiples of what is read at once, and at T."""
+    unit = SHORT if choose else LANES
+    ends = sorted({min(T, -(-T * i // (stretches * unit)) * unit) for i in range(1, stretches + 1)})
+    return [tuple(ends)] if choose else [(end,) for end in ends]
 
 
 def row_keys(seed_key: jax.Array, step, prompt_id_P: jax.Array, M: int, first_P: jax.Array | int = 0) -> jax.Array:
@@ -113,37 +119,39 @@ def draw(logits_BV, key_B, t, temperature):
 
 def sample(cfg: layers.Config, phi: Tree, prompt_PS, prompt_len_P, key_B, sampling: Sampling, T: int, cache_dtype,
            lay_cache=lambda cache: cache, spread=lambda attend: attend, attend=causal, halvings: int = 0,
-           stretches: int = 1) -> Samples:
+           stretches: int = 1, choose: bool = False, bits: bool = False) -> Samples:
     """M = len(key_B) / P completions of every prompt, at most min(T, sampling.limit) tokens each; pure, jit at the caller.
 
-    phi: merged weights in the compute dtype. T, cfg, cache_dtype, halvings and stretches are static; the cache takes
-    2 L B K T H entries for the samples and 2 L P K S H for the prompts. lay_cache: puts them where they belong on a mesh,
-    and spread the attention to them (layers.decode). attend: a form of attention.causal, for the prefill. halvings: how often
-    the batch is cut to the half that is not done; stretches: into how many loops T is cut (`ends_of`). Each cut is one more
-    loop to compile, and they multiply.
+    phi: merged weights in the compute dtype. What is not an array is static; the cache takes 2 L B K T H entries for the samples
+    and 2 L P K S H for the prompts. lay_cache: puts them where they belong on a mesh, and spread the attention to them
+    (layers.decode). attend: a form of attention.causal, for the prefill. halvings: how often the batch is cut to the half that is
+    not done, each time one more loop to compile; stretches: into how many T is cut, as many loops for each of those, unless one
+    is to `choose` among them (`loops_of`). bits: bfloat16 weights and caches are kept as such in the loops (precision.store).
     """
     B, P = key_B.shape[0], prompt_len_P.shape[0]
     precise = jax.default_matmul_precision(exact(phi["embed"].dtype))
-    head_VD = layers.head_weights(cfg, phi)
+    kept = lambda dtype: jnp.uint16 if bits and dtype == jnp.bfloat16 else dtype
+    phi, cache_dtype = jax.tree.map(lambda x: store(x, kept(x.dtype)), phi), kept(cache_dtype)
+    head_VD = load(layers.head_weights(cfg, phi))
     first_PD, prompt_cache = precise(layers.prefill)(cfg, phi, prompt_PS, prompt_len_P, cache_dtype, attend)
     prompt_cache, cache = lay_cache(prompt_cache), lay_cache(layers.empty_cache(cfg, B, T, cache_dtype))
     limit = jnp.minimum(sampling.limit, T)
 
-    def step(rows: Rows, end: int, s):
+    def step(rows: Rows, ends: tuple[int, ...], s):
         t, live_B = s["t"], ~s["done_B"]
         token_B, logp_B = draw(logits_of(s["hidden_BD"], head_VD), rows.key_B, t, sampling.temperature)
         token_B, logp_B = jnp.where(live_B, token_B, 0), jnp.where(live_B, logp_B, 0.0)
         hidden_BD, cache = precise(layers.decode)(
-            cfg, phi, token_B, t, rows.prompt_len_P, rows.prompt_cache, s["cache"], end, spread)
+            cfg, phi, token_B, t, rows.prompt_len_P, rows.prompt_cache, s["cache"], ends, spread)
         return dict(t=t + 1, hidden_BD=hidden_BD, cache=cache, tokens_BT=s["tokens_BT"].at[:, t].set(token_B),
                     logp_BT=s["logp_BT"].at[:, t].set(logp_B), length_B=s["length_B"] + live_B,
                     done_B=s["done_B"] | jnp.any(token_B[:, None] == sampling.eos_E, axis=1))
 
     def decoded(rows: Rows, s, fewest: int):
         """Decode until at most `fewest` rows are not done."""
-        for end in ends_of(T, stretches):
-            more = lambda s, end=end: (s["t"] < jnp.minimum(limit, end)) & (jnp.sum(~s["done_B"]) > fewest)
-            s = jax.lax.while_loop(more, functools.partial(step, rows, end), s)
+        for ends in loops_of(T, stretches, choose):
+            more = lambda s, end=ends[-1]: (s["t"] < jnp.minimum(limit, end)) & (jnp.sum(~s["done_B"]) > fewest)
+            s = jax.lax.while_loop(more, functools.partial(step, rows, ends), s)
         return s
 
     rows = Rows(key_B, prompt_len_P, prompt_cache)

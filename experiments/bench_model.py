@@ -74,10 +74,10 @@ def completions(run: Run, model: str, data_dir: str) -> Batch:
     return Batch(rows(D, D, B) if reads.demos else None, {actor: samples for actor in reads.actors})
 
 
-def compiled(trace: Callable) -> tuple[jax.stages.Compiled, float]:
+def compiled(trace: Callable, emitters: bool = False) -> tuple[jax.stages.Compiled, float]:
     """The program and how long it took to trace and compile."""
     began = time.monotonic()
-    program = trace().lower().compile(compiler_options=programs.compiler_options())
+    program = trace().lower().compile(compiler_options=programs.compiler_options(emitters))
     return program, time.monotonic() - began
 
 
@@ -92,7 +92,7 @@ def sampler(run: Run, model: str, data_dir: str, uneven: bool = False) -> tuple[
     """(phi, number of the call) -> (seconds to the first token, seconds to the last, Samples); and what compiling it took."""
     prompt, length, _ = texts(model, data_dir)
     shapes = programs.abstract_phi(run, setup.abstract_state(run))
-    program, compile_s = compiled(lambda: programs.trace_sampler(run, shapes, BUCKET, PROMPTS, SAMPLES))
+    program, compile_s = compiled(lambda: programs.trace_sampler(run, shapes, BUCKET, PROMPTS, SAMPLES), emitters=True)
     eos_E, limit = jnp.asarray(run.tokenizer.eos_ids, jnp.int32), jnp.int32(run.settings.rollout.max_new)
     how = rollout.Sampling(jnp.float32(1.0), eos_E if uneven else jnp.full_like(eos_E, -1), limit)
 

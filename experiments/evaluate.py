@@ -315,7 +315,7 @@ def complete(kind: str, M: int, asked: Asked, model: Model, benchmark: Benchmark
     P = -(-max(1, asked.rows // M) // spread) * spread  # prompts at once, as many on every device
     cache_dtype = setup.dtype_of("--dtype", model.cache_dtype or asked.dtype)
     generate = evaluate.sampler(model.cfg, phi, mesh, model.tokenizer.eos_ids, M, asked.max_new, cache_dtype, asked.seed,
-                                asked.temperature if kind == "sampled" else 0.0, programs.compiler_options())
+                                asked.temperature if kind == "sampled" else 0.0, programs.compiler_options(emitters=True))
     for rows in evaluate.transcribe(generate, benchmark.task, model.tokenizer, prompts, P, asked.buckets, M, grader):
         store.append([row | {"sample": results.GREEDY} for row in rows] if kind == "greedy" else rows)
         done += len(rows) // M

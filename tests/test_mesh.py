@@ -159,7 +159,7 @@ def test_the_same_samples_whatever_the_mesh(monkeypatch, decode_tensor):
     """
     expected = sampled_on_one_device()
     monkeypatch.setattr(rollout, "LANES", 2)
-    assert rollout.ends_of(12, 4) == [4, 6, 10, 12] and (np.asarray(expected.seqs.length_B) > 10).any()
+    assert rollout.loops_of(12, 4) == [(4,), (6,), (10,), (12,)] and (np.asarray(expected.seqs.length_B) > 10).any()
     mesh = sharding.make_decode_mesh(MeshConfig(fsdp=8, decode_tensor=decode_tensor))
     samples, compiled = sampled(mesh, stretches=4)
     assert len({tuple(row) for row in np.asarray(expected.seqs.tokens_BT)}) > 16

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bridge_jax import data, logprobs, rollout
+from bridge_jax import data, logprobs, rollout, sharding
 from bridge_jax.models import layers
+from bridge_jax.sharding import MeshConfig
 from bridge_jax.types import Sequences
 from tests import toys
 
@@ -111,6 +112,19 @@ def test_real_weights(tmp_path, dtype, largest, mean):
     error = np.abs(np.asarray(samples.logp_BT - logp_BT))[mask]
     print(f"\n{dtype.__name__}: {mask.sum()} tokens, largest {error.max():.1e}, mean {error.mean():.1e}")
     assert error.max() < largest and error.mean() < mean
+
+
+def test_bfloat16_is_kept_as_its_bits(phi):
+    """On a CPU: the same samples, without an fp32 copy of the cache or of the layers' weights, which its compiler else makes."""
+    phi = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi)
+    given = phi, *pad(PROMPTS, 5), rollout.row_keys(jax.random.key(0), 0, jnp.arange(3), M), settings()
+    assert rollout.laid_on(sharding.make_mesh(MeshConfig(), jax.devices()[:1]))["bits"]
+    compiled = [jax.jit(lambda *given, bits=bits: rollout.sample(toys.CFG, *given, T, jnp.bfloat16, bits=bits)).lower(
+        *given).compile() for bits in (False, True)]
+    jax.tree.map(np.testing.assert_array_equal, *(program(*given) for program in compiled))
+    cfg = toys.CFG
+    stacks = [f"f32[{cfg.layers},{3 * M},{cfg.kv_heads},{cfg.head_dim},{T}]", f"f32[{cfg.layers},{cfg.width},{cfg.mlp}]"]
+    assert [[stack in program.as_text() for stack in stacks] for program in compiled] == [[True, True], [False, False]]
 
 
 def test_greedy_is_argmax_by_teacher_forcing(phi):
@@ -231,42 +245,59 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
         assert rows == next(size for size in (1, 2, 4, 9) if size >= left), (t, rows, left)
 
 
-@pytest.mark.parametrize("halvings", [0, 2])
+@pytest.mark.parametrize("halvings, choose", [(0, False), (2, False), (2, True)])
 @pytest.mark.parametrize("limit", [T, 5, 1])
-def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(phi, monkeypatch, halvings, limit):
+def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(phi, monkeypatch, halvings, choose, limit):
     """8 tokens in stretches that end at 2, 4, 6 and 8: every step reads to the end of its own, and samples the same tokens."""
     steps, decode = [], layers.decode
 
     def counted(cfg, phi, token_B, t, *rest):
-        jax.debug.callback(lambda t, end=rest[-2]: steps.append((int(t), end)), t)
+        jax.debug.callback(lambda t, ends=rest[-2]: steps.append((int(t), ends)), t)
         return decode(cfg, phi, token_B, t, *rest)
 
     chosen = dict(temperature=2.0, eos=[4, 9, 20, 25, 30], limit=limit)
     whole = run(phi, **chosen)
     monkeypatch.setattr(layers, "decode", counted)
-    monkeypatch.setattr(rollout, "LANES", 2)
+    monkeypatch.setattr(rollout, "SHORT" if choose else "LANES", 2)
     keys = rollout.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
     cut = jax.block_until_ready(jax.jit(lambda keys: rollout.sample(
-        toys.CFG, phi, *pad(PROMPTS, 5), keys, settings(**chosen), T, jnp.float32, halvings=halvings, stretches=4))(keys))
+        toys.CFG, phi, *pad(PROMPTS, 5), keys, settings(**chosen), T, jnp.float32, halvings=halvings, stretches=4, choose=choose))(keys))
     jax.effects_barrier()
-    assert sorted(steps) == [(t, 2 * (t // 2) + 2) for t in range(int(whole.seqs.length_B.max()))]
+    ends = lambda t: (2, 4, 6, 8) if choose else (2 * (t // 2) + 2,)
+    assert sorted(steps) == [(t, ends(t)) for t in range(int(whole.seqs.length_B.max()))]
     np.testing.assert_array_equal(cut.seqs.tokens_BT, whole.seqs.tokens_BT)
     np.testing.assert_array_equal(cut.seqs.length_B, whole.seqs.length_B)
     np.testing.assert_allclose(cut.logp_BT, whole.logp_BT, atol=1e-5)
 
 
-@pytest.mark.parametrize("T, stretches, ends", [(3000, 4, [768, 1536, 2304, 3000]), (300, 4, [128, 256, 300]), (64, 4, [64]),
-                                                (1000, 1, [1000]), (256, 2, [128, 256])])
-def test_where_stretches_end(T, stretches, ends):
-    """At multiples of 128, so that short completions have fewer of them, and at the end."""
-    assert rollout.ends_of(T, stretches) == ends
+@pytest.mark.parametrize("t, end", [(0, 2), (1, 2), (2, 4), (3, 4), (4, 8), (7, 8)])
+def test_what_lies_behind_the_first_end_above_is_not_read(phi, t, end):
+    """Of 8 positions all from `end` on are not a number, and so would be what is read of them."""
+    prompt_PS, length_P = pad(PROMPTS, 5)
+    _, prompt_cache = layers.prefill(toys.CFG, phi, prompt_PS, length_P, jnp.float32)
+    keys, values = (jax.random.normal(jax.random.key(7), x.shape) for x in layers.empty_cache(toys.CFG, 3, T, jnp.float32))
+    after = lambda cache, *ends: jax.jit(layers.decode, static_argnums=(0, 7))(
+        toys.CFG, phi, jnp.array([5, 6, 7]), t, length_P, prompt_cache, cache, ends)[0]
+    spoilt = keys.at[..., end:].set(jnp.nan), values.at[..., end:, :].set(jnp.nan)
+    np.testing.assert_allclose(after(spoilt, 2, 4, 8), after((keys, values), 8), rtol=1e-5, atol=1e-6)
+    assert end == 8 or np.isnan(after(spoilt, 8)).all()
+
+
+@pytest.mark.parametrize("T, stretches, ends, chosen", [
+    (3000, 4, [768, 1536, 2304, 3000], (768, 1504, 2272, 3000)), (300, 4, [128, 256, 300], (96, 160, 256, 300)),
+    (64, 4, [64], (32, 64)), (1000, 1, [1000], (1000,)), (256, 2, [128, 256], (128, 256))])
+def test_where_stretches_end(T, stretches, ends, chosen):
+    """At multiples of 128, or of 32 where one loop chooses, so that short completions have fewer of them; and at the end."""
+    assert rollout.loops_of(T, stretches) == [(end,) for end in ends]
+    assert rollout.loops_of(T, stretches, choose=True) == [chosen]
 
 
 def test_where_cuts_pay():
     """By the devices, unless the settings say otherwise."""
     one, two = (jax.make_mesh((n,), ("data",), devices=jax.devices()[:n]) for n in (1, 2))
-    assert rollout.cuts_on(one) == dict(halvings=2, stretches=1) and rollout.cuts_on(two) == dict(halvings=0, stretches=4)
-    assert rollout.cuts_on(one, 0, 3) == dict(halvings=0, stretches=3)
+    assert rollout.cuts_on(one) == dict(halvings=2, stretches=4, choose=True)
+    assert rollout.cuts_on(two) == dict(halvings=0, stretches=4, choose=False)
+    assert rollout.cuts_on(one, 0, 3) == dict(halvings=0, stretches=3, choose=True)
 
 
 @pytest.mark.parametrize("V, width", [(49152, 192), (151936, 128), (128256, 334), (16, 4), (13, 1)])

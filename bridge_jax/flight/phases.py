@@ -61,7 +61,7 @@ def phases(run: Run, state: Tree) -> list[Phase]:
                  Phase("prefill", lambda: trace_prefill(run, phi, bucket, P),
                        lambda traced: count.prefill(run, bucket, P), sampling),
                  Phase("decode", lambda: programs.trace_sampler(run, phi, bucket, P, M),
-                       lambda traced: count.decode(run, bucket, P), sampling, s.rollout.max_new / len(count.stretches(run))),
+                       lambda traced: count.decode(run, bucket, P), sampling, s.rollout.max_new / len(count.loops(run))),
                  Phase("logp", lambda: trace_logp(run, state, bucket), lambda traced: count.logp(run, bucket), resident,
                        packed=packed)]
     for reads in run.method.kinds:
@@ -134,15 +134,15 @@ def of_program(lowered: jax.stages.Lowered, phase: Phase, options: dict) -> dict
 
 
 def text_of(compiled, folder: Path) -> str:
-    """The compiled program; as the compiler itself wrote it into the folder where jaxlib cannot read it, which happens to the
-    asynchronous instructions of a libtpu that is newer (seen with jaxlib 0.10.2 and libtpu 0.0.52 on v5p)."""
-    try:
-        return compiled.as_text()
-    except jax.errors.JaxRuntimeError:
-        for stage in ("after_codegen", "after_optimizations"):
-            if written := sorted(folder.glob(f"*.{stage}.txt"), key=lambda path: path.stat().st_size):
-                return written[-1].read_text()
-        raise
+    """The compiled program, as the TPU's compiler itself wrote it into the folder; other compilers' as jaxlib reads it.
+
+    jaxlib fails, and says so at length on stderr, at the asynchronous instructions of a libtpu that is newer (seen with jaxlib
+    0.10.2 and libtpu 0.0.52 on v5p).
+    """
+    for stage in ("after_codegen", "after_optimizations"):
+        if written := sorted(folder.glob(f"*.{stage}.txt"), key=lambda path: path.stat().st_size):
+            return written[-1].read_text()
+    return compiled.as_text()
 
 
 def known_of(plans: list[dict]) -> Known:

@@ -148,7 +148,7 @@ def test_a_token_against_the_compiler():
     prompts = jnp.zeros((1, P, cfg.kv_heads, S, cfg.head_dim))
 
     def step(phi, token_B, t, prompt_len_P, prompt_cache, cache):
-        hidden, cache = layers.decode(cfg, phi, token_B, t, prompt_len_P, prompt_cache, cache, T)
+        hidden, cache = layers.decode(cfg, phi, token_B, t, prompt_len_P, prompt_cache, cache, (T,))
         return logprobs.logits_of(hidden, layers.head_weights(cfg, phi)), cache
 
     found = compiled_flops(step, params.abstract(cfg), ints(P * M), ints(), ints(P), (prompts, prompts), cache)
@@ -167,8 +167,8 @@ def test_the_experts_are_read_for_as_many_micro_batches_as_they_make():
 
 
 def test_decoding_by_hand():
-    """Per token: each device reads its share of the weights once, and all of the cache."""
-    run = sketch("grpo")
+    """Per token: each device reads its share of the weights once, and all of the cache, where it is not cut."""
+    run = sketch("grpo", rollout__stretches=1)
     P, M, S, T, W = 2, 4, 48, 64, count.ledger.matrix_weights(run.cfg)
     work = count.decode(run, S, P)
     per_token = 2 * W + 4 * run.cfg.heads * run.cfg.head_dim * (S + T)
@@ -178,10 +178,14 @@ def test_decoding_by_hand():
 
 
 def test_decoding_in_stretches_by_hand():
-    """200 tokens: 128 steps read 128 positions of each row, and 72 read 200."""
+    """200 tokens on two devices: 128 steps read 128 positions of each row, and 72 read 200; on one: 64 each 64, 128 and 160, and
+    40 all 200."""
     config = tiny_runs.config("grpo")
     config.rollout.update(dict(max_new=200, stretches=4))
-    run = setup.sketch(config, jax.devices()[:1])
+    assert count.loops(setup.sketch(config, jax.devices()[:1])) == [(64, 128, 160, 200)]
+    config.batch.microbatch_rows, config.rollout.calls = 4, 1
+    run = setup.sketch(config, jax.devices()[:2])
+    assert count.loops(run) == [(128,), (200,)]
     whole = count.decode(run._replace(settings=run.settings._replace(
         rollout=dataclasses.replace(run.settings.rollout, stretches=1))), 48, 2)
     work, rows = count.decode(run, 48, 2), 2 * run.settings.batch.samples_per_prompt

@@ -59,7 +59,7 @@ def base(tmp_path_factory):
     out = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arithmetic, "without_steps", hasty)
-        patch.setattr(programs, "compiler_options", lambda: QUICKER)
+        patch.setattr(programs, "compiler_options", lambda emitters=False: QUICKER)
         pretrain.pretrain(small("base"), out, jax.devices()[:1])
     return out / "model"
 

@@ -86,7 +86,8 @@ def repadded(seqs, prompt_pad, completion_pad, extra=0):
 
 
 def test_padding_is_nothing(build):
-    """Any pad id, even one outside the vocabulary: bit-equal loss and gradient. Any pad amount: equal to rounding."""
+    """Any pad id, even one outside the vocabulary: bit-equal loss and gradient. Any pad amount: equal to rounding, of which 1.2e-6
+    of the largest entry was measured (AVX-512); one padding position that is seen makes it 0.2."""
     cfg, phi = build("llama")
     seqs = tiny.rows()
     assert (seqs.prompt_len_P < seqs.prompt_PS.shape[1]).any() and not tiny.inside(seqs).all()
@@ -96,7 +97,7 @@ def test_padding_is_nothing(build):
         jax.tree.map(np.testing.assert_array_equal, loss_and_gradient(phi, repadded(seqs, *pads), pull), reference)
     wider = loss_and_gradient(phi, repadded(seqs, 7, 7, extra=5), pull)
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(reference))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * scale), wider, reference)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=4e-6 * scale), wider, reference)
 
 
 def test_padding_is_nothing_to_the_sampler(build):

@@ -92,7 +92,8 @@ def decoded(cfg, phi, seqs: Sequences, cache_dtype=jnp.float32) -> jax.Array:
     hidden_PD, prompt_cache = layers.prefill(cfg, phi, seqs.prompt_PS, seqs.prompt_len_P, cache_dtype)
 
     def step(cache, t):
-        hidden_BD, cache = layers.decode(cfg, phi, seqs.tokens_BT[:, t], t, seqs.prompt_len_P, prompt_cache, cache, seqs.tokens_BT.shape[1])
+        hidden_BD, cache = layers.decode(cfg, phi, seqs.tokens_BT[:, t], t, seqs.prompt_len_P, prompt_cache, cache,
+                                         (seqs.tokens_BT.shape[1],))
         return cache, hidden_BD
 
     _, later_TBD = jax.lax.scan(step, layers.empty_cache(cfg, B, T, cache_dtype), jnp.arange(T - 1))
