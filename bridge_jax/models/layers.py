@@ -245,10 +245,11 @@ def decode(cfg: Config, phi: Tree, token_B, t, prompt_len_P, prompt_cache, cache
     """Append completion token t (traced scalar) of every row; hidden state [B,D] predicting t + 1, and the grown cache.
 
     prompt_cache: (k, v) [L,P,K,S,H] from prefill; cache: as of empty_cache, filled below t; of both each kv head may be there
-    several times in a row. ends: static, ascending; what lies behind the first above t is not read. spread: puts the attention of a row to its
-    cache over a mesh (attention.decode_over_mesh). phi and caches may be kept as bits (precision.store). On a CPU the scan copies each layer's weights and cache out of their stack;
-    with the layers written out a step takes .285 s instead of .316 (SmolLM2-135M, 64 rows, 2 cores), and its compilation 10 s
-    instead of 3.
+    several times in a row. phi and caches may be kept as bits (precision.store). ends: static, ascending; what lies behind the
+    first above t is not read. spread: puts the attention of a row to its cache over a mesh (attention.decode_over_mesh).
+
+    On a CPU the scan copies each layer's weights and cache out of their stack; with the layers written out a step takes .285 s
+    instead of .316 (SmolLM2-135M, 64 rows, 2 cores; no less with AVX-512), and its compilation 10 s instead of 3.
     """
     B, P, S = token_B.shape[0], prompt_len_P.shape[0], prompt_cache[0].shape[3]
     prompt_mask_PS = jnp.arange(S) < prompt_len_P[:, None]
