@@ -43,7 +43,7 @@ def projected(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
 def projected_back(subscripts: str, kept, g: jax.Array):
     """Gradients to x and W."""
     (x, W), (of_x, of_W, of_g) = kept, subscripts.replace("->", ",").split(",")
-    G_x = product(f"{of_g},{of_W}->{of_x}", g, W).astype(x.dtype)
+    G_x = jnp.einsum(f"{of_g},{of_W}->{of_x}", g, W, precision=exact(g.dtype))
     return G_x, product(f"{of_x},{of_g}->{of_W}", x, g).astype(W.dtype)
 
 

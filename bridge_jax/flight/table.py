@@ -122,7 +122,8 @@ def markdown(plans: list[dict]) -> dict[str, str]:
 
     Of two plans of the same settings the later one counts; "x grpo" is beside a plan of grpo with the same shared settings.
     """
-    plans = list({(plan["name"], plan["topology"], plan["method"], plan["changed"]): plan for plan in plans}.values())
+    last = {(plan["name"], plan["topology"], plan["method"], plan["changed"]): plan for plan in plans}
+    plans = sorted(last.values(), key=lambda plan: (plan["name"], plan["topology"], bool(shared(plan["changed"]))))
     key = lambda plan: (plan["name"], plan["topology"], shared(plan["changed"]))
     grpo = {key(plan): plan for plan in plans if plan["method"] == "grpo"}
     head = ("model", "slice", "method", "settings away from the config", "state GB", "on host GB", "update peak GB", "x grpo",
