@@ -171,7 +171,7 @@ _row_keys = jax.jit(rollout.row_keys, static_argnums=3)
 @functools.lru_cache(maxsize=8)
 def _jitted(cfg, mesh: jax.sharding.Mesh, max_new: int, cache_dtype, options: tuple):
     """rollout.sample of one model, the same for all benchmarks, so that they share its programs."""
-    sample = functools.partial(rollout.sample, cfg, T=max_new, cache_dtype=cache_dtype, **rollout.cuts_on(mesh),
+    sample = functools.partial(rollout.sample, cfg, T=max_new, cache_dtype=cache_dtype, **rollout.cuts_on(mesh, max_new),
                                **rollout.laid_on(mesh))
     return jax.jit(sample, compiler_options=dict(options))
 

@@ -264,10 +264,10 @@ def _cut_back(path: str, start_step: int) -> None:
 
 
 def _drop_later(folder: str, start_step: int) -> None:
-    """Removes the rollout files of steps that are about to be taken again."""
+    """Removes the rollout files of steps that are about to be taken again, and what a kill left of one that was being written."""
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        match = re.fullmatch(r"(?:step|eval)_(\d+)\.jsonl", name)
-        if match and int(match[1]) > start_step:
+        match = re.fullmatch(r"(?:step|eval)_(\d+)\.jsonl|\.(?:step|eval)_\d+\.jsonl\.\w+", name)
+        if match and (match[1] is None or int(match[1]) > start_step):
             os.unlink(os.path.join(folder, name))
 
 

@@ -96,7 +96,7 @@ def trace_sampler(run: Run, phi, bucket: int, P: int, M: int) -> jax.stages.Trac
     keys = jax.eval_shape(lambda: rollout.row_keys(jax.random.key(s.seed), 0, jnp.zeros(P, jnp.int32), M))
     rows = (number(jnp.int32, P, bucket), number(jnp.int32, P), keys)
     sample = functools.partial(rollout.sample, run.cfg, T=s.rollout.max_new, **rollout.laid_on(mesh),
-                               **rollout.cuts_on(mesh, s.rollout.halvings, s.rollout.stretches),
+                               **rollout.cuts_on(mesh, s.rollout.max_new, s.rollout.halvings, s.rollout.stretches),
                                attend=attention.choose(s.model.attention, mesh),
                                cache_dtype=setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype))
     how = rollout.Sampling(number(jnp.float32), number(jnp.int32, len(run.tokenizer.eos_ids)), number(jnp.int32))

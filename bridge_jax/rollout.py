@@ -11,7 +11,7 @@ softmax(logits / temperature); top-k and top-p are left out on purpose: training
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from bridge_jax import sharding
 from bridge_jax.logprobs import logits_of
 from bridge_jax.models import layers
 from bridge_jax.models.attention import causal, decode_over_mesh
-from bridge_jax.precision import exact, load, store
+from bridge_jax.precision import BITS, exact, load, store
 from bridge_jax.types import Sequences, Tree
 
 
@@ -39,7 +39,7 @@ class Samples(NamedTuple):
 
 
 LANES = 128  # of a tile of an accelerator's memory: a cut elsewhere reads the whole tile
-SHORT = 32  # the same on a CPU: shorter cuts gain nothing that could be measured
+SHORT = 32   # for one CPU device, whose memory has no such tiles
 MADE = ("tokens_BT", "logp_BT", "length_B", "done_B")  # of the loop's state, what a rollout is read from
 
 
@@ -60,15 +60,16 @@ def taken(s: dict, keep: jax.Array) -> dict:
     return s | {name: s[name][keep] for name in ("hidden_BD", *MADE)} | {"cache": tuple(x[:, keep] for x in s["cache"])}
 
 
-def cuts_on(mesh: jax.sharding.Mesh, halvings: int = -1, stretches: int = -1) -> dict[str, int]:
-    """How often it pays to halve the rows where halvings is -1, to cut their length where stretches is, and whether one loop
-    chooses among the stretches.
+def cuts_on(mesh: jax.sharding.Mesh, T: int, halvings: int = -1, stretches: int = -1) -> dict:
+    """What `sample` is told of a mesh to save work on T tokens: how often to halve the rows, and the loops; -1: where it pays.
 
-    On one CPU device matmuls with the weights take the time, which falls with the rows: twice; loops would multiply with that:
-    one. Elsewhere a step takes about as long for half of the rows, bound by reading weights and cache: not.
+    On one CPU device matmuls with the weights take the time, which falls with the rows: they are halved twice, and each time one
+    loop chooses among all stretches, since loops take long to compile. Elsewhere a step takes about as long for half of the rows,
+    bound by reading weights and cache: they are not halved, and each stretch has a loop of its own. There are four stretches.
     """
     alone = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    return dict(halvings=halvings if halvings >= 0 else 2 * alone, stretches=stretches if stretches > 0 else 4, choose=alone)
+    ends = ends_of(T, stretches if stretches > 0 else 4, SHORT if alone else LANES)
+    return dict(halvings=halvings if halvings >= 0 else 2 * alone, loops=(ends,) if alone else tuple((end,) for end in ends))
 
 
 def laid_on(mesh: jax.sharding.Mesh) -> dict:
@@ -77,11 +78,9 @@ def laid_on(mesh: jax.sharding.Mesh) -> dict:
                 bits=mesh.devices.flat[0].platform == "cpu")
 
 
-def loops_of(T: int, stretches: int, choose: bool = False) -> list[tuple[int, ...]]:
-    """Where the stretches of T tokens end, loop by loop: about evenly, at multiples of what is read at once, and at T."""
-    unit = SHORT if choose else LANES
-    ends = sorted({min(T, -(-T * i // (stretches * unit)) * unit) for i in range(1, stretches + 1)})
-    return [tuple(ends)] if choose else [(end,) for end in ends]
+def ends_of(T: int, stretches: int, unit: int) -> tuple[int, ...]:
+    """Where the stretches of T tokens end: about evenly, at multiples of the unit, and at T."""
+    return tuple(sorted({min(T, -(-T * i // (stretches * unit)) * unit) for i in range(1, stretches + 1)}))
 
 
 def row_keys(seed_key: jax.Array, step, prompt_id_P: jax.Array, M: int, first_P: jax.Array | int = 0) -> jax.Array:
@@ -117,21 +116,26 @@ def draw(logits_BV, key_B, t, temperature):
     return (block_B * width + place_B).astype(jnp.int32), chosen_B - jax.nn.logsumexp(share_BN, axis=-1)
 
 
+def kept(phi: Tree, cache_dtype, bits: bool) -> tuple[Tree, Any]:
+    """Weights, and the dtype of caches, as the sampler's loops keep them."""
+    of = lambda dtype: BITS if bits and dtype == jnp.bfloat16 else dtype
+    return jax.tree.map(lambda x: store(x, of(x.dtype)), phi), of(cache_dtype)
+
+
 def sample(cfg: layers.Config, phi: Tree, prompt_PS, prompt_len_P, key_B, sampling: Sampling, T: int, cache_dtype,
            lay_cache=lambda cache: cache, spread=lambda attend: attend, attend=causal, halvings: int = 0,
-           stretches: int = 1, choose: bool = False, bits: bool = False) -> Samples:
+           loops: tuple[tuple[int, ...], ...] = (), bits: bool = False) -> Samples:
     """M = len(key_B) / P completions of every prompt, at most min(T, sampling.limit) tokens each; pure, jit at the caller.
 
     phi: merged weights in the compute dtype. What is not an array is static; the cache takes 2 L B K T H entries for the samples
     and 2 L P K S H for the prompts. lay_cache: puts them where they belong on a mesh, and spread the attention to them
     (layers.decode). attend: a form of attention.causal, for the prefill. halvings: how often the batch is cut to the half that is
-    not done, each time one more loop to compile; stretches: into how many T is cut, as many loops for each of those, unless one
-    is to `choose` among them (`loops_of`). bits: bfloat16 weights and caches are kept as such in the loops (precision.store).
+    not done; loops: of each, where its stretches of T end, all of them ascending to T (default: one loop of one stretch); all
+    loops are compiled for every number of rows. bits: bfloat16 weights and caches are kept as bits there (precision.store).
     """
     B, P = key_B.shape[0], prompt_len_P.shape[0]
     precise = jax.default_matmul_precision(exact(phi["embed"].dtype))
-    kept = lambda dtype: jnp.uint16 if bits and dtype == jnp.bfloat16 else dtype
-    phi, cache_dtype = jax.tree.map(lambda x: store(x, kept(x.dtype)), phi), kept(cache_dtype)
+    phi, cache_dtype = kept(phi, cache_dtype, bits)
     head_VD = load(layers.head_weights(cfg, phi))
     first_PD, prompt_cache = precise(layers.prefill)(cfg, phi, prompt_PS, prompt_len_P, cache_dtype, attend)
     prompt_cache, cache = lay_cache(prompt_cache), lay_cache(layers.empty_cache(cfg, B, T, cache_dtype))
@@ -149,7 +153,7 @@ def sample(cfg: layers.Config, phi: Tree, prompt_PS, prompt_len_P, key_B, sampli
 
     def decoded(rows: Rows, s, fewest: int):
         """Decode until at most `fewest` rows are not done."""
-        for ends in loops_of(T, stretches, choose):
+        for ends in loops or ((T,),):
             more = lambda s, end=ends[-1]: (s["t"] < jnp.minimum(limit, end)) & (jnp.sum(~s["done_B"]) > fewest)
             s = jax.lax.while_loop(more, functools.partial(step, rows, ends), s)
         return s

@@ -58,7 +58,7 @@ class Rollout:
     reward_noise: float = 0.0      # probability with which a reward is flipped: for studies of a grader that errs
     calls: int = 1                 # parts of a step's prompts: one is graded while the next is generated
     halvings: int = -1             # how often the sampler goes on with the half of its rows that is not done; -1: where it pays
-    stretches: int = -1            # that max_new is cut into, each reading of the cache what it can have filled; -1: four
+    stretches: int = -1            # into how many max_new is cut, each reading of the cache what it can have filled; -1: four
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +193,7 @@ def check(s: Settings) -> None:
     if s.rollout.halvings < -1:
         raise ValueError(f"rollout.halvings={s.rollout.halvings}; allowed: 0, 1, ..., or -1: 2 on one CPU, 0 elsewhere")
     if s.rollout.stretches < 1 and s.rollout.stretches != -1:
-        raise ValueError(f"rollout.stretches={s.rollout.stretches}; allowed: 1, 2, ..., or -1: 4")
+        raise ValueError(f"rollout.stretches={s.rollout.stretches}; allowed: 1, 2, ..., or -1, which is 4")
     if not 0 <= s.rollout.reward_noise <= 1:
         raise ValueError(f"rollout.reward_noise={s.rollout.reward_noise}; allowed: a probability, from 0 to 1")
     prompts = s.batch.prompts_per_step

@@ -143,6 +143,7 @@ def test_resume_cuts_back_to_the_restored_step_and_drops_a_torn_line(tmp_path, t
             book.write_rollouts(step, [{"text": str(step)}])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(tail)
+    (tmp_path / "rollouts/.step_000002.jsonl.6i9d_hzl").touch()  # kill -9 within the writing of a file
     with Logbook(tmp_path, 2) as book:
         assert [line["step"] for line in logbook.read(tmp_path)] == [1, 2]
         assert sorted(os.listdir(tmp_path / "rollouts")) == ["step_000001.jsonl", "step_000002.jsonl"]

@@ -114,17 +114,26 @@ def test_real_weights(tmp_path, dtype, largest, mean):
     assert error.max() < largest and error.mean() < mean
 
 
-def test_bfloat16_is_kept_as_its_bits(phi):
-    """On a CPU: the same samples, without an fp32 copy of the cache or of the layers' weights, which its compiler else makes."""
-    phi = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi)
-    given = phi, *pad(PROMPTS, 5), rollout.row_keys(jax.random.key(0), 0, jnp.arange(3), M), settings()
-    assert rollout.laid_on(sharding.make_mesh(MeshConfig(), jax.devices()[:1]))["bits"]
-    compiled = [jax.jit(lambda *given, bits=bits: rollout.sample(toys.CFG, *given, T, jnp.bfloat16, bits=bits)).lower(
-        *given).compile() for bits in (False, True)]
-    jax.tree.map(np.testing.assert_array_equal, *(program(*given) for program in compiled))
-    cfg = toys.CFG
-    stacks = [f"f32[{cfg.layers},{3 * M},{cfg.kv_heads},{cfg.head_dim},{T}]", f"f32[{cfg.layers},{cfg.width},{cfg.mlp}]"]
-    assert [[stack in program.as_text() for stack in stacks] for program in compiled] == [[True, True], [False, False]]
+def test_bfloat16_is_kept_as_its_bits_on_a_cpu(phi):
+    """As programs.py samples and compiles there: what plain bfloat16 samples, without an fp32 copy of the cache or of the layers'
+    weights, of which XLA's compiler else makes one for every slice (a test that has nothing to say once it does not)."""
+    phi, cfg = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi), toys.CFG
+    given = phi, *pad(PROMPTS, 5), rollout.row_keys(jax.random.key(0), 0, jnp.arange(3), M), settings(2.0, [4, 9, 20, 25, 30])
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    as_there = rollout.laid_on(mesh) | rollout.cuts_on(mesh, T)
+    assert as_there["bits"] and as_there["halvings"] == 2
+    program = lambda **how: jax.jit(lambda *given: rollout.sample(cfg, *given, T, jnp.bfloat16, **how)).lower(
+        *given).compile(compiler_options=toys.AS_USERS)
+    plain, kept = program(), program(**as_there)
+    want, got = plain(*given), kept(*given)
+    jax.tree.map(np.testing.assert_array_equal, got.seqs, want.seqs)
+    np.testing.assert_allclose(got.logp_BT, want.logp_BT, atol=0.02)  # attention to fewer rows sums in another order
+    rows = (3 * M, 3 * M // 2, 3 * M // 4)
+    stacks = [f"f32[{cfg.layers},{cfg.width},{cfg.mlp}]",
+              *(f"f32[{cfg.layers},{B},{cfg.kv_heads},{cfg.head_dim},{T}]" for B in rows)]
+    if stacks[0] not in plain.as_text() or stacks[1] not in plain.as_text():
+        pytest.skip("this compiler makes no fp32 copies of bfloat16")
+    assert not [stack for stack in stacks if stack in kept.as_text()]
 
 
 def test_greedy_is_argmax_by_teacher_forcing(phi):
@@ -245,10 +254,11 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
         assert rows == next(size for size in (1, 2, 4, 9) if size >= left), (t, rows, left)
 
 
-@pytest.mark.parametrize("halvings, choose", [(0, False), (2, False), (2, True)])
+@pytest.mark.parametrize("halvings, loops", [(0, ((2,), (4,), (6,), (8,))), (2, ((2,), (4,), (6,), (8,))), (2, ((2, 4, 6, 8),)),
+                                             (0, ((4,), (6, 8)))])
 @pytest.mark.parametrize("limit", [T, 5, 1])
-def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(phi, monkeypatch, halvings, choose, limit):
-    """8 tokens in stretches that end at 2, 4, 6 and 8: every step reads to the end of its own, and samples the same tokens."""
+def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(phi, monkeypatch, halvings, loops, limit):
+    """8 tokens in stretches: every loop goes to the end of its last, is told of its own, and samples the same tokens."""
     steps, decode = [], layers.decode
 
     def counted(cfg, phi, token_B, t, *rest):
@@ -258,13 +268,11 @@ def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(phi, monkey
     chosen = dict(temperature=2.0, eos=[4, 9, 20, 25, 30], limit=limit)
     whole = run(phi, **chosen)
     monkeypatch.setattr(layers, "decode", counted)
-    monkeypatch.setattr(rollout, "SHORT" if choose else "LANES", 2)
     keys = rollout.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
     cut = jax.block_until_ready(jax.jit(lambda keys: rollout.sample(
-        toys.CFG, phi, *pad(PROMPTS, 5), keys, settings(**chosen), T, jnp.float32, halvings=halvings, stretches=4, choose=choose))(keys))
+        toys.CFG, phi, *pad(PROMPTS, 5), keys, settings(**chosen), T, jnp.float32, halvings=halvings, loops=loops))(keys))
     jax.effects_barrier()
-    ends = lambda t: (2, 4, 6, 8) if choose else (2 * (t // 2) + 2,)
-    assert sorted(steps) == [(t, ends(t)) for t in range(int(whole.seqs.length_B.max()))]
+    assert sorted(steps) == [(t, next(ends for ends in loops if t < ends[-1])) for t in range(int(whole.seqs.length_B.max()))]
     np.testing.assert_array_equal(cut.seqs.tokens_BT, whole.seqs.tokens_BT)
     np.testing.assert_array_equal(cut.seqs.length_B, whole.seqs.length_B)
     np.testing.assert_allclose(cut.logp_BT, whole.logp_BT, atol=1e-5)
@@ -283,21 +291,21 @@ def test_what_lies_behind_the_first_end_above_is_not_read(phi, t, end):
     assert end == 8 or np.isnan(after(spoilt, 8)).all()
 
 
-@pytest.mark.parametrize("T, stretches, ends, chosen", [
-    (3000, 4, [768, 1536, 2304, 3000], (768, 1504, 2272, 3000)), (300, 4, [128, 256, 300], (96, 160, 256, 300)),
-    (64, 4, [64], (32, 64)), (1000, 1, [1000], (1000,)), (256, 2, [128, 256], (128, 256))])
-def test_where_stretches_end(T, stretches, ends, chosen):
-    """At multiples of 128, or of 32 where one loop chooses, so that short completions have fewer of them; and at the end."""
-    assert rollout.loops_of(T, stretches) == [(end,) for end in ends]
-    assert rollout.loops_of(T, stretches, choose=True) == [chosen]
+@pytest.mark.parametrize("T, stretches, unit, ends", [
+    (3000, 4, 128, (768, 1536, 2304, 3000)), (3000, 4, 32, (768, 1504, 2272, 3000)), (300, 4, 128, (128, 256, 300)),
+    (300, 4, 32, (96, 160, 256, 300)), (64, 4, 128, (64,)), (64, 4, 32, (32, 64)), (1000, 1, 128, (1000,)),
+    (256, 2, 128, (128, 256))])
+def test_where_stretches_end(T, stretches, unit, ends):
+    """At multiples of the unit, so that short completions have fewer of them; and at the end."""
+    assert rollout.ends_of(T, stretches, unit) == ends
 
 
 def test_where_cuts_pay():
     """By the devices, unless the settings say otherwise."""
     one, two = (jax.make_mesh((n,), ("data",), devices=jax.devices()[:n]) for n in (1, 2))
-    assert rollout.cuts_on(one) == dict(halvings=2, stretches=4, choose=True)
-    assert rollout.cuts_on(two) == dict(halvings=0, stretches=4, choose=False)
-    assert rollout.cuts_on(one, 0, 3) == dict(halvings=0, stretches=3, choose=True)
+    assert rollout.cuts_on(one, 300) == dict(halvings=2, loops=((96, 160, 256, 300),))
+    assert rollout.cuts_on(two, 300) == dict(halvings=0, loops=((128,), (256,), (300,)))
+    assert rollout.cuts_on(one, 300, 0, 2) == dict(halvings=0, loops=((160, 300),))
 
 
 @pytest.mark.parametrize("V, width", [(49152, 192), (151936, 128), (128256, 334), (16, 4), (13, 1)])

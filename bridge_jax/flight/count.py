@@ -185,11 +185,10 @@ def token_cache(run: Run) -> int:
     return 2 * run.cfg.layers * run.cfg.kv_heads * run.cfg.head_dim * wide
 
 
-def loops(run: Run) -> list[tuple[int, ...]]:
-    """Where the stretches of each loop of one call of the sampler end, in tokens; rows that leave early are not counted."""
+def loops(run: Run) -> tuple[tuple[int, ...], ...]:
+    """Of each loop of one call of the sampler, where its stretches end, in tokens."""
     s = run.settings.rollout
-    cuts = rollout.cuts_on(run.decode_mesh, s.halvings, s.stretches)
-    return rollout.loops_of(s.max_new, cuts["stretches"], cuts["choose"])
+    return rollout.cuts_on(run.decode_mesh, s.max_new, s.halvings, s.stretches)["loops"]
 
 
 def decode(run: Run, bucket: int, P: int) -> Work:
@@ -198,7 +197,7 @@ def decode(run: Run, bucket: int, P: int) -> Work:
     B, T = P * s.batch.samples_per_prompt, s.rollout.max_new
     wide = setup.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
     readers = run.decode_mesh.size / run.decode_mesh.shape["tensor"]
-    ends = [end for ends in loops(run) for end in ends]
+    ends = [end for loop in loops(run) for end in loop]
     read = sum(end * (end - begin) for begin, end in zip([0, *ends], ends)) / T  # of a row's positions, in the mean
     flops = B * T * (2 * ledger.matrix_weights(cfg) + 4 * cfg.layers * cfg.heads * cfg.head_dim * (bucket + read))
     copies = kv_copies(run.decode_mesh.shape["tensor"], cfg.kv_heads)

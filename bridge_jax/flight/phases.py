@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from bridge_jax import objectives, programs, setup, sharding
+from bridge_jax import objectives, programs, rollout, setup, sharding
 from bridge_jax.flight import buffers, chips, count, hlo
 from bridge_jax.models import attention, layers, params
 from bridge_jax.precision import exact
@@ -75,12 +75,16 @@ def trace_prefill(run: Run, phi: Tree, bucket: int, P: int) -> jax.stages.Traced
     """The prompts of one call of the sampler."""
     s = run.settings
     cache = setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
-    attend = attention.choose(s.model.attention, run.decode_mesh)
+    attend, bits = attention.choose(s.model.attention, run.decode_mesh), rollout.laid_on(run.decode_mesh)["bits"]
     rows = (jax.ShapeDtypeStruct((P, bucket), jnp.int32), jax.ShapeDtypeStruct((P,), jnp.int32))
     lay = lambda made: (made[0], sharding.lay_cache(run.decode_mesh, made[1]))
     precise = jax.default_matmul_precision(exact(phi["embed"].dtype))
-    prefill = jax.jit(lambda phi, *rows: lay(precise(layers.prefill)(run.cfg, phi, *rows, cache, attend)))
-    return prefill.trace(phi, *programs.placed(rows, sharding.of_rows(run.decode_mesh, rows)))
+
+    def prefill(phi, *rows):
+        phi, kept = rollout.kept(phi, cache, bits)
+        return lay(precise(layers.prefill)(run.cfg, phi, *rows, kept, attend))
+
+    return jax.jit(prefill).trace(phi, *programs.placed(rows, sharding.of_rows(run.decode_mesh, rows)))
 
 
 def trace_logp(run: Run, state: Tree, bucket: int) -> jax.stages.Traced:

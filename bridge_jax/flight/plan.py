@@ -29,10 +29,11 @@ def make(config: ConfigDict, topology: chips.Topology, devices: list, grading: f
     state = setup.abstract_state(run)
     chip = chips.chip_of(topology, devices)
     network = chips.interconnect(topology, chip) if chip else 0.0
-    options = programs.compiler_options() if topology.kind == "cpu" else {}
+    sampling = lambda phase: phase.name in ("prefill", "decode")
+    options = lambda phase: programs.compiler_options(emitters=sampling(phase)) if topology.kind == "cpu" else {}
 
     def compiled(phase: phases.Phase) -> dict[str, Any]:
-        made = phases.compile_phase(phase, chip, network, len(devices), options, compiler_of(topology), known)
+        made = phases.compile_phase(phase, chip, network, len(devices), options(phase), compiler_of(topology), known)
         tell(line_of(made))
         return made
 

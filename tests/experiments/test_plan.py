@@ -95,7 +95,8 @@ def test_the_tables_are_drawn_between_their_marks(tmp_path):
 
 
 def test_plans_are_set_beside_grpo_of_the_same_settings():
-    """Later plans in the place of earlier ones; a setting of one method's own does not part it from grpo."""
+    """Later plans in the place of earlier ones, those with other shared settings last; a setting of one method's own does not part
+    it from grpo."""
     def plan(method: str, changed: str, peak: float) -> dict:
         return {"name": "m", "topology": "v5e:4x4", "method": method, "changed": changed, "devices": 16, "state_by_chips": {"16": 1e9},
                 "phases": [{"phase": "update", "peak": peak * 1e9, "fits": True}, {"phase": "merge", "peak": 7e9, "fits": True}],
@@ -105,7 +106,7 @@ def test_plans_are_set_beside_grpo_of_the_same_settings():
                            plan("bridge", "data.buckets=(1, 2), method.beta=1, model.remat=dots", 12.0), plan("grpo", "", 4.0)])
     rows = [line.split(" | ") for line in made["plans"].splitlines()[2:]]
     assert [(row[2], row[6], row[7], row[8]) for row in rows] == [
-        ("grpo", "4.00", "", "7.00"), ("grpo", "8.00", "", "7.00"), ("bridge", "9.00", "2.25", "7.00"), ("bridge", "12.00", "1.50", "7.00")]
+        ("grpo", "4.00", "", "7.00"), ("bridge", "9.00", "2.25", "7.00"), ("grpo", "8.00", "", "7.00"), ("bridge", "12.00", "1.50", "7.00")]
 
 
 def test_the_committed_page_is_drawn_from_the_committed_plans():

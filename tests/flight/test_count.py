@@ -178,14 +178,14 @@ def test_decoding_by_hand():
 
 
 def test_decoding_in_stretches_by_hand():
-    """200 tokens on two devices: 128 steps read 128 positions of each row, and 72 read 200; on one: 64 each 64, 128 and 160, and
-    40 all 200."""
+    """200 tokens on two devices: 128 steps read 128 positions of each row, and 72 read 200. On one, 64 steps read 64, 64 read 128,
+    32 read 160 and 40 all."""
     config = tiny_runs.config("grpo")
     config.rollout.update(dict(max_new=200, stretches=4))
-    assert count.loops(setup.sketch(config, jax.devices()[:1])) == [(64, 128, 160, 200)]
+    assert count.loops(setup.sketch(config, jax.devices()[:1])) == ((64, 128, 160, 200),)
     config.batch.microbatch_rows, config.rollout.calls = 4, 1
     run = setup.sketch(config, jax.devices()[:2])
-    assert count.loops(run) == [(128,), (200,)]
+    assert count.loops(run) == ((128,), (200,))
     whole = count.decode(run._replace(settings=run.settings._replace(
         rollout=dataclasses.replace(run.settings.rollout, stretches=1))), 48, 2)
     work, rows = count.decode(run, 48, 2), 2 * run.settings.batch.samples_per_prompt
