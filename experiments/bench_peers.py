@@ -24,18 +24,20 @@ from absl import app, flags
 
 from experiments.train import fail, parse_flags
 
-CASES = {  # in the order of a round: name -> (flag of the peer's python, script and arguments); None: experiments.bench's
-    "rollout": None,
+CASES = {  # in the order of a round: name -> (flag of the peer's python, script and arguments); "": experiments.bench
+    "rollout": ("", ["rollout"]),
+    "rollout bf16": ("", ["rollout", "--dtype=bfloat16"]),
     "rollout Tunix": ("tunix", ["tunix_rollout.py", "--repeats=1"]),
     "rollout transformers": ("torch", ["torch_rollout.py", "--repeats=1"]),
-    "rollout_uneven": None,
-    "update_repeated": None,
+    "rollout_uneven": ("", ["rollout_uneven"]),
+    "update_repeated": ("", ["update_repeated"]),
     "update Tunix": ("tunix", ["tunix_train.py", "--micros=5", "--update-s=0.1"]),  # calls 3 to 5: the first two compile
-    "update": None,
+    "update": ("", ["update"]),
     "update TRL": ("torch", ["torch_train.py", "--micros=4"]),
-    "update_bridge": None}
+    "update_bridge": ("", ["update_bridge"])}
 BESIDE = {  # case -> what its rate is divided by
     "rollout": ("rollout Tunix", "rollout transformers"), "rollout_uneven": ("rollout",),
+    "rollout bf16": ("rollout Tunix", "rollout transformers", "rollout"),
     "update_repeated": ("update Tunix", "update TRL"), "update": ("update Tunix", "update TRL", "update_repeated"),
     "update_bridge": ("update",)}
 ROWS = 64  # of each update
@@ -44,7 +46,7 @@ ROWS = 64  # of each update
 def own(name: str) -> dict:
     """The medians' line of a case of experiments.bench."""
     given = flags.FLAGS
-    out = run([sys.executable, "-m", "experiments.bench", name, "--repeats=1", f"--model={given.model}",
+    out = run([sys.executable, "-m", "experiments.bench", *CASES[name][1], "--repeats=1", f"--model={given.model}",
                f"--data_dir={given.data_dir}"], Path.cwd())
     line = json.loads(out.splitlines()[-1])
     return {"rate": line["tokens_per_s"] if "rollout" in name else line["rows_per_s"], "seconds": line["seconds"],
@@ -117,7 +119,7 @@ def main(argv: list[str]) -> None:
             if (name, k) in there:
                 continue
             try:
-                found = peer(name) if CASES[name] else own(name)
+                found = peer(name) if CASES[name][0] else own(name)
             except (RuntimeError, OSError) as error:
                 fail(str(error))
             line = {"name": name, "round": k, "cores": os.cpu_count(), "machine": platform.machine(), **found}

@@ -120,8 +120,8 @@ def side_by_side(plan: dict, against: dict) -> str:
 def markdown(plans: list[dict]) -> dict[str, str]:
     """The tables of docs/plans.md, from the lines of docs/plans/*.jsonl: plans, and states (memory per chip by their number).
 
-    Of two plans of the same settings the later one counts; plans with other shared settings come last; "x grpo" is beside a plan of
-    grpo with the same shared settings.
+    Of two plans of the same settings the later one counts; those with other shared settings come last; "x grpo" is beside a plan
+    of grpo with the same shared settings.
     """
     last = {(plan["name"], plan["topology"], plan["method"], plan["changed"]): plan for plan in plans}
     plans = sorted(last.values(), key=lambda plan: (plan["name"], plan["topology"], bool(shared(plan["changed"]))))
