@@ -63,3 +63,12 @@ def test_every_sum_over_positions_is_in_fp32(family):
     biases = 3 if family == "qwen2" else 2  # or the norms of queries and keys; and two norms of each layer
     assert len(sums["dot_general"]) == 7 and len(sums["reduce_sum"]) == 2 + biases and len(sums["scatter-add"]) == 1
     assert {dtype for found in sums.values() for dtype in found} == {jnp.dtype(jnp.float32)}
+
+
+def test_every_sum_of_a_forward_pass_is_in_fp32():
+    """Of a bfloat16 model: no matmul's output is bfloat16; activations between them are."""
+    cfg = params.read_config(tiny.CASES["llama"])
+    phi = jax.eval_shape(lambda: jax.tree.map(lambda x: x.astype(jnp.bfloat16), params.init(cfg, jax.random.key(0))))
+    traced = jax.make_jaxpr(lambda phi: layers.forward(cfg, phi, tiny.rows()))(phi)
+    sums = [equation.outvars[0].aval.dtype for equation in toys.equations(traced.jaxpr) if equation.primitive.name == "dot_general"]
+    assert len(sums) > 7 and set(sums) == {jnp.dtype("float32")} and traced.out_avals[0].dtype == jnp.bfloat16
