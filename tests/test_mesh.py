@@ -141,7 +141,8 @@ def sampled(mesh, *ends: int):
         rows = jax.device_put(given[1:], sharding.of_rows(mesh, given[1:]))
         given = jax.device_put(phi, sharding.of_tree(mesh, THETA_AXES, params.abstract(toys.CFG))), *rows
         how = rollout.laid_on(mesh)
-    sample = jax.jit(lambda *given: rollout.sample(toys.CFG, *given, sampling, 12, jnp.float32, loops=tuple((end,) for end in ends), **how))
+    loops = tuple((end,) for end in ends)
+    sample = jax.jit(lambda *given: rollout.sample(toys.CFG, *given, sampling, 12, jnp.float32, loops=loops, **how))
     compiled = sample.lower(*given).compile()
     return compiled(*given), compiled.as_text()
 
