@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from bridge_jax.precision import product
+from bridge_jax.precision import over_positions, product
 
 LOWEST = -1e30  # finite, so that 0 times it is 0
 LANES = 128  # entries of a tile in an accelerator's memory: blocks cut elsewhere would be moved entry by entry
@@ -125,7 +125,7 @@ def backward(on: Axes, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, temper
         logits = blocks.logits(k, hidden_BTD, head_UD, temperature)
         p = jnp.exp(logits - log_z_BT[..., None])
         d = ((blocks.chosen(k, own_BT) - p) * (g_BT / temperature)[..., None]).astype(dtype)
-        G_UD = on.reduce(product("BTU,BTD->UD", d, hidden_BTD)).astype(head_VD.dtype)
+        G_UD = on.reduce(over_positions("U,D->UD", d, hidden_BTD)).astype(head_VD.dtype)
         # a block's entries that an earlier one has get zeros here: they are added to, never written over
         G_UD += jax.lax.dynamic_slice_in_dim(G_head, start, blocks.size)
         return G_hidden + product("BTU,UD->BTD", d, head_UD), jax.lax.dynamic_update_slice_in_dim(G_head, G_UD, start, 0)

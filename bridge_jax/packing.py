@@ -3,7 +3,7 @@
 Without packing every completion is padded to the longest that is allowed; with it a row of width S + T holds as many samples as
 fit, and an update takes as many rows as its tokens need: one compiled program whose loop over micro-batches ends early. The
 price: a prompt is computed again for each of its samples. `plan` (numpy, on the host) says who goes where, `inline` (traced) lays
-the tokens of one micro-batch end to end, `Rows.back` takes per-position numbers back to [samples, T].
+the tokens of one micro-batch end to end, `Rows.back` takes what is there per position back to [samples, T].
 """
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class Rows(NamedTuple):
     T: int                  # longest completion
 
     def back(self, x_RW: jax.Array) -> jax.Array:
-        """x at the positions that predict completion tokens, [R * K, T]; beyond a sample's length, anything."""
-        R, K = self.first_RK.shape
-        at = jnp.minimum(self.first_RK[:, :, None] + jnp.arange(self.T), x_RW.shape[1] - 1)
-        return jnp.take_along_axis(x_RW, at.reshape(R, K * self.T), axis=1).reshape(R * K, self.T)
+        """x [R,W,..] at the positions that predict completion tokens, [R * K, T, ..]; beyond a sample's length, anything."""
+        (R, K), T, of_place = self.first_RK.shape, self.T, x_RW.shape[2:]
+        at = jnp.minimum(self.first_RK[:, :, None] + jnp.arange(T), x_RW.shape[1] - 1)
+        return jnp.take_along_axis(x_RW, at.reshape(R, K * T, *(1 for _ in of_place)), axis=1).reshape(R * K, T, *of_place)
 
 
 def taken(seqs: Sequences, slot_RK: jax.Array) -> Sequences:

@@ -77,7 +77,10 @@ def make(cfg: layers.Config, adapter: lora.Lora, dtype, remat: str = "full", log
         score = lambda hidden, tokens: logprobs.token_logp(hidden, head_VD, tokens, temperature, logp_chunk, mesh)
         if seqs.packing is not None:
             rows = packing.inline(seqs)
-            return tuple(map(rows.back, score(layers.forward_packed(cfg, phi, rows, remat, on), rows.target_RW)))
+            hidden_RWD = layers.forward_packed(cfg, phi, rows, remat, on)
+            if seqs.tokens_BT.size < rows.token_RW.size:  # of few samples a row, the completions are scored, not the prompts
+                return score(rows.back(hidden_RWD), seqs.tokens_BT)
+            return tuple(map(rows.back, score(hidden_RWD, rows.target_RW)))
         return score(layers.forward(cfg, phi, shared_out(seqs, mesh), remat, on), seqs.tokens_BT)
 
     return Policy(logp=logp, merge=lambda theta, w: lora.merge(adapter, theta, lay(w), dtype),

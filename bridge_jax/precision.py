@@ -29,6 +29,16 @@ def product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, a, b, precision=exact(a.dtype), preferred_element_type=jnp.float32)
 
 
+def over_positions(subscripts: str, x: jax.Array, g: jax.Array) -> jax.Array:
+    """product of x and g, whose subscripts these are without their first two axes, summed over those, such as "D,F->DF".
+
+    The two are made one axis, since of what is summed along both XLA's CPU compiler first makes a transposed copy: 18 ms a layer
+    for 1,280 positions of SmolLM2's mlp."""
+    (of_x, of_g), made = subscripts.split("->")[0].split(","), subscripts.split("->")[1]
+    one = lambda y: y.reshape(-1, *y.shape[2:])
+    return product(f"R{of_x},R{of_g}->{made}", one(x), one(g))
+
+
 def project(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
     """einsum(subscripts, x, W) in their dtype, such as "BTD,DF->BTF"; W's gradient is summed in fp32. PROJECTED is its name to
     policies of recomputation, which do not see what is in it."""
@@ -47,7 +57,7 @@ def projected_back(subscripts: str, kept, g: jax.Array):
     """Gradients to x and W."""
     (x, W), (of_x, of_W, of_g) = kept, subscripts.replace("->", ",").split(",")
     G_x = jnp.einsum(f"{of_g},{of_W}->{of_x}", g, W, precision=exact(g.dtype))
-    return G_x, product(f"{of_x},{of_g}->{of_W}", x, g).astype(W.dtype)
+    return G_x, over_positions(f"{of_x[2:]},{of_g[2:]}->{of_W}", x, g).astype(W.dtype)
 
 
 projected.defvjp(lambda subscripts, x, W: (projected(subscripts, x, W), (x, W)), projected_back)

@@ -53,12 +53,14 @@ def test_a_row_by_hand():
     assert where[0, 0] == 0 and list(where[1, :3]) == [3, 4, 5]  # each predicted from the token before it
 
 
-def test_log_probabilities_are_those_of_single_rows():
-    """Of ragged samples of shared prompts, four places a row; what lies behind a row's last sample changes nothing."""
+@pytest.mark.parametrize("places", [1, 4])
+def test_log_probabilities_are_those_of_single_rows(places):
+    """Of ragged samples of shared prompts; what lies behind a row's last sample changes nothing. With one place in a row the
+    completions alone are scored, with four the whole row."""
     policy = setup.make_policy(toys.CFG, setup.Model(), toys.ADAPTER)
     theta, seqs = toys.transformer_theta(), toys.sequences(0, 4, 3)
-    whole = packing.plan(np.asarray(packing.lengths(seqs)), 11, 4)
-    assert whole.used < 12
+    whole = packing.plan(np.asarray(packing.lengths(seqs)), 11, places)
+    assert (whole.used < 12) == (places > 1) and (places * seqs.tokens_BT.shape[1] < 11) == (places == 1)
     logp_BT, entropy_BT = policy.logp(theta, seqs, 0.7)
     packed = seqs.replace(packing=whole)
     mine, mine_entropy = policy.logp(theta, packing.taken(packed, jnp.asarray(whole.slot_RK)), 0.7)
@@ -78,18 +80,19 @@ def packed(batch: Batch, places: int) -> Batch:
                  {actor: samples.replace(seqs=part(samples.seqs)) for actor, samples in batch.rollouts.items()})
 
 
-def assert_same_update(name: str) -> None:
+def assert_same_update(name: str, places: int = 3) -> None:
     """Parameters and moments to 1e-5, metrics; every kind of step. Micro-batches of 8 rows, of which packing fills fewer."""
     method = made(name)
     for state, batch, expected, expected_metrics in on_one_device(name):
-        after, metrics = jax.jit(method.update)(state, packed(batch, 3))
+        after, metrics = jax.jit(method.update)(state, packed(batch, places))
         assert toys.change((after.params, after.opt_state), (expected.params, expected.opt_state)) < 1e-5
         for key in set(expected_metrics) - {"budget/gradient_prompt_tokens", "budget/forward_tokens"}:
             np.testing.assert_allclose(metrics[key], expected_metrics[key], rtol=1e-4, atol=1e-5, err_msg=key)
 
 
-def test_the_same_update_packed():
-    assert_same_update("bridge")
+@pytest.mark.parametrize("places", [1, 3])
+def test_the_same_update_packed(places):
+    assert_same_update("bridge", places)
 
 
 @pytest.mark.slow

@@ -60,8 +60,8 @@ def test_every_sum_over_positions_is_in_fp32(family):
         positions = 13 in (given.shape[axis] for axis in summed)
         if positions or equation.primitive.name == "scatter-add" and out.shape == phi["embed"].shape:
             sums[equation.primitive.name].append(out.dtype)
-    biases = 3 if family == "qwen2" else 2  # or the norms of queries and keys; and two norms of each layer
-    assert len(sums["dot_general"]) == 7 and len(sums["reduce_sum"]) == 2 + biases and len(sums["scatter-add"]) == 1
+    biases, norms = (3, 2) if family == "qwen2" else (0, 4)  # two norms of each layer, with qwen3 those of queries and keys too
+    assert len(sums["dot_general"]) == 7 + norms and len(sums["reduce_sum"]) == biases and len(sums["scatter-add"]) == 1
     assert {dtype for found in sums.values() for dtype in found} == {jnp.dtype(jnp.float32)}
 
 

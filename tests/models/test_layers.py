@@ -35,6 +35,25 @@ def test_rms_norm_computes_in_fp32():
     assert not layers.rms_norm(jnp.zeros((1, 8)), jnp.ones(8), 1e-6).any()
 
 
+@pytest.mark.parametrize("shape", [(5, 8), (2, 7, 8), (2, 7, 3, 8)])
+def test_gradients_of_rms_norm(shape):
+    """Written out by hand: to x and scale, those that jax derives from its formula."""
+    draw = lambda k, *shape: jax.random.normal(jax.random.key(k), shape)
+    x, scale, g = draw(0, *shape), 1 + draw(1, 8), draw(2, *shape)
+    formula = lambda x, scale: x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 0.1) * scale
+    want, got = (jax.vjp(f, x, scale)[1](g) for f in (formula, lambda x, scale: layers.rms_norm(x, scale, 0.1)))
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5), got, want)
+
+
+def test_what_the_backward_pass_keeps_of_a_layer():
+    """Of the mlp's width its two projections and what the last is multiplied by, nothing in between; of norms their input."""
+    cfg = params.read_config(tiny.CASES["llama"])
+    phi, seqs = params.init(cfg, jax.random.key(0)), tiny.rows(P=1, M=1, S=11, T=2)
+    kept = jax.tree.leaves(jax.vjp(lambda phi: layers.forward(cfg, phi, seqs), phi)[1])
+    stacks = lambda width: sum(leaf.shape == (cfg.layers, 1, 13, width) for leaf in kept)
+    assert stacks(cfg.mlp) == 3 and stacks(1) == 0 and stacks(cfg.width) == 4  # x before and behind attention, and both normed
+
+
 # ---- what a position may see
 
 
