@@ -25,18 +25,19 @@ from configs import base
 from experiments.bench import made_up
 
 PROMPTS, SAMPLES, DEMOS, BUCKET, NEW = 8, 8, 16, 256, 128
+FEWER = 5  # prompts, whose samples are five for each of a whole micro-batch of demonstrations
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 STEADY = dict(learning_rate=1e-6, schedule="constant", warmup_steps=0, decay_steps=0)
 
 
-def make(method: str, model: str, dtype: str, max_new: int, pack: int = 0) -> Run:
+def make(method: str, model: str, dtype: str, max_new: int, pack: int = 0, prompts: int = 0, demos: int = 0) -> Run:
     """A run of these sizes, without data; demonstrations: one for every five samples, as in the paper, to the next 8."""
     config = base.get_config(method)
     config.model.update(dict(path=model, dtype=dtype, remat="none"))
     config.data.buckets = (BUCKET,)
     config.rollout.update(dict(max_new=max_new, cache_dtype=dtype))
-    config.batch.update(dict(prompts_per_step=PROMPTS, samples_per_prompt=SAMPLES, demos_per_step=DEMOS, microbatch_rows=8,
-                             pack=pack))
+    config.batch.update(dict(prompts_per_step=prompts or PROMPTS, samples_per_prompt=SAMPLES, demos_per_step=demos or DEMOS,
+                             microbatch_rows=8, pack=pack))
     config.optim.base.update(STEADY)
     config.optim.lora.update(STEADY)
     return setup.sketch(config, jax.devices()[:1])
@@ -119,20 +120,44 @@ def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) 
     return lines[1:]  # the first call warms up
 
 
-def update(repeats: int, model: str, data_dir: str, dtype: str, method: str, shared: bool) -> list[dict]:
-    """One update of 64 samples (and 16 experts for bridge); shared: each prompt is computed once for its 8 samples."""
-    run = make(method, model, dtype, NEW, pack=0 if shared else 1)
+def updates(run: Run, model: str, data_dir: str) -> tuple[Callable[[], tuple[float, dict]], dict]:
+    """() -> seconds of one more update and its metrics; and of its program what compiling took, the bytes of the training state
+    and those that it takes above that."""
     shapes = setup.abstract_state(run)
     program, compile_s = compiled(lambda: programs.trace_update(run, shapes, BUCKET, run.method.kinds[0]))
     state, batch = jax.jit(run.method.init)(setup.initial_theta(run), jax.random.key(0)), completions(run, model, data_dir)
-    lines = []
-    for _ in range(repeats + 1):
+
+    def call():
+        nonlocal state
         seconds, (state, metrics) = timed(lambda: program(state, batch))
-        rows = run.settings.batch.rollout_rows
-        lines.append({"seconds": seconds, "rows_per_s": rows / seconds, "tokens_per_s": rows * (BUCKET + NEW) / seconds,
-                      "compile_s": compile_s, "state_gb": count.chip_bytes(shapes) / 1e9,
+        return seconds, metrics
+
+    return call, {"compile_s": compile_s, "state_gb": count.chip_bytes(shapes) / 1e9,
+                  "above_gb": program.memory_analysis().temp_size_in_bytes / 1e9}
+
+
+def update(repeats: int, model: str, data_dir: str, dtype: str, shared: bool) -> list[dict]:
+    """grpo's update of 64 samples; shared: each prompt is computed once for its 8 samples."""
+    run = make("grpo", model, dtype, NEW, pack=0 if shared else 1)
+    (call, about), rows, lines = updates(run, model, data_dir), run.settings.batch.rollout_rows, []
+    for _ in range(repeats + 1):
+        seconds, metrics = call()
+        lines.append({"seconds": seconds, "rows_per_s": rows / seconds, "tokens_per_s": rows * (BUCKET + NEW) / seconds, **about,
                       "grad_norm": float(metrics["grad/norm_theta"])})
     return lines[1:]  # the first call warms up
+
+
+def cooperation(repeats: int, model: str, data_dir: str, dtype: str, shared: bool) -> list[dict]:
+    """An update of bridge and one of grpo in turn, on the same 40 samples and, for bridge, 8 experts: one for every five samples
+    exactly, in whole micro-batches. times_*: bridge's share of grpo's."""
+    both = {method: updates(make(method, model, dtype, NEW, 0 if shared else 1, prompts=FEWER, demos=FEWER * SAMPLES // 5),
+                            model, data_dir) for method in ("bridge", "grpo")}
+    line = {f"{method}_{key}": value for method, (_, about) in both.items() for key, value in about.items()}
+    line["times_above_gb"], lines = line["bridge_above_gb"] / line["grpo_above_gb"], []
+    for _ in range(repeats + 1):
+        spent = {f"{method}_seconds": call()[0] for method, (call, _) in both.items()}
+        lines.append({**line, **spent, "times_seconds": spent["bridge_seconds"] / spent["grpo_seconds"]})
+    return lines[1:]  # the first calls warm up
 
 
 def machine(dtype: str) -> Callable[[], dict[str, float]]:

@@ -33,13 +33,11 @@ CASES = {  # in the order of a round: name -> (flag of the peer's python, script
     "update_repeated": ("", ["update_repeated"]),
     "update Tunix": ("tunix", ["tunix_train.py", "--micros=5", "--update-s=0.1"]),  # calls 3 to 5: the first two compile
     "update": ("", ["update"]),
-    "update TRL": ("torch", ["torch_train.py", "--micros=4"]),
-    "update_bridge": ("", ["update_bridge"])}
+    "update TRL": ("torch", ["torch_train.py", "--micros=4"])}
 BESIDE = {  # case -> what its rate is divided by
     "rollout": ("rollout Tunix", "rollout transformers"), "rollout_uneven": ("rollout",),
     "rollout bf16": ("rollout Tunix", "rollout transformers", "rollout"),
-    "update_repeated": ("update Tunix", "update TRL"), "update": ("update Tunix", "update TRL", "update_repeated"),
-    "update_bridge": ("update",)}
+    "update_repeated": ("update Tunix", "update TRL"), "update": ("update Tunix", "update TRL", "update_repeated")}
 ROWS = 64  # of each update
 
 

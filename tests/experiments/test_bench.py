@@ -20,7 +20,7 @@ def folder(tmp_path_factory) -> str:
 @pytest.fixture
 def small(monkeypatch):
     """2 prompts x 4 samples of 6 tokens."""
-    for name, value in dict(PROMPTS=2, SAMPLES=4, DEMOS=8, BUCKET=16, NEW=6).items():
+    for name, value in dict(PROMPTS=2, SAMPLES=4, DEMOS=8, BUCKET=16, NEW=6, FEWER=2).items():
         monkeypatch.setattr(bench_model, name, value)
 
 
@@ -33,13 +33,17 @@ def test_sampling(folder, small):
 
 
 def test_updates_compute_the_same_gradient_with_a_prompt_shared_or_repeated(folder, small):
-    shared, repeated = (bench_model.update(1, folder, "", "float32", "grpo", shared)[0]["grad_norm"] for shared in (True, False))
+    shared, repeated = (bench_model.update(1, folder, "", "float32", shared)[0]["grad_norm"] for shared in (True, False))
     assert shared > 0 and np.isclose(shared, repeated, rtol=1e-5)
 
 
-def test_bridge_reads_experts_and_holds_more(folder, small):
-    grpo, bridge = (bench_model.update(1, folder, "", "float32", method, True)[0] for method in ("grpo", "bridge"))
-    assert bridge["state_gb"] > 1.9 * grpo["state_gb"]
+@pytest.mark.parametrize("shared", [True, False])
+def test_bridge_beside_grpo(folder, small, shared):
+    """bridge holds two policies; its times are shares of grpo's in the same line."""
+    line, = bench_model.cooperation(1, folder, "", "float32", shared)
+    assert line["bridge_state_gb"] > 1.9 * line["grpo_state_gb"] and line["grpo_above_gb"] > 0
+    assert line["times_seconds"] == line["bridge_seconds"] / line["grpo_seconds"] > 0
+    assert line["times_above_gb"] == line["bridge_above_gb"] / line["grpo_above_gb"]
 
 
 def test_the_command_prints_a_line_a_repeat_and_the_medians(capsys, monkeypatch):
