@@ -38,6 +38,8 @@ def make(method: str, model: str, dtype: str, max_new: int, pack: int = 0, promp
     config.rollout.update(dict(max_new=max_new, cache_dtype=dtype))
     config.batch.update(dict(prompts_per_step=prompts or PROMPTS, samples_per_prompt=SAMPLES, demos_per_step=demos or DEMOS,
                              microbatch_rows=8, pack=pack))
+    if method == "bridge":  # two experts at a time, which are not more positions than a prompt and its samples
+        config.method.sft_microbatches = max(1, config.batch.demos_per_step // 2)
     config.optim.base.update(STEADY)
     config.optim.lora.update(STEADY)
     return setup.sketch(config, jax.devices()[:1])

@@ -158,7 +158,7 @@ def test_peft_loads_the_adapter(tmp_path):
 
 def test_fp32_is_fp32_on_every_machine():
     """An accelerator rounds what fp32 matmuls are given unless told otherwise. merge, pull and all passes of an fp32 model tell
-    it, those of a bf16 model need not."""
+    it, those of a bf16 model need not, but for the fp32 sums of its five norms' gradients."""
     batch, theta, w = toys.model_batch(0), toys.transformer_theta(), lora.init(toys.CFG, toys.ADAPTER, jax.random.key(0))
     seqs, G = batch.demos, jax.tree.map(jnp.ones_like, theta)
     said = lambda f, *given: re.findall(r"dot_general\[\s+dimension.*?\n\s+\]", str(jax.make_jaxpr(f)(*given)), re.S)
@@ -172,4 +172,5 @@ def test_fp32_is_fp32_on_every_machine():
         phi, on = jax.tree.map(lambda x: x.astype(dtype), theta), policy.make(toys.CFG, toys.ADAPTER, dtype)
         passed = said(jax.grad(lambda phi: on.logp(phi, seqs, jnp.float32(1.0))[0].sum()), phi)
         drawn = [dot for dot in said(sample, phi) if dtype == jnp.float32]
-        assert len(passed) > 20 and {exact([dot] * 4) for dot in passed + drawn} == {dtype == jnp.float32}
+        precise = sum(exact([dot] * 4) for dot in passed + drawn)
+        assert len(passed) > 20 and precise == (len(passed + drawn) if dtype == jnp.float32 else 5)

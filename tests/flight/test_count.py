@@ -33,13 +33,15 @@ def test_a_matmul_by_hand():
 @pytest.mark.parametrize("samples", (1, 4))
 @pytest.mark.parametrize("remat", layers.REMAT)
 def test_forward_and_backward_against_the_compiler(samples, remat):
-    """2 prompts of 48 tokens, each with its samples of 64: shared prompts, recomputed layer and head, one chunk of logits."""
+    """2 prompts of 48 tokens, each with its samples of 64: shared prompts, recomputed layer and head, one chunk of logits. Compiled
+    with two layers, of which the compiler counts one: in a loop of a single trip it would not compute the layer again."""
     P, S, B, T = 2, 48, 2 * samples, 64
     seqs = Sequences(ints(P, S), ints(P), ints(B, T), ints(B))
-    theta = params.abstract(CFG)
+    two = dataclasses.replace(CFG, layers=2)
+    theta = params.abstract(two)
 
     def J(theta, seqs):
-        hidden = layers.forward(CFG, theta, seqs, remat)
+        hidden = layers.forward(two, theta, seqs, remat)
         return logprobs.token_logp(hidden, layers.head_weights(CFG, theta), seqs.tokens_BT, 1.0, B * T)[0].sum()
 
     rows = count.Rows(P, B, S, T)
