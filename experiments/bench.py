@@ -29,7 +29,7 @@ from bridge_jax.grading import equivalence, selftest
 from bridge_jax.grading.extract import last_boxed
 from bridge_jax.grading.outcome import Claim, Rule
 from bridge_jax.grading.pool import Pool
-from experiments.train import fail, log_to_stderr, parse_flags
+from experiments.train import fail, keep_freed_memory, log_to_stderr, parse_flags
 
 VERSIONS = ("jax", "jaxlib", "sympy", "math-verify")
 FILES = ("math_test_minus_math500.jsonl", "gsm8k_test.jsonl")  # their solutions were made by people, not by us
@@ -114,6 +114,7 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.repeats < 1:
         fail(f"--repeats={flags.FLAGS.repeats}; allowed: at least 1")
     log_to_stderr()
+    keep_freed_memory()  # as training does
     about = {"case": argv[1], "cores": os.cpu_count(), "machine": platform.machine(), "instructions": instructions(),
              "python": platform.python_version(), "versions": {name: metadata.version(name) for name in VERSIONS}}
     try:
