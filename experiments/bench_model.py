@@ -1,10 +1,11 @@
 """The cases of experiments.bench that run a model: the sampler and the updates at the sizes of the peers' measurements.
 
-8 prompts x 8 samples, prompts padded to 256 tokens, 128 new tokens, all weights trained by AdamW at 8 rows a micro-batch. The
+8 prompts x 8 samples (5 x 8 where bridge is set beside grpo), prompts padded to 256 tokens, 128 new tokens, all weights trained by AdamW at 8 rows a micro-batch. The
 programs are those of training (programs.trace_sampler, trace_update), compiled as training compiles them.
 """
 from __future__ import annotations
 
+import functools
 import json
 import time
 from pathlib import Path
@@ -25,12 +26,13 @@ from configs import base
 from experiments.bench import made_up
 
 PROMPTS, SAMPLES, DEMOS, BUCKET, NEW = 8, 8, 16, 256, 128
-FEWER = 5  # prompts, whose samples are five for each of a whole micro-batch of demonstrations
+FEWER = 5  # prompts where bridge is set beside grpo: their 40 samples and 8 demonstrations are whole micro-batches
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 STEADY = dict(learning_rate=1e-6, schedule="constant", warmup_steps=0, decay_steps=0)
 
 
-def make(method: str, model: str, dtype: str, max_new: int, pack: int = 0, prompts: int = 0, demos: int = 0) -> Run:
+def make(method: str, model: str, dtype: str, max_new: int, pack: int = 0, prompts: int = 0, demos: int = 0,
+         sft_microbatches: int = 0) -> Run:
     """A run of these sizes, without data; demonstrations: one for every five samples, as in the paper, to the next 8."""
     config = base.get_config(method)
     config.model.update(dict(path=model, dtype=dtype, remat="none"))
@@ -38,8 +40,8 @@ def make(method: str, model: str, dtype: str, max_new: int, pack: int = 0, promp
     config.rollout.update(dict(max_new=max_new, cache_dtype=dtype))
     config.batch.update(dict(prompts_per_step=prompts or PROMPTS, samples_per_prompt=SAMPLES, demos_per_step=demos or DEMOS,
                              microbatch_rows=8, pack=pack))
-    if method == "bridge":  # two experts at a time, which are not more positions than a prompt and its samples
-        config.method.sft_microbatches = max(1, config.batch.demos_per_step // 2)
+    if sft_microbatches:
+        config.method.sft_microbatches = sft_microbatches
     config.optim.base.update(STEADY)
     config.optim.lora.update(STEADY)
     return setup.sketch(config, jax.devices()[:1])
@@ -150,10 +152,13 @@ def update(repeats: int, model: str, data_dir: str, dtype: str, shared: bool) ->
 
 
 def cooperation(repeats: int, model: str, data_dir: str, dtype: str, shared: bool) -> list[dict]:
-    """An update of bridge and one of grpo in turn, on the same 40 samples and, for bridge, 8 experts: one for every five samples
-    exactly, in whole micro-batches. times_*: bridge's share of grpo's."""
-    both = {method: updates(make(method, model, dtype, NEW, 0 if shared else 1, prompts=FEWER, demos=FEWER * SAMPLES // 5),
-                            model, data_dir) for method in ("bridge", "grpo")}
+    """An update of bridge and one of grpo in turn, on the same 40 samples and, for bridge, 8 experts, exactly one for every five
+    samples. The experts are passed two at a time, which is not the default: all 8 have more positions than a prompt and its
+    samples, and so would take more memory. times_*: what bridge takes over what grpo does."""
+    demos = FEWER * SAMPLES // 5
+    sized = functools.partial(make, model=model, dtype=dtype, max_new=NEW, pack=0 if shared else 1, prompts=FEWER, demos=demos)
+    runs = {"bridge": sized("bridge", sft_microbatches=-(-demos // 2)), "grpo": sized("grpo")}
+    both = {method: updates(run, model, data_dir) for method, run in runs.items()}
     line = {f"{method}_{key}": value for method, (_, about) in both.items() for key, value in about.items()}
     line["times_above_gb"], lines = line["bridge_above_gb"] / line["grpo_above_gb"], []
     for _ in range(repeats + 1):
