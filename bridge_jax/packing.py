@@ -53,11 +53,12 @@ class Rows(NamedTuple):
     first_RK: jax.Array     # int32, where each sample's first completion token is predicted
     T: int                  # longest completion
 
-    def back(self, x_RW: jax.Array) -> jax.Array:
-        """x [R,W,..] at the positions that predict completion tokens, [R * K, T, ..]; beyond a sample's length, anything."""
-        (R, K), T, of_place = self.first_RK.shape, self.T, x_RW.shape[2:]
-        at = jnp.minimum(self.first_RK[:, :, None] + jnp.arange(T), x_RW.shape[1] - 1)
-        return jnp.take_along_axis(x_RW, at.reshape(R, K * T, *(1 for _ in of_place)), axis=1).reshape(R * K, T, *of_place)
+    def back(self, x: jax.Array) -> jax.Array:
+        """x, [R,W] or [R,W,D], where completion tokens are predicted, [R * K, T] or [R * K, T, D]; beyond a sample's length,
+        anything."""
+        (R, K), T, width = self.first_RK.shape, self.T, x.shape[2:]
+        at = jnp.minimum(self.first_RK[:, :, None] + jnp.arange(T), x.shape[1] - 1)
+        return jnp.take_along_axis(x, at.reshape(R, K * T, *(1 for _ in width)), axis=1).reshape(R * K, T, *width)
 
 
 def taken(seqs: Sequences, slot_RK: jax.Array) -> Sequences:

@@ -1,7 +1,8 @@
 """The cases of experiments.bench that run a model: the sampler and the updates at the sizes of the peers' measurements.
 
-8 prompts x 8 samples (5 x 8 where bridge is set beside grpo), prompts padded to 256 tokens, 128 new tokens, all weights trained by AdamW at 8 rows a micro-batch. The
-programs are those of training (programs.trace_sampler, trace_update), compiled as training compiles them.
+8 prompts x 8 samples (5 x 8 where bridge is set beside grpo), prompts padded to 256 tokens, 128 new tokens, all weights trained
+by AdamW at 8 rows a micro-batch. The programs are those of training (programs.trace_sampler, trace_update), compiled as training
+compiles them.
 """
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next allocation; on other systems nothing happens.
 
     XLA's CPU backend allocates its temporaries anew for each execution, and glibc maps large ones from the kernel each time. Page
-    faults were a third of the ladder's grpo update on an AMD EPYC (0.20 s with, 0.13 s without), nothing of it on an Intel Xeon, and
-    there 1 of 17 s of a SmolLM2 update. Threads keep arenas of their own: with one for all, sampling took 1.3 times as long.
+    faults were a third of the ladder's grpo update on an AMD EPYC (0.20 s with, 0.13 s without), nothing of it on an Intel Xeon,
+    and there 1 of 17 s of a SmolLM2 update. Threads have arenas of their own: with one for all, sampling took 1.3 times as long.
     """
     import ctypes
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

@@ -95,10 +95,11 @@ on_both = pytest.mark.parametrize("sizes", [MESHES["2x2x2"], pytest.param(MESHES
 
 
 @on_both
-def test_the_same_update_packed(sizes):
-    """Three samples in a row on the mesh, each in its own row on one device."""
+@pytest.mark.parametrize("places", [1, 3])
+def test_the_same_update_packed(sizes, places):
+    """One or three samples in a row on the mesh, each in its own row on one device. Of one, the completion alone is scored."""
     from tests.test_packing import packed  # which imports this module
-    assert_same_update("bridge", sizes, lambda batch: packed(batch, 3),
+    assert_same_update("bridge", sizes, lambda batch: packed(batch, places),
                        frozenset({"budget/gradient_prompt_tokens", "budget/forward_tokens"}))
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_jax import methods, packing, setup
+from bridge_jax import logprobs, methods, packing, setup
 from bridge_jax.types import Batch, Packing, Sequences
 from tests import tiny_runs, toys
 from tests.test_mesh import made, on_one_device
@@ -54,7 +54,7 @@ def test_a_row_by_hand():
 
 
 @pytest.mark.parametrize("places", [1, 4])
-def test_log_probabilities_are_those_of_single_rows(places):
+def test_log_probabilities_are_those_of_single_rows(places, monkeypatch):
     """Of ragged samples of shared prompts; what lies behind a row's last sample changes nothing. With one place in a row the
     completions alone are scored, with four the whole row."""
     policy = setup.make_policy(toys.CFG, setup.Model(), toys.ADAPTER)
@@ -62,8 +62,11 @@ def test_log_probabilities_are_those_of_single_rows(places):
     whole = packing.plan(np.asarray(packing.lengths(seqs)), 11, places)
     assert (whole.used < 12) == (places > 1) and (places * seqs.tokens_BT.shape[1] < 11) == (places == 1)
     logp_BT, entropy_BT = policy.logp(theta, seqs, 0.7)
+    scored, token_logp = [], logprobs.token_logp
+    monkeypatch.setattr(logprobs, "token_logp", lambda hidden, *given: scored.append(hidden.shape) or token_logp(hidden, *given))
     packed = seqs.replace(packing=whole)
     mine, mine_entropy = policy.logp(theta, packing.taken(packed, jnp.asarray(whole.slot_RK)), 0.7)
+    assert scored[0][:2] == ((12, seqs.tokens_BT.shape[1]) if places == 1 else (12, 11))
     for b in range(12):
         place, length = int(np.argwhere(whole.slot_RK.reshape(-1) == b)[0, 0]), int(seqs.length_B[b])
         np.testing.assert_allclose(mine[place, :length], logp_BT[b, :length], atol=1e-5)

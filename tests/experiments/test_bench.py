@@ -38,10 +38,13 @@ def test_updates_compute_the_same_gradient_with_a_prompt_shared_or_repeated(fold
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_bridge_beside_grpo(folder, small, shared):
-    """bridge holds two policies; its times are shares of grpo's in the same line."""
+def test_bridge_beside_grpo(folder, small, shared, monkeypatch):
+    """bridge holds two policies and reads one expert for every five samples; its times are over grpo's in the same line."""
+    made, make = [], bench_model.make
+    monkeypatch.setattr(bench_model, "make", lambda *given, **how: made.append(make(*given, **how)) or made[-1])
     line, = bench_model.cooperation(1, folder, "", "float32", shared)
     assert line["bridge_state_gb"] > 1.9 * line["grpo_state_gb"] and line["grpo_above_gb"] > 0
+    assert all(run.settings.batch.rollout_rows // 5 == run.settings.batch.demos_per_step == 1 for run in made)
     assert line["times_seconds"] == line["bridge_seconds"] / line["grpo_seconds"] > 0
     assert line["times_above_gb"] == line["bridge_above_gb"] / line["grpo_above_gb"]
 
@@ -50,6 +53,7 @@ def test_the_command_prints_a_line_a_repeat_and_the_medians(capsys, monkeypatch)
     values = iter([{"x": 1.0}, {"x": 5.0}, {"x": 3.0}])
     monkeypatch.setitem(bench.CASES, "reference", lambda repeats: [next(values) for _ in range(repeats)])
     monkeypatch.setattr(bench.flags, "FLAGS", type("Flags", (), {"repeats": 3})())
+    monkeypatch.setattr(bench, "keep_freed_memory", lambda: None)  # for the process, which here is pytest's
     bench.main(["bench", "reference"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["x"] for line in lines] == [1.0, 5.0, 3.0, 3.0] and lines[-1]["median_of"] == 3

@@ -35,14 +35,17 @@ def test_rms_norm_computes_in_fp32():
     assert not layers.rms_norm(jnp.zeros((1, 8)), jnp.ones(8), 1e-6).any()
 
 
+@pytest.mark.parametrize("dtype, error", [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-8)])  # 2^-8: rounded once to 8 bits
 @pytest.mark.parametrize("shape", [(5, 8), (2, 7, 8), (2, 7, 3, 8)])
-def test_gradients_of_rms_norm(shape):
-    """Written out by hand: to x and scale, those that jax derives from its formula."""
-    draw = lambda k, *shape: jax.random.normal(jax.random.key(k), shape)
+def test_gradients_of_rms_norm(shape, dtype, error):
+    """Written out by hand: to x and scale, those that jax derives from its formula in fp32."""
+    draw = lambda k, *shape: jax.random.normal(jax.random.key(k), shape).astype(dtype)
     x, scale, g = draw(0, *shape), 1 + draw(1, 8), draw(2, *shape)
     formula = lambda x, scale: x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 0.1) * scale
-    want, got = (jax.vjp(f, x, scale)[1](g) for f in (formula, lambda x, scale: layers.rms_norm(x, scale, 0.1)))
-    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5), got, want)
+    want = jax.vjp(formula, *(y.astype(jnp.float32) for y in (x, scale)))[1](g.astype(jnp.float32))
+    got = jax.vjp(lambda x, scale: layers.rms_norm(x, scale, 0.1), x, scale)[1](g)
+    assert [y.dtype for y in got] == [dtype, dtype]
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=error, atol=1e-5), got, want)
 
 
 def test_what_the_backward_pass_keeps_of_a_layer():
