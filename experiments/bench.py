@@ -86,7 +86,10 @@ def grade(repeats: int) -> list[dict]:
 def on_model(case: str, **how):
     """A case of experiments.bench_model."""
     def measure(repeats: int) -> list[dict]:
+        import jax
+
         from experiments import bench_model
+        jax.config.update("jax_enable_compilation_cache", False)  # compile_s is what compiling takes
         given = flags.FLAGS
         return getattr(bench_model, case)(repeats, given.model, given.data_dir, given.dtype, **how)
 

@@ -112,16 +112,17 @@ def sampler(run: Run, model: str, data_dir: str, uneven: bool = False) -> tuple[
 
 
 def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) -> list[dict]:
-    """The sampler, every row to 128 tokens; or uneven: rows end at their end-of-sequence token, or at 256."""
+    """The sampler, every row to 128 tokens; or uneven: to its end or 256. And the rate of a matmul right before."""
     run = make("grpo", model, dtype, 2 * NEW if uneven else NEW)
     phi = jax.tree.map(lambda x: x.astype(dtype), setup.initial_theta(run))
     sample, compile_s = sampler(run, model, data_dir, uneven)
-    lines = []
+    measure, lines = machine("float32", read=False), []
     for repeat in range(repeats + 1):
+        rates = measure()
         first_s, seconds, samples = sample(phi, repeat)
         tokens = int(samples.seqs.length_B.sum())
         lines.append({"seconds": seconds, "tokens": tokens, "tokens_per_s": tokens / seconds, "compile_s": compile_s,
-                      "first_token_s": first_s, "longest": int(samples.seqs.length_B.max())})
+                      "first_token_s": first_s, "longest": int(samples.seqs.length_B.max()), **rates})
     return lines[1:]  # the first call warms up
 
 
@@ -168,12 +169,19 @@ def cooperation(repeats: int, model: str, data_dir: str, dtype: str, shared: boo
     return lines[1:]  # the first calls warm up
 
 
-def machine(dtype: str) -> Callable[[], dict[str, float]]:
+def machine(dtype: str, read: bool = True) -> Callable[[], dict[str, float]]:
     """() -> what this machine does now: matmuls of 2048 in GFLOP/s, and sums of 1 GiB in GB/s, each the best of five."""
-    a, x = jnp.ones((2048, 2048), dtype), jnp.ones(2**28)  # given as arguments: of constants, the compiler knows the result
-    work = {"matmul_gflops": (jax.jit(jnp.matmul), (a, a), 2 * 2048**3), "read_gb_s": (jax.jit(jnp.sum), (x,), x.nbytes)}
-    best = lambda call, given: min(timed(lambda: call(*given))[0] for _ in range(5))  # one alone may take five times as long
-    measure = lambda: {name: amount / best(call, given) / 1e9 for name, (call, given, amount) in work.items()}
+    matmul, total = jax.jit(jnp.matmul), jax.jit(jnp.sum)
+    best = lambda call, *given: min(timed(lambda: call(*given))[0] for _ in range(5))  # one alone may take five times as long
+
+    def measure() -> dict[str, float]:
+        a = jnp.ones((2048, 2048), dtype)  # given as an argument: of a constant, the compiler knows the result
+        rates = {"matmul_gflops": 2 * 2048**3 / best(matmul, a, a) / 1e9}
+        if read:
+            x = jnp.ones(2**28)
+            rates["read_gb_s"] = x.nbytes / best(total, x) / 1e9
+        return rates
+
     measure()  # compiles
     return measure
 
@@ -188,20 +196,22 @@ def step(repeats: int, model: str, data_dir: str, dtype: str, method: str) -> li
     """One step phase by phase: merge, prefill, decode, grading of made-up answers, update; NAME_s, and NAME_limit_s, the longest
     of its FLOPs at the rate of a matmul and its bytes at that of a read, both measured right before; NAME_share is their ratio.
 
-    prefill and decode are told apart by a call that samples one token."""
-    run = make(method, model, dtype, NEW)
-    shapes, batch = setup.abstract_state(run), completions(run, model, data_dir)
-    work = {phase.name: phase.work(phase.trace()) for phase in phases.phases(run, shapes)}
-    merge, _ = compiled(lambda: programs.trace_policy(run, shapes, "theta"))
-    update, _ = compiled(lambda: programs.trace_update(run, shapes, BUCKET, run.method.kinds[0]))
-    sample, _ = sampler(run, model, data_dir)
+    prefill and decode are told apart by a call that samples one token. tokens_per_s: new tokens over the whole step's seconds."""
     answers = [(gold, text, Rule()) for gold, text in made_up(PROMPTS * SAMPLES)]
-    state, measure, lines = jax.jit(run.method.init)(setup.initial_theta(run), jax.random.key(0)), machine(dtype), []
-    with Pool() as pool:
+    with Pool() as pool:  # first: a process counts what its parent held when it was started as memory of its own
+        selftest.grade(answers, pool)
+        run = make(method, model, dtype, NEW)
+        shapes, batch = setup.abstract_state(run), completions(run, model, data_dir)
+        work = {phase.name: phase.work(phase.trace()) for phase in phases.phases(run, shapes)}
+        merge, merge_compile_s = compiled(lambda: programs.trace_policy(run, shapes, "theta"))
+        update, update_compile_s = compiled(lambda: programs.trace_update(run, shapes, BUCKET, run.method.kinds[0]))
+        sample, sample_compile_s = sampler(run, model, data_dir)
+        compile_s = merge_compile_s + update_compile_s + sample_compile_s
+        state, measure, lines = jax.jit(run.method.init)(setup.initial_theta(run), jax.random.key(0)), machine(dtype), []
         for repeat in range(repeats + 1):
             line, spent = measure(), {}
             spent["merge"], phi = timed(lambda: merge(state.params))
-            first_s, rollout_s, _ = sample(phi, repeat)
+            first_s, rollout_s, samples = sample(phi, repeat)
             spent["decode"] = (rollout_s - first_s) * NEW / (NEW - 1)
             spent["prefill"] = rollout_s - spent["decode"]
             spent["grade"], _ = timed(lambda: selftest.grade(answers, pool))
@@ -212,5 +222,7 @@ def step(repeats: int, model: str, data_dir: str, dtype: str, method: str) -> li
                     flops, moved = work[name]
                     limit_s = max(flops / line["matmul_gflops"], moved / line["read_gb_s"]) / 1e9
                     line |= {f"{name}_limit_s": limit_s, f"{name}_share": limit_s / seconds}
-            lines.append(line | {"step_s": sum(spent.values())})
+            seconds = sum(spent.values())
+            lines.append(line | {"seconds": seconds, "compile_s": compile_s,
+                                 "tokens_per_s": int(samples.seqs.length_B.sum()) / seconds})
     return lines[1:]  # the first step warms up

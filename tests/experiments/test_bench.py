@@ -65,7 +65,8 @@ def test_a_step_is_the_sum_of_its_phases(folder, small, method):
     """Each phase has a limit by its counted work, except grading; prefill and decode make up the rollout."""
     line, = bench_model.step(1, folder, "", "float32", method)
     spent = [line[f"{name}_s"] for name in ("merge", "prefill", "decode", "grade", "update")]
-    assert line["step_s"] == pytest.approx(sum(spent))
+    assert line["seconds"] == pytest.approx(sum(spent))
+    assert line["compile_s"] > 0 and line["tokens_per_s"] > 0
     for name in ("merge", "prefill", "decode", "update"):
         assert line[f"{name}_share"] == pytest.approx(line[f"{name}_limit_s"] / line[f"{name}_s"]) and line[f"{name}_limit_s"] > 0
 

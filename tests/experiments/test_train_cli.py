@@ -10,6 +10,7 @@ import sys
 import time
 import types
 
+import jax
 import pytest
 
 from bridge_jax import checkpoint, methods, train
@@ -161,6 +162,19 @@ def test_exit_codes(monkeypatch, capsys, raised, code):
     with pytest.raises(SystemExit) as exit:
         command.main(["train", "stray"])
     assert exit.value.code == 2 and "unexpected arguments ['stray']" in capsys.readouterr().err
+
+
+def test_compiled_programs_are_kept_by_default(monkeypatch):
+    """Where the environment does not say otherwise; jax itself reads JAX_COMPILATION_CACHE_DIR."""
+    given = {}
+    monkeypatch.setattr(jax.config, "update", given.__setitem__)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    command.use_compilation_cache()
+    assert given["jax_compilation_cache_dir"] == os.path.expanduser("~/.cache/bridge_jax/xla")
+    given.clear()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    command.use_compilation_cache()
+    assert not given
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
