@@ -3,10 +3,9 @@
 Cases: grade - answers a second through box, cheap stage and worker processes, and the share that the cheap stage decides.
 Its answers are those of reference solutions (--data_dir: a folder with MATH's and GSM8K's JSONL), each one graded against
 its own gold answer and against that of the next problem; without --data_dir a made-up mix in about MATH's proportions.
-rollout, rollout_uneven - tokens a second of the sampler, 64 rows of 128 tokens, or to their ends,
-which those of made-up prompts reach only at the limit. update, update_repeated -
-a grpo update of these rows, each prompt computed once, or once for every sample. update_bridge, update_bridge_repeated - bridge's
-beside grpo's on fewer of them, in turn.
+rollout, rollout_uneven - tokens a second of the sampler, 64 rows of 128 tokens, or to their ends, which those of made-up prompts
+reach only at the limit. update, update_repeated - a grpo update of these rows, each prompt computed once, or once for every
+sample. update_bridge, update_bridge_repeated - bridge's beside grpo's on fewer of them, in turn.
 step_grpo, step_bridge - both in turn, and for each phase what this machine could not beat: its counted FLOPs and bytes at the
 rates of a matmul and a read, measured in between. All of --model, a local folder; --dtype; prompts of GSM8K from --data_dir, else
 made up. reference - these rates alone.

@@ -16,7 +16,7 @@ from experiments import bench
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEPT = json.loads((ROOT / "docs/speed.json").read_text())  # case and flags -> instructions -> last line of `experiments.bench`
-OF_TESTS = ("XLA_FLAGS", "NPROC", "JAX_COMPILATION_CACHE_DIR")
+OF_TESTS = ("XLA_FLAGS", "NPROC")  # set by tests/conftest.py
 
 
 def compared(line: dict) -> list[str]:
