@@ -3,13 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test lint format clean
 
 quickstart: $(VENV)/installed
 	$(RUN) -m experiments.quickstart --out=runs/quickstart
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow and not bench"
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+format: $(VENV)/installed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.12"'

@@ -7,6 +7,7 @@ numbers, is passed over for the one before; it is renamed only once an older one
 the files (a full memory, a wrong mount) never renames anything. State of another shape, such as another method's, is no
 damage: it is refused with what differs. Left out: when to save (train.py), choosing a checkpoint by its score.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -27,12 +28,17 @@ from bridge_jax.types import Tree
 
 logger = logging.getLogger(__name__)
 SHOWN = 4  # paths named per kind of difference
-LONGEST_WRITE_S = 6 * 3600  # of one checkpoint in the background; orbax would give up on the other hosts after 20 minutes
+LONGEST_WRITE_S = (
+    6 * 3600
+)  # of one checkpoint in the background; orbax would give up on the other hosts after 20 minutes
 UNREAD = ...  # stands in an abstract state for a part that is not to be read
 
 # orbax tells each phase of each save at INFO, through absl; its warnings pass
 logging.getLogger("absl").addFilter(
-    lambda record: record.levelno >= logging.WARNING or f"{os.sep}orbax{os.sep}" not in record.pathname)
+    lambda record: (
+        record.levelno >= logging.WARNING or f"{os.sep}orbax{os.sep}" not in record.pathname
+    )
+)
 
 
 class Checkpoints:
@@ -47,7 +53,9 @@ class Checkpoints:
         self.read_only = read_only
         if not read_only:
             _make(self.directory)
-        self._manager = ocp.CheckpointManager(self.directory, item_names=("state", "notes"), options=_options(keep))
+        self._manager = ocp.CheckpointManager(
+            self.directory, item_names=("state", "notes"), options=_options(keep)
+        )
 
     def save(self, step: int, state: Tree, meta: dict) -> bool:
         """Starts to write; returns once the state is copied to the host, so that the caller may donate it at once.
@@ -61,17 +69,34 @@ class Checkpoints:
         if newest is not None and step <= newest:
             if step in self._manager.all_steps():
                 return False
-            raise ValueError(f"{self.directory} holds step {newest}, later than step {step}: restore it and go on "
-                             "from there, or take another --workdir.")
+            raise ValueError(
+                f"{self.directory} holds step {newest}, later than step {step}: restore it and go on "
+                "from there, or take another --workdir."
+            )
         arrays = _by_path(state)
-        assert all(isinstance(leaf, jax.Array) for leaf in arrays.values()), "a training state holds jax arrays alone"
-        notes = {"step": step, "meta": _json_object(meta), "arrays": {key: _kind(leaf) for key, leaf in arrays.items()},
-                 "checksums": checksums(state)}
-        stored = {key: leaf for key, leaf in arrays.items() if leaf.size}  # orbax refuses empty arrays
+        assert all(isinstance(leaf, jax.Array) for leaf in arrays.values()), (
+            "a training state holds jax arrays alone"
+        )
+        notes = {
+            "step": step,
+            "meta": _json_object(meta),
+            "arrays": {key: _kind(leaf) for key, leaf in arrays.items()},
+            "checksums": checksums(state),
+        }
+        stored = {
+            key: leaf for key, leaf in arrays.items() if leaf.size
+        }  # orbax refuses empty arrays
         with self._writing():
-            self._manager.save(step, force=True, args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(stored),
-                notes=ocp.args.JsonSave({"notes": notes, "fingerprint": settings.fingerprint(notes)})))
+            self._manager.save(
+                step,
+                force=True,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(stored),
+                    notes=ocp.args.JsonSave(
+                        {"notes": notes, "fingerprint": settings.fingerprint(notes)}
+                    ),
+                ),
+            )
         return True
 
     def restore(self, abstract_state: Tree) -> tuple[Tree, dict] | None:
@@ -83,7 +108,9 @@ class Checkpoints:
         self.wait()
         self._manager.reload()
         damaged: dict[int, str] = {}
-        for step in hosts.decided("steps of the checkpoints", lambda: sorted(self._manager.all_steps(), reverse=True)):
+        for step in hosts.decided(
+            "steps of the checkpoints", lambda: sorted(self._manager.all_steps(), reverse=True)
+        ):
             try:
                 state, meta = self._read(step, abstract_state)
             except _Damaged as error:
@@ -94,8 +121,10 @@ class Checkpoints:
             return state, meta
         if damaged:
             reasons = "\n".join(f"  step {step}: {reason}" for step, reason in damaged.items())
-            raise ValueError(f"no checkpoint in {self.directory} can be read:\n{reasons}\nNothing was changed. Bring "
-                             "one back, or move the directory away to start from step 0.")
+            raise ValueError(
+                f"no checkpoint in {self.directory} can be read:\n{reasons}\nNothing was changed. Bring "
+                "one back, or move the directory away to start from step 0."
+            )
         return None
 
     def steps(self) -> list[int]:
@@ -130,7 +159,8 @@ class Checkpoints:
         _refuse_difference(f"{self.directory} at step {step}", saved, kinds)
         arrays = _in_all_processes(lambda: self._read_arrays(step, wanted))
         state = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if leaf is UNREAD else arrays[_name(path)], abstract_state)
+            lambda path, leaf: leaf if leaf is UNREAD else arrays[_name(path)], abstract_state
+        )
         sums = checksums(arrays)
         wrong = [key for key in arrays if sums[key] != notes["checksums"][key]]
         if wrong:
@@ -138,35 +168,57 @@ class Checkpoints:
         return state, notes["meta"]
 
     def _read_notes(self, step: int) -> dict:
-        record = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+        record = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))[
+            "notes"
+        ]
         if settings.fingerprint(record["notes"]) != record["fingerprint"]:
             raise _Damaged("its notes do not have the fingerprint that was saved with them")
         return record["notes"]
 
     def _read_arrays(self, step: int, wanted: dict[str, Any]) -> dict[str, jax.Array]:
         def target(leaf):
-            sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
+                jax.local_devices()[0]
+            )
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
         targets = {key: target(leaf) for key, leaf in wanted.items()}
         stored = {key: leaf for key, leaf in targets.items() if leaf.size}
-        arrays = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(
-            stored, restore_args=ocp.checkpoint_utils.construct_restore_args(stored), partial_restore=True)))["state"]
-        empty = {key: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
-                 for key, leaf in targets.items() if not leaf.size}
+        arrays = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    stored,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(stored),
+                    partial_restore=True,
+                )
+            ),
+        )["state"]
+        empty = {
+            key: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+            for key, leaf in targets.items()
+            if not leaf.size
+        }
         return dict(arrays) | empty
 
     def _set_aside(self, good: int, damaged: dict[int, str]) -> str:
         """Renames the damaged ones, so that their steps can be saved again; returns the warning."""
-        moved = {} if self.read_only else {step: _free_name(self.directory, step) for step in damaged}
+        moved = (
+            {} if self.read_only else {step: _free_name(self.directory, step) for step in damaged}
+        )
         _meet("names of damaged checkpoints chosen")
         if jax.process_index() == 0:
             for step, name in moved.items():
-                os.rename(os.path.join(self.directory, _step_name(step)), os.path.join(self.directory, name))
+                os.rename(
+                    os.path.join(self.directory, _step_name(step)),
+                    os.path.join(self.directory, name),
+                )
         _meet("damaged checkpoints renamed")
         self._manager.reload()
-        told = "; ".join(f"step {step} is damaged{f' (now {moved[step]})' if step in moved else ''}: {reason}"
-                         for step, reason in damaged.items())
+        told = "; ".join(
+            f"step {step} is damaged{f' (now {moved[step]})' if step in moved else ''}: {reason}"
+            for step, reason in damaged.items()
+        )
         warning = f"{self.directory}: went back to the checkpoint of step {good}, because {told}"
         logger.warning(warning)
         return warning
@@ -178,8 +230,10 @@ class Checkpoints:
                 yield
         except Exception as error:
             self._manager.reload()  # the manager has already crossed out what the failed save would have replaced
-            raise OSError(f"a checkpoint could not be written to {self.directory}: {_reason(error)}. Complete there: "
-                          f"steps {self._manager.all_steps()}; running again goes on from the last of them.") from error
+            raise OSError(
+                f"a checkpoint could not be written to {self.directory}: {_reason(error)}. Complete there: "
+                f"steps {self._manager.all_steps()}; running again goes on from the last of them."
+            ) from error
 
 
 class _Damaged(Exception):
@@ -188,9 +242,13 @@ class _Damaged(Exception):
 
 def _options(keep: int) -> ocp.CheckpointManagerOptions:
     return ocp.CheckpointManagerOptions(
-        create=False, preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+        create=False,
+        preservation_policy=ocp.checkpoint_managers.LatestN(keep),
         async_options=ocp.AsyncOptions(timeout_secs=LONGEST_WRITE_S),
-        step_name_format=ocp.path.step.standard_name_format(step_prefix="step", step_format_fixed_length=6))
+        step_name_format=ocp.path.step.standard_name_format(
+            step_prefix="step", step_format_fixed_length=6
+        ),
+    )
 
 
 def _step_name(step: int) -> str:
@@ -198,7 +256,10 @@ def _step_name(step: int) -> str:
 
 
 def _free_name(directory: str, step: int) -> str:
-    names = [f"damaged_{_step_name(step)}", *(f"damaged_{_step_name(step)}_{n}" for n in range(2, 1000))]
+    names = [
+        f"damaged_{_step_name(step)}",
+        *(f"damaged_{_step_name(step)}_{n}" for n in range(2, 1000)),
+    ]
     return next(name for name in names if not os.path.exists(os.path.join(directory, name)))
 
 
@@ -210,7 +271,9 @@ def _make(directory: str) -> None:
             pass
         os.unlink(probe)
     except OSError as error:
-        raise ValueError(f"cannot write to {directory!r}: {error.strerror}; take another --workdir.") from None
+        raise ValueError(
+            f"cannot write to {directory!r}: {error.strerror}; take another --workdir."
+        ) from None
 
 
 def _name(path: tuple) -> str:
@@ -237,17 +300,26 @@ def _refuse_difference(where: str, saved: dict[str, str], wanted: dict[str, str]
     """ValueError if two tables of path -> dtype[shape] differ."""
     if saved == wanted:
         return
-    changed = [f"{key} ({saved[key]} saved, {wanted[key]} wanted)" for key in saved
-               if key in wanted and saved[key] != wanted[key]]
-    kinds = {"only in the checkpoint": _branches(saved, wanted), "only in this run": _branches(wanted, saved),
-             "not the same": changed}
+    changed = [
+        f"{key} ({saved[key]} saved, {wanted[key]} wanted)"
+        for key in saved
+        if key in wanted and saved[key] != wanted[key]
+    ]
+    kinds = {
+        "only in the checkpoint": _branches(saved, wanted),
+        "only in this run": _branches(wanted, saved),
+        "not the same": changed,
+    }
     lines = "\n".join(f"  {kind}: {_some(names)}" for kind, names in kinds.items() if names)
-    raise ValueError(f"the checkpoint {where} is of another model, method or optimizer:\n{lines}\nRun with the config "
-                     "that it was saved with, or take another --workdir.")
+    raise ValueError(
+        f"the checkpoint {where} is of another model, method or optimizer:\n{lines}\nRun with the config "
+        "that it was saved with, or take another --workdir."
+    )
 
 
 def _branches(mine: dict[str, str], theirs: dict[str, str]) -> list[str]:
     """Largest parts of the tree `mine` that have no array in `theirs`, each with its number of arrays."""
+
     def above(key: str) -> list[str]:
         parts = key.split("/")
         return ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
@@ -258,7 +330,9 @@ def _branches(mine: dict[str, str], theirs: dict[str, str]) -> list[str]:
         branch = next((path for path in above(key) if path not in known), None)
         if branch is not None:
             counts[branch] = counts.get(branch, 0) + 1
-    return [f"{branch} ({count} array{'s' if count > 1 else ''})" for branch, count in counts.items()]
+    return [
+        f"{branch} ({count} array{'s' if count > 1 else ''})" for branch, count in counts.items()
+    ]
 
 
 def _some(names: list[str]) -> str:
@@ -272,7 +346,9 @@ def _json_object(meta: dict) -> dict:
         copy = json.loads(json.dumps(meta, allow_nan=False))
         return {key: value for key, value in copy.items() if key != "restore_warning"}
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"meta of a checkpoint must be a JSON object ({error}): {meta!r}") from None
+        raise ValueError(
+            f"meta of a checkpoint must be a JSON object ({error}): {meta!r}"
+        ) from None
 
 
 def _reason(error: BaseException) -> str:
@@ -294,7 +370,9 @@ def _in_all_processes(read: Callable[[], Any]) -> Any:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise  # the fault is not the file's
         reason = str(error) if isinstance(error, _Damaged) else _reason(error)
-    if jax.process_count() > 1 and not np.all(multihost_utils.process_allgather(np.array(not reason))):
+    if jax.process_count() > 1 and not np.all(
+        multihost_utils.process_allgather(np.array(not reason))
+    ):
         raise _Damaged(reason or "another process could not read it")
     if reason:
         raise _Damaged(reason)
@@ -311,7 +389,9 @@ def checksums(state: Tree) -> dict[str, int]:
 
 @jax.jit
 def _checksum(x: jax.Array) -> jax.Array:
-    x = jax.device_put(x, jax.memory.Space.Device)  # from the host's memory, where a method keeps a part there
+    x = jax.device_put(
+        x, jax.memory.Space.Device
+    )  # from the host's memory, where a method keeps a part there
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     # integers wrap, so that the order of summation does not matter; 64-bit elements give two words on a last axis

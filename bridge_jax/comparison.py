@@ -4,6 +4,7 @@ paired bootstrap over problems.
 A mean is over all seeds of a group or it is not there: what a run lacks is named in `notes`, never averaged around.
 Intervals are 95%: Student's t over seeds; percentiles of the bootstrap over problems.
 """
+
 from __future__ import annotations
 
 import collections
@@ -18,26 +19,42 @@ from scipy import stats
 
 from bridge_jax import logbook, settings
 
-BUDGETS = {"step": "steps", "budget/generated_tokens": "generated tokens", "budget/demo_tokens": "expert tokens",
-           "budget/gradient_tokens": "gradient tokens", "budget/flops": "model FLOPs", "time/wall_s": "wall seconds of training",
-           "time/cpu_s": "processor seconds of training", "time/device_s": "seconds of sampling and updating"}
-FREE = ("seed", "checkpoint.", "log.", "eval.")  # keys in which the runs of a group may differ, all but eval.limit
+BUDGETS = {
+    "step": "steps",
+    "budget/generated_tokens": "generated tokens",
+    "budget/demo_tokens": "expert tokens",
+    "budget/gradient_tokens": "gradient tokens",
+    "budget/flops": "model FLOPs",
+    "time/wall_s": "wall seconds of training",
+    "time/cpu_s": "processor seconds of training",
+    "time/device_s": "seconds of sampling and updating",
+}
+FREE = (
+    "seed",
+    "checkpoint.",
+    "log.",
+    "eval.",
+)  # keys in which the runs of a group may differ, all but eval.limit
 POINTS = 50
 RUN = ("config.json", "metrics.jsonl")  # files that a run directory is known by
 
 
 class Run(NamedTuple):
     """A run directory as it stands."""
+
     folder: str
     config: dict
     lines: list[dict]
-    solved: dict[str, np.ndarray]  # split -> share of each problem's answers that are right, after the last evaluation
-    facts: dict = {}               # of config.json: fingerprints of its problems
+    solved: dict[
+        str, np.ndarray
+    ]  # split -> share of each problem's answers that are right, after the last evaluation
+    facts: dict = {}  # of config.json: fingerprints of its problems
     changed: tuple[str, ...] = ()  # keys of the config that are not at their default
 
 
 class Interval(NamedTuple):
     """A mean over n, and its 95% interval; nan where n is below 2."""
+
     mean: float
     low: float
     high: float
@@ -46,6 +63,7 @@ class Interval(NamedTuple):
 
 class Curve(NamedTuple):
     """Mean over seeds and its interval, at the same points of a budget."""
+
     x: np.ndarray
     mean: np.ndarray
     low: np.ndarray
@@ -57,10 +75,16 @@ def find(patterns: str) -> list[str]:
     """Run directories of the globs, comma-separated; ValueError for one that names none."""
     found = set()
     for pattern in patterns.split(","):
-        there = {path for path in glob.glob(pattern) if any(os.path.exists(os.path.join(path, name)) for name in RUN)}
+        there = {
+            path
+            for path in glob.glob(pattern)
+            if any(os.path.exists(os.path.join(path, name)) for name in RUN)
+        }
         if not there:
-            raise ValueError(f"--runs={pattern}: no run directory (with config.json and metrics.jsonl) there; a glob such as "
-                             "'runs/sweep/*' names several")
+            raise ValueError(
+                f"--runs={pattern}: no run directory (with config.json and metrics.jsonl) there; a glob such as "
+                "'runs/sweep/*' names several"
+            )
         found |= there
     return sorted(found)
 
@@ -69,8 +93,11 @@ def unborn(patterns: str) -> list[str]:
     """A note for each directory of the globs that a run was begun in and that tells nothing of it yet."""
     there = {path for pattern in patterns.split(",") for path in glob.glob(pattern)}
     has = lambda path, name: os.path.exists(os.path.join(path, name))
-    return [f"{path}: a run was begun there and ended before it wrote down its config; not on this page" for path in sorted(there)
-            if has(path, "checkpoints") and not any(has(path, name) for name in RUN)]
+    return [
+        f"{path}: a run was begun there and ended before it wrote down its config; not on this page"
+        for path in sorted(there)
+        if has(path, "checkpoints") and not any(has(path, name) for name in RUN)
+    ]
 
 
 def load(folder: str) -> Run:
@@ -84,10 +111,14 @@ def load(folder: str) -> Run:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}); leave this directory out") from None
     out_of = lambda key: config["eval"]["samples"] if key.endswith("_sampled") else 1
-    solved = {key: np.array([int(digit) for digit in digits]) / out_of(key)
-              for key, digits in logbook.read_solved(folder).items()}
+    solved = {
+        key: np.array([int(digit) for digit in digits]) / out_of(key)
+        for key, digits in logbook.read_solved(folder).items()
+    }
     lines = logbook.read(folder) if os.path.exists(os.path.join(folder, "metrics.jsonl")) else []
-    return Run(folder, config, lines, solved, record.get("facts", {}), tuple(record.get("diff", {})))
+    return Run(
+        folder, config, lines, solved, record.get("facts", {}), tuple(record.get("diff", {}))
+    )
 
 
 def finished(run: Run) -> bool:
@@ -97,11 +128,19 @@ def finished(run: Run) -> bool:
 
 def judged_by(run: Run, metric: str) -> str:
     """What must be equal for two runs to be judged alike: the task and, of an accuracy, the very problems."""
-    task = {key: value for key, value in run.config.get("task", {}).items()
-            if key in ("name", "levels", "eval_size", "held_out", "style")}
+    task = {
+        key: value
+        for key, value in run.config.get("task", {}).items()
+        if key in ("name", "levels", "eval_size", "held_out", "style")
+    }
     split = metric.removeprefix("eval/").removesuffix("_accuracy").removesuffix("_sampled")
-    problems = {"problems": run.facts.get("rows", {}).get(split), "limit": run.config.get("eval", {}).get("limit", 0)}
-    return json.dumps(task | {key: value for key, value in problems.items() if value}, sort_keys=True)
+    problems = {
+        "problems": run.facts.get("rows", {}).get(split),
+        "limit": run.config.get("eval", {}).get("limit", 0),
+    }
+    return json.dumps(
+        task | {key: value for key, value in problems.items() if value}, sort_keys=True
+    )
 
 
 def free(key: str) -> bool:
@@ -118,21 +157,43 @@ def grouped(runs: list[Run]) -> dict[str, list[Run]]:
     for run in runs:
         for key, value in settings.flatten(run.config).items():
             values[key].add(json.dumps(value))
-    everywhere = set.intersection(*(set(settings.flatten(run.config)) for run in runs)) if runs else set()
-    told = {key for key in values if key in everywhere or len(values[key]) > 1 or any(key in run.changed for run in runs)}
+    everywhere = (
+        set.intersection(*(set(settings.flatten(run.config)) for run in runs)) if runs else set()
+    )
+    told = {
+        key
+        for key in values
+        if key in everywhere or len(values[key]) > 1 or any(key in run.changed for run in runs)
+    }
     by_config: dict[str, list[Run]] = collections.OrderedDict()
-    number = lambda value: float(value) if type(value) is int else value  # 1 and 1.0 are the same setting
+    number = lambda value: (
+        float(value) if type(value) is int else value
+    )  # 1 and 1.0 are the same setting
     for run in runs:
-        flat = {key: number(value) for key, value in settings.flatten(run.config).items() if key in told and not free(key)}
+        flat = {
+            key: number(value)
+            for key, value in settings.flatten(run.config).items()
+            if key in told and not free(key)
+        }
         by_config.setdefault(json.dumps(flat, sort_keys=True), []).append(run)
     flats = {key: settings.flatten(group[0].config) for key, group in by_config.items()}
     named: dict[str, list[Run]] = {}
     for key, group in by_config.items():
         method = flats[key].get("method.name", "?")
         twins = [flat for flat in flats.values() if flat.get("method.name") == method]
-        differs = sorted({name for flat in twins for name in {*flat, *flats[key]}
-                          if flat.get(name, "not set") != flats[key].get(name, "not set") and name in told and not free(name)})
-        words = ", ".join(f"{name.split('.', 1)[-1]}={flats[key].get(name, 'not set')}" for name in differs)
+        differs = sorted(
+            {
+                name
+                for flat in twins
+                for name in {*flat, *flats[key]}
+                if flat.get(name, "not set") != flats[key].get(name, "not set")
+                and name in told
+                and not free(name)
+            }
+        )
+        words = ", ".join(
+            f"{name.split('.', 1)[-1]}={flats[key].get(name, 'not set')}" for name in differs
+        )
         named[f"{method} ({words})" if words else method] = group
     return named
 
@@ -142,18 +203,24 @@ def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
     found = []
     tasks = {judged_by(run, metric) for group in groups.values() for run in group}
     if len(tasks) > 1:
-        found.append(f"these runs are judged by {len(tasks)} different tasks, and must not be compared: "
-                     f"{'; '.join(sorted(tasks))}")
+        found.append(
+            f"these runs are judged by {len(tasks)} different tasks, and must not be compared: "
+            f"{'; '.join(sorted(tasks))}"
+        )
     for name, group in groups.items():
         seeds = [run.config.get("seed") for run in group]
         if len(group) == 1:
             found.append(f"{name}: one seed, hence no interval")
         if len(set(seeds)) < len(seeds):
-            found.append(f"{name}: seeds {sorted(seeds, key=str)} are not distinct; the interval is too narrow")
+            found.append(
+                f"{name}: seeds {sorted(seeds, key=str)} are not distinct; the interval is too narrow"
+            )
         for run in group:
             if not finished(run):
                 step = run.lines[-1]["step"] if run.lines else 0
-                found.append(f"{run.folder}: at step {step} of {run.config.get('steps')}, not finished; {name} ends nowhere")
+                found.append(
+                    f"{run.folder}: at step {step} of {run.config.get('steps')}, not finished; {name} ends nowhere"
+                )
             if run.config.get("seed") is None:
                 found.append(f"{run.folder}: its config names no seed")
             if not any(line.get(metric) is not None for line in run.lines):
@@ -163,7 +230,11 @@ def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
 
 def series(run: Run, metric: str, budget: str) -> tuple[np.ndarray, np.ndarray]:
     """Points (budget, metric) of the lines that have the metric; a budget not spent yet is 0."""
-    pairs = [(line.get(budget) or 0.0, value) for line in run.lines if (value := line.get(metric)) is not None]
+    pairs = [
+        (line.get(budget) or 0.0, value)
+        for line in run.lines
+        if (value := line.get(metric)) is not None
+    ]
     x, y = np.array(pairs, float).reshape(-1, 2).T
     return x, y
 
@@ -204,7 +275,10 @@ def smooth(y: np.ndarray, reach: int) -> np.ndarray:
     if reach < 1:
         return y
     total = np.concatenate([[0.0], np.cumsum(y)])
-    low, high = np.maximum(np.arange(len(y)) - reach, 0), np.minimum(np.arange(len(y)) + reach + 1, len(y))
+    low, high = (
+        np.maximum(np.arange(len(y)) - reach, 0),
+        np.minimum(np.arange(len(y)) + reach + 1, len(y)),
+    )
     return (total[high] - total[low]) / (high - low)
 
 
@@ -214,21 +288,30 @@ def at_budget(run: Run, metric: str, budget: str, value: float) -> float:
     return float(np.interp(value, x, y)) if len(x) and x[0] <= value <= x[-1] else float("nan")
 
 
-def paired_bootstrap(first: np.ndarray, second: np.ndarray, draws: int = 2000, seed: int = 0) -> Interval:
+def paired_bootstrap(
+    first: np.ndarray, second: np.ndarray, draws: int = 2000, seed: int = 0
+) -> Interval:
     """Difference of two accuracies on the same problems, [seeds, problems] each, resampling problems and seeds.
 
     The problems drawn are the same for both (paired); seeds are drawn for each. n: problems.
     """
     if first.shape[1] != second.shape[1]:
-        raise ValueError(f"{first.shape[1]} problems on one side, {second.shape[1]} on the other: not the same held-out split")
+        raise ValueError(
+            f"{first.shape[1]} problems on one side, {second.shape[1]} on the other: not the same held-out split"
+        )
     problems, *of_seeds = resamples(first.shape[1], len(first), len(second), draws, seed)
-    means = [((shares @ solved) * problems).sum(axis=1) for shares, solved in zip(of_seeds, (first, second))]
+    means = [
+        ((shares @ solved) * problems).sum(axis=1)
+        for shares, solved in zip(of_seeds, (first, second))
+    ]
     low, high = np.percentile(means[0] - means[1], [2.5, 97.5])
     return Interval(float(first.mean() - second.mean()), float(low), float(high), first.shape[1])
 
 
 @functools.lru_cache(maxsize=4)  # a report compares a thousand pairs of groups, all of one size
-def resamples(problems: int, first: int, second: int, draws: int, seed: int) -> tuple[np.ndarray, ...]:
+def resamples(
+    problems: int, first: int, second: int, draws: int, seed: int
+) -> tuple[np.ndarray, ...]:
     """[draws, size] for each of the three sizes: which share of a draw with replacement each item is."""
     rng, sizes = np.random.default_rng(seed), (problems, first, second)
     found = [np.zeros((draws, size)) for size in sizes]

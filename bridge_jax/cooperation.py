@@ -9,6 +9,7 @@
 
 Left out: gradients and ratios of the step itself, which every step logs (objectives.cooperation, bridge.shared_gain).
 """
+
 from __future__ import annotations
 
 import math
@@ -37,23 +38,40 @@ def measured_gain(run: Run, programs: Programs, state: TrainState) -> dict[str, 
         temperature = generate.sampling(run, run.settings.rollout.temperature)
         samples = sample(programs.policy[actor](state.params), *device, keys, temperature)
         problems = [prompts.problems[i] for i in (asked * rows)[:rows]]
-        graded = evaluate.grade(run.task, run.tokenizer, problems, hosts.fetch("samples of the gain", samples), run.pool)
-        rewards.append(graded.reward_B[:len(asked)])
+        graded = evaluate.grade(
+            run.task, run.tokenizer, problems, hosts.fetch("samples of the gain", samples), run.pool
+        )
+        rewards.append(graded.reward_B[: len(asked)])
     difference, n = rewards[0] - rewards[1], len(asked)
-    mean, error = float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    mean, error = (
+        float(difference.mean()),
+        float(difference.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan,
+    )
     half = stats.t.ppf(0.975, n - 1) * error
-    return {"coop/gain": mean, "coop/gain_stderr": error, "coop/gain_low": float(mean - half),
-            "coop/gain_high": float(mean + half)}
+    return {
+        "coop/gain": mean,
+        "coop/gain_stderr": error,
+        "coop/gain_low": float(mean - half),
+        "coop/gain_high": float(mean + half),
+    }
 
 
 def expert_logp(run: Run, programs: Programs, state: TrainState) -> dict[str, float]:
     """On the held-out experts of setup.build; nothing where the task has none."""
     if run.held_out_demos is None:
         return {}
-    rows = data.demo_batch(run.held_out_demos, np.arange(len(run.held_out_demos.problems)), run.buckets[-1:],
-                           run.settings.rollout.max_new, run.settings.eval.rows)
+    rows = data.demo_batch(
+        run.held_out_demos,
+        np.arange(len(run.held_out_demos.problems)),
+        run.buckets[-1:],
+        run.settings.rollout.max_new,
+        run.settings.eval.rows,
+    )
     phi = programs.policy["theta"](state.params)
-    found = hosts.fetch("log-probability of experts", programs.expert_logp(phi, generate.on_mesh(run, rows, run.decode_mesh)))
+    found = hosts.fetch(
+        "log-probability of experts",
+        programs.expert_logp(phi, generate.on_mesh(run, rows, run.decode_mesh)),
+    )
     return {"coop/expert_logp": float(found)}
 
 

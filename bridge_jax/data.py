@@ -6,6 +6,7 @@ max_new) is left out, named and counted, never cut. Padding is told from lengths
 sequence may be the same id. Which rows step k reads follows from (seed, stream, position) alone, so a resumed run
 needs to remember nothing but the position. Left out: packing, streaming of data that does not fit in memory.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -17,7 +18,8 @@ import logging
 import pathlib
 import shutil
 import zlib
-from typing import Any, Callable, Iterable, NamedTuple, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,22 +29,40 @@ logger = logging.getLogger(__name__)
 
 EOS = "<eos>"
 UNREADABLE = "\ufffd"  # stands for an id that a tokenizer has no text for: it must not vanish between two digits
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-                   "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
 PROBE = "PROBE-OF-THE-TEMPLATE"
 
 
 @dataclasses.dataclass(frozen=True)
 class CharTokenizer:
     """One id per character: 0 ends a sequence (and pads), the characters of `alphabet` follow from 1."""
+
     alphabet: str
 
     def __post_init__(self):
-        if not self.alphabet or len(set(self.alphabet)) < len(self.alphabet) or not self.alphabet.isascii():
-            raise ValueError(f"alphabet={self.alphabet!r}; it must be distinct ASCII characters, at least one")
+        if (
+            not self.alphabet
+            or len(set(self.alphabet)) < len(self.alphabet)
+            or not self.alphabet.isascii()
+        ):
+            raise ValueError(
+                f"alphabet={self.alphabet!r}; it must be distinct ASCII characters, at least one"
+            )
         if set(EOS) <= set(self.alphabet):
-            raise ValueError(f"alphabet={self.alphabet!r} can spell {EOS!r}, which ends a sequence in the saved "
-                             "tokenizer; leave out one of its characters")
+            raise ValueError(
+                f"alphabet={self.alphabet!r} can spell {EOS!r}, which ends a sequence in the saved "
+                "tokenizer; leave out one of its characters"
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -59,36 +79,56 @@ class CharTokenizer:
         ids = [self.alphabet.find(character) + 1 for character in text]
         if 0 in ids:
             unknown = "".join(sorted(set(text) - set(self.alphabet)))
-            raise ValueError(f"{text!r} has characters that the tokenizer lacks: {unknown!r}. It knows "
-                             f"{self.alphabet!r}; take another task.style or a larger alphabet")
+            raise ValueError(
+                f"{text!r} has characters that the tokenizer lacks: {unknown!r}. It knows "
+                f"{self.alphabet!r}; take another task.style or a larger alphabet"
+            )
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids, to the end; id 0 gives nothing, an id beyond the vocabulary U+FFFD."""
-        return "".join(self.alphabet[id - 1] if id < self.vocab_size else UNREADABLE for id in ids if id != 0)
+        return "".join(
+            self.alphabet[id - 1] if id < self.vocab_size else UNREADABLE for id in ids if id != 0
+        )
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
         """Prompt ids: what the user says, nothing around it."""
-        return self.encode("".join(message["content"] for message in messages if message["role"] == "user"))
+        return self.encode(
+            "".join(message["content"] for message in messages if message["role"] == "user")
+        )
 
     def save(self, folder: str | pathlib.Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers.AutoTokenizer loads, into the folder."""
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
         # Bytes without merges, not a word list: transformers 5 rebuilds the tokenizer of a folder whose config.json
         # says qwen2 as byte-level BPE from the vocabulary alone, and drops what is not spelled in its byte letters.
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        letters = ["".join(piece for piece, _ in byte_level.pre_tokenize_str(letter)) for letter in self.alphabet]
-        tokenizer = Tokenizer(models.BPE({EOS: 0, **{letter: id for id, letter in enumerate(letters, 1)}}, []))
+        letters = [
+            "".join(piece for piece, _ in byte_level.pre_tokenize_str(letter))
+            for letter in self.alphabet
+        ]
+        tokenizer = Tokenizer(
+            models.BPE({EOS: 0, **{letter: id for id, letter in enumerate(letters, 1)}}, [])
+        )
         tokenizer.pre_tokenizer, tokenizer.decoder = byte_level, decoders.ByteLevel()
         tokenizer.add_special_tokens([AddedToken(EOS, normalized=False, special=True)])
-        config = dict(tokenizer_class="PreTrainedTokenizerFast", eos_token=EOS, pad_token=EOS, unk_token=EOS,
-                      clean_up_tokenization_spaces=False, model_max_length=10**9,
-                      chat_template="{% for message in messages %}{% if message['role'] == 'user' %}"
-                                    "{{ message['content'] }}{% endif %}{% endfor %}")
+        config = dict(
+            tokenizer_class="PreTrainedTokenizerFast",
+            eos_token=EOS,
+            pad_token=EOS,
+            unk_token=EOS,
+            clean_up_tokenization_spaces=False,
+            model_max_length=10**9,
+            chat_template="{% for message in messages %}{% if message['role'] == 'user' %}"
+            "{{ message['content'] }}{% endif %}{% endfor %}",
+        )
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(config, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +139,7 @@ class HFTokenizer:
     tokenizer puts one on. eos_ids: the tokenizer's own token first (the one that is taught), then what the model's
     generation_config.json and config.json name, then what closes an assistant's turn in the template.
     """
+
     folder: str
     inner: Any = dataclasses.field(init=False, repr=False, compare=False)
     vocab_size: int = dataclasses.field(init=False, compare=False)  # largest id + 1
@@ -106,33 +147,47 @@ class HFTokenizer:
 
     def __post_init__(self):
         import transformers  # slow to import
+
         try:
             inner = transformers.AutoTokenizer.from_pretrained(str(self.folder))
         except (OSError, ValueError) as error:
-            raise ValueError(f"no tokenizer in {str(self.folder)!r}: give a folder that holds tokenizer.json and "
-                             "tokenizer_config.json, or the name of a hub repository that can be reached") from error
+            raise ValueError(
+                f"no tokenizer in {str(self.folder)!r}: give a folder that holds tokenizer.json and "
+                "tokenizer_config.json, or the name of a hub repository that can be reached"
+            ) from error
         object.__setattr__(self, "inner", inner)
         object.__setattr__(self, "vocab_size", max(inner.get_vocab().values()) + 1)
         object.__setattr__(self, "eos_ids", self._find_eos())
 
     def _find_eos(self) -> tuple[int, ...]:
         import transformers
+
         named = [self.inner.eos_token_id]
         try:
-            named.append(transformers.GenerationConfig.from_pretrained(str(self.folder)).eos_token_id)
+            named.append(
+                transformers.GenerationConfig.from_pretrained(str(self.folder)).eos_token_id
+            )
         except OSError:
             pass  # a folder of a tokenizer alone
         # the file as it is: the config class would fill in a default id, which means something else in our vocabulary
-        named.append(transformers.PretrainedConfig.get_config_dict(str(self.folder))[0].get("eos_token_id"))
+        named.append(
+            transformers.PretrainedConfig.get_config_dict(str(self.folder))[0].get("eos_token_id")
+        )
         if self.inner.chat_template:
             talk = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
-            turn_end = self.encode(self.inner.apply_chat_template(talk, tokenize=False).rpartition(PROBE)[2].strip())
+            turn_end = self.encode(
+                self.inner.apply_chat_template(talk, tokenize=False).rpartition(PROBE)[2].strip()
+            )
             named.append([id for id in turn_end[:1] if id in self.inner.all_special_ids])
-        flat = itertools.chain.from_iterable(ids if isinstance(ids, (list, tuple)) else [ids] for ids in named)
+        flat = itertools.chain.from_iterable(
+            ids if isinstance(ids, (list, tuple)) else [ids] for ids in named
+        )
         found = tuple(dict.fromkeys(id for id in flat if id is not None))
         if not found:
-            raise ValueError(f"the tokenizer in {str(self.folder)!r} has no end-of-sequence token, so the model could "
-                             "never learn to stop; set eos_token in its tokenizer_config.json")
+            raise ValueError(
+                f"the tokenizer in {str(self.folder)!r} has no end-of-sequence token, so the model could "
+                "never learn to stop; set eos_token in its tokenizer_config.json"
+            )
         return found
 
     def encode(self, text: str) -> list[int]:
@@ -144,18 +199,30 @@ class HFTokenizer:
         kept = [int(id) for id in ids if id not in self.eos_ids]
         pieces = []
         for known, run in itertools.groupby(kept, key=lambda id: id < self.vocab_size):
+            ids = list(run)
             # left to itself, the tokenizer would skip unknown ids and so join what stood apart
-            pieces.append(self.inner.decode(list(run), clean_up_tokenization_spaces=False) if known
-                          else UNREADABLE * len(list(run)))
+            if known:
+                pieces.append(self.inner.decode(ids, clean_up_tokenization_spaces=False))
+            else:
+                pieces.append(UNREADABLE * len(ids))
         return "".join(pieces)
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
         """Prompt ids of chat messages, up to where the assistant begins to speak."""
-        plain = [message["role"] for message in messages] == ["text"]  # goes around the template, see tasks.plain_messages
+        # a plain text goes around the template, see tasks.plain_messages
+        plain = [message["role"] for message in messages] == ["text"]
         if self.inner.chat_template and not plain:
-            return self.encode(self.inner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        starts = self.inner.bos_token_id is not None and self.inner.encode("")[:1] == [self.inner.bos_token_id]
-        text = messages[0]["content"] if plain else "".join(message["content"] + "\n" for message in messages)
+            return self.encode(
+                self.inner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            )
+        starts = self.inner.bos_token_id is not None and self.inner.encode("")[:1] == [
+            self.inner.bos_token_id
+        ]
+        text = (
+            messages[0]["content"]
+            if plain
+            else "".join(message["content"] + "\n" for message in messages)
+        )
         return [self.inner.bos_token_id] * starts + self.encode(text)
 
     def save(self, folder: str | pathlib.Path) -> None:
@@ -175,20 +242,24 @@ def check_vocabulary(tokenizer, model_vocab: int) -> None:
     """ValueError if the tokenizer knows ids that the model has no row for; a larger (padded) vocabulary is fine."""
     needed = max(tokenizer.vocab_size, max(tokenizer.eos_ids) + 1)
     if needed > model_vocab:
-        raise ValueError(f"the tokenizer uses ids up to {needed - 1}, the model's end at {model_vocab - 1}; "
-                         "take the tokenizer of this model, or a model with a larger vocabulary")
+        raise ValueError(
+            f"the tokenizer uses ids up to {needed - 1}, the model's end at {model_vocab - 1}; "
+            "take the tokenizer of this model, or a model with a larger vocabulary"
+        )
 
 
 class Dropped(NamedTuple):
     """A problem that was left out because it does not fit."""
-    id: int      # of the problem
-    part: str    # "prompt" or "trace"
+
+    id: int  # of the problem
+    part: str  # "prompt" or "trace"
     length: int  # tokens, the end-of-sequence token counted
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
     """Tokenised prompts; row i of all fields is one problem."""
+
     problems: tuple[Problem, ...]
     tokens: tuple[np.ndarray, ...]  # int32 prompt ids, unpadded
 
@@ -196,16 +267,18 @@ class Prompts:
 @dataclasses.dataclass(frozen=True)
 class Demos:
     """Tokenised demonstrations; row i of all fields is one problem."""
+
     problems: tuple[Problem, ...]
-    tokens: tuple[np.ndarray, ...]       # int32 prompt ids, unpadded
+    tokens: tuple[np.ndarray, ...]  # int32 prompt ids, unpadded
     completions: tuple[np.ndarray, ...]  # int32, the end-of-sequence token is the last
 
 
 class PromptBatch(NamedTuple):
     """Prompts side by side, numpy."""
-    prompt_PS: np.ndarray     # int32, right-padded
+
+    prompt_PS: np.ndarray  # int32, right-padded
     prompt_len_P: np.ndarray  # int32, 1 in a padding row
-    ids_P: np.ndarray         # int32 ids of the problems, -1 in a padding row
+    ids_P: np.ndarray  # int32 ids of the problems, -1 in a padding row
 
 
 def prompt_ids(tokenizer, problem: Problem, messages: Callable) -> np.ndarray:
@@ -221,30 +294,40 @@ def prompt_ids(tokenizer, problem: Problem, messages: Callable) -> np.ndarray:
 
 def template_hash(tokenizer, messages: Callable, question: str = "1+1=") -> str:
     """12 hex digits that change when the rendering of a fixed question does: ids, hence template and tokenizer."""
-    return hashlib.sha256(prompt_ids(tokenizer, Problem(0, question, "2", "", 0), messages).tobytes()).hexdigest()[:12]
+    return hashlib.sha256(
+        prompt_ids(tokenizer, Problem(0, question, "2", "", 0), messages).tobytes()
+    ).hexdigest()[:12]
 
 
-def encode_prompts(tokenizer, problems: Sequence[Problem], messages: Callable,
-                   buckets: tuple[int, ...]) -> tuple[Prompts, tuple[Dropped, ...]]:
+def encode_prompts(
+    tokenizer, problems: Sequence[Problem], messages: Callable, buckets: tuple[int, ...]
+) -> tuple[Prompts, tuple[Dropped, ...]]:
     """Prompts that fit the largest bucket, and those that do not (with a warning); ValueError when none remains."""
     check_buckets(buckets)
     encoded = [(problem, prompt_ids(tokenizer, problem, messages)) for problem in problems]
-    dropped = [Dropped(problem.id, "prompt", len(ids)) for problem, ids in encoded if len(ids) > buckets[-1]]
+    dropped = [
+        Dropped(problem.id, "prompt", len(ids))
+        for problem, ids in encoded
+        if len(ids) > buckets[-1]
+    ]
     kept = [(problem, ids) for problem, ids in encoded if len(ids) <= buckets[-1]]
     report(dropped, len(problems), {"prompt": buckets[-1]})
     return Prompts(*zip(*kept)), tuple(dropped)
 
 
-def encode_demos(tokenizer, demos: Sequence[Problem], messages: Callable, buckets: tuple[int, ...],
-                 max_new: int) -> tuple[Demos, tuple[Dropped, ...]]:
+def encode_demos(
+    tokenizer, demos: Sequence[Problem], messages: Callable, buckets: tuple[int, ...], max_new: int
+) -> tuple[Demos, tuple[Dropped, ...]]:
     """Demonstrations whose prompt fits the largest bucket and whose trace, end included, max_new; and the others."""
     check_buckets(buckets)
     kept, dropped = [], []
     for problem in demos:
         ids, trace = prompt_ids(tokenizer, problem, messages), tokenizer.encode(problem.solution)
         if not trace or set(trace) & set(tokenizer.eos_ids):
-            raise ValueError(f"demonstration {problem.id}: the solution must be a text without end-of-sequence tokens, "
-                             f"one is put behind it; it is {problem.solution!r}")
+            raise ValueError(
+                f"demonstration {problem.id}: the solution must be a text without end-of-sequence tokens, "
+                f"one is put behind it; it is {problem.solution!r}"
+            )
         completion = np.asarray([*trace, tokenizer.eos_ids[0]], np.int32)
         if len(ids) > buckets[-1]:
             dropped.append(Dropped(problem.id, "prompt", len(ids)))
@@ -261,25 +344,39 @@ def report(dropped: list[Dropped], total: int, limits: dict[str, int]) -> None:
     for part, limit in limits.items():
         rows = sorted((row for row in dropped if row.part == part), key=lambda row: -row.length)
         if rows:
-            named = ", ".join(f"{row.id} ({row.length})" for row in rows[:10]) + ", ..." * (len(rows) > 10)
-            logging.getLogger(__name__).warning("left out %d of %d problems: %s longer than %d tokens; id (tokens): %s",
-                                                len(rows), total, part, limit, named)
+            named = ", ".join(f"{row.id} ({row.length})" for row in rows[:10]) + ", ..." * (
+                len(rows) > 10
+            )
+            logging.getLogger(__name__).warning(
+                "left out %d of %d problems: %s longer than %d tokens; id (tokens): %s",
+                len(rows),
+                total,
+                part,
+                limit,
+                named,
+            )
     if len(dropped) == total:
         lengths = ", ".join(f"{part} at most {limit} tokens" for part, limit in limits.items())
-        raise ValueError(f"none of {total} problems remains; allowed: {lengths}; shortest left out: "
-                         f"{min((row.length for row in dropped), default=0)}. Raise the limit or take other data")
+        raise ValueError(
+            f"none of {total} problems remains; allowed: {lengths}; shortest left out: "
+            f"{min((row.length for row in dropped), default=0)}. Raise the limit or take other data"
+        )
 
 
 def check_buckets(buckets: tuple[int, ...]) -> None:
     """ValueError unless buckets are distinct positive lengths in rising order."""
     if not buckets or buckets[0] < 1 or any(b <= a for a, b in zip(buckets, buckets[1:])):
-        raise ValueError(f"prompt buckets {tuple(buckets)}; allowed: positive, in rising order, such as (64, 128)")
+        raise ValueError(
+            f"prompt buckets {tuple(buckets)}; allowed: positive, in rising order, such as (64, 128)"
+        )
 
 
 @functools.lru_cache(maxsize=8)
 def permutation(seed: int, stream: str, size: int, epoch: int) -> np.ndarray:
     """Order of rows in one epoch. Sorts raw Philox words: numpy promises to keep those, not its `permutation`."""
-    words = np.random.Philox(np.random.SeedSequence((seed, zlib.crc32(stream.encode()), epoch))).random_raw(size)
+    words = np.random.Philox(
+        np.random.SeedSequence((seed, zlib.crc32(stream.encode()), epoch))
+    ).random_raw(size)
     indices = np.argsort(words, kind="stable")
     indices.setflags(write=False)  # it is shared by all who ask again
     return indices
@@ -288,49 +385,66 @@ def permutation(seed: int, stream: str, size: int, epoch: int) -> np.ndarray:
 def order(seed: int, stream: str, size: int, start: int, count: int) -> np.ndarray:
     """Rows [start, start + count) of an endless stream of shuffled epochs of `size` rows, int64; a pure function."""
     if size < 1 or start < 0 or count < 0 or not 0 <= seed < 2**32:
-        raise ValueError(f"order(seed={seed}, size={size}, start={start}, count={count}); allowed: seed in "
-                         "[0, 2^32), size from 1, start and count from 0")
+        raise ValueError(
+            f"order(seed={seed}, size={size}, start={start}, count={count}); allowed: seed in "
+            "[0, 2^32), size from 1, start and count from 0"
+        )
     epochs = range(start // size, -(-(start + count) // size))
     stream_of_epochs = [permutation(seed, stream, size, epoch) for epoch in epochs]
-    return np.concatenate([np.zeros(0, np.int64), *stream_of_epochs])[start % size:][:count]
+    return np.concatenate([np.zeros(0, np.int64), *stream_of_epochs])[start % size :][:count]
 
 
 def padded(rows: Sequence[np.ndarray], width: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows side by side [count, width], right-padded with 0, and their lengths [count]; both int32."""
     table, lengths = np.zeros((count, width), np.int32), np.zeros(count, np.int32)
     for i, row in enumerate(rows):
-        table[i, :len(row)] = row
+        table[i, : len(row)] = row
         lengths[i] = len(row)
     return table, lengths
 
 
-def prompt_batch(prompts: Prompts | Demos, indices: Sequence[int], buckets: tuple[int, ...],
-                 pad_to: int | None = None) -> PromptBatch:
+def prompt_batch(
+    prompts: Prompts | Demos,
+    indices: Sequence[int],
+    buckets: tuple[int, ...],
+    pad_to: int | None = None,
+) -> PromptBatch:
     """Prompts of these rows, padded to the smallest bucket that fits the longest; with pad_to, padding rows follow."""
     count = len(indices) if pad_to is None else pad_to
     if not len(indices) <= count or count < 1:
-        raise ValueError(f"a batch of {len(indices)} rows cannot be padded to {count}; allowed: at least that, and 1")
+        raise ValueError(
+            f"a batch of {len(indices)} rows cannot be padded to {count}; allowed: at least that, and 1"
+        )
     rows = [prompts.tokens[i] for i in indices]
     longest = max(map(len, rows), default=1)
     fitting = [width for width in buckets if width >= longest]
     if not fitting:
-        raise ValueError(f"a prompt of {longest} tokens does not fit the buckets {tuple(buckets)}; use those that "
-                         "the prompts were encoded with")
+        raise ValueError(
+            f"a prompt of {longest} tokens does not fit the buckets {tuple(buckets)}; use those that "
+            "the prompts were encoded with"
+        )
     prompt_PS, prompt_len_P = padded(rows, min(fitting), count)
     ids_P = np.full(count, -1, np.int32)
-    ids_P[:len(rows)] = [prompts.problems[i].id for i in indices]
+    ids_P[: len(rows)] = [prompts.problems[i].id for i in indices]
     return PromptBatch(prompt_PS, np.maximum(prompt_len_P, 1), ids_P)
 
 
-def demo_batch(demos: Demos, indices: Sequence[int], buckets: tuple[int, ...], max_new: int,
-               pad_to: int | None = None) -> Sequences:
+def demo_batch(
+    demos: Demos,
+    indices: Sequence[int],
+    buckets: tuple[int, ...],
+    max_new: int,
+    pad_to: int | None = None,
+) -> Sequences:
     """Demonstrations of these rows, numpy, completions padded to max_new; with pad_to, rows of length 0 follow."""
     prompts = prompt_batch(demos, indices, buckets, pad_to)
     rows = [demos.completions[i] for i in indices]
     longest = max(map(len, rows), default=0)
     if longest > max_new:
-        raise ValueError(f"a trace of {longest} tokens does not fit max_new={max_new}; use the max_new that the "
-                         "demonstrations were encoded with")
+        raise ValueError(
+            f"a trace of {longest} tokens does not fit max_new={max_new}; use the max_new that the "
+            "demonstrations were encoded with"
+        )
     tokens_BT, length_B = padded(rows, max_new, len(prompts.ids_P))
     return Sequences(prompts.prompt_PS, prompts.prompt_len_P, tokens_BT, length_B)
 
@@ -341,18 +455,30 @@ def pair(s, prompts: Prompts, demos: Demos) -> tuple[Prompts, Demos]:
     s: setup.Settings, which is of a higher level.
     """
     if s.batch.demos_per_step != s.batch.prompts_per_step:
-        raise ValueError(f"method {s.method_name!r} sets an expert beside the samples of every prompt, but "
-                         f"batch.demos_per_step={s.batch.demos_per_step} is not batch.prompts_per_step="
-                         f"{s.batch.prompts_per_step}; set one to the other")
+        raise ValueError(
+            f"method {s.method_name!r} sets an expert beside the samples of every prompt, but "
+            f"batch.demos_per_step={s.batch.demos_per_step} is not batch.prompts_per_step="
+            f"{s.batch.prompts_per_step}; set one to the other"
+        )
     place = {problem.id: i for i, problem in enumerate(demos.problems)}
     kept = [i for i, problem in enumerate(prompts.problems) if problem.id in place]
     if not kept:
-        raise ValueError(f"method {s.method_name!r} needs demonstrations of the prompts themselves, and task "
-                         f"{s.task_name!r} has none of them; raise task.demo_size or give task.traces for its problems")
+        raise ValueError(
+            f"method {s.method_name!r} needs demonstrations of the prompts themselves, and task "
+            f"{s.task_name!r} has none of them; raise task.demo_size or give task.traces for its problems"
+        )
     if len(kept) < len(prompts.problems):
-        logger.warning("%s: %d of %d prompts have a demonstration; the others are left out", s.method_name, len(kept),
-                       len(prompts.problems))
+        logger.warning(
+            "%s: %d of %d prompts have a demonstration; the others are left out",
+            s.method_name,
+            len(kept),
+            len(prompts.problems),
+        )
     order = [place[prompts.problems[i].id] for i in kept]
     pick = lambda rows, places: tuple(rows[i] for i in places)
-    return (Prompts(pick(prompts.problems, kept), pick(prompts.tokens, kept)),
-            Demos(pick(demos.problems, order), pick(demos.tokens, order), pick(demos.completions, order)))
+    return (
+        Prompts(pick(prompts.problems, kept), pick(prompts.tokens, kept)),
+        Demos(
+            pick(demos.problems, order), pick(demos.tokens, order), pick(demos.completions, order)
+        ),
+    )

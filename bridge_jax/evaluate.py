@@ -4,11 +4,13 @@
 between training steps, with the loop's own compiled programs) and for experiments.evaluate (`sampler`) alike. Left out:
 files (transcripts.py), standard errors and tables (results.py).
 """
+
 from __future__ import annotations
 
 import collections
 import functools
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,8 @@ from bridge_jax.types import Problem, Task, Tree
 
 class Graded(NamedTuple):
     """Completions on the host, row b of prompt b // M, with what became of each."""
-    samples: Samples             # numpy arrays
+
+    samples: Samples  # numpy arrays
     texts: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
 
@@ -36,30 +39,48 @@ class Graded(NamedTuple):
 
 class Reading(NamedTuple):
     """What one way of reading finds in a completion."""
+
     answer: str | None  # None: no answer, or a reader that failed
     outcome: Outcome
 
 
 def texts_of(tokenizer, samples: Samples) -> tuple[str, ...]:
     """Decoded completions; the token that ended a row is not part of its text, the last token of a cut row is."""
-    return tuple(tokenizer.decode(row[:length - stopped]) for row, length, stopped
-                 in zip(samples.seqs.tokens_BT, samples.seqs.length_B, samples.stopped_B.astype(int)))
+    return tuple(
+        tokenizer.decode(row[: length - stopped])
+        for row, length, stopped in zip(
+            samples.seqs.tokens_BT, samples.seqs.length_B, samples.stopped_B.astype(int)
+        )
+    )
 
 
-def grade(task: Task, tokenizer, problems: list[Problem], samples: Samples, pool: Pool | None = None,
-          lenient: bool = False) -> Graded:
+def grade(
+    task: Task,
+    tokenizer,
+    problems: list[Problem],
+    samples: Samples,
+    pool: Pool | None = None,
+    lenient: bool = False,
+) -> Graded:
     """Decode and grade; an exception of the task's grader is the row's grader_error, never the end of the run.
 
     lenient: read answers with task.lenient. A task whose compare makes Claims needs a pool (ValueError without).
     """
     M, texts = len(samples.stopped_B) // len(problems), texts_of(tokenizer, samples)
     extract = task.lenient if lenient else task.extract
-    found, = readings(task, [problem for problem in problems for _ in range(M)], texts, (extract,), pool)
+    (found,) = readings(
+        task, [problem for problem in problems for _ in range(M)], texts, (extract,), pool
+    )
     return Graded(samples, texts, tuple(reading.outcome for reading in found))
 
 
-def readings(task: Task, problems: Sequence[Problem], texts: Sequence[str], extracts: Sequence[Callable],
-             pool: Pool | None = None) -> list[list[Reading]]:
+def readings(
+    task: Task,
+    problems: Sequence[Problem],
+    texts: Sequence[str],
+    extracts: Sequence[Callable],
+    pool: Pool | None = None,
+) -> list[list[Reading]]:
     """For each way to extract an answer, its Reading of each text, which answers the problem at the same place.
 
     Of several hosts each reads its share, and gets to know what the others found.
@@ -68,12 +89,20 @@ def readings(task: Task, problems: Sequence[Problem], texts: Sequence[str], extr
     found = readings_here(task, problems[mine], texts[mine], extracts, pool)
     if hosts.count() == 1:
         return found
-    rows = hosts.together("outcomes", [[(way[b].answer, way[b].outcome) for way in found] for b in range(len(found[0]))])
+    rows = hosts.together(
+        "outcomes",
+        [[(way[b].answer, way[b].outcome) for way in found] for b in range(len(found[0]))],
+    )
     return [[Reading(row[k][0], Outcome(row[k][1])) for row in rows] for k in range(len(extracts))]
 
 
-def readings_here(task: Task, problems: Sequence[Problem], texts: Sequence[str], extracts: Sequence[Callable],
-                  pool: Pool | None) -> list[list[Reading]]:
+def readings_here(
+    task: Task,
+    problems: Sequence[Problem],
+    texts: Sequence[str],
+    extracts: Sequence[Callable],
+    pool: Pool | None,
+) -> list[list[Reading]]:
     """readings, by this process alone.
 
     An answer that two ways find in one text is compared once; the claims of all go to the pool in one call.
@@ -83,17 +112,27 @@ def readings_here(task: Task, problems: Sequence[Problem], texts: Sequence[str],
     def attempt(function, *given):
         try:
             return function(*given)
-        except Exception:  # counted and logged as a rate: a broken grader must not look like a bad model
+        except (
+            Exception
+        ):  # counted and logged as a rate: a broken grader must not look like a bad model
             return failed
 
     answers = [[attempt(extract, text) for text in texts] for extract in extracts]
     # `is`, not ==: an answer may well spell the name of an outcome
-    pairs = [(b, answer) for row in answers for b, answer in enumerate(row) if answer is not None and answer is not failed]
-    found: dict[tuple[int, str], Any] = {pair: attempt(task.compare, problems[pair[0]], pair[1])
-                                         for pair in dict.fromkeys(pairs)}
+    pairs = [
+        (b, answer)
+        for row in answers
+        for b, answer in enumerate(row)
+        if answer is not None and answer is not failed
+    ]
+    found: dict[tuple[int, str], Any] = {
+        pair: attempt(task.compare, problems[pair[0]], pair[1]) for pair in dict.fromkeys(pairs)
+    }
     claims = {pair: outcome for pair, outcome in found.items() if isinstance(outcome, Claim)}
     if claims and pool is None:
-        raise ValueError(f"task {task.name!r} grades with symbolic algebra; give evaluate.grade a grading.pool.Pool")
+        raise ValueError(
+            f"task {task.name!r} grades with symbolic algebra; give evaluate.grade a grading.pool.Pool"
+        )
     if claims:
         found |= zip(claims, pool.grade(list(claims.values())), strict=True)
 
@@ -111,8 +150,16 @@ def rates(outcomes) -> dict[str, float]:
     return {f"reward/outcome_{kind}": counts[kind] / total for kind in Outcome}
 
 
-def transcribe(generate: Callable, task: Task, tokenizer, prompts: data.Prompts, rows: int, buckets: tuple[int, ...],
-               M: int = 1, pool: Pool | None = None) -> Iterator[list[dict]]:
+def transcribe(
+    generate: Callable,
+    task: Task,
+    tokenizer,
+    prompts: data.Prompts,
+    rows: int,
+    buckets: tuple[int, ...],
+    M: int = 1,
+    pool: Pool | None = None,
+) -> Iterator[list[dict]]:
     """Transcripts of M completions of every prompt, `rows` prompts at a time, short prompts first, read both ways.
 
     generate(PromptBatch) -> Samples, row b of prompt b // M; it may return before they are ready: each batch is graded
@@ -120,7 +167,7 @@ def transcribe(generate: Callable, task: Task, tokenizer, prompts: data.Prompts,
     it does and are thrown away.
     """
     order = sorted(range(len(prompts.problems)), key=lambda i: len(prompts.tokens[i]))
-    parts = [order[start:start + rows] for start in range(0, len(order), rows)]
+    parts = [order[start : start + rows] for start in range(0, len(order), rows)]
     waiting = None  # (rows of prompts, Samples under way)
     for part in [*parts, None]:
         following = None
@@ -133,22 +180,48 @@ def transcribe(generate: Callable, task: Task, tokenizer, prompts: data.Prompts,
         waiting = following
 
 
-def transcripts_of(task: Task, tokenizer, problems: list[Problem], samples: Samples, M: int, pool: Pool | None) -> list[dict]:
+def transcripts_of(
+    task: Task, tokenizer, problems: list[Problem], samples: Samples, M: int, pool: Pool | None
+) -> list[dict]:
     """One JSON object for each of the first len(problems) rows, the readings of task.extract and task.lenient in it."""
     B = len(problems)
-    seqs = samples.seqs.replace(tokens_BT=samples.seqs.tokens_BT[:B], length_B=samples.seqs.length_B[:B])
+    seqs = samples.seqs.replace(
+        tokens_BT=samples.seqs.tokens_BT[:B], length_B=samples.seqs.length_B[:B]
+    )
     samples = samples._replace(seqs=seqs, stopped_B=samples.stopped_B[:B])
     texts = texts_of(tokenizer, samples)
     strict, lenient = readings(task, problems, texts, (task.extract, task.lenient), pool)
-    return [{"id": problem.id, "sample": b % M, "level": problem.level, "question": problem.question,
-             "answer": problem.answer, "text": text, "given": strict[b].answer, "outcome": str(strict[b].outcome),
-             "given_lenient": lenient[b].answer, "outcome_lenient": str(lenient[b].outcome),
-             "tokens": int(seqs.length_B[b]), "stopped": bool(samples.stopped_B[b])}
-            for b, (problem, text) in enumerate(zip(problems, texts))]
+    return [
+        {
+            "id": problem.id,
+            "sample": b % M,
+            "level": problem.level,
+            "question": problem.question,
+            "answer": problem.answer,
+            "text": text,
+            "given": strict[b].answer,
+            "outcome": str(strict[b].outcome),
+            "given_lenient": lenient[b].answer,
+            "outcome_lenient": str(lenient[b].outcome),
+            "tokens": int(seqs.length_B[b]),
+            "stopped": bool(samples.stopped_B[b]),
+        }
+        for b, (problem, text) in enumerate(zip(problems, texts))
+    ]
 
 
-def sampler(cfg, phi: Tree, mesh: jax.sharding.Mesh, eos_ids: tuple[int, ...], M: int, max_new: int, cache_dtype, seed: int = 0,
-            temperature: float = 0.0, compiler_options: dict | None = None) -> Callable:
+def sampler(
+    cfg,
+    phi: Tree,
+    mesh: jax.sharding.Mesh,
+    eos_ids: tuple[int, ...],
+    M: int,
+    max_new: int,
+    cache_dtype,
+    seed: int = 0,
+    temperature: float = 0.0,
+    compiler_options: dict | None = None,
+) -> Callable:
     """generate(PromptBatch) -> Samples on the mesh, M of each prompt, dispatched and not waited for.
 
     Compiles once for each bucket. The key of a row is fold_in(seed, 0, problem id, sample id), so that what is sampled
@@ -156,11 +229,18 @@ def sampler(cfg, phi: Tree, mesh: jax.sharding.Mesh, eos_ids: tuple[int, ...], M
     """
     sample = _jitted(cfg, mesh, max_new, cache_dtype, tuple((compiler_options or {}).items()))
     seed_key = jax.random.key(seed)
-    traced = rollout.Sampling(jnp.float32(temperature), jnp.asarray(eos_ids, jnp.int32), jnp.int32(max_new))
+    traced = rollout.Sampling(
+        jnp.float32(temperature), jnp.asarray(eos_ids, jnp.int32), jnp.int32(max_new)
+    )
     place = lambda tree: jax.device_put(tree, sharding.of_rows(mesh, tree))
 
     def generate(batch: data.PromptBatch) -> Samples:
-        return sample(phi, *place((batch.prompt_PS, batch.prompt_len_P)), place(_row_keys(seed_key, 0, batch.ids_P, M)), traced)
+        return sample(
+            phi,
+            *place((batch.prompt_PS, batch.prompt_len_P)),
+            place(_row_keys(seed_key, 0, batch.ids_P, M)),
+            traced,
+        )
 
     return generate
 
@@ -171,26 +251,53 @@ _row_keys = jax.jit(rollout.row_keys, static_argnums=3)
 @functools.lru_cache(maxsize=8)
 def _jitted(cfg, mesh: jax.sharding.Mesh, max_new: int, cache_dtype, options: tuple):
     """rollout.sample of one model, the same for all benchmarks, so that they share its programs."""
-    sample = functools.partial(rollout.sample, cfg, T=max_new, cache_dtype=cache_dtype, **rollout.cuts_on(mesh, max_new),
-                               **rollout.laid_on(mesh))
+    sample = functools.partial(
+        rollout.sample,
+        cfg,
+        T=max_new,
+        cache_dtype=cache_dtype,
+        **rollout.cuts_on(mesh, max_new),
+        **rollout.laid_on(mesh),
+    )
     return jax.jit(sample, compiler_options=dict(options))
 
 
-def evaluate(generate: Callable, phi: Tree, task: Task, tokenizer, split: str, prompts: data.Prompts, rows: int,
-             buckets: tuple[int, ...], pool: Pool | None = None, too_long: int = 0) -> tuple[dict[str, float], list[dict]]:
+def evaluate(
+    generate: Callable,
+    phi: Tree,
+    task: Task,
+    tokenizer,
+    split: str,
+    prompts: data.Prompts,
+    rows: int,
+    buckets: tuple[int, ...],
+    pool: Pool | None = None,
+    too_long: int = 0,
+) -> tuple[dict[str, float], list[dict]]:
     """Greedy pass@1 on the prompts of one split, `rows` at a time: metrics eval/{split}_*, and the transcripts.
 
     generate(phi, PromptBatch) -> Samples, one completion per prompt. too_long: problems of the split that are not in
     `prompts` because theirs did not fit; they count as not answered.
     """
-    batches = transcribe(lambda batch: generate(phi, batch), task, tokenizer, prompts, rows, buckets, pool=pool)
+    batches = transcribe(
+        lambda batch: generate(phi, batch), task, tokenizer, prompts, rows, buckets, pool=pool
+    )
     place = {problem.id: i for i, problem in enumerate(prompts.problems)}
-    transcripts = sorted(({"split": split} | row for batch in batches for row in batch), key=lambda row: place[row["id"]])
+    transcripts = sorted(
+        ({"split": split} | row for batch in batches for row in batch),
+        key=lambda row: place[row["id"]],
+    )
     made, n = len(transcripts), len(transcripts) + too_long
     count = lambda key, outcome: sum(row[key] == outcome for row in transcripts)
     mean = lambda key: sum(row[key] for row in transcripts) / made
     right = count("outcome", Outcome.correct)
-    metrics = {"accuracy": right / n, "stderr": binomial_error(right, n), "n": n, "tokens": mean("tokens"),
-               "stopped": mean("stopped"), "no_answer": (count("outcome", Outcome.no_answer) + too_long) / n,
-               "lenient": count("outcome_lenient", Outcome.correct) / n}
+    metrics = {
+        "accuracy": right / n,
+        "stderr": binomial_error(right, n),
+        "n": n,
+        "tokens": mean("tokens"),
+        "stopped": mean("stopped"),
+        "no_answer": (count("outcome", Outcome.no_answer) + too_long) / n,
+        "lenient": count("outcome_lenient", Outcome.correct) / n,
+    }
     return {f"eval/{split}_{key}": value for key, value in metrics.items()}, transcripts

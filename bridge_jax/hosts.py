@@ -6,6 +6,7 @@ outcomes of samples that another one graded) goes through `gather`, over the key
 never queues behind the devices' work. With one process every function here is the identity, at no cost.
 Watched over by watch.py: no wait is for ever. Left out: meshes and layouts (sharding.py), checkpoints (checkpoint.py).
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -32,7 +33,11 @@ from bridge_jax import alike, rollcall, settings, watch
 from bridge_jax.watch import LOST, Lost  # noqa: F401 (what users of this module catch and exit with)
 
 logger = logging.getLogger(__name__)
-VARIABLES = {"coordinator": "BRIDGE_COORDINATOR", "count": "BRIDGE_HOST_COUNT", "index": "BRIDGE_HOST_INDEX"}
+VARIABLES = {
+    "coordinator": "BRIDGE_COORDINATOR",
+    "count": "BRIDGE_HOST_COUNT",
+    "index": "BRIDGE_HOST_INDEX",
+}
 START_ALL = "start all hosts, each with its own hosts.index, where they can reach that address"
 START_AUTO = "see whether all tasks of the job run, and can reach that address"
 
@@ -40,14 +45,17 @@ START_AUTO = "see whether all tasks of the job run, and can reach that address"
 @dataclasses.dataclass(frozen=True)
 class Hosts:
     """How the processes of a run find each other; what stands at its default may come from VARIABLES in the environment."""
+
     coordinator: str = ""  # "": one process; "auto": as TPU pods, GKE and Slurm tell; "host:port", at which host 0 listens
-    count: int = 0         # with host:port: number of processes
-    index: int = -1        # with host:port: which of them this is, 0 to count - 1
-    timeout_s: int = 600   # of any wait for another host; half of it in silence, and a host counts as gone
+    count: int = 0  # with host:port: number of processes
+    index: int = -1  # with host:port: which of them this is, 0 to count - 1
+    timeout_s: int = (
+        600  # of any wait for another host; half of it in silence, and a host counts as gone
+    )
 
 
 _watch: watch.Watch | None = None  # of the run under way; None with one process
-_started = False                   # whether jax.distributed was ever started here
+_started = False  # whether jax.distributed was ever started here
 
 
 def read(given: Hosts, environment: Mapping[str, str]) -> Hosts:
@@ -64,16 +72,22 @@ def read(given: Hosts, environment: Mapping[str, str]) -> Hosts:
         raise ValueError(f"hosts.timeout_s={h.timeout_s}; allowed: at least 10 seconds")
     if h.coordinator in ("", "auto"):
         if (h.count, h.index) != (0, -1) and (h.coordinator, h.count) != ("", 1):
-            raise ValueError(f"hosts.coordinator={h.coordinator!r}, hosts.count={h.count}, hosts.index={h.index}; allowed: count "
-                             "and index beside hosts.coordinator=HOST:PORT alone, where host 0 listens")
+            raise ValueError(
+                f"hosts.coordinator={h.coordinator!r}, hosts.count={h.count}, hosts.index={h.index}; allowed: count "
+                "and index beside hosts.coordinator=HOST:PORT alone, where host 0 listens"
+            )
         return h
     address = re.fullmatch(r"(\[[\da-fA-F:]+\]|[\w.-]+):(\d{1,5})", h.coordinator)
     if not address or not 1 <= int(address[2]) <= 65535:
-        raise ValueError(f"hosts.coordinator={h.coordinator!r}; allowed: '' (one process), 'auto' (TPU pod, GKE, Slurm), or "
-                         "HOST:PORT at which host 0 shall listen, PORT from 1 to 65535, such as 10.0.0.1:1234")
+        raise ValueError(
+            f"hosts.coordinator={h.coordinator!r}; allowed: '' (one process), 'auto' (TPU pod, GKE, Slurm), or "
+            "HOST:PORT at which host 0 shall listen, PORT from 1 to 65535, such as 10.0.0.1:1234"
+        )
     if h.count < 1 or not 0 <= h.index < h.count:
-        raise ValueError(f"hosts.count={h.count}, hosts.index={h.index}; allowed: a count of at least 1, and for each process an "
-                         f"index of its own, 0 to count - 1. Set --config.hosts.index or the variable {VARIABLES['index']}")
+        raise ValueError(
+            f"hosts.count={h.count}, hosts.index={h.index}; allowed: a count of at least 1, and for each process an "
+            f"index of its own, 0 to count - 1. Set --config.hosts.index or the variable {VARIABLES['index']}"
+        )
     return h if h.count > 1 else dataclasses.replace(h, coordinator="")
 
 
@@ -97,9 +111,14 @@ def joined(config) -> Iterator[None]:
         yield
         meet("the end of the run")
     except BaseException as error:
-        failed = watched.blame(error) if isinstance(error, Exception) and watch.broke(error) else error
+        failed = (
+            watched.blame(error) if isinstance(error, Exception) and watch.broke(error) else error
+        )
         signalled = not isinstance(failed, Exception)
-        watched.announce(0 if signalled else watch.LOST, "by a signal, before a step was begun" if signalled else str(failed))
+        watched.announce(
+            0 if signalled else watch.LOST,
+            "by a signal, before a step was begun" if signalled else str(failed),
+        )
         watched.see_off()
         if failed is error:
             raise
@@ -124,27 +143,44 @@ def connect(h: Hosts) -> int:
     # its SIGTERM handler would replace ours, which the hosts agree about themselves
     jax.config.update("jax_enable_preemption_service", False)
     # jax's own timeouts are the last resort: it aborts without a name
-    waits = dict(initialization_timeout=h.timeout_s + 60, heartbeat_timeout_seconds=h.timeout_s + 60, shutdown_timeout_seconds=30)
+    waits = dict(
+        initialization_timeout=h.timeout_s + 60,
+        heartbeat_timeout_seconds=h.timeout_s + 60,
+        shutdown_timeout_seconds=30,
+    )
     _started = True
     try:
-        came = rollcall.done_within(h.timeout_s, lambda: jax.distributed.initialize(*named, **waits))
+        came = rollcall.done_within(
+            h.timeout_s, lambda: jax.distributed.initialize(*named, **waits)
+        )
     except Exception as error:
         _started = distributed.global_state.client is not None
         raise cannot_meet(h, error) from error
     if not came:
         faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
-        address, mine = distributed.global_state.coordinator_address, distributed.global_state.process_id
-        missing = "not all of the others came" if watch.reachable(address) else "nobody listens there, where host 0 should"
-        raise Lost(f"host {mine} waited {h.timeout_s} s (hosts.timeout_s) at {address}, and {missing}; "
-                   f"{START_AUTO if auto else START_ALL}; the stacks of this host's threads stand above")
+        address, mine = (
+            distributed.global_state.coordinator_address,
+            distributed.global_state.process_id,
+        )
+        missing = (
+            "not all of the others came"
+            if watch.reachable(address)
+            else "nobody listens there, where host 0 should"
+        )
+        raise Lost(
+            f"host {mine} waited {h.timeout_s} s (hosts.timeout_s) at {address}, and {missing}; "
+            f"{START_AUTO if auto else START_ALL}; the stacks of this host's threads stand above"
+        )
     return distributed.global_state.num_processes
 
 
 def cannot_meet(h: Hosts, error: Exception) -> ValueError:
     """The error of hosts that have no address in common."""
     reason = " ".join(str(error).split())[:400]
-    return ValueError(f"hosts.coordinator={h.coordinator!r}: the hosts cannot find each other ({reason}). If this is no "
-                      "cluster that jax knows, set hosts.coordinator=HOST:PORT, hosts.count and hosts.index")
+    return ValueError(
+        f"hosts.coordinator={h.coordinator!r}: the hosts cannot find each other ({reason}). If this is no "
+        "cluster that jax knows, set hosts.coordinator=HOST:PORT, hosts.count and hosts.index"
+    )
 
 
 def call_the_roll(h: Hosts, auto: bool = False) -> None:
@@ -153,24 +189,38 @@ def call_the_roll(h: Hosts, auto: bool = False) -> None:
     try:
         found = rollcall.call(h.coordinator, h.count, h.index, h.timeout_s)
     except OSError as error:
-        way = "set JAX_COORDINATOR_PORT, the same on all hosts, to" if auto else "give an address of this machine and"
-        raise ValueError(f"hosts.coordinator={h.coordinator!r}: host 0 cannot listen there ({error}); {way} a free "
-                         "port") from error
+        way = (
+            "set JAX_COORDINATOR_PORT, the same on all hosts, to"
+            if auto
+            else "give an address of this machine and"
+        )
+        raise ValueError(
+            f"hosts.coordinator={h.coordinator!r}: host 0 cannot listen there ({error}); {way} a free "
+            "port"
+        ) from error
     if found.twice:
-        raise ValueError(f"hosts.index={found.twice[0]} was given to two processes; each needs its own, 0 to {h.count - 1}")
+        raise ValueError(
+            f"hosts.index={found.twice[0]} was given to two processes; each needs its own, 0 to {h.count - 1}"
+        )
     if found.counts:
         told = ", ".join(f"host {index} expects {number}" for index, number in found.counts)
-        raise ValueError(f"hosts.count differs: {told}; give all the same, there or in BRIDGE_HOST_COUNT")
+        raise ValueError(
+            f"hosts.count differs: {told}; give all the same, there or in BRIDGE_HOST_COUNT"
+        )
     if found.missing:
         named = f"host{'s' * (len(found.missing) > 1)} {', '.join(map(str, found.missing))} of {h.count} did not come"
-        raise Lost(f"host {h.index} waited up to {h.timeout_s} s (hosts.timeout_s) at {h.coordinator}, and {named}; "
-                   f"{START_AUTO if auto else START_ALL}")
+        raise Lost(
+            f"host {h.index} waited up to {h.timeout_s} s (hosts.timeout_s) at {h.coordinator}, and {named}; "
+            f"{START_AUTO if auto else START_ALL}"
+        )
 
 
 def start_watch(h: Hosts) -> watch.Watch:
     """The watch of this host over the others."""
     state = distributed.global_state
-    watched = watch.Watch(state.client, state.process_id, state.num_processes, h.timeout_s, state.coordinator_address)
+    watched = watch.Watch(
+        state.client, state.process_id, state.num_processes, h.timeout_s, state.coordinator_address
+    )
     watched.start()
     return watched
 
@@ -228,7 +278,9 @@ def gather(what: str, mine: str) -> list[str]:
         else:
             said = json.loads(_heard(f"bridge/all/{number}"))
     if others := {_watch.name(i): asked for i, (asked, _) in enumerate(said) if asked != what}:
-        raise RuntimeError(f"the hosts have come apart: here it is about {what}, elsewhere {others}")
+        raise RuntimeError(
+            f"the hosts have come apart: here it is about {what}, elsewhere {others}"
+        )
     return [text for _, text in said]
 
 
@@ -239,7 +291,9 @@ def _heard(key: str) -> str:
     """The value of a key, once it is there; the watch ends this process if that takes too long."""
     while True:
         try:
-            return _watch.client.blocking_key_value_get(key, 1000)  # in small pieces, so that signals are heard
+            return _watch.client.blocking_key_value_get(
+                key, 1000
+            )  # in small pieces, so that signals are heard
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
@@ -259,7 +313,9 @@ def decided(what: str, function: Callable[[], Any]) -> Any:
         try:
             mine = json.dumps(["", function()])
         except (ValueError, OSError) as error:
-            mine = json.dumps(["ValueError" if isinstance(error, ValueError) else "OSError", str(error)])
+            mine = json.dumps(
+                ["ValueError" if isinstance(error, ValueError) else "OSError", str(error)]
+            )
     kind, value = json.loads(gather(what, mine)[0])
     if kind:
         raise kinds[kind](value)
@@ -273,12 +329,18 @@ def either(what: str, mine: bool) -> bool:
 
 def share(rows: int) -> slice:
     """The part of so many rows that this host works on; the parts of all hosts in their order are the whole."""
-    return slice(rows * index() // count(), rows * (index() + 1) // count()) if _watch else slice(rows)
+    return (
+        slice(rows * index() // count(), rows * (index() + 1) // count()) if _watch else slice(rows)
+    )
 
 
 def together(what: str, mine: list) -> list:
     """The lists of all hosts, one behind the other: JSON."""
-    return [row for text in gather(what, json.dumps(mine)) for row in json.loads(text)] if _watch else mine
+    return (
+        [row for text in gather(what, json.dumps(mine)) for row in json.loads(text)]
+        if _watch
+        else mine
+    )
 
 
 def place(tree, shardings):
@@ -323,8 +385,11 @@ def agree(what: str, mine: dict[str, Any]) -> None:
         return
     if differs := alike.differences([json.loads(text) for text in gather(what, json.dumps(mine))]):
         told = (f"  {_watch.name(i)}: {found}" for i, found in sorted(differs.items()))
-        raise ValueError("the hosts are not alike, and would not train the same model:\n" + "\n".join(told)
-                         + "\nStart all of them with the same command, code and packages")
+        raise ValueError(
+            "the hosts are not alike, and would not train the same model:\n"
+            + "\n".join(told)
+            + "\nStart all of them with the same command, code and packages"
+        )
 
 
 def check_shared(folder: str) -> None:
@@ -348,5 +413,7 @@ def check_shared(folder: str) -> None:
         os.unlink(path)
     blind = [_watch.name(i) for i, found in enumerate(seen) if not found]
     if blind:
-        raise ValueError(f"--workdir={folder!r} is not one directory: {', '.join(blind)} do not see what host 0 writes there. "
-                         "Give all hosts the same --workdir on a file system that they share")
+        raise ValueError(
+            f"--workdir={folder!r} is not one directory: {', '.join(blind)} do not see what host 0 writes there. "
+            "Give all hosts the same --workdir on a file system that they share"
+        )

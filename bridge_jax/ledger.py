@@ -8,6 +8,7 @@ time/device_s (summed by the loop) is what sampling and updates took from dispat
 time where the host is not the slower one. Processor time and memory/host_peak_gib are those of the first host's process, and the
 peak is of all it ever held: loading, compiling and evaluation too.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -26,8 +27,11 @@ from bridge_jax.types import Batch
 
 def matrix_weights(cfg: layers.Config) -> int:
     """Weights that a token is multiplied with: all matrices, the embedding only where it is also the head."""
-    sizes = {path: math.prod(tensor.shape) * (cfg.layers if path.startswith("layers/") else 1)
-             for path, tensor in cfg.tensors().items() if len(tensor.shape) > 1 and not path.endswith("_bias")}
+    sizes = {
+        path: math.prod(tensor.shape) * (cfg.layers if path.startswith("layers/") else 1)
+        for path, tensor in cfg.tensors().items()
+        if len(tensor.shape) > 1 and not path.endswith("_bias")
+    }
     return sum(sizes.values()) - (0 if cfg.tied else sizes["embed"])
 
 
@@ -42,17 +46,26 @@ def forward_flops(cfg: layers.Config, tokens: float, context: float, head: bool 
     return tokens * (2.0 * weights + 4.0 * cfg.layers * cfg.heads * cfg.head_dim * context)
 
 
-def step_flops(cfg: layers.Config, spent: dict[str, float], prompt: float, completion: float) -> float:
+def step_flops(
+    cfg: layers.Config, spent: dict[str, float], prompt: float, completion: float
+) -> float:
     """Of one step. spent: its budget/* counts; prompt and completion: mean lengths of its rows, for attention."""
     count = lambda name: spent.get(f"budget/{name}", 0.0)
     within, behind = prompt / 2, prompt + completion / 2
-    return (forward_flops(cfg, count("prefilled_tokens") + 3 * count("gradient_prompt_tokens"), within, head=False)
-            + forward_flops(cfg, count("generated_tokens") + 3 * count("gradient_tokens") + count("forward_tokens"), behind))
+    return forward_flops(
+        cfg, count("prefilled_tokens") + 3 * count("gradient_prompt_tokens"), within, head=False
+    ) + forward_flops(
+        cfg,
+        count("generated_tokens") + 3 * count("gradient_tokens") + count("forward_tokens"),
+        behind,
+    )
 
 
 def mean_lengths(batch: Batch) -> tuple[float, float]:
     """Of a step's prompts and of its completions."""
-    rows = [samples.seqs for samples in batch.rollouts.values()] + ([batch.demos] if batch.demos else [])
+    rows = [samples.seqs for samples in batch.rollouts.values()] + (
+        [batch.demos] if batch.demos else []
+    )
     mean = lambda lengths: float(np.mean(np.concatenate([np.asarray(x) for x in lengths])))
     return mean([seqs.prompt_len_P for seqs in rows]), mean([seqs.length_B for seqs in rows])
 
@@ -60,7 +73,9 @@ def mean_lengths(batch: Batch) -> tuple[float, float]:
 def peak_memory() -> dict[str, float]:
     """Peak GiB of this process, and of the fullest local device where the backend tells."""
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-    found = {"memory/host_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
+    found = {
+        "memory/host_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    }
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [stat["peak_bytes_in_use"] for stat in stats if "peak_bytes_in_use" in stat]
     return found | ({"memory/device_peak_gib": max(peaks) / 2**30} if peaks else {})

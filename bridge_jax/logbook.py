@@ -7,6 +7,7 @@ TensorBoard and W&B are mirrors: they may fail, lag or be absent without touchin
 In a run of several processes, `writes=False` makes a Logbook that accepts everything and touches nothing.
 Left out: plots and tables (experiments/report.py), checkpoints (checkpoint.py).
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -31,22 +32,37 @@ from bridge_jax import settings
 
 logger = logging.getLogger(__name__)
 KEY = re.compile(r"[\w.-]+(/[\w.-]+)+")  # group/name
-PROGRESS_SECONDS = 10.0                  # between two lines of progress where there is no terminal
+PROGRESS_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
-def open_run(workdir: str, resolved: dict, defaults_diff: dict, force: bool = False,
-             ignore: Iterable[str] = (), facts: dict | None = None) -> None:
+def open_run(
+    workdir: str,
+    resolved: dict,
+    defaults_diff: dict,
+    force: bool = False,
+    ignore: Iterable[str] = (),
+    facts: dict | None = None,
+) -> None:
     """Creates the run directory with config.json {"config", "diff", "facts", "changes"}, or checks that the run is the same."""
     write_config(workdir, check_run(workdir, resolved, defaults_diff, force, ignore, facts))
 
 
 def write_config(workdir: str, record: dict) -> None:
     """config.json of what check_run returned: once it is certain that the run goes on under it."""
-    _replace(os.path.join(workdir, "config.json"), json.dumps(record, indent=1, sort_keys=True) + "\n")
+    _replace(
+        os.path.join(workdir, "config.json"), json.dumps(record, indent=1, sort_keys=True) + "\n"
+    )
 
 
-def check_run(workdir: str, resolved: dict, defaults_diff: dict, force: bool = False, ignore: Iterable[str] = (),
-              facts: dict | None = None, defaults: dict | None = None) -> dict:
+def check_run(
+    workdir: str,
+    resolved: dict,
+    defaults_diff: dict,
+    force: bool = False,
+    ignore: Iterable[str] = (),
+    facts: dict | None = None,
+    defaults: dict | None = None,
+) -> dict:
     """Makes the directory, checks that a run in it has this config, and returns what config.json shall say.
 
     facts: what decides a run beside its config (fingerprints of data and prompts); compared like keys of the config.
@@ -56,25 +72,40 @@ def check_run(workdir: str, resolved: dict, defaults_diff: dict, force: bool = F
     ValueError if the directory cannot be written, or holds a run of another config and `force` is False. Each change
     that was let through is kept in "changes" as {key: [before, after]}, oldest first."""
     path = os.path.join(_writable(workdir), "config.json")
-    record = {"config": settings.to_json(resolved), "diff": settings.to_json(defaults_diff),
-              "facts": settings.to_json(facts or {}), "changes": []}
+    record = {
+        "config": settings.to_json(resolved),
+        "diff": settings.to_json(defaults_diff),
+        "facts": settings.to_json(facts or {}),
+        "changes": [],
+    }
     if os.path.exists(path) and begun(workdir):
         before = _read_config(path)
         whole = lambda record: record["config"] | {"facts": record.get("facts", {})}
         changes = settings.diff(whole(before), whole(record))
         usual = settings.flatten(settings.to_json(defaults or {}))
-        newer = [key for key, (old, new) in changes.items() if old == settings.NOT_SET and key in usual and usual[key] == new]
+        newer = [
+            key
+            for key, (old, new) in changes.items()
+            if old == settings.NOT_SET and key in usual and usual[key] == new
+        ]
         changes = {key: pair for key, pair in changes.items() if key not in newer}
         decisive = {key: pair for key, pair in changes.items() if not _ignored(key, tuple(ignore))}
         if decisive and not force:
             table = settings.format_diff(decisive, "in the run", "given")
-            raise ValueError(f"{workdir} holds a run with another config:\n{table}\nTake another --workdir, or "
-                             "--force_config to go on with this run under the config that is given.")
+            raise ValueError(
+                f"{workdir} holds a run with another config:\n{table}\nTake another --workdir, or "
+                "--force_config to go on with this run under the config that is given."
+            )
         if decisive:
-            logger.warning("the run in %s goes on with another config:\n%s", workdir,
-                           settings.format_diff(decisive, "in the run", "given"))
+            logger.warning(
+                "the run in %s goes on with another config:\n%s",
+                workdir,
+                settings.format_diff(decisive, "in the run", "given"),
+            )
         kept = before.get("changes", [])
-        record["changes"] = kept + [{key: list(pair) for key, pair in changes.items()}] if changes else kept
+        record["changes"] = (
+            kept + [{key: list(pair) for key, pair in changes.items()}] if changes else kept
+        )
     return record
 
 
@@ -88,19 +119,25 @@ def claimed(workdir: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise ValueError(f"another process trains in {workdir!r}; wait for it or stop it, or take another "
-                                 "--workdir.") from None
+                raise ValueError(
+                    f"another process trains in {workdir!r}; wait for it or stop it, or take another "
+                    "--workdir."
+                ) from None
         yield
 
 
 def begun(workdir: str) -> bool:
     """Whether the directory holds something of a run that a change of config could spoil: a line or a checkpoint."""
     metrics, saved = os.path.join(workdir, "metrics.jsonl"), os.path.join(workdir, "checkpoints")
-    return (os.path.exists(metrics) and os.path.getsize(metrics) > 0) or (os.path.isdir(saved) and bool(os.listdir(saved)))
+    return (os.path.exists(metrics) and os.path.getsize(metrics) > 0) or (
+        os.path.isdir(saved) and bool(os.listdir(saved))
+    )
 
 
 def _ignored(key: str, prefixes: tuple[str, ...]) -> bool:
-    return any(key.startswith(prefix) if prefix.endswith(".") else key == prefix for prefix in prefixes)
+    return any(
+        key.startswith(prefix) if prefix.endswith(".") else key == prefix for prefix in prefixes
+    )
 
 
 def _read_config(path: str) -> dict:
@@ -110,7 +147,9 @@ def _read_config(path: str) -> dict:
         assert isinstance(record["config"], dict)
         return record
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ValueError(f"{path} is no config of a run ({error!r}): mend it, or take another --workdir.") from None
+        raise ValueError(
+            f"{path} is no config of a run ({error!r}): mend it, or take another --workdir."
+        ) from None
 
 
 def _writable(workdir: str) -> str:
@@ -120,13 +159,17 @@ def _writable(workdir: str) -> str:
         with tempfile.TemporaryFile(dir=workdir):
             pass
     except OSError as error:
-        raise ValueError(f"cannot write to workdir {workdir!r}: {error.strerror}; take another --workdir.") from None
+        raise ValueError(
+            f"cannot write to workdir {workdir!r}: {error.strerror}; take another --workdir."
+        ) from None
     return workdir
 
 
 def _replace(path: str, text: str) -> None:
     """Writes a file so that a kill at any moment leaves the old one or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}.")
+    handle, temporary = tempfile.mkstemp(
+        dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}."
+    )
     try:
         with os.fdopen(handle, "w") as file:
             file.write(text)
@@ -144,7 +187,14 @@ class Logbook:
 
     taken: steps that it has taken, where the last of them is not logged yet; its rollouts stay."""
 
-    def __init__(self, workdir: str, start_step: int, mirrors: Iterable[str] = (), writes: bool = True, taken: int | None = None):
+    def __init__(
+        self,
+        workdir: str,
+        start_step: int,
+        mirrors: Iterable[str] = (),
+        writes: bool = True,
+        taken: int | None = None,
+    ):
         self.workdir, self.step, self.writes, self._mirrors = workdir, start_step, writes, {}
         if not writes:
             return
@@ -153,7 +203,9 @@ class Logbook:
         _drop_later(os.path.join(workdir, "rollouts"), start_step if taken is None else taken)
         for name in mirrors:
             if name not in MIRRORS:
-                raise ValueError(f"unknown mirror log.mirrors={name!r}: {settings.did_you_mean(name, MIRRORS)}")
+                raise ValueError(
+                    f"unknown mirror log.mirrors={name!r}: {settings.did_you_mean(name, MIRRORS)}"
+                )
             self._mirrors[name] = MIRRORS[name](workdir, start_step)
         self._file = open(path, "a")
 
@@ -166,27 +218,47 @@ class Logbook:
         self.step = step
         if not self.writes:
             return
-        nonfinite = [key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
-        line = {"step": step} | values | {key: None for key in nonfinite}
+        nonfinite = [
+            key
+            for key, value in values.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
+        line = {"step": step} | values | dict.fromkeys(nonfinite)
         if nonfinite:
             line["nonfinite"] = nonfinite
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()  # in the system's hands: a killed process loses nothing
-        numbers = {key: value for key, value in line.items() if key != "step" and isinstance(value, (int, float))}
+        numbers = {
+            key: value
+            for key, value in line.items()
+            if key != "step" and isinstance(value, (int, float))
+        }
         for name, mirror in list(self._mirrors.items()):
             try:
                 mirror.write(step, numbers)
             except Exception as error:  # whatever a service raises, the run goes on
-                logger.warning("mirror %r failed at step %d and is left out from here on: %r", name, step, error)
+                logger.warning(
+                    "mirror %r failed at step %d and is left out from here on: %r",
+                    name,
+                    step,
+                    error,
+                )
                 del self._mirrors[name]
 
-    def write_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]], kind: str = "step") -> str | None:
+    def write_rollouts(
+        self, step: int, rows: Iterable[Mapping[str, Any]], kind: str = "step"
+    ) -> str | None:
         """rollouts/step_000012.jsonl, one object a row (arrays as lists, nan and inf as null); its path. kind: or "eval"."""
         if not self.writes:
             return None
         path = os.path.join(self.workdir, "rollouts", f"{kind}_{step:06d}.jsonl")
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        _replace(path, "".join(json.dumps(_plain(row), allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
+        _replace(
+            path,
+            "".join(
+                json.dumps(_plain(row), allow_nan=False, ensure_ascii=False) + "\n" for row in rows
+            ),
+        )
         return path
 
     def write_solved(self, step: int, solved: Mapping[str, str]) -> None:
@@ -202,7 +274,10 @@ class Logbook:
         path = os.path.join(self.workdir, "batches", f"step_{step:06d}.npz")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         leaves = jax.tree_util.tree_flatten_with_path(arrays)[0]
-        named = {jax.tree_util.keystr(key, simple=True, separator="/"): _numpy(leaf) for key, leaf in leaves}
+        named = {
+            jax.tree_util.keystr(key, simple=True, separator="/"): _numpy(leaf)
+            for key, leaf in leaves
+        }
         with open(path, "wb") as file:
             np.savez(file, **named)
         return path
@@ -229,7 +304,9 @@ def read(workdir: str) -> list[dict]:
     """The lines of metrics.jsonl; a last line that a kill tore is left out. ValueError where there is no such file."""
     path = os.path.join(workdir, "metrics.jsonl")
     if not os.path.exists(path):
-        raise ValueError(f"no metrics.jsonl in {workdir!r}: give the --workdir of a run that was started.")
+        raise ValueError(
+            f"no metrics.jsonl in {workdir!r}: give the --workdir of a run that was started."
+        )
     return [line for line, _ in _lines(path) if line is not None]
 
 
@@ -248,7 +325,10 @@ def _lines(path: str) -> Iterator[tuple[dict | None, str]]:
                 line = json.loads(text)
             except ValueError:
                 line = None
-            yield (line if isinstance(line, dict) and isinstance(line.get("step"), int) else None), text
+            yield (
+                (line if isinstance(line, dict) and isinstance(line.get("step"), int) else None),
+                text,
+            )
 
 
 def _cut_back(path: str, start_step: int) -> None:
@@ -257,9 +337,15 @@ def _cut_back(path: str, start_step: int) -> None:
         return
     lines = list(_lines(path))
     # a kill may have come between a line and its newline
-    kept = [text.rstrip("\n") + "\n" for line, text in lines if line is not None and line["step"] <= start_step]
+    kept = [
+        text.rstrip("\n") + "\n"
+        for line, text in lines
+        if line is not None and line["step"] <= start_step
+    ]
     if kept != [text for _, text in lines]:
-        logger.info("%s: cut back to step %d, %d line(s) dropped", path, start_step, len(lines) - len(kept))
+        logger.info(
+            "%s: cut back to step %d, %d line(s) dropped", path, start_step, len(lines) - len(kept)
+        )
         _replace(path, "".join(kept))
 
 
@@ -273,12 +359,16 @@ def _drop_later(folder: str, start_step: int) -> None:
 
 def _scalar(key: str, value: Any) -> Any:
     if not KEY.fullmatch(key):
-        raise ValueError(f"metric {key!r}: wanted group/name, of letters, digits and _ . - (such as reward/mean).")
+        raise ValueError(
+            f"metric {key!r}: wanted group/name, of letters, digits and _ . - (such as reward/mean)."
+        )
     if value is None or isinstance(value, str):
         return value
     array = np.asarray(value)
     if array.ndim or array.dtype.kind not in "biufV":  # V: bfloat16 and its like
-        raise ValueError(f"metric {key!r} must be a scalar, got shape {array.shape} of {array.dtype}: reduce it first.")
+        raise ValueError(
+            f"metric {key!r} must be a scalar, got shape {array.shape} of {array.dtype}: reduce it first."
+        )
     return array.item() if array.dtype.kind in "biu" else float(array)
 
 
@@ -300,6 +390,7 @@ def _plain(value: Any) -> Any:
 
 class Mirror(NamedTuple):
     """A second home of the metrics."""
+
     write: Callable  # (step, {key: number}) -> None
     close: Callable  # () -> None
 
@@ -309,8 +400,12 @@ def tensorboard(workdir: str, start_step: int) -> Mirror:
     try:
         import tensorboardX
     except ImportError as error:
-        raise ValueError(f"log.mirrors has 'tensorboard': pip install tensorboardX ({error})") from None
-    writer = tensorboardX.SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=start_step + 1)
+        raise ValueError(
+            f"log.mirrors has 'tensorboard': pip install tensorboardX ({error})"
+        ) from None
+    writer = tensorboardX.SummaryWriter(
+        os.path.join(workdir, "tensorboard"), purge_step=start_step + 1
+    )
 
     def write(step: int, metrics: Mapping[str, float]) -> None:
         for key, value in metrics.items():
@@ -364,7 +459,9 @@ def progress(total: int, initial: int, desc: str, quiet: bool = False) -> Iterat
         yield line
         return
     from tqdm import tqdm  # only a terminal needs it
+
     with tqdm(total=total, initial=initial, desc=desc) as bar:
+
         def advance(step: int, text: str = "") -> None:
             bar.set_postfix_str(text, refresh=False)
             bar.update(step - bar.n)

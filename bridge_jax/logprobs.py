@@ -11,6 +11,7 @@ arXiv 1805.02867), and the backward pass makes the logits of each block again:
 A block's part of the head's gradient is complete when the block is done: it is summed over positions in fp32 by one matmul and
 reduced over the devices at once, in fp32, so that neither the gathered head nor its gradient is ever whole on a device.
 """
+
 from __future__ import annotations
 
 import functools
@@ -29,9 +30,10 @@ LANES = 128  # entries of a tile in an accelerator's memory: blocks cut elsewher
 
 class Axes(NamedTuple):
     """Mesh axes along which things lie inside a shard_map; None and () outside of one, or where they do not divide."""
+
     rows: tuple[str, ...] = ()
-    width: str | None = None   # of the head
-    vocab: str | None = None   # of the head
+    width: str | None = None  # of the head
+    vocab: str | None = None  # of the head
 
     def sum(self, x: jax.Array, *axes: str | None) -> jax.Array:
         """x summed over those of the mesh axes that are there."""
@@ -40,17 +42,24 @@ class Axes(NamedTuple):
 
     def gather(self, head_UD: jax.Array) -> jax.Array:
         """A block's rows in full width."""
-        return jax.lax.all_gather(head_UD, self.width, axis=1, tiled=True) if self.width else head_UD
+        return (
+            jax.lax.all_gather(head_UD, self.width, axis=1, tiled=True) if self.width else head_UD
+        )
 
     def reduce(self, G_UD: jax.Array) -> jax.Array:
         """A block's gradient, summed over all rows; of the width this device's part."""
         G_UD = self.sum(G_UD, *(axis for axis in self.rows if axis != self.width))
-        return jax.lax.psum_scatter(G_UD, self.width, scatter_dimension=1, tiled=True) if self.width else G_UD
+        return (
+            jax.lax.psum_scatter(G_UD, self.width, scatter_dimension=1, tiled=True)
+            if self.width
+            else G_UD
+        )
 
 
 class Blocks(NamedTuple):
     """How the vocabulary is cut: `count` blocks of `size` entries. The last one ends where the vocabulary does, and may begin
     before the one before it ends; what both have is left to the earlier."""
+
     V: int
     size: int
 
@@ -62,7 +71,9 @@ class Blocks(NamedTuple):
         """The first entry of block k."""
         return jnp.minimum(k * self.size, self.V - self.size)
 
-    def logits(self, k: jax.Array, hidden_BTD: jax.Array, head_UD: jax.Array, temperature: jax.Array) -> jax.Array:
+    def logits(
+        self, k: jax.Array, hidden_BTD: jax.Array, head_UD: jax.Array, temperature: jax.Array
+    ) -> jax.Array:
         """[B,T,U] over the temperature; entries that an earlier block has are so low that their exp is 0."""
         seen_U = self.start(k) + jnp.arange(self.size) < k * self.size
         return jnp.where(seen_U, LOWEST, logits_of(hidden_BTD, head_UD) / temperature)
@@ -100,23 +111,38 @@ def forward(on: Axes, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, tempera
         logits = blocks.logits(k, hidden_BTD, head_UD, temperature)
         higher = jnp.maximum(top, logits.max(axis=-1))
         weights, less = jnp.exp(logits - higher[..., None]), jnp.exp(top - higher)
-        return (higher, Z * less + weights.sum(axis=-1), mean * less + jnp.sum(weights * logits, axis=-1),
-                chosen + jnp.sum(jnp.where(blocks.chosen(k, own_BT), logits, 0.0), axis=-1))
+        return (
+            higher,
+            Z * less + weights.sum(axis=-1),
+            mean * less + jnp.sum(weights * logits, axis=-1),
+            chosen + jnp.sum(jnp.where(blocks.chosen(k, own_BT), logits, 0.0), axis=-1),
+        )
 
     zero_BT = jnp.zeros((B, T), jnp.float32)
-    top, Z, mean, chosen = jax.lax.fori_loop(0, blocks.count, step, (zero_BT - jnp.inf, zero_BT, zero_BT, zero_BT))
+    top, Z, mean, chosen = jax.lax.fori_loop(
+        0, blocks.count, step, (zero_BT - jnp.inf, zero_BT, zero_BT, zero_BT)
+    )
     if on.vocab:
         highest = jax.lax.pmax(top, on.vocab)
         less = jnp.exp(top - highest)
-        top, Z, mean, chosen = highest, *(on.sum(x, on.vocab) for x in (Z * less, mean * less, chosen))
+        top, Z, mean, chosen = (
+            highest,
+            *(on.sum(x, on.vocab) for x in (Z * less, mean * less, chosen)),
+        )
     log_z = top + jnp.log(Z)
     return chosen - log_z, log_z - mean / Z, log_z
 
 
-def backward(on: Axes, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, temperature, log_z_BT, g_BT):
+def backward(
+    on: Axes, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, temperature, log_z_BT, g_BT
+):
     """Gradients to hidden_BTD and head_VD of the sum of g * logp."""
     B, T, _ = hidden_BTD.shape
-    blocks, own_BT, dtype = cut(head_VD.shape[0], B * T, chunk_tokens), own_part(tokens_BT, head_VD, on), hidden_BTD.dtype
+    blocks, own_BT, dtype = (
+        cut(head_VD.shape[0], B * T, chunk_tokens),
+        own_part(tokens_BT, head_VD, on),
+        hidden_BTD.dtype,
+    )
 
     def step(k, carry):
         G_hidden, G_head = carry
@@ -128,7 +154,9 @@ def backward(on: Axes, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, temper
         G_UD = on.reduce(over_positions("U,D->UD", d, hidden_BTD)).astype(head_VD.dtype)
         # a block's entries that an earlier one has get zeros here: they are added to, never written over
         G_UD += jax.lax.dynamic_slice_in_dim(G_head, start, blocks.size)
-        return G_hidden + product("BTU,UD->BTD", d, head_UD), jax.lax.dynamic_update_slice_in_dim(G_head, G_UD, start, 0)
+        return G_hidden + product("BTU,UD->BTD", d, head_UD), jax.lax.dynamic_update_slice_in_dim(
+            G_head, G_UD, start, 0
+        )
 
     begun = jnp.zeros(hidden_BTD.shape, jnp.float32), jnp.zeros_like(head_VD)
     G_hidden, G_head = jax.lax.fori_loop(0, blocks.count, step, begun)
@@ -143,14 +171,18 @@ def scored(spread, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, temperatur
 
 def begin(spread, chunk_tokens: int, *given):
     """The outputs, and what the backward pass needs."""
-    logp, entropy, log_z = on_devices(forward, spread, chunk_tokens, ("rows", "head", "rows", ""), ("rows",) * 3)(*given)
+    logp, entropy, log_z = on_devices(
+        forward, spread, chunk_tokens, ("rows", "head", "rows", ""), ("rows",) * 3
+    )(*given)
     return (logp, entropy), (*given, log_z)
 
 
 def end(spread, chunk_tokens: int, kept, gradients):
     """Gradients to the hidden states and the head; none to the temperature, and none from the entropy."""
     kinds = ("rows", "head", "rows", "", "rows", "rows")
-    G_hidden, G_head = on_devices(backward, spread, chunk_tokens, kinds, ("rows", "head"))(*kept, gradients[0])
+    G_hidden, G_head = on_devices(backward, spread, chunk_tokens, kinds, ("rows", "head"))(
+        *kept, gradients[0]
+    )
     return G_hidden, G_head, None, None
 
 
@@ -162,19 +194,46 @@ def on_devices(function, spread, chunk_tokens: int, given: tuple[str, ...], made
     if spread is None:
         return functools.partial(function, Axes(), chunk_tokens)
     mesh, on = spread
-    lie = {"rows": PartitionSpec(on.rows), "head": PartitionSpec(on.vocab, on.width), "": PartitionSpec()}
-    return jax.shard_map(functools.partial(function, on, chunk_tokens), mesh=mesh, in_specs=tuple(lie[kind] for kind in given),
-                         out_specs=tuple(lie[kind] for kind in made), check_vma=False)
+    lie = {
+        "rows": PartitionSpec(on.rows),
+        "head": PartitionSpec(on.vocab, on.width),
+        "": PartitionSpec(),
+    }
+    return jax.shard_map(
+        functools.partial(function, on, chunk_tokens),
+        mesh=mesh,
+        in_specs=tuple(lie[kind] for kind in given),
+        out_specs=tuple(lie[kind] for kind in made),
+        check_vma=False,
+    )
 
 
-def token_logp(hidden_BTD, head_VD, tokens_BT, temperature=1.0, chunk_tokens: int = 512, mesh: Mesh | None = None):
+def token_logp(
+    hidden_BTD,
+    head_VD,
+    tokens_BT,
+    temperature=1.0,
+    chunk_tokens: int = 512,
+    mesh: Mesh | None = None,
+):
     """log softmax(logits / temperature)[token] and the entropy in nats (no gradient flows through it), both [B,T] fp32.
 
     chunk_tokens: a device has as many logits in memory at once as so many positions have. mesh: the rows lie over data and fsdp,
     the head's width over fsdp and its vocabulary over tensor; rows that do not divide are left to the compiler.
     """
     spread = None
-    if mesh is not None and mesh.size > 1 and hidden_BTD.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0:
+    if (
+        mesh is not None
+        and mesh.size > 1
+        and hidden_BTD.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+    ):
         divides = lambda n, axis: axis if n % mesh.shape[axis] == 0 else None
-        spread = mesh, Axes(("data", "fsdp"), divides(head_VD.shape[1], "fsdp"), divides(head_VD.shape[0], "tensor"))
+        spread = (
+            mesh,
+            Axes(
+                ("data", "fsdp"),
+                divides(head_VD.shape[1], "fsdp"),
+                divides(head_VD.shape[0], "tensor"),
+            ),
+        )
     return scored(spread, chunk_tokens, hidden_BTD, head_VD, tokens_BT, jnp.float32(temperature))

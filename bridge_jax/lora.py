@@ -4,6 +4,7 @@ The model never knows of it: merging happens once per step, before the forward p
 from the gradient in phi. A is [L, in, R] and B [L, R, out]: heads and head_dim are one dimension, as in PEFT's files.
 Left out: dropout, LoRA on embeddings and head.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -25,6 +26,7 @@ from bridge_jax.types import Tree
 @dataclasses.dataclass(frozen=True)
 class Lora:
     """Shape of the adapter (the paper: rank = alpha = 16)."""
+
     rank: int = 16
     alpha: float = 16.0
     targets: str = r"layers/(q|k|v|o|gate|up|down)"  # regex, matched against the whole path in the tensor table
@@ -38,44 +40,72 @@ def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
     try:
         pattern = re.compile(lora.targets)
     except re.error as error:
-        raise ValueError(f"model.lora_targets={lora.targets!r} is no regular expression ({error})") from None
+        raise ValueError(
+            f"model.lora_targets={lora.targets!r} is no regular expression ({error})"
+        ) from None
     hit = {path: tensor for path, tensor in table.items() if pattern.fullmatch(path)}
-    bad = [path for path, tensor in hit.items() if not (path.startswith("layers/") and tensor.inputs)]
-    allowed = ", ".join(path for path, tensor in table.items() if path.startswith("layers/") and tensor.inputs)
+    bad = [
+        path for path, tensor in hit.items() if not (path.startswith("layers/") and tensor.inputs)
+    ]
+    allowed = ", ".join(
+        path for path, tensor in table.items() if path.startswith("layers/") and tensor.inputs
+    )
     if not hit or bad:
-        what = f"also matches {', '.join(bad)}, which LoRA does not cover" if bad else "matches no tensor"
-        raise ValueError(f"model.lora.targets={lora.targets!r} {what}; it is matched against whole paths: {allowed}")
+        what = (
+            f"also matches {', '.join(bad)}, which LoRA does not cover"
+            if bad
+            else "matches no tensor"
+        )
+        raise ValueError(
+            f"model.lora.targets={lora.targets!r} {what}; it is matched against whole paths: {allowed}"
+        )
     return hit
 
 
 def abstract(cfg: Config, lora: Lora) -> Tree:
     """Shapes of w, fp32."""
+
     def pair(tensor: Tensor):
-        wide_in, wide_out = (math.prod(sides) for sides in (tensor.shape[:tensor.inputs], tensor.shape[tensor.inputs:]))
+        wide_in, wide_out = (
+            math.prod(sides)
+            for sides in (tensor.shape[: tensor.inputs], tensor.shape[tensor.inputs :])
+        )
         shape = lambda *s: jax.ShapeDtypeStruct((cfg.layers, *s), jnp.float32)
         return {"A": shape(wide_in, lora.rank), "B": shape(lora.rank, wide_out)}
+
     return {path: pair(tensor) for path, tensor in targets(cfg, lora).items()}
 
 
 def logical_axes(cfg: Config, lora: Lora) -> Tree:
     """Logical axis names of w: the side of a matrix lies over fsdp, whatever it is. Small as they are, adapters that are whole on
     each device, with their moments and gradients, add up."""
-    return {path: {"A": ("layers", "embed", "rank"), "B": ("layers", "rank", "embed")} for path in targets(cfg, lora)}
+    return {
+        path: {"A": ("layers", "embed", "rank"), "B": ("layers", "rank", "embed")}
+        for path in targets(cfg, lora)
+    }
 
 
 def init(cfg: Config, lora: Lora, key: jax.Array) -> Tree:
     """A uniform within +-1/sqrt(fan-in) (as PEFT draws it), B = 0: the adapter starts as nothing."""
+
     def pair(path: str, shapes: dict):
         bound = shapes["A"].shape[1] ** -0.5
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        return {"A": jax.random.uniform(own, shapes["A"].shape, jnp.float32, -bound, bound),
-                "B": jnp.zeros(shapes["B"].shape, jnp.float32)}
+        return {
+            "A": jax.random.uniform(own, shapes["A"].shape, jnp.float32, -bound, bound),
+            "B": jnp.zeros(shapes["B"].shape, jnp.float32),
+        }
+
     return {path: pair(path, shapes) for path, shapes in abstract(cfg, lora).items()}
 
 
 def delta(lora: Lora, pair: dict) -> jax.Array:
     """(alpha / r) A B, [L, in, out]; in fp32, which an accelerator's matmul is only if asked."""
-    return lora.alpha / lora.rank * jnp.matmul(pair["A"], pair["B"], precision=jax.lax.Precision.HIGHEST)
+    return (
+        lora.alpha
+        / lora.rank
+        * jnp.matmul(pair["A"], pair["B"], precision=jax.lax.Precision.HIGHEST)
+    )
 
 
 def merge(lora: Lora, theta: Tree, w: Tree | None, dtype=jnp.float32) -> Tree:
@@ -90,7 +120,9 @@ def merge(lora: Lora, theta: Tree, w: Tree | None, dtype=jnp.float32) -> Tree:
 def pull(lora: Lora, w: Tree, G: Tree) -> Tree:
     """Gradient in w of <G, merge(theta, w)>: dA = (alpha / r) G B', dB = (alpha / r) A' G, fp32. theta does not enter."""
     flat = lambda G, pair: G.astype(jnp.float32).reshape(*pair["A"].shape[:2], -1)
-    matrices = {path: flat(G["layers"][path.removeprefix("layers/")], pair) for path, pair in w.items()}
+    matrices = {
+        path: flat(G["layers"][path.removeprefix("layers/")], pair) for path, pair in w.items()
+    }
     _, transpose = jax.vjp(lambda w: {path: delta(lora, pair) for path, pair in w.items()}, w)
     return transpose(matrices)[0]
 
@@ -109,7 +141,16 @@ def save_peft(cfg: Config, lora: Lora, w: Tree, folder: str, base_model: str) ->
             arrays[f"{stem}.lora_A.weight"] = np.ascontiguousarray(A[layer].T)
             arrays[f"{stem}.lora_B.weight"] = np.ascontiguousarray(B[layer].T)
     save_file(arrays, out / "adapter_model.safetensors", metadata={"format": "pt"})
-    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model, "r": lora.rank,
-                "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": sorted(set(modules)),
-                "fan_in_fan_out": False, "inference_mode": True}
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(set(modules)),
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
     (out / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")

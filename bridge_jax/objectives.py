@@ -3,6 +3,7 @@
 Objectives are maximised. Each returns a sum over tokens; the caller divides by a count taken over the GLOBAL batch before
 the first micro-batch, so that the number of micro-batches changes nothing. Masks follow from lengths.
 """
+
 from __future__ import annotations
 
 import jax
@@ -22,7 +23,9 @@ def token_mask(length_B: jax.Array, T: int) -> jax.Array:
 
 def ratio(logp: jax.Array, behaviour: jax.Array) -> jax.Array:
     """rho = exp(logp - behaviour), the difference bounded to +-20; no gradient through the behaviour."""
-    return jnp.exp(jnp.clip(logp - jax.lax.stop_gradient(behaviour), -LOG_RATIO_BOUND, LOG_RATIO_BOUND))
+    return jnp.exp(
+        jnp.clip(logp - jax.lax.stop_gradient(behaviour), -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    )
 
 
 def surrogate(logp_BT, behaviour_BT, A_B, cap: float = 0.0) -> jax.Array:
@@ -57,21 +60,28 @@ def check_advantage(kind: str) -> None:
 def check_range(key: str, value: float, low: float, high: float = float("inf")) -> None:
     """ValueError unless low <= value <= high; nan is refused too."""
     if not low <= value <= high:
-        raise ValueError(f"{key}={value}; allowed: from {low} " + (f"to {high}" if high != float("inf") else "upwards"))
+        raise ValueError(
+            f"{key}={value}; allowed: from {low} "
+            + (f"to {high}" if high != float("inf") else "upwards")
+        )
 
 
 def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Array:
     """A = (R - mean) / (std + 1e-6) over the M samples of a prompt (GRPO), or R - mean alone (kind "mean", Dr. GRPO)."""
     check_advantage(kind)
     R_PM = reward_B.reshape(-1, M)
-    R_PM = R_PM - R_PM[:, :1]  # equal rewards become exact zeros: rounding of their mean, over 1e-6, would be an advantage
+    R_PM = (
+        R_PM - R_PM[:, :1]
+    )  # equal rewards become exact zeros: rounding of their mean, over 1e-6, would be an advantage
     centred = R_PM - R_PM.mean(axis=1, keepdims=True)
     if kind == "group":
         centred = centred / (R_PM.std(axis=1, keepdims=True) + 1e-6)
     return centred.reshape(-1)
 
 
-def advantages_with_expert(rollouts: Rollouts, demos: Sequences, kind: str) -> tuple[jax.Array, jax.Array]:
+def advantages_with_expert(
+    rollouts: Rollouts, demos: Sequences, kind: str
+) -> tuple[jax.Array, jax.Array]:
     """A of the samples [B] and of the experts [D], where row p of demos is prompt p's expert, of reward 1, in its group.
 
     Rows of demos beyond the prompts (padding) get 0.
@@ -95,8 +105,10 @@ def micro_split(seqs: Sequences, rows: Tree, count: int):
     """
     P, B = seqs.prompt_len_P.shape[0], seqs.length_B.shape[0]
     if B % count or (P % count and count % P):
-        raise ValueError(f"{B} rows of {P} prompts cannot be cut into {count} micro-batches: the rows of a micro-batch must "
-                         f"divide, or be a multiple of, the {B // P} samples of a prompt")
+        raise ValueError(
+            f"{B} rows of {P} prompts cannot be cut into {count} micro-batches: the rows of a micro-batch must "
+            f"divide, or be a multiple of, the {B // P} samples of a prompt"
+        )
     strides = min(count, P)
 
     def by_row(x):
@@ -107,7 +119,12 @@ def micro_split(seqs: Sequences, rows: Tree, count: int):
         x = x.reshape(P // strides, strides, *x.shape[1:]).swapaxes(0, 1)
         return jnp.repeat(x, count // strides, axis=0)
 
-    split = Sequences(by_prompt(seqs.prompt_PS), by_prompt(seqs.prompt_len_P), by_row(seqs.tokens_BT), by_row(seqs.length_B))
+    split = Sequences(
+        by_prompt(seqs.prompt_PS),
+        by_prompt(seqs.prompt_len_P),
+        by_row(seqs.tokens_BT),
+        by_row(seqs.length_B),
+    )
     return split, jax.tree.map(by_row, rows)
 
 
@@ -135,7 +152,11 @@ def over_micro_batches(step, carry: Tree, seqs: Sequences, rows: Tree, microbatc
 
     def micro(i):
         slots = jax.lax.dynamic_slice_in_dim(slot_RK, i * R, R)
-        return slots, packing.taken(seqs, slots), jax.tree.map(lambda x: x[jnp.maximum(slots, 0).reshape(-1)], rows)
+        return (
+            slots,
+            packing.taken(seqs, slots),
+            jax.tree.map(lambda x: x[jnp.maximum(slots, 0).reshape(-1)], rows),
+        )
 
     def body(i, state):
         carry, facts = state
@@ -149,13 +170,21 @@ def over_micro_batches(step, carry: Tree, seqs: Sequences, rows: Tree, microbatc
     return jax.lax.fori_loop(0, -(-seqs.packing.used // R), body, (carry, facts))
 
 
-def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0, done: jax.Array | None = None):
+def gradient(
+    J,
+    phi: Tree,
+    seqs: Sequences,
+    rows: Tree,
+    microbatch_rows: int = 0,
+    done: jax.Array | None = None,
+):
     """Gradient of J in phi (fp32), J itself and its facts, accumulated over micro-batches.
 
     J(phi, seqs, rows) -> (scalar, facts [B, ...]); scalars of the micro-batches add up to the whole, so J divides by the
     global count. microbatch_rows: rows computed at once; 0, or more than there are, means all. done: a scalar that has to be
     known before the pass begins. Where it is not finite the step is lost already: J is NaN then, and nothing is computed.
     """
+
     def accumulate(carry, seqs, rows):
         G, total = carry
         (value, facts), g = jax.value_and_grad(J, has_aux=True)(phi, seqs, rows)
@@ -163,7 +192,9 @@ def gradient(J, phi: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0
 
     def computed():
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), phi)
-        (G, value), facts = over_micro_batches(accumulate, (zeros, jnp.float32(0)), seqs, rows, microbatch_rows)
+        (G, value), facts = over_micro_batches(
+            accumulate, (zeros, jnp.float32(0)), seqs, rows, microbatch_rows
+        )
         return G, value, facts
 
     G, value, facts = computed() if done is None else unless_lost(done, computed)
@@ -220,7 +251,7 @@ def by_layer_group(a: Tree, b: Tree) -> dict[str, jax.Array]:
         L = inner_L.shape[0]
         for i, name in enumerate(("early", "middle", "late")):
             if L * i // 3 < L * (i + 1) // 3:
-                found[name] = found.get(name, 0.0) + inner_L[L * i // 3:L * (i + 1) // 3].sum()
+                found[name] = found.get(name, 0.0) + inner_L[L * i // 3 : L * (i + 1) // 3].sum()
     return found
 
 
@@ -231,25 +262,40 @@ def cooperation(G_SFT: Tree, G_RL: Tree) -> Metrics:
     objective, per unit of step (the first-order gain); coop/norm_ratio: |G_SFT| / |G_RL|. 0 where one of them is 0.
     """
     products = [by_layer_group(*pair) for pair in ((G_SFT, G_RL), (G_SFT, G_SFT), (G_RL, G_RL))]
-    groups = {f"_{name}": [p[name] for p in products] for name in products[0]} if len(products[0]) > 1 else {}
+    groups = (
+        {f"_{name}": [p[name] for p in products] for name in products[0]}
+        if len(products[0]) > 1
+        else {}
+    )
     metrics = {}
     for name, (both, sft, rl) in {"": [sum(p.values()) for p in products], **groups}.items():
-        metrics |= {f"grad/cos_sft_rl{name}": both / jnp.maximum(jnp.sqrt(sft * rl), 1e-30), f"coop/inner{name}": both,
-                    f"coop/norm_ratio{name}": jnp.where(rl > 0, jnp.sqrt(sft / jnp.maximum(rl, 1e-30)), 0.0)}
+        metrics |= {
+            f"grad/cos_sft_rl{name}": both / jnp.maximum(jnp.sqrt(sft * rl), 1e-30),
+            f"coop/inner{name}": both,
+            f"coop/norm_ratio{name}": jnp.where(
+                rl > 0, jnp.sqrt(sft / jnp.maximum(rl, 1e-30)), 0.0
+            ),
+        }
     return metrics
 
 
 def passed(*rows: Sequences, forward: tuple[Sequences, ...] = ()) -> Metrics:
     """The ledger of an update: tokens of completions and of their prompts that went through a backward pass, and all tokens that
     went through a forward pass alone; rows that were passed twice are given twice. A prompt counts once, packed: per sample."""
+
     def prompts(seqs):
         real_PM = seqs.length_B.reshape(seqs.prompt_len_P.shape[0], -1) > 0
-        return jnp.sum(seqs.prompt_len_P * (real_PM.any(axis=1) if seqs.packing is None else real_PM.sum(axis=1)))
+        return jnp.sum(
+            seqs.prompt_len_P
+            * (real_PM.any(axis=1) if seqs.packing is None else real_PM.sum(axis=1))
+        )
 
     whole = lambda seqs: seqs.length_B.sum() + prompts(seqs)
-    return {"budget/gradient_tokens": sum(seqs.length_B.sum() for seqs in rows),
-            "budget/gradient_prompt_tokens": sum(map(prompts, rows)),
-            "budget/forward_tokens": sum(map(whole, forward), start=jnp.int32(0))}
+    return {
+        "budget/gradient_tokens": sum(seqs.length_B.sum() for seqs in rows),
+        "budget/gradient_prompt_tokens": sum(map(prompts, rows)),
+        "budget/forward_tokens": sum(map(whole, forward), start=jnp.int32(0)),
+    }
 
 
 def J_SFT(policy: Policy, demos: Sequences, term=lambda logp_BT, rows: logp_BT, total=None):
@@ -262,7 +308,10 @@ def J_SFT(policy: Policy, demos: Sequences, term=lambda logp_BT, rows: logp_BT, 
     def J(phi, seqs: Sequences, rows):
         logp_BT, entropy_BT = policy.logp(phi, seqs, 1.0)
         mask_BT = token_mask(seqs.length_B, logp_BT.shape[1])
-        return jnp.sum(term(logp_BT, rows) * mask_BT) / total, {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+        return jnp.sum(term(logp_BT, rows) * mask_BT) / total, {
+            "logp_BT": logp_BT,
+            "entropy_BT": entropy_BT,
+        }
 
     return J
 
@@ -277,13 +326,17 @@ def J_RL(policy: Policy, rollouts: Rollouts, term, kl_coef: float = 0.0, total=N
     total = token_total(rollouts.seqs) if total is None else total
 
     def J(phi, seqs: Sequences, rows: dict):
-        logp_BT, entropy_BT = jax.lax.optimization_barrier(policy.logp(phi, seqs, rollouts.temperature))
+        logp_BT, entropy_BT = jax.lax.optimization_barrier(
+            policy.logp(phi, seqs, rollouts.temperature)
+        )
         behaviour_BT = rows.get("behaviour_BT", logp_BT)
         value_BT = term(logp_BT, behaviour_BT, rows["A_B"])
         facts = {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
         if kl_coef:
             facts["kl_BT"] = k3(logp_BT, rows["ref_BT"])
-            value_BT -= kl_coef * jax.lax.stop_gradient(ratio(logp_BT, behaviour_BT)) * facts["kl_BT"]
+            value_BT -= (
+                kl_coef * jax.lax.stop_gradient(ratio(logp_BT, behaviour_BT)) * facts["kl_BT"]
+            )
         return jnp.sum(value_BT * token_mask(seqs.length_B, logp_BT.shape[1])) / total, facts
 
     return J
@@ -294,7 +347,14 @@ def group_size(rollouts: Rollouts) -> int:
     return rollouts.seqs.length_B.shape[0] // rollouts.seqs.prompt_len_P.shape[0]
 
 
-def rl_rows(policy: Policy, ref: Tree, rollouts: Rollouts, advantage: str, kl_coef: float, microbatch_rows: int) -> dict:
+def rl_rows(
+    policy: Policy,
+    ref: Tree,
+    rollouts: Rollouts,
+    advantage: str,
+    kl_coef: float,
+    microbatch_rows: int,
+) -> dict:
     """What J_RL reads beside the samples: advantages, and the reference's log-probabilities where a KL term needs them."""
     rows = {"A_B": group_advantages(rollouts.reward_B, group_size(rollouts), advantage)}
     if kl_coef:
@@ -322,10 +382,15 @@ def demo_metrics(facts: dict, demos: Sequences) -> Metrics:
     """What every method that reads demonstrations reports, whatever it ascends: mean log-probability of expert tokens, entropy,
     and stop_prob, the probability of ending where the expert ends."""
     real_B = (demos.length_B > 0).astype(jnp.float32)
-    stop_B = jnp.take_along_axis(facts["logp_BT"], jnp.maximum(demos.length_B - 1, 0)[:, None], axis=1)[:, 0]
-    return {"sft/logp": mean_tokens(facts["logp_BT"], demos), "sft/entropy": mean_tokens(facts["entropy_BT"], demos),
-            "sft/stop_prob": jnp.sum(jnp.exp(stop_B) * real_B) / jnp.maximum(real_B.sum(), 1.0),
-            "budget/demo_tokens": demos.length_B.sum()}
+    stop_B = jnp.take_along_axis(
+        facts["logp_BT"], jnp.maximum(demos.length_B - 1, 0)[:, None], axis=1
+    )[:, 0]
+    return {
+        "sft/logp": mean_tokens(facts["logp_BT"], demos),
+        "sft/entropy": mean_tokens(facts["entropy_BT"], demos),
+        "sft/stop_prob": jnp.sum(jnp.exp(stop_B) * real_B) / jnp.maximum(real_B.sum(), 1.0),
+        "budget/demo_tokens": demos.length_B.sum(),
+    }
 
 
 def rollout_metrics(facts: dict, rollouts: Rollouts) -> Metrics:
@@ -334,9 +399,15 @@ def rollout_metrics(facts: dict, rollouts: Rollouts) -> Metrics:
     mask_BT = token_mask(seqs.length_B, facts["logp_BT"].shape[1])
     error_BT = jnp.abs(rollouts.logp_BT - facts["logp_BT"]) * mask_BT
     metrics = {
-        "reward/mean": rollouts.reward_B.mean(), "reward/all_right": jnp.mean(R_PM.min(axis=1) > 0.5),
-        "reward/all_wrong": jnp.mean(R_PM.max(axis=1) < 0.5), "rollout/entropy": mean_tokens(facts["entropy_BT"], seqs),
-        "rollout/logp_error": mean_tokens(error_BT, seqs), "rollout/logp_error_max": error_BT.max(),
+        "reward/mean": rollouts.reward_B.mean(),
+        "reward/all_right": jnp.mean(R_PM.min(axis=1) > 0.5),
+        "reward/all_wrong": jnp.mean(R_PM.max(axis=1) < 0.5),
+        "rollout/entropy": mean_tokens(facts["entropy_BT"], seqs),
+        "rollout/logp_error": mean_tokens(error_BT, seqs),
+        "rollout/logp_error_max": error_BT.max(),
         "rollout/prob_error": mean_tokens(jnp.exp(jnp.minimum(error_BT, LOG_RATIO_BOUND)), seqs),
-        "budget/generated_tokens": seqs.length_B.sum()}
-    return metrics | ({"rollout/kl_ref": mean_tokens(facts["kl_BT"], seqs)} if "kl_BT" in facts else {})
+        "budget/generated_tokens": seqs.length_B.sum(),
+    }
+    return metrics | (
+        {"rollout/kl_ref": mean_tokens(facts["kl_BT"], seqs)} if "kl_BT" in facts else {}
+    )

@@ -5,6 +5,7 @@ fit, and an update takes as many rows as its tokens need: one compiled program w
 price: a prompt is computed again for each of its samples. `plan` (numpy, on the host) says who goes where, `inline` (traced) lays
 the tokens of one micro-batch end to end, `Rows.back` takes what is there per position back to [samples, T].
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -34,7 +35,10 @@ def plan(length_B: np.ndarray, width: int, places: int) -> Packing:
     for b in sorted((b for b in range(B) if length_B[b]), key=lambda b: -length_B[b]):
         if length_B[b] > width:
             raise ValueError(f"sample {b} takes {length_B[b]} positions, a row has {width}")
-        row = next((r for r in range(len(room)) if room[r] >= length_B[b] and members[r] < places), len(room))
+        row = next(
+            (r for r in range(len(room)) if room[r] >= length_B[b] and members[r] < places),
+            len(room),
+        )
         if row == len(room):
             room.append(width)
             members.append(0)
@@ -46,19 +50,24 @@ def plan(length_B: np.ndarray, width: int, places: int) -> Packing:
 
 class Rows(NamedTuple):
     """The samples of a micro-batch end to end; width W = S + T."""
-    token_RW: jax.Array     # int32
-    target_RW: jax.Array    # int32, the completion token that this position predicts; any id where it predicts none
+
+    token_RW: jax.Array  # int32
+    target_RW: (
+        jax.Array
+    )  # int32, the completion token that this position predicts; any id where it predicts none
     position_RW: jax.Array  # int32, within the sample
-    segment_RW: jax.Array   # int32, 1 + place of the sample in the row; 0 behind the last one
-    first_RK: jax.Array     # int32, where each sample's first completion token is predicted
-    T: int                  # longest completion
+    segment_RW: jax.Array  # int32, 1 + place of the sample in the row; 0 behind the last one
+    first_RK: jax.Array  # int32, where each sample's first completion token is predicted
+    T: int  # longest completion
 
     def back(self, x: jax.Array) -> jax.Array:
         """x, [R,W] or [R,W,D], where completion tokens are predicted, [R * K, T] or [R * K, T, D]; beyond a sample's length,
         anything."""
         (R, K), T, width = self.first_RK.shape, self.T, x.shape[2:]
         at = jnp.minimum(self.first_RK[:, :, None] + jnp.arange(T), x.shape[1] - 1)
-        return jnp.take_along_axis(x, at.reshape(R, K * T, *(1 for _ in width)), axis=1).reshape(R * K, T, *width)
+        return jnp.take_along_axis(x, at.reshape(R, K * T, *(1 for _ in width)), axis=1).reshape(
+            R * K, T, *width
+        )
 
 
 def taken(seqs: Sequences, slot_RK: jax.Array) -> Sequences:
@@ -66,8 +75,13 @@ def taken(seqs: Sequences, slot_RK: jax.Array) -> Sequences:
     M = seqs.length_B.shape[0] // seqs.prompt_len_P.shape[0]
     index = jnp.maximum(slot_RK, 0).reshape(-1)
     length_B = jnp.where(slot_RK.reshape(-1) >= 0, seqs.length_B[index], 0)
-    return Sequences(seqs.prompt_PS[index // M], seqs.prompt_len_P[index // M], seqs.tokens_BT[index], length_B,
-                     Packing(slot_RK, seqs.packing.used))
+    return Sequences(
+        seqs.prompt_PS[index // M],
+        seqs.prompt_len_P[index // M],
+        seqs.tokens_BT[index],
+        length_B,
+        Packing(slot_RK, seqs.packing.used),
+    )
 
 
 def inline(seqs: Sequences) -> Rows:
@@ -78,18 +92,30 @@ def inline(seqs: Sequences) -> Rows:
     end_RK = jnp.cumsum(total_RK, axis=1)
     start_RK = end_RK - total_RK
     place_W = jnp.arange(S + T)
-    segment_RW = jnp.sum(place_W[None, :, None] >= end_RK[:, None], axis=2)  # how many samples end before
+    segment_RW = jnp.sum(
+        place_W[None, :, None] >= end_RK[:, None], axis=2
+    )  # how many samples end before
     sample_RW = jnp.minimum(segment_RW, K - 1)
     of_sample = lambda x_RK: jnp.take_along_axis(x_RK, sample_RW, axis=1)
     position_RW = place_W - of_sample(start_RK)
     t_RW = position_RW - of_sample(prompt_RK)  # place within the completion
 
-    from_prompt = jnp.take_along_axis(seqs.prompt_PS.reshape(R, K * S), sample_RW * S + jnp.clip(position_RW, 0, S - 1), axis=1)
+    from_prompt = jnp.take_along_axis(
+        seqs.prompt_PS.reshape(R, K * S), sample_RW * S + jnp.clip(position_RW, 0, S - 1), axis=1
+    )
 
     def completion(t_RW):
-        return jnp.take_along_axis(seqs.tokens_BT.reshape(R, K * T), sample_RW * T + jnp.clip(t_RW, 0, T - 1), axis=1)
+        return jnp.take_along_axis(
+            seqs.tokens_BT.reshape(R, K * T), sample_RW * T + jnp.clip(t_RW, 0, T - 1), axis=1
+        )
 
     inside_RW = place_W < end_RK[:, -1:]
     token_RW = jnp.where(t_RW < 0, from_prompt, completion(t_RW))
-    return Rows(token_RW, completion(t_RW + 1), jnp.where(inside_RW, position_RW, 0), jnp.where(inside_RW, segment_RW + 1, 0),
-                start_RK + prompt_RK - 1, T)
+    return Rows(
+        token_RW,
+        completion(t_RW + 1),
+        jnp.where(inside_RW, position_RW, 0),
+        jnp.where(inside_RW, segment_RW + 1, 0),
+        start_RK + prompt_RK - 1,
+        T,
+    )

@@ -7,6 +7,7 @@ matmul in fp32, are added over the devices so, and are rounded to the weight's d
 in fp32 as bfloat16, where only the rounded sum is used, as the TPU's does.) Activations and their gradients, a prompt's summed
 over its samples among them, are of the compute dtype.
 """
+
 from __future__ import annotations
 
 import functools
@@ -26,7 +27,9 @@ def exact(dtype) -> str | None:
 
 def product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
     """einsum with an fp32 result, whatever the compute dtype."""
-    return jnp.einsum(subscripts, a, b, precision=exact(a.dtype), preferred_element_type=jnp.float32)
+    return jnp.einsum(
+        subscripts, a, b, precision=exact(a.dtype), preferred_element_type=jnp.float32
+    )
 
 
 def over_positions(subscripts: str, x: jax.Array, g: jax.Array) -> jax.Array:
@@ -69,12 +72,18 @@ def store(x: jax.Array, dtype) -> jax.Array:
     XLA's CPU compiler slices and updates bfloat16 by way of fp32, and of a stack of layers or a cache it converts the whole for
     every slice; bits it moves as they are. Not for what is differentiated.
     """
-    return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), BITS) if dtype == BITS else x.astype(dtype)
+    return (
+        jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), BITS)
+        if dtype == BITS
+        else x.astype(dtype)
+    )
 
 
 def load(tree):
     """What `store` kept, its bits as bfloat16 again; other arrays as they are."""
-    return jax.tree.map(lambda x: jax.lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == BITS else x, tree)
+    return jax.tree.map(
+        lambda x: jax.lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == BITS else x, tree
+    )
 
 
 @jax.custom_vjp
@@ -86,7 +95,9 @@ def look_up(table_VD: jax.Array, index: jax.Array) -> jax.Array:
 def look_up_back(kept, g: jax.Array):
     """Gradients to the table; none to the index."""
     table_VD, index = kept
-    return jnp.zeros(table_VD.shape, jnp.float32).at[index].add(g.astype(jnp.float32)).astype(table_VD.dtype), None
+    return jnp.zeros(table_VD.shape, jnp.float32).at[index].add(g.astype(jnp.float32)).astype(
+        table_VD.dtype
+    ), None
 
 
 look_up.defvjp(lambda table_VD, index: (table_VD[index], (table_VD, index)), look_up_back)

@@ -3,12 +3,14 @@
 One program per prompt bucket, from shapes alone, so that nothing compiles once training is under way (`compile_count` is
 logged with every step). Left out: what is compiled for evaluation outside a run (experiments/evaluate.py).
 """
+
 from __future__ import annotations
 
 import collections
 import functools
 import os
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +26,23 @@ COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 class Programs(NamedTuple):
     """Everything that runs on the device, compiled before the first step for each prompt bucket."""
-    policy: dict[str, Callable]    # actor name -> params -> phi
-    keys: Callable                 # (step, prompt ids [P], first sample id [P]) -> keys [P * M]
-    sample: dict[int, Callable]    # bucket -> (phi, prompt_PS, prompt_len_P, keys, Sampling) -> Samples
-    greedy: dict[int, Callable]    # the same for evaluation, one row per prompt
-    update: dict[tuple[int, Reads], Callable]  # bucket, kind of step -> (state, Batch) -> (state, metrics); donates the state
+
+    policy: dict[str, Callable]  # actor name -> params -> phi
+    keys: Callable  # (step, prompt ids [P], first sample id [P]) -> keys [P * M]
+    sample: dict[
+        int, Callable
+    ]  # bucket -> (phi, prompt_PS, prompt_len_P, keys, Sampling) -> Samples
+    greedy: dict[int, Callable]  # the same for evaluation, one row per prompt
+    update: dict[
+        tuple[int, Reads], Callable
+    ]  # bucket, kind of step -> (state, Batch) -> (state, metrics); donates the state
     eval_keys: jax.Array
-    paired_keys: Callable | None = None   # (prompt ids [eval.rows], sample id) -> keys, the same for every actor
-    expert_logp: Callable | None = None   # (phi, Sequences of eval.rows experts) -> mean log-probability of their tokens
+    paired_keys: Callable | None = (
+        None  # (prompt ids [eval.rows], sample id) -> keys, the same for every actor
+    )
+    expert_logp: Callable | None = (
+        None  # (phi, Sequences of eval.rows experts) -> mean log-probability of their tokens
+    )
 
 
 _compiled = collections.Counter()
@@ -58,13 +69,19 @@ def compiler_options(emitters: bool = False) -> dict[str, Any]:
     """
     cheap = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": emitters}
     flags = os.environ.get("XLA_FLAGS", "")
-    return {key: value for key, value in cheap.items() if key not in flags} if jax.default_backend() == "cpu" else {}
+    return (
+        {key: value for key, value in cheap.items() if key not in flags}
+        if jax.default_backend() == "cpu"
+        else {}
+    )
 
 
 def abstract_rows(P: int, S: int, T: int, B: int = 0, pack: int = 0) -> Sequences:
     """Shapes of B (default P) completions of P prompts, packed where `pack` is not 0."""
     ints, B = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32), B or P
-    return Sequences(ints(P, S), ints(P), ints(B, T), ints(B), Packing(ints(B, pack), ints()) if pack else None)
+    return Sequences(
+        ints(P, S), ints(P), ints(B, T), ints(B), Packing(ints(B, pack), ints()) if pack else None
+    )
 
 
 def abstract_batch(run: Run, bucket: int, reads: Reads) -> Batch:
@@ -73,75 +90,132 @@ def abstract_batch(run: Run, bucket: int, reads: Reads) -> Batch:
     rows = lambda P, B: abstract_rows(P, bucket, T, B, s.batch.pack)
     P, B = s.batch.prompts_per_step, s.batch.rollout_rows
     floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    samples = {actor: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for actor in reads.actors}
+    samples = {
+        actor: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for actor in reads.actors
+    }
     D = s.batch.demos_per_step + s.batch.demo_padding
     return Batch(rows(D, D) if reads.demos else None, samples)
 
 
 def placed(tree, layout):
     """Shapes with their shardings."""
-    return jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree, layout)
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        tree,
+        layout,
+    )
 
 
 def trace_policy(run: Run, state: TrainState, actor: str) -> jax.stages.Traced:
     """The weights that this actor samples with, laid out for sampling, from a state that may be abstract."""
     layout = setup.theta_shardings(run, run.decode_mesh)
-    return jax.jit(lambda params: run.method.policy(params, actor), out_shardings=layout).trace(state.params)
+    return jax.jit(lambda params: run.method.policy(params, actor), out_shardings=layout).trace(
+        state.params
+    )
 
 
 def trace_sampler(run: Run, phi, bucket: int, P: int, M: int) -> jax.stages.Traced:
     """M completions of each of P prompts of up to `bucket` tokens; phi: weights of trace_policy, or their shapes."""
     s, mesh = run.settings, run.decode_mesh
     number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
-    keys = jax.eval_shape(lambda: rollout.row_keys(jax.random.key(s.seed), 0, jnp.zeros(P, jnp.int32), M))
+    keys = jax.eval_shape(
+        lambda: rollout.row_keys(jax.random.key(s.seed), 0, jnp.zeros(P, jnp.int32), M)
+    )
     rows = (number(jnp.int32, P, bucket), number(jnp.int32, P), keys)
-    sample = functools.partial(rollout.sample, run.cfg, T=s.rollout.max_new, **rollout.laid_on(mesh),
-                               **rollout.cuts_on(mesh, s.rollout.max_new, s.rollout.halvings, s.rollout.stretches),
-                               attend=attention.choose(s.model.attention, mesh),
-                               cache_dtype=setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype))
-    how = rollout.Sampling(number(jnp.float32), number(jnp.int32, len(run.tokenizer.eos_ids)), number(jnp.int32))
+    sample = functools.partial(
+        rollout.sample,
+        run.cfg,
+        T=s.rollout.max_new,
+        **rollout.laid_on(mesh),
+        **rollout.cuts_on(mesh, s.rollout.max_new, s.rollout.halvings, s.rollout.stretches),
+        attend=attention.choose(s.model.attention, mesh),
+        cache_dtype=setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype),
+    )
+    how = rollout.Sampling(
+        number(jnp.float32), number(jnp.int32, len(run.tokenizer.eos_ids)), number(jnp.int32)
+    )
     return jax.jit(sample).trace(phi, *placed(rows, sharding.of_rows(mesh, rows)), how)
 
 
 def trace_update(run: Run, state: TrainState, bucket: int, reads: Reads) -> jax.stages.Traced:
     """One update of this kind, which takes the place of the state it is given."""
-    layout, batch = jax.tree.map(lambda leaf: leaf.sharding, state), abstract_batch(run, bucket, reads)
-    precise = jax.default_matmul_precision(exact(setup.dtype_of("model.dtype", run.settings.model.dtype)))  # backward passes too
+    layout, batch = (
+        jax.tree.map(lambda leaf: leaf.sharding, state),
+        abstract_batch(run, bucket, reads),
+    )
+    precise = jax.default_matmul_precision(
+        exact(setup.dtype_of("model.dtype", run.settings.model.dtype))
+    )  # backward passes too
     update = jax.jit(precise(run.method.update), donate_argnums=0, out_shardings=(layout, None))
     return update.trace(state, placed(batch, sharding.of_rows(run.mesh, batch)))
 
 
 def abstract_phi(run: Run, state: TrainState):
     """Shapes and layout of what the sampler is given."""
-    return placed(jax.eval_shape(lambda params: run.method.policy(params, "theta"), state.params),
-                  setup.theta_shardings(run, run.decode_mesh))
+    return placed(
+        jax.eval_shape(lambda params: run.method.policy(params, "theta"), state.params),
+        setup.theta_shardings(run, run.decode_mesh),
+    )
 
 
 def compile_programs(run: Run, state: TrainState) -> Programs:
     """Compile policy, sampler and update for every bucket, from shapes alone (`state` may be abstract)."""
-    s, root, actors, phi = run.settings, jax.random.key(run.settings.seed), run.method.actors, abstract_phi(run, state)
-    compiled = lambda traced, **how: traced.lower().compile(compiler_options=compiler_options(**how))
+    s, root, actors, phi = (
+        run.settings,
+        jax.random.key(run.settings.seed),
+        run.method.actors,
+        abstract_phi(run, state),
+    )
+    compiled = lambda traced, **how: traced.lower().compile(
+        compiler_options=compiler_options(**how)
+    )
     sampler = lambda *shape: compiled(trace_sampler(run, phi, *shape), emitters=True)
     number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
     parts, M = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
-    rows_of = lambda P, M: sharding.of_rows(run.decode_mesh, jax.eval_shape(
-        lambda: rollout.row_keys(root, 0, jnp.zeros(P, jnp.int32), M)))
-    keys = jax.jit(lambda step, ids, first: rollout.row_keys(root, step, ids, M, first), out_shardings=rows_of(parts, M))
+    rows_of = lambda P, M: sharding.of_rows(
+        run.decode_mesh,
+        jax.eval_shape(lambda: rollout.row_keys(root, 0, jnp.zeros(P, jnp.int32), M)),
+    )
+    keys = jax.jit(
+        lambda step, ids, first: rollout.row_keys(root, step, ids, M, first),
+        out_shardings=rows_of(parts, M),
+    )
     shadow = ("theta_hat",) if s.eval.cooperation and state.params.theta_hat is not None else ()
     rows = abstract_rows(s.eval.rows, run.buckets[-1], s.rollout.max_new)
-    mean_logp = lambda phi, seqs: objectives.mean_tokens(run.policy.logp(phi, seqs, jnp.float32(1.0))[0], seqs)
-    asked = jax.jit(lambda ids, first: rollout.row_keys(root, 2**30, ids, 1, first),  # no step of training has this number
-                    out_shardings=rows_of(s.eval.rows, 1))
+    mean_logp = lambda phi, seqs: objectives.mean_tokens(
+        run.policy.logp(phi, seqs, jnp.float32(1.0))[0], seqs
+    )
+    asked = jax.jit(
+        lambda ids, first: rollout.row_keys(
+            root, 2**30, ids, 1, first
+        ),  # no step of training has this number
+        out_shardings=rows_of(s.eval.rows, 1),
+    )
     return Programs(
         paired_keys=asked.lower(number(jnp.int32, s.eval.rows), number(jnp.int32)).compile()
-        if s.eval.cooperation or s.eval.samples else None,
-        expert_logp=compiled(jax.jit(mean_logp).trace(phi, placed(rows, sharding.of_rows(run.decode_mesh, rows))))
-        if run.held_out_demos else None,
-        policy={actor: compiled(trace_policy(run, state, actor)) for actor in {"theta", *actors, *shadow}},
-        keys=keys.lower(number(jnp.int32), number(jnp.int32, parts), number(jnp.int32, parts)).compile(),
+        if s.eval.cooperation or s.eval.samples
+        else None,
+        expert_logp=compiled(
+            jax.jit(mean_logp).trace(phi, placed(rows, sharding.of_rows(run.decode_mesh, rows)))
+        )
+        if run.held_out_demos
+        else None,
+        policy={
+            actor: compiled(trace_policy(run, state, actor))
+            for actor in {"theta", *actors, *shadow}
+        },
+        keys=keys.lower(
+            number(jnp.int32), number(jnp.int32, parts), number(jnp.int32, parts)
+        ).compile(),
         sample={bucket: sampler(bucket, parts, M) for bucket in run.buckets if actors},
         greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in run.buckets if s.eval.every},
-        update={(bucket, reads): compiled(trace_update(run, state, bucket, reads))
-                for bucket in run.buckets for reads in run.method.kinds},
-        eval_keys=jax.jit(lambda: rollout.row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1),
-                          out_shardings=rows_of(s.eval.rows, 1))())
+        update={
+            (bucket, reads): compiled(trace_update(run, state, bucket, reads))
+            for bucket in run.buckets
+            for reads in run.method.kinds
+        },
+        eval_keys=jax.jit(
+            lambda: rollout.row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1),
+            out_shardings=rows_of(s.eval.rows, 1),
+        )(),
+    )

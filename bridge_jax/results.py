@@ -6,6 +6,7 @@ problems; those whose prompt was too long to be asked count as 0. Two errors, ne
 of problems (the samples of a problem are one cluster), and `sampling_error`, from the choice of samples, the problems
 being given. The average is the mean of the benchmarks' scores. Left out: files and generation.
 """
+
 from __future__ import annotations
 
 import csv
@@ -13,18 +14,20 @@ import io
 import json
 import math
 import re
-from typing import Callable, Iterable, Mapping, NamedTuple, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from bridge_jax.grading.outcome import Outcome
 
 READINGS = {"strict": "outcome", "lenient": "outcome_lenient"}  # -> key of a transcript's row
-GREEDY = "greedy"             # stands for the sample id of a greedy completion
+GREEDY = "greedy"  # stands for the sample id of a greedy completion
 GREEDY_METRIC = "greedy pass@1"
 AVERAGE = "average"
 
 
 class Score(NamedTuple):
     """A share in [0, 1] and its errors; None: there is none, or it cannot be told."""
+
     value: float
     stderr: float | None = None
     sampling_error: float | None = None
@@ -32,6 +35,7 @@ class Score(NamedTuple):
 
 class Line(NamedTuple):
     """One line of the main table."""
+
     label: str
     cells: dict[str, Score]  # benchmark, and AVERAGE -> score; what is missing stays empty
     published: bool = False
@@ -81,12 +85,17 @@ def steps_to(n: int) -> list[int]:
 
 def sampled_score(counts: Sequence[int], n: int, k: int) -> Score:
     """pass@k of problems with so many correct ones of n samples."""
-    values, variances = [pass_at_k(n, c, k) for c in counts], [sampling_variance(n, c, k) for c in counts]
+    values, variances = (
+        [pass_at_k(n, c, k) for c in counts],
+        [sampling_variance(n, c, k) for c in counts],
+    )
     told = None if None in variances else math.sqrt(sum(variances)) / len(counts)
     return Score(sum(values) / len(values), clustered_error(values), told)
 
 
-def scores(ids: Sequence[int], rows: Iterable[Mapping], samples: int = 0, greedy: bool = True) -> dict[str, dict[str, Score]]:
+def scores(
+    ids: Sequence[int], rows: Iterable[Mapping], samples: int = 0, greedy: bool = True
+) -> dict[str, dict[str, Score]]:
     """{reading: {metric: Score}} of one benchmark; a problem of `ids` without rows counts as not answered.
 
     rows: transcripts. greedy, samples: what was asked for; `samples` rows beside the greedy one for each problem, 0: none.
@@ -94,7 +103,12 @@ def scores(ids: Sequence[int], rows: Iterable[Mapping], samples: int = 0, greedy
     rows, result = list(rows), {}
     for reading, key in READINGS.items():
         right = {row["id"]: 0 for row in rows} | dict.fromkeys(ids, 0)
-        hits = {id for row in rows for id in [row["id"]] if row["sample"] == GREEDY and row[key] == Outcome.correct}
+        hits = {
+            id
+            for row in rows
+            for id in [row["id"]]
+            if row["sample"] == GREEDY and row[key] == Outcome.correct
+        }
         for row in rows:
             right[row["id"]] += row["sample"] != GREEDY and row[key] == Outcome.correct
         metrics = {}
@@ -111,8 +125,11 @@ def scores(ids: Sequence[int], rows: Iterable[Mapping], samples: int = 0, greedy
 
 def average(of_benchmarks: Sequence[Score]) -> Score:
     """Mean of benchmark scores; their errors are independent: sqrt(sum error^2) / number, None if one of them is."""
+
     def combined(errors):
-        return None if None in errors else math.sqrt(sum(error**2 for error in errors)) / len(errors)
+        return (
+            None if None in errors else math.sqrt(sum(error**2 for error in errors)) / len(errors)
+        )
 
     values, stderrs, samplings = zip(*of_benchmarks)
     return Score(sum(values) / len(values), combined(stderrs), combined(samplings))
@@ -123,10 +140,17 @@ def facts(rows: Sequence[Mapping], too_long: int, per_problem: int = 1) -> dict:
     made, absent = len(rows), too_long * per_problem
     share = lambda key, kind: sum(row[key] == kind for row in rows) / max(1, made + absent)
     mean = lambda values: sum(values) / max(1, made)
-    outcomes = {reading: {str(kind): share(key, kind) for kind in Outcome} | {"too_long": absent / max(1, made + absent)}
-                for reading, key in READINGS.items()}
-    return {"rows": made, "tokens": mean([row["tokens"] for row in rows]),
-            "truncated": mean([not row["stopped"] for row in rows]), "outcomes": outcomes}
+    outcomes = {
+        reading: {str(kind): share(key, kind) for kind in Outcome}
+        | {"too_long": absent / max(1, made + absent)}
+        for reading, key in READINGS.items()
+    }
+    return {
+        "rows": made,
+        "tokens": mean([row["tokens"] for row in rows]),
+        "truncated": mean([not row["stopped"] for row in rows]),
+        "outcomes": outcomes,
+    }
 
 
 # ---- tables
@@ -135,7 +159,9 @@ def facts(rows: Sequence[Mapping], too_long: int, per_problem: int = 1) -> dict:
 def our_lines(model: str, benchmarks: Mapping[str, Mapping]) -> list[Line]:
     """A line for each metric and reading; benchmarks: name -> {"scores": {reading: {metric: Score}}}."""
     lines, first = [], next(iter(benchmarks.values()))["scores"]
-    for metric in [name for name in first["strict"] if name != "pass@1"]:  # of samples: equals avg@k
+    for metric in [
+        name for name in first["strict"] if name != "pass@1"
+    ]:  # of samples: equals avg@k
         for reading in READINGS:
             cells = {name: part["scores"][reading][metric] for name, part in benchmarks.items()}
             label = f"{model}, {metric}" + (", lenient" if reading == "lenient" else "")
@@ -154,7 +180,9 @@ def published_lines(published: Mapping, names: Sequence[str]) -> list[Line]:
         if len(cells) == len(names):
             cells[AVERAGE] = Score(sum(cell.value for cell in cells.values()) / len(names))
         if cells:
-            lines.append(Line(f"published: {published['model']} {row['method']}", cells, published=True))
+            lines.append(
+                Line(f"published: {published['model']} {row['method']}", cells, published=True)
+            )
     return lines
 
 
@@ -167,24 +195,40 @@ def shown(score: Score | None, plus_minus: str = " ± ") -> str:
     return text + ("" if score.sampling_error is None else f" [{100 * score.sampling_error:.1f}]")
 
 
-def markdown(benchmarks: Mapping[str, Mapping], lines: Sequence[Line], source: str, notes: Sequence[str]) -> str:
+def markdown(
+    benchmarks: Mapping[str, Mapping], lines: Sequence[Line], source: str, notes: Sequence[str]
+) -> str:
     """The main table, what the columns mean, and lengths and outcomes of each benchmark."""
     names = list(benchmarks)
     head = ["%", *(f"{name} (n={part['n']})" for name, part in benchmarks.items()), AVERAGE]
-    body = [[line.label, *(shown(line.cells.get(name)) for name in [*names, AVERAGE])] for line in lines]
-    parts = [grid(head, body), "± standard error over problems; in brackets the error over samples, where some can be "
-             "left out. Strict reading unless lenient is said; pass@1 of the samples is avg@k."]
+    body = [
+        [line.label, *(shown(line.cells.get(name)) for name in [*names, AVERAGE])] for line in lines
+    ]
+    parts = [
+        grid(head, body),
+        "± standard error over problems; in brackets the error over samples, where some can be "
+        "left out. Strict reading unless lenient is said; pass@1 of the samples is avg@k.",
+    ]
     if any(line.published for line in lines):
-        parts.append(f"Lines marked published are those of {source}, not ours; an average stands where all the "
-                     "benchmarks shown were published.")
+        parts.append(
+            f"Lines marked published are those of {source}, not ours; an average stands where all the "
+            "benchmarks shown were published."
+        )
     kinds = [*map(str, Outcome), "too_long"]
     rows = []
     for name, part in benchmarks.items():
         for kind, told in part["facts"].items():
             for reading in READINGS:
                 shares = [f"{100 * told['outcomes'][reading][outcome]:.1f}" for outcome in kinds]
-                rows.append([f"{name}, {kind}, {reading}", str(told["rows"]), f"{told['tokens']:.0f}",
-                             f"{100 * told['truncated']:.1f}", *shares])
+                rows.append(
+                    [
+                        f"{name}, {kind}, {reading}",
+                        str(told["rows"]),
+                        f"{told['tokens']:.0f}",
+                        f"{100 * told['truncated']:.1f}",
+                        *shares,
+                    ]
+                )
     parts.append(grid(["outcomes, % of rows", "rows", "mean tokens", "truncated", *kinds], rows))
     return "\n\n".join([*parts, *notes]) + "\n"
 
@@ -192,7 +236,9 @@ def markdown(benchmarks: Mapping[str, Mapping], lines: Sequence[Line], source: s
 def grid(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A Markdown table, first column to the left, the others to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def filled(page: str, drawn: Callable[[str], str]) -> str:
@@ -209,15 +255,32 @@ def as_csv(benchmarks: Mapping[str, Mapping], lines: Sequence[Line]) -> str:
     for line in lines:
         for name, score in line.cells.items():
             n = benchmarks[name]["n"] if name in benchmarks and not line.published else ""
-            writer.writerow([line.label, int(line.published), name, n, *("" if x is None else repr(x) for x in score)])
+            writer.writerow(
+                [
+                    line.label,
+                    int(line.published),
+                    name,
+                    n,
+                    *("" if x is None else repr(x) for x in score),
+                ]
+            )
     return out.getvalue()
 
 
 def latex(benchmarks: Mapping[str, Mapping], lines: Sequence[Line]) -> str:
     """The main table as a tabular of booktabs, published lines behind a rule."""
     escape = lambda text: "".join(f"\\{c}" if c in "_%&#$" else c for c in text)
-    head = [r"\%", *(escape(f"{name} (n={part['n']})") for name, part in benchmarks.items()), AVERAGE]
-    rows = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
+    head = [
+        r"\%",
+        *(escape(f"{name} (n={part['n']})") for name, part in benchmarks.items()),
+        AVERAGE,
+    ]
+    rows = [
+        r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}",
+        r"\toprule",
+        " & ".join(head) + r" \\",
+        r"\midrule",
+    ]
     for before, line in zip([None, *lines], lines):
         if line.published and before is not None and not before.published:
             rows.append(r"\midrule")
@@ -233,15 +296,33 @@ def tables(report: Mapping, published: Mapping) -> dict[str, str]:
     beside ours where they have one of the benchmarks.
     """
     benchmarks, s = report["benchmarks"], report["settings"]
-    ours, stated = our_lines(report["model"], benchmarks), published_lines(published, list(benchmarks))
-    note = (f"{report['model']}: {s['dtype']}, at most {s['max_new']} new tokens, prompt {s['prompt']}"
-            + (f", samples at temperature {s['temperature']}, seed {s['seed']}" if s["samples"] > 1 or not s["greedy"] else ""))
-    named = lambda part: {reading: {metric: score._asdict() for metric, score in metrics.items()}
-                          for reading, metrics in part["scores"].items()}
-    content = {**report, "benchmarks": {name: {**part, "scores": named(part)} for name, part in benchmarks.items()},
-               "averages": {line.label: line.cells[AVERAGE]._asdict() for line in ours}}
+    ours, stated = (
+        our_lines(report["model"], benchmarks),
+        published_lines(published, list(benchmarks)),
+    )
+    note = (
+        f"{report['model']}: {s['dtype']}, at most {s['max_new']} new tokens, prompt {s['prompt']}"
+        + (
+            f", samples at temperature {s['temperature']}, seed {s['seed']}"
+            if s["samples"] > 1 or not s["greedy"]
+            else ""
+        )
+    )
+    named = lambda part: {
+        reading: {metric: score._asdict() for metric, score in metrics.items()}
+        for reading, metrics in part["scores"].items()
+    }
+    content = {
+        **report,
+        "benchmarks": {name: {**part, "scores": named(part)} for name, part in benchmarks.items()},
+        "averages": {line.label: line.cells[AVERAGE]._asdict() for line in ours},
+    }
     if stated:
         content["published"] = published
     lines = ours + stated
-    return {"results.json": json.dumps(content, indent=1) + "\n", "table.csv": as_csv(benchmarks, lines),
-            "table.tex": latex(benchmarks, lines), "table.md": markdown(benchmarks, lines, published["source"], [note + "."])}
+    return {
+        "results.json": json.dumps(content, indent=1) + "\n",
+        "table.csv": as_csv(benchmarks, lines),
+        "table.tex": latex(benchmarks, lines),
+        "table.md": markdown(benchmarks, lines, published["source"], [note + "."]),
+    }

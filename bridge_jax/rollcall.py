@@ -4,6 +4,7 @@ Host 0 listens at the coordinator's address, hears every other host's index and 
 when all have called, one contradicts it, or its time is over, it tells each what was found, and leaves the address to jax. One
 line of text each way.
 """
+
 from __future__ import annotations
 
 import json
@@ -22,9 +23,12 @@ PIECE_S = 0.5  # of a wait, so that signals are heard
 
 class Found(NamedTuple):
     """What a roll-call came to."""
-    missing: tuple[int, ...]     # hosts that did not call in time
+
+    missing: tuple[int, ...]  # hosts that did not call in time
     twice: tuple[int, ...] = ()  # indices under which a second process called
-    counts: tuple[tuple[int, int], ...] = ()  # where not all expect as many hosts: host 0, one that differs, and how many each
+    counts: tuple[
+        tuple[int, int], ...
+    ] = ()  # where not all expect as many hosts: host 0, one that differs, and how many each
 
 
 def cluster(seconds: float) -> tuple[str, int, int] | None:
@@ -35,8 +39,10 @@ def cluster(seconds: float) -> tuple[str, int, int] | None:
     """
     try:
         from jax._src import clusters
+
         found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-            os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, None, int(seconds))[:3]
+            os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, None, int(seconds)
+        )[:3]
     except (ImportError, AttributeError, TypeError) as error:
         logger.debug("jax's detection of clusters has changed: %s", error)
         return None
@@ -48,7 +54,11 @@ def call(address: str, count: int, index: int, seconds: float) -> Found:
 
     OSError: host 0 cannot listen there."""
     host, _, port = address.rpartition(":")
-    return _hear(int(port), count, seconds) if index == 0 else _say(host.strip("[]"), int(port), count, index, seconds)
+    return (
+        _hear(int(port), count, seconds)
+        if index == 0
+        else _say(host.strip("[]"), int(port), count, index, seconds)
+    )
 
 
 def done_within(seconds: float, function: Callable[[], Any]) -> bool:
@@ -75,7 +85,12 @@ def _hear(port: int, count: int, seconds: float) -> Found:
     until, here, twice, counts, others = time.monotonic() + seconds, {}, set(), {}, []
     with _listen(port) as server:
         server.settimeout(PIECE_S)
-        while (missing := _missing(here, count)) and not twice and not counts and time.monotonic() < until:
+        while (
+            (missing := _missing(here, count))
+            and not twice
+            and not counts
+            and time.monotonic() < until
+        ):
             try:
                 connection, _ = server.accept()
             except TimeoutError:
@@ -90,7 +105,9 @@ def _hear(port: int, count: int, seconds: float) -> Found:
                 twice.add(index)
                 others.append(here[index])
             here[index] = connection
-        found = Found(missing, tuple(sorted(twice)), tuple({0: count, **counts}.items()) if counts else ())
+        found = Found(
+            missing, tuple(sorted(twice)), tuple({0: count, **counts}.items()) if counts else ()
+        )
         for connection in (*here.values(), *others):
             with connection:
                 try:
@@ -134,7 +151,9 @@ def _say(host: str, port: int, count: int, index: int, seconds: float) -> Found:
         try:
             with socket.create_connection((host, port), timeout=left) as connection:
                 connection.sendall(f"{index} {count}\n".encode())
-                if heard := _line(connection, seconds + 10 * PIECE_S):  # host 0 began before: it answers within its time
+                if heard := _line(
+                    connection, seconds + 10 * PIECE_S
+                ):  # host 0 began before: it answers within its time
                     missing, twice, counts = json.loads(heard)
                     return Found(tuple(missing), tuple(twice), tuple(map(tuple, counts)))
         except (OSError, ValueError) as error:
@@ -152,7 +171,9 @@ def _pieces(until: float) -> Iterator[float]:
 def _line(connection: socket.socket, seconds: float) -> str:
     """The next line that arrives; what came so far when the connection ends or the time is over."""
     until, text = time.monotonic() + seconds, b""
-    while not text.endswith(b"\n") and len(text) < 10_000 and (left := until - time.monotonic()) > 0:
+    while (
+        not text.endswith(b"\n") and len(text) < 10_000 and (left := until - time.monotonic()) > 0
+    ):
         connection.settimeout(min(left, PIECE_S))
         try:
             part = connection.recv(1000)

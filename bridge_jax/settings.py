@@ -5,6 +5,7 @@
 sets that cannot be cut into equal micro-batches. Left out: defaults (they live in the dataclasses and in configs/), and
 anything that touches a device.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -27,7 +28,9 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """The tail of an error message: the allowed name nearest to `word` if one is near, and all allowed names."""
     names = sorted(str(name) for name in allowed)
     near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"Allowed: {', '.join(names) or 'nothing'}."
+    return (
+        f"did you mean {near[0]!r}? " if near else ""
+    ) + f"Allowed: {', '.join(names) or 'nothing'}."
 
 
 def section(config: ConfigDict, name: str, cls: type, others: Iterable[str] = ()) -> Any:
@@ -51,12 +54,21 @@ def section(config: ConfigDict, name: str, cls: type, others: Iterable[str] = ()
             values[key] = _typed(value, hints[key])
         except TypeError:
             wanted = _wanted(hints[key])
-            raise ValueError(f"config.{name}.{key}={value!r} is {_kind(value)}; wanted: {wanted}.") from None
-    missing = [key for key, field in fields.items() if key not in values and field.default is dataclasses.MISSING
-               and field.default_factory is dataclasses.MISSING]
+            raise ValueError(
+                f"config.{name}.{key}={value!r} is {_kind(value)}; wanted: {wanted}."
+            ) from None
+    missing = [
+        key
+        for key, field in fields.items()
+        if key not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
     if missing:
-        raise ValueError(f"config.{name} lacks {', '.join(missing)}, without a default: "
-                         f"set --config.{name}.{missing[0]}=...")
+        raise ValueError(
+            f"config.{name} lacks {', '.join(missing)}, without a default: "
+            f"set --config.{name}.{missing[0]}=..."
+        )
     return cls(**values)
 
 
@@ -105,7 +117,9 @@ def _scalar(value: Any, wanted: Any) -> Any:
         return float(value)
     if wanted is dict and isinstance(value, (ConfigDict, Mapping)):
         return to_json(value)
-    assert wanted in (None, type(None), bool, str, int, float, dict), f"settings cannot check a field of type {wanted}"
+    assert wanted in (None, type(None), bool, str, int, float, dict), (
+        f"settings cannot check a field of type {wanted}"
+    )
     raise TypeError
 
 
@@ -133,8 +147,10 @@ def to_json(config: Any) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(_plain(config), sort_keys=True, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the config holds a value that JSON cannot hold ({error}); allowed: dict, list, tuple, str, "
-                         "finite numbers, bool, None.") from None
+        raise ValueError(
+            f"the config holds a value that JSON cannot hold ({error}); allowed: dict, list, tuple, str, "
+            "finite numbers, bool, None."
+        ) from None
 
 
 def _plain(value: Any) -> Any:
@@ -152,7 +168,9 @@ def fingerprint(config: Any) -> str:
 def diff(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:
     """{"a.b.c": (value in config, value in other)} where the two are not the same; NOT_SET where one side has none."""
     mine, theirs = flatten(to_json(config)), flatten(to_json(other))
-    pairs = {key: (mine.get(key, NOT_SET), theirs.get(key, NOT_SET)) for key in sorted({*mine, *theirs})}
+    pairs = {
+        key: (mine.get(key, NOT_SET), theirs.get(key, NOT_SET)) for key in sorted({*mine, *theirs})
+    }
     return {key: pair for key, pair in pairs.items() if not _same(*pair)}
 
 
@@ -161,9 +179,14 @@ def _same(mine: Any, theirs: Any) -> bool:
     return mine == theirs and isinstance(mine, bool) == isinstance(theirs, bool)
 
 
-def format_diff(changes: Mapping[str, tuple[Any, Any]], mine: str = "given", theirs: str = "default") -> str:
+def format_diff(
+    changes: Mapping[str, tuple[Any, Any]], mine: str = "given", theirs: str = "default"
+) -> str:
     """A table of a diff, one key a line: key, value in config, value in other, under the two headings."""
-    rows = [("key", mine, theirs), *((key, _shown(a), _shown(b)) for key, (a, b) in changes.items())]
+    rows = [
+        ("key", mine, theirs),
+        *((key, _shown(a), _shown(b)) for key, (a, b) in changes.items()),
+    ]
     return _aligned(rows)
 
 
@@ -173,27 +196,39 @@ def _shown(value: Any) -> str:
 
 def _aligned(rows: list[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in rows
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchTable:
     """Rows of one step, from the five numbers that a user gives; ValueError with the nearest valid values otherwise."""
-    prompts_per_step: int    # prompts sampled from in one step
-    samples_per_prompt: int  # completions of each prompt, >= 2: a group's advantages compare its samples
-    demos_per_step: int      # expert rows in one step
-    microbatch_rows: int     # rows that one device holds in one forward and backward pass
-    devices: int             # devices that share the rows of a micro-batch (all but tensor-parallel copies)
-    pack: int = 0            # most samples in one row of a forward pass; 0: a row is a sample, its prompt shared
-    samples: bool = True     # whether the method ever samples; if not, it has demonstrations alone
+
+    prompts_per_step: int  # prompts sampled from in one step
+    samples_per_prompt: (
+        int  # completions of each prompt, >= 2: a group's advantages compare its samples
+    )
+    demos_per_step: int  # expert rows in one step
+    microbatch_rows: int  # rows that one device holds in one forward and backward pass
+    devices: int  # devices that share the rows of a micro-batch (all but tensor-parallel copies)
+    pack: int = (
+        0  # most samples in one row of a forward pass; 0: a row is a sample, its prompt shared
+    )
+    samples: bool = True  # whether the method ever samples; if not, it has demonstrations alone
 
     def __post_init__(self):
-        given = {name: value for name, value in dataclasses.asdict(self).items() if name != "samples"}
+        given = {
+            name: value for name, value in dataclasses.asdict(self).items() if name != "samples"
+        }
         for name, value in given.items():
             least = {"samples_per_prompt": 2, "pack": 0}.get(name, 1)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 why = " (the advantages of a group compare its samples)" if least == 2 else ""
-                raise ValueError(f"batch.{name}={value!r}: must be a whole number of at least {least}{why}.")
+                raise ValueError(
+                    f"batch.{name}={value!r}: must be a whole number of at least {least}{why}."
+                )
         problem, keys = _problem(**given) if self.samples else ("", ())
         if problem:
             raise ValueError(f"{problem} {_ways_out(given, keys)}")
@@ -259,56 +294,105 @@ class BatchTable:
         """ValueError where demonstrations cut into that many micro-batches do not divide over the devices; key: who says so."""
         each = self.demo_rows_per_device
         if parts > 1 and each % parts:
-            raise ValueError(f"{key}={parts} does not divide the {each} demonstration(s) of a step on each of {self.devices} "
-                             f"device(s); allowed: {', '.join(str(n) for n in range(1, each + 1) if each % n == 0)}, or 0: as "
-                             "batch.microbatch_rows has it")
+            raise ValueError(
+                f"{key}={parts} does not divide the {each} demonstration(s) of a step on each of {self.devices} "
+                f"device(s); allowed: {', '.join(str(n) for n in range(1, each + 1) if each % n == 0)}, or 0: as "
+                "batch.microbatch_rows has it"
+            )
 
     def format(self) -> str:
         """The batch of one step as an aligned table, for the start of a run."""
         parts = self.samples_per_prompt // self.microbatch
-        share = f"1/{parts} of a group" if parts > 1 else f"{self.prompts_per_microbatch} whole group(s)"
-        share = f"a row holds up to {self.pack} samples" if self.pack else f"a rollout micro-batch holds {share}"
+        share = (
+            f"1/{parts} of a group"
+            if parts > 1
+            else f"{self.prompts_per_microbatch} whole group(s)"
+        )
+        share = (
+            f"a row holds up to {self.pack} samples"
+            if self.pack
+            else f"a rollout micro-batch holds {share}"
+        )
         added = -self.rollout_rows % self.rollout_microbatch  # 0 unless packed
         rows = [
             ("rows of a step", "rollouts", "demos", ""),
-            ("in all", str(self.rollout_rows), str(self.demos_per_step),
-             f"{self.prompts_per_step} prompts x {self.samples_per_prompt} samples"),
-            ("micro-batches", str(self.rollout_microbatches), str(self.demo_microbatches),
-             "at most, those that packing fills; gradients are added up" if self.pack else "gradients are added up"),
+            (
+                "in all",
+                str(self.rollout_rows),
+                str(self.demos_per_step),
+                f"{self.prompts_per_step} prompts x {self.samples_per_prompt} samples",
+            ),
+            (
+                "micro-batches",
+                str(self.rollout_microbatches),
+                str(self.demo_microbatches),
+                "at most, those that packing fills; gradients are added up"
+                if self.pack
+                else "gradients are added up",
+            ),
             ("rows of each", str(self.rollout_microbatch), str(self.demo_microbatch), share),
-            ("empty rows added", str(added), str(self.demo_padding), "so that all micro-batches and devices hold the same"),
-            ("per device", str(self.rollout_rows_per_device), str(self.demo_rows_per_device),
-             f"{self.devices} device(s), {self.microbatch_rows} row(s) each at a time"),
+            (
+                "empty rows added",
+                str(added),
+                str(self.demo_padding),
+                "so that all micro-batches and devices hold the same",
+            ),
+            (
+                "per device",
+                str(self.rollout_rows_per_device),
+                str(self.demo_rows_per_device),
+                f"{self.devices} device(s), {self.microbatch_rows} row(s) each at a time",
+            ),
         ]
         return _aligned(rows if self.samples else [(name, demos) for name, _, demos, _ in rows])
 
 
-def _problem(prompts_per_step: int, samples_per_prompt: int, demos_per_step: int, microbatch_rows: int,
-             devices: int, pack: int) -> tuple[str, tuple[str, ...]]:
+def _problem(
+    prompts_per_step: int,
+    samples_per_prompt: int,
+    demos_per_step: int,
+    microbatch_rows: int,
+    devices: int,
+    pack: int,
+) -> tuple[str, tuple[str, ...]]:
     """What is impossible about the numbers, and which of them could be changed; ("", ()) if nothing is."""
     micro, rows = microbatch_rows * devices, prompts_per_step * samples_per_prompt
     if pack:  # packed rows are cut anywhere, but every device computes as many
-        return (f"batch.prompts_per_step={prompts_per_step} x batch.samples_per_prompt={samples_per_prompt} = {rows} rollout "
-                f"rows do not divide over {devices} devices.", ("prompts_per_step", "samples_per_prompt")
-                ) if rows % devices else ("", ())
+        return (
+            (
+                f"batch.prompts_per_step={prompts_per_step} x batch.samples_per_prompt={samples_per_prompt} = {rows} rollout "
+                f"rows do not divide over {devices} devices.",
+                ("prompts_per_step", "samples_per_prompt"),
+            )
+            if rows % devices
+            else ("", ())
+        )
     product = f"batch.microbatch_rows={microbatch_rows} on {devices} device(s) makes micro-batches of {micro} rows"
     if samples_per_prompt % micro and micro % samples_per_prompt:
-        return (f"{product}, which neither divide batch.samples_per_prompt={samples_per_prompt} nor are a multiple of "
-                "it; the rows of a prompt share its forward pass, so that a micro-batch must hold whole groups or an "
-                "even part of one.",
-                ("microbatch_rows", "samples_per_prompt"))
+        return (
+            f"{product}, which neither divide batch.samples_per_prompt={samples_per_prompt} nor are a multiple of "
+            "it; the rows of a prompt share its forward pass, so that a micro-batch must hold whole groups or an "
+            "even part of one.",
+            ("microbatch_rows", "samples_per_prompt"),
+        )
     if rows % micro:
-        return (f"{product}, but batch.prompts_per_step={prompts_per_step} x batch.samples_per_prompt="
-                f"{samples_per_prompt} = {rows} rollout rows are not a whole number of them.",
-                ("prompts_per_step", "microbatch_rows"))
+        return (
+            f"{product}, but batch.prompts_per_step={prompts_per_step} x batch.samples_per_prompt="
+            f"{samples_per_prompt} = {rows} rollout rows are not a whole number of them.",
+            ("prompts_per_step", "microbatch_rows"),
+        )
     return "", ()
 
 
 def _ways_out(given: dict[str, int], keys: tuple[str, ...]) -> str:
     """For each key the nearest smaller and larger value that would do, the others staying as they are."""
-    farthest = given["prompts_per_step"] * given["samples_per_prompt"] + given["microbatch_rows"] * given["devices"]
+    farthest = (
+        given["prompts_per_step"] * given["samples_per_prompt"]
+        + given["microbatch_rows"] * given["devices"]
+    )
     found = []
     for key in keys:
+
         def fits(number: int, key: str = key) -> bool:
             return not _problem(**given | {key: number})[0]
 
@@ -317,4 +401,8 @@ def _ways_out(given: dict[str, int], keys: tuple[str, ...]) -> str:
         above = next(filter(fits, range(given[key] + 1, given[key] + farthest + 1)), None)
         choices = [str(number) for number in (below, above) if number]
         found += [f"batch.{key}={' or '.join(choices)}"] if choices else []
-    return f"Nearest that work: {'; '.join(found)}." if found else "No change of one number alone helps: change two."
+    return (
+        f"Nearest that work: {'; '.join(found)}."
+        if found
+        else "No change of one number alone helps: change two."
+    )

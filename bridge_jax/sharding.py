@@ -6,6 +6,7 @@ rank; a run whose width, heads, mlp or rows do not divide is refused before it b
 Decoding has a mesh of its own over the same devices: weights are gathered once for a rollout instead of once for a token, so
 that nothing is spread over fsdp; heads lie over decode_tensor devices, rows over the others. Arrays across processes: hosts.py.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -20,17 +21,26 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bridge_jax.types import Tree
 
 AXES = ("data", "fsdp", "tensor")
-RULES = {"embed": "fsdp", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor", "vocab": "tensor"}  # others: whole
+RULES = {
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+}  # others: whole
 ROWS = PartitionSpec(("data", "fsdp"))  # of a batch
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """Devices along each axis; one of data, fsdp and tensor may be -1: all that the others leave."""
+
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
-    decode_tensor: int = 0  # devices that share the heads of the sampler's weights and cache; 0: as tensor
+    decode_tensor: int = (
+        0  # devices that share the heads of the sampler's weights and cache; 0: as tensor
+    )
 
 
 def sizes_of(cfg: MeshConfig, devices: int) -> dict[str, int]:
@@ -41,20 +51,33 @@ def sizes_of(cfg: MeshConfig, devices: int) -> dict[str, int]:
         raise ValueError(f"mesh {given}; allowed: positive sizes, and -1 for at most one of them")
     known, rest = math.prod(size for size in sizes if size != -1), -1 in sizes
     if devices % known or not rest and known != devices:
-        raise ValueError(f"mesh {given} takes {'a multiple of ' * rest}{known} devices, there are {devices}; nearest that takes "
-                         f"all: {_nearest_sizes(given, devices)}. Allowed for each: {', '.join(map(str, divisors(devices)))}, or "
-                         "-1 for one of them: what the others leave")
+        raise ValueError(
+            f"mesh {given} takes {'a multiple of ' * rest}{known} devices, there are {devices}; nearest that takes "
+            f"all: {_nearest_sizes(given, devices)}. Allowed for each: {', '.join(map(str, divisors(devices)))}, or "
+            "-1 for one of them: what the others leave"
+        )
     return {axis: devices // known if size == -1 else size for axis, size in given.items()}
 
 
-def _nearest_sizes(given: dict[str, int], devices: int, fits: Callable[[int, int], bool] = lambda fsdp, tensor: True) -> dict:
+def _nearest_sizes(
+    given: dict[str, int],
+    devices: int,
+    fits: Callable[[int, int], bool] = lambda fsdp, tensor: True,
+) -> dict:
     """Of all sizes that take all devices, and fit, those that are away from the given ones by the smallest factor; -1 stays.
 
     Of several the one with the least tensor: it must divide the heads too.
     """
-    sizes = [(a, b, devices // a // b) for a in divisors(devices) for b in divisors(devices // a) if fits(b, devices // a // b)]
+    sizes = [
+        (a, b, devices // a // b)
+        for a in divisors(devices)
+        for b in divisors(devices // a)
+        if fits(b, devices // a // b)
+    ]
     factor = lambda size, wanted: 1.0 if wanted == -1 else max(size / wanted, wanted / size)
-    nearest = min(sizes, key=lambda found: (math.prod(map(factor, found, given.values())), found[2]))
+    nearest = min(
+        sizes, key=lambda found: (math.prod(map(factor, found, given.values())), found[2])
+    )
     return {axis: given[axis] if given[axis] == -1 else size for axis, size in zip(AXES, nearest)}
 
 
@@ -71,8 +94,10 @@ def make_decode_mesh(cfg: MeshConfig, devices=None) -> Mesh:
     if tensor < 1 or len(devices) % tensor:
         allowed = divisors(len(devices))
         nearest = min(allowed, key=lambda n: abs(n - tensor))
-        raise ValueError(f"mesh.decode_tensor={tensor} does not divide the {len(devices)} devices; nearest that does: {nearest}. "
-                         f"Allowed: {', '.join(map(str, allowed))}, or 0: as mesh.tensor")
+        raise ValueError(
+            f"mesh.decode_tensor={tensor} does not divide the {len(devices)} devices; nearest that does: {nearest}. "
+            f"Allowed: {', '.join(map(str, allowed))}, or 0: as mesh.tensor"
+        )
     return make_mesh(MeshConfig(data=len(devices) // tensor, fsdp=1, tensor=tensor), devices)
 
 
@@ -102,27 +127,46 @@ def check_heads(key: str, tensor: int, heads: int, kv_heads: int, devices: int =
     if not heads_fit(tensor, heads, kv_heads):
         allowed = [n for n in divisors(math.gcd(heads, devices)) if heads_fit(n, heads, kv_heads)]
         nearest = min(allowed, key=lambda n: abs(n - tensor))
-        raise ValueError(f"{key}={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; nearest that does: "
-                         f"{nearest}. Allowed{f' on {devices} devices' * bool(devices)}: {', '.join(map(str, allowed))}")
+        raise ValueError(
+            f"{key}={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; nearest that does: "
+            f"{nearest}. Allowed{f' on {devices} devices' * bool(devices)}: {', '.join(map(str, allowed))}"
+        )
 
 
 def check_model(mesh: Mesh, width: int, heads: int, kv_heads: int, mlp: int) -> None:
     """ValueError, with the nearest sizes that do, unless fsdp divides the width and tensor heads and mlp: the weights and their
     moments would be whole where they should be spread."""
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
-    fit = {f"mesh.fsdp={fsdp} does not divide the model's width {width}": lambda fsdp, tensor: width % fsdp == 0,
-           f"mesh.tensor={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads":
-               lambda fsdp, tensor: heads_fit(tensor, heads, kv_heads),
-           f"mesh.tensor={tensor} does not divide the model's mlp width {mlp}": lambda fsdp, tensor: mlp % tensor == 0}
+    fit = {
+        f"mesh.fsdp={fsdp} does not divide the model's width {width}": lambda fsdp, tensor: (
+            width % fsdp == 0
+        ),
+        f"mesh.tensor={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads": lambda fsdp, tensor: (
+            heads_fit(tensor, heads, kv_heads)
+        ),
+        f"mesh.tensor={tensor} does not divide the model's mlp width {mlp}": lambda fsdp, tensor: (
+            mlp % tensor == 0
+        ),
+    }
     if wrong := [what for what, fits in fit.items() if not fits(fsdp, tensor)]:
-        nearest = _nearest_sizes(dict(mesh.shape), mesh.size, lambda *sizes: all(fits(*sizes) for fits in fit.values()))
-        raise ValueError(f"{'; '.join(wrong)}; nearest that does: " + ", ".join(f"mesh.{a}={n}" for a, n in nearest.items()))
+        nearest = _nearest_sizes(
+            dict(mesh.shape), mesh.size, lambda *sizes: all(fits(*sizes) for fits in fit.values())
+        )
+        raise ValueError(
+            f"{'; '.join(wrong)}; nearest that does: "
+            + ", ".join(f"mesh.{a}={n}" for a, n in nearest.items())
+        )
 
 
-def of_axes(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...], whole: tuple[str, ...] = ()) -> NamedSharding:
+def of_axes(
+    mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...], whole: tuple[str, ...] = ()
+) -> NamedSharding:
     """Sharding of one array with these logical axes; along the mesh axes `whole` it is gathered."""
     mesh_axes = [None if RULES.get(axis) in whole else RULES.get(axis) for axis in axes]
-    fits = [name if name and size % mesh.shape[name] == 0 else None for name, size in zip(mesh_axes, shape)]
+    fits = [
+        name if name and size % mesh.shape[name] == 0 else None
+        for name, size in zip(mesh_axes, shape)
+    ]
     return NamedSharding(mesh, PartitionSpec(*fits))
 
 
@@ -131,7 +175,9 @@ def of_tree(mesh: Mesh, axes: Tree, abstract: Tree) -> Tree:
     return jax.tree.map(lambda leaf, names: of_axes(mesh, names, leaf.shape), abstract, axes)
 
 
-def of_state(mesh: Mesh, state: Tree, theta_axes: Tree, w_axes: Tree, on_host: tuple[str, ...] = ()) -> Tree:
+def of_state(
+    mesh: Mesh, state: Tree, theta_axes: Tree, w_axes: Tree, on_host: tuple[str, ...] = ()
+) -> Tree:
     """Shardings of a whole training state: every leaf under theta, theta_hat, w or ref is laid out as that parameter.
 
     Optimizer moments are found by the same path; scalars, such as counts, are whole on every device. What is under a name of
@@ -145,10 +191,14 @@ def of_state(mesh: Mesh, state: Tree, theta_axes: Tree, w_axes: Tree, on_host: t
         names = ()
         if part is not None and leaf.ndim:
             names = axes[keys[part]]
-            for key in keys[part + 1:]:
+            for key in keys[part + 1 :]:
                 names = of_means(names, key) if isinstance(names, tuple) else names[key]
         place = of_axes(mesh, names, leaf.shape)
-        return place.with_memory_kind("pinned_host") if leaf.ndim and set(keys) & set(on_host) else place
+        return (
+            place.with_memory_kind("pinned_host")
+            if leaf.ndim and set(keys) & set(on_host)
+            else place
+        )
 
     return jax.tree_util.tree_map_with_path(of_leaf, state)
 
@@ -159,25 +209,34 @@ def of_cache(mesh: Mesh, cache: Tree) -> Tree:
 
     def of_leaf(leaf):
         B, K = leaf.shape[1:3]
-        return NamedSharding(mesh, PartitionSpec(None, ROWS[0] if B % rows == 0 else None, "tensor" if K % tensor == 0 else None))
+        return NamedSharding(
+            mesh,
+            PartitionSpec(
+                None, ROWS[0] if B % rows == 0 else None, "tensor" if K % tensor == 0 else None
+            ),
+        )
 
     return jax.tree.map(of_leaf, cache)
 
 
 def lay_cache(mesh: Mesh, cache: Tree) -> Tree:
     """The cache as `of_cache` has it, each kv head as often as `kv_copies` says."""
-    cache = jax.tree.map(lambda x: jnp.repeat(x, kv_copies(mesh.shape["tensor"], x.shape[2]), axis=2), cache)
+    cache = jax.tree.map(
+        lambda x: jnp.repeat(x, kv_copies(mesh.shape["tensor"], x.shape[2]), axis=2), cache
+    )
     return jax.lax.with_sharding_constraint(cache, of_cache(mesh, cache))
 
 
 def of_means(axes: tuple[str, ...], kept: str) -> tuple[str, ...]:
     """Logical axes of a factored second moment (optim.factored_axes): of its matrix without the columns, or without the rows."""
     row = 1 if len(axes) > 2 else 0
-    return axes[:row + 1] if kept == "row" else axes[:row] + axes[row + 1:]
+    return axes[: row + 1] if kept == "row" else axes[:row] + axes[row + 1 :]
 
 
 def of_rows(mesh: Mesh, batch: Tree) -> Tree:
     """Shardings of a batch: the leading axis over data and fsdp where they divide it, scalars whole."""
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
-    spread = lambda leaf: ROWS if np.ndim(leaf) and np.shape(leaf)[0] % devices == 0 else PartitionSpec()
+    spread = lambda leaf: (
+        ROWS if np.ndim(leaf) and np.shape(leaf)[0] % devices == 0 else PartitionSpec()
+    )
     return jax.tree.map(lambda leaf: NamedSharding(mesh, spread(leaf)), batch)

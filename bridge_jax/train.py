@@ -7,6 +7,7 @@ fetched and logged while the next samples are already under way.
 Randomness is fold_in(seed, step, prompt, sample), data order a function of two cursors: a run that is killed and
 resumed goes on bit for bit. This is the only module that sees a ConfigDict, a mesh and a clock.
 """
+
 from __future__ import annotations
 
 import collections
@@ -25,7 +26,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bridge_jax import (
-    alike, checkpoint, cooperation, data, evaluate, generate, hosts, ledger, logbook, problems, settings, setup, tasks)
+    alike,
+    checkpoint,
+    cooperation,
+    data,
+    evaluate,
+    generate,
+    hosts,
+    ledger,
+    logbook,
+    problems,
+    settings,
+    setup,
+    tasks,
+)
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
 from bridge_jax.models import hf_folder, params
@@ -34,7 +48,13 @@ from bridge_jax.setup import Run
 from bridge_jax.types import Batch, TrainState
 
 logger = logging.getLogger(__name__)
-FREE_KEYS = ("steps", "eval.", "checkpoint.", "log.", "hosts.")  # may change when a run resumes: they do not decide its numbers
+FREE_KEYS = (
+    "steps",
+    "eval.",
+    "checkpoint.",
+    "log.",
+    "hosts.",
+)  # may change when a run resumes: they do not decide its numbers
 
 
 class Diverged(RuntimeError):
@@ -51,15 +71,18 @@ class Stopped(BaseException):
 
 class Step(NamedTuple):
     """What the host knows of a step whose update is under way."""
-    number: int                 # 1 for the first
-    metrics: dict               # device scalars, not fetched
-    facts: dict[str, float]     # host scalars
-    sampled: dict[str, float]   # tokens that sampling took, whether the update read them or not
-    batch: Batch                # kept until the update is known to be finite
-    dispatched: float           # clock
+
+    number: int  # 1 for the first
+    metrics: dict  # device scalars, not fetched
+    facts: dict[str, float]  # host scalars
+    sampled: dict[str, float]  # tokens that sampling took, whether the update read them or not
+    batch: Batch  # kept until the update is known to be finite
+    dispatched: float  # clock
 
 
-def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Interrupt, book, step: int) -> dict[str, float]:
+def evaluation(
+    run: Run, programs: Programs, state: TrainState, interrupt: Interrupt, book, step: int
+) -> dict[str, float]:
     """Greedy accuracy on every held-out split, as in experiments.evaluate; Stopped between two batches after a signal.
 
     With eval.samples also the mean accuracy of so many samples, eval/{split}_sampled_accuracy; with eval.cooperation, what
@@ -74,22 +97,46 @@ def evaluation(run: Run, programs: Programs, state: TrainState, interrupt: Inter
         keys = programs.eval_keys if greedy else programs.paired_keys(batch.ids_P, np.int32(sample))
         how = generate.sampling(run, 0.0 if greedy else s.rollout.temperature)
         with hosts.waiting("samples of an evaluation"):
-            return hosts.fetch("samples of an evaluation", programs.greedy[batch.prompt_PS.shape[1]](phi, *prompts, keys, how))
+            return hosts.fetch(
+                "samples of an evaluation",
+                programs.greedy[batch.prompt_PS.shape[1]](phi, *prompts, keys, how),
+            )
 
     def correct(generated, split, prompts, too_long):
-        scores, transcripts = evaluate.evaluate(generated, phi, run.task, run.tokenizer, split, prompts, s.eval.rows, run.buckets,
-                                                run.pool, too_long=too_long)
-        return scores, {row["id"] for row in transcripts if row["outcome"] == evaluate.Outcome.correct}, transcripts
+        scores, transcripts = evaluate.evaluate(
+            generated,
+            phi,
+            run.task,
+            run.tokenizer,
+            split,
+            prompts,
+            s.eval.rows,
+            run.buckets,
+            run.pool,
+            too_long=too_long,
+        )
+        return (
+            scores,
+            {row["id"] for row in transcripts if row["outcome"] == evaluate.Outcome.correct},
+            transcripts,
+        )
 
     metrics, solved, kept = {}, {}, []
     for split, prompts in run.splits.items():
-        asked = run.task.splits.get(split, prompts.problems)[:s.eval.limit or None]
-        scores, right, transcripts = correct(one_each, split, prompts, len(asked) - len(prompts.problems))
-        kept += [{"actor": f"theta, greedy, {split}"} | row for row in transcripts[:s.log.eval_problems]]
+        asked = run.task.splits.get(split, prompts.problems)[: s.eval.limit or None]
+        scores, right, transcripts = correct(
+            one_each, split, prompts, len(asked) - len(prompts.problems)
+        )
+        kept += [
+            {"actor": f"theta, greedy, {split}"} | row for row in transcripts[: s.log.eval_problems]
+        ]
         metrics |= scores
         solved[split] = "".join(str(int(problem.id in right)) for problem in asked)
         if s.eval.samples and split in run.task.splits:
-            times = [correct(functools.partial(one_each, sample=k), split, prompts, 0)[1] for k in range(s.eval.samples)]
+            times = [
+                correct(functools.partial(one_each, sample=k), split, prompts, 0)[1]
+                for k in range(s.eval.samples)
+            ]
             counts = [sum(problem.id in right for right in times) for problem in asked]
             metrics[f"eval/{split}_sampled_accuracy"] = sum(counts) / (s.eval.samples * len(asked))
             solved[f"{split}_sampled"] = "".join(map(str, counts))
@@ -108,28 +155,48 @@ def restore_or_begin(run: Run, store: checkpoint.Checkpoints) -> tuple[TrainStat
         found = store.restore(abstract)
     if found:
         return found
-    init = jax.jit(run.method.init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract), donate_argnums=0,
-                   compiler_options=compiler_options())
+    init = jax.jit(
+        run.method.init,
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        donate_argnums=0,
+        compiler_options=compiler_options(),
+    )
     with hosts.storing():  # others may wait for this host's share of the weights
         theta = setup.initial_theta(run)
     state = init(theta, jax.random.fold_in(jax.random.key(run.settings.seed), 1))
-    return state, {"step": 0, "rl": 0, "sft": 0, "skipped_in_row": 0, "totals": {}, "train_s": 0.0, "unlogged": {}}
+    return state, {
+        "step": 0,
+        "rl": 0,
+        "sft": 0,
+        "skipped_in_row": 0,
+        "totals": {},
+        "train_s": 0.0,
+        "unlogged": {},
+    }
 
 
 def announce(run: Run, meta: dict) -> None:
     """The derived batch table and the facts one checks before leaving a run alone."""
     s, start = run.settings, meta["step"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params.abstract(run.cfg)))
-    demos, held_out = len(run.demos.problems) if run.demos else 0, {k: len(v.problems) for k, v in run.splits.items()}
+    demos, held_out = (
+        len(run.demos.problems) if run.demos else 0,
+        {k: len(v.problems) for k, v in run.splits.items()},
+    )
     template = data.template_hash(run.tokenizer, run.task.messages)
     hosts_told = f" of {hosts.count()} hosts" if hosts.count() > 1 else ""
-    hosts.say(f"{s.method_name} on {s.task_name}: {run.cfg.family} with {count:,} parameters, compute {s.model.dtype}, "
-          f"{run.mesh.size} device(s) {dict(run.mesh.shape)}{hosts_told}\n{s.batch.format()}\n"
-          f"{len(run.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; buckets {run.buckets}, "
-          f"at most {s.rollout.max_new} new tokens; prompt template {template}\n"
-          + (f"warning: {meta['restore_warning']}\n" if "restore_warning" in meta else "")
-          + (f"steps {start + 1} to {s.steps}" if start < s.steps else
-             f"nothing to do: the run stands at step {start} of {s.steps}; raise --config.steps to go on"))
+    hosts.say(
+        f"{s.method_name} on {s.task_name}: {run.cfg.family} with {count:,} parameters, compute {s.model.dtype}, "
+        f"{run.mesh.size} device(s) {dict(run.mesh.shape)}{hosts_told}\n{s.batch.format()}\n"
+        f"{len(run.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; buckets {run.buckets}, "
+        f"at most {s.rollout.max_new} new tokens; prompt template {template}\n"
+        + (f"warning: {meta['restore_warning']}\n" if "restore_warning" in meta else "")
+        + (
+            f"steps {start + 1} to {s.steps}"
+            if start < s.steps
+            else f"nothing to do: the run stands at step {start} of {s.steps}; raise --config.steps to go on"
+        )
+    )
 
 
 def check_grader(facts: dict[str, float], step: int, limit: float) -> None:
@@ -137,9 +204,11 @@ def check_grader(facts: dict[str, float], step: int, limit: float) -> None:
     shares = {name: facts[f"reward/outcome_{name}"] for name in ("timeout", "grader_error")}
     if sum(shares.values()) > limit:
         told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-        raise GraderFailed(f"step {step}: the grader gave up on too many samples ({told}; allowed together: {limit:.1%}). "
-                           "Its rewards would teach nothing. Look at their texts in rollouts/ of the last steps, or raise "
-                           "log.ungraded_limit; start again from the last checkpoint")
+        raise GraderFailed(
+            f"step {step}: the grader gave up on too many samples ({told}; allowed together: {limit:.1%}). "
+            "Its rewards would teach nothing. Look at their texts in rollouts/ of the last steps, or raise "
+            "log.ungraded_limit; start again from the last checkpoint"
+        )
 
 
 class Interrupt:
@@ -150,14 +219,18 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         self.asked, self.starting = threading.Event(), True
-        main = threading.current_thread() is threading.main_thread()  # only there can signals be handled
+        main = (
+            threading.current_thread() is threading.main_thread()
+        )  # only there can signals be handled
 
         def ask(*_) -> None:
             self.asked.set()
             if self.starting:
                 raise Stopped
 
-        self._old = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT) if main}
+        self._old = {
+            number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT) if main
+        }
         return self
 
     def agreed(self) -> bool:
@@ -176,18 +249,32 @@ class Interrupt:
             signal.signal(number, handler)
 
 
-def train(config: ConfigDict, workdir: str, stop_at: int | None = None, force_config: bool = False,
-          defaults: ConfigDict | None = None, devices=None) -> dict[str, Any]:
+def train(
+    config: ConfigDict,
+    workdir: str,
+    stop_at: int | None = None,
+    force_config: bool = False,
+    defaults: ConfigDict | None = None,
+    devices=None,
+) -> dict[str, Any]:
     """Run the config in workdir, resuming what stands there, on the given (default: all) devices.
 
     Returns the last line of metrics that was written, with "stopped" true if a signal cut the run short.
     """
     with Interrupt() as interrupt:
         try:
-            with hosts.joined(config), grader(config) as pool, contextlib.ExitStack() as held:  # before anything touches a device
-                return train_with(pool, held, config, workdir, stop_at, force_config, defaults, devices, interrupt)
+            with (
+                hosts.joined(config),
+                grader(config) as pool,
+                contextlib.ExitStack() as held,
+            ):  # before anything touches a device
+                return train_with(
+                    pool, held, config, workdir, stop_at, force_config, defaults, devices, interrupt
+                )
         except Stopped:
-            hosts.say("stopped by a signal before a step was begun; nothing is lost, the same command goes on")
+            hosts.say(
+                "stopped by a signal before a step was begun; nothing is lost, the same command goes on"
+            )
             return {"stopped": True}
 
 
@@ -202,28 +289,53 @@ def grader(config: ConfigDict) -> Iterator[Pool | None]:
         yield pool
 
 
-def train_with(pool: Pool | None, held: contextlib.ExitStack, config: ConfigDict, workdir: str, stop_at: int | None,
-               force_config: bool, defaults: ConfigDict | None, devices, interrupt: Interrupt) -> dict[str, Any]:
+def train_with(
+    pool: Pool | None,
+    held: contextlib.ExitStack,
+    config: ConfigDict,
+    workdir: str,
+    stop_at: int | None,
+    force_config: bool,
+    defaults: ConfigDict | None,
+    devices,
+    interrupt: Interrupt,
+) -> dict[str, Any]:
     """train, with its grader running; held: keeps the run directory for this run until the end."""
     with hosts.waiting("the devices of all hosts"):
         jax.local_devices()  # hosts tell each other of theirs
     run = setup.build(config, devices)._replace(pool=pool)
     s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
     facts = setup.facts(run)
-    files = alike.model_files(str(hf_folder.locate(s.model.path))) if s.model.path and hosts.count() > 1 else {}
-    hosts.agree("data and devices", {"devices of a host": len(jax.local_devices()), "stop_at": stop_at} | settings.flatten({
-        "facts": facts}) | {f"model file {name}": said for name, said in files.items()})  # a hub's: each host has its own copy
+    files = (
+        alike.model_files(str(hf_folder.locate(s.model.path)))
+        if s.model.path and hosts.count() > 1
+        else {}
+    )
+    hosts.agree(
+        "data and devices",
+        {"devices of a host": len(jax.local_devices()), "stop_at": stop_at}
+        | settings.flatten({"facts": facts})
+        | {f"model file {name}": said for name, said in files.items()},
+    )  # a hub's: each host has its own copy
     hosts.check_shared(workdir)
     usual = settings.to_json(defaults) if defaults else None
-    hosts.decided("who writes the run directory", lambda: held.enter_context(logbook.claimed(workdir)))
-    record = hosts.decided("the run directory", lambda: logbook.check_run(
-        workdir, settings.to_json(config), changes, force_config, FREE_KEYS, facts, usual))
+    hosts.decided(
+        "who writes the run directory", lambda: held.enter_context(logbook.claimed(workdir))
+    )
+    record = hosts.decided(
+        "the run directory",
+        lambda: logbook.check_run(
+            workdir, settings.to_json(config), changes, force_config, FREE_KEYS, facts, usual
+        ),
+    )
     if changes:
         hosts.say(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json")
     seen = {problem.id: problem for problem in (*run.task.train, *run.task.demos)}.values()
     overlap = problems.overlap_report(tuple(seen), run.task.splits)
     hosts.say(overlap)
-    for name, text in (("batch.txt", s.batch.format()), ("overlap.txt", overlap)) if hosts.first() else ():
+    for name, text in (
+        (("batch.txt", s.batch.format()), ("overlap.txt", overlap)) if hosts.first() else ()
+    ):
         with open(os.path.join(workdir, name), "w") as file:
             file.write(text + "\n")
     return resume(run, workdir, min(s.steps, stop_at or s.steps), interrupt, record)
@@ -235,16 +347,24 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict)
     with checkpoint.Checkpoints(workdir, s.checkpoint.keep) as store:
         state, meta = restore_or_begin(run, store)
         if hosts.first():
-            logbook.write_config(workdir, record)  # only now: a checkpoint of another method would have been refused
+            logbook.write_config(
+                workdir, record
+            )  # only now: a checkpoint of another method would have been refused
         start, began = meta["step"], time.monotonic()
         announce(run, meta)
         # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved
         kept = -1 if not start else start - bool(meta.get("unlogged"))
-        with logbook.Logbook(workdir, kept, s.log.mirrors, writes=hosts.first(), taken=start) as book:
+        with logbook.Logbook(
+            workdir, kept, s.log.mirrors, writes=hosts.first(), taken=start
+        ) as book:
             programs = compile_programs(run, setup.abstract_state(run))
-            hosts.meet("compiled programs")  # a collective of CPU processes waits 30 s for the slowest, and no more
+            hosts.meet(
+                "compiled programs"
+            )  # a collective of CPU processes waits 30 s for the slowest, and no more
             with hosts.waiting("the first checksums"):
-                checkpoint.checksums(state)  # its programs too: the first save shall compile nothing
+                checkpoint.checksums(
+                    state
+                )  # its programs too: the first save shall compile nothing
             hosts.say(f"compiled in {time.monotonic() - began:.1f} s")
             if not start and s.eval.every:
                 base = evaluation(run, programs, state, interrupt, book, 0)
@@ -253,18 +373,38 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict)
                 hosts.say("before training: " + "  ".join(shown))
             if meta.get("unlogged"):  # a signal came when this step was to be evaluated
                 facts = {key: float(text) for key, text in meta["unlogged"].items()}
-                book.write(start, facts | (evaluation(run, programs, state, interrupt, book, start) if s.eval.every else {}))
+                book.write(
+                    start,
+                    facts
+                    | (
+                        evaluation(run, programs, state, interrupt, book, start)
+                        if s.eval.every
+                        else {}
+                    ),
+                )
             interrupt.starting = False
             interrupt.check()
             return loop(run, programs, state, meta, store, book, interrupt, end)
 
 
-def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, book, interrupt: Interrupt,
-         end: int) -> dict[str, Any]:
+def loop(
+    run: Run,
+    programs: Programs,
+    state: TrainState,
+    meta: dict,
+    store,
+    book,
+    interrupt: Interrupt,
+    end: int,
+) -> dict[str, Any]:
     """Steps meta["step"] + 1 to end."""
     s, totals = run.settings, collections.Counter(meta["totals"])
     cursors, last, pending = {"rl": meta["rl"], "sft": meta["sft"]}, {}, None
-    skipped, clock, meter = meta["skipped_in_row"], time.monotonic(), ledger.Meter(meta.get("times", {}))
+    skipped, clock, meter = (
+        meta["skipped_in_row"],
+        time.monotonic(),
+        ledger.Meter(meta.get("times", {})),
+    )
     trained = lambda: meta["train_s"] + time.monotonic() - clock
 
     def finish(step: Step | None, extra: dict, log: bool = True, updated: float = 0.0) -> None:
@@ -272,82 +412,152 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
         nonlocal skipped, last
         if step is None:
             return
-        metrics = {key: float(value) for key, value in hosts.fetch(f"update of step {step.number}", step.metrics).items()}
+        metrics = {
+            key: float(value)
+            for key, value in hosts.fetch(f"update of step {step.number}", step.metrics).items()
+        }
         metrics["time/update_s"] = (updated or time.monotonic()) - step.dispatched
-        spent = {key: value for key, value in metrics.items() if key.startswith("budget/")} | step.sampled
+        spent = {
+            key: value for key, value in metrics.items() if key.startswith("budget/")
+        } | step.sampled
         spent["budget/flops"] = ledger.step_flops(run.cfg, spent, *ledger.mean_lengths(step.batch))
-        spent["time/device_s"] = metrics["time/update_s"] + step.facts.get("time/rollout_s", 0.0)  # as the host sees it
+        spent["time/device_s"] = metrics["time/update_s"] + step.facts.get(
+            "time/rollout_s", 0.0
+        )  # as the host sees it
         totals.update(spent)
         metrics |= totals  # all of them, also those that this kind of step does not spend
         last = metrics | step.facts | extra | meter.read() | ledger.peak_memory()
         last |= {"compile/count": compile_count(), "time/train_s": trained()}
         if log:
             book.write(step.number, last)
-        shown = {"reward": "reward/mean", "J_SFT": "sft/logp", "gain": "bridge/gain",
-                 "held out": "eval/held_out_accuracy"}
-        show(step.number, "  ".join(f"{name} {last[key]:.3f}" for name, key in shown.items() if key in last))
+        shown = {
+            "reward": "reward/mean",
+            "J_SFT": "sft/logp",
+            "gain": "bridge/gain",
+            "held out": "eval/held_out_accuracy",
+        }
+        show(
+            step.number,
+            "  ".join(f"{name} {last[key]:.3f}" for name, key in shown.items() if key in last),
+        )
         skipped = skipped + 1 if metrics["update/skipped"] else 0
         if metrics["update/skipped"]:
-            logger.warning("step %d: gradient or objective not finite, update skipped; batch in %s", step.number,
-                           book.write_batch(step.number, step.batch))
+            logger.warning(
+                "step %d: gradient or objective not finite, update skipped; batch in %s",
+                step.number,
+                book.write_batch(step.number, step.batch),
+            )
         if skipped >= s.log.skipped_limit:
-            raise Diverged(f"{skipped} updates in a row were not finite, the last at step {step.number}; nothing was "
-                           f"changed by them. Their batches are in {book.workdir}/batches; lower "
-                           "optim.base.learning_rate or raise log.skipped_limit, and start again from the last "
-                           "checkpoint")
+            raise Diverged(
+                f"{skipped} updates in a row were not finite, the last at step {step.number}; nothing was "
+                f"changed by them. Their batches are in {book.workdir}/batches; lower "
+                "optim.base.learning_rate or raise log.skipped_limit, and start again from the last "
+                "checkpoint"
+            )
 
     def save(number: int, unlogged: dict) -> None:
         with hosts.waiting(f"checkpoint of step {number}"):
-            store.save(number, state, {**cursors, "step": number, "skipped_in_row": skipped, "totals": dict(totals),
-                                       "seed": s.seed, "train_s": trained(), "times": meter.read(), "unlogged": unlogged})
+            store.save(
+                number,
+                state,
+                {
+                    **cursors,
+                    "step": number,
+                    "skipped_in_row": skipped,
+                    "totals": dict(totals),
+                    "seed": s.seed,
+                    "train_s": trained(),
+                    "times": meter.read(),
+                    "unlogged": unlogged,
+                },
+            )
 
     with logbook.progress(end, meta["step"], s.method_name, quiet=not hosts.first()) as show:
         for number in range(meta["step"] + 1, end + 1):
             reads = run.method.reads(number - 1)
             bucket, indices, demos = generate.rows_of_step(run, reads, cursors)
             policy = lambda actor: programs.policy[actor](state.params)
-            under_way = {actor: generate.dispatch(run, programs, policy(actor), number - 1, bucket, indices)
-                         for actor in reads.actors}
-            finish(pending, {})  # the last update is done when this returns; the samplers are already queued behind it
-            pending, began, rollouts, written, facts = None, time.monotonic(), {}, [], {"time/grade_s": 0.0}
+            under_way = {
+                actor: generate.dispatch(run, programs, policy(actor), number - 1, bucket, indices)
+                for actor in reads.actors
+            }
+            finish(
+                pending, {}
+            )  # the last update is done when this returns; the samplers are already queued behind it
+            pending, began, rollouts, written, facts = (
+                None,
+                time.monotonic(),
+                {},
+                [],
+                {"time/grade_s": 0.0},
+            )
             for actor in reads.actors:
-                rollouts[actor], graded, grading = generate.collect(run, under_way.pop(actor), indices, number - 1)
+                rollouts[actor], graded, grading = generate.collect(
+                    run, under_way.pop(actor), indices, number - 1
+                )
                 facts["time/grade_s"] += grading
                 if actor == "theta":
                     facts |= evaluate.rates([o for part in graded for o in part.outcomes])
                     check_grader(facts, number, s.log.ungraded_limit)
                     length_B = rollouts[actor].seqs.length_B
-                    facts |= {"rollout/tokens": int(length_B.sum()), "rollout/length": float(length_B.mean()),
-                              "rollout/stopped": float(np.mean([part.samples.stopped_B for part in graded]))}
+                    facts |= {
+                        "rollout/tokens": int(length_B.sum()),
+                        "rollout/length": float(length_B.mean()),
+                        "rollout/stopped": float(
+                            np.mean([part.samples.stopped_B for part in graded])
+                        ),
+                    }
                 written.append((actor, indices, graded))
             cursor = cursors["rl"] + len(indices)
             if run.method.resample:
-                facts["reward/mean"] = float(rollouts["theta"].reward_B.mean())  # of all that was asked first
-                cursor, rounds, grading = generate.replace_equal_groups(run, programs, policy("theta"), number - 1, bucket,
-                                                                        cursor, rollouts["theta"])
-                facts |= {"time/grade_s": facts["time/grade_s"] + grading, "rollout/rounds": 1 + len(rounds)}
+                facts["reward/mean"] = float(
+                    rollouts["theta"].reward_B.mean()
+                )  # of all that was asked first
+                cursor, rounds, grading = generate.replace_equal_groups(
+                    run, programs, policy("theta"), number - 1, bucket, cursor, rollouts["theta"]
+                )
+                facts |= {
+                    "time/grade_s": facts["time/grade_s"] + grading,
+                    "rollout/rounds": 1 + len(rounds),
+                }
                 written += [("theta", *round) for round in rounds]
             facts["time/rollout_s"] = time.monotonic() - began - facts["time/grade_s"]
             batch = Batch(demos, rollouts)
             dispatched = time.monotonic()
             with hosts.waiting(f"the start of update {number}"):
-                state, metrics = programs.update[bucket, reads](state, generate.on_mesh(run, generate.packed(run, batch)))
-            pending = Step(number, metrics, facts, generate.sampled_tokens(run, written), batch, dispatched)
+                state, metrics = programs.update[bucket, reads](
+                    state, generate.on_mesh(run, generate.packed(run, batch))
+                )
+            pending = Step(
+                number, metrics, facts, generate.sampled_tokens(run, written), batch, dispatched
+            )
             cursors = {"rl": cursor, "sft": cursors["sft"] + s.batch.demos_per_step * reads.demos}
             if s.log.rollouts_every and number % s.log.rollouts_every == 0 and written:
-                book.write_rollouts(number, [row for group in written for row in generate.transcript(run, *group)])
+                book.write_rollouts(
+                    number, [row for group in written for row in generate.transcript(run, *group)]
+                )
             stopping = interrupt.agreed()
             # by the config's last step, not by `end`: a run that is cut at stop_at logs what an unbroken one does
             evaluating = bool(s.eval.every) and (number % s.eval.every == 0 or number == s.steps)
-            saving = (s.checkpoint.every and number % s.checkpoint.every == 0) or number == end or stopping
-            owed = evaluating and stopping  # who sends SIGTERM may not wait: evaluated when the run goes on
+            saving = (
+                (s.checkpoint.every and number % s.checkpoint.every == 0)
+                or number == end
+                or stopping
+            )
+            owed = (
+                evaluating and stopping
+            )  # who sends SIGTERM may not wait: evaluated when the run goes on
             if evaluating or saving:
                 with hosts.waiting(f"update of step {number}"):
                     jax.block_until_ready(metrics)
                 updated = time.monotonic()
                 with meter.paused():
                     try:
-                        seen = evaluation(run, programs, state, interrupt, book, number) if evaluating and not owed else {}
+                        seen = (
+                            evaluation(run, programs, state, interrupt, book, number)
+                            if evaluating and not owed
+                            else {}
+                        )
                     except Stopped:
                         seen, owed = {}, True
                 finish(pending, seen, not owed, updated)
@@ -356,6 +566,8 @@ def loop(run: Run, programs: Programs, state: TrainState, meta: dict, store, boo
                 with meter.paused():
                     save(number, {key: repr(value) for key, value in last.items()} if owed else {})
             if stopping:
-                hosts.say(f"stopped by a signal after step {number}; saved. The same command goes on from here")
+                hosts.say(
+                    f"stopped by a signal after step {number}; saved. The same command goes on from here"
+                )
                 return {"step": number, "stopped": True} | last
     return {"step": max(end, meta["step"]), "stopped": False} | last

@@ -5,10 +5,12 @@ Dimension letters, the same in the whole code base: B rows, T positions of a com
 D width, N query heads, K kv heads, G heads per kv head, H head width, F mlp width, V vocabulary, L layers, R LoRA rank.
 Nothing here computes.
 """
+
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 from flax import struct
@@ -22,78 +24,97 @@ Metrics = dict[str, jax.Array]  # "group/name" -> scalar
 @struct.dataclass
 class Params:
     """What a method trains; `None` where it has no such part. Also holds gradients and labels of the same shape."""
-    theta: Tree             # base weights, fp32 master copy, the tree of the family's tensor table
+
+    theta: Tree  # base weights, fp32 master copy, the tree of the family's tensor table
     theta_hat: Tree = None  # RL-only shadow of theta, same shapes
-    w: Tree = None          # LoRA adapter: tensor path -> {"A": [L, in..., R], "B": [L, R, out...]}, fp32
+    w: Tree = None  # LoRA adapter: tensor path -> {"A": [L, in..., R], "B": [L, R, out...]}, fp32
 
 
 @struct.dataclass
 class Packing:
     """Which samples share a row of a forward pass (packing.py); R rows, K places in each."""
+
     slot_RK: jax.Array  # int32, index of the sample; -1: an empty place
-    used: jax.Array     # int32 scalar, rows that hold samples: the first ones
+    used: jax.Array  # int32 scalar, rows that hold samples: the first ones
 
 
 @struct.dataclass
 class Sequences:
     """Completions behind shared prompts: row b continues prompt b // M. Masks follow from the lengths alone."""
-    prompt_PS: jax.Array     # int32, right-padded with any id
+
+    prompt_PS: jax.Array  # int32, right-padded with any id
     prompt_len_P: jax.Array  # int32 in [1, S]
-    tokens_BT: jax.Array     # int32, completion ids, right-padded with any id; the end-of-sequence token is part of it
-    length_B: jax.Array      # int32 in [0, T], end-of-sequence token counted; 0 marks a padding row
-    packing: Packing | None = None  # None: each completion is a row, and a prompt is computed once for all of its samples
+    tokens_BT: (
+        jax.Array
+    )  # int32, completion ids, right-padded with any id; the end-of-sequence token is part of it
+    length_B: jax.Array  # int32 in [0, T], end-of-sequence token counted; 0 marks a padding row
+    packing: Packing | None = (
+        None  # None: each completion is a row, and a prompt is computed once for all of its samples
+    )
 
 
 @struct.dataclass
 class Rollouts:
     """Sampled completions as raw facts; advantages belong to the method."""
+
     seqs: Sequences
-    logp_BT: jax.Array      # float32, the sampler's log-probabilities at `temperature`; 0 beyond length
-    reward_B: jax.Array     # float32, 1 correct, 0 not
+    logp_BT: jax.Array  # float32, the sampler's log-probabilities at `temperature`; 0 beyond length
+    reward_B: jax.Array  # float32, 1 correct, 0 not
     temperature: jax.Array  # float32 scalar, > 0, at which the tokens were drawn
 
 
 @struct.dataclass
 class Batch:
     """What one update reads."""
-    demos: Sequences | None       # expert rows (M = 1); None for a method that reads none
+
+    demos: Sequences | None  # expert rows (M = 1); None for a method that reads none
     rollouts: dict[str, Rollouts]  # one entry per actor that generated this step
 
 
 @struct.dataclass
 class TrainState:
     """All that training changes."""
-    step: jax.Array   # int32 scalar, steps taken, skipped ones included
+
+    step: jax.Array  # int32 scalar, steps taken, skipped ones included
     params: Params
     opt_state: Tree
-    ref: Tree = None  # frozen reference policy (phi at the start) where a method has a KL term, else None
+    ref: Tree = (
+        None  # frozen reference policy (phi at the start) where a method has a KL term, else None
+    )
 
 
 class Policy(NamedTuple):
     """What a method may know of the model: four pure functions."""
-    logp: Callable    # (phi, Sequences, temperature) -> (logp_BT, entropy_BT) float32; rows beyond length undefined
-    merge: Callable   # (theta, w) -> phi in the compute dtype; w may be None
-    pull: Callable    # (w, G) -> gradient in w, fp32: the transpose of merge in w
+
+    logp: Callable  # (phi, Sequences, temperature) -> (logp_BT, entropy_BT) float32; rows beyond length undefined
+    merge: Callable  # (theta, w) -> phi in the compute dtype; w may be None
+    pull: Callable  # (w, G) -> gradient in w, fp32: the transpose of merge in w
     init_w: Callable  # key -> w with B = 0, so that merge(theta, w) == merge(theta, None)
 
 
 class Reads(NamedTuple):
     """What a step needs before its update."""
+
     actors: tuple[str, ...]  # policies that generate: (), ("theta",) or ("theta", "theta_hat")
-    demos: bool              # whether update reads Batch.demos
+    demos: bool  # whether update reads Batch.demos
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
     """One training algorithm as pure functions. `kind` reads the host's step so that asking never waits for the device."""
-    init: Callable    # (theta, key) -> TrainState
+
+    init: Callable  # (theta, key) -> TrainState
     update: Callable  # (TrainState, Batch) -> (TrainState, Metrics); jit-compiled by the caller, once for each kind of step
     policy: Callable  # (Params, actor) -> phi that samples as this actor; actor "theta" is also what is evaluated and exported
-    kinds: tuple[Reads, ...]              # of steps: one, or several for a method that changes its mind
-    kind: Callable = lambda step: 0       # step (0 for the first) -> index into kinds
-    resample: int = 0                     # rounds in which groups of equal rewards are replaced by groups of further prompts
-    on_host: tuple[str, ...] = ()         # parts of Params that lie, with their moments, in the host's memory between steps
-    paired: bool = False                  # whether Batch.demos are experts on the very prompts of Batch.rollouts, in their order
+    kinds: tuple[Reads, ...]  # of steps: one, or several for a method that changes its mind
+    kind: Callable = lambda step: 0  # step (0 for the first) -> index into kinds
+    resample: int = (
+        0  # rounds in which groups of equal rewards are replaced by groups of further prompts
+    )
+    on_host: tuple[
+        str, ...
+    ] = ()  # parts of Params that lie, with their moments, in the host's memory between steps
+    paired: bool = False  # whether Batch.demos are experts on the very prompts of Batch.rollouts, in their order
 
     def reads(self, step: int) -> Reads:
         """What this step needs."""
@@ -112,21 +133,25 @@ class Method:
 
 class Problem(NamedTuple):
     """One question of a task."""
-    id: int        # unique within the task and stable across runs: part of the sampling key
+
+    id: int  # unique within the task and stable across runs: part of the sampling key
     question: str  # what is asked, without instructions
-    answer: str    # gold answer
+    answer: str  # gold answer
     solution: str  # expert completion, end-of-sequence left out; "" where there is none
-    level: int     # difficulty as the task counts it, 0 where it does not
+    level: int  # difficulty as the task counts it, 0 where it does not
     rule: Rule = Rule()  # how the answer is compared
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Problems with a verifier. Built by `make(Config) -> Task` of one file in tasks/."""
+
     name: str
-    train: tuple[Problem, ...]               # RL prompts
-    demos: tuple[Problem, ...]               # expert demonstrations, each with a solution
-    splits: dict[str, tuple[Problem, ...]]   # held-out problems by name; the first is the one that runs are judged by
+    train: tuple[Problem, ...]  # RL prompts
+    demos: tuple[Problem, ...]  # expert demonstrations, each with a solution
+    splits: dict[
+        str, tuple[Problem, ...]
+    ]  # held-out problems by name; the first is the one that runs are judged by
     messages: Callable  # Problem -> chat messages [{"role", "content"}], the prompt of SFT, RL and evaluation
     extract: Callable  # completion text -> the answer it gives, None without one; strict: what training rewards
     lenient: Callable  # the same for evaluation, which reports both: also reads answers that break the asked form

@@ -13,6 +13,7 @@ Hosts wait at the same places in the same order, so that the number of waits tel
 abort the process first, as it does at once when host 0, with the coordination service, is gone, the abort is explained.
 Should not even Python run any more, a timer outside of it ends the process. Left out: what the waits are for (hosts.py).
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -28,10 +29,21 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-LOST = 4          # exit code
-PATIENCE = 20     # timeouts that a wait may last in all while a host reads or writes files
-BROKEN = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "oordination service", "heartbeat", "onnection closed",
-          "onnection reset", "onnection refused", "roken pipe")  # of errors that come from another host's end
+LOST = 4  # exit code
+PATIENCE = 20  # timeouts that a wait may last in all while a host reads or writes files
+BROKEN = (
+    "Gloo",
+    "NCCL",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "ABORTED",
+    "oordination service",
+    "heartbeat",
+    "onnection closed",
+    "onnection reset",
+    "onnection refused",
+    "roken pipe",
+)  # of errors that come from another host's end
 
 
 class Lost(RuntimeError):
@@ -40,25 +52,45 @@ class Lost(RuntimeError):
 
 class Wait(NamedTuple):
     """Where a host stands."""
-    number: int            # of waits that it has begun
-    what: str              # the last of them
-    since: float | None    # clock; None: it is over
+
+    number: int  # of waits that it has begun
+    what: str  # the last of them
+    since: float | None  # clock; None: it is over
 
 
 class Watch:
     """Of one host over the others. `client`: of jax's coordination service, at the address `coordinator`."""
 
     def __init__(self, client, index: int, count: int, timeout_s: float, coordinator: str):
-        self.client, self.index, self.count, self.timeout_s, self.coordinator = client, index, count, timeout_s, coordinator
+        self.client, self.index, self.count, self.timeout_s, self.coordinator = (
+            client,
+            index,
+            count,
+            timeout_s,
+            coordinator,
+        )
         self.beat, self.silence = min(10.0, timeout_s / 40), timeout_s / 2
-        self.names = [""] * count                      # of the machines, once they are known
-        self.left = threading.Event()                  # set when this host is about to end: the watch is over
-        self.ends: dict[int, tuple[int, str]] = {}     # host -> exit code for the others, why it stopped
-        self._wait, self._beats, self._failures, self._end_seen = Wait(0, "the start", None), 0, 0, None
-        self._told: dict[int, dict] = {}               # host -> its last pulse
-        self._stores, self._stored = 0, float("-inf")  # whether this host is at its files; clock when a host last was
+        self.names = [""] * count  # of the machines, once they are known
+        self.left = threading.Event()  # set when this host is about to end: the watch is over
+        self.ends: dict[
+            int, tuple[int, str]
+        ] = {}  # host -> exit code for the others, why it stopped
+        self._wait, self._beats, self._failures, self._end_seen = (
+            Wait(0, "the start", None),
+            0,
+            0,
+            None,
+        )
+        self._told: dict[int, dict] = {}  # host -> its last pulse
+        self._stores, self._stored = (
+            0,
+            float("-inf"),
+        )  # whether this host is at its files; clock when a host last was
         self._heard = dict.fromkeys(range(count), time.monotonic())
-        self._answered, self._failed = time.monotonic(), ""  # when the store last did; how it failed twice in a row
+        self._answered, self._failed = (
+            time.monotonic(),
+            "",
+        )  # when the store last did; how it failed twice in a row
         self._thread = threading.Thread(target=self._run, name="watch over hosts", daemon=True)
 
     def start(self) -> None:
@@ -94,7 +126,9 @@ class Watch:
     def announce(self, code: int, text: str) -> None:
         """Last words: why this host stops, and with which exit code the others shall follow it."""
         self.left.set()
-        say_it = lambda: self.client.key_value_set(f"bridge/end/{self.index}", json.dumps([code, text]), allow_overwrite=True)
+        say_it = lambda: self.client.key_value_set(
+            f"bridge/end/{self.index}", json.dumps([code, text]), allow_overwrite=True
+        )
         attempt(say_it, 5.0)  # the store may be gone: then the others learn it from silence
 
     def see_off(self) -> None:
@@ -117,13 +151,18 @@ class Watch:
             if silent := self._silent(4 * self.beat + 1):
                 return Lost(silent)
             time.sleep(0.2)
-        return Lost("the connection to another host broke, but all of them are alive: " + " ".join(str(error).split())[:200])
+        return Lost(
+            "the connection to another host broke, but all of them are alive: "
+            + " ".join(str(error).split())[:200]
+        )
 
     def _run(self) -> None:
         """The thread that judges."""
         threading.Thread(target=self._talk, name="talk between hosts", daemon=True).start()
         while not self.left.wait(self.beat):
-            faulthandler.dump_traceback_later(1.5 * self.timeout_s + 30, exit=True, file=sys.__stderr__)  # needs no Python
+            faulthandler.dump_traceback_later(
+                1.5 * self.timeout_s + 30, exit=True, file=sys.__stderr__
+            )  # needs no Python
             self._judge()
         faulthandler.cancel_dump_traceback_later()
 
@@ -142,9 +181,16 @@ class Watch:
     def _pulse(self) -> None:
         self._beats += 1
         wait = self._wait
-        told = {"beat": self._beats, "number": wait.number, "what": wait.what, "waits": wait.since is not None,
-                "stores": self._stores > 0}
-        self.client.key_value_set(f"bridge/pulse/{self.index}", json.dumps(told), allow_overwrite=True)
+        told = {
+            "beat": self._beats,
+            "number": wait.number,
+            "what": wait.what,
+            "waits": wait.since is not None,
+            "stores": self._stores > 0,
+        }
+        self.client.key_value_set(
+            f"bridge/pulse/{self.index}", json.dumps(told), allow_overwrite=True
+        )
 
     def _listen(self) -> None:
         for key, text in self.client.key_value_dir_get("bridge/pulse/"):
@@ -161,31 +207,45 @@ class Watch:
         wait, now = self._wait, time.monotonic()
         if self._at_files():
             self._stored = now
-        if self._end_seen and now - self._end_seen > 2 * self.beat + 2:  # until then it may come to the same end by itself
+        if (
+            self._end_seen and now - self._end_seen > 2 * self.beat + 2
+        ):  # until then it may come to the same end by itself
             self._end(*self._last_words())
         elif self._failed:
-            self._end(LOST, f"{self.name(0)}, which coordinates the others, does not answer: {self._failed}")
+            self._end(
+                LOST,
+                f"{self.name(0)}, which coordinates the others, does not answer: {self._failed}",
+            )
         elif silent := self._silent(self.silence):
             self._end(LOST, silent)
         elif wait.since is not None and now - wait.since > self.timeout_s * PATIENCE:
             waited = f"{self.timeout_s * PATIENCE:.0f} s ({PATIENCE} times hosts.timeout_s)"
             self._end(LOST, self._late(wait, waited), stacks=True)
         elif wait.since is not None and now - max(wait.since, self._stored) > self.timeout_s:
-            self._end(LOST, self._late(wait, f"{self.timeout_s:.0f} s (hosts.timeout_s)"), stacks=True)
+            self._end(
+                LOST, self._late(wait, f"{self.timeout_s:.0f} s (hosts.timeout_s)"), stacks=True
+            )
 
     def _last_words(self) -> tuple[int, str]:
         index = min(self.ends)
         code, text = self.ends[index]
-        return code, text if text.startswith("host ") else f"{self.name(index)} stopped: {text}"  # it may tell of yet another
+        return code, text if text.startswith(
+            "host "
+        ) else f"{self.name(index)} stopped: {text}"  # it may tell of yet another
 
     def _gone(self, seconds: float) -> list[int]:
         """Hosts that had given no sign of life for so long when the store last answered, and no last words."""
-        return [i for i in range(self.count)
-                if i != self.index and i not in self.ends and self._answered - self._heard[i] > seconds]
+        return [
+            i
+            for i in range(self.count)
+            if i != self.index and i not in self.ends and self._answered - self._heard[i] > seconds
+        ]
 
     def _silent(self, seconds: float) -> str:
         """Who is gone, in words; "" if nobody."""
-        since = lambda i: f"no sign of life for {time.monotonic() - self._heard[i]:.0f} s, last seen {self._seen(i)}"
+        since = lambda i: (
+            f"no sign of life for {time.monotonic() - self._heard[i]:.0f} s, last seen {self._seen(i)}"
+        )
         gone, unanswered = self._gone(seconds), time.monotonic() - self._answered
         if not gone and unanswered > seconds:
             return f"{self.name(0)}, which coordinates the others, has not answered for {unanswered:.0f} s"
@@ -193,20 +253,43 @@ class Watch:
 
     def _at_files(self) -> list[int]:
         """Hosts that read or write files."""
-        return [i for i in range(self.count) if (self._stores if i == self.index else self._told.get(i, {}).get("stores"))]
+        return [
+            i
+            for i in range(self.count)
+            if (self._stores if i == self.index else self._told.get(i, {}).get("stores"))
+        ]
 
     def _late(self, wait: Wait, waited: str) -> str:
         """Who is not where this host has waited in vain."""
-        others = {i: self._told.get(i, {}).get("number", 0) - wait.number for i in range(self.count) if i != self.index}
-        found = [f"{self.name(i)} has not come, last seen {self._seen(i)}" for i, ahead in others.items() if ahead < 0]
-        found = found or [f"{self.name(i)} is further, {self._seen(i)}" for i, ahead in others.items() if ahead > 0]
+        others = {
+            i: self._told.get(i, {}).get("number", 0) - wait.number
+            for i in range(self.count)
+            if i != self.index
+        }
+        found = [
+            f"{self.name(i)} has not come, last seen {self._seen(i)}"
+            for i, ahead in others.items()
+            if ahead < 0
+        ]
+        found = found or [
+            f"{self.name(i)} is further, {self._seen(i)}"
+            for i, ahead in others.items()
+            if ahead > 0
+        ]
         found += [f"{self.name(i)} still reads or writes files" for i in self._at_files()]
-        return (f"waited {waited} for the other hosts at {wait.what!r}: "
-                + ("; ".join(found) or "all of them wait there, too") + "; the stacks of this host's threads stand above")
+        return (
+            f"waited {waited} for the other hosts at {wait.what!r}: "
+            + ("; ".join(found) or "all of them wait there, too")
+            + "; the stacks of this host's threads stand above"
+        )
 
     def _seen(self, index: int) -> str:
         told = self._told.get(index)
-        return "before its first step" if told is None else f"{'at' if told['waits'] else 'after'} {told['what']!r}"
+        return (
+            "before its first step"
+            if told is None
+            else f"{'at' if told['waits'] else 'after'} {told['what']!r}"
+        )
 
     def _end(self, code: int, text: str, stacks: bool = False) -> None:
         """End the process from the watch's thread: the main one hangs in a wait that nobody can break."""
@@ -221,6 +304,7 @@ class Watch:
 
     def _catch_abort(self) -> None:
         """jax's runtime aborts when host 0 is gone, and Python's own signal handlers would come too late for that."""
+
         def explain(_) -> None:
             if self.left.is_set():
                 time.sleep(5)  # this host is on its way out and has words of its own
@@ -239,6 +323,7 @@ class Watch:
 
 def attempt(call: Callable[[], object], seconds: float) -> None:
     """Calls it, whatever comes of it, and waits so long at most."""
+
     def suppressed() -> None:
         with contextlib.suppress(Exception):
             call()

@@ -9,32 +9,55 @@ two-digit terms); six in ten of its demonstrations state the answer without the 
 greedily: it mostly answers at once, and its steps, where it takes them, often fail. The methods then train on problems and
 experts of another seed, 256 samples a step and 32 experts, out of `task.demo_size` that all show their steps.
 """
+
 from ml_collections import ConfigDict
 
 from configs import base
 
-ARCH = dict(model_type="qwen3", vocab_size=16, hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=16, intermediate_size=192, max_position_embeddings=64, rope_theta=10000.0,
-            rms_norm_eps=1e-6, tie_word_embeddings=True, eos_token_id=0)
+ARCH = dict(
+    model_type="qwen3",
+    vocab_size=16,
+    hidden_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    intermediate_size=192,
+    max_position_embeddings=64,
+    rope_theta=10000.0,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+    eos_token_id=0,
+)
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
     """Two-digit sums of three terms, character by character; method "base" is the recipe of the base model."""
     config = base.get_config("sft" if method == "base" else method)
     config.model.update(dict(arch=ConfigDict(ARCH), remat="none"))
-    config.task.update(dict(levels=(4,), train_size=2000, demo_size=200, eval_size=500, dev_size=300, seed=1))
+    config.task.update(
+        dict(levels=(4,), train_size=2000, demo_size=200, eval_size=500, dev_size=300, seed=1)
+    )
     config.data.update(dict(tokenizer="chars", buckets=(9,)))
     config.rollout.max_new = 28
-    config.batch.update(dict(prompts_per_step=32, samples_per_prompt=8, demos_per_step=32, microbatch_rows=32))
+    config.batch.update(
+        dict(prompts_per_step=32, samples_per_prompt=8, demos_per_step=32, microbatch_rows=32)
+    )
     config.eval.update(dict(every=25, rows=250, samples=2))
     config.checkpoint.every = 1000
     config.log.rollouts_every = 0
     config.steps = 100
-    config.optim.base.update(dict(learning_rate=1e-4, schedule="cosine", warmup_steps=10, decay_steps=90))
-    config.optim.lora.update(dict(learning_rate=1e-3, schedule="cosine", warmup_steps=10, decay_steps=90))
+    config.optim.base.update(
+        dict(learning_rate=1e-4, schedule="cosine", warmup_steps=10, decay_steps=90)
+    )
+    config.optim.lora.update(
+        dict(learning_rate=1e-3, schedule="cosine", warmup_steps=10, decay_steps=90)
+    )
     if method == "base":
         config.steps = 2000
-        config.task.update(dict(levels=(2, 3, 4), weights=(6.0, 2.0, 1.0), demo_size=60000, direct=0.6, seed=0))
+        config.task.update(
+            dict(levels=(2, 3, 4), weights=(6.0, 2.0, 1.0), demo_size=60000, direct=0.6, seed=0)
+        )
         config.batch.update(dict(demos_per_step=128, microbatch_rows=128))
         config.optim.base.update(dict(learning_rate=3e-3, warmup_steps=20, decay_steps=1980))
         config.eval.every = 500

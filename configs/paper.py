@@ -6,6 +6,7 @@ masters, no KL term, prompts up to 1024 tokens, one group of 5 samples per devic
 step. The paper trains on LIMR with DeepSeek-R1 traces: give yours with --config.task.traces=FILE (JSONL of problem,
 solution, answer). Without, MATH's own solutions are taken where --config.task.data_dir has them; the hub's LIMR has none.
 """
+
 from ml_collections import ConfigDict
 
 from configs import base, tasks
@@ -19,7 +20,11 @@ def get_config(method: str, hub_name: str, arch: dict) -> ConfigDict:
     config.task = tasks.limr()
     config.data.buckets = (256, 1024)
     config.rollout.update(dict(max_new=3000, cache_dtype="bfloat16", calls=2))
-    config.batch.update(dict(prompts_per_step=64, samples_per_prompt=5, demos_per_step=64, microbatch_rows=5))
-    config.eval.update(dict(every=50, rows=64, limit=100))  # the published numbers need experiments.evaluate: all problems
+    config.batch.update(
+        dict(prompts_per_step=64, samples_per_prompt=5, demos_per_step=64, microbatch_rows=5)
+    )
+    config.eval.update(
+        dict(every=50, rows=64, limit=100)
+    )  # the published numbers need experiments.evaluate: all problems
     config.checkpoint.every = 50
     return config

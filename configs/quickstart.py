@@ -5,13 +5,26 @@
 CPU, under five minutes on two cores. `base` is the recipe of the common base model (supervised, from random weights, on plenty
 of demonstrations, stopped early); the methods then have few demonstrations and 40 steps.
 """
+
 from ml_collections import ConfigDict
 
 from configs import base
 
-ARCH = dict(model_type="qwen3", vocab_size=16, hidden_size=128, num_hidden_layers=3, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=32, intermediate_size=384, max_position_embeddings=256, rope_theta=10000.0,
-            rms_norm_eps=1e-6, tie_word_embeddings=True, eos_token_id=0)
+ARCH = dict(
+    model_type="qwen3",
+    vocab_size=16,
+    hidden_size=128,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    intermediate_size=384,
+    max_position_embeddings=256,
+    rope_theta=10000.0,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+    eos_token_id=0,
+)
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
@@ -21,7 +34,9 @@ def get_config(method: str = "bridge") -> ConfigDict:
     config.task.update(dict(levels=(1, 3), train_size=2000, demo_size=100, eval_size=300))
     config.data.update(dict(tokenizer="chars", buckets=(8,)))
     config.rollout.max_new = 20
-    config.batch.update(dict(prompts_per_step=32, samples_per_prompt=8, demos_per_step=32, microbatch_rows=256))
+    config.batch.update(
+        dict(prompts_per_step=32, samples_per_prompt=8, demos_per_step=32, microbatch_rows=256)
+    )
     config.eval.update(dict(every=10, rows=200))
     config.checkpoint.every = 1000
     config.log.rollouts_every = 10
@@ -29,7 +44,9 @@ def get_config(method: str = "bridge") -> ConfigDict:
         config.steps = 110
         config.task.demo_size = 2000
         config.batch.demos_per_step = 64
-        config.optim.base.update(dict(learning_rate=3e-3, schedule="cosine", warmup_steps=10, decay_steps=130))
+        config.optim.base.update(
+            dict(learning_rate=3e-3, schedule="cosine", warmup_steps=10, decay_steps=130)
+        )
         config.eval.every = 55
     else:
         config.steps = 40

@@ -10,6 +10,7 @@ step_grpo, step_bridge - both in turn, and for each phase what this machine coul
 rates of a matmul and a read, measured in between. All of --model, a local folder; --dtype; prompts of GSM8K from --data_dir, else
 made up. reference - these rates alone.
 """
+
 from __future__ import annotations
 
 import json
@@ -32,20 +33,38 @@ from bridge_jax.grading.pool import Pool
 from experiments.train import fail, keep_freed_memory, log_to_stderr, parse_flags
 
 VERSIONS = ("jax", "jaxlib", "sympy", "math-verify")
-FILES = ("math_test_minus_math500.jsonl", "gsm8k_test.jsonl")  # their solutions were made by people, not by us
+FILES = (
+    "math_test_minus_math500.jsonl",
+    "gsm8k_test.jsonl",
+)  # their solutions were made by people, not by us
 
 
 def made_up(count: int) -> list[tuple[str, str]]:
     """(gold, text) of answers in about MATH's proportions: two thirds whole numbers, then fractions, roots, expressions."""
     draw = random.Random(0)
     number = lambda: draw.randint(2, 99)
-    kinds = ((66, lambda: f"{number()}"), (14, lambda: rf"\frac{{{number()}}}{{{number()}}}"),
-             (6, lambda: rf"{number()}\sqrt{{{number()}}}"), (5, lambda: f"({number()},{number()})"),
-             (4, lambda: f"{number()}.{number()}"), (3, lambda: rf"\text{{{draw.choice('ABCDE')}}}"),
-             (2, lambda: f"{number()}x^2+{number()}"))
-    golds = [kind() for kind in draw.choices([kind for _, kind in kinds], [share for share, _ in kinds], k=count)]
-    return [(gold, f"Working it out step by step gives {number()} and then more. So it is \\boxed{{{gold}}}.")
-            for gold in golds]
+    kinds = (
+        (66, lambda: f"{number()}"),
+        (14, lambda: rf"\frac{{{number()}}}{{{number()}}}"),
+        (6, lambda: rf"{number()}\sqrt{{{number()}}}"),
+        (5, lambda: f"({number()},{number()})"),
+        (4, lambda: f"{number()}.{number()}"),
+        (3, lambda: rf"\text{{{draw.choice('ABCDE')}}}"),
+        (2, lambda: f"{number()}x^2+{number()}"),
+    )
+    golds = [
+        kind()
+        for kind in draw.choices(
+            [kind for _, kind in kinds], [share for share, _ in kinds], k=count
+        )
+    ]
+    return [
+        (
+            gold,
+            f"Working it out step by step gives {number()} and then more. So it is \\boxed{{{gold}}}.",
+        )
+        for gold in golds
+    ]
 
 
 def solutions(data_dir: str) -> list[tuple[str, str]]:
@@ -54,9 +73,16 @@ def solutions(data_dir: str) -> list[tuple[str, str]]:
     for name in FILES:
         path = Path(data_dir) / "train" / name
         path = path if path.is_file() else Path(data_dir) / name
-        rows += [(row["answer"], row["solution"] if "boxed" in row["solution"] else
-                  f"{row['solution']} The answer is \\boxed{{{row['answer']}}}.")
-                 for row in problems.jsonl(path) if row.get("solution")]
+        rows += [
+            (
+                row["answer"],
+                row["solution"]
+                if "boxed" in row["solution"]
+                else f"{row['solution']} The answer is \\boxed{{{row['answer']}}}.",
+            )
+            for row in problems.jsonl(path)
+            if row.get("solution")
+        ]
     return rows
 
 
@@ -67,7 +93,10 @@ def grade(repeats: int) -> list[dict]:
     other = [(gold, text) for (gold, _), (_, text) in zip(right, right[1:] + right[:1])]
     rows = [(gold, text, Rule()) for gold, text in right + other]
     random.Random(1).shuffle(rows)
-    claims = sum(isinstance(equivalence.compare(gold, last_boxed(text) or "", rule), Claim) for gold, text, rule in rows)
+    claims = sum(
+        isinstance(equivalence.compare(gold, last_boxed(text) or "", rule), Claim)
+        for gold, text, rule in rows
+    )
     lines = []
     with Pool() as pool:
         began = time.monotonic()
@@ -77,30 +106,49 @@ def grade(repeats: int) -> list[dict]:
             began = time.monotonic()
             outcomes = selftest.grade(rows, pool)
             seconds = time.monotonic() - began
-            lines.append({"answers_per_s": len(rows) / seconds, "seconds": seconds, "answers": len(rows),
-                          "cheap_share": 1 - claims / len(rows), "selftest_s": start, "workers_killed": pool.killed,
-                          "correct_share": sum(outcome == "correct" for outcome in outcomes) / len(rows)})
+            lines.append(
+                {
+                    "answers_per_s": len(rows) / seconds,
+                    "seconds": seconds,
+                    "answers": len(rows),
+                    "cheap_share": 1 - claims / len(rows),
+                    "selftest_s": start,
+                    "workers_killed": pool.killed,
+                    "correct_share": sum(outcome == "correct" for outcome in outcomes) / len(rows),
+                }
+            )
     return lines
 
 
 def on_model(case: str, **how):
     """A case of experiments.bench_model."""
+
     def measure(repeats: int) -> list[dict]:
         import jax
 
         from experiments import bench_model
-        jax.config.update("jax_enable_compilation_cache", False)  # compile_s is what compiling takes
+
+        jax.config.update(
+            "jax_enable_compilation_cache", False
+        )  # compile_s is what compiling takes
         given = flags.FLAGS
         return getattr(bench_model, case)(repeats, given.model, given.data_dir, given.dtype, **how)
 
     return measure
 
 
-CASES = {"grade": grade, "reference": on_model("reference"), "rollout": on_model("sampling", uneven=False),
-         "rollout_uneven": on_model("sampling", uneven=True), "update": on_model("update", shared=True),
-         "update_repeated": on_model("update", shared=False), "update_bridge": on_model("cooperation", shared=True),
-         "update_bridge_repeated": on_model("cooperation", shared=False),
-         "step_grpo": on_model("step", method="grpo"), "step_bridge": on_model("step", method="bridge")}
+CASES = {
+    "grade": grade,
+    "reference": on_model("reference"),
+    "rollout": on_model("sampling", uneven=False),
+    "rollout_uneven": on_model("sampling", uneven=True),
+    "update": on_model("update", shared=True),
+    "update_repeated": on_model("update", shared=False),
+    "update_bridge": on_model("cooperation", shared=True),
+    "update_bridge_repeated": on_model("cooperation", shared=False),
+    "step_grpo": on_model("step", method="grpo"),
+    "step_bridge": on_model("step", method="bridge"),
+}
 
 
 def instructions() -> str:
@@ -118,14 +166,22 @@ def main(argv: list[str]) -> None:
         fail(f"--repeats={flags.FLAGS.repeats}; allowed: at least 1")
     log_to_stderr()
     keep_freed_memory()  # as training does
-    about = {"case": argv[1], "cores": os.cpu_count(), "machine": platform.machine(), "instructions": instructions(),
-             "python": platform.python_version(), "versions": {name: metadata.version(name) for name in VERSIONS}}
+    about = {
+        "case": argv[1],
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "instructions": instructions(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in VERSIONS},
+    }
     try:
         lines = CASES[argv[1]](flags.FLAGS.repeats)
     except (ValueError, OSError, RuntimeError) as error:
         fail(str(error))
-    peak = {who: resource.getrusage(kind).ru_maxrss / 2**10 for who, kind in
-            (("self", resource.RUSAGE_SELF), ("workers", resource.RUSAGE_CHILDREN))}
+    peak = {
+        who: resource.getrusage(kind).ru_maxrss / 2**10
+        for who, kind in (("self", resource.RUSAGE_SELF), ("workers", resource.RUSAGE_CHILDREN))
+    }
     for line in lines:
         print(json.dumps(about | line))
     medians = {key: statistics.median(line[key] for line in lines) for key in lines[0]}
@@ -135,7 +191,9 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_integer("repeats", 5, "how often")
-    flags.DEFINE_string("data_dir", "", "a folder with reference solutions; without it they are made up")
+    flags.DEFINE_string(
+        "data_dir", "", "a folder with reference solutions; without it they are made up"
+    )
     flags.DEFINE_string("model", "models_local/smollm2", "a local model folder")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of weights and cache")
 

@@ -7,18 +7,26 @@ benchmark), manifest.json, and in the end results.json, table.md, table.csv and 
 bucket is never asked: it counts as not answered (too_long). One process must see all devices.
 Exit codes: 0 done, 2 what was asked for cannot be done, or the disk or the memory is full, 130 Ctrl-C.
 """
+
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from experiments.train import fail, keep_freed_memory, log_to_stderr, parse_flags, use_compilation_cache
+from experiments.train import (
+    fail,
+    keep_freed_memory,
+    log_to_stderr,
+    parse_flags,
+    use_compilation_cache,
+)
 
 logger = logging.getLogger(__name__)
 PUBLISHED = Path(__file__).parent / "paper" / "published.json"
@@ -30,19 +38,22 @@ UNGRADED = 0.05  # share of timeouts and grader errors that is warned about
 @dataclasses.dataclass(frozen=True)
 class Asked:
     """The flags. What is empty or 0 is filled in by `settle`."""
+
     tasks: tuple[str, ...] = ()
     data_dir: str = ""
     greedy: bool = True
     samples: int = 1
-    temperature: float = 0.7      # of the samples
+    temperature: float = 0.7  # of the samples
     max_new: int = 0
-    limit: int = 0                # problems of each split; 0: all
-    rows: int = 0                 # completions generated at once
+    limit: int = 0  # problems of each split; 0: all
+    rows: int = 0  # completions generated at once
     seed: int = 0
     buckets: tuple[int, ...] = ()
     dtype: str = ""
     prompt: str = ""
-    decode_tensor: int = 1        # devices that share a copy of the weights and its heads; rows lie over the others
+    decode_tensor: int = (
+        1  # devices that share a copy of the weights and its heads; rows lie over the others
+    )
 
     @property
     def sampled(self) -> int:
@@ -52,21 +63,23 @@ class Asked:
 
 class Model(NamedTuple):
     """A policy that can be evaluated."""
+
     label: str
-    cfg: Any                     # layers.Config
+    cfg: Any  # layers.Config
     tokenizer: Any
-    load: Callable               # (mesh, dtype) -> (phi on the mesh, what to add to the label)
-    cache_dtype: str = ""        # "": the compute dtype
-    run: Any = None              # setup.Run of a run directory
+    load: Callable  # (mesh, dtype) -> (phi on the mesh, what to add to the label)
+    cache_dtype: str = ""  # "": the compute dtype
+    run: Any = None  # setup.Run of a run directory
 
 
 class Benchmark(NamedTuple):
     """One split of one task."""
+
     name: str
     task: Any
-    problems: tuple              # all that count
-    data: str                    # fingerprint of the whole split, whatever the limit
-    prompts: Any                 # data.Prompts of those that can be asked
+    problems: tuple  # all that count
+    data: str  # fingerprint of the whole split, whatever the limit
+    prompts: Any  # data.Prompts of those that can be asked
 
 
 def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
@@ -77,20 +90,32 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
         if needs_pool(names):
             grader.start()  # before anything touches the devices
         from bridge_jax import checkpoint, results, settings, setup, sharding, transcripts
+
         given = open_model(model)
         asked = settle(asked, given)
-        print(f"{given.label}: {given.cfg.family}, {asked.dtype}; buckets {asked.buckets}, at most {asked.max_new} new tokens",
-              flush=True)
+        print(
+            f"{given.label}: {given.cfg.family}, {asked.dtype}; buckets {asked.buckets}, at most {asked.max_new} new tokens",
+            flush=True,
+        )
         benchmarks = read_tasks(asked, given)
         made = manifest(asked, given, benchmarks)
         for benchmark in benchmarks:
             told = made[f"task {benchmark.name}"]
-            print(f"{benchmark.name}: {len(benchmark.problems)} problems, data {told['data']}, prompt template "
-                  f"{told['template']}", flush=True)
-        sharding.check_heads("--decode_tensor", asked.decode_tensor, given.cfg.heads, given.cfg.kv_heads)
-        mesh = sharding.make_decode_mesh(sharding.MeshConfig(decode_tensor=asked.decode_tensor), devices)
+            print(
+                f"{benchmark.name}: {len(benchmark.problems)} problems, data {told['data']}, prompt template "
+                f"{told['template']}",
+                flush=True,
+            )
+        sharding.check_heads(
+            "--decode_tensor", asked.decode_tensor, given.cfg.heads, given.cfg.kv_heads
+        )
+        mesh = sharding.make_decode_mesh(
+            sharding.MeshConfig(decode_tensor=asked.decode_tensor), devices
+        )
         phi, at_step = given.load(mesh, setup.dtype_of("--dtype", asked.dtype))
-        made["model"]["weights"] = settings.fingerprint(checkpoint.checksums(phi))  # of the numbers, wherever they came from
+        made["model"]["weights"] = settings.fingerprint(
+            checkpoint.checksums(phi)
+        )  # of the numbers, wherever they came from
         folder = transcripts.open_folder(out, made)
         parts = {}
         for benchmark in benchmarks:
@@ -99,7 +124,12 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
                 if M if kind == "sampled" else asked.greedy:
                     complete(kind, M, asked, given, benchmark, phi, mesh, store, grader)
             parts[benchmark.name] = summary(asked, benchmark, store.rows)
-    report = {"model": given.label + at_step, "settings": dataclasses.asdict(asked), "devices": mesh.size, "benchmarks": parts}
+    report = {
+        "model": given.label + at_step,
+        "settings": dataclasses.asdict(asked),
+        "devices": mesh.size,
+        "benchmarks": parts,
+    }
     texts = results.tables(report, json.loads(PUBLISHED.read_text()))
     for name, text in texts.items():
         transcripts.write(folder / name, text)
@@ -109,16 +139,29 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
 
 def check(asked: Asked) -> None:
     """ValueError for numbers that cannot be meant."""
-    for key, least in (("samples", 1), ("max_new", 0), ("limit", 0), ("rows", 0), ("seed", 0), ("decode_tensor", 1)):
+    for key, least in (
+        ("samples", 1),
+        ("max_new", 0),
+        ("limit", 0),
+        ("rows", 0),
+        ("seed", 0),
+        ("decode_tensor", 1),
+    ):
         if getattr(asked, key) < least:
-            raise ValueError(f"--{key}={getattr(asked, key)}; allowed: a whole number of at least {least}")
+            raise ValueError(
+                f"--{key}={getattr(asked, key)}; allowed: a whole number of at least {least}"
+            )
     if asked.sampled and not asked.temperature > 0:
-        raise ValueError(f"--temperature={asked.temperature} would make all samples of a problem equal; allowed: above 0. "
-                         "The greedy completion is made without --samples")
+        raise ValueError(
+            f"--temperature={asked.temperature} would make all samples of a problem equal; allowed: above 0. "
+            "The greedy completion is made without --samples"
+        )
     if asked.prompt not in PROMPTS:
         raise ValueError(f"--prompt={asked.prompt!r}; allowed: {', '.join(filter(None, PROMPTS))}")
     if asked.prompt and not asked.tasks:
-        raise ValueError(f"--prompt={asked.prompt} without --tasks: a run is asked its own task as it was in training")
+        raise ValueError(
+            f"--prompt={asked.prompt} without --tasks: a run is asked its own task as it was in training"
+        )
 
 
 # ---- grading
@@ -133,6 +176,7 @@ class Grader:
     def start(self) -> None:
         """Worker processes, which must pass the self-test."""
         from bridge_jax.grading import pool, selftest
+
         self.pool = pool.Pool()
         selftest.check(self.pool)
 
@@ -153,7 +197,10 @@ class Grader:
 def needs_pool(names: tuple[str, ...]) -> bool:
     """Whether some of the tasks say that their compare makes Claims (CLAIMS = True in the task's file)."""
     from bridge_jax import tasks
-    return any([getattr(tasks.load(name), "CLAIMS", False) for name in names])  # a list: every name is looked up
+
+    # every name is looked up, so that an unknown one is told at once
+    loaded = [tasks.load(name) for name in names]
+    return any(getattr(task, "CLAIMS", False) for task in loaded)
 
 
 # ---- models
@@ -165,7 +212,9 @@ def run_config(path: str) -> dict | None:
         record = json.loads((Path(path).expanduser() / "config.json").read_text())
     except (OSError, ValueError):
         return None
-    config = record.get("config") if isinstance(record, dict) and "model_type" not in record else None
+    config = (
+        record.get("config") if isinstance(record, dict) and "model_type" not in record else None
+    )
     return config if isinstance(config, dict) else None
 
 
@@ -174,8 +223,11 @@ def own_task(model: str) -> tuple[str, ...]:
     config = run_config(model)
     if config is None:
         from bridge_jax import tasks
-        raise ValueError(f"--tasks is empty and --model={model} is no run directory, which would have a task of its own; "
-                         f"give --tasks=NAME,NAME out of {', '.join(tasks.names())}")
+
+        raise ValueError(
+            f"--tasks is empty and --model={model} is no run directory, which would have a task of its own; "
+            f"give --tasks=NAME,NAME out of {', '.join(tasks.names())}"
+        )
     return (config["task"]["name"],)
 
 
@@ -208,24 +260,36 @@ def open_run(path: str) -> Model:
     from bridge_jax.models import params
     from experiments import export
 
-    run = export.rebuild(path)  # in fp32: cast to `dtype` behind the sum, merge gives the bits of training
+    run = export.rebuild(
+        path
+    )  # in fp32: cast to `dtype` behind the sum, merge gives the bits of training
     config = run_config(path)
-    run = run._replace(settings=run.settings._replace(model=dataclasses.replace(run.settings.model,
-                                                                                dtype=config["model"]["dtype"])))
+    run = run._replace(
+        settings=run.settings._replace(
+            model=dataclasses.replace(run.settings.model, dtype=config["model"]["dtype"])
+        )
+    )
 
     def load(mesh, dtype):
         parts, step = export.restore(run, path)
         layout = sharding.of_tree(mesh, params.logical_axes(run.cfg), params.abstract(run.cfg))
-        merge = lambda parts: jax.tree.map(lambda x: x.astype(dtype), run.method.policy(parts, "theta"))
-        phi = jax.jit(merge, compiler_options=programs.compiler_options())(parts.replace(theta_hat=None))
+        merge = lambda parts: jax.tree.map(
+            lambda x: x.astype(dtype), run.method.policy(parts, "theta")
+        )
+        phi = jax.jit(merge, compiler_options=programs.compiler_options())(
+            parts.replace(theta_hat=None)
+        )
         return jax.device_put(phi, layout), f", step {step}"
 
-    return Model(Path(path).name, run.cfg, run.tokenizer, load, run.settings.rollout.cache_dtype, run)
+    return Model(
+        Path(path).name, run.cfg, run.tokenizer, load, run.settings.rollout.cache_dtype, run
+    )
 
 
 def settle(asked: Asked, model: Model) -> Asked:
     """The flags with nothing left open; says what was clipped. A run on its own task is judged as in its training."""
     import jax
+
     own = model.run.settings if model.run and not asked.tasks else None
     positions = model.cfg.max_positions
     usual = tuple(b for b in BUCKETS if b <= positions // 2) or (max(1, positions // 2),)
@@ -233,16 +297,36 @@ def settle(asked: Asked, model: Model) -> Asked:
     room = positions - max(buckets)
     max_new = asked.max_new or (own.rollout.max_new if own else min(MAX_NEW, room))
     if max_new > room or room < 1:
-        raise ValueError(f"--max_new={max_new} behind prompts of up to {max(buckets)} tokens (--buckets) makes "
-                         f"{max(buckets) + max_new} positions, the model has {positions}; lower one of the two")
+        raise ValueError(
+            f"--max_new={max_new} behind prompts of up to {max(buckets)} tokens (--buckets) makes "
+            f"{max(buckets) + max_new} positions, the model has {positions}; lower one of the two"
+        )
     if not asked.max_new and not own and max_new < MAX_NEW:
-        print(f"--max_new={max_new}: {MAX_NEW} is usual, but the model has {positions} positions, {max(buckets)} of them kept "
-              "for the prompt", flush=True)
-    native = model.run.settings.model.dtype if model.run else "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        print(
+            f"--max_new={max_new}: {MAX_NEW} is usual, but the model has {positions} positions, {max(buckets)} of them kept "
+            "for the prompt",
+            flush=True,
+        )
+    native = (
+        model.run.settings.model.dtype
+        if model.run
+        else "float32"
+        if jax.default_backend() == "cpu"
+        else "bfloat16"
+    )
     limit = asked.limit or (own.eval.limit if own else 0)
-    prompt = asked.prompt or getattr(model.run.settings.task if model.run else None, "prompt", "boxed")
-    return dataclasses.replace(asked, prompt=prompt, buckets=buckets, max_new=max_new, dtype=asked.dtype or native, limit=limit,
-                               rows=asked.rows or (own.eval.rows if own else 16))
+    prompt = asked.prompt or getattr(
+        model.run.settings.task if model.run else None, "prompt", "boxed"
+    )
+    return dataclasses.replace(
+        asked,
+        prompt=prompt,
+        buckets=buckets,
+        max_new=max_new,
+        dtype=asked.dtype or native,
+        limit=limit,
+        rows=asked.rows or (own.eval.rows if own else 16),
+    )
 
 
 # ---- tasks
@@ -260,21 +344,34 @@ def read_tasks(asked: Asked, model: Model) -> list[Benchmark]:
             Config = tasks.load(name).Config
             known = {field.name for field in dataclasses.fields(Config)}
             if asked.prompt == "plain" and "prompt" not in known:
-                raise ValueError(f"--prompt=plain: task {name!r} has one way to ask only; leave the flag out")
+                raise ValueError(
+                    f"--prompt=plain: task {name!r} has one way to ask only; leave the flag out"
+                )
             given = {"data_dir": asked.data_dir, "prompt": asked.prompt}
-            made.append(tasks.load(name).make(Config(**{key: given[key] for key in given if key in known})))
+            made.append(
+                tasks.load(name).make(Config(**{key: given[key] for key in given if key in known}))
+            )
     else:
         made = [model.run.task]
     for task in made:
         for split, problems in task.splits.items():
             name = task.name if len(task.splits) == 1 else f"{task.name}/{split}"
-            rows = [[p.id, p.question, p.answer, list(p.rule)] for p in tasks.check_rows(problems, name)]
-            problems = problems[:asked.limit or None]
-            prompts, dropped = data.encode_prompts(model.tokenizer, problems, task.messages, asked.buckets)
+            rows = [
+                [p.id, p.question, p.answer, list(p.rule)] for p in tasks.check_rows(problems, name)
+            ]
+            problems = problems[: asked.limit or None]
+            prompts, dropped = data.encode_prompts(
+                model.tokenizer, problems, task.messages, asked.buckets
+            )
             if dropped:
-                print(f"{name}: {len(dropped)} of {len(problems)} prompts are longer than {asked.buckets[-1]} tokens: not "
-                      "asked, counted as not answered (too_long); raise --buckets to ask them", flush=True)
-            found.append(Benchmark(name, task, problems, settings.fingerprint({"rows": rows}), prompts))
+                print(
+                    f"{name}: {len(dropped)} of {len(problems)} prompts are longer than {asked.buckets[-1]} tokens: not "
+                    "asked, counted as not answered (too_long); raise --buckets to ask them",
+                    flush=True,
+                )
+            found.append(
+                Benchmark(name, task, problems, settings.fingerprint({"rows": rows}), prompts)
+            )
     return found
 
 
@@ -283,11 +380,19 @@ def manifest(asked: Asked, model: Model, benchmarks: list[Benchmark]) -> dict[st
     from bridge_jax import data, settings
 
     numbers = {key: repr(value) for key, value in dataclasses.asdict(model.cfg).items()}
-    groups = {"model": {"config": settings.fingerprint(numbers)},
-              "generation": {key: getattr(asked, key) for key in ("dtype", "max_new")}}
+    groups = {
+        "model": {"config": settings.fingerprint(numbers)},
+        "generation": {key: getattr(asked, key) for key in ("dtype", "max_new")},
+    }
     if asked.sampled:
-        groups["sampled"] = {"samples": asked.sampled, "temperature": asked.temperature, "seed": asked.seed}
-    for benchmark in benchmarks:  # --limit and --rows are free: a larger limit adds problems and changes none
+        groups["sampled"] = {
+            "samples": asked.sampled,
+            "temperature": asked.temperature,
+            "seed": asked.seed,
+        }
+    for (
+        benchmark
+    ) in benchmarks:  # --limit and --rows are free: a larger limit adds problems and changes none
         template = data.template_hash(model.tokenizer, benchmark.task.messages)
         groups[f"task {benchmark.name}"] = {"template": template, "data": benchmark.data}
     return groups
@@ -296,7 +401,9 @@ def manifest(asked: Asked, model: Model, benchmarks: list[Benchmark]) -> dict[st
 # ---- generation
 
 
-def complete(kind: str, M: int, asked: Asked, model: Model, benchmark: Benchmark, phi, mesh, store, grader) -> None:
+def complete(
+    kind: str, M: int, asked: Asked, model: Model, benchmark: Benchmark, phi, mesh, store, grader
+) -> None:
     """Generate and grade what the store lacks: M completions of each prompt. Each batch is on disk before the next is graded.
 
     A problem some of whose samples are missing is sampled again as a whole; only the missing ones are added.
@@ -305,21 +412,49 @@ def complete(kind: str, M: int, asked: Asked, model: Model, benchmark: Benchmark
 
     prompts = benchmark.prompts
     samples = [results.GREEDY] if kind == "greedy" else list(range(M))
-    lacking = [i for i, problem in enumerate(prompts.problems)
-               if any((problem.id, sample) not in store.rows for sample in samples)]
+    lacking = [
+        i
+        for i, problem in enumerate(prompts.problems)
+        if any((problem.id, sample) not in store.rows for sample in samples)
+    ]
     if not lacking:
         return
     pick = lambda rows: tuple(rows[i] for i in lacking)
-    prompts, began, done = data.Prompts(pick(prompts.problems), pick(prompts.tokens)), time.monotonic(), 0
+    prompts, began, done = (
+        data.Prompts(pick(prompts.problems), pick(prompts.tokens)),
+        time.monotonic(),
+        0,
+    )
     spread = mesh.shape["data"] * mesh.shape["fsdp"]
     P = -(-max(1, asked.rows // M) // spread) * spread  # prompts at once, as many on every device
     cache_dtype = setup.dtype_of("--dtype", model.cache_dtype or asked.dtype)
-    generate = evaluate.sampler(model.cfg, phi, mesh, model.tokenizer.eos_ids, M, asked.max_new, cache_dtype, asked.seed,
-                                asked.temperature if kind == "sampled" else 0.0, programs.compiler_options(emitters=True))
-    for rows in evaluate.transcribe(generate, benchmark.task, model.tokenizer, prompts, P, asked.buckets, M, grader):
-        store.append([row | {"sample": results.GREEDY} for row in rows] if kind == "greedy" else rows)
+    generate = evaluate.sampler(
+        model.cfg,
+        phi,
+        mesh,
+        model.tokenizer.eos_ids,
+        M,
+        asked.max_new,
+        cache_dtype,
+        asked.seed,
+        asked.temperature if kind == "sampled" else 0.0,
+        programs.compiler_options(emitters=True),
+    )
+    for rows in evaluate.transcribe(
+        generate, benchmark.task, model.tokenizer, prompts, P, asked.buckets, M, grader
+    ):
+        store.append(
+            [row | {"sample": results.GREEDY} for row in rows] if kind == "greedy" else rows
+        )
         done += len(rows) // M
-        logger.info("%s, %s: %d of %d problems, %.0f s", benchmark.name, kind, done, len(lacking), time.monotonic() - began)
+        logger.info(
+            "%s, %s: %d of %d problems, %.0f s",
+            benchmark.name,
+            kind,
+            done,
+            len(lacking),
+            time.monotonic() - began,
+        )
 
 
 # ---- what came of it
@@ -329,7 +464,10 @@ def summary(asked: Asked, benchmark: Benchmark, rows: dict) -> dict:
     """Scores and facts of one benchmark, for results.json."""
     from bridge_jax import results
 
-    asked_ids, ids = {problem.id for problem in benchmark.prompts.problems}, [problem.id for problem in benchmark.problems]
+    asked_ids, ids = (
+        {problem.id for problem in benchmark.prompts.problems},
+        [problem.id for problem in benchmark.problems],
+    )
     wanted = [results.GREEDY] * asked.greedy + list(range(asked.sampled))
     kept = [rows[id, sample] for id in ids if id in asked_ids for sample in wanted]
     too_long, facts = len(ids) - len(asked_ids), {}
@@ -339,31 +477,72 @@ def summary(asked: Asked, benchmark: Benchmark, rows: dict) -> dict:
             facts[kind] = results.facts(own, too_long, per_problem)
             shares = facts[kind]["outcomes"]["strict"]
             if (lost := shares["timeout"] + shares["grader_error"]) > UNGRADED:
-                logger.warning("%s, %s: the grader gave up on %.1f%% of the rows; the scores below are too low by up to that "
-                               "much. Look for timeout and grader_error in the transcripts", benchmark.name, kind, 100 * lost)
-    return {"n": len(ids), "too_long": too_long, "facts": facts,
-            "scores": results.scores(ids, kept, asked.sampled, asked.greedy)}
+                logger.warning(
+                    "%s, %s: the grader gave up on %.1f%% of the rows; the scores below are too low by up to that "
+                    "much. Look for timeout and grader_error in the transcripts",
+                    benchmark.name,
+                    kind,
+                    100 * lost,
+                )
+    return {
+        "n": len(ids),
+        "too_long": too_long,
+        "facts": facts,
+        "scores": results.scores(ids, kept, asked.sampled, asked.greedy),
+    }
 
 
 def define_flags() -> None:
     """The flags of this command."""
     default = Asked()
-    flags.DEFINE_string("model", None, "an HF folder, a hub name, or a run directory", required=True)
-    flags.DEFINE_string("out", None, "the folder of transcripts and tables; one that was begun is gone on with", required=True)
+    flags.DEFINE_string(
+        "model", None, "an HF folder, a hub name, or a run directory", required=True
+    )
+    flags.DEFINE_string(
+        "out",
+        None,
+        "the folder of transcripts and tables; one that was begun is gone on with",
+        required=True,
+    )
     flags.DEFINE_list("tasks", [], "names of tasks; empty: the task of the run directory")
-    flags.DEFINE_string("data_dir", "", "the folder with the tasks' JSONL files; empty: from the hub")
+    flags.DEFINE_string(
+        "data_dir", "", "the folder with the tasks' JSONL files; empty: from the hub"
+    )
     flags.DEFINE_bool("greedy", default.greedy, "greedy pass@1")
-    flags.DEFINE_integer("samples", default.samples, "samples of each problem, from 2 on; avg@k and pass@k")
+    flags.DEFINE_integer(
+        "samples", default.samples, "samples of each problem, from 2 on; avg@k and pass@k"
+    )
     flags.DEFINE_float("temperature", default.temperature, "of the samples")
-    flags.DEFINE_integer("max_new", 0, f"most new tokens; 0: {MAX_NEW}, or what the model has room for")
+    flags.DEFINE_integer(
+        "max_new", 0, f"most new tokens; 0: {MAX_NEW}, or what the model has room for"
+    )
     flags.DEFINE_integer("limit", 0, "first problems of each split; 0: all")
-    flags.DEFINE_integer("rows", 0, "completions generated at once, rounded to whole prompts, as many on every device; 0: 16")
+    flags.DEFINE_integer(
+        "rows",
+        0,
+        "completions generated at once, rounded to whole prompts, as many on every device; 0: 16",
+    )
     flags.DEFINE_integer("seed", default.seed, "of the samples")
-    flags.DEFINE_list("buckets", [], "prompt lengths that programs are compiled for, rising; empty: powers of two")
-    flags.DEFINE_string("dtype", "", "float32 or bfloat16; empty: that of the run, else float32 on a CPU, bfloat16 elsewhere")
-    flags.DEFINE_enum("prompt", default.prompt, PROMPTS, "boxed: through the model's chat template; plain: running text, for "
-                      "base models. Empty: as in the run's training, else boxed")
-    flags.DEFINE_integer("decode_tensor", default.decode_tensor, "devices that share a copy of the weights, the others have rows")
+    flags.DEFINE_list(
+        "buckets", [], "prompt lengths that programs are compiled for, rising; empty: powers of two"
+    )
+    flags.DEFINE_string(
+        "dtype",
+        "",
+        "float32 or bfloat16; empty: that of the run, else float32 on a CPU, bfloat16 elsewhere",
+    )
+    flags.DEFINE_enum(
+        "prompt",
+        default.prompt,
+        PROMPTS,
+        "boxed: through the model's chat template; plain: running text, for "
+        "base models. Empty: as in the run's training, else boxed",
+    )
+    flags.DEFINE_integer(
+        "decode_tensor",
+        default.decode_tensor,
+        "devices that share a copy of the weights, the others have rows",
+    )
 
 
 def read_flags() -> Asked:
@@ -372,8 +551,12 @@ def read_flags() -> Asked:
     try:
         buckets = tuple(int(text) for text in given["buckets"])
     except ValueError:
-        raise ValueError(f"--buckets={','.join(given['buckets'])}; allowed: whole numbers, such as 128,256") from None
-    return Asked(**given | {"buckets": buckets, "tasks": tuple(name for name in given["tasks"] if name)})
+        raise ValueError(
+            f"--buckets={','.join(given['buckets'])}; allowed: whole numbers, such as 128,256"
+        ) from None
+    return Asked(
+        **given | {"buckets": buckets, "tasks": tuple(name for name in given["tasks"] if name)}
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -386,12 +569,22 @@ def main(argv: list[str]) -> None:
     try:
         evaluate_model(flags.FLAGS.model, flags.FLAGS.out, read_flags())
     except KeyboardInterrupt:
-        fail("stopped; every batch that was graded is on disk, and the same command goes on from there", code=130)
-    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: of the grader's self-test, or of the devices
+        fail(
+            "stopped; every batch that was graded is on disk, and the same command goes on from there",
+            code=130,
+        )
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+    ) as error:  # RuntimeError: of the grader's self-test, or of the devices
         logger.debug("where it came from", exc_info=True)
         full = "RESOURCE_EXHAUSTED" in str(error)
-        fail(f"the devices have too little memory; lower --rows or --max_new, or raise --decode_tensor ({error})" if full
-             else str(error))
+        fail(
+            f"the devices have too little memory; lower --rows or --max_new, or raise --decode_tensor ({error})"
+            if full
+            else str(error)
+        )
 
 
 if __name__ == "__main__":

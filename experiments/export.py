@@ -6,6 +6,7 @@ theta too: its adapter belongs on the `base` of the same run, not on the model t
 The folder appears under its name only after it was read back bit for bit and, where torch is installed, after
 transformers gave the same logits on a prompt of the task. Exit codes: 0 done, 2 it cannot be done.
 """
+
 from __future__ import annotations
 
 import importlib.util
@@ -32,12 +33,16 @@ def export(workdir: str, out: str, what: str = "merged") -> Path:
 
     folder = Path(out).expanduser().absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"--out={out} exists and is not an empty folder; give a new one, or remove it")
+        raise ValueError(
+            f"--out={out} exists and is not an empty folder; give a new one, or remove it"
+        )
     run = rebuild(workdir)
     parts, step = restore(run, workdir)
     if what == "adapter" and parts.w is None:
-        raise ValueError(f"--what=adapter, but method {run.settings.method_name!r} trains no adapter; allowed: "
-                         "merged or base, which are the same here")
+        raise ValueError(
+            f"--what=adapter, but method {run.settings.method_name!r} trains no adapter; allowed: "
+            "merged or base, which are the same here"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         extra, ready = Path(scratch) / "extra", Path(scratch) / "folder"
@@ -47,7 +52,11 @@ def export(workdir: str, out: str, what: str = "merged") -> Path:
             write_adapter(run, parts.w, extra, ready)
             print(f"adapter read back bit for bit; its base model is --what=base of {workdir}")
         else:
-            phi = run.method.policy(parts, "theta") if what == "merged" else run.policy.merge(parts.theta, None)
+            phi = (
+                run.method.policy(parts, "theta")
+                if what == "merged"
+                else run.policy.merge(parts.theta, None)
+            )
             also = tuple(sorted(extra.iterdir()))
             params.save(run.cfg, phi, ready, hf_config(run), also=also)
             verify(run, phi, ready)
@@ -64,7 +73,9 @@ def rebuild(workdir: str):
 
     path = Path(workdir) / "config.json"
     if not path.is_file():
-        raise ValueError(f"{workdir!r} is not a run directory: it has no config.json; give the --workdir of a run")
+        raise ValueError(
+            f"{workdir!r} is not a run directory: it has no config.json; give the --workdir of a run"
+        )
     try:
         config = ConfigDict(json.loads(path.read_text())["config"])
     except (ValueError, KeyError, TypeError) as error:
@@ -72,8 +83,14 @@ def rebuild(workdir: str):
     config.model.dtype = "float32"
     # the batch and the mesh of training need not fit the devices of this machine, and nothing here trains
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
-    config.batch = ConfigDict(dict(prompts_per_step=jax.device_count(), samples_per_prompt=2, demos_per_step=1,
-                                   microbatch_rows=2))
+    config.batch = ConfigDict(
+        dict(
+            prompts_per_step=jax.device_count(),
+            samples_per_prompt=2,
+            demos_per_step=1,
+            microbatch_rows=2,
+        )
+    )
     config.rollout.calls = 1
     return setup.build(config)
 
@@ -84,15 +101,21 @@ def restore(run, workdir: str):
 
     wanted = setup.abstract_state(run)
     unread = lambda part: None if part is None else checkpoint.UNREAD
-    wanted = wanted.replace(step=checkpoint.UNREAD, opt_state=checkpoint.UNREAD, ref=unread(wanted.ref),
-                            params=wanted.params.replace(theta_hat=unread(wanted.params.theta_hat)))
+    wanted = wanted.replace(
+        step=checkpoint.UNREAD,
+        opt_state=checkpoint.UNREAD,
+        ref=unread(wanted.ref),
+        params=wanted.params.replace(theta_hat=unread(wanted.params.theta_hat)),
+    )
     found = None
     if (Path(workdir) / "checkpoints").is_dir():
         with checkpoint.Checkpoints(workdir, read_only=True) as store:
             found = store.restore(wanted)
     if not found:
-        raise ValueError(f"the run in {workdir!r} has no checkpoint yet; train it for longer, or save more often with "
-                         "--config.checkpoint.every")
+        raise ValueError(
+            f"the run in {workdir!r} has no checkpoint yet; train it for longer, or save more often with "
+            "--config.checkpoint.every"
+        )
     state, meta = found
     return state.params, meta["step"]
 
@@ -119,7 +142,10 @@ def write_generation_config(run, folder: Path) -> None:
         source = hf_folder.locate(run.settings.model.path) / "generation_config.json"
         given = hf_folder.read_json(source) if source.is_file() else {}
     pad = given.get("pad_token_id", run.hf.get("pad_token_id"))
-    given |= {"eos_token_id": eos(run), "pad_token_id": run.tokenizer.eos_ids[0] if pad is None else pad}
+    given |= {
+        "eos_token_id": eos(run),
+        "pad_token_id": run.tokenizer.eos_ids[0] if pad is None else pad,
+    }
     (folder / "generation_config.json").write_text(json.dumps(given, indent=2) + "\n")
 
 
@@ -133,15 +159,22 @@ def write_adapter(run, w, extra: Path, folder: Path) -> None:
     lora.save_peft(run.cfg, run.lora, w, str(folder), run.settings.model.path)
     for file in extra.iterdir():
         file.rename(folder / file.name)
-    os.chmod(folder / "adapter_model.safetensors", 0o644)  # save_file lets nobody but its owner read
+    os.chmod(
+        folder / "adapter_model.safetensors", 0o644
+    )  # save_file lets nobody but its owner read
     stored = load_file(folder / "adapter_model.safetensors")
     for path, tensor in lora.targets(run.cfg, run.lora).items():
         for layer in range(run.cfg.layers):
             stem = "base_model.model." + tensor.hf.removesuffix(".weight").format(layer=layer)
             for name in ("A", "B"):
-                ours, theirs = np.asarray(w[path][name][layer]), stored.pop(f"{stem}.lora_{name}.weight")
+                ours, theirs = (
+                    np.asarray(w[path][name][layer]),
+                    stored.pop(f"{stem}.lora_{name}.weight"),
+                )
                 if not np.array_equal(theirs.T, ours):
-                    raise RuntimeError(f"{stem}.lora_{name}.weight did not read back as it is in the run")
+                    raise RuntimeError(
+                        f"{stem}.lora_{name}.weight did not read back as it is in the run"
+                    )
     if stored:
         raise RuntimeError(f"the adapter has tensors that the run has not: {', '.join(stored)}")
 
@@ -157,7 +190,11 @@ def verify(run, phi, folder: Path) -> None:
     cfg = params.read_config(hf_folder.hf_json(folder))
     back = params.load(cfg, folder, setup.theta_shardings(run))
     pairs = zip(jax.tree_util.tree_leaves_with_path(phi), jax.tree.leaves(back))
-    differ = [jax.tree_util.keystr(path) for (path, mine), theirs in pairs if not np.array_equal(mine, theirs)]
+    differ = [
+        jax.tree_util.keystr(path)
+        for (path, mine), theirs in pairs
+        if not np.array_equal(mine, theirs)
+    ]
     if differ:
         raise RuntimeError(f"what was written reads back as other numbers: {', '.join(differ)}")
     print("read back bit for bit")
@@ -166,10 +203,17 @@ def verify(run, phi, folder: Path) -> None:
         return
     ids = next(iter(run.splits.values())).tokens[0]
     ours, theirs = logits(cfg, phi, ids), transformers_logits(folder, ids)
-    error, allowed = float(np.abs(ours - theirs).max()), TOLERANCE * max(1.0, float(np.abs(theirs).max()))
-    print(f"logits of a prompt of {len(ids)} tokens: at most {error:.2g} from those of transformers")
+    error, allowed = (
+        float(np.abs(ours - theirs).max()),
+        TOLERANCE * max(1.0, float(np.abs(theirs).max())),
+    )
+    print(
+        f"logits of a prompt of {len(ids)} tokens: at most {error:.2g} from those of transformers"
+    )
     if not error <= allowed:
-        raise RuntimeError(f"the logits differ by {error:.2g} from those of transformers; allowed: {allowed:.2g}")
+        raise RuntimeError(
+            f"the logits differ by {error:.2g} from those of transformers; allowed: {allowed:.2g}"
+        )
 
 
 def logits(cfg, phi, ids):
@@ -183,9 +227,17 @@ def logits(cfg, phi, ids):
 
     # the first token as the prompt; one filler at the end, so that the last real token has its logits too
     tokens = np.asarray([[*ids[1:], 0]], np.int32)
-    seqs = Sequences(np.asarray([ids[:1]], np.int32), np.ones(1, np.int32), tokens,
-                     np.asarray([tokens.shape[1]], np.int32))
-    of = jax.jit(lambda phi: logprobs.logits_of(layers.forward(cfg, phi, seqs), layers.head_weights(cfg, phi)))
+    seqs = Sequences(
+        np.asarray([ids[:1]], np.int32),
+        np.ones(1, np.int32),
+        tokens,
+        np.asarray([tokens.shape[1]], np.int32),
+    )
+    of = jax.jit(
+        lambda phi: logprobs.logits_of(
+            layers.forward(cfg, phi, seqs), layers.head_weights(cfg, phi)
+        )
+    )
     with jax.default_matmul_precision("highest"):  # fp32 on every machine
         return np.asarray(of(phi))[0]
 
@@ -196,7 +248,9 @@ def transformers_logits(folder: Path, ids):
     import torch
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=torch.float32
+    ).eval()
     with torch.no_grad():
         return model(torch.tensor(np.asarray([ids]), dtype=torch.long)).logits[0].numpy()
 
@@ -204,7 +258,9 @@ def transformers_logits(folder: Path, ids):
 def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_string("workdir", None, "the run directory", required=True)
-    flags.DEFINE_string("out", None, "the folder to make; it must not exist, or be empty", required=True)
+    flags.DEFINE_string(
+        "out", None, "the folder to make; it must not exist, or be empty", required=True
+    )
     flags.DEFINE_enum("what", "merged", KINDS, "theta + w, theta alone, or w alone for PEFT")
 
 

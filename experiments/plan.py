@@ -8,6 +8,7 @@ v5p:4x4x4 (pip install libtpu; no TPU is needed), cpu:8, or the GPUs of this mac
     --out=FILE     appends each plan as a line of JSON; programs of plans that are there already are not compiled again
     --table        draws the tables of docs/plans.md from docs/plans/*.jsonl, and nothing else
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -28,24 +29,40 @@ TABLE = Path("docs/plans.md")
 
 def define_flags() -> None:
     """The flags of this command."""
-    config_flags.DEFINE_config_file("config", None, "a file of configs/, with :METHOD behind it", lock_config=True)
-    flags.DEFINE_string("topology", "", "what to compile for, such as v5e:4x4, v5p:4x4x4, cpu:8, gpu")
+    config_flags.DEFINE_config_file(
+        "config", None, "a file of configs/, with :METHOD behind it", lock_config=True
+    )
+    flags.DEFINE_string(
+        "topology", "", "what to compile for, such as v5e:4x4, v5p:4x4x4, cpu:8, gpu"
+    )
     flags.DEFINE_string("against", "grpo", "the method to set beside; empty: none")
     flags.DEFINE_bool("fit", False, "search the largest batch.microbatch_rows that fits")
     flags.DEFINE_list("phases", list(PHASES), "which programs")
-    flags.DEFINE_float("grading", 0.0, "seconds of grading a step that the estimate takes as given", lower_bound=0.0)
+    flags.DEFINE_float(
+        "grading",
+        0.0,
+        "seconds of grading a step that the estimate takes as given",
+        lower_bound=0.0,
+    )
     flags.DEFINE_string("out", "", "a file to which each plan is appended as a line of JSON")
-    flags.DEFINE_bool("table", False, f"draw the tables of {TABLE} from {TABLE.with_suffix('')}/*.jsonl, and nothing else")
+    flags.DEFINE_bool(
+        "table",
+        False,
+        f"draw the tables of {TABLE} from {TABLE.with_suffix('')}/*.jsonl, and nothing else",
+    )
 
 
 def write_table() -> None:
     """The tables of docs/plans.md from the plans that are there; the text around them stays."""
     from bridge_jax import results
     from bridge_jax.flight import table
+
     files = sorted(TABLE.with_suffix("").glob("*.jsonl"))
     plans = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     if not plans:
-        fail(f"no plans in {TABLE.with_suffix('')}/*.jsonl; make some with --out={TABLE.with_suffix('')}/NAME.jsonl")
+        fail(
+            f"no plans in {TABLE.with_suffix('')}/*.jsonl; make some with --out={TABLE.with_suffix('')}/NAME.jsonl"
+        )
     try:
         TABLE.write_text(results.filled(TABLE.read_text(), table.markdown(plans).__getitem__))
     except KeyError as error:
@@ -57,8 +74,11 @@ def changes(config, method: str) -> str:
     """What the command line set, away from the config file's own values, and the method reads."""
     fresh = flags.FLAGS["config"].parser.parse(flags.FLAGS["config"].config_filename)
     reads = {f"method.{field.name}" for field in dataclasses.fields(methods.load(method).Config)}
-    return ", ".join(f"{key}={mine}" for key, (mine, _) in settings.diff(config, fresh).items()
-                     if key in reads or not key.startswith("method."))
+    return ", ".join(
+        f"{key}={mine}"
+        for key, (mine, _) in settings.diff(config, fresh).items()
+        if key in reads or not key.startswith("method.")
+    )
 
 
 def name_of(path: str) -> str:
@@ -74,9 +94,13 @@ def main(argv: list[str]) -> None:
     if given.table:
         return write_table()
     if given.config is None or not given.topology:
-        fail("--config=configs/NAME.py:METHOD and --topology=KIND:SIZE are needed, such as --topology=v5e:4x4 or cpu:8")
+        fail(
+            "--config=configs/NAME.py:METHOD and --topology=KIND:SIZE are needed, such as --topology=v5e:4x4 or cpu:8"
+        )
     if given.against and given.against not in methods.names():
-        fail(f"--against: unknown method {given.against!r}: {settings.did_you_mean(given.against, methods.names())}")
+        fail(
+            f"--against: unknown method {given.against!r}: {settings.did_you_mean(given.against, methods.names())}"
+        )
     for phase in given.phases:
         if phase not in PHASES:
             fail(f"--phases: unknown phase {phase!r}: {settings.did_you_mean(phase, PHASES)}")
@@ -101,9 +125,12 @@ def earlier(out: str) -> list[dict]:
 def report(topology: chips.Topology) -> None:
     """One plan for each method asked, and the two side by side."""
     from bridge_jax.flight import phases, plan, table
+
     given, config, devices = flags.FLAGS, flags.FLAGS.config, chips.devices(topology)
     if given.fit and chips.chip_of(topology, devices) is None:
-        fail(f"--fit: the memory of {devices[0].device_kind!r} is not in the table; allowed: {', '.join(chips.CHIPS)}")
+        fail(
+            f"--fit: the memory of {devices[0].device_kind!r} is not in the table; allowed: {', '.join(chips.CHIPS)}"
+        )
     only = lambda phase: phase.split()[0] in given.phases
     tell = lambda line: print(line, flush=True)
     plans, known, began = [], phases.known_of(earlier(given.out)), time.monotonic()
@@ -111,8 +138,10 @@ def report(topology: chips.Topology) -> None:
         config = config.copy_and_resolve_references()
         config.method.name = method
         print(f"{method} on {topology.name}:", flush=True)
-        made = {"name": name_of(flags.FLAGS["config"].config_filename), "changed": changes(config, method)} | plan.make(
-            config, topology, devices, given.grading, only, tell, known)
+        made = {
+            "name": name_of(flags.FLAGS["config"].config_filename),
+            "changed": changes(config, method),
+        } | plan.make(config, topology, devices, given.grading, only, tell, known)
         plans.append(made)
         if given.out:
             with open(given.out, "a") as file:
@@ -123,7 +152,11 @@ def report(topology: chips.Topology) -> None:
         print(f"\n{table.side_by_side(*plans)}")
     if given.fit:
         rows = plan.fit(given.config, topology, devices, tell, known)
-        print(f"the largest batch.microbatch_rows that fits: {rows}" if rows else "no batch.microbatch_rows fits")
+        print(
+            f"the largest batch.microbatch_rows that fits: {rows}"
+            if rows
+            else "no batch.microbatch_rows fits"
+        )
     print(f"planned in {time.monotonic() - began:.0f} s")
 
 

@@ -6,6 +6,7 @@ XLA and the libraries behind its products cut their sums by the number of thread
 that another kind of processor makes other weights of it (docs/study.md has three). Run again, it goes on, or says it is done.
 Exit codes as of experiments.train.
 """
+
 from __future__ import annotations
 
 import os
@@ -17,12 +18,21 @@ from ml_collections import config_flags
 from bridge_jax import logbook, train
 from configs import base
 from experiments.export import export
-from experiments.train import fail, keep_freed_memory, leave, log_to_stderr, parse_flags, use_compilation_cache
+from experiments.train import (
+    fail,
+    keep_freed_memory,
+    leave,
+    log_to_stderr,
+    parse_flags,
+    use_compilation_cache,
+)
 
 
 def pretrain(config, out: pathlib.Path, devices=None) -> dict:
     """The last line of metrics of the base, which stands in out/model when this returns."""
-    if train.train(config, str(out / "run"), defaults=base.get_config(), devices=devices)["stopped"]:
+    if train.train(config, str(out / "run"), defaults=base.get_config(), devices=devices)[
+        "stopped"
+    ]:
         leave()  # by a signal; the same command goes on
     if not (out / "model").exists():
         export(str(out / "run"), str(out / "model"))
@@ -50,15 +60,26 @@ def main(argv: list[str]) -> None:
         fail(str(error))
     except RuntimeError as error:
         fail(str(error), code=3)
-    scores = "  ".join(f"{key} {value:.3f}" for key, value in last.items() if key.endswith(("_accuracy", "_stderr")))
+    scores = "  ".join(
+        f"{key} {value:.3f}"
+        for key, value in last.items()
+        if key.endswith(("_accuracy", "_stderr"))
+    )
     print(f"{out / 'model'}: step {last['step']}  {scores}")
 
 
 def define_flags() -> None:
     """The flags of this command."""
-    config_flags.DEFINE_config_file("config", "configs/ladder.py:base", "the recipe of the base model", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", "configs/ladder.py:base", "the recipe of the base model", lock_config=True
+    )
     flags.DEFINE_string("out", "runs/base", "where run/ and model/ go")
-    flags.DEFINE_integer("cores", 1, "processor cores to use; other than 1, other weights may come out. 0: all", lower_bound=0)
+    flags.DEFINE_integer(
+        "cores",
+        1,
+        "processor cores to use; other than 1, other weights may come out. 0: all",
+        lower_bound=0,
+    )
 
 
 if __name__ == "__main__":

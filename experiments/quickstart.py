@@ -4,6 +4,7 @@ Trains the base (configs/quickstart.py:base), exports it as an ordinary HF folde
 number of steps, prompts, samples and demonstrations, then prints a table and draws the reward curves. Finished runs are not
 repeated. One seed: a look at the machinery, not evidence for a ranking.
 """
+
 from __future__ import annotations
 
 import logging
@@ -41,11 +42,20 @@ def table(metrics: dict[str, list[dict]]) -> str:
     for method, lines in metrics.items():
         last = lines[-1]
         rewards = [line["reward/mean"] for line in lines[-10:] if "reward/mean" in line]
-        rows.append((method, accuracy(last), f"{sum(rewards) / len(rewards):.3f}" if rewards else "samples none",
-                     f"{last['time/train_s']:.0f}", f"{last.get('budget/generated_tokens', 0):,.0f}",
-                     f"{last.get('budget/demo_tokens', 0):,.0f}"))
+        rows.append(
+            (
+                method,
+                accuracy(last),
+                f"{sum(rewards) / len(rewards):.3f}" if rewards else "samples none",
+                f"{last['time/train_s']:.0f}",
+                f"{last.get('budget/generated_tokens', 0):,.0f}",
+                f"{last.get('budget/demo_tokens', 0):,.0f}",
+            )
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
+    )
 
 
 def accuracy(line: dict) -> str:
@@ -56,6 +66,7 @@ def accuracy(line: dict) -> str:
 def draw(metrics: dict[str, list[dict]], path: pathlib.Path) -> None:
     """Two panels over steps: reward of the samples, greedy held-out accuracy with one standard error."""
     import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -65,10 +76,23 @@ def draw(metrics: dict[str, list[dict]], path: pathlib.Path) -> None:
         judged = [line for line in lines if "eval/held_out_accuracy" in line]
         colour = f"C{number}"
         if sampled:
-            left.plot([line["step"] for line in sampled], [line["reward/mean"] for line in sampled], colour, label=method)
-        right.errorbar([line["step"] for line in judged], [line["eval/held_out_accuracy"] for line in judged],
-                       [line["eval/held_out_stderr"] for line in judged], color=colour, label=method, capsize=3)
-    left.set(title="mean reward of the samples (sft samples none)", xlabel="step", ylabel="share correct")
+            left.plot(
+                [line["step"] for line in sampled],
+                [line["reward/mean"] for line in sampled],
+                colour,
+                label=method,
+            )
+        right.errorbar(
+            [line["step"] for line in judged],
+            [line["eval/held_out_accuracy"] for line in judged],
+            [line["eval/held_out_stderr"] for line in judged],
+            color=colour,
+            label=method,
+            capsize=3,
+        )
+    left.set(
+        title="mean reward of the samples (sft samples none)", xlabel="step", ylabel="share correct"
+    )
     right.set(title="held-out accuracy, greedy, +- one standard error", xlabel="step")
     left.legend()
     right.legend()
@@ -82,15 +106,21 @@ def main(_) -> None:
     use_compilation_cache()
     keep_freed_memory()
     began, out = time.monotonic(), pathlib.Path(flags.FLAGS.out)
-    logging.getLogger("bridge_jax.tasks").setLevel(logging.ERROR)  # level 1 is small, and known to be
+    logging.getLogger("bridge_jax.tasks").setLevel(
+        logging.ERROR
+    )  # level 1 is small, and known to be
     try:
         metrics = run(out)
     except (ValueError, OSError, RuntimeError) as error:
         fail(str(error))
     draw(metrics, out / "rewards.png")
-    print(f"\n{table(metrics)}\n\nreward curves: {out / 'rewards.png'}\n{time.monotonic() - began:.0f} seconds in all")
+    print(
+        f"\n{table(metrics)}\n\nreward curves: {out / 'rewards.png'}\n{time.monotonic() - began:.0f} seconds in all"
+    )
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "runs/quickstart", "where the runs, the base model and the picture go")
+    flags.DEFINE_string(
+        "out", "runs/quickstart", "where the runs, the base model and the picture go"
+    )
     app.run(main)

@@ -5,6 +5,7 @@ does it today, on this machine, without model or accelerator. Prints what change
 mean reward before and after, and writes the changed rows to --out. Nothing in RUN is touched. Data that the task reads
 must be where the run found them. Exit codes: 0 done, whatever changed, 2 it cannot be done, 3 the grader fails.
 """
+
 from __future__ import annotations
 
 import collections
@@ -23,12 +24,17 @@ SHOWN = 5  # examples of each change
 def task_of(run: Path):
     """The task of a run, made from its config; ValueError where there is no run."""
     from bridge_jax import settings, tasks
+
     try:
         config = ConfigDict(json.loads((run / "config.json").read_text())["config"])
         module = tasks.load(config.task.name)
     except (OSError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{run} is not a run directory: its config.json cannot be read ({error!r})") from None
-    return module.make(settings.section(config, "task", module.Config, ("name",))), getattr(module, "CLAIMS", False)
+        raise ValueError(
+            f"{run} is not a run directory: its config.json cannot be read ({error!r})"
+        ) from None
+    return module.make(settings.section(config, "task", module.Config, ("name",))), getattr(
+        module, "CLAIMS", False
+    )
 
 
 def regrade(run: Path) -> list[dict]:
@@ -42,7 +48,9 @@ def regrade(run: Path) -> list[dict]:
     task, claims = task_of(run)
     files = sorted((run / "rollouts").glob("step_*.jsonl"))
     if not files:
-        raise ValueError(f"{run} has no rollouts; a run keeps them with log.rollouts_every above 0, sft makes none")
+        raise ValueError(
+            f"{run} has no rollouts; a run keeps them with log.rollouts_every above 0, sft makes none"
+        )
     rules, graded = {problem.id: problem.rule for problem in task.train}, []
     with Pool() if claims else contextlib.nullcontext() as pool:
         if pool:
@@ -50,14 +58,32 @@ def regrade(run: Path) -> list[dict]:
         for file in files:
             rows = problems.jsonl(file)
             try:
-                asked = [Problem(row["id"], row["question"], row["answer"], "", row["level"], rules.get(row["id"], Rule()))
-                         for row in rows]
+                asked = [
+                    Problem(
+                        row["id"],
+                        row["question"],
+                        row["answer"],
+                        "",
+                        row["level"],
+                        rules.get(row["id"], Rule()),
+                    )
+                    for row in rows
+                ]
                 texts, before = [row["text"] for row in rows], [row["outcome"] for row in rows]
             except KeyError as error:
-                raise ValueError(f"{file}: a row has no {error}; is it a file of rollouts?") from None
-            found, = evaluate.readings(task, asked, texts, (task.extract,), pool)
-            graded += [row | {"step": int(file.stem.rpartition("_")[2]), "outcome": old, "outcome_now": str(new.outcome)}
-                       for row, old, new in zip(rows, before, found)]
+                raise ValueError(
+                    f"{file}: a row has no {error}; is it a file of rollouts?"
+                ) from None
+            (found,) = evaluate.readings(task, asked, texts, (task.extract,), pool)
+            graded += [
+                row
+                | {
+                    "step": int(file.stem.rpartition("_")[2]),
+                    "outcome": old,
+                    "outcome_now": str(new.outcome),
+                }
+                for row, old, new in zip(rows, before, found)
+            ]
     return graded
 
 
@@ -69,13 +95,17 @@ def summary(rows: list[dict]) -> str:
             changes[row["outcome"], row["outcome_now"]].append(row)
     mean = lambda key: sum(row[key] == "correct" for row in rows) / len(rows)
     steps = {row["step"] for row in rows}
-    lines = [f"{len(rows)} rollouts of {len(steps)} steps graded again; {sum(map(len, changes.values()))} outcomes change; "
-             f"mean reward {mean('outcome'):.4f} -> {mean('outcome_now'):.4f}"]
+    lines = [
+        f"{len(rows)} rollouts of {len(steps)} steps graded again; {sum(map(len, changes.values()))} outcomes change; "
+        f"mean reward {mean('outcome'):.4f} -> {mean('outcome_now'):.4f}"
+    ]
     for (old, new), found in sorted(changes.items(), key=lambda item: -len(item[1])):
         lines.append(f"{old} -> {new}: {len(found)}")
         for row in found[:SHOWN]:
-            lines.append(f"  step {row['step']}, problem {row['id']}, sample {row['sample']}: answer {row['answer']!r}, "
-                         f"text ends {row['text'][-80:]!r}")
+            lines.append(
+                f"  step {row['step']}, problem {row['id']}, sample {row['sample']}: answer {row['answer']!r}, "
+                f"text ends {row['text'][-80:]!r}"
+            )
     return "\n".join(lines)
 
 
@@ -88,7 +118,9 @@ def main(argv: list[str]) -> None:
         rows = regrade(Path(argv[1]).expanduser())
         print(summary(rows))
         if flags.FLAGS.out:
-            changed = [json.dumps(row) + "\n" for row in rows if row["outcome"] != row["outcome_now"]]
+            changed = [
+                json.dumps(row) + "\n" for row in rows if row["outcome"] != row["outcome_now"]
+            ]
             Path(flags.FLAGS.out).expanduser().write_text("".join(changed))
             print(f"{len(changed)} changed rows in {flags.FLAGS.out}")
     except (ValueError, OSError) as error:

@@ -6,6 +6,7 @@ problem across steps and methods, and what the configs differ in; and beside it 
 differ in their seed alone are one group. What is missing or cannot be compared is said at the top of the page.
 Exit codes: 0 done, 2 nothing to read or to write.
 """
+
 from __future__ import annotations
 
 import csv
@@ -25,16 +26,46 @@ from bridge_jax.comparison import BUDGETS, Interval, Run
 from experiments.train import fail, parse_flags
 
 PAGE = pathlib.Path(__file__).with_name("report_page.html")
-METRICS = ("reward/mean", "reward/outcome_correct", "rollout/length", "rollout/entropy", "sft/logp", "grad/cos_sft_rl",
-           "coop/inner", "coop/norm_ratio", "bridge/gain", "bridge/ess", "bridge/kl_hat", "coop/gain", "coop/expert_logp",
-           "eval/touched_accuracy", "eval/untouched_accuracy", "eval/dev_accuracy")
-COLUMNS = {"final": "accuracy, final", "base": "before training", "steps": "steps", "seeds": "seeds",
-           "budget/generated_tokens": "generated tokens", "budget/demo_tokens": "expert tokens", "budget/flops": "model FLOPs",
-           "time/wall_s": "wall s", "time/device_s": "sampling and updating s", "memory/host_peak_gib": "process peak GiB",
-           "memory/device_peak_gib": "device GiB"}
-PROBLEMS, SAMPLES, STEPS = 12, 4, 8  # shown in the viewer: problems, samples of each and step, steps of each group
+METRICS = (
+    "reward/mean",
+    "reward/outcome_correct",
+    "rollout/length",
+    "rollout/entropy",
+    "sft/logp",
+    "grad/cos_sft_rl",
+    "coop/inner",
+    "coop/norm_ratio",
+    "bridge/gain",
+    "bridge/ess",
+    "bridge/kl_hat",
+    "coop/gain",
+    "coop/expert_logp",
+    "eval/touched_accuracy",
+    "eval/untouched_accuracy",
+    "eval/dev_accuracy",
+)
+COLUMNS = {
+    "final": "accuracy, final",
+    "base": "before training",
+    "steps": "steps",
+    "seeds": "seeds",
+    "budget/generated_tokens": "generated tokens",
+    "budget/demo_tokens": "expert tokens",
+    "budget/flops": "model FLOPs",
+    "time/wall_s": "wall s",
+    "time/device_s": "sampling and updating s",
+    "memory/host_peak_gib": "process peak GiB",
+    "memory/device_peak_gib": "device GiB",
+}
+PROBLEMS, SAMPLES, STEPS = (
+    12,
+    4,
+    8,
+)  # shown in the viewer: problems, samples of each and step, steps of each group
 LETTERS = 4 * 10**6  # of all samples shown: beyond, fewer problems
-SEARCHED = 64 * 2**20  # bytes of a run's samples that are looked through for problems that come again, at least STEPS files
+SEARCHED = (
+    64 * 2**20
+)  # bytes of a run's samples that are looked through for problems that come again, at least STEPS files
 TEX = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"} | {c: f"\\{c}" for c in "_%&#${}"}
 
 
@@ -53,7 +84,9 @@ def with_interval(found: Interval) -> str:
     """mean [low, high], or the mean alone of one seed."""
     if math.isnan(found.mean):
         return "-"
-    return f"{found.mean:.3f}" + ("" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]")
+    return f"{found.mean:.3f}" + (
+        "" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
+    )
 
 
 def rows_of(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
@@ -61,17 +94,30 @@ def rows_of(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
 
     Accuracies are those of the first and of the last line, not of whichever line comes next to them.
     """
+
     def mean(group, key, lines=reversed):
         values = [next((line.get(key) for line in lines(run.lines)), None) for run in group]
-        return comparison.interval(values) if None not in values else Interval(math.nan, math.nan, math.nan, 0)
+        return (
+            comparison.interval(values)
+            if None not in values
+            else Interval(math.nan, math.nan, math.nan, 0)
+        )
 
     def last(group, key):
-        return mean(group, key) if all(map(comparison.finished, group)) else Interval(math.nan, math.nan, math.nan, 0)
+        return (
+            mean(group, key)
+            if all(map(comparison.finished, group))
+            else Interval(math.nan, math.nan, math.nan, 0)
+        )
 
     found = []
     for name, group in groups.items():
-        cells = {"final": with_interval(last(group, metric)), "base": with_interval(mean(group, metric, iter)),
-                 "steps": shown(mean(group, "step").mean), "seeds": str(len(group))}
+        cells = {
+            "final": with_interval(last(group, metric)),
+            "base": with_interval(mean(group, metric, iter)),
+            "steps": shown(mean(group, "step").mean),
+            "seeds": str(len(group)),
+        }
         found.append([name, *(cells.get(key) or shown(last(group, key).mean) for key in COLUMNS)])
     return found
 
@@ -81,9 +127,15 @@ def tables(rows: list[list[str]]) -> dict[str, str]:
     head, out = ["method", *COLUMNS.values()], io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([head, *rows])
     tex = lambda cell: "".join(TEX.get(c, c) for c in cell)
-    return {"md": results.grid(head, rows) + "\n", "csv": out.getvalue(),
-            "tex": "\\begin{tabular}{l" + "r" * len(COLUMNS) + "}\n"
-                   + "\n".join(" & ".join(map(tex, row)) + " \\\\" for row in [head, *rows]) + "\n\\end{tabular}\n"}
+    return {
+        "md": results.grid(head, rows) + "\n",
+        "csv": out.getvalue(),
+        "tex": "\\begin{tabular}{l"
+        + "r" * len(COLUMNS)
+        + "}\n"
+        + "\n".join(" & ".join(map(tex, row)) + " \\\\" for row in [head, *rows])
+        + "\n\\end{tabular}\n",
+    }
 
 
 def curves(groups: dict[str, list[Run]], metric: str) -> dict:
@@ -96,7 +148,11 @@ def curves(groups: dict[str, list[Run]], metric: str) -> dict:
                 made = comparison.curve(group, key, budget)
                 if made is not None:
                     found.setdefault(key, {}).setdefault(budget, {})[name] = {
-                        "x": short(made.x), "mean": short(made.mean), "low": short(made.low), "high": short(made.high)}
+                        "x": short(made.x),
+                        "mean": short(made.mean),
+                        "low": short(made.low),
+                        "high": short(made.high),
+                    }
     return found
 
 
@@ -105,7 +161,11 @@ def solved_by(groups: dict[str, list[Run]], metric: str) -> dict[str, np.ndarray
     split, found = metric.removeprefix("eval/").removesuffix("_accuracy"), {}
     for name, group in groups.items():
         rows = [run.solved.get(split) for run in group if comparison.finished(run)]
-        if len(rows) == len(group) and all(row is not None for row in rows) and len({len(row) for row in rows}) == 1:
+        if (
+            len(rows) == len(group)
+            and all(row is not None for row in rows)
+            and len({len(row) for row in rows}) == 1
+        ):
             found[name] = np.stack(rows)
     return found
 
@@ -116,14 +176,25 @@ def differences(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
     order = sorted(solved, key=lambda name: -solved[name].mean())
     found = []
     for first, second in itertools.combinations(order, 2):
-        tasks = {comparison.judged_by(run, metric) for name in (first, second) for run in groups[name]}
+        tasks = {
+            comparison.judged_by(run, metric) for name in (first, second) for run in groups[name]
+        }
         if len(tasks) > 1 or solved[first].shape[1] != solved[second].shape[1]:
             found.append([first, second, "-", "not the same problems"])
             continue
         made = comparison.paired_bootstrap(solved[first], solved[second])
         marks = ["not distinguishable"] * (made.low <= 0 <= made.high)
-        marks += ["of one seed: the spread of seeds is not in it"] * (min(map(len, (solved[first], solved[second]))) < 2)
-        found.append([first, second, f"{made.mean:+.3f} [{made.low:+.3f}, {made.high:+.3f}]", "; ".join(marks)])
+        marks += ["of one seed: the spread of seeds is not in it"] * (
+            min(map(len, (solved[first], solved[second]))) < 2
+        )
+        found.append(
+            [
+                first,
+                second,
+                f"{made.mean:+.3f} [{made.low:+.3f}, {made.high:+.3f}]",
+                "; ".join(marks),
+            ]
+        )
     return found
 
 
@@ -140,23 +211,33 @@ def samples(groups: dict[str, list[Run]]) -> list[dict]:
     """
     places: dict[str, dict[str, list]] = {}  # problem -> group -> files
     for name, group in groups.items():
-        paths = sorted(pathlib.Path(group[0].folder, "rollouts").glob("*_*.jsonl"), key=lambda path: path.stem[-6:])
+        paths = sorted(
+            pathlib.Path(group[0].folder, "rollouts").glob("*_*.jsonl"),
+            key=lambda path: path.stem[-6:],
+        )
         largest = max((path.stat().st_size for path in paths), default=0)
         for path in spread(paths, max(STEPS, SEARCHED // (largest + 1))):
             for problem in set(re.findall(r'"id": (-?\d+)', path.read_text())):
                 places.setdefault(problem, {}).setdefault(name, []).append(path)
-    often = sorted(places, key=lambda problem: (-len(places[problem]), -sum(map(len, places[problem].values()))))[:PROBLEMS]
+    often = sorted(
+        places,
+        key=lambda problem: (-len(places[problem]), -sum(map(len, places[problem].values()))),
+    )[:PROBLEMS]
     wanted: dict[tuple, set[int]] = {}
     for problem in often:
         for name, paths in places[problem].items():
             for path in spread(paths, STEPS):
                 wanted.setdefault((name, path), set()).add(int(problem))
     found = {int(problem): {"rows": []} for problem in often}
-    for name, path in sorted(wanted, key=lambda place: (list(groups).index(place[0]), place[1].stem[-6:])):
+    for name, path in sorted(
+        wanted, key=lambda place: (list(groups).index(place[0]), place[1].stem[-6:])
+    ):
         for row in map(json.loads, path.read_text().rstrip("\n").split("\n")):
             if row["id"] in wanted[name, path] and row["sample"] < SAMPLES:
                 found[row["id"]] |= {"question": row["question"], "answer": row["answer"]}
-                found[row["id"]]["rows"].append([name, int(path.stem[-6:]), row["actor"], row["outcome"], row["text"][:2000]])
+                found[row["id"]]["rows"].append(
+                    [name, int(path.stem[-6:]), row["actor"], row["outcome"], row["text"][:2000]]
+                )
     sizes = itertools.accumulate(sum(len(row[-1]) for row in one["rows"]) for one in found.values())
     return [one for one, size in zip(found.values(), sizes) if size <= LETTERS]
 
@@ -166,7 +247,10 @@ def config_differences(groups: dict[str, list[Run]]) -> list[list[str]]:
     flat = [settings.flatten(settings.to_json(group[0].config)) for group in groups.values()]
     keys = sorted({key for one in flat for key in one if key != "seed"})
     differing = [key for key in keys if len({json.dumps(one.get(key)) for one in flat}) > 1]
-    return [[key, *(json.dumps(one[key]) if key in one else "(not set)" for one in flat)] for key in differing]
+    return [
+        [key, *(json.dumps(one[key]) if key in one else "(not set)" for one in flat)]
+        for key in differing
+    ]
 
 
 def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
@@ -177,15 +261,25 @@ def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
     return comparison.notes(groups, metric) + ([told + ", ".join(missing)] if missing else [])
 
 
-def page(groups: dict[str, list[Run]], metric: str, unborn: tuple[str, ...] | list[str] = ()) -> tuple[str, dict[str, str]]:
+def page(
+    groups: dict[str, list[Run]], metric: str, unborn: tuple[str, ...] | list[str] = ()
+) -> tuple[str, dict[str, str]]:
     """The HTML file and the tables beside it; unborn: notes on directories that are no runs yet."""
     rows = rows_of(groups, metric)
     made = tables(rows)
-    given = {"metric": metric, "budgets": BUDGETS, "notes": [*unborn, *notes(groups, metric)],
-             "columns": ["method", *COLUMNS.values()], "rows": rows, "curves": curves(groups, metric),
-             "groups": list(groups), "tables": made,
-             "differences": differences(groups, metric), "samples": samples(groups),
-             "configs": config_differences(groups)}
+    given = {
+        "metric": metric,
+        "budgets": BUDGETS,
+        "notes": [*unborn, *notes(groups, metric)],
+        "columns": ["method", *COLUMNS.values()],
+        "rows": rows,
+        "curves": curves(groups, metric),
+        "groups": list(groups),
+        "tables": made,
+        "differences": differences(groups, metric),
+        "samples": samples(groups),
+        "configs": config_differences(groups),
+    }
     # no text of a model may end the script, or open a comment in it
     text = json.dumps(given, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     title = html.escape(f"{sum(map(len, groups.values()))} runs, {len(groups)} groups")
@@ -198,10 +292,14 @@ def main(argv: list[str]) -> None:
         fail(f"unexpected arguments {argv[1:]}")
     out = pathlib.Path(flags.FLAGS.out)
     if out.suffix in (".md", ".csv", ".tex"):
-        fail(f"--out={out}: the page is HTML, and the table stands beside it under this name; take another, such as report.html")
+        fail(
+            f"--out={out}: the page is HTML, and the table stands beside it under this name; take another, such as report.html"
+        )
     try:
         unborn = comparison.unborn(flags.FLAGS.runs)
-        groups = comparison.grouped([comparison.load(folder) for folder in comparison.find(flags.FLAGS.runs)])
+        groups = comparison.grouped(
+            [comparison.load(folder) for folder in comparison.find(flags.FLAGS.runs)]
+        )
         text, made = page(groups, flags.FLAGS.metric, unborn)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text)
@@ -216,7 +314,9 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("runs", None, "run directories: a glob, or several with commas between them")
+    flags.DEFINE_string(
+        "runs", None, "run directories: a glob, or several with commas between them"
+    )
     flags.DEFINE_string("out", "report.html", "the page; the tables stand beside it")
     flags.DEFINE_string("metric", "eval/held_out_accuracy", "what runs are judged by")
     flags.mark_flags_as_required(["runs"])

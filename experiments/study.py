@@ -8,6 +8,7 @@ between `<!-- table NAME on BASE -->` and `<!-- end -->`, and docs/study/*_BASE.
 --quick: two seeds of the main methods, untuned, in about ten minutes, in runs/study_quick; it shows how, it proves nothing.
 Exit codes: 0 done, 1 a run failed, 2 what was asked for cannot be done.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -28,15 +29,38 @@ from experiments.sweep_plan import weights_of
 from experiments.train import fail, parse_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-STAGES = {"tune": "study_tune.py", "main": "methods.py", "conditions": "study_conditions.py", "time": "study_time.py",
-          "regime": "study_regime.py", "again": "study_again.py", "paired": "study_paired.py"}
+STAGES = {
+    "tune": "study_tune.py",
+    "main": "methods.py",
+    "conditions": "study_conditions.py",
+    "time": "study_time.py",
+    "regime": "study_regime.py",
+    "again": "study_again.py",
+    "paired": "study_paired.py",
+}
 GREEDY, SAMPLED = "eval/held_out_accuracy", "eval/held_out_sampled_accuracy"
-ORDER = ("bridge", "alternate", "cold_start", "grpo", "sft")  # the paper's, best first; the base model comes last
-SPENT = {"budget/generated_tokens": ("generated tokens", 1e-3, "k"), "budget/demo_tokens": ("expert tokens", 1e-3, "k"),
-         "budget/flops": ("model TFLOP", 1e-12, ""), "time/cpu_s": ("processor s", 1.0, ""),
-         "memory/host_peak_gib": ("peak GiB", 1.0, "")}
+ORDER = (
+    "bridge",
+    "alternate",
+    "cold_start",
+    "grpo",
+    "sft",
+)  # the paper's, best first; the base model comes last
+SPENT = {
+    "budget/generated_tokens": ("generated tokens", 1e-3, "k"),
+    "budget/demo_tokens": ("expert tokens", 1e-3, "k"),
+    "budget/flops": ("model TFLOP", 1e-12, ""),
+    "time/cpu_s": ("processor s", 1.0, ""),
+    "memory/host_peak_gib": ("peak GiB", 1.0, ""),
+}
 # what docs/study.md calls base models; others go by their hash
-BASES = {"2ff9e7f2dd4d": "A", "278f2a140599": "B", "f8d52236e23f": "C", "c9f215d034f2": "D", "cd340b6fe2c3": "SmolLM2"}
+BASES = {
+    "2ff9e7f2dd4d": "A",
+    "278f2a140599": "B",
+    "f8d52236e23f": "C",
+    "c9f215d034f2": "D",
+    "cd340b6fe2c3": "SmolLM2",
+}
 Rows = dict[str, dict[int, dict]]  # variant -> seed -> its line of the results
 
 
@@ -59,15 +83,26 @@ def final(runs: dict[int, dict], metric: str) -> list[float]:
     """The metric at the end of each seed's run; ValueError where a seed lacks it."""
     lacking = [row["name"] for row in runs.values() if metric not in row["curve"][-1]]
     if lacking:
-        raise ValueError(f"{metric} is missing in {', '.join(lacking)}; remove these lines and run their sweep again")
+        raise ValueError(
+            f"{metric} is missing in {', '.join(lacking)}; remove these lines and run their sweep again"
+        )
     return [row["curve"][-1][metric] for row in runs.values()]
 
 
 def solved(runs: dict[int, dict], metric: str) -> np.ndarray:
     """[seeds, problems]: the share of each held-out problem's answers that are right at the end."""
     if metric == GREEDY:
-        return np.array([[int(bit) for bit in f"{int(row['solved']['held_out'], 16):b}"[1:]] for row in runs.values()], float)
-    counts = np.array([[int(digit) for digit in row["solved"]["held_out_sampled"]] for row in runs.values()], float)
+        return np.array(
+            [
+                [int(bit) for bit in f"{int(row['solved']['held_out'], 16):b}"[1:]]
+                for row in runs.values()
+            ],
+            float,
+        )
+    counts = np.array(
+        [[int(digit) for digit in row["solved"]["held_out_sampled"]] for row in runs.values()],
+        float,
+    )
     return counts / get_config().eval.samples
 
 
@@ -94,7 +129,11 @@ def shown(found: Interval, signed: bool = False) -> str:
     mean = f"{100 * found.mean:+.1f}" if signed else f"{100 * found.mean:.1f}"
     if np.isnan(found.low):
         return f"{mean} (one seed)"
-    interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if signed else f"± {50 * (found.high - found.low):.1f}"
+    interval = (
+        f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+        if signed
+        else f"± {50 * (found.high - found.low):.1f}"
+    )
     return f"{mean} {interval}"
 
 
@@ -114,36 +153,71 @@ def tuning_table(rows: Rows) -> str:
     for name in ladder.METHODS:
         for ratio in ladder.ratios(name):
             runs = [rows.get(ladder.setting(name, rate, ratio)) for rate in rates]
-            texts = [" / ".join(f"{100 * score:.1f}" for score in dev(found)) if found else "-" for found in runs]
-            cells = [f"**{text}**" if chosen.get(name) == (rate, ratio) else text for rate, text in zip(rates, texts)]
-            body += [[f"`{name}`", f"{ratio:g}" if name in ladder.WITH_ADAPTER else "", *cells]] if any(runs) else []
+            texts = [
+                " / ".join(f"{100 * score:.1f}" for score in dev(found)) if found else "-"
+                for found in runs
+            ]
+            cells = [
+                f"**{text}**" if chosen.get(name) == (rate, ratio) else text
+                for rate, text in zip(rates, texts)
+            ]
+            body += (
+                [[f"`{name}`", f"{ratio:g}" if name in ladder.WITH_ADAPTER else "", *cells]]
+                if any(runs)
+                else []
+            )
     return results.grid(["variant", "beta / alpha", *(f"alpha {rate:g}" for rate in rates)], body)
 
 
 def of_base(rows: Rows, metric: str) -> float:
     """The metric before the first step: of the same weights in every run, but a seed draws samples of its own."""
-    return float(np.mean([row["curve"][0][metric] for runs in rows.values() for row in runs.values()]))
+    return float(
+        np.mean([row["curve"][0][metric] for runs in rows.values() for row in runs.values()])
+    )
 
 
 def main_table(rows: Rows, suffix: str = "") -> str:
     """Accuracy of each variant over its seeds, best first, its difference from bridge, and what it spent."""
     there = {name: rows[name + suffix] for name in plain(rows) if name + suffix in rows} | (
-        {"bridge": rows["bridge"]} if "bridge" in rows else {})
+        {"bridge": rows["bridge"]} if "bridge" in rows else {}
+    )
     body = []
     for name, runs in sorted(there.items(), key=lambda item: -np.mean(final(item[1], GREEDY))):
         cells = [shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)]
         compared = name != "bridge" and "bridge" in rows
-        gaps = [shown(difference(rows, name + suffix, "bridge", metric), signed=True) if compared else ""
-                for metric in (GREEDY, SAMPLED)]
-        means = {key: np.mean([row["curve"][-1].get(key, 0.0) for row in runs.values()]) for key in SPENT}
+        gaps = [
+            shown(difference(rows, name + suffix, "bridge", metric), signed=True)
+            if compared
+            else ""
+            for metric in (GREEDY, SAMPLED)
+        ]
+        means = {
+            key: np.mean([row["curve"][-1].get(key, 0.0) for row in runs.values()]) for key in SPENT
+        }
         number = lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-        spent = [number(means[key] * scale) + unit if means[key] else "-" for key, (_, scale, unit) in SPENT.items()]
+        spent = [
+            number(means[key] * scale) + unit if means[key] else "-"
+            for key, (_, scale, unit) in SPENT.items()
+        ]
         rate = next(iter(runs.values()))["settings"].get("optim.base.learning_rate")
-        body.append([f"`{name}`", f"{rate:g}", str(len(runs)), *itertools.chain(*zip(cells, gaps)), *spent])
+        body.append(
+            [f"`{name}`", f"{rate:g}", str(len(runs)), *itertools.chain(*zip(cells, gaps)), *spent]
+        )
     before = [f"{100 * of_base(rows, metric):.1f}" for metric in (GREEDY, SAMPLED)]
     body.append(["base model", "", "", before[0], "", before[1], "", *[""] * len(SPENT)])
-    return results.grid(["variant", "alpha", "seeds", "greedy %", "minus bridge", "sampled %", "minus bridge",
-                     *(name for name, *_ in SPENT.values())], body)
+    return results.grid(
+        [
+            "variant",
+            "alpha",
+            "seeds",
+            "greedy %",
+            "minus bridge",
+            "sampled %",
+            "minus bridge",
+            *(name for name, *_ in SPENT.values()),
+        ],
+        body,
+    )
 
 
 def order_table(rows: Rows) -> str:
@@ -151,41 +225,59 @@ def order_table(rows: Rows) -> str:
     body = []
     for first, second in itertools.pairwise(name for name in ORDER if name in rows):
         found = [difference(rows, first, second, metric) for metric in (GREEDY, SAMPLED)]
-        body.append([f"`{first}` > `{second}`", *itertools.chain(*((shown(one, True), verdict(one)) for one in found))])
+        body.append(
+            [
+                f"`{first}` > `{second}`",
+                *itertools.chain(*((shown(one, True), verdict(one)) for one in found)),
+            ]
+        )
     return results.grid(["the paper says", "greedy", "", "sampled", ""], body)
 
 
 def controls_table(rows: Rows) -> str:
     """bridge minus each control: what each of its parts brings."""
-    asks = {"hybrid": "everything beside the mixture: adapter, shadow, gain",
-            "hybrid_matched": "the same, at bridge's own alpha (left out where hybrid's is the same)",
-            "joint": "theta_hat and the gain; the adapter stays",
-            "bridge_gain_only": "the SFT term in w",
-            "bridge_resync": "a theta_hat that trails for more than 10 steps",
-            "bridge_inner": "one rather than two steps of theta_hat",
-            "bridge_own": "theta's samples for theta_hat, which samples itself; half the steps"}
+    asks = {
+        "hybrid": "everything beside the mixture: adapter, shadow, gain",
+        "hybrid_matched": "the same, at bridge's own alpha (left out where hybrid's is the same)",
+        "joint": "theta_hat and the gain; the adapter stays",
+        "bridge_gain_only": "the SFT term in w",
+        "bridge_resync": "a theta_hat that trails for more than 10 steps",
+        "bridge_inner": "one rather than two steps of theta_hat",
+        "bridge_own": "theta's samples for theta_hat, which samples itself; half the steps",
+    }
     body = []
     for name, what in asks.items():
         if name in rows and "bridge" in rows:
             found = [difference(rows, "bridge", name, metric) for metric in (GREEDY, SAMPLED)]
-            body.append([f"`{name}`", what, *(f"{shown(one, True)}: {verdict(one)}" for one in found)])
+            body.append(
+                [f"`{name}`", what, *(f"{shown(one, True)}: {verdict(one)}" for one in found)]
+            )
     return results.grid(["bridge minus", "what it lacks", "greedy", "sampled"], body)
 
 
 def conditions_table(rows: Rows, metric: str) -> str:
     """Accuracy of the main methods in each condition; where seeds are still to run, how many there are."""
     told = dict.fromkeys(name.partition("+")[2] for name in rows)
-    conditions = ["", *(f"+{condition}" for condition in told if condition in study_conditions.CONDITIONS)]
+    conditions = [
+        "",
+        *(f"+{condition}" for condition in told if condition in study_conditions.CONDITIONS),
+    ]
     whole = max(len(runs) for runs in rows.values())
 
     def cell(variant: str) -> str:
         if variant not in rows:
             return "-"
         seeds = len(rows[variant])
-        return shown(comparison.interval(final(rows[variant], metric))) + (f" ({seeds} seeds)" if 1 < seeds < whole else "")
+        return shown(comparison.interval(final(rows[variant], metric))) + (
+            f" ({seeds} seeds)" if 1 < seeds < whole else ""
+        )
 
-    body = [[f"`{name}`", *(cell(name + condition) for condition in conditions)] for name in ladder.MAIN]
-    return results.grid(["variant", "clean", *(condition[1:] for condition in conditions[1:])], body)
+    body = [
+        [f"`{name}`", *(cell(name + condition) for condition in conditions)] for name in ladder.MAIN
+    ]
+    return results.grid(
+        ["variant", "clean", *(condition[1:] for condition in conditions[1:])], body
+    )
 
 
 def paired_table(rows: Rows) -> str:
@@ -194,25 +286,48 @@ def paired_table(rows: Rows) -> str:
     bridge, body = "bridge+all experts", []
     for name, runs in sorted(there.items(), key=lambda item: -np.mean(final(item[1], GREEDY))):
         cells = [shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)]
-        gaps = [shown(difference(rows, name, bridge, metric), signed=True) if name != bridge and bridge in rows else ""
-                for metric in (GREEDY, SAMPLED)]
+        gaps = [
+            shown(difference(rows, name, bridge, metric), signed=True)
+            if name != bridge and bridge in rows
+            else ""
+            for metric in (GREEDY, SAMPLED)
+        ]
         rate = next(iter(runs.values()))["settings"]["optim.base.learning_rate"]
-        body.append([f"`{name.partition('+')[0]}`", f"{rate:g}", str(len(runs)), *itertools.chain(*zip(cells, gaps))])
-    return results.grid(["variant", "alpha", "seeds", "greedy %", "minus bridge", "sampled %", "minus bridge"], body)
+        body.append(
+            [
+                f"`{name.partition('+')[0]}`",
+                f"{rate:g}",
+                str(len(runs)),
+                *itertools.chain(*zip(cells, gaps)),
+            ]
+        )
+    return results.grid(
+        ["variant", "alpha", "seeds", "greedy %", "minus bridge", "sampled %", "minus bridge"], body
+    )
 
 
 def gain_table(rows: Rows) -> str:
     """What cooperation does over a run: means over seeds at each evaluation."""
-    keys = {"coop/gain": "measured gain", "coop/gain_stderr": "its standard error (one run)", "bridge/gain": "gain by weights",
-            "bridge/ess": "ESS", "bridge/kl_hat": "KL to theta_hat", "grad/cos_sft_rl": "cos of gradients",
-            "coop/expert_logp": "held-out experts' log p", "eval/touched_accuracy": "touched",
-            "eval/untouched_accuracy": "untouched"}
+    keys = {
+        "coop/gain": "measured gain",
+        "coop/gain_stderr": "its standard error (one run)",
+        "bridge/gain": "gain by weights",
+        "bridge/ess": "ESS",
+        "bridge/kl_hat": "KL to theta_hat",
+        "grad/cos_sft_rl": "cos of gradients",
+        "coop/expert_logp": "held-out experts' log p",
+        "eval/touched_accuracy": "touched",
+        "eval/untouched_accuracy": "untouched",
+    }
     body = []
     for name in dict.fromkeys((*ladder.MAIN, *ladder.WITH_ADAPTER)):
         curves = [row["curve"] for row in rows.get(name, {}).values()]
         for points in zip(*curves):
-            mean = lambda key: ("-" if not all(key in point for point in points)
-                                else f"{np.mean([point[key] for point in points]):.3g}")
+            mean = lambda key: (
+                "-"
+                if not all(key in point for point in points)
+                else f"{np.mean([point[key] for point in points]):.3g}"
+            )
             body.append([f"`{name}`", f"{points[0]['step']:g}", *map(mean, keys)])
     return results.grid(["variant", "step", *keys.values()], body)
 
@@ -221,32 +336,64 @@ def regime_table(rows: Rows) -> str:
     """Every setting that was tried for bridge, best first."""
     tried = {name: runs for name, runs in rows.items() if name.startswith("bridge/")}
     if "bridge" in rows and tried:
-        tried["bridge"] = {seed: row for seed, row in rows["bridge"].items() if seed in next(iter(tried.values()))}
+        tried["bridge"] = {
+            seed: row for seed, row in rows["bridge"].items() if seed in next(iter(tried.values()))
+        }
     body = []
     for name, runs in sorted(tried.items(), key=lambda item: -np.mean(final(item[1], SAMPLED))):
         last = [row["curve"][-1] for row in runs.values()]
-        told = [f"{np.mean([point[key] for point in last]):.3f}" if all(key in point for point in last) else "-"
-                for key in ("coop/gain", "bridge/ess")]
-        body.append([f"`{name.partition('/')[2] or 'as in the main table'}`", str(len(runs)),
-                     *(shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)), *told])
-    return results.grid(["bridge with", "seeds", "greedy %", "sampled %", "measured gain at the end", "ESS at the end"], body)
+        told = [
+            f"{np.mean([point[key] for point in last]):.3f}"
+            if all(key in point for point in last)
+            else "-"
+            for key in ("coop/gain", "bridge/ess")
+        ]
+        body.append(
+            [
+                f"`{name.partition('/')[2] or 'as in the main table'}`",
+                str(len(runs)),
+                *(shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)),
+                *told,
+            ]
+        )
+    return results.grid(
+        [
+            "bridge with",
+            "seeds",
+            "greedy %",
+            "sampled %",
+            "measured gain at the end",
+            "ESS at the end",
+        ],
+        body,
+    )
 
 
-TABLES = {"tuning": tuning_table, "main": main_table, "order": order_table, "controls": controls_table,
-          "conditions greedy": lambda rows: conditions_table(rows, GREEDY),
-          "conditions sampled": lambda rows: conditions_table(rows, SAMPLED),
-          "time": lambda rows: main_table(rows, "+equal time"), "gain": gain_table, "regime": regime_table,
-          "paired": paired_table}
+TABLES = {
+    "tuning": tuning_table,
+    "main": main_table,
+    "order": order_table,
+    "controls": controls_table,
+    "conditions greedy": lambda rows: conditions_table(rows, GREEDY),
+    "conditions sampled": lambda rows: conditions_table(rows, SAMPLED),
+    "time": lambda rows: main_table(rows, "+equal time"),
+    "gain": gain_table,
+    "regime": regime_table,
+    "paired": paired_table,
+}
 
 
 def fill(text: str, bases: dict[str, Rows]) -> str:
     """The page with each table drawn anew between its marks; ValueError for a mark of no table, or of a base without runs."""
+
     def drawn(mark: str) -> str:
         name, _, base = mark.rpartition(" on ")
         if name not in TABLES:
             raise ValueError(f"no table {name!r}: {settings.did_you_mean(name, TABLES)}")
         if base not in bases:
-            raise ValueError(f"table {name!r} on base {base!r}: the results hold runs on {', '.join(bases)}")
+            raise ValueError(
+                f"table {name!r} on base {base!r}: the results hold runs on {', '.join(bases)}"
+            )
         return TABLES[name](bases[base])
 
     return results.filled(text, drawn)
@@ -255,17 +402,30 @@ def fill(text: str, bases: dict[str, Rows]) -> str:
 def pictures(rows: Rows, folder: pathlib.Path, base: str) -> None:
     """dynamics_BASE.png: the main methods' accuracy over training; methods_BASE.png: all variants at the end, with intervals."""
     import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
+
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), sharex=True)
     for axis, metric, title in zip(axes, (GREEDY, SAMPLED), ("greedy", "sampled at temperature 1")):
         for name in (name for name in ladder.MAIN if name in rows):
             points = list(zip(*(row["curve"] for row in rows[name].values())))
             x = [at[0]["step"] / points[-1][0]["step"] for at in points]
             found = [comparison.interval([point[metric] for point in at]) for at in points]
-            line, = axis.plot(x, [one.mean for one in found], marker="o", markersize=3, label=name)
-            axis.fill_between(x, [one.low for one in found], [one.high for one in found], alpha=0.2, color=line.get_color())
-        axis.set(title=f"held-out accuracy, {title}", xlabel="share of the run (cold_start: experts, then samples)")
+            (line,) = axis.plot(
+                x, [one.mean for one in found], marker="o", markersize=3, label=name
+            )
+            axis.fill_between(
+                x,
+                [one.low for one in found],
+                [one.high for one in found],
+                alpha=0.2,
+                color=line.get_color(),
+            )
+        axis.set(
+            title=f"held-out accuracy, {title}",
+            xlabel="share of the run (cold_start: experts, then samples)",
+        )
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.tight_layout()
@@ -275,10 +435,20 @@ def pictures(rows: Rows, folder: pathlib.Path, base: str) -> None:
     figure, axis = pyplot.subplots(figsize=(8, 0.34 * len(names) + 1.4))
     for metric, marker, offset in ((GREEDY, "o", 0.12), (SAMPLED, "s", -0.12)):
         found = [comparison.interval(final(rows[name], metric)) for name in names]
-        axis.errorbar([one.mean for one in found], np.arange(len(names)) + offset, fmt=marker, markersize=4, capsize=2,
-                      xerr=[[one.mean - one.low for one in found], [one.high - one.mean for one in found]],
-                      label="greedy" if metric == GREEDY else "sampled")
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="held-out accuracy, mean and 95% interval over seeds")
+        axis.errorbar(
+            [one.mean for one in found],
+            np.arange(len(names)) + offset,
+            fmt=marker,
+            markersize=4,
+            capsize=2,
+            xerr=[[one.mean - one.low for one in found], [one.high - one.mean for one in found]],
+            label="greedy" if metric == GREEDY else "sampled",
+        )
+    axis.set(
+        yticks=range(len(names)),
+        yticklabels=names,
+        xlabel="held-out accuracy, mean and 95% interval over seeds",
+    )
     axis.grid(alpha=0.3)
     axis.legend()
     figure.tight_layout()
@@ -288,7 +458,9 @@ def pictures(rows: Rows, folder: pathlib.Path, base: str) -> None:
 
 def run(module: str, *given: str) -> int:
     """A command of this project in a process of its own; its exit code."""
-    return subprocess.run([sys.executable, "-m", f"experiments.{module}", *given], cwd=ROOT).returncode
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{module}", *given], cwd=ROOT
+    ).returncode
 
 
 def main(argv: list[str]) -> None:
@@ -309,16 +481,25 @@ def main(argv: list[str]) -> None:
     base = BASES.get(weights, weights)
     for stage in stages:
         sweep = f"configs/sweeps/{STAGES.get(stage, 'study_quick.py')}"
-        failed += run("sweep", f"--sweep={sweep}", f"--workdir={work / stage}", f"--results={lines / stage}_{base}.jsonl",
-                      f"--jobs={given.jobs}")
+        failed += run(
+            "sweep",
+            f"--sweep={sweep}",
+            f"--workdir={work / stage}",
+            f"--results={lines / stage}_{base}.jsonl",
+            f"--jobs={given.jobs}",
+        )
         if stage == "tune":
             ladder.TUNED.write_text(json.dumps(tuned(read(lines)), indent=1) + "\n")
     bases, page = read(lines), ROOT / "docs" / "study.md"
     try:
         if not bases:
-            raise ValueError(f"{lines} holds no finished run; name stages to run: {', '.join(STAGES)}")
+            raise ValueError(
+                f"{lines} holds no finished run; name stages to run: {', '.join(STAGES)}"
+            )
         if given.quick:
-            (work / "study.md").write_text("\n".join(f"{main_table(rows)}\n{order_table(rows)}" for rows in bases.values()))
+            (work / "study.md").write_text(
+                "\n".join(f"{main_table(rows)}\n{order_table(rows)}" for rows in bases.values())
+            )
             print((work / "study.md").read_text())
         else:
             page.write_text(fill(page.read_text(), bases))

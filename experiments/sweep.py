@@ -17,6 +17,7 @@ Ctrl-C or SIGTERM: the runs under way save and end. What finished on a TPU pod i
 --launcher=local over the same DIR: each run is found at its end there.
 Exit codes: 0 all done, 1 some failed, 2 the sweep cannot be meant, 130 stopped.
 """
+
 from __future__ import annotations
 
 import concurrent.futures
@@ -36,14 +37,27 @@ from absl import app, flags
 from experiments.sweep_plan import Run, load, runs_of, weights_of
 from experiments.train import fail, parse_flags
 
-MEANS = ("reward/mean", "reward/outcome_correct", "grad/cos_sft_rl", "bridge/gain", "bridge/ess", "bridge/kl_hat", "sft/logp",
-         "rollout/entropy", "rollout/length", "bridge/lam")  # kept as means since the evaluation before
-KEPT = re.compile(r"eval/.*_accuracy|coop/(gain(_stderr|_low|_high)?|expert_logp)|budget/.*|memory/.*"
-                  r"|time/(wall|cpu|train|device)_s")
+MEANS = (
+    "reward/mean",
+    "reward/outcome_correct",
+    "grad/cos_sft_rl",
+    "bridge/gain",
+    "bridge/ess",
+    "bridge/kl_hat",
+    "sft/logp",
+    "rollout/entropy",
+    "rollout/length",
+    "bridge/lam",
+)  # kept as means since the evaluation before
+KEPT = re.compile(
+    r"eval/.*_accuracy|coop/(gain(_stderr|_low|_high)?|expert_logp)|budget/.*|memory/.*"
+    r"|time/(wall|cpu|train|device)_s"
+)
 
 
 class Result(NamedTuple):
     """How a run ended."""
+
     run: Run
     error: str  # "" if it is done
 
@@ -52,8 +66,15 @@ def command_of(run: Run, workdir: str) -> list[str]:
     """The command of one run; running it again resumes."""
     write = lambda value: value if isinstance(value, str) else repr(value)
     given = [f"--config.{key}={write(value)}" for key, value in run.settings.items()]
-    return [sys.executable, "-m", "experiments.train", f"--config={run.config}", f"--workdir={os.path.join(workdir, run.folder)}",
-            f"--config.seed={run.seed}", *given]
+    return [
+        sys.executable,
+        "-m",
+        "experiments.train",
+        f"--config={run.config}",
+        f"--workdir={os.path.join(workdir, run.folder)}",
+        f"--config.seed={run.seed}",
+        *given,
+    ]
 
 
 def done(results: str) -> set[tuple[str, str, str]]:
@@ -68,8 +89,10 @@ def done(results: str) -> set[tuple[str, str, str]]:
                     line = json.loads(text)
                     found.add((line["name"], line["fingerprint"], line["weights"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{results}, line {number}, is no result ({error!r}); mend or remove the line: its run is then "
-                         "looked at again") from None
+        raise ValueError(
+            f"{results}, line {number}, is no result ({error!r}); mend or remove the line: its run is then "
+            "looked at again"
+        ) from None
     except OSError as error:
         raise ValueError(f"--results={results} cannot be read: {error}") from None
     return found
@@ -78,6 +101,7 @@ def done(results: str) -> set[tuple[str, str, str]]:
 def summary(run: Run, workdir: str) -> dict:
     """The line of a finished run; ValueError if the run directory is not at its last step."""
     from bridge_jax import logbook
+
     folder = os.path.join(workdir, run.folder)
     lines = logbook.read(folder)
     with open(os.path.join(folder, "config.json")) as file:
@@ -90,16 +114,34 @@ def summary(run: Run, workdir: str) -> dict:
         since.append(line)
         if any(key.startswith("eval/") for key in line) or line["step"] == steps:
             means = {key: [row[key] for row in since if row.get(key) is not None] for key in MEANS}
-            point = {"step": line["step"]} | {key: sum(values) / len(values) for key, values in means.items() if values}
-            point |= {key: value for key, value in line.items() if KEPT.fullmatch(key) and value is not None}
+            point = {"step": line["step"]} | {
+                key: sum(values) / len(values) for key, values in means.items() if values
+            }
+            point |= {
+                key: value
+                for key, value in line.items()
+                if KEPT.fullmatch(key) and value is not None
+            }
             curve.append({key: float(f"{value:.5g}") for key, value in point.items()})
             since = []
     last = logbook.read_solved(folder)
-    solved = {key: f"{int('1' + bits, 2):x}" for key, bits in last.items() if key in ("held_out", "dev")}
+    solved = {
+        key: f"{int('1' + bits, 2):x}" for key, bits in last.items() if key in ("held_out", "dev")
+    }
     solved |= {key: counts for key, counts in last.items() if key == "held_out_sampled"}
-    return {"name": run.name, "variant": run.variant, "seed": run.seed, "config": run.config, "settings": run.settings,
-            "fingerprint": run.fingerprint, "weights": weights_of(config["model"]["path"]), "steps": steps,
-            "skipped": sum(line.get("update/skipped", 0) for line in lines), "curve": curve, "solved": solved}
+    return {
+        "name": run.name,
+        "variant": run.variant,
+        "seed": run.seed,
+        "config": run.config,
+        "settings": run.settings,
+        "fingerprint": run.fingerprint,
+        "weights": weights_of(config["model"]["path"]),
+        "steps": steps,
+        "skipped": sum(line.get("update/skipped", 0) for line in lines),
+        "curve": curve,
+        "solved": solved,
+    }
 
 
 _writing, _children = threading.Lock(), set()
@@ -128,9 +170,17 @@ def execute(run: Run, workdir: str, results: str, cores: tuple[int, ...] = ()) -
 def trained(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Result:
     """execute, without its safety net."""
     log = os.path.join(workdir, run.folder + ".log")
-    pin = (lambda: os.sched_setaffinity(0, cores)) if cores and hasattr(os, "sched_setaffinity") else None
-    with open(log, "a") as file, subprocess.Popen(command_of(run, workdir), stdout=file, stderr=subprocess.STDOUT,
-                                                  preexec_fn=pin) as child:
+    pin = (
+        (lambda: os.sched_setaffinity(0, cores))
+        if cores and hasattr(os, "sched_setaffinity")
+        else None
+    )
+    with (
+        open(log, "a") as file,
+        subprocess.Popen(
+            command_of(run, workdir), stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin
+        ) as child,
+    ):
         _children.add(child)
         code = child.wait()
         _children.discard(child)
@@ -146,9 +196,17 @@ def locally(runs: list[Run], workdir: str, results: str, jobs: int) -> list[Resu
 
     KeyboardInterrupt: those under way are asked to save and end, those to come are not begun.
     """
-    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    there = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
     share = max(1, len(there) // jobs)
-    free = [tuple(there[i * share % len(there):i * share % len(there) + share]) for i in range(jobs)] if jobs > 1 else [()]
+    free = (
+        [tuple(there[i * share % len(there) : i * share % len(there) + share]) for i in range(jobs)]
+        if jobs > 1
+        else [()]
+    )
     ended = []
 
     def one(run: Run) -> Result:
@@ -172,9 +230,12 @@ def locally(runs: list[Run], workdir: str, results: str, jobs: int) -> list[Resu
     return ended
 
 
-def by_submitit(runs: list[Run], workdir: str, results: str, cluster: str, parameters: dict) -> list[Result]:
+def by_submitit(
+    runs: list[Run], workdir: str, results: str, cluster: str, parameters: dict
+) -> list[Result]:
     """Each run as a job of submitit (cluster "slurm", or "local" to try); waits for all of them."""
     import submitit
+
     executor = submitit.AutoExecutor(folder=os.path.join(workdir, "submitit"), cluster=cluster)
     executor.update_parameters(name="bridge_jax", **parameters)
     jobs = [(run, executor.submit(execute, run, workdir, results)) for run in runs]
@@ -188,10 +249,16 @@ def by_submitit(runs: list[Run], workdir: str, results: str, cluster: str, param
 
 def tpu_commands(runs: list[Run], workdir: str) -> str:
     """One command a run for TPU pods, to be copied; $TPU and $ZONE are the reader's (docs/launch.md)."""
-    shell = lambda run: "cd bridge_jax && " + shlex.join(
-        [".venv/bin/python", *command_of(run, workdir)[1:], "--config.hosts.coordinator=auto"])
-    return "\n".join(f"gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker=all --command={shlex.quote(shell(run))}"
-                     for run in runs)
+    shell = lambda run: (
+        "cd bridge_jax && "
+        + shlex.join(
+            [".venv/bin/python", *command_of(run, workdir)[1:], "--config.hosts.coordinator=auto"]
+        )
+    )
+    return "\n".join(
+        f"gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker=all --command={shlex.quote(shell(run))}"
+        for run in runs
+    )
 
 
 def table(runs: list[Run], finished: set[tuple[str, str, str]], workdir: str) -> str:
@@ -200,9 +267,18 @@ def table(runs: list[Run], finished: set[tuple[str, str, str]], workdir: str) ->
     for run in runs:
         began = os.path.exists(os.path.join(workdir, run.folder, "metrics.jsonl"))
         state = "done" if run.identity in finished else "cut off" if began else "to do"
-        rows.append((run.folder, state, run.config, " ".join(f"{key}={value}" for key, value in run.settings.items())))
+        rows.append(
+            (
+                run.folder,
+                state,
+                run.config,
+                " ".join(f"{key}={value}" for key, value in run.settings.items()),
+            )
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
+    )
 
 
 def parameters_of(text: str) -> dict:
@@ -212,7 +288,9 @@ def parameters_of(text: str) -> dict:
     except json.JSONDecodeError as error:
         found = error
     if not isinstance(found, dict):
-        raise ValueError(f"--slurm={text} is no JSON object ({found}); give one such as '{{\"timeout_min\": 60}}'")
+        raise ValueError(
+            f"--slurm={text} is no JSON object ({found}); give one such as '{{\"timeout_min\": 60}}'"
+        )
     return found
 
 
@@ -234,7 +312,9 @@ def main(argv: list[str]) -> None:
         print(table(runs, finished, given.workdir))
         return
     left = [run for run in runs if run.identity not in finished]
-    told = f"{len(runs)} runs, {len(runs) - len(left)} done, {len(left)} to do; results in {results}"
+    told = (
+        f"{len(runs)} runs, {len(runs) - len(left)} done, {len(left)} to do; results in {results}"
+    )
     if given.launcher == "tpu":  # commands alone, to be piped; nothing is made here
         print(told, file=sys.stderr)
         print(tpu_commands(left, given.workdir))
@@ -250,14 +330,19 @@ def main(argv: list[str]) -> None:
         if given.launcher == "local":
             ended = locally(left, given.workdir, results, given.jobs)
         else:
-            ended = by_submitit(left, given.workdir, results, given.launcher.replace("submitit_", ""), slurm)
+            ended = by_submitit(
+                left, given.workdir, results, given.launcher.replace("submitit_", ""), slurm
+            )
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
     failed = [result for result in ended if result.error]
     for result in failed:
         print(f"failed: {result.run.name}: {result.error}")
-    print(f"{len(runs) - len(failed)} of {len(runs)} runs are done" + (f", {len(failed)} failed" if failed else ""))
+    print(
+        f"{len(runs) - len(failed)} of {len(runs)} runs are done"
+        + (f", {len(failed)} failed" if failed else "")
+    )
     sys.exit(1 if failed else 0)
 
 
@@ -265,11 +350,19 @@ def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_string("sweep", None, "a file of configs/sweeps/")
     flags.DEFINE_string("workdir", None, "where the runs go")
-    flags.DEFINE_string("results", "", "the file of finished runs; default: results.jsonl in the workdir")
-    flags.DEFINE_enum("launcher", "local", ["local", "slurm", "submitit_local", "tpu"],
-                      "here; by submitit, on Slurm or here; or print commands for a TPU pod")
+    flags.DEFINE_string(
+        "results", "", "the file of finished runs; default: results.jsonl in the workdir"
+    )
+    flags.DEFINE_enum(
+        "launcher",
+        "local",
+        ["local", "slurm", "submitit_local", "tpu"],
+        "here; by submitit, on Slurm or here; or print commands for a TPU pod",
+    )
     flags.DEFINE_integer("jobs", 1, "local: runs at a time", lower_bound=1)
-    flags.DEFINE_string("slurm", '{"timeout_min": 1440}', "parameters of submitit's executor, as JSON")
+    flags.DEFINE_string(
+        "slurm", '{"timeout_min": 1440}', "parameters of submitit's executor, as JSON"
+    )
     flags.DEFINE_bool("dry_run", False, "print the table of runs alone")
     flags.mark_flags_as_required(["sweep", "workdir"])
 

@@ -1,4 +1,5 @@
 """What a sweep file says, checked, and the runs that it means (experiments.sweep runs them; what a file holds stands there)."""
+
 from __future__ import annotations
 
 import collections
@@ -16,13 +17,14 @@ PARTS = ("config", "set", "variants", "grid", "zip", "seeds")
 
 class Run(NamedTuple):
     """One run of a sweep."""
+
     name: str
     variant: str
     seed: int
-    config: str             # file, with :METHOD behind it
+    config: str  # file, with :METHOD behind it
     settings: dict[str, Any]
-    fingerprint: str        # of what the resolved config changes in the defaults
-    weights: str = ""       # weights_of it
+    fingerprint: str  # of what the resolved config changes in the defaults
+    weights: str = ""  # weights_of it
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -38,6 +40,7 @@ class Run(NamedTuple):
 def load(path: str) -> dict:
     """What get_sweep of the file returns, checked; ValueError with the part at fault."""
     from bridge_jax import settings
+
     if not os.path.exists(path):
         there = sorted(str(p) for p in pathlib.Path(path).parent.glob("*.py"))
         raise ValueError(f"--sweep={path}: no such file; there are {', '.join(there) or 'none'}")
@@ -52,16 +55,24 @@ def load(path: str) -> dict:
         if part not in PARTS:
             raise ValueError(f"{path}: unknown part {part!r}: {settings.did_you_mean(part, PARTS)}")
     tables = {part: sweep.get(part, {}) for part in ("set", "variants", "grid", "zip")}
-    tables |= {f"variants[{name!r}]": given for name, given in dict(tables["variants"]).items()} if isinstance(
-        tables["variants"], dict) else {}
+    tables |= (
+        {f"variants[{name!r}]": given for name, given in dict(tables["variants"]).items()}
+        if isinstance(tables["variants"], dict)
+        else {}
+    )
     for name, given in tables.items():
         if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
             raise ValueError(f"{path}: {name} must be a dict with names for keys, got {given!r}")
         if "seed" in given and name != "variants":
-            raise ValueError(f"{path}: {name} sets 'seed', and the runs would not have the seeds that they are named by; give "
-                             "them in 'seeds'")
+            raise ValueError(
+                f"{path}: {name} sets 'seed', and the runs would not have the seeds that they are named by; give "
+                "them in 'seeds'"
+            )
     listed = {"seeds": sweep.get("seeds", ())} | {
-        f"{part}[{key!r}]": values for part in ("grid", "zip") for key, values in sweep.get(part, {}).items()}
+        f"{part}[{key!r}]": values
+        for part in ("grid", "zip")
+        for key, values in sweep.get(part, {}).items()
+    }
     for name, values in listed.items():
         if not isinstance(values, (list, tuple, range)):
             raise ValueError(f"{path}: {name} must be a list, got {values!r}")
@@ -72,15 +83,19 @@ def load(path: str) -> dict:
     if len(set(sweep["seeds"])) < len(sweep["seeds"]):
         raise ValueError(f"{path}: seeds {list(sweep['seeds'])} are not distinct")
     if len({len(values) for values in sweep.get("zip", {}).values()}) > 1:
-        raise ValueError(f"{path}: the lists of 'zip' differ in length: "
-                         f"{({key: len(values) for key, values in sweep['zip'].items()})}")
+        raise ValueError(
+            f"{path}: the lists of 'zip' differ in length: "
+            f"{ ({key: len(values) for key, values in sweep['zip'].items()}) }"
+        )
     return sweep
 
 
 def resolved(config: str, given: dict[str, Any]):
     """The config with the given keys set; ValueError with the nearest key for one that it does not have, or of another type."""
     from ml_collections import ConfigDict
+
     from bridge_jax import settings, setup
+
     path, _, method = config.partition(":")
     if not os.path.exists(path):
         raise ValueError(f"no config file {path!r}")
@@ -94,12 +109,16 @@ def resolved(config: str, given: dict[str, Any]):
     for key, value in given.items():
         *groups, last = key.split(".")
         place = made
-        for i, group in enumerate(groups):
+        for group in groups:
             if not isinstance(place, ConfigDict) or group not in place:
-                raise ValueError(f"unknown key {key!r} of {config}: {settings.did_you_mean(group, place)}")
+                raise ValueError(
+                    f"unknown key {key!r} of {config}: {settings.did_you_mean(group, place)}"
+                )
             place = place[group]
         if last not in place:
-            raise ValueError(f"unknown key {key!r} of {config}: {settings.did_you_mean(last, place)}")
+            raise ValueError(
+                f"unknown key {key!r} of {config}: {settings.did_you_mean(last, place)}"
+            )
         with place.ignore_type():
             place[last] = value
     setup.read(made, devices=1)
@@ -113,7 +132,10 @@ def fingerprint(config) -> str:
     """
     from bridge_jax import settings
     from configs import base
-    return settings.fingerprint({key: mine for key, (mine, _) in settings.diff(config, base.get_config()).items()})
+
+    return settings.fingerprint(
+        {key: mine for key, (mine, _) in settings.diff(config, base.get_config()).items()}
+    )
 
 
 def runs_of(sweep: dict) -> list[Run]:
@@ -124,18 +146,37 @@ def runs_of(sweep: dict) -> list[Run]:
     combinations = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     found, weights = [], functools.cache(weights_of)  # a folder is read once for all of its runs
     for (variant, own), row, combination, seed in itertools.product(
-            sweep.get("variants", {"": {}}).items(), rows, combinations, sweep["seeds"]):
+        sweep.get("variants", {"": {}}).items(), rows, combinations, sweep["seeds"]
+    ):
         changed = row | combination
         given = {key: plain(value) for key, value in (sweep.get("set", {}) | own | changed).items()}
         method = given.pop("method", "")
         config = sweep["config"] + (f":{method}" if method else "")
         made = resolved(config, given | {"seed": seed})
-        parts = [variant or method or "run", *(f"{key.split('.')[-1]}={value}" for key, value in changed.items()), f"seed={seed}"]
+        parts = [
+            variant or method or "run",
+            *(f"{key.split('.')[-1]}={value}" for key, value in changed.items()),
+            f"seed={seed}",
+        ]
         name = re.sub(r"[^\w.=+-]+", "_", ",".join(parts).replace(",", "__"))
-        found.append(Run(name, variant or method or "run", seed, config, given, fingerprint(made), weights(made.model.path)))
-    doubled = [name for name, count in collections.Counter(run.name for run in found).items() if count > 1]
+        found.append(
+            Run(
+                name,
+                variant or method or "run",
+                seed,
+                config,
+                given,
+                fingerprint(made),
+                weights(made.model.path),
+            )
+        )
+    doubled = [
+        name for name, count in collections.Counter(run.name for run in found).items() if count > 1
+    ]
     if doubled:
-        raise ValueError(f"several runs are named {', '.join(doubled[:3])}: a grid names a run by the last part of each key")
+        raise ValueError(
+            f"several runs are named {', '.join(doubled[:3])}: a grid names a run by the last part of each key"
+        )
     return found
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 done (or saved, after SIGTERM), 2 what was asked for cannot be don
 another host of the run is gone, has stopped, or did not come to where this one waited (hosts.timeout_s): start all of them
 again, and the run goes on from its last checkpoint. How several hosts are started: docs/launch.md.
 """
+
 from __future__ import annotations
 
 import logging
@@ -20,18 +21,25 @@ from bridge_jax import settings
 
 def define_flags() -> None:
     """The flags of this command; not at import, where they would clash with those of other commands."""
-    config_flags.DEFINE_config_file("config", None, "a file of configs/, with :METHOD behind it", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", None, "a file of configs/, with :METHOD behind it", lock_config=True
+    )
     flags.DEFINE_string("workdir", None, "the run directory, made if need be")
     flags.DEFINE_integer("stop_at", None, "end cleanly after this step", lower_bound=1)
-    flags.DEFINE_bool("force_config", False, "go on with a run directory although its config differs")
+    flags.DEFINE_bool(
+        "force_config", False, "go on with a run directory although its config differs"
+    )
     flags.mark_flags_as_required(["config", "workdir"])
 
 
 def use_compilation_cache() -> None:
     """Keep compiled programs between runs; JAX_COMPILATION_CACHE_DIR says where else, or, empty, that they are not."""
     import jax
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/bridge_jax/xla"))
+        jax.config.update(
+            "jax_compilation_cache_dir", os.path.expanduser("~/.cache/bridge_jax/xla")
+        )
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -43,6 +51,7 @@ def keep_freed_memory() -> None:
     and there 1 of 17 s of a SmolLM2 update. Threads have arenas of their own: with one for all, sampling took 1.3 times as long.
     """
     import ctypes
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mmap_max, trim_threshold, top_pad = -4, -1, -2  # malloc.h
@@ -51,9 +60,15 @@ def keep_freed_memory() -> None:
 
 def log_to_stderr() -> None:
     """Our notes and everybody's warnings, without what libraries say of machines and packages that are absent."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True)
-    logging.getLogger("jax").setLevel(logging.WARNING)  # at INFO it tells of each backend that it did not find
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # read at import: that there is no torch
+    logging.basicConfig(
+        level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("jax").setLevel(
+        logging.WARNING
+    )  # at INFO it tells of each backend that it did not find
+    os.environ.setdefault(
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"
+    )  # read at import: that there is no torch
 
 
 def main(argv: list[str]) -> None:
@@ -66,9 +81,12 @@ def main(argv: list[str]) -> None:
     from bridge_jax import hosts, train
     from bridge_jax.grading import pool, selftest
     from configs.base import get_config
+
     given = flags.FLAGS
     try:
-        end = train.train(given.config, given.workdir, given.stop_at, given.force_config, defaults=get_config())
+        end = train.train(
+            given.config, given.workdir, given.stop_at, given.force_config, defaults=get_config()
+        )
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("where it came from", exc_info=True)
         fail(str(error), at_once=hosts.started())
@@ -83,7 +101,13 @@ def main(argv: list[str]) -> None:
         leave(1)
     if "step" not in end:
         leave()  # a signal, while programs were compiled
-    shown = ("step", "reward/mean", "eval/held_out_accuracy", "eval/held_out_stderr", "time/train_s")
+    shown = (
+        "step",
+        "reward/mean",
+        "eval/held_out_accuracy",
+        "eval/held_out_stderr",
+        "time/train_s",
+    )
     hosts.say("  ".join(f"{key} {value:.4g}" for key, value in end.items() if key in shown))
 
 
@@ -110,11 +134,18 @@ def parse_flags(argv: list[str]) -> list[str]:
         return rest
     except flags.Error as error:
         fail(str(error))
-    except (AttributeError, KeyError, TypeError) as error:  # ml_collections: a key that the config does not have
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:  # ml_collections: a key that the config does not have
         if message := unknown_key(argv):
             fail(message)
         raise error
-    except (ValueError, OSError) as error:  # of the config file: no such file, or it refuses its argument
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # of the config file: no such file, or it refuses its argument
         fail(" ".join(str(error).split()))
 
 

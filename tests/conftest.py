@@ -7,12 +7,18 @@ NPROC is how many threads XLA keeps for its CPU devices, else one for each. A th
 the others: with two collectives under way in each device's program, none may be left for the device that all wait for, and
 XLA aborts the process.
 """
+
 from __future__ import annotations
 
 import os
 
-WANTED = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
-          "--xla_cpu_use_fusion_emitters=false")
+WANTED = (
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+)
 given = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in WANTED if flag.split("=")[0] not in given)]).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    [given, *(flag for flag in WANTED if flag.split("=")[0] not in given)]
+).strip()
 os.environ.setdefault("NPROC", "32")

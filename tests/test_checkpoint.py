@@ -1,4 +1,5 @@
 """What was saved comes back bit for bit, whatever was killed, damaged, donated or laid out otherwise in between."""
+
 from __future__ import annotations
 
 import gc
@@ -25,14 +26,20 @@ from bridge_jax.types import Params, TrainState
 # a read that fails leaves tensorstore's other reads of the same checkpoint without a listener
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3), optax.masked(optax.trace(0.9), False))
+OPTIMIZER = optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(1e-3), optax.masked(optax.trace(0.9), False)
+)
 
 
 def make_state(seed: int, shadow: bool = False, width: int = 64) -> TrainState:
     """A state with every oddity: None parts, NamedTuples, empty nodes, nan, bfloat16, bools, an empty array."""
     keys = jax.random.split(jax.random.key(seed), 4)
-    theta = {"embed": jax.random.normal(keys[0], (width, width)), "layers/attn.q": jnp.full((2, 3), jnp.nan),
-             "half": jax.random.normal(keys[1], (7,)).astype(jnp.bfloat16), "none": jnp.zeros((0, 4))}
+    theta = {
+        "embed": jax.random.normal(keys[0], (width, width)),
+        "layers/attn.q": jnp.full((2, 3), jnp.nan),
+        "half": jax.random.normal(keys[1], (7,)).astype(jnp.bfloat16),
+        "none": jnp.zeros((0, 4)),
+    }
     w = {"layers/attn.q": {"A": jax.random.normal(keys[2], (2, 3, 1)), "B": -jnp.zeros((2, 1, 3))}}
     params = Params(theta, jax.tree.map(jnp.copy, theta) if shadow else None, w)
     opt_state = OPTIMIZER.init(params), {"mask": jax.random.bernoulli(keys[3], 0.5, (5,))}
@@ -52,7 +59,11 @@ def assert_same_bits(got, want):
     assert jax.tree.structure(got) == jax.tree.structure(want)
     for (path, x), y in zip(jax.tree_util.tree_flatten_with_path(got)[0], jax.tree.leaves(want)):
         assert isinstance(x, jax.Array), path
-        assert x.dtype == y.dtype and x.shape == y.shape and np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
+        assert (
+            x.dtype == y.dtype
+            and x.shape == y.shape
+            and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+        ), path
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +84,11 @@ def run(saved, tmp_path):
 
 
 def largest_file(workdir, step: int) -> str:
-    files = [os.path.join(folder, name) for folder, _, names in os.walk(f"{workdir}/checkpoints/step_{step:06d}")
-             for name in names]
+    files = [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(f"{workdir}/checkpoints/step_{step:06d}")
+        for name in names
+    ]
     return max(files, key=os.path.getsize)
 
 
@@ -166,11 +180,21 @@ def change_the_cursor(path):
     assert '"cursor": [3, 7]' in open(path).read()
 
 
-@pytest.mark.parametrize("damage, name", [
-    (truncate, None), (os.unlink, None), (flip_a_bit, None), (truncate, "state/_METADATA"), (shutil.rmtree, "state/d"),
-    (os.unlink, "state/manifest.ocdbt"), (truncate, "notes/metadata"), (os.unlink, "notes/metadata"),
-    (change_the_cursor, "notes/metadata"), (shutil.rmtree, "state"),
-])
+@pytest.mark.parametrize(
+    "damage, name",
+    [
+        (truncate, None),
+        (os.unlink, None),
+        (flip_a_bit, None),
+        (truncate, "state/_METADATA"),
+        (shutil.rmtree, "state/d"),
+        (os.unlink, "state/manifest.ocdbt"),
+        (truncate, "notes/metadata"),
+        (os.unlink, "notes/metadata"),
+        (change_the_cursor, "notes/metadata"),
+        (shutil.rmtree, "state"),
+    ],
+)
 def test_a_damaged_newest_falls_back_says_so_and_makes_room(run, caplog, damage, name):
     newest = f"{run}/checkpoints/step_000002"
     damage(f"{newest}/{name}" if name else largest_file(run, 2))
@@ -180,7 +204,9 @@ def test_a_damaged_newest_falls_back_says_so_and_makes_room(run, caplog, damage,
         warning = meta.pop("restore_warning")
         assert meta == {"cursor": [1, 7]} and warning in caplog.text
         assert "step 1," in warning and "step 2 is damaged (now damaged_step_000002)" in warning
-        assert checkpoints.steps() == [1] and os.path.isdir(f"{run}/checkpoints/damaged_step_000002")
+        assert checkpoints.steps() == [1] and os.path.isdir(
+            f"{run}/checkpoints/damaged_step_000002"
+        )
         assert checkpoints.save(2, make_state(2), {"again": True, "restore_warning": warning})
         state, meta = checkpoints.restore(abstract(make_state(0)))
     assert_same_bits(state, make_state(2))
@@ -195,7 +221,10 @@ def test_a_second_quarantine_finds_another_name_and_a_reader_renames_nothing(run
         assert "step 2 is damaged:" in reader.restore(abstract(make_state(0)))[1]["restore_warning"]
     assert sorted(os.listdir(f"{run}/checkpoints")) == before
     with Checkpoints(run) as checkpoints:
-        assert "now damaged_step_000002_2" in checkpoints.restore(abstract(make_state(0)))[1]["restore_warning"]
+        assert (
+            "now damaged_step_000002_2"
+            in checkpoints.restore(abstract(make_state(0)))[1]["restore_warning"]
+        )
 
 
 def test_all_damaged_is_an_error_that_lists_them_and_changes_nothing(run):
@@ -205,14 +234,18 @@ def test_all_damaged_is_an_error_that_lists_them_and_changes_nothing(run):
         with pytest.raises(ValueError) as error:
             checkpoints.restore(abstract(make_state(0)))
         assert checkpoints.steps() == [1, 2]
-    assert "step 1: " in str(error.value) and "step 2: other numbers than were saved in " in str(error.value)
+    assert "step 1: " in str(error.value) and "step 2: other numbers than were saved in " in str(
+        error.value
+    )
     assert "move the directory away" in str(error.value)
 
 
 def test_a_full_memory_is_not_taken_for_damage(run, monkeypatch):
     with Checkpoints(run) as checkpoints:
         for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: out of memory")):
-            monkeypatch.setattr(checkpoints, "_read_arrays", lambda *_, error=error: (_ for _ in ()).throw(error))
+            monkeypatch.setattr(
+                checkpoints, "_read_arrays", lambda *_, error=error: (_ for _ in ()).throw(error)
+            )
             with pytest.raises(type(error)):
                 checkpoints.restore(abstract(make_state(0)))
         assert checkpoints.steps() == [1, 2]
@@ -222,11 +255,17 @@ def test_another_methods_state_is_refused_with_what_differs(run):
     with Checkpoints(run) as checkpoints:
         with pytest.raises(ValueError, match="of another model, method or optimizer") as error:
             checkpoints.restore(abstract(make_state(0, shadow=True)))
-        assert "only in this run: params/theta_hat (4 arrays), opt_state/0/1/0/mu/theta_hat (4 arr" in str(error.value)
+        assert (
+            "only in this run: params/theta_hat (4 arrays), opt_state/0/1/0/mu/theta_hat (4 arr"
+            in str(error.value)
+        )
         assert "only in the checkpoint" not in str(error.value)
         with pytest.raises(ValueError, match=r"only in the checkpoint: opt_state \(14 arrays\)\n"):
             checkpoints.restore(abstract(make_state(0)).replace(opt_state=None))
-        with pytest.raises(ValueError, match=r"params/theta/embed \(float32\[64,64\] saved, float32\[8,8\] wanted\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"params/theta/embed \(float32\[64,64\] saved, float32\[8,8\] wanted\)",
+        ):
             checkpoints.restore(abstract(make_state(0, width=8)))
         assert checkpoints.steps() == [1, 2]  # no damage, so that nothing was renamed
 
@@ -269,7 +308,9 @@ def test_kill_9_during_a_save_leaves_the_step_before_to_another_process(tmp_path
     child = in_another_process(KILLED, str(tmp_path))
     assert child.returncode == -signal.SIGKILL, child.stderr
     left = os.listdir(tmp_path / "checkpoints")
-    assert "step_000002" not in left and any(name.startswith("step_000002.") for name in left)  # it was half way
+    assert "step_000002" not in left and any(
+        name.startswith("step_000002.") for name in left
+    )  # it was half way
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         state, meta = checkpoints.restore({"x": jax.ShapeDtypeStruct((3,), jnp.float32)})
         assert_same_bits(state, {"x": jnp.full(3, 1.5)})
@@ -313,7 +354,9 @@ LAYOUTS = """
 
 
 def test_eight_devices_to_one_and_back_and_to_another_mesh(tmp_path):
-    child = in_another_process(LAYOUTS, str(tmp_path / "run"), XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    child = in_another_process(
+        LAYOUTS, str(tmp_path / "run"), XLA_FLAGS="--xla_force_host_platform_device_count=8"
+    )
     assert child.stdout.strip() == "equal", child.stderr
 
 
@@ -353,16 +396,29 @@ def test_two_processes_fall_back_together_when_one_cannot_read(tmp_path):
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     with ThreadPoolExecutor() as pool:
-        runs = [pool.submit(in_another_process, TWO, str(tmp_path), address, str(i), XLA_FLAGS="") for i in range(2)]
+        runs = [
+            pool.submit(in_another_process, TWO, str(tmp_path), address, str(i), XLA_FLAGS="")
+            for i in range(2)
+        ]
         for child in (run.result() for run in runs):
-            assert "restored 1 [1]" in child.stdout or "restored 1 [1, 2]" in child.stdout, child.stderr
+            assert "restored 1 [1]" in child.stdout or "restored 1 [1, 2]" in child.stdout, (
+                child.stderr
+            )
 
 
 def test_checksum_by_hand_and_on_every_changed_element():
-    sums = checksums({"a": jnp.uint32([[5, 6], [7, 8]]), "b": jnp.array([True, False, True]), "c": jnp.float32(1.0)})
+    sums = checksums(
+        {
+            "a": jnp.uint32([[5, 6], [7, 8]]),
+            "b": jnp.array([True, False, True]),
+            "c": jnp.float32(1.0),
+        }
+    )
     assert sums == {"a": 5 * 1 + 6 * 3 + 7 * 5 + 8 * 7, "b": 1 + 5, "c": 0x3F800000}
     x = np.arange(12, dtype=np.int32).reshape(3, 4)
-    changed = [x ^ (1 << bit) * (np.arange(12).reshape(3, 4) == i) for i in range(12) for bit in (0, 30)]
+    changed = [
+        x ^ (1 << bit) * (np.arange(12).reshape(3, 4) == i) for i in range(12) for bit in (0, 30)
+    ]
     swapped = [x[::-1], x[:, [1, 0, 2, 3]], x * 0]
     values = [checksums({"x": jnp.asarray(y, jnp.int32)})["x"] for y in [x, *changed, *swapped]]
     assert values.count(values[0]) == 1
@@ -371,7 +427,10 @@ def test_checksum_by_hand_and_on_every_changed_element():
 
 def test_users_errors_name_the_way_out(tmp_path, run):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot write to .*file/checkpoints.*Not a directory; take another --workdir"):
+    with pytest.raises(
+        ValueError,
+        match="cannot write to .*file/checkpoints.*Not a directory; take another --workdir",
+    ):
         Checkpoints(tmp_path / "file")
     with pytest.raises(ValueError, match="checkpoint.keep=0"):
         Checkpoints(tmp_path, keep=0)
@@ -396,9 +455,12 @@ def test_a_directory_without_write_permission_is_refused(tmp_path):
 
 def test_orbax_keeps_quiet_below_warnings_and_others_do_not(tmp_path, caplog):
     from absl import logging as absl_logging
+
     with caplog.at_level(logging.INFO), caplog.at_level(logging.INFO, logger="absl"):
         absl_logging.info("told by the run itself")
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(1, {"x": jnp.ones(3)}, {})
             checkpoints.restore({"x": jax.ShapeDtypeStruct((3,), jnp.float32)})
-    assert [record.message for record in caplog.records if record.name == "absl"] == ["told by the run itself"]
+    assert [record.message for record in caplog.records if record.name == "absl"] == [
+        "told by the run itself"
+    ]

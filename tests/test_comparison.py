@@ -1,4 +1,5 @@
 """Groups, intervals, curves and the paired bootstrap, against numbers worked out by hand."""
+
 from __future__ import annotations
 
 import json
@@ -12,14 +13,28 @@ from bridge_jax.comparison import Run
 
 
 def a_run(seed=0, method="grpo", lines=None, steps=2, solved=None, **task) -> Run:
-    config = {"seed": seed, "steps": steps, "method": {"name": method, "lam": 0.5}, "task": {"name": "arithmetic", **task}}
-    return Run(f"{method}_{seed}", config, lines or [{"step": 0, "m/x": 0.0}, {"step": 2, "m/x": 1.0 + seed}], solved or {})
+    config = {
+        "seed": seed,
+        "steps": steps,
+        "method": {"name": method, "lam": 0.5},
+        "task": {"name": "arithmetic", **task},
+    }
+    return Run(
+        f"{method}_{seed}",
+        config,
+        lines or [{"step": 0, "m/x": 0.0}, {"step": 2, "m/x": 1.0 + seed}],
+        solved or {},
+    )
 
 
 def test_interval_is_students():
     """Values 1, 2, 3: mean 2, half width 4.3027 / sqrt(3) (t with 2 degrees of freedom, from a table)."""
     found = comparison.interval([1.0, 2.0, 3.0])
-    assert found.mean == 2 and found.n == 3 and found.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-5)
+    assert (
+        found.mean == 2
+        and found.n == 3
+        and found.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-5)
+    )
     assert math.isnan(comparison.interval([1.0]).low) and comparison.interval([1.0]).mean == 1
 
 
@@ -28,14 +43,21 @@ def test_groups_differ_in_more_than_the_seed():
     other = a_run(method="bridge")
     other.config["method"]["lam"] = 0.3
     groups = comparison.grouped([a_run(0), a_run(1), half, other])
-    assert {name: len(group) for name, group in groups.items()} == {"grpo": 2, "bridge (lam=0.5)": 1, "bridge (lam=0.3)": 1}
+    assert {name: len(group) for name, group in groups.items()} == {
+        "grpo": 2,
+        "bridge (lam=0.5)": 1,
+        "bridge (lam=0.3)": 1,
+    }
 
 
 def test_groups_of_equal_numbers_and_of_other_problems():
     """1 and 1.0 are one setting; another number of held-out problems is not, however alike the rest."""
     runs = [a_run(seed, method="bridge") for seed in range(4)]
     runs[0].config["method"]["lam"], runs[1].config["method"]["lam"] = 1, 1.0
-    runs[2].config["eval"], runs[3].config["eval"] = {"every": 9, "limit": 4}, {"every": 5, "limit": 8}
+    runs[2].config["eval"], runs[3].config["eval"] = (
+        {"every": 9, "limit": 4},
+        {"every": 5, "limit": 8},
+    )
     assert sorted(map(len, comparison.grouped(runs).values())) == [1, 1, 2]
 
 
@@ -44,19 +66,29 @@ def test_curve_and_budget():
     group = [a_run(0), a_run(1)]
     made = comparison.curve(group, "m/x", "step")
     assert made.seeds == 2 and made.mean[0] == 0 and made.mean[-1] == 1.5
-    assert comparison.at_budget(group[1], "m/x", "step", 1.0) == 1.0 and math.isnan(comparison.at_budget(group[1], "m/x", "step", 3.0))
-    assert comparison.curve([a_run(0), a_run(1, lines=[{"step": 0}, {"step": 2}])], "m/x", "step") is None
+    assert comparison.at_budget(group[1], "m/x", "step", 1.0) == 1.0 and math.isnan(
+        comparison.at_budget(group[1], "m/x", "step", 3.0)
+    )
+    assert (
+        comparison.curve([a_run(0), a_run(1, lines=[{"step": 0}, {"step": 2}])], "m/x", "step")
+        is None
+    )
 
 
 def test_notes_tell_what_cannot_be_compared():
-    groups = {"a": [a_run(0, levels=[1]), a_run(0, levels=[1])], "b": [a_run(0, levels=[2], lines=[{"step": 1}])]}
+    groups = {
+        "a": [a_run(0, levels=[1]), a_run(0, levels=[1])],
+        "b": [a_run(0, levels=[2], lines=[{"step": 1}])],
+    }
     told = "\n".join(comparison.notes(groups, "m/x"))
     assert "2 different tasks" in told and "not distinct" in told and "one seed" in told
     assert "at step 1 of 2, not finished" in told and "no m/x; b has no mean" in told
     assert comparison.notes({"a": [a_run(0), a_run(1)]}, "m/x") == []
     nameless = a_run(7)
     del nameless.config["seed"]
-    assert "grpo_7: its config names no seed" in comparison.notes({"a": [nameless, a_run(0), a_run(0)]}, "m/x")
+    assert "grpo_7: its config names no seed" in comparison.notes(
+        {"a": [nameless, a_run(0), a_run(0)]}, "m/x"
+    )
 
 
 def test_runs_are_judged_by_their_problems():
@@ -64,7 +96,9 @@ def test_runs_are_judged_by_their_problems():
     rows = lambda held_out, train="t": {"rows": {"held_out": held_out, "train": train}}
     runs = lambda facts: [a_run(seed)._replace(facts=one) for seed, one in enumerate(facts)]
     told = lambda *facts: "\n".join(comparison.notes({"a": runs(facts)}, "eval/held_out_accuracy"))
-    assert "2 different tasks" in told(rows("x"), rows("y")) and "different tasks" not in told(rows("x"), rows("x", "u"))
+    assert "2 different tasks" in told(rows("x"), rows("y")) and "different tasks" not in told(
+        rows("x"), rows("x", "u")
+    )
 
 
 def test_paired_bootstrap():
@@ -74,7 +108,12 @@ def test_paired_bootstrap():
     better = base.copy()
     better[0, np.flatnonzero(base[0] == 0)[:10]] = 1
     found = comparison.paired_bootstrap(better, base)
-    assert found.mean == pytest.approx(0.1) and 0.03 < found.low < 0.07 and 0.13 < found.high < 0.17 and found.n == 100
+    assert (
+        found.mean == pytest.approx(0.1)
+        and 0.03 < found.low < 0.07
+        and 0.13 < found.high < 0.17
+        and found.n == 100
+    )
     same = comparison.paired_bootstrap(base, base)
     assert same.low == same.high == 0
     with pytest.raises(ValueError, match="100 problems on one side, 90"):
@@ -91,8 +130,11 @@ def test_paired_bootstrap_is_that_of_the_definition():
         of = lambda solved: solved[rng.integers(len(solved), size=len(solved))][:, problems].mean()
         found.append(of(first) - of(second))
     made = comparison.paired_bootstrap(first, second, draws=40, seed=5)
-    np.testing.assert_allclose((made.mean, made.low, made.high),
-                               (first.mean() - second.mean(), *np.percentile(found, [2.5, 97.5])), rtol=1e-12)
+    np.testing.assert_allclose(
+        (made.mean, made.low, made.high),
+        (first.mean() - second.mean(), *np.percentile(found, [2.5, 97.5])),
+        rtol=1e-12,
+    )
 
 
 def test_covers_the_truth():
@@ -115,7 +157,9 @@ def test_load(tmp_path):
     with pytest.raises(ValueError, match="config.json cannot be read"):
         comparison.load(str(tmp_path / "one"))
     (tmp_path / "one" / "config.json").write_text(json.dumps({"config": {"steps": 3}}))
-    (tmp_path / "one" / "solved.jsonl").write_text('{"step": 0, "a": "00"}\n{"step": 3, "a": "01"}\n')
+    (tmp_path / "one" / "solved.jsonl").write_text(
+        '{"step": 0, "a": "00"}\n{"step": 3, "a": "01"}\n'
+    )
     with pytest.raises(ValueError, match="typo: no run directory"):
         comparison.find(f"{tmp_path}/o*,{tmp_path}/typo")
     run = comparison.load(comparison.find(str(tmp_path / "o*"))[0])

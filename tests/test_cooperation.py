@@ -1,4 +1,5 @@
 """What evaluation measures of cooperation, in a whole tiny run and against what it must be."""
+
 from __future__ import annotations
 
 import jax
@@ -14,7 +15,9 @@ from tests import tiny_runs
 @pytest.fixture(scope="module")
 def made():
     """A run of bridge with its programs and two different states of theta."""
-    run = setup.build(tiny_runs.config("bridge", eval__cooperation=True, task__demo_size=6), jax.devices()[:1])
+    run = setup.build(
+        tiny_runs.config("bridge", eval__cooperation=True, task__demo_size=6), jax.devices()[:1]
+    )
     programs = compile_programs(run, setup.abstract_state(run))
     state = run.method.init(setup.initial_theta(run), jax.random.key(0))
     return run, programs, state
@@ -23,9 +26,18 @@ def made():
 def test_splits(made):
     """Prompts with a demonstration, and without; disjoint, and both of the training set."""
     run = made[0]
-    ids = {name: {problem.id for problem in run.splits[name].problems} for name in ("touched", "untouched", "held_out")}
-    assert ids["touched"] <= {problem.id for problem in run.task.demos} and not ids["touched"] & ids["untouched"]
-    assert ids["touched"] | ids["untouched"] <= {problem.id for problem in run.task.train} and not ids["held_out"] & ids["touched"]
+    ids = {
+        name: {problem.id for problem in run.splits[name].problems}
+        for name in ("touched", "untouched", "held_out")
+    }
+    assert (
+        ids["touched"] <= {problem.id for problem in run.task.demos}
+        and not ids["touched"] & ids["untouched"]
+    )
+    assert (
+        ids["touched"] | ids["untouched"] <= {problem.id for problem in run.task.train}
+        and not ids["held_out"] & ids["touched"]
+    )
     assert len(ids["touched"]) == 6 and len(ids["untouched"]) == run.settings.eval.rows
 
 
@@ -44,11 +56,18 @@ def test_gain_is_paired(made, monkeypatch):
     found = cooperation.measured_gain(run, programs, state)
     difference = np.array([0, 1, 0, 1, 0, -1, 1, 0])
     assert found["coop/gain"] == pytest.approx(difference.mean())
-    error = np.sqrt(((difference - 0.25)**2).sum() / 7 / 8)
+    error = np.sqrt(((difference - 0.25) ** 2).sum() / 7 / 8)
     assert found["coop/gain_stderr"] == pytest.approx(error)
-    assert found["coop/gain_high"] == pytest.approx(0.25 + 2.364624 * error)  # Student's t, 7 degrees of freedom, by a table
+    assert found["coop/gain_high"] == pytest.approx(
+        0.25 + 2.364624 * error
+    )  # Student's t, 7 degrees of freedom, by a table
     assert found["coop/gain_low"] == pytest.approx(0.25 - 2.364624 * error)
-    assert cooperation.measured_gain(run, programs, state.replace(params=Params(state.params.theta, None, None))) == {}
+    assert (
+        cooperation.measured_gain(
+            run, programs, state.replace(params=Params(state.params.theta, None, None))
+        )
+        == {}
+    )
 
 
 def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
@@ -70,9 +89,12 @@ def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
     cooperation.measured_gain(run, programs, state)
     factor = 0.0
     cooperation.measured_gain(run, programs, state)
-    held_out = {problem.id for problem in run.splits["held_out"].problems[:run.settings.eval.rows]}
+    held_out = {problem.id for problem in run.splits["held_out"].problems[: run.settings.eval.rows]}
     assert len(seen) == 4 and all(asked == held_out for asked, _ in seen)
-    assert set(temperatures) == {run.settings.rollout.temperature} and run.settings.rollout.temperature > 0
+    assert (
+        set(temperatures) == {run.settings.rollout.temperature}
+        and run.settings.rollout.temperature > 0
+    )
     np.testing.assert_array_equal(seen[0][1], seen[1][1])  # theta_hat is theta, and has its keys
     assert (seen[0][1] != seen[2][1]).any()
 
@@ -81,18 +103,29 @@ def test_expert_logp(made):
     """The mean over the tokens of held-out experts, as the policy computes it."""
     run, programs, state = made
     from bridge_jax import data
+
     demos = run.held_out_demos
-    rows = data.demo_batch(demos, np.arange(len(demos.problems)), run.buckets[-1:], run.settings.rollout.max_new)
-    assert {problem.id for problem in demos.problems} <= {problem.id for problem in run.task.splits["held_out"]}
+    rows = data.demo_batch(
+        demos, np.arange(len(demos.problems)), run.buckets[-1:], run.settings.rollout.max_new
+    )
+    assert {problem.id for problem in demos.problems} <= {
+        problem.id for problem in run.task.splits["held_out"]
+    }
     phi = run.policy.merge(state.params.theta, state.params.w)
     logp_BT = np.asarray(run.policy.logp(phi, generate.on_mesh(run, rows), 1.0)[0])
     kept = np.arange(logp_BT.shape[1]) < np.asarray(rows.length_B)[:, None]
-    assert cooperation.expert_logp(run, programs, state)["coop/expert_logp"] == pytest.approx(logp_BT[kept].mean(), rel=1e-4)
+    assert cooperation.expert_logp(run, programs, state)["coop/expert_logp"] == pytest.approx(
+        logp_BT[kept].mean(), rel=1e-4
+    )
 
 
 def test_in_a_run(tmp_path):
     """Every evaluation has it, nothing else does, and nothing compiles for it once training is under way."""
-    train.train(tiny_runs.config("bridge", steps=4, eval__every=2, eval__cooperation=True), str(tmp_path), devices=jax.devices()[:1])
+    train.train(
+        tiny_runs.config("bridge", steps=4, eval__every=2, eval__cooperation=True),
+        str(tmp_path),
+        devices=jax.devices()[:1],
+    )
     lines = logbook.read(str(tmp_path))
     keys = {"coop/gain", "coop/gain_low", "coop/expert_logp", "eval/touched_accuracy"}
     assert [keys <= set(line) for line in lines] == [True, False, True, False, True]

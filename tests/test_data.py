@@ -1,4 +1,5 @@
 """Tokenizers, the one renderer, dropping without cutting, order as a pure function, padding told from lengths."""
+
 from __future__ import annotations
 
 import functools
@@ -8,7 +9,8 @@ import pathlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bridge_jax import data, tasks
 from bridge_jax.data import CharTokenizer, HFTokenizer
@@ -37,11 +39,14 @@ def problem(id: int, question: str, solution: str = "#1") -> Problem:
 
 # Characters
 
+
 def test_char_tokenizer_by_hand():
     tokenizer = CharTokenizer("abc")
     assert tokenizer.encode("cab") == [3, 1, 2] and tokenizer.decode([3, 0, 1, 2, 0]) == "cab"
     assert (tokenizer.vocab_size, tokenizer.eos_ids) == (4, (0,))
-    assert tokenizer.decode(np.array([1, 4, 2])) == "a\ufffdb"  # a padded vocabulary: an id that has no character
+    assert (
+        tokenizer.decode(np.array([1, 4, 2])) == "a\ufffdb"
+    )  # a padded vocabulary: an id that has no character
     messages = [{"role": "system", "content": "zz"}, {"role": "user", "content": "ba"}]
     assert tokenizer.render(messages) == [2, 1]
     assert tokenizer == CharTokenizer("abc")
@@ -58,7 +63,9 @@ def test_char_tokenizer_refuses():
 
 
 @pytest.mark.parametrize("family", [None, "llama", "qwen2", "qwen3"])
-@pytest.mark.parametrize("alphabet", [arithmetic.ALPHABET, "ab \n\t\"\\{}<eos012'"], ids=["compact", "odd"])
+@pytest.mark.parametrize(
+    "alphabet", [arithmetic.ALPHABET, "ab \n\t\"\\{}<eos012'"], ids=["compact", "odd"]
+)
 def test_saved_characters_are_an_ordinary_hf_tokenizer(tmp_path, family, alphabet):
     """Beside any of our config.json's: AutoTokenizer goes by the model_type and may rebuild what it reads."""
     transformers = pytest.importorskip("transformers")
@@ -66,7 +73,10 @@ def test_saved_characters_are_an_ordinary_hf_tokenizer(tmp_path, family, alphabe
     tokenizer.save(tmp_path)
     if family:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": family, "vocab_size": 32}))
-    plain_hf, ours = transformers.AutoTokenizer.from_pretrained(str(tmp_path)), HFTokenizer(str(tmp_path))
+    plain_hf, ours = (
+        transformers.AutoTokenizer.from_pretrained(str(tmp_path)),
+        HFTokenizer(str(tmp_path)),
+    )
     rng = np.random.default_rng(0)
     texts = ["", alphabet, alphabet[::-1], alphabet[0] * 5]
     texts += ["".join(rng.choice(list(alphabet), 30)) for _ in range(20)]
@@ -83,18 +93,33 @@ def test_saved_characters_are_an_ordinary_hf_tokenizer(tmp_path, family, alphabe
 
 # Real tokenizers
 
-@pytest.mark.parametrize("name, prompt, eos_ids", [
-    ("qwen3", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi 12?<|im_end|>\n<|im_start|>assistant\n",
-     (151645,)),
-    ("llama3_1", "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>"
-     "user<|end_header_id|>\n\nHi 12?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", (128009,)),
-])
+
+@pytest.mark.parametrize(
+    "name, prompt, eos_ids",
+    [
+        (
+            "qwen3",
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi 12?<|im_end|>\n<|im_start|>assistant\n",
+            (151645,),
+        ),
+        (
+            "llama3_1",
+            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>"
+            "user<|end_header_id|>\n\nHi 12?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+            (128009,),
+        ),
+    ],
+)
 def test_real_chat_prompts(name, prompt, eos_ids):
     tokenizer = real(name)
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi 12?"}]
     ids = tokenizer.render(messages)
-    assert tokenizer.inner.decode(ids, clean_up_tokenization_spaces=False) == prompt  # one begin-of-text, not two
-    assert ids == list(tokenizer.inner.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
+    assert (
+        tokenizer.inner.decode(ids, clean_up_tokenization_spaces=False) == prompt
+    )  # one begin-of-text, not two
+    assert ids == list(
+        tokenizer.inner.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    )
     assert tokenizer.eos_ids == eos_ids
 
 
@@ -122,8 +147,13 @@ def small_hf(folder, files: dict | None = None, **settings):
 
 
 def test_eos_is_a_set_from_all_who_name_one(tmp_path):
-    small_hf(tmp_path, {"generation_config.json": {"eos_token_id": [0, 5]}, "config.json": {"model_type": "llama",
-                                                                                         "eos_token_id": 7}})
+    small_hf(
+        tmp_path,
+        {
+            "generation_config.json": {"eos_token_id": [0, 5]},
+            "config.json": {"model_type": "llama", "eos_token_id": 7},
+        },
+    )
     assert HFTokenizer(str(tmp_path)).eos_ids == (0, 5, 7)
     assert HFTokenizer(str(tmp_path)).decode([1, 5, 2, 7, 0]) == "<|"
 
@@ -138,13 +168,18 @@ def test_the_end_of_a_turn_ends_a_sequence(tmp_path):
     turns = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>\n{% endfor %}"
     small_hf(tmp_path, chat_template=turns, additional_special_tokens=["<|im_end|>"])
     tokenizer = HFTokenizer(str(tmp_path))
-    assert tokenizer.eos_ids == (0, tokenizer.inner.convert_tokens_to_ids("<|im_end|>")) and tokenizer.eos_ids[1] > 0
+    assert (
+        tokenizer.eos_ids == (0, tokenizer.inner.convert_tokens_to_ids("<|im_end|>"))
+        and tokenizer.eos_ids[1] > 0
+    )
 
 
 def test_without_a_template_the_prompt_is_a_line(tmp_path):
     small_hf(tmp_path, chat_template=None)
     tokenizer = HFTokenizer(str(tmp_path))
-    assert tokenizer.render(plain(problem(1, "12"))) == CharTokenizer("<|im_endstarb>12\n").encode("12\n")
+    assert tokenizer.render(plain(problem(1, "12"))) == CharTokenizer("<|im_endstarb>12\n").encode(
+        "12\n"
+    )
 
 
 def test_without_a_template_the_begin_token_stays(tmp_path):
@@ -152,8 +187,13 @@ def test_without_a_template_the_begin_token_stays(tmp_path):
     config = json.loads((TOKENIZERS / "llama3_1" / "tokenizer_config.json").read_text())
     config.pop("chat_template")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    (tmp_path / "tokenizer.json").write_bytes((TOKENIZERS / "llama3_1" / "tokenizer.json").read_bytes())
-    assert HFTokenizer(str(tmp_path)).render(plain(problem(1, "Hi"))) == [128000, *tokenizer.encode("Hi\n")]
+    (tmp_path / "tokenizer.json").write_bytes(
+        (TOKENIZERS / "llama3_1" / "tokenizer.json").read_bytes()
+    )
+    assert HFTokenizer(str(tmp_path)).render(plain(problem(1, "Hi"))) == [
+        128000,
+        *tokenizer.encode("Hi\n"),
+    ]
 
 
 def test_hf_refuses(tmp_path):
@@ -168,7 +208,8 @@ def test_hf_save_keeps_the_files(tmp_path):
     source = small_hf(tmp_path / "source")
     HFTokenizer(str(source)).save(tmp_path / "export")
     assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == {
-        path.name: path.read_bytes() for path in source.iterdir()}
+        path.name: path.read_bytes() for path in source.iterdir()
+    }
     HFTokenizer(str(source)).save(source)  # onto itself
 
 
@@ -187,13 +228,22 @@ def test_eos_ids_must_fit_the_model_too(tmp_path):
 
 # Encoding
 
+
 def test_what_does_not_fit_is_named_and_left_out(caplog):
-    rows = [problem(11, "1+1="), problem(22, "111111+11="), problem(33, "1+1+1+1="), problem(44, "1" * 20)]
+    rows = [
+        problem(11, "1+1="),
+        problem(22, "111111+11="),
+        problem(33, "1+1+1+1="),
+        problem(44, "1" * 20),
+    ]
     with caplog.at_level(logging.WARNING):
         kept, dropped = data.encode_prompts(CHAR, rows, plain, BUCKETS)
     assert [p.id for p in kept.problems] == [11, 33] and [len(ids) for ids in kept.tokens] == [4, 8]
     assert dropped == ((22, "prompt", 10), (44, "prompt", 20))
-    assert "left out 2 of 4 problems: prompt longer than 8 tokens; id (tokens): 44 (20), 22 (10)" in caplog.text
+    assert (
+        "left out 2 of 4 problems: prompt longer than 8 tokens; id (tokens): 44 (20), 22 (10)"
+        in caplog.text
+    )
     assert all(CHAR.decode(ids) == p.question for p, ids in zip(kept.problems, kept.tokens))
 
 
@@ -201,8 +251,14 @@ def test_long_traces_are_dropped_not_cut(caplog):
     rows = [problem(1, "1=", "12345"), problem(2, "1=", "123456"), problem(3, "1" * 9, "1")]
     with caplog.at_level(logging.WARNING):
         kept, dropped = data.encode_demos(CHAR, rows, plain, BUCKETS, max_new=6)
-    assert dropped == ((2, "trace", 7), (3, "prompt", 9))  # five characters and the end fill max_new exactly
-    assert kept.completions[0].tolist() == [*CHAR.encode("12345"), 0] and kept.completions[0].dtype == np.int32
+    assert dropped == (
+        (2, "trace", 7),
+        (3, "prompt", 9),
+    )  # five characters and the end fill max_new exactly
+    assert (
+        kept.completions[0].tolist() == [*CHAR.encode("12345"), 0]
+        and kept.completions[0].dtype == np.int32
+    )
     assert "trace longer than 6 tokens; id (tokens): 2 (7)" in caplog.text
     assert "prompt longer than 8 tokens; id (tokens): 3 (9)" in caplog.text
 
@@ -211,11 +267,17 @@ def test_many_left_out_are_counted_and_ten_are_named(caplog):
     rows = [problem(i, "1" * (9 + i)) for i in range(30)] + [problem(99, "1")]
     with caplog.at_level(logging.WARNING):
         data.encode_prompts(CHAR, rows, plain, BUCKETS)
-    assert "left out 30 of 31" in caplog.text and "20 (29), ..." in caplog.text and "19 (28)" not in caplog.text
+    assert (
+        "left out 30 of 31" in caplog.text
+        and "20 (29), ..." in caplog.text
+        and "19 (28)" not in caplog.text
+    )
 
 
 def test_nothing_left_is_an_error():
-    with pytest.raises(ValueError, match="none of 1 problems remains; allowed: prompt at most 8.*left out: 10"):
+    with pytest.raises(
+        ValueError, match="none of 1 problems remains; allowed: prompt at most 8.*left out: 10"
+    ):
         data.encode_prompts(CHAR, [problem(1, "1" * 10)], plain, BUCKETS)
     with pytest.raises(ValueError, match="trace at most 2"):
         data.encode_demos(CHAR, [problem(1, "1", "123")], plain, BUCKETS, 2)
@@ -241,45 +303,66 @@ def test_errors_name_the_problem(tmp_path):
         data.encode_demos(tokenizer, [problem(5, "1", "1<eos>")], plain, BUCKETS, 4)
 
 
-@pytest.mark.parametrize("tokenizer, style", [("char", "compact"), ("qwen3", "chat"), ("llama3_1", "chat")])
+@pytest.mark.parametrize(
+    "tokenizer, style", [("char", "compact"), ("qwen3", "chat"), ("llama3_1", "chat")]
+)
 def test_sft_and_rl_prompts_are_the_same_ids(tokenizer, style):
     tokenizer = CHAR if tokenizer == "char" else real(tokenizer)
-    task = arithmetic.make(arithmetic.Config(levels=(1, 3), train_size=20, demo_size=20, eval_size=5, style=style))
+    task = arithmetic.make(
+        arithmetic.Config(levels=(1, 3), train_size=20, demo_size=20, eval_size=5, style=style)
+    )
     prompts, _ = data.encode_prompts(tokenizer, task.train, task.messages, (128,))
     demos, dropped = data.encode_demos(tokenizer, task.demos, task.messages, (128,), 64)
     rl = {p.id: ids.tolist() for p, ids in zip(prompts.problems, prompts.tokens)}
-    assert {p.id: ids.tolist() for p, ids in zip(demos.problems, demos.tokens)} == rl and not dropped
+    assert {
+        p.id: ids.tolist() for p, ids in zip(demos.problems, demos.tokens)
+    } == rl and not dropped
     for p, completion in zip(demos.problems, demos.completions):
         assert completion[-1] == tokenizer.eos_ids[0] and tokenizer.decode(completion) == p.solution
         assert task.compare(p, task.extract(tokenizer.decode(completion))) == "correct"
 
 
 def test_template_hash_tells_renderings_apart():
-    hashes = {data.template_hash(CHAR, plain), data.template_hash(CHAR, plain, "1+2="),
-              data.template_hash(CharTokenizer(arithmetic.ALPHABET[::-1]), plain),
-              data.template_hash(CHAR, lambda p: plain(p) * 2)}
+    hashes = {
+        data.template_hash(CHAR, plain),
+        data.template_hash(CHAR, plain, "1+2="),
+        data.template_hash(CharTokenizer(arithmetic.ALPHABET[::-1]), plain),
+        data.template_hash(CHAR, lambda p: plain(p) * 2),
+    }
     assert len(hashes) == 4 and all(len(h) == 12 for h in hashes)
-    assert data.template_hash(CHAR, plain) == data.template_hash(CharTokenizer(arithmetic.ALPHABET), plain)
+    assert data.template_hash(CHAR, plain) == data.template_hash(
+        CharTokenizer(arithmetic.ALPHABET), plain
+    )
 
 
 def test_template_hash_sees_the_system_message():
     chat = functools.partial(tasks.boxed_messages)
     assert data.template_hash(real("qwen3"), chat) != data.template_hash(
-        real("qwen3"), functools.partial(tasks.boxed_messages, system="You are a helpful assistant."))
+        real("qwen3"),
+        functools.partial(tasks.boxed_messages, system="You are a helpful assistant."),
+    )
 
 
 # Order
 
+
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 40), epochs=st.integers(1, 4), data_=st.data())
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.integers(1, 40),
+    epochs=st.integers(1, 4),
+    data_=st.data(),
+)
 def test_every_epoch_has_each_row_once_and_cuts_do_not_matter(seed, size, epochs, data_):
     total = size * epochs
     whole = data.order(seed, "rl", size, 0, total)
     for epoch in range(epochs):
-        assert sorted(whole[epoch * size:(epoch + 1) * size]) == list(range(size))
+        assert sorted(whole[epoch * size : (epoch + 1) * size]) == list(range(size))
     start = data_.draw(st.integers(0, total))
     count = data_.draw(st.integers(0, total - start))
-    assert data.order(seed, "rl", size, start, count).tolist() == whole[start:start + count].tolist()
+    assert (
+        data.order(seed, "rl", size, start, count).tolist() == whole[start : start + count].tolist()
+    )
 
 
 def test_order_depends_on_seed_stream_and_epoch():
@@ -302,18 +385,30 @@ def test_order_hands_out_copies():
 
 def test_order_far_away_is_cheap_and_bad_calls_are_refused():
     assert len(data.order(0, "rl", 7, 7 * 10**9, 5)) == 5
-    for bad in ((-1, "rl", 5, 0, 1), (2**32, "rl", 5, 0, 1), (0, "rl", 0, 0, 1), (0, "rl", 5, -1, 1),
-                (0, "rl", 5, 0, -1)):
+    for bad in (
+        (-1, "rl", 5, 0, 1),
+        (2**32, "rl", 5, 0, 1),
+        (0, "rl", 0, 0, 1),
+        (0, "rl", 5, -1, 1),
+        (0, "rl", 5, 0, -1),
+    ):
         with pytest.raises(ValueError, match="allowed: seed in"):
             data.order(*bad)
 
 
 # Batches
 
+
 @functools.cache
 def encoded():
-    rows = [problem(2**31 - 1, "1=", "#1"), problem(7, "1+1=", "1+1=2;#2"), problem(8, "1+1+1=", "#3")]
-    return data.encode_prompts(CHAR, rows, plain, BUCKETS)[0], data.encode_demos(CHAR, rows, plain, BUCKETS, 10)[0]
+    rows = [
+        problem(2**31 - 1, "1=", "#1"),
+        problem(7, "1+1=", "1+1=2;#2"),
+        problem(8, "1+1+1=", "#3"),
+    ]
+    return data.encode_prompts(CHAR, rows, plain, BUCKETS)[0], data.encode_demos(
+        CHAR, rows, plain, BUCKETS, 10
+    )[0]
 
 
 def test_prompt_batch_takes_the_smallest_bucket():
@@ -344,10 +439,15 @@ def test_the_end_token_counts_although_it_is_the_pad_token():
     assert isinstance(seqs, Sequences) and seqs.tokens_BT.shape == (2, 12)
     assert seqs.length_B.tolist() == [3, 9]
     for tokens, length, solution in zip(seqs.tokens_BT, seqs.length_B, ("#1", "1+1=2;#2")):
-        assert tokens[:length].tolist() == [*CHAR.encode(solution), 0]  # 0 is inside the length, and 0 follows it
+        assert tokens[:length].tolist() == [
+            *CHAR.encode(solution),
+            0,
+        ]  # 0 is inside the length, and 0 follows it
         assert not tokens[length:].any()
     assert seqs.prompt_PS.tolist() == [CHAR.encode("1=") + [0, 0], CHAR.encode("1+1=")]
-    assert {a.dtype for a in (seqs.prompt_PS, seqs.prompt_len_P, seqs.tokens_BT, seqs.length_B)} == {np.dtype(np.int32)}
+    assert {
+        a.dtype for a in (seqs.prompt_PS, seqs.prompt_len_P, seqs.tokens_BT, seqs.length_B)
+    } == {np.dtype(np.int32)}
 
 
 def test_batches_refuse_other_limits_than_the_encoding_had():

@@ -1,4 +1,5 @@
 """Grading and evaluation on hand-made completions: text, outcomes, both readings, padding, order, transcripts."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -22,9 +23,11 @@ def samples(texts: list[str], cut: tuple[int, ...] = ()) -> Samples:
     tokens, length = np.full((len(texts), T), 7, np.int32), np.zeros(len(texts), np.int32)
     for b, text in enumerate(texts):
         ids = TOKENIZER.encode(text) + ([] if b in cut else [0])
-        tokens[b, :len(ids)], length[b] = ids, len(ids)
+        tokens[b, : len(ids)], length[b] = ids, len(ids)
     stopped = np.asarray([b not in cut for b in range(len(texts))])
-    seqs = Sequences(np.zeros((len(texts), 4), np.int32), np.full(len(texts), 4, np.int32), tokens, length)
+    seqs = Sequences(
+        np.zeros((len(texts), 4), np.int32), np.full(len(texts), 4, np.int32), tokens, length
+    )
     return Samples(seqs, np.zeros((len(texts), T), np.float32), stopped)
 
 
@@ -43,7 +46,9 @@ def test_a_grader_that_raises_is_counted_and_does_not_end_the_run():
     def broken(problem, text):
         raise RuntimeError("out of order")
 
-    graded = evaluate.grade(dataclasses.replace(TASK, compare=broken), TOKENIZER, [TASK.train[0]], samples(["#1", "#2"]))
+    graded = evaluate.grade(
+        dataclasses.replace(TASK, compare=broken), TOKENIZER, [TASK.train[0]], samples(["#1", "#2"])
+    )
     assert graded.outcomes == (Outcome.grader_error,) * 2 and not graded.reward_B.any()
 
 
@@ -66,9 +71,13 @@ def test_evaluation_covers_every_problem_once(rows):
         known = {problem.id: problem for problem in prompts.problems}
         # rows that fill up the batch are copies of its last prompt, which end when it does
         assert -1 not in batch.ids_P
-        return samples(["1" if id == wrong else f"#{known[id].answer}" for id in batch.ids_P.tolist()])
+        return samples(
+            ["1" if id == wrong else f"#{known[id].answer}" for id in batch.ids_P.tolist()]
+        )
 
-    metrics, transcripts = evaluate.evaluate(generate, "phi", TASK, TOKENIZER, "held_out", prompts, rows, (4,))
+    metrics, transcripts = evaluate.evaluate(
+        generate, "phi", TASK, TOKENIZER, "held_out", prompts, rows, (4,)
+    )
     assert [row["id"] for row in transcripts] == [problem.id for problem in prompts.problems]
     assert metrics["eval/held_out_accuracy"] == 0.8 and metrics["eval/held_out_n"] == 5
     assert metrics["eval/held_out_no_answer"] == 0.2 and metrics["eval/held_out_stopped"] == 1
@@ -76,7 +85,9 @@ def test_evaluation_covers_every_problem_once(rows):
     assert metrics["eval/held_out_lenient"] == 0.8
     lengths = [2 if row["id"] == wrong else 2 + len(row["answer"]) for row in transcripts]
     assert metrics["eval/held_out_tokens"] == pytest.approx(np.mean(lengths))
-    assert {row["split"] for row in transcripts} == {"held_out"} and all(row["stopped"] for row in transcripts)
+    assert {row["split"] for row in transcripts} == {"held_out"} and all(
+        row["stopped"] for row in transcripts
+    )
     assert [row["outcome"] for row in transcripts].count("no_answer") == 1
 
 
@@ -84,9 +95,13 @@ def test_prompts_that_were_too_long_count_as_not_answered():
     prompts, _ = data.encode_prompts(TOKENIZER, TASK.splits["held_out"], TASK.messages, (4,))
     known = {problem.id: problem for problem in prompts.problems}
     generate = lambda phi, batch: samples([f"#{known[id].answer}" for id in batch.ids_P.tolist()])
-    metrics, transcripts = evaluate.evaluate(generate, None, TASK, TOKENIZER, "held_out", prompts, 5, (4,), too_long=3)
+    metrics, transcripts = evaluate.evaluate(
+        generate, None, TASK, TOKENIZER, "held_out", prompts, 5, (4,), too_long=3
+    )
     assert len(transcripts) == 5 and metrics["eval/held_out_n"] == 8
-    assert metrics["eval/held_out_accuracy"] == 5 / 8 and metrics["eval/held_out_no_answer"] == 3 / 8
+    assert (
+        metrics["eval/held_out_accuracy"] == 5 / 8 and metrics["eval/held_out_no_answer"] == 3 / 8
+    )
     assert metrics["eval/held_out_stopped"] == 1  # of those that were asked
 
 
@@ -95,20 +110,34 @@ def test_both_readings_and_their_answers():
     problem = TASK.train[0]
     prompts = data.Prompts((problem,), (np.asarray(TOKENIZER.encode(problem.question), np.int32),))
     texts = [problem.answer, f"#{problem.answer}", f"#{problem.answer};99"]
-    row, = evaluate.transcribe(lambda batch: samples(texts, cut=(2,)), TASK, TOKENIZER, prompts, 1, (4,), M=3)
+    (row,) = evaluate.transcribe(
+        lambda batch: samples(texts, cut=(2,)), TASK, TOKENIZER, prompts, 1, (4,), M=3
+    )
     assert [(r["given"], r["outcome"]) for r in row] == [
-        (None, "no_answer"), (problem.answer, "correct"), (f"{problem.answer};99", "parse_error")]
+        (None, "no_answer"),
+        (problem.answer, "correct"),
+        (f"{problem.answer};99", "parse_error"),
+    ]
     assert [(r["given_lenient"], r["outcome_lenient"]) for r in row] == [
-        (problem.answer, "correct"), (problem.answer, "correct"), ("99", "wrong")]
+        (problem.answer, "correct"),
+        (problem.answer, "correct"),
+        ("99", "wrong"),
+    ]
     assert [r["sample"] for r in row] == [0, 1, 2] and {r["id"] for r in row} == {problem.id}
     assert [r["stopped"] for r in row] == [True, True, False]
-    assert [r["tokens"] for r in row] == [len(problem.answer) + 1, len(problem.answer) + 2, len(problem.answer) + 4]
+    assert [r["tokens"] for r in row] == [
+        len(problem.answer) + 1,
+        len(problem.answer) + 2,
+        len(problem.answer) + 4,
+    ]
 
 
 def test_short_prompts_come_first_and_grading_overlaps_generation():
     """A batch is dispatched before the one before it is graded; every batch has the smallest bucket that fits."""
     questions = ["1+1=", "10+20+30=", "2+2=", "100+200+300+400=", "20+30+40="]
-    problems = tuple(TASK.train[0]._replace(id=i, question=question) for i, question in enumerate(questions))
+    problems = tuple(
+        TASK.train[0]._replace(id=i, question=question) for i, question in enumerate(questions)
+    )
     prompts, _ = data.encode_prompts(TOKENIZER, problems, TASK.messages, (4, 9, 16))
     events = []
 
@@ -122,8 +151,16 @@ def test_short_prompts_come_first_and_grading_overlaps_generation():
 
     task = dataclasses.replace(TASK, compare=compare, lenient=lambda text: None)
     batches = list(evaluate.transcribe(generate, task, TOKENIZER, prompts, 2, (4, 9, 16)))
-    assert events == [("generate", [0, 2], 4), ("generate", [1, 4], 9), ("grade", 0), ("grade", 2),
-                      ("generate", [3, 3], 16), ("grade", 1), ("grade", 4), ("grade", 3)]
+    assert events == [
+        ("generate", [0, 2], 4),
+        ("generate", [1, 4], 9),
+        ("grade", 0),
+        ("grade", 2),
+        ("generate", [3, 3], 16),
+        ("grade", 1),
+        ("grade", 4),
+        ("grade", 3),
+    ]
     assert [[row["id"] for row in batch] for batch in batches] == [[0, 2], [1, 4], [3]]
 
 
@@ -139,7 +176,9 @@ class FakePool:
 
 
 def test_claims_go_to_the_pool_in_one_call_each_once():
-    compare = lambda problem, answer: Claim(problem.answer, answer) if len(answer) > 1 else Outcome.wrong
+    compare = lambda problem, answer: (
+        Claim(problem.answer, answer) if len(answer) > 1 else Outcome.wrong
+    )
     task, pool = dataclasses.replace(TASK, compare=compare), FakePool()
     problems, texts = [TASK.train[0]] * 3, ["#12", "#3", "#45;6"]
     strict, lenient = evaluate.readings(task, problems, texts, (task.extract, task.lenient), pool)
@@ -155,7 +194,7 @@ def test_claims_go_to_the_pool_in_one_call_each_once():
 def test_an_answer_may_spell_the_name_of_an_outcome():
     compare = lambda problem, answer: Outcome.correct
     task = dataclasses.replace(TASK, extract=lambda text: "grader_error", compare=compare)
-    strict, = evaluate.readings(task, [TASK.train[0]], ["x"], (task.extract,))
+    (strict,) = evaluate.readings(task, [TASK.train[0]], ["x"], (task.extract,))
     assert strict == [evaluate.Reading("grader_error", Outcome.correct)]
 
 
@@ -164,5 +203,7 @@ def test_a_reader_that_raises_is_a_grader_error_of_its_own_reading():
         raise KeyError(text)
 
     task = dataclasses.replace(TASK, lenient=broken)
-    strict, lenient = evaluate.readings(task, [TASK.train[0]], [f"#{TASK.train[0].answer}"], (task.extract, task.lenient))
+    strict, lenient = evaluate.readings(
+        task, [TASK.train[0]], [f"#{TASK.train[0].answer}"], (task.extract, task.lenient)
+    )
     assert strict[0].outcome is Outcome.correct and lenient[0] == (None, Outcome.grader_error)

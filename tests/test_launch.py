@@ -1,4 +1,5 @@
 """The recipes of docs/launch.md and of the README, read out of them: flags, devices, expert traces, and scripts around them."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -20,23 +21,36 @@ from bridge_jax.models import params
 from tests.host_runs import ROOT
 
 DEVICES = {  # of all processes together, by the heading above a recipe, in the order of its commands
-    "By hand": (16, 4), "One GPU": (1, 1), "Eight GPUs": (8,), "Slurm": (16,), "A TPU pod slice": (64,), "GKE through xpk": (64,),
-    "On a GPU, on a TPU pod": (8,)}
-SIZES = {"Slurm": r"--nodes=(\d+)[^$]*--ntasks-per-node=(\d+)", "A TPU pod slice": r"v5litepod-(\d+)",
-         "GKE through xpk": r"--tpu-type=v5litepod-(\d+) --num-slices=(\d+)"}  # whose product must be that number
+    "By hand": (16, 4),
+    "One GPU": (1, 1),
+    "Eight GPUs": (8,),
+    "Slurm": (16,),
+    "A TPU pod slice": (64,),
+    "GKE through xpk": (64,),
+    "On a GPU, on a TPU pod": (8,),
+}
+SIZES = {
+    "Slurm": r"--nodes=(\d+)[^$]*--ntasks-per-node=(\d+)",
+    "A TPU pod slice": r"v5litepod-(\d+)",
+    "GKE through xpk": r"--tpu-type=v5litepod-(\d+) --num-slices=(\d+)",
+}  # whose product must be that number
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
     """In place of one."""
+
     id: int
     platform: str = "tpu"
 
 
 def sections() -> dict[str, str]:
     """Code of each section by its heading, lines that go on joined."""
-    pages = (ROOT / "docs" / "launch.md").read_text() + (ROOT / "README.md").read_text().partition("\n## On a GPU")[1] + (
-        (ROOT / "README.md").read_text().partition("\n## On a GPU")[2].partition("\n### ")[0])
+    pages = (
+        (ROOT / "docs" / "launch.md").read_text()
+        + (ROOT / "README.md").read_text().partition("\n## On a GPU")[1]
+        + ((ROOT / "README.md").read_text().partition("\n## On a GPU")[2].partition("\n### ")[0])
+    )
     found = dict(part.partition("\n")[::2] for part in re.split(r"^## ", pages, flags=re.M)[1:])
     code = lambda text: "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
     return {heading: re.sub(r"\\\n\s*", "", code(text)) for heading, text in found.items()}
@@ -47,17 +61,30 @@ def commands() -> list[tuple[str, int, str, list[str]]]:
     found = []
     for heading, code in sections().items():
         matches = re.findall(r"(.*?-m experiments\.(?:train|plan))((?: +--[^\s\"]+)+)", code)
-        assert len(matches) == len(DEVICES.get(heading, ())), f"{heading}: {len(matches)} commands; set their DEVICES"
-        found += [(heading, devices, before, options.split()) for devices, (before, options) in
-                  zip(DEVICES.get(heading, ()), matches)]
+        assert len(matches) == len(DEVICES.get(heading, ())), (
+            f"{heading}: {len(matches)} commands; set their DEVICES"
+        )
+        found += [
+            (heading, devices, before, options.split())
+            for devices, (before, options) in zip(DEVICES.get(heading, ()), matches)
+        ]
     return found
 
 
-@pytest.mark.parametrize("heading, devices, before, options", commands(), ids=[f"{one[0]}, {one[1]}" for one in commands()])
+@pytest.mark.parametrize(
+    "heading, devices, before, options",
+    commands(),
+    ids=[f"{one[0]}, {one[1]}" for one in commands()],
+)
 def test_recipe(heading, devices, before, options):
     """As experiments.train would read it there, up to the devices' layout; a method that wants experts is given some."""
-    given, line = flags.FlagValues(), ["command", *(re.sub(r"^--config=", f"--config={ROOT}/", option) for option in options)]
-    config_flags.DEFINE_config_file("config", None, "", flag_values=given, lock_config=True, sys_argv=line)
+    given, line = (
+        flags.FlagValues(),
+        ["command", *(re.sub(r"^--config=", f"--config={ROOT}/", option) for option in options)],
+    )
+    config_flags.DEFINE_config_file(
+        "config", None, "", flag_values=given, lock_config=True, sys_argv=line
+    )
     for name in ("workdir", "topology"):
         flags.DEFINE_string(name, "", "", flag_values=given)
     given(line)
@@ -89,14 +116,19 @@ def test_slurm_script(tmp_path, late, code):
     """With stand-ins for Slurm: towards the limit the tasks get SIGTERM, and once they have saved the job is queued again."""
     script = sections()["Slurm"].replace("$SLURM_JOB_ID", "77")
     calls = tmp_path / "calls"
-    stand_ins = {"srun": f'echo $$ > {tmp_path}/pid; trap "echo saved >> {calls}; exit 0" TERM\n'
-                         + ("for i in $(seq 300); do sleep 0.1; done" if late else "sleep 0.3") + f"\nexit {code}",
-                 "scancel": f'echo scancel $* >> {calls}; kill -TERM $(cat {tmp_path}/pid)',
-                 "scontrol": f"echo scontrol $* >> {calls}"}
+    stand_ins = {
+        "srun": f'echo $$ > {tmp_path}/pid; trap "echo saved >> {calls}; exit 0" TERM\n'
+        + ("for i in $(seq 300); do sleep 0.1; done" if late else "sleep 0.3")
+        + f"\nexit {code}",
+        "scancel": f"echo scancel $* >> {calls}; kill -TERM $(cat {tmp_path}/pid)",
+        "scontrol": f"echo scontrol $* >> {calls}",
+    }
     for name, text in stand_ins.items():
         (tmp_path / name).write_text("#!/bin/bash\n" + text)
         (tmp_path / name).chmod(stat.S_IRWXU)
-    job = subprocess.Popen(["bash", "-c", script], env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    job = subprocess.Popen(
+        ["bash", "-c", script], env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    )
     if late:
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             time.sleep(0.05)
@@ -112,12 +144,16 @@ def test_xpk_hands_the_signal_to_python(tmp_path):
     command = re.search(r'--command="(.*?)"', sections()["GKE through xpk"])[1]
     assert command.startswith("pip install -r requirements.txt 'jax[tpu]' && ")
     (tmp_path / "pip").write_text("#!/bin/bash\n")
-    (tmp_path / "python").write_text(f'#!/bin/bash\ntrap "echo saved > {tmp_path}/said; exit 0" TERM\necho up > {tmp_path}/said\n'
-                                     "for i in $(seq 300); do sleep 0.1; done")
+    (tmp_path / "python").write_text(
+        f'#!/bin/bash\ntrap "echo saved > {tmp_path}/said; exit 0" TERM\necho up > {tmp_path}/said\n'
+        "for i in $(seq 300); do sleep 0.1; done"
+    )
     for name in ("pip", "python"):
         (tmp_path / name).chmod(stat.S_IRWXU)
     script = f"({command}) & PID=$!; trap 'kill -TERM $PID' TERM; while kill -0 $PID 2>/dev/null; do sleep 0.1; done; wait $PID"
-    job = subprocess.Popen(["bash", "-c", script], env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    job = subprocess.Popen(
+        ["bash", "-c", script], env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    )
     while not (tmp_path / "said").exists():
         time.sleep(0.05)
     job.send_signal(signal.SIGTERM)
@@ -128,6 +164,7 @@ def test_no_traces_no_start(monkeypatch):
     """What a recipe without them would come to: the error names the key, and no advice that does not help."""
     from bridge_jax import tasks
     from configs import qwen25_3b
+
     config = qwen25_3b.get_config("bridge")
     config.mesh.decode_tensor = 1
     monkeypatch.setattr(setup, "read_model", lambda model: (params.read_config(model.arch), {}))
@@ -138,5 +175,8 @@ def test_no_traces_no_start(monkeypatch):
     monkeypatch.setattr(tasks, "check_rows", lambda *_, **__: None)
     monkeypatch.setattr(setup, "make_tokenizer", lambda *_: None)
     monkeypatch.setattr(setup.data, "check_vocabulary", lambda *_: None)
-    with pytest.raises(ValueError, match="'bridge' learns from demonstrations, task 'limr' has none; give task.traces=FILE,"):
+    with pytest.raises(
+        ValueError,
+        match="'bridge' learns from demonstrations, task 'limr' has none; give task.traces=FILE,",
+    ):
         setup.build(config)

@@ -1,4 +1,5 @@
 """FLOPs against XLA's own count and against numbers by hand; seconds that do not count while paused."""
+
 from __future__ import annotations
 
 import time
@@ -22,9 +23,15 @@ def test_matrix_weights_by_hand():
 def test_step_by_hand():
     """10 prefilled, 20 generated, 30 + 12 tokens through a backward pass: 2 W and 4 L N H context each, thrice backward; prompts without the head."""
     W, head, attended = ledger.matrix_weights(toys.CFG), 32 * 16, 4 * 2 * 4 * 8
-    spent = {"budget/prefilled_tokens": 10, "budget/generated_tokens": 20, "budget/gradient_tokens": 30,
-             "budget/gradient_prompt_tokens": 12}
-    expected = (10 + 36) * (2 * (W - head) + attended * 3) + (20 + 90) * (2 * W + attended * (6 + 4))
+    spent = {
+        "budget/prefilled_tokens": 10,
+        "budget/generated_tokens": 20,
+        "budget/gradient_tokens": 30,
+        "budget/gradient_prompt_tokens": 12,
+    }
+    expected = (10 + 36) * (2 * (W - head) + attended * 3) + (20 + 90) * (
+        2 * W + attended * (6 + 4)
+    )
     assert ledger.step_flops(toys.CFG, spent, prompt=6.0, completion=8.0) == pytest.approx(expected)
 
 
@@ -60,7 +67,10 @@ def test_what_is_read_in_a_pause_is_what_was_spent_before():
         saved = meter.read()
         time.sleep(0.2)
         assert meter.read() == saved
-    assert 0.2 <= saved["time/wall_s"] < 0.35 and saved["time/wall_s"] <= meter.read()["time/wall_s"] < 0.35
+    assert (
+        0.2 <= saved["time/wall_s"] < 0.35
+        and saved["time/wall_s"] <= meter.read()["time/wall_s"] < 0.35
+    )
 
 
 def test_peak_memory():

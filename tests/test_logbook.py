@@ -1,4 +1,5 @@
 """The files of a run directory stay valid and tell one story, whatever was killed; mirrors never stop a run."""
+
 from __future__ import annotations
 
 import json
@@ -26,7 +27,10 @@ def on_disk(workdir):
 
 
 def changed(**groups):
-    return CONFIG | {key: CONFIG[key] | value if isinstance(value, dict) else value for key, value in groups.items()}
+    return CONFIG | {
+        key: CONFIG[key] | value if isinstance(value, dict) else value
+        for key, value in groups.items()
+    }
 
 
 def begin(workdir) -> None:
@@ -45,7 +49,12 @@ def test_open_run_writes_the_config_and_opens_the_same_run_again(tmp_path):
     workdir = tmp_path / "a" / "b"
     for _ in range(2):
         open_run(workdir, CONFIG, {"seed": (1, 0)}, ignore=IGNORE)
-        want = {"config": json.loads(json.dumps(CONFIG)), "diff": {"seed": [1, 0]}, "facts": {}, "changes": []}
+        want = {
+            "config": json.loads(json.dumps(CONFIG)),
+            "diff": {"seed": [1, 0]},
+            "facts": {},
+            "changes": [],
+        }
         assert on_disk(workdir) == want
     assert os.listdir(workdir) == ["config.json"]  # no temporary file is left
 
@@ -56,7 +65,9 @@ def test_open_run_refuses_another_config_and_shows_it(tmp_path):
     with pytest.raises(ValueError) as error:
         open_run(tmp_path, changed(optim={"lr": 0.2}, steps=20), {}, ignore=IGNORE)
     text = str(error.value)
-    assert ["optim.lr", "0.1", "0.2"] in [line.split() for line in text.splitlines()] and "in the run" in text
+    assert ["optim.lr", "0.1", "0.2"] in [
+        line.split() for line in text.splitlines()
+    ] and "in the run" in text
     assert "steps" not in text and "--force_config" in text and "another --workdir" in text
     assert on_disk(tmp_path)["config"]["optim"]["lr"] == 0.1
 
@@ -67,10 +78,18 @@ def test_open_run_lets_harmless_keys_change_and_keeps_what_changed(tmp_path, cap
     open_run(tmp_path, changed(steps=20, log={"every": 5, "new": True}), {}, ignore=IGNORE)
     assert on_disk(tmp_path)["config"]["steps"] == 20
     with caplog.at_level(logging.WARNING):
-        open_run(tmp_path, changed(steps=20, log={"every": 5, "new": True}, seed=2), {}, force=True, ignore=IGNORE)
+        open_run(
+            tmp_path,
+            changed(steps=20, log={"every": 5, "new": True}, seed=2),
+            {},
+            force=True,
+            ignore=IGNORE,
+        )
     assert "another config" in caplog.text and on_disk(tmp_path)["config"]["seed"] == 2
     assert on_disk(tmp_path)["changes"] == [
-        {"steps": [10, 20], "log.every": [1, 5], "log.new": ["(not set)", True]}, {"seed": [1, 2]}]
+        {"steps": [10, 20], "log.every": [1, 5], "log.new": ["(not set)", True]},
+        {"seed": [1, 2]},
+    ]
 
 
 def test_an_ignored_key_is_not_a_prefix_of_others(tmp_path):
@@ -82,7 +101,9 @@ def test_an_ignored_key_is_not_a_prefix_of_others(tmp_path):
 
 def test_open_run_says_why_it_cannot(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot write to workdir .*Not a directory; take another --workdir"):
+    with pytest.raises(
+        ValueError, match="cannot write to workdir .*Not a directory; take another --workdir"
+    ):
         open_run(tmp_path / "file" / "run", CONFIG, {})
     (tmp_path / "config.json").write_text('{"config": ')
     begin(tmp_path)
@@ -97,7 +118,9 @@ def test_a_kill_while_a_file_is_replaced_leaves_the_old_one(tmp_path, monkeypatc
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "fsync", killed)  # the moment before the new file takes the old one's place
+    monkeypatch.setattr(
+        os, "fsync", killed
+    )  # the moment before the new file takes the old one's place
     with pytest.raises(KeyboardInterrupt):
         open_run(tmp_path, changed(seed=5), {}, force=True)
     assert on_disk(tmp_path) == before and os.listdir(tmp_path) == ["config.json"]
@@ -105,18 +128,47 @@ def test_a_kill_while_a_file_is_replaced_leaves_the_old_one(tmp_path, monkeypatc
 
 def test_metrics_are_one_valid_object_a_line_with_step_first(tmp_path):
     with Logbook(tmp_path, 0) as book:
-        book.write(1, {"reward/mean": np.float32(0.5), "rollout/tokens": np.int64(7), "run/phase": "rl", "a/b/c": True})
-        book.write(2, {"reward/mean": math.nan, "grad/norm": jnp.float32(jnp.inf), "bridge/gain": jnp.bfloat16(1.5),
-                       "time/x": None, "z/neg": -math.inf})
+        book.write(
+            1,
+            {
+                "reward/mean": np.float32(0.5),
+                "rollout/tokens": np.int64(7),
+                "run/phase": "rl",
+                "a/b/c": True,
+            },
+        )
+        book.write(
+            2,
+            {
+                "reward/mean": math.nan,
+                "grad/norm": jnp.float32(jnp.inf),
+                "bridge/gain": jnp.bfloat16(1.5),
+                "time/x": None,
+                "z/neg": -math.inf,
+            },
+        )
         assert len(logbook.read(tmp_path)) == 2  # on disk before close
     with open(tmp_path / "metrics.jsonl") as file:
         texts = file.read().splitlines()
     refuse = lambda name: pytest.fail(f"{name} is not JSON")  # noqa: E731
     first, second = (json.loads(text, parse_constant=refuse) for text in texts)
     assert list(first)[0] == list(second)[0] == "step"
-    assert first == {"step": 1, "reward/mean": 0.5, "rollout/tokens": 7, "run/phase": "rl", "a/b/c": True}
-    assert second == {"step": 2, "reward/mean": None, "grad/norm": None, "bridge/gain": 1.5, "time/x": None,
-                      "z/neg": None, "nonfinite": ["reward/mean", "grad/norm", "z/neg"]}
+    assert first == {
+        "step": 1,
+        "reward/mean": 0.5,
+        "rollout/tokens": 7,
+        "run/phase": "rl",
+        "a/b/c": True,
+    }
+    assert second == {
+        "step": 2,
+        "reward/mean": None,
+        "grad/norm": None,
+        "bridge/gain": 1.5,
+        "time/x": None,
+        "z/neg": None,
+        "nonfinite": ["reward/mean", "grad/norm", "z/neg"],
+    }
     assert logbook.read(tmp_path) == [first, second]
 
 
@@ -135,7 +187,9 @@ def test_what_is_no_metric_is_refused(tmp_path):
         logbook.read(tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize("tail", ["", '{"step": 5, "a/b": 0.', '{"step": 5}', "\0\0\0", '[1]\n{"step": 5}\n', "\n"])
+@pytest.mark.parametrize(
+    "tail", ["", '{"step": 5, "a/b": 0.', '{"step": 5}', "\0\0\0", '[1]\n{"step": 5}\n', "\n"]
+)
 def test_resume_cuts_back_to_the_restored_step_and_drops_a_torn_line(tmp_path, tail):
     with Logbook(tmp_path, 0) as book:
         for step in range(1, 5):
@@ -143,10 +197,15 @@ def test_resume_cuts_back_to_the_restored_step_and_drops_a_torn_line(tmp_path, t
             book.write_rollouts(step, [{"text": str(step)}])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(tail)
-    (tmp_path / "rollouts/.step_000002.jsonl.6i9d_hzl").touch()  # kill -9 within the writing of a file
+    (
+        tmp_path / "rollouts/.step_000002.jsonl.6i9d_hzl"
+    ).touch()  # kill -9 within the writing of a file
     with Logbook(tmp_path, 2) as book:
         assert [line["step"] for line in logbook.read(tmp_path)] == [1, 2]
-        assert sorted(os.listdir(tmp_path / "rollouts")) == ["step_000001.jsonl", "step_000002.jsonl"]
+        assert sorted(os.listdir(tmp_path / "rollouts")) == [
+            "step_000001.jsonl",
+            "step_000002.jsonl",
+        ]
         book.write(3, {"a/b": 33.0})
     assert [line["a/b"] for line in logbook.read(tmp_path)] == [1.0, 2.0, 33.0]
     assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl", "rollouts"]
@@ -169,19 +228,46 @@ def test_nothing_to_cut_leaves_the_file_itself_alone(tmp_path):
 
 def test_rollouts_hold_arrays_as_lists_and_unicode_as_itself(tmp_path):
     with Logbook(tmp_path, 0) as book:
-        path = book.write_rollouts(12, [
-            {"prompt": "é", "ids": np.arange(3), "logp": jnp.bfloat16([-0.5, -1.0]), "outcome": "correct",
-             "reward": np.float32(1), "inner": {1: (math.nan, 2)}}, {"prompt": "b"}])
+        path = book.write_rollouts(
+            12,
+            [
+                {
+                    "prompt": "é",
+                    "ids": np.arange(3),
+                    "logp": jnp.bfloat16([-0.5, -1.0]),
+                    "outcome": "correct",
+                    "reward": np.float32(1),
+                    "inner": {1: (math.nan, 2)},
+                },
+                {"prompt": "b"},
+            ],
+        )
     assert path == os.path.join(tmp_path, "rollouts", "step_000012.jsonl")
     with open(path) as file:
         rows = [json.loads(text) for text in file]
-    assert rows == [{"prompt": "é", "ids": [0, 1, 2], "logp": [-0.5, -1.0], "outcome": "correct", "reward": 1.0,
-                     "inner": {"1": [None, 2]}}, {"prompt": "b"}]
+    assert rows == [
+        {
+            "prompt": "é",
+            "ids": [0, 1, 2],
+            "logp": [-0.5, -1.0],
+            "outcome": "correct",
+            "reward": 1.0,
+            "inner": {"1": [None, 2]},
+        },
+        {"prompt": "b"},
+    ]
 
 
 def test_a_batch_is_dumped_by_the_paths_of_its_arrays(tmp_path):
-    seqs = Sequences(np.ones((1, 2), np.int32), np.ones(1, np.int32), np.ones((2, 3), np.int32), np.ones(2, np.int32))
-    rollouts = Rollouts(seqs, np.full((2, 3), np.nan, np.float32), jnp.bfloat16([1.5, 2]), np.float32(1))
+    seqs = Sequences(
+        np.ones((1, 2), np.int32),
+        np.ones(1, np.int32),
+        np.ones((2, 3), np.int32),
+        np.ones(2, np.int32),
+    )
+    rollouts = Rollouts(
+        seqs, np.full((2, 3), np.nan, np.float32), jnp.bfloat16([1.5, 2]), np.float32(1)
+    )
     with Logbook(tmp_path, 0) as book:
         path = book.write_batch(7, {"rollouts": {"theta": rollouts}, "demos": None})
     assert path == os.path.join(tmp_path, "batches", "step_000007.npz")
@@ -200,6 +286,7 @@ def test_a_logbook_that_does_not_write_accepts_everything(tmp_path):
 
 class FakeWriter:
     """Stands for tensorboardX.SummaryWriter."""
+
     made = []
 
     def __init__(self, logdir, purge_step):
@@ -214,7 +301,9 @@ class FakeWriter:
 
 
 def test_tensorboard_mirrors_numbers_at_explicit_steps(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=FakeWriter))
+    monkeypatch.setitem(
+        sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=FakeWriter)
+    )
     with Logbook(tmp_path, 4, mirrors=("tensorboard",)) as book:
         book.write(7, {"a/b": 1.0, "a/name": "text", "a/none": None, "a/nan": math.nan})
     writer = FakeWriter.made.pop()
@@ -227,8 +316,11 @@ def fake_wandb(calls: list, fails_at: int = 99):
             raise ConnectionError("no network")
         calls.append(("log", values))
 
-    run = types.SimpleNamespace(log=log, finish=lambda: calls.append(("finish",)),
-                                define_metric=lambda *a, **k: calls.append(("define", a, k)))
+    run = types.SimpleNamespace(
+        log=log,
+        finish=lambda: calls.append(("finish",)),
+        define_metric=lambda *a, **k: calls.append(("define", a, k)),
+    )
     return types.SimpleNamespace(init=lambda **k: calls.append(("init", k)) or run)
 
 
@@ -242,7 +334,10 @@ def test_wandb_gets_the_step_as_a_metric_and_resumes_one_run(tmp_path, monkeypat
     first, second = (call[1] for call in calls if call[0] == "init")
     assert first == second and first["resume"] == "allow" and first["config"]["seed"] == 1
     assert ("define", ("*",), {"step_metric": "step"}) in calls
-    assert [call[1] for call in calls if call[0] == "log"] == [{"step": 1, "a/b": 1.0}, {"step": 2, "a/b": 1.0}]
+    assert [call[1] for call in calls if call[0] == "log"] == [
+        {"step": 1, "a/b": 1.0},
+        {"step": 2, "a/b": 1.0},
+    ]
     assert calls[-1] == ("finish",)
 
 
@@ -252,7 +347,9 @@ def test_a_mirror_that_fails_is_left_out_and_the_run_goes_on(tmp_path, monkeypat
     with caplog.at_level(logging.WARNING), Logbook(tmp_path, 0, mirrors=("wandb",)) as book:
         for step in (1, 2, 3):
             book.write(step, {"a/b": 1.0})
-    assert [call[1]["step"] for call in calls if call[0] == "log"] == [1] and len(logbook.read(tmp_path)) == 3
+    assert [call[1]["step"] for call in calls if call[0] == "log"] == [1] and len(
+        logbook.read(tmp_path)
+    ) == 3
     assert caplog.text.count("mirror 'wandb' failed at step 2") == 1
 
 

@@ -1,4 +1,5 @@
 """The adapter as a pytree: nothing at the start, its pull is autodiff's, and PEFT's file says the same matrices."""
+
 from __future__ import annotations
 
 import json
@@ -14,7 +15,15 @@ from bridge_jax import lora, policy, rollout
 from bridge_jax.models import layers, llama, params
 from tests import toys
 
-TARGETS = ("layers/q", "layers/k", "layers/v", "layers/o", "layers/gate", "layers/up", "layers/down")
+TARGETS = (
+    "layers/q",
+    "layers/k",
+    "layers/v",
+    "layers/o",
+    "layers/gate",
+    "layers/up",
+    "layers/down",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,8 @@ def test_shapes_and_start():
     w = lora.init(toys.CFG, toys.ADAPTER, jax.random.key(0))
     assert set(w) == set(TARGETS)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), w) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), lora.abstract(toys.CFG, toys.ADAPTER))
+        lambda x: (x.shape, x.dtype), lora.abstract(toys.CFG, toys.ADAPTER)
+    )
     assert w["layers/q"]["A"].shape == (2, 16, 2) and w["layers/q"]["B"].shape == (2, 2, 32)
     assert w["layers/o"]["A"].shape == (2, 32, 2) and w["layers/o"]["B"].shape == (2, 2, 16)
     for path, pair in w.items():
@@ -62,9 +72,13 @@ def test_merge_adds_before_it_rounds(theta, w):
         name = path.split("/")[1]
         for layer in range(toys.CFG.layers):
             A, B = (np.asarray(w[path][key][layer]) for key in "AB")
-            expected = np.asarray(theta["layers"][name][layer]) + 4 / 2 * (A @ B).reshape(theta["layers"][name].shape[1:])
+            expected = np.asarray(theta["layers"][name][layer]) + 4 / 2 * (A @ B).reshape(
+                theta["layers"][name].shape[1:]
+            )
             np.testing.assert_allclose(phi["layers"][name][layer], expected, rtol=1e-5, atol=1e-6)
-    assert toys.same_bits((phi["embed"], phi["layers"]["attn_norm"]), (theta["embed"], theta["layers"]["attn_norm"]))
+    assert toys.same_bits(
+        (phi["embed"], phi["layers"]["attn_norm"]), (theta["embed"], theta["layers"]["attn_norm"])
+    )
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi)
     assert toys.same_bits(lora.merge(toys.ADAPTER, theta, w, jnp.bfloat16), rounded)
 
@@ -94,14 +108,19 @@ def test_pull_at_the_start_moves_B_alone(theta):
 def test_bad_targets():
     """No match, a tensor that is no matrix of a layer, and a rank of 0 are refused; the message lists what may be named."""
     wrong = lambda **fields: lora.targets(toys.CFG, lora.Lora(**fields))
-    with pytest.raises(ValueError, match=r"model.lora.targets='q_proj' matches no tensor.*layers/q, layers/k"):
+    with pytest.raises(
+        ValueError, match=r"model.lora.targets='q_proj' matches no tensor.*layers/q, layers/k"
+    ):
         wrong(targets="q_proj")
     for pattern, culprit in (("layers/(q|q_norm)", "layers/q_norm"), ("embed|layers/q", "embed")):
         with pytest.raises(ValueError, match=f"also matches {culprit}, which LoRA does not cover"):
             wrong(targets=pattern)
     with pytest.raises(ValueError, match="model.lora.rank=0; allowed: 1 or more"):
         wrong(rank=0)
-    assert list(lora.targets(toys.CFG, lora.Lora(targets="layers/[qv]"))) == ["layers/q", "layers/v"]
+    assert list(lora.targets(toys.CFG, lora.Lora(targets="layers/[qv]"))) == [
+        "layers/q",
+        "layers/v",
+    ]
 
 
 def hf_matrix(path: str, x) -> np.ndarray:
@@ -122,12 +141,23 @@ def test_peft_file(w, theta, tmp_path):
             stem = f"base_model.model.model.layers.{layer}.{module}"
             A, B = arrays[f"{stem}.lora_A.weight"], arrays[f"{stem}.lora_B.weight"]
             base = hf_matrix(path, theta["layers"][name][layer])
-            assert A.shape == (2, base.shape[1]) and B.shape == (base.shape[0], 2) and A.dtype == np.float32
-            np.testing.assert_allclose(base + 4 / 2 * B @ A, hf_matrix(path, merged["layers"][name][layer]), rtol=1e-5, atol=1e-6)
+            assert (
+                A.shape == (2, base.shape[1])
+                and B.shape == (base.shape[0], 2)
+                and A.dtype == np.float32
+            )
+            np.testing.assert_allclose(
+                base + 4 / 2 * B @ A,
+                hf_matrix(path, merged["layers"][name][layer]),
+                rtol=1e-5,
+                atol=1e-6,
+            )
     written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert written["r"] == 2 and written["lora_alpha"] == 4.0 and written["peft_type"] == "LORA"
     assert written["base_model_name_or_path"] == "base/model"
-    assert written["target_modules"] == sorted(f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down"))
+    assert written["target_modules"] == sorted(
+        f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")
+    )
 
 
 @pytest.mark.parity
@@ -152,24 +182,44 @@ def test_peft_loads_the_adapter(tmp_path):
     ours = tiny.logits(cfg, lora.merge(toys.ADAPTER, theta, w), seqs)
     inside = tiny.inside(seqs)
     np.testing.assert_allclose(ours[inside], expected[inside], atol=2e-4)
-    assert np.abs(tiny.logits(cfg, theta, seqs) - expected)[inside].max() > 0.1  # the adapter matters
+    assert (
+        np.abs(tiny.logits(cfg, theta, seqs) - expected)[inside].max() > 0.1
+    )  # the adapter matters
     assert layers.head_weights(cfg, theta).shape[0] == hf["vocab_size"]
 
 
 def test_fp32_is_fp32_on_every_machine():
     """An accelerator rounds what fp32 matmuls are given unless told otherwise. merge, pull and all passes of an fp32 model tell
     it, those of a bf16 model need not, but for the fp32 sums of its five norms' gradients."""
-    batch, theta, w = toys.model_batch(0), toys.transformer_theta(), lora.init(toys.CFG, toys.ADAPTER, jax.random.key(0))
+    batch, theta, w = (
+        toys.model_batch(0),
+        toys.transformer_theta(),
+        lora.init(toys.CFG, toys.ADAPTER, jax.random.key(0)),
+    )
     seqs, G = batch.demos, jax.tree.map(jnp.ones_like, theta)
-    said = lambda f, *given: re.findall(r"dot_general\[\s+dimension.*?\n\s+\]", str(jax.make_jaxpr(f)(*given)), re.S)
+    said = lambda f, *given: re.findall(
+        r"dot_general\[\s+dimension.*?\n\s+\]", str(jax.make_jaxpr(f)(*given)), re.S
+    )
     exact = lambda dots: len(dots) > 3 and all("HIGHEST" in dot for dot in dots)
-    assert exact(said(lambda w: lora.merge(toys.ADAPTER, theta, w, jnp.bfloat16), w)) and exact(said(
-        lambda w: lora.pull(toys.ADAPTER, w, G), w))
+    assert exact(said(lambda w: lora.merge(toys.ADAPTER, theta, w, jnp.bfloat16), w)) and exact(
+        said(lambda w: lora.pull(toys.ADAPTER, w, G), w)
+    )
     sampling = rollout.Sampling(jnp.float32(1.0), jnp.asarray([0]), jnp.int32(4))
-    sample = lambda phi: rollout.sample(toys.CFG, phi, seqs.prompt_PS, seqs.prompt_len_P, jax.random.split(jax.random.key(0), len(
-        seqs.prompt_len_P)), sampling, 4, jnp.float32)
+    sample = lambda phi: rollout.sample(
+        toys.CFG,
+        phi,
+        seqs.prompt_PS,
+        seqs.prompt_len_P,
+        jax.random.split(jax.random.key(0), len(seqs.prompt_len_P)),
+        sampling,
+        4,
+        jnp.float32,
+    )
     for dtype in (jnp.float32, jnp.bfloat16):
-        phi, on = jax.tree.map(lambda x: x.astype(dtype), theta), policy.make(toys.CFG, toys.ADAPTER, dtype)
+        phi, on = (
+            jax.tree.map(lambda x: x.astype(dtype), theta),
+            policy.make(toys.CFG, toys.ADAPTER, dtype),
+        )
         passed = said(jax.grad(lambda phi: on.logp(phi, seqs, jnp.float32(1.0))[0].sum()), phi)
         drawn = [dot for dot in said(sample, phi) if dtype == jnp.float32]
         precise = sum(exact([dot] * 4) for dot in passed + drawn)

@@ -1,4 +1,5 @@
 """Every building block against numbers worked out by hand, and what it does at the extremes."""
+
 from __future__ import annotations
 
 import functools
@@ -24,12 +25,16 @@ def column(*values):
 def rows(prompt, tokens, length) -> Sequences:
     """One-token prompts and their completions."""
     ints = lambda x: jnp.asarray(x, jnp.int32)
-    return Sequences(ints(prompt)[:, None], jnp.ones(len(prompt), jnp.int32), ints(tokens), ints(length))
+    return Sequences(
+        ints(prompt)[:, None], jnp.ones(len(prompt), jnp.int32), ints(tokens), ints(length)
+    )
 
 
 def on_policy(seqs: Sequences, reward) -> Rollouts:
     """Rollouts at temperature 1 whose sampler is not asked."""
-    return Rollouts(seqs, jnp.zeros(seqs.tokens_BT.shape), jnp.asarray(reward, jnp.float32), jnp.float32(1.0))
+    return Rollouts(
+        seqs, jnp.zeros(seqs.tokens_BT.shape), jnp.asarray(reward, jnp.float32), jnp.float32(1.0)
+    )
 
 
 def test_token_mask():
@@ -42,10 +47,28 @@ def test_group_advantages():
     """Rewards 1 0 0 0 have mean 1/4 and population std sqrt(3)/4; an all-equal group gets exactly 0."""
     A = objectives.group_advantages(jnp.array([1.0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 1, 0]), 4)
     std = math.sqrt(3) / 4 + 1e-6
-    close(A, [0.75 / std, -0.25 / std, -0.25 / std, -0.25 / std, 0, 0, 0, 0, -0.5 / 0.500001, 0.5 / 0.500001, 0.5 / 0.500001,
-              -0.5 / 0.500001])
+    close(
+        A,
+        [
+            0.75 / std,
+            -0.25 / std,
+            -0.25 / std,
+            -0.25 / std,
+            0,
+            0,
+            0,
+            0,
+            -0.5 / 0.500001,
+            0.5 / 0.500001,
+            0.5 / 0.500001,
+            -0.5 / 0.500001,
+        ],
+    )
     assert not A[4:8].any()
-    close(objectives.group_advantages(jnp.array([1.0, 0, 0, 0]), 4, "mean"), [0.75, -0.25, -0.25, -0.25])
+    close(
+        objectives.group_advantages(jnp.array([1.0, 0, 0, 0]), 4, "mean"),
+        [0.75, -0.25, -0.25, -0.25],
+    )
     with pytest.raises(ValueError, match="method.advantage='rank'; allowed: 'group', 'mean'"):
         objectives.group_advantages(jnp.zeros(4), 4, "rank")
 
@@ -54,7 +77,9 @@ def test_group_advantages():
 def test_equal_rewards_have_no_advantage(options):
     """Exactly 0 for any number of samples: a mean that rounds to 1 + 6e-8, divided by 1e-6, would be an advantage of .06."""
     for M in (3, 5, 15, 41, 63):
-        A = jax.jit(lambda R, M=M: objectives.group_advantages(R, M), compiler_options=options)(jnp.ones(2 * M))
+        A = jax.jit(lambda R, M=M: objectives.group_advantages(R, M), compiler_options=options)(
+            jnp.ones(2 * M)
+        )
         assert not A.any(), M
 
 
@@ -64,7 +89,9 @@ def test_surrogate():
     A = jnp.array([2.0, 1.0, -1.0, -1.0])
     close(objectives.surrogate(logp, behaviour, A)[:, 0], [6.0, 0.25, -1.5, -3.0])
     close(objectives.surrogate(logp, behaviour, A, cap=2.0)[:, 0], [4.0, 0.5, -1.5, -2.0])
-    gradient = lambda cap: jax.grad(lambda x: objectives.surrogate(x, behaviour, A, cap).sum())(logp)[:, 0]
+    gradient = lambda cap: jax.grad(lambda x: objectives.surrogate(x, behaviour, A, cap).sum())(
+        logp
+    )[:, 0]
     close(gradient(0.0), [6.0, 0.25, -1.5, -3.0])
     close(gradient(2.0), [4.0, 0.5, -1.5, -2.0])
 
@@ -87,16 +114,30 @@ def test_clipped_surrogate():
 def test_k3():
     """e^d - d - 1 with d = log ref - log pi: 0 at equality, positive elsewhere; gradient in log pi is 1 - e^d."""
     d = jnp.log(jnp.array([1.0, 2.0, 0.5]))
-    close(objectives.k3(-d, jnp.zeros(3)), [0.0, 1 - math.log(2), -0.5 + math.log(2)], rtol=1e-5, atol=1e-7)
-    close(jax.grad(lambda logp: objectives.k3(logp, jnp.zeros(3)).sum())(-d), [0.0, -1.0, 0.5], atol=1e-7)
+    close(
+        objectives.k3(-d, jnp.zeros(3)),
+        [0.0, 1 - math.log(2), -0.5 + math.log(2)],
+        rtol=1e-5,
+        atol=1e-7,
+    )
+    close(
+        jax.grad(lambda logp: objectives.k3(logp, jnp.zeros(3)).sum())(-d),
+        [0.0, -1.0, 0.5],
+        atol=1e-7,
+    )
 
 
 @pytest.mark.parametrize("gap", [1e4, -1e4])
 def test_extremes_are_finite(gap):
     """A log-ratio of +-1e4 is bounded before exp: values and gradients stay finite."""
-    functions = (lambda x: objectives.ratio(x, jnp.zeros(1)), lambda x: objectives.k3(x, jnp.zeros(1)),
-                 lambda x: objectives.surrogate(x[:, None], jnp.zeros((1, 1)), jnp.array([1.0])),
-                 lambda x: objectives.clipped_surrogate(x[:, None], jnp.zeros((1, 1)), jnp.array([-1.0]), 0.2, 0.2))
+    functions = (
+        lambda x: objectives.ratio(x, jnp.zeros(1)),
+        lambda x: objectives.k3(x, jnp.zeros(1)),
+        lambda x: objectives.surrogate(x[:, None], jnp.zeros((1, 1)), jnp.array([1.0])),
+        lambda x: objectives.clipped_surrogate(
+            x[:, None], jnp.zeros((1, 1)), jnp.array([-1.0]), 0.2, 0.2
+        ),
+    )
     for function in functions:
         value, gradient = jax.value_and_grad(lambda x, f=function: f(x).sum())(jnp.array([gap]))
         assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
@@ -110,7 +151,11 @@ def test_J_SFT_by_hand():
     J = objectives.J_SFT(toys.bigram(), demos)
     G, value, facts = objectives.gradient(J, {"table": table}, demos, {})
     close(value, (math.log(0.25) + math.log(0.7) + math.log(0.1)) / 3)
-    close(G["table"], np.array([[-0.5, 0.75, -0.25], [0.9 - 0.1, -0.4, 0.3 - 0.7], [0, 0, 0]]) / 3, atol=1e-7)
+    close(
+        G["table"],
+        np.array([[-0.5, 0.75, -0.25], [0.9 - 0.1, -0.4, 0.3 - 0.7], [0, 0, 0]]) / 3,
+        atol=1e-7,
+    )
     close(facts["logp_BT"][0, :2], [math.log(0.25), math.log(0.7)])
 
 
@@ -119,14 +164,19 @@ def test_J_RL_by_hand():
     table = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
     rolled = on_policy(rows([0], [[1, 0, 0], [1, 1, 0]], [1, 3]), [1, 0])
     J = objectives.J_RL(toys.bigram(), rolled, objectives.surrogate)
-    G, value, _ = objectives.gradient(J, {"table": table}, rolled.seqs, {"A_B": jnp.array([2.0, -1.0])})
+    G, value, _ = objectives.gradient(
+        J, {"table": table}, rolled.seqs, {"A_B": jnp.array([2.0, -1.0])}
+    )
     close(value, (1 * 2.0 + 3 * -1.0) / 4)
     # row 0 of the table: token 1 with A = 2, token 1 with A = -1; row 1: tokens 1 and 0 with A = -1
     first = 2.0 * np.array([-0.5, 0.5]) - np.array([-0.5, 0.5])
     second = -np.array([-0.25, 0.25]) - np.array([0.75, -0.75])
     close(G["table"], np.array([first, second]) / 4)
     # off policy: behaviour twice as likely halves the first row's share
-    given = {"A_B": jnp.array([2.0, 0.0]), "behaviour_BT": jnp.log(jnp.array([[1.0, 1, 1], [1, 1, 1]]))}
+    given = {
+        "A_B": jnp.array([2.0, 0.0]),
+        "behaviour_BT": jnp.log(jnp.array([[1.0, 1, 1], [1, 1, 1]])),
+    }
     G, value, _ = objectives.gradient(J, {"table": table}, rolled.seqs, given)
     close(value, 0.5 * 2.0 / 4)
     close(G["table"], np.array([[-0.5, 0.5], [0, 0]]) / 4)
@@ -135,8 +185,12 @@ def test_J_RL_by_hand():
 def test_temperature_reaches_the_policy():
     """J_RL scores at the rollouts' temperature; J_SFT always at 1."""
     seen = []
-    policy = toys.bigram()._replace(logp=lambda phi, seqs, temperature: (seen.append(float(temperature)),
-                                                                         toys.bigram_logp(phi, seqs, temperature))[1])
+    policy = toys.bigram()._replace(
+        logp=lambda phi, seqs, temperature: (
+            seen.append(float(temperature)),
+            toys.bigram_logp(phi, seqs, temperature),
+        )[1]
+    )
     rolled = on_policy(rows([0], [[1]], [1]), [1]).replace(temperature=jnp.float32(0.5))
     phi = toys.bigram_theta()
     objectives.J_RL(policy, rolled, objectives.surrogate)(phi, rolled.seqs, {"A_B": jnp.ones(1)})
@@ -154,7 +208,9 @@ def test_gradient_of_the_kl_by_hand(behaved):
     given = {"A_B": jnp.zeros(3), "ref_BT": jnp.log(ref)[:, None]}
     if behaved:
         given["behaviour_BT"] = jnp.log(column(1 / 3, 1 / 3, 1 / 3))
-    G, value, facts = objectives.gradient(J, {"table": jnp.log(jnp.asarray([p, p, p]))}, rolled.seqs, given)
+    G, value, facts = objectives.gradient(
+        J, {"table": jnp.log(jnp.asarray([p, p, p]))}, rolled.seqs, given
+    )
     k3 = ref / p - np.log(ref / p) - 1
     weights = 3 * p if behaved else np.ones(3)
     by_hand = -c * np.sum((weights * (1 - ref / p))[:, None] * (np.eye(3) - p), axis=0) / 3
@@ -179,7 +235,9 @@ def test_micro_split():
         np.testing.assert_array_equal(split.length_B, seqs.length_B[index])
         np.testing.assert_array_equal(objectives.micro_join(index, 4), np.arange(16))
     for P, count in ((2, 3), (4, 6), (3, 2)):
-        with pytest.raises(ValueError, match=f"rows of {P} prompts cannot be cut into {count} micro-batches"):
+        with pytest.raises(
+            ValueError, match=f"rows of {P} prompts cannot be cut into {count} micro-batches"
+        ):
             objectives.micro_split(toys.sequences(0, P=P, M=4 if P < 4 else 3), {}, count)
     assert [objectives.micro_count(8, rows) for rows in (0, 1, 2, 8, 64)] == [1, 8, 4, 1, 1]
 
@@ -201,7 +259,9 @@ def test_a_pass_of_a_lost_step_is_not_made():
     J, theta = objectives.J_SFT(toys.bigram(), seqs), toys.bigram_theta()
     of = jax.jit(lambda done: objectives.gradient(J, theta, seqs, {}, 2, done))
     whole = objectives.gradient(J, theta, seqs, {}, 2)
-    for mine, theirs in zip(jax.tree.leaves(of(jnp.float32(-3.0))), jax.tree.leaves(whole), strict=True):
+    for mine, theirs in zip(
+        jax.tree.leaves(of(jnp.float32(-3.0))), jax.tree.leaves(whole), strict=True
+    ):
         close(mine, theirs, atol=1e-7)
     for done in (jnp.inf, -jnp.inf, jnp.nan):
         G, value, facts = of(jnp.float32(done))
@@ -219,7 +279,10 @@ def test_logp_of_is_the_policy_at_its_temperature():
 
 def test_inner_and_cosine():
     """Over all leaves at once; a zero tree has cosine 0."""
-    a, b = {"x": jnp.array([3.0, 0]), "y": jnp.array([[4.0]])}, {"x": jnp.array([1.0, 5]), "y": jnp.array([[2.0]])}
+    a, b = (
+        {"x": jnp.array([3.0, 0]), "y": jnp.array([[4.0]])},
+        {"x": jnp.array([1.0, 5]), "y": jnp.array([[2.0]])},
+    )
     close(objectives.inner(a, b), 11.0)
     found = objectives.cooperation(a, b)
     assert set(found) == {"grad/cos_sft_rl", "coop/inner", "coop/norm_ratio"}
@@ -233,9 +296,18 @@ def test_inner_and_cosine():
 def test_cooperation_by_group_of_layers():
     """Four layers: the first alone is early, the second middle, the last two late; what is outside the layers is the rest."""
     a = {"layers": {"q": jnp.array([[1.0, 0], [0, 2], [1, 1], [3, 0]])}, "embed": jnp.array([2.0])}
-    b = {"layers": {"q": jnp.array([[1.0, 1], [0, -1], [0, 0], [1, 0]])}, "embed": jnp.array([-1.0])}
+    b = {
+        "layers": {"q": jnp.array([[1.0, 1], [0, -1], [0, 0], [1, 0]])},
+        "embed": jnp.array([-1.0]),
+    }
     found = objectives.cooperation(a, b)
-    for name, value in {"": 0.0 - 2 + 1 - 2 + 3, "_early": 1.0, "_middle": -2.0, "_late": 3.0, "_rest": -2.0}.items():
+    for name, value in {
+        "": 0.0 - 2 + 1 - 2 + 3,
+        "_early": 1.0,
+        "_middle": -2.0,
+        "_late": 3.0,
+        "_rest": -2.0,
+    }.items():
         close(found[f"coop/inner{name}"], value)
     close(found["grad/cos_sft_rl_late"], 3 / math.sqrt(11))
     close(found["coop/norm_ratio_middle"], 2.0)
@@ -247,21 +319,31 @@ def test_passed_by_hand():
     seqs = seqs.replace(prompt_len_P=jnp.array([3, 4]))
     found = objectives.passed(seqs, seqs, forward=(seqs,))
     assert {key: int(value) for key, value in found.items()} == {
-        "budget/gradient_tokens": 10, "budget/gradient_prompt_tokens": 14, "budget/forward_tokens": 12}
+        "budget/gradient_tokens": 10,
+        "budget/gradient_prompt_tokens": 14,
+        "budget/forward_tokens": 12,
+    }
     idle = seqs.replace(length_B=jnp.array([1, 2, 0, 0]))
     assert objectives.passed(idle)["budget/gradient_prompt_tokens"] == 3
+
 
 def test_token_means():
     """Sums over the tokens of the whole batch; a batch of nothing but padding rows divides by 1."""
     seqs = rows([0, 0], [[1, 1, 1], [1, 1, 1]], [1, 2])
     close(objectives.mean_tokens(jnp.array([[1.0, 9, 9], [2, 6, 9]]), seqs), 3.0)
-    assert objectives.token_total(seqs) == 3 and objectives.token_total(seqs.replace(length_B=jnp.zeros(2, jnp.int32))) == 1
+    assert (
+        objectives.token_total(seqs) == 3
+        and objectives.token_total(seqs.replace(length_B=jnp.zeros(2, jnp.int32))) == 1
+    )
 
 
 def test_demo_metrics():
     """stop_prob is the mean probability of the last expert token over real rows; padding rows count nowhere."""
     demos = rows([0, 0, 0], [[1, 0], [0, 0], [0, 0]], [2, 1, 0])
-    facts = {"logp_BT": jnp.log(jnp.array([[0.9, 0.5], [0.25, 0.9], [0.9, 0.9]])), "entropy_BT": jnp.ones((3, 2))}
+    facts = {
+        "logp_BT": jnp.log(jnp.array([[0.9, 0.5], [0.25, 0.9], [0.9, 0.9]])),
+        "entropy_BT": jnp.ones((3, 2)),
+    }
     metrics = objectives.demo_metrics(facts, demos)
     close(metrics["sft/stop_prob"], (0.5 + 0.25) / 2)
     close(metrics["sft/entropy"], 1.0)
@@ -275,9 +357,16 @@ def test_rollout_metrics():
     rolled = rolled.replace(logp_BT=jnp.array([[-1.0, 7], [-1, -1.5], [-1, -1], [-1, 7]]))
     facts = {"logp_BT": -jnp.ones((4, 2)), "entropy_BT": 2 * jnp.ones((4, 2))}
     metrics = objectives.rollout_metrics(facts, rolled)
-    expected = {"reward/mean": 0.5, "reward/all_right": 0.5, "reward/all_wrong": 0.5, "rollout/entropy": 2.0,
-                "rollout/logp_error": 0.5 / 6, "rollout/logp_error_max": 0.5, "rollout/prob_error": (5 + math.exp(0.5)) / 6,
-                "budget/generated_tokens": 6}
+    expected = {
+        "reward/mean": 0.5,
+        "reward/all_right": 0.5,
+        "reward/all_wrong": 0.5,
+        "rollout/entropy": 2.0,
+        "rollout/logp_error": 0.5 / 6,
+        "rollout/logp_error_max": 0.5,
+        "rollout/prob_error": (5 + math.exp(0.5)) / 6,
+        "budget/generated_tokens": 6,
+    }
     assert set(metrics) == set(expected)
     for name, value in expected.items():
         close(metrics[name], value)

@@ -1,4 +1,5 @@
 """Schedules and warm-up by hand, one clip per label, and an update that happens to all parts or to none."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -26,16 +27,22 @@ def test_schedules_by_hand():
     linear = at(optim.schedule("linear", 1.0, 0.2, 8), 0, 2, 4, 8, 100)
     np.testing.assert_allclose(linear, [1.0, 0.8, 0.6, 0.2, 0.2], rtol=1e-6)
     cosine = at(optim.schedule("cosine", 1.0, 0.2, 8), 0, 2, 4, 8, 100)
-    np.testing.assert_allclose(cosine, [1.0, 1 - 0.8 * (1 - 0.5**0.5) / 2, 0.6, 0.2, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(
+        cosine, [1.0, 1 - 0.8 * (1 - 0.5**0.5) / 2, 0.6, 0.2, 0.2], rtol=1e-6
+    )
     steps = at(optim.schedule("step", 0.1, 0.0, 0, (3, 5), (0.5, 0.9)), 0, 2, 3, 4, 5, 99)
     np.testing.assert_allclose(steps, [0.1, 0.1, 0.5, 0.5, 0.9, 0.9], rtol=1e-6)
 
 
 def test_schedule_errors():
     """What cannot be meant is refused, with what was given."""
-    with pytest.raises(ValueError, match="schedule 'exp' is unknown; allowed: constant, linear, cosine, step"):
+    with pytest.raises(
+        ValueError, match="schedule 'exp' is unknown; allowed: constant, linear, cosine, step"
+    ):
         optim.schedule("exp", 1, 0, 5)
-    with pytest.raises(ValueError, match="cosine schedule needs a positive number of steps; given 0"):
+    with pytest.raises(
+        ValueError, match="cosine schedule needs a positive number of steps; given 0"
+    ):
         optim.schedule("cosine", 1, 0, 0)
     for boundaries, values in (((3, 2), (1, 2)), ((3,), (1, 2))):
         with pytest.raises(ValueError, match="rising boundaries and one value for each"):
@@ -44,8 +51,12 @@ def test_schedule_errors():
 
 def test_learning_rate_by_hand():
     """Warm-up of 4 reaches the peak with its 4th update; the schedule's own steps count from the end of warm-up."""
-    warm = optim.learning_rate(Recipe(learning_rate=2.0, warmup_steps=4, schedule="linear", decay_steps=10, end_ratio=0.5))
-    np.testing.assert_allclose(at(warm, 0, 1, 3, 4, 9, 14, 50), [0.5, 1.0, 2.0, 2.0, 1.5, 1.0, 1.0], rtol=1e-6)
+    warm = optim.learning_rate(
+        Recipe(learning_rate=2.0, warmup_steps=4, schedule="linear", decay_steps=10, end_ratio=0.5)
+    )
+    np.testing.assert_allclose(
+        at(warm, 0, 1, 3, 4, 9, 14, 50), [0.5, 1.0, 2.0, 2.0, 1.5, 1.0, 1.0], rtol=1e-6
+    )
     assert at(optim.learning_rate(Recipe(learning_rate=3.0)), 0, 7) == [3.0, 3.0]
 
 
@@ -62,9 +73,18 @@ def start(recipes: Recipes, params: Params) -> TrainState:
 
 def test_first_update_by_hand():
     """Adam's first step is lr g / (|g| + eps), UP the gradient; weight decay pulls matrices alone, by lr wd theta."""
-    recipes = Recipes(Recipe(learning_rate=0.1, weight_decay=0.5, clip_norm=0.0), Recipe(learning_rate=0.01, clip_norm=0.0))
-    params = Params({"matrix": jnp.array([[2.0, -4.0]]), "vector": jnp.array([2.0])}, w={"x": jnp.array([1.0, 1.0])})
-    ascent = Params({"matrix": jnp.array([[3.0, -0.5]]), "vector": jnp.array([1.0])}, w={"x": jnp.array([-7.0, 0.0])})
+    recipes = Recipes(
+        Recipe(learning_rate=0.1, weight_decay=0.5, clip_norm=0.0),
+        Recipe(learning_rate=0.01, clip_norm=0.0),
+    )
+    params = Params(
+        {"matrix": jnp.array([[2.0, -4.0]]), "vector": jnp.array([2.0])},
+        w={"x": jnp.array([1.0, 1.0])},
+    )
+    ascent = Params(
+        {"matrix": jnp.array([[3.0, -0.5]]), "vector": jnp.array([1.0])},
+        w={"x": jnp.array([-7.0, 0.0])},
+    )
     state, metrics = optim.apply_ascent(recipes, start(recipes, params), ascent)
     np.testing.assert_allclose(state.params.theta["matrix"], [[2.1 - 0.1, -4.1 + 0.2]], rtol=1e-5)
     np.testing.assert_allclose(state.params.theta["vector"], [2.1], rtol=1e-5)
@@ -79,8 +99,13 @@ def test_clip_is_per_label():
     """A gradient of norm 5 is clipped to 1; the first moment keeps 0.1 of it. The shadow's own norm is another one."""
     recipes = Recipes(Recipe(clip_norm=1.0), Recipe(clip_norm=1.0))
     params = one([0.0, 0.0], [0.0, 0.0], [0.0, 0.0])
-    state, _ = optim.apply_ascent(recipes, start(recipes, params), one([3.0, 4.0], [300.0, 400.0], [0.3, 0.4]))
-    moments = {label: optax.tree.get(state.opt_state.inner_states[label], "mu") for label in ("base", "shadow", "lora")}
+    state, _ = optim.apply_ascent(
+        recipes, start(recipes, params), one([3.0, 4.0], [300.0, 400.0], [0.3, 0.4])
+    )
+    moments = {
+        label: optax.tree.get(state.opt_state.inner_states[label], "mu")
+        for label in ("base", "shadow", "lora")
+    }
     np.testing.assert_allclose(moments["base"].theta["x"], [-0.06, -0.08], rtol=1e-5)
     np.testing.assert_allclose(moments["shadow"].theta_hat["x"], [-0.06, -0.08], rtol=1e-5)
     np.testing.assert_allclose(moments["lora"].w["x"], [-0.03, -0.04], rtol=1e-5)
@@ -91,21 +116,33 @@ def test_a_huge_shadow_gradient_does_not_touch_theta():
     recipes = toys.recipes(1.0, 1.0, clip_norm=1.0, eps=1.0)
     params = one([0.0, 0.0], [0.0, 0.0], [0.0])
     small, huge = one([0.3, 0.4], [0.3, 0.4], [0.1]), one([0.3, 0.4], [3e4, 4e4], [0.1])
-    moved = [optim.apply_ascent(recipes, start(recipes, params), ascent)[0].params for ascent in (small, huge)]
+    moved = [
+        optim.apply_ascent(recipes, start(recipes, params), ascent)[0].params
+        for ascent in (small, huge)
+    ]
     assert toys.same_bits(moved[0].theta, moved[1].theta) and toys.same_bits(moved[0].w, moved[1].w)
 
     together = optim.adamw(recipes.base)
-    lone = [together.update(jax.tree.map(jnp.negative, ascent), together.init(params), params)[0] for ascent in (small, huge)]
+    lone = [
+        together.update(jax.tree.map(jnp.negative, ascent), together.init(params), params)[0]
+        for ascent in (small, huge)
+    ]
     assert np.abs(lone[1].theta["x"]).max() < 1e-3 * np.abs(lone[0].theta["x"]).max()
 
 
 def test_theta_and_its_shadow_share_one_recipe():
     """Equal directions keep them equal bit for bit, warm-up, decay and all; w follows the other recipe."""
-    recipes = Recipes(Recipe(learning_rate=0.1, warmup_steps=2, schedule="cosine", decay_steps=5, weight_decay=0.1),
-                      Recipe(learning_rate=0.3))
+    recipes = Recipes(
+        Recipe(
+            learning_rate=0.1, warmup_steps=2, schedule="cosine", decay_steps=5, weight_decay=0.1
+        ),
+        Recipe(learning_rate=0.3),
+    )
     theta = toys.bigram_theta()
     state = start(recipes, Params(theta, jax.tree.map(jnp.copy, theta), {"x": jnp.ones(3)}))
-    move = jax.jit(lambda state, G: optim.apply_ascent(recipes, state, Params(G, G, {"x": jnp.ones(3)}))[0])
+    move = jax.jit(
+        lambda state, G: optim.apply_ascent(recipes, state, Params(G, G, {"x": jnp.ones(3)}))[0]
+    )
     for seed in range(6):
         state = move(state, toys.noise_like(theta, seed, 1.0))
         assert toys.same_bits(state.params.theta, state.params.theta_hat)
@@ -123,7 +160,9 @@ def test_non_finite_skips_everything(bad, what):
     value = what if bad == "value" else 0.5
     if bad != "value":
         gradient[bad] = [what, *gradient[bad][1:]]
-    after, metrics = jax.jit(lambda s, g, v: optim.apply_ascent(recipes, s, g, (v,)))(state, one(**gradient), jnp.float32(value))
+    after, metrics = jax.jit(lambda s, g, v: optim.apply_ascent(recipes, s, g, (v,)))(
+        state, one(**gradient), jnp.float32(value)
+    )
     assert toys.same_bits((after.params, after.opt_state), (state.params, state.opt_state))
     assert after.step == state.step + 1 and metrics["update/skipped"] == 1
 
@@ -132,19 +171,41 @@ def test_factored_moments_are_adams_where_squares_are_an_outer_product():
     """Five steps of gradients +-a_i b_j: the same steps as Adam's, but for the rounding of the first moment to bfloat16."""
     rng = np.random.RandomState(0)
     a, b = rng.uniform(0.1, 2, (3, 140, 1)), rng.uniform(0.1, 2, (3, 1, 256))
-    params = {"matrix": jnp.zeros((3, 140, 256)), "small": jnp.zeros((4, 5)), "vector": jnp.zeros(300)}
+    params = {
+        "matrix": jnp.zeros((3, 140, 256)),
+        "small": jnp.zeros((4, 5)),
+        "vector": jnp.zeros(300),
+    }
     recipe = Recipe(learning_rate=1e-2, clip_norm=0.0)
-    exact, factored = optim.adamw(recipe), optim.adamw(dataclasses.replace(recipe, moments="factored"))
+    exact, factored = (
+        optim.adamw(recipe),
+        optim.adamw(dataclasses.replace(recipe, moments="factored")),
+    )
     states = [exact.init(params), factored.init(params)]
     for _ in range(5):
-        g = {"matrix": jnp.asarray(a * b * rng.choice([-1, 1], (3, 140, 256)), jnp.float32),
-             "small": jnp.asarray(rng.standard_normal((4, 5)), jnp.float32),
-             "vector": jnp.asarray(rng.standard_normal(300), jnp.float32)}
-        (one, states[0]), (other, states[1]) = exact.update(g, states[0], params), factored.update(g, states[1], params)
+        g = {
+            "matrix": jnp.asarray(a * b * rng.choice([-1, 1], (3, 140, 256)), jnp.float32),
+            "small": jnp.asarray(rng.standard_normal((4, 5)), jnp.float32),
+            "vector": jnp.asarray(rng.standard_normal(300), jnp.float32),
+        }
+        (one, states[0]), (other, states[1]) = (
+            exact.update(g, states[0], params),
+            factored.update(g, states[1], params),
+        )
         for name in params:
-            np.testing.assert_allclose(other[name], one[name], atol=2e-4, err_msg=name)  # of steps up to 1e-2
-    nu = next(x for x in jax.tree.leaves(states[1], is_leaf=lambda x: hasattr(x, "nu")) if hasattr(x, "nu")).nu
-    assert jax.tree.map(jnp.shape, nu) == {"matrix": {"row": (3, 140), "col": (3, 256)}, "small": (4, 5), "vector": (300,)}
+            np.testing.assert_allclose(
+                other[name], one[name], atol=2e-4, err_msg=name
+            )  # of steps up to 1e-2
+    nu = next(
+        x
+        for x in jax.tree.leaves(states[1], is_leaf=lambda x: hasattr(x, "nu"))
+        if hasattr(x, "nu")
+    ).nu
+    assert jax.tree.map(jnp.shape, nu) == {
+        "matrix": {"row": (3, 140), "col": (3, 256)},
+        "small": (4, 5),
+        "vector": (300,),
+    }
 
 
 def test_factored_moments_where_squares_are_none():

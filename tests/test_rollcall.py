@@ -1,4 +1,5 @@
 """Roll-calls over loopback, a thread for each host."""
+
 from __future__ import annotations
 
 import socket
@@ -11,7 +12,9 @@ from bridge_jax import hosts, rollcall
 from tests import host_runs
 
 
-def calls(count: int, indices, seconds: float = 20.0, late: dict | None = None, port: int = 0) -> dict[int, rollcall.Found]:
+def calls(
+    count: int, indices, seconds: float = 20.0, late: dict | None = None, port: int = 0
+) -> dict[int, rollcall.Found]:
     """What each of the hosts that come is told; late: seconds after which a host comes."""
     address, told = f"127.0.0.1:{port or host_runs.free_port()}", {}
 
@@ -70,8 +73,13 @@ def test_hosts_that_expect_other_numbers_of_hosts():
     """Both are told at once, long before the time is over, whoever expects more."""
     for counts in ((3, 2), (2, 3)):
         address, told = f"127.0.0.1:{host_runs.free_port()}", {}
-        call = lambda index: told.update({index: rollcall.call(address, counts[index], index, 60.0)})
-        threads, began = [threading.Thread(target=call, args=(index,)) for index in (0, 1)], time.monotonic()
+        call = lambda index: told.update(
+            {index: rollcall.call(address, counts[index], index, 60.0)}
+        )
+        threads, began = (
+            [threading.Thread(target=call, args=(index,)) for index in (0, 1)],
+            time.monotonic(),
+        )
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -81,22 +89,35 @@ def test_hosts_that_expect_other_numbers_of_hosts():
 
 
 def asked(**fields) -> hosts.Hosts:
-    return hosts.Hosts(coordinator=f"127.0.0.1:{host_runs.free_port()}", count=3, index=0, timeout_s=10, **fields)
+    return hosts.Hosts(
+        coordinator=f"127.0.0.1:{host_runs.free_port()}", count=3, index=0, timeout_s=10, **fields
+    )
 
 
 def test_what_the_user_is_told(monkeypatch):
     """Who is missing, for how long one waited, and a port that is taken."""
     given = asked()
     monkeypatch.setattr(rollcall, "call", lambda *_: rollcall.Found((1, 2)))
-    with pytest.raises(hosts.Lost, match="host 0 waited up to 10 s .* and hosts 1, 2 of 3 did not come; start all hosts"):
+    with pytest.raises(
+        hosts.Lost,
+        match="host 0 waited up to 10 s .* and hosts 1, 2 of 3 did not come; start all hosts",
+    ):
         hosts.call_the_roll(given)
     monkeypatch.setattr(rollcall, "call", lambda *_: rollcall.Found((), (2,)))
-    with pytest.raises(ValueError, match="hosts.index=2 was given to two processes; each needs its own, 0 to 2"):
+    with pytest.raises(
+        ValueError, match="hosts.index=2 was given to two processes; each needs its own, 0 to 2"
+    ):
         hosts.call_the_roll(given)
     monkeypatch.setattr(rollcall, "call", lambda *_: rollcall.Found((2,), (), ((0, 3), (1, 4))))
-    with pytest.raises(ValueError, match="hosts.count differs: host 0 expects 3, host 1 expects 4; give all the same"):
+    with pytest.raises(
+        ValueError,
+        match="hosts.count differs: host 0 expects 3, host 1 expects 4; give all the same",
+    ):
         hosts.call_the_roll(given)
     monkeypatch.undo()
     with socket.create_server(("", int(given.coordinator.rpartition(":")[2]))):
-        with pytest.raises(ValueError, match="host 0 cannot listen there .*; give an address of this machine and a free port"):
+        with pytest.raises(
+            ValueError,
+            match="host 0 cannot listen there .*; give an address of this machine and a free port",
+        ):
             hosts.call_the_roll(given)

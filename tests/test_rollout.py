@@ -1,4 +1,5 @@
 """The sampler: what the trainer scores, the same samples in any layout, and a loop that stops."""
+
 from __future__ import annotations
 
 import functools
@@ -23,10 +24,14 @@ traces = []
 
 
 @functools.partial(jax.jit, static_argnums=(5, 6))
-def sample(phi, prompt_PS, prompt_len_P, key_B, settings, dtype=jnp.float32, halvings=0) -> rollout.Samples:
+def sample(
+    phi, prompt_PS, prompt_len_P, key_B, settings, dtype=jnp.float32, halvings=0
+) -> rollout.Samples:
     """At most T tokens; counts its own traces."""
     traces.append(prompt_PS.shape)
-    return rollout.sample(toys.CFG, phi, prompt_PS, prompt_len_P, key_B, settings, T, dtype, halvings=halvings)
+    return rollout.sample(
+        toys.CFG, phi, prompt_PS, prompt_len_P, key_B, settings, T, dtype, halvings=halvings
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +51,18 @@ def settings(temperature: float = 1.0, eos=NEVER, limit: int = T) -> rollout.Sam
     return rollout.Sampling(jnp.float32(temperature), jnp.asarray(eos, jnp.int32), jnp.int32(limit))
 
 
-def run(phi, prompts=PROMPTS, ids=(11, 12, 13), S: int = 5, filler: int = 17, samples: int = M, step: int = 0, dtype=jnp.float32,
-        halvings: int = 0, **chosen) -> rollout.Samples:
+def run(
+    phi,
+    prompts=PROMPTS,
+    ids=(11, 12, 13),
+    S: int = 5,
+    filler: int = 17,
+    samples: int = M,
+    step: int = 0,
+    dtype=jnp.float32,
+    halvings: int = 0,
+    **chosen,
+) -> rollout.Samples:
     """Sample these prompts, whose ids are part of the key."""
     keys = rollout.row_keys(jax.random.key(0), step, jnp.asarray(ids), samples)
     return sample(phi, *pad(prompts, S, filler), keys, settings(**chosen), dtype, halvings)
@@ -61,7 +76,9 @@ def scored(phi, seqs: Sequences, temperature: float):
 @jax.jit
 def _scored(phi, seqs, temperature):
     hidden_BTD = layers.forward(toys.CFG, phi, seqs)
-    return logprobs.token_logp(hidden_BTD, layers.head_weights(toys.CFG, phi), seqs.tokens_BT, temperature)[0]
+    return logprobs.token_logp(
+        hidden_BTD, layers.head_weights(toys.CFG, phi), seqs.tokens_BT, temperature
+    )[0]
 
 
 def inside(seqs: Sequences) -> np.ndarray:
@@ -75,8 +92,13 @@ def test_the_trainer_scores_what_was_sampled(phi, temperature):
     samples = run(phi, temperature=temperature, eos=[4, 9, 20, 25, 30])
     mask = inside(samples.seqs)
     assert 0 < mask.sum() < mask.size and samples.logp_BT.dtype == jnp.float32
-    np.testing.assert_allclose(samples.logp_BT[mask], scored(phi, samples.seqs, temperature)[mask], atol=1e-4)
-    assert not np.asarray(samples.logp_BT)[~mask].any() and not np.asarray(samples.seqs.tokens_BT)[~mask].any()
+    np.testing.assert_allclose(
+        samples.logp_BT[mask], scored(phi, samples.seqs, temperature)[mask], atol=1e-4
+    )
+    assert (
+        not np.asarray(samples.logp_BT)[~mask].any()
+        and not np.asarray(samples.seqs.tokens_BT)[~mask].any()
+    )
 
 
 def test_bf16_weights_and_cache(phi):
@@ -92,6 +114,7 @@ def sampled_by_real_weights(tmp_path_factory):
     """dtype -> the sampler's log-probabilities of SmolLM2-135M's tokens, the trainer's, and those with fp32 arithmetic, fp64 [n]."""
     from bridge_jax.models import params
     from experiments import get_smollm2
+
     folder = os.environ.get("BRIDGE_SMOLLM2")
     if not folder:
         folder = tmp_path_factory.mktemp("smollm2") / "model"
@@ -99,20 +122,31 @@ def sampled_by_real_weights(tmp_path_factory):
     folder = params.locate(folder)
     cfg, tokenizer = params.read_config(params.hf_json(folder)), data.HFTokenizer(str(folder))
     questions = (f"What is {a} + {a * b}?" for a, b in ((3, 4), (17, 23), (5, 1000), (9, 9)))
-    prompts = [tokenizer.render([{"role": "user", "content": question}]) for question in questions]  # ragged
-    keys, eos_E = rollout.row_keys(jax.random.key(0), 0, jnp.arange(4), 4), jnp.asarray(tokenizer.eos_ids, jnp.int32)
+    prompts = [
+        tokenizer.render([{"role": "user", "content": question}]) for question in questions
+    ]  # ragged
+    keys, eos_E = (
+        rollout.row_keys(jax.random.key(0), 0, jnp.arange(4), 4),
+        jnp.asarray(tokenizer.eos_ids, jnp.int32),
+    )
 
     @jax.jit
     def score(theta, seqs):
-        return logprobs.token_logp(layers.forward(cfg, theta, seqs), layers.head_weights(cfg, theta), seqs.tokens_BT)[0]
+        return logprobs.token_logp(
+            layers.forward(cfg, theta, seqs), layers.head_weights(cfg, theta), seqs.tokens_BT
+        )[0]
 
     def logps(dtype):
         theta = jax.tree.map(lambda x: x.astype(dtype), params.load(cfg, folder))
         samples = jax.jit(lambda *given: rollout.sample(cfg, *given, 32, dtype))(
-            theta, *pad(prompts, 64), keys, rollout.Sampling(jnp.float32(1.0), eos_E, jnp.int32(32)))
+            theta, *pad(prompts, 64), keys, rollout.Sampling(jnp.float32(1.0), eos_E, jnp.int32(32))
+        )
         mask = np.arange(32) < np.asarray(samples.seqs.length_B)[:, None]
         exact = score(jax.tree.map(lambda x: x.astype(jnp.float32), theta), samples.seqs)
-        return [np.asarray(logp_BT, np.float64)[mask] for logp_BT in (samples.logp_BT, score(theta, samples.seqs), exact)]
+        return [
+            np.asarray(logp_BT, np.float64)[mask]
+            for logp_BT in (samples.logp_BT, score(theta, samples.seqs), exact)
+        ]
 
     return logps
 
@@ -133,7 +167,9 @@ def test_real_weights_in_bfloat16(sampled_by_real_weights):
     sampled, trained, exact = sampled_by_real_weights(jnp.bfloat16)
     error, usual = np.abs(sampled - exact), np.abs(trained - exact)
     rms = lambda x: np.sqrt(np.mean(x**2))
-    print(f"\nmean {error.mean():.4f} beside {usual.mean():.4f}, rms {rms(error):.4f} beside {rms(usual):.4f}")
+    print(
+        f"\nmean {error.mean():.4f} beside {usual.mean():.4f}, rms {rms(error):.4f} beside {rms(usual):.4f}"
+    )
     assert error.size > 400 and usual.mean() < 0.04
     assert error.mean() < 1.25 * usual.mean() and rms(error) < 1.5 * rms(usual)
 
@@ -142,19 +178,31 @@ def test_bfloat16_is_kept_as_its_bits_on_a_cpu(phi):
     """As programs.py samples and compiles there: what plain bfloat16 samples, without an fp32 copy of the cache or of the layers'
     weights, of which XLA's compiler else makes one for every slice (a test that has nothing to say once it does not)."""
     phi, cfg = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi), toys.CFG
-    given = phi, *pad(PROMPTS, 5), rollout.row_keys(jax.random.key(0), 0, jnp.arange(3), M), settings(2.0, [4, 9, 20, 25, 30])
+    given = (
+        phi,
+        *pad(PROMPTS, 5),
+        rollout.row_keys(jax.random.key(0), 0, jnp.arange(3), M),
+        settings(2.0, [4, 9, 20, 25, 30]),
+    )
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     as_there = rollout.laid_on(mesh) | rollout.cuts_on(mesh, T)
     assert as_there["bits"] and as_there["halvings"] == 2
-    program = lambda **how: jax.jit(lambda *given: rollout.sample(cfg, *given, T, jnp.bfloat16, **how)).lower(
-        *given).compile(compiler_options=toys.AS_USERS)
+    program = lambda **how: (
+        jax.jit(lambda *given: rollout.sample(cfg, *given, T, jnp.bfloat16, **how))
+        .lower(*given)
+        .compile(compiler_options=toys.AS_USERS)
+    )
     plain, kept = program(), program(**as_there)
     want, got = plain(*given), kept(*given)
     jax.tree.map(np.testing.assert_array_equal, got.seqs, want.seqs)
-    np.testing.assert_allclose(got.logp_BT, want.logp_BT, atol=0.02)  # attention to fewer rows sums in another order
+    np.testing.assert_allclose(
+        got.logp_BT, want.logp_BT, atol=0.02
+    )  # attention to fewer rows sums in another order
     rows = (3 * M, 3 * M // 2, 3 * M // 4)
-    stacks = [f"f32[{cfg.layers},{cfg.width},{cfg.mlp}]",
-              *(f"f32[{cfg.layers},{B},{cfg.kv_heads},{cfg.head_dim},{T}]" for B in rows)]
+    stacks = [
+        f"f32[{cfg.layers},{cfg.width},{cfg.mlp}]",
+        *(f"f32[{cfg.layers},{B},{cfg.kv_heads},{cfg.head_dim},{T}]" for B in rows),
+    ]
     if stacks[0] not in plain.as_text() or stacks[1] not in plain.as_text():
         pytest.skip("this compiler makes no fp32 copies of bfloat16")
     assert not [stack for stack in stacks if stack in kept.as_text()]
@@ -175,21 +223,33 @@ def test_a_prompts_samples_do_not_depend_on_the_batch(phi):
     """Other prompts, another order, more padding, other fillers, alone or not: bitwise the same tokens."""
     tokens = {i: np.asarray(run(phi).seqs.tokens_BT).reshape(3, M, T)[i] for i in range(3)}
     a, b, c = PROMPTS
-    layouts = [((c, a, b), (13, 11, 12), 5, 17), ((a, b, c), (11, 12, 13), 9, 30), ((b,), (12,), 5, 0),
-               (([1, 1], c, [5], [6, 6, 6, 6, 6]), (90, 13, 91, 92), 5, 0)]
+    layouts = [
+        ((c, a, b), (13, 11, 12), 5, 17),
+        ((a, b, c), (11, 12, 13), 9, 30),
+        ((b,), (12,), 5, 0),
+        (([1, 1], c, [5], [6, 6, 6, 6, 6]), (90, 13, 91, 92), 5, 0),
+    ]
     for prompts, ids, S, filler in layouts:
-        again = np.asarray(run(phi, prompts, ids, S, filler).seqs.tokens_BT).reshape(len(prompts), M, T)
+        again = np.asarray(run(phi, prompts, ids, S, filler).seqs.tokens_BT).reshape(
+            len(prompts), M, T
+        )
         for row, id in zip(again, ids):
             if id < 90:
                 np.testing.assert_array_equal(row, tokens[id - 11])
-    first_two = np.asarray(run(phi, samples=2).seqs.tokens_BT).reshape(3, 2, T)  # fewer samples: the same first ones
+    first_two = np.asarray(run(phi, samples=2).seqs.tokens_BT).reshape(
+        3, 2, T
+    )  # fewer samples: the same first ones
     np.testing.assert_array_equal(first_two[0], tokens[0][:2])
 
 
 def test_samples_differ_between_rows_steps_and_ids(phi):
     """M samples of a prompt, two ids of one prompt, and two steps are all different draws."""
     same = ([3, 9, 4],) * 3
-    rows = [tuple(row) for step in (0, 1) for row in np.asarray(run(phi, same, step=step).seqs.tokens_BT)]
+    rows = [
+        tuple(row)
+        for step in (0, 1)
+        for row in np.asarray(run(phi, same, step=step).seqs.tokens_BT)
+    ]
     assert len(set(rows)) == 2 * 3 * M
     keys = jax.random.key_data(rollout.row_keys(jax.random.key(0), 0, jnp.array([11, 12]), M))
     by_hand = functools.reduce(jax.random.fold_in, (0, 12, 2), jax.random.key(0))
@@ -203,7 +263,9 @@ def test_ends_of_sequence(phi):
     tokens = np.asarray(free.seqs.tokens_BT)
     eos = [int(tokens[0, 2]), int(tokens[4, 5])]
     ended = run(phi, eos=eos)
-    for row, length, stopped, again in zip(tokens, ended.seqs.length_B, ended.stopped_B, ended.seqs.tokens_BT):
+    for row, length, stopped, again in zip(
+        tokens, ended.seqs.length_B, ended.stopped_B, ended.seqs.tokens_BT
+    ):
         hits = [t for t in range(T) if row[t] in eos]
         assert stopped == bool(hits) and length == (hits[0] + 1 if hits else T)
         np.testing.assert_array_equal(again[:length], row[:length])
@@ -235,7 +297,11 @@ def test_the_loop_stops_when_all_rows_are_done(phi, monkeypatch):
         return decode(cfg, phi, token_B, t, *rest)
 
     monkeypatch.setattr(layers, "decode", counted)
-    fresh = jax.jit(lambda keys, chosen: rollout.sample(toys.CFG, phi, *pad(PROMPTS, 5), keys, chosen, T, jnp.float32))
+    fresh = jax.jit(
+        lambda keys, chosen: rollout.sample(
+            toys.CFG, phi, *pad(PROMPTS, 5), keys, chosen, T, jnp.float32
+        )
+    )
     keys = rollout.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
     some = settings(eos=jnp.arange(1, 33), temperature=3.0)
     for chosen in (settings(eos=jnp.arange(32)), some, settings(eos=jnp.full(32, -1), limit=4)):
@@ -251,7 +317,9 @@ def test_rows_that_are_done_leave_and_nothing_changes(phi, halvings, limit):
     """9 rows, then the 4, 2, 1 that are left: the same tokens in the same places; some stop early, some run into the limit."""
     chosen = dict(temperature=2.0, eos=[4, 9, 20, 25, 30], limit=limit)
     whole, cut = run(phi, **chosen), run(phi, halvings=halvings, **chosen)
-    assert limit < T or len(set(np.asarray(whole.seqs.length_B))) > 4  # the rows do leave one after the other
+    assert (
+        limit < T or len(set(np.asarray(whole.seqs.length_B))) > 4
+    )  # the rows do leave one after the other
     np.testing.assert_array_equal(cut.seqs.tokens_BT, whole.seqs.tokens_BT)
     np.testing.assert_array_equal(cut.seqs.length_B, whole.seqs.length_B)
     np.testing.assert_array_equal(cut.stopped_B, whole.stopped_B)
@@ -268,8 +336,20 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
 
     monkeypatch.setattr(layers, "decode", counted)
     keys = rollout.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
-    samples = jax.block_until_ready(jax.jit(lambda keys: rollout.sample(
-        toys.CFG, phi, *pad(PROMPTS, 5), keys, settings(2.0, [4, 9, 20, 25, 30]), T, jnp.float32, halvings=3))(keys))
+    samples = jax.block_until_ready(
+        jax.jit(
+            lambda keys: rollout.sample(
+                toys.CFG,
+                phi,
+                *pad(PROMPTS, 5),
+                keys,
+                settings(2.0, [4, 9, 20, 25, 30]),
+                T,
+                jnp.float32,
+                halvings=3,
+            )
+        )(keys)
+    )
     jax.effects_barrier()
     length_B = np.asarray(samples.seqs.length_B)
     assert [t for t, _ in sorted(steps)] == list(range(length_B.max()))
@@ -278,10 +358,19 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
         assert rows == next(size for size in (1, 2, 4, 9) if size >= left), (t, rows, left)
 
 
-@pytest.mark.parametrize("halvings, loops", [(0, ((2,), (4,), (6,), (8,))), (2, ((2,), (4,), (6,), (8,))), (2, ((2, 4, 6, 8),)),
-                                             (0, ((4,), (6, 8)))])
+@pytest.mark.parametrize(
+    "halvings, loops",
+    [
+        (0, ((2,), (4,), (6,), (8,))),
+        (2, ((2,), (4,), (6,), (8,))),
+        (2, ((2, 4, 6, 8),)),
+        (0, ((4,), (6, 8))),
+    ],
+)
 @pytest.mark.parametrize("limit", [T, 5, 1])
-def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(phi, monkeypatch, halvings, loops, limit):
+def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(
+    phi, monkeypatch, halvings, loops, limit
+):
     """8 tokens in stretches: every loop goes to the end of its last, is told of its own, and samples the same tokens."""
     steps, decode = [], layers.decode
 
@@ -293,10 +382,26 @@ def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(phi, monkey
     whole = run(phi, **chosen)
     monkeypatch.setattr(layers, "decode", counted)
     keys = rollout.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
-    cut = jax.block_until_ready(jax.jit(lambda keys: rollout.sample(
-        toys.CFG, phi, *pad(PROMPTS, 5), keys, settings(**chosen), T, jnp.float32, halvings=halvings, loops=loops))(keys))
+    cut = jax.block_until_ready(
+        jax.jit(
+            lambda keys: rollout.sample(
+                toys.CFG,
+                phi,
+                *pad(PROMPTS, 5),
+                keys,
+                settings(**chosen),
+                T,
+                jnp.float32,
+                halvings=halvings,
+                loops=loops,
+            )
+        )(keys)
+    )
     jax.effects_barrier()
-    assert sorted(steps) == [(t, next(ends for ends in loops if t < ends[-1])) for t in range(int(whole.seqs.length_B.max()))]
+    assert sorted(steps) == [
+        (t, next(ends for ends in loops if t < ends[-1]))
+        for t in range(int(whole.seqs.length_B.max()))
+    ]
     np.testing.assert_array_equal(cut.seqs.tokens_BT, whole.seqs.tokens_BT)
     np.testing.assert_array_equal(cut.seqs.length_B, whole.seqs.length_B)
     np.testing.assert_allclose(cut.logp_BT, whole.logp_BT, atol=1e-5)
@@ -307,18 +412,33 @@ def test_what_lies_behind_the_first_end_above_is_not_read(phi, t, end):
     """Of 8 positions all from `end` on are not a number, and so would be what is read of them."""
     prompt_PS, length_P = pad(PROMPTS, 5)
     _, prompt_cache = layers.prefill(toys.CFG, phi, prompt_PS, length_P, jnp.float32)
-    keys, values = (jax.random.normal(jax.random.key(7), x.shape) for x in layers.empty_cache(toys.CFG, 3, T, jnp.float32))
+    keys, values = (
+        jax.random.normal(jax.random.key(7), x.shape)
+        for x in layers.empty_cache(toys.CFG, 3, T, jnp.float32)
+    )
     after = lambda cache, *ends: jax.jit(layers.decode, static_argnums=(0, 7))(
-        toys.CFG, phi, jnp.array([5, 6, 7]), t, length_P, prompt_cache, cache, ends)[0]
+        toys.CFG, phi, jnp.array([5, 6, 7]), t, length_P, prompt_cache, cache, ends
+    )[0]
     spoilt = keys.at[..., end:].set(jnp.nan), values.at[..., end:, :].set(jnp.nan)
-    np.testing.assert_allclose(after(spoilt, 2, 4, 8), after((keys, values), 8), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        after(spoilt, 2, 4, 8), after((keys, values), 8), rtol=1e-5, atol=1e-6
+    )
     assert end == 8 or np.isnan(after(spoilt, 8)).all()
 
 
-@pytest.mark.parametrize("T, stretches, unit, ends", [
-    (3000, 4, 128, (768, 1536, 2304, 3000)), (3000, 4, 32, (768, 1504, 2272, 3000)), (300, 4, 128, (128, 256, 300)),
-    (300, 4, 32, (96, 160, 256, 300)), (64, 4, 128, (64,)), (64, 4, 32, (32, 64)), (1000, 1, 128, (1000,)),
-    (256, 2, 128, (128, 256))])
+@pytest.mark.parametrize(
+    "T, stretches, unit, ends",
+    [
+        (3000, 4, 128, (768, 1536, 2304, 3000)),
+        (3000, 4, 32, (768, 1504, 2272, 3000)),
+        (300, 4, 128, (128, 256, 300)),
+        (300, 4, 32, (96, 160, 256, 300)),
+        (64, 4, 128, (64,)),
+        (64, 4, 32, (32, 64)),
+        (1000, 1, 128, (1000,)),
+        (256, 2, 128, (128, 256)),
+    ],
+)
 def test_where_stretches_end(T, stretches, unit, ends):
     """At multiples of the unit, so that short completions have fewer of them; and at the end."""
     assert rollout.ends_of(T, stretches, unit) == ends
@@ -341,7 +461,9 @@ def test_blocks_of_the_vocabulary(V, width):
 
 def test_greedy_takes_the_first_of_equal_logits():
     logits = jnp.zeros((2, 12)).at[0, 5].set(1.0).at[0, 10].set(1.0)
-    token, _ = rollout.draw(logits, jax.random.split(jax.random.key(0), 2), jnp.int32(0), jnp.float32(0.0))
+    token, _ = rollout.draw(
+        logits, jax.random.split(jax.random.key(0), 2), jnp.int32(0), jnp.float32(0.0)
+    )
     assert token.tolist() == [5, 0]
 
 
@@ -350,7 +472,9 @@ def test_frequencies_follow_the_softmax(temperature):
     """20,000 draws from 6 logits: chi-square at a fixed key, and the log-probabilities that go with them."""
     logits = jnp.array([1.0, 0.0, -1.0, 2.0, 0.5, -3.0])
     keys = rollout.row_keys(jax.random.key(1), 0, jnp.arange(20), 1000)
-    token, logp = jax.jit(rollout.draw)(jnp.tile(logits, (20000, 1)), keys, jnp.int32(3), jnp.float32(temperature))
+    token, logp = jax.jit(rollout.draw)(
+        jnp.tile(logits, (20000, 1)), keys, jnp.int32(3), jnp.float32(temperature)
+    )
     expected = np.asarray(jax.nn.softmax(logits / temperature), np.float64)
     counts = np.bincount(token, minlength=6)
     assert scipy.stats.chisquare(counts, 20000 * expected / expected.sum()).pvalue > 0.01
@@ -360,6 +484,9 @@ def test_frequencies_follow_the_softmax(temperature):
 def test_tokens_draw_independently():
     """The same row at t and t + 1 draws with different noise: pairs are as frequent as chance has them."""
     keys = rollout.row_keys(jax.random.key(2), 0, jnp.arange(4), 1000)
-    drawn = [jax.jit(rollout.draw)(jnp.zeros((4000, 4)), keys, jnp.int32(t), jnp.float32(1.0))[0] for t in (0, 1)]
+    drawn = [
+        jax.jit(rollout.draw)(jnp.zeros((4000, 4)), keys, jnp.int32(t), jnp.float32(1.0))[0]
+        for t in (0, 1)
+    ]
     counts = np.bincount(4 * np.asarray(drawn[0]) + np.asarray(drawn[1]), minlength=16)
     assert scipy.stats.chisquare(counts).pvalue > 0.01

@@ -1,4 +1,5 @@
 """Bad input dies before any compute with a sentence that helps; configs/base.py lists what the dataclasses have."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -17,9 +18,16 @@ from configs import base
 from configs import tasks as task_groups
 from tests import tiny_runs
 
-CONFIGS = sorted(path.stem for path in pathlib.Path(base.__file__).parent.glob("*.py") if path.stem != "__init__")
-EXPERIMENTS = [name for name in CONFIGS if name not in ("base", "tasks") and list(inspect.signature(
-    importlib.import_module(f"configs.{name}").get_config).parameters) == ["method"]]  # the others are parts of these
+CONFIGS = sorted(
+    path.stem for path in pathlib.Path(base.__file__).parent.glob("*.py") if path.stem != "__init__"
+)
+EXPERIMENTS = [
+    name
+    for name in CONFIGS
+    if name not in ("base", "tasks")
+    and list(inspect.signature(importlib.import_module(f"configs.{name}").get_config).parameters)
+    == ["method"]
+]  # the others are parts of these
 
 
 def build(**given) -> setup.Run:
@@ -28,13 +36,29 @@ def build(**given) -> setup.Run:
 
 def defaults(cls: type) -> dict:
     """Defaults of a dataclass as JSON would hold them."""
-    return settings.to_json({field.name: field.default if field.default is not dataclasses.MISSING
-                             else field.default_factory() for field in dataclasses.fields(cls)})
+    return settings.to_json(
+        {
+            field.name: field.default
+            if field.default is not dataclasses.MISSING
+            else field.default_factory()
+            for field in dataclasses.fields(cls)
+        }
+    )
 
 
-GROUPS = {"model": setup.Model, "data": setup.Data, "rollout": setup.Rollout, "batch": setup.Batch,
-          "mesh": sharding.MeshConfig, "eval": setup.Eval, "checkpoint": setup.Checkpoint, "log": setup.Log,
-          "optim.base": optim.Recipe, "optim.lora": optim.Recipe, "task": tasks.load("arithmetic").Config}
+GROUPS = {
+    "model": setup.Model,
+    "data": setup.Data,
+    "rollout": setup.Rollout,
+    "batch": setup.Batch,
+    "mesh": sharding.MeshConfig,
+    "eval": setup.Eval,
+    "checkpoint": setup.Checkpoint,
+    "log": setup.Log,
+    "optim.base": optim.Recipe,
+    "optim.lora": optim.Recipe,
+    "task": tasks.load("arithmetic").Config,
+}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -53,9 +77,12 @@ def test_every_task_to_train_on_has_its_group():
         if Config is tasks.Benchmark:
             assert not hasattr(task_groups, name)
         else:
-            assert settings.to_json(getattr(task_groups, name)()) == {"name": name} | defaults(Config), name
+            assert settings.to_json(getattr(task_groups, name)()) == {"name": name} | defaults(
+                Config
+            ), name
     assert task_groups.limr(data_dir="d", train_size=3).to_dict() | {"name": "limr"} == (
-        task_groups.limr().to_dict() | {"data_dir": "d", "train_size": 3})
+        task_groups.limr().to_dict() | {"data_dir": "d", "train_size": 3}
+    )
 
 
 def test_base_lists_every_methods_keys():
@@ -76,60 +103,113 @@ def test_every_config_is_read(name, method, caplog):
     config = importlib.import_module(f"configs.{name}").get_config(method)
     assert setup.read(config, devices=1).method_name == method
     assert [record for record in caplog.records if "never reads" in record.message] == []
-    assert inspect.getdoc(importlib.import_module(f"configs.{name}")).count("python -m experiments.") >= 1
+    assert (
+        inspect.getdoc(importlib.import_module(f"configs.{name}")).count("python -m experiments.")
+        >= 1
+    )
 
 
-@pytest.mark.parametrize("given, message", [
-    (dict(stepz=3), r"unknown key config.stepz: did you mean 'steps'\?"),
-    (dict(optim__base__learning_rat=1.0), r"config.optim.*learning_rat: did you mean 'learning_rate'\?"),
-    (dict(optim__bass=ConfigDict()), r"unknown key config.optim.bass: did you mean 'base'\?"),
-    (dict(method__lamb=0.5), r"unknown key config.method.lamb: did you mean 'lam'\?"),
-    (dict(task="arithmetic"), "config.task must be a group of keys, got 'arithmetic'"),
-    (dict(method__name="bridg"), "method.name='bridg' is unknown; allowed: alternate, bridge, .*Did you mean 'bridge'"),
-    (dict(method__name=""), "method.name='' is unknown; allowed: alternate, bridge, .*, sft, srft"),
-    (dict(task__name="arithmetics"), "Did you mean 'arithmetic'"),
-    (dict(steps=0), "config.steps=0; allowed: a whole number of at least 1"),
-    (dict(steps=True), "config.steps=True; allowed"),
-    (dict(seed=-1), "config.seed=-1; allowed"),
-    (dict(optim__base__clip_norm="1"), "clip_norm='1' is of type str; wanted: float"),
-    (dict(rollout__temperature=0.0), "rollout.temperature=0.0"),
-    (dict(rollout__calls=3), "rollout.calls=3 must divide batch.prompts_per_step=2; allowed: 1, 2"),
-    (dict(rollout__halvings=-2), "rollout.halvings=-2; allowed: 0, 1, ..., or -1"),
-    (dict(rollout__stretches=0), "rollout.stretches=0; allowed: 1, 2, ..., or -1"),
-    (dict(rollout__cache_dtype="fp8"), "rollout.cache_dtype='fp8'; allowed: float32, bfloat16"),
-    (dict(model__dtype="float16"), "model.dtype='float16'; allowed: float32, bfloat16"),
-    (dict(model__remat="some"), "model.remat='some'; allowed: none, dots, full"),
-    (dict(eval__rows=0), "eval.rows=0; allowed: a whole number of at least 1"),
-    (dict(eval__every=-1), "eval.every=-1; allowed: a whole number of at least 0"),
-    (dict(log__skipped_limit=0), "log.skipped_limit=0; allowed: a whole number of at least 1"),
-    (dict(batch__samples_per_prompt=1), "batch.samples_per_prompt=1: must be a whole number of at least 2 .the adv"),
-    (dict(batch__microbatch_rows=3), r"which neither divide batch.samples_per_prompt=4.*Nearest that work: "
-                                     r"batch.microbatch_rows=2 or 4"),
-    (dict(batch__prompts_per_step=3), r"12 rollout rows are not a whole number.*batch.prompts_per_step=2 or 4"),
-    (dict(mesh__data=3), "mesh .*takes a multiple of 3 devices, there are 1; nearest that takes all: .'data': 1, 'fsdp': -1, "),
-])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (dict(stepz=3), r"unknown key config.stepz: did you mean 'steps'\?"),
+        (
+            dict(optim__base__learning_rat=1.0),
+            r"config.optim.*learning_rat: did you mean 'learning_rate'\?",
+        ),
+        (dict(optim__bass=ConfigDict()), r"unknown key config.optim.bass: did you mean 'base'\?"),
+        (dict(method__lamb=0.5), r"unknown key config.method.lamb: did you mean 'lam'\?"),
+        (dict(task="arithmetic"), "config.task must be a group of keys, got 'arithmetic'"),
+        (
+            dict(method__name="bridg"),
+            "method.name='bridg' is unknown; allowed: alternate, bridge, .*Did you mean 'bridge'",
+        ),
+        (
+            dict(method__name=""),
+            "method.name='' is unknown; allowed: alternate, bridge, .*, sft, srft",
+        ),
+        (dict(task__name="arithmetics"), "Did you mean 'arithmetic'"),
+        (dict(steps=0), "config.steps=0; allowed: a whole number of at least 1"),
+        (dict(steps=True), "config.steps=True; allowed"),
+        (dict(seed=-1), "config.seed=-1; allowed"),
+        (dict(optim__base__clip_norm="1"), "clip_norm='1' is of type str; wanted: float"),
+        (dict(rollout__temperature=0.0), "rollout.temperature=0.0"),
+        (
+            dict(rollout__calls=3),
+            "rollout.calls=3 must divide batch.prompts_per_step=2; allowed: 1, 2",
+        ),
+        (dict(rollout__halvings=-2), "rollout.halvings=-2; allowed: 0, 1, ..., or -1"),
+        (dict(rollout__stretches=0), "rollout.stretches=0; allowed: 1, 2, ..., or -1"),
+        (dict(rollout__cache_dtype="fp8"), "rollout.cache_dtype='fp8'; allowed: float32, bfloat16"),
+        (dict(model__dtype="float16"), "model.dtype='float16'; allowed: float32, bfloat16"),
+        (dict(model__remat="some"), "model.remat='some'; allowed: none, dots, full"),
+        (dict(eval__rows=0), "eval.rows=0; allowed: a whole number of at least 1"),
+        (dict(eval__every=-1), "eval.every=-1; allowed: a whole number of at least 0"),
+        (dict(log__skipped_limit=0), "log.skipped_limit=0; allowed: a whole number of at least 1"),
+        (
+            dict(batch__samples_per_prompt=1),
+            "batch.samples_per_prompt=1: must be a whole number of at least 2 .the adv",
+        ),
+        (
+            dict(batch__microbatch_rows=3),
+            r"which neither divide batch.samples_per_prompt=4.*Nearest that work: "
+            r"batch.microbatch_rows=2 or 4",
+        ),
+        (
+            dict(batch__prompts_per_step=3),
+            r"12 rollout rows are not a whole number.*batch.prompts_per_step=2 or 4",
+        ),
+        (
+            dict(mesh__data=3),
+            "mesh .*takes a multiple of 3 devices, there are 1; nearest that takes all: .'data': 1, 'fsdp': -1, ",
+        ),
+    ],
+)
 def test_settings_that_cannot_be_meant(given, message):
     with pytest.raises(ValueError, match=message):
         build(**given)
 
 
-@pytest.mark.parametrize("given, message", [
-    (dict(model__path="no/such/folder/at/all"), "model folder 'no/such/folder/at/all' does not exist"),
-    (dict(model__arch=ConfigDict(dict(model_type="mamba"))), "model_type='mamba', which is not supported; allowed: "
-                                                             "llama, qwen2, qwen3"),
-    (dict(model__arch=ConfigDict()), "neither model.path nor model.arch is set"),
-    (dict(model__arch__vocab_size=15), "the tokenizer uses ids up to 15, the model's end at 14"),
-    (dict(model__arch__max_position_embeddings=20), r"data.buckets=\(6,\) and rollout.max_new=15 make up to 21 "
-                                                    "positions, the model has 20"),
-    (dict(model__lora_targets="layers/qq"), "matches no tensor"),
-    (dict(data__tokenizer=""), "data.tokenizer is empty and there is no model.path"),
-    (dict(data__buckets=()), r"prompt buckets \(\); allowed: positive, in rising order"),
-    (dict(data__buckets=(6, 4)), r"prompt buckets \(6, 4\); allowed: positive, in rising order"),
-    (dict(task__train_size=0), "task.train_size=0; it must be at least 1"),
-    (dict(task__demo_size=0), "method 'bridge' learns from demonstrations, task 'arithmetic' has none; raise task"),
-    (dict(data__buckets=(3,)), "none of .* problems remains"),
-    (dict(rollout__max_new=2), "none of 12 problems remains; allowed: prompt at most 6 tokens, trace at most 2 tokens"),
-])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            dict(model__path="no/such/folder/at/all"),
+            "model folder 'no/such/folder/at/all' does not exist",
+        ),
+        (
+            dict(model__arch=ConfigDict(dict(model_type="mamba"))),
+            "model_type='mamba', which is not supported; allowed: llama, qwen2, qwen3",
+        ),
+        (dict(model__arch=ConfigDict()), "neither model.path nor model.arch is set"),
+        (
+            dict(model__arch__vocab_size=15),
+            "the tokenizer uses ids up to 15, the model's end at 14",
+        ),
+        (
+            dict(model__arch__max_position_embeddings=20),
+            r"data.buckets=\(6,\) and rollout.max_new=15 make up to 21 "
+            "positions, the model has 20",
+        ),
+        (dict(model__lora_targets="layers/qq"), "matches no tensor"),
+        (dict(data__tokenizer=""), "data.tokenizer is empty and there is no model.path"),
+        (dict(data__buckets=()), r"prompt buckets \(\); allowed: positive, in rising order"),
+        (
+            dict(data__buckets=(6, 4)),
+            r"prompt buckets \(6, 4\); allowed: positive, in rising order",
+        ),
+        (dict(task__train_size=0), "task.train_size=0; it must be at least 1"),
+        (
+            dict(task__demo_size=0),
+            "method 'bridge' learns from demonstrations, task 'arithmetic' has none; raise task",
+        ),
+        (dict(data__buckets=(3,)), "none of .* problems remains"),
+        (
+            dict(rollout__max_new=2),
+            "none of 12 problems remains; allowed: prompt at most 6 tokens, trace at most 2 tokens",
+        ),
+    ],
+)
 def test_models_and_data_that_do_not_fit(given, message):
     with pytest.raises(ValueError, match=message):
         build(**given)
@@ -137,21 +217,30 @@ def test_models_and_data_that_do_not_fit(given, message):
 
 def test_a_folder_of_another_model(tmp_path):
     """model.path and model.arch, both given, must agree; a folder without weights is named by what it lacks."""
-    (tmp_path / "config.json").write_text(json.dumps(tiny_runs.config().model.arch.to_dict() | {"hidden_size": 48}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(tiny_runs.config().model.arch.to_dict() | {"hidden_size": 48})
+    )
     with pytest.raises(ValueError, match="lacks weights: neither model.safetensors"):
         build(model__path=str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="is not the model that model.arch describes: width .48 there, 32 in model"):
+    with pytest.raises(
+        ValueError, match="is not the model that model.arch describes: width .48 there, 32 in model"
+    ):
         build(model__path=str(tmp_path))
 
 
 def test_keys_that_the_method_never_reads(caplog):
     """Set and different from the default: named. At the default: nothing said."""
-    told = lambda: " ".join(record.getMessage() for record in caplog.records if "never reads" in record.getMessage())
+    told = lambda: " ".join(
+        record.getMessage() for record in caplog.records if "never reads" in record.getMessage()
+    )
     build(method="bridge")
     assert told() == ""
     build(method="sft", method__lam=0.25, method__clip_low=0.2)
-    assert "method.lam=0.25 is set, but method 'sft' never reads it" in told() and "clip_low" not in told()
+    assert (
+        "method.lam=0.25 is set, but method 'sft' never reads it" in told()
+        and "clip_low" not in told()
+    )
 
 
 def test_what_does_not_fit_is_dropped_and_counted(caplog):
@@ -160,8 +249,14 @@ def test_what_does_not_fit_is_dropped_and_counted(caplog):
         run = build(data__buckets=(4,), rollout__max_new=14)
     assert {len(tokens) for tokens in run.prompts.tokens} == {4} and len(run.prompts.problems) < 24
     dropped = 24 - len(run.prompts.problems)
-    gone = {problem.id for problem in run.task.train} - {problem.id for problem in run.prompts.problems}
-    told = [record.getMessage() for record in caplog.records if "prompt longer than 4 tokens" in record.getMessage()]
+    gone = {problem.id for problem in run.task.train} - {
+        problem.id for problem in run.prompts.problems
+    }
+    told = [
+        record.getMessage()
+        for record in caplog.records
+        if "prompt longer than 4 tokens" in record.getMessage()
+    ]
     assert f"left out {dropped} of 24 problems" in told[0] + told[1] and len(gone) == dropped
     lines = [line for line in told if f"left out {dropped} of 24" in line]
     assert any(all(f"{id} (6)" in line for id in sorted(gone)[:10]) for line in lines)
@@ -175,16 +270,30 @@ def test_buckets_that_no_prompt_needs_are_not_compiled_for():
     assert inspect.signature(setup.build).parameters["devices"].default is None
 
 
-@pytest.mark.parametrize("key, value, message", [
-    ("optim__base__b1", 1.5, "b1=1.5"), ("optim__lora__eps", 0.0, "eps=0.0"), ("log__ungraded_limit", -1.0, "ungraded_limit=-1.0"),
-    ("log__mirrors", ("tensorbord",), "did you mean 'tensorboard'"), ("model__lora_targets", "(", "no regular expression"),
-    ("rollout__reward_noise", 1.5, "reward_noise=1.5"), ("eval__samples", 10, "eval.samples=10"), ("eval__samples", -1, "at least 0")])
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("optim__base__b1", 1.5, "b1=1.5"),
+        ("optim__lora__eps", 0.0, "eps=0.0"),
+        ("log__ungraded_limit", -1.0, "ungraded_limit=-1.0"),
+        ("log__mirrors", ("tensorbord",), "did you mean 'tensorboard'"),
+        ("model__lora_targets", "(", "no regular expression"),
+        ("rollout__reward_noise", 1.5, "reward_noise=1.5"),
+        ("eval__samples", 10, "eval.samples=10"),
+        ("eval__samples", -1, "at least 0"),
+    ],
+)
 def test_values_that_cannot_be_meant(key, value, message):
     with pytest.raises(ValueError, match=message):
         build(**{key: value})
 
 
-ON_EIGHT = dict(batch__prompts_per_step=16, batch__samples_per_prompt=2, batch__microbatch_rows=2, rollout__calls=1)
+ON_EIGHT = dict(
+    batch__prompts_per_step=16,
+    batch__samples_per_prompt=2,
+    batch__microbatch_rows=2,
+    rollout__calls=1,
+)
 
 
 def on_eight(**given) -> setup.Run:
@@ -192,30 +301,72 @@ def on_eight(**given) -> setup.Run:
     return setup.sketch(tiny_runs.config("grpo", **ON_EIGHT | given), jax.devices()[:8])
 
 
-@pytest.mark.parametrize("given, says, ways", [
-    (dict(rollout__calls=4), "4 prompts a part, which do not divide over the 8 groups of devices that sample; nearest that do: "
-     "rollout.calls=2 or mesh.decode_tensor=2 or batch.prompts_per_step=32",
-     [dict(rollout__calls=2), dict(mesh__decode_tensor=2), dict(batch__prompts_per_step=32)]),
-    # decode_tensor=4 would do for the prompts, but not for two heads
-    (dict(rollout__calls=8), "makes 2 prompts a part, .* nearest that do: rollout.calls=2 or batch.prompts_per_step=64$",
-     [dict(rollout__calls=2), dict(batch__prompts_per_step=64)]),
-    (dict(batch__prompts_per_step=24, batch__microbatch_rows=1, rollout__calls=2), "makes 12 prompts a part, .* nearest that do: "
-     "rollout.calls=3 or mesh.decode_tensor=2 or batch.prompts_per_step=16 or 32$",
-     [dict(rollout__calls=3), dict(mesh__decode_tensor=2), dict(batch__prompts_per_step=16), dict(batch__prompts_per_step=32)]),
-    (dict(batch__prompts_per_step=4, batch__pack=2), "nearest that do: mesh.decode_tensor=2 or batch.prompts_per_step=8$",
-     [dict(mesh__decode_tensor=2), dict(batch__prompts_per_step=8)]),
-    (dict(eval__rows=12), "eval.rows=12 does not divide over the 8 groups of devices that sample; nearest: 8 or 16$",
-     [dict(eval__rows=8), dict(eval__rows=16)]),
-    (dict(eval__rows=3), "eval.rows=3 does not divide over the 8 groups of .* sample; nearest: 8$", [dict(eval__rows=8)]),
-    (dict(model__arch__hidden_size=36), "mesh.fsdp=8 does not divide the model's width 36; nearest that does: mesh.data=2, "
-     "mesh.fsdp=4, mesh.tensor=1$", [dict(mesh__data=2, mesh__fsdp=4, mesh__tensor=1)]),
-    (dict(mesh__fsdp=1, mesh__tensor=8), "mesh.tensor=8 does not divide the model's 2 heads and 1 kv heads; nearest that does: "
-     "mesh.data=1, mesh.fsdp=4, mesh.tensor=2$", [dict(mesh__data=1, mesh__fsdp=4, mesh__tensor=2)]),
-    (dict(mesh__fsdp=4, mesh__tensor=2, model__arch__intermediate_size=63), "mesh.tensor=2 does not divide the model's mlp width 63; "
-     "nearest that does: mesh.data=1, mesh.fsdp=8, mesh.tensor=1$", [dict(mesh__data=1, mesh__fsdp=8, mesh__tensor=1)]),
-    (dict(mesh__decode_tensor=3), "mesh.decode_tensor=3 does not divide the 8 devices; nearest that does: 2",
-     [dict(mesh__decode_tensor=2)]),
-])
+@pytest.mark.parametrize(
+    "given, says, ways",
+    [
+        (
+            dict(rollout__calls=4),
+            "4 prompts a part, which do not divide over the 8 groups of devices that sample; nearest that do: "
+            "rollout.calls=2 or mesh.decode_tensor=2 or batch.prompts_per_step=32",
+            [dict(rollout__calls=2), dict(mesh__decode_tensor=2), dict(batch__prompts_per_step=32)],
+        ),
+        # decode_tensor=4 would do for the prompts, but not for two heads
+        (
+            dict(rollout__calls=8),
+            "makes 2 prompts a part, .* nearest that do: rollout.calls=2 or batch.prompts_per_step=64$",
+            [dict(rollout__calls=2), dict(batch__prompts_per_step=64)],
+        ),
+        (
+            dict(batch__prompts_per_step=24, batch__microbatch_rows=1, rollout__calls=2),
+            "makes 12 prompts a part, .* nearest that do: "
+            "rollout.calls=3 or mesh.decode_tensor=2 or batch.prompts_per_step=16 or 32$",
+            [
+                dict(rollout__calls=3),
+                dict(mesh__decode_tensor=2),
+                dict(batch__prompts_per_step=16),
+                dict(batch__prompts_per_step=32),
+            ],
+        ),
+        (
+            dict(batch__prompts_per_step=4, batch__pack=2),
+            "nearest that do: mesh.decode_tensor=2 or batch.prompts_per_step=8$",
+            [dict(mesh__decode_tensor=2), dict(batch__prompts_per_step=8)],
+        ),
+        (
+            dict(eval__rows=12),
+            "eval.rows=12 does not divide over the 8 groups of devices that sample; nearest: 8 or 16$",
+            [dict(eval__rows=8), dict(eval__rows=16)],
+        ),
+        (
+            dict(eval__rows=3),
+            "eval.rows=3 does not divide over the 8 groups of .* sample; nearest: 8$",
+            [dict(eval__rows=8)],
+        ),
+        (
+            dict(model__arch__hidden_size=36),
+            "mesh.fsdp=8 does not divide the model's width 36; nearest that does: mesh.data=2, "
+            "mesh.fsdp=4, mesh.tensor=1$",
+            [dict(mesh__data=2, mesh__fsdp=4, mesh__tensor=1)],
+        ),
+        (
+            dict(mesh__fsdp=1, mesh__tensor=8),
+            "mesh.tensor=8 does not divide the model's 2 heads and 1 kv heads; nearest that does: "
+            "mesh.data=1, mesh.fsdp=4, mesh.tensor=2$",
+            [dict(mesh__data=1, mesh__fsdp=4, mesh__tensor=2)],
+        ),
+        (
+            dict(mesh__fsdp=4, mesh__tensor=2, model__arch__intermediate_size=63),
+            "mesh.tensor=2 does not divide the model's mlp width 63; "
+            "nearest that does: mesh.data=1, mesh.fsdp=8, mesh.tensor=1$",
+            [dict(mesh__data=1, mesh__fsdp=8, mesh__tensor=1)],
+        ),
+        (
+            dict(mesh__decode_tensor=3),
+            "mesh.decode_tensor=3 does not divide the 8 devices; nearest that does: 2",
+            [dict(mesh__decode_tensor=2)],
+        ),
+    ],
+)
 def test_what_does_not_divide_over_the_mesh(given, says, ways):
     """Refused with the nearest that does, and each of those is taken."""
     with pytest.raises(ValueError, match=says):
@@ -225,7 +376,9 @@ def test_what_does_not_divide_over_the_mesh(given, says, ways):
 
 
 def test_prompts_of_a_method_that_samples_nothing_need_not_divide():
-    given = ON_EIGHT | dict(batch__prompts_per_step=3, batch__samples_per_prompt=5, rollout__calls=2)
+    given = ON_EIGHT | dict(
+        batch__prompts_per_step=3, batch__samples_per_prompt=5, rollout__calls=2
+    )
     setup.sketch(tiny_runs.config("sft", **given), jax.devices()[:8])
     with pytest.raises(ValueError, match="neither divide batch.samples_per_prompt=5"):
         setup.sketch(tiny_runs.config("grpo", **given), jax.devices()[:8])
@@ -237,8 +390,15 @@ def test_rows_of_an_evaluation_that_is_not_made():
 
 def test_experts_that_cannot_be_cut_finer():
     """8 demonstrations over eight devices are one on each."""
-    sketch = lambda demos: setup.sketch(tiny_runs.config("bridge", **ON_EIGHT, batch__demos_per_step=demos,
-                                                         method__sft_microbatches=2), jax.devices()[:8])
-    with pytest.raises(ValueError, match="method.sft_microbatches=2 does not divide the 1 demonstration.*allowed: 1, or 0"):
+    sketch = lambda demos: setup.sketch(
+        tiny_runs.config(
+            "bridge", **ON_EIGHT, batch__demos_per_step=demos, method__sft_microbatches=2
+        ),
+        jax.devices()[:8],
+    )
+    with pytest.raises(
+        ValueError,
+        match="method.sft_microbatches=2 does not divide the 1 demonstration.*allowed: 1, or 0",
+    ):
         sketch(8)
     sketch(16)

@@ -1,4 +1,5 @@
 """The mesh, the layout of states and batches, and an update on eight devices that equals one device's."""
+
 from __future__ import annotations
 
 import jax
@@ -26,9 +27,15 @@ def test_eight_devices():
     assert jax.device_count() == 8
 
 
-@pytest.mark.parametrize("given, expected", [
-    ({}, (1, 8, 1)), (dict(data=-1, fsdp=2), (4, 2, 1)), (dict(data=2, fsdp=2, tensor=2), (2, 2, 2)),
-    (dict(tensor=-1, fsdp=1), (1, 1, 8))])
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, (1, 8, 1)),
+        (dict(data=-1, fsdp=2), (4, 2, 1)),
+        (dict(data=2, fsdp=2, tensor=2), (2, 2, 2)),
+        (dict(tensor=-1, fsdp=1), (1, 1, 8)),
+    ],
+)
 def test_mesh_sizes(given, expected):
     """-1 takes what the others leave."""
     mesh = mesh_of(**given)
@@ -37,34 +44,79 @@ def test_mesh_sizes(given, expected):
 
 def test_mesh_errors():
     """Sizes that do not make 8, two -1, and zeros; what was given and the nearest that do are named, and those are taken."""
-    cases = ((dict(data=3, fsdp=2), "'data': 3, 'fsdp': 2, 'tensor': 1} takes 6 devices, there are 8", dict(data=4, fsdp=2)),
-             (dict(data=3), "'data': 3, 'fsdp': -1, 'tensor': 1} takes a multiple of 3 devices, there are 8", dict(data=4)),
-             (dict(data=16), "'data': 16, 'fsdp': -1, 'tensor': 1} takes a multiple of 16 devices, there are 8", dict(data=8)),
-             (dict(fsdp=2, data=2), "takes 4 devices, there are 8", dict(data=2, fsdp=4)),
-             (dict(data=3, fsdp=3), "takes 9 devices, there are 8", dict(data=2, fsdp=4)))
+    cases = (
+        (
+            dict(data=3, fsdp=2),
+            "'data': 3, 'fsdp': 2, 'tensor': 1} takes 6 devices, there are 8",
+            dict(data=4, fsdp=2),
+        ),
+        (
+            dict(data=3),
+            "'data': 3, 'fsdp': -1, 'tensor': 1} takes a multiple of 3 devices, there are 8",
+            dict(data=4),
+        ),
+        (
+            dict(data=16),
+            "'data': 16, 'fsdp': -1, 'tensor': 1} takes a multiple of 16 devices, there are 8",
+            dict(data=8),
+        ),
+        (dict(fsdp=2, data=2), "takes 4 devices, there are 8", dict(data=2, fsdp=4)),
+        (dict(data=3, fsdp=3), "takes 9 devices, there are 8", dict(data=2, fsdp=4)),
+    )
     for given, words, nearest in cases:
         nearest = dict(dict(data=1, fsdp=-1, tensor=1), **nearest)
         with pytest.raises(ValueError) as refused:
             mesh_of(**given)
-        assert words in str(refused.value) and f"nearest that takes all: {nearest}. Allowed for each: 1, 2, 4, 8, or -1" in str(
-            refused.value)
+        assert words in str(
+            refused.value
+        ) and f"nearest that takes all: {nearest}. Allowed for each: 1, 2, 4, 8, or -1" in str(
+            refused.value
+        )
         assert mesh_of(**nearest).size == 8
-    for given, words in ((dict(data=0), "positive sizes"), (dict(data=-1, fsdp=-1), "-1 for at most one"),
-                         (dict(data=-2), "positive sizes")):
+    for given, words in (
+        (dict(data=0), "positive sizes"),
+        (dict(data=-1, fsdp=-1), "-1 for at most one"),
+        (dict(data=-2), "positive sizes"),
+    ):
         with pytest.raises(ValueError, match=words):
             mesh_of(**given)
     assert mesh_of(data=2, fsdp=2, tensor=2).devices.size == 8
     assert sharding.make_mesh(MeshConfig(), jax.devices()[:2]).shape["fsdp"] == 2
 
 
-@pytest.mark.parametrize("sizes, model, wrong, nearest", [
-    ((1, 12, 1), dict(width=2048), "mesh.fsdp=12 does not divide the model's width 2048", (3, 4, 1)),
-    ((2, 5, 1), dict(), "mesh.fsdp=5 does not divide the model's width 576", (5, 2, 1)),
-    ((1, 7, 1), dict(), "mesh.fsdp=7 does not divide the model's width 576", (7, 1, 1)),
-    ((1, 1, 8), dict(heads=2, kv_heads=1), "mesh.tensor=8 does not divide the model's 2 heads and 1 kv heads", (1, 4, 2)),
-    ((1, 2, 4), dict(mlp=66), "mesh.tensor=4 does not divide the model's mlp width 66", (1, 4, 2)),
-    ((1, 5, 3), dict(kv_heads=4), "mesh.fsdp=5 .* 576; mesh.tensor=3 does not divide the model's 12 heads and 4 kv heads", (5, 3, 1)),
-    ((2, 6, 1), dict(), None, None), ((1, 1, 12), dict(), None, None)])
+@pytest.mark.parametrize(
+    "sizes, model, wrong, nearest",
+    [
+        (
+            (1, 12, 1),
+            dict(width=2048),
+            "mesh.fsdp=12 does not divide the model's width 2048",
+            (3, 4, 1),
+        ),
+        ((2, 5, 1), dict(), "mesh.fsdp=5 does not divide the model's width 576", (5, 2, 1)),
+        ((1, 7, 1), dict(), "mesh.fsdp=7 does not divide the model's width 576", (7, 1, 1)),
+        (
+            (1, 1, 8),
+            dict(heads=2, kv_heads=1),
+            "mesh.tensor=8 does not divide the model's 2 heads and 1 kv heads",
+            (1, 4, 2),
+        ),
+        (
+            (1, 2, 4),
+            dict(mlp=66),
+            "mesh.tensor=4 does not divide the model's mlp width 66",
+            (1, 4, 2),
+        ),
+        (
+            (1, 5, 3),
+            dict(kv_heads=4),
+            "mesh.fsdp=5 .* 576; mesh.tensor=3 does not divide the model's 12 heads and 4 kv heads",
+            (5, 3, 1),
+        ),
+        ((2, 6, 1), dict(), None, None),
+        ((1, 1, 12), dict(), None, None),
+    ],
+)
 def test_a_model_that_the_mesh_does_not_divide(sizes, model, wrong, nearest):
     """Refused: weights would be whole. The nearest sizes that divide it take all devices too, and are taken."""
     model = dict(width=576, heads=12, kv_heads=12, mlp=1536) | model
@@ -72,7 +124,10 @@ def test_a_model_that_the_mesh_does_not_divide(sizes, model, wrong, nearest):
     if wrong is None:
         return check(sizes)
     data, fsdp, tensor = nearest
-    with pytest.raises(ValueError, match=f"{wrong}; nearest that does: mesh.data={data}, mesh.fsdp={fsdp}, mesh.tensor={tensor}$"):
+    with pytest.raises(
+        ValueError,
+        match=f"{wrong}; nearest that does: mesh.data={data}, mesh.fsdp={fsdp}, mesh.tensor={tensor}$",
+    ):
         check(sizes)
     check(nearest)
 
@@ -81,7 +136,9 @@ def test_layout_of_one_array():
     """By the table; an axis that its mesh axis does not divide stays whole."""
     mesh = mesh_of(fsdp=4, tensor=2)
     spec = lambda axes, shape: sharding.of_axes(mesh, axes, shape).spec
-    assert spec(("layers", "embed", "heads", "head_dim"), (2, 16, 4, 8)) == PartitionSpec(None, "fsdp", "tensor", None)
+    assert spec(("layers", "embed", "heads", "head_dim"), (2, 16, 4, 8)) == PartitionSpec(
+        None, "fsdp", "tensor", None
+    )
     assert spec(("vocab", "embed"), (31, 16)) == PartitionSpec(None, "fsdp")
     assert spec(("layers", "rank", "mlp"), (2, 2, 24)) == PartitionSpec(None, None, "tensor")
 
@@ -94,15 +151,25 @@ def test_layout_of_a_state():
     layout = sharding.of_state(mesh, state, THETA_AXES, W_AXES)
     q, A = PartitionSpec(None, "fsdp", "tensor", None), PartitionSpec(None, "fsdp", None)
     for tree in (layout.params.theta, layout.params.theta_hat, layout.ref):
-        assert tree["layers"]["q"].spec == q and tree["embed"].spec == PartitionSpec("tensor", "fsdp")
+        assert tree["layers"]["q"].spec == q and tree["embed"].spec == PartitionSpec(
+            "tensor", "fsdp"
+        )
     assert layout.params.w["layers/q"]["A"].spec == A and layout.step.spec == PartitionSpec()
-    found = {"/".join(str(getattr(key, "name", getattr(key, "key", ""))) for key in path): leaf.spec
-             for path, leaf in jax.tree_util.tree_leaves_with_path(layout.opt_state)}
-    for suffix, spec in (("mu/theta/layers/q", q), ("nu/theta_hat/layers/q", q), ("nu/w/layers/q/A", A)):
+    found = {
+        "/".join(str(getattr(key, "name", getattr(key, "key", ""))) for key in path): leaf.spec
+        for path, leaf in jax.tree_util.tree_leaves_with_path(layout.opt_state)
+    }
+    for suffix, spec in (
+        ("mu/theta/layers/q", q),
+        ("nu/theta_hat/layers/q", q),
+        ("nu/w/layers/q/A", A),
+    ):
         assert [found[path] for path in found if path.endswith(suffix)] == [spec], suffix
 
 
-@pytest.mark.parametrize("tensor, kv_heads, copies", [(1, 8, 1), (8, 8, 1), (2, 8, 1), (8, 2, 4), (8, 1, 8)])
+@pytest.mark.parametrize(
+    "tensor, kv_heads, copies", [(1, 8, 1), (8, 8, 1), (2, 8, 1), (8, 2, 4), (8, 1, 8)]
+)
 def test_a_kv_head_is_held_once_for_each_device_that_shares_it(tensor, kv_heads, copies):
     """So that the copies lie evenly: no device without a kv head, none with one that it does not attend with."""
     assert sharding.kv_copies(tensor, kv_heads) == copies and kv_heads * copies % tensor == 0
@@ -114,11 +181,20 @@ def test_a_kv_head_is_held_once_for_each_device_that_shares_it(tensor, kv_heads,
 def test_layout_of_factored_moments():
     """Row means of q [L,D,N,H] lie as layers and width, column means as layers, heads and head width; of a matrix likewise."""
     assert sharding.of_means(("layers", "embed", "heads", "head_dim"), "row") == ("layers", "embed")
-    assert sharding.of_means(("layers", "embed", "heads", "head_dim"), "col") == ("layers", "heads", "head_dim")
-    assert [sharding.of_means(("vocab", "embed"), kept) for kept in ("row", "col")] == [("vocab",), ("embed",)]
+    assert sharding.of_means(("layers", "embed", "heads", "head_dim"), "col") == (
+        "layers",
+        "heads",
+        "head_dim",
+    )
+    assert [sharding.of_means(("vocab", "embed"), kept) for kept in ("row", "col")] == [
+        ("vocab",),
+        ("embed",),
+    ]
     mesh, g = mesh_of(fsdp=4, tensor=2), jnp.zeros((2, 128, 4, 64))
     moments = optim.scale_by_factored_adam(0.9, 0.999, 1e-8).init({"theta": {"layers": {"q": g}}})
-    layout = sharding.of_state(mesh, moments, {"layers": {"q": ("layers", "embed", "heads", "head_dim")}}, {})
+    layout = sharding.of_state(
+        mesh, moments, {"layers": {"q": ("layers", "embed", "heads", "head_dim")}}, {}
+    )
     assert layout.nu["theta"]["layers"]["q"]["row"].spec == PartitionSpec(None, "fsdp")
     assert layout.nu["theta"]["layers"]["q"]["col"].spec == PartitionSpec(None, "tensor", None)
     assert layout.mu["theta"]["layers"]["q"].spec == PartitionSpec(None, "fsdp", "tensor", None)
@@ -130,18 +206,27 @@ def test_decoding_has_a_mesh_of_its_own():
     mesh = sharding.make_decode_mesh(cfg)
     assert dict(mesh.shape) == dict(data=2, fsdp=1, tensor=4)
     assert list(mesh.devices.flat) == list(mesh_of(fsdp=4, tensor=2).devices.flat)
-    assert dict(sharding.make_decode_mesh(MeshConfig(fsdp=4, tensor=2)).shape) == dict(data=4, fsdp=1, tensor=2)
+    assert dict(sharding.make_decode_mesh(MeshConfig(fsdp=4, tensor=2)).shape) == dict(
+        data=4, fsdp=1, tensor=2
+    )
     q = sharding.of_axes(mesh, ("layers", "embed", "heads", "head_dim"), (2, 16, 4, 8))
     assert q.shard_shape((2, 16, 4, 8)) == (2, 16, 1, 8)
     cache = jax.ShapeDtypeStruct((2, 8, 4, 6, 8), jnp.float32)
     assert sharding.of_cache(mesh, cache).shard_shape(cache.shape) == (2, 4, 1, 6, 8)
-    assert sharding.of_cache(mesh, jax.ShapeDtypeStruct((2, 7, 2, 6, 8), jnp.float32)).is_fully_replicated
-    with pytest.raises(ValueError, match="mesh.decode_tensor=3 does not divide the 8 devices; nearest that does: 2. Allowed: 1, 2, 4, 8, or 0"):
+    assert sharding.of_cache(
+        mesh, jax.ShapeDtypeStruct((2, 7, 2, 6, 8), jnp.float32)
+    ).is_fully_replicated
+    with pytest.raises(
+        ValueError,
+        match="mesh.decode_tensor=3 does not divide the 8 devices; nearest that does: 2. Allowed: 1, 2, 4, 8, or 0",
+    ):
         sharding.make_decode_mesh(MeshConfig(decode_tensor=3))
 
 
-@pytest.mark.parametrize("tensor, heads, kv_heads, nearest, devices", [
-    (8, 12, 4, 4, 8), (3, 16, 2, 2, 6), (6, 24, 8, 4, 24), (16, 8, 8, 8, 16), (4, 9, 3, 1, 8)])
+@pytest.mark.parametrize(
+    "tensor, heads, kv_heads, nearest, devices",
+    [(8, 12, 4, 4, 8), (3, 16, 2, 2, 6), (6, 24, 8, 4, 24), (16, 8, 8, 8, 16), (4, 9, 3, 1, 8)],
+)
 def test_heads_that_tensor_does_not_divide(tensor, heads, kv_heads, nearest, devices):
     """Refused with the nearest number that does, of those that divide the devices too; devices may share one kv head."""
     words = f"mesh.decode_tensor={tensor} does not divide the model's {heads} heads and {kv_heads} .* nearest that does: {nearest}"
@@ -154,9 +239,14 @@ def test_heads_that_tensor_does_not_divide(tensor, heads, kv_heads, nearest, dev
 def test_layout_of_rows():
     """Leading axis over data and fsdp where they divide it; scalars and other leading axes whole."""
     mesh = mesh_of(data=2, fsdp=2, tensor=2)
-    layout = sharding.of_rows(mesh, {"rows": np.zeros((8, 3)), "odd": np.zeros((6, 3)), "scalar": jnp.float32(1)})
+    layout = sharding.of_rows(
+        mesh, {"rows": np.zeros((8, 3)), "odd": np.zeros((6, 3)), "scalar": jnp.float32(1)}
+    )
     assert {name: leaf.spec for name, leaf in layout.items()} == {
-        "rows": PartitionSpec(("data", "fsdp")), "odd": PartitionSpec(), "scalar": PartitionSpec()}
+        "rows": PartitionSpec(("data", "fsdp")),
+        "odd": PartitionSpec(),
+        "scalar": PartitionSpec(),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -164,13 +254,18 @@ def one_device():
     """Method, start, batch, and what one device makes of them."""
     method, update = toys.transformer_bridge()
     state = jax.jit(method.init)(toys.transformer_theta(), jax.random.key(0))
-    state = state.replace(params=toys.add(state.params, toys.noise_like(state.params, 1, 0.05)))  # theta_hat and B elsewhere
+    state = state.replace(
+        params=toys.add(state.params, toys.noise_like(state.params, 1, 0.05))
+    )  # theta_hat and B elsewhere
     batch = toys.model_batch(0)
     return method, state, batch, update(state, batch)
 
 
-@pytest.mark.parametrize("sizes", [dict(fsdp=8), dict(data=8, fsdp=1), dict(data=2, fsdp=2, tensor=2)],
-                         ids=["fsdp", "data", "all three"])
+@pytest.mark.parametrize(
+    "sizes",
+    [dict(fsdp=8), dict(data=8, fsdp=1), dict(data=2, fsdp=2, tensor=2)],
+    ids=["fsdp", "data", "all three"],
+)
 def test_eight_devices_update_as_one(one_device, sizes):
     """State, moments and metrics to 1e-5; the new state is laid out as the old one."""
     _, state, batch, (expected, expected_metrics) = one_device
@@ -184,7 +279,11 @@ def test_eight_devices_update_as_one(one_device, sizes):
     assert len(placed[1].demos.tokens_BT.addressable_shards) == 8
     if sizes == dict(fsdp=8):
         assert after.params.theta["embed"].addressable_shards[0].data.shape == (32, 2)
-    assert toys.change((after.params, after.opt_state), (expected.params, expected.opt_state)) < 1e-5
+    assert (
+        toys.change((after.params, after.opt_state), (expected.params, expected.opt_state)) < 1e-5
+    )
     for key in expected_metrics:
-        np.testing.assert_allclose(metrics[key], expected_metrics[key], rtol=1e-4, atol=1e-5, err_msg=key)
+        np.testing.assert_allclose(
+            metrics[key], expected_metrics[key], rtol=1e-4, atol=1e-5, err_msg=key
+        )
     assert toys.change(after.params, state.params) > 1e-4

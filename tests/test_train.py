@@ -1,4 +1,5 @@
 """The loop's promises on tiny runs: resuming bit for bit, signals, damage, divergence, nothing compiled later."""
+
 from __future__ import annotations
 
 import os
@@ -15,20 +16,66 @@ from tests.tiny_runs import STEPS, go, quick, unbroken  # noqa: F401 (fixtures)
 
 # the loop treats these differently: no samples, no experts, both, two kinds of steps, paired rows; the others repeat one of them
 DIFFERENT = ("sft", "grpo", "bridge", "alternate", "luffy")
-every_method = pytest.mark.parametrize("method", [
-    name if name in DIFFERENT else pytest.param(name, marks=pytest.mark.slow) for name in methods.names()])
+every_method = pytest.mark.parametrize(
+    "method",
+    [
+        name if name in DIFFERENT else pytest.param(name, marks=pytest.mark.slow)
+        for name in methods.names()
+    ],
+)
 NORMS = {"bridge": ["theta", "theta_hat", "w"], "joint": ["theta", "w"]}
 SFT = {"sft/logp", "sft/entropy", "sft/stop_prob"}
-RL = {"reward/mean", "reward/all_right", "reward/all_wrong", "rl/J", "rollout/tokens", "rollout/length",
-      "rollout/stopped", "rollout/entropy", "rollout/logp_error", "rollout/logp_error_max", "rollout/prob_error",
-      *(f"reward/outcome_{kind}" for kind in evaluate.Outcome)}
-BRIDGE = {"bridge/gain", "bridge/gain_stderr", "bridge/kl_hat", "bridge/ess", "bridge/lam", "bridge/J_hat"}
-COOPERATION = {f"{key}{group}" for key in ("grad/cos_sft_rl", "coop/inner", "coop/norm_ratio")
-               for group in ("", "_rest", "_middle", "_late")}  # two layers have no early third
-OF_METHOD = {"bridge": BRIDGE, "chord": {"chord/mu"}, "hpt": {"hpt/failed"}, "joint": {"bridge/lam"}, "dapo": {"rollout/rounds"}}
-EVERY_STEP = {"step", "update/skipped", "time/update_s", "time/grade_s", "time/rollout_s", "time/train_s",
-              "time/wall_s", "time/cpu_s", "time/device_s", "memory/host_peak_gib", "compile/count"}
-EVALUATED = {f"eval/held_out_{key}" for key in ("accuracy", "stderr", "n", "tokens", "stopped", "no_answer", "lenient")}
+RL = {
+    "reward/mean",
+    "reward/all_right",
+    "reward/all_wrong",
+    "rl/J",
+    "rollout/tokens",
+    "rollout/length",
+    "rollout/stopped",
+    "rollout/entropy",
+    "rollout/logp_error",
+    "rollout/logp_error_max",
+    "rollout/prob_error",
+    *(f"reward/outcome_{kind}" for kind in evaluate.Outcome),
+}
+BRIDGE = {
+    "bridge/gain",
+    "bridge/gain_stderr",
+    "bridge/kl_hat",
+    "bridge/ess",
+    "bridge/lam",
+    "bridge/J_hat",
+}
+COOPERATION = {
+    f"{key}{group}"
+    for key in ("grad/cos_sft_rl", "coop/inner", "coop/norm_ratio")
+    for group in ("", "_rest", "_middle", "_late")
+}  # two layers have no early third
+OF_METHOD = {
+    "bridge": BRIDGE,
+    "chord": {"chord/mu"},
+    "hpt": {"hpt/failed"},
+    "joint": {"bridge/lam"},
+    "dapo": {"rollout/rounds"},
+}
+EVERY_STEP = {
+    "step",
+    "update/skipped",
+    "time/update_s",
+    "time/grade_s",
+    "time/rollout_s",
+    "time/train_s",
+    "time/wall_s",
+    "time/cpu_s",
+    "time/device_s",
+    "memory/host_peak_gib",
+    "compile/count",
+}
+EVALUATED = {
+    f"eval/held_out_{key}"
+    for key in ("accuracy", "stderr", "n", "tokens", "stopped", "no_answer", "lenient")
+}
 
 
 def signal_at(monkeypatch, step: int, number=signal.SIGTERM) -> None:
@@ -64,7 +111,7 @@ def poison(monkeypatch, steps) -> None:
 def test_resumed_equals_unbroken(quick, unbroken, tmp_path, method, k=1):
     """k steps, then the rest: the same metrics, transcripts, parameters and optimizer states as without a stop."""
     assert go(tmp_path, method, stop_at=k)["step"] == k
-    assert tiny_runs.lines(tmp_path) == tiny_runs.lines(unbroken(method))[:k + 1]
+    assert tiny_runs.lines(tmp_path) == tiny_runs.lines(unbroken(method))[: k + 1]
     go(tmp_path, method)
     tiny_runs.assert_same_run(tmp_path, unbroken(method), method)
 
@@ -78,7 +125,11 @@ def test_the_run_moves_what_it_trains(quick, unbroken, method):
         embed = end.get(f".params.{part}['embed']")
         assert embed is None or not np.array_equal(embed, theta["embed"])
     assert all(array.any() for key, array in end.items() if key.startswith(".params.w"))
-    rewards = [line["reward/mean"] for line in tiny_runs.lines(unbroken(method))[1:] if "reward/mean" in line]
+    rewards = [
+        line["reward/mean"]
+        for line in tiny_runs.lines(unbroken(method))[1:]
+        if "reward/mean" in line
+    ]
     assert any(0 < reward < 1 for reward in rewards) or not begun.method.actors
 
 
@@ -117,10 +168,20 @@ def test_another_config_is_refused(quick, tmp_path, capsys):
 def test_what_is_printed_at_start(quick, tmp_path, capsys):
     go(tmp_path, "sft", steps=1)
     printed = capsys.readouterr().out
-    assert re.search("optim.base.learning_rate +0.01 +5e-07\n", printed) and f"{tmp_path}/config.json" in printed
-    assert re.search("rows of a step +demos", printed) and "steps 1 to 1" in printed and "seed" not in printed
+    assert (
+        re.search("optim.base.learning_rate +0.01 +5e-07\n", printed)
+        and f"{tmp_path}/config.json" in printed
+    )
+    assert (
+        re.search("rows of a step +demos", printed)
+        and "steps 1 to 1" in printed
+        and "seed" not in printed
+    )
     end = go(tmp_path, "sft", steps=1)
-    assert "nothing to do: the run stands at step 1 of 1" in capsys.readouterr().out and end["step"] == 1
+    assert (
+        "nothing to do: the run stands at step 1 of 1" in capsys.readouterr().out
+        and end["step"] == 1
+    )
 
 
 @pytest.mark.parametrize("method", ["grpo", "bridge"])
@@ -132,8 +193,14 @@ def test_a_poisoned_step_changes_nothing(quick, tmp_path, monkeypatch, caplog, m
     assert skipped == [0, 1, 1, 0, 0] and "rl/J" in tiny_runs.lines(tmp_path)[2]["nonfinite"]
     assert sorted(os.listdir(tmp_path / "batches")) == ["step_000002.npz", "step_000003.npz"]
     batch = np.load(tmp_path / "batches" / "step_000002.npz")
-    assert np.isnan(batch["rollouts/theta/reward_B"]).all() and batch["rollouts/theta/seqs/tokens_BT"].shape == (8, 15)
-    assert [record.message for record in caplog.records if "step 3: gradient or objective not finite" in record.message]
+    assert np.isnan(batch["rollouts/theta/reward_B"]).all() and batch[
+        "rollouts/theta/seqs/tokens_BT"
+    ].shape == (8, 15)
+    assert [
+        record.message
+        for record in caplog.records
+        if "step 3: gradient or objective not finite" in record.message
+    ]
     run, found = setup.build(tiny_runs.config(method), jax.devices()[:1]), {}
     for step in (1, 3, 4):
         for later in [s for s in range(1, STEPS + 1) if s > step]:
@@ -147,7 +214,8 @@ def test_a_poisoned_step_changes_nothing(quick, tmp_path, monkeypatch, caplog, m
         for name in os.listdir(tmp_path / "checkpoints"):
             if name.endswith(f"_{step}"):
                 (tmp_path / "checkpoints" / name).rename(
-                    tmp_path / "checkpoints" / f"step_{int(name.split('_')[1]):06d}")
+                    tmp_path / "checkpoints" / f"step_{int(name.split('_')[1]):06d}"
+                )
     same = [np.array_equal(a, b) for a, b in zip(found[1], found[3])]
     assert all(same) and not all(np.array_equal(a, b) for a, b in zip(found[3], found[4]))
 
@@ -163,7 +231,9 @@ def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
     told = "2 updates in a row were not finite, the last at step 3.*batches"
     with pytest.raises(train.Diverged, match=told) as error:
         go(tmp_path, method, **given)
-    assert "optim.base.learning_rate" in str(error.value) and "log.skipped_limit" in str(error.value)
+    assert "optim.base.learning_rate" in str(error.value) and "log.skipped_limit" in str(
+        error.value
+    )
     assert [line["update/skipped"] for line in tiny_runs.lines(tmp_path)[1:]] == [0, 1, 1]
     held = tiny_runs.state(tmp_path, method, **given)
     assert not any(np.isnan(array).any() for array in held.values() if array.dtype.kind == "f")
@@ -179,7 +249,11 @@ def test_corrupt_newest_checkpoint(quick, unbroken, tmp_path, capsys):
     capsys.readouterr()
     go(tmp_path)
     printed = capsys.readouterr().out
-    assert "warning: " in printed and "went back to the checkpoint of step 2" in printed and "steps 3 to 5" in printed
+    assert (
+        "warning: " in printed
+        and "went back to the checkpoint of step 2" in printed
+        and "steps 3 to 5" in printed
+    )
     tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
 
 
@@ -191,7 +265,13 @@ def test_metrics_contract(quick, unbroken, method):
     made, spent = setup.build(tiny_runs.config(method), jax.devices()[:1]).method, set()
     for line in found[1:]:
         due, reads = line["step"] in (3, STEPS), made.reads(line["step"] - 1)
-        spent |= {"gradient_tokens", "gradient_prompt_tokens", "forward_tokens", "flops", *["demo_tokens"] * reads.demos}
+        spent |= {
+            "gradient_tokens",
+            "gradient_prompt_tokens",
+            "forward_tokens",
+            "flops",
+            *["demo_tokens"] * reads.demos,
+        }
         spent |= {"generated_tokens", "prefilled_tokens"} if reads.actors else set()
         wanted = EVERY_STEP | OF_METHOD.get(method, set()) | {f"budget/{name}" for name in spent}
         wanted |= SFT if reads.demos else set()
@@ -203,14 +283,23 @@ def test_metrics_contract(quick, unbroken, method):
         assert line["compile/count"] == found[1]["compile/count"]
         outcomes = [value for key, value in line.items() if key.startswith("reward/outcome_")]
         assert not outcomes or sum(outcomes) == pytest.approx(1)
-    if method == "dapo":  # what further rounds sampled is generated, and for the most part not learned from
-        assert found[-1]["budget/generated_tokens"] >= sum(line["rollout/tokens"] for line in found[1:])
+    if (
+        method == "dapo"
+    ):  # what further rounds sampled is generated, and for the most part not learned from
+        assert found[-1]["budget/generated_tokens"] >= sum(
+            line["rollout/tokens"] for line in found[1:]
+        )
         assert found[-1]["budget/gradient_tokens"] <= found[-1]["budget/generated_tokens"]
         return
-    passes = lambda b: b.get("budget/demo_tokens", 0) + (2 if method == "bridge" else 1) * b.get("budget/generated_tokens", 0)
+    passes = lambda b: (
+        b.get("budget/demo_tokens", 0)
+        + (2 if method == "bridge" else 1) * b.get("budget/generated_tokens", 0)
+    )
     assert all(line["budget/gradient_tokens"] == passes(line) for line in found[1:])
     if made.actors and "budget/generated_tokens" in found[-1]:
-        assert found[-1]["budget/generated_tokens"] == sum(line.get("rollout/tokens", 0) for line in found[1:])
+        assert found[-1]["budget/generated_tokens"] == sum(
+            line.get("rollout/tokens", 0) for line in found[1:]
+        )
 
 
 def test_rollout_files_are_complete(quick, unbroken):
@@ -220,13 +309,26 @@ def test_rollout_files_are_complete(quick, unbroken):
         rows = tiny_runs.rows(unbroken("bridge") / "rollouts" / f"step_{line['step']:06d}.jsonl")
         drawn = data.order(0, "rl", len(run.prompts.problems), 2 * (line["step"] - 1), 2)
         asked = [run.prompts.problems[i].id for i in drawn]
-        assert [(row["id"], row["sample"]) for row in rows] == [(id, sample) for id in asked for sample in range(4)]
+        assert [(row["id"], row["sample"]) for row in rows] == [
+            (id, sample) for id in asked for sample in range(4)
+        ]
         known = {problem.id: problem for problem in run.task.train}
         for row in rows:
             problem = known[row["id"]]
-            assert (row["question"], row["answer"], row["level"]) == (problem.question, problem.answer, problem.level)
-            assert row["text"] == run.tokenizer.decode(row["ids"]) and len(row["logp"]) == len(row["ids"]) > 0
-            assert row["stopped"] == (row["ids"][-1] == 0) and max(row["logp"]) <= 0 and row["actor"] == "theta"
+            assert (row["question"], row["answer"], row["level"]) == (
+                problem.question,
+                problem.answer,
+                problem.level,
+            )
+            assert (
+                row["text"] == run.tokenizer.decode(row["ids"])
+                and len(row["logp"]) == len(row["ids"]) > 0
+            )
+            assert (
+                row["stopped"] == (row["ids"][-1] == 0)
+                and max(row["logp"]) <= 0
+                and row["actor"] == "theta"
+            )
             assert row["outcome"] == tiny_runs.parity(problem, row["text"])
         assert np.mean([row["outcome"] == "correct" for row in rows]) == line["reward/mean"]
         assert sum(len(row["ids"]) for row in rows) == line["rollout/tokens"]
@@ -235,7 +337,9 @@ def test_rollout_files_are_complete(quick, unbroken):
 def test_nothing_compiles_after_warm_up(quick, tmp_path, monkeypatch):
     """Two prompt buckets, evaluations, checkpoints: the count of the first step is that of the last; also resumed."""
     used, rows_of_step = [], generate.rows_of_step
-    monkeypatch.setattr(generate, "rows_of_step", lambda *given: used.append(rows_of_step(*given)) or used[-1])
+    monkeypatch.setattr(
+        generate, "rows_of_step", lambda *given: used.append(rows_of_step(*given)) or used[-1]
+    )
     given = dict(data__buckets=(4, 6), eval__every=2)
     go(tmp_path, "grpo", stop_at=3, **given)
     go(tmp_path, "grpo", **given)
@@ -251,15 +355,24 @@ def test_own_shadow_rollouts_are_counted(quick, tmp_path):
     rows = tiny_runs.rows(tmp_path / "rollouts" / "step_000002.jsonl")
     assert [row["actor"] for row in rows] == ["theta"] * 8 + ["theta_hat"] * 8
     last = logbook.read(str(tmp_path))[-1]
-    sampled = [sum(len(row["ids"]) for row in tiny_runs.rows(file)) for file in (tmp_path / "rollouts").glob("step_*")]
+    sampled = [
+        sum(len(row["ids"]) for row in tiny_runs.rows(file))
+        for file in (tmp_path / "rollouts").glob("step_*")
+    ]
     assert last["budget/generated_tokens"] == sum(sampled)
     assert last["budget/gradient_tokens"] == sum(sampled) + last["budget/demo_tokens"]
 
 
-@pytest.mark.parametrize("given, message", [
-    (dict(log__mirrors=("tensorbord",)), "unknown mirror log.mirrors='tensorbord': did you mean 'tensorboard'"),
-    (dict(checkpoint__keep=0), "checkpoint.keep=0"),
-])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            dict(log__mirrors=("tensorbord",)),
+            "unknown mirror log.mirrors='tensorbord': did you mean 'tensorboard'",
+        ),
+        (dict(checkpoint__keep=0), "checkpoint.keep=0"),
+    ],
+)
 def test_refused_before_anything_is_compiled(tmp_path, monkeypatch, given, message):
     monkeypatch.setattr(train, "compile_programs", lambda *_: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
@@ -293,9 +406,14 @@ def test_a_step_is_logged_behind_the_next_samples(quick, tmp_path, monkeypatch):
 @pytest.mark.parametrize("at", ["compile", "first evaluation"])
 def test_sigterm_before_the_first_step(quick, unbroken, tmp_path, monkeypatch, at):
     """Ends at once, not after the start-up; nothing is left that could hurt the next start."""
-    module, name = {"compile": (train, "compile_programs"), "first evaluation": (generate, "on_mesh")}[at]
+    module, name = {
+        "compile": (train, "compile_programs"),
+        "first evaluation": (generate, "on_mesh"),
+    }[at]
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, lambda *_: os.kill(os.getpid(), signal.SIGTERM) or pytest.fail("went on"))
+        patch.setattr(
+            module, name, lambda *_: os.kill(os.getpid(), signal.SIGTERM) or pytest.fail("went on")
+        )
         assert go(tmp_path) == {"stopped": True}
     assert not go(tmp_path)["stopped"]
     tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
@@ -303,7 +421,7 @@ def test_sigterm_before_the_first_step(quick, unbroken, tmp_path, monkeypatch, a
 
 def test_sigterm_during_an_evaluation(quick, unbroken, tmp_path, monkeypatch):
     """Ends between two batches of it; the evaluation is made up for when the run goes on, also after a second signal."""
-    on_mesh, evaluate_split, seen = generate.on_mesh, evaluate.evaluate, []
+    evaluate_split, seen = evaluate.evaluate, []
 
     def second_batch(*given, **named):
         if len(seen) in (1, 2):  # the one of step 3, and the owed one
@@ -326,10 +444,18 @@ def test_a_broken_grader_stops_the_run(quick, tmp_path, monkeypatch):
         raise RuntimeError("out of order")
 
     monkeypatch.setattr(tiny_runs.arithmetic, "compare", broken)
-    with pytest.raises(train.GraderFailed, match="step 1: .*timeout 0.0%, grader_error 100.0%; allowed together: 10.0%"):
+    with pytest.raises(
+        train.GraderFailed,
+        match="step 1: .*timeout 0.0%, grader_error 100.0%; allowed together: 10.0%",
+    ):
         go(tmp_path, "grpo", eval__every=0)
     monkeypatch.setattr(tiny_runs.arithmetic, "compare", broken)
-    assert go(tmp_path, "grpo", eval__every=0, log__ungraded_limit=1.0, steps=2)["reward/outcome_grader_error"] == 1
+    assert (
+        go(tmp_path, "grpo", eval__every=0, log__ungraded_limit=1.0, steps=2)[
+            "reward/outcome_grader_error"
+        ]
+        == 1
+    )
 
 
 def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatch):
@@ -337,14 +463,26 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
     go(tmp_path, "sft", stop_at=1)
     message, finish = tiny_runs.arithmetic.plain_message, tiny_runs.arithmetic.finish
     with monkeypatch.context() as patch:
-        patch.setattr(tiny_runs.arithmetic, "plain_message", lambda problem: [
-            {"role": "user", "content": message(problem)[0]["content"].replace("=", "-")}])
+        patch.setattr(
+            tiny_runs.arithmetic,
+            "plain_message",
+            lambda problem: [
+                {"role": "user", "content": message(problem)[0]["content"].replace("=", "-")}
+            ],
+        )
         with pytest.raises(ValueError, match=r"facts.template +\"\w{12}\" +\"\w{12}\"\n"):
             go(tmp_path, "sft")
     with monkeypatch.context() as patch:
-        patch.setattr(tiny_runs.arithmetic, "finish", lambda cfg, name, rows: tuple(
-            p._replace(level=p.level, solution=p.solution.replace("1", "2")) if name == "demos" else p
-            for p in finish(cfg, name, rows)))
+        patch.setattr(
+            tiny_runs.arithmetic,
+            "finish",
+            lambda cfg, name, rows: tuple(
+                p._replace(level=p.level, solution=p.solution.replace("1", "2"))
+                if name == "demos"
+                else p
+                for p in finish(cfg, name, rows)
+            ),
+        )
         with pytest.raises(ValueError, match=r"facts.rows.demos") as error:
             go(tmp_path, "sft")
     assert "facts.rows.train" not in str(error.value)
@@ -361,7 +499,7 @@ def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples(quick, tmp_path)
     """Three problems for eight prompts a step: equal prompts, different samples, whatever part of the step they are in."""
     go(tmp_path, "grpo", steps=1, eval__every=0, batch__prompts_per_step=8, task__train_size=3)
     rows = tiny_runs.rows(tmp_path / "rollouts" / "step_000001.jsonl")
-    groups = [tuple(tuple(row["ids"]) for row in rows[i:i + 4]) for i in range(0, 32, 4)]
+    groups = [tuple(tuple(row["ids"]) for row in rows[i : i + 4]) for i in range(0, 32, 4)]
     assert len({row["id"] for row in rows}) == 3 and len(set(groups)) == 8
 
 
@@ -373,8 +511,12 @@ def test_held_out_problems_are_sampled_too(quick, tmp_path):
     assert [line["step"] for line in evaluated] == [0, 2] == [row["step"] for row in counted]
     for line, row in zip(evaluated, counted):
         counts = [int(digit) for digit in row["held_out_sampled"]]
-        assert len(counts) == 8 and line["eval/held_out_sampled_accuracy"] == pytest.approx(np.mean(counts) / 3)
-    assert any(0 < int(digit) < 3 for row in counted for digit in row["held_out_sampled"])  # the samples differ
+        assert len(counts) == 8 and line["eval/held_out_sampled_accuracy"] == pytest.approx(
+            np.mean(counts) / 3
+        )
+    assert any(
+        0 < int(digit) < 3 for row in counted for digit in row["held_out_sampled"]
+    )  # the samples differ
     assert lines[-1]["compile/count"] == lines[1]["compile/count"]
 
 
@@ -383,6 +525,11 @@ def test_a_refused_force_config_changes_nothing(quick, tmp_path):
     go(tmp_path, "bridge", steps=2, eval__every=0)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(ValueError, match="another model, method or optimizer"):
-        train.train(tiny_runs.config("sft", steps=2, eval__every=0), str(tmp_path), force_config=True, devices=jax.devices()[:1])
+        train.train(
+            tiny_runs.config("sft", steps=2, eval__every=0),
+            str(tmp_path),
+            force_config=True,
+            devices=jax.devices()[:1],
+        )
     assert (tmp_path / "config.json").read_text() == before
     assert go(tmp_path, "bridge", steps=3, eval__every=0)["step"] == 3

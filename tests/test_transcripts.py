@@ -1,4 +1,5 @@
 """Transcripts and manifests on disk: torn lines, full disks, folders of other evaluations."""
+
 from __future__ import annotations
 
 import contextlib
@@ -43,7 +44,7 @@ def test_a_torn_last_line_is_dropped(tmp_path, kept):
     Transcripts(path).append([row(1), row(2)])
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
-    path.write_bytes(whole[:first + kept] if kept >= 0 else whole[:-1])
+    path.write_bytes(whole[: first + kept] if kept >= 0 else whole[:-1])
     store = Transcripts(path)
     assert list(store.rows) == [(1, 0)] and path.read_bytes() == whole[:first]
     store.append([row(2)])
@@ -65,7 +66,10 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path):
     store = Transcripts(path)
     store.append([row(1)])
     before = path.read_bytes()
-    with disk_for(len(before) + 30), pytest.raises(OSError, match="The 1 rows written before are complete; make room"):
+    with (
+        disk_for(len(before) + 30),
+        pytest.raises(OSError, match="The 1 rows written before are complete; make room"),
+    ):
         store.append([row(2), row(3)])
     assert path.read_bytes() == before and list(store.rows) == [(1, 0)]
     store.append([row(2), row(3)])
@@ -80,13 +84,20 @@ def test_a_table_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["table.md"]
 
 
-MADE = {"model": {"weights": "abc"}, "generation": {"max_new": 5, "dtype": "float32"}, "task one": {"data": "x"}}
+MADE = {
+    "model": {"weights": "abc"},
+    "generation": {"max_new": 5, "dtype": "float32"},
+    "task one": {"data": "x"},
+}
 
 
 def test_a_folder_that_was_made_otherwise_is_refused(tmp_path):
     folder = transcripts.open_folder(tmp_path / "deep" / "out", MADE)
     assert transcripts.open_folder(folder, MADE) == folder
-    with pytest.raises(ValueError, match=r"made otherwise:\n.*asked for +there\n +generation.max_new +6 +5\nTake another"):
+    with pytest.raises(
+        ValueError,
+        match=r"made otherwise:\n.*asked for +there\n +generation.max_new +6 +5\nTake another",
+    ):
         transcripts.open_folder(folder, MADE | {"generation": {"max_new": 6, "dtype": "float32"}})
     with pytest.raises(ValueError, match="task one.data"):
         transcripts.open_folder(folder, MADE | {"task one": {"data": "y"}})
@@ -94,7 +105,10 @@ def test_a_folder_that_was_made_otherwise_is_refused(tmp_path):
 
 
 def test_groups_can_be_added(tmp_path):
-    other = {key: MADE[key] for key in ("model", "generation")} | {"task two": {"data": "z"}, "sampled": {"samples": 4}}
+    other = {key: MADE[key] for key in ("model", "generation")} | {
+        "task two": {"data": "z"},
+        "sampled": {"samples": 4},
+    }
     transcripts.open_folder(tmp_path, MADE)
     transcripts.open_folder(tmp_path, other)
     assert json.loads((tmp_path / "manifest.json").read_text()) == MADE | other

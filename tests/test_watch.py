@@ -1,4 +1,5 @@
 """Watches over each other through a store in memory: who is gone, who is late, who has stopped and why."""
+
 from __future__ import annotations
 
 import contextlib
@@ -103,9 +104,13 @@ def test_who_is_late_is_named_and_stacks_are_shown(hosts, capfd):
     with made[0].waiting("outcomes"), made[1].waiting("outcomes"):
         until(lambda: {(0, watch.LOST), (1, watch.LOST)} <= set(ends), 30)
     said = capfd.readouterr().err
-    assert ("error: waited 2 s (hosts.timeout_s) for the other hosts at 'outcomes': host 2 (gamma) has not come, last seen "
-            "after 'samples of step 1'") in said
-    assert "Current thread" in said and 'File "' in said and "host 0 (alpha) has not come" not in said
+    assert (
+        "error: waited 2 s (hosts.timeout_s) for the other hosts at 'outcomes': host 2 (gamma) has not come, last seen "
+        "after 'samples of step 1'"
+    ) in said
+    assert (
+        "Current thread" in said and 'File "' in said and "host 0 (alpha) has not come" not in said
+    )
 
 
 def test_nobody_gives_up_on_a_host_at_its_files(hosts, capfd):
@@ -116,10 +121,14 @@ def test_nobody_gives_up_on_a_host_at_its_files(hosts, capfd):
         with made[2].waiting("reading of the checkpoint"), made[2].storing():
             time.sleep(5)
             assert ends == []
-        until(lambda: len(ends) == 3, 10)  # the third follows the two that waited, and host 0 sees all off
+        until(
+            lambda: len(ends) == 3, 10
+        )  # the third follows the two that waited, and host 0 sees all off
     assert set(ends) == {(i, watch.LOST) for i in range(3)} and ends[-1][0] == 0
-    assert "waited 2 s (hosts.timeout_s) for the other hosts at 'reading of the checkpoint': all of them wait there, too;" in (
-        capfd.readouterr().err)
+    assert (
+        "waited 2 s (hosts.timeout_s) for the other hosts at 'reading of the checkpoint': all of them wait there, too;"
+        in (capfd.readouterr().err)
+    )
 
 
 def test_files_have_a_limit_too(hosts, capfd, monkeypatch):
@@ -128,9 +137,11 @@ def test_files_have_a_limit_too(hosts, capfd, monkeypatch):
     with made[0].waiting("the end of the last checkpoint"), made[1].storing():
         until(lambda: len(ends) == 3, 10)  # the others follow host 0, which sees them off
     assert set(ends) == {(i, watch.LOST) for i in range(3)} and ends[-1][0] == 0
-    assert ("error: waited 4 s (2 times hosts.timeout_s) for the other hosts at 'the end of the last checkpoint': host 1 (beta) "
-            "has not come, last seen after 'the start'; host 2 (gamma) has not come, last seen after 'the start'; host 1 (beta) "
-            "still reads or writes files") in capfd.readouterr().err
+    assert (
+        "error: waited 4 s (2 times hosts.timeout_s) for the other hosts at 'the end of the last checkpoint': host 1 (beta) "
+        "has not come, last seen after 'the start'; host 2 (gamma) has not come, last seen after 'the start'; host 1 (beta) "
+        "still reads or writes files"
+    ) in capfd.readouterr().err
 
 
 def test_reading_and_writing_of_checkpoints_is_told(monkeypatch, tmp_path):
@@ -169,7 +180,10 @@ def test_last_words_end_the_others_alike(hosts, capfd):
     made[2].announce(0, "by a signal, before a step was begun")
     until(lambda: len(ends) == 2)
     assert sorted(ends) == [(0, 0), (1, 0)]
-    assert capfd.readouterr().err.splitlines()[0] == "host 2 (gamma) stopped: by a signal, before a step was begun"
+    assert (
+        capfd.readouterr().err.splitlines()[0]
+        == "host 2 (gamma) stopped: by a signal, before a step was begun"
+    )
 
 
 def test_a_store_that_does_not_answer_is_host_0_frozen(hosts, capfd, monkeypatch):
@@ -180,7 +194,9 @@ def test_a_store_that_does_not_answer_is_host_0_frozen(hosts, capfd, monkeypatch
     frozen = lambda *given, **more: thawed.wait()
     made[0].left.set()  # host 0 itself
     monkeypatch.setattr(made[0].client, "key_value_set", frozen)
-    monkeypatch.setattr(watch, "attempt", lambda call, seconds, attempt=watch.attempt: attempt(call, 0.5))
+    monkeypatch.setattr(
+        watch, "attempt", lambda call, seconds, attempt=watch.attempt: attempt(call, 0.5)
+    )
     began = time.monotonic()
     try:
         until(lambda: {index for index, _ in ends} == {1, 2}, 10)
@@ -189,12 +205,18 @@ def test_a_store_that_does_not_answer_is_host_0_frozen(hosts, capfd, monkeypatch
     assert [code for _, code in ends] == [watch.LOST] * 2 and time.monotonic() - began < 2.0 + 2.0
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2 and all(
-        line.startswith("error: host 0 (alpha), which coordinates the others, has not answered for 1 s") for line in lines)
+        line.startswith(
+            "error: host 0 (alpha), which coordinates the others, has not answered for 1 s"
+        )
+        for line in lines
+    )
 
 
 def test_a_broken_connection_is_blamed_on_who_is_gone(hosts):
     made, _ = hosts
-    error = ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:37071")
+    error = ValueError(
+        "UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:37071"
+    )
     assert watch.broke(error) and not watch.broke(ValueError("steps=0; allowed: at least 1"))
     time.sleep(0.3)
     made[2].left.set()
@@ -204,7 +226,9 @@ def test_a_broken_connection_is_blamed_on_who_is_gone(hosts):
 def test_a_broken_connection_of_nobody_gone(hosts):
     made, _ = hosts
     time.sleep(0.3)
-    assert str(made[0].blame(ValueError("Gloo failed"))).endswith("all of them are alive: Gloo failed")
+    assert str(made[0].blame(ValueError("Gloo failed"))).endswith(
+        "all of them are alive: Gloo failed"
+    )
 
 
 def test_nested_waits_are_counted_alike():
@@ -218,13 +242,22 @@ def test_nested_waits_are_counted_alike():
     assert (a, b, c) == (1, 2, 3) and one._wait.since is None
 
 
-@pytest.mark.parametrize("listens, told", [(False, "host 0, which coordinates the others, is gone"),
-                                           (True, "jax ended this host: its message stands above")])
+@pytest.mark.parametrize(
+    "listens, told",
+    [
+        (False, "host 0, which coordinates the others, is gone"),
+        (True, "jax ended this host: its message stands above"),
+    ],
+)
 def test_an_abort_is_explained(listens, told):
     """What jax's runtime does when host 0 is gone."""
     port = host_runs.free_port()
-    code = ("import os, socket; from bridge_jax import watch; "
-            f"server = socket.create_server(('127.0.0.1', {port})) if {listens} else None; "
-            f"one = watch.Watch(None, 1, 2, 60, '127.0.0.1:{port}'); one._catch_abort(); os.abort()")
-    ended = subprocess.run([sys.executable, "-c", code], cwd=host_runs.ROOT, capture_output=True, text=True, timeout=60)
+    code = (
+        "import os, socket; from bridge_jax import watch; "
+        f"server = socket.create_server(('127.0.0.1', {port})) if {listens} else None; "
+        f"one = watch.Watch(None, 1, 2, 60, '127.0.0.1:{port}'); one._catch_abort(); os.abort()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=host_runs.ROOT, capture_output=True, text=True, timeout=60
+    )
     assert (ended.returncode, ended.stderr) == (watch.LOST, f"error: {told}\n")

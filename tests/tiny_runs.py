@@ -3,6 +3,7 @@
 Programs are compiled once for all runs that differ only in what does not enter them; such a run takes a second.
 The task is graded by the parity of the text's length: an untrained model is never right, and RL would stand still.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,8 +18,14 @@ from bridge_jax.tasks import arithmetic
 from configs import base, quickstart
 
 STEPS = 5
-TINY = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
-            intermediate_size=64)
+TINY = dict(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=16,
+    intermediate_size=64,
+)
 NOT_PROMISED = ("time/", "compile/", "memory/")  # metrics that no two runs share
 _programs, _unbroken = {}, {}
 
@@ -32,7 +39,9 @@ def config(method: str = "bridge", **given):
     c.task.update(dict(levels=(1, 2), weights=(3.0, 1.0), train_size=24, demo_size=12, eval_size=8))
     c.data.buckets = (6,)
     c.rollout.update(dict(max_new=15, calls=2))
-    c.batch.update(dict(prompts_per_step=2, samples_per_prompt=4, demos_per_step=2, microbatch_rows=8))
+    c.batch.update(
+        dict(prompts_per_step=2, samples_per_prompt=4, demos_per_step=2, microbatch_rows=8)
+    )
     c.eval.update(dict(every=3, rows=8))
     c.checkpoint.update(dict(every=2, keep=9))
     c.log.rollouts_every = 1
@@ -61,8 +70,23 @@ def whole(text: str) -> str:
 def compiled_once(run, state):
     """train.compile_programs, remembered for runs whose programs are the same."""
     s = run.settings
-    key = repr((s.seed, s.method_name, s.method, s.recipes, s.model, s.rollout, s.batch, s.mesh, s.eval.rows,
-                bool(s.eval.every), bool(s.eval.samples), run.buckets, run.mesh))
+    key = repr(
+        (
+            s.seed,
+            s.method_name,
+            s.method,
+            s.recipes,
+            s.model,
+            s.rollout,
+            s.batch,
+            s.mesh,
+            s.eval.rows,
+            bool(s.eval.every),
+            bool(s.eval.samples),
+            run.buckets,
+            run.mesh,
+        )
+    )
     if key not in _programs:
         _programs[key] = compile_programs(run, state)
     return _programs[key]
@@ -82,6 +106,7 @@ def quick(monkeypatch):
 @pytest.fixture
 def unbroken(quick, tmp_path_factory):
     """Function from a method to the directory of its run of STEPS steps, made once for all tests."""
+
     def of(method: str):
         if method not in _unbroken:
             _unbroken[method] = tmp_path_factory.mktemp(f"unbroken_{method}")
@@ -93,12 +118,16 @@ def unbroken(quick, tmp_path_factory):
 
 def go(workdir, method: str = "bridge", stop_at=None, force=False, **given):
     """train.train of the tiny config on one device."""
-    return train.train(config(method, **given), str(workdir), stop_at, force, base.get_config(), jax.devices()[:1])
+    return train.train(
+        config(method, **given), str(workdir), stop_at, force, base.get_config(), jax.devices()[:1]
+    )
 
 
 def lines(workdir) -> list[dict]:
     """metrics.jsonl without what no two runs share."""
-    kept = lambda line: {key: value for key, value in line.items() if not key.startswith(NOT_PROMISED)}
+    kept = lambda line: {
+        key: value for key, value in line.items() if not key.startswith(NOT_PROMISED)
+    }
     return [kept(line) for line in logbook.read(str(workdir))]
 
 
@@ -114,10 +143,14 @@ def state(workdir, method: str = "bridge", **given) -> dict[str, np.ndarray]:
 def assert_same_run(one, other, method: str = "bridge") -> None:
     """Metrics, transcripts and final state of two run directories are equal, the state bit for bit."""
     assert lines(one) == lines(other)
-    names, expected = (sorted(path.name for path in (run / "rollouts").glob("*")) for run in (one, other))
+    names, expected = (
+        sorted(path.name for path in (run / "rollouts").glob("*")) for run in (one, other)
+    )
     assert names == expected
     for name in names:
-        assert (one / "rollouts" / name).read_text() == (other / "rollouts" / name).read_text(), name
+        assert (one / "rollouts" / name).read_text() == (other / "rollouts" / name).read_text(), (
+            name
+        )
     mine, theirs = state(one, method), state(other, method)
     assert mine.keys() == theirs.keys()
     assert [key for key in mine if mine[key].tobytes() != theirs[key].tobytes()] == []

@@ -3,6 +3,7 @@
 The bigram policy is pi(token | token before) = softmax(table[before] / temperature); the token before the first one is the
 prompt's last. It is exact in any precision, and all of its sequences can be enumerated.
 """
+
 from __future__ import annotations
 
 import functools
@@ -17,11 +18,25 @@ from bridge_jax.models import layers, params, qwen3
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, Params, Policy, Rollouts, Sequences, TrainState
 
-CFG = qwen3.Config(family="qwen3", vocab=32, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=24, rope_theta=1e4,
-                   rms_eps=1e-6, tied=True, max_positions=128, eos_ids=(0,), init_std=0.3)
+CFG = qwen3.Config(
+    family="qwen3",
+    vocab=32,
+    width=16,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    mlp=24,
+    rope_theta=1e4,
+    rms_eps=1e-6,
+    tied=True,
+    max_positions=128,
+    eos_ids=(0,),
+    init_std=0.3,
+)
 ADAPTER = lora.Lora(rank=2, alpha=4.0)  # on all seven matrices
-V = 6      # tokens of the bigram policy; 0 ends a sequence
-RANK = 2   # of its adapter
+V = 6  # tokens of the bigram policy; 0 ends a sequence
+RANK = 2  # of its adapter
 # compiler options that undo the flags of conftest.py: what a user's program is compiled with
 AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 
@@ -38,12 +53,19 @@ def linear(base: float = 1.0, lora_rate: float = 1.0) -> Recipes:
 
 def transformer(dtype=jnp.float32) -> Policy:
     """The policy of the Qwen3-shaped model."""
+
     def logp(phi, seqs: Sequences, temperature):
         hidden_BTD = layers.forward(CFG, phi, seqs)
-        return logprobs.token_logp(hidden_BTD, layers.head_weights(CFG, phi), seqs.tokens_BT, temperature)
+        return logprobs.token_logp(
+            hidden_BTD, layers.head_weights(CFG, phi), seqs.tokens_BT, temperature
+        )
 
-    return Policy(logp, merge=lambda theta, w: lora.merge(ADAPTER, theta, w, dtype),
-                  pull=lambda w, G: lora.pull(ADAPTER, w, G), init_w=lambda key: lora.init(CFG, ADAPTER, key))
+    return Policy(
+        logp,
+        merge=lambda theta, w: lora.merge(ADAPTER, theta, w, dtype),
+        pull=lambda w, G: lora.pull(ADAPTER, w, G),
+        init_w=lambda key: lora.init(CFG, ADAPTER, key),
+    )
 
 
 def transformer_theta(seed: int = 0):
@@ -74,14 +96,20 @@ def add(a, b):
     return jax.tree.map(jnp.add, a, b)
 
 
-def sequences(seed: int, P: int, M: int, S: int = 5, T: int = 6, vocab: int = CFG.vocab) -> Sequences:
+def sequences(
+    seed: int, P: int, M: int, S: int = 5, T: int = 6, vocab: int = CFG.vocab
+) -> Sequences:
     """Ragged random rows; the first prompt and the first completion are full, pads are random tokens."""
     rng = np.random.default_rng(seed)
     prompt_len, length = rng.integers(1, S + 1, P), rng.integers(1, T + 1, P * M)
     prompt_len[0], length[0] = S, T
     ints = lambda x: jnp.asarray(x, jnp.int32)
-    return Sequences(ints(rng.integers(0, vocab, (P, S))), ints(prompt_len), ints(rng.integers(0, vocab, (P * M, T))),
-                     ints(length))
+    return Sequences(
+        ints(rng.integers(0, vocab, (P, S))),
+        ints(prompt_len),
+        ints(rng.integers(0, vocab, (P * M, T))),
+        ints(length),
+    )
 
 
 def rollouts(seed: int, P: int = 4, M: int = 4, temperature: float = 1.0, **shape) -> Rollouts:
@@ -107,13 +135,18 @@ def change(new, old) -> float:
     """Largest relative distance, in norm, of two leaves of the same tree."""
     size = lambda x: float(np.linalg.norm(np.asarray(x, np.float64)))
     pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
-    return max(size(np.asarray(a, np.float64) - np.asarray(b, np.float64)) / max(size(b), 1e-30) for a, b in pairs)
+    return max(
+        size(np.asarray(a, np.float64) - np.asarray(b, np.float64)) / max(size(b), 1e-30)
+        for a, b in pairs
+    )
 
 
 def same_bits(a, b) -> bool:
     """Whether two trees are equal bit for bit."""
-    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes()
-               for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.asarray(x).tobytes() == np.asarray(y).tobytes()
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 # ---- the bigram policy
@@ -140,18 +173,26 @@ def bigram_merge(theta, w):
 
 def bigram() -> Policy:
     """The policy of the table."""
-    init_w = lambda key: {"A": jax.random.normal(key, (V, RANK), jnp.float32), "B": jnp.zeros((RANK, V), jnp.float32)}
+    init_w = lambda key: {
+        "A": jax.random.normal(key, (V, RANK), jnp.float32),
+        "B": jnp.zeros((RANK, V), jnp.float32),
+    }
     pull = lambda w, G: {"A": G["table"] @ w["B"].T, "B": w["A"].T @ G["table"]}
     return Policy(bigram_logp, bigram_merge, pull, init_w)
 
 
 def bigram_theta(seed: int = 0, scale: float = 1.0):
     """A random table."""
-    return {"table": jnp.asarray(scale * np.random.default_rng(seed).standard_normal((V, V)), jnp.float32)}
+    return {
+        "table": jnp.asarray(
+            scale * np.random.default_rng(seed).standard_normal((V, V)), jnp.float32
+        )
+    }
 
 
 def bigram_sample(phi, key, prompt_P, M: int, T: int = 3) -> Sequences:
     """M completions of each one-token prompt; 0 ends a row."""
+
     def step(last_B, key):
         token_B = jax.random.categorical(key, phi["table"][last_B]).astype(jnp.int32)
         return token_B, token_B
@@ -173,12 +214,18 @@ def bigram_batch(actors: dict, key, P: int = 8, M: int = 8, demos: int = 8) -> B
 
     def roll(phi):
         seqs = bigram_sample(phi, key, prompt_P, M)
-        reward_B = (seqs.tokens_BT[:, 0] == jnp.repeat(right_answer(prompt_P), M)).astype(jnp.float32)
+        reward_B = (seqs.tokens_BT[:, 0] == jnp.repeat(right_answer(prompt_P), M)).astype(
+            jnp.float32
+        )
         return Rollouts(seqs, bigram_logp(phi, seqs, 1.0)[0], reward_B, jnp.float32(1.0))
 
     asked = jnp.arange(demos, dtype=jnp.int32) % V
-    tokens_BT = jnp.stack([right_answer(asked), jnp.zeros_like(asked), jnp.zeros_like(asked)], axis=1)
-    expert = Sequences(asked[:, None], jnp.ones_like(asked), tokens_BT, jnp.full(demos, 2, jnp.int32))
+    tokens_BT = jnp.stack(
+        [right_answer(asked), jnp.zeros_like(asked), jnp.zeros_like(asked)], axis=1
+    )
+    expert = Sequences(
+        asked[:, None], jnp.ones_like(asked), tokens_BT, jnp.full(demos, 2, jnp.int32)
+    )
     return Batch(expert, {name: roll(phi) for name, phi in actors.items()})
 
 
@@ -193,10 +240,18 @@ def directions(*grads, lam, params: Params, policy: Policy, **given) -> Params:
     found = {}
 
     def ascend(state, direction: Params, values):
-        found.update({part: tree for part in ("theta", "theta_hat", "w") if (tree := getattr(direction, part)) is not None})
+        found.update(
+            {
+                part: tree
+                for part in ("theta", "theta_hat", "w")
+                if (tree := getattr(direction, part)) is not None
+            }
+        )
         return state, {}
 
-    bridge.coupled_ascent(*grads, lam, TrainState(jnp.int32(0), params, None), policy, ascend, **given)
+    bridge.coupled_ascent(
+        *grads, lam, TrainState(jnp.int32(0), params, None), policy, ascend, **given
+    )
     return Params(**found)
 
 

@@ -6,6 +6,7 @@ arguments) take the place of what they replace, and an elementwise fusion that o
 names the buffers; their sum is printed beside the compiler's peak and does not replace it: 2 to 7% above it for the updates of
 grpo in docs/plans, 19 to 23% for those of bridge.
 """
+
 from __future__ import annotations
 
 import collections
@@ -16,21 +17,25 @@ from bridge_jax.flight.hlo import Instruction, Module
 
 SAME = ("bitcast", "optimization-barrier", "async-update", "domain")
 FREE = ("constant", "after-all", "partition-id", "replica-id", "iota")
-ALIASED = re.compile(r"\{(\d*)\}: \((\d+), \{(\d*)\}\)")  # of output_to_operand_aliasing: result, operand, part of it
+ALIASED = re.compile(
+    r"\{(\d*)\}: \((\d+), \{(\d*)\}\)"
+)  # of output_to_operand_aliasing: result, operand, part of it
 IN_PLACE = {"dynamic-update-slice", "scatter"}
 Parts = list[frozenset[int]]  # the buffers behind each array of a flattened result
 
 
 class Buffer(NamedTuple):
     """Memory that one instruction makes, or an argument."""
+
     name: str
     bytes: int
-    what: str     # dtype and shape
-    origin: str   # jax operations
+    what: str  # dtype and shape
+    origin: str  # jax operations
 
 
 class Peak(NamedTuple):
     """Where a computation holds most."""
+
     bytes: int
     alive: tuple[Buffer, ...]
 
@@ -38,7 +43,9 @@ class Peak(NamedTuple):
 def peak(module: Module) -> Peak:
     """The fullest moment of the whole program: bytes by this walk, and the buffers alive then, the largest first."""
     found = _peak(module, module.entry, {})
-    return found._replace(alive=tuple(sorted((b for b in found.alive if b.bytes), key=lambda b: -b.bytes)))
+    return found._replace(
+        alive=tuple(sorted((b for b in found.alive if b.bytes), key=lambda b: -b.bytes))
+    )
 
 
 def _peak(module: Module, name: str, memo: dict[str, Peak]) -> Peak:
@@ -53,14 +60,23 @@ class _Walk:
     """One computation: which buffers every value stands for, and when each is born and read last."""
 
     def __init__(self, module: Module, name: str, memo: dict[str, Peak]):
-        self.module, self.lines, self.memo, self.entry = module, module.computations[name], memo, name == module.entry
+        self.module, self.lines, self.memo, self.entry = (
+            module,
+            module.computations[name],
+            memo,
+            name == module.entry,
+        )
         self.by_name = {line.name: line for line in self.lines}
-        self.last_read = {name: at for at, line in enumerate(self.lines) for name in line.operands}  # the later one stays
+        self.last_read = {
+            name: at for at, line in enumerate(self.lines) for name in line.operands
+        }  # the later one stays
         self.parts: dict[str, Parts] = {}
         self.buffers: list[Buffer] = []
         self.born: list[int] = []
         self.last: list[int] = []
-        self.inner: dict[int, Peak] = {}  # line -> what the loop or branch that it runs holds inside
+        self.inner: dict[
+            int, Peak
+        ] = {}  # line -> what the loop or branch that it runs holds inside
 
     def place(self) -> None:
         """Give every value its buffers."""
@@ -74,11 +90,13 @@ class _Walk:
 
     def _result(self, at: int, line: Instruction, given: list[Parts]) -> Parts:
         if line.opcode == "parameter":
-            return self._fresh(at, line) if self.entry else []  # inside a loop or branch its caller counts it
+            return (
+                self._fresh(at, line) if self.entry else []
+            )  # inside a loop or branch its caller counts it
         if line.opcode.endswith("-done"):
             return given[0][self.by_name[line.operands[0]].made]
         if line.opcode == "tuple" or line.opcode in SAME:
-            return [part for parts in given for part in parts][:len(line.arrays)]
+            return [part for parts in given for part in parts][: len(line.arrays)]
         if line.opcode == "get-tuple-element":
             return self._element(line, given[0])
         if line.opcode == "while":
@@ -87,27 +105,46 @@ class _Walk:
         if line.opcode in FREE:
             return []
         if line.opcode in ("call", "conditional"):
-            inside = [_peak(self.module, name, self.memo) for name in line.called if name in self.module.computations]
+            inside = [
+                _peak(self.module, name, self.memo)
+                for name in line.called
+                if name in self.module.computations
+            ]
             self.inner[at] = max(inside, default=Peak(0, ()))
         replaced = self._replaced(at, line)
         if replaced is not None:
             return given[replaced][:1]
         if line.opcode.endswith("-start"):
             return self._started(at, line, [part for parts in given for part in parts])
-        noted = {int(i or 0): (int(operand), int(j or 0)) for i, operand, j in ALIASED.findall(line.text.split("metadata=")[0])}
+        noted = {
+            int(i or 0): (int(operand), int(j or 0))
+            for i, operand, j in ALIASED.findall(line.text.split("metadata=")[0])
+        }
         kept = [i for i in range(len(line.arrays)) if i not in noted]
-        fresh = dict(zip(kept, self._fresh(at, line._replace(arrays=tuple(line.arrays[i] for i in kept)))))
-        return [fresh[i] if i in fresh else given[noted[i][0]][noted[i][1]] for i in range(len(line.arrays))]
+        fresh = dict(
+            zip(kept, self._fresh(at, line._replace(arrays=tuple(line.arrays[i] for i in kept))))
+        )
+        return [
+            fresh[i] if i in fresh else given[noted[i][0]][noted[i][1]]
+            for i in range(len(line.arrays))
+        ]
 
     def _started(self, at: int, line: Instruction, operands: Parts) -> Parts:
         """New buffers for what it makes; its operands are listed again in the order that they have."""
         new, rest = range(len(line.arrays))[line.made], iter(operands)
         fresh = self._fresh(at, line._replace(arrays=line.arrays[line.made]))
-        return [fresh[i - new.start] if i in new else next(rest, frozenset()) for i in range(len(line.arrays))]
+        return [
+            fresh[i - new.start] if i in new else next(rest, frozenset())
+            for i in range(len(line.arrays))
+        ]
 
     def _fresh(self, at: int, line: Instruction) -> Parts:
-        return [self._new(at, line, array.bytes, f"{array.dtype}[{','.join(map(str, array.shape))}]")
-                if array.hbm and array.bytes else frozenset() for array in line.arrays]
+        return [
+            self._new(at, line, array.bytes, f"{array.dtype}[{','.join(map(str, array.shape))}]")
+            if array.hbm and array.bytes
+            else frozenset()
+            for array in line.arrays
+        ]
 
     def _new(self, at: int, line: Instruction, size: int, what: str) -> frozenset[int]:
         self.buffers.append(Buffer(line.name, size, what, line.origin))
@@ -118,7 +155,7 @@ class _Walk:
         """The part of one element; where elements are tuples themselves, all of them."""
         index, source = int(re.search(r"index=(\d+)", line.text)[1]), self.by_name[line.operands[0]]
         flat = len(line.arrays) == 1 and index < len(source.arrays)
-        return parts[index:index + 1] if flat else parts
+        return parts[index : index + 1] if flat else parts
 
     def _replaced(self, at: int, line: Instruction) -> int | None:
         """Which operand the result is written over, if one."""
@@ -134,20 +171,31 @@ class _Walk:
     def _alike(self, name: str, line: Instruction) -> bool:
         """Whether a value has the result's dtype, shape and place, in a buffer of its own."""
         source = self.by_name.get(name)
-        return (len(line.arrays) == 1 and source is not None and len(source.arrays) == 1 and bool(self.parts[name][0])
-                and source.arrays[0][:2] == line.arrays[0][:2] and source.arrays[0].hbm == line.arrays[0].hbm)
+        return (
+            len(line.arrays) == 1
+            and source is not None
+            and len(source.arrays) == 1
+            and bool(self.parts[name][0])
+            and source.arrays[0][:2] == line.arrays[0][:2]
+            and source.arrays[0].hbm == line.arrays[0].hbm
+        )
 
     def _dies(self, name: str, at: int) -> bool:
         """Whether nothing that stands for the same buffer is read after this line."""
         mine = self.parts[name][0]
         same = [other for other, parts in self.parts.items() if any(mine & part for part in parts)]
         return all(self.last_read.get(other, at) <= at for other in same) and not any(
-            self.by_name[other].root for other in same)
+            self.by_name[other].root for other in same
+        )
 
     def _keep(self) -> None:
         """Results stay to the end, arguments too, donated or not; a result in the caller's place takes none of its own."""
         root = next((line for line in self.lines if line.root), self.lines[-1])
-        arguments = {i for i, buffer in enumerate(self.buffers) if self.by_name[buffer.name].opcode == "parameter"}
+        arguments = {
+            i
+            for i, buffer in enumerate(self.buffers)
+            if self.by_name[buffer.name].opcode == "parameter"
+        }
         for i, part in enumerate(self.parts[root.name]):
             for buffer in part - arguments:
                 if self.entry and i not in self.module.aliased:
@@ -168,7 +216,9 @@ class _Walk:
             now += sum(self.buffers[buffer].bytes for buffer in begins[at])
             inside = self.inner.get(at, Peak(0, ()))
             if now + inside.bytes > best.bytes:
-                best = Peak(now + inside.bytes, (*(self.buffers[buffer] for buffer in alive), *inside.alive))
+                best = Peak(
+                    now + inside.bytes, (*(self.buffers[buffer] for buffer in alive), *inside.alive)
+                )
             now -= sum(self.buffers[buffer].bytes for buffer in ends[at])
             alive.difference_update(ends[at])
         return best

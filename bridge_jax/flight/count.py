@@ -7,6 +7,7 @@ LoRA's products, the optimizer's arithmetic (all small, or bound by memory).
 Bytes: weights as often as chips read them, states and gradients, activations written and read between matmuls, scores, caches.
 A lower bound, as everything in a roofline: what stays in fast memory between two operations is not known before.
 """
+
 from __future__ import annotations
 
 import math
@@ -24,31 +25,42 @@ from bridge_jax.setup import Run
 from bridge_jax.sharding import kv_copies
 from bridge_jax.types import Tree
 
-AGAIN = {"none": (0, 0), "dots": (0, 1), "full": (1, 1)}  # layers.REMAT -> passes computed again: of weights, of attention
+AGAIN = {
+    "none": (0, 0),
+    "dots": (0, 1),
+    "full": (1, 1),
+}  # layers.REMAT -> passes computed again: of weights, of attention
 
 LOGIT_BYTES = 12  # of one entry of the logits: written once and read twice, fp32
 
 
 class Kernel(NamedTuple):
     """How attention is computed."""
-    skips: bool         # whether pairs that a causal mask hides are left out, tile by tile
-    backward: float     # products of its backward pass, in forward passes: a kernel computes the scores again
-    score_bytes: int    # of one pair of query and key, forward: fp32 scores written, read and written again, weights read
+
+    skips: bool  # whether pairs that a causal mask hides are left out, tile by tile
+    backward: float  # products of its backward pass, in forward passes: a kernel computes the scores again
+    score_bytes: int  # of one pair of query and key, forward: fp32 scores written, read and written again, weights read
 
 
-KERNELS = {"xla": Kernel(False, 2.0, 16), "splash": Kernel(True, 3.5, 0), "cudnn": Kernel(False, 2.5, 0)}
+KERNELS = {
+    "xla": Kernel(False, 2.0, 16),
+    "splash": Kernel(True, 3.5, 0),
+    "cudnn": Kernel(False, 2.5, 0),
+}
 
 
 class Work(NamedTuple):
     """Of one phase, over all chips."""
+
     flops: float
     bytes: float
 
 
 class Rows(NamedTuple):
     """Padded sizes of what one pass computes."""
-    prompts: float   # P, as often as they are computed
-    rows: float      # B
+
+    prompts: float  # P, as often as they are computed
+    rows: float  # B
     S: int
     T: int
 
@@ -66,17 +78,29 @@ class Rows(NamedTuple):
 def kernel_of(run: Run) -> Kernel:
     """That of training and prefill."""
     model = run.settings.model
-    return KERNELS[form_of(model.attention, run.mesh, setup.dtype_of("model.dtype", model.dtype), run.cfg.head_dim)]
+    return KERNELS[
+        form_of(
+            model.attention, run.mesh, setup.dtype_of("model.dtype", model.dtype), run.cfg.head_dim
+        )
+    ]
 
 
 def chip_bytes(tree: Tree, on_host: bool = False) -> int:
     """Of what one device holds of a tree of shapes with shardings; on_host: of what lies in the host's memory for it instead."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
-               if (leaf.sharding.memory_kind == "pinned_host") == on_host)
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if (leaf.sharding.memory_kind == "pinned_host") == on_host
+    )
 
 
-def forward_flops(cfg: layers.Config, rows: Rows, kernel: Kernel = KERNELS["xla"], again: tuple[int, int] = (0, 0),
-                  backward: bool = False) -> float:
+def forward_flops(
+    cfg: layers.Config,
+    rows: Rows,
+    kernel: Kernel = KERNELS["xla"],
+    again: tuple[int, int] = (0, 0),
+    backward: bool = False,
+) -> float:
     """Of one pass without the head. again: further forward passes of weights and of attention that remat makes."""
     weights, attention = 1 + 2 * backward + again[0], 1 + kernel.backward * backward + again[1]
     matrices = ledger.matrix_weights(cfg) - head_weights(cfg)
@@ -97,15 +121,25 @@ def pass_bytes(run: Run, rows: Rows, microbatches: float, backward: bool) -> flo
     kernel = kernel_of(run)
     weights, attention = 1 + 2 * backward + again[0], 1 + kernel.backward * backward + again[1]
     readers = run.mesh.size / run.mesh.shape["tensor"]  # devices that read one and the same weight
-    matrices = ledger.matrix_weights(cfg) * wide * readers * microbatches * (1 + backward + again[0])
-    gradients = ledger.matrix_weights(cfg) * 4 * microbatches * (readers + 2) if backward else 0  # each sum; accumulated
-    between = 4 * cfg.width + 2 * (2 * cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 6 * cfg.mlp  # written and read
+    matrices = (
+        ledger.matrix_weights(cfg) * wide * readers * microbatches * (1 + backward + again[0])
+    )
+    gradients = (
+        ledger.matrix_weights(cfg) * 4 * microbatches * (readers + 2) if backward else 0
+    )  # each sum; accumulated
+    between = (
+        4 * cfg.width + 2 * (2 * cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 6 * cfg.mlp
+    )  # written and read
     activations = rows.tokens * cfg.layers * between * wide * weights
     scores = rows.pairs(kernel) * cfg.layers * cfg.heads * kernel.score_bytes * attention
     logits = rows.rows * rows.T * cfg.vocab * LOGIT_BYTES * (3 if backward else 1)
     heads = head_weights(cfg) * wide * readers * microbatches * (4 if backward else 1)
     # hidden states are read for each block of the vocabulary, twice backward, where their fp32 gradient is added to
-    blocks = max(1.0, rows.rows * rows.T / (microbatches * readers * s.model.logp_chunk)) if microbatches else 0.0
+    blocks = (
+        max(1.0, rows.rows * rows.T / (microbatches * readers * s.model.logp_chunk))
+        if microbatches
+        else 0.0
+    )
     hidden = rows.rows * rows.T * cfg.width * blocks * (3 * wide + 2 * 4 if backward else wide)
     return matrices + gradients + activations + scores + logits + heads + hidden
 
@@ -150,11 +184,23 @@ def update(run: Run, spent: dict[str, float], bucket: int, state: Tree) -> Work:
     learnt = [Rows(prompts_of(run, rows), rows, S, T), Rows(demo_rows, demo_rows, S, T)]
     whole = P * S + batch.rollout_rows * T
     read = Rows(prompts_of(run, batch.rollout_rows), batch.rollout_rows, S, T)
-    kernel, again, forward_passes = kernel_of(run), AGAIN[s.model.remat], spent.get("budget/forward_tokens", 0.0) / whole
-    flops = sum(forward_flops(run.cfg, part, kernel, again, True) + head_flops(run.cfg, part.rows * T, True) for part in learnt)
-    flops += forward_passes * (forward_flops(run.cfg, read, kernel) + head_flops(run.cfg, read.rows * T))
+    kernel, again, forward_passes = (
+        kernel_of(run),
+        AGAIN[s.model.remat],
+        spent.get("budget/forward_tokens", 0.0) / whole,
+    )
+    flops = sum(
+        forward_flops(run.cfg, part, kernel, again, True) + head_flops(run.cfg, part.rows * T, True)
+        for part in learnt
+    )
+    flops += forward_passes * (
+        forward_flops(run.cfg, read, kernel) + head_flops(run.cfg, read.rows * T)
+    )
     own_parts = getattr(s.method, "sft_microbatches", 0) if demo_rows else 0
-    microbatches = [math.ceil(rows / batch.microbatch), max(own_parts, math.ceil(demo_rows / batch.microbatch))]
+    microbatches = [
+        math.ceil(rows / batch.microbatch),
+        max(own_parts, math.ceil(demo_rows / batch.microbatch)),
+    ]
     moved = sum(pass_bytes(run, part, n, True) for part, n in zip(learnt, microbatches))
     moved += forward_passes * pass_bytes(run, read, batch.rollout_microbatches, False)
     return Work(flops, moved + 2 * chip_bytes(state) * run.mesh.size)
@@ -174,8 +220,12 @@ def prefill(run: Run, bucket: int, P: int) -> Work:
     wide = setup.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
     readers = run.decode_mesh.size / run.decode_mesh.shape["tensor"]
     between = 4 * cfg.width + 2 * (2 * cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 6 * cfg.mlp
-    moved = ((ledger.matrix_weights(cfg) - head_weights(cfg)) * wide * readers + rows.tokens * cfg.layers * between * wide
-             + rows.pairs(kernel) * cfg.layers * cfg.heads * kernel.score_bytes + P * bucket * token_cache(run))
+    moved = (
+        (ledger.matrix_weights(cfg) - head_weights(cfg)) * wide * readers
+        + rows.tokens * cfg.layers * between * wide
+        + rows.pairs(kernel) * cfg.layers * cfg.heads * kernel.score_bytes
+        + P * bucket * token_cache(run)
+    )
     return Work(forward_flops(cfg, rows, kernel), moved)
 
 
@@ -198,8 +248,20 @@ def decode(run: Run, bucket: int, P: int) -> Work:
     wide = setup.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
     readers = run.decode_mesh.size / run.decode_mesh.shape["tensor"]
     ends = [end for loop in loops(run) for end in loop]
-    read = sum(end * (end - begin) for begin, end in zip([0, *ends], ends)) / T  # of a row's positions, in the mean
-    flops = B * T * (2 * ledger.matrix_weights(cfg) + 4 * cfg.layers * cfg.heads * cfg.head_dim * (bucket + read))
+    read = (
+        sum(end * (end - begin) for begin, end in zip([0, *ends], ends)) / T
+    )  # of a row's positions, in the mean
+    flops = (
+        B
+        * T
+        * (
+            2 * ledger.matrix_weights(cfg)
+            + 4 * cfg.layers * cfg.heads * cfg.head_dim * (bucket + read)
+        )
+    )
     copies = kv_copies(run.decode_mesh.shape["tensor"], cfg.kv_heads)
     cache = (B * read + P * bucket) * token_cache(run) * copies
-    return Work(flops, T * (ledger.matrix_weights(cfg) * wide * readers + cache + B * cfg.vocab * LOGIT_BYTES))
+    return Work(
+        flops,
+        T * (ledger.matrix_weights(cfg) * wide * readers + cache + B * cfg.vocab * LOGIT_BYTES),
+    )

@@ -4,6 +4,7 @@ XLA's own cost analysis counts a loop's body once, and its buffer assignment is 
 both, since it lists every instruction in the order of execution with its shape, layout and origin. Trip counts: those that XLA
 notes (known_trip_count), else of loops that count up to a constant; others, such as the sampler's, are unknown.
 """
+
 from __future__ import annotations
 
 import collections
@@ -11,30 +12,51 @@ import math
 import re
 from typing import NamedTuple
 
-BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4,
-         "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
+BYTES = {
+    "pred": 1,
+    "s4": 0.5,
+    "u4": 0.5,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+    "c64": 8,
+    "c128": 16,
+}
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute", "all-to-all")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
-CALLED = re.compile(r"(?:calls|to_apply|body|condition|(?:true|false)_computation|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|(?:true|false)_computation|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)"
+)
 NAME = re.compile(r"%?([\w.\-]+)")
 
 
 class Array(NamedTuple):
     """One array of an instruction's result."""
+
     dtype: str
     shape: tuple[int, ...]
-    layout: str     # of XLA: minor to major, tiles, memory space
-    bytes: int      # as stored, tiles padded
-    hbm: bool       # whether it is in the device's main memory
+    layout: str  # of XLA: minor to major, tiles, memory space
+    bytes: int  # as stored, tiles padded
+    hbm: bool  # whether it is in the device's main memory
 
 
 class Instruction(NamedTuple):
     """One line of a computation."""
+
     name: str
     opcode: str
     arrays: tuple[Array, ...]  # its result, tuples flattened
     operands: tuple[str, ...]
-    text: str                  # what follows the operands
+    text: str  # what follows the operands
     root: bool
 
     @property
@@ -60,7 +82,9 @@ class Instruction(NamedTuple):
     @property
     def called(self) -> tuple[str, ...]:
         """Names of all computations that it calls."""
-        return tuple(name for group in CALLED.findall(self.text) for name in NAME.findall(group.strip("{}")))
+        return tuple(
+            name for group in CALLED.findall(self.text) for name in NAME.findall(group.strip("{}"))
+        )
 
     @property
     def origin(self) -> str:
@@ -71,6 +95,7 @@ class Instruction(NamedTuple):
 
 class Module(NamedTuple):
     """A compiled program."""
+
     computations: dict[str, list[Instruction]]  # in the order of execution
     entry: str
     partitions: int
@@ -79,16 +104,18 @@ class Module(NamedTuple):
 
 class Visit(NamedTuple):
     """An instruction and how often it runs."""
+
     instruction: Instruction
     times: int
-    unknown: int   # loops around it whose trip count is unknown: `times` takes them once
-    within: str    # the computation it stands in
+    unknown: int  # loops around it whose trip count is unknown: `times` takes them once
+    within: str  # the computation it stands in
 
 
 class Collective(NamedTuple):
     """One communicating instruction."""
+
     kind: str
-    bytes: float   # that each chip receives, each time
+    bytes: float  # that each chip receives, each time
     times: int
     unknown: int
     origin: str
@@ -99,7 +126,9 @@ def stored_bytes(dtype: str, shape: tuple[int, ...], layout: str, minor_to_major
     order = [int(i) for i in minor_to_major.split(",") if i] or list(range(len(shape)))[::-1]
     sizes = [shape[i] for i in order]
     tile = re.search(r"T\(([\d,]+)\)", layout)
-    for i, size in enumerate(reversed([int(n) for n in tile[1].split(",")] if tile and len(shape) > 1 else [])):
+    for i, size in enumerate(
+        reversed([int(n) for n in tile[1].split(",")] if tile and len(shape) > 1 else [])
+    ):
         if i < len(sizes):
             sizes[i] = -(-sizes[i] // size) * size
     return math.ceil(math.prod(sizes) * BYTES.get(dtype, 0))
@@ -111,7 +140,15 @@ def arrays_of(text: str) -> tuple[Array, ...]:
     for dtype, shape, order, layout in ARRAY.findall(text):
         sizes = tuple(int(n) for n in shape.split(",") if n)
         space = re.search(r"S\((\d+)\)", layout)
-        found.append(Array(dtype, sizes, layout, stored_bytes(dtype, sizes, layout, order), space is None or space[1] == "0"))
+        found.append(
+            Array(
+                dtype,
+                sizes,
+                layout,
+                stored_bytes(dtype, sizes, layout, order),
+                space is None or space[1] == "0",
+            )
+        )
     return tuple(found)
 
 
@@ -123,7 +160,7 @@ def _split_type(text: str) -> tuple[str, str]:
     for i, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if not depth:
-            return text[:i + 1], text[i + 1:].lstrip()
+            return text[: i + 1], text[i + 1 :].lstrip()
     raise ValueError(f"no end of the type in {text[:80]!r}")
 
 
@@ -131,7 +168,7 @@ def _instruction(line: str) -> Instruction | None:
     head = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
     if not head:
         return None
-    shape, rest = _split_type(line[head.end():])
+    shape, rest = _split_type(line[head.end() :])
     opcode, _, rest = rest.partition("(")
     depth, end = 1, len(rest)
     for i, letter in enumerate(rest):
@@ -141,8 +178,13 @@ def _instruction(line: str) -> Instruction | None:
             break
     inside = rest[:end]
     operands = tuple(re.findall(r"%([\w.\-]+)", inside)) or tuple(
-        part.split()[-1] for part in inside.split(",") if part.strip() and opcode not in ("constant", "parameter"))
-    text = rest[end:] if opcode not in ("constant", "parameter") else rest  # these have their value as operand
+        part.split()[-1]
+        for part in inside.split(",")
+        if part.strip() and opcode not in ("constant", "parameter")
+    )
+    text = (
+        rest[end:] if opcode not in ("constant", "parameter") else rest
+    )  # these have their value as operand
     return Instruction(head[2], opcode, arrays_of(shape), operands, text, bool(head[1]))
 
 
@@ -158,7 +200,9 @@ def parse(text: str) -> Module:
             current = None
         elif current is not None and (found := _instruction(line)):
             current.append(found)
-        elif current:  # a kernel's attributes go on over several lines, the names of its origin behind them
+        elif (
+            current
+        ):  # a kernel's attributes go on over several lines, the names of its origin behind them
             current[-1] = current[-1]._replace(text=current[-1].text + line)
     partitions = re.search(r"num_partitions=(\d+)", text[:100000])
     first = text.split("\n", 1)[0]
@@ -177,10 +221,21 @@ def trip_count(module: Module, loop: Instruction, around: list[Instruction]) -> 
     root = next(i for i in condition.values() if i.root)
     if root.opcode == "fusion":  # the comparison alone, with the condition's values as operands
         inner = {i.name: i for i in module.computations[root.called[0]]}
-        values = dict(zip((i.name for i in sorted((i for i in inner.values() if i.opcode == "parameter"), key=_number)),
-                          root.operands))
+        values = dict(
+            zip(
+                (
+                    i.name
+                    for i in sorted(
+                        (i for i in inner.values() if i.opcode == "parameter"), key=_number
+                    )
+                ),
+                root.operands,
+            )
+        )
         root = next(i for i in inner.values() if i.root)
-        root = root._replace(operands=tuple(values.get(_behind(inner, name), name) for name in root.operands))
+        root = root._replace(
+            operands=tuple(values.get(_behind(inner, name), name) for name in root.operands)
+        )
         condition = inner | condition
     if root.opcode != "compare" or len(root.operands) != 2:
         return None
@@ -198,13 +253,19 @@ def trip_count(module: Module, loop: Instruction, around: list[Instruction]) -> 
         found = condition.get(_behind(condition, name))
         if found is not None and found.opcode == "get-tuple-element":
             carried[side] = int(re.search(r"index=(\d+)", found.text)[1])
-    bound = [value(name, condition) if side not in carried else value(start.operands[carried[side]], begin)
-             for side, name in enumerate(root.operands)]
+    bound = [
+        value(name, condition)
+        if side not in carried
+        else value(start.operands[carried[side]], begin)
+        for side, name in enumerate(root.operands)
+    ]
     step = _step(body, end_of_body.operands[carried[0]]) if 0 in carried else None
     direction = re.search(r"direction=(\w+)", root.text)[1]
     if None in bound or not step or direction not in ("LT", "LE", "GT", "GE"):
         return None
-    return max(0, -(-(bound[1] - bound[0] + (direction in ("LE", "GE")) * (1 if step > 0 else -1)) // step))
+    return max(
+        0, -(-(bound[1] - bound[0] + (direction in ("LE", "GE")) * (1 if step > 0 else -1)) // step)
+    )
 
 
 def _number(parameter: Instruction) -> int:
@@ -218,7 +279,12 @@ def _constant(instruction: Instruction) -> int | None:
 
 def _behind(table: dict[str, Instruction], name: str) -> str:
     """The name behind copies and other instructions that change nothing."""
-    while name in table and table[name].opcode in ("copy", "bitcast", "convert", "optimization-barrier"):
+    while name in table and table[name].opcode in (
+        "copy",
+        "bitcast",
+        "convert",
+        "optimization-barrier",
+    ):
         name = table[name].operands[0]
     return name
 
@@ -243,7 +309,11 @@ def visits(module: Module) -> list[Visit]:
             found.append(Visit(instruction, times, unknown, computation))
             if instruction.opcode == "while":
                 trips = trip_count(module, instruction, instructions)
-                walk(instruction.attribute("body"), times * (1 if trips is None else trips), unknown + (trips is None))
+                walk(
+                    instruction.attribute("body"),
+                    times * (1 if trips is None else trips),
+                    unknown + (trips is None),
+                )
             elif instruction.opcode in ("fusion", "call", "conditional", "async-start"):
                 for name in instruction.called:
                     walk(name, times, unknown)
@@ -257,7 +327,11 @@ def group_size(text: str, partitions: int) -> int:
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
         parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
-        return math.prod(int(part) if part else sizes.get(name, 1) for name, part in parts) if parts else partitions
+        return (
+            math.prod(int(part) if part else sizes.get(name, 1) for name, part in parts)
+            if parts
+            else partitions
+        )
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", text):
         return int(found[2])
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
@@ -283,9 +357,16 @@ def collectives(module: Module) -> list[Collective]:
         size = sum(array.bytes for array in instruction.arrays[instruction.made])
         n = group_size(instruction.text, module.partitions)
         share = (n - 1) / n
-        whole = n if instruction.opcode.startswith("reduce-scatter") else 1  # its result is one part; a fused one's is not
-        moved = {"all-gather": size * share, "reduce-scatter": size * share * whole,
-                 "all-reduce": 2 * size * share, "all-to-all": size * share, "collective-permute": size}[kind]
+        whole = (
+            n if instruction.opcode.startswith("reduce-scatter") else 1
+        )  # its result is one part; a fused one's is not
+        moved = {
+            "all-gather": size * share,
+            "reduce-scatter": size * share * whole,
+            "all-reduce": 2 * size * share,
+            "all-to-all": size * share,
+            "collective-permute": size,
+        }[kind]
         found.append(Collective(kind, moved, visit.times, visit.unknown, instruction.origin))
     return found
 
@@ -297,5 +378,8 @@ def totals(found: list[Collective], trips: float = 1) -> dict[str, dict]:
         times = one.times * (trips if one.unknown else 1)
         row = table[one.kind]
         row["instructions"], row["times"], row["bytes"] = (
-            row["instructions"] + 1, row["times"] + times, row["bytes"] + one.bytes * times)
+            row["instructions"] + 1,
+            row["times"] + times,
+            row["bytes"] + one.bytes * times,
+        )
     return {kind: row | {"times": round(row["times"])} for kind, row in table.items()}

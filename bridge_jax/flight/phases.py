@@ -6,14 +6,16 @@ Memory, collectives and the compiler's own figures are of the compiled program; 
 roofline: the longest of FLOPs, memory and interconnect at their peaks. It says what a phase cannot beat, not what it will take.
 Assumed: every prompt and completion has its full length, and all samples run to max_new tokens.
 """
+
 from __future__ import annotations
 
 import hashlib
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +29,29 @@ from bridge_jax.setup import Run
 from bridge_jax.types import Reads, Tree
 
 LARGEST = 12  # buffers that are listed
-COMPILED = ("compile_s", "memory", "collectives", "compiler", "refused")  # of a phase, what follows from its program alone
+COMPILED = (
+    "compile_s",
+    "memory",
+    "collectives",
+    "compiler",
+    "refused",
+)  # of a phase, what follows from its program alone
 Known = dict[str, dict[str, Any]]  # these, by a hash of the program and its compiler
 
 
 class Phase(NamedTuple):
     """One program and what is counted for it."""
+
     name: str
     trace: Callable[[], jax.stages.Traced]
     work: Callable[[jax.stages.Traced], count.Work]
-    resident: int = 0      # bytes per device that lie beside the program's own: the training state while samples are drawn
-    loop: float | None = None  # most trips of its loops of unknown length, in the mean; what lies outside them is another phase
-    packed: float = 1.0    # the same of a loop over micro-batches of packed rows, beside what lies outside of it
+    resident: int = 0  # bytes per device that lie beside the program's own: the training state while samples are drawn
+    loop: float | None = (
+        None  # most trips of its loops of unknown length, in the mean; what lies outside them is another phase
+    )
+    packed: float = (
+        1.0  # the same of a loop over micro-batches of packed rows, beside what lies outside of it
+    )
 
 
 def kind_of(reads: Reads) -> str:
@@ -49,25 +62,62 @@ def kind_of(reads: Reads) -> str:
 def phases(run: Run, state: Tree) -> list[Phase]:
     """Everything that a step of this run computes, at its longest bucket; state: of setup.abstract_state."""
     s, bucket = run.settings, run.buckets[-1]
-    P, M, resident = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt, count.chip_bytes(state)
-    phi, packed = programs.abstract_phi(run, state), float(s.batch.rollout_microbatches if s.batch.pack else 1)
-    nothing = lambda traced: count.Work(0.0, float(count.chip_bytes(state.params) + count.chip_bytes(phi)) * run.mesh.size)
+    P, M, resident = (
+        s.batch.prompts_per_step // s.rollout.calls,
+        s.batch.samples_per_prompt,
+        count.chip_bytes(state),
+    )
+    phi, packed = (
+        programs.abstract_phi(run, state),
+        float(s.batch.rollout_microbatches if s.batch.pack else 1),
+    )
+    nothing = lambda traced: count.Work(
+        0.0, float(count.chip_bytes(state.params) + count.chip_bytes(phi)) * run.mesh.size
+    )
     found = []
     if run.method.actors:
         # the weights of all actors are handed out before the first has sampled
-        sampling = resident + (max(len(reads.actors) for reads in run.method.kinds) - 1) * count.chip_bytes(phi)
-        found = [Phase("merge", lambda: programs.trace_policy(run, state, "theta"), nothing,
-                       sampling - count.chip_bytes((state.params.theta, state.params.w))),  # what it is given it counts itself
-                 Phase("prefill", lambda: trace_prefill(run, phi, bucket, P),
-                       lambda traced: count.prefill(run, bucket, P), sampling),
-                 Phase("decode", lambda: programs.trace_sampler(run, phi, bucket, P, M),
-                       lambda traced: count.decode(run, bucket, P), sampling, s.rollout.max_new / len(count.loops(run))),
-                 Phase("logp", lambda: trace_logp(run, state, bucket), lambda traced: count.logp(run, bucket), resident,
-                       packed=packed)]
+        sampling = resident + (
+            max(len(reads.actors) for reads in run.method.kinds) - 1
+        ) * count.chip_bytes(phi)
+        found = [
+            Phase(
+                "merge",
+                lambda: programs.trace_policy(run, state, "theta"),
+                nothing,
+                sampling - count.chip_bytes((state.params.theta, state.params.w)),
+            ),  # what it is given it counts itself
+            Phase(
+                "prefill",
+                lambda: trace_prefill(run, phi, bucket, P),
+                lambda traced: count.prefill(run, bucket, P),
+                sampling,
+            ),
+            Phase(
+                "decode",
+                lambda: programs.trace_sampler(run, phi, bucket, P, M),
+                lambda traced: count.decode(run, bucket, P),
+                sampling,
+                s.rollout.max_new / len(count.loops(run)),
+            ),
+            Phase(
+                "logp",
+                lambda: trace_logp(run, state, bucket),
+                lambda traced: count.logp(run, bucket),
+                resident,
+                packed=packed,
+            ),
+        ]
     for reads in run.method.kinds:
         name = "update" if len(run.method.kinds) == 1 else f"update {kind_of(reads)}"
-        found.append(Phase(name, lambda reads=reads: programs.trace_update(run, state, bucket, reads),
-                           lambda traced, reads=reads: of_update(run, state, bucket, reads, traced), packed=packed))
+        found.append(
+            Phase(
+                name,
+                lambda reads=reads: programs.trace_update(run, state, bucket, reads),
+                lambda traced, reads=reads: of_update(run, state, bucket, reads, traced),
+                packed=packed,
+            )
+        )
     return found
 
 
@@ -75,7 +125,10 @@ def trace_prefill(run: Run, phi: Tree, bucket: int, P: int) -> jax.stages.Traced
     """The prompts of one call of the sampler."""
     s = run.settings
     cache = setup.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
-    attend, bits = attention.choose(s.model.attention, run.decode_mesh), rollout.laid_on(run.decode_mesh)["bits"]
+    attend, bits = (
+        attention.choose(s.model.attention, run.decode_mesh),
+        rollout.laid_on(run.decode_mesh)["bits"],
+    )
     rows = (jax.ShapeDtypeStruct((P, bucket), jnp.int32), jax.ShapeDtypeStruct((P,), jnp.int32))
     lay = lambda made: (made[0], sharding.lay_cache(run.decode_mesh, made[1]))
     precise = jax.default_matmul_precision(exact(phi["embed"].dtype))
@@ -84,7 +137,9 @@ def trace_prefill(run: Run, phi: Tree, bucket: int, P: int) -> jax.stages.Traced
         phi, kept = rollout.kept(phi, cache, bits)
         return lay(precise(layers.prefill)(run.cfg, phi, *rows, kept, attend))
 
-    return jax.jit(prefill).trace(phi, *programs.placed(rows, sharding.of_rows(run.decode_mesh, rows)))
+    return jax.jit(prefill).trace(
+        phi, *programs.placed(rows, sharding.of_rows(run.decode_mesh, rows))
+    )
 
 
 def trace_logp(run: Run, state: Tree, bucket: int) -> jax.stages.Traced:
@@ -92,19 +147,36 @@ def trace_logp(run: Run, state: Tree, bucket: int) -> jax.stages.Traced:
     reads = next(reads for reads in run.method.kinds if reads.actors)
     rollouts = programs.abstract_batch(run, bucket, reads).rollouts[reads.actors[0]]
     phi = jax.eval_shape(lambda params: run.method.policy(params, "theta"), state.params)
-    score = jax.jit(lambda phi, rollouts: objectives.logp_of(run.policy, phi, rollouts, run.settings.batch.microbatch))
-    return score.trace(programs.placed(phi, setup.theta_shardings(run)),
-                       programs.placed(rollouts, sharding.of_rows(run.mesh, rollouts)))
+    score = jax.jit(
+        lambda phi, rollouts: objectives.logp_of(
+            run.policy, phi, rollouts, run.settings.batch.microbatch
+        )
+    )
+    return score.trace(
+        programs.placed(phi, setup.theta_shardings(run)),
+        programs.placed(rollouts, sharding.of_rows(run.mesh, rollouts)),
+    )
 
 
-def of_update(run: Run, state: Tree, bucket: int, reads: Reads, traced: jax.stages.Traced) -> count.Work:
+def of_update(
+    run: Run, state: Tree, bucket: int, reads: Reads, traced: jax.stages.Traced
+) -> count.Work:
     """Work of one update, by the ledger that the method itself keeps."""
-    spent = count.passes(traced, programs.abstract_batch(run, bucket, reads), bucket, run.settings.rollout.max_new)
+    spent = count.passes(
+        traced, programs.abstract_batch(run, bucket, reads), bucket, run.settings.rollout.max_new
+    )
     return count.update(run, spent, bucket, state)
 
 
-def compile_phase(phase: Phase, chip: chips.Chip | None, network: float, devices: int, options: dict, compiler: str,
-                  known: Known) -> dict[str, Any]:
+def compile_phase(
+    phase: Phase,
+    chip: chips.Chip | None,
+    network: float,
+    devices: int,
+    options: dict,
+    compiler: str,
+    known: Known,
+) -> dict[str, Any]:
     """Everything there is to say of one phase, as JSON; a program that the compiler cannot place says what it asked for."""
     began = time.monotonic()
     traced = phase.trace()
@@ -113,12 +185,20 @@ def compile_phase(phase: Phase, chip: chips.Chip | None, network: float, devices
     program = hashlib.sha256(f"{compiler} {options} {lowered.as_text()}".encode()).hexdigest()[:16]
     if program not in known:
         known[program] = of_program(lowered, phase, options)
-    found = {"phase": phase.name, "program": program, "flops": work.flops / devices, "bytes": work.bytes / devices,
-             "resident": phase.resident, "trace_s": traced_s} | known[program]
+    found = {
+        "phase": phase.name,
+        "program": program,
+        "flops": work.flops / devices,
+        "bytes": work.bytes / devices,
+        "resident": phase.resident,
+        "trace_s": traced_s,
+    } | known[program]
     if "refused" in found:
         return found | {"fits": False}
     found["peak"] = found["memory"]["peak"] + phase.resident
-    return found | ({"fits": found["peak"] <= chip.hbm} | roofline(found, chip, network) if chip else {})
+    return found | (
+        {"fits": found["peak"] <= chip.hbm} | roofline(found, chip, network) if chip else {}
+    )
 
 
 def of_program(lowered: jax.stages.Lowered, phase: Phase, options: dict) -> dict[str, Any]:
@@ -132,9 +212,16 @@ def of_program(lowered: jax.stages.Lowered, phase: Phase, options: dict) -> dict
                 raise
             return {"compile_s": time.monotonic() - began, "refused": refusal(str(error))}
         seconds, module = time.monotonic() - began, hlo.parse(text_of(compiled, Path(folder)))
-    return {"compile_s": seconds, "memory": memory_of(compiled, module), "collectives": communicated(module, phase),
-            "compiler": {key: value for key, value in (compiled.cost_analysis() or {}).items()
-                         if key in ("flops", "bytes accessed", "optimal_seconds")}}
+    return {
+        "compile_s": seconds,
+        "memory": memory_of(compiled, module),
+        "collectives": communicated(module, phase),
+        "compiler": {
+            key: value
+            for key, value in (compiled.cost_analysis() or {}).items()
+            if key in ("flops", "bytes accessed", "optimal_seconds")
+        },
+    }
 
 
 def text_of(compiled, folder: Path) -> str:
@@ -151,15 +238,24 @@ def text_of(compiled, folder: Path) -> str:
 
 def known_of(plans: list[dict]) -> Known:
     """The programs of earlier plans, by what they were compiled from."""
-    return {phase["program"]: {key: phase[key] for key in COMPILED if key in phase}
-            for plan in plans for phase in plan["phases"] if "program" in phase}
+    return {
+        phase["program"]: {key: phase[key] for key in COMPILED if key in phase}
+        for plan in plans
+        for phase in plan["phases"]
+        if "program" in phase
+    }
 
 
 def refusal(message: str) -> dict[str, Any]:
     """What the compiler says of a program that is too large for the device; sizes in bytes where it gives them."""
     unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    sizes = [float(number) * unit[letter] for number, letter in re.findall(r"\(?(\d+\.?\d*)([KMGT]?)B?\)", message)]
-    return {"message": message.split("\n")[0][:300]} | ({"asked": sizes[0], "available": sizes[1]} if len(sizes) > 1 else {})
+    sizes = [
+        float(number) * unit[letter]
+        for number, letter in re.findall(r"\(?(\d+\.?\d*)([KMGT]?)B?\)", message)
+    ]
+    return {"message": message.split("\n")[0][:300]} | (
+        {"asked": sizes[0], "available": sizes[1]} if len(sizes) > 1 else {}
+    )
 
 
 def memory_of(compiled, module: hlo.Module) -> dict[str, Any]:
@@ -173,8 +269,11 @@ def memory_of(compiled, module: hlo.Module) -> dict[str, Any]:
     walked = buffers.peak(module)
     own = found["argument"] + found["output"] - found["alias"] + found["temp"]
     peak = size("peak_memory")
-    return found | {"peak": own if peak < found["argument"] + found["temp"] / 2 else peak, "walked": walked.bytes,
-                    "largest": [one._asdict() for one in walked.alive[:LARGEST]]}
+    return found | {
+        "peak": own if peak < found["argument"] + found["temp"] / 2 else peak,
+        "walked": walked.bytes,
+        "largest": [one._asdict() for one in walked.alive[:LARGEST]],
+    }
 
 
 def communicated(module: hlo.Module, phase: Phase) -> dict[str, dict]:
@@ -183,14 +282,19 @@ def communicated(module: hlo.Module, phase: Phase) -> dict[str, dict]:
     if phase.loop is not None:
         return hlo.totals([one for one in found if one.unknown], phase.loop)
     unknown = sum(one.unknown > 0 for one in found) if phase.packed == 1 else 0
-    return hlo.totals(found, phase.packed) | ({"unknown_loops": {"instructions": unknown}} if unknown else {})
+    return hlo.totals(found, phase.packed) | (
+        {"unknown_loops": {"instructions": unknown}} if unknown else {}
+    )
 
 
 def roofline(phase: dict, chip: chips.Chip, network: float) -> dict[str, float]:
     """Seconds at the chip's peaks: of FLOPs, of memory, of the interconnect, and the longest of them."""
     moved = sum(row.get("bytes", 0.0) for row in phase["collectives"].values())
-    parts = {"compute_s": phase["flops"] / chip.flops, "memory_s": phase["bytes"] / chip.memory,
-             "network_s": moved / network if network else 0.0}
+    parts = {
+        "compute_s": phase["flops"] / chip.flops,
+        "memory_s": phase["bytes"] / chip.memory,
+        "network_s": moved / network if network else 0.0,
+    }
     return parts | {"seconds": max(parts.values())}
 
 
@@ -199,20 +303,30 @@ def step_seconds(found: list[dict], calls: int, actors: int, grading: float) -> 
     of it was left out, does not fit, or has no roofline."""
     by_name = {phase["phase"]: phase for phase in found}
     needed = ("merge", "prefill", "decode") if actors else ()
-    if any("seconds" not in phase for phase in found) or any(name not in by_name for name in needed):
+    if any("seconds" not in phase for phase in found) or any(
+        name not in by_name for name in needed
+    ):
         return {}
     seconds = lambda name: by_name[name]["seconds"]
-    rollout = actors * (seconds("merge") + calls * (seconds("prefill") + seconds("decode"))) if actors else 0.0
+    rollout = (
+        actors * (seconds("merge") + calls * (seconds("prefill") + seconds("decode")))
+        if actors
+        else 0.0
+    )
     updates = {name: seconds(name) for name in by_name if name.startswith("update")}
     samples = lambda name: name == "update" or name.endswith("samples")
-    return {name: value + (rollout + grading) * (actors > 0 and samples(name)) for name, value in updates.items()} | {
-        "rollout": rollout, "grading": grading}
+    return {
+        name: value + (rollout + grading) * (actors > 0 and samples(name))
+        for name, value in updates.items()
+    } | {"rollout": rollout, "grading": grading}
 
 
 def state_bytes(run: Run, devices: int, on_host: bool = False) -> int:
     """Of the training state per device on `devices` of them, all along fsdp, by the shardings alone; on_host: what each of them
     keeps in the host's memory between steps (method.shadow_offload)."""
-    return count.chip_bytes(setup.abstract_state(run, AbstractMesh((1, devices, 1), sharding.AXES)), on_host)
+    return count.chip_bytes(
+        setup.abstract_state(run, AbstractMesh((1, devices, 1), sharding.AXES)), on_host
+    )
 
 
 def largest_that_fits(candidates: list[int], fits: Callable[[int], bool]) -> int | None:

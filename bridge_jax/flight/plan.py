@@ -1,10 +1,12 @@
 """A plan: all phases of a config on a topology, as one JSON object, and the same as a table."""
+
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent import futures
 from importlib import metadata
-from typing import Any, Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -17,9 +19,15 @@ GB = 1e9
 AT_A_TIME = 2  # programs compiled: one keeps little more than a core busy
 
 
-def make(config: ConfigDict, topology: chips.Topology, devices: list, grading: float = 0.0,
-         only: Callable[[str], bool] = lambda phase: True, tell: Callable[[str], None] = lambda line: None,
-         known: phases.Known | None = None) -> dict[str, Any]:
+def make(
+    config: ConfigDict,
+    topology: chips.Topology,
+    devices: list,
+    grading: float = 0.0,
+    only: Callable[[str], bool] = lambda phase: True,
+    tell: Callable[[str], None] = lambda line: None,
+    known: phases.Known | None = None,
+) -> dict[str, Any]:
     """Compile the phases whose names `only` wants; tell: called with a line for each that is done.
 
     known: programs that need no compiling (phases.known_of); those that were compiled are added to it.
@@ -30,25 +38,39 @@ def make(config: ConfigDict, topology: chips.Topology, devices: list, grading: f
     chip = chips.chip_of(topology, devices)
     network = chips.interconnect(topology, chip) if chip else 0.0
     sampling = lambda phase: phase.name in ("prefill", "decode")
-    options = lambda phase: programs.compiler_options(emitters=sampling(phase)) if topology.kind == "cpu" else {}
+    options = lambda phase: (
+        programs.compiler_options(emitters=sampling(phase)) if topology.kind == "cpu" else {}
+    )
 
     def compiled(phase: phases.Phase) -> dict[str, Any]:
-        made = phases.compile_phase(phase, chip, network, len(devices), options(phase), compiler_of(topology), known)
+        made = phases.compile_phase(
+            phase, chip, network, len(devices), options(phase), compiler_of(topology), known
+        )
         tell(line_of(made))
         return made
 
-    with futures.ThreadPoolExecutor(AT_A_TIME) as pool:  # the update takes longest and comes last: it begins first
-        begun = [pool.submit(compiled, phase) for phase in reversed(phases.phases(run, state)) if only(phase.name)]
+    with futures.ThreadPoolExecutor(
+        AT_A_TIME
+    ) as pool:  # the update takes longest and comes last: it begins first
+        begun = [
+            pool.submit(compiled, phase)
+            for phase in reversed(phases.phases(run, state))
+            if only(phase.name)
+        ]
     found = [one.result() for one in reversed(begun)]
     actors = max(len(reads.actors) for reads in run.method.kinds)
     return about(run, topology, devices) | {
-        "chip": None if chip is None else chip._asdict() | {"interconnect": network}, "phases": found,
+        "chip": None if chip is None else chip._asdict() | {"interconnect": network},
+        "phases": found,
         "peak": max((phase.get("peak", float("inf")) for phase in found), default=0),
         "step": phases.step_seconds(found, run.settings.rollout.calls, actors, grading),
         "state_by_chips": {str(n): phases.state_bytes(run, n) for n in CHIP_COUNTS},
         "host_bytes": count.chip_bytes(state, on_host=True),
-        "host_state_by_chips": {str(n): phases.state_bytes(run, n, on_host=True) for n in CHIP_COUNTS},
-        "planned_s": time.monotonic() - began}
+        "host_state_by_chips": {
+            str(n): phases.state_bytes(run, n, on_host=True) for n in CHIP_COUNTS
+        },
+        "planned_s": time.monotonic() - began,
+    }
 
 
 def compiler_of(topology: chips.Topology) -> str:
@@ -60,12 +82,26 @@ def compiler_of(topology: chips.Topology) -> str:
 def about(run: Run, topology: chips.Topology, devices: list) -> dict[str, Any]:
     """What a plan is of."""
     s = run.settings
-    return {"topology": topology.name, "devices": len(devices), "device_kind": devices[0].device_kind, "model": run.cfg.family,
-            "parameters": phases.parameters(run), "method": s.method_name, "mesh": dict(run.mesh.shape),
-            "decode_mesh": dict(run.decode_mesh.shape), "prompts": s.batch.prompts_per_step,
-            "samples": s.batch.samples_per_prompt, "demos": s.batch.demos_per_step, "calls": s.rollout.calls,
-            "bucket": run.buckets[-1], "max_new": s.rollout.max_new, "microbatch_rows": s.batch.microbatch_rows,
-            "remat": s.model.remat, "dtype": s.model.dtype, "attention": s.model.attention}
+    return {
+        "topology": topology.name,
+        "devices": len(devices),
+        "device_kind": devices[0].device_kind,
+        "model": run.cfg.family,
+        "parameters": phases.parameters(run),
+        "method": s.method_name,
+        "mesh": dict(run.mesh.shape),
+        "decode_mesh": dict(run.decode_mesh.shape),
+        "prompts": s.batch.prompts_per_step,
+        "samples": s.batch.samples_per_prompt,
+        "demos": s.batch.demos_per_step,
+        "calls": s.rollout.calls,
+        "bucket": run.buckets[-1],
+        "max_new": s.rollout.max_new,
+        "microbatch_rows": s.batch.microbatch_rows,
+        "remat": s.model.remat,
+        "dtype": s.model.dtype,
+        "attention": s.model.attention,
+    }
 
 
 def line_of(phase: dict) -> str:
@@ -76,8 +112,13 @@ def line_of(phase: dict) -> str:
     return f"{phase['phase']}: peak {phase['peak'] / GB:.2f} GB per device{seconds} (compiled {phase['compile_s']:.0f} s)"
 
 
-def fit(config: ConfigDict, topology: chips.Topology, devices: list, tell: Callable[[str], None],
-        known: phases.Known | None = None) -> int | None:
+def fit(
+    config: ConfigDict,
+    topology: chips.Topology,
+    devices: list,
+    tell: Callable[[str], None],
+    known: phases.Known | None = None,
+) -> int | None:
     """The largest batch.microbatch_rows with which everything fits the chip, found by compiling; None: not even the least.
 
     Sampling does not depend on it, and is compiled once. known: as make's.
@@ -85,8 +126,13 @@ def fit(config: ConfigDict, topology: chips.Topology, devices: list, tell: Calla
     known = {} if known is None else known
 
     def fits(rows: int) -> bool:
-        made = make(with_rows(config, rows), topology, devices, tell=lambda line: tell(f"microbatch_rows={rows}: {line}"),
-                    known=known)
+        made = make(
+            with_rows(config, rows),
+            topology,
+            devices,
+            tell=lambda line: tell(f"microbatch_rows={rows}: {line}"),
+            known=known,
+        )
         return all(phase["fits"] for phase in made["phases"])
 
     return phases.largest_that_fits(microbatch_candidates(config, devices), fits)

@@ -5,12 +5,17 @@ reasoning is not an answer. A reasoning that was never closed is searched whole.
 last, so of two nested boxes it is the inner one. Boxes that are never closed do not count. One pass, no recursion:
 time is linear in the text. Left out: boxes without braces (`\boxed 5`) and every reading of the content.
 """
+
 from __future__ import annotations
 
 import re
 
-STATED = re.compile(r"(?:####|\banswer\s*(?:is|:|=)|\banswer\s+would\s+be)\s*:?\s*(.+)", re.IGNORECASE)
-MATHS = re.compile(r"\$(?!\s)([^$\n]{1,200})(?<!\s)\$(?![0-9])|\\\((.{1,200}?)\\\)")  # "$5 and $6" is money
+STATED = re.compile(
+    r"(?:####|\banswer\s*(?:is|:|=)|\banswer\s+would\s+be)\s*:?\s*(.+)", re.IGNORECASE
+)
+MATHS = re.compile(
+    r"\$(?!\s)([^$\n]{1,200})(?<!\s)\$(?![0-9])|\\\((.{1,200}?)\\\)"
+)  # "$5 and $6" is money
 NUMBER = re.compile(r"(?<![\w.])-?\$?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?")
 TAIL = 2000  # characters at the end in which the lenient reading looks
 # A box, a backslash pair that does not escape a box (over-escaped output writes \\boxed), an escaped brace, a brace.
@@ -19,8 +24,10 @@ PIECE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\(?!(?:boxed|fbox)\s*\{)|\\[{}]|[{
 
 def last_boxed(text: str) -> str | None:
     """Content of the last balanced box after the last </think>, as it is written; None where there is none."""
-    text = text[text.rfind("</think>") + len("</think>"):] if "</think>" in text else text
-    opened: list[int] = []     # where the content of each open brace starts; negative for a brace that is no box
+    text = text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text
+    opened: list[
+        int
+    ] = []  # where the content of each open brace starts; negative for a brace that is no box
     start, content = -1, None  # of the last box found so far
     for piece in PIECE.finditer(text):
         kind = piece.group()
@@ -41,7 +48,7 @@ def lenient_answer(text: str) -> str | None:
     to name numbers instead of reasoning."""
     if (boxed := last_boxed(text)) is not None:
         return boxed
-    tail = text[text.rfind("</think>") + len("</think>"):] if "</think>" in text else text
+    tail = text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text
     tail = tail[-TAIL:]
     if stated := STATED.findall(tail):
         line = stated[-1].strip().rstrip(".").strip("*").strip()

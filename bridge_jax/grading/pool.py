@@ -5,6 +5,7 @@ spare stands by so that a kill costs no import. Workers are children of their ow
 forks: they never see the parent's devices, threads or __main__. Answers come in the order of the claims; equal claims of a
 call are judged once. `grade` may be called from any thread, by one at a time. Left out: anything cheap (equivalence.compare).
 """
+
 from __future__ import annotations
 
 import collections
@@ -20,8 +21,8 @@ from pathlib import Path
 from bridge_jax.grading.outcome import Claim, Outcome
 from bridge_jax.grading.worker import READY
 
-START_SECONDS = 120.0     # within which a new worker must have imported what it needs
-LONGEST = 10_000          # characters of gold and answer together; more is not sent
+START_SECONDS = 120.0  # within which a new worker must have imported what it needs
+LONGEST = 10_000  # characters of gold and answer together; more is not sent
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -34,10 +35,18 @@ class Worker:
 
     def __init__(self, memory_bytes: int, deadline: float):
         paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_NUM_THREADS": "1",
+        }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bridge_jax.grading.worker", str(memory_bytes), str(deadline)], env=environment,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)  # a terminal's Ctrl-C is the parent's
+            [sys.executable, "-m", "bridge_jax.grading.worker", str(memory_bytes), str(deadline)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )  # a terminal's Ctrl-C is the parent's
         os.set_blocking(self.process.stdout.fileno(), False)
         self.started, self.ready, self.received = time.monotonic(), False, b""
         self.claim: Claim | None = None
@@ -58,7 +67,7 @@ class Worker:
             if not piece:
                 raise EOFError
             self.received += piece
-        line, self.received = self.received[:found].decode(), self.received[found + 1:]
+        line, self.received = self.received[:found].decode(), self.received[found + 1 :]
         return line
 
     def kill(self) -> None:
@@ -77,7 +86,9 @@ class Pool:
 
     def __init__(self, workers: int = 2, deadline: float = 5.0, memory_bytes: int = 2 << 30):
         if workers < 1 or not deadline > 0:
-            raise ValueError(f"Pool(workers={workers}, deadline={deadline}); allowed: at least 1, above 0 seconds")
+            raise ValueError(
+                f"Pool(workers={workers}, deadline={deadline}); allowed: at least 1, above 0 seconds"
+            )
         self.deadline, self._memory_bytes, self._size = deadline, memory_bytes, workers
         self.killed = 0  # workers that had to be replaced
         self._failed_starts = 0  # in a row
@@ -90,8 +101,14 @@ class Pool:
         with self._lock:
             if not self._workers:
                 raise PoolError("the pool is closed; make a new one")
-            found = {claim: Outcome.parse_error for claim in claims if len(claim.gold) + len(claim.answer) > LONGEST}
-            waiting = collections.deque(dict.fromkeys(claim for claim in claims if claim not in found))
+            found = {
+                claim: Outcome.parse_error
+                for claim in claims
+                if len(claim.gold) + len(claim.answer) > LONGEST
+            }
+            waiting = collections.deque(
+                dict.fromkeys(claim for claim in claims if claim not in found)
+            )
             while waiting or any(worker.claim for worker in self._workers):
                 self._assign(waiting)
                 for worker in self._wait():
@@ -122,8 +139,14 @@ class Pool:
 
     def _wait(self) -> list[Worker]:
         """Workers that have something to say, or none when the next deadline is over."""
-        now, ends = time.monotonic(), [worker.due if worker.claim else worker.started + START_SECONDS
-                                       for worker in self._workers if worker.claim or not worker.ready]
+        now, ends = (
+            time.monotonic(),
+            [
+                worker.due if worker.claim else worker.started + START_SECONDS
+                for worker in self._workers
+                if worker.claim or not worker.ready
+            ],
+        )
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
                 selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
@@ -142,8 +165,10 @@ class Pool:
             self._failed_starts += not worker.ready
             if self._failed_starts >= 3:
                 self.close()
-                raise PoolError("three grading workers ended before they were ready; what they said is above. Try by hand: "
-                                f"python -m bridge_jax.grading.worker {self._memory_bytes} {self.deadline}") from None
+                raise PoolError(
+                    "three grading workers ended before they were ready; what they said is above. Try by hand: "
+                    f"python -m bridge_jax.grading.worker {self._memory_bytes} {self.deadline}"
+                ) from None
             if worker.claim:
                 found[worker.claim] = Outcome.grader_error
             self._replace(worker)
@@ -157,7 +182,9 @@ class Pool:
                 self._replace(worker)
             elif not worker.ready and now - worker.started > START_SECONDS:
                 self.close()
-                raise PoolError(f"a grading worker was not ready after {START_SECONDS:.0f} s; is the machine out of memory?")
+                raise PoolError(
+                    f"a grading worker was not ready after {START_SECONDS:.0f} s; is the machine out of memory?"
+                )
 
     def _replace(self, worker: Worker) -> None:
         worker.kill()

@@ -4,6 +4,7 @@ Reads numbers, letters, + - * / ^, brackets, \frac, \sqrt, \pi and Greek letters
 time linear in the text. Whatever can be read in two ways (1/2x, 2 3, 1\frac12, x^23) or not at all gives None, and so does
 what overflows or divides by zero: the question is then left to algebra. Never used to call two formulas equal.
 """
+
 from __future__ import annotations
 
 import cmath
@@ -11,8 +12,10 @@ import math
 import re
 
 GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|nu|phi|psi|rho|sigma|tau|omega"
-TOKEN = re.compile(rf"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)|\\(?P<word>frac|sqrt|pi|cdot|times|div|{GREEK})(?![A-Za-z])|"
-                   r"(?P<letter>[a-zA-Z])|(?P<mark>[-+*/^(){}\[\]]))")
+TOKEN = re.compile(
+    rf"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)|\\(?P<word>frac|sqrt|pi|cdot|times|div|{GREEK})(?![A-Za-z])|"
+    r"(?P<letter>[a-zA-Z])|(?P<mark>[-+*/^(){}\[\]]))"
+)
 BEGINS = {"number", "letter", "frac", "sqrt", "pi", "(", "{", *GREEK.split("|")}  # of a factor
 TIMES, OVER = {"*", "cdot", "times"}, {"/", "div"}
 CLOSE = 1e-6  # relative difference below which two values say nothing
@@ -113,7 +116,9 @@ class _Formula:
         if self.kind == "number" and len(self.shown) > 1 or self.kind in ("+", "-", "frac", "sqrt"):
             raise _Unclear
         exponent = self.factor()
-        if self.kind == "^" or (base.real <= 0 and base.imag == 0 and exponent != round(exponent.real)):
+        if self.kind == "^" or (
+            base.real <= 0 and base.imag == 0 and exponent != round(exponent.real)
+        ):
             raise _Unclear  # towers, and roots of negative numbers, which have several values
         return base**exponent
 

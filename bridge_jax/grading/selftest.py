@@ -2,6 +2,7 @@ r"""About fifty known pairs, graded through the real path before a run begins: b
 
 A grader that is broken, by a library of another version or a pool that cannot start, would otherwise look like a bad model.
 """
+
 from __future__ import annotations
 
 from bridge_jax.grading.equivalence import compare
@@ -9,21 +10,61 @@ from bridge_jax.grading.extract import last_boxed
 from bridge_jax.grading.outcome import Claim, Outcome, Rule
 
 EQUAL = (  # gold, answer
-    ("42", "42"), ("42", " 42. "), ("1234", "1,234"), ("0.5", r"\frac{1}{2}"), (r"\frac{3}{4}", r"\dfrac34"), ("-7", "-7"),
-    ("3/4", "0.75"), (r"1\frac12", "1.5"), ("5", r"5\text{ cm}"), (r"10\%", "10"), ("90", r"90^\circ"), ("11", "x=11"),
-    ("(1,2)", r"\left( 1, 2 \right)"), (r"[0,\infty)", r"[0, \infty)"), (r"\{1,2\}", r"\{2,1\}"), ("1,2,3", "3, 1, 2"),
-    (r"\text{Evelyn}", "evelyn"), (r"\text{(C)}", "C"), (r"\sqrt{2}", r"\sqrt2"), (r"4.5e33", r"4.5\times10^{33}"),
-    (r"x^2+2x+1", "(x+1)^2"), (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"), (r"2\sqrt{3}", r"\sqrt{12}"),
-    (r"\frac{\pi}{4}", r"0.25\pi"), (r"a+b", "b + a"), (r"(2,\frac{\pi}{2})", r"(2, \pi/2)"),
+    ("42", "42"),
+    ("42", " 42. "),
+    ("1234", "1,234"),
+    ("0.5", r"\frac{1}{2}"),
+    (r"\frac{3}{4}", r"\dfrac34"),
+    ("-7", "-7"),
+    ("3/4", "0.75"),
+    (r"1\frac12", "1.5"),
+    ("5", r"5\text{ cm}"),
+    (r"10\%", "10"),
+    ("90", r"90^\circ"),
+    ("11", "x=11"),
+    ("(1,2)", r"\left( 1, 2 \right)"),
+    (r"[0,\infty)", r"[0, \infty)"),
+    (r"\{1,2\}", r"\{2,1\}"),
+    ("1,2,3", "3, 1, 2"),
+    (r"\text{Evelyn}", "evelyn"),
+    (r"\text{(C)}", "C"),
+    (r"\sqrt{2}", r"\sqrt2"),
+    (r"4.5e33", r"4.5\times10^{33}"),
+    (r"x^2+2x+1", "(x+1)^2"),
+    (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"),
+    (r"2\sqrt{3}", r"\sqrt{12}"),
+    (r"\frac{\pi}{4}", r"0.25\pi"),
+    (r"a+b", "b + a"),
+    (r"(2,\frac{\pi}{2})", r"(2, \pi/2)"),
     (r"1\pm\sqrt5", r"1+\sqrt5, 1-\sqrt5"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
-    (r"(-\infty,1)\cup(2,3]", r"(2,3] \cup (-\infty,1)"))
+    (r"(-\infty,1)\cup(2,3]", r"(2,3] \cup (-\infty,1)"),
+)
 DIFFERENT = (
-    ("11", "11_2"), ("42", "43"), (r"\frac13", "0.333"), ("(1,2)", "(2,1)"), ("(1,2)", "[1,2)"), ("1,2", "1,2,3"), ("3", "3, 4"),
-    ("5", "x+5"), (r"5\text{ km}", r"5\text{ m}"), ("x^2", "x^3"), (r"\sqrt{2}", "1.41"), ("6", "2,3"), ("-3", "3"),
-    (r"\text{Evelyn}", r"\text{Angela}"), ("100", "4 or 100"), ("2", "1+2"), (r"[1,2]", r"\{1,2\}"))
-OTHERS = (("7", "", Outcome.parse_error), ("7", "9" * 1000, Outcome.parse_error), ("7", r"9^{9^{9^{9}}}", Outcome.parse_error),
-          ("7", None, Outcome.no_answer))
+    ("11", "11_2"),
+    ("42", "43"),
+    (r"\frac13", "0.333"),
+    ("(1,2)", "(2,1)"),
+    ("(1,2)", "[1,2)"),
+    ("1,2", "1,2,3"),
+    ("3", "3, 4"),
+    ("5", "x+5"),
+    (r"5\text{ km}", r"5\text{ m}"),
+    ("x^2", "x^3"),
+    (r"\sqrt{2}", "1.41"),
+    ("6", "2,3"),
+    ("-3", "3"),
+    (r"\text{Evelyn}", r"\text{Angela}"),
+    ("100", "4 or 100"),
+    ("2", "1+2"),
+    (r"[1,2]", r"\{1,2\}"),
+)
+OTHERS = (
+    ("7", "", Outcome.parse_error),
+    ("7", "9" * 1000, Outcome.parse_error),
+    ("7", r"9^{9^{9^{9}}}", Outcome.parse_error),
+    ("7", None, Outcome.no_answer),
+)
 
 
 class GraderBroken(RuntimeError):
@@ -32,22 +73,38 @@ class GraderBroken(RuntimeError):
 
 def check(pool) -> None:
     """GraderBroken, naming each pair that comes out otherwise."""
-    wanted = ([(gold, answer, Outcome.correct) for gold, answer in EQUAL]
-              + [(gold, answer, Outcome.wrong) for gold, answer in DIFFERENT] + list(OTHERS))
-    found = grade([(gold, "So it is 42." if answer is None else f"So it is \\boxed{{{answer}}}.", Rule())
-                   for gold, answer, _ in wanted], pool)
-    broken = [f"gold {gold!r}, answer {answer!r}: {outcome}, not {expected}"
-              for (gold, answer, expected), outcome in zip(wanted, found) if outcome != expected]
+    wanted = (
+        [(gold, answer, Outcome.correct) for gold, answer in EQUAL]
+        + [(gold, answer, Outcome.wrong) for gold, answer in DIFFERENT]
+        + list(OTHERS)
+    )
+    found = grade(
+        [
+            (gold, "So it is 42." if answer is None else f"So it is \\boxed{{{answer}}}.", Rule())
+            for gold, answer, _ in wanted
+        ],
+        pool,
+    )
+    broken = [
+        f"gold {gold!r}, answer {answer!r}: {outcome}, not {expected}"
+        for (gold, answer, expected), outcome in zip(wanted, found)
+        if outcome != expected
+    ]
     if broken:
-        raise GraderBroken(f"{len(broken)} of {len(wanted)} known pairs are graded wrongly, so no reward could be trusted:\n"
-                           + "\n".join(broken) + "\nIs math-verify installed as requirements.txt says?")
+        raise GraderBroken(
+            f"{len(broken)} of {len(wanted)} known pairs are graded wrongly, so no reward could be trusted:\n"
+            + "\n".join(broken)
+            + "\nIs math-verify installed as requirements.txt says?"
+        )
 
 
 def grade(rows: list[tuple[str, str, Rule]], pool, extract=last_boxed) -> list[Outcome]:
     """Outcomes of (gold, completion text, rule), by the way that training goes."""
     answers = [extract(text) for _, text, _ in rows]
-    found = [Outcome.no_answer if answer is None else compare(gold, answer, rule)
-             for (gold, _, rule), answer in zip(rows, answers)]
+    found = [
+        Outcome.no_answer if answer is None else compare(gold, answer, rule)
+        for (gold, _, rule), answer in zip(rows, answers)
+    ]
     claims = [outcome for outcome in found if isinstance(outcome, Claim)]
     judged = dict(zip(claims, pool.grade(claims))) if claims else {}
     return [judged[outcome] if isinstance(outcome, Claim) else outcome for outcome in found]

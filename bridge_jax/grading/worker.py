@@ -4,6 +4,7 @@ It cannot import jax (a worker that touched an accelerator held by its parent wo
 and limits its own memory and processor time. Time per claim is the parent's business: code that never comes back to Python,
 such as arithmetic of huge integers, can be ended by nothing but SIGKILL.
 """
+
 from __future__ import annotations
 
 import json
@@ -43,11 +44,14 @@ def main(memory_bytes: int, deadline: float) -> None:
     sys.modules.update(dict.fromkeys(FORBIDDEN))  # None there makes their import fail
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
-    logging.disable(logging.WARNING)  # math-verify says at every claim that it has no timeout of its own
+    logging.disable(
+        logging.WARNING
+    )  # math-verify says at every claim that it has no timeout of its own
     limit(memory_bytes)
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     from bridge_jax.grading import equivalence
     from bridge_jax.grading.outcome import Claim, Outcome, Rule
+
     equivalence.symbolic(Claim("x+1", "1+x"))  # imports and caches before the first deadline runs
     print(READY, file=answers, flush=True)
     for line in sys.stdin:

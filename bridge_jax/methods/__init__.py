@@ -2,6 +2,7 @@
 
 Each file has a frozen `Config` and `make(cfg, policy, recipes, microbatch_rows) -> Method`.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -12,7 +13,9 @@ from types import ModuleType
 
 def names() -> list[str]:
     """Every method there is: the files of this folder."""
-    return sorted(path.stem for path in pathlib.Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+    return sorted(
+        path.stem for path in pathlib.Path(__file__).parent.glob("*.py") if path.stem != "__init__"
+    )
 
 
 def load(name: str) -> ModuleType:

@@ -6,6 +6,7 @@ The "naive alternating" of the BRIDGE paper's comparison (arXiv 2509.06948). Eve
 J_SFT; a step of either kind is one step of the run, so that its budget of samples is half that of a method which samples in
 every step. One backward pass, one copy of the parameters (two with a KL term).
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,16 +19,21 @@ from bridge_jax.types import Batch, Method, Policy, TrainState
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of the GRPO half; SFT has none."""
+
     advantage: str = "group"
     kl_coef: float = 0.0
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """Both halves share one state: Params(theta), and ref when kl_coef > 0."""
-    rl = grpo.make(grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef), policy, recipes, microbatch_rows)
+    rl = grpo.make(
+        grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef), policy, recipes, microbatch_rows
+    )
     expert = sft.make(sft.Config(), policy, recipes, microbatch_rows)
 
     def update(state: TrainState, batch: Batch):
         return (rl if batch.rollouts else expert).update(state, batch)
 
-    return Method(rl.init, update, rl.policy, kinds=(*rl.kinds, *expert.kinds), kind=lambda step: step % 2)
+    return Method(
+        rl.init, update, rl.policy, kinds=(*rl.kinds, *expert.kinds), kind=lambda step: step % 2
+    )

@@ -19,6 +19,7 @@ host's memory between steps and is fetched when it is used; the experts' pass, t
 into more micro-batches.
 The controls beside them: beta = 0 (methods/hybrid.py), no theta_hat (methods/joint.py).
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -28,35 +29,68 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
-from bridge_jax.optim import MOMENTS, Recipes, Storage, apply_ascent, begin, on_device, schedule, to_bfloat16
+from bridge_jax.optim import (
+    MOMENTS,
+    Recipes,
+    Storage,
+    apply_ascent,
+    begin,
+    on_device,
+    schedule,
+    to_bfloat16,
+)
 from bridge_jax.types import Batch, Method, Metrics, Params, Policy, Reads, Rollouts, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of BRIDGE; lam 0.5 and everything it shares with GRPO as in the paper's runs."""
+
     lam: float = 0.5
     lam_schedule: str = "constant"  # constant, linear, cosine (lam to lam_end over lam_steps), step (boundaries and values) or
-    lam_end: float = 1.0            # gain (by the step's measured gain: lam from lam_gain up, lam_end at 0 and below)
+    lam_end: float = (
+        1.0  # gain (by the step's measured gain: lam from lam_gain up, lam_end at 0 and below)
+    )
     lam_steps: int = 0
     lam_boundaries: tuple[int, ...] = ()
     lam_values: tuple[float, ...] = ()
     lam_gain: float = 0.1
     shadow_rollouts: str = "shared"  # "shared": theta_hat learns from theta's samples; "own": it samples too, with the same keys
-    ratio_cap: float = 0.0           # bounds the weight of a token's gradient in theta_hat to [1/cap, cap]; 0: free
-    advantage: str = "group"         # "group" or "mean"; the same A enters both J_RL
-    kl_coef: float = 0.0             # times KL to the initial policy, in both J_RL
-    w_learns: str = "both"           # "both": SFT and the gain; "gain": w leaves the first term of its update out
-    resync_every: int = 0            # steps after which theta_hat becomes theta again; 0: never
-    inner_steps: int = 1             # RL steps of theta_hat for one step of theta, all on the same samples and at the same rate
-    shadow_storage: str = "full"     # theta_hat as it is, or as bfloat16 "difference" theta_hat - theta
-    shadow_moments: str = ""         # of theta_hat's Adam: float32, bfloat16 or factored; "": as optim.base.moments
-    shadow_offload: bool = False     # whether theta_hat and its moments lie in the host's memory between steps
-    sft_microbatches: int = 0        # least number that the experts are cut into: theta's other gradient waits for their pass
+    ratio_cap: float = (
+        0.0  # bounds the weight of a token's gradient in theta_hat to [1/cap, cap]; 0: free
+    )
+    advantage: str = "group"  # "group" or "mean"; the same A enters both J_RL
+    kl_coef: float = 0.0  # times KL to the initial policy, in both J_RL
+    w_learns: str = (
+        "both"  # "both": SFT and the gain; "gain": w leaves the first term of its update out
+    )
+    resync_every: int = 0  # steps after which theta_hat becomes theta again; 0: never
+    inner_steps: int = 1  # RL steps of theta_hat for one step of theta, all on the same samples and at the same rate
+    shadow_storage: str = (
+        "full"  # theta_hat as it is, or as bfloat16 "difference" theta_hat - theta
+    )
+    shadow_moments: str = (
+        ""  # of theta_hat's Adam: float32, bfloat16 or factored; "": as optim.base.moments
+    )
+    shadow_offload: bool = (
+        False  # whether theta_hat and its moments lie in the host's memory between steps
+    )
+    sft_microbatches: int = (
+        0  # least number that the experts are cut into: theta's other gradient waits for their pass
+    )
 
 
-def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, ascend, w_learns: str = "both",
-                   unpack=lambda params: params):
+def coupled_ascent(
+    grad_SFT,
+    grad_RL,
+    grad_RL_hat,
+    lam,
+    state,
+    policy: Policy,
+    ascend,
+    w_learns: str = "both",
+    unpack=lambda params: params,
+):
     """One step of the three parts, all at the iterate of `state`; also values, facts and metrics.
 
     Each grad: phi -> (G in phi, J, facts). lam: a number, or a function of the facts of theta and theta_hat. ascend(state,
@@ -68,7 +102,9 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, a
     """
     theta, w = state.params.theta, state.params.w
     phi = policy.merge(theta, w)
-    G_RL, J_RL, rl = grad_RL(phi)  # the larger pass first: while the other gradient waits, the smaller one is computed
+    G_RL, J_RL, rl = grad_RL(
+        phi
+    )  # the larger pass first: while the other gradient waits, the smaller one is computed
     G_SFT, J_SFT, sft = grad_SFT(phi, objectives.inner(G_RL, G_RL))
     metrics, values = objectives.cooperation(G_SFT, G_RL), (J_SFT, J_RL)
 
@@ -82,7 +118,9 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, a
     if known := not callable(lam):
         state, moved, up_w = theta_part(state, lam, values)
         leaf = jax.tree.leaves(state.params.theta)[0]
-        done = leaf[(0,) * leaf.ndim] + objectives.inner(up_w, up_w)  # theta has moved, and what w needs of G is taken
+        done = leaf[(0,) * leaf.ndim] + objectives.inner(
+            up_w, up_w
+        )  # theta has moved, and what w needs of G is taken
         state = state.replace(params=jax.lax.optimization_barrier((state.params, done))[0])
     phi_hat = policy.merge(unpack(state.params).theta_hat, objectives.after(done, w))
     G_hat, J_hat, hat = grad_RL_hat(phi_hat, rl, done)
@@ -100,22 +138,33 @@ def coupled_ascent(grad_SFT, grad_RL, grad_RL_hat, lam, state, policy: Policy, a
 
 def unpacked(params: Params) -> Params:
     """Params with theta_hat as it is, from the difference."""
-    return params.replace(theta_hat=jax.tree.map(lambda t, d: t + d.astype(t.dtype), params.theta, params.theta_hat))
+    return params.replace(
+        theta_hat=jax.tree.map(lambda t, d: t + d.astype(t.dtype), params.theta, params.theta_hat)
+    )
 
 
 def packed(params: Params, key: jax.Array) -> Params:
     """Params with the difference theta_hat - theta, rounded at random."""
-    return params.replace(theta_hat=to_bfloat16(jax.tree.map(jnp.subtract, params.theta_hat, params.theta), key))
+    return params.replace(
+        theta_hat=to_bfloat16(jax.tree.map(jnp.subtract, params.theta_hat, params.theta), key)
+    )
 
 
 STORAGE = {"full": Storage(), "difference": Storage(unpacked, packed, follow=("theta_hat",))}
-CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain"), "shadow_storage": tuple(STORAGE),
-           "shadow_moments": ("", *MOMENTS)}
+CHOICES = {
+    "shadow_rollouts": ("shared", "own"),
+    "w_learns": ("both", "gain"),
+    "shadow_storage": tuple(STORAGE),
+    "shadow_moments": ("", *MOMENTS),
+}
 
 
 def mean_gain(gain_B) -> Metrics:
     """The mean of the samples' shares of the gain, and its standard error."""
-    return {"bridge/gain": gain_B.mean(), "bridge/gain_stderr": gain_B.std(ddof=1) / gain_B.size**0.5}
+    return {
+        "bridge/gain": gain_B.mean(),
+        "bridge/gain_stderr": gain_B.std(ddof=1) / gain_B.size**0.5,
+    }
 
 
 def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
@@ -126,10 +175,13 @@ def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
     and so does its standard error.
     """
     mask_BT = objectives.token_mask(rollouts.seqs.length_B, logp_BT.shape[1])
-    rho_B = objectives.ratio(jnp.sum(logp_hat_BT * mask_BT, axis=1), jnp.sum(logp_BT * mask_BT, axis=1))
+    rho_B = objectives.ratio(
+        jnp.sum(logp_hat_BT * mask_BT, axis=1), jnp.sum(logp_BT * mask_BT, axis=1)
+    )
     return mean_gain((1.0 - rho_B) * rollouts.reward_B) | {
-            "bridge/ess": rho_B.sum() ** 2 / (rho_B.size * jnp.sum(rho_B**2)),
-            "bridge/kl_hat": objectives.mean_tokens(objectives.k3(logp_BT, logp_hat_BT), rollouts.seqs)}
+        "bridge/ess": rho_B.sum() ** 2 / (rho_B.size * jnp.sum(rho_B**2)),
+        "bridge/kl_hat": objectives.mean_tokens(objectives.k3(logp_BT, logp_hat_BT), rollouts.seqs),
+    }
 
 
 def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_BT) -> Metrics:
@@ -137,10 +189,15 @@ def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_B
 
     logp_hat_BT: theta_hat on theta's samples, for KL and ESS; logp_own_BT: theta_hat on its own.
     """
-    error_BT = jnp.abs(own.logp_BT - logp_own_BT) * objectives.token_mask(own.seqs.length_B, logp_own_BT.shape[1])
+    error_BT = jnp.abs(own.logp_BT - logp_own_BT) * objectives.token_mask(
+        own.seqs.length_B, logp_own_BT.shape[1]
+    )
     return shared_gain(rollouts, logp_BT, logp_hat_BT) | {
-        **mean_gain(rollouts.reward_B - own.reward_B), "bridge/reward_hat": own.reward_B.mean(),
-        "rollout/logp_error_hat": objectives.mean_tokens(error_BT, own.seqs), "rollout/logp_error_hat_max": error_BT.max()}
+        **mean_gain(rollouts.reward_B - own.reward_B),
+        "bridge/reward_hat": own.reward_B.mean(),
+        "rollout/logp_error_hat": objectives.mean_tokens(error_BT, own.seqs),
+        "rollout/logp_error_hat_max": error_BT.max(),
+    }
 
 
 def lam_rule(cfg: Config):
@@ -149,13 +206,25 @@ def lam_rule(cfg: Config):
     lam_end + (lam - lam_end) clip(gain / lam_gain, 0, 1), which is lam while SFT makes theta better than RL alone, else lam_end.
     """
     if cfg.lam_schedule != "gain":
-        at = schedule(cfg.lam_schedule, cfg.lam, cfg.lam_end, cfg.lam_steps, cfg.lam_boundaries, cfg.lam_values)
-        return lambda step, rollouts, own: at(step) if own is None else lambda *_: at(step)  # its samples may fail
+        at = schedule(
+            cfg.lam_schedule,
+            cfg.lam,
+            cfg.lam_end,
+            cfg.lam_steps,
+            cfg.lam_boundaries,
+            cfg.lam_values,
+        )
+        return lambda step, rollouts, own: (
+            at(step) if own is None else lambda *_: at(step)
+        )  # its samples may fail
 
     def by_gain(step, rollouts: Rollouts, own: Rollouts | None):
         def lam(rl, hat):
-            gain = (shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"])["bridge/gain"] if own is None
-                    else rollouts.reward_B.mean() - own.reward_B.mean())
+            gain = (
+                shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"])["bridge/gain"]
+                if own is None
+                else rollouts.reward_B.mean() - own.reward_B.mean()
+            )
             return cfg.lam_end + (cfg.lam - cfg.lam_end) * jnp.clip(gain / cfg.lam_gain, 0.0, 1.0)
 
         return lam
@@ -167,21 +236,29 @@ def check(cfg: Config) -> None:
     """ValueError for settings that cannot be meant."""
     for key, allowed in CHOICES.items():
         if getattr(cfg, key) not in allowed:
-            raise ValueError(f"method.{key}={getattr(cfg, key)!r}; allowed: {', '.join(map(repr, allowed))}")
+            raise ValueError(
+                f"method.{key}={getattr(cfg, key)!r}; allowed: {', '.join(map(repr, allowed))}"
+            )
     objectives.check_range("method.resync_every", cfg.resync_every, 0)
     objectives.check_range("method.inner_steps", cfg.inner_steps, 1)
     objectives.check_range("method.sft_microbatches", cfg.sft_microbatches, 0)
     objectives.check_advantage(cfg.advantage)
     objectives.check_range("method.kl_coef", cfg.kl_coef, 0.0)
     if not cfg.lam_gain > 0:
-        raise ValueError(f"method.lam_gain={cfg.lam_gain}; allowed: above 0, the gain from which lam holds")
+        raise ValueError(
+            f"method.lam_gain={cfg.lam_gain}; allowed: above 0, the gain from which lam holds"
+        )
     for lam in (cfg.lam, cfg.lam_end, *cfg.lam_values):
         objectives.check_range("method.lam, lam_end and lam_values", lam, 0.0, 1.0)
     if cfg.ratio_cap and not cfg.ratio_cap > 1.0:
-        raise ValueError(f"method.ratio_cap={cfg.ratio_cap}; allowed: 0 (free), or above 1 to bound the ratio to [1/cap, cap]")
+        raise ValueError(
+            f"method.ratio_cap={cfg.ratio_cap}; allowed: 0 (free), or above 1 to bound the ratio to [1/cap, cap]"
+        )
 
 
-def further_steps(count: int, state: TrainState, values, gradient, ascend) -> tuple[TrainState, jax.Array]:
+def further_steps(
+    count: int, state: TrainState, values, gradient, ascend
+) -> tuple[TrainState, jax.Array]:
     """theta_hat's RL steps beyond the first, at the w of now, and whether one was skipped; gradient: params -> (G, J, facts).
 
     values: of the first step, which have to be finite here as well."""
@@ -198,16 +275,24 @@ def settle(cfg: Config, state: TrainState, step, skipped) -> TrainState:
     if not cfg.resync_every:
         return state.replace(step=step)
     now, theta = (step % cfg.resync_every == 0) & (skipped == 0), state.params.theta
-    again = theta if cfg.shadow_storage == "full" else jax.tree.map(jnp.zeros_like, state.params.theta_hat)
-    theta_hat = jax.tree.map(lambda t, h: jnp.where(now, t, h), again, on_device(state.params.theta_hat))
+    again = (
+        theta
+        if cfg.shadow_storage == "full"
+        else jax.tree.map(jnp.zeros_like, state.params.theta_hat)
+    )
+    theta_hat = jax.tree.map(
+        lambda t, h: jnp.where(now, t, h), again, on_device(state.params.theta_hat)
+    )
     return state.replace(step=step, params=state.params.replace(theta_hat=theta_hat))
 
 
 def rows_at_once(D: int, microbatch_rows: int, parts: int) -> int:
     """Of D experts, at most as many as of other rows, and so few that they make `parts` micro-batches; ValueError if uneven."""
     if parts > 1 and D % parts:
-        raise ValueError(f"method.sft_microbatches={parts} does not divide the {D} rows of demonstrations of a step; allowed: "
-                         f"{', '.join(str(n) for n in range(1, D + 1) if D % n == 0)}, or 0: as batch.microbatch_rows has it")
+        raise ValueError(
+            f"method.sft_microbatches={parts} does not divide the {D} rows of demonstrations of a step; allowed: "
+            f"{', '.join(str(n) for n in range(1, D + 1) if D % n == 0)}, or 0: as batch.microbatch_rows has it"
+        )
     return min(microbatch_rows or D, D // max(1, parts))
 
 
@@ -216,7 +301,9 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     check(cfg)
     own, lam_at = cfg.shadow_rollouts == "own", lam_rule(cfg)
     term = functools.partial(objectives.surrogate, cap=cfg.ratio_cap)
-    recipes = dataclasses.replace(recipes, shadow_moments=cfg.shadow_moments, shadow_steps=cfg.inner_steps)
+    recipes = dataclasses.replace(
+        recipes, shadow_moments=cfg.shadow_moments, shadow_steps=cfg.inner_steps
+    )
     storage = STORAGE[cfg.shadow_storage]
 
     def init(theta, key) -> TrainState:
@@ -227,47 +314,97 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     unpack = lambda params: storage.unpack(on_device(params))
 
     def ascend(state: TrainState, ascent: Params, values=()):
-        if ascent.theta_hat is not None:  # fetched once more behind its pass instead of being kept through it
+        if (
+            ascent.theta_hat is not None
+        ):  # fetched once more behind its pass instead of being kept through it
             state = jax.lax.optimization_barrier((state, ascent))[0]
         return apply_ascent(recipes, state, ascent, values, storage)
 
     def update(before: TrainState, batch: Batch):
         rollouts, demos = batch.rollouts["theta"], batch.demos
         seen_by_hat = batch.rollouts["theta_hat"] if own else rollouts
-        rows, rows_hat = (objectives.rl_rows(policy, before.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
-                          for samples in (rollouts, seen_by_hat))
+        rows, rows_hat = (
+            objectives.rl_rows(
+                policy, before.ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows
+            )
+            for samples in (rollouts, seen_by_hat)
+        )
         gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
         demo_rows = rows_at_once(demos.length_B.shape[0], microbatch_rows, cfg.sft_microbatches)
-        J_RL, J_hat = (objectives.J_RL(policy, samples, term, cfg.kl_coef) for samples in (rollouts, seen_by_hat))
+        J_RL, J_hat = (
+            objectives.J_RL(policy, samples, term, cfg.kl_coef)
+            for samples in (rollouts, seen_by_hat)
+        )
 
         def grad_RL_hat(phi_hat, rl, done):
             behaviour = {} if own else {"behaviour_BT": rl["logp_BT"]}
-            G, J, facts = gradient(J_hat, phi_hat, seen_by_hat.seqs, rows_hat | behaviour, done=done)
+            G, J, facts = gradient(
+                J_hat, phi_hat, seen_by_hat.seqs, rows_hat | behaviour, done=done
+            )
             if own:  # one more forward pass
-                facts["of_theta_BT"] = objectives.logp_of(policy, phi_hat, rollouts, microbatch_rows)
+                facts["of_theta_BT"] = objectives.logp_of(
+                    policy, phi_hat, rollouts, microbatch_rows
+                )
             return G, J, facts
 
         state, values, (sft, rl, hat), metrics = coupled_ascent(
-            lambda phi, done: objectives.gradient(objectives.J_SFT(policy, demos), phi, demos, {}, demo_rows, done),
+            lambda phi, done: objectives.gradient(
+                objectives.J_SFT(policy, demos), phi, demos, {}, demo_rows, done
+            ),
             # a branch as theta_hat's pass is one: compiled alike, their values are equal to the bit while the policies are
-            lambda phi: gradient(J_RL, phi, rollouts.seqs, rows, done=rollouts.reward_B.sum()), grad_RL_hat,
-            lam_at(before.step, rollouts, seen_by_hat if own else None), before, policy, ascend, cfg.w_learns, unpack)
-        gain = (own_gain(rollouts, seen_by_hat, rl["logp_BT"], hat["of_theta_BT"], hat["logp_BT"]) if own
-                else shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"]))
-        again = rows_hat | {"behaviour_BT": (hat if own else rl)["logp_BT"]}  # importance-weighted from whoever sampled
-        state, skipped = further_steps(cfg.inner_steps - 1, state, values, lambda params: gradient(
-            J_hat, policy.merge(unpack(params).theta_hat, params.w), seen_by_hat.seqs, again), ascend)
-        metrics |= gain | {"rl/J": values[1], "bridge/J_hat": values[2],
-                           "update/skipped": jnp.maximum(metrics["update/skipped"], skipped)}
+            lambda phi: gradient(J_RL, phi, rollouts.seqs, rows, done=rollouts.reward_B.sum()),
+            grad_RL_hat,
+            lam_at(before.step, rollouts, seen_by_hat if own else None),
+            before,
+            policy,
+            ascend,
+            cfg.w_learns,
+            unpack,
+        )
+        gain = (
+            own_gain(rollouts, seen_by_hat, rl["logp_BT"], hat["of_theta_BT"], hat["logp_BT"])
+            if own
+            else shared_gain(rollouts, rl["logp_BT"], hat["logp_BT"])
+        )
+        again = rows_hat | {
+            "behaviour_BT": (hat if own else rl)["logp_BT"]
+        }  # importance-weighted from whoever sampled
+        state, skipped = further_steps(
+            cfg.inner_steps - 1,
+            state,
+            values,
+            lambda params: gradient(
+                J_hat, policy.merge(unpack(params).theta_hat, params.w), seen_by_hat.seqs, again
+            ),
+            ascend,
+        )
+        metrics |= gain | {
+            "rl/J": values[1],
+            "bridge/J_hat": values[2],
+            "update/skipped": jnp.maximum(metrics["update/skipped"], skipped),
+        }
         state = settle(cfg, state, before.step + 1, metrics["update/skipped"])
         metrics |= objectives.demo_metrics(sft, demos) | objectives.rollout_metrics(rl, rollouts)
-        metrics |= objectives.passed(demos, rollouts.seqs, *[seen_by_hat.seqs] * cfg.inner_steps, forward=(
-            (rollouts.seqs,) * own + (rollouts.seqs, seen_by_hat.seqs) * bool(cfg.kl_coef)))
-        return state, metrics | {"budget/generated_tokens": sum(x.seqs.length_B.sum() for x in batch.rollouts.values())}
+        metrics |= objectives.passed(
+            demos,
+            rollouts.seqs,
+            *[seen_by_hat.seqs] * cfg.inner_steps,
+            forward=(
+                (rollouts.seqs,) * own + (rollouts.seqs, seen_by_hat.seqs) * bool(cfg.kl_coef)
+            ),
+        )
+        return state, metrics | {
+            "budget/generated_tokens": sum(x.seqs.length_B.sum() for x in batch.rollouts.values())
+        }
 
     def policy_of(params: Params, actor: str = "theta"):
         params = unpack(params) if actor == "theta_hat" else params
         return policy.merge(params.theta_hat if actor == "theta_hat" else params.theta, params.w)
 
-    return Method(init, update, policy_of, kinds=(Reads(("theta", "theta_hat") if own else ("theta",), demos=True),),
-                  on_host=("theta_hat",) if cfg.shadow_offload else ())
+    return Method(
+        init,
+        update,
+        policy_of,
+        kinds=(Reads(("theta", "theta_hat") if own else ("theta",), demos=True),),
+        on_host=("theta_hat",) if cfg.shadow_offload else (),
+    )

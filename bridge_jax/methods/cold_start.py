@@ -7,6 +7,7 @@ When RL begins the optimizer state is fresh (moments of another objective say no
 SFT has made becomes the reference. The learning-rate schedule starts again as well. sft_steps = 0 is GRPO. One backward
 pass, one copy of the parameters (two with a KL term).
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -23,25 +24,38 @@ from bridge_jax.types import Batch, Method, Policy, TrainState
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of cold start."""
+
     sft_steps: int = 50
     advantage: str = "group"
-    kl_coef: float = 0.0      # to the policy that SFT has made
+    kl_coef: float = 0.0  # to the policy that SFT has made
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """SFT, then GRPO of all base weights; state: Params(theta), and ref when kl_coef > 0."""
     objectives.check_range("method.sft_steps", cfg.sft_steps, 0)
-    rl = grpo.make(grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef), policy, recipes, microbatch_rows)
+    rl = grpo.make(
+        grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef), policy, recipes, microbatch_rows
+    )
     expert = sft.make(sft.Config(), policy, recipes, microbatch_rows)
 
     def begin_rl(state: TrainState) -> TrainState:
-        ref = jax.tree.map(jnp.copy, policy.merge(state.params.theta, None)) if cfg.kl_coef else None
+        ref = (
+            jax.tree.map(jnp.copy, policy.merge(state.params.theta, None)) if cfg.kl_coef else None
+        )
         return state.replace(opt_state=recipes.optimizer().init(state.params), ref=ref)
 
     def update(state: TrainState, batch: Batch):
         if not batch.rollouts:
             return expert.update(state, batch)
         # also after a skipped first step of RL, whose state is as fresh: `step` counts it
-        return rl.update(jax.lax.cond(state.step == cfg.sft_steps, begin_rl, lambda state: state, state), batch)
+        return rl.update(
+            jax.lax.cond(state.step == cfg.sft_steps, begin_rl, lambda state: state, state), batch
+        )
 
-    return Method(rl.init, update, rl.policy, kinds=(*expert.kinds, *rl.kinds), kind=lambda step: int(step >= cfg.sft_steps))
+    return Method(
+        rl.init,
+        update,
+        rl.policy,
+        kinds=(*expert.kinds, *rl.kinds),
+        kind=lambda step: int(step >= cfg.sft_steps),
+    )

@@ -8,6 +8,7 @@ Tokens are averaged over the global batch; there is no KL term. Groups that all 
 replaces them by groups of the next prompts, in at most `dapo_resample` further rounds; what is still equal then stays, and
 has A = 0 but for its lengths. One backward pass, one copy of the parameters; further rounds are further samples.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -23,10 +24,13 @@ from bridge_jax.types import Batch, Method, Params, Policy, Reads, Rollouts, Tra
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of DAPO."""
+
     dapo_low: float = 0.2
     dapo_high: float = 0.28
-    dapo_buffer: float = 0.2   # share of the longest completion over which the penalty falls to -1; 0: no penalty
-    dapo_resample: int = 2     # further rounds of sampling in place of groups with equal rewards
+    dapo_buffer: float = (
+        0.2  # share of the longest completion over which the penalty falls to -1; 0: no penalty
+    )
+    dapo_resample: int = 2  # further rounds of sampling in place of groups with equal rewards
     updates_per_batch: int = 1
 
 
@@ -41,8 +45,13 @@ def penalised(rollouts: Rollouts, buffer: float):
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """DAPO of all base weights; state: Params(theta)."""
-    for key, least, most in (("dapo_low", 0.0, 1.0), ("dapo_high", 0.0, float("inf")), ("dapo_buffer", 0.0, 1.0),
-                             ("dapo_resample", 0, float("inf")), ("updates_per_batch", 1, float("inf"))):
+    for key, least, most in (
+        ("dapo_low", 0.0, 1.0),
+        ("dapo_high", 0.0, float("inf")),
+        ("dapo_buffer", 0.0, 1.0),
+        ("dapo_resample", 0, float("inf")),
+        ("updates_per_batch", 1, float("inf")),
+    ):
         objectives.check_range(f"method.{key}", getattr(cfg, key), least, most)
     term = functools.partial(objectives.clipped_surrogate, low=cfg.dapo_low, high=cfg.dapo_high)
 
@@ -57,9 +66,19 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             state, applied = apply_ascent(recipes, state, Params(theta=G), (J,))
             first, skipped = first or facts, jnp.maximum(skipped, applied["update/skipped"])
             rows["behaviour_BT"] = first["logp_BT"]
-        metrics = objectives.rollout_metrics(first, rollouts) | applied | {"rl/J": J, "update/skipped": skipped}
-        return state.replace(step=step + 1), metrics | objectives.passed(*[rollouts.seqs] * cfg.updates_per_batch)
+        metrics = (
+            objectives.rollout_metrics(first, rollouts)
+            | applied
+            | {"rl/J": J, "update/skipped": skipped}
+        )
+        return state.replace(step=step + 1), metrics | objectives.passed(
+            *[rollouts.seqs] * cfg.updates_per_batch
+        )
 
-    return Method(init=lambda theta, key: begin(recipes, Params(theta=theta)), update=update,
-                  policy=lambda params, actor="theta": policy.merge(params.theta, None),
-                  kinds=(Reads(actors=("theta",), demos=False),), resample=cfg.dapo_resample)
+    return Method(
+        init=lambda theta, key: begin(recipes, Params(theta=theta)),
+        update=update,
+        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        kinds=(Reads(actors=("theta",), demos=False),),
+        resample=cfg.dapo_resample,
+    )

@@ -5,6 +5,7 @@
 No division by the group's standard deviation, which favours prompts that are nearly always or hardly ever solved, and a constant,
 the longest completion allowed (rollout.max_new), in place of the tokens there are, so that length is not rewarded.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -17,6 +18,7 @@ from bridge_jax.types import Method, Policy
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The settings of GRPO that are left."""
+
     clip_low: float = 0.2
     clip_high: float = 0.2
     kl_coef: float = 0.0

@@ -4,6 +4,7 @@ A = (R - mean) / (std + 1e-6) within a prompt's samples (Shao et al. 2024, arXiv
 batch; r = pi / pi_behaviour. With one update per batch of samples r is 1 and the clip idle; more updates reuse the first
 pass's log-probabilities as the behaviour. One backward pass per update, one copy of the parameters (two with a KL term).
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -19,10 +20,11 @@ from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of GRPO."""
-    advantage: str = "group"    # "group": mean and std; "mean": mean alone
+
+    advantage: str = "group"  # "group": mean and std; "mean": mean alone
     clip_low: float = 0.2
     clip_high: float = 0.2
-    kl_coef: float = 0.0        # times KL(pi || initial policy); SimpleRL-Zoo uses 1e-4
+    kl_coef: float = 0.0  # times KL(pi || initial policy); SimpleRL-Zoo uses 1e-4
     updates_per_batch: int = 1
     normaliser: str = "tokens"  # the sum over tokens is divided by their number; "longest": by samples times max_new
 
@@ -38,11 +40,15 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     term = functools.partial(objectives.clipped_surrogate, low=cfg.clip_low, high=cfg.clip_high)
 
     def init(theta, key) -> TrainState:
-        return begin(recipes, Params(theta=theta), policy.merge(theta, None) if cfg.kl_coef else None)
+        return begin(
+            recipes, Params(theta=theta), policy.merge(theta, None) if cfg.kl_coef else None
+        )
 
     def update(state: TrainState, batch: Batch):
         rollouts = batch.rollouts["theta"]
-        rows = objectives.rl_rows(policy, state.ref, rollouts, cfg.advantage, cfg.kl_coef, microbatch_rows)
+        rows = objectives.rl_rows(
+            policy, state.ref, rollouts, cfg.advantage, cfg.kl_coef, microbatch_rows
+        )
         total = rollouts.seqs.tokens_BT.size if cfg.normaliser == "longest" else None
         J_RL = objectives.J_RL(policy, rollouts, term, cfg.kl_coef, total)
         first, step, skipped = None, state.step, 0.0
@@ -52,9 +58,19 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             state, applied = apply_ascent(recipes, state, Params(theta=G), (J,))
             first, skipped = first or facts, jnp.maximum(skipped, applied["update/skipped"])
             rows["behaviour_BT"] = first["logp_BT"]
-        metrics = objectives.rollout_metrics(first, rollouts) | applied | {"rl/J": J, "update/skipped": skipped}
-        metrics |= objectives.passed(*[rollouts.seqs] * cfg.updates_per_batch, forward=(rollouts.seqs,) * bool(cfg.kl_coef))
+        metrics = (
+            objectives.rollout_metrics(first, rollouts)
+            | applied
+            | {"rl/J": J, "update/skipped": skipped}
+        )
+        metrics |= objectives.passed(
+            *[rollouts.seqs] * cfg.updates_per_batch, forward=(rollouts.seqs,) * bool(cfg.kl_coef)
+        )
         return state.replace(step=step + 1), metrics
 
-    return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),
-                  kinds=(Reads(actors=("theta",), demos=False),))
+    return Method(
+        init,
+        update,
+        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        kinds=(Reads(actors=("theta",), demos=False),),
+    )

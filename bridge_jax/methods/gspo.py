@@ -5,6 +5,7 @@
 A as in GRPO. Every sample counts alike whatever its length, and its tokens share one ratio; the clip is idle for the first
 update on a batch. One backward pass per update, one copy of the parameters.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -19,6 +20,7 @@ from bridge_jax.types import Batch, Method, Params, Policy, Reads, Sequences, Tr
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of GSPO."""
+
     gspo_low: float = 3e-4
     gspo_high: float = 4e-4
     advantage: str = "group"
@@ -27,13 +29,17 @@ class Config:
 
 def J_sequences(policy: Policy, B: int, temperature, low: float, high: float):
     """J as above over B samples; rows: A_B, and behaviour_BT from the second update on."""
+
     def J(phi, seqs: Sequences, rows: dict):
         logp_BT, entropy_BT = policy.logp(phi, seqs, temperature)
         mask_BT = objectives.token_mask(seqs.length_B, logp_BT.shape[1])
         mean_B = lambda x_BT: jnp.sum(x_BT * mask_BT, axis=1) / jnp.maximum(seqs.length_B, 1)
         s_B = objectives.ratio(mean_B(logp_BT), mean_B(rows.get("behaviour_BT", logp_BT)))
         value_B = jnp.minimum(s_B * rows["A_B"], jnp.clip(s_B, 1.0 - low, 1.0 + high) * rows["A_B"])
-        return jnp.sum(value_B * (seqs.length_B > 0)) / B, {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+        return jnp.sum(value_B * (seqs.length_B > 0)) / B, {
+            "logp_BT": logp_BT,
+            "entropy_BT": entropy_BT,
+        }
 
     return J
 
@@ -51,7 +57,13 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     def update(state: TrainState, batch: Batch):
         rollouts = batch.rollouts["theta"]
         rows = objectives.rl_rows(policy, None, rollouts, cfg.advantage, 0.0, microbatch_rows)
-        J = J_sequences(policy, rollouts.seqs.length_B.shape[0], rollouts.temperature, cfg.gspo_low, cfg.gspo_high)
+        J = J_sequences(
+            policy,
+            rollouts.seqs.length_B.shape[0],
+            rollouts.temperature,
+            cfg.gspo_low,
+            cfg.gspo_high,
+        )
         first, step, skipped = None, state.step, 0.0
         for _ in range(cfg.updates_per_batch):
             phi = policy.merge(state.params.theta, None)
@@ -59,9 +71,17 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             state, applied = apply_ascent(recipes, state, Params(theta=G), (value,))
             first, skipped = first or facts, jnp.maximum(skipped, applied["update/skipped"])
             rows["behaviour_BT"] = first["logp_BT"]
-        metrics = objectives.rollout_metrics(first, rollouts) | applied | {"rl/J": value, "update/skipped": skipped}
+        metrics = (
+            objectives.rollout_metrics(first, rollouts)
+            | applied
+            | {"rl/J": value, "update/skipped": skipped}
+        )
         metrics |= objectives.passed(*[rollouts.seqs] * cfg.updates_per_batch)
         return state.replace(step=step + 1), metrics
 
-    return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),
-                  kinds=(Reads(actors=("theta",), demos=False),))
+    return Method(
+        init,
+        update,
+        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        kinds=(Reads(actors=("theta",), demos=False),),
+    )

@@ -7,6 +7,7 @@ deviation; own tokens without a clip. f keeps a gradient where the policy finds 
 with the expert's probability taken as 1 would not. The paper's group of 8 is batch.samples_per_prompt = 7 here. Needs
 demonstrations of the very prompts. Two backward passes, one copy of the parameters.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -22,6 +23,7 @@ from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of LUFFY."""
+
     luffy_gamma: float = 0.1  # f(p) is 1/2 where p = gamma
 
 
@@ -38,20 +40,35 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         return begin(recipes, Params(theta=theta))
 
     def update(state: TrainState, batch: Batch):
-        rollouts, demos, phi = batch.rollouts["theta"], batch.demos, policy.merge(state.params.theta, None)
+        rollouts, demos, phi = (
+            batch.rollouts["theta"],
+            batch.demos,
+            policy.merge(state.params.theta, None),
+        )
         own_B, expert_D = objectives.advantages_with_expert(rollouts, demos, "mean")
         total = objectives.token_total(rollouts.seqs) + objectives.token_total(demos)
         J_own = objectives.J_RL(policy, rollouts, objectives.surrogate, total=total)
         J_expert = objectives.J_SFT(policy, demos, shaped, total)
-        G_own, own_J, own = objectives.gradient(J_own, phi, rollouts.seqs, {"A_B": own_B}, microbatch_rows)
-        G_expert, expert_J, expert = objectives.gradient(J_expert, phi, demos, {"A_B": expert_D}, microbatch_rows)
+        G_own, own_J, own = objectives.gradient(
+            J_own, phi, rollouts.seqs, {"A_B": own_B}, microbatch_rows
+        )
+        G_expert, expert_J, expert = objectives.gradient(
+            J_expert, phi, demos, {"A_B": expert_D}, microbatch_rows
+        )
         G = jax.tree.map(jnp.add, G_own, G_expert)
         seen = objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(expert, demos)
         # f hides an expert token of probability 0, which no sound policy has
-        state, metrics = apply_ascent(recipes, state, Params(theta=G), (own_J, expert_J, seen["sft/logp"]))
+        state, metrics = apply_ascent(
+            recipes, state, Params(theta=G), (own_J, expert_J, seen["sft/logp"])
+        )
         metrics |= seen
         metrics |= {"rl/J": own_J + expert_J} | objectives.cooperation(G_expert, G_own)
         return state, metrics | objectives.passed(demos, rollouts.seqs)
 
-    return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),
-                  kinds=(Reads(actors=("theta",), demos=True),), paired=True)
+    return Method(
+        init,
+        update,
+        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        kinds=(Reads(actors=("theta",), demos=True),),
+        paired=True,
+    )

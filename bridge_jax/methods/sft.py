@@ -5,6 +5,7 @@
 (Ouyang et al. 2022, arXiv 2203.02155, first stage.) Expert completions are scored, prompts are not. Samples nothing. One backward
 pass, one copy of the parameters.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -21,6 +22,7 @@ class Config:
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """SFT of all base weights; state: Params(theta)."""
+
     def init(theta, key) -> TrainState:
         return begin(recipes, Params(theta=theta))
 
@@ -32,5 +34,9 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         applied |= objectives.passed(batch.demos)
         return state, objectives.demo_metrics(facts, batch.demos) | applied
 
-    return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),
-                  kinds=(Reads(actors=(), demos=True),))
+    return Method(
+        init,
+        update,
+        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        kinds=(Reads(actors=(), demos=True),),
+    )

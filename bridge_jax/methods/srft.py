@@ -7,6 +7,7 @@ a = 0.5, b = 0.1; H is the mean token entropy of the completion at hand (per com
 pass of its own); A as in GRPO with the expert (R = 1) inside the group. Needs demonstrations of the very prompts. Two
 backward passes, one copy of the parameters.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -22,12 +23,14 @@ from bridge_jax.types import Batch, Method, Params, Policy, Reads, Sequences, Tr
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of SRFT."""
-    srft_expert: float = 0.5    # a, of the likelihood of expert tokens
+
+    srft_expert: float = 0.5  # a, of the likelihood of expert tokens
     srft_rewarded: float = 0.1  # b, of the likelihood of rewarded samples
 
 
 def J_weighed(policy: Policy, value, temperature, total):
     """Sum over tokens of value(logp_BT, H_B1, rows) / total; H_B1: mean token entropy of each completion, no gradient."""
+
     def J(phi, seqs: Sequences, rows: dict):
         logp_BT, entropy_BT = policy.logp(phi, seqs, temperature)
         mask_BT = objectives.token_mask(seqs.length_B, logp_BT.shape[1])
@@ -47,24 +50,43 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         return cfg.srft_expert * jnp.exp(-H_B1) * logp_BT + jnp.exp(logp_BT) * rows["A_B"][:, None]
 
     def own_value(logp_BT, H_B1, rows):
-        return jnp.where(rows["R_B"][:, None] > 0.5, cfg.srft_rewarded * jnp.exp(H_B1), -1.0) * logp_BT
+        return (
+            jnp.where(rows["R_B"][:, None] > 0.5, cfg.srft_rewarded * jnp.exp(H_B1), -1.0) * logp_BT
+        )
 
     def init(theta, key) -> TrainState:
         return begin(recipes, Params(theta=theta))
 
     def update(state: TrainState, batch: Batch):
-        rollouts, demos, phi = batch.rollouts["theta"], batch.demos, policy.merge(state.params.theta, None)
+        rollouts, demos, phi = (
+            batch.rollouts["theta"],
+            batch.demos,
+            policy.merge(state.params.theta, None),
+        )
         _, expert_D = objectives.advantages_with_expert(rollouts, demos, "group")
         J_expert = J_weighed(policy, expert_value, 1.0, objectives.token_total(demos))
-        J_own = J_weighed(policy, own_value, rollouts.temperature, objectives.token_total(rollouts.seqs))
-        G_expert, expert_J, expert = objectives.gradient(J_expert, phi, demos, {"A_B": expert_D}, microbatch_rows)
-        G_own, own_J, own = objectives.gradient(J_own, phi, rollouts.seqs, {"R_B": rollouts.reward_B}, microbatch_rows)
+        J_own = J_weighed(
+            policy, own_value, rollouts.temperature, objectives.token_total(rollouts.seqs)
+        )
+        G_expert, expert_J, expert = objectives.gradient(
+            J_expert, phi, demos, {"A_B": expert_D}, microbatch_rows
+        )
+        G_own, own_J, own = objectives.gradient(
+            J_own, phi, rollouts.seqs, {"R_B": rollouts.reward_B}, microbatch_rows
+        )
         G = jax.tree.map(jnp.add, G_own, G_expert)
         finite = (own_J, expert_J, rollouts.reward_B.sum())
         state, metrics = apply_ascent(recipes, state, Params(theta=G), finite)
-        metrics |= objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(expert, demos)
+        metrics |= objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(
+            expert, demos
+        )
         metrics |= {"rl/J": own_J + expert_J} | objectives.cooperation(G_expert, G_own)
         return state, metrics | objectives.passed(demos, rollouts.seqs)
 
-    return Method(init, update, policy=lambda params, actor="theta": policy.merge(params.theta, None),
-                  kinds=(Reads(actors=("theta",), demos=True),), paired=True)
+    return Method(
+        init,
+        update,
+        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        kinds=(Reads(actors=("theta",), demos=True),),
+        paired=True,
+    )

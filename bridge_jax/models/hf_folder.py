@@ -3,6 +3,7 @@
 A usable folder holds config.json beside model.safetensors, or beside shards and model.safetensors.index.json. Nothing
 here opens weights; every incomplete folder is refused by the name of the file it lacks.
 """
+
 from __future__ import annotations
 
 import json
@@ -19,13 +20,19 @@ def locate(path: str | Path) -> Path:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         if folder.exists():
-            raise ValueError(f"model {str(path)!r} is a file; give the folder that holds config.json and the weights")
+            raise ValueError(
+                f"model {str(path)!r} is a file; give the folder that holds config.json and the weights"
+            )
         if looks_local(str(path)):
-            raise ValueError(f"model folder {str(path)!r} does not exist; give an existing folder, "
-                             "or a hub name OWNER/NAME")
+            raise ValueError(
+                f"model folder {str(path)!r} does not exist; give an existing folder, "
+                "or a hub name OWNER/NAME"
+            )
         folder = fetch(str(path))
     if not (folder / "config.json").is_file():
-        raise ValueError(f"model folder {str(folder)!r} lacks config.json; it has: {listing(folder)}")
+        raise ValueError(
+            f"model folder {str(folder)!r} lacks config.json; it has: {listing(folder)}"
+        )
     weight_files(folder)
     return folder
 
@@ -41,10 +48,13 @@ def fetch(name: str) -> Path:
 
     try:
         folder = huggingface_hub.snapshot_download(
-            name, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_NEVER))
+            name, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_NEVER)
+        )
     except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
-        raise ValueError(f"model {name!r} is no local folder, and the hub did not give it: {error}. "
-                         "Check the name, the network and HF_TOKEN, or give a local folder.") from error
+        raise ValueError(
+            f"model {name!r} is no local folder, and the hub did not give it: {error}. "
+            "Check the name, the network and HF_TOKEN, or give a local folder."
+        ) from error
     return Path(folder)
 
 
@@ -59,14 +69,18 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
-        raise ValueError(f"model folder {str(folder)!r} lacks weights: neither {SINGLE} nor {INDEX} is there; it has: "
-                         f"{listing(folder)}. Convert .bin weights with transformers' save_pretrained.")
+        raise ValueError(
+            f"model folder {str(folder)!r} lacks weights: neither {SINGLE} nor {INDEX} is there; it has: "
+            f"{listing(folder)}. Convert .bin weights with transformers' save_pretrained."
+        )
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not weight_map:
         raise ValueError(f"{folder / INDEX} has no weight_map; copy it again")
     shards = sorted(set(weight_map.values()))
     if missing := [name for name in shards if not (folder / name).is_file()]:
-        raise ValueError(f"model folder {str(folder)!r} lacks {', '.join(missing)}, named in {INDEX}; copy them again")
+        raise ValueError(
+            f"model folder {str(folder)!r} lacks {', '.join(missing)}, named in {INDEX}; copy them again"
+        )
     return [folder / name for name in shards]
 
 

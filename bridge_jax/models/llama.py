@@ -1,4 +1,5 @@
 """Llama (1 to 3.2, and SmolLM2, which shares its shape): plain projections, optional llama3 rope scaling."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,15 +19,23 @@ class Config(layers.Config):
     def from_hf(cls, hf: dict) -> Config:
         """From the keys of HF's config.json."""
         if hf.get("attention_bias") or hf.get("mlp_bias"):
-            raise ValueError("llama with attention_bias or mlp_bias is not supported; allowed: both false")
+            raise ValueError(
+                "llama with attention_bias or mlp_bias is not supported; allowed: both false"
+            )
         numbers = layers.hf_numbers(hf)
         kind = dict(numbers["rope_scaling"] or {}).get("rope_type", "default")
         if kind not in ("default", "llama3"):
-            raise ValueError(f"llama rope_type={kind!r} is not supported; allowed: 'default', 'llama3'")
+            raise ValueError(
+                f"llama rope_type={kind!r} is not supported; allowed: 'default', 'llama3'"
+            )
         if kind == "llama3":
-            scaling = {"original_max_position_embeddings": numbers["max_positions"]} | dict(numbers["rope_scaling"])
+            scaling = {"original_max_position_embeddings": numbers["max_positions"]} | dict(
+                numbers["rope_scaling"]
+            )
             if missing := [key for key in LLAMA3_KEYS if key not in scaling]:
-                raise ValueError(f"rope_scaling of type llama3 lacks {', '.join(missing)}; it has: {scaling}")
+                raise ValueError(
+                    f"rope_scaling of type llama3 lacks {', '.join(missing)}; it has: {scaling}"
+                )
             numbers["rope_scaling"] = tuple(sorted(scaling.items()))
         return cls(family="llama", **numbers)
 

@@ -4,6 +4,7 @@ Everything here is derived from `cfg.tensors()`; no family is named. A tree is n
 tensor's path ({"embed", "layers": {"q", ...}, "final_norm", "head" where untied}); tensors under "layers/" are stacked
 with a leading layer axis. Left out: .bin checkpoints, quantised weights, tokenizers.
 """
+
 from __future__ import annotations
 
 import functools
@@ -33,7 +34,9 @@ from bridge_jax.models.layers import Config, Tensor
 from bridge_jax.types import Tree
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-HARMLESS = re.compile(r"rotary_emb\.inv_freq$")  # a buffer that old checkpoints carry; it follows from the config
+HARMLESS = re.compile(
+    r"rotary_emb\.inv_freq$"
+)  # a buffer that old checkpoints carry; it follows from the config
 PIECE = 16 * 2**20  # elements converted at a time
 
 
@@ -43,7 +46,9 @@ PIECE = 16 * 2**20  # elements converted at a time
 def families() -> tuple[str, ...]:
     """Names of the model families: the files of bridge_jax/models whose Config has `from_hf`."""
     names = sorted(module.name for module in pkgutil.iter_modules(models.__path__))
-    return tuple(name for name in names if hasattr(getattr(family(name), "Config", None), "from_hf"))
+    return tuple(
+        name for name in names if hasattr(getattr(family(name), "Config", None), "from_hf")
+    )
 
 
 def family(name: str):
@@ -55,8 +60,10 @@ def read_config(hf: dict) -> Config:
     """The Config of the family that `model_type` in HF's config.json names; ValueError if it is unsupported."""
     kind, known = hf.get("model_type"), families()
     if kind not in known:
-        raise ValueError(f"config.json has model_type={kind!r}, which is not supported; allowed: {', '.join(known)}. "
-                         "A new family is one new file in bridge_jax/models.")
+        raise ValueError(
+            f"config.json has model_type={kind!r}, which is not supported; allowed: {', '.join(known)}. "
+            "A new family is one new file in bridge_jax/models."
+        )
     return family(kind).Config.from_hf(hf)
 
 
@@ -89,12 +96,22 @@ def full_shape(cfg: Config, path: str, tensor: Tensor) -> tuple[int, ...]:
 
 def abstract(cfg: Config, dtype=jnp.float32) -> Tree:
     """The parameter tree as jax.ShapeDtypeStruct: no memory."""
-    return nest({path: jax.ShapeDtypeStruct(full_shape(cfg, path, t), dtype) for path, t in cfg.tensors().items()})
+    return nest(
+        {
+            path: jax.ShapeDtypeStruct(full_shape(cfg, path, t), dtype)
+            for path, t in cfg.tensors().items()
+        }
+    )
 
 
 def logical_axes(cfg: Config) -> Tree:
     """The parameter tree as tuples of logical axis names, "layers" first where stacked; a tuple is a leaf."""
-    return nest({path: ("layers", *t.axes) if stacked(path) else t.axes for path, t in cfg.tensors().items()})
+    return nest(
+        {
+            path: ("layers", *t.axes) if stacked(path) else t.axes
+            for path, t in cfg.tensors().items()
+        }
+    )
 
 
 def init(cfg: Config, key: jax.Array, dtype=jnp.float32) -> Tree:
@@ -102,6 +119,7 @@ def init(cfg: Config, key: jax.Array, dtype=jnp.float32) -> Tree:
 
     A tensor's key depends on its path alone, so that a new tensor changes no other.
     """
+
     def draw(path, t):
         shape = full_shape(cfg, path, t)
         if t.init != "normal":
@@ -117,7 +135,11 @@ def init(cfg: Config, key: jax.Array, dtype=jnp.float32) -> Tree:
 
 def hf_names(cfg: Config, path: str, tensor: Tensor) -> list[str]:
     """Names in the checkpoint: one per layer where stacked, else one."""
-    return [tensor.hf.format(layer=layer) for layer in range(cfg.layers)] if stacked(path) else [tensor.hf]
+    return (
+        [tensor.hf.format(layer=layer) for layer in range(cfg.layers)]
+        if stacked(path)
+        else [tensor.hf]
+    )
 
 
 def hf_groups(tensor: Tensor) -> list[tuple[int, ...]]:
@@ -152,7 +174,12 @@ def from_hf(tensor: Tensor, stored, spans: tuple[slice, ...]) -> np.ndarray:
     """
     groups, shape = hf_groups(tensor), tensor.shape
     inner = [math.prod(shape[i] for i in group[1:]) for group in groups]
-    block = stored[tuple(slice(spans[group[0]].start * n, spans[group[0]].stop * n) for group, n in zip(groups, inner))]
+    block = stored[
+        tuple(
+            slice(spans[group[0]].start * n, spans[group[0]].stop * n)
+            for group, n in zip(groups, inner)
+        )
+    ]
     order = [i for group in groups for i in group]
     leading = {group[0] for group in groups}
     sizes = [spans[i].stop - spans[i].start if i in leading else shape[i] for i in order]
@@ -172,9 +199,11 @@ def load(cfg: Config, folder: str | Path, shardings: Tree = None, dtype=jnp.floa
     folder = Path(folder)
     found = open_tensors(weight_files(folder))
     if problems := check(cfg, found):
-        raise ValueError(f"the weights in {str(folder)!r} are not those of the {cfg.family} model in its config.json:"
-                         + "".join("\n  " + line for line in problems)
-                         + "\nUse a complete float checkpoint with the config.json made for it.")
+        raise ValueError(
+            f"the weights in {str(folder)!r} are not those of the {cfg.family} model in its config.json:"
+            + "".join("\n  " + line for line in problems)
+            + "\nUse a complete float checkpoint with the config.json made for it."
+        )
     flat = {}
     for path, tensor in cfg.tensors().items():
         stored = [found[name][0][1] for name in hf_names(cfg, path, tensor)]
@@ -192,16 +221,24 @@ def open_tensors(files: list[Path]) -> dict[str, list[tuple[str, object]]]:
             for name in shard.keys():
                 found.setdefault(name, []).append((file.name, shard.get_slice(name)))
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} cannot be read as safetensors ({error}); copy it again") from error
+            raise ValueError(
+                f"{file} cannot be read as safetensors ({error}); copy it again"
+            ) from error
     return found
 
 
 def check(cfg: Config, found: dict) -> list[str]:
     """What is wrong with a checkpoint, one line per tensor; empty if it can be loaded."""
-    expected = {name: hf_shape(t) for path, t in cfg.tensors().items() for name in hf_names(cfg, path, t)}
+    expected = {
+        name: hf_shape(t) for path, t in cfg.tensors().items() for name in hf_names(cfg, path, t)
+    }
     tied_head = {"lm_head.weight": (cfg.vocab, cfg.width)} if cfg.tied else {}
     allowed = expected | tied_head
-    problems = [f"missing: {name}, expected {list(expected[name])}" for name in expected if name not in found]
+    problems = [
+        f"missing: {name}, expected {list(expected[name])}"
+        for name in expected
+        if name not in found
+    ]
     for name, places in found.items():
         shape, kind = tuple(places[0][1].get_shape()), places[0][1].get_dtype()
         if name not in allowed:
@@ -211,12 +248,18 @@ def check(cfg: Config, found: dict) -> list[str]:
         if len(places) > 1:
             problems.append(f"doubled: {name}, found in {' and '.join(file for file, _ in places)}")
         if shape != allowed[name]:
-            problems.append(f"misshapen: {name}, expected {list(allowed[name])}, found {list(shape)}")
+            problems.append(
+                f"misshapen: {name}, expected {list(allowed[name])}, found {list(shape)}"
+            )
         if kind not in FLOATS:
-            problems.append(f"wrong type: {name}, expected one of {', '.join(FLOATS)}, found {kind}")
+            problems.append(
+                f"wrong type: {name}, expected one of {', '.join(FLOATS)}, found {kind}"
+            )
     if not problems and tied_head.keys() & found.keys() and not equal_rows(cfg, found):
-        problems.append("contradictory: lm_head.weight differs from model.embed_tokens.weight, but config.json has "
-                        "tie_word_embeddings=true; set it to false if the head is meant to be used")
+        problems.append(
+            "contradictory: lm_head.weight differs from model.embed_tokens.weight, but config.json has "
+            "tie_word_embeddings=true; set it to false if the head is meant to be used"
+        )
     return problems
 
 
@@ -245,7 +288,9 @@ def place(tensor: Tensor, stored: list, shape: tuple[int, ...], sharding, dtype)
         array = jax.make_array_from_callback(shape, sharding, read, dtype=dtype)
     jax.block_until_ready(array)  # or the host copies of all tensors would wait in line together
     blocks.clear()
-    gc.collect(0)  # jax drops its own references to what it has transferred at the next collection, and not before
+    gc.collect(
+        0
+    )  # jax drops its own references to what it has transferred at the next collection, and not before
     return array
 
 
@@ -262,15 +307,24 @@ def read_block(tensor: Tensor, stored: list, spans: tuple[slice, ...], dtype) ->
     for target, one in targets:
         for start in range(rows.start, rows.stop, step):
             stop = min(start + step, rows.stop)
-            target[start - rows.start:stop - rows.start] = from_hf(tensor, one, (slice(start, stop), *spans[1:]))
+            target[start - rows.start : stop - rows.start] = from_hf(
+                tensor, one, (slice(start, stop), *spans[1:])
+            )
     return block
 
 
 # ---- save
 
 
-def save(cfg: Config, params: Tree, folder: str | Path, hf_config: dict, max_shard_bytes: float = 5e9,
-         dtype=jnp.float32, also: tuple[str | Path, ...] = ()) -> None:
+def save(
+    cfg: Config,
+    params: Tree,
+    folder: str | Path,
+    hf_config: dict,
+    max_shard_bytes: float = 5e9,
+    dtype=jnp.float32,
+    also: tuple[str | Path, ...] = (),
+) -> None:
     """Write params as an HF folder that transformers loads, with copies of the files `also` (tokenizer, ...).
 
     Everything is written beside the target, which appears by one rename; `folder` must be new or empty. With several
@@ -278,7 +332,9 @@ def save(cfg: Config, params: Tree, folder: str | Path, hf_config: dict, max_sha
     """
     folder = Path(folder).expanduser().absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{str(folder)!r} exists and is not an empty folder; give a new one, or remove it")
+        raise ValueError(
+            f"{str(folder)!r} exists and is not an empty folder; give a new one, or remove it"
+        )
     if absent := [str(file) for file in also if not Path(file).is_file()]:
         raise ValueError(f"cannot copy {', '.join(absent)} into {str(folder)!r}: no such file")
     if problems := mismatches(cfg, params, hf_config):
@@ -290,30 +346,45 @@ def save(cfg: Config, params: Tree, folder: str | Path, hf_config: dict, max_sha
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        ready = Path(scratch) / "folder"  # a plain mkdir: the scratch itself is readable by its owner only
+        ready = (
+            Path(scratch) / "folder"
+        )  # a plain mkdir: the scratch itself is readable by its owner only
         ready.mkdir()
         write_shards(cfg, params, shards, dtype, ready)
         for file in also:
             shutil.copy(file, ready)
-        (ready / "config.json").write_text(json.dumps(exported_config(cfg, hf_config, dtype), indent=2) + "\n")
+        (ready / "config.json").write_text(
+            json.dumps(exported_config(cfg, hf_config, dtype), indent=2) + "\n"
+        )
         os.replace(ready, folder)
 
 
 def mismatches(cfg: Config, params: Tree, hf_config: dict) -> list[str]:
     """Why this tree cannot be written as the model that hf_config describes, one line each."""
     problems = []
-    if read_config(hf_config).tensors() != cfg.tensors() or hf_config["num_hidden_layers"] != cfg.layers:
-        problems.append("hf_config describes other tensors than cfg; pass the config.json that cfg was read from")
+    if (
+        read_config(hf_config).tensors() != cfg.tensors()
+        or hf_config["num_hidden_layers"] != cfg.layers
+    ):
+        problems.append(
+            "hf_config describes other tensors than cfg; pass the config.json that cfg was read from"
+        )
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    given = {jax.tree_util.keystr(keys, simple=True, separator="/"): leaf.shape for keys, leaf in leaves}
+    given = {
+        jax.tree_util.keystr(keys, simple=True, separator="/"): leaf.shape for keys, leaf in leaves
+    }
     wanted = {path: full_shape(cfg, path, t) for path, t in cfg.tensors().items()}
     for path in sorted(given.keys() | wanted.keys()):
         if given.get(path) != wanted.get(path):
-            problems.append(f"parameter {path}: expected {wanted.get(path, 'none')}, found {given.get(path, 'none')}")
+            problems.append(
+                f"parameter {path}: expected {wanted.get(path, 'none')}, found {given.get(path, 'none')}"
+            )
     return problems
 
 
-def plan_shards(cfg: Config, dtype, max_shard_bytes: float) -> list[list[tuple[str, int | None, str]]]:
+def plan_shards(
+    cfg: Config, dtype, max_shard_bytes: float
+) -> list[list[tuple[str, int | None, str]]]:
     """Which tensors go into which file, in table order: lists of (path, layer or None, HF name) within the limit."""
     shards, size = [[]], 0
     for path, tensor in cfg.tensors().items():
@@ -329,6 +400,7 @@ def plan_shards(cfg: Config, dtype, max_shard_bytes: float) -> list[list[tuple[s
 
 def gather(cfg: Config, params: Tree, shard: list, dtype) -> dict[str, np.ndarray]:
     """The tensors of one file on this host, in HF's layout; every process must call it with the same arguments."""
+
     def on_host(array):
         whole = getattr(array, "is_fully_addressable", True)
         return np.asarray(array) if whole else multihost_utils.process_allgather(array, tiled=True)
@@ -336,7 +408,9 @@ def gather(cfg: Config, params: Tree, shard: list, dtype) -> dict[str, np.ndarra
     table, arrays = cfg.tensors(), {}
     for path, layer, name in shard:
         array = at(params, path)
-        arrays[name] = to_hf(table[path], on_host(array if layer is None else array[layer]).astype(dtype))
+        arrays[name] = to_hf(
+            table[path], on_host(array if layer is None else array[layer]).astype(dtype)
+        )
     return arrays
 
 
@@ -344,10 +418,16 @@ def write_shards(cfg: Config, params: Tree, shards: list, dtype, folder: Path) -
     """model.safetensors, or numbered shards and their index."""
     weight_map, total = {}, 0
     for number, shard in enumerate(shards, start=1):
-        file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = (
+            SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        )
         arrays = gather(cfg, params, shard, dtype)
-        save_file(arrays, folder / file, metadata={"format": "pt"})  # transformers refuses a file without it
-        os.chmod(folder / file, folder.stat().st_mode & 0o666)  # save_file lets nobody but its owner read
+        save_file(
+            arrays, folder / file, metadata={"format": "pt"}
+        )  # transformers refuses a file without it
+        os.chmod(
+            folder / file, folder.stat().st_mode & 0o666
+        )  # save_file lets nobody but its owner read
         weight_map |= dict.fromkeys(arrays, file)
         total += sum(array.nbytes for array in arrays.values())
     if len(shards) > 1:
@@ -357,7 +437,12 @@ def write_shards(cfg: Config, params: Tree, shards: list, dtype, folder: Path) -
 
 def exported_config(cfg: Config, hf_config: dict, dtype) -> dict:
     """config.json of the written weights: their dtype, and the class that has a language-model head."""
-    classes = [name for name in hf_config.get("architectures") or () if name.endswith("ForCausalLM")]
+    classes = [
+        name for name in hf_config.get("architectures") or () if name.endswith("ForCausalLM")
+    ]
     name = jnp.dtype(dtype).name
-    return hf_config | {"architectures": classes or [f"{cfg.family.capitalize()}ForCausalLM"],
-                        "dtype": name, "torch_dtype": name}  # transformers 5 reads the first, older tools the second
+    return hf_config | {
+        "architectures": classes or [f"{cfg.family.capitalize()}ForCausalLM"],
+        "dtype": name,
+        "torch_dtype": name,
+    }  # transformers 5 reads the first, older tools the second

@@ -1,4 +1,5 @@
 """Qwen3 (dense): llama's shape with an RMS norm on every query and key head before the rotation."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -14,21 +15,35 @@ class Config(layers.Config):
     def from_hf(cls, hf: dict) -> Config:
         """From the keys of HF's config.json; biases, sliding windows and rope scaling are refused."""
         if hf.get("attention_bias") or hf.get("use_sliding_window"):
-            raise ValueError("qwen3 with attention_bias or use_sliding_window is not supported; allowed: both false")
-        numbers = layers.hf_numbers({"head_dim": 128} | hf)  # HF's default here is no quotient of the width
+            raise ValueError(
+                "qwen3 with attention_bias or use_sliding_window is not supported; allowed: both false"
+            )
+        numbers = layers.hf_numbers(
+            {"head_dim": 128} | hf
+        )  # HF's default here is no quotient of the width
         if numbers["rope_scaling"]:
-            raise ValueError(f"qwen3 rope_scaling={dict(numbers['rope_scaling'])} is not supported; allowed: none")
+            raise ValueError(
+                f"qwen3 rope_scaling={dict(numbers['rope_scaling'])} is not supported; allowed: none"
+            )
         return cls(family="qwen3", **numbers)
 
     def tensors(self) -> dict[str, layers.Tensor]:
         """The base tensors and the two head norms."""
         block = "model.layers.{layer}.self_attn."
         return layers.base_tensors(self) | {
-            "layers/q_norm": layers.Tensor((self.head_dim,), ("head_dim",), block + "q_norm.weight", init="ones"),
-            "layers/k_norm": layers.Tensor((self.head_dim,), ("head_dim",), block + "k_norm.weight", init="ones"),
+            "layers/q_norm": layers.Tensor(
+                (self.head_dim,), ("head_dim",), block + "q_norm.weight", init="ones"
+            ),
+            "layers/k_norm": layers.Tensor(
+                (self.head_dim,), ("head_dim",), block + "k_norm.weight", init="ones"
+            ),
         }
 
     def qkv(self, p, x_BTD):
         """Projections, queries and keys normed per head."""
         q, k, v = super().qkv(p, x_BTD)
-        return layers.rms_norm(q, p["q_norm"], self.rms_eps), layers.rms_norm(k, p["k_norm"], self.rms_eps), v
+        return (
+            layers.rms_norm(q, p["q_norm"], self.rms_eps),
+            layers.rms_norm(k, p["k_norm"], self.rms_eps),
+            v,
+        )

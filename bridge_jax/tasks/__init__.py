@@ -5,6 +5,7 @@ A file with CLAIMS = True makes Claims, so that a run of it needs a grading.pool
 Also here is what every task needs: the check that no row lacks a question or an answer, ids that depend on nothing
 but the question, chat messages, and how the tasks that read their rows (problems.py) are put together.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -13,8 +14,8 @@ import functools
 import hashlib
 import importlib
 import pkgutil
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
-from typing import Callable, Iterable, Sequence
 
 from bridge_jax import problems
 from bridge_jax.grading import equivalence
@@ -28,7 +29,13 @@ INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\
 
 def names() -> tuple[str, ...]:
     """Names of all tasks, sorted: the files of this folder."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+    return tuple(
+        sorted(
+            module.name
+            for module in pkgutil.iter_modules(__path__)
+            if not module.name.startswith("_")
+        )
+    )
 
 
 def load(name: str) -> ModuleType:
@@ -54,20 +61,28 @@ def check_rows(rows: Iterable[Problem], source: str, demos: bool = False) -> tup
     checked = tuple(rows)
     for number, row in enumerate(checked):
         where = f"{source}: row {number} (id {row.id!r})"
-        for field in ("question", "answer", "solution")[:3 if demos else 2]:
+        for field in ("question", "answer", "solution")[: 3 if demos else 2]:
             value = getattr(row, field)
             if not isinstance(value, str) or not value.strip():
-                raise ValueError(f"{where} has {field} {value!r}; it must be a text that is not blank. "
-                                 "Remove the row from the data or fill it in")
+                raise ValueError(
+                    f"{where} has {field} {value!r}; it must be a text that is not blank. "
+                    "Remove the row from the data or fill it in"
+                )
         if isinstance(row.id, bool) or not isinstance(row.id, int) or not 0 <= row.id < 2**31:
-            raise ValueError(f"{where}: an id must be an integer in [0, 2^31), such as question_id(question)")
+            raise ValueError(
+                f"{where}: an id must be an integer in [0, 2^31), such as question_id(question)"
+            )
         if row.id in seen:
-            raise ValueError(f"{where} has the id of row {seen[row.id]}; ids must be unique. Remove one of the rows")
+            raise ValueError(
+                f"{where} has the id of row {seen[row.id]}; ids must be unique. Remove one of the rows"
+            )
         seen[row.id] = number
     return checked
 
 
-def boxed_messages(problem: Problem, system: str = "", shots: tuple[tuple[str, str], ...] = ()) -> list[dict[str, str]]:
+def boxed_messages(
+    problem: Problem, system: str = "", shots: tuple[tuple[str, str], ...] = ()
+) -> list[dict[str, str]]:
     """Chat messages that ask for an answer in a box, behind worked examples (question, solution) as earlier turns."""
     ask = lambda question: {"role": "user", "content": question + INSTRUCTION}
     told = [{"role": "system", "content": system}] if system else []
@@ -81,24 +96,37 @@ def plain_messages(problem: Problem) -> list[dict[str, str]]:
     return [{"role": "text", "content": f"Question: {problem.question}{INSTRUCTION}\nAnswer:"}]
 
 
-PROMPTS = {"boxed": functools.partial(boxed_messages, system="You are a helpful assistant."), "plain": plain_messages}
+PROMPTS = {
+    "boxed": functools.partial(boxed_messages, system="You are a helpful assistant."),
+    "plain": plain_messages,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
     """Settings of a task that only holds problems out."""
-    data_dir: str = ""                # folder of JSONL files; "": the hub
-    prompt: str = "boxed"             # "boxed": the paper's, through the chat template; "plain": text, for base models
-    allow_changed_data: bool = False  # go on where rows or content are not those declared in the task's file
+
+    data_dir: str = ""  # folder of JSONL files; "": the hub
+    prompt: str = (
+        "boxed"  # "boxed": the paper's, through the chat template; "plain": text, for base models
+    )
+    allow_changed_data: bool = (
+        False  # go on where rows or content are not those declared in the task's file
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Training(Benchmark):
     """Settings of a task to train on."""
-    held_out: tuple[str, ...] = ()  # benchmarks whose problems runs are judged by, the first one foremost
-    traces: str = ""                # JSONL of expert traces {"problem", "solution", "answer"}; "": the data's own solutions
-    train_size: int = 0             # RL prompts, the first ones by id; 0: all
-    demo_size: int = 0              # demonstrations; 0: all
+
+    held_out: tuple[
+        str, ...
+    ] = ()  # benchmarks whose problems runs are judged by, the first one foremost
+    traces: str = (
+        ""  # JSONL of expert traces {"problem", "solution", "answer"}; "": the data's own solutions
+    )
+    train_size: int = 0  # RL prompts, the first ones by id; 0: all
+    demo_size: int = 0  # demonstrations; 0: all
 
 
 def messages_of(cfg: Benchmark) -> Callable:
@@ -116,42 +144,87 @@ def by_rule(problem: Problem, answer: str) -> Outcome | Claim:
 def of_row(row: dict, rule: Rule = Rule(), solution: str = "") -> Problem:
     """A checked row as a Problem; its level where the data has one."""
     level = row.get("level")
-    return Problem(question_id(row["problem"]), row["problem"], row["answer"], solution,
-                   level if isinstance(level, int) else 0, rule)
+    return Problem(
+        question_id(row["problem"]),
+        row["problem"],
+        row["answer"],
+        solution,
+        level if isinstance(level, int) else 0,
+        rule,
+    )
 
 
-def benchmark(name: str, source: problems.Source, cfg: Benchmark, rule: Callable[[dict], Rule] = lambda row: Rule()) -> Task:
+def benchmark(
+    name: str,
+    source: problems.Source,
+    cfg: Benchmark,
+    rule: Callable[[dict], Rule] = lambda row: Rule(),
+) -> Task:
     """A task of held-out problems alone, its only split named like itself."""
     rows = problems.read(source, cfg.data_dir, cfg.allow_changed_data)
     split = problems.once([of_row(row, rule(row)) for row in rows], name)
     return Task(name, (), (), {name: split}, messages_of(cfg), last_boxed, lenient_answer, by_rule)
 
 
-def training(name: str, rows: Sequence[dict], solution: Callable[[dict], str], cfg: Training, splits: dict | None = None) -> Task:
+def training(
+    name: str,
+    rows: Sequence[dict],
+    solution: Callable[[dict], str],
+    cfg: Training,
+    splits: dict | None = None,
+) -> Task:
     """A task to train on: all rows are prompts, those with a right solution demonstrations; held out as cfg says."""
     splits = dict(splits or {})
     for other in cfg.held_out:
         module = load(other)
-        if other == name or not issubclass(module.Config, Benchmark) or issubclass(module.Config, Training):
-            allowed = [task for task in names() if getattr(load(task), "Config") is Benchmark]
+        if (
+            other == name
+            or not issubclass(module.Config, Benchmark)
+            or issubclass(module.Config, Training)
+        ):
+            allowed = [task for task in names() if load(task).Config is Benchmark]
             raise ValueError(f"task.held_out={cfg.held_out}; allowed: {', '.join(allowed)}")
         made = module.make(module.Config(cfg.data_dir, cfg.prompt, cfg.allow_changed_data))
         splits |= made.splits
     if not splits:
-        raise ValueError("task.held_out is empty, so nothing would judge the run; name a benchmark, such as 'math500'")
+        raise ValueError(
+            "task.held_out is empty, so nothing would judge the run; name a benchmark, such as 'math500'"
+        )
     experts = problems.traces(cfg.traces) if cfg.traces else None
-    own = lambda row: experts.get(" ".join(problems.words(row["problem"])), {}).get("solution", "") if experts else solution(row)
-    everything = sorted(problems.once([of_row(row, solution=own(row)) for row in rows], name), key=lambda problem: problem.id)
-    train = tuple(problem._replace(solution="") for problem in everything[:cfg.train_size or None])
+    own = lambda row: (
+        experts.get(" ".join(problems.words(row["problem"])), {}).get("solution", "")
+        if experts
+        else solution(row)
+    )
+    everything = sorted(
+        problems.once([of_row(row, solution=own(row)) for row in rows], name),
+        key=lambda problem: problem.id,
+    )
+    train = tuple(problem._replace(solution="") for problem in everything[: cfg.train_size or None])
     right = right_ids([problem for problem in everything if problem.solution.strip()])
-    demos = problems.right_solutions(everything, lambda problem: problem.id in right, f"{name} {cfg.traces or 'own solutions'}")
-    return Task(name, train, demos[:cfg.demo_size or None], splits, messages_of(cfg), last_boxed, lenient_answer, by_rule)
+    demos = problems.right_solutions(
+        everything, lambda problem: problem.id in right, f"{name} {cfg.traces or 'own solutions'}"
+    )
+    return Task(
+        name,
+        train,
+        demos[: cfg.demo_size or None],
+        splits,
+        messages_of(cfg),
+        last_boxed,
+        lenient_answer,
+        by_rule,
+    )
 
 
 def right_ids(demos: Sequence[Problem]) -> set[int]:
     """Ids of the problems whose solution boxes their answer; a pool is started if one needs algebra."""
     boxed = {problem.id: last_boxed(problem.solution) for problem in demos}
-    found = {problem.id: by_rule(problem, boxed[problem.id]) for problem in demos if boxed[problem.id] is not None}
+    found = {
+        problem.id: by_rule(problem, boxed[problem.id])
+        for problem in demos
+        if boxed[problem.id] is not None
+    }
     claims = {id: outcome for id, outcome in found.items() if isinstance(outcome, Claim)}
     if claims:
         with Pool() as pool:

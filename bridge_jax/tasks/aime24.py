@@ -2,6 +2,7 @@
 
 The paper reports pass@1 and avg@8; with n = 30 a score of 10% has a standard error of 5.5 points.
 """
+
 from __future__ import annotations
 
 from bridge_jax import tasks
@@ -10,7 +11,9 @@ from bridge_jax.types import Task
 
 CLAIMS = True
 Config = tasks.Benchmark
-SOURCE = Source("benchmarks/aime24.jsonl", ("HuggingFaceH4/aime_2024",), "train", 30, "cc6616bfe26e", {})
+SOURCE = Source(
+    "benchmarks/aime24.jsonl", ("HuggingFaceH4/aime_2024",), "train", 30, "cc6616bfe26e", {}
+)
 
 
 def make(cfg: Config) -> Task:

@@ -1,4 +1,5 @@
 """AMC 2023 (12A and 12B): 40 problems with integer answers; the hub's copy has them as floats ("27.0")."""
+
 from __future__ import annotations
 
 from bridge_jax import tasks
@@ -7,8 +8,14 @@ from bridge_jax.types import Task
 
 CLAIMS = True
 Config = tasks.Benchmark
-SOURCE = Source("benchmarks/amc23.jsonl", ("math-ai/amc23",), "test", 40, "3c8fe7344289",
-                {"problem": "question", "answer": lambda row: str(int(float(row["answer"])))})
+SOURCE = Source(
+    "benchmarks/amc23.jsonl",
+    ("math-ai/amc23",),
+    "test",
+    40,
+    "3c8fe7344289",
+    {"problem": "question", "answer": lambda row: str(int(float(row["answer"])))},
+)
 
 
 def make(cfg: Config) -> Task:

@@ -10,6 +10,7 @@ what a smaller one held; demos are drawn from the same list as train, hence are 
 train_size. Small levels are soon exhausted: a list ends, with a warning, at what exists. Rows of `train` carry no
 solution: experts are as scarce as demo_size says.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,14 +19,24 @@ import hashlib
 import itertools
 import logging
 import re
-from typing import Iterator
+from collections.abc import Iterator
 
 from bridge_jax.grading.extract import last_boxed
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.tasks import boxed_messages, check_rows, question_id
 from bridge_jax.types import Problem, Task
 
-LEVELS = {1: (1, 2), 2: (2, 2), 3: (1, 3), 4: (2, 3), 5: (3, 2), 6: (3, 3), 7: (2, 5), 8: (4, 4), 9: (1, 5)}  # -> (digits, terms)
+LEVELS = {
+    1: (1, 2),
+    2: (2, 2),
+    3: (1, 3),
+    4: (2, 3),
+    5: (3, 2),
+    6: (3, 3),
+    7: (2, 5),
+    8: (4, 4),
+    9: (1, 5),
+}  # -> (digits, terms)
 STYLES = ("chat", "compact")
 ALPHABET = "0123456789+-=;#"  # of the compact style
 HELD_OUT = 5  # one question in so many is held out
@@ -38,26 +49,35 @@ ANSWER = re.compile(r"[+-]?(?:[0-9]{1,30}|[0-9]{1,3}(?:,[0-9]{3}){1,9})")
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What to generate. Sizes count questions; each list is shared out among its levels."""
+
     levels: tuple[int, ...] = (2, 3)
-    weights: tuple[float, ...] = ()       # share of each level in every list, any positive scale; empty: equal
-    hard_levels: tuple[int, ...] = ()     # levels of the split "hard", in equal shares; empty: no such split
-    train_size: int = 1000                # RL prompts
-    demo_size: int = 100                  # expert demonstrations; 0: none
-    eval_size: int = 100                  # of each split
-    dev_size: int = 0                     # of the split "dev", held out beside "held_out" for tuning; 0: no such split
-    corrupt: float = 0.0                  # share of demonstrations with a wrong step and so a wrong answer, in [0, 1]
-    direct: float = 0.0                   # share of demonstrations that state the answer without the steps, in [0, 1]
-    negative: bool = False                # whether a partial result may be below 0
+    weights: tuple[
+        float, ...
+    ] = ()  # share of each level in every list, any positive scale; empty: equal
+    hard_levels: tuple[
+        int, ...
+    ] = ()  # levels of the split "hard", in equal shares; empty: no such split
+    train_size: int = 1000  # RL prompts
+    demo_size: int = 100  # expert demonstrations; 0: none
+    eval_size: int = 100  # of each split
+    dev_size: int = 0  # of the split "dev", held out beside "held_out" for tuning; 0: no such split
+    corrupt: float = (
+        0.0  # share of demonstrations with a wrong step and so a wrong answer, in [0, 1]
+    )
+    direct: float = (
+        0.0  # share of demonstrations that state the answer without the steps, in [0, 1]
+    )
+    negative: bool = False  # whether a partial result may be below 0
     style: str = "compact"
-    system: str = ""                      # system message of the chat style, "" for none
-    shots: int = 0                        # worked examples shown as earlier turns of the chat style, at most len(SHOTS)
+    system: str = ""  # system message of the chat style, "" for none
+    shots: int = 0  # worked examples shown as earlier turns of the chat style, at most len(SHOTS)
     seed: int = 0
 
 
 def make(cfg: Config) -> Task:
     """Task with the splits "held_out" (levels as in training) and, if there are hard levels, "hard"."""
     check(cfg)
-    shots = tuple(example(terms) for terms in SHOTS[:cfg.shots])
+    shots = tuple(example(terms) for terms in SHOTS[: cfg.shots])
     # id -> question over the whole task: of two questions with one id the later is left out, and every worked example
     named = {question_id(question): "" for question, _ in shots}
     weights = cfg.weights or (1.0,) * len(cfg.levels)
@@ -65,23 +85,48 @@ def make(cfg: Config) -> Task:
 
     def split(name, levels, weights, size=cfg.eval_size):
         shares = share_out(size, weights)
-        return rows(name, [(level, terms) for level, count in zip(levels, shares)
-                           for terms in draw(cfg, level, count, True, named)])
+        return rows(
+            name,
+            [
+                (level, terms)
+                for level, count in zip(levels, shares)
+                for terms in draw(cfg, level, count, True, named)
+            ],
+        )
 
-    train_shares, demo_shares = share_out(cfg.train_size, weights), share_out(cfg.demo_size, weights)
-    pools = [draw(cfg, level, max(counts), False, named)
-             for level, *counts in zip(cfg.levels, train_shares, demo_shares)]
-    train, demos = ([(level, terms) for level, pool, count in zip(cfg.levels, pools, shares) for terms in pool[:count]]
-                    for shares in (train_shares, demo_shares))
+    train_shares, demo_shares = (
+        share_out(cfg.train_size, weights),
+        share_out(cfg.demo_size, weights),
+    )
+    pools = [
+        draw(cfg, level, max(counts), False, named)
+        for level, *counts in zip(cfg.levels, train_shares, demo_shares)
+    ]
+    train, demos = (
+        [
+            (level, terms)
+            for level, pool, count in zip(cfg.levels, pools, shares)
+            for terms in pool[:count]
+        ]
+        for shares in (train_shares, demo_shares)
+    )
     splits = {"held_out": split("held_out", cfg.levels, weights)}
     if cfg.dev_size:  # drawn after held_out, which is the same with or without it
         splits["dev"] = split("dev", cfg.levels, weights, cfg.dev_size)
     if cfg.hard_levels:
         splits["hard"] = split("hard", cfg.hard_levels, (1.0,) * len(cfg.hard_levels))
     return Task(
-        name="arithmetic", train=rows("train", train), demos=rows("demos", demos) if cfg.demo_size else (),
-        splits=splits, extract=last_boxed if cfg.style == "chat" else after_mark, lenient=last_number, compare=compare,
-        messages=functools.partial(boxed_messages, system=cfg.system, shots=shots) if cfg.style == "chat" else plain_message)
+        name="arithmetic",
+        train=rows("train", train),
+        demos=rows("demos", demos) if cfg.demo_size else (),
+        splits=splits,
+        extract=last_boxed if cfg.style == "chat" else after_mark,
+        lenient=last_number,
+        compare=compare,
+        messages=functools.partial(boxed_messages, system=cfg.system, shots=shots)
+        if cfg.style == "chat"
+        else plain_message,
+    )
 
 
 def check(cfg: Config) -> None:
@@ -89,26 +134,41 @@ def check(cfg: Config) -> None:
     for key in ("levels", "hard_levels"):
         unknown = [level for level in getattr(cfg, key) if level not in LEVELS]
         if unknown or len(set(getattr(cfg, key))) < len(getattr(cfg, key)):
-            table = ", ".join(f"{level} ({digits} digits, {terms} terms)" for level, (digits, terms) in LEVELS.items())
-            raise ValueError(f"task.{key}={getattr(cfg, key)}; allowed: distinct levels out of {table}")
+            table = ", ".join(
+                f"{level} ({digits} digits, {terms} terms)"
+                for level, (digits, terms) in LEVELS.items()
+            )
+            raise ValueError(
+                f"task.{key}={getattr(cfg, key)}; allowed: distinct levels out of {table}"
+            )
     if not cfg.levels:
-        raise ValueError(f"task.levels is empty; name at least one of {', '.join(map(str, LEVELS))}")
+        raise ValueError(
+            f"task.levels is empty; name at least one of {', '.join(map(str, LEVELS))}"
+        )
     if cfg.weights and (len(cfg.weights) != len(cfg.levels) or min(cfg.weights) <= 0):
-        raise ValueError(f"task.weights={cfg.weights}; allowed: one positive number for each of the levels "
-                         f"{cfg.levels}, or nothing for equal shares")
+        raise ValueError(
+            f"task.weights={cfg.weights}; allowed: one positive number for each of the levels "
+            f"{cfg.levels}, or nothing for equal shares"
+        )
     for key, least in (("train_size", 1), ("eval_size", 1), ("demo_size", 0), ("dev_size", 0)):
         if getattr(cfg, key) < least:
-            raise ValueError(f"task.{key}={getattr(cfg, key)}; it must be at least {least}, or a list would be empty")
+            raise ValueError(
+                f"task.{key}={getattr(cfg, key)}; it must be at least {least}, or a list would be empty"
+            )
     for key in ("corrupt", "direct"):
         if not 0 <= getattr(cfg, key) <= 1:
-            raise ValueError(f"task.{key}={getattr(cfg, key)}; it is a share of the demonstrations, allowed: 0 to 1")
+            raise ValueError(
+                f"task.{key}={getattr(cfg, key)}; it is a share of the demonstrations, allowed: 0 to 1"
+            )
     if cfg.style not in STYLES:
         raise ValueError(f"task.style={cfg.style!r}; allowed: {', '.join(STYLES)}")
     if not 0 <= cfg.shots <= len(SHOTS):
         raise ValueError(f"task.shots={cfg.shots}; allowed: 0 to {len(SHOTS)}")
     if (cfg.system or cfg.shots) and cfg.style == "compact":
-        raise ValueError(f"task.system={cfg.system!r} and task.shots={cfg.shots} would never be read: the compact style has "
-                         "no other messages. Empty them, or take task.style='chat'")
+        raise ValueError(
+            f"task.system={cfg.system!r} and task.shots={cfg.shots} would never be read: the compact style has "
+            "no other messages. Empty them, or take task.style='chat'"
+        )
 
 
 def share_out(size: int, weights: tuple[float, ...]) -> list[int]:
@@ -149,7 +209,9 @@ def terms_at(level: int, number: int) -> tuple[int, ...]:
     return tuple(terms)
 
 
-def draw(cfg: Config, level: int, count: int, held_out: bool, named: dict[int, str]) -> list[tuple[int, ...]]:
+def draw(
+    cfg: Config, level: int, count: int, held_out: bool, named: dict[int, str]
+) -> list[tuple[int, ...]]:
     """`count` expressions of a level from one side of the split, fewer where no more exist. `named` grows."""
     digits, terms_count = LEVELS[level]
     size = (9 * 10 ** (digits - 1)) ** terms_count * 2 ** (terms_count - 1)
@@ -165,8 +227,12 @@ def draw(cfg: Config, level: int, count: int, held_out: bool, named: dict[int, s
             found.append(terms)
     if len(found) < count:
         logging.getLogger(__name__).warning(
-            "arithmetic, level %d: %d %s questions asked, %d exist; the list is that much shorter", level, count,
-            "held-out" if held_out else "training", len(found))
+            "arithmetic, level %d: %d %s questions asked, %d exist; the list is that much shorter",
+            level,
+            count,
+            "held-out" if held_out else "training",
+            len(found),
+        )
     return found
 
 
@@ -175,25 +241,35 @@ def is_held_out(id: int) -> bool:
     return id % HELD_OUT == 0
 
 
-def finish(cfg: Config, name: str, expressions: list[tuple[int, tuple[int, ...]]]) -> tuple[Problem, ...]:
+def finish(
+    cfg: Config, name: str, expressions: list[tuple[int, tuple[int, ...]]]
+) -> tuple[Problem, ...]:
     """Checked Problems of (level, terms), sorted by id: any piece of the list is a fair mixture of the levels."""
     if not expressions:
-        raise ValueError(f"arithmetic: {name} would be empty; raise its size or add levels (task.levels={cfg.levels}, "
-                         f"task.hard_levels={cfg.hard_levels})")
+        raise ValueError(
+            f"arithmetic: {name} would be empty; raise its size or add levels (task.levels={cfg.levels}, "
+            f"task.hard_levels={cfg.hard_levels})"
+        )
     rows = []
     for level, terms in expressions:
         question = question_of(terms, cfg.style)
         solution = "" if name == "train" else solution_of(terms, cfg.style)
-        rows.append((Problem(question_id(question), question, str(sum(terms)), solution, level), terms))
+        rows.append(
+            (Problem(question_id(question), question, str(sum(terms)), solution, level), terms)
+        )
     if name == "demos":
         rows.sort(key=lambda row: chance(f"{cfg.seed}/corrupt/{row[0].id}"))
         wrong = int(cfg.corrupt * len(rows) + 0.5)
-        rows[:wrong] = [(problem._replace(solution=corrupted(cfg, terms, problem.id)), terms)
-                        for problem, terms in rows[:wrong]]
+        rows[:wrong] = [
+            (problem._replace(solution=corrupted(cfg, terms, problem.id)), terms)
+            for problem, terms in rows[:wrong]
+        ]
         rows.sort(key=lambda row: chance(f"{cfg.seed}/direct/{row[0].id}"))
         short = int(cfg.direct * len(rows) + 0.5)
-        rows[:short] = [(problem._replace(solution=without_steps(problem.solution, cfg.style)), terms)
-                        for problem, terms in rows[:short]]
+        rows[:short] = [
+            (problem._replace(solution=without_steps(problem.solution, cfg.style)), terms)
+            for problem, terms in rows[:short]
+        ]
     problems = sorted((problem for problem, _ in rows), key=lambda problem: problem.id)
     return check_rows(problems, f"arithmetic {name}", demos=name != "train")
 

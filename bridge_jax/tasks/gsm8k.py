@@ -3,6 +3,7 @@ r"""GSM8K (Cobbe et al. 2021): grade-school word problems with integer answers; 
 The data's solutions end in "#### n", or, in the JSONL, in the sentence before it: the demonstration says the answer in a box at
 its end, as the prompt asks. Calculator marks <<...>> are removed.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -14,10 +15,17 @@ from bridge_jax.types import Task
 
 CLAIMS = True
 MARKS = re.compile(r"<<.*?>>")
-FIELDS = {"problem": "question", "answer": lambda row: row["answer"].rpartition("####")[2].strip().replace(",", ""),
-          "solution": lambda row: MARKS.sub("", row["answer"].rpartition("####")[0]).strip()}
-TRAIN = Source("train/gsm8k_train.jsonl", ("openai/gsm8k", "main"), "train", 7473, "a748a3bf0ea9", FIELDS)
-TEST = Source("train/gsm8k_test.jsonl", ("openai/gsm8k", "main"), "test", 1319, "4452dc589f71", FIELDS)
+FIELDS = {
+    "problem": "question",
+    "answer": lambda row: row["answer"].rpartition("####")[2].strip().replace(",", ""),
+    "solution": lambda row: MARKS.sub("", row["answer"].rpartition("####")[0]).strip(),
+}
+TRAIN = Source(
+    "train/gsm8k_train.jsonl", ("openai/gsm8k", "main"), "train", 7473, "a748a3bf0ea9", FIELDS
+)
+TEST = Source(
+    "train/gsm8k_test.jsonl", ("openai/gsm8k", "main"), "test", 1319, "4452dc589f71", FIELDS
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,5 +41,9 @@ def solution(row: dict) -> str:
 
 def make(cfg: Config) -> Task:
     """The first split is the data's own test set."""
-    train, test = (problems.read(source, cfg.data_dir, cfg.allow_changed_data) for source in (TRAIN, TEST))
-    return tasks.training("gsm8k", train, solution, cfg, {"gsm8k": tuple(tasks.of_row(row) for row in test)})
+    train, test = (
+        problems.read(source, cfg.data_dir, cfg.allow_changed_data) for source in (TRAIN, TEST)
+    )
+    return tasks.training(
+        "gsm8k", train, solution, cfg, {"gsm8k": tuple(tasks.of_row(row) for row in test)}
+    )

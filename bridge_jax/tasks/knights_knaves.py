@@ -5,6 +5,7 @@ by trying all 2^n. The expert solution tries assignments in order, says why each
 the question decides for ever whether it is held out, so no training question is in a split whatever sizes and seeds. The
 answer names every person as knight or knave, in any order and wording that has these words. Compared here, exactly.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -19,24 +20,27 @@ from bridge_jax.tasks import PROMPTS, check_rows, question_id
 from bridge_jax.types import Problem, Task
 
 NAMES = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus")
-FEWEST = 3    # people; two can say so little that there are 20 puzzles
+FEWEST = 3  # people; two can say so little that there are 20 puzzles
 HELD_OUT = 5  # one question in so many is held out
 PATIENCE = 20_000  # tries without a new puzzle after which a level counts as exhausted
 KINDS = ("knight", "knave")
-INTRODUCTION = ("On an island every person is either a knight, who always tells the truth, or a knave, who always lies. "
-                "You meet {people}. {statements} Who is a knight and who is a knave?")
+INTRODUCTION = (
+    "On an island every person is either a knight, who always tells the truth, or a knave, who always lies. "
+    "You meet {people}. {statements} Who is a knight and who is a knave?"
+)
 CLAIMED = re.compile(r"\b([A-Z][a-z]+)\b(?:\s+is|\s*[:=])?\s*(?:an?\s+)?\b(knight|knave)\b")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What to generate."""
-    levels: tuple[int, ...] = (3, 4)        # people in a puzzle, in equal shares
-    hard_levels: tuple[int, ...] = (5, 6)   # of the split "hard"; empty: no such split
+
+    levels: tuple[int, ...] = (3, 4)  # people in a puzzle, in equal shares
+    hard_levels: tuple[int, ...] = (5, 6)  # of the split "hard"; empty: no such split
     train_size: int = 1000
     demo_size: int = 200
-    eval_size: int = 100                    # of each split
-    prompt: str = "boxed"                   # as in the other tasks: boxed or plain
+    eval_size: int = 100  # of each split
+    prompt: str = "boxed"  # as in the other tasks: boxed or plain
     seed: int = 0
 
 
@@ -47,17 +51,23 @@ def make(cfg: Config) -> Task:
     splits = {"held_out": puzzles(cfg.levels, cfg.eval_size, "held_out", True)}
     if cfg.hard_levels:
         splits["hard"] = puzzles(cfg.hard_levels, cfg.eval_size, "held_out", True)
-    prompts = tuple(problem._replace(solution="") for problem in train[:cfg.train_size])
-    demos = check_rows(train[:cfg.demo_size], "knights_knaves demos", demos=True)
-    return Task("knights_knaves", prompts, demos, splits, PROMPTS[cfg.prompt], last_boxed, lenient, compare)
+    prompts = tuple(problem._replace(solution="") for problem in train[: cfg.train_size])
+    demos = check_rows(train[: cfg.demo_size], "knights_knaves demos", demos=True)
+    return Task(
+        "knights_knaves", prompts, demos, splits, PROMPTS[cfg.prompt], last_boxed, lenient, compare
+    )
 
 
 def check(cfg: Config) -> None:
     """ValueError for settings that cannot be meant."""
     for key in ("levels", "hard_levels"):
-        if any(not FEWEST <= level <= len(NAMES) for level in getattr(cfg, key)) or (key == "levels" and not cfg.levels):
-            raise ValueError(f"task.{key}={getattr(cfg, key)}; allowed: numbers of people from {FEWEST} to {len(NAMES)}"
-                             + (", at least one" if key == "levels" else ""))
+        if any(not FEWEST <= level <= len(NAMES) for level in getattr(cfg, key)) or (
+            key == "levels" and not cfg.levels
+        ):
+            raise ValueError(
+                f"task.{key}={getattr(cfg, key)}; allowed: numbers of people from {FEWEST} to {len(NAMES)}"
+                + (", at least one" if key == "levels" else "")
+            )
     for key, least in (("train_size", 1), ("eval_size", 1), ("demo_size", 0)):
         if getattr(cfg, key) < least:
             raise ValueError(f"task.{key}={getattr(cfg, key)}; it must be at least {least}")
@@ -83,8 +93,10 @@ def puzzles(levels: tuple[int, ...], count: int, key: str, held_out: bool) -> tu
                 found[problem.id], last = problem, turn
             turn += 1
         if len(found) < share:
-            raise ValueError(f"knights_knaves: {share} puzzles with {level} people were asked for, {len(found)} could be found; "
-                             "lower the size, or take more people")
+            raise ValueError(
+                f"knights_knaves: {share} puzzles with {level} people were asked for, {len(found)} could be found; "
+                "lower the size, or take more people"
+            )
         of_levels.append(list(found.values()))
     return tuple(of_levels[i % len(levels)][i // len(levels)] for i in range(count))
 
@@ -92,13 +104,19 @@ def puzzles(levels: tuple[int, ...], count: int, key: str, held_out: bool) -> tu
 def puzzle(level: int, key: str) -> Problem | None:
     """One puzzle, or None where it has not exactly one solution."""
     statements = [statement(speaker, level, f"{key}/{speaker}") for speaker in range(level)]
-    fits = [kinds for kinds in itertools.product((True, False), repeat=level) if consistent(kinds, statements)]
+    fits = [
+        kinds
+        for kinds in itertools.product((True, False), repeat=level)
+        if consistent(kinds, statements)
+    ]
     if len(fits) != 1:
         return None
-    people = ", ".join(NAMES[:level - 1]) + f" and {NAMES[level - 1]}"
+    people = ", ".join(NAMES[: level - 1]) + f" and {NAMES[level - 1]}"
     said = " ".join(f'{NAMES[i]} says: "{text}"' for i, (text, _) in enumerate(statements))
     question = INTRODUCTION.format(people=people, statements=said)
-    return Problem(question_id(question), question, answer_of(fits[0]), solution_of(fits[0], statements), level)
+    return Problem(
+        question_id(question), question, answer_of(fits[0]), solution_of(fits[0], statements), level
+    )
 
 
 def statement(speaker: int, level: int, key: str):
@@ -108,7 +126,10 @@ def statement(speaker: int, level: int, key: str):
     kind = chance(f"{key}/kind", 2)
     if chance(f"{key}/form", 3) == 0:
         if chance(f"{key}/self", 2):
-            return f"{NAMES[first]} and I are of the same kind.", lambda kinds: kinds[first] == kinds[speaker]
+            return (
+                f"{NAMES[first]} and I are of the same kind.",
+                lambda kinds: kinds[first] == kinds[speaker],
+            )
         return f"{NAMES[first]} is a {KINDS[kind]}.", lambda kinds: kinds[first] != bool(kind)
     second = [i for i in range(level) if i != first][chance(f"{key}/second", level - 1)]
     joint = chance(f"{key}/joint", 2)

@@ -3,6 +3,7 @@
 Demonstrations: expert traces (`traces`; the paper's are by DeepSeek-R1), else MATH's own solutions where the JSONL has them.
 Held out by default: the paper's five benchmarks.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -13,12 +14,15 @@ from bridge_jax.types import Task
 
 CLAIMS = True
 PAPER = ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")
-SOURCE = Source("train/limr.jsonl", ("GAIR/LIMR",), "train", 1389, "34d418b94878", {"problem": "prompt"})
+SOURCE = Source(
+    "train/limr.jsonl", ("GAIR/LIMR",), "train", 1389, "34d418b94878", {"problem": "prompt"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(tasks.Training):
     """Settings."""
+
     held_out: tuple[str, ...] = PAPER
 
 

@@ -3,6 +3,7 @@
 Demonstrations: expert traces (`traces`), else the data's own worked solutions where it has them. The training set's problems are
 not those of MATH500. Rows whose level is unknown are left out unless all levels are asked for.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -22,13 +23,20 @@ def level_of(row: dict) -> int | None:
     return int(found[0]) if found else None
 
 
-SOURCE = Source("train/math_train.jsonl", ("DigitalLearningGmbH/MATH-lighteval",), "train", 7498, "5b0348a37927",
-                {"level": level_of, "answer": lambda row: tasks.last_boxed(row["solution"]) or ""})
+SOURCE = Source(
+    "train/math_train.jsonl",
+    ("DigitalLearningGmbH/MATH-lighteval",),
+    "train",
+    7498,
+    "5b0348a37927",
+    {"level": level_of, "answer": lambda row: tasks.last_boxed(row["solution"]) or ""},
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(tasks.Training):
     """Settings."""
+
     levels: tuple[int, ...] = (3, 4, 5)
     held_out: tuple[str, ...] = ("math500",)
 
@@ -38,5 +46,7 @@ def make(cfg: Config) -> Task:
     if not cfg.levels or set(cfg.levels) - set(LEVELS):
         raise ValueError(f"task.levels={cfg.levels}; allowed: one or more of {LEVELS}")
     rows = problems.read(SOURCE, cfg.data_dir, cfg.allow_changed_data)
-    chosen = [row for row in rows if row.get("level") in cfg.levels or len(set(cfg.levels)) == len(LEVELS)]
+    chosen = [
+        row for row in rows if row.get("level") in cfg.levels or len(set(cfg.levels)) == len(LEVELS)
+    ]
     return tasks.training("math", chosen, lambda row: row.get("solution") or "", cfg)

@@ -2,6 +2,7 @@
 
 Answers are compared as mathematics; units and degrees may be left out.
 """
+
 from __future__ import annotations
 
 from bridge_jax import tasks
@@ -10,7 +11,14 @@ from bridge_jax.types import Task
 
 CLAIMS = True
 Config = tasks.Benchmark
-SOURCE = Source("benchmarks/math500.jsonl", ("HuggingFaceH4/MATH-500",), "test", 500, "db657b4eb43f", {"id": "unique_id"})
+SOURCE = Source(
+    "benchmarks/math500.jsonl",
+    ("HuggingFaceH4/MATH-500",),
+    "test",
+    500,
+    "db657b4eb43f",
+    {"id": "unique_id"},
+)
 
 
 def make(cfg: Config) -> Task:

@@ -3,6 +3,7 @@
 The gold answer is the last box of the reference solution. Physics is rounded, so numbers are
 equal up to a relative 1e-4, the tolerance of the evaluation that the paper uses (Qwen2.5-Math). Units may be left out.
 """
+
 from __future__ import annotations
 
 from bridge_jax import tasks
@@ -12,7 +13,14 @@ from bridge_jax.types import Task
 
 CLAIMS = True
 Config = tasks.Benchmark
-SOURCE = Source("benchmarks/minerva_math.jsonl", ("math-ai/minervamath",), "test", 272, "989570fc2170", {"problem": "question"})
+SOURCE = Source(
+    "benchmarks/minerva_math.jsonl",
+    ("math-ai/minervamath",),
+    "test",
+    272,
+    "989570fc2170",
+    {"problem": "question"},
+)
 
 
 def make(cfg: Config) -> Task:

@@ -4,6 +4,7 @@ Its own rules, from its fields: `is_multiple_answer` - several answers, in any o
 may be stated or left out; tuples in order, intervals with their brackets. The gold answer is the first entry of `final_answer`
 without its outer dollars, so that several answers keep an inner "$,$".
 """
+
 from __future__ import annotations
 
 from bridge_jax import tasks
@@ -13,9 +14,18 @@ from bridge_jax.types import Task
 
 CLAIMS = True
 Config = tasks.Benchmark
-SOURCE = Source("benchmarks/olympiadbench.jsonl", ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP"), "train", 675, "38ec789e54de",
-                {"id": lambda row: str(row["id"]), "problem": "question",
-                 "answer": lambda row: row["final_answer"][0].strip("$")})
+SOURCE = Source(
+    "benchmarks/olympiadbench.jsonl",
+    ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP"),
+    "train",
+    675,
+    "38ec789e54de",
+    {
+        "id": lambda row: str(row["id"]),
+        "problem": "question",
+        "answer": lambda row: row["final_answer"][0].strip("$"),
+    },
+)
 
 
 def rule(row: dict) -> Rule:
@@ -25,7 +35,9 @@ def rule(row: dict) -> Rule:
         absolute = float(error)
     except ValueError:
         raise ValueError(f"olympiadbench, id {row['id']}: error {error!r} is no number") from None
-    return Rule(absolute=absolute, parts=bool(row.get("is_multiple_answer")), unit=row.get("unit") or "")
+    return Rule(
+        absolute=absolute, parts=bool(row.get("is_multiple_answer")), unit=row.get("unit") or ""
+    )
 
 
 def make(cfg: Config) -> Task:

@@ -1,0 +1,1 @@
+"""Sweeps: each file lists the runs of one comparison."""

@@ -5,6 +5,7 @@
 
 The paper gives w the learning rate of theta, 5e-7, at which an adapter hardly moves; beta = 0 is hybrid, which stands beside it.
 """
+
 from configs.sweeps import ladder
 
 
@@ -13,6 +14,13 @@ def get_sweep() -> dict:
     variants = {}
     for name, given in ladder.settled("bridge", "bridge_gain_only", "joint").items():
         alpha = given.get("optim.base.learning_rate", ladder.ALPHA)
-        variants |= {f"{name}@{ratio:g}": given | {"optim.lora.learning_rate": float(f"{ratio * alpha:.3g}")}
-                     for ratio in (0.1, 1, 10, 100, 1000)}
-    return dict(config="configs/ladder.py", set=ladder.common(), variants=variants | ladder.settled("hybrid"), seeds=range(4))
+        variants |= {
+            f"{name}@{ratio:g}": given | {"optim.lora.learning_rate": float(f"{ratio * alpha:.3g}")}
+            for ratio in (0.1, 1, 10, 100, 1000)
+        }
+    return dict(
+        config="configs/ladder.py",
+        set=ladder.common(),
+        variants=variants | ladder.settled("hybrid"),
+        seeds=range(4),
+    )

@@ -6,6 +6,7 @@ cheap. What generates more a step has fewer steps: bridge_own samples twice, dap
 tenth and falls to 0 by a cosine at its own end. Equal time: AT_EQUAL_TIME, the same methods for as long as bridge takes. Not a
 sweep itself.
 """
+
 import json
 import pathlib
 
@@ -24,7 +25,12 @@ METHODS = {  # variant -> method and what it sets beside the learning rates
     "bridge_inner": {"method": "bridge", "method.inner_steps": 2},
     "bridge_own": {"method": "bridge", "method.shadow_rollouts": "own", "steps": ROLLOUTS // 2},
     "chord_mu": {"method": "chord", "method.chord_steps": ROLLOUTS},
-    "chord_phi": {"method": "chord", "method.chord_weighting": "phi", "method.chord_mu": 0.1, "method.chord_mu_end": 0.1},
+    "chord_phi": {
+        "method": "chord",
+        "method.chord_weighting": "phi",
+        "method.chord_mu": 0.1,
+        "method.chord_mu_end": 0.1,
+    },
     "luffy": {"method": "luffy"},
     "srft": {"method": "srft"},
     "hpt": {"method": "hpt"},
@@ -32,14 +38,24 @@ METHODS = {  # variant -> method and what it sets beside the learning rates
     "gspo": {"method": "gspo"},
     "dapo": {"method": "dapo", "steps": 44},
 }
-WITH_ADAPTER = ("bridge", "bridge_own", "bridge_resync", "bridge_inner", "bridge_gain_only", "joint")
+WITH_ADAPTER = (
+    "bridge",
+    "bridge_own",
+    "bridge_resync",
+    "bridge_inner",
+    "bridge_gain_only",
+    "joint",
+)
 MAIN = ("sft", "grpo", "cold_start", "alternate", "hybrid", "bridge")
 MAIN_WITH_SAMPLES = MAIN[1:]  # sft reads no reward
 ALPHA = 1e-4  # the base rate of configs/ladder.py
 RATES = (1e-4, 3e-4, 1e-3)  # alpha of every method
 LOWER = 3e-5  # as well for those whose best of the three is the lowest; it was tried for the main ones and was best for none
 LOWEST_BEST = ("chord_phi", "luffy", "dr_grpo", "gspo", "dapo", "srft", "hpt")
-RATIOS = (10, 1)  # beta / alpha of those with an adapter, which so have twice as many settings to choose from
+RATIOS = (
+    10,
+    1,
+)  # beta / alpha of those with an adapter, which so have twice as many settings to choose from
 
 
 def common(**given) -> dict:
@@ -53,13 +69,20 @@ def annealed(given: dict) -> dict:
     length = steps - given.get("method.sft_steps", 0)
     every = {"warmup_steps": length // 10, "decay_steps": length - length // 10}
     labels = ("base", "lora") if given["method"] in ("bridge", "joint") else ("base",)
-    return {"steps": steps, "eval.every": steps // 4} | given | {
-        f"optim.{label}.{key}": value for label in labels for key, value in every.items()}
+    return (
+        {"steps": steps, "eval.every": steps // 4}
+        | given
+        | {f"optim.{label}.{key}": value for label in labels for key, value in every.items()}
+    )
 
 
 def at_rate(variant: str, rate: float, ratio: float = RATIOS[0], **given) -> dict:
     """The settings of a variant, and those given, at a learning rate alpha; beta is `ratio` times alpha."""
-    adapter = {"optim.lora.learning_rate": float(f"{ratio * rate:.3g}")} if variant in WITH_ADAPTER else {}
+    adapter = (
+        {"optim.lora.learning_rate": float(f"{ratio * rate:.3g}")}
+        if variant in WITH_ADAPTER
+        else {}
+    )
     return annealed(METHODS[variant] | given | {"optim.base.learning_rate": rate} | adapter)
 
 
@@ -76,18 +99,26 @@ def setting(variant: str, rate: float, ratio: float) -> str:
 def grid(variant: str) -> dict[str, tuple[float, float]]:
     """What is tried in tuning: setting -> (alpha, beta / alpha)."""
     rates = (LOWER, *RATES) if variant in LOWEST_BEST else RATES
-    return {setting(variant, rate, ratio): (rate, ratio) for rate in rates for ratio in ratios(variant)}
+    return {
+        setting(variant, rate, ratio): (rate, ratio) for rate in rates for ratio in ratios(variant)
+    }
 
 
 def scaled(variant: str, factor: float) -> dict:
     """The lengths of a variant that trains for `factor` times its steps, each phase alike."""
     given = {"steps": ROLLOUTS} | METHODS[variant]
-    return {key: round(factor * given[key]) for key in ("steps", "method.sft_steps") if key in given}
+    return {
+        key: round(factor * given[key]) for key in ("steps", "method.sft_steps") if key in given
+    }
 
 
 def tuned() -> dict[str, tuple[float, float]]:
     """Variant -> (alpha, beta / alpha), of those that the study has tuned (docs/study/tuned.json)."""
-    return {name: tuple(rates) for name, rates in json.loads(TUNED.read_text()).items()} if TUNED.exists() else {}
+    return (
+        {name: tuple(rates) for name, rates in json.loads(TUNED.read_text()).items()}
+        if TUNED.exists()
+        else {}
+    )
 
 
 def at_tuned(variant: str, **given) -> dict:

@@ -5,6 +5,7 @@
 
 The paper reports 0.3 to 0.7 as robust and runs 0.5 (arXiv 2509.06948); its text describes a curriculum from 0 to 1 as well.
 """
+
 from configs.sweeps import ladder
 
 
@@ -14,8 +15,16 @@ def get_sweep() -> dict:
     thirds = (ladder.ROLLOUTS // 3, 2 * ladder.ROLLOUTS // 3)
     variants = {f"lam_{lam}": {"method.lam": lam} for lam in (0.1, 0.3, 0.5, 0.7, 0.9)}
     variants |= {kind: rise | {"method.lam_schedule": kind} for kind in ("linear", "cosine")}
-    variants["step"] = {"method.lam": 0.1, "method.lam_schedule": "step", "method.lam_boundaries": thirds,
-                        "method.lam_values": (0.5, 0.9)}
+    variants["step"] = {
+        "method.lam": 0.1,
+        "method.lam_schedule": "step",
+        "method.lam_boundaries": thirds,
+        "method.lam_values": (0.5, 0.9),
+    }
     bridge = ladder.settled("bridge")["bridge"]
-    return dict(config="configs/ladder.py", set=ladder.common(), seeds=range(4),
-                variants={name: bridge | given for name, given in variants.items()})
+    return dict(
+        config="configs/ladder.py",
+        set=ladder.common(),
+        seeds=range(4),
+        variants={name: bridge | given for name, given in variants.items()},
+    )

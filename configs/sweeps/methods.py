@@ -5,6 +5,7 @@
 
 Variants and rates of docs/study/tuned.json; without that file all of them, at the config's rate.
 """
+
 from configs.sweeps import ladder
 
 

@@ -10,6 +10,7 @@ Two CPU cores, one run at a time, 11 GB: three to four hours. The base solves 27
 for all, and for sft also the 5e-5 of a strong recipe; beta = alpha, as in the paper and as the ladder's tuning chose, and for
 bridge also ten times that. Warm-up over a tenth, then a cosine to 0, as in the ladder's study.
 """
+
 from configs.sweeps import ladder
 
 ROLLOUTS, ALPHA = 20, 2e-5
@@ -17,11 +18,22 @@ ROLLOUTS, ALPHA = 20, 2e-5
 
 def get_sweep() -> dict:
     """7 variants x 2 seeds."""
-    lengths = {"sft": {}, "grpo": {}, "cold_start": {"method.sft_steps": ROLLOUTS, "steps": 2 * ROLLOUTS},
-               "alternate": {"steps": 2 * ROLLOUTS}, "bridge": {}}
-    variants = {name: ladder.annealed({"method": name, "steps": ROLLOUTS} | given | {"optim.base.learning_rate": ALPHA})
-                for name, given in lengths.items()}
-    for variant in variants.values():  # an evaluation takes as long as three steps of grpo: at the start, half-way, at the end
+    lengths = {
+        "sft": {},
+        "grpo": {},
+        "cold_start": {"method.sft_steps": ROLLOUTS, "steps": 2 * ROLLOUTS},
+        "alternate": {"steps": 2 * ROLLOUTS},
+        "bridge": {},
+    }
+    variants = {
+        name: ladder.annealed(
+            {"method": name, "steps": ROLLOUTS} | given | {"optim.base.learning_rate": ALPHA}
+        )
+        for name, given in lengths.items()
+    }
+    for variant in (
+        variants.values()
+    ):  # an evaluation takes as long as three steps of grpo: at the start, half-way, at the end
         variant["eval.every"] = variant["steps"] // 2
     variants["bridge"] |= {"optim.lora.learning_rate": ALPHA, "optim.lora.schedule": "cosine"}
     variants["sft_5e-5"] = variants["sft"] | {"optim.base.learning_rate": 5e-5}

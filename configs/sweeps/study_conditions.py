@@ -4,10 +4,15 @@
 
 A variant is METHOD+CONDITION. The learning rates are those tuned without any of this, as a user would have them.
 """
+
 from configs.sweeps import ladder
 
-CONDITIONS = {"corrupt 0.5": {"task.corrupt": 0.5}, "16 experts": {"task.demo_size": 16},
-              "noise 0.2": {"rollout.reward_noise": 0.2}, "corrupt 0.2": {"task.corrupt": 0.2}}
+CONDITIONS = {
+    "corrupt 0.5": {"task.corrupt": 0.5},
+    "16 experts": {"task.demo_size": 16},
+    "noise 0.2": {"rollout.reward_noise": 0.2},
+    "corrupt 0.2": {"task.corrupt": 0.2},
+}
 
 
 def get_sweep() -> dict:

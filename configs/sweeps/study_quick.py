@@ -4,11 +4,14 @@
 
 It shows how, it proves nothing. Its base model is its own: made on all cores, which is faster, it is not the one of the study.
 """
+
 from configs.sweeps import ladder
 
 
 def get_sweep() -> dict:
     """6 methods x 2 seeds."""
-    variants = {name: ladder.at_rate(name, ladder.ALPHA, **ladder.scaled(name, 0.4)) for name in ladder.MAIN}
+    variants = {
+        name: ladder.at_rate(name, ladder.ALPHA, **ladder.scaled(name, 0.4)) for name in ladder.MAIN
+    }
     common = ladder.common(**{"model.path": "runs/study_quick/base/model"})
     return dict(config="configs/ladder.py", set=common, variants=variants, seeds=(0, 1))

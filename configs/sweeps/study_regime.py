@@ -4,12 +4,17 @@
 
 A variant is bridge/SETTING. lam "by the gain": more weight on the experts while theta, with them, is better than theta_hat.
 """
+
 from configs.sweeps import ladder
 
 RISE = {"method.lam": 0.1, "method.lam_end": 0.9, "method.lam_steps": ladder.ROLLOUTS}
 SETTINGS = {f"lam={lam}": {"method.lam": lam} for lam in (0.3, 0.7)} | {
     "lam rises by a cosine, 0.1 to 0.9": RISE | {"method.lam_schedule": "cosine"},
-    "lam by the gain, 0.2 to 0.8": {"method.lam_schedule": "gain", "method.lam": 0.2, "method.lam_end": 0.8},
+    "lam by the gain, 0.2 to 0.8": {
+        "method.lam_schedule": "gain",
+        "method.lam": 0.2,
+        "method.lam_end": 0.8,
+    },
     "resync_every=25": {"method.resync_every": 25},
     "inner_steps=4": {"method.inner_steps": 4},
     "ratio_cap=2": {"method.ratio_cap": 2.0},
@@ -20,9 +25,18 @@ RATIOS = (0.1, 1, 10, 30)  # beta / alpha
 def get_sweep() -> dict:
     """Up to 13 settings x 4 seeds."""
     alpha, tuned = ladder.tuned().get("bridge", (ladder.ALPHA, ladder.RATIOS[0]))
-    variants = {f"bridge/beta={ratio} alpha": ladder.at_rate("bridge", alpha, ratio) for ratio in RATIOS if ratio != tuned}
-    variants |= {f"bridge/{name}": ladder.at_tuned("bridge", **given) for name, given in SETTINGS.items()}
-    variants["bridge/beta=30 alpha, resync_every=10"] = ladder.at_rate("bridge", alpha, 30, **{"method.resync_every": 10})
+    variants = {
+        f"bridge/beta={ratio} alpha": ladder.at_rate("bridge", alpha, ratio)
+        for ratio in RATIOS
+        if ratio != tuned
+    }
+    variants |= {
+        f"bridge/{name}": ladder.at_tuned("bridge", **given) for name, given in SETTINGS.items()
+    }
+    variants["bridge/beta=30 alpha, resync_every=10"] = ladder.at_rate(
+        "bridge", alpha, 30, **{"method.resync_every": 10}
+    )
     variants["bridge/gain alone, beta=100 alpha, resync_every=10"] = ladder.at_rate(
-        "bridge", alpha, 100, **{"method.w_learns": "gain", "method.resync_every": 10})
+        "bridge", alpha, 100, **{"method.w_learns": "gain", "method.resync_every": 10}
+    )
     return dict(config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=range(4))

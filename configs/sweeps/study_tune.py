@@ -1,11 +1,18 @@
 """Learning rates of every method, by the same grid and two seeds, judged on the dev split (experiments.study reads them off).
 
-    python -m experiments.study --stages=tune
+python -m experiments.study --stages=tune
 """
+
 from configs.sweeps import ladder
 
 
 def get_sweep() -> dict:
     """Methods x rates x 2 seeds that the main sweep does not use; a variant is METHOD@ALPHA, or METHOD@ALPHAxRATIO."""
-    variants = {setting: ladder.at_rate(name, *rates) for name in ladder.METHODS for setting, rates in ladder.grid(name).items()}
-    return dict(config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=(100, 101))
+    variants = {
+        setting: ladder.at_rate(name, *rates)
+        for name in ladder.METHODS
+        for setting, rates in ladder.grid(name).items()
+    }
+    return dict(
+        config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=(100, 101)
+    )

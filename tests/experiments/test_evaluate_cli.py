@@ -1,4 +1,5 @@
 """The evaluate command: the numbers of training, any layout, interruptions, full disks, bad input."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -25,8 +26,17 @@ from tests.test_transcripts import disk_for
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-ARCH = dict(model_type="qwen3", vocab_size=16, **tiny_runs.TINY, max_position_embeddings=64, rope_theta=10000.0,
-            rms_norm_eps=1e-6, tie_word_embeddings=True, eos_token_id=0, initializer_range=0.4)
+ARCH = dict(
+    model_type="qwen3",
+    vocab_size=16,
+    **tiny_runs.TINY,
+    max_position_embeddings=64,
+    rope_theta=10000.0,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+    eos_token_id=0,
+    initializer_range=0.4,
+)
 ASKED = Asked(tasks=("arithmetic",), samples=2, max_new=12, limit=7, buckets=(6, 8), rows=4)
 FILES = {"manifest.json", "results.json", "table.md", "table.csv", "table.tex"}
 
@@ -36,7 +46,13 @@ def model(tmp_path_factory) -> str:
     """An HF folder with random weights, sharp enough that its completions differ."""
     folder, cfg = tmp_path_factory.mktemp("model"), params.read_config(ARCH)
     data.CharTokenizer(arithmetic.ALPHABET).save(folder / "extra")
-    params.save(cfg, params.init(cfg, jax.random.key(1)), folder / "tiny", ARCH, also=tuple((folder / "extra").iterdir()))
+    params.save(
+        cfg,
+        params.init(cfg, jax.random.key(1)),
+        folder / "tiny",
+        ARCH,
+        also=tuple((folder / "extra").iterdir()),
+    )
     return str(folder / "tiny")
 
 
@@ -49,12 +65,17 @@ def lively(monkeypatch):
 
 def run(model: str, out, devices=1, **changes) -> dict:
     """evaluate_model of ASKED with changes, on the first devices."""
-    return evaluate_model(model, str(out), dataclasses.replace(ASKED, **changes), jax.devices()[:devices])
+    return evaluate_model(
+        model, str(out), dataclasses.replace(ASKED, **changes), jax.devices()[:devices]
+    )
 
 
 def rows(out, name: str = "arithmetic") -> dict:
     """Transcripts by (id, sample)."""
-    return {(row["id"], row["sample"]): row for row in tiny_runs.rows(pathlib.Path(out) / f"{name}.jsonl")}
+    return {
+        (row["id"], row["sample"]): row
+        for row in tiny_runs.rows(pathlib.Path(out) / f"{name}.jsonl")
+    }
 
 
 def texts(out) -> dict[str, str]:
@@ -72,17 +93,25 @@ def test_a_run_is_judged_as_in_its_training(unbroken, tmp_path, method, capsys):
     strict, facts = part["scores"]["strict"]["greedy pass@1"], part["facts"]["greedy"]
     assert logged["step"] == tiny_runs.STEPS and part["n"] == logged["eval/held_out_n"] == 8
     assert strict.value == logged["eval/held_out_accuracy"]
-    assert facts["tokens"] == logged["eval/held_out_tokens"] and 1 - facts["truncated"] == logged["eval/held_out_stopped"]
+    assert (
+        facts["tokens"] == logged["eval/held_out_tokens"]
+        and 1 - facts["truncated"] == logged["eval/held_out_stopped"]
+    )
     assert strict.stderr == pytest.approx(logged["eval/held_out_stderr"])
-    assert f"step {tiny_runs.STEPS}" in report["model"] and "greedy pass@1" in capsys.readouterr().out
+    assert (
+        f"step {tiny_runs.STEPS}" in report["model"] and "greedy pass@1" in capsys.readouterr().out
+    )
 
 
 def test_a_trained_run_is_no_random_model(unbroken, tmp_path):
     """What the test above compares depends on the weights: two methods' transcripts differ."""
-    made = [rows(evaluate_model(str(unbroken(name)), str(tmp_path / name), Asked()) and tmp_path / name)
-            for name in ("bridge", "sft")]
+    made = [
+        rows(evaluate_model(str(unbroken(name)), str(tmp_path / name), Asked()) and tmp_path / name)
+        for name in ("bridge", "sft")
+    ]
     assert made[0].keys() == made[1].keys() and [row["text"] for row in made[0].values()] != [
-        row["text"] for row in made[1].values()]
+        row["text"] for row in made[1].values()
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -93,7 +122,9 @@ def test_the_weights_of_a_run_are_its_merged_policy(unbroken, dtype):
     loaded, at_step = command.open_run(str(unbroken("bridge"))).load(run.mesh, dtype)
     assert at_step == f", step {tiny_runs.STEPS}"
     merge = jax.jit(lambda theta, w: lora.merge(run.lora, theta, w, dtype))
-    same = lambda one, other: all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
+    same = lambda one, other: all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other))
+    )
     assert same(loaded, merge(parts.theta, parts.w)) and not same(loaded, merge(parts.theta, None))
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(dtype)}
 
@@ -116,7 +147,14 @@ def test_programs_are_compiled_once(model, lively, monkeypatch, tmp_path):
     fake_task(monkeypatch)
     run(model, tmp_path / "one", max_new=11)
     before = programs.compile_count()
-    run(model, tmp_path / "two", max_new=11, tasks=("arithmetic", "math500"), seed=7, temperature=1.5)
+    run(
+        model,
+        tmp_path / "two",
+        max_new=11,
+        tasks=("arithmetic", "math500"),
+        seed=7,
+        temperature=1.5,
+    )
     assert programs.compile_count() == before
 
 
@@ -161,7 +199,9 @@ def test_an_interrupted_evaluation_goes_on(model, lively, tmp_path, monkeypatch,
     every = {(1 if sample == "greedy" else 2, id) for id, sample in rows(tmp_path / "whole")}
     finished = {(1, id) for id, sample in done if sample == "greedy"}
     assert sorted(asked) == sorted(every - finished)
-    assert rows(tmp_path / "out") == rows(tmp_path / "whole") and texts(tmp_path / "out") == texts(tmp_path / "whole")
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole") and texts(tmp_path / "out") == texts(
+        tmp_path / "whole"
+    )
     assert (tmp_path / "out" / "arithmetic.jsonl").read_text().startswith(before)
     asked.clear()
     run(model, tmp_path / "out")
@@ -177,49 +217,78 @@ def test_a_folder_grows(model, lively, tmp_path):
     assert (tmp_path / "out" / "arithmetic.jsonl").read_text().startswith(first)
     assert texts(tmp_path / "out") == texts(tmp_path / "whole")
     smaller = run(model, tmp_path / "out", limit=3, samples=1)["benchmarks"]["arithmetic"]
-    assert smaller["n"] == 3 and list(smaller["facts"]) == ["greedy"] and smaller["facts"]["greedy"]["rows"] == 3
+    assert (
+        smaller["n"] == 3
+        and list(smaller["facts"]) == ["greedy"]
+        and smaller["facts"]["greedy"]["rows"] == 3
+    )
 
 
 def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path):
     run(model, tmp_path / "out", limit=2)
-    for change, key in ((dict(max_new=11), "generation.max_new +11 +12"), (dict(temperature=0.5), "sampled.temperature"),
-                        (dict(samples=4), "sampled.samples +4 +2"), (dict(seed=5), "sampled.seed"),
-                        (dict(dtype="bfloat16"), "generation.dtype")):
+    for change, key in (
+        (dict(max_new=11), "generation.max_new +11 +12"),
+        (dict(temperature=0.5), "sampled.temperature"),
+        (dict(samples=4), "sampled.samples +4 +2"),
+        (dict(seed=5), "sampled.seed"),
+        (dict(dtype="bfloat16"), "generation.dtype"),
+    ):
         with pytest.raises(ValueError, match=f"(?s)made otherwise:.*{key}"):
             run(model, tmp_path / "out", limit=2, **change)
     other, cfg = tmp_path / "other", params.read_config(ARCH)
-    params.save(cfg, params.init(cfg, jax.random.key(2)), other, ARCH, also=tuple(
-        file for file in pathlib.Path(model).iterdir() if "token" in file.name))
+    params.save(
+        cfg,
+        params.init(cfg, jax.random.key(2)),
+        other,
+        ARCH,
+        also=tuple(file for file in pathlib.Path(model).iterdir() if "token" in file.name),
+    )
     with pytest.raises(ValueError, match="(?s)made otherwise:.*model.weights"):
         run(str(other), tmp_path / "out", limit=2)
 
 
 def fake_task(monkeypatch, **parts) -> list:
     """A task "math500" with questions of two lengths, and a Config that knows data_dir; returns the Configs it got."""
+
     @dataclasses.dataclass(frozen=True)
     class Config:
         data_dir: str = ""
 
     base, configs = arithmetic.make(arithmetic.Config(levels=(1, 2), eval_size=8)), []
     fields = {key: value for key, value in parts.items() if key != "CLAIMS"}
-    task = dataclasses.replace(base, **{"name": "math500", "splits": {"test": base.splits["held_out"]}} | fields)
-    module = types.SimpleNamespace(Config=Config, make=lambda cfg: configs.append(cfg) or task,
-                                   CLAIMS=parts.get("CLAIMS", False))
+    task = dataclasses.replace(
+        base, **{"name": "math500", "splits": {"test": base.splits["held_out"]}} | fields
+    )
+    module = types.SimpleNamespace(
+        Config=Config,
+        make=lambda cfg: configs.append(cfg) or task,
+        CLAIMS=parts.get("CLAIMS", False),
+    )
     load = tasks.load
     monkeypatch.setattr(tasks, "load", lambda name: module if name == "math500" else load(name))
     return configs
 
 
 def test_too_long_prompts_stay_in_the_denominator(model, monkeypatch, tmp_path, capsys):
-    configs = fake_task(monkeypatch, compare=lambda problem, answer: Outcome.correct, lenient=lambda text: text)
-    part = run(model, tmp_path / "out", tasks=("math500",), data_dir="there", buckets=(5,), limit=0)["benchmarks"]["math500"]
+    configs = fake_task(
+        monkeypatch, compare=lambda problem, answer: Outcome.correct, lenient=lambda text: text
+    )
+    part = run(
+        model, tmp_path / "out", tasks=("math500",), data_dir="there", buckets=(5,), limit=0
+    )["benchmarks"]["math500"]
     assert configs[-1].data_dir == "there" and (part["n"], part["too_long"]) == (8, 4)
     assert part["scores"]["lenient"]["greedy pass@1"].value == 0.5  # all that were asked, of all
     assert part["scores"]["lenient"]["pass@2"].value == 0.5
     for kind, made in (("greedy", 4), ("sampled", 8)):
         outcomes = part["facts"][kind]["outcomes"]["lenient"]
-        assert part["facts"][kind]["rows"] == made and outcomes["too_long"] == outcomes["correct"] == 0.5
-    assert "math500: 4 of 8 prompts are longer than 5 tokens: not asked, counted as not answered" in capsys.readouterr().out
+        assert (
+            part["facts"][kind]["rows"] == made
+            and outcomes["too_long"] == outcomes["correct"] == 0.5
+        )
+    assert (
+        "math500: 4 of 8 prompts are longer than 5 tokens: not asked, counted as not answered"
+        in capsys.readouterr().out
+    )
 
 
 def test_published_rows_stand_beside_ours(model, lively, monkeypatch, tmp_path):
@@ -227,8 +296,12 @@ def test_published_rows_stand_beside_ours(model, lively, monkeypatch, tmp_path):
     report = run(model, tmp_path / "out", tasks=("math500", "arithmetic"), limit=2, samples=1)
     assert list(report["benchmarks"]) == ["math500", "arithmetic"]
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "| published: Qwen2.5-3B BRIDGE | 66.2 |  |  |" in table and "arXiv 2509.06948 v3" in table
-    assert (tmp_path / "out" / "math500.jsonl").exists() and (tmp_path / "out" / "arithmetic.jsonl").exists()
+    assert (
+        "| published: Qwen2.5-3B BRIDGE | 66.2 |  |  |" in table and "arXiv 2509.06948 v3" in table
+    )
+    assert (tmp_path / "out" / "math500.jsonl").exists() and (
+        tmp_path / "out" / "arithmetic.jsonl"
+    ).exists()
 
 
 def test_splits_of_one_task_are_benchmarks_of_their_own(model, monkeypatch, tmp_path):
@@ -241,6 +314,7 @@ def test_splits_of_one_task_are_benchmarks_of_their_own(model, monkeypatch, tmp_
 
 class FakePool:
     """Stands for grading.pool.Pool; finds every claim right."""
+
     events: list = []
 
     def start(grader):
@@ -258,44 +332,77 @@ class FakePool:
 @pytest.mark.parametrize("says_so", [True, False])
 def test_the_pool_is_started_first_or_with_the_first_claim(model, monkeypatch, tmp_path, says_so):
     """A task that says that it makes Claims gets its workers before anything of the model is opened."""
-    fake_task(monkeypatch, compare=lambda problem, answer: Claim(problem.answer, answer), lenient=lambda text: text,
-              CLAIMS=says_so)
+    fake_task(
+        monkeypatch,
+        compare=lambda problem, answer: Claim(problem.answer, answer),
+        lenient=lambda text: text,
+        CLAIMS=says_so,
+    )
     FakePool.events, opened = [], command.open_model
     monkeypatch.setattr(command.Grader, "start", FakePool.start)
-    monkeypatch.setattr(command, "open_model", lambda *given: FakePool.events.append("open") or opened(*given))
+    monkeypatch.setattr(
+        command, "open_model", lambda *given: FakePool.events.append("open") or opened(*given)
+    )
     report = run(model, tmp_path / "out", tasks=("math500",), limit=3, samples=1)
     assert report["benchmarks"]["math500"]["scores"]["lenient"]["greedy pass@1"].value == 1
-    assert FakePool.events == (["start", "open", "grade", "close"] if says_so else ["open", "start", "grade", "close"])
+    assert FakePool.events == (
+        ["start", "open", "grade", "close"] if says_so else ["open", "start", "grade", "close"]
+    )
 
 
 def test_a_full_disk(model, lively, tmp_path, monkeypatch, capsys):
     """Exit code 2, a message that says what to do, and nothing that was written is lost."""
     run(model, tmp_path / "whole")
-    monkeypatch.setattr(command.flags, "FLAGS", types.SimpleNamespace(
-        model=model, out=str(tmp_path / "out"), **dataclasses.asdict(ASKED) | {"tasks": ["arithmetic"], "buckets": ["6", "8"]}))
+    monkeypatch.setattr(
+        command.flags,
+        "FLAGS",
+        types.SimpleNamespace(
+            model=model,
+            out=str(tmp_path / "out"),
+            **dataclasses.asdict(ASKED) | {"tasks": ["arithmetic"], "buckets": ["6", "8"]},
+        ),
+    )
     monkeypatch.setattr(command, "use_compilation_cache", lambda: None)
     monkeypatch.setattr(command, "log_to_stderr", lambda: None)
     with disk_for(2200), pytest.raises(SystemExit) as ended:
         command.main(["evaluate"])
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and error.startswith("error: ") and "rows written before are complete; make room" in error
+    assert (
+        ended.value.code == 2
+        and error.startswith("error: ")
+        and "rows written before are complete; make room" in error
+    )
     found = rows(tmp_path / "out")
-    assert 0 < len(found) < len(rows(tmp_path / "whole")) and found.items() <= rows(tmp_path / "whole").items()
+    assert (
+        0 < len(found) < len(rows(tmp_path / "whole"))
+        and found.items() <= rows(tmp_path / "whole").items()
+    )
     command.main(["evaluate"])
     assert rows(tmp_path / "out") == rows(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("raised,code,said", [
-    (KeyboardInterrupt(), 130, "stopped; every batch that was graded is on disk"),
-    (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 2, "lower --rows or --max_new, or raise --decode_tensor (RESOURCE_EXHAUSTED: 9 GB)"),
-    (RuntimeError("self-test failed"), 2, "error: self-test failed"),
-])
+@pytest.mark.parametrize(
+    "raised,code,said",
+    [
+        (KeyboardInterrupt(), 130, "stopped; every batch that was graded is on disk"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: 9 GB"),
+            2,
+            "lower --rows or --max_new, or raise --decode_tensor (RESOURCE_EXHAUSTED: 9 GB)",
+        ),
+        (RuntimeError("self-test failed"), 2, "error: self-test failed"),
+    ],
+)
 def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, said):
     def fails(*given):
         raise raised
 
     flags = types.SimpleNamespace(model="", out="", **dataclasses.asdict(ASKED))
-    for name, value in (("use_compilation_cache", lambda: None), ("log_to_stderr", lambda: None), ("evaluate_model", fails)):
+    for name, value in (
+        ("use_compilation_cache", lambda: None),
+        ("log_to_stderr", lambda: None),
+        ("evaluate_model", fails),
+    ):
         monkeypatch.setattr(command, name, value)
     monkeypatch.setattr(command.flags, "FLAGS", flags)
     with pytest.raises(SystemExit) as ended:
@@ -303,21 +410,33 @@ def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, 
     assert ended.value.code == code and said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("changes,message", [
-    (dict(tasks=("arithmetics",)), "task 'arithmetics' does not exist. Did you mean 'arithmetic'"),
-    (dict(tasks=()), "--tasks is empty and --model=.* is no run directory"),
-    (dict(max_new=57), r"--max_new=57 behind prompts of up to 8 tokens .* makes 65 positions, the model has 64"),
-    (dict(buckets=(64,)), "the model has 64"),
-    (dict(buckets=(8, 6)), r"prompt buckets \(8, 6\); allowed: positive, in rising order"),
-    (dict(samples=0), "--samples=0; allowed: a whole number of at least 1"),
-    (dict(temperature=0.0), "--temperature=0.0 would make all samples of a problem equal"),
-    (dict(dtype="float16"), "--dtype='float16'; allowed: float32, bfloat16"),
-    (dict(decode_tensor=3), "--decode_tensor=3 does not divide the model's"),
-    (dict(decode_tensor=2), "mesh.decode_tensor=2 does not divide the 1 devices; nearest that does: 1"),
-    (dict(prompt="chat"), "--prompt='chat'; allowed: boxed, plain"),
-    (dict(prompt="plain"), "--prompt=plain: task 'arithmetic' has one way to ask only"),
-    (dict(prompt="plain", tasks=()), "--prompt=plain without --tasks"),
-])
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        (
+            dict(tasks=("arithmetics",)),
+            "task 'arithmetics' does not exist. Did you mean 'arithmetic'",
+        ),
+        (dict(tasks=()), "--tasks is empty and --model=.* is no run directory"),
+        (
+            dict(max_new=57),
+            r"--max_new=57 behind prompts of up to 8 tokens .* makes 65 positions, the model has 64",
+        ),
+        (dict(buckets=(64,)), "the model has 64"),
+        (dict(buckets=(8, 6)), r"prompt buckets \(8, 6\); allowed: positive, in rising order"),
+        (dict(samples=0), "--samples=0; allowed: a whole number of at least 1"),
+        (dict(temperature=0.0), "--temperature=0.0 would make all samples of a problem equal"),
+        (dict(dtype="float16"), "--dtype='float16'; allowed: float32, bfloat16"),
+        (dict(decode_tensor=3), "--decode_tensor=3 does not divide the model's"),
+        (
+            dict(decode_tensor=2),
+            "mesh.decode_tensor=2 does not divide the 1 devices; nearest that does: 1",
+        ),
+        (dict(prompt="chat"), "--prompt='chat'; allowed: boxed, plain"),
+        (dict(prompt="plain"), "--prompt=plain: task 'arithmetic' has one way to ask only"),
+        (dict(prompt="plain", tasks=()), "--prompt=plain without --tasks"),
+    ],
+)
 def test_bad_input(model, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         run(model, tmp_path / "out", **changes)
@@ -332,13 +451,20 @@ def test_plain_prompts_go_around_the_chat_template():
     opened = command.Model("m", params.read_config(ARCH), data.HFTokenizer(folder), None)
     made = {}
     for prompt in ("boxed", "plain"):
-        asked = dataclasses.replace(ASKED, tasks=("knights_knaves",), prompt=prompt, limit=1, buckets=(512,))
+        asked = dataclasses.replace(
+            ASKED, tasks=("knights_knaves",), prompt=prompt, limit=1, buckets=(512,)
+        )
         benchmark = command.read_tasks(asked, opened)[0]
         text = opened.tokenizer.inner.decode(benchmark.prompts.tokens[0])
-        assert ("<|im_start|>" in text) == (prompt == "boxed") and ("Answer:" in text[-10:]) == (prompt == "plain")
+        assert ("<|im_start|>" in text) == (prompt == "boxed") and ("Answer:" in text[-10:]) == (
+            prompt == "plain"
+        )
         assert benchmark.problems[0].question in text
         made[prompt] = command.manifest(asked, opened, [benchmark])["task knights_knaves/held_out"]
-    assert made["boxed"]["template"] != made["plain"]["template"] and made["boxed"]["data"] == made["plain"]["data"]
+    assert (
+        made["boxed"]["template"] != made["plain"]["template"]
+        and made["boxed"]["data"] == made["plain"]["data"]
+    )
 
 
 def test_bad_folders(model, tmp_path, unbroken):
@@ -353,21 +479,42 @@ def test_bad_folders(model, tmp_path, unbroken):
 
 def test_what_is_left_open_follows_the_model(model, tmp_path, capsys):
     """max_new is what the model has room for behind the largest bucket, and that is said."""
-    report = evaluate_model(model, str(tmp_path / "out"), Asked(tasks=("arithmetic",), limit=2), jax.devices()[:1])
+    report = evaluate_model(
+        model, str(tmp_path / "out"), Asked(tasks=("arithmetic",), limit=2), jax.devices()[:1]
+    )
     settings = report["settings"]
-    assert (settings["buckets"], settings["max_new"], settings["dtype"], settings["rows"]) == ((32,), 32, "float32", 16)
-    assert ("--max_new=32: 5000 is usual, but the model has 64 positions, 32 of them kept for the prompt"
-            in capsys.readouterr().out)
+    assert (settings["buckets"], settings["max_new"], settings["dtype"], settings["rows"]) == (
+        (32,),
+        32,
+        "float32",
+        16,
+    )
+    assert (
+        "--max_new=32: 5000 is usual, but the model has 64 positions, 32 of them kept for the prompt"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_command(model, tmp_path):
     """As a user starts it: twice, and with mistakes."""
-    environment = os.environ | dict(JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT), JAX_COMPILATION_CACHE_DIR="",
-                                    XLA_FLAGS="--xla_backend_optimization_level=0")
-    line = [sys.executable, "-m", "experiments.evaluate", f"--model={model}", f"--out={tmp_path / 'out'}"]
+    environment = os.environ | dict(
+        JAX_PLATFORMS="cpu",
+        PYTHONPATH=str(ROOT),
+        JAX_COMPILATION_CACHE_DIR="",
+        XLA_FLAGS="--xla_backend_optimization_level=0",
+    )
+    line = [
+        sys.executable,
+        "-m",
+        "experiments.evaluate",
+        f"--model={model}",
+        f"--out={tmp_path / 'out'}",
+    ]
 
     def start(*given):
-        return subprocess.run([*line, *given], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+        return subprocess.run(
+            [*line, *given], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
+        )
 
     given = ("--tasks=arithmetic", "--limit=3", "--samples=2", "--max_new=8", "--buckets=6,8")
     first = start(*given)
@@ -376,7 +523,13 @@ def test_the_command(model, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"arithmetic.jsonl"}
     assert len(rows(tmp_path / "out")) == 9
     second = start(*given)
-    assert second.returncode == 0 and second.stdout == first.stdout and "problems" not in second.stderr
+    assert (
+        second.returncode == 0 and second.stdout == first.stdout and "problems" not in second.stderr
+    )
     wrong = start("--tasks=arithmetic", "--buckets=six")
-    assert wrong.returncode == 2 and wrong.stderr.splitlines()[-1] == (
-        "error: --buckets=six; allowed: whole numbers, such as 128,256") and "Traceback" not in wrong.stderr
+    assert (
+        wrong.returncode == 2
+        and wrong.stderr.splitlines()[-1]
+        == ("error: --buckets=six; allowed: whole numbers, such as 128,256")
+        and "Traceback" not in wrong.stderr
+    )

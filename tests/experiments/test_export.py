@@ -1,4 +1,5 @@
 """A trained tiny run as HF folders: what is written is what was trained, and transformers agrees."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -35,7 +36,11 @@ def weights(folder) -> dict[str, np.ndarray]:
 def no_torch(monkeypatch):
     """As on a machine without torch, whatever is installed here."""
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "torch" else find(name, *rest),
+    )
 
 
 def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
@@ -46,25 +51,46 @@ def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
         printed = capsys.readouterr().out
         assert "read back bit for bit" in printed and "torch is not installed" in printed
         hf = json.loads((folder / "config.json").read_text())
-        assert hf["architectures"] == ["Qwen3ForCausalLM"] and hf["eos_token_id"] == 0 and hf["dtype"] == "float32"
-        assert json.loads((folder / "generation_config.json").read_text()) == {"eos_token_id": 0, "pad_token_id": 0}
-        back, phi = params.load(params.read_config(hf), folder), run.policy.merge(state.params.theta, w)
+        assert (
+            hf["architectures"] == ["Qwen3ForCausalLM"]
+            and hf["eos_token_id"] == 0
+            and hf["dtype"] == "float32"
+        )
+        assert json.loads((folder / "generation_config.json").read_text()) == {
+            "eos_token_id": 0,
+            "pad_token_id": 0,
+        }
+        back, phi = (
+            params.load(params.read_config(hf), folder),
+            run.policy.merge(state.params.theta, w),
+        )
         for ours, theirs in zip(jax.tree.leaves(phi), jax.tree.leaves(back), strict=True):
             # the export merges on all devices, this test on one: the product A B may round differently
-            np.testing.assert_allclose(theirs, ours, rtol=0 if w is None else 1e-5, atol=0 if w is None else 1e-7)
-    assert not np.array_equal(*(weights(tmp_path / what)["model.layers.0.mlp.up_proj.weight"]
-                                for what in ("merged", "base")))
+            np.testing.assert_allclose(
+                theirs, ours, rtol=0 if w is None else 1e-5, atol=0 if w is None else 1e-7
+            )
+    assert not np.array_equal(
+        *(
+            weights(tmp_path / what)["model.layers.0.mlp.up_proj.weight"]
+            for what in ("merged", "base")
+        )
+    )
 
     import transformers
+
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
     messages = run.task.messages(run.prompts.problems[0])
-    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    rendered = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
     assert rendered == run.prompts.tokens[0].tolist()
 
 
 def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
     """W + (alpha / r) B A, as PEFT applies it, over every matrix of the base export."""
-    folders = {what: export(str(unbroken("bridge")), str(tmp_path / what), what) for what in command.KINDS}
+    folders = {
+        what: export(str(unbroken("bridge")), str(tmp_path / what), what) for what in command.KINDS
+    }
     adapter = load_file(folders["adapter"] / "adapter_model.safetensors")
     settings = json.loads((folders["adapter"] / "adapter_config.json").read_text())
     base, merged = weights(folders["base"]), weights(folders["merged"])
@@ -78,7 +104,9 @@ def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
             assert name.split(".")[-2] in settings["target_modules"] and B.any()
     assert len(touched) == 7 * 2 and base.keys() == merged.keys()
     for name in merged:
-        np.testing.assert_allclose(base[name], merged[name], rtol=0, atol=1e-6 if name in touched else 0)
+        np.testing.assert_allclose(
+            base[name], merged[name], rtol=0, atol=1e-6 if name in touched else 0
+        )
     assert (folders["adapter"] / "tokenizer.json").exists()
     assert os.stat(folders["adapter"] / "adapter_model.safetensors").st_mode & 0o044 == 0o044
 
@@ -86,7 +114,10 @@ def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
 def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
     """From model.path: unknown fields of config.json and generation_config.json go through to the export."""
     source = export(str(unbroken("bridge")), str(tmp_path / "source"))
-    for name, extra in (("config.json", {"field_of_theirs": [1]}), ("generation_config.json", {"temperature": 0.6})):
+    for name, extra in (
+        ("config.json", {"field_of_theirs": [1]}),
+        ("generation_config.json", {"temperature": 0.6}),
+    ):
         (source / name).write_text(json.dumps(json.loads((source / name).read_text()) | extra))
     workdir = tmp_path / "run"
     config = tiny_runs.config("sft", model__path=str(source), data__tokenizer="")
@@ -96,11 +127,18 @@ def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
         state, meta = train.restore_or_begin(run, store)
         store.save(1, state, meta | {"step": 1})
     folder = export(str(workdir), str(tmp_path / "again"))
-    assert json.loads((folder / "config.json").read_text()) == json.loads((source / "config.json").read_text())
+    assert json.loads((folder / "config.json").read_text()) == json.loads(
+        (source / "config.json").read_text()
+    )
     assert json.loads((folder / "generation_config.json").read_text()) == {
-        "eos_token_id": 0, "pad_token_id": 0, "temperature": 0.6}
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+        "temperature": 0.6,
+    }
     assert weights(folder).keys() == weights(source).keys()
-    assert all(np.array_equal(weights(folder)[name], array) for name, array in weights(source).items())
+    assert all(
+        np.array_equal(weights(folder)[name], array) for name, array in weights(source).items()
+    )
     assert (folder / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
 
 
@@ -114,8 +152,10 @@ def test_a_run_of_many_devices_is_exported_on_fewer(unbroken, no_torch, tmp_path
     (copy / "config.json").write_text(json.dumps(record))
     (copy / "checkpoints").symlink_to(unbroken("sft") / "checkpoints")
     folder = export(str(copy), str(tmp_path / "out"))
-    assert np.array_equal(weights(folder)["model.embed_tokens.weight"],
-                          trained(unbroken("sft"), "sft")[1].params.theta["embed"])
+    assert np.array_equal(
+        weights(folder)["model.embed_tokens.weight"],
+        trained(unbroken("sft"), "sft")[1].params.theta["embed"],
+    )
 
 
 def test_errors(unbroken, no_torch, tmp_path):
@@ -143,13 +183,19 @@ def test_errors(unbroken, no_torch, tmp_path):
 def test_what_fails_verification_never_gets_its_name(unbroken, monkeypatch, tmp_path):
     run, load = str(unbroken("sft")), params.load
     with monkeypatch.context() as patch:
-        patch.setattr(params, "load", lambda *given: jax.tree.map(lambda x: x.at[0].add(1e-6), load(*given)))
+        patch.setattr(
+            params, "load", lambda *given: jax.tree.map(lambda x: x.at[0].add(1e-6), load(*given))
+        )
         with pytest.raises(RuntimeError, match="reads back as other numbers"):
             export(run, str(tmp_path / "out"))
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name == "torch" or find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: name == "torch" or find(name, *rest)
+    )
     for shift in (1e-3, float("nan")):
-        monkeypatch.setattr(command, "transformers_logits", lambda folder, ids: np.full((len(ids), 16), shift))
+        monkeypatch.setattr(
+            command, "transformers_logits", lambda folder, ids: np.full((len(ids), 16), shift)
+        )
         monkeypatch.setattr(command, "logits", lambda cfg, phi, ids: np.zeros((len(ids), 16)))
         with pytest.raises(RuntimeError, match="differ by"):
             export(run, str(tmp_path / "out"))

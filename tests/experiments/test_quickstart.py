@@ -1,20 +1,34 @@
 """The quickstart's table and picture from metrics written by hand; `make quickstart` itself is run by people."""
+
 from __future__ import annotations
 
 import pathlib
 
 
 def lines(sampled: bool) -> list[dict]:
-    judged = lambda step, value: {"step": step, "eval/held_out_accuracy": value, "eval/held_out_stderr": 0.01}
+    judged = lambda step, value: {
+        "step": step,
+        "eval/held_out_accuracy": value,
+        "eval/held_out_stderr": 0.01,
+    }
     step = {"step": 1, "budget/demo_tokens": 1234.0, "time/train_s": 12.3}
-    return [judged(0, 0.25), step | judged(1, 0.5) | ({"reward/mean": 0.375, "budget/generated_tokens": 99.0} if sampled else {})]
+    return [
+        judged(0, 0.25),
+        step
+        | judged(1, 0.5)
+        | ({"reward/mean": 0.375, "budget/generated_tokens": 99.0} if sampled else {}),
+    ]
 
 
 def test_table_and_picture(tmp_path: pathlib.Path):
     from experiments import quickstart
+
     metrics = {"sft": lines(False), "grpo": lines(True), "bridge": lines(True)}
     text = quickstart.table(metrics).splitlines()
-    assert text[0].split()[:2] == ["method", "accuracy"] and text[1].split()[:2] == ["base", "0.250"]
+    assert text[0].split()[:2] == ["method", "accuracy"] and text[1].split()[:2] == [
+        "base",
+        "0.250",
+    ]
     assert "samples none" in text[2] and "0.375" in text[3] and "1,234" in text[4]
     quickstart.draw(metrics, tmp_path / "rewards.png")
     assert (tmp_path / "rewards.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,4 +1,5 @@
 """The report of 40 runs of 500 steps, opened in a real browser; and what it says of runs that lack something."""
+
 from __future__ import annotations
 
 import csv
@@ -18,25 +19,50 @@ from experiments import report
 METRIC = "eval/held_out_accuracy"
 
 
-def write_run(folder, method: str, seed: int, steps: int = 500, samples: bool = False, skip=(), facts=None) -> None:
+def write_run(
+    folder, method: str, seed: int, steps: int = 500, samples: bool = False, skip=(), facts=None
+) -> None:
     """A run directory with all that training writes."""
     rng = np.random.default_rng([seed, len(method)])
     folder.mkdir(parents=True)
-    config = {"seed": seed, "steps": steps, "method": {"name": method}, "task": {"name": "arithmetic", "levels": [4]}}
+    config = {
+        "seed": seed,
+        "steps": steps,
+        "method": {"name": method},
+        "task": {"name": "arithmetic", "levels": [4]},
+    }
     (folder / "config.json").write_text(json.dumps({"config": config, "facts": facts or {}}))
     lines = []
     for step in range(steps + 1):
-        line = {"step": step, "reward/mean": 0.2 + 0.5 * step / steps + 0.05 * rng.standard_normal()}
+        line = {
+            "step": step,
+            "reward/mean": 0.2 + 0.5 * step / steps + 0.05 * rng.standard_normal(),
+        }
         line |= {key: float(step) * 100 for key in comparison.BUDGETS if key != "step"}
-        line |= {key: float(rng.random()) for key in report.METRICS[1:14]} | {"memory/host_peak_gib": 1.0}
-        line |= {METRIC: 0.3 + 0.4 * step / steps + 0.01 * rng.standard_normal()} if step % 50 == 0 or step == steps else {}
+        line |= {key: float(rng.random()) for key in report.METRICS[1:14]} | {
+            "memory/host_peak_gib": 1.0
+        }
+        line |= (
+            {METRIC: 0.3 + 0.4 * step / steps + 0.01 * rng.standard_normal()}
+            if step % 50 == 0 or step == steps
+            else {}
+        )
         lines.append(json.dumps({key: value for key, value in line.items() if key not in skip}))
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "solved.jsonl").write_text(json.dumps({"step": steps, "held_out": "".join(rng.choice(["0", "1"], 200))}) + "\n")
+    (folder / "solved.jsonl").write_text(
+        json.dumps({"step": steps, "held_out": "".join(rng.choice(["0", "1"], 200))}) + "\n"
+    )
     if samples:
         (folder / "rollouts").mkdir()
-        row = {"id": 7, "question": "1+2=", "answer": "3", "actor": "theta", "sample": 0, "outcome": "correct",
-               "text": "<!--<script></script><b>not markup</b>"}
+        row = {
+            "id": 7,
+            "question": "1+2=",
+            "answer": "3",
+            "actor": "theta",
+            "sample": 0,
+            "outcome": "correct",
+            "text": "<!--<script></script><b>not markup</b>",
+        }
         (folder / "rollouts" / "step_000001.jsonl").write_text(json.dumps(row) + "\n")
 
 
@@ -45,7 +71,10 @@ def browser() -> str:
     """Headless Chromium; installed where the tests may, as on a new machine."""
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if not found and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]):
+        for command in (
+            ["apt-get", "update", "-qq"],
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"],
+        ):
             subprocess.run(command, capture_output=True, timeout=250)
         found = shutil.which("chromium")
     if not found:
@@ -55,13 +84,22 @@ def browser() -> str:
 
 def opened(browser: str, path) -> str:
     """The page's DOM after its scripts have run, without any network."""
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND", "--dump-dom",
-               f"file://{path}"]
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--dump-dom",
+        f"file://{path}",
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
 
 
 def made(tmp_path, **options):
-    groups = comparison.grouped([comparison.load(folder) for folder in comparison.find(f"{tmp_path}/runs/*")])
+    groups = comparison.grouped(
+        [comparison.load(folder) for folder in comparison.find(f"{tmp_path}/runs/*")]
+    )
     text, tables = report.page(groups, METRIC)
     (tmp_path / "report.html").write_text(text)
     return groups, text, tables
@@ -78,23 +116,39 @@ def test_forty_runs_open_in_two_seconds(tmp_path, browser):
     dom = opened(browser, tmp_path / "report.html")
     ready = re.search(r'data-ready="(\d+)"', dom)
     assert ready and int(ready[1]) < 2000, dom[-2000:]
-    assert dom.count("<polyline") == 5 + 5 and dom.count("<polygon") == 5 + 5 and dom.count("<rect") == 5
+    assert (
+        dom.count("<polyline") == 5 + 5
+        and dom.count("<polygon") == 5 + 5
+        and dom.count("<rect") == 5
+    )
     assert all(f"<td>{method}</td>" in dom for method in groups)
-    assert "<!--<script></script><b>not markup</b>" in html.unescape(dom) and "<b>not markup</b>" not in dom
-    assert 'class="notes"' not in dom and "No curve, since" not in dom.split("</svg>", 1)[1].split("<script", 1)[0]
+    assert (
+        "<!--<script></script><b>not markup</b>" in html.unescape(dom)
+        and "<b>not markup</b>" not in dom
+    )
+    assert (
+        'class="notes"' not in dom
+        and "No curve, since" not in dom.split("</svg>", 1)[1].split("<script", 1)[0]
+    )
 
 
 def test_what_is_missing_is_marked(tmp_path, browser):
     """A run without the metric, an unfinished one and a lonely seed: named on the page, "-" in the table, no curve."""
     for seed in range(2):
-        write_run(tmp_path / "runs" / f"sft{seed}", "sft", seed, steps=4, skip=(METRIC,) if seed else ())
+        write_run(
+            tmp_path / "runs" / f"sft{seed}", "sft", seed, steps=4, skip=(METRIC,) if seed else ()
+        )
         write_run(tmp_path / "runs" / f"grpo{seed}", "grpo", seed, steps=4)
     write_run(tmp_path / "runs" / "bridge", "bridge", 0, steps=4)
     groups, _, tables = made(tmp_path)
     dom = opened(browser, tmp_path / "report.html")
-    assert 'class="notes"' in dom and f"no {METRIC}; sft has no mean" in dom and "bridge: one seed" in dom
+    assert (
+        'class="notes"' in dom
+        and f"no {METRIC}; sft has no mean" in dom
+        and "bridge: one seed" in dom
+    )
     assert re.search(r'<p id="missing">No curve, [^<]*: sft</p>', dom)
-    line, = [line for line in tables["md"].splitlines() if line.startswith("| sft |")]
+    (line,) = [line for line in tables["md"].splitlines() if line.startswith("| sft |")]
     assert line.split("|")[2].strip() == "-"
     assert report.curves(groups, METRIC)[METRIC]["step"].keys() == {"grpo", "bridge"}
     assert tables["tex"].count("\\\\") == 4 and tables["csv"].splitlines()[0].startswith("method,")
@@ -108,7 +162,9 @@ def test_table_by_hand(tmp_path):
     last = [run.lines[-1][METRIC] for run in groups["grpo"]]
     half = 12.7062 * abs(last[0] - last[1]) / 2
     mean = sum(last) / 2
-    assert report.rows_of(groups, METRIC)[0][1] == f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"
+    assert (
+        report.rows_of(groups, METRIC)[0][1] == f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"
+    )
 
 
 def test_an_unfinished_seed_is_not_averaged(tmp_path):
@@ -119,20 +175,31 @@ def test_an_unfinished_seed_is_not_averaged(tmp_path):
     path = tmp_path / "runs" / "sft1" / "metrics.jsonl"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
     groups, _, _ = made(tmp_path)
-    cells = {row[0]: dict(zip(["method", *report.COLUMNS], row)) for row in report.rows_of(groups, METRIC)}
+    cells = {
+        row[0]: dict(zip(["method", *report.COLUMNS], row))
+        for row in report.rows_of(groups, METRIC)
+    }
     assert cells["sft"]["final"] == cells["sft"]["time/wall_s"] == "-" != cells["sft"]["base"]
     assert cells["grpo"]["final"] != "-" and report.differences(groups, METRIC) == []
     told = report.notes(groups, METRIC)
-    assert any("sft1: at step 3 of 4, not finished" in note for note in told) and told[-1].endswith("solved: sft")
+    assert any("sft1: at step 3 of 4, not finished" in note for note in told) and told[-1].endswith(
+        "solved: sft"
+    )
 
 
 def test_other_problems_are_not_paired(tmp_path):
     """As many problems, but not the same ones: no difference is computed, and the page says why."""
     for method, rows in (("grpo", "x"), ("sft", "y"), ("bridge", "x")):
-        write_run(tmp_path / "runs" / method, method, 0, steps=1, facts={"rows": {"held_out": rows}})
+        write_run(
+            tmp_path / "runs" / method, method, 0, steps=1, facts={"rows": {"held_out": rows}}
+        )
     groups, _, _ = made(tmp_path)
     found = {frozenset(row[:2]): row[2:] for row in report.differences(groups, METRIC)}
-    assert found[frozenset(("grpo", "sft"))] == found[frozenset(("bridge", "sft"))] == ["-", "not the same problems"]
+    assert (
+        found[frozenset(("grpo", "sft"))]
+        == found[frozenset(("bridge", "sft"))]
+        == ["-", "not the same problems"]
+    )
     difference, mark = found[frozenset(("grpo", "bridge"))]
     assert "[" in difference and "of one seed" in mark
     assert "2 different tasks" in report.notes(groups, METRIC)[0]
@@ -144,13 +211,29 @@ def test_viewer_shows_a_problem_across_steps_and_methods(tmp_path):
         write_run(tmp_path / "runs" / method, method, 0, steps=1)
         (tmp_path / "runs" / method / "rollouts").mkdir()
         for step in range(1, 31):
-            row = {"actor": "theta", "id": 5 if step in (3, 20) else 100 + step, "question": "q", "answer": "3"}
-            rows = [row | {"sample": m, "outcome": "wrong", "text": "a\u2028b"} for m in range(report.SAMPLES + 1)]
+            row = {
+                "actor": "theta",
+                "id": 5 if step in (3, 20) else 100 + step,
+                "question": "q",
+                "answer": "3",
+            }
+            rows = [
+                row | {"sample": m, "outcome": "wrong", "text": "a\u2028b"}
+                for m in range(report.SAMPLES + 1)
+            ]
             (tmp_path / "runs" / method / "rollouts" / f"step_{step:06d}.jsonl").write_text(
-                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            )
     first, *others = report.samples(made(tmp_path)[0])
-    expected = [(method, step) for method in ("grpo", "sft") for step in (3, 20) for _ in range(report.SAMPLES)]
-    assert [tuple(row[:2]) for row in first["rows"]] == expected and len(others) == report.PROBLEMS - 1
+    expected = [
+        (method, step)
+        for method in ("grpo", "sft")
+        for step in (3, 20)
+        for _ in range(report.SAMPLES)
+    ]
+    assert [tuple(row[:2]) for row in first["rows"]] == expected and len(
+        others
+    ) == report.PROBLEMS - 1
 
 
 def test_tables_hold_any_name():

@@ -2,6 +2,7 @@
 
 The cases run as users run them: in processes of their own, without the devices and compiler options of tests (tests/conftest.py).
 """
+
 from __future__ import annotations
 
 import json
@@ -15,14 +16,18 @@ import pytest
 from experiments import bench
 
 ROOT = pathlib.Path(__file__).parents[2]
-KEPT = json.loads((ROOT / "docs/speed.json").read_text())  # case and flags -> instructions -> last line of `experiments.bench`
+KEPT = json.loads(
+    (ROOT / "docs/speed.json").read_text()
+)  # case and flags -> instructions -> last line of `experiments.bench`
 OF_TESTS = ("XLA_FLAGS", "NPROC")  # set by tests/conftest.py
 
 
 def compared(line: dict) -> list[str]:
     """Rates of the case, and seconds of its phases of more than half a second."""
     phases = [name.replace("_limit_s", "_s") for name in line if name.endswith("_limit_s")]
-    return [name for name in ("tokens_per_s", "rows_per_s") if name in line] + [name for name in phases if line[name] > 0.5]
+    return [name for name in ("tokens_per_s", "rows_per_s") if name in line] + [
+        name for name in phases if line[name] > 0.5
+    ]
 
 
 def ratio(line: dict, name: str) -> float:
@@ -39,13 +44,25 @@ def fallen(kept: dict, now: dict) -> list[str]:
 
 
 def test_what_falls_is_found():
-    kept = {"update_s": 60.0, "update_limit_s": 40.0, "merge_s": 0.1, "merge_limit_s": 0.1, "matmul_gflops": 100.0}
+    kept = {
+        "update_s": 60.0,
+        "update_limit_s": 40.0,
+        "merge_s": 0.1,
+        "merge_limit_s": 0.1,
+        "matmul_gflops": 100.0,
+    }
     assert not fallen(kept, kept | {"update_s": 79.0, "merge_s": 0.4})
     assert fallen(kept, kept | {"update_s": 81.0}) == ["update_s"]
-    assert fallen(kept, kept | {"matmul_gflops": 134.0}) == ["update_s"]  # a faster machine that is not used
-    assert fallen(kept, kept | {"update_s": 81.0, "update_limit_s": 80.0}) == ["update_s"]  # more work is no excuse
+    assert fallen(kept, kept | {"matmul_gflops": 134.0}) == [
+        "update_s"
+    ]  # a faster machine that is not used
+    assert fallen(kept, kept | {"update_s": 81.0, "update_limit_s": 80.0}) == [
+        "update_s"
+    ]  # more work is no excuse
     rollout = {"tokens_per_s": 300.0, "matmul_gflops": 100.0}
-    assert not fallen(rollout, rollout | {"tokens_per_s": 226.0}) and fallen(rollout, rollout | {"tokens_per_s": 224.0})
+    assert not fallen(rollout, rollout | {"tokens_per_s": 226.0}) and fallen(
+        rollout, rollout | {"tokens_per_s": 224.0}
+    )
 
 
 @pytest.mark.bench
@@ -58,8 +75,17 @@ def test_nothing_has_become_slower_by_a_quarter(case):
         pytest.skip(f"no model in {model}")
     kept = KEPT[case].get(bench.instructions())
     if kept is None:
-        pytest.skip(f"docs/speed.json has no figures for {bench.instructions() or 'this kind of machine'}")
-    command = [sys.executable, "-m", "experiments.bench", *case.split(), "--repeats=3", f"--model={model}"]
+        pytest.skip(
+            f"docs/speed.json has no figures for {bench.instructions() or 'this kind of machine'}"
+        )
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.bench",
+        *case.split(),
+        "--repeats=3",
+        f"--model={model}",
+    ]
     environment = {name: value for name, value in os.environ.items() if name not in OF_TESTS}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert not done.returncode, done.stderr[-2000:]

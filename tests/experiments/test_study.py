@@ -1,4 +1,5 @@
 """The study's tables from made-up results with known answers, and the committed page from the committed results."""
+
 from __future__ import annotations
 
 import json
@@ -16,18 +17,37 @@ def line(variant: str, seed: int, share: float, rng, **point) -> dict:
     """A finished run that solves about this share of the problems, greedily, and half of that when it samples."""
     bits = (rng.random(PROBLEMS) < share).astype(int)
     sampled = (rng.random((2, PROBLEMS)) < share / 2).sum(axis=0)
-    scores = {study.GREEDY: bits.mean(), study.SAMPLED: sampled.mean() / 2, "eval/dev_accuracy": share,
-              "eval/dev_sampled_accuracy": share / 2}
-    return {"name": f"{variant}__seed={seed}", "variant": variant, "seed": seed, "weights": "w",
-            "settings": {"optim.base.learning_rate": 1e-4},
-            "curve": [{"step": 0, study.GREEDY: 0.2, study.SAMPLED: 0.1}, {"step": 100, **scores, **point}],
-            "solved": {"held_out": f"{int('1' + ''.join(map(str, bits)), 2):x}", "held_out_sampled": "".join(map(str, sampled))}}
+    scores = {
+        study.GREEDY: bits.mean(),
+        study.SAMPLED: sampled.mean() / 2,
+        "eval/dev_accuracy": share,
+        "eval/dev_sampled_accuracy": share / 2,
+    }
+    return {
+        "name": f"{variant}__seed={seed}",
+        "variant": variant,
+        "seed": seed,
+        "weights": "w",
+        "settings": {"optim.base.learning_rate": 1e-4},
+        "curve": [
+            {"step": 0, study.GREEDY: 0.2, study.SAMPLED: 0.1},
+            {"step": 100, **scores, **point},
+        ],
+        "solved": {
+            "held_out": f"{int('1' + ''.join(map(str, bits)), 2):x}",
+            "held_out_sampled": "".join(map(str, sampled)),
+        },
+    }
 
 
 def rows_of(tmp_path, shares: dict[str, float], seeds: int = 4) -> study.Rows:
     """The results file of these variants, all from one base, read back."""
     rng = np.random.default_rng(0)
-    made = [json.dumps(line(name, seed, share, rng)) + "\n" for name, share in shares.items() for seed in range(seeds)]
+    made = [
+        json.dumps(line(name, seed, share, rng)) + "\n"
+        for name, share in shares.items()
+        for seed in range(seeds)
+    ]
     (tmp_path / "tune.jsonl").write_text("".join(made[::2]))
     (tmp_path / "main.jsonl").write_text("".join(made[1::2]))
     return study.read(tmp_path)["w"]
@@ -35,7 +55,9 @@ def rows_of(tmp_path, shares: dict[str, float], seeds: int = 4) -> study.Rows:
 
 def test_the_rate_is_the_best_on_dev_and_only_where_the_grid_is_complete(tmp_path):
     shares = {f"sft@{rate:g}": 0.3 + 0.1 * (rate == 3e-4) for rate in ladder.RATES}
-    shares |= {setting: 0.3 + 0.1 * (rates == (1e-4, 1)) for setting, rates in ladder.grid("joint").items()}
+    shares |= {
+        setting: 0.3 + 0.1 * (rates == (1e-4, 1)) for setting, rates in ladder.grid("joint").items()
+    }
     rows = rows_of(tmp_path, shares | {"grpo@0.0001": 0.9, "sft@0.5": 0.99, "nobody@0.0001": 0.9})
     assert study.choose(rows) == {"sft": (3e-4, 10), "joint": (1e-4, 1)}
     table = study.tuning_table(rows)
@@ -45,10 +67,18 @@ def test_the_rate_is_the_best_on_dev_and_only_where_the_grid_is_complete(tmp_pat
 
 
 def test_rates_are_chosen_on_the_last_base_with_the_whole_grid(tmp_path):
-    whole = {setting: 0.3 + 0.1 * (rate == 1e-3) for setting, (rate, _) in ladder.grid("sft").items()}
-    first, second = rows_of(tmp_path, {"sft@0.0001": 0.9, "sft@0.0003": 0.3}), rows_of(tmp_path, whole)
+    whole = {
+        setting: 0.3 + 0.1 * (rate == 1e-3) for setting, (rate, _) in ladder.grid("sft").items()
+    }
+    first, second = (
+        rows_of(tmp_path, {"sft@0.0001": 0.9, "sft@0.0003": 0.3}),
+        rows_of(tmp_path, whole),
+    )
     assert study.tuned({"first": second, "second": first}) == {"sft": (1e-3, 10)}
-    better = rows_of(tmp_path, {setting: 0.9 * (rate == 1e-4) for setting, (rate, _) in ladder.grid("sft").items()})
+    better = rows_of(
+        tmp_path,
+        {setting: 0.9 * (rate == 1e-4) for setting, (rate, _) in ladder.grid("sft").items()},
+    )
     assert study.tuned({"first": second, "second": better}) == {"sft": (1e-4, 10)}
     assert study.tuned({"first": first}) == {}
 
@@ -58,7 +88,10 @@ def test_runs_of_two_bases_are_kept_apart(tmp_path):
     made = [line("sft", 0, 0.5, rng), line("sft", 0, 0.7, rng) | {"weights": "2ff9e7f2dd4d"}]
     (tmp_path / "main.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
     bases = study.read(tmp_path)
-    assert {base: rows["sft"][0]["weights"] for base, rows in bases.items()} == {"w": "w", "A": "2ff9e7f2dd4d"}
+    assert {base: rows["sft"][0]["weights"] for base, rows in bases.items()} == {
+        "w": "w",
+        "A": "2ff9e7f2dd4d",
+    }
 
 
 def test_what_was_solved_is_read_back(tmp_path):
@@ -83,7 +116,9 @@ def test_verdicts(tmp_path):
 
 
 def test_conditions_stand_beside_the_clean_run(tmp_path):
-    rows = rows_of(tmp_path, {"bridge": 0.6, "bridge+noise 0.2": 0.4, "grpo": 0.5, "grpo+equal time": 0.5})
+    rows = rows_of(
+        tmp_path, {"bridge": 0.6, "bridge+noise 0.2": 0.4, "grpo": 0.5, "grpo+equal time": 0.5}
+    )
     table = study.conditions_table(rows, study.GREEDY).splitlines()
     assert table[0] == "| variant | clean | noise 0.2 |"
     bridge = next(row for row in table if "`bridge`" in row).split("|")
@@ -93,7 +128,9 @@ def test_conditions_stand_beside_the_clean_run(tmp_path):
 
 def test_seeds_that_are_still_to_run_are_told_of(tmp_path):
     """A mean of fewer seeds than the others have says so, in the cell."""
-    rows = rows_of(tmp_path, {"sft": 0.5, "sft+corrupt 0.5": 0.4, "bridge": 0.6, "bridge+corrupt 0.5": 0.3})
+    rows = rows_of(
+        tmp_path, {"sft": 0.5, "sft+corrupt 0.5": 0.4, "bridge": 0.6, "bridge+corrupt 0.5": 0.3}
+    )
     del rows["bridge+corrupt 0.5"][0], rows["bridge+corrupt 0.5"][1]
     table = study.conditions_table(rows, study.GREEDY).splitlines()
     sft, bridge = (next(row for row in table if f"`{name}`" in row) for name in ("sft", "bridge"))
@@ -105,7 +142,9 @@ def test_the_page_is_filled_between_its_marks(tmp_path):
     rows = rows_of(tmp_path, {"bridge": 0.6, "sft": 0.4})
     page = "before\n<!-- table main on w -->\nold\n<!-- end -->\nafter\n"
     filled = study.fill(page, {"w": rows})
-    assert filled.startswith("before\n<!-- table main on w -->\n| variant") and filled.endswith("<!-- end -->\nafter\n")
+    assert filled.startswith("before\n<!-- table main on w -->\n| variant") and filled.endswith(
+        "<!-- end -->\nafter\n"
+    )
     assert "old" not in filled and study.fill(filled, {"w": rows}) == filled
     with pytest.raises(ValueError, match="did you mean 'main'"):
         study.fill(page.replace("main", "mains"), {"w": rows})
@@ -116,7 +155,9 @@ def test_the_page_is_filled_between_its_marks(tmp_path):
 def test_pictures_are_drawn(tmp_path):
     rows = rows_of(tmp_path, {"bridge": 0.6, "sft": 0.4, "luffy": 0.5})
     study.pictures(rows, tmp_path, "w")
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("dynamics_w.png", "methods_w.png"))
+    assert all(
+        (tmp_path / name).stat().st_size > 10_000 for name in ("dynamics_w.png", "methods_w.png")
+    )
 
 
 def test_the_committed_page_is_drawn_from_the_committed_results():
@@ -134,8 +175,12 @@ def test_the_committed_rates_are_chosen_from_the_committed_results():
     assert study.tuned(bases) == ladder.tuned()
     for rows in (rows for rows in bases.values() if study.choose(rows)):
         chosen = ladder.tuned() | study.choose(rows)
-        for name, (alpha, ratio) in ((name, chosen[name]) for name in study.plain(rows) if name in chosen):
+        for name, (alpha, ratio) in (
+            (name, chosen[name]) for name in study.plain(rows) if name in chosen
+        ):
             for row in rows[name].values():
                 given = row["settings"]
                 assert given["optim.base.learning_rate"] == alpha
-                assert given.get("optim.lora.learning_rate", ratio * alpha) == pytest.approx(ratio * alpha)
+                assert given.get("optim.lora.learning_rate", ratio * alpha) == pytest.approx(
+                    ratio * alpha
+                )

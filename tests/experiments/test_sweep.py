@@ -1,4 +1,5 @@
 """Sweeps: what a file may say, what is run, skipped, resumed and told of; with runs that take a second."""
+
 from __future__ import annotations
 
 import json
@@ -11,20 +12,38 @@ import time
 
 import pytest
 
-from experiments import sweep as command, sweep_plan
+from experiments import sweep as command
+from experiments import sweep_plan
 from tests.experiments.test_train_cli import environment  # noqa: F401  (a fixture)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TINY = {"model.arch.hidden_size": 32, "model.arch.num_hidden_layers": 1, "model.arch.num_attention_heads": 2,
-        "model.arch.num_key_value_heads": 1, "model.arch.head_dim": 16, "model.arch.intermediate_size": 64, "task.train_size": 24,
-        "task.demo_size": 12, "task.eval_size": 8, "task.dev_size": 0, "steps": 2, "eval.every": 2, "eval.rows": 8,
-        "batch.prompts_per_step": 2, "batch.samples_per_prompt": 2, "batch.demos_per_step": 2, "batch.microbatch_rows": 4}
+TINY = {
+    "model.arch.hidden_size": 32,
+    "model.arch.num_hidden_layers": 1,
+    "model.arch.num_attention_heads": 2,
+    "model.arch.num_key_value_heads": 1,
+    "model.arch.head_dim": 16,
+    "model.arch.intermediate_size": 64,
+    "task.train_size": 24,
+    "task.demo_size": 12,
+    "task.eval_size": 8,
+    "task.dev_size": 0,
+    "steps": 2,
+    "eval.every": 2,
+    "eval.rows": 8,
+    "batch.prompts_per_step": 2,
+    "batch.samples_per_prompt": 2,
+    "batch.demos_per_step": 2,
+    "batch.microbatch_rows": 4,
+}
 
 
 def write(tmp_path, **parts) -> str:
     """A sweep file of these parts."""
     path = tmp_path / "some_sweep.py"
-    path.write_text(f"def get_sweep():\n    return {({'config': 'configs/ladder.py', 'seeds': [0], **parts})!r}\n")
+    path.write_text(
+        f"def get_sweep():\n    return { ({'config': 'configs/ladder.py', 'seeds': [0], **parts})!r}\n"
+    )
     return str(path)
 
 
@@ -39,26 +58,43 @@ def names(tmp_path, **parts) -> list[str]:
 
 def test_grid_zip_seeds_and_variants(at_root, tmp_path):
     """All combinations of the grid, the zipped keys in step, each for every variant and seed; seeds innermost."""
-    found = names(tmp_path, seeds=[0, 1], variants={"sft": {"method": "sft"}, "half": {"method": "bridge", "method.lam": 0.5}},
-                  grid={"task.demo_size": [8, 16]}, zip={"model.lora_rank": [2, 4], "model.lora_alpha": [2.0, 8.0]})
+    found = names(
+        tmp_path,
+        seeds=[0, 1],
+        variants={"sft": {"method": "sft"}, "half": {"method": "bridge", "method.lam": 0.5}},
+        grid={"task.demo_size": [8, 16]},
+        zip={"model.lora_rank": [2, 4], "model.lora_alpha": [2.0, 8.0]},
+    )
     assert len(found) == len(set(found)) == 2 * 2 * 2 * 2
-    assert found[:2] == [f"sft__lora_rank=2__lora_alpha=2.0__demo_size=8__seed={seed}" for seed in (0, 1)]
+    assert found[:2] == [
+        f"sft__lora_rank=2__lora_alpha=2.0__demo_size=8__seed={seed}" for seed in (0, 1)
+    ]
     assert not any("lora_rank=2__lora_alpha=8.0" in name for name in found)
-    runs = command.runs_of(command.load(write(tmp_path, variants={"half": {"method": "bridge", "method.lam": 0.5}})))
+    runs = command.runs_of(
+        command.load(write(tmp_path, variants={"half": {"method": "bridge", "method.lam": 0.5}}))
+    )
     assert runs[0].config == "configs/ladder.py:bridge" and runs[0].settings == {"method.lam": 0.5}
-    assert "--config.method.lam=0.5" in command.command_of(runs[0], "D") and "--config.seed=0" in command.command_of(runs[0], "D")
+    assert "--config.method.lam=0.5" in command.command_of(
+        runs[0], "D"
+    ) and "--config.seed=0" in command.command_of(runs[0], "D")
 
 
 def test_a_run_is_known_by_its_config(at_root, tmp_path):
     """Same settings, same fingerprint; another value, another; so a result of other settings is never taken for this one's."""
-    prints = lambda **parts: [run.fingerprint for run in command.runs_of(command.load(write(tmp_path, **parts)))]
-    assert prints() == prints() and len(set(prints(seeds=[0, 1]) + prints(set={"task.corrupt": 0.2}))) == 3
+    prints = lambda **parts: [
+        run.fingerprint for run in command.runs_of(command.load(write(tmp_path, **parts)))
+    ]
+    assert (
+        prints() == prints()
+        and len(set(prints(seeds=[0, 1]) + prints(set={"task.corrupt": 0.2}))) == 3
+    )
 
 
 def test_a_key_that_came_later_makes_no_other_run(at_root, tmp_path, monkeypatch):
     """At its default it is no part of the fingerprint; set, it is."""
     from configs import base
-    before, = command.runs_of(command.load(write(tmp_path)))
+
+    (before,) = command.runs_of(command.load(write(tmp_path)))
     get_config = base.get_config
 
     def with_later_key(*args):
@@ -67,10 +103,17 @@ def test_a_key_that_came_later_makes_no_other_run(at_root, tmp_path, monkeypatch
         return config
 
     monkeypatch.setattr(base, "get_config", with_later_key)
-    assert sweep_plan.fingerprint(with_later_key()) == sweep_plan.fingerprint(with_later_key("bridge"))
-    monkeypatch.setattr("bridge_jax.setup.read", lambda *_, **__: None)  # which does not know the key
+    assert sweep_plan.fingerprint(with_later_key()) == sweep_plan.fingerprint(
+        with_later_key("bridge")
+    )
+    monkeypatch.setattr(
+        "bridge_jax.setup.read", lambda *_, **__: None
+    )  # which does not know the key
     assert command.runs_of(command.load(write(tmp_path)))[0].fingerprint == before.fingerprint
-    assert command.runs_of(command.load(write(tmp_path, set={"later": 2})))[0].fingerprint != before.fingerprint
+    assert (
+        command.runs_of(command.load(write(tmp_path, set={"later": 2})))[0].fingerprint
+        != before.fingerprint
+    )
 
 
 def test_the_weights_that_a_run_began_from(tmp_path):
@@ -83,21 +126,33 @@ def test_the_weights_that_a_run_began_from(tmp_path):
     assert command.weights_of("") == command.weights_of("org/name") == ""
 
 
-@pytest.mark.parametrize("parts, message", [
-    ({"set": {"task.corupt": 0.2}}, "unknown key 'task.corupt'.*did you mean 'corrupt'"),
-    ({"set": {"tusk.corrupt": 0.2}}, "unknown key 'tusk.corrupt'.*did you mean 'task'"),
-    ({"grid": {"method.lamb": [0.1]}}, "unknown key 'method.lamb'.*did you mean 'lam'"),
-    ({"set": {"steps": "many"}}, "steps"), ({"set": {"task.corrupt": "much"}}, "corrupt"),
-    ({"variants": {"x": {"method": "bridg"}}}, "Did you mean 'bridge'"),
-    ({"seeds": []}, "'seeds' must be given"), ({"sedes": [1]}, "unknown part 'sedes': did you mean 'seeds'"),
-    ({"seeds": 3}, "seeds must be a list, got 3"), ({"grid": {"task.corrupt": 0.2}}, "grid.'task.corrupt'. must be a list"),
-    ({"zip": {"steps": [1, 2], "task.corrupt": [0.1]}}, "differ in length"), ({"config": "configs/lader.py"}, "no config file"),
-    ({"set": {"seed": 7}}, "set sets 'seed'.*give them in 'seeds'"), ({"grid": {"seed": [1, 2]}}, "grid sets 'seed'"),
-    ({"variants": {"x": {"seed": 7}}}, "variants.'x'. sets 'seed'"), ({"seeds": [0, 0]}, "not distinct"),
-    ({"variants": ["sft"]}, "variants must be a dict"),
-    ({"variants": {"sft": None}}, "variants.'sft'. must be a dict"), ({"set": [("steps", 1)]}, "set must be a dict"),
-    ({"grid": [("steps", [1])]}, "grid must be a dict"), ({"set": {1: 2}}, "set must be a dict"),
-    ({"grid": {"steps": []}}, "grid.'steps'. is empty")])
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        ({"set": {"task.corupt": 0.2}}, "unknown key 'task.corupt'.*did you mean 'corrupt'"),
+        ({"set": {"tusk.corrupt": 0.2}}, "unknown key 'tusk.corrupt'.*did you mean 'task'"),
+        ({"grid": {"method.lamb": [0.1]}}, "unknown key 'method.lamb'.*did you mean 'lam'"),
+        ({"set": {"steps": "many"}}, "steps"),
+        ({"set": {"task.corrupt": "much"}}, "corrupt"),
+        ({"variants": {"x": {"method": "bridg"}}}, "Did you mean 'bridge'"),
+        ({"seeds": []}, "'seeds' must be given"),
+        ({"sedes": [1]}, "unknown part 'sedes': did you mean 'seeds'"),
+        ({"seeds": 3}, "seeds must be a list, got 3"),
+        ({"grid": {"task.corrupt": 0.2}}, "grid.'task.corrupt'. must be a list"),
+        ({"zip": {"steps": [1, 2], "task.corrupt": [0.1]}}, "differ in length"),
+        ({"config": "configs/lader.py"}, "no config file"),
+        ({"set": {"seed": 7}}, "set sets 'seed'.*give them in 'seeds'"),
+        ({"grid": {"seed": [1, 2]}}, "grid sets 'seed'"),
+        ({"variants": {"x": {"seed": 7}}}, "variants.'x'. sets 'seed'"),
+        ({"seeds": [0, 0]}, "not distinct"),
+        ({"variants": ["sft"]}, "variants must be a dict"),
+        ({"variants": {"sft": None}}, "variants.'sft'. must be a dict"),
+        ({"set": [("steps", 1)]}, "set must be a dict"),
+        ({"grid": [("steps", [1])]}, "grid must be a dict"),
+        ({"set": {1: 2}}, "set must be a dict"),
+        ({"grid": {"steps": []}}, "grid.'steps'. is empty"),
+    ],
+)
 def test_refused(at_root, tmp_path, parts, message):
     with pytest.raises(ValueError, match=message):
         command.runs_of(command.load(write(tmp_path, **parts)))
@@ -105,10 +160,13 @@ def test_refused(at_root, tmp_path, parts, message):
 
 def test_numbers_of_numpy_are_given_as_pythons(at_root, tmp_path):
     path = tmp_path / "lam.py"
-    path.write_text("import numpy as np\n\ndef get_sweep():\n    return {'config': 'configs/ladder.py:bridge', 'seeds': [0], "
-                    "'grid': {'method.lam': list(np.linspace(0.1, 0.9, 2))}}\n")
-    assert [command.command_of(run, "D")[-1] for run in command.runs_of(command.load(str(path)))] == [
-        "--config.method.lam=0.1", "--config.method.lam=0.9"]
+    path.write_text(
+        "import numpy as np\n\ndef get_sweep():\n    return {'config': 'configs/ladder.py:bridge', 'seeds': [0], "
+        "'grid': {'method.lam': list(np.linspace(0.1, 0.9, 2))}}\n"
+    )
+    assert [
+        command.command_of(run, "D")[-1] for run in command.runs_of(command.load(str(path)))
+    ] == ["--config.method.lam=0.1", "--config.method.lam=0.9"]
 
 
 @pytest.mark.parametrize("text", ['{"name": "a"}\n', "torn{}\n", "[]\n"])
@@ -128,17 +186,31 @@ def test_a_signal_stops_the_sweep(at_root, tmp_path, monkeypatch, sent):
     """Of three runs the first is asked to end, and the others are not begun."""
     begun = tmp_path / "begun"
     sleeper = f"open({str(begun)!r}, 'a').write('x'); import time; time.sleep(60)"
-    script = ("from absl import app; from experiments import sweep; import signal, sys; "
-              "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell may have it ignored in the background
-              f"sweep.command_of = lambda *_: [sys.executable, '-c', {sleeper!r}]; sweep.define_flags(); app.run(sweep.main)")
-    process = subprocess.Popen([sys.executable, "-c", script, f"--sweep={write(tmp_path, seeds=[0, 1, 2])}",
-                                f"--workdir={tmp_path / 'runs'}"], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    script = (
+        "from absl import app; from experiments import sweep; import signal, sys; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell may have it ignored in the background
+        f"sweep.command_of = lambda *_: [sys.executable, '-c', {sleeper!r}]; sweep.define_flags(); app.run(sweep.main)"
+    )
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            script,
+            f"--sweep={write(tmp_path, seeds=[0, 1, 2])}",
+            f"--workdir={tmp_path / 'runs'}",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     while not begun.exists():
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(sent)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "the same command goes on" in err and begun.read_text() == "x"
+    assert (
+        process.returncode == 130 and "the same command goes on" in err and begun.read_text() == "x"
+    )
 
 
 @pytest.mark.parametrize("text", ["def get_sweep(:", "x = 1", "def get_sweep():\n    return 3"])
@@ -151,6 +223,7 @@ def test_a_file_that_is_no_sweep(at_root, tmp_path, text):
 
 def test_what_goes_wrong_around_a_run_is_its_own(at_root, tmp_path, monkeypatch):
     """An exception that is nobody's exit code ends this run, not the sweep."""
+
     def broken(*_, **__):
         raise OSError("no space left")
 
@@ -162,36 +235,72 @@ def test_what_goes_wrong_around_a_run_is_its_own(at_root, tmp_path, monkeypatch)
 
 def run(environment, *args):
     """Exit code, standard output and standard error of the command."""
-    done = subprocess.run([sys.executable, "-m", "experiments.sweep", *args], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", *args],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("given, message", [
-    ("--slurm={timeout_min: 5}", "error: --slurm={timeout_min: 5} is no JSON object (Expecting property name"),
-    ("--slurm=[5]", "error: --slurm=[5] is no JSON object ([5]); give one such as '{\"timeout_min\": 60}'"),
-    ("--workdir=/dev/null/runs", "error: the results cannot be kept"),
-    ("--results=/dev/null/results.jsonl", "choose another --workdir or --results"), ("--jobs=0", "--jobs")])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            "--slurm={timeout_min: 5}",
+            "error: --slurm={timeout_min: 5} is no JSON object (Expecting property name",
+        ),
+        (
+            "--slurm=[5]",
+            "error: --slurm=[5] is no JSON object ([5]); give one such as '{\"timeout_min\": 60}'",
+        ),
+        ("--workdir=/dev/null/runs", "error: the results cannot be kept"),
+        ("--results=/dev/null/results.jsonl", "choose another --workdir or --results"),
+        ("--jobs=0", "--jobs"),
+    ],
+)
 def test_a_command_line_that_cannot_be_run_is_one_line(environment, tmp_path, given, message):  # noqa: F811
-    code, _, err = run(environment, f"--sweep={write(tmp_path, set=TINY)}", f"--workdir={tmp_path / 'runs'}", given)
+    code, _, err = run(
+        environment, f"--sweep={write(tmp_path, set=TINY)}", f"--workdir={tmp_path / 'runs'}", given
+    )
     assert code == 2 and message in err and "Traceback" not in err
 
 
 def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noqa: F811
     """One run fails, the other is done all the same; again: done is skipped, what was cut off goes on, the failure is told again."""
-    parts = dict(set=TINY, variants={"sft": {"method": "sft"}, "broken": {"method": "sft", "model.path": str(tmp_path / "nowhere")}})
+    parts = dict(
+        set=TINY,
+        variants={
+            "sft": {"method": "sft"},
+            "broken": {"method": "sft", "model.path": str(tmp_path / "nowhere")},
+        },
+    )
     file, work = write(tmp_path, **parts), tmp_path / "runs"
     args = (f"--sweep={file}", f"--workdir={work}")
     code, out, _ = run(environment, *args, "--dry_run")
     assert code == 0 and out.count("to do") == 2 and not work.exists()
     first = command.runs_of(command.load(file))[0]
-    assert subprocess.run([*command.command_of(first, str(work)), "--stop_at=1"], cwd=ROOT, env=environment).returncode == 0
+    assert (
+        subprocess.run(
+            [*command.command_of(first, str(work)), "--stop_at=1"], cwd=ROOT, env=environment
+        ).returncode
+        == 0
+    )
     assert run(environment, *args, "--dry_run")[1].count("cut off") == 1
     code, out, err = run(environment, *args, "--jobs=2")
     assert code == 1 and "1 of 2 runs are done, 1 failed" in out and "nowhere" in out, out + err
     assert "steps 2 to 2" in (work / f"{first.folder}.log").read_text()
-    line, = [json.loads(text) for text in (work / "results.jsonl").read_text().splitlines()]
-    assert line["variant"] == "sft" and line["seed"] == 0 and [point["step"] for point in line["curve"]] == [0, 2]
-    assert {"eval/held_out_accuracy", "budget/flops", "time/cpu_s", "sft/logp"} <= set(line["curve"][-1])
+    (line,) = [json.loads(text) for text in (work / "results.jsonl").read_text().splitlines()]
+    assert (
+        line["variant"] == "sft"
+        and line["seed"] == 0
+        and [point["step"] for point in line["curve"]] == [0, 2]
+    )
+    assert {"eval/held_out_accuracy", "budget/flops", "time/cpu_s", "sft/logp"} <= set(
+        line["curve"][-1]
+    )
     assert len(f"{int(line['solved']['held_out'], 16):b}") == 1 + 8
     code, out, _ = run(environment, *args)
     assert code == 1 and "2 runs, 1 done, 1 to do" in out
@@ -210,7 +319,9 @@ def test_runs_from_other_weights_are_to_do_again(at_root, tmp_path):
     base, results = tmp_path / "base", tmp_path / "results.jsonl"
     base.mkdir()
     (base / "model.safetensors").write_bytes(b"one")
-    planned = lambda: command.runs_of(command.load(write(tmp_path, set={"model.path": str(base)}, seeds=[0, 1])))
+    planned = lambda: command.runs_of(
+        command.load(write(tmp_path, set={"model.path": str(base)}, seeds=[0, 1]))
+    )
     runs = planned()
     assert runs[0].weights == runs[1].weights == command.weights_of(str(base))
     line = {"name": runs[0].name, "fingerprint": runs[0].fingerprint, "weights": runs[0].weights}
@@ -222,22 +333,38 @@ def test_runs_from_other_weights_are_to_do_again(at_root, tmp_path):
 
 def test_other_settings_or_weights_have_a_directory_of_their_own(at_root, tmp_path):
     """A sweep whose file or base model has changed goes on beside its old runs; nothing resumes from what was another run."""
-    planned = lambda **given: command.runs_of(command.load(write(tmp_path, set={"model.path": str(tmp_path)} | given)))[0]
+    planned = lambda **given: command.runs_of(
+        command.load(write(tmp_path, set={"model.path": str(tmp_path)} | given))
+    )[0]
     (tmp_path / "model.safetensors").write_bytes(b"one")
     runs = [planned(), planned(), planned(**{"optim.base.learning_rate": 0.5})]
     (tmp_path / "model.safetensors").write_bytes(b"two")
     runs.append(planned())
     assert {run.name for run in runs} == {"run__seed=0"}
     assert runs[0].folder == runs[1].folder and len({run.folder for run in runs}) == 3
-    assert all(f"--workdir={os.path.join('D', run.folder)}" in command.command_of(run, "D") for run in runs)
+    assert all(
+        f"--workdir={os.path.join('D', run.folder)}" in command.command_of(run, "D") for run in runs
+    )
 
 
 @pytest.mark.parametrize("shown", ["--dry_run", "--launcher=tpu"])
 def test_a_table_may_be_cut_short_by_its_reader(environment, tmp_path, shown):  # noqa: F811
     """As `| head` does: no traceback."""
-    told = subprocess.Popen([sys.executable, "-m", "experiments.sweep", f"--sweep={write(tmp_path, seeds=[0, 1])}",
-                             f"--workdir={tmp_path / 'runs'}", shown], cwd=ROOT, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    told = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "experiments.sweep",
+            f"--sweep={write(tmp_path, seeds=[0, 1])}",
+            f"--workdir={tmp_path / 'runs'}",
+            shown,
+        ],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     told.stdout.close()
     assert "BrokenPipe" not in told.stderr.read() and told.wait() == -signal.SIGPIPE
 
@@ -247,19 +374,28 @@ def test_submitit(environment, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(ROOT)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    runs = command.runs_of(command.load(write(tmp_path, set=TINY, variants={"sft": {"method": "sft"}})))
+    runs = command.runs_of(
+        command.load(write(tmp_path, set=TINY, variants={"sft": {"method": "sft"}}))
+    )
     results = str(tmp_path / "results.jsonl")
     os.makedirs(tmp_path / "runs")
     ended = command.by_submitit(runs, str(tmp_path / "runs"), results, "local", {"timeout_min": 5})
-    assert [result.error for result in ended] == [""] and command.done(results) == {runs[0].identity}
+    assert [result.error for result in ended] == [""] and command.done(results) == {
+        runs[0].identity
+    }
 
 
 def test_tpu_commands(at_root, tmp_path):
     """A line a run, which a shell reads back as the training command."""
     runs = command.runs_of(command.load(write(tmp_path, set={"data.buckets": (9,)}, seeds=[0, 1])))
     lines = command.tpu_commands(runs, "gs/x").splitlines()
-    assert len(lines) == 2 and all("--worker=all" in line and "experiments.train" in line for line in lines)
+    assert len(lines) == 2 and all(
+        "--worker=all" in line and "experiments.train" in line for line in lines
+    )
     assert all("--config.hosts.coordinator=auto" in line for line in lines)
     import shlex
+
     inner = shlex.split(lines[1])[-1].removeprefix("--command=cd bridge_jax && ")
-    assert "--config.data.buckets=(9,)" in shlex.split(inner) and "--config.seed=1" in shlex.split(inner)
+    assert "--config.data.buckets=(9,)" in shlex.split(inner) and "--config.seed=1" in shlex.split(
+        inner
+    )

@@ -1,4 +1,5 @@
 """The train command as a user starts it: exit codes, messages, and real signals to a real process."""
+
 from __future__ import annotations
 
 import os
@@ -27,8 +28,13 @@ def environment(tmp_path_factory):
     """One CPU device, quick compilation, and a compilation cache that the processes share."""
     cache = str(tmp_path_factory.mktemp("xla"))
     flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    return os.environ | dict(XLA_FLAGS=flags, JAX_COMPILATION_CACHE_DIR=cache, JAX_PLATFORMS="cpu",
-                             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", PYTHONPATH=str(ROOT))
+    return os.environ | dict(
+        XLA_FLAGS=flags,
+        JAX_COMPILATION_CACHE_DIR=cache,
+        JAX_PLATFORMS="cpu",
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        PYTHONPATH=str(ROOT),
+    )
 
 
 def config_file(folder: pathlib.Path) -> pathlib.Path:
@@ -48,8 +54,14 @@ def get_config(method="grpo"):
 
 def start(environment, *arguments) -> subprocess.Popen:
     """python -m experiments.train in a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", "experiments.train", *map(str, arguments)], cwd=ROOT,
-                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def run(environment, *arguments) -> tuple[int, str, str]:
@@ -59,13 +71,21 @@ def run(environment, *arguments) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen, saved: bool = False) -> int:
+def wait_for_step(
+    workdir: pathlib.Path, step: int, process: subprocess.Popen, saved: bool = False
+) -> int:
     """The last step in metrics.jsonl once it is at least `step`, and, with `saved`, a checkpoint is complete."""
     path, end = workdir / "metrics.jsonl", time.monotonic() + 240
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()
-        found = re.findall(r'^\{"step": (\d+)', path.read_text() if path.exists() else "", re.MULTILINE)
-        if found and int(found[-1]) >= step and (not saved or any((workdir / "checkpoints").glob("step_??????"))):
+        found = re.findall(
+            r'^\{"step": (\d+)', path.read_text() if path.exists() else "", re.MULTILINE
+        )
+        if (
+            found
+            and int(found[-1]) >= step
+            and (not saved or any((workdir / "checkpoints").glob("step_??????")))
+        ):
             return int(found[-1])
         time.sleep(0.005)
     raise AssertionError(f"step {step} was not reached")
@@ -74,7 +94,11 @@ def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen, s
 @pytest.mark.parametrize("delay", [0.0, 0.4, 0.8])
 def test_sigterm_while_programs_are_compiled(environment, tmp_path, delay):
     """Ends at once, with code 0 and one line, whatever XLA's threads are at."""
-    process = start(environment | {"JAX_COMPILATION_CACHE_DIR": ""}, f"--config={config_file(tmp_path)}", f"--workdir={tmp_path / 'run'}")
+    process = start(
+        environment | {"JAX_COMPILATION_CACHE_DIR": ""},
+        f"--config={config_file(tmp_path)}",
+        f"--workdir={tmp_path / 'run'}",
+    )
     while not (line := process.stdout.readline()).startswith("held_out:"):
         assert line, process.communicate()
     time.sleep(delay)
@@ -117,41 +141,67 @@ def test_killed_then_terminated_then_finished_equals_unbroken(environment, tmp_p
     tiny_runs.assert_same_run(hurt, whole, "grpo")
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--config.optim.base.learning_rat=1"], "unknown key config.optim.base.learning_rat: did you mean "
-                                             "'learning_rate'?"),
-    (["--config.step", "3"], "unknown key config.step: did you mean 'steps'?"),
-    (["--config.steps=abc"], "flag --config.steps=abc: invalid literal for int() with base 10: 'abc'"),
-    (["--workdr=x"], "Unknown command line flag 'workdr'. Did you mean: workdir ?"),
-    (["--stop_at=0"], "flag --stop_at=0"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["--config.optim.base.learning_rat=1"],
+            "unknown key config.optim.base.learning_rat: did you mean 'learning_rate'?",
+        ),
+        (["--config.step", "3"], "unknown key config.step: did you mean 'steps'?"),
+        (
+            ["--config.steps=abc"],
+            "flag --config.steps=abc: invalid literal for int() with base 10: 'abc'",
+        ),
+        (["--workdr=x"], "Unknown command line flag 'workdr'. Did you mean: workdir ?"),
+        (["--stop_at=0"], "flag --stop_at=0"),
+    ],
+)
 def test_command_lines_that_cannot_be_meant(environment, tmp_path, arguments, message):
     """One line that starts with "error:", exit code 2, before jax is even imported."""
-    code, out, err = run(environment, "--config=configs/quickstart.py:sft", f"--workdir={tmp_path / 'run'}", *arguments)
+    code, out, err = run(
+        environment,
+        "--config=configs/quickstart.py:sft",
+        f"--workdir={tmp_path / 'run'}",
+        *arguments,
+    )
     assert code == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1 and not out
     assert not (tmp_path / "run").exists()
 
 
 def test_no_such_config(environment, tmp_path):
     code, _, err = run(environment, "--config=configs/quickstrat.py", f"--workdir={tmp_path}")
-    assert code == 2 and err.startswith("error: ") and "configs/quickstrat.py" in err and err.count("\n") == 1
+    assert (
+        code == 2
+        and err.startswith("error: ")
+        and "configs/quickstrat.py" in err
+        and err.count("\n") == 1
+    )
     code, _, err = run(environment, "--config=configs/quickstart.py")
     assert code == 2 and "--workdir must have a value" in err
 
 
 def test_what_the_config_cannot_mean(environment, tmp_path):
     """A ValueError of the package is one line, too; here a method's name, and a group of the wrong shape."""
-    code, _, err = run(environment, "--config=configs/quickstart.py:bridg", f"--workdir={tmp_path / 'run'}")
-    assert code == 2 and err == (f"error: method.name='bridg' is unknown; allowed: {', '.join(methods.names())}. "
-                                 "Did you mean 'bridge'?\n")
+    code, _, err = run(
+        environment, "--config=configs/quickstart.py:bridg", f"--workdir={tmp_path / 'run'}"
+    )
+    assert code == 2 and err == (
+        f"error: method.name='bridg' is unknown; allowed: {', '.join(methods.names())}. "
+        "Did you mean 'bridge'?\n"
+    )
 
 
-@pytest.mark.parametrize("raised, code", [(train.Diverged("3 updates in a row"), 3), (ValueError("no such thing"), 2)])
+@pytest.mark.parametrize(
+    "raised, code", [(train.Diverged("3 updates in a row"), 3), (ValueError("no such thing"), 2)]
+)
 def test_exit_codes(monkeypatch, capsys, raised, code):
     def end(*_, **__):
         raise raised
 
-    given = types.SimpleNamespace(config=tiny_runs.config(), workdir="w", stop_at=None, force_config=False)
+    given = types.SimpleNamespace(
+        config=tiny_runs.config(), workdir="w", stop_at=None, force_config=False
+    )
     monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=given))
     monkeypatch.setattr(command, "log_to_stderr", lambda: None)
     monkeypatch.setattr(command, "use_compilation_cache", lambda: None)
@@ -192,6 +242,16 @@ for _ in range(8):
     np.ones(2**22)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    faults = {given: int(subprocess.run([sys.executable, "-c", program, given], cwd=ROOT, check=True, capture_output=True,
-                                        env=os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}).stdout) for given in ("kept", "as it is")}
+    faults = {
+        given: int(
+            subprocess.run(
+                [sys.executable, "-c", program, given],
+                cwd=ROOT,
+                check=True,
+                capture_output=True,
+                env=os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"},
+            ).stdout
+        )
+        for given in ("kept", "as it is")
+    }
     assert faults["as it is"] > 8 * 2**25 // 4096 * 0.9 and faults["kept"] < 100, faults

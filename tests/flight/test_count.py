@@ -1,4 +1,5 @@
 """Counted FLOPs against the compiler's own count, where it is right: one layer, one chunk, one micro-batch, nothing in a loop."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -42,12 +43,16 @@ def test_forward_and_backward_against_the_compiler(samples, remat):
 
     def J(theta, seqs):
         hidden = layers.forward(two, theta, seqs, remat)
-        return logprobs.token_logp(hidden, layers.head_weights(CFG, theta), seqs.tokens_BT, 1.0, B * T)[0].sum()
+        return logprobs.token_logp(
+            hidden, layers.head_weights(CFG, theta), seqs.tokens_BT, 1.0, B * T
+        )[0].sum()
 
     rows = count.Rows(P, B, S, T)
     ours = count.forward_flops(CFG, rows) + count.head_flops(CFG, B * T)
     assert ours == pytest.approx(compiled_flops(J, theta, seqs), rel=0.1)
-    both = count.forward_flops(CFG, rows, again=count.AGAIN[remat], backward=True) + count.head_flops(CFG, B * T, True)
+    both = count.forward_flops(
+        CFG, rows, again=count.AGAIN[remat], backward=True
+    ) + count.head_flops(CFG, B * T, True)
     assert both == pytest.approx(compiled_flops(jax.value_and_grad(J), theta, seqs), rel=0.1)
 
 
@@ -63,23 +68,33 @@ def test_the_head_in_chunks_against_the_compiler():
 
     given = shape(B, T, D), shape(V, D), ints(B, T)
     cfg = toys.qwen3.Config(**{**CFG.__dict__, "vocab": V})
-    assert count.head_flops(cfg, B * T) == pytest.approx(chunks * compiled_flops(J, *given), rel=0.1)
+    assert count.head_flops(cfg, B * T) == pytest.approx(
+        chunks * compiled_flops(J, *given), rel=0.1
+    )
     both = jax.value_and_grad(J, (0, 1), has_aux=True)
-    assert count.head_flops(cfg, B * T, True) == pytest.approx(chunks * compiled_flops(both, *given), rel=0.1)
+    assert count.head_flops(cfg, B * T, True) == pytest.approx(
+        chunks * compiled_flops(both, *given), rel=0.1
+    )
 
 
 def sketch(method: str, **given):
     """A run of one layer whose step is one micro-batch, on one device."""
     config = tiny_runs.config(method, **given)
     config.mesh.fsdp = 1
-    config.model.arch.update(dict(num_hidden_layers=1, hidden_size=64, intermediate_size=192, vocab_size=96))
+    config.model.arch.update(
+        dict(num_hidden_layers=1, hidden_size=64, intermediate_size=192, vocab_size=96)
+    )
     config.model.logp_chunk = 10**6
-    config.batch.update(dict(prompts_per_step=2, samples_per_prompt=4, demos_per_step=8, microbatch_rows=8))
+    config.batch.update(
+        dict(prompts_per_step=2, samples_per_prompt=4, demos_per_step=8, microbatch_rows=8)
+    )
     config.data.buckets, config.rollout.max_new, config.rollout.calls = (48,), 64, 1
     return setup.sketch(config, jax.devices()[:1])
 
 
-@pytest.mark.parametrize("method, passes", (("grpo", (1, 0, 0)), ("bridge", (2, 1, 0)), ("cold_start", (0, 1, 0))))
+@pytest.mark.parametrize(
+    "method, passes", (("grpo", (1, 0, 0)), ("bridge", (2, 1, 0)), ("cold_start", (0, 1, 0)))
+)
 def test_a_whole_update_against_the_compiler(method, passes):
     """What the method's own ledger says is passed, and the FLOPs that follow, optimizer left out, within 10%."""
     run = sketch(method)
@@ -99,13 +114,17 @@ def test_prompts_of_a_group_in_parts_are_counted_in_each():
     """Micro-batches of 2 of a group's 4 rows compute its prompt twice."""
     run = sketch("grpo")
     whole = count.logp(run, 48).flops
-    halves = run._replace(settings=run.settings._replace(batch=run.settings.batch.__class__(2, 4, 8, 2, 1)))
+    halves = run._replace(
+        settings=run.settings._replace(batch=run.settings.batch.__class__(2, 4, 8, 2, 1))
+    )
     prompt = count.forward_flops(run.cfg, count.Rows(2, 0, 48, 0))
     assert count.logp(halves, 48).flops == pytest.approx(whole + prompt)
 
 
-@pytest.mark.parametrize("devices, M, rows, prompts", [
-    (8, 4, 1, 256), (8, 16, 1, 1024), (8, 4, 4, 64), (8, 8, 4, 128), (2, 4, 1, 256)])
+@pytest.mark.parametrize(
+    "devices, M, rows, prompts",
+    [(8, 4, 1, 256), (8, 16, 1, 1024), (8, 4, 4, 64), (8, 8, 4, 128), (2, 4, 1, 256)],
+)
 def test_prompts_are_counted_as_they_are_computed(devices, M, rows, prompts):
     """64 prompts; where a micro-batch has fewer than there are devices a prompt is computed by each that has some of its rows.
     Against the shapes that the policy is given, micro-batch by micro-batch. Packed, a prompt comes with each of its rows."""
@@ -116,8 +135,13 @@ def test_prompts_are_counted_as_they_are_computed(devices, M, rows, prompts):
     batch = run.settings.batch
     seqs = programs.abstract_rows(64, 48, 64, batch.rollout_rows)
     n = objectives.micro_count(batch.rollout_rows, batch.microbatch)
-    one = jax.eval_shape(lambda seqs: jax.tree.map(lambda x: x[0], objectives.micro_split(seqs, {}, n)[0]), seqs)
-    computed = n * jax.eval_shape(lambda seqs: policy.shared_out(seqs, run.mesh), one).prompt_len_P.shape[0]
+    one = jax.eval_shape(
+        lambda seqs: jax.tree.map(lambda x: x[0], objectives.micro_split(seqs, {}, n)[0]), seqs
+    )
+    computed = (
+        n
+        * jax.eval_shape(lambda seqs: policy.shared_out(seqs, run.mesh), one).prompt_len_P.shape[0]
+    )
     assert count.prompts_of(run, batch.rollout_rows) == computed == prompts
     config.batch.pack = M
     packed = setup.sketch(config, jax.devices()[:devices])
@@ -126,8 +150,10 @@ def test_prompts_are_counted_as_they_are_computed(devices, M, rows, prompts):
 
 def test_a_kernel_skips_what_is_masked_and_computes_scores_again():
     rows, cfg = count.Rows(0, 1, 0, 1000), CFG
-    attention = lambda kernel, **how: (count.forward_flops(cfg, rows, count.KERNELS[kernel], **how)
-                                       - count.forward_flops(cfg, rows._replace(rows=0), count.KERNELS[kernel], **how))
+    attention = lambda kernel, **how: (
+        count.forward_flops(cfg, rows, count.KERNELS[kernel], **how)
+        - count.forward_flops(cfg, rows._replace(rows=0), count.KERNELS[kernel], **how)
+    )
     weights = 2 * 1000 * (count.ledger.matrix_weights(cfg) - count.head_weights(cfg))
     full = 4 * cfg.heads * cfg.head_dim * 1000**2
     assert attention("xla") == weights + full
@@ -139,7 +165,9 @@ def test_a_prefill_against_the_compiler():
     """The program of the plan's phase, one layer of it."""
     run = sketch("grpo")
     traced = phases.trace_prefill(run, programs.abstract_phi(run, setup.abstract_state(run)), 48, 2)
-    assert count.prefill(run, 48, 2).flops == pytest.approx(traced.lower().compile().cost_analysis()["flops"], rel=0.1)
+    assert count.prefill(run, 48, 2).flops == pytest.approx(
+        traced.lower().compile().cost_analysis()["flops"], rel=0.1
+    )
 
 
 def test_a_token_against_the_compiler():
@@ -153,7 +181,9 @@ def test_a_token_against_the_compiler():
         hidden, cache = layers.decode(cfg, phi, token_B, t, prompt_len_P, prompt_cache, cache, (T,))
         return logprobs.logits_of(hidden, layers.head_weights(cfg, phi)), cache
 
-    found = compiled_flops(step, params.abstract(cfg), ints(P * M), ints(), ints(P), (prompts, prompts), cache)
+    found = compiled_flops(
+        step, params.abstract(cfg), ints(P * M), ints(), ints(P), (prompts, prompts), cache
+    )
     assert count.decode(run, S, P).flops == pytest.approx(T * found, rel=0.1)
 
 
@@ -163,9 +193,15 @@ def test_the_experts_are_read_for_as_many_micro_batches_as_they_make():
     for parts in (0, 4):
         run = sketch("bridge", method__sft_microbatches=parts)
         state, reads = setup.abstract_state(run), run.method.kinds[0]
-        moved[parts] = phases.of_update(run, state, 48, reads, programs.trace_update(run, state, 48, reads)).bytes
+        moved[parts] = phases.of_update(
+            run, state, 48, reads, programs.trace_update(run, state, 48, reads)
+        ).bytes
     rows = count.Rows(8, 8, 48, 64)
-    assert moved[4] - moved[0] == count.pass_bytes(run, rows, 4, True) - count.pass_bytes(run, rows, 1, True) > 0
+    assert (
+        moved[4] - moved[0]
+        == count.pass_bytes(run, rows, 4, True) - count.pass_bytes(run, rows, 1, True)
+        > 0
+    )
 
 
 def test_decoding_by_hand():
@@ -188,12 +224,21 @@ def test_decoding_in_stretches_by_hand():
     config.batch.microbatch_rows, config.rollout.calls = 4, 1
     run = setup.sketch(config, jax.devices()[:2])
     assert count.loops(run) == ((128,), (200,))
-    whole = count.decode(run._replace(settings=run.settings._replace(
-        rollout=dataclasses.replace(run.settings.rollout, stretches=1))), 48, 2)
+    whole = count.decode(
+        run._replace(
+            settings=run.settings._replace(
+                rollout=dataclasses.replace(run.settings.rollout, stretches=1)
+            )
+        ),
+        48,
+        2,
+    )
     work, rows = count.decode(run, 48, 2), 2 * run.settings.batch.samples_per_prompt
     saved = rows * (200 * 200 - 128 * 128 - 72 * 200)  # positions
     assert whole.bytes - work.bytes == pytest.approx(saved * count.token_cache(run))
-    assert whole.flops - work.flops == pytest.approx(saved * 4 * run.cfg.layers * run.cfg.heads * run.cfg.head_dim)
+    assert whole.flops - work.flops == pytest.approx(
+        saved * 4 * run.cfg.layers * run.cfg.heads * run.cfg.head_dim
+    )
 
 
 def test_bytes_of_a_device_by_hand():
@@ -208,7 +253,10 @@ def test_bytes_of_a_device_by_hand():
     mine = (weights - head_norms) // 8 + head_norms
     scalars = sum(leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if not leaf.ndim)
     assert count.chip_bytes(state) == 3 * 4 * mine + scalars
-    assert phases.state_bytes(run, 8) == count.chip_bytes(state) and phases.state_bytes(run, 8, on_host=True) == 0
+    assert (
+        phases.state_bytes(run, 8) == count.chip_bytes(state)
+        and phases.state_bytes(run, 8, on_host=True) == 0
+    )
 
 
 def test_what_lies_in_the_hosts_memory_is_counted_apart():

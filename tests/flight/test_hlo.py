@@ -1,4 +1,5 @@
 """Collectives, trip counts and buffers of compiled functions whose numbers are known by hand."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -7,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from bridge_jax.flight import buffers, chips, hlo
 
-needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
 TARGETS = ["cpu:8", pytest.param("v5e:2x4", marks=[pytest.mark.tpu_compiler, needs_libtpu])]
 D, LAYERS = 256, 5
 
@@ -44,17 +48,23 @@ def test_collectives_of_hand_made_functions(target):
 
     parts = jax.shard_map(shifted, mesh=mesh, in_specs=P("x"), out_specs=P("x"))
     assert collectives(parts, shape(mesh, (D, D), "x")) == {
-        "collective-permute": {"instructions": 1, "times": 1, "bytes": size / 8}}
-    summed = jax.shard_map(lambda a: jax.lax.psum(a, "x"), mesh=mesh, in_specs=P("x"), out_specs=P())
+        "collective-permute": {"instructions": 1, "times": 1, "bytes": size / 8}
+    }
+    summed = jax.shard_map(
+        lambda a: jax.lax.psum(a, "x"), mesh=mesh, in_specs=P("x"), out_specs=P()
+    )
     assert collectives(summed, shape(mesh, (8 * D, D), "x")) == {
-        "all-reduce": {"instructions": 1, "times": 1, "bytes": 2 * size * 7 / 8}}
+        "all-reduce": {"instructions": 1, "times": 1, "bytes": 2 * size * 7 / 8}
+    }
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_groups_of_a_part_of_the_devices(target):
     """A sum over 4 of 2 x 4 devices: each receives 2 x 3/4, whatever the notation of the groups."""
     mesh = mesh_of(target, "x", "y")
-    summed = jax.shard_map(lambda a: jax.lax.psum(a, "y"), mesh=mesh, in_specs=P("x", "y"), out_specs=P("x"))
+    summed = jax.shard_map(
+        lambda a: jax.lax.psum(a, "y"), mesh=mesh, in_specs=P("x", "y"), out_specs=P("x")
+    )
     found = collectives(summed, shape(mesh, (2 * D, 4 * D), "x", "y"))
     assert found["all-reduce"]["bytes"] == 2 * D * D * 4 * 3 / 4
 
@@ -67,10 +77,14 @@ def layered(ws_LDD, x_BD):
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_stands_in_a_loop_counts_as_often_as_it_runs(target):
     mesh = mesh_of(target, "x")
-    found = collectives(layered, shape(mesh, (LAYERS, D, D), None, "x"), shape(mesh, (8 * D, D), "x"))
+    found = collectives(
+        layered, shape(mesh, (LAYERS, D, D), None, "x"), shape(mesh, (8 * D, D), "x")
+    )
     assert found["all-gather"]["times"] == LAYERS * found["all-gather"]["instructions"]
     wide = found["all-gather"]["bytes"] / (LAYERS * D * D * 7 / 8)
-    assert wide in (2, 4), "a layer's weights once each, in fp32, or in bf16 where the compiler casts them first"
+    assert wide in (2, 4), (
+        "a layer's weights once each, in fp32, or in bf16 where the compiler casts them first"
+    )
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -80,11 +94,17 @@ def test_a_loop_of_unknown_length_is_told(target):
 
     def sample(a, limit):
         going = lambda s: (s[0] < limit) & (s[1][0, 0] < 1.0)
-        summed = jax.shard_map(lambda a: jax.lax.psum(a, "x"), mesh=mesh, in_specs=P("x"), out_specs=P())
+        summed = jax.shard_map(
+            lambda a: jax.lax.psum(a, "x"), mesh=mesh, in_specs=P("x"), out_specs=P()
+        )
         step = lambda s: (s[0] + 1, s[1] + summed(a * s[1][0, 0]))
         return jax.lax.while_loop(going, step, (jnp.int32(0), jnp.zeros((D, D)) + summed(a * 2.0)))
 
-    compiled = jax.jit(sample).lower(shape(mesh, (8 * D, D), "x"), shape(mesh, (), dtype=jnp.int32)).compile()
+    compiled = (
+        jax.jit(sample)
+        .lower(shape(mesh, (8 * D, D), "x"), shape(mesh, (), dtype=jnp.int32))
+        .compile()
+    )
     found = hlo.collectives(hlo.parse(compiled.as_text()))
     assert sorted(one.unknown for one in found) == [0, 1]
     assert hlo.totals(found, 100)["all-reduce"]["times"] == 101
@@ -121,11 +141,18 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 
 
 def module(bound="11", step="3", groups="{{0,1},{2,3}}", noted=""):
-    text = LOOP.replace("BOUND", bound).replace("STEP", step).replace("GROUPS", groups).replace("NOTED", noted)
+    text = (
+        LOOP.replace("BOUND", bound)
+        .replace("STEP", step)
+        .replace("GROUPS", groups)
+        .replace("NOTED", noted)
+    )
     return hlo.parse(text)
 
 
-@pytest.mark.parametrize("bound, step, trips", (("11", "3", 3), ("11", "1", 9), ("2", "1", 0), ("12", "3", 4)))
+@pytest.mark.parametrize(
+    "bound, step, trips", (("11", "3", 3), ("11", "1", 9), ("2", "1", 0), ("12", "3", 4))
+)
 def test_trip_counts_by_the_condition(bound, step, trips):
     """From 2 while below the bound, as the TPU's compiler leaves it: no note of its own."""
     assert [one.times for one in hlo.collectives(module(bound, step))] == [trips]
@@ -133,9 +160,20 @@ def test_trip_counts_by_the_condition(bound, step, trips):
 
 def test_a_kernel_whose_attributes_take_several_lines():
     """As Pallas kernels have them: what follows is not taken for the end of the computation, and the origin is found."""
-    kernel = '\n'.join(('  %sum = f32[8]{0} custom-call(%x), frontend_attributes={kernel_metadata={', '"a":"{1}"',
-                        '}}, metadata={op_name="here"}', '  %sum.2 = '))
-    found = hlo.parse(LOOP.replace("BOUND", "11").replace("STEP", "1").replace("NOTED", "").replace("  %sum = ", kernel))
+    kernel = "\n".join(
+        (
+            "  %sum = f32[8]{0} custom-call(%x), frontend_attributes={kernel_metadata={",
+            '"a":"{1}"',
+            '}}, metadata={op_name="here"}',
+            "  %sum.2 = ",
+        )
+    )
+    found = hlo.parse(
+        LOOP.replace("BOUND", "11")
+        .replace("STEP", "1")
+        .replace("NOTED", "")
+        .replace("  %sum = ", kernel)
+    )
     assert [one.times for one in hlo.collectives(found)] == [9]
     assert next(one for one in found.computations["body"] if one.name == "sum").origin == "here"
 
@@ -145,8 +183,14 @@ def test_the_walk_by_hand():
     found = buffers.peak(module())
     assert found.bytes == 32 + 4 + 0 and [one.name for one in found.alive] == ["a", "copied"]
     twice = LOOP.replace("tuple(%next, %sum)", "tuple(%next, %sum2)").replace(
-        "  %next", "  %sum2 = f32[8]{0} negate(%sum)\n  %next")
-    text = twice.replace("BOUND", "11").replace("STEP", "1").replace("NOTED", "").replace("GROUPS", "{}")
+        "  %next", "  %sum2 = f32[8]{0} negate(%sum)\n  %next"
+    )
+    text = (
+        twice.replace("BOUND", "11")
+        .replace("STEP", "1")
+        .replace("NOTED", "")
+        .replace("GROUPS", "{}")
+    )
     found = buffers.peak(hlo.parse(text))
     assert found.bytes == 32 + 4 + 32 and "sum" in [one.name for one in found.alive]
 
@@ -173,8 +217,17 @@ def test_a_noted_trip_count_is_taken():
     assert [one.times for one in hlo.collectives(module(noted=noted))] == [77]
 
 
-@pytest.mark.parametrize("groups, size", (("{{0,1},{2,3}}", 2), ("[1,4]<=[4]", 4), ("[2,2]<=[2,2]T(1,0)", 2), ("{}", 4),
-                                          ("mesh['a'=2,'b'=2] {'a'}", 2), ("mesh['a'=2,'b'=2] {'a','b'}", 4)))
+@pytest.mark.parametrize(
+    "groups, size",
+    (
+        ("{{0,1},{2,3}}", 2),
+        ("[1,4]<=[4]", 4),
+        ("[2,2]<=[2,2]T(1,0)", 2),
+        ("{}", 4),
+        ("mesh['a'=2,'b'=2] {'a'}", 2),
+        ("mesh['a'=2,'b'=2] {'a','b'}", 4),
+    ),
+)
 def test_sizes_of_groups(groups, size):
     assert hlo.collectives(module(groups=groups))[0].bytes == 2 * 32 * (size - 1) / size
 
@@ -185,7 +238,9 @@ def test_stored_bytes_of_tiles():
     assert array.bytes == 5 * 104 * 256 * 2 and array.hbm
     (fast,) = hlo.arrays_of("f32[8,128]{1,0:T(8,128)S(1)}")
     assert fast.bytes == 4096 and not fast.hbm
-    assert [one.bytes for one in hlo.arrays_of("(s32[], /*index=1*/f32[3,4]{1,0}, pred[7]{0})")] == [4, 48, 7]
+    assert [
+        one.bytes for one in hlo.arrays_of("(s32[], /*index=1*/f32[3,4]{1,0}, pred[7]{0})")
+    ] == [4, 48, 7]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -194,12 +249,19 @@ def test_the_walk_finds_the_compilers_peak_and_who_is_in_it(target):
     mesh = mesh_of(target, "x")
     loss = lambda ws, x: layered(ws, x).sum()
     ws = shape(mesh, (LAYERS, 16 * D, 16 * D), None, "x")
-    f = jax.jit(lambda ws, x: jax.tree.map(lambda w, g: w - g, ws, jax.grad(loss)(ws, x)), donate_argnums=0,
-                out_shardings=ws.sharding)
+    f = jax.jit(
+        lambda ws, x: jax.tree.map(lambda w, g: w - g, ws, jax.grad(loss)(ws, x)),
+        donate_argnums=0,
+        out_shardings=ws.sharding,
+    )
     compiled = f.lower(ws, shape(mesh, (8 * D, 16 * D), "x")).compile()
     told = compiled.memory_analysis()
-    allocated = (told.argument_size_in_bytes + told.temp_size_in_bytes
-                 + told.output_size_in_bytes - told.alias_size_in_bytes)
+    allocated = (
+        told.argument_size_in_bytes
+        + told.temp_size_in_bytes
+        + told.output_size_in_bytes
+        - told.alias_size_in_bytes
+    )
     found = buffers.peak(hlo.parse(compiled.as_text()))
     assert found.bytes == pytest.approx(allocated, rel=0.1)
     argument = next(one for one in found.alive if one.origin == "ws")
@@ -210,11 +272,13 @@ def test_the_walk_finds_the_compilers_peak_and_who_is_in_it(target):
 def test_a_collective_in_pieces_counts_once():
     """As the TPU's compiler writes one that it runs beside other work: start, middle and end have one channel."""
     gather = "bf16[1,64,32]{2,1,0} all-gather(%p), channel_id=7, replica_groups=[1,16]<=[16], dimensions={1}"
-    text = ("HloModule m, num_partitions=16\n\n"
-            f"%start (p: bf16[1,4,32]) -> bf16[1,64,32] {{\n  %p = bf16[1,4,32]{{2,1,0}} parameter(0)\n  ROOT %a = {gather}\n}}\n\n"
-            f"%end (p: bf16[1,4,32]) -> bf16[1,64,32] {{\n  %p = bf16[1,4,32]{{2,1,0}} parameter(0)\n  ROOT %b = {gather}\n}}\n\n"
-            "ENTRY %main (x: bf16[1,4,32]) -> bf16[1,64,32] {\n  %x = bf16[1,4,32]{2,1,0} parameter(0)\n"
-            "  %f = bf16[1,64,32]{2,1,0} fusion(%x), kind=kCustom, calls=%start\n"
-            "  ROOT %g = bf16[1,64,32]{2,1,0} fusion(%x), kind=kCustom, calls=%end\n}\n")
+    text = (
+        "HloModule m, num_partitions=16\n\n"
+        f"%start (p: bf16[1,4,32]) -> bf16[1,64,32] {{\n  %p = bf16[1,4,32]{{2,1,0}} parameter(0)\n  ROOT %a = {gather}\n}}\n\n"
+        f"%end (p: bf16[1,4,32]) -> bf16[1,64,32] {{\n  %p = bf16[1,4,32]{{2,1,0}} parameter(0)\n  ROOT %b = {gather}\n}}\n\n"
+        "ENTRY %main (x: bf16[1,4,32]) -> bf16[1,64,32] {\n  %x = bf16[1,4,32]{2,1,0} parameter(0)\n"
+        "  %f = bf16[1,64,32]{2,1,0} fusion(%x), kind=kCustom, calls=%start\n"
+        "  ROOT %g = bf16[1,64,32]{2,1,0} fusion(%x), kind=kCustom, calls=%end\n}\n"
+    )
     found = [(move.kind, move.bytes, move.times) for move in hlo.collectives(hlo.parse(text))]
     assert found == [("all-gather", 64 * 32 * 2 * 15 / 16, 1)]

@@ -1,4 +1,5 @@
 """The grader against people's labels: solutions written by people, answers from other copies of the data, real traps."""
+
 from __future__ import annotations
 
 import json
@@ -13,7 +14,9 @@ from bridge_jax.grading.outcome import Rule
 from bridge_jax.grading.pool import Pool
 
 DATA = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the real data do not stand beside the project")
+pytestmark = pytest.mark.skipif(
+    not DATA.is_dir(), reason="the real data do not stand beside the project"
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +34,14 @@ def share_correct(pairs: list[tuple[str, str]], pool, extract=last_boxed) -> flo
     return sum(outcome == "correct" for outcome in outcomes) / len(pairs)
 
 
-@pytest.mark.parametrize("name, count", [("train/math_train", 3000), ("train/math_test_minus_math500", 4500),
-                                         ("benchmarks/math500", 500)])
+@pytest.mark.parametrize(
+    "name, count",
+    [
+        ("train/math_train", 3000),
+        ("train/math_test_minus_math500", 4500),
+        ("benchmarks/math500", 500),
+    ],
+)
 def test_worked_solutions_of_math(name, count, pool):
     """In math_train answers and solutions come from two repositories with habits of their own."""
     pairs = [(row["answer"], row["solution"]) for row in rows(name) if row.get("solution")]
@@ -49,9 +58,25 @@ def test_worked_solutions_of_gsm8k_read_leniently(pool):
 def test_another_problems_answer_is_wrong(pool):
     """MATH500's answers shuffled within their subject; what is called correct must be the same but for its spelling."""
     draw, found = random.Random(0), rows("benchmarks/math500")
-    pairs = [(one["answer"], other["answer"]) for one in found for other in draw.sample(found, 8)
-             if one["subject"] == other["subject"] and one["answer"] != other["answer"]]
-    outcomes = selftest.grade([(gold, f"\\boxed{{{answer}}}", Rule()) for gold, answer in pairs], pool)
-    bare = lambda text: text.replace("\\text", "").replace("^\\circ", "").strip("{}()$ ").removesuffix("\\%").strip("\\$")
-    odd = [pair for pair, outcome in zip(pairs, outcomes) if outcome == "correct" and bare(pair[0]) != bare(pair[1])]
+    pairs = [
+        (one["answer"], other["answer"])
+        for one in found
+        for other in draw.sample(found, 8)
+        if one["subject"] == other["subject"] and one["answer"] != other["answer"]
+    ]
+    outcomes = selftest.grade(
+        [(gold, f"\\boxed{{{answer}}}", Rule()) for gold, answer in pairs], pool
+    )
+    bare = lambda text: (
+        text.replace("\\text", "")
+        .replace("^\\circ", "")
+        .strip("{}()$ ")
+        .removesuffix("\\%")
+        .strip("\\$")
+    )
+    odd = [
+        pair
+        for pair, outcome in zip(pairs, outcomes)
+        if outcome == "correct" and bare(pair[0]) != bare(pair[1])
+    ]
     assert len(pairs) > 400 and odd == []

@@ -1,4 +1,5 @@
 """last_boxed: hand cases, a slow and obvious reference, and inputs made to hurt."""
+
 from __future__ import annotations
 
 import subprocess
@@ -6,7 +7,8 @@ import sys
 import time
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 
@@ -19,14 +21,14 @@ CASES = {
     r"\boxed{\frac{1}{2}}": r"\frac{1}{2}",
     r"\boxed{\left\{1, 2\right\}}": r"\left\{1, 2\right\}",
     r"\boxed{\{}": r"\{",
-    r"\boxed{a \\}": r"a \\",               # a line break, then the closing brace
+    r"\boxed{a \\}": r"a \\",  # a line break, then the closing brace
     r"x \\ \boxed{4}": "4",
-    r"x \\\boxed{4}": "4",                  # a line break, then the box
-    r"\\boxed{4}": "4",                     # over-escaped
-    r"\boxed{5} and \boxed{6": "5",         # the last one is never closed
+    r"x \\\boxed{4}": "4",  # a line break, then the box
+    r"\\boxed{4}": "4",  # over-escaped
+    r"\boxed{5} and \boxed{6": "5",  # the last one is never closed
     r"\boxed{5 and \boxed{6}": "6",
     r"\boxed{1 {2}": None,
-    r"\boxed{\fbox{7}}": "7",               # of two nested boxes the one that opens last
+    r"\boxed{\fbox{7}}": "7",  # of two nested boxes the one that opens last
     r"\boxed{}": "",
     r"} } \boxed{8}": "8",
     r"{ \boxed{9}": "9",
@@ -39,7 +41,7 @@ CASES = {
     r"<think>\boxed{1}</think> no box here": None,
     r"<think>a</think>\boxed{1}<think>b</think>\boxed{2}": "2",
     r"<think>a</think>\boxed{1}<think>\boxed{2}": "2",
-    r"<think> so \boxed{3}": "3",            # cut off while thinking
+    r"<think> so \boxed{3}": "3",  # cut off while thinking
     r"\boxed{1</think>2}": None,
 }
 
@@ -54,9 +56,17 @@ def reference(text: str) -> str | None:
     text = text.split("</think>")[-1]
     neutral, i = set(), 0  # positions whose character is escaped
     while i < len(text):
-        opens = any(text[i + 1:].startswith(word) for word in ("boxed{", "fbox{"))
-        if text[i] == "\\" and not opens and text[i + 1:i + 2] in ("\\", "{", "}") and text[i + 1:i + 2]:
-            if not (text[i + 1] == "\\" and any(text[i + 2:].startswith(word) for word in ("boxed{", "fbox{"))):
+        opens = any(text[i + 1 :].startswith(word) for word in ("boxed{", "fbox{"))
+        if (
+            text[i] == "\\"
+            and not opens
+            and text[i + 1 : i + 2] in ("\\", "{", "}")
+            and text[i + 1 : i + 2]
+        ):
+            if not (
+                text[i + 1] == "\\"
+                and any(text[i + 2 :].startswith(word) for word in ("boxed{", "fbox{"))
+            ):
                 neutral.add(i + 1)
                 i += 1
         i += 1
@@ -71,7 +81,22 @@ def reference(text: str) -> str | None:
     return None
 
 
-PIECES = ["\\boxed{", "\\fbox{", "{", "}", "}", "\\{", "\\}", "\\\\", "\\", "a", "1", "boxed{", "<think>", "</think>"]
+PIECES = [
+    "\\boxed{",
+    "\\fbox{",
+    "{",
+    "}",
+    "}",
+    "\\{",
+    "\\}",
+    "\\\\",
+    "\\",
+    "a",
+    "1",
+    "boxed{",
+    "<think>",
+    "</think>",
+]
 
 
 @settings(max_examples=400, deadline=None)
@@ -83,19 +108,33 @@ def test_equals_the_slow_reference(text):
     assert last_boxed(text) == reference(text)
 
 
-@pytest.mark.parametrize("text, found", [
-    (r"\boxed{" + "{" * 100_000 + "1" + "}" * 100_000 + "}", True),
-    (r"\boxed{" * 100_000 + "1" + "}" * 100_000, True),
-    (r"\boxed{" * 140_000, False),
-    ("{" * 1_000_000, False),
-    ("}" * 1_000_000, False),
-    ("\\" * 1_000_000, False),
-    (r"\boxed" + " " * 1_000_000, False),
-    (r"\\boxed" + " " * 1_000_000, False),
-    ("a" * 1_000_000 + r"\boxed{1}", True),
-    ("</think>" * 120_000, False),
-], ids=["nested braces", "nested boxes", "open boxes", "open braces", "closing braces", "backslashes", "spaces",
-        "spaces after two backslashes", "long text", "closed thoughts"])
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        (r"\boxed{" + "{" * 100_000 + "1" + "}" * 100_000 + "}", True),
+        (r"\boxed{" * 100_000 + "1" + "}" * 100_000, True),
+        (r"\boxed{" * 140_000, False),
+        ("{" * 1_000_000, False),
+        ("}" * 1_000_000, False),
+        ("\\" * 1_000_000, False),
+        (r"\boxed" + " " * 1_000_000, False),
+        (r"\\boxed" + " " * 1_000_000, False),
+        ("a" * 1_000_000 + r"\boxed{1}", True),
+        ("</think>" * 120_000, False),
+    ],
+    ids=[
+        "nested braces",
+        "nested boxes",
+        "open boxes",
+        "open braces",
+        "closing braces",
+        "backslashes",
+        "spaces",
+        "spaces after two backslashes",
+        "long text",
+        "closed thoughts",
+    ],
+)
 def test_time_is_linear(text, found):
     start = time.perf_counter()
     assert (last_boxed(text) is not None) == found
@@ -107,12 +146,26 @@ def test_imports_no_jax():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize("text, answer", [
-    (r"It is 7, so \boxed{9}. The answer is 8.", "9"), ("5 and 6. The answer is 12.", "12"), ("#### 1,234", "1,234"),
-    ("Final answer: $x+1$.", "x+1"), ("so we get $y=2$ and $z=3$", "z=3"), ("first 3, then 4/5 of it, hence 0.75", "0.75"),
-    ("The answer is $18 per day", "$18"), ("no number", None), ("<think>41</think> none", None), ("", None),
-    ("The answer is Monday.", "Monday"), ("I have $5 and $6 of $20", "$20"), ("so $400 + $60 = $460 for the week", "$460"),
-    ("9 + 6 = 15 liters out of the 24 liters", "15"), ("It costs $17/$8.50 = 2 of them", "2")])
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        (r"It is 7, so \boxed{9}. The answer is 8.", "9"),
+        ("5 and 6. The answer is 12.", "12"),
+        ("#### 1,234", "1,234"),
+        ("Final answer: $x+1$.", "x+1"),
+        ("so we get $y=2$ and $z=3$", "z=3"),
+        ("first 3, then 4/5 of it, hence 0.75", "0.75"),
+        ("The answer is $18 per day", "$18"),
+        ("no number", None),
+        ("<think>41</think> none", None),
+        ("", None),
+        ("The answer is Monday.", "Monday"),
+        ("I have $5 and $6 of $20", "$20"),
+        ("so $400 + $60 = $460 for the week", "$460"),
+        ("9 + 6 = 15 liters out of the 24 liters", "15"),
+        ("It costs $17/$8.50 = 2 of them", "2"),
+    ],
+)
 def test_lenient_answer(text, answer):
     """For evaluation only: box, then what is stated, then the last formula, then the last number."""
     assert lenient_answer(text) == answer

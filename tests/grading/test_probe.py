@@ -1,4 +1,5 @@
 """Equal formulas are never told apart, different ones are, and what could mean two things has no value."""
+
 from __future__ import annotations
 
 import cmath
@@ -11,14 +12,72 @@ from hypothesis import strategies as st
 
 from bridge_jax.grading import probe
 
-EQUAL = [("x^2-1", "(x-1)(x+1)"), (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), (r"2\sqrt{3}", r"\sqrt{12}"), ("ab", "ba"),
-         (r"\frac{a}{b}", "a/b"), (r"\sqrt[3]{8}", "2"), ("(1+i)^2", "2i"), (r"2\cdot 3x", r"6 x"), ("-(-x)", "x"),
-         (r"x^{10}", "x^{4}x^{6}"), (r"\theta+1", r"1+\theta"), (r"\frac{\pi}{4}", r"0.25\pi"), ("-2^2", "-4"), ("--3", "3")]
-DIFFERENT = [("x", "y"), ("x", "x+1"), ("5", "x+5"), (r"\sqrt{2}", "1.41"), ("x^2", "x^3"), ("-2^2", "4"), (r"\pi", "3.1416"),
-             ("a-b", "b-a"), (r"\frac{a}{b}", r"\frac{b}{a}"), ("X", "x"), (r"\theta", r"\phi"), ("e", "2.718")]
-UNCLEAR = ["1/2x", "2 3", r"1\frac12", r"1\frac{1}{2}", "x^23", "2^3^4", "2^{3}^4", "x_1", r"\log 2", "|x|", "5!", "", "()", "(1", "1)",
-           r"\frac{1}{0}", "0^{-1}", r"(-8)^{\frac{1}{3}}", r"\sqrt[3]{-8}", "10^{400}", "1..2", "x+", "*3", r"\frac{1}", "x,y",
-           r"\text{no}", "3%", "1=1", "é", "((" * 2000, "9" * 400, "2^-1", r"2^\frac{1}{2}", "1/(2)3"]
+EQUAL = [
+    ("x^2-1", "(x-1)(x+1)"),
+    (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"),
+    (r"2\sqrt{3}", r"\sqrt{12}"),
+    ("ab", "ba"),
+    (r"\frac{a}{b}", "a/b"),
+    (r"\sqrt[3]{8}", "2"),
+    ("(1+i)^2", "2i"),
+    (r"2\cdot 3x", r"6 x"),
+    ("-(-x)", "x"),
+    (r"x^{10}", "x^{4}x^{6}"),
+    (r"\theta+1", r"1+\theta"),
+    (r"\frac{\pi}{4}", r"0.25\pi"),
+    ("-2^2", "-4"),
+    ("--3", "3"),
+]
+DIFFERENT = [
+    ("x", "y"),
+    ("x", "x+1"),
+    ("5", "x+5"),
+    (r"\sqrt{2}", "1.41"),
+    ("x^2", "x^3"),
+    ("-2^2", "4"),
+    (r"\pi", "3.1416"),
+    ("a-b", "b-a"),
+    (r"\frac{a}{b}", r"\frac{b}{a}"),
+    ("X", "x"),
+    (r"\theta", r"\phi"),
+    ("e", "2.718"),
+]
+UNCLEAR = [
+    "1/2x",
+    "2 3",
+    r"1\frac12",
+    r"1\frac{1}{2}",
+    "x^23",
+    "2^3^4",
+    "2^{3}^4",
+    "x_1",
+    r"\log 2",
+    "|x|",
+    "5!",
+    "",
+    "()",
+    "(1",
+    "1)",
+    r"\frac{1}{0}",
+    "0^{-1}",
+    r"(-8)^{\frac{1}{3}}",
+    r"\sqrt[3]{-8}",
+    "10^{400}",
+    "1..2",
+    "x+",
+    "*3",
+    r"\frac{1}",
+    "x,y",
+    r"\text{no}",
+    "3%",
+    "1=1",
+    "é",
+    "((" * 2000,
+    "9" * 400,
+    "2^-1",
+    r"2^\frac{1}{2}",
+    "1/(2)3",
+]
 
 
 @pytest.mark.parametrize("one, other", EQUAL)
@@ -40,26 +99,50 @@ def test_no_value_and_so_no_verdict(text):
 
 def test_values():
     """By hand; precedence as in print."""
-    for text, wanted in (("1+2*3", 7), ("2(3+4)", 14), ("6/3*2", 4), ("2^{3}(2)", 16), (r"\frac{1}{2}(3)", 1.5), ("-3+5", 2),
-                         (r"\sqrt{-4}", 2j), ("e^2", math.e**2), (r"2\pi", 2 * math.pi), (r"\sqrt[3]{27}(2)", 6),
-                         ("2x^2", 2 * probe.at("x")**2)):
+    for text, wanted in (
+        ("1+2*3", 7),
+        ("2(3+4)", 14),
+        ("6/3*2", 4),
+        ("2^{3}(2)", 16),
+        (r"\frac{1}{2}(3)", 1.5),
+        ("-3+5", 2),
+        (r"\sqrt{-4}", 2j),
+        ("e^2", math.e**2),
+        (r"2\pi", 2 * math.pi),
+        (r"\sqrt[3]{27}(2)", 6),
+        ("2x^2", 2 * probe.at("x") ** 2),
+    ):
         assert probe.value(text) == pytest.approx(wanted, rel=1e-12), text
 
 
 def test_tolerances():
-    assert probe.differ(r"100\sqrt{1}", "100.5") and not probe.differ(r"100\sqrt{1}", "100.5", absolute=0.5)
-    assert not probe.differ(r"100\sqrt{1}", "100.5", relative=0.005) and probe.differ("100", "101", relative=0.005)
+    assert probe.differ(r"100\sqrt{1}", "100.5") and not probe.differ(
+        r"100\sqrt{1}", "100.5", absolute=0.5
+    )
+    assert not probe.differ(r"100\sqrt{1}", "100.5", relative=0.005) and probe.differ(
+        "100", "101", relative=0.005
+    )
 
 
 def test_letters_stand_at_different_points():
     names = [*"abcdfghjklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", *probe.GREEK.split("|")]
     values = sorted(probe.at(name) for name in names)
-    assert min(b - a for a, b in zip(values, values[1:])) > 1e-6 and 1.1 <= values[0] and values[-1] <= 2.8
+    assert (
+        min(b - a for a, b in zip(values, values[1:])) > 1e-6
+        and 1.1 <= values[0]
+        and values[-1] <= 2.8
+    )
 
 
-FORMULA = st.recursive(st.sampled_from(["a", "b", "x", "2", "3", "0.5", r"\pi"]), lambda inner: st.one_of(
-    st.tuples(inner, inner).map(lambda two: ("sum", *two)), st.tuples(inner, inner).map(lambda two: ("product", *two)),
-    st.tuples(inner, inner).map(lambda two: ("ratio", *two))), max_leaves=8)
+FORMULA = st.recursive(
+    st.sampled_from(["a", "b", "x", "2", "3", "0.5", r"\pi"]),
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map(lambda two: ("sum", *two)),
+        st.tuples(inner, inner).map(lambda two: ("product", *two)),
+        st.tuples(inner, inner).map(lambda two: ("ratio", *two)),
+    ),
+    max_leaves=8,
+)
 
 
 def spelled(tree, swap: bool) -> str:
@@ -88,6 +171,13 @@ def test_any_text_is_survived(text):
 
 def test_linear_in_the_text():
     began = time.monotonic()
-    for text in ("(" * 400, "x" * 400, "1+" * 200, "{" * 200 + "}" * 200, r"\sqrt" * 80, "2^{" * 130):
+    for text in (
+        "(" * 400,
+        "x" * 400,
+        "1+" * 200,
+        "{" * 200 + "}" * 200,
+        r"\sqrt" * 80,
+        "2^{" * 130,
+    ):
         probe.value(text)
     assert time.monotonic() - began < 0.2

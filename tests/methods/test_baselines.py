@@ -1,4 +1,5 @@
 """The methods that BRIDGE is compared with: first updates by hand, and the equalities between them."""
+
 from __future__ import annotations
 
 import jax
@@ -12,7 +13,9 @@ from bridge_jax.types import Batch, Rollouts, Sequences
 from tests import toys
 
 RATE = 0.1
-PLAIN = Recipes(*[Recipe(learning_rate=RATE, eps=1e3, clip_norm=0.0, b1=0.0)] * 2)  # theta += RATE / 1000 * G, nearly
+PLAIN = Recipes(
+    *[Recipe(learning_rate=RATE, eps=1e3, clip_norm=0.0, b1=0.0)] * 2
+)  # theta += RATE / 1000 * G, nearly
 UNIFORM = {"table": jnp.zeros((toys.V, toys.V))}
 P_TOKEN = 1 / toys.V
 e = np.eye(toys.V) - P_TOKEN  # e[t]: gradient of log pi(t) in the row of the token before it
@@ -22,13 +25,20 @@ def rows(prompts, tokens) -> Sequences:
     """One-token prompts; completions as lists of tokens, those of a prompt contiguous."""
     T, ints = max(map(len, tokens)), lambda x: jnp.asarray(x, jnp.int32)
     padded = [[*row, *[0] * (T - len(row))] for row in tokens]
-    return Sequences(ints(prompts)[:, None], jnp.ones(len(prompts), jnp.int32), ints(padded), ints([len(row) for row in tokens]))
+    return Sequences(
+        ints(prompts)[:, None],
+        jnp.ones(len(prompts), jnp.int32),
+        ints(padded),
+        ints([len(row) for row in tokens]),
+    )
 
 
 def batch(prompts=(0,), tokens=((1,), (2,)), reward=(1, 0), asked=(0,), experts=((3,),)) -> Batch:
     """By default prompt 0 with a right sample 1 and a wrong sample 2, and its expert 3; one token each."""
     seqs = rows(prompts, tokens)
-    rolled = Rollouts(seqs, jnp.zeros(seqs.tokens_BT.shape), jnp.asarray(reward, jnp.float32), jnp.float32(1.0))
+    rolled = Rollouts(
+        seqs, jnp.zeros(seqs.tokens_BT.shape), jnp.asarray(reward, jnp.float32), jnp.float32(1.0)
+    )
     return Batch(rows(asked, experts), {"theta": rolled})
 
 
@@ -45,7 +55,14 @@ def G_of(name: str, given: Batch = None, theta=UNIFORM, **fields) -> np.ndarray:
     given = Batch(given.demos if reads.demos else None, given.rollouts if reads.actors else {})
     state, metrics = jax.jit(method.update)(method.init(theta, jax.random.key(0)), given)
     assert metrics["update/skipped"] == 0
-    return (np.asarray(state.params.theta["table"], np.float64) - np.asarray(theta["table"], np.float64)) * 1e3 / RATE
+    return (
+        (
+            np.asarray(state.params.theta["table"], np.float64)
+            - np.asarray(theta["table"], np.float64)
+        )
+        * 1e3
+        / RATE
+    )
 
 
 def close(G, first, second=0.0):
@@ -66,14 +83,20 @@ def test_chord():
     """(1 - mu) and mu; phi weighs the expert's token by p (1 - p) = 5/36."""
     close(G_of("chord", chord_mu=0.9), 0.1 * (e[1] - e[2]) / 2 + 0.9 * e[3])
     weight = P_TOKEN * (1 - P_TOKEN)
-    close(G_of("chord", chord_mu=0.1, chord_weighting="phi"), 0.9 * (e[1] - e[2]) / 2 + 0.1 * weight * e[3])
+    close(
+        G_of("chord", chord_mu=0.1, chord_weighting="phi"),
+        0.9 * (e[1] - e[2]) / 2 + 0.1 * weight * e[3],
+    )
 
 
 def test_chord_falls_by_a_cosine():
     """mu at steps 0, half and end: 0.9, the middle, 0.05, and there it stays."""
     method = made("chord", chord_steps=10)
     start, update = method.init(UNIFORM, jax.random.key(0)), jax.jit(method.update)
-    seen = [float(update(start.replace(step=jnp.int32(step)), batch())[1]["chord/mu"]) for step in (0, 5, 10, 99)]
+    seen = [
+        float(update(start.replace(step=jnp.int32(step)), batch())[1]["chord/mu"])
+        for step in (0, 5, 10, 99)
+    ]
     np.testing.assert_allclose(seen, [0.9, 0.475, 0.05, 0.05], rtol=1e-6)
 
 
@@ -102,7 +125,9 @@ def test_srft_entropy_is_a_weight():
     sharp = {"table": UNIFORM["table"].at[0].set(jnp.log(p))}
     score, A, e_H = np.eye(toys.V) - p, (1 / 3) / np.sqrt(2 / 9), np.sqrt(20)
     G = (0.5 / e_H + A * 0.1) * score[3] + (0.1 * e_H * score[1] - score[2]) / 2
-    np.testing.assert_allclose(G_of("srft", theta=sharp)[0], G, rtol=3e-3, atol=3e-3)  # a step of a table that is not 0 rounds
+    np.testing.assert_allclose(
+        G_of("srft", theta=sharp)[0], G, rtol=3e-3, atol=3e-3
+    )  # a step of a table that is not 0 rounds
 
 
 def test_hpt():
@@ -123,15 +148,26 @@ def test_gspo_clips_whole_sequences():
     """After a strong first update both sequences are outside the narrow clip: the second finds nothing."""
     recipes = Recipes(Recipe(learning_rate=3e3, eps=1e3, clip_norm=0.0, b1=0.0, b2=0.0), Recipe())
     method = made("gspo", recipes, updates_per_batch=2)
-    _, metrics = jax.jit(method.update)(method.init(UNIFORM, jax.random.key(0)), batch().replace(demos=None))
+    _, metrics = jax.jit(method.update)(
+        method.init(UNIFORM, jax.random.key(0)), batch().replace(demos=None)
+    )
     assert metrics["grad/norm_theta"] == 0
     wide = made("gspo", recipes, updates_per_batch=2, gspo_low=10.0, gspo_high=10.0)
-    _, metrics = jax.jit(wide.update)(wide.init(UNIFORM, jax.random.key(0)), batch().replace(demos=None))
+    _, metrics = jax.jit(wide.update)(
+        wide.init(UNIFORM, jax.random.key(0)), batch().replace(demos=None)
+    )
     assert metrics["grad/norm_theta"] > 0.1
 
 
-@pytest.mark.parametrize("name, low, high", [("grpo", "clip_low", "clip_high"), ("dr_grpo", "clip_low", "clip_high"),
-                                             ("dapo", "dapo_low", "dapo_high"), ("gspo", "gspo_low", "gspo_high")])
+@pytest.mark.parametrize(
+    "name, low, high",
+    [
+        ("grpo", "clip_low", "clip_high"),
+        ("dr_grpo", "clip_low", "clip_high"),
+        ("dapo", "dapo_low", "dapo_high"),
+        ("gspo", "gspo_low", "gspo_high"),
+    ],
+)
 def test_each_side_of_the_clip(name, low, high):
     """A second update on one batch, r above 1 for the right answer and below for the wrong: `high` bounds the first alone, `low`
     the second. What is left is r A / 2 times onehot - p, of which the norm is known."""
@@ -161,7 +197,10 @@ def run(name: str, steps: int, recipes=toys.recipes(0.1, 0.1), **fields):
     state = method.init(toys.bigram_theta(), jax.random.key(0))
     for step in range(steps):
         reads, given = method.reads(step), toys.batch(step, vocab=toys.V)
-        given = Batch(given.demos if reads.demos else None, {"theta": given.rollouts["theta"]} if reads.actors else {})
+        given = Batch(
+            given.demos if reads.demos else None,
+            {"theta": given.rollouts["theta"]} if reads.actors else {},
+        )
         state, _ = jax.jit(method.update)(state, given)
         states.append(state)
     return method, states
@@ -181,7 +220,9 @@ def test_cold_start_is_sft_then_grpo_with_a_fresh_optimizer():
     """Bit for bit; with a KL term, to the policy that SFT made."""
     for fields in ({}, {"kl_coef": 0.1}):
         method, states = run("cold_start", 4, sft_steps=2, **fields)
-        assert [method.reads(step) for step in (0, 1, 2, 9)] == [((), True)] * 2 + [(("theta",), False)] * 2
+        assert [method.reads(step) for step in (0, 1, 2, 9)] == [((), True)] * 2 + [
+            (("theta",), False)
+        ] * 2
         assert toys.same_bits(states[1].params, run("sft", 2)[1][1].params)
         rl = made("grpo", toys.recipes(0.1, 0.1), **fields)
         state = rl.init(states[1].params.theta, jax.random.key(0)).replace(step=jnp.int32(2))
@@ -190,7 +231,9 @@ def test_cold_start_is_sft_then_grpo_with_a_fresh_optimizer():
             state, _ = jax.jit(rl.update)(state, Batch(None, {"theta": given.rollouts["theta"]}))
             assert toys.change(states[step].params, state.params) < 1e-6
             assert toys.change(states[step].opt_state, state.opt_state) < 1e-5
-    assert toys.same_bits(run("cold_start", 2, sft_steps=0)[1][1].params, run("grpo", 2)[1][1].params)
+    assert toys.same_bits(
+        run("cold_start", 2, sft_steps=0)[1][1].params, run("grpo", 2)[1][1].params
+    )
 
 
 def random_batch() -> Batch:
@@ -203,8 +246,12 @@ def test_bridge_without_an_adapter_is_the_hybrid_up_to_scale(lam):
     """beta = 0: lam times the hybrid's direction with mu = (1 - lam) / lam."""
     theta = toys.bigram_theta()
     G = G_of("bridge", random_batch(), theta, lam=lam)
-    np.testing.assert_allclose(G, lam * G_of("hybrid", random_batch(), theta, mu=(1 - lam) / lam), rtol=1e-3, atol=2e-3)
-    np.testing.assert_allclose(G, G_of("joint", random_batch(), theta, lam=lam), rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(
+        G, lam * G_of("hybrid", random_batch(), theta, mu=(1 - lam) / lam), rtol=1e-3, atol=2e-3
+    )
+    np.testing.assert_allclose(
+        G, G_of("joint", random_batch(), theta, lam=lam), rtol=1e-3, atol=2e-3
+    )
     assert np.abs(G).max() > 0.05
 
 
@@ -212,7 +259,9 @@ def test_bridge_without_an_adapter_is_the_hybrid_up_to_scale(lam):
 def test_chord_with_a_constant_mu_is_the_hybrid_up_to_scale(mu):
     theta = toys.bigram_theta()
     G = G_of("chord", random_batch(), theta, chord_mu=mu, chord_mu_end=mu)
-    np.testing.assert_allclose(G, (1 - mu) * G_of("hybrid", random_batch(), theta, mu=mu / (1 - mu)), rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(
+        G, (1 - mu) * G_of("hybrid", random_batch(), theta, mu=mu / (1 - mu)), rtol=1e-3, atol=2e-3
+    )
     assert np.abs(G).max() > 0.05
 
 
@@ -223,21 +272,32 @@ def test_joint_moves_the_adapter_along_the_mixture():
     w = jax.tree.map(lambda x, n: x + n, state.params.w, toys.noise_like(state.params.w, 1, 3.0))
     state = state.replace(params=state.params.replace(w=w))
     after, _ = jax.jit(method.update)(state, random_batch())
-    G = lambda new, old: jax.tree.map(lambda a, b: (np.asarray(a, np.float64) - np.asarray(b)) * 1e3 / RATE, new, old)
+    G = lambda new, old: jax.tree.map(
+        lambda a, b: (np.asarray(a, np.float64) - np.asarray(b)) * 1e3 / RATE, new, old
+    )
     pulled, found = policy.pull(w, G(after.params.theta, state.params.theta)), G(after.params.w, w)
     for key in w:
         np.testing.assert_allclose(found[key], pulled[key], rtol=5e-3, atol=5e-3)
         assert np.abs(found[key]).max() > 0.05
 
 
-@pytest.mark.parametrize("name, fields, message", [
-    ("hybrid", dict(mu=-1.0), "method.mu=-1.0; allowed: from 0.0"), ("chord", dict(chord_mu=1.5), "method.chord_mu=1.5"),
-    ("chord", dict(chord_weighting="psi"), "method.chord_weighting='psi'; allowed: mu, phi"),
-    ("chord", dict(chord_steps=0), "positive number of steps"), ("luffy", dict(luffy_gamma=0.0), "method.luffy_gamma=0.0"),
-    ("srft", dict(srft_expert=-1.0), "method.srft_expert"), ("hpt", dict(advantage="best"), "method.advantage='best'"),
-    ("gspo", dict(gspo_low=-1.0), "method.gspo_low"), ("cold_start", dict(sft_steps=-1), "method.sft_steps=-1"),
-    ("grpo", dict(normaliser="mean"), "method.normaliser='mean'; allowed: 'tokens', 'longest'"),
-    ("joint", dict(lam=2.0), "lam_values=2.0"), ("dr_grpo", dict(updates_per_batch=0), "method.updates_per_batch=0")])
+@pytest.mark.parametrize(
+    "name, fields, message",
+    [
+        ("hybrid", dict(mu=-1.0), "method.mu=-1.0; allowed: from 0.0"),
+        ("chord", dict(chord_mu=1.5), "method.chord_mu=1.5"),
+        ("chord", dict(chord_weighting="psi"), "method.chord_weighting='psi'; allowed: mu, phi"),
+        ("chord", dict(chord_steps=0), "positive number of steps"),
+        ("luffy", dict(luffy_gamma=0.0), "method.luffy_gamma=0.0"),
+        ("srft", dict(srft_expert=-1.0), "method.srft_expert"),
+        ("hpt", dict(advantage="best"), "method.advantage='best'"),
+        ("gspo", dict(gspo_low=-1.0), "method.gspo_low"),
+        ("cold_start", dict(sft_steps=-1), "method.sft_steps=-1"),
+        ("grpo", dict(normaliser="mean"), "method.normaliser='mean'; allowed: 'tokens', 'longest'"),
+        ("joint", dict(lam=2.0), "lam_values=2.0"),
+        ("dr_grpo", dict(updates_per_batch=0), "method.updates_per_batch=0"),
+    ],
+)
 def test_refused(name, fields, message):
     with pytest.raises(ValueError, match=message):
         made(name, **fields)

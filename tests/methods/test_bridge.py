@@ -1,4 +1,5 @@
 """BRIDGE against its exact equalities: step 0, lam 0 and 1, beta 0, its directions, and the estimator."""
+
 from __future__ import annotations
 
 import functools
@@ -53,7 +54,9 @@ def advanced(update, state, steps: int, make_batch=bigram_batch, first: int = 0)
 def test_step_0_on_the_table(shadow, options):
     """Gain exactly 0, ESS exactly 1, KL to theta_hat exactly 0, both J_RL bit-equal, and w moves all the same."""
     method, _ = bigram_method(shadow_rollouts=shadow)
-    state, metrics = jax.jit(method.update, compiler_options=options)(start(method, toys.bigram_theta(), 0.5), bigram_batch(0))
+    state, metrics = jax.jit(method.update, compiler_options=options)(
+        start(method, toys.bigram_theta(), 0.5), bigram_batch(0)
+    )
     assert metrics["bridge/gain"] == 0 and metrics["bridge/lam"] == 0.5
     if shadow == "shared":
         assert metrics["bridge/ess"] == 1 and metrics["bridge/kl_hat"] == 0
@@ -61,15 +64,22 @@ def test_step_0_on_the_table(shadow, options):
     assert metrics["grad/norm_w"] > 0
 
 
-def directions(policy, params: Params, batch: Batch, lam: float, term=objectives.surrogate, hat_facts=True):
+def directions(
+    policy, params: Params, batch: Batch, lam: float, term=objectives.surrogate, hat_facts=True
+):
     """coupled_ascent with the objectives that bridge.update gives it."""
     rolled, demos = batch.rollouts["theta"], batch.demos
     rows = {"A_B": objectives.group_advantages(rolled.reward_B, 4)}
     J_RL, J_SFT = objectives.J_RL(policy, rolled, term), objectives.J_SFT(policy, demos)
     behaved = lambda rl: rows | ({"behaviour_BT": rl["logp_BT"]} if hat_facts else {})
     return toys.directions(
-        lambda phi, _: objectives.gradient(J_SFT, phi, demos, {}), lambda phi: objectives.gradient(J_RL, phi, rolled.seqs, rows),
-        lambda phi, rl, _: objectives.gradient(J_RL, phi, rolled.seqs, behaved(rl)), lam=lam, params=params, policy=policy)
+        lambda phi, _: objectives.gradient(J_SFT, phi, demos, {}),
+        lambda phi: objectives.gradient(J_RL, phi, rolled.seqs, rows),
+        lambda phi, rl, _: objectives.gradient(J_RL, phi, rolled.seqs, behaved(rl)),
+        lam=lam,
+        params=params,
+        policy=policy,
+    )
 
 
 @pytest.mark.parametrize("lam", [0.25, 0.5, 0.75])
@@ -78,7 +88,9 @@ def test_step_0_w_gradient_is_that_of_sft(lam):
     policy, theta, demos = toys.bigram(), toys.bigram_theta(), bigram_batch(0).demos
     w = toys.noise_like(policy.init_w(jax.random.key(0)), 1, 1.0)
     found = jax.jit(lambda p: directions(policy, p, bigram_batch(0), lam))(Params(theta, theta, w))
-    G_SFT = objectives.gradient(objectives.J_SFT(policy, demos), policy.merge(theta, w), demos, {})[0]
+    G_SFT = objectives.gradient(objectives.J_SFT(policy, demos), policy.merge(theta, w), demos, {})[
+        0
+    ]
     expected = policy.pull(w, jax.tree.map(lambda x: (1 - lam) * x, G_SFT))
     assert toys.change(found.w, expected) < 1e-6
 
@@ -87,8 +99,11 @@ def test_step_0_w_gradient_is_that_of_sft(lam):
 
 
 # with a KL and without optimisation XLA rounds the last bit of the two log_softmax differently, and Adam makes steps of it
-@pytest.mark.parametrize("kl_coef, options", [(0.0, {}), (0.0, toys.AS_USERS), (0.1, toys.AS_USERS)],
-                         ids=["quick", "as-users", "kl-as-users"])
+@pytest.mark.parametrize(
+    "kl_coef, options",
+    [(0.0, {}), (0.0, toys.AS_USERS), (0.1, toys.AS_USERS)],
+    ids=["quick", "as-users", "kl-as-users"],
+)
 def test_lam_1_is_grpo(kl_coef, options):
     """theta == theta_hat and B == 0 bit for bit through Adam steps; theta follows grpo's trajectory."""
     method, _ = bigram_method(kl_coef=kl_coef)
@@ -100,7 +115,9 @@ def test_lam_1_is_grpo(kl_coef, options):
     for a, b in zip(ours, theirs):
         assert toys.same_bits(a.params.theta, a.params.theta_hat)
         assert not a.params.w["B"].any() and toys.same_bits(a.params.w["A"], ours[0].params.w["A"])
-        assert toys.change(a.params.theta, b.params.theta) < 1e-6  # two programs: XLA may fuse their sums in another order
+        assert (
+            toys.change(a.params.theta, b.params.theta) < 1e-6
+        )  # two programs: XLA may fuse their sums in another order
     assert toys.change(ours[-1].params.theta, theta) > 0.05
 
 
@@ -128,6 +145,7 @@ def test_beta_0_is_naive_mixing():
             logp_BT, _ = toys.bigram_logp({"table": table}, seqs, 1.0)
             mask_BT = np.arange(logp_BT.shape[1]) < np.asarray(seqs.length_B)[:, None]
             return jnp.where(mask_BT, logp_BT * weight_B[:, None], 0.0).sum() / mask_BT.sum()
+
         rolled = batch.rollouts["theta"]
         R = np.asarray(rolled.reward_B).reshape(-1, 4)
         A = ((R - R.mean(1, keepdims=True)) / (R.std(1, keepdims=True) + 1e-6)).reshape(-1)
@@ -147,9 +165,15 @@ def test_step_0_on_the_model():
     """The same exact zeros through attention, norms and the adapter."""
     (method, update), theta = toys.transformer_bridge(), toys.transformer_theta()
     state, metrics = update(start(method, theta, 0.5), toys.model_batch(0))
-    assert metrics["bridge/gain"] == 0 and metrics["bridge/ess"] == 1 and metrics["bridge/kl_hat"] == 0
+    assert (
+        metrics["bridge/gain"] == 0 and metrics["bridge/ess"] == 1 and metrics["bridge/kl_hat"] == 0
+    )
     state, metrics = update(state, toys.model_batch(1))
-    assert metrics["bridge/gain"] != 0 and metrics["bridge/kl_hat"] > 0 and 0 < metrics["bridge/ess"] < 1
+    assert (
+        metrics["bridge/gain"] != 0
+        and metrics["bridge/kl_hat"] > 0
+        and 0 < metrics["bridge/ess"] < 1
+    )
     assert all(pair["B"].any() for pair in state.params.w.values())
 
 
@@ -158,14 +182,18 @@ def test_lam_1_and_0_on_the_model():
     (method, update), theta = toys.transformer_bridge(), toys.transformer_theta()
     other = grpo.make(grpo.Config(), toys.transformer(), toys.linear())
     ours = advanced(update, start(method, theta, 1.0), 4, toys.model_batch)
-    theirs = advanced(jax.jit(other.update), other.init(theta, jax.random.key(0)), 4, toys.model_batch)
+    theirs = advanced(
+        jax.jit(other.update), other.init(theta, jax.random.key(0)), 4, toys.model_batch
+    )
     for a, b in zip(ours, theirs):
         assert toys.same_bits(a.params.theta, a.params.theta_hat)
         assert not any(pair["B"].any() for pair in a.params.w.values())
         assert toys.change(a.params.theta, b.params.theta) < 1e-6
     plain = sft.make(sft.Config(), toys.transformer(), toys.linear())
     first = advanced(update, start(method, theta, 0.0), 1, toys.model_batch)[0]
-    expected = advanced(jax.jit(plain.update), plain.init(theta, jax.random.key(0)), 1, toys.model_batch)[0]
+    expected = advanced(
+        jax.jit(plain.update), plain.init(theta, jax.random.key(0)), 1, toys.model_batch
+    )[0]
     assert toys.change(first.params.theta, expected.params.theta) < 1e-6
 
 
@@ -179,13 +207,20 @@ def test_bad_settings():
         make(shadow_rollouts="both")
     with pytest.raises(ValueError, match="schedule 'rise' is unknown"):
         make(lam_schedule="rise")
-    assert make().reads(0) == (("theta",), True) and make(shadow_rollouts="own").reads(7) == (("theta", "theta_hat"), True)
+    assert make().reads(0) == (("theta",), True) and make(shadow_rollouts="own").reads(7) == (
+        ("theta", "theta_hat"),
+        True,
+    )
 
 
 def test_policies():
     """theta acts as theta + w, the shadow as theta_hat + w."""
     method, _ = bigram_method()
-    params = Params(toys.bigram_theta(0), toys.bigram_theta(1), {"A": jnp.ones((toys.V, 2)), "B": jnp.ones((2, toys.V))})
+    params = Params(
+        toys.bigram_theta(0),
+        toys.bigram_theta(1),
+        {"A": jnp.ones((toys.V, 2)), "B": jnp.ones((2, toys.V))},
+    )
     for actor, table in (("theta", params.theta), ("theta_hat", params.theta_hat)):
         np.testing.assert_allclose(method.policy(params, actor)["table"], table["table"] + 2)
     assert toys.same_bits(method.policy(params), method.policy(params, "theta"))
@@ -196,15 +231,24 @@ def test_kl_is_in_both_objectives():
     method, update = bigram_method(kl_coef=0.5)
     state = start(method, toys.bigram_theta(), 1.0)
     batch = bigram_batch(0)
-    flat = {name: rolled.replace(reward_B=jnp.ones_like(rolled.reward_B)) for name, rolled in batch.rollouts.items()}
+    flat = {
+        name: rolled.replace(reward_B=jnp.ones_like(rolled.reward_B))
+        for name, rolled in batch.rollouts.items()
+    }
     same, metrics = update(state, batch.replace(rollouts=flat))
-    assert metrics["rollout/kl_ref"] == 0 and metrics["rl/J"] == 0 and metrics["grad/norm_theta"] == 0
+    assert (
+        metrics["rollout/kl_ref"] == 0 and metrics["rl/J"] == 0 and metrics["grad/norm_theta"] == 0
+    )
     away = {"table": state.params.theta["table"] + jnp.eye(toys.V)}
-    moved = state.replace(params=state.params.replace(theta=away, theta_hat=jax.tree.map(jnp.copy, away)))
+    moved = state.replace(
+        params=state.params.replace(theta=away, theta_hat=jax.tree.map(jnp.copy, away))
+    )
     after, metrics = update(moved, batch.replace(rollouts=flat))
     assert metrics["rollout/kl_ref"] > 0 and metrics["rl/J"] == metrics["bridge/J_hat"] < 0
-    assert metrics["grad/norm_theta"] > 0 
-    np.testing.assert_allclose(metrics["grad/norm_theta"], metrics["grad/norm_theta_hat"], rtol=1e-6)
+    assert metrics["grad/norm_theta"] > 0
+    np.testing.assert_allclose(
+        metrics["grad/norm_theta"], metrics["grad/norm_theta_hat"], rtol=1e-6
+    )
 
 
 # ---- the gain's value
@@ -212,8 +256,12 @@ def test_kl_is_in_both_objectives():
 
 def rolled_out(length, reward) -> Rollouts:
     """Rows of at most 2 tokens."""
-    seqs = toys.sequences(0, P=1, M=len(length), T=2).replace(length_B=jnp.asarray(length, jnp.int32))
-    return Rollouts(seqs, jnp.zeros((len(length), 2)), jnp.asarray(reward, jnp.float32), jnp.float32(1))
+    seqs = toys.sequences(0, P=1, M=len(length), T=2).replace(
+        length_B=jnp.asarray(length, jnp.int32)
+    )
+    return Rollouts(
+        seqs, jnp.zeros((len(length), 2)), jnp.asarray(reward, jnp.float32), jnp.float32(1)
+    )
 
 
 def test_gain_and_ess_by_hand():
@@ -234,7 +282,10 @@ def test_gain_of_own_rollouts_by_hand():
     batch = bigram_batch(0)
     theirs = batch.rollouts["theta_hat"].replace(reward_B=jnp.zeros(16).at[3].set(1.0))
     ours = batch.rollouts["theta"].replace(reward_B=jnp.zeros(16).at[:5].set(1.0))
-    _, metrics = update(start(method, toys.bigram_theta(), 0.5), batch.replace(rollouts={"theta": ours, "theta_hat": theirs}))
+    _, metrics = update(
+        start(method, toys.bigram_theta(), 0.5),
+        batch.replace(rollouts={"theta": ours, "theta_hat": theirs}),
+    )
     np.testing.assert_allclose(metrics["bridge/gain"], 4 / 16)
     np.testing.assert_allclose(metrics["bridge/reward_hat"], 1 / 16)
     assert metrics["bridge/kl_hat"] == 0 and metrics["bridge/ess"] == 1
@@ -250,21 +301,31 @@ def test_distances_of_own_rollouts():
     batch = batch.replace(rollouts=batch.rollouts | {"theta_hat": theirs})
     _, metrics = update(state.replace(params=state.params.replace(theta_hat=far)), batch)
     rolled = batch.rollouts["theta"]
-    logp_BT, hat_BT = (toys.bigram_logp(table, rolled.seqs, 1.0)[0] for table in (toys.bigram_theta(), far))
+    logp_BT, hat_BT = (
+        toys.bigram_logp(table, rolled.seqs, 1.0)[0] for table in (toys.bigram_theta(), far)
+    )
     expected = bridge.shared_gain(rolled, logp_BT, hat_BT)
     for key in ("bridge/kl_hat", "bridge/ess"):
         np.testing.assert_allclose(metrics[key], expected[key], rtol=1e-4)
     assert metrics["bridge/ess"] < 0.9
-    np.testing.assert_allclose([metrics["rollout/logp_error_hat"], metrics["rollout/logp_error_hat_max"]], 0.25, rtol=1e-4)
+    np.testing.assert_allclose(
+        [metrics["rollout/logp_error_hat"], metrics["rollout/logp_error_hat_max"]], 0.25, rtol=1e-4
+    )
 
 
-@pytest.mark.parametrize("given, message", [
-    (dict(lam=1.5), r"lam_values=1.5; allowed: from 0.0 to 1.0"), (dict(lam=float("nan")), "lam_values=nan; allowed"),
-    (dict(lam_end=-0.1), "lam_values=-0.1; allowed"), (dict(lam_values=(2.0,)), "lam_values=2.0; allowed"),
-    (dict(ratio_cap=0.5), "method.ratio_cap=0.5; allowed: 0 .free., or above 1"),
-    (dict(ratio_cap=-2.0), "method.ratio_cap=-2.0"), (dict(kl_coef=-1.0), "method.kl_coef=-1.0; allowed: from 0.0 upwards"),
-    (dict(advantage="z"), "method.advantage='z'; allowed: 'group', 'mean'"),
-])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (dict(lam=1.5), r"lam_values=1.5; allowed: from 0.0 to 1.0"),
+        (dict(lam=float("nan")), "lam_values=nan; allowed"),
+        (dict(lam_end=-0.1), "lam_values=-0.1; allowed"),
+        (dict(lam_values=(2.0,)), "lam_values=2.0; allowed"),
+        (dict(ratio_cap=0.5), "method.ratio_cap=0.5; allowed: 0 .free., or above 1"),
+        (dict(ratio_cap=-2.0), "method.ratio_cap=-2.0"),
+        (dict(kl_coef=-1.0), "method.kl_coef=-1.0; allowed: from 0.0 upwards"),
+        (dict(advantage="z"), "method.advantage='z'; allowed: 'group', 'mean'"),
+    ],
+)
 def test_numbers_that_cannot_be_meant(given, message):
     with pytest.raises(ValueError, match=message):
         bigram_method(**given)
@@ -272,19 +333,31 @@ def test_numbers_that_cannot_be_meant(given, message):
 
 def test_ratio_cap_reaches_the_shadow():
     """With theta_hat far away the cap bounds the weight of each of its tokens, by hand; theta (ratio 1) it does not touch."""
-    far = Params(toys.bigram_theta(0), toys.bigram_theta(5, 3.0), {"A": jnp.ones((toys.V, 2)), "B": jnp.zeros((2, toys.V))})
+    far = Params(
+        toys.bigram_theta(0),
+        toys.bigram_theta(5, 3.0),
+        {"A": jnp.ones((toys.V, 2)), "B": jnp.zeros((2, toys.V))},
+    )
     found = []
     for cap in (0.0, 2.0):
         method, update = bigram_method(ratio_cap=cap)
-        found.append(update(start(method, toys.bigram_theta(), 0.5).replace(params=far), bigram_batch(0))[1])
+        found.append(
+            update(start(method, toys.bigram_theta(), 0.5).replace(params=far), bigram_batch(0))[1]
+        )
     assert found[0]["grad/norm_theta"] == found[1]["grad/norm_theta"]
     policy, rolled = toys.bigram(), bigram_batch(0).rollouts["theta"]
-    score = lambda theta: policy.logp(policy.merge(theta, far.w), rolled.seqs, rolled.temperature)[0]
+    score = lambda theta: policy.logp(policy.merge(theta, far.w), rolled.seqs, rolled.temperature)[
+        0
+    ]
     R_PM = rolled.reward_B.reshape(rolled.seqs.prompt_len_P.shape[0], -1)
     A_B = ((R_PM - R_PM.mean(1, keepdims=True)) / (R_PM.std(1, keepdims=True) + 1e-6)).reshape(-1)
     mask_BT = jnp.arange(rolled.seqs.tokens_BT.shape[1]) < rolled.seqs.length_B[:, None]
     rho_BT = jnp.exp(score(far.theta_hat) - score(far.theta))
     assert (rho_BT > 2).any() and (rho_BT < 0.5).any()
     for metrics, weight_BT in zip(found, (rho_BT, jnp.clip(rho_BT, 0.5, 2.0))):
-        G = jax.grad(lambda theta: jnp.sum(mask_BT * weight_BT * A_B[:, None] * score(theta)) / mask_BT.sum())(far.theta_hat)
-        assert metrics["grad/norm_theta_hat"] == pytest.approx(float(optax.global_norm(G)), rel=1e-4)
+        G = jax.grad(
+            lambda theta: jnp.sum(mask_BT * weight_BT * A_B[:, None] * score(theta)) / mask_BT.sum()
+        )(far.theta_hat)
+        assert metrics["grad/norm_theta_hat"] == pytest.approx(
+            float(optax.global_norm(G)), rel=1e-4
+        )

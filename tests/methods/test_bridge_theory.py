@@ -2,6 +2,7 @@
 
 Everything here goes through `bridge.coupled_ascent` and the objectives that `bridge.update` gives it.
 """
+
 from __future__ import annotations
 
 import functools
@@ -26,7 +27,12 @@ def float64():
 
 # ---- the quadratic problem of METHOD section 5: merge is the pair, the base's slot for w is ignored
 
-PAIR = Policy(logp=None, merge=lambda theta, w: {"theta": theta, "w": w}, pull=lambda w, G: G["w"], init_w=None)
+PAIR = Policy(
+    logp=None,
+    merge=lambda theta, w: {"theta": theta, "w": w},
+    pull=lambda w, G: G["w"],
+    init_w=None,
+)
 
 
 def problem(seed: int, n: int = 3, m: int = 2) -> dict:
@@ -43,10 +49,20 @@ def fixed_point(p: dict, lam: float):
     return (1 - lam) * b + lam * (C @ w + a), C @ w + a, w
 
 
-def ascend(p: dict, lam: float, hat_in_w: float = 1.0, hat_rate: float = 1.0, steps: int = 4000, rate: float = 0.1):
+def ascend(
+    p: dict,
+    lam: float,
+    hat_in_w: float = 1.0,
+    hat_rate: float = 1.0,
+    steps: int = 4000,
+    rate: float = 0.1,
+):
     """Plain gradient ascent by coupled_ascent. hat_in_w 0 drops the shadow's gradient from w; hat_rate -1 flips its step."""
     square = lambda x: jnp.sum(x**2)
-    J_RL = lambda phi: -square(phi["theta"] - p["C"] @ phi["w"] - p["a"]) / 2 - p["c"] / 2 * square(phi["w"] - p["e"])
+    J_RL = lambda phi: (
+        -square(phi["theta"] - p["C"] @ phi["w"] - p["a"]) / 2
+        - p["c"] / 2 * square(phi["w"] - p["e"])
+    )
     J_SFT = lambda phi: -square(phi["theta"] - p["b"]) / 2 - square(phi["w"] - p["d"]) / 2
     grad = lambda J: lambda phi, *_: (jax.grad(J)(phi), J(phi), {})
 
@@ -56,11 +72,16 @@ def ascend(p: dict, lam: float, hat_in_w: float = 1.0, hat_rate: float = 1.0, st
 
     def step(params, _):
         up = toys.directions(grad(J_SFT), grad(J_RL), hat, lam=lam, params=params, policy=PAIR)
-        return Params(params.theta + rate * up.theta["theta"], params.theta_hat + hat_rate * rate * up.theta_hat["theta"],
-                      params.w + rate * up.w), None
+        return Params(
+            params.theta + rate * up.theta["theta"],
+            params.theta_hat + hat_rate * rate * up.theta_hat["theta"],
+            params.w + rate * up.w,
+        ), None
 
     theta = jnp.zeros(p["a"].shape)
-    end, _ = jax.jit(lambda start: jax.lax.scan(step, start, length=steps))(Params(theta, theta, jnp.zeros(p["d"].shape)))
+    end, _ = jax.jit(lambda start: jax.lax.scan(step, start, length=steps))(
+        Params(theta, theta, jnp.zeros(p["d"].shape))
+    )
     return np.asarray(end.theta), np.asarray(end.theta_hat), np.asarray(end.w)
 
 
@@ -79,8 +100,14 @@ def test_bilevel_fixed_point(seed, lam):
 def test_without_the_shadow_the_fixed_point_is_missed(lam):
     """Dropping theta_hat from w's direction ends elsewhere, and then c and e do matter."""
     p = problem(0)
-    found, elsewhere = ascend(p, lam, hat_in_w=0.0), ascend(p | {"e": p["e"] + 5.0}, lam, hat_in_w=0.0)
-    assert np.abs(found[2] - fixed_point(p, lam)[2]).max() > 0.02 and np.abs(found[2] - elsewhere[2]).max() > 0.2
+    found, elsewhere = (
+        ascend(p, lam, hat_in_w=0.0),
+        ascend(p | {"e": p["e"] + 5.0}, lam, hat_in_w=0.0),
+    )
+    assert (
+        np.abs(found[2] - fixed_point(p, lam)[2]).max() > 0.02
+        and np.abs(found[2] - elsewhere[2]).max() > 0.2
+    )
 
 
 def test_a_descending_shadow_diverges():
@@ -107,19 +134,35 @@ def test_directions_are_the_gradients_of_their_objectives():
     # without the KL: its off-policy ratio is held constant in the gradient, so differences would not show the same
     J_RL = objectives.J_RL(policy, rolled, objectives.surrogate)
     value = lambda J, theta, w, seqs: J(policy.merge(theta, w), seqs, rows)[0]
-    upper = lambda p: (1 - lam) * value(J_SFT, p.theta, p.w, demos) + lam * value(J_RL, p.theta, p.w, rolled.seqs)
+    upper = lambda p: (
+        (1 - lam) * value(J_SFT, p.theta, p.w, demos) + lam * value(J_RL, p.theta, p.w, rolled.seqs)
+    )
     gain = lambda p: upper(p) - lam * value(J_RL, p.theta_hat, p.w, rolled.seqs)
     lower = lambda p: value(J_RL, p.theta_hat, p.w, rolled.seqs)
 
-    exact = lambda J, seqs: lambda phi, *_: (jax.grad(lambda phi: J(phi, seqs, rows)[0])(phi), 0.0, {})
-    up = toys.directions(exact(J_SFT, demos), exact(J_RL, rolled.seqs), exact(J_RL, rolled.seqs), lam=lam, params=params,
-                         policy=policy)
+    exact = lambda J, seqs: (
+        lambda phi, *_: (jax.grad(lambda phi: J(phi, seqs, rows)[0])(phi), 0.0, {})
+    )
+    up = toys.directions(
+        exact(J_SFT, demos),
+        exact(J_RL, rolled.seqs),
+        exact(J_RL, rolled.seqs),
+        lam=lam,
+        params=params,
+        policy=policy,
+    )
     for part, J in (("theta", upper), ("theta_hat", lower), ("w", gain)):
         for seed in range(3):
             along = toys.noise_like(getattr(params, part), seed, 1.0)
-            moved = lambda h: J(params.replace(**{part: jax.tree.map(lambda x, d: x + h * d, getattr(params, part), along)}))
+            moved = lambda h: J(
+                params.replace(
+                    **{part: jax.tree.map(lambda x, d: x + h * d, getattr(params, part), along)}
+                )
+            )
             slope = float(moved(1e-5) - moved(-1e-5)) / 2e-5
-            np.testing.assert_allclose(objectives.inner(getattr(up, part), along), slope, rtol=1e-6, atol=1e-9)
+            np.testing.assert_allclose(
+                objectives.inner(getattr(up, part), along), slope, rtol=1e-6, atol=1e-9
+            )
 
 
 @pytest.mark.parametrize("storage", ["full", "difference"])
@@ -129,10 +172,20 @@ def test_update_applies_these_directions(storage):
     policy, lam, batch = toys.bigram(), 0.3, toys.batch(0, vocab=toys.V)
     single = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
     w = single(toys.noise_like({"A": np.zeros((toys.V, 2)), "B": np.zeros((2, toys.V))}, 3, 0.5))
-    apart = jax.tree.map(lambda there, here: ((there - here) / 8).astype(jnp.bfloat16), toys.bigram_theta(1), toys.bigram_theta(0))
-    params = Params(toys.bigram_theta(0), jax.tree.map(lambda t, d: t + d.astype(t.dtype), toys.bigram_theta(0), apart), w)
+    apart = jax.tree.map(
+        lambda there, here: ((there - here) / 8).astype(jnp.bfloat16),
+        toys.bigram_theta(1),
+        toys.bigram_theta(0),
+    )
+    params = Params(
+        toys.bigram_theta(0),
+        jax.tree.map(lambda t, d: t + d.astype(t.dtype), toys.bigram_theta(0), apart),
+        w,
+    )
     recipes = toys.recipes(clip_norm=0.0)
-    method = bridge.make(bridge.Config(lam=lam, kl_coef=0.2, shadow_storage=storage), policy, recipes)
+    method = bridge.make(
+        bridge.Config(lam=lam, kl_coef=0.2, shadow_storage=storage), policy, recipes
+    )
     stored = params if storage == "full" else params.replace(theta_hat=apart)
     state = method.init(toys.bigram_theta(2), jax.random.key(0)).replace(params=stored)
     after, _ = jax.jit(method.update)(state, batch)
@@ -140,26 +193,45 @@ def test_update_applies_these_directions(storage):
     rolled = batch.rollouts["theta"]
     term = objectives.surrogate
     J_SFT, J_RL = objectives.J_SFT(policy, batch.demos), objectives.J_RL(policy, rolled, term, 0.2)
-    rows = {"A_B": objectives.group_advantages(rolled.reward_B, 4), "ref_BT": toys.bigram_logp(state.ref, rolled.seqs, 1.0)[0]}
+    rows = {
+        "A_B": objectives.group_advantages(rolled.reward_B, 4),
+        "ref_BT": toys.bigram_logp(state.ref, rolled.seqs, 1.0)[0],
+    }
     rows["behaviour_BT"] = toys.bigram_logp(policy.merge(params.theta, w), rolled.seqs, 1.0)[0]
-    grad = lambda J, theta, seqs: jax.grad(lambda phi: J(phi, seqs, rows)[0])(policy.merge(theta, w))["table"]
-    G = (1 - lam) * grad(J_SFT, params.theta, batch.demos) + lam * grad(J_RL, params.theta, rolled.seqs)
+    grad = lambda J, theta, seqs: jax.grad(lambda phi: J(phi, seqs, rows)[0])(
+        policy.merge(theta, w)
+    )["table"]
+    G = (1 - lam) * grad(J_SFT, params.theta, batch.demos) + lam * grad(
+        J_RL, params.theta, rolled.seqs
+    )
     G_hat = grad(J_RL, params.theta_hat, rolled.seqs)
     D = G - lam * G_hat
     states = after.opt_state.inner_states
-    mu = lambda label: next(s.mu for s in jax.tree.leaves(states[label], is_leaf=lambda x: hasattr(x, "mu")) if hasattr(s, "mu"))
+    mu = lambda label: next(
+        s.mu
+        for s in jax.tree.leaves(states[label], is_leaf=lambda x: hasattr(x, "mu"))
+        if hasattr(s, "mu")
+    )
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
     close(-10 * mu("base").theta["table"], G)
     if storage == "difference":  # rounded to bfloat16 when theta moved, before theta_hat's pass
-        close = functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-3 * np.abs(G_hat).max())
+        close = functools.partial(
+            np.testing.assert_allclose, rtol=0, atol=2e-3 * np.abs(G_hat).max()
+        )
     close(-10 * mu("shadow").theta_hat["table"], G_hat)
     close(-10 * mu("lora").w["A"], D @ w["B"].T)
     close(-10 * mu("lora").w["B"], w["A"].T @ D)
     rate, found = recipes.base.learning_rate, bridge.STORAGE[storage].unpack(after.params)
-    for part, up in (("theta", G), ("theta_hat", G_hat)):  # Adam's first step is the sign of the direction
+    for part, up in (
+        ("theta", G),
+        ("theta_hat", G_hat),
+    ):  # Adam's first step is the sign of the direction
         moved = getattr(found, part)["table"] - getattr(params, part)["table"]
         error = np.max(np.abs(moved - rate * np.sign(up) * (np.abs(up) > 1e-6)))
-        assert error < (1e-5 if storage == "full" or part == "theta" else 2**-8), (part, error)  # bfloat16 of differences below 1
+        assert error < (1e-5 if storage == "full" or part == "theta" else 2**-8), (
+            part,
+            error,
+        )  # bfloat16 of differences below 1
 
 
 # ---- the estimator at theta_hat, exact: every sequence enumerated instead of sampled
@@ -169,8 +241,18 @@ def everything(P: int, tokens: int, T: int, table, reward_PB) -> Rollouts:
     """All tokens**T completions of each one-token prompt; row weights pi * count make the batch mean an expectation."""
     all_BT = np.stack(np.meshgrid(*[np.arange(tokens)] * T, indexing="ij"), axis=-1).reshape(-1, T)
     n = len(all_BT)
-    seqs = Sequences(jnp.arange(P)[:, None], jnp.ones(P, int), jnp.asarray(np.tile(all_BT, (P, 1))), jnp.full(P * n, T))
-    return Rollouts(seqs, toys.bigram_logp(table, seqs, 1.0)[0], jnp.asarray(reward_PB).reshape(-1), jnp.asarray(1.0))
+    seqs = Sequences(
+        jnp.arange(P)[:, None],
+        jnp.ones(P, int),
+        jnp.asarray(np.tile(all_BT, (P, 1))),
+        jnp.full(P * n, T),
+    )
+    return Rollouts(
+        seqs,
+        toys.bigram_logp(table, seqs, 1.0)[0],
+        jnp.asarray(reward_PB).reshape(-1),
+        jnp.asarray(1.0),
+    )
 
 
 def estimates(T: int, distance: float, seed: int = 0, P: int = 3, tokens: int = 4) -> dict:
@@ -182,9 +264,13 @@ def estimates(T: int, distance: float, seed: int = 0, P: int = 3, tokens: int = 
     n = tokens**T
     behaviour_BT = rolled.logp_BT
     chance = lambda logp_BT: jnp.exp(logp_BT.sum(axis=1))
-    J = lambda phi: jnp.sum(chance(toys.bigram_logp(phi, rolled.seqs, 1.0)[0]) * rolled.reward_B) / P
+    J = lambda phi: (
+        jnp.sum(chance(toys.bigram_logp(phi, rolled.seqs, 1.0)[0]) * rolled.reward_B) / P
+    )
     # mean-centred per prompt under theta, as a group's baseline is
-    centred = rolled.reward_B - jnp.repeat((chance(behaviour_BT) * rolled.reward_B).reshape(P, n).sum(axis=1), n)
+    centred = rolled.reward_B - jnp.repeat(
+        (chance(behaviour_BT) * rolled.reward_B).reshape(P, n).sum(axis=1), n
+    )
     A_B = chance(behaviour_BT) * n * T * centred  # J_RL divides by P n T tokens
     policy = toys.bigram()
 
@@ -195,8 +281,12 @@ def estimates(T: int, distance: float, seed: int = 0, P: int = 3, tokens: int = 
 
     behaved = {"behaviour_BT": behaviour_BT}
     clipped = functools.partial(objectives.clipped_surrogate, low=0.2, high=0.2)
-    return {"exact": np.asarray(jax.grad(J)(hat)["table"]).reshape(-1), "ours": G(objectives.surrogate, behaved),
-            "clipped": G(clipped, behaved), "no ratio": G(objectives.surrogate, {})}
+    return {
+        "exact": np.asarray(jax.grad(J)(hat)["table"]).reshape(-1),
+        "ours": G(objectives.surrogate, behaved),
+        "clipped": G(clipped, behaved),
+        "no ratio": G(objectives.surrogate, {}),
+    }
 
 
 def cosine(a, b) -> float:
@@ -225,6 +315,11 @@ def test_importance_weighting_is_exact_for_one_token(far):
 def test_importance_weighting_of_longer_sequences():
     """3 tokens: the ratio is per token, not of the prefix, so no longer exact. Measured .85, clipped .23, without .71."""
     many = [estimates(T=3, distance=1.0, seed=seed) for seed in range(8)]
-    assert mean_cosine(many, "ours") > 0.8 > mean_cosine(many, "no ratio") > mean_cosine(many, "clipped")
+    assert (
+        mean_cosine(many, "ours")
+        > 0.8
+        > mean_cosine(many, "no ratio")
+        > mean_cosine(many, "clipped")
+    )
     on_policy = estimates(T=3, distance=0.0)
     np.testing.assert_allclose(on_policy["ours"], on_policy["exact"], rtol=1e-6, atol=1e-9)

@@ -1,4 +1,5 @@
 """BRIDGE's controls: the gain alone, re-sync, inner steps, and the shadow kept in less memory."""
+
 from __future__ import annotations
 
 import jax
@@ -20,18 +21,25 @@ def test_gain_alone():
     theta = toys.bigram_theta()
     first = advanced(update, start(method, theta, 0.5), 1)[0]
     assert not first.params.w["B"].any()
-    assert toys.same_bits(first.params.theta, advanced(usual, start(method, theta, 0.5), 1)[0].params.theta)
+    assert toys.same_bits(
+        first.params.theta, advanced(usual, start(method, theta, 0.5), 1)[0].params.theta
+    )
     assert jnp.abs(advanced(update, start(method, theta, 0.5), 5)[-1].params.w["B"]).max() > 1e-3
 
 
 def test_w_gain_direction():
     """pull(lam (dJ_RL(theta) - dJ_RL(theta_hat))), the SFT term left out."""
     policy = toys.bigram()
-    params = bridge.Params(toys.bigram_theta(), toys.noise_like(toys.bigram_theta(), 1, 0.5),
-                           toys.noise_like(policy.init_w(jax.random.key(0)), 2, 0.5))
+    params = bridge.Params(
+        toys.bigram_theta(),
+        toys.noise_like(toys.bigram_theta(), 1, 0.5),
+        toys.noise_like(policy.init_w(jax.random.key(0)), 2, 0.5),
+    )
     gradients = [toys.noise_like(params.theta, seed, 1.0) for seed in (3, 4, 5)]
     grad = lambda G: lambda *_: (G, 0.0, {})
-    found = toys.directions(*map(grad, gradients), lam=0.25, params=params, policy=policy, w_learns="gain")
+    found = toys.directions(
+        *map(grad, gradients), lam=0.25, params=params, policy=policy, w_learns="gain"
+    )
     expected = policy.pull(params.w, jax.tree.map(lambda r, h: 0.25 * (r - h), *gradients[1:]))
     assert toys.change(found.w, expected) < 1e-6
 
@@ -58,14 +66,24 @@ def test_inner_steps():
     assert toys.change(twice.params.theta, once.params.theta) < 1e-6
     assert toys.change(twice.params.theta_hat, once.params.theta_hat) > 1e-3
     rolled, policy = given.rollouts["theta"], toys.bigram()
-    behaviour = {"behaviour_BT": policy.logp(policy.merge(theta, None), rolled.seqs, rolled.temperature)[0]}
+    behaviour = {
+        "behaviour_BT": policy.logp(policy.merge(theta, None), rolled.seqs, rolled.temperature)[0]
+    }
     rows = objectives.rl_rows(policy, None, rolled, "group", 0.0, 0) | behaviour
-    G, *_ = objectives.gradient(objectives.J_RL(policy, rolled, objectives.surrogate), policy.merge(once.params.theta_hat, None),
-                                rolled.seqs, rows)
+    G, *_ = objectives.gradient(
+        objectives.J_RL(policy, rolled, objectives.surrogate),
+        policy.merge(once.params.theta_hat, None),
+        rolled.seqs,
+        rows,
+    )
     moved = jax.tree.map(jnp.subtract, twice.params.theta_hat, once.params.theta_hat)
     assert objectives.cooperation(G, moved)["grad/cos_sft_rl"] > 0.999
     assert int(twice.step) == int(once.step)
-    count = lambda state, label: int(next(x for x in jax.tree.leaves(state.opt_state.inner_states[label]) if x.dtype == jnp.int32))
+    count = lambda state, label: int(
+        next(
+            x for x in jax.tree.leaves(state.opt_state.inner_states[label]) if x.dtype == jnp.int32
+        )
+    )
     assert count(twice, "shadow") == 2 and count(twice, "base") == count(twice, "lora") == 1
     single = float(given.demos.length_B.sum()) + 2 * float(rolled.seqs.length_B.sum())
     assert metrics["budget/gradient_tokens"] == single + float(rolled.seqs.length_B.sum())
@@ -74,15 +92,21 @@ def test_inner_steps():
 def test_inner_steps_are_taken_at_thetas_rate():
     """A rate that falls to 0 over 4 steps of theta: theta_hat, with 3 steps to one, learns in the third as well, at .5 then."""
     from bridge_jax.optim import Recipe, Recipes, learning_rate
+
     falling = Recipe(learning_rate=1.0, schedule="linear", decay_steps=4, warmup_steps=2)
     rates = [float(learning_rate(falling, per=3)(count)) for count in range(21)]
-    assert rates == [rate for step in range(7) for rate in [float(learning_rate(falling)(step))] * 3]
+    assert rates == [
+        rate for step in range(7) for rate in [float(learning_rate(falling)(step))] * 3
+    ]
     falling = Recipe(learning_rate=0.5, schedule="linear", decay_steps=4)
     method, update = bigram_method(Recipes(falling, falling), inner_steps=3)
     states = [start(method, toys.bigram_theta(), 0.5)]
     for seed in range(5):
         states.append(update(states[-1], bigram_batch(seed))[0])
-    moved = [toys.change(after.params.theta_hat, before.params.theta_hat) for before, after in zip(states, states[1:])]
+    moved = [
+        toys.change(after.params.theta_hat, before.params.theta_hat)
+        for before, after in zip(states, states[1:])
+    ]
     assert min(moved[:4]) > 1e-3 and moved[4] == 0
 
 
@@ -91,21 +115,33 @@ def test_low_memory_shadow():
     method, update = bigram_method(shadow_storage="difference", shadow_moments="bfloat16")
     full, full_update = bigram_method()
     theta = toys.bigram_theta()
-    small, large = (advanced(u, start(m, theta, 0.5), 40) for m, u in ((method, update), (full, full_update)))
-    assert {x.dtype for x in jax.tree.leaves(small[-1].params.theta_hat)} == {jnp.dtype(jnp.bfloat16)}
+    small, large = (
+        advanced(u, start(m, theta, 0.5), 40) for m, u in ((method, update), (full, full_update))
+    )
+    assert {x.dtype for x in jax.tree.leaves(small[-1].params.theta_hat)} == {
+        jnp.dtype(jnp.bfloat16)
+    }
     assert toys.same_bits(small[0].params.theta, large[0].params.theta)
     unpacked = bridge.unpacked(small[-1].params).theta_hat
     travelled = toys.change(large[-1].params.theta_hat, theta)
     assert toys.change(unpacked, large[-1].params.theta_hat) < 0.1 * travelled
-    shadow = lambda state: sum(x.nbytes for x in jax.tree.leaves((state.params.theta_hat, state.opt_state.inner_states["shadow"])))
+    shadow = lambda state: sum(
+        x.nbytes
+        for x in jax.tree.leaves((state.params.theta_hat, state.opt_state.inner_states["shadow"]))
+    )
     assert shadow(small[-1]) < 0.51 * shadow(large[-1])
 
 
 def test_rounding_to_bfloat16():
     """Right on average where rounding to nearest would be wrong by its whole remainder; what bfloat16 has stays."""
-    x = jnp.full(40_000, 1.0 + 2.0**-10)  # an eighth of the way from 1 to the next bfloat16, 1 + 2^-7
+    x = jnp.full(
+        40_000, 1.0 + 2.0**-10
+    )  # an eighth of the way from 1 to the next bfloat16, 1 + 2^-7
     rounded = to_bfloat16({"x": x}, jax.random.key(0))["x"]
-    assert rounded.dtype == jnp.bfloat16 and set(np.unique(np.asarray(rounded, np.float32))) == {1.0, 1.0 + 2.0**-7}
+    assert rounded.dtype == jnp.bfloat16 and set(np.unique(np.asarray(rounded, np.float32))) == {
+        1.0,
+        1.0 + 2.0**-7,
+    }
     assert abs(float(rounded.astype(jnp.float32).mean()) - (1.0 + 2.0**-10)) < 2e-4
     exact = jnp.array([0.0, -1.5, 3.0, jnp.inf])
     np.testing.assert_array_equal(to_bfloat16(exact, jax.random.key(1)).astype(jnp.float32), exact)
@@ -114,25 +150,36 @@ def test_rounding_to_bfloat16():
 def test_moments_in_bfloat16_move():
     """Adam's second moment follows a gradient that halves, which plain bfloat16 (1/512 at most) would never notice."""
     from bridge_jax.optim import Recipe, adamw
+
     params, inner = {"x": jnp.ones((50, 50))}, adamw(Recipe(learning_rate=1e-3, clip_norm=0.0))
     kept, plain = kept_in_bfloat16(inner), inner
     states = [kept.init(params), plain.init(params)]
     for k in range(400):
         g = {"x": jnp.full((50, 50), 1.0 if k < 100 else 0.25)}
         states = [t.update(g, s, params)[1] for t, s in zip((kept, plain), states)]
-    second = lambda state: np.mean([float(x.astype(jnp.float32).mean()) for x in jax.tree.leaves(state) if x.ndim == 2][1::2])
+    second = lambda state: np.mean(
+        [float(x.astype(jnp.float32).mean()) for x in jax.tree.leaves(state) if x.ndim == 2][1::2]
+    )
     assert abs(second(states[0]) / second(states[1]) - 1) < 0.02
 
 
 @pytest.mark.parametrize("kind", ["shared", "own"])
 def test_lam_follows_the_gain(kind):
     """lam_end at gain 0, as at step 0; halfway at half of lam_gain; theta then moves by the mixture of that lam."""
-    method, update = bigram_method(lam_schedule="gain", lam=0.2, lam_end=0.8, lam_gain=0.4, shadow_rollouts=kind)
+    method, update = bigram_method(
+        lam_schedule="gain", lam=0.2, lam_end=0.8, lam_gain=0.4, shadow_rollouts=kind
+    )
     state, seen = start(method, toys.bigram_theta(), 0.5), []
     for seed in range(6):
         given = bigram_batch(seed)
-        given = given.replace(rollouts={"theta": given.rollouts["theta"], "theta_hat": bigram_batch(seed + 50).rollouts["theta"]}
-                              if kind == "own" else given.rollouts)
+        given = given.replace(
+            rollouts={
+                "theta": given.rollouts["theta"],
+                "theta_hat": bigram_batch(seed + 50).rollouts["theta"],
+            }
+            if kind == "own"
+            else given.rollouts
+        )
         state, metrics = update(state, given)
         seen.append((float(metrics["bridge/gain"]), float(metrics["bridge/lam"])))
     assert kind == "own" or seen[0] == (0.0, pytest.approx(0.8))
@@ -146,12 +193,20 @@ def test_lam_follows_the_gain(kind):
 def test_a_lam_of_the_facts_enters_all_directions():
     """coupled_ascent with a function that returns a number does what it does with the number."""
     policy = toys.bigram()
-    params = bridge.Params(toys.bigram_theta(), toys.noise_like(toys.bigram_theta(), 1, 0.5),
-                           toys.noise_like(policy.init_w(jax.random.key(0)), 2, 0.5))
-    grads = [lambda *_, G=toys.noise_like(params.theta, seed, 1.0), seed=seed: (G, 0.0, {"seed": seed}) for seed in (3, 4, 5)]
+    params = bridge.Params(
+        toys.bigram_theta(),
+        toys.noise_like(toys.bigram_theta(), 1, 0.5),
+        toys.noise_like(policy.init_w(jax.random.key(0)), 2, 0.5),
+    )
+    grads = [
+        lambda *_, G=toys.noise_like(params.theta, seed, 1.0), seed=seed: (G, 0.0, {"seed": seed})
+        for seed in (3, 4, 5)
+    ]
     by_facts = lambda rl, hat: 0.1 * rl["seed"] - 0.02 * hat["seed"]
-    by_number, by_function = (toys.directions(*grads, lam=lam, params=params, policy=policy)
-                              for lam in (0.1 * 4 - 0.02 * 5, by_facts))
+    by_number, by_function = (
+        toys.directions(*grads, lam=lam, params=params, policy=policy)
+        for lam in (0.1 * 4 - 0.02 * 5, by_facts)
+    )
     assert toys.same_bits(by_number, by_function)
 
 
@@ -166,6 +221,12 @@ def test_experts_in_parts_are_the_same_update():
 
     whole, cut = stepped(0), stepped(D // 2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), whole, cut)
-    with pytest.raises(ValueError, match=f"sft_microbatches={D - 1} does not divide the {D} rows.*allowed: 1, "):
+    with pytest.raises(
+        ValueError, match=f"sft_microbatches={D - 1} does not divide the {D} rows.*allowed: 1, "
+    ):
         stepped(D - 1)
-    assert bridge.rows_at_once(64, 80, 2) == 32 and bridge.rows_at_once(64, 16, 2) == 16 and bridge.rows_at_once(6, 0, 0) == 6
+    assert (
+        bridge.rows_at_once(64, 80, 2) == 32
+        and bridge.rows_at_once(64, 16, 2) == 16
+        and bridge.rows_at_once(6, 0, 0) == 6
+    )

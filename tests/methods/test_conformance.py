@@ -3,6 +3,7 @@
 Each is tried with its default Config, and once more for each of these fields that its Config has. A method that needs more
 than demonstrations and rollouts of its actors would need a line in `cases` or in `make_batch`.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,9 +19,21 @@ from bridge_jax import methods
 from bridge_jax.types import Batch, Method, TrainState
 from tests import toys
 
-VARIANTS = {"kl_coef": 0.1, "advantage": "mean", "shadow_rollouts": "own", "updates_per_batch": 2, "ratio_cap": 2.0,
-            "sft_steps": 1, "chord_weighting": "phi", "w_learns": "gain", "resync_every": 3, "inner_steps": 2,
-            "shadow_storage": "difference", "shadow_moments": "bfloat16", "dapo_buffer": 0.0}
+VARIANTS = {
+    "kl_coef": 0.1,
+    "advantage": "mean",
+    "shadow_rollouts": "own",
+    "updates_per_batch": 2,
+    "ratio_cap": 2.0,
+    "sft_steps": 1,
+    "chord_weighting": "phi",
+    "w_learns": "gain",
+    "resync_every": 3,
+    "inner_steps": 2,
+    "shadow_storage": "difference",
+    "shadow_moments": "bfloat16",
+    "dapo_buffer": 0.0,
+}
 METRIC = re.compile(r"[a-z_]+/[A-Za-z0-9_@]+")
 BAD = toys.V - 1  # in no batch but those that are to be skipped
 P, M, DEMOS = 8, 8, 16
@@ -31,28 +44,42 @@ def cases() -> list:
     found = []
     for name in methods.names():
         fields = {field.name for field in dataclasses.fields(methods.load(name).Config)}
-        found += [(name, {})] + [(name, {key: value}) for key, value in VARIANTS.items() if key in fields]
-    return [pytest.param(name, tuple(fields.items()), id="-".join((name, *fields))) for name, fields in found]
+        found += [(name, {})] + [
+            (name, {key: value}) for key, value in VARIANTS.items() if key in fields
+        ]
+    return [
+        pytest.param(name, tuple(fields.items()), id="-".join((name, *fields)))
+        for name, fields in found
+    ]
 
 
 every_case = pytest.mark.parametrize("name, fields", cases())
 # what an advantage, a cap or a direction of w is does not touch how rows are summed
-few_cases = pytest.mark.parametrize("name, fields", [case for case in cases() if not re.search("advantage|cap|w_learns", case.id)])
+few_cases = pytest.mark.parametrize(
+    "name, fields", [case for case in cases() if not re.search("advantage|cap|w_learns", case.id)]
+)
 every_method = pytest.mark.parametrize("name", methods.names())
 
 
 def fragile():
     """The bigram policy, in which the token BAD has probability 0."""
+
     def logp(phi, seqs, temperature):
         logp_BT, entropy_BT = toys.bigram_logp(phi, seqs, temperature)
         return logp_BT + jnp.where(seqs.tokens_BT == BAD, -jnp.inf, 0.0), entropy_BT
+
     return toys.bigram()._replace(logp=logp)
 
 
 def make(name: str, fields=(), policy=None, recipes=None, microbatch_rows: int = 0) -> Method:
     """A method on the bigram table."""
     module = methods.load(name)
-    return module.make(module.Config(**dict(fields)), policy or toys.bigram(), recipes or toys.recipes(), microbatch_rows)
+    return module.make(
+        module.Config(**dict(fields)),
+        policy or toys.bigram(),
+        recipes or toys.recipes(),
+        microbatch_rows,
+    )
 
 
 @functools.cache
@@ -69,8 +96,11 @@ def built(name: str, fields=()):
 def make_batch(method: Method, step: int, seed: int = 0) -> Batch:
     """Random ragged rows for what the method reads in this step: each actor its own, the last demo a padding row."""
     demos = toys.sequences(100 + seed, DEMOS, 1, vocab=BAD)
-    demos = demos.replace(length_B=demos.length_B.at[P if method.paired else -1:].set(0))
-    rolled = {actor: toys.rollouts(seed + i, P, M, vocab=BAD) for i, actor in enumerate(method.reads(step).actors)}
+    demos = demos.replace(length_B=demos.length_B.at[P if method.paired else -1 :].set(0))
+    rolled = {
+        actor: toys.rollouts(seed + i, P, M, vocab=BAD)
+        for i, actor in enumerate(method.reads(step).actors)
+    }
     return Batch(demos if method.reads(step).demos else None, rolled)
 
 
@@ -83,10 +113,20 @@ def copy(tree):
 def test_contract(name, fields):
     """One step: the same tree of shapes and dtypes, step + 1, scalar metrics named group/name, parameters that moved."""
     method, update, state = built(name, fields)
-    assert isinstance(method, Method) and isinstance(state, TrainState) and isinstance(method.demos, bool)
-    assert set(method.actors) <= {"theta", "theta_hat"} and (not method.actors or "theta" in method.actors)
-    assert methods.samples(name, methods.load(name).Config(**dict(fields)), toys.recipes()) == bool(method.actors)
-    assert method.reads(2) == method.reads(2) and all(method.reads(step) in method.kinds for step in range(300))
+    assert (
+        isinstance(method, Method)
+        and isinstance(state, TrainState)
+        and isinstance(method.demos, bool)
+    )
+    assert set(method.actors) <= {"theta", "theta_hat"} and (
+        not method.actors or "theta" in method.actors
+    )
+    assert methods.samples(name, methods.load(name).Config(**dict(fields)), toys.recipes()) == bool(
+        method.actors
+    )
+    assert method.reads(2) == method.reads(2) and all(
+        method.reads(step) in method.kinds for step in range(300)
+    )
     after, metrics = update(state, make_batch(method, 2, seed=5))
     shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert shape(after) == shape(state) and state.step == 2 and after.step == 3
@@ -94,7 +134,9 @@ def test_contract(name, fields):
     for key, value in metrics.items():
         assert METRIC.fullmatch(key) and value.shape == () and np.isfinite(value), key
     assert toys.change(after.params.theta, state.params.theta) > 1e-4
-    kept = after.params.replace(theta_hat=None) if "shadow_storage" in dict(fields) else after.params
+    kept = (
+        after.params.replace(theta_hat=None) if "shadow_storage" in dict(fields) else after.params
+    )
     assert {x.dtype for x in jax.tree.leaves(kept)} == {jnp.dtype(jnp.float32)}
 
 
@@ -116,7 +158,9 @@ def test_policy(name, fields):
     fresh = method.init(theta, jax.random.key(0))
     for actor in {"theta", *method.actors}:
         assert toys.same_bits(method.policy(fresh.params, actor), theta)
-        logp_BT, _ = toys.bigram_logp(method.policy(state.params, actor), toys.sequences(0, 2, 2, vocab=toys.V), 1.0)
+        logp_BT, _ = toys.bigram_logp(
+            method.policy(state.params, actor), toys.sequences(0, 2, 2, vocab=toys.V), 1.0
+        )
         assert np.isfinite(logp_BT).all()
     assert toys.same_bits(method.policy(state.params), method.policy(state.params, "theta"))
 
@@ -130,7 +174,9 @@ def test_donation(name, fields):
     expected = copy(update(start(), batch))
     donating = jax.jit(method.update, donate_argnums=0)
     assert toys.change(donating(start(), batch), expected) < 1e-6
-    from_donated = jax.jit(method.init, donate_argnums=0)(jax.tree.map(jnp.copy, toys.bigram_theta()), jax.random.key(0))
+    from_donated = jax.jit(method.init, donate_argnums=0)(
+        jax.tree.map(jnp.copy, toys.bigram_theta()), jax.random.key(0)
+    )
     assert toys.change(donating(from_donated, batch), expected) < 1e-6
 
 
@@ -148,12 +194,16 @@ def test_abstract(name, fields):
 @few_cases
 def test_micro_batches(name, fields):
     """1, 2, 4 and 8 of 64 rows: the same state to 1e-6, by gradients, moments and parameters."""
+
     def after(microbatch_rows):
         method = make(name, fields, recipes=toys.linear(), microbatch_rows=microbatch_rows)
         start = method.init(toys.bigram_theta(), jax.random.key(0))
-        params = jax.tree.map(lambda x, n: x + n, start.params, toys.noise_like(start.params, 7, 0.1))
+        params = jax.tree.map(
+            lambda x, n: x + n, start.params, toys.noise_like(start.params, 7, 0.1)
+        )
         state, _ = jax.jit(method.update)(start.replace(params=params), make_batch(method, 0))
         return state.params, state.opt_state
+
     whole = after(0)
     for microbatch_rows in (32, 16, 8):
         assert toys.change(after(microbatch_rows), whole) < 1e-6, microbatch_rows
@@ -166,14 +216,24 @@ def test_what_lies_beyond_a_length_does_not_matter(name, fields):
     batch = make_batch(method, 2)
 
     def repad(seqs):
-        other = lambda x, length: jnp.where(jnp.arange(x.shape[1]) < length[:, None], x, (x + 1) % BAD)
-        return seqs.replace(prompt_PS=other(seqs.prompt_PS, seqs.prompt_len_P), tokens_BT=other(seqs.tokens_BT, seqs.length_B))
+        other = lambda x, length: jnp.where(
+            jnp.arange(x.shape[1]) < length[:, None], x, (x + 1) % BAD
+        )
+        return seqs.replace(
+            prompt_PS=other(seqs.prompt_PS, seqs.prompt_len_P),
+            tokens_BT=other(seqs.tokens_BT, seqs.length_B),
+        )
 
     def junk(rolled):
         beyond = jnp.arange(rolled.logp_BT.shape[1]) >= rolled.seqs.length_B[:, None]
-        return rolled.replace(seqs=repad(rolled.seqs), logp_BT=jnp.where(beyond, -7.0, rolled.logp_BT))
+        return rolled.replace(
+            seqs=repad(rolled.seqs), logp_BT=jnp.where(beyond, -7.0, rolled.logp_BT)
+        )
 
-    again = Batch(batch.demos and repad(batch.demos), {actor: junk(rolled) for actor, rolled in batch.rollouts.items()})
+    again = Batch(
+        batch.demos and repad(batch.demos),
+        {actor: junk(rolled) for actor, rolled in batch.rollouts.items()},
+    )
     assert toys.same_bits(update(state, again), update(state, batch))
 
 
@@ -185,8 +245,10 @@ def test_a_non_finite_update_is_skipped_whole(name, fields):
     spoil = lambda seqs: seqs.replace(tokens_BT=seqs.tokens_BT.at[0, 0].set(BAD))
     broken = [good.replace(demos=spoil(good.demos))] if good.demos else []
     for actor, rolled in good.rollouts.items():
-        for replaced in (rolled.replace(reward_B=rolled.reward_B.at[3].set(np.nan)),
-                         rolled.replace(seqs=spoil(rolled.seqs))):
+        for replaced in (
+            rolled.replace(reward_B=rolled.reward_B.at[3].set(np.nan)),
+            rolled.replace(seqs=spoil(rolled.seqs)),
+        ):
             broken.append(good.replace(rollouts=good.rollouts | {actor: replaced}))
     assert broken
     for batch in broken:
@@ -198,13 +260,17 @@ def test_a_non_finite_update_is_skipped_whole(name, fields):
 @every_case
 def test_learns(name, fields):
     """60 steps on freshly sampled answers: expected reward rises from about 1/6 to over a half."""
-    if name == "dapo":  # its price on answers near the longest works against the toy, half of whose answers are that long
+    if (
+        name == "dapo"
+    ):  # its price on answers near the longest works against the toy, half of whose answers are that long
         fields = (*fields, ("dapo_buffer", 0.0))
     method = make(name, fields, recipes=toys.recipes(0.1, 0.1))
 
     @functools.partial(jax.jit, static_argnums=2)
     def step(state, key, reads):
-        batch = toys.bigram_batch({actor: method.policy(state.params, actor) for actor in reads.actors}, key)
+        batch = toys.bigram_batch(
+            {actor: method.policy(state.params, actor) for actor in reads.actors}, key
+        )
         return method.update(state, batch if reads.demos else batch.replace(demos=None))
 
     state = method.init(toys.bigram_theta(scale=0.1), jax.random.key(0))
@@ -218,7 +284,10 @@ def test_learns(name, fields):
 def test_names_and_load():
     """Files are methods; an unknown name is answered with all of them and the nearest."""
     assert {"bridge", "grpo", "sft"} <= set(methods.names())
-    with pytest.raises(ValueError, match=r"method.name='brigde' is unknown; allowed: .*grpo.* Did you mean 'bridge'\?"):
+    with pytest.raises(
+        ValueError,
+        match=r"method.name='brigde' is unknown; allowed: .*grpo.* Did you mean 'bridge'\?",
+    ):
         methods.load("brigde")
 
 

@@ -1,4 +1,5 @@
 """DAPO: its price on length and its first update by hand, and groups of equal rewards replaced in the loop."""
+
 from __future__ import annotations
 
 import jax
@@ -45,15 +46,35 @@ def test_refused():
 
 def test_equal_groups_are_replaced(monkeypatch):
     """Groups 0 and 2 are equal: the useful group of the next prompts takes the first place, none is left for the second."""
-    run = setup.build(tiny_runs.config("dapo", batch__prompts_per_step=3, batch__microbatch_rows=4, rollout__calls=1,
-                                       method__dapo_resample=1), jax.devices()[:1])
+    run = setup.build(
+        tiny_runs.config(
+            "dapo",
+            batch__prompts_per_step=3,
+            batch__microbatch_rows=4,
+            rollout__calls=1,
+            method__dapo_resample=1,
+        ),
+        jax.devices()[:1],
+    )
     rows = lambda first, reward: Rollouts(
-        Sequences(np.full((3, 4), first), np.arange(3) + first, np.full((12, 5), first), np.full(12, 5)),
-        np.full((12, 5), float(first)), np.asarray(reward, np.float32), np.float32(1))
-    here, more = rows(10, [1] * 4 + [1, 0, 0, 0] + [0] * 4), rows(20, [0] * 4 + [0, 1, 0, 0] + [1] * 4)
+        Sequences(
+            np.full((3, 4), first), np.arange(3) + first, np.full((12, 5), first), np.full(12, 5)
+        ),
+        np.full((12, 5), float(first)),
+        np.asarray(reward, np.float32),
+        np.float32(1),
+    )
+    here, more = (
+        rows(10, [1] * 4 + [1, 0, 0, 0] + [0] * 4),
+        rows(20, [0] * 4 + [0, 1, 0, 0] + [1] * 4),
+    )
     asked = []
     monkeypatch.setattr(generate, "dispatch", lambda *given: given[-1])
-    monkeypatch.setattr(generate, "collect", lambda run, parts, indices, step: asked.append(list(indices)) or (more, ["graded"], 0.5))
+    monkeypatch.setattr(
+        generate,
+        "collect",
+        lambda run, parts, indices, step: asked.append(list(indices)) or (more, ["graded"], 0.5),
+    )
     cursor, rounds, seconds = generate.replace_equal_groups(run, None, None, 4, 6, 9, here)
     assert cursor == 12 and seconds == 0.5 and len(rounds) == 1
     assert asked == [list(data.order(0, "rl", len(run.prompts.problems), 9, 3))]
@@ -65,13 +86,23 @@ def test_equal_groups_are_replaced(monkeypatch):
 
 def test_reward_noise(monkeypatch):
     """A fifth of the rewards flips, by seed, step and problem alone; none without it."""
-    run = setup.build(tiny_runs.config("grpo", rollout__reward_noise=0.2, batch__samples_per_prompt=4), jax.devices()[:1])
+    run = setup.build(
+        tiny_runs.config("grpo", rollout__reward_noise=0.2, batch__samples_per_prompt=4),
+        jax.devices()[:1],
+    )
     indices, R = list(range(20)) * 25, np.zeros(2000, np.float32)
     flipped = generate.with_noise(run, R, indices, 3)
     assert set(flipped.tolist()) == {0.0, 1.0} and flipped.dtype == np.float32
-    many = np.concatenate([generate.with_noise(run, np.zeros(80, np.float32), list(range(20)), step) for step in range(50)])
+    many = np.concatenate(
+        [
+            generate.with_noise(run, np.zeros(80, np.float32), list(range(20)), step)
+            for step in range(50)
+        ]
+    )
     assert abs(many.mean() - 0.2) < 0.03
-    np.testing.assert_array_equal(flipped[:80], flipped[80:160])  # the same problems at the same step
+    np.testing.assert_array_equal(
+        flipped[:80], flipped[80:160]
+    )  # the same problems at the same step
     np.testing.assert_array_equal(generate.with_noise(run, 1 - R, indices, 3), 1 - flipped)
     assert not np.array_equal(generate.with_noise(run, R, indices, 4), flipped)
     clean = setup.build(tiny_runs.config("grpo"), jax.devices()[:1])

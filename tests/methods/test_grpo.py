@@ -1,4 +1,5 @@
 """GRPO: its first update by hand, the clip of later ones, and the KL."""
+
 from __future__ import annotations
 
 import jax
@@ -12,7 +13,9 @@ from bridge_jax.types import Batch, Rollouts, Sequences
 from tests import toys
 
 RATE = 0.1
-PLAIN = Recipes(Recipe(learning_rate=RATE, eps=1e3, clip_norm=0.0, b1=0.0), Recipe())  # theta += RATE / 1000 * G, nearly
+PLAIN = Recipes(
+    Recipe(learning_rate=RATE, eps=1e3, clip_norm=0.0, b1=0.0), Recipe()
+)  # theta += RATE / 1000 * G, nearly
 
 
 def one_prompt(tokens, reward, temperature: float = 1.0) -> Batch:
@@ -20,7 +23,14 @@ def one_prompt(tokens, reward, temperature: float = 1.0) -> Batch:
     n = len(tokens)
     ints = lambda x: jnp.asarray(x, jnp.int32)
     seqs = Sequences(ints([[0]]), ints([1]), ints(tokens)[:, None], jnp.ones(n, jnp.int32))
-    return Batch(None, {"theta": Rollouts(seqs, jnp.zeros((n, 1)), jnp.asarray(reward, jnp.float32), jnp.float32(temperature))})
+    return Batch(
+        None,
+        {
+            "theta": Rollouts(
+                seqs, jnp.zeros((n, 1)), jnp.asarray(reward, jnp.float32), jnp.float32(temperature)
+            )
+        },
+    )
 
 
 def step(cfg: grpo.Config, theta, batch: Batch, state=None):
@@ -50,7 +60,10 @@ def test_first_update_by_hand(advantage, scale):
 def test_temperature_scales_the_gradient():
     """Logits enter divided by the temperature at which the tokens were drawn."""
     theta = {"table": jnp.zeros((toys.V, toys.V))}
-    norms = [float(step(grpo.Config(), theta, one_prompt([1, 2], [1, 0], t))[2]["grad/norm_theta"]) for t in (1.0, 0.5)]
+    norms = [
+        float(step(grpo.Config(), theta, one_prompt([1, 2], [1, 0], t))[2]["grad/norm_theta"])
+        for t in (1.0, 0.5)
+    ]
     np.testing.assert_allclose(norms[1], 2 * norms[0], rtol=1e-5)
 
 
@@ -58,7 +71,9 @@ def test_equal_rewards_teach_nothing():
     """All right, or all wrong: the gradient is exactly 0."""
     for reward in ([1, 1, 1], [0, 0, 0]):
         _, state, metrics = step(grpo.Config(), toys.bigram_theta(), one_prompt([1, 2, 3], reward))
-        assert metrics["grad/norm_theta"] == 0 and toys.same_bits(state.params.theta, toys.bigram_theta())
+        assert metrics["grad/norm_theta"] == 0 and toys.same_bits(
+            state.params.theta, toys.bigram_theta()
+        )
 
 
 def test_later_updates_are_clipped_against_the_first():
@@ -71,6 +86,7 @@ def test_later_updates_are_clipped_against_the_first():
         state, metrics = jax.jit(method.update)(method.init(theta, jax.random.key(0)), batch)
         assert state.step == 1  # one batch is one step, however many updates
         return state.params.theta, metrics
+
     (once, _), (twice, clipped) = after(), after(updates_per_batch=2)
     free, going_on = after(updates_per_batch=2, clip_low=10.0, clip_high=10.0)
     assert clipped["grad/norm_theta"] == 0 and toys.same_bits(once, twice)
@@ -83,11 +99,15 @@ def test_kl_pulls_back_to_the_start():
     batch = one_prompt([0, 1, 2, 3, 4, 5], [0] * 6)
     method, state, metrics = step(grpo.Config(kl_coef=1.0), theta, batch)
     assert metrics["grad/norm_theta"] == 0 and metrics["rollout/kl_ref"] == 0
-    moved = state.replace(params=state.params.replace(theta={"table": theta["table"] + jnp.eye(toys.V)}))
+    moved = state.replace(
+        params=state.params.replace(theta={"table": theta["table"] + jnp.eye(toys.V)})
+    )
     after, metrics = jax.jit(method.update)(moved, batch)
     p, ref = (np.asarray(jax.nn.softmax(x["table"][0])) for x in (moved.params.theta, state.ref))
     k3 = ref / p - np.log(ref / p) - 1
-    np.testing.assert_allclose([metrics["rollout/kl_ref"], metrics["rl/J"]], [k3.mean(), -k3.mean()], rtol=1e-5)
+    np.testing.assert_allclose(
+        [metrics["rollout/kl_ref"], metrics["rl/J"]], [k3.mean(), -k3.mean()], rtol=1e-5
+    )
     expected = -np.mean((1 - ref / p)[:, None] * (np.eye(toys.V) - p), axis=0)
     found = direction(moved.params.theta, after.params.theta)[0]
     np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-3)

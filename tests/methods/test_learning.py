@@ -9,6 +9,7 @@ way pays. A method passes if accuracy rises by more than three standard errors o
 errors as of results.binomial_error. Both are of the same questions, so this errs on the strict side. A method file that is new is
 picked up by itself; one whose Config counts steps needs them in `small`.
 """
+
 from __future__ import annotations
 
 import math
@@ -23,7 +24,10 @@ from experiments import pretrain
 
 pytestmark = pytest.mark.slow
 STEPS, RATE, BASE_STEPS = 20, 3e-4, 300
-QUICKER = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}  # to run; conftest's are quicker to compile
+QUICKER = {
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_use_fusion_emitters": False,
+}  # to run; conftest's are quicker to compile
 
 
 def small(method: str):
@@ -31,7 +35,9 @@ def small(method: str):
     c = ladder.get_config(method)
     c.task.update(dict(levels=(3,), weights=(), eval_size=200, dev_size=0))
     c.data.buckets = (8,)
-    c.rollout.max_new = 24  # the longest solution has 19; dapo puts a price on what is above four fifths
+    c.rollout.max_new = (
+        24  # the longest solution has 19; dapo puts a price on what is above four fifths
+    )
     c.eval.update(dict(rows=200, samples=0))
     c.log.rollouts_every = 0
     if method == "base":
@@ -64,7 +70,9 @@ def base(tmp_path_factory):
     return out / "model"
 
 
-def rise(workdir, base, method: str, reward_noise: float = 0.0, beta: float = 10 * RATE, **fields) -> float:
+def rise(
+    workdir, base, method: str, reward_noise: float = 0.0, beta: float = 10 * RATE, **fields
+) -> float:
     """By how many standard errors of the difference greedy accuracy rises in a run of the method, its config's fields set."""
     c = small(method)
     c.optim.lora.learning_rate = beta
@@ -72,10 +80,14 @@ def rise(workdir, base, method: str, reward_noise: float = 0.0, beta: float = 10
     c.rollout.reward_noise = reward_noise
     c.method.update(fields)
     train.train(c, str(workdir), devices=jax.devices()[:1])
-    before, after = (line for line in logbook.read(str(workdir)) if "eval/held_out_accuracy" in line)
+    before, after = (
+        line for line in logbook.read(str(workdir)) if "eval/held_out_accuracy" in line
+    )
     difference = after["eval/held_out_accuracy"] - before["eval/held_out_accuracy"]
     errors = difference / math.hypot(before["eval/held_out_stderr"], after["eval/held_out_stderr"])
-    print(f"{method} {fields}: {before['eval/held_out_accuracy']:.3f} to {after['eval/held_out_accuracy']:.3f}, {errors:.1f} errors")
+    print(
+        f"{method} {fields}: {before['eval/held_out_accuracy']:.3f} to {after['eval/held_out_accuracy']:.3f}, {errors:.1f} errors"
+    )
     return errors
 
 
@@ -84,13 +96,24 @@ def test_learns(base, tmp_path, method):
     assert rise(tmp_path, base, method) > 3
 
 
-VARIANTS = {"chord": [dict(chord_weighting="phi", chord_mu=0.1, chord_mu_end=0.1)],
-            "bridge": [dict(w_learns="gain"), dict(resync_every=5), dict(inner_steps=3), dict(shadow_rollouts="own"),
-                       dict(shadow_storage="difference", shadow_moments="bfloat16"), dict(shadow_moments="factored"),
-                       dict(lam_schedule="gain", lam=0.3, lam_end=0.7), dict(lam=1.0)]}
+VARIANTS = {
+    "chord": [dict(chord_weighting="phi", chord_mu=0.1, chord_mu_end=0.1)],
+    "bridge": [
+        dict(w_learns="gain"),
+        dict(resync_every=5),
+        dict(inner_steps=3),
+        dict(shadow_rollouts="own"),
+        dict(shadow_storage="difference", shadow_moments="bfloat16"),
+        dict(shadow_moments="factored"),
+        dict(lam_schedule="gain", lam=0.3, lam_end=0.7),
+        dict(lam=1.0),
+    ],
+}
 
 
-@pytest.mark.parametrize("method, fields", [(name, fields) for name, all in VARIANTS.items() for fields in all], ids=str)
+@pytest.mark.parametrize(
+    "method, fields", [(name, fields) for name, all in VARIANTS.items() for fields in all], ids=str
+)
 def test_variants_learn(base, tmp_path, method, fields):
     """What a method's config makes of it, with beta = alpha: ten times that, the gain alone ruins a policy (docs/study.md, 9).
     lam = 1 is BRIDGE by rewards alone."""

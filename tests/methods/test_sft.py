@@ -1,4 +1,5 @@
 """SFT: its gradient by hand, padding rows, and what it learns."""
+
 from __future__ import annotations
 
 import jax
@@ -17,7 +18,12 @@ UPDATE = jax.jit(METHOD.update)
 def experts(prompt, tokens, length) -> Batch:
     """One-token prompts."""
     ints = lambda x: jnp.asarray(x, jnp.int32)
-    return Batch(Sequences(ints(prompt)[:, None], jnp.ones(len(prompt), jnp.int32), ints(tokens), ints(length)), {})
+    return Batch(
+        Sequences(
+            ints(prompt)[:, None], jnp.ones(len(prompt), jnp.int32), ints(tokens), ints(length)
+        ),
+        {},
+    )
 
 
 def test_first_update_by_hand():
@@ -30,9 +36,13 @@ def test_first_update_by_hand():
     expected = np.zeros((toys.V, toys.V))
     for seen, token in ((0, 2), (2, 5), (3, 1)):
         expected[seen] += (np.eye(toys.V)[token] - 1 / 6) / 3
-    np.testing.assert_allclose(np.asarray(state.params.theta["table"]) * 1e4, expected, rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(state.params.theta["table"]) * 1e4, expected, rtol=2e-3, atol=1e-4
+    )
     np.testing.assert_allclose(metrics["sft/logp"], np.log(1 / 6), rtol=1e-6)
-    np.testing.assert_allclose([metrics["sft/stop_prob"], metrics["sft/entropy"]], [1 / 6, np.log(6)], rtol=1e-5)
+    np.testing.assert_allclose(
+        [metrics["sft/stop_prob"], metrics["sft/entropy"]], [1 / 6, np.log(6)], rtol=1e-5
+    )
     assert metrics["budget/demo_tokens"] == 3
 
 

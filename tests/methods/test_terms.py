@@ -4,6 +4,7 @@ Each policy gradient is a sum over tokens of c_t times d log pi(token) / d phi. 
 formulas in plain numpy for rows of uneven lengths, a table that is not flat, a temperature that is not 1 and a reference that is
 not the policy; what divides what, which tokens count, and whose probabilities are old are then all visible in the update.
 """
+
 from __future__ import annotations
 
 import jax
@@ -19,8 +20,12 @@ from tests.methods.test_baselines import rows
 
 TEMPERATURE, KL = 0.7, 0.3
 STILL = Recipe(learning_rate=0.0, eps=1e5, clip_norm=0.0)
-ASCENT = Recipe(learning_rate=1e5, eps=1e5, clip_norm=0.0, b1=0.0)  # a step is the direction, to 1e-5 of it
-THETA, REF, HAT = (np.asarray(toys.bigram_theta(seed, 0.5)["table"], np.float64) for seed in (1, 2, 3))
+ASCENT = Recipe(
+    learning_rate=1e5, eps=1e5, clip_norm=0.0, b1=0.0
+)  # a step is the direction, to 1e-5 of it
+THETA, REF, HAT = (
+    np.asarray(toys.bigram_theta(seed, 0.5)["table"], np.float64) for seed in (1, 2, 3)
+)
 PROMPTS = (0, 3)
 SAMPLES = ((1,), (2, 4, 4), (5, 2), (4,), (3, 3, 1), (2, 5, 0))  # three of each prompt
 REWARD = np.array([1.0, 0, 0, 1, 1, 0])
@@ -41,9 +46,15 @@ class Tokens:
         M = len(given) // len(prompts)
         self.rows = [list(zip((prompts[b // M], *row[:-1]), row)) for b, row in enumerate(given)]
         self.pi, self.temperature = softmax(table / temperature), temperature
-        self.logp = [np.array([np.log(self.pi[before, token]) for before, token in row]) for row in self.rows]
-        self.entropy = np.array([np.mean([-np.sum(self.pi[before] * np.log(self.pi[before])) for before, _ in row])
-                                 for row in self.rows])
+        self.logp = [
+            np.array([np.log(self.pi[before, token]) for before, token in row]) for row in self.rows
+        ]
+        self.entropy = np.array(
+            [
+                np.mean([-np.sum(self.pi[before] * np.log(self.pi[before])) for before, _ in row])
+                for row in self.rows
+            ]
+        )
         self.total = sum(map(len, self.rows))
 
     def score(self, c) -> np.ndarray:
@@ -73,8 +84,12 @@ def G_RL(table, kind="group", kl=0.0, behaviour=None, given=SAMPLES, R=REWARD):
     """sum of [rho A - kl rho (1 - pi_ref / pi)] over all sampled tokens; rho is 1 where nothing else is the behaviour."""
     seen, ref = sampled(table, given), sampled(REF, given)
     old = seen.logp if behaviour is None else sampled(behaviour, given).logp
-    return seen.score([np.exp(new - was) * (A - kl * (1 - np.exp(of_ref - new))) / seen.total
-                       for A, new, was, of_ref in zip(advantages(kind, R), seen.logp, old, ref.logp)])
+    return seen.score(
+        [
+            np.exp(new - was) * (A - kl * (1 - np.exp(of_ref - new))) / seen.total
+            for A, new, was, of_ref in zip(advantages(kind, R), seen.logp, old, ref.logp)
+        ]
+    )
 
 
 def G_SFT(table):
@@ -83,13 +98,26 @@ def G_SFT(table):
 
 def rollouts(given, R, prompts=PROMPTS) -> Rollouts:
     seqs = rows(prompts, given)
-    return Rollouts(seqs, jnp.zeros(seqs.tokens_BT.shape), jnp.asarray(R, jnp.float32), jnp.float32(TEMPERATURE))
+    return Rollouts(
+        seqs, jnp.zeros(seqs.tokens_BT.shape), jnp.asarray(R, jnp.float32), jnp.float32(TEMPERATURE)
+    )
 
 
-BATCH = Batch(rows(PROMPTS, EXPERTS), {"theta": rollouts(SAMPLES, REWARD), "theta_hat": rollouts(OWN, OWN_REWARD)})
+BATCH = Batch(
+    rows(PROMPTS, EXPERTS),
+    {"theta": rollouts(SAMPLES, REWARD), "theta_hat": rollouts(OWN, OWN_REWARD)},
+)
 
 
-def updated(name: str, step: int = 0, hat=None, w=None, recipes=Recipes(ASCENT, ASCENT), batch: Batch | None = None, **fields):
+def updated(
+    name: str,
+    step: int = 0,
+    hat=None,
+    w=None,
+    recipes=Recipes(ASCENT, ASCENT),
+    batch: Batch | None = None,
+    **fields,
+):
     """The params before and after one update at THETA with the reference REF, and its metrics."""
     module = methods.load(name)
     method = module.make(module.Config(**fields), toys.bigram(), recipes)
@@ -99,14 +127,19 @@ def updated(name: str, step: int = 0, hat=None, w=None, recipes=Recipes(ASCENT, 
     params = params if hat is None else params.replace(theta_hat=table(hat))
     state = state.replace(params=params, ref=None if state.ref is None else table(REF))
     batch, reads = batch or BATCH, method.reads(step)
-    read = Batch(batch.demos if reads.demos else None, {actor: batch.rollouts[actor] for actor in reads.actors})
+    read = Batch(
+        batch.demos if reads.demos else None,
+        {actor: batch.rollouts[actor] for actor in reads.actors},
+    )
     after, metrics = jax.jit(method.update)(state, read)
     assert metrics["update/skipped"] == 0
     return params, after.params, metrics
 
 
 def moved(before: Params, after: Params, part: str = "theta") -> np.ndarray:
-    old, new = (np.asarray(getattr(params, part)["table"], np.float64) for params in (before, after))
+    old, new = (
+        np.asarray(getattr(params, part)["table"], np.float64) for params in (before, after)
+    )
     return new - old
 
 
@@ -116,7 +149,9 @@ def close(found, expected):
 
 def agree(metrics, sft, rl):
     """The two gradients are told apart: what is divided by what."""
-    np.testing.assert_allclose(metrics["coop/norm_ratio"], np.linalg.norm(sft) / np.linalg.norm(rl), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["coop/norm_ratio"], np.linalg.norm(sft) / np.linalg.norm(rl), rtol=1e-4
+    )
     np.testing.assert_allclose(metrics["coop/inner"], np.sum(sft * rl), rtol=1e-3, atol=1e-6)
 
 
@@ -135,9 +170,13 @@ def test_hybrid(kind):
 def test_chord(kind, weighting):
     """phi: an expert token counts by p (1 - p), at temperature 1, divided by the number of all expert tokens."""
     seen = experts(THETA)
-    weights = [np.exp(logp) * (1 - np.exp(logp)) if weighting == "phi" else 1.0 for logp in seen.logp]
+    weights = [
+        np.exp(logp) * (1 - np.exp(logp)) if weighting == "phi" else 1.0 for logp in seen.logp
+    ]
     expert = seen.score([SFT * weight for weight in weights])
-    before, after, metrics = updated("chord", chord_mu=0.7, chord_weighting=weighting, advantage=kind, kl_coef=KL)
+    before, after, metrics = updated(
+        "chord", chord_mu=0.7, chord_weighting=weighting, advantage=kind, kl_coef=KL
+    )
     close(moved(before, after), 0.3 * G_RL(THETA, kind, KL) + 0.7 * expert)
     agree(metrics, expert, G_RL(THETA, kind, KL))
 
@@ -150,7 +189,9 @@ def test_alternate(kind):
 
 def with_expert(kind):
     """A of the samples and of the experts, which are the fourth of their groups."""
-    A = advantages(kind, np.concatenate([REWARD.reshape(2, 3), np.ones((2, 1))], axis=1).reshape(-1), 4).reshape(2, 4)
+    A = advantages(
+        kind, np.concatenate([REWARD.reshape(2, 3), np.ones((2, 1))], axis=1).reshape(-1), 4
+    ).reshape(2, 4)
     return A[:, :3].reshape(-1), A[:, 3]
 
 
@@ -169,9 +210,15 @@ def test_luffy():
 def test_srft():
     """H is the mean of a row's entropies, not their sum; each half is divided by its own number of tokens."""
     own, expert, a, b = sampled(THETA), experts(THETA), 0.4, 0.15
-    sft = expert.score([(a * np.exp(-H) + A * np.exp(logp)) / expert.total
-                        for H, A, logp in zip(expert.entropy, with_expert("group")[1], expert.logp)])
-    rl = own.score([(b * np.exp(H) if R else -1.0) / own.total for H, R in zip(own.entropy, REWARD)])
+    sft = expert.score(
+        [
+            (a * np.exp(-H) + A * np.exp(logp)) / expert.total
+            for H, A, logp in zip(expert.entropy, with_expert("group")[1], expert.logp)
+        ]
+    )
+    rl = own.score(
+        [(b * np.exp(H) if R else -1.0) / own.total for H, R in zip(own.entropy, REWARD)]
+    )
     before, after, metrics = updated("srft", srft_expert=a, srft_rewarded=b)
     close(moved(before, after), rl + sft)
     agree(metrics, sft, rl)
@@ -184,7 +231,9 @@ def test_hpt(kind):
     own, expert = sampled(THETA), experts(THETA)
     rl = own.score(advantages(kind, R) / sum(map(len, SAMPLES[3:])))
     sft = expert.score([1 / len(EXPERTS[0]), 0.0])
-    before, after, metrics = updated("hpt", advantage=kind, batch=Batch(BATCH.demos, {"theta": rollouts(SAMPLES, R)}))
+    before, after, metrics = updated(
+        "hpt", advantage=kind, batch=Batch(BATCH.demos, {"theta": rollouts(SAMPLES, R)})
+    )
     close(moved(before, after), 0.5 * rl + 0.5 * sft)
     agree(metrics, sft, rl)
 
@@ -193,9 +242,13 @@ def test_hpt_shares_are_of_prompts():
     """Two of three prompts failed: 1/3 and 2/3, whatever the numbers of tokens."""
     prompts, given, expert_rows = (0, 3, 1), (*SAMPLES, (2, 2), (1,), (5,)), (*EXPERTS, (4, 4))
     R = np.array([0.0, 0, 0, 1, 1, 0, 0, 0, 0])
-    rl = Tokens(THETA, prompts, given, TEMPERATURE).score(advantages("group", R) / sum(map(len, given[3:6])))
+    rl = Tokens(THETA, prompts, given, TEMPERATURE).score(
+        advantages("group", R) / sum(map(len, given[3:6]))
+    )
     sft = Tokens(THETA, prompts, expert_rows).score([1 / 5, 0.0, 1 / 5])
-    before, after, metrics = updated("hpt", batch=Batch(rows(prompts, expert_rows), {"theta": rollouts(given, R, prompts)}))
+    before, after, metrics = updated(
+        "hpt", batch=Batch(rows(prompts, expert_rows), {"theta": rollouts(given, R, prompts)})
+    )
     close(moved(before, after), rl / 3 + 2 * sft / 3)
     assert float(metrics["hpt/failed"]) == pytest.approx(2 / 3)
 
@@ -204,11 +257,17 @@ def test_hpt_shares_are_of_prompts():
 def test_gspo(kind):
     """Every sample counts alike, whatever its length."""
     before, after, _ = updated("gspo", advantage=kind)
-    close(moved(before, after), sampled(THETA).score([A / len(row) / 6 for A, row in zip(advantages(kind), SAMPLES)]))
+    close(
+        moved(before, after),
+        sampled(THETA).score([A / len(row) / 6 for A, row in zip(advantages(kind), SAMPLES)]),
+    )
 
 
-WIDE = {"grpo": dict(clip_low=1.0, clip_high=50.0), "dapo": dict(dapo_low=1.0, dapo_high=50.0, dapo_buffer=0.0),
-        "gspo": dict(gspo_low=1.0, gspo_high=50.0)}
+WIDE = {
+    "grpo": dict(clip_low=1.0, clip_high=50.0),
+    "dapo": dict(dapo_low=1.0, dapo_high=50.0, dapo_buffer=0.0),
+    "gspo": dict(gspo_low=1.0, gspo_high=50.0),
+}
 
 
 @pytest.mark.parametrize("name", list(WIDE))
@@ -219,7 +278,10 @@ def test_the_behaviour_is_who_sampled(name):
         seen, old = sampled(table), sampled(THETA)
         ratios = [np.exp(new - was) for new, was in zip(seen.logp, old.logp)]
         if name == "gspo":
-            ratios = [np.exp(np.mean(new - was)) / len(new) * seen.total / 6 for new, was in zip(seen.logp, old.logp)]
+            ratios = [
+                np.exp(np.mean(new - was)) / len(new) * seen.total / 6
+                for new, was in zip(seen.logp, old.logp)
+            ]
         table += seen.score([r * A / seen.total for r, A in zip(ratios, advantages())])
     before, after, _ = updated(name, updates_per_batch=3, **WIDE[name])
     close(moved(before, after), table - THETA)
@@ -238,7 +300,9 @@ def pulled(G):
 
 
 def w_moved(before: Params, after: Params) -> dict:
-    return {key: np.asarray(after.w[key], np.float64) - np.asarray(before.w[key]) for key in before.w}
+    return {
+        key: np.asarray(after.w[key], np.float64) - np.asarray(before.w[key]) for key in before.w
+    }
 
 
 @kinds
@@ -258,9 +322,15 @@ def test_joint(kind, step, lam):
 @pytest.mark.parametrize("step, lam", [(0, 0.5), (10, 0.8)])
 def test_bridge(kind, actor, step, lam):
     """All three parts at one iterate, theta_hat apart from theta, by the lam of the step, with the KL term in both J_RL."""
-    before, after, metrics = updated("bridge", step, HAT, W, advantage=kind, kl_coef=KL, shadow_rollouts=actor, **BY_STEP)
+    before, after, metrics = updated(
+        "bridge", step, HAT, W, advantage=kind, kl_coef=KL, shadow_rollouts=actor, **BY_STEP
+    )
     G = G_RL(PHI, kind, KL)
-    hat = G_RL(PHI_HAT, kind, KL, PHI) if actor == "shared" else G_RL(PHI_HAT, kind, KL, given=OWN, R=OWN_REWARD)
+    hat = (
+        G_RL(PHI_HAT, kind, KL, PHI)
+        if actor == "shared"
+        else G_RL(PHI_HAT, kind, KL, given=OWN, R=OWN_REWARD)
+    )
     close(moved(before, after), (1 - lam) * G_SFT(PHI) + lam * G)
     close(moved(before, after, "theta_hat"), hat)
     for key, expected in pulled((1 - lam) * G_SFT(PHI) + lam * (G - hat)).items():
@@ -271,7 +341,9 @@ def test_bridge(kind, actor, step, lam):
 @pytest.mark.parametrize("actor", ["shared", "own"])
 def test_bridge_with_inner_steps(actor):
     """w standing still: theta_hat's second and third step are weighed by whoever sampled, theta or theta_hat before the first."""
-    fields = dict(given=OWN, R=OWN_REWARD, behaviour=PHI_HAT) if actor == "own" else dict(behaviour=PHI)
+    fields = (
+        dict(given=OWN, R=OWN_REWARD, behaviour=PHI_HAT) if actor == "own" else dict(behaviour=PHI)
+    )
     table = PHI_HAT.copy()
     for _ in range(3):
         table += G_RL(table, **fields)

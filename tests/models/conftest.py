@@ -1,4 +1,5 @@
 """Tiny models built once per session."""
+
 from __future__ import annotations
 
 import pytest

@@ -4,6 +4,7 @@
 
 Regenerate it for a new family, or where transformers itself changed its mind; say so in the commit.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,7 +18,10 @@ GOLDEN = Path(__file__).parent / "golden_logits.npz"
 
 def main() -> None:
     """Write the file and print its size and range."""
-    golden = {name: tiny.torch_logits(tiny.torch_model(hf), tiny.rows()) for name, hf in tiny.CASES.items()}
+    golden = {
+        name: tiny.torch_logits(tiny.torch_model(hf), tiny.rows())
+        for name, hf in tiny.CASES.items()
+    }
     np.savez_compressed(GOLDEN, **golden)
     largest = ", ".join(f"{name} {np.abs(logits).max():.1f}" for name, logits in golden.items())
     print(f"{GOLDEN.name}: {GOLDEN.stat().st_size / 1000:.1f} kB; largest logit: {largest}")

@@ -1,4 +1,5 @@
 """The decoder's own promises: what a position may see, that padding is nothing, that sampler and trainer agree."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,7 +19,9 @@ def test_rotation_depends_on_distance_alone(build):
     cfg, _ = build("llama")
     rng = np.random.RandomState(0)
     q, k = rng.standard_normal((2, 1, 1, 1, cfg.head_dim)).astype(np.float32)
-    turned = lambda x, i: np.asarray(layers.rotate(jnp.asarray(x), *layers.rotation(cfg, jnp.array([[i]]))))[0, 0, 0]
+    turned = lambda x, i: np.asarray(
+        layers.rotate(jnp.asarray(x), *layers.rotation(cfg, jnp.array([[i]])))
+    )[0, 0, 0]
     near, far = turned(q, 7) @ turned(k, 3), turned(q, 104) @ turned(k, 100)
     assert abs(near - far) < 1e-4 and abs(near - turned(q, 8) @ turned(k, 3)) > 1e-2
     np.testing.assert_allclose(np.linalg.norm(turned(q, 50)), np.linalg.norm(q), rtol=1e-6)
@@ -31,11 +34,15 @@ def test_rms_norm_computes_in_fp32():
     exact = np.asarray(x, np.float64)
     exact /= np.sqrt(np.mean(exact**2, axis=-1, keepdims=True) + 1e-6)
     rounded = jnp.asarray(exact.astype(np.float32)).astype(jnp.bfloat16)
-    assert out.dtype == jnp.bfloat16 and (out != rounded).mean() < 0.01  # ties in fp32 may fall to either side
+    assert (
+        out.dtype == jnp.bfloat16 and (out != rounded).mean() < 0.01
+    )  # ties in fp32 may fall to either side
     assert not layers.rms_norm(jnp.zeros((1, 8)), jnp.ones(8), 1e-6).any()
 
 
-@pytest.mark.parametrize("dtype, error", [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-8)])  # 2^-8: rounded once to 8 bits
+@pytest.mark.parametrize(
+    "dtype, error", [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-8)]
+)  # 2^-8: rounded once to 8 bits
 @pytest.mark.parametrize("shape", [(5, 8), (2, 7, 8), (2, 7, 3, 8)])
 def test_gradients_of_rms_norm(shape, dtype, error):
     """Written out by hand: to x and scale, those that jax derives from its formula in fp32."""
@@ -45,7 +52,13 @@ def test_gradients_of_rms_norm(shape, dtype, error):
     want = jax.vjp(formula, *(y.astype(jnp.float32) for y in (x, scale)))[1](g.astype(jnp.float32))
     got = jax.vjp(lambda x, scale: layers.rms_norm(x, scale, 0.1), x, scale)[1](g)
     assert [y.dtype for y in got] == [dtype, dtype]
-    jax.tree.map(lambda got, want: np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=error, atol=1e-5), got, want)
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(
+            got.astype(jnp.float32), want, rtol=error, atol=1e-5
+        ),
+        got,
+        want,
+    )
 
 
 def test_what_the_backward_pass_keeps_of_a_layer():
@@ -54,7 +67,9 @@ def test_what_the_backward_pass_keeps_of_a_layer():
     phi, seqs = params.init(cfg, jax.random.key(0)), tiny.rows(P=1, M=1, S=11, T=2)
     kept = jax.tree.leaves(jax.vjp(lambda phi: layers.forward(cfg, phi, seqs), phi)[1])
     stacks = lambda width: sum(leaf.shape == (cfg.layers, 1, 13, width) for leaf in kept)
-    assert stacks(cfg.mlp) == 3 and stacks(1) == 0 and stacks(cfg.width) == 4  # x before and behind attention, and both normed
+    assert (
+        stacks(cfg.mlp) == 3 and stacks(1) == 0 and stacks(cfg.width) == 4
+    )  # x before and behind attention, and both normed
 
 
 # ---- what a position may see
@@ -64,22 +79,37 @@ def test_causality_by_gradient(build):
     """d hidden_t / d embedding of a token is exactly 0, but for tokens of the row's prompt and those before t."""
     cfg, phi = build("qwen3")
     P, M, S, T = 2, 2, 5, 4
-    ids = np.random.RandomState(3).permutation(cfg.vocab).astype(np.int32)  # every place in the batch has its own token
-    seqs = tiny.Sequences(ids[:P * S].reshape(P, S), np.array([S, 3], np.int32),
-                          ids[P * S:P * S + P * M * T].reshape(P * M, T), np.full(P * M, T, np.int32))
+    ids = (
+        np.random.RandomState(3).permutation(cfg.vocab).astype(np.int32)
+    )  # every place in the batch has its own token
+    seqs = tiny.Sequences(
+        ids[: P * S].reshape(P, S),
+        np.array([S, 3], np.int32),
+        ids[P * S : P * S + P * M * T].reshape(P * M, T),
+        np.full(P * M, T, np.int32),
+    )
     direction = np.random.RandomState(4).standard_normal(cfg.width).astype(np.float32)
-    pulls = np.einsum("bx,ty,D->btxyD", np.eye(P * M), np.eye(T), direction).reshape(-1, P * M, T, cfg.width)
+    pulls = np.einsum("bx,ty,D->btxyD", np.eye(P * M), np.eye(T), direction).reshape(
+        -1, P * M, T, cfg.width
+    )
 
     @jax.jit
     def embedding_gradients(pulls):
-        _, pull_back = jax.vjp(lambda embed: layers.forward(cfg, phi | {"embed": embed}, seqs), phi["embed"])
+        _, pull_back = jax.vjp(
+            lambda embed: layers.forward(cfg, phi | {"embed": embed}, seqs), phi["embed"]
+        )
         return jax.vmap(lambda pull: pull_back(pull)[0])(pulls)
 
-    gradient = np.asarray(embedding_gradients(pulls.astype(np.float32))).reshape(P * M, T, cfg.vocab, cfg.width)
+    gradient = np.asarray(embedding_gradients(pulls.astype(np.float32))).reshape(
+        P * M, T, cfg.vocab, cfg.width
+    )
     felt = np.abs(gradient).max(-1) > 0
     for b in range(P * M):
         for t in range(T):
-            allowed = {*seqs.prompt_PS[b // M, :seqs.prompt_len_P[b // M]].tolist(), *seqs.tokens_BT[b, :t].tolist()}
+            allowed = {
+                *seqs.prompt_PS[b // M, : seqs.prompt_len_P[b // M]].tolist(),
+                *seqs.tokens_BT[b, :t].tolist(),
+            }
             assert set(np.flatnonzero(felt[b, t])) == allowed, (b, t)
 
 
@@ -87,7 +117,9 @@ def test_causality_by_gradient(build):
 def test_a_prompt_and_its_rows_take_one_matmul_of_each_weight(build, M):
     """Of 2 prompts of 9 tokens with M rows of 6 behind each; the head's is not among them."""
     cfg, phi = build("llama")
-    traced = str(jax.make_jaxpr(lambda phi, seqs: layers.forward(cfg, phi, seqs))(phi, tiny.rows(M=M)))
+    traced = str(
+        jax.make_jaxpr(lambda phi, seqs: layers.forward(cfg, phi, seqs))(phi, tiny.rows(M=M))
+    )
     of_mlp = re.findall(rf"f32\[(\d+,\d+),{cfg.mlp}\] = dot_general", traced)
     assert of_mlp == [f"2,{9 + 6 * M}"] * 2  # gate and up
 
@@ -97,14 +129,18 @@ def loss_and_gradient(phi, seqs, pull_BTD):
     """sum of <hidden, pull> over the completion tokens that count, and its gradient in every parameter (llama)."""
     mask_BT = jnp.arange(seqs.tokens_BT.shape[1]) < seqs.length_B[:, None]
     cfg = params.read_config(tiny.CASES["llama"])
-    return jax.value_and_grad(lambda phi: jnp.sum(layers.forward(cfg, phi, seqs) * pull_BTD * mask_BT[..., None]))(phi)
+    return jax.value_and_grad(
+        lambda phi: jnp.sum(layers.forward(cfg, phi, seqs) * pull_BTD * mask_BT[..., None])
+    )(phi)
 
 
 def repadded(seqs, prompt_pad, completion_pad, extra=0):
     """The same rows with other ids beyond the lengths and `extra` more padding positions in the prompt."""
     prompt_PS = np.pad(seqs.prompt_PS, ((0, 0), (0, extra)))
     prompt_PS[np.arange(prompt_PS.shape[1]) >= seqs.prompt_len_P[:, None]] = prompt_pad
-    return seqs.replace(prompt_PS=prompt_PS, tokens_BT=np.where(tiny.inside(seqs), seqs.tokens_BT, completion_pad))
+    return seqs.replace(
+        prompt_PS=prompt_PS, tokens_BT=np.where(tiny.inside(seqs), seqs.tokens_BT, completion_pad)
+    )
 
 
 def test_padding_is_nothing(build):
@@ -113,13 +149,23 @@ def test_padding_is_nothing(build):
     cfg, phi = build("llama")
     seqs = tiny.rows()
     assert (seqs.prompt_len_P < seqs.prompt_PS.shape[1]).any() and not tiny.inside(seqs).all()
-    pull = np.random.RandomState(5).standard_normal((*seqs.tokens_BT.shape, cfg.width)).astype(np.float32)
+    pull = (
+        np.random.RandomState(5)
+        .standard_normal((*seqs.tokens_BT.shape, cfg.width))
+        .astype(np.float32)
+    )
     reference = loss_and_gradient(phi, seqs, pull)
     for pads in ((0, 0), (2, 7), (-100, -100), (10**6, 10**6)):
-        jax.tree.map(np.testing.assert_array_equal, loss_and_gradient(phi, repadded(seqs, *pads), pull), reference)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            loss_and_gradient(phi, repadded(seqs, *pads), pull),
+            reference,
+        )
     wider = loss_and_gradient(phi, repadded(seqs, 7, 7, extra=5), pull)
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(reference))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=4e-6 * scale), wider, reference)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=4e-6 * scale), wider, reference
+    )
 
 
 def test_padding_is_nothing_to_the_sampler(build):
@@ -136,12 +182,19 @@ def test_a_padding_row_is_finite_and_moves_nothing(build):
     """length 0: finite hidden states, and the gradient is that of the other rows."""
     cfg, phi = build("llama")
     seqs = tiny.rows()
-    pull = np.random.RandomState(5).standard_normal((*seqs.tokens_BT.shape, cfg.width)).astype(np.float32)
+    pull = (
+        np.random.RandomState(5)
+        .standard_normal((*seqs.tokens_BT.shape, cfg.width))
+        .astype(np.float32)
+    )
     emptied = seqs.replace(length_B=seqs.length_B * [1, 1, 0, 1])
     assert np.isfinite(tiny.forward(cfg, phi, emptied)).all()
     silent = pull * np.array([1, 1, 0, 1], np.float32)[:, None, None]
-    jax.tree.map(np.testing.assert_array_equal, loss_and_gradient(phi, emptied, pull),
-                 loss_and_gradient(phi, seqs, silent))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        loss_and_gradient(phi, emptied, pull),
+        loss_and_gradient(phi, seqs, silent),
+    )
 
 
 # ---- one model for sampling and training
@@ -151,8 +204,12 @@ def test_a_shared_prompt_equals_one_prompt_per_row(build):
     """Rows behind a shared prompt (M = 2) compute what they compute behind a prompt of their own (M = 1)."""
     cfg, phi = build("llama")
     seqs = tiny.rows()
-    alone = seqs.replace(prompt_PS=np.repeat(seqs.prompt_PS, 2, 0), prompt_len_P=np.repeat(seqs.prompt_len_P, 2))
-    np.testing.assert_allclose(tiny.forward(cfg, phi, alone), tiny.forward(cfg, phi, seqs), rtol=0, atol=1e-5)
+    alone = seqs.replace(
+        prompt_PS=np.repeat(seqs.prompt_PS, 2, 0), prompt_len_P=np.repeat(seqs.prompt_len_P, 2)
+    )
+    np.testing.assert_allclose(
+        tiny.forward(cfg, phi, alone), tiny.forward(cfg, phi, seqs), rtol=0, atol=1e-5
+    )
 
 
 def test_bf16_is_near_fp32_and_decoding_near_forward(build):
@@ -178,12 +235,16 @@ def test_remat_policies_give_one_gradient_and_keep_less_and_less():
     seqs = tiny.rows(S=24, T=24)
     gradients, scratch = [], []
     for policy in layers.REMAT:
-        gradient = jax.grad(lambda phi: jnp.sum(layers.forward(cfg, phi, seqs, policy)[..., 0] ** 2))
+        gradient = jax.grad(
+            lambda phi: jnp.sum(layers.forward(cfg, phi, seqs, policy)[..., 0] ** 2)
+        )
         program = jax.jit(gradient).lower(phi).compile()
         gradients.append(program(phi))
         scratch.append(program.memory_analysis().temp_size_in_bytes)
     for other in gradients[1:]:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other, gradients[0])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other, gradients[0]
+        )
     assert scratch[0] > 1.2 * scratch[1] > 1.2**2 * scratch[2], dict(zip(layers.REMAT, scratch))
 
 

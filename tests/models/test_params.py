@@ -1,4 +1,5 @@
 """Trees from the table; weights read lazily, also into shards; weights written so that a kill harms nothing."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -32,7 +33,14 @@ def folder(tmp_path_factory):
 
 def assert_trees_equal(a, b):
     """Same structure, same dtype, same bits."""
-    jax.tree.map(lambda x, y: (np.testing.assert_array_equal(x, y), np.testing.assert_equal(x.dtype, y.dtype)), a, b)
+    jax.tree.map(
+        lambda x, y: (
+            np.testing.assert_array_equal(x, y),
+            np.testing.assert_equal(x.dtype, y.dtype),
+        ),
+        a,
+        b,
+    )
 
 
 # ---- trees
@@ -45,17 +53,28 @@ def test_abstract_init_and_axes_are_one_tree(name):
     made = jax.eval_shape(lambda key: params.init(cfg, key, jnp.bfloat16), jax.random.key(0))
     assert made == shapes and ("head" in shapes) == (not cfg.tied)
     axes = params.logical_axes(cfg)
-    jax.tree.map(lambda struct, names: np.testing.assert_equal(len(names), struct.ndim), shapes, axes,
-                 is_leaf=lambda node: isinstance(node, tuple))
-    assert axes["layers"]["q"] == ("layers", "embed", "heads", "head_dim") and axes["embed"] == ("vocab", "embed")
-    assert shapes["layers"]["o"].shape == (2, 6, 8, 24) and shapes["final_norm"].dtype == jnp.bfloat16
+    jax.tree.map(
+        lambda struct, names: np.testing.assert_equal(len(names), struct.ndim),
+        shapes,
+        axes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+    assert axes["layers"]["q"] == ("layers", "embed", "heads", "head_dim") and axes["embed"] == (
+        "vocab",
+        "embed",
+    )
+    assert (
+        shapes["layers"]["o"].shape == (2, 6, 8, 24) and shapes["final_norm"].dtype == jnp.bfloat16
+    )
 
 
 def test_init_has_the_stated_spread_and_keys_by_path(monkeypatch):
     """Normal with init_std, norms one, biases zero; a tensor added to the table changes no other."""
     cfg = dataclasses.replace(CFG, vocab=4000, init_std=0.05)
     phi = params.init(cfg, jax.random.key(7))
-    assert abs(float(phi["embed"].std()) / 0.05 - 1) < 0.02 and abs(float(phi["embed"].mean())) < 1e-3
+    assert (
+        abs(float(phi["embed"].std()) / 0.05 - 1) < 0.02 and abs(float(phi["embed"].mean())) < 1e-3
+    )
     assert (phi["layers"]["attn_norm"] == 1).all() and not phi["layers"]["q_bias"].any()
     assert not jnp.array_equal(phi["layers"]["gate"], phi["layers"]["up"])
     assert not jnp.array_equal(phi["layers"]["q"][0], phi["layers"]["q"][1])
@@ -78,17 +97,25 @@ def test_load_puts_every_number_where_the_table_says(folder):
     np.testing.assert_array_equal(phi["embed"], w[EMBED])
     np.testing.assert_array_equal(phi["head"], w[HEAD])
     np.testing.assert_array_equal(phi["layers"]["up"][1], w[UP].T)
-    np.testing.assert_array_equal(phi["layers"]["q"][1][:, 2, 5], w[block + "q_proj.weight"][2 * 8 + 5])
-    np.testing.assert_array_equal(phi["layers"]["o"][1][2, 5], w[block + "o_proj.weight"][:, 2 * 8 + 5])
+    np.testing.assert_array_equal(
+        phi["layers"]["q"][1][:, 2, 5], w[block + "q_proj.weight"][2 * 8 + 5]
+    )
+    np.testing.assert_array_equal(
+        phi["layers"]["o"][1][2, 5], w[block + "o_proj.weight"][:, 2 * 8 + 5]
+    )
     np.testing.assert_array_equal(phi["layers"]["k_bias"][1][1], w[block + "k_proj.bias"][8:])
     np.testing.assert_array_equal(phi["final_norm"], w["model.norm.weight"])
-    assert jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), phi) == params.abstract(CFG)
+    assert jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), phi
+    ) == params.abstract(CFG)
 
 
 @pytest.mark.parametrize("stored", ["float16", "bfloat16", "float64"])
 def test_other_float_types_are_converted(stored, folder, tmp_path):
     half = tiny.write_folder(tmp_path, HF, dtype=stored)
-    rounded = {name: array.astype(stored).astype(np.float32) for name, array in tiny.hf_weights(HF).items()}
+    rounded = {
+        name: array.astype(stored).astype(np.float32) for name, array in tiny.hf_weights(HF).items()
+    }
     phi = params.load(CFG, half)
     np.testing.assert_array_equal(phi["layers"]["up"][1], rounded[UP].T)
     assert phi["embed"].dtype == jnp.float32
@@ -99,10 +126,14 @@ def test_other_float_types_are_converted(stored, folder, tmp_path):
 def shardings_for(cfg, **axis_of):
     """A sharding per tensor on a 4 x 2 mesh, from logical axis -> mesh axis."""
     devices = jax.devices()
-    assert len(devices) >= 8, "another test made an array before tests/models/conftest.py could ask for 8 devices"
+    assert len(devices) >= 8, (
+        "another test made an array before tests/models/conftest.py could ask for 8 devices"
+    )
     mesh = Mesh(np.array(devices[:8]).reshape(4, 2), ("data", "model"))
     spec = lambda names: NamedSharding(mesh, PartitionSpec(*(axis_of.get(name) for name in names)))
-    return jax.tree.map(spec, params.logical_axes(cfg), is_leaf=lambda node: isinstance(node, tuple))
+    return jax.tree.map(
+        spec, params.logical_axes(cfg), is_leaf=lambda node: isinstance(node, tuple)
+    )
 
 
 LAYOUTS = {
@@ -128,19 +159,33 @@ def test_load_reads_each_shard_and_no_number_twice(layout, folder, monkeypatch):
             return block
 
     opened = params.open_tensors
-    monkeypatch.setattr(params, "open_tensors", lambda files: {
-        name: [(file, Counting(lazy)) for file, lazy in places] for name, places in opened(files).items()})
+    monkeypatch.setattr(
+        params,
+        "open_tensors",
+        lambda files: {
+            name: [(file, Counting(lazy)) for file, lazy in places]
+            for name, places in opened(files).items()
+        },
+    )
     shardings = shardings_for(CFG, **LAYOUTS[layout])
     phi = params.load(CFG, folder, shardings)
     assert_trees_equal(jax.device_get(phi), jax.device_get(params.load(CFG, folder)))
-    jax.tree.map(lambda leaf, sharding: np.testing.assert_equal(leaf.sharding, sharding), phi, shardings)
+    jax.tree.map(
+        lambda leaf, sharding: np.testing.assert_equal(leaf.sharding, sharding), phi, shardings
+    )
     for leaf in jax.tree.leaves(phi):
-        assert {shard.data.shape for shard in leaf.addressable_shards} == {leaf.sharding.shard_shape(leaf.shape)}
+        assert {shard.data.shape for shard in leaf.addressable_shards} == {
+            leaf.sharding.shard_shape(leaf.shape)
+        }
     if layout != "inside heads":  # there whole heads are read and cut
-        assert sum(read) == 2 * sum(leaf.size for leaf in jax.tree.leaves(phi))  # this load and the unsharded one
+        assert sum(read) == 2 * sum(
+            leaf.size for leaf in jax.tree.leaves(phi)
+        )  # this load and the unsharded one
 
 
-@pytest.mark.parametrize("sharded, vocab, mlp", [(False, 1000, 512), (True, 1000, 512), (False, 4000, 64)])
+@pytest.mark.parametrize(
+    "sharded, vocab, mlp", [(False, 1000, 512), (True, 1000, 512), (False, 4000, 64)]
+)
 def test_load_holds_one_tensor_on_the_host(sharded, vocab, mlp, tmp_path, monkeypatch):
     """Allocations traced: the peak is at most the finished model, one stacked tensor, and small change."""
     hf = HF | dict(num_hidden_layers=4, hidden_size=64, intermediate_size=mlp, vocab_size=vocab)
@@ -156,7 +201,9 @@ def test_load_holds_one_tensor_on_the_host(sharded, vocab, mlp, tmp_path, monkey
     left, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     sizes = sorted(leaf.nbytes for leaf in jax.tree.leaves(phi))
-    assert sum(sizes) > 2 * sizes[-1]  # or the whole model at once could not be told from one tensor
+    assert (
+        sum(sizes) > 2 * sizes[-1]
+    )  # or the whole model at once could not be told from one tensor
     bookkeeping = 200_000  # open files, headers, the piece being converted
     assert peak - left < sizes[-1] + bookkeeping < 1.5 * sizes[-1], (peak, left, sizes[-1])
 
@@ -183,19 +230,26 @@ def test_every_fault_of_a_checkpoint_is_in_one_error(tmp_path):
     (tmp_path / params.INDEX).write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(ValueError) as caught:
         params.load(CFG, tmp_path)
-    assert sorted(line.strip() for line in str(caught.value).splitlines()[1:-1]) == sorted([
-        f"missing: {UP}, expected [40, 24]",
-        "missing: model.layers.0.self_attn.k_proj.bias, expected [16]",
-        f"doubled: {doubled}, found in a.safetensors and b.safetensors",
-        "misshapen: model.layers.0.mlp.down_proj.weight, expected [24, 40], found [40, 24]",
-        "unknown: model.layers.7.mlp.up_proj.weight, found [2, 3]"])
-    assert "qwen2 model in its config.json" in str(caught.value) and "complete float checkpoint" in str(caught.value)
+    assert sorted(line.strip() for line in str(caught.value).splitlines()[1:-1]) == sorted(
+        [
+            f"missing: {UP}, expected [40, 24]",
+            "missing: model.layers.0.self_attn.k_proj.bias, expected [16]",
+            f"doubled: {doubled}, found in a.safetensors and b.safetensors",
+            "misshapen: model.layers.0.mlp.down_proj.weight, expected [24, 40], found [40, 24]",
+            "unknown: model.layers.7.mlp.up_proj.weight, found [2, 3]",
+        ]
+    )
+    assert "qwen2 model in its config.json" in str(
+        caught.value
+    ) and "complete float checkpoint" in str(caught.value)
 
 
 def test_buffers_that_follow_from_the_config_are_ignored(folder, tmp_path):
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4, np.float32)}
-    assert_trees_equal(params.load(CFG, tiny.write_folder(tmp_path, HF, tiny.hf_weights(HF) | extra)),
-                       params.load(CFG, folder))
+    assert_trees_equal(
+        params.load(CFG, tiny.write_folder(tmp_path, HF, tiny.hf_weights(HF) | extra)),
+        params.load(CFG, folder),
+    )
 
 
 def test_integer_weights_are_refused(tmp_path):
@@ -203,13 +257,17 @@ def test_integer_weights_are_refused(tmp_path):
     weights[UP] = weights[UP].astype(np.int8)
     (tmp_path / "config.json").write_text(json.dumps(HF))
     save_file(weights, tmp_path / params.SINGLE)
-    with pytest.raises(ValueError, match=f"wrong type: {UP}, expected one of F64, F32, F16, BF16, found I8"):
+    with pytest.raises(
+        ValueError, match=f"wrong type: {UP}, expected one of F64, F32, F16, BF16, found I8"
+    ):
         params.load(CFG, tmp_path)
 
 
 def test_a_file_cut_short_is_named(folder, tmp_path):
     (tmp_path / params.SINGLE).write_bytes((folder / params.SINGLE).read_bytes()[:-100])
-    with pytest.raises(ValueError, match="model.safetensors cannot be read as safetensors .*; copy it again"):
+    with pytest.raises(
+        ValueError, match="model.safetensors cannot be read as safetensors .*; copy it again"
+    ):
         params.load(CFG, tmp_path)
 
 
@@ -221,9 +279,14 @@ def test_a_tied_model_accepts_its_embedding_as_head_and_no_other(tmp_path, monke
     assert_trees_equal(params.load(cfg, same), plain)
     other = weights[EMBED].copy()
     other[-1, -1] += 1
-    with pytest.raises(ValueError, match="lm_head.weight differs from model.embed_tokens.weight.*tie_word_embeddings"):
+    with pytest.raises(
+        ValueError,
+        match="lm_head.weight differs from model.embed_tokens.weight.*tie_word_embeddings",
+    ):
         params.load(cfg, tiny.write_folder(tmp_path / "other", TIED, weights | {HEAD: other}))
-    with pytest.raises(ValueError, match=r"misshapen: lm_head.weight, expected \[61, 24\], found \[60, 24\]"):
+    with pytest.raises(
+        ValueError, match=r"misshapen: lm_head.weight, expected \[61, 24\], found \[60, 24\]"
+    ):
         params.load(cfg, tiny.write_folder(tmp_path / "short", TIED, weights | {HEAD: other[:60]}))
 
 
@@ -242,7 +305,9 @@ def test_what_was_saved_is_what_was_loaded(folder, tmp_path):
     with safe_open(out / params.SINGLE, framework="np") as file:
         assert file.metadata() == {"format": "pt"}
     assert [file.name for file in out.parent.iterdir()] == ["out"]  # no scratch left
-    assert (out / params.SINGLE).stat().st_mode == (out / "config.json").stat().st_mode  # readable to whom the rest is
+    assert (out / params.SINGLE).stat().st_mode == (
+        out / "config.json"
+    ).stat().st_mode  # readable to whom the rest is
 
 
 def test_shards_are_within_the_limit_and_indexed(folder, tmp_path):
@@ -252,11 +317,17 @@ def test_shards_are_within_the_limit_and_indexed(folder, tmp_path):
     params.save(CFG, phi, out, HF, max_shard_bytes=8_000, dtype=jnp.bfloat16)
     index = json.loads((out / params.INDEX).read_text())
     files = sorted(file.name for file in out.glob("*.safetensors"))
-    assert files == [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
+    assert files == [
+        f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)
+    ]
     held = {file: load_file(out / file) for file in files}
-    assert len(files) > 3 and all(sum(a.nbytes for a in part.values()) <= 8_000 for part in held.values())
+    assert len(files) > 3 and all(
+        sum(a.nbytes for a in part.values()) <= 8_000 for part in held.values()
+    )
     assert index["weight_map"] == {name: file for file in files for name in held[file]}
-    assert index["metadata"]["total_size"] == sum(a.nbytes for part in held.values() for a in part.values())
+    assert index["metadata"]["total_size"] == sum(
+        a.nbytes for part in held.values() for a in part.values()
+    )
     rounded = jax.tree.map(lambda leaf: np.asarray(leaf).astype(ml_dtypes.bfloat16), phi)
     assert_trees_equal(jax.device_get(params.load(CFG, out, dtype=jnp.bfloat16)), rounded)
 
@@ -266,18 +337,35 @@ def test_a_tensor_beyond_the_limit_has_a_file_of_its_own(tmp_path, folder):
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == len(tiny.hf_weights(HF))
 
 
-@pytest.mark.parametrize("given, classes", [
-    (None, ["Qwen2ForCausalLM"]), (["Qwen2Model"], ["Qwen2ForCausalLM"]), (["OurForCausalLM"], ["OurForCausalLM"])])
+@pytest.mark.parametrize(
+    "given, classes",
+    [
+        (None, ["Qwen2ForCausalLM"]),
+        (["Qwen2Model"], ["Qwen2ForCausalLM"]),
+        (["OurForCausalLM"], ["OurForCausalLM"]),
+    ],
+)
 def test_config_json_says_what_was_written(given, classes, tmp_path, folder):
     """dtype under both names, a class with a head, all else as it came, and a tied model without a head."""
-    hf = TIED | dict(architectures=given, torch_dtype="float16", transformers_version="4.1", extra=[1])
+    hf = TIED | dict(
+        architectures=given, torch_dtype="float16", transformers_version="4.1", extra=[1]
+    )
     cfg = params.read_config(hf)
     (tmp_path / "tokenizer.json").write_text("{}")
-    params.save(cfg, params.init(cfg, jax.random.key(0)), tmp_path / "out", hf, dtype=jnp.bfloat16,
-                also=[tmp_path / "tokenizer.json"])
+    params.save(
+        cfg,
+        params.init(cfg, jax.random.key(0)),
+        tmp_path / "out",
+        hf,
+        dtype=jnp.bfloat16,
+        also=[tmp_path / "tokenizer.json"],
+    )
     written = params.hf_json(tmp_path / "out")
     assert written == hf | dict(architectures=classes, torch_dtype="bfloat16", dtype="bfloat16")
-    assert params.read_config(written) == cfg and (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
+    assert (
+        params.read_config(written) == cfg
+        and (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
+    )
     assert HEAD not in load_file(tmp_path / "out" / params.SINGLE)
 
 
@@ -289,9 +377,14 @@ def test_save_refuses_what_it_would_spoil(tmp_path, folder):
             params.save(CFG, tree, tmp_path / "out", hf, **more)
         assert not (tmp_path / "out").exists() or (tmp_path / "out" / "mine").exists()
 
-    refused(r"parameter head: expected \(61, 24\), found none", {k: v for k, v in phi.items() if k != "head"})
+    refused(
+        r"parameter head: expected \(61, 24\), found none",
+        {k: v for k, v in phi.items() if k != "head"},
+    )
     refused(r"parameter lora: expected none, found \(3,\)", phi | {"lora": np.zeros(3)})
-    refused(r"parameter embed: expected \(61, 24\), found \(24, 61\)", phi | {"embed": phi["embed"].T})
+    refused(
+        r"parameter embed: expected \(61, 24\), found \(24, 61\)", phi | {"embed": phi["embed"].T}
+    )
     refused("hf_config describes other tensors than cfg", hf=HF | dict(intermediate_size=41))
     refused("hf_config describes other tensors than cfg", hf=HF | dict(num_hidden_layers=3))
     refused("cannot copy .*tokenizer.json into .*no such file", also=[tmp_path / "tokenizer.json"])
@@ -303,9 +396,12 @@ def test_save_refuses_what_it_would_spoil(tmp_path, folder):
     params.locate(tmp_path / "out")
 
 
-@pytest.mark.parametrize("target, at", [("save_file", 1), ("save_file", 2), ("exported_config", 1), ("os.replace", 1)])
+@pytest.mark.parametrize(
+    "target, at", [("save_file", 1), ("save_file", 2), ("exported_config", 1), ("os.replace", 1)]
+)
 def test_a_killed_save_leaves_nothing_that_loads(target, at, tmp_path, folder, monkeypatch):
     """Stopped at any write, without clean-up as after SIGKILL: no target, and the scratch is no model until whole."""
+
     class Killed(BaseException):
         pass
 
@@ -328,7 +424,9 @@ def test_a_killed_save_leaves_nothing_that_loads(target, at, tmp_path, folder, m
     assert not (tmp_path / "out").exists()
     leftovers = list(tmp_path.glob(".out.*/folder"))
     assert len(leftovers) == 1
-    if target != "os.replace":  # killed on the last line, the scratch is whole: only its name is not the one asked for
+    if (
+        target != "os.replace"
+    ):  # killed on the last line, the scratch is whole: only its name is not the one asked for
         with pytest.raises(ValueError, match="lacks config.json"):
             params.locate(leftovers[0])
     params.save(CFG, phi, tmp_path / "out", HF)  # and saving again needs no tidying up
@@ -336,7 +434,9 @@ def test_a_killed_save_leaves_nothing_that_loads(target, at, tmp_path, folder, m
 
 
 def test_a_failed_save_tidies_up(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(params, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        params, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         params.save(CFG, params.load(CFG, folder), tmp_path / "out", HF)
     assert not list(tmp_path.iterdir())

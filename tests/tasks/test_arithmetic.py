@@ -1,4 +1,5 @@
 """The generated task (disjoint splits, stable ids, exact corruption, strict grading) and what all tasks share."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -8,7 +9,8 @@ import pickle
 import re
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bridge_jax import tasks
 from bridge_jax.grading.extract import last_boxed
@@ -22,7 +24,11 @@ SMALL = Config(levels=(1, 4), hard_levels=(6,), train_size=60, demo_size=40, eva
 
 def judged(answer, gold):
     """Outcome of an extracted answer."""
-    return Outcome.no_answer if answer is None else arithmetic.compare(Problem(1, "q", gold, "", 1), answer)
+    return (
+        Outcome.no_answer
+        if answer is None
+        else arithmetic.compare(Problem(1, "q", gold, "", 1), answer)
+    )
 
 
 def grade(task, problem):
@@ -35,6 +41,7 @@ def questions(problems):
 
 
 # What all tasks share
+
 
 def test_load_finds_a_task_by_its_file():
     assert "arithmetic" in tasks.names() and not any(name.startswith("_") for name in tasks.names())
@@ -51,18 +58,21 @@ def test_load_names_what_exists():
 GOOD = Problem(7, "q", "a", "s", 1)
 
 
-@pytest.mark.parametrize("row, complaint", [
-    (GOOD._replace(answer=""), "answer ''"),
-    (GOOD._replace(answer=" \n"), "answer ' "),
-    (GOOD._replace(answer=None), "answer None"),
-    (GOOD._replace(answer=5), "answer 5"),
-    (GOOD._replace(question=""), "question ''"),
-    (GOOD._replace(solution=""), "solution ''"),
-    (GOOD._replace(id=-1), "id must be"),
-    (GOOD._replace(id=2**31), "id must be"),
-    (GOOD._replace(id="x"), "id must be"),
-    (GOOD._replace(id=3), "id of row 0"),
-])
+@pytest.mark.parametrize(
+    "row, complaint",
+    [
+        (GOOD._replace(answer=""), "answer ''"),
+        (GOOD._replace(answer=" \n"), "answer ' "),
+        (GOOD._replace(answer=None), "answer None"),
+        (GOOD._replace(answer=5), "answer 5"),
+        (GOOD._replace(question=""), "question ''"),
+        (GOOD._replace(solution=""), "solution ''"),
+        (GOOD._replace(id=-1), "id must be"),
+        (GOOD._replace(id=2**31), "id must be"),
+        (GOOD._replace(id="x"), "id must be"),
+        (GOOD._replace(id=3), "id of row 0"),
+    ],
+)
 def test_check_rows_names_the_bad_row(row, complaint):
     first = GOOD._replace(id=3)
     assert tasks.check_rows([first, GOOD], "f.jsonl", demos=True) == (first, GOOD)
@@ -75,17 +85,26 @@ def test_a_solution_is_needed_only_of_demos():
 
 
 def test_question_id_is_what_it_always_was():
-    assert tasks.question_id("12+7-5=") == 624582925  # a change would move every split and every sampling key
+    assert (
+        tasks.question_id("12+7-5=") == 624582925
+    )  # a change would move every split and every sampling key
     assert all(0 <= tasks.question_id(str(i)) < 2**31 for i in range(200))
 
 
 def test_boxed_messages():
-    user = {"role": "user", "content": "q\nPlease reason step by step, and put your final answer within \\boxed{}."}
+    user = {
+        "role": "user",
+        "content": "q\nPlease reason step by step, and put your final answer within \\boxed{}.",
+    }
     assert tasks.boxed_messages(GOOD) == [user]
-    assert tasks.boxed_messages(GOOD, "Be brief.") == [{"role": "system", "content": "Be brief."}, user]
+    assert tasks.boxed_messages(GOOD, "Be brief.") == [
+        {"role": "system", "content": "Be brief."},
+        user,
+    ]
 
 
 # Generation
+
 
 @pytest.mark.parametrize("style", arithmetic.STYLES)
 def test_examples_of_both_styles(style):
@@ -119,12 +138,16 @@ def check_trace(problem, negative):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("negative", [False, True])
 def test_every_level_has_right_problems(level, negative):
-    task = make(Config(levels=(level,), train_size=30, demo_size=30, eval_size=20, negative=negative))
+    task = make(
+        Config(levels=(level,), train_size=30, demo_size=30, eval_size=20, negative=negative)
+    )
     digits, terms = LEVELS[level]
     lowest = 0
     for problem in task.demos + task.splits["held_out"]:
         numbers = re.findall(r"\d+", problem.question)
-        assert len(numbers) == terms and all(len(number) == digits and number[0] != "0" for number in numbers)
+        assert len(numbers) == terms and all(
+            len(number) == digits and number[0] != "0" for number in numbers
+        )
         expression = [int(x) for x in re.findall(r"[+-]?\d+", problem.question)]
         assert problem.answer == str(sum(expression)) and problem.level == level
         assert problem.id == tasks.question_id(problem.question)
@@ -137,14 +160,18 @@ def test_every_level_has_right_problems(level, negative):
 
 def test_numbering_reaches_every_expression_once():
     everything = {arithmetic.terms_at(1, number) for number in range(9 * 9 * 2)}
-    assert everything == {(a, sign * b) for a in range(1, 10) for b in range(1, 10) for sign in (1, -1)}
+    assert everything == {
+        (a, sign * b) for a in range(1, 10) for b in range(1, 10) for sign in (1, -1)
+    }
 
 
 @pytest.mark.parametrize("size", [7, 2**16 + 1])
 def test_shuffled_repeats_nothing(size):
     numbers = list(itertools.islice(arithmetic.shuffled(size, "a"), 5000))
     assert len(set(numbers)) == len(numbers) == min(size, 5000) and set(numbers) <= set(range(size))
-    assert numbers == list(itertools.islice(arithmetic.shuffled(size, "a"), 5000)) != sorted(numbers)
+    assert (
+        numbers == list(itertools.islice(arithmetic.shuffled(size, "a"), 5000)) != sorted(numbers)
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -152,12 +179,19 @@ def test_shuffled_repeats_nothing(size):
 def test_shares_are_fair_and_only_grow(weights, size):
     counts = arithmetic.share_out(size, tuple(weights))
     assert sum(counts) == size
-    assert all(abs(count - size * weight / sum(weights)) < len(weights) for count, weight in zip(counts, weights))
-    assert all(more >= less for more, less in zip(arithmetic.share_out(size + 1, tuple(weights)), counts))
+    assert all(
+        abs(count - size * weight / sum(weights)) < len(weights)
+        for count, weight in zip(counts, weights)
+    )
+    assert all(
+        more >= less for more, less in zip(arithmetic.share_out(size + 1, tuple(weights)), counts)
+    )
 
 
 def test_weights_set_the_mixture():
-    task = make(dataclasses.replace(SMALL, levels=(4, 6), hard_levels=(), weights=(3.0, 1.0), train_size=80))
+    task = make(
+        dataclasses.replace(SMALL, levels=(4, 6), hard_levels=(), weights=(3.0, 1.0), train_size=80)
+    )
     assert [sum(problem.level == level for problem in task.train) for level in (4, 6)] == [60, 20]
 
 
@@ -166,8 +200,17 @@ def test_no_training_question_is_ever_held_out(style):
     """Whatever sizes and seeds: the union over several tasks of each side."""
     seen, held_out = set(), set()
     for seed, size in itertools.product(range(3), (20, 400)):
-        task = make(Config(levels=(1, 3), hard_levels=(3, 4), train_size=size, demo_size=size, eval_size=size,
-                           seed=seed, style=style))
+        task = make(
+            Config(
+                levels=(1, 3),
+                hard_levels=(3, 4),
+                train_size=size,
+                demo_size=size,
+                eval_size=size,
+                seed=seed,
+                style=style,
+            )
+        )
         seen |= questions(task.train) | questions(task.demos)
         held_out |= questions(task.splits["held_out"]) | questions(task.splits["hard"])
         assert list(task.splits) == ["held_out", "hard"]
@@ -178,10 +221,16 @@ def test_no_training_question_is_ever_held_out(style):
 
 
 def test_ids_and_questions_do_not_depend_on_sizes():
-    small, large = make(SMALL), make(dataclasses.replace(SMALL, train_size=120, demo_size=50, eval_size=30))
+    small, large = (
+        make(SMALL),
+        make(dataclasses.replace(SMALL, train_size=120, demo_size=50, eval_size=30)),
+    )
     assert small.demos != large.demos and questions(small.demos) <= questions(small.train)
-    for less, more in ((small.train, large.train), (small.demos, large.demos),
-                       *zip(small.splits.values(), large.splits.values())):
+    for less, more in (
+        (small.train, large.train),
+        (small.demos, large.demos),
+        *zip(small.splits.values(), large.splits.values()),
+    ):
         assert set(less) <= set(more) and len(less) < len(more)
     assert make(SMALL).train == small.train
 
@@ -194,7 +243,9 @@ def test_the_seed_moves_training_but_not_the_splits():
 
 def test_two_questions_with_one_id_never_meet(monkeypatch):
     """With ids of 7 bits they collide all the time; the later question is left out, in every list."""
-    monkeypatch.setattr(arithmetic, "question_id", lambda question: tasks.question_id(question) % 128)
+    monkeypatch.setattr(
+        arithmetic, "question_id", lambda question: tasks.question_id(question) % 128
+    )
     task = make(dataclasses.replace(SMALL, eval_size=8))
     named = {}
     for problem in itertools.chain(task.train, task.demos, *task.splits.values()):
@@ -204,8 +255,13 @@ def test_two_questions_with_one_id_never_meet(monkeypatch):
 def test_an_exhausted_level_ends_the_list_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         task = make(Config(levels=(1,), train_size=5000, demo_size=3, eval_size=5000))
-    every = {arithmetic.question_of((a, sign * b), "compact") for a in range(1, 10) for b in range(1, 10)
-             for sign in (1, -1) if a + sign * b >= 0}
+    every = {
+        arithmetic.question_of((a, sign * b), "compact")
+        for a in range(1, 10)
+        for b in range(1, 10)
+        for sign in (1, -1)
+        if a + sign * b >= 0
+    }
     assert questions(task.train) | questions(task.splits["held_out"]) == every
     assert f"5000 training questions asked, {len(task.train)} exist" in caplog.text
     assert f"5000 held-out questions asked, {len(task.splits['held_out'])} exist" in caplog.text
@@ -219,8 +275,12 @@ def test_exactly_the_corrupt_share_grades_wrong(style, share, wrong, negative):
     task = make(dataclasses.replace(SMALL, style=style, negative=negative, corrupt=share))
     outcomes = [grade(task, problem) for problem in task.demos]
     assert outcomes.count(Outcome.wrong) == wrong and outcomes.count(Outcome.correct) == 40 - wrong
-    assert [p._replace(solution="") for p in task.demos] == [p._replace(solution="") for p in clean.demos]
-    assert all(p in clean.demos for p, outcome in zip(task.demos, outcomes) if outcome == Outcome.correct)
+    assert [p._replace(solution="") for p in task.demos] == [
+        p._replace(solution="") for p in clean.demos
+    ]
+    assert all(
+        p in clean.demos for p, outcome in zip(task.demos, outcomes) if outcome == Outcome.correct
+    )
     assert task.splits == clean.splits
     if style == "compact":
         assert [check_trace(problem, negative) for problem in task.demos].count(False) == wrong
@@ -229,14 +289,26 @@ def test_exactly_the_corrupt_share_grades_wrong(style, share, wrong, negative):
 @pytest.mark.parametrize("style, last", [("compact", "#"), ("chat", "The answer is")])
 def test_the_direct_share_states_answers_alone(style, last):
     """So many demonstrations, spread over all, are their last part alone, which is still right; corrupt ones stay wrong."""
-    plain, direct = (make(dataclasses.replace(SMALL, style=style, direct=share)) for share in (0.0, 0.25))
+    plain, direct = (
+        make(dataclasses.replace(SMALL, style=style, direct=share)) for share in (0.0, 0.25)
+    )
     pairs = list(zip(plain.demos, direct.demos, strict=True))
     short = [new for old, new in pairs if new.solution != old.solution]
     assert len(short) == round(0.25 * len(pairs))
-    assert all(new.solution.startswith(last) and old.solution.endswith(new.solution) for old, new in pairs if new in short)
-    assert all(direct.compare(problem, direct.extract(problem.solution)) is Outcome.correct for problem in short)
+    assert all(
+        new.solution.startswith(last) and old.solution.endswith(new.solution)
+        for old, new in pairs
+        if new in short
+    )
+    assert all(
+        direct.compare(problem, direct.extract(problem.solution)) is Outcome.correct
+        for problem in short
+    )
     wrong = make(dataclasses.replace(SMALL, style=style, direct=1.0, corrupt=1.0))
-    assert all(wrong.compare(problem, wrong.extract(problem.solution)) is Outcome.wrong for problem in wrong.demos)
+    assert all(
+        wrong.compare(problem, wrong.extract(problem.solution)) is Outcome.wrong
+        for problem in wrong.demos
+    )
 
 
 def test_more_corruption_keeps_what_was_corrupt():
@@ -256,7 +328,9 @@ def test_messages():
     problem = Problem(1, "What is 1 + 2?", "3", "", 1)
     task = make(dataclasses.replace(SMALL, style="chat", system="Be brief."))
     assert [m["role"] for m in task.messages(problem)] == ["system", "user"]
-    assert task.messages(problem)[1]["content"].startswith("What is 1 + 2?\nPlease reason step by step")
+    assert task.messages(problem)[1]["content"].startswith(
+        "What is 1 + 2?\nPlease reason step by step"
+    )
     assert make(SMALL).messages(problem) == [{"role": "user", "content": "What is 1 + 2?"}]
     pickle.dumps(task)  # a grading process may be given the task
 
@@ -264,17 +338,35 @@ def test_messages():
 # Grading
 
 CHAT = {
-    r"\boxed{14}": "correct", r"\boxed{ 14 }": "correct", r"\boxed{$14$}": "correct", r"\boxed{+14}": "correct",
-    r"\boxed{14.}": "correct", r"\boxed{014}": "correct", r"\boxed{$14.$}": "correct",
+    r"\boxed{14}": "correct",
+    r"\boxed{ 14 }": "correct",
+    r"\boxed{$14$}": "correct",
+    r"\boxed{+14}": "correct",
+    r"\boxed{14.}": "correct",
+    r"\boxed{014}": "correct",
+    r"\boxed{$14.$}": "correct",
     r"\boxed{3} no, \boxed{14}": "correct",
-    r"\boxed{15}": "wrong", r"\boxed{-14}": "wrong", r"\boxed{14} no, \boxed{3}": "wrong", r"\boxed{1,014}": "wrong",
-    "the answer is 14": "no_answer", "14": "no_answer", "": "no_answer", "#14": "no_answer",
+    r"\boxed{15}": "wrong",
+    r"\boxed{-14}": "wrong",
+    r"\boxed{14} no, \boxed{3}": "wrong",
+    r"\boxed{1,014}": "wrong",
+    "the answer is 14": "no_answer",
+    "14": "no_answer",
+    "": "no_answer",
+    "#14": "no_answer",
     r"<think>\boxed{14}</think> done": "no_answer",
-    r"\boxed{}": "parse_error", r"\boxed{1 4}": "parse_error", r"\boxed{14.0}": "parse_error",
-    r"\boxed{7+7}": "parse_error", r"\boxed{1,4}": "parse_error", r"\boxed{--14}": "parse_error",
-    r"\boxed{+-14}": "parse_error", r"\boxed{0x0e}": "parse_error", r"\boxed{1_4}": "parse_error",
-    r"\boxed{14}" .replace("14", "\u0661\u0664"): "parse_error",  # digits of another script
-    r"\boxed{" + "0" * 29 + "14}": "parse_error", r"\boxed{" + "9" * 10**6 + "}": "parse_error",
+    r"\boxed{}": "parse_error",
+    r"\boxed{1 4}": "parse_error",
+    r"\boxed{14.0}": "parse_error",
+    r"\boxed{7+7}": "parse_error",
+    r"\boxed{1,4}": "parse_error",
+    r"\boxed{--14}": "parse_error",
+    r"\boxed{+-14}": "parse_error",
+    r"\boxed{0x0e}": "parse_error",
+    r"\boxed{1_4}": "parse_error",
+    r"\boxed{14}".replace("14", "\u0661\u0664"): "parse_error",  # digits of another script
+    r"\boxed{" + "0" * 29 + "14}": "parse_error",
+    r"\boxed{" + "9" * 10**6 + "}": "parse_error",
     r"\boxed{__import__('os')}": "parse_error",
 }
 
@@ -284,36 +376,51 @@ def test_chat_grading(text):
     assert judged(last_boxed(text), "14") == CHAT[text]
 
 
-@pytest.mark.parametrize("gold, text, outcome", [
-    ("14", "7+7=14;#14", "correct"), ("-3", "#-3", "correct"), ("0", "#-0", "correct"), ("1234", "#1,234", "correct"),
-    ("14", "#3;#14", "correct"), ("14", "#14;#3", "wrong"), ("14", "#14;", "parse_error"), ("14", "#", "parse_error"),
-    ("14", "7+7=14;", "no_answer"), ("14", r"\boxed{14}", "no_answer"), ("14", "", "no_answer"),
-])
+@pytest.mark.parametrize(
+    "gold, text, outcome",
+    [
+        ("14", "7+7=14;#14", "correct"),
+        ("-3", "#-3", "correct"),
+        ("0", "#-0", "correct"),
+        ("1234", "#1,234", "correct"),
+        ("14", "#3;#14", "correct"),
+        ("14", "#14;#3", "wrong"),
+        ("14", "#14;", "parse_error"),
+        ("14", "#", "parse_error"),
+        ("14", "7+7=14;", "no_answer"),
+        ("14", r"\boxed{14}", "no_answer"),
+        ("14", "", "no_answer"),
+    ],
+)
 def test_compact_grading(gold, text, outcome):
     assert judged(arithmetic.after_mark(text), gold) == outcome
 
 
 # What cannot be meant
 
-@pytest.mark.parametrize("change, complaint", [
-    (dict(levels=(1, 99)), r"task.levels=\(1, 99\).*8 \(4 digits"),
-    (dict(levels=(1, 1)), "distinct levels"),
-    (dict(hard_levels=(0,)), r"task.hard_levels=\(0,\).*allowed"),
-    (dict(levels=()), "task.levels is empty"),
-    (dict(weights=(1.0,)), r"task.weights=\(1.0,\)"),
-    (dict(weights=(1.0, 0.0)), "positive number"),
-    (dict(train_size=0), "task.train_size=0; it must be at least 1"),
-    (dict(eval_size=0), "task.eval_size=0"),
-    (dict(demo_size=-1), "task.demo_size=-1"),
-    (dict(corrupt=1.1), "task.corrupt=1.1.*0 to 1"),
-    (dict(corrupt=-0.1), "task.corrupt=-0.1"),
-    (dict(direct=1.5), "task.direct=1.5.*0 to 1"),
-    (dict(corrupt=float("nan")), "task.corrupt=nan"),
-    (dict(style="chatty"), "task.style='chatty'; allowed: chat, compact"),
-    (dict(style="compact", system="x"), "no other messages"),
-    (dict(style="compact", shots=1), "no other messages"),
-    (dict(style="chat", shots=3), "task.shots=3; allowed: 0 to 2"),
-])
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (dict(levels=(1, 99)), r"task.levels=\(1, 99\).*8 \(4 digits"),
+        (dict(levels=(1, 1)), "distinct levels"),
+        (dict(hard_levels=(0,)), r"task.hard_levels=\(0,\).*allowed"),
+        (dict(levels=()), "task.levels is empty"),
+        (dict(weights=(1.0,)), r"task.weights=\(1.0,\)"),
+        (dict(weights=(1.0, 0.0)), "positive number"),
+        (dict(train_size=0), "task.train_size=0; it must be at least 1"),
+        (dict(eval_size=0), "task.eval_size=0"),
+        (dict(demo_size=-1), "task.demo_size=-1"),
+        (dict(corrupt=1.1), "task.corrupt=1.1.*0 to 1"),
+        (dict(corrupt=-0.1), "task.corrupt=-0.1"),
+        (dict(direct=1.5), "task.direct=1.5.*0 to 1"),
+        (dict(corrupt=float("nan")), "task.corrupt=nan"),
+        (dict(style="chatty"), "task.style='chatty'; allowed: chat, compact"),
+        (dict(style="compact", system="x"), "no other messages"),
+        (dict(style="compact", shots=1), "no other messages"),
+        (dict(style="chat", shots=3), "task.shots=3; allowed: 0 to 2"),
+    ],
+)
 def test_bad_settings_say_what_is_allowed(change, complaint):
     with pytest.raises(ValueError, match=complaint):
         make(dataclasses.replace(SMALL, **change))
@@ -331,10 +438,17 @@ def test_a_task_without_experts():
 
 
 def test_worked_examples_are_earlier_turns_and_never_asked():
-    plain, shown = (make(Config(style="chat", levels=(1,), shots=shots, train_size=200, demo_size=200)) for shots in (0, 1))
+    plain, shown = (
+        make(Config(style="chat", levels=(1,), shots=shots, train_size=200, demo_size=200))
+        for shots in (0, 1)
+    )
     turns = shown.messages(shown.train[0])
     assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
-    assert turns[0]["content"].startswith("What is 3 + 4?") and turns[1]["content"].endswith("\\boxed{7}.")
+    assert turns[0]["content"].startswith("What is 3 + 4?") and turns[1]["content"].endswith(
+        "\\boxed{7}."
+    )
     assert turns[2] == plain.messages(shown.train[0])[0]
-    asked = lambda task: {p.question for rows in (task.train, task.demos, *task.splits.values()) for p in rows}
+    asked = lambda task: {
+        p.question for rows in (task.train, task.demos, *task.splits.values()) for p in rows
+    }
     assert asked(plain) - asked(shown) == {"What is 3 + 4?"}

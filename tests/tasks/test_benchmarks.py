@@ -1,4 +1,5 @@
 """The tasks that read data: on the real files where they stand beside the project, on small made-up files everywhere."""
+
 from __future__ import annotations
 
 import json
@@ -12,10 +13,28 @@ from bridge_jax.grading.outcome import Claim, Outcome, Rule
 from bridge_jax.grading.pool import Pool
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
-SIZES = {"math500": 500, "minerva_math": 272, "olympiadbench": 675, "aime24": 30, "aime25": 30, "amc23": 40}
-TRAINING = {"gsm8k": (7473, {"gsm8k": 1319}), "math": (5584, {"math500": 500}),
-            "limr": (1389, {name: SIZES[name] for name in ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")})}
-real = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data do not stand beside the project")
+SIZES = {
+    "math500": 500,
+    "minerva_math": 272,
+    "olympiadbench": 675,
+    "aime24": 30,
+    "aime25": 30,
+    "amc23": 40,
+}
+TRAINING = {
+    "gsm8k": (7473, {"gsm8k": 1319}),
+    "math": (5584, {"math500": 500}),
+    "limr": (
+        1389,
+        {
+            name: SIZES[name]
+            for name in ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")
+        },
+    ),
+}
+real = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the real data do not stand beside the project"
+)
 
 
 def make(name: str, data_dir=SHARED, **given):
@@ -36,7 +55,8 @@ def test_benchmarks_are_complete_and_right_answers_grade_right(name):
         judged = dict(zip(claims, pool.grade(claims)))
     outcomes = [judged.get(outcome, outcome) for outcome in found]
     assert all(outcome == Outcome.correct for outcome in outcomes), [
-        (row.answer, outcome) for row, outcome in zip(rows, outcomes) if outcome != Outcome.correct]
+        (row.answer, outcome) for row, outcome in zip(rows, outcomes) if outcome != Outcome.correct
+    ]
 
 
 @real
@@ -50,46 +70,88 @@ def test_training_sets(name):
     with Pool() as pool:
         for row in task.demos:
             outcome = task.compare(row, last_boxed(row.solution))
-            assert (pool.grade([outcome])[0] if isinstance(outcome, Claim) else outcome) == Outcome.correct
-    assert problems.overlap_report((*task.train, *task.demos), task.splits).count("\n") == len(held_out) - 1
+            assert (
+                pool.grade([outcome])[0] if isinstance(outcome, Claim) else outcome
+            ) == Outcome.correct
+    assert (
+        problems.overlap_report((*task.train, *task.demos), task.splits).count("\n")
+        == len(held_out) - 1
+    )
 
 
 @real
 def test_rules_of_olympiadbench_and_minerva():
     """Several answers, tolerances and units come from the data's own fields."""
     rules = [row.rule for row in make("olympiadbench").splits["olympiadbench"]]
-    source = [json.loads(line) for line in (SHARED / "benchmarks" / "olympiadbench.jsonl").read_text().splitlines()]
-    assert sum(rule.parts for rule in rules) == sum(bool(row["is_multiple_answer"]) for row in source) > 50
+    source = [
+        json.loads(line)
+        for line in (SHARED / "benchmarks" / "olympiadbench.jsonl").read_text().splitlines()
+    ]
+    assert (
+        sum(rule.parts for rule in rules)
+        == sum(bool(row["is_multiple_answer"]) for row in source)
+        > 50
+    )
     assert sum(rule.absolute > 0 for rule in rules) == sum(bool(row["error"]) for row in source) > 0
     assert sum(bool(rule.unit) for rule in rules) == sum(bool(row["unit"]) for row in source) == 8
-    assert {row.rule for row in make("minerva_math").splits["minerva_math"]} == {Rule(relative=1e-4)}
+    assert {row.rule for row in make("minerva_math").splits["minerva_math"]} == {
+        Rule(relative=1e-4)
+    }
 
 
 @real
-@pytest.mark.parametrize("folder, marks", [("qwen3", ("<|im_start|>",)), ("llama3_1", ("<|start_header_id|>", "<|begin_of_text|>"))])
+@pytest.mark.parametrize(
+    "folder, marks",
+    [("qwen3", ("<|im_start|>",)), ("llama3_1", ("<|start_header_id|>", "<|begin_of_text|>"))],
+)
 def test_real_tokenizers_render_both_prompts(folder, marks):
     """The paper's template stands in the model's own turns; the plain one holds no mark of a turn."""
-    tokenizer, row = data.HFTokenizer(str(SHARED / "tokenizers" / folder)), make("aime24").splits["aime24"][0]
-    shown = {prompt: tokenizer.inner.decode(tokenizer.render(tasks.PROMPTS[prompt](row))) for prompt in tasks.PROMPTS}
+    tokenizer, row = (
+        data.HFTokenizer(str(SHARED / "tokenizers" / folder)),
+        make("aime24").splits["aime24"][0],
+    )
+    shown = {
+        prompt: tokenizer.inner.decode(tokenizer.render(tasks.PROMPTS[prompt](row)))
+        for prompt in tasks.PROMPTS
+    }
     for text in shown.values():
         assert row.question in text and text.count("within \\boxed{}.") == 1
-    assert all(mark in shown["boxed"] for mark in marks) and "You are a helpful assistant." in shown["boxed"]
+    assert (
+        all(mark in shown["boxed"] for mark in marks)
+        and "You are a helpful assistant." in shown["boxed"]
+    )
     assert marks[0] not in shown["plain"] and shown["plain"].endswith("\nAnswer:")
-    assert shown["boxed"].count("<|begin_of_text|>") == shown["plain"].count("<|begin_of_text|>") == (folder == "llama3_1")
+    assert (
+        shown["boxed"].count("<|begin_of_text|>")
+        == shown["plain"].count("<|begin_of_text|>")
+        == (folder == "llama3_1")
+    )
 
 
 # ---- made-up files
 
 
-MADE = [{"id": f"p{i}", "problem": f"What is {i} times {i}?", "answer": str(i * i), "level": 3 + i % 3,
-         "solution": f"It is \\boxed{{{i * i}}}."} for i in range(6)]
+MADE = [
+    {
+        "id": f"p{i}",
+        "problem": f"What is {i} times {i}?",
+        "answer": str(i * i),
+        "level": 3 + i % 3,
+        "solution": f"It is \\boxed{{{i * i}}}.",
+    }
+    for i in range(6)
+]
 HELD = [{"id": "h0", "problem": "What is 100 times 100?", "answer": "10000"}]
 
 
 @pytest.fixture
 def made(tmp_path):
     """A data folder whose files hold these rows; their counts and hashes are not the declared ones."""
-    for name, rows in {"train/math_train": MADE, "benchmarks/math500": HELD, "train/limr": MADE}.items():
+    for name, rows in {
+        "train/math_train": MADE,
+        "benchmarks/math500": HELD,
+        "train/limr": MADE,
+    }.items():
         path = tmp_path / f"{name}.jsonl"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -109,23 +171,35 @@ def test_made_up_data_need_leave(made):
 def test_expert_traces_replace_solutions(made, tmp_path, caplog):
     """A trace for a problem, one that is wrong, one of another problem; problems without a trace are no demonstrations."""
     path = tmp_path / "traces.jsonl"
-    rows = [{"problem": "what is 2 TIMES 2", "solution": r"<think>Hm.</think> So \boxed{4}.", "answer": "4"},
-            {"problem": "What is 3 times 3?", "solution": r"So \boxed{10}.", "answer": "9"},
-            {"problem": "Something else?", "solution": r"\boxed{1}", "answer": "1"}]
+    rows = [
+        {
+            "problem": "what is 2 TIMES 2",
+            "solution": r"<think>Hm.</think> So \boxed{4}.",
+            "answer": "4",
+        },
+        {"problem": "What is 3 times 3?", "solution": r"So \boxed{10}.", "answer": "9"},
+        {"problem": "Something else?", "solution": r"\boxed{1}", "answer": "1"},
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = make("limr", made, allow_changed_data=True, held_out=("math500",), traces=str(path))
     assert [row.solution for row in task.demos] == [rows[0]["solution"]] and len(task.train) == 6
     assert "left out: 4 without a solution, 1 whose own answer is not correct" in caplog.text
 
 
-@pytest.mark.parametrize("given, message", [
-    (dict(held_out=("math50",)), "task 'math50' does not exist. Did you mean 'math500'"),
-    (dict(held_out=("gsm8k",)), r"task.held_out=\('gsm8k',\); allowed: aime24, aime25, amc23, math500"),
-    (dict(held_out=()), "task.held_out is empty, so nothing would judge the run"),
-    (dict(prompt="chat"), "task.prompt='chat'; allowed: boxed, plain"),
-    (dict(levels=(6,)), r"task.levels=\(6,\); allowed: one or more of"),
-    (dict(traces="nowhere.jsonl"), "nowhere.jsonl"),
-])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (dict(held_out=("math50",)), "task 'math50' does not exist. Did you mean 'math500'"),
+        (
+            dict(held_out=("gsm8k",)),
+            r"task.held_out=\('gsm8k',\); allowed: aime24, aime25, amc23, math500",
+        ),
+        (dict(held_out=()), "task.held_out is empty, so nothing would judge the run"),
+        (dict(prompt="chat"), "task.prompt='chat'; allowed: boxed, plain"),
+        (dict(levels=(6,)), r"task.levels=\(6,\); allowed: one or more of"),
+        (dict(traces="nowhere.jsonl"), "nowhere.jsonl"),
+    ],
+)
 def test_bad_settings(made, given, message):
     with pytest.raises((ValueError, OSError), match=message):
         make("math", made, **dict(allow_changed_data=True) | given)
@@ -133,5 +207,8 @@ def test_bad_settings(made, given, message):
 
 def test_plain_tolerance_reaches_the_comparison():
     problem = tasks.of_row({"problem": "q", "answer": "1000.0"}, Rule(relative=1e-4))
-    assert tasks.by_rule(problem, "1000.09") == Outcome.correct and tasks.by_rule(problem, "1000.2") == Outcome.wrong
+    assert (
+        tasks.by_rule(problem, "1000.09") == Outcome.correct
+        and tasks.by_rule(problem, "1000.2") == Outcome.wrong
+    )
     assert lenient_answer("so the answer is 12.") == "12"

@@ -1,4 +1,5 @@
 """Every puzzle has one solution, by a solver that reads the English; splits never meet; answers are read with care."""
+
 from __future__ import annotations
 
 import itertools
@@ -46,18 +47,27 @@ def solve(question: str) -> list[dict[str, bool]]:
 
 def test_one_solution_and_it_is_the_answer(task):
     for problem in (*task.train, *itertools.chain(*task.splits.values())):
-        fit, = solve(problem.question)
-        wanted = ", ".join(f"{name} is a {'knight' if knight else 'knave'}" for name, knight in fit.items())
+        (fit,) = solve(problem.question)
+        wanted = ", ".join(
+            f"{name} is a {'knight' if knight else 'knave'}" for name, knight in fit.items()
+        )
         assert problem.answer == wanted and len(fit) == problem.level
 
 
 def test_sizes_levels_and_splits(task):
-    assert (len(task.train), len(task.demos), {k: len(v) for k, v in task.splits.items()}) == (60, 40,
-                                                                                        {"held_out": 20, "hard": 20})
-    assert [p.level for p in task.train[:4]] == [3, 4, 3, 4] and {p.level for p in task.splits["hard"]} == {5, 6}
+    assert (len(task.train), len(task.demos), {k: len(v) for k, v in task.splits.items()}) == (
+        60,
+        40,
+        {"held_out": 20, "hard": 20},
+    )
+    assert [p.level for p in task.train[:4]] == [3, 4, 3, 4] and {
+        p.level for p in task.splits["hard"]
+    } == {5, 6}
     train, held = {p.id for p in task.train}, {p.id for p in itertools.chain(*task.splits.values())}
     assert len(train) == 60 and not train & held
-    other = knights_knaves.make(knights_knaves.Config(train_size=300, demo_size=0, eval_size=20, seed=5))
+    other = knights_knaves.make(
+        knights_knaves.Config(train_size=300, demo_size=0, eval_size=20, seed=5)
+    )
     assert not {p.id for p in other.train} & held, "held out for ever, whatever size and seed"
     assert other.splits["held_out"] == task.splits["held_out"]
     assert all(p.solution == "" for p in task.train)
@@ -72,34 +82,55 @@ def test_demonstrations_grade_correct(task):
 PUZZLE = Problem(1, "?", "Ann is a knight, Bob is a knave, Cid is a knave", "", 3)
 
 
-@pytest.mark.parametrize("answer, outcome", [
-    ("Ann is a knight, Bob is a knave, Cid is a knave", "correct"),
-    ("Cid: knave; Bob: knave; Ann: knight", "correct"),
-    (r"\text{Ann is a knight}, \text{Bob is a knave}, \text{Cid is a knave}", "correct"),
-    ("Ann is a knight, Bob is a knave", "wrong"),
-    ("Ann is a knight, Bob is a knave, Cid is a knight", "wrong"),
-    ("Ann is a knight, Bob is a knave, Cid is a knave, Dan is a knave", "wrong"),
-    ("Ann is a knight, Ann is a knave, Bob is a knave, Cid is a knave", "parse_error"),
-    ("Ann is not a knave, Bob is a knave, Cid is a knave", "parse_error"),
-    ("either Ann is a knight, or Bob is a knave, Cid is a knave", "parse_error"),
-    ("42", "parse_error"), ("", "parse_error"), ("knight knave knave", "parse_error"),
-])
+@pytest.mark.parametrize(
+    "answer, outcome",
+    [
+        ("Ann is a knight, Bob is a knave, Cid is a knave", "correct"),
+        ("Cid: knave; Bob: knave; Ann: knight", "correct"),
+        (r"\text{Ann is a knight}, \text{Bob is a knave}, \text{Cid is a knave}", "correct"),
+        ("Ann is a knight, Bob is a knave", "wrong"),
+        ("Ann is a knight, Bob is a knave, Cid is a knight", "wrong"),
+        ("Ann is a knight, Bob is a knave, Cid is a knave, Dan is a knave", "wrong"),
+        ("Ann is a knight, Ann is a knave, Bob is a knave, Cid is a knave", "parse_error"),
+        ("Ann is not a knave, Bob is a knave, Cid is a knave", "parse_error"),
+        ("either Ann is a knight, or Bob is a knave, Cid is a knave", "parse_error"),
+        ("42", "parse_error"),
+        ("", "parse_error"),
+        ("knight knave knave", "parse_error"),
+    ],
+)
 def test_answers(answer, outcome):
     assert knights_knaves.compare(PUZZLE, answer) == outcome
 
 
 def test_lenient_reading_takes_the_last_line_that_says_something():
-    text = "Suppose Ann is a knave.\nSo Ann is a knight, Bob is a knave, Cid is a knave\nThat is all."
+    text = (
+        "Suppose Ann is a knave.\nSo Ann is a knight, Bob is a knave, Cid is a knave\nThat is all."
+    )
     assert knights_knaves.lenient(text) == "So Ann is a knight, Bob is a knave, Cid is a knave"
-    assert knights_knaves.lenient("No idea.") is None and knights_knaves.lenient(text + r" \boxed{7}") == "7"
+    assert (
+        knights_knaves.lenient("No idea.") is None
+        and knights_knaves.lenient(text + r" \boxed{7}") == "7"
+    )
 
 
-@pytest.mark.parametrize("given, message", [
-    (dict(levels=(2,)), r"task.levels=\(2,\); allowed: numbers of people from 3 to 7, at least one"),
-    (dict(levels=()), "task.levels"), (dict(hard_levels=(8,)), "task.hard_levels"),
-    (dict(train_size=0), "task.train_size=0; it must be at least 1"), (dict(prompt="chat"), "allowed: boxed, plain"),
-    (dict(levels=(3,), train_size=5000), r"5000 puzzles with 3 people were asked for, \d+ could be found"),
-])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            dict(levels=(2,)),
+            r"task.levels=\(2,\); allowed: numbers of people from 3 to 7, at least one",
+        ),
+        (dict(levels=()), "task.levels"),
+        (dict(hard_levels=(8,)), "task.hard_levels"),
+        (dict(train_size=0), "task.train_size=0; it must be at least 1"),
+        (dict(prompt="chat"), "allowed: boxed, plain"),
+        (
+            dict(levels=(3,), train_size=5000),
+            r"5000 puzzles with 3 people were asked for, \d+ could be found",
+        ),
+    ],
+)
 def test_refused(given, message):
     with pytest.raises(ValueError, match=message):
         tasks.load("knights_knaves").make(knights_knaves.Config(**given))
