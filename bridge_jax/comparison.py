@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from bridge_jax import logbook, settings
+from bridge_jax import logbook, settings, textfile
 
 BUDGETS = {
     "step": "steps",
@@ -104,8 +104,7 @@ def load(folder: str) -> Run:
     """The run of a directory; ValueError where it cannot be read."""
     path = os.path.join(folder, "config.json")
     try:
-        with open(path) as file:
-            record = json.load(file)
+        record = json.loads(textfile.read(path))
         config = record["config"]
         settings.flatten(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bridge_jax import settings
+from bridge_jax import settings, textfile
 
 logger = logging.getLogger(__name__)
 KEY = re.compile(r"[\w.-]+(/[\w.-]+)+")  # group/name
@@ -142,8 +142,7 @@ def _ignored(key: str, prefixes: tuple[str, ...]) -> bool:
 
 def _read_config(path: str) -> dict:
     try:
-        with open(path) as file:
-            record = json.load(file)
+        record = json.loads(textfile.read(path))
         assert isinstance(record["config"], dict)
         return record
     except (ValueError, KeyError, TypeError, AssertionError) as error:
@@ -171,7 +170,7 @@ def _replace(path: str, text: str) -> None:
         dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}."
     )
     try:
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -319,7 +318,10 @@ def read_solved(workdir: str) -> dict[str, str]:
 
 def _lines(path: str) -> Iterator[tuple[dict | None, str]]:
     """Each line as (object, or None if it is no object with a step; text)."""
-    with open(path, errors="replace") as file:
+    with open(path, "rb") as file:
+        # every line of it would read as torn, and be cut off
+        textfile.refuse_mark(file.read(4), path)
+    with open(path, encoding="utf-8", errors="replace") as file:
         for text in file:
             try:
                 line = json.loads(text)

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from bridge_jax import settings
+from bridge_jax import settings, textfile
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -37,7 +37,7 @@ def open_folder(folder: str | Path, manifest: Mapping[str, Mapping]) -> Path:
     there = {}
     if path.exists():
         try:
-            there = json.loads(path.read_text())
+            there = json.loads(textfile.read(path))
             shared = {group: part for group, part in wanted.items() if group in there}
             changes = settings.diff(shared, {group: there[group] for group in shared})
         except (ValueError, AttributeError, TypeError) as error:
@@ -82,6 +82,7 @@ class Transcripts:
     def __init__(self, path: Path):
         self.path, self.rows = path, {}
         text = path.read_bytes() if path.exists() else b""
+        textfile.refuse_mark(text, str(path))
         whole, torn = text[: text.rfind(b"\n") + 1], text[text.rfind(b"\n") + 1 :]
         if torn:
             logger.warning("%s: its last line was torn and is dropped", path)

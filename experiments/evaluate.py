@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
+from bridge_jax import textfile
 from experiments.train import (
     fail,
     keep_freed_memory,
@@ -130,7 +131,7 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
         "devices": mesh.size,
         "benchmarks": parts,
     }
-    texts = results.tables(report, json.loads(PUBLISHED.read_text()))
+    texts = results.tables(report, json.loads(PUBLISHED.read_text(encoding="utf-8")))
     for name, text in texts.items():
         transcripts.write(folder / name, text)
     print(texts["table.md"], flush=True)
@@ -209,8 +210,12 @@ def needs_pool(names: tuple[str, ...]) -> bool:
 def run_config(path: str) -> dict | None:
     """The config of a run directory; None where the path is something else."""
     try:
-        record = json.loads((Path(path).expanduser() / "config.json").read_text())
-    except (OSError, ValueError):
+        text = textfile.read(Path(path).expanduser() / "config.json")
+    except OSError:
+        return None
+    try:
+        record = json.loads(text)
+    except ValueError:
         return None
     config = (
         record.get("config") if isinstance(record, dict) and "model_type" not in record else None

@@ -69,7 +69,7 @@ def rebuild(workdir: str):
     """The setup.Run of a run directory, in fp32, on whatever devices there are here."""
     import jax
 
-    from bridge_jax import setup
+    from bridge_jax import setup, textfile
 
     path = Path(workdir) / "config.json"
     if not path.is_file():
@@ -77,7 +77,7 @@ def rebuild(workdir: str):
             f"{workdir!r} is not a run directory: it has no config.json; give the --workdir of a run"
         )
     try:
-        config = ConfigDict(json.loads(path.read_text())["config"])
+        config = ConfigDict(json.loads(textfile.read(path))["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no config of a run ({error!r})") from None
     config.model.dtype = "float32"

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from absl import app, flags
 
+from bridge_jax import textfile
 from bridge_jax.grading import selftest
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import Outcome, Rule
@@ -28,8 +29,8 @@ ROWS = 500  # graded at once
 
 
 def rows_of(file, name: str) -> Iterator[tuple[dict, tuple[str, str, Rule]]]:
-    """Each line as (object, (gold, prediction, rule)); ValueError names the line that cannot be read."""
-    for number, line in enumerate(file, 1):
+    """Each line of a binary file as (object, (gold, prediction, rule)); ValueError names the line at fault."""
+    for number, line in enumerate(textfile.lines(file, name), 1):
         if not line.strip():
             continue
         where = f"{name}, line {number}"
@@ -62,7 +63,10 @@ def read_rule(given, where: str) -> Rule:
 
 
 def grade_file(file, name: str, reading: str, pool: Pool, out) -> collections.Counter:
-    """Grade all lines of a file, ROWS at a time, onto out; the number of each outcome. ValueError names a bad line."""
+    """Grade all lines of a binary file, ROWS at a time, onto out; how many there are of each outcome.
+
+    ValueError names a bad line, once those before it are graded.
+    """
     counts, rows, broken = collections.Counter(), rows_of(file, name), None
     while broken is None:
         part = []
@@ -91,7 +95,7 @@ def main(argv: list[str]) -> None:
     path = flags.FLAGS.file
     try:
         with contextlib.ExitStack() as stack:
-            file = sys.stdin if path == "-" else stack.enter_context(open(path, encoding="utf-8"))
+            file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
             pool = stack.enter_context(Pool(deadline=flags.FLAGS.deadline))
             selftest.check(pool)
             counts = grade_file(

@@ -23,10 +23,10 @@ SHOWN = 5  # examples of each change
 
 def task_of(run: Path):
     """The task of a run, made from its config; ValueError where there is no run."""
-    from bridge_jax import settings, tasks
+    from bridge_jax import settings, tasks, textfile
 
     try:
-        config = ConfigDict(json.loads((run / "config.json").read_text())["config"])
+        config = ConfigDict(json.loads(textfile.read(run / "config.json"))["config"])
         module = tasks.load(config.task.name)
     except (OSError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

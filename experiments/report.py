@@ -21,7 +21,7 @@ import re
 import numpy as np
 from absl import app, flags
 
-from bridge_jax import comparison, results, settings
+from bridge_jax import comparison, results, settings, textfile
 from bridge_jax.comparison import BUDGETS, Interval, Run
 from experiments.train import fail, parse_flags
 
@@ -217,7 +217,7 @@ def samples(groups: dict[str, list[Run]]) -> list[dict]:
         )
         largest = max((path.stat().st_size for path in paths), default=0)
         for path in spread(paths, max(STEPS, SEARCHED // (largest + 1))):
-            for problem in set(re.findall(r'"id": (-?\d+)', path.read_text())):
+            for problem in set(re.findall(r'"id": (-?\d+)', textfile.read(path))):
                 places.setdefault(problem, {}).setdefault(name, []).append(path)
     often = sorted(
         places,
@@ -232,7 +232,7 @@ def samples(groups: dict[str, list[Run]]) -> list[dict]:
     for name, path in sorted(
         wanted, key=lambda place: (list(groups).index(place[0]), place[1].stem[-6:])
     ):
-        for row in map(json.loads, path.read_text().rstrip("\n").split("\n")):
+        for row in map(json.loads, textfile.read(path).rstrip("\n").split("\n")):
             if row["id"] in wanted[name, path] and row["sample"] < SAMPLES:
                 found[row["id"]] |= {"question": row["question"], "answer": row["answer"]}
                 found[row["id"]]["rows"].append(
@@ -283,7 +283,9 @@ def page(
     # no text of a model may end the script, or open a comment in it
     text = json.dumps(given, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     title = html.escape(f"{sum(map(len, groups.values()))} runs, {len(groups)} groups")
-    return PAGE.read_text().replace("{{title}}", title).replace("{{data}}", text), made
+    return PAGE.read_text(encoding="utf-8").replace("{{title}}", title).replace(
+        "{{data}}", text
+    ), made
 
 
 def main(argv: list[str]) -> None:

@@ -21,7 +21,7 @@ import sys
 import numpy as np
 from absl import app, flags
 
-from bridge_jax import comparison, results, settings
+from bridge_jax import comparison, results, settings, textfile
 from bridge_jax.comparison import Interval
 from configs.ladder import get_config
 from configs.sweeps import ladder, study_conditions
@@ -68,7 +68,7 @@ def read(folder: pathlib.Path) -> dict[str, Rows]:
     """Base (those of BASES first) -> its finished runs of all stages; of two lines of one variant and seed the later one."""
     found: dict[str, Rows] = {base: {} for base in BASES.values()}
     for path in sorted(folder.glob("*.jsonl")):
-        for row in map(json.loads, path.read_text().splitlines()):
+        for row in map(json.loads, textfile.read(path).splitlines()):
             rows = found.setdefault(BASES.get(row["weights"], row["weights"]), {})
             rows.setdefault(row["variant"], {})[row["seed"]] = row
     return {base: rows for base, rows in found.items() if rows}

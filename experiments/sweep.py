@@ -34,6 +34,7 @@ from typing import NamedTuple
 
 from absl import app, flags
 
+from bridge_jax import textfile
 from experiments.sweep_plan import Run, load, runs_of, weights_of
 from experiments.train import fail, parse_flags
 
@@ -83,7 +84,13 @@ def done(results: str) -> set[tuple[str, str, str]]:
         return set()
     found = set()
     try:
-        with open(results) as file:
+        with open(results, "rb") as file:
+            beginning = file.read(4)
+    except OSError as error:
+        raise ValueError(f"--results={results} cannot be read: {error}") from None
+    textfile.refuse_mark(beginning, results)
+    try:
+        with open(results, encoding="utf-8", errors="replace") as file:
             for number, text in enumerate(file, 1):
                 if text.endswith("\n"):  # a kill may have torn the last one
                     line = json.loads(text)
@@ -93,8 +100,6 @@ def done(results: str) -> set[tuple[str, str, str]]:
             f"{results}, line {number}, is no result ({error!r}); mend or remove the line: its run is then "
             "looked at again"
         ) from None
-    except OSError as error:
-        raise ValueError(f"--results={results} cannot be read: {error}") from None
     return found
 
 
@@ -104,8 +109,7 @@ def summary(run: Run, workdir: str) -> dict:
 
     folder = os.path.join(workdir, run.folder)
     lines = logbook.read(folder)
-    with open(os.path.join(folder, "config.json")) as file:
-        config = json.load(file)["config"]
+    config = json.loads(textfile.read(os.path.join(folder, "config.json")))["config"]
     steps = config["steps"]
     if not lines or lines[-1]["step"] < steps:
         raise ValueError(f"it stands at step {lines[-1]['step'] if lines else 0} of {steps}")

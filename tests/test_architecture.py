@@ -18,6 +18,7 @@ LEVELS = {  # a module imports modules of a lower level, or of its own where the
     "grading": -1,
     "types": 0,
     "settings": 0,
+    "textfile": 0,
     "precision": 0,
     "packing": 0.5,
     "problems": 1,

@@ -10,6 +10,8 @@ import json
 import re
 from pathlib import Path
 
+from bridge_jax import textfile
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "merges.txt", "vocab.txt", "*.jinja")
 HUB_NEVER = ("*/*", "consolidated*")  # copies of the weights in other formats
@@ -90,10 +92,10 @@ def hf_json(folder: str | Path) -> dict:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file as a dict; ValueError names the file if it is absent or broken."""
+    """A JSON file as a dict; ValueError names the file if it is absent, broken or no UTF-8."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(textfile.read(path))
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
