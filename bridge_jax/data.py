@@ -9,20 +9,24 @@ needs to remember nothing but the position. Left out: packing, streaming of data
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
 import logging
+import os
 import pathlib
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bridge_jax import problems, textfile
+from bridge_jax.models import hf_folder
 from bridge_jax.types import Problem, Sequences
 
 logger = logging.getLogger(__name__)
@@ -41,6 +45,13 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 PROBE = "PROBE-OF-THE-TEMPLATE"
+# why a problem was left out, by Dropped.part
+WHY = {
+    "prompt": "prompt longer than {limit} tokens",
+    "trace": "trace longer than {limit} tokens",
+    "reasoning": "the solution ends inside an open <think>",
+    "stop": "the solution holds a stop string, at which a sample would end",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +148,8 @@ class HFTokenizer:
 
     Without a chat template a prompt is each message's content and a newline, behind the begin-of-sequence token if the
     tokenizer puts one on. eos_ids: the tokenizer's own token first (the one that is taught), then what the model's
-    generation_config.json and config.json name, then what closes an assistant's turn in the template.
+    generation_config.json and config.json name, then the special token that closes an assistant's turn in the template:
+    Llama-3's files name <|end_of_text|>, and their turns are closed by <|eot_id|>. No other special token ends a sequence.
     """
 
     folder: str
@@ -148,37 +160,30 @@ class HFTokenizer:
     def __post_init__(self):
         import transformers  # slow to import
 
+        for name in TOKENIZER_FILES:
+            path = pathlib.Path(self.folder) / name
+            if path.suffix in (".json", ".jinja", ".txt") and path.is_file():
+                textfile.read(path)  # transformers would not say which of them is no UTF-8
         try:
             inner = transformers.AutoTokenizer.from_pretrained(str(self.folder))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"no tokenizer in {str(self.folder)!r}: give a folder that holds tokenizer.json and "
-                "tokenizer_config.json, or the name of a hub repository that can be reached"
+                f"tokenizer_config.json, or the name of a hub repository that can be reached ({error})"
             ) from error
         object.__setattr__(self, "inner", inner)
         object.__setattr__(self, "vocab_size", max(inner.get_vocab().values()) + 1)
         object.__setattr__(self, "eos_ids", self._find_eos())
 
     def _find_eos(self) -> tuple[int, ...]:
-        import transformers
-
         named = [self.inner.eos_token_id]
-        try:
-            named.append(
-                transformers.GenerationConfig.from_pretrained(str(self.folder)).eos_token_id
-            )
-        except OSError:
-            pass  # a folder of a tokenizer alone
-        # the file as it is: the config class would fill in a default id, which means something else in our vocabulary
-        named.append(
-            transformers.PretrainedConfig.get_config_dict(str(self.folder))[0].get("eos_token_id")
-        )
+        named += [self._named_in(name) for name in ("generation_config.json", "config.json")]
         if self.inner.chat_template:
             talk = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
-            turn_end = self.encode(
-                self.inner.apply_chat_template(talk, tokenize=False).rpartition(PROBE)[2].strip()
-            )
-            named.append([id for id in turn_end[:1] if id in self.inner.all_special_ids])
+            turn_end = self.encode(self._templated(talk).rpartition(PROBE)[2].strip())
+            # all_special_ids has only those that tokenizer_config.json names for a purpose
+            added = self.inner.added_tokens_decoder
+            named.append([id for id in turn_end[:1] if id in added and added[id].special])
         flat = itertools.chain.from_iterable(
             ids if isinstance(ids, (list, tuple)) else [ids] for ids in named
         )
@@ -189,6 +194,33 @@ class HFTokenizer:
                 "never learn to stop; set eos_token in its tokenizer_config.json"
             )
         return found
+
+    def _named_in(self, name: str) -> int | list[int] | None:
+        """eos_token_id of a file beside the tokenizer, as it stands there: a config class fills in defaults."""
+        import transformers
+
+        path = pathlib.Path(self.folder) / name
+        if not pathlib.Path(self.folder).is_dir():
+            try:
+                path = pathlib.Path(transformers.utils.cached_file(self.folder, name))
+            except OSError:
+                return None  # a repository of a tokenizer alone
+        return hf_folder.read_json(path).get("eos_token_id") if path.is_file() else None
+
+    def _templated(self, messages: list[dict[str, str]], **how) -> str:
+        """The chat template's text; ValueError names its file and the way out where it refuses the messages."""
+        try:
+            return self.inner.apply_chat_template(messages, tokenize=False, **how)
+        except Exception as error:  # a template is a program of its own, which raises what it likes
+            files = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+            there = [name for name in files if (pathlib.Path(self.folder) / name).is_file()]
+            where = str(pathlib.Path(self.folder) / (there or files)[0])
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"the chat template in {where} refuses messages of {roles} ({type(error).__name__}: {error}). "
+                "If it knows no system role, set task.prompt='user' (evaluate: --prompt=user), or "
+                "task.system='' where the task has that key; task.prompt='plain' goes around the template"
+            ) from error
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text as it is, nothing put before or after it."""
@@ -212,9 +244,7 @@ class HFTokenizer:
         # a plain text goes around the template, see tasks.plain_messages
         plain = [message["role"] for message in messages] == ["text"]
         if self.inner.chat_template and not plain:
-            return self.encode(
-                self.inner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            )
+            return self.encode(self._templated(messages, add_generation_prompt=True))
         starts = self.inner.bos_token_id is not None and self.inner.encode("")[:1] == [
             self.inner.bos_token_id
         ]
@@ -252,7 +282,7 @@ class Dropped(NamedTuple):
     """A problem that was left out because it does not fit."""
 
     id: int  # of the problem
-    part: str  # "prompt" or "trace"
+    part: str  # a key of WHY
     length: int  # tokens, the end-of-sequence token counted
 
 
@@ -316,50 +346,111 @@ def encode_prompts(
 
 
 def encode_demos(
-    tokenizer, demos: Sequence[Problem], messages: Callable, buckets: tuple[int, ...], max_new: int
+    tokenizer,
+    demos: Sequence[Problem],
+    messages: Callable,
+    buckets: tuple[int, ...],
+    max_new: int,
+    others: Mapping[int, Sequence[str]] | None = None,
+    stop: Sequence[str] = (),
 ) -> tuple[Demos, tuple[Dropped, ...]]:
-    """Demonstrations whose prompt fits the largest bucket and whose trace, end included, max_new; and the others."""
+    """Demonstrations whose prompt fits the largest bucket and whose trace, end included, max_new; and the others.
+
+    others: further solutions by the id of their problem; the first of all that fits is taken. stop: strings that end a
+    sample, which no solution may hold. The problems of the result have the solution that is trained on.
+    """
     check_buckets(buckets)
     kept, dropped = [], []
     for problem in demos:
-        ids, trace = prompt_ids(tokenizer, problem, messages), tokenizer.encode(problem.solution)
-        if not trace or set(trace) & set(tokenizer.eos_ids):
-            raise ValueError(
-                f"demonstration {problem.id}: the solution must be a text without end-of-sequence tokens, "
-                f"one is put behind it; it is {problem.solution!r}"
-            )
-        completion = np.asarray([*trace, tokenizer.eos_ids[0]], np.int32)
+        ids = prompt_ids(tokenizer, problem, messages)
         if len(ids) > buckets[-1]:
             dropped.append(Dropped(problem.id, "prompt", len(ids)))
-        elif len(completion) > max_new:
-            dropped.append(Dropped(problem.id, "trace", len(completion)))
+            continue
+        end_of_prompt = tokenizer.decode(ids[-32:])
+        refused = []
+        for solution in (problem.solution, *(others or {}).get(problem.id, ())):
+            solution = behind(end_of_prompt, solution, problem.id)
+            completion = completion_ids(tokenizer, solution, problem.id)
+            part = unfit(end_of_prompt, solution, len(completion), max_new, stop)
+            if not part:
+                kept.append((problem._replace(solution=solution), ids, completion))
+                break
+            refused.append(Dropped(problem.id, part, len(completion)))
         else:
-            kept.append((problem, ids, completion))
+            dropped.append(refused[0])
     report(dropped, len(demos), {"prompt": buckets[-1], "trace": max_new})
     return Demos(*zip(*kept)), tuple(dropped)
 
 
+def completion_ids(tokenizer, solution: str, id: int) -> np.ndarray:
+    """Int32 ids of a solution and the end of the sequence; ValueError where there is none, or one in its midst."""
+    trace = tokenizer.encode(solution)
+    if not trace or set(trace) & set(tokenizer.eos_ids):
+        raise ValueError(
+            f"demonstration {id}: the solution must be a text without end-of-sequence tokens, "
+            f"one is put behind it; it is {solution!r}"
+        )
+    return np.asarray([*trace, tokenizer.eos_ids[0]], np.int32)
+
+
+def behind(prompt: str, solution: str, id: int) -> str:
+    """The solution as it continues the prompt, so that its reasoning is opened by one <think>.
+
+    The prompt's template may have opened it, and a trace may lack the opening tag. ValueError where the template has
+    closed the reasoning that the solution holds.
+    """
+    ended = prompt.rstrip()
+    if ended.endswith(problems.THINK):
+        given = solution.lstrip()
+        if not given.startswith(problems.THINK):
+            return solution
+        rest, space = given.removeprefix(problems.THINK), prompt[len(ended) :]
+        return rest[len(os.path.commonprefix([rest, space])) :]
+    reasons = problems.THINK in solution or problems.THINK_END in solution
+    if reasons and ended.endswith(problems.THINK_END):
+        raise ValueError(
+            f"demonstration {id}: the chat template closes the reasoning ({problems.THINK_END}) before the model "
+            f"speaks, but the solution holds a reasoning: {solution[:80]!r}. Take a template that leaves it to the "
+            "model, or solutions without one"
+        )
+    if reasons and problems.THINK not in solution.partition(problems.THINK_END)[0]:
+        return f"{problems.THINK}\n{solution.lstrip()}"
+    return solution
+
+
+def unfit(prompt: str, solution: str, length: int, max_new: int, stop: Sequence[str]) -> str:
+    """The key of WHY a solution is no demonstration; "" for one that is."""
+    opened = problems.THINK if prompt.rstrip().endswith(problems.THINK) else ""
+    if problems.unfinished(opened + solution):
+        return "reasoning"
+    if any(text in solution for text in stop):
+        return "stop"
+    return "trace" if length > max_new else ""
+
+
 def report(dropped: list[Dropped], total: int, limits: dict[str, int]) -> None:
     """Warn of what was left out, the ten longest by name; ValueError if that was everything."""
-    for part, limit in limits.items():
+    for part, why in WHY.items():
         rows = sorted((row for row in dropped if row.part == part), key=lambda row: -row.length)
         if rows:
             named = ", ".join(f"{row.id} ({row.length})" for row in rows[:10]) + ", ..." * (
                 len(rows) > 10
             )
             logging.getLogger(__name__).warning(
-                "left out %d of %d problems: %s longer than %d tokens; id (tokens): %s",
+                "left out %d of %d problems: %s; id (tokens): %s",
                 len(rows),
                 total,
-                part,
-                limit,
+                why.format(limit=limits.get(part)),
                 named,
             )
     if len(dropped) == total:
         lengths = ", ".join(f"{part} at most {limit} tokens" for part, limit in limits.items())
+        shortest = min((row.length for row in dropped), default=0)
+        parts = collections.Counter(row.part for row in dropped)
+        others = [f"of {n} {WHY[part]}; " for part, n in parts.items() if part not in limits]
         raise ValueError(
-            f"none of {total} problems remains; allowed: {lengths}; shortest left out: "
-            f"{min((row.length for row in dropped), default=0)}. Raise the limit or take other data"
+            f"none of {total} problems remains; {''.join(others)}allowed: {lengths}; shortest left out: "
+            f"{shortest}. Raise the limit or take other data"
         )
 
 

@@ -1,12 +1,14 @@
 """Generate and grade: the one path by which completions become outcomes, in training and in evaluation alike.
 
 `grade` serves training's rewards; `transcribe` makes and grades completions of a list of prompts, for `evaluate` (greedy,
-between training steps, with the loop's own compiled programs) and for experiments.evaluate (`sampler`) alike. Left out:
-files (transcripts.py), standard errors and tables (results.py).
+between training steps, with the loop's own compiled programs) and for experiments.evaluate (`sampler`) alike. Both read
+what was sampled up to the first stop string of the task (`read`): text, length, log-probabilities and so the gradient end
+there. Left out: files (transcripts.py), standard errors and tables (results.py).
 """
 
 from __future__ import annotations
 
+import bisect
 import collections
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +29,10 @@ from bridge_jax.types import Problem, Task, Tree
 class Graded(NamedTuple):
     """Completions on the host, row b of prompt b // M, with what became of each."""
 
-    samples: Samples  # numpy arrays
+    samples: Samples  # numpy arrays, each row cut where a stop string ends
     texts: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
+    unread: int = 0  # tokens that were sampled behind stop strings
 
     @property
     def reward_B(self) -> np.ndarray:
@@ -54,6 +57,45 @@ def texts_of(tokenizer, samples: Samples) -> tuple[str, ...]:
     )
 
 
+def first_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Where the stop string begins that ends first in the text; None without one."""
+    found = [(text.find(mark) + len(mark), text.find(mark)) for mark in stop if mark in text]
+    return min(found)[1] if found else None
+
+
+def tokens_to_stop(tokenizer, ids: np.ndarray, stop: Sequence[str]) -> int:
+    """The fewest first tokens whose text holds a stop string, which the text of all of them does."""
+    return 1 + bisect.bisect_left(
+        range(1, len(ids)),
+        True,
+        key=lambda n: first_stop(tokenizer.decode(ids[:n]), stop) is not None,
+    )
+
+
+def read(tokenizer, samples: Samples, stop: Sequence[str]) -> tuple[Samples, tuple[str, ...], int]:
+    """The samples cut where their first stop string ends, their texts without it, and the number of tokens cut off.
+
+    The last token kept is the first one at which the text so far holds a stop string; behind it tokens and
+    log-probabilities are 0. A row that was cut has stopped by itself, as one that an end-of-sequence token ends. What
+    comes of it depends on nothing but the row.
+    """
+    texts = texts_of(tokenizer, samples)
+    begins = {b: at for b, text in enumerate(texts) if (at := first_stop(text, stop)) is not None}
+    if not begins:
+        return samples, texts, 0
+    length_B, stopped_B = np.array(samples.seqs.length_B), np.array(samples.stopped_B)
+    for b in begins:
+        ids = samples.seqs.tokens_BT[b, : length_B[b] - stopped_B[b]]
+        length_B[b], stopped_B[b] = tokens_to_stop(tokenizer, ids, stop), True
+    kept_BT = np.arange(samples.logp_BT.shape[1]) < length_B[:, None]
+    seqs = samples.seqs.replace(
+        tokens_BT=np.where(kept_BT, samples.seqs.tokens_BT, 0), length_B=length_B
+    )
+    cut = Samples(seqs, np.where(kept_BT, samples.logp_BT, 0), stopped_B)
+    unread = int(samples.seqs.length_B.sum() - length_B.sum())
+    return cut, tuple(text[: begins.get(b)] for b, text in enumerate(texts)), unread
+
+
 def grade(
     task: Task,
     tokenizer,
@@ -62,16 +104,17 @@ def grade(
     pool: Pool | None = None,
     lenient: bool = False,
 ) -> Graded:
-    """Decode and grade; an exception of the task's grader is the row's grader_error, never the end of the run.
+    """Read, up to task.stop, and grade; an exception of the task's grader is the row's grader_error, never the run's end.
 
     lenient: read answers with task.lenient. A task whose compare makes Claims needs a pool (ValueError without).
     """
-    M, texts = len(samples.stopped_B) // len(problems), texts_of(tokenizer, samples)
+    samples, texts, unread = read(tokenizer, samples, task.stop)
+    M = len(samples.stopped_B) // len(problems)
     extract = task.lenient if lenient else task.extract
     (found,) = readings(
         task, [problem for problem in problems for _ in range(M)], texts, (extract,), pool
     )
-    return Graded(samples, texts, tuple(reading.outcome for reading in found))
+    return Graded(samples, texts, tuple(reading.outcome for reading in found), unread)
 
 
 def readings(
@@ -188,8 +231,9 @@ def transcripts_of(
     seqs = samples.seqs.replace(
         tokens_BT=samples.seqs.tokens_BT[:B], length_B=samples.seqs.length_B[:B]
     )
-    samples = samples._replace(seqs=seqs, stopped_B=samples.stopped_B[:B])
-    texts = texts_of(tokenizer, samples)
+    samples = Samples(seqs, samples.logp_BT[:B], samples.stopped_B[:B])
+    samples, texts, _ = read(tokenizer, samples, task.stop)
+    seqs = samples.seqs
     strict, lenient = readings(task, problems, texts, (task.extract, task.lenient), pool)
     return [
         {

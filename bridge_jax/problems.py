@@ -2,7 +2,8 @@
 
 Both ways end in the same rows {"id", "problem", "answer", "solution", ...} and the same checks: no field is missing, no answer
 empty, no id twice, the number of rows and a hash of problems and answers are those that the task's file declares. Also here:
-expert traces, and the overlap of training problems with benchmarks by word n-grams. Left out: tokenising (data.py).
+expert solutions, which belong to a problem by its exact text, and the overlap of training problems with benchmarks by word
+n-grams. Left out: tokenising (data.py).
 """
 
 from __future__ import annotations
@@ -12,14 +13,34 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bridge_jax import textfile
 from bridge_jax.types import Problem
 
 logger = logging.getLogger(__name__)
+THINK, THINK_END = "<think>", "</think>"
+INVISIBLE = dict.fromkeys(
+    map(ord, "\ufeff\u200b\u2060")
+)  # a byte-order mark and spaces of no width
+# what can become of a row with a solution; stopped: it holds a stop string
+FATES = (
+    "used",
+    "repeated",
+    "wrong",
+    "unfinished",
+    "too_long",
+    "stopped",
+    "beyond_demo_size",
+    "unmatched",
+)
 NGRAM = 13  # words
+# a number, a character of a script that puts no spaces between words, or a run of other letters
+CHARACTER = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+WORD = re.compile(rf"[0-9]+|(?P<character>{CHARACTER})|(?:(?!{CHARACTER})[^\W\d_])+")
 PHRASING = 0.05  # runs of words in a larger share of the training problems are how such problems are put, not what they are
 
 
@@ -66,10 +87,16 @@ def from_files(source: Source, data_dir: str) -> tuple[str, list[dict]]:
 def jsonl(path: Path) -> list[dict]:
     """One object a line; ValueError names the row. Cut at newlines alone: other line ends may stand inside strings."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(textfile.read(path).split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"{path}, row {number}: holds a part of a character ({error}), so that it is no text; "
+                    "write the row again or remove it"
+                ) from None
             except ValueError as error:
                 raise ValueError(f"{path}, row {number}: no JSON ({error})") from None
             if not isinstance(row, dict):
@@ -92,13 +119,24 @@ def from_hub(source: Source) -> tuple[str, list[dict]]:
             f"cannot load {name} from the hub ({type(error).__name__}: {error}); set data_dir to a folder with "
             f"{Path(source.file).name}"
         ) from error
-    take = lambda row, field: field(row) if callable(field) else row.get(field)
     return name, [
-        {"id": str(number)}
-        | dict(row)
-        | {ours: take(row, field) for ours, field in source.fields.items()}
+        {"id": str(number)} | dict(row) | renamed(row, source.fields, f"{name}, row {number + 1}")
         for number, row in enumerate(loaded)
     ]
+
+
+def renamed(row: Mapping, fields: Mapping[str, Any], where: str) -> dict:
+    """Our names of a hub row's fields; ValueError names the row from which one cannot be taken."""
+    taken = {}
+    for ours, field in fields.items():
+        try:
+            taken[ours] = field(row) if callable(field) else row.get(field)
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"{where}: {ours!r} cannot be taken from {dict(row)!r:.300} ({error!r}); the hub's data has "
+                "changed or is damaged: set data_dir to a folder with the declared rows"
+            ) from None
+    return taken
 
 
 def check(rows: list[dict], where: str) -> None:
@@ -134,63 +172,171 @@ def content_hash(rows: Iterable[dict]) -> str:
 
 
 def once(problems: Sequence[Problem], where: str) -> tuple[Problem, ...]:
-    """The problems without later ones of the same id, that is of the same text; what is left out is counted."""
+    """The problems without later ones of the same id; what is left out is counted, by why.
+
+    Ids come from the text: the same id is the same problem, or, once in two billion pairs, another one.
+    """
     first: dict[int, Problem] = {}
     for problem in problems:
         first.setdefault(problem.id, problem)
     kept = tuple(first.values())
-    if len(kept) < len(problems):
+    others = [problem.id for problem in problems if problem.question != first[problem.id].question]
+    if doubled := len(problems) - len(kept) - len(others):
         logger.warning(
-            "%s: %d of %d problems left out, they stand there twice",
+            "%s: %d of %d problems left out, they stand there twice", where, doubled, len(problems)
+        )
+    if others:
+        logger.warning(
+            "%s: %d of %d problems left out, their ids %s are those of other problems",
             where,
-            len(problems) - len(kept),
+            len(others),
             len(problems),
+            others[:5],
         )
     return kept
 
 
-def traces(path: str) -> dict[str, dict]:
-    """Expert traces of a JSONL file {"problem", "solution", "answer"} by the words of their problem."""
-    rows = jsonl(Path(path).expanduser())
-    for number, row in enumerate(rows, 1):
+def exact(text: str) -> str:
+    """A key that is equal for equal texts: Unicode composed (NFC), white space folded, invisible marks left out.
+
+    Everything else tells problems apart: case, signs, braces. NFC and not NFKC, which makes x² the text x2.
+    """
+    return " ".join(unicodedata.normalize("NFC", text.translate(INVISIBLE)).split())
+
+
+def traces(path: str) -> dict[str, list[str]]:
+    """Expert solutions of a JSONL file {"problem", "solution", "answer"} by the exact text of their problem, in order."""
+    found: dict[str, list[str]] = {}
+    for number, row in enumerate(jsonl(Path(path).expanduser()), 1):
         for field in ("problem", "solution", "answer"):
             if not isinstance(row.get(field), str) or not row[field].strip():
                 raise ValueError(
                     f"{path}, row {number}: {field} is {row.get(field)!r}; it must be a text that is not empty"
                 )
-    return {" ".join(words(row["problem"])): row for row in rows}
+        found.setdefault(exact(row["problem"]), []).append(row["solution"])
+    return found
+
+
+def unfinished(text: str) -> bool:
+    """Whether a text ends inside an open <think>: it was cut before it said anything outside of its reasoning."""
+    return text.rfind(THINK) > text.rfind(THINK_END)
+
+
+class Chosen(NamedTuple):
+    """Demonstrations: of each problem its first right solution."""
+
+    demos: tuple[Problem, ...]
+    others: dict[int, tuple[str, ...]]  # further right solutions by the id of the problem
+    counts: dict[str, int]  # of `count_rows`
 
 
 def right_solutions(
-    problems: Sequence[Problem], right: Callable[[Problem], bool], where: str
-) -> tuple[Problem, ...]:
-    """The problems with a solution that gives their own answer; the others are counted, by why."""
-    with_solution = [problem for problem in problems if problem.solution.strip()]
-    kept = tuple(problem for problem in with_solution if right(problem))
-    if len(kept) < len(problems):
+    problems: Sequence[Problem], given: Mapping[str, Sequence[str]], right: Callable, where: str
+) -> Chosen:
+    """The problems with a solution that gives their own answer; a warning counts the others, by why.
+
+    given: solutions by the exact text of their problem. right(list of Problem, each with one solution) -> list of bool.
+    """
+    different = {p.id: tuple(dict.fromkeys(given.get(exact(p.question), ()))) for p in problems}
+    finished = [
+        problem._replace(solution=solution)
+        for problem in problems
+        for solution in different[problem.id]
+        if not unfinished(solution)
+    ]
+    accepted: dict[int, tuple[str, ...]] = {}
+    for candidate, good in zip(finished, right(finished), strict=True):
+        if good:
+            accepted[candidate.id] = (*accepted.get(candidate.id, ()), candidate.solution)
+    demos = tuple(p._replace(solution=accepted[p.id][0]) for p in problems if p.id in accepted)
+    if len(demos) < len(problems):
+        without = sum(not solutions for solutions in different.values())
+        read = len({candidate.id for candidate in finished})
         logger.warning(
             "%s: %d demonstrations of %d problems; left out: %d without a solution, %d whose own answer is not "
-            "correct",
+            "correct, %d whose solution ends inside an open %s",
             where,
-            len(kept),
+            len(demos),
             len(problems),
-            len(problems) - len(with_solution),
-            len(with_solution) - len(kept),
+            without,
+            read - len(demos),
+            len(problems) - without - read,
+            THINK,
         )
-    return kept
+    others = {id: solutions[1:] for id, solutions in accepted.items() if solutions[1:]}
+    return Chosen(demos, others, count_rows(problems, given, accepted))
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words and numbers, without marks and spacing."""
-    return re.findall(r"[a-z]+|[0-9]+", text.lower())
+def count_rows(
+    problems: Sequence[Problem],
+    given: Mapping[str, Sequence[str]],
+    accepted: Mapping[int, Sequence[str]],
+) -> dict[str, int]:
+    """How many rows there are, for how many of the problems, and how many met each of FATES, which add up to the rows.
+
+    accepted: the right solutions by the id of the problem. repeated: a row that says the same as an earlier one, or a
+    further right solution of its problem.
+    """
+    counts = dict.fromkeys(("problems", "matched", "rows", *FATES), 0)
+    counts["problems"] = len(problems)
+    counts["matched"] = sum(exact(problem.question) in given for problem in problems)
+    by_text = {exact(problem.question): problem.id for problem in problems}
+    for text, solutions in given.items():
+        counts["rows"] += len(solutions)
+        if text not in by_text:
+            counts["unmatched"] += len(solutions)
+            continue
+        different = set(solutions)
+        good, cut = len(accepted.get(by_text[text], ())), sum(map(unfinished, different))
+        counts["used"] += min(good, 1)
+        counts["repeated"] += len(solutions) - len(different) + max(good - 1, 0)
+        counts["unfinished"] += cut
+        counts["wrong"] += len(different) - good - cut
+    return counts
+
+
+def recount(counts: Mapping[str, int], left_out: Sequence[str]) -> dict[str, int]:
+    """The counts once demonstrations are tokenised; left_out: of each that was left out, why (data.WHY)."""
+    if not counts:
+        return {}
+    fates = {
+        "prompt": "too_long",
+        "trace": "too_long",
+        "reasoning": "unfinished",
+        "stop": "stopped",
+    }
+    found = dict(counts)
+    for why in left_out:
+        found["used"] -= 1
+        found[fates[why]] += 1
+    return found
+
+
+def told(counts: Mapping[str, int]) -> str:
+    """What became of the rows that demonstrations were chosen from, in one line."""
+    fates = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in FATES)
+    return f"{counts['rows']} solutions for {counts['matched']} of {counts['problems']} problems: {fates}"
 
 
 def grams(text: str, n: int = NGRAM) -> set[tuple[str, ...]]:
-    """All runs of n words; where it has fewer, the whole text with its marks, which then make all the difference."""
-    found = words(text)
+    """All runs of n words, without case, marks and spacing, compatible characters taken as one (x² as x2).
+
+    Where marks make all the difference they stay: in a run that holds formulas alone, and in a text of fewer words,
+    which is one run. A character of Chinese or Japanese counts as a word.
+    """
+    text = unicodedata.normalize("NFKC", exact(text)).lower()
+    found = list(WORD.finditer(text))
     if len(found) < n:
-        return {tuple(text.lower().split())}
-    return {tuple(found[i : i + n]) for i in range(len(found) - n + 1)}
+        return {tuple(text.split())}
+    prose = [len(word[0]) > 1 and word[0].isalpha() or word["character"] for word in found]
+    runs = set()
+    for i in range(len(found) - n + 1):
+        if any(prose[i : i + n]):
+            runs.add(tuple(word[0] for word in found[i : i + n]))
+        else:
+            formulas = text[found[i].start() : found[i + n - 1].end()]
+            runs.add(("".join(formulas.split()),))
+    return runs
 
 
 def overlap(
@@ -211,7 +357,7 @@ def overlap(
 
 def overlap_report(train: Sequence[Problem], splits: dict[str, Sequence[Problem]]) -> str:
     """A line for each held-out split; ValueError where a training problem IS a held-out problem."""
-    folded = lambda problem: " ".join(problem.question.lower().split())
+    folded = lambda problem: exact(problem.question).lower()
     lines, asked = [], {folded(problem) for problem in train}
     for name, problems in splits.items():
         same = [problem.id for problem in problems if folded(problem) in asked]

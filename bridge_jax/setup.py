@@ -16,7 +16,18 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bridge_jax import data, hosts, logbook, lora, methods, policy, settings, sharding, tasks
+from bridge_jax import (
+    data,
+    hosts,
+    logbook,
+    lora,
+    methods,
+    policy,
+    problems,
+    settings,
+    sharding,
+    tasks,
+)
 from bridge_jax.models import attention, hf_folder, layers, params
 from bridge_jax.optim import Recipe, Recipes, learning_rate
 from bridge_jax.types import Method, Policy, Task, Tree
@@ -84,6 +95,10 @@ class Rollout:
     """How training samples are drawn. Temperature alone: training could not mirror top-k and top-p."""
 
     temperature: float = 1.0
+    # texts at which a completion is cut when it is read, in evaluations too, beside the task's own:
+    # those that mark a next question in its template
+    stop: tuple[str, ...] = ()
+    task_stop: bool = True  # whether the task's own apply
     max_new: int = 64  # tokens, end-of-sequence counted; also the longest expert trace
     cache_dtype: str = "float32"
     reward_noise: float = (
@@ -190,6 +205,7 @@ class Run(NamedTuple):
     decode_mesh: jax.sharding.Mesh  # the same devices, as sampling and evaluation use them
     buckets: tuple[int, ...]  # those of data.buckets that some prompt needs
     held_out_demos: data.Demos | None = None  # experts on held-out problems, for eval.cooperation
+    demo_counts: dict[str, int] = {}  # what became of the demonstrations' rows (problems.told)
     pool: Any = None  # grading.pool.Pool, for a task that makes Claims
 
 
@@ -280,6 +296,11 @@ def check(s: Settings) -> None:
     if s.rollout.stretches < 1 and s.rollout.stretches != -1:
         raise ValueError(
             f"rollout.stretches={s.rollout.stretches}; allowed: 1, 2, ..., or -1, which is 4"
+        )
+    if "" in s.rollout.stop:
+        raise ValueError(
+            f"rollout.stop={s.rollout.stop}: an empty text stands everywhere; leave it out, allowed are "
+            "texts such as '\\nQuestion:'"
         )
     if not 0 <= s.rollout.reward_noise <= 1:
         raise ValueError(
@@ -439,6 +460,7 @@ def build(config: ConfigDict, devices=None) -> Run:
     run = sketch(config, devices, read_model)
     s, cfg, method = run.settings, run.cfg, run.method
     task = tasks.load(s.task_name).make(s.task)
+    task = tasks.with_stop(task, s.rollout.stop, s.rollout.task_stop)
     for name, rows in {"train": task.train, "demos": task.demos, **task.splits}.items():
         tasks.check_rows(rows, f"task {s.task_name!r}, {name}", demos=name == "demos")
     warn_unread(s, cfg, method)
@@ -453,15 +475,24 @@ def build(config: ConfigDict, devices=None) -> Run:
             if hasattr(s.task, "traces")
             else "raise task.demo_size"
         )
+        told = f" ({problems.told(task.demo_counts)})" if task.demo_counts else ""
         raise ValueError(
-            f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; {way} "
+            f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none{told}; {way} "
             "or choose another method"
         )
-    demos = None
+    encode_demos = lambda rows: data.encode_demos(
+        tokenizer,
+        rows,
+        task.messages,
+        s.data.buckets,
+        s.rollout.max_new,
+        task.other_solutions,
+        task.stop,
+    )
+    demos, counts = None, {}
     if method.demos:
-        demos = data.encode_demos(
-            tokenizer, task.demos, task.messages, s.data.buckets, s.rollout.max_new
-        )[0]
+        demos, dropped = encode_demos(task.demos)
+        counts = problems.recount(task.demo_counts, [row.part for row in dropped])
     prompts = encode(task.train)
     if method.paired:
         prompts, demos = data.pair(s, prompts, demos)
@@ -472,13 +503,7 @@ def build(config: ConfigDict, devices=None) -> Run:
         solved = [problem for problem in next(iter(task.splits.values())) if problem.solution][
             : s.eval.rows
         ]
-        experts = (
-            data.encode_demos(tokenizer, solved, task.messages, s.data.buckets, s.rollout.max_new)[
-                0
-            ]
-            if solved
-            else None
-        )
+        experts = encode_demos(solved)[0] if solved else None
     lengths = [
         len(row) for part in (prompts, demos, *splits.values()) if part for row in part.tokens
     ]
@@ -491,6 +516,7 @@ def build(config: ConfigDict, devices=None) -> Run:
         splits=splits,
         buckets=buckets,
         held_out_demos=experts,
+        demo_counts=counts,
     )
 
 
@@ -537,7 +563,10 @@ def touched_and_not(task: Task, count: int) -> dict[str, tuple]:
 
 
 def facts(run: Run) -> dict[str, Any]:
-    """What decides a run beside its config: fingerprints of the rendered prompts and of every list of problems."""
+    """What decides a run beside its config: fingerprints of the rendered prompts and of every list of problems.
+
+    Also where samples are cut, and what became of the demonstrations' rows.
+    """
     lists = {
         "train": run.prompts.problems,
         "demos": run.demos.problems if run.demos else (),
@@ -547,7 +576,12 @@ def facts(run: Run) -> dict[str, Any]:
         name: settings.fingerprint({"rows": [row[:4] for row in rows]})
         for name, rows in lists.items()
     }
-    return {"template": data.template_hash(run.tokenizer, run.task.messages), "rows": rows}
+    found = {"template": data.template_hash(run.tokenizer, run.task.messages), "rows": rows}
+    if run.task.stop:
+        found["stop"] = list(run.task.stop)
+    if run.demo_counts:
+        found["demonstrations"] = run.demo_counts
+    return found
 
 
 def warn_unread(s: Settings, cfg: layers.Config, method: Method) -> None:

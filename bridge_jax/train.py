@@ -54,6 +54,7 @@ FREE_KEYS = (
     "checkpoint.",
     "log.",
     "hosts.",
+    "facts.demonstrations.",  # the fingerprint of the demonstrations decides
 )  # may change when a run resumes: they do not decide its numbers
 
 
@@ -190,6 +191,8 @@ def announce(run: Run, meta: dict) -> None:
         f"{run.mesh.size} device(s) {dict(run.mesh.shape)}{hosts_told}\n{s.batch.format()}\n"
         f"{len(run.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; buckets {run.buckets}, "
         f"at most {s.rollout.max_new} new tokens; prompt template {template}\n"
+        + (f"{problems.told(run.demo_counts)}\n" if run.demo_counts else "")
+        + (f"samples end at the first of {run.task.stop}\n" if run.task.stop else "")
         + (f"warning: {meta['restore_warning']}\n" if "restore_warning" in meta else "")
         + (
             f"steps {start + 1} to {s.steps}"
@@ -507,6 +510,8 @@ def loop(
                             np.mean([part.samples.stopped_B for part in graded])
                         ),
                     }
+                    if run.task.stop:
+                        facts["rollout/unread_tokens"] = sum(part.unread for part in graded)
                 written.append((actor, indices, graded))
             cursor = cursors["rl"] + len(indices)
             if run.method.resample:

@@ -9,7 +9,7 @@ Nothing here computes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -156,3 +156,9 @@ class Task:
     extract: Callable  # completion text -> the answer it gives, None without one; strict: what training rewards
     lenient: Callable  # the same for evaluation, which reports both: also reads answers that break the asked form
     compare: Callable  # (Problem, answer) -> Outcome, or a Claim that only grading.pool can decide; cheap, pure Python
+    # texts that end a completion where the first of them ends, such as the mark of a next question
+    stop: tuple[str, ...] = ()
+    # further right solutions of a demonstration's problem, by its id: used where the first one is too long
+    other_solutions: Mapping[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    # what became of the rows that demonstrations were chosen from (problems.Chosen); empty where they are generated
+    demo_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -96,6 +96,8 @@ def get_config(method: str = "bridge") -> ConfigDict:
             data=dict(tokenizer="", buckets=(64,)),
             rollout=dict(
                 temperature=1.0,
+                stop=(),
+                task_stop=True,
                 max_new=64,
                 cache_dtype="float32",
                 reward_noise=0.0,

@@ -32,7 +32,7 @@ from experiments.train import (
 logger = logging.getLogger(__name__)
 PUBLISHED = Path(__file__).parent / "paper" / "published.json"
 MAX_NEW, BUCKETS = 5000, (64, 128, 256, 512, 1024, 2048)
-PROMPTS = ("", "boxed", "plain")
+PROMPTS = ("", "boxed", "plain", "user")
 UNGRADED = 0.05  # share of timeouts and grader errors that is warned about
 
 
@@ -52,6 +52,8 @@ class Asked:
     buckets: tuple[int, ...] = ()
     dtype: str = ""
     prompt: str = ""
+    stop: tuple[str, ...] = ()  # beside those of the tasks
+    task_stop: bool = True
     decode_tensor: int = (
         1  # devices that share a copy of the weights and its heads; rows lie over the others
     )
@@ -159,9 +161,13 @@ def check(asked: Asked) -> None:
         )
     if asked.prompt not in PROMPTS:
         raise ValueError(f"--prompt={asked.prompt!r}; allowed: {', '.join(filter(None, PROMPTS))}")
-    if asked.prompt and not asked.tasks:
+    if "" in asked.stop:
+        raise ValueError("--stop= is empty, which stands everywhere; leave the flag out")
+    given = [f"--prompt={asked.prompt}"] * bool(asked.prompt)
+    given += [f"--stop={text!r}" for text in asked.stop] + ["--notask_stop"] * (not asked.task_stop)
+    if given and not asked.tasks:
         raise ValueError(
-            f"--prompt={asked.prompt} without --tasks: a run is asked its own task as it was in training"
+            f"{given[0]} without --tasks: a run is asked its own task as it was in training"
         )
 
 
@@ -323,9 +329,12 @@ def settle(asked: Asked, model: Model) -> Asked:
     prompt = asked.prompt or getattr(
         model.run.settings.task if model.run else None, "prompt", "boxed"
     )
+    trained = model.run.settings.rollout if model.run else None
     return dataclasses.replace(
         asked,
         prompt=prompt,
+        stop=asked.stop or (trained.stop if trained else ()),
+        task_stop=asked.task_stop and (trained is None or trained.task_stop),
         buckets=buckets,
         max_new=max_new,
         dtype=asked.dtype or native,
@@ -348,14 +357,15 @@ def read_tasks(asked: Asked, model: Model) -> list[Benchmark]:
         for name in dict.fromkeys(asked.tasks):
             Config = tasks.load(name).Config
             known = {field.name for field in dataclasses.fields(Config)}
-            if asked.prompt == "plain" and "prompt" not in known:
+            if asked.prompt != "boxed" and "prompt" not in known:
                 raise ValueError(
-                    f"--prompt=plain: task {name!r} has one way to ask only; leave the flag out"
+                    f"--prompt={asked.prompt}: task {name!r} has one way to ask only; leave the flag out"
                 )
             given = {"data_dir": asked.data_dir, "prompt": asked.prompt}
-            made.append(
-                tasks.load(name).make(Config(**{key: given[key] for key in given if key in known}))
+            task = tasks.load(name).make(
+                Config(**{key: given[key] for key in given if key in known})
             )
+            made.append(tasks.with_stop(task, asked.stop, asked.task_stop))
     else:
         made = [model.run.task]
     for task in made:
@@ -400,6 +410,8 @@ def manifest(asked: Asked, model: Model, benchmarks: list[Benchmark]) -> dict[st
     ) in benchmarks:  # --limit and --rows are free: a larger limit adds problems and changes none
         template = data.template_hash(model.tokenizer, benchmark.task.messages)
         groups[f"task {benchmark.name}"] = {"template": template, "data": benchmark.data}
+        if benchmark.task.stop:
+            groups[f"task {benchmark.name}"]["stop"] = list(benchmark.task.stop)
     return groups
 
 
@@ -541,8 +553,15 @@ def define_flags() -> None:
         default.prompt,
         PROMPTS,
         "boxed: through the model's chat template; plain: running text, for "
-        "base models. Empty: as in the run's training, else boxed",
+        "base models; user: as boxed, without a system message. Empty: as in the run's training, else boxed",
     )
+    flags.DEFINE_multi_string(
+        "stop",
+        [],
+        "a text at which a completion is cut when it is read, \\n for a newline; may be given several times. It comes "
+        "beside those of the task (--prompt=plain: the mark of a next question); empty: as in the run's training",
+    )
+    flags.DEFINE_bool("task_stop", default.task_stop, "whether the task's own stop strings apply")
     flags.DEFINE_integer(
         "decode_tensor",
         default.decode_tensor,
@@ -559,9 +578,9 @@ def read_flags() -> Asked:
         raise ValueError(
             f"--buckets={','.join(given['buckets'])}; allowed: whole numbers, such as 128,256"
         ) from None
-    return Asked(
-        **given | {"buckets": buckets, "tasks": tuple(name for name in given["tasks"] if name)}
-    )
+    stop = tuple(text.replace("\\n", "\n") for text in given["stop"])
+    names = tuple(name for name in given["tasks"] if name)
+    return Asked(**given | {"buckets": buckets, "tasks": names, "stop": stop})
 
 
 def main(argv: list[str]) -> None:

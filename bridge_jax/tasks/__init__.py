@@ -99,7 +99,10 @@ def plain_messages(problem: Problem) -> list[dict[str, str]]:
 PROMPTS = {
     "boxed": functools.partial(boxed_messages, system="You are a helpful assistant."),
     "plain": plain_messages,
+    "user": boxed_messages,
 }
+# The mark of a next question: a base model that runs on after its answer would be judged by the next one's.
+STOPS = {"plain": ("\nQuestion:",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +110,9 @@ class Benchmark:
     """Settings of a task that only holds problems out."""
 
     data_dir: str = ""  # folder of JSONL files; "": the hub
-    prompt: str = (
-        "boxed"  # "boxed": the paper's, through the chat template; "plain": text, for base models
-    )
+    # "boxed": the paper's, through the chat template; "plain": text, for base models; "user": as
+    # "boxed", without a system message, which some templates refuse
+    prompt: str = "boxed"
     allow_changed_data: bool = (
         False  # go on where rows or content are not those declared in the task's file
     )
@@ -134,6 +137,11 @@ def messages_of(cfg: Benchmark) -> Callable:
     if cfg.prompt not in PROMPTS:
         raise ValueError(f"task.prompt={cfg.prompt!r}; allowed: {', '.join(PROMPTS)}")
     return PROMPTS[cfg.prompt]
+
+
+def with_stop(task: Task, stop: Sequence[str], own: bool) -> Task:
+    """The task with these stop strings, behind its own where they apply."""
+    return dataclasses.replace(task, stop=tuple(dict.fromkeys((*task.stop * own, *stop))))
 
 
 def by_rule(problem: Problem, answer: str) -> Outcome | Claim:
@@ -163,7 +171,17 @@ def benchmark(
     """A task of held-out problems alone, its only split named like itself."""
     rows = problems.read(source, cfg.data_dir, cfg.allow_changed_data)
     split = problems.once([of_row(row, rule(row)) for row in rows], name)
-    return Task(name, (), (), {name: split}, messages_of(cfg), last_boxed, lenient_answer, by_rule)
+    return Task(
+        name,
+        (),
+        (),
+        {name: split},
+        messages_of(cfg),
+        last_boxed,
+        lenient_answer,
+        by_rule,
+        stop=STOPS.get(cfg.prompt, ()),
+    )
 
 
 def training(
@@ -173,7 +191,10 @@ def training(
     cfg: Training,
     splits: dict | None = None,
 ) -> Task:
-    """A task to train on: all rows are prompts, those with a right solution demonstrations; held out as cfg says."""
+    """A task to train on: all rows are prompts, those with a right solution demonstrations; held out as cfg says.
+
+    Of several solutions of a problem the first right one counts. ValueError for a solution that is no text.
+    """
     splits = dict(splits or {})
     for other in cfg.held_out:
         module = load(other)
@@ -190,43 +211,56 @@ def training(
         raise ValueError(
             "task.held_out is empty, so nothing would judge the run; name a benchmark, such as 'math500'"
         )
-    experts = problems.traces(cfg.traces) if cfg.traces else None
-    own = lambda row: (
-        experts.get(" ".join(problems.words(row["problem"])), {}).get("solution", "")
-        if experts
-        else solution(row)
-    )
     everything = sorted(
-        problems.once([of_row(row, solution=own(row)) for row in rows], name),
-        key=lambda problem: problem.id,
+        problems.once([of_row(row) for row in rows], name), key=lambda problem: problem.id
     )
-    train = tuple(problem._replace(solution="") for problem in everything[: cfg.train_size or None])
-    right = right_ids([problem for problem in everything if problem.solution.strip()])
-    demos = problems.right_solutions(
-        everything, lambda problem: problem.id in right, f"{name} {cfg.traces or 'own solutions'}"
+    given = problems.traces(cfg.traces) if cfg.traces else own_solutions(rows, solution, name)
+    found = problems.right_solutions(
+        everything, given, are_right, f"{name} {cfg.traces or 'own solutions'}"
     )
+    demos = found.demos[: cfg.demo_size or None]
+    beyond = len(found.demos) - len(demos)
+    counts = found.counts | {"used": found.counts["used"] - beyond, "beyond_demo_size": beyond}
     return Task(
         name,
-        train,
-        demos[: cfg.demo_size or None],
+        tuple(everything[: cfg.train_size or None]),
+        demos,
         splits,
         messages_of(cfg),
         last_boxed,
         lenient_answer,
         by_rule,
+        stop=STOPS.get(cfg.prompt, ()),
+        other_solutions=found.others,
+        demo_counts=counts,
     )
 
 
-def right_ids(demos: Sequence[Problem]) -> set[int]:
-    """Ids of the problems whose solution boxes their answer; a pool is started if one needs algebra."""
-    boxed = {problem.id: last_boxed(problem.solution) for problem in demos}
-    found = {
-        problem.id: by_rule(problem, boxed[problem.id])
-        for problem in demos
-        if boxed[problem.id] is not None
-    }
-    claims = {id: outcome for id, outcome in found.items() if isinstance(outcome, Claim)}
+def own_solutions(rows: Sequence[dict], solution: Callable, name: str) -> dict[str, list[str]]:
+    """The rows' own solutions by the exact text of their problem; ValueError where one is no text."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        given = row.get("solution")
+        if not isinstance(given, str | None):
+            raise ValueError(
+                f"{name}, id {row['id']!r}: solution is {given!r:.80}; it must be a text, or null where there is none"
+            )
+        text = solution(row)
+        if text.strip():
+            found.setdefault(problems.exact(row["problem"]), []).append(text)
+    return found
+
+
+def are_right(demos: Sequence[Problem]) -> list[bool]:
+    """Whether each solution boxes its problem's answer; a pool is started if one needs algebra."""
+    boxed = [last_boxed(problem.solution) for problem in demos]
+    found = [
+        Outcome.no_answer if answer is None else by_rule(problem, answer)
+        for problem, answer in zip(demos, boxed)
+    ]
+    claims = list(dict.fromkeys(outcome for outcome in found if isinstance(outcome, Claim)))
+    judged: dict[Claim, Outcome] = {}
     if claims:
         with Pool() as pool:
-            found |= zip(claims, pool.grade(list(claims.values())), strict=True)
-    return {id for id, outcome in found.items() if outcome == Outcome.correct}
+            judged = dict(zip(claims, pool.grade(claims), strict=True))
+    return [judged.get(outcome, outcome) == Outcome.correct for outcome in found]

@@ -35,7 +35,7 @@ class Config(tasks.Training):
 
 def solution(row: dict) -> str:
     """The data's solution with the answer in a box at its end."""
-    worked = row.get("solution", "").strip()
+    worked = (row.get("solution") or "").strip()
     return f"{worked}\nThe answer is \\boxed{{{row['answer']}}}." if worked else ""
 
 

@@ -16,7 +16,7 @@ import re
 
 from bridge_jax.grading.extract import last_boxed
 from bridge_jax.grading.outcome import Outcome
-from bridge_jax.tasks import PROMPTS, check_rows, question_id
+from bridge_jax.tasks import PROMPTS, STOPS, check_rows, question_id
 from bridge_jax.types import Problem, Task
 
 NAMES = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus")
@@ -40,7 +40,7 @@ class Config:
     train_size: int = 1000
     demo_size: int = 200
     eval_size: int = 100  # of each split
-    prompt: str = "boxed"  # as in the other tasks: boxed or plain
+    prompt: str = "boxed"  # as in the other tasks: boxed, plain or user
     seed: int = 0
 
 
@@ -54,7 +54,15 @@ def make(cfg: Config) -> Task:
     prompts = tuple(problem._replace(solution="") for problem in train[: cfg.train_size])
     demos = check_rows(train[: cfg.demo_size], "knights_knaves demos", demos=True)
     return Task(
-        "knights_knaves", prompts, demos, splits, PROMPTS[cfg.prompt], last_boxed, lenient, compare
+        "knights_knaves",
+        prompts,
+        demos,
+        splits,
+        PROMPTS[cfg.prompt],
+        last_boxed,
+        lenient,
+        compare,
+        stop=STOPS.get(cfg.prompt, ()),
     )
 
 

@@ -11,6 +11,7 @@ from bridge_jax import data, problems, tasks
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import Claim, Outcome, Rule
 from bridge_jax.grading.pool import Pool
+from bridge_jax.tasks import knights_knaves
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 SIZES = {
@@ -173,7 +174,7 @@ def test_expert_traces_replace_solutions(made, tmp_path, caplog):
     path = tmp_path / "traces.jsonl"
     rows = [
         {
-            "problem": "what is 2 TIMES 2",
+            "problem": " What is 2\ttimes 2? ",
             "solution": r"<think>Hm.</think> So \boxed{4}.",
             "answer": "4",
         },
@@ -184,6 +185,74 @@ def test_expert_traces_replace_solutions(made, tmp_path, caplog):
     task = make("limr", made, allow_changed_data=True, held_out=("math500",), traces=str(path))
     assert [row.solution for row in task.demos] == [rows[0]["solution"]] and len(task.train) == 6
     assert "left out: 4 without a solution, 1 whose own answer is not correct" in caplog.text
+    counts = {key: value for key, value in task.demo_counts.items() if value}
+    assert counts == dict(problems=6, matched=2, rows=3, used=1, wrong=1, unmatched=1)
+
+
+def test_of_several_traces_the_first_right_one_is_taken(made, tmp_path):
+    """In whatever order they stand; one of them needs algebra, one is no answer, one has no box."""
+    texts = [
+        r"\boxed{5}",
+        "four",
+        r"\boxed{\frac{8}{2}}",
+        r"\boxed{4}",
+        r"\boxed{\sqrt{16}\sin^2x+4\cos^2x}",
+    ]
+    path = tmp_path / "traces.jsonl"
+    for order in (texts, texts[::-1]):
+        rows = [{"problem": MADE[2]["problem"], "solution": text, "answer": "4"} for text in order]
+        rows += [{"problem": MADE[1]["problem"], "solution": r"\boxed{1}", "answer": "1"}]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        given = dict(allow_changed_data=True, held_out=("math500",), traces=str(path))
+        task = make("limr", made, **given)
+        right = [text for text in order if text in texts[2:]]
+        found = {row.question: row for row in task.demos}
+        assert len(found) == 2 and found[MADE[2]["problem"]].solution == right[0]
+        assert task.other_solutions == {found[MADE[2]["problem"]].id: tuple(right[1:])}
+        assert task.demo_counts["wrong"] == 2 and task.demo_counts["repeated"] == 2
+        few = make("limr", made, **given, demo_size=1)
+        assert few.demos == task.demos[:1]
+        assert (few.demo_counts["used"], few.demo_counts["beyond_demo_size"]) == (1, 1)
+
+
+def test_solutions_that_are_null_or_no_text(made):
+    """Null is no solution; a list is named, not joined or skipped."""
+    rows = [dict(MADE[0], solution=None), *MADE[1:]]
+    for name in ("train/math_train", "train/limr", "train/gsm8k_train", "train/gsm8k_test"):
+        (made / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("math", "limr", "gsm8k"):
+        given = dict(held_out=("math500",), allow_changed_data=True)
+        assert len(make(name, made, **given).demos) == 5
+    rows[2] = dict(MADE[2], solution=["a", "b"])
+    (made / "train/limr.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=r"limr, id 'p2': solution is \['a', 'b'\]"):
+        make("limr", made, **given)
+
+
+@pytest.mark.parametrize("prompt, stop", [("boxed", ()), ("user", ()), ("plain", ("\nQuestion:",))])
+def test_each_template_has_its_stop_strings(made, prompt, stop):
+    """The mark of a next question stands in the template it belongs to."""
+    training = make("math", made, allow_changed_data=True, prompt=prompt)
+    held = make("math500", made, allow_changed_data=True, prompt=prompt)
+    puzzles = knights_knaves.make(
+        knights_knaves.Config(
+            levels=(3,), hard_levels=(), train_size=1, demo_size=1, eval_size=1, prompt=prompt
+        )
+    )
+    for task in (training, held, puzzles):
+        assert task.stop == stop
+        (split,) = task.splits.values()
+        text = "".join(message["content"] for message in task.messages(split[0]))
+        assert all(("\n" + text).startswith(mark) for mark in stop)
+        assert tasks.with_stop(task, ("a", "b", *stop), True).stop == (*stop, "a", "b")
+        assert tasks.with_stop(task, ("a",), False).stop == ("a",)
+
+
+def test_a_prompt_without_a_system_message():
+    """For templates that refuse one: otherwise the words of the boxed prompt."""
+    problem = tasks.of_row({"problem": "q", "answer": "1"})
+    boxed, user = (tasks.PROMPTS[name](problem) for name in ("boxed", "user"))
+    assert [message["role"] for message in boxed] == ["system", "user"] and user == boxed[1:]
 
 
 @pytest.mark.parametrize(
