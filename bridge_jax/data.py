@@ -160,13 +160,10 @@ class HFTokenizer:
     def __post_init__(self):
         import transformers  # slow to import
 
-        for name in TOKENIZER_FILES:
-            path = pathlib.Path(self.folder) / name
-            if path.suffix in (".json", ".jinja", ".txt") and path.is_file():
-                textfile.read(path)  # transformers would not say which of them is no UTF-8
         try:
             inner = transformers.AutoTokenizer.from_pretrained(str(self.folder))
         except (OSError, ValueError) as error:
+            check_files(self.folder)
             raise ValueError(
                 f"no tokenizer in {str(self.folder)!r}: give a folder that holds tokenizer.json and "
                 f"tokenizer_config.json, or the name of a hub repository that can be reached ({error})"
@@ -266,6 +263,16 @@ class HFTokenizer:
             source = pathlib.Path(self.folder) / name
             if source.exists() and source.resolve() != (folder / name).resolve():
                 shutil.copyfile(source, folder / name)
+
+
+def check_files(folder: str | pathlib.Path) -> None:
+    """ValueError for the first file of a tokenizer that is no UTF-8 or no JSON: transformers does not name it."""
+    for name in ("config.json", *TOKENIZER_FILES):
+        path = pathlib.Path(folder) / name
+        if path.is_file() and path.suffix == ".json":
+            hf_folder.read_json(path)
+        elif path.is_file() and path.suffix in (".jinja", ".txt"):
+            textfile.read(path)
 
 
 def check_vocabulary(tokenizer, model_vocab: int) -> None:

@@ -174,6 +174,106 @@ def test_the_end_of_a_turn_ends_a_sequence(tmp_path):
     )
 
 
+TURNS = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "name, eos, eos_ids",
+    [
+        ("llama3_1", "<|end_of_text|>", (128001, 128009)),
+        ("qwen3", "<|endoftext|>", (151643, 151645)),
+    ],
+)
+def test_real_files_whose_eos_is_not_the_end_of_a_turn(tmp_path, name, eos, eos_ids):
+    """Base models' files: both end a sequence, the tokenizer's own is taught; generation_config.json adds its list."""
+    assert real(name)
+    config = json.loads((TOKENIZERS / name / "tokenizer_config.json").read_text(encoding="utf-8"))
+    # named for no purpose, so that only added_tokens_decoder knows what is special
+    config = {
+        k: v for k, v in config.items() if k not in ("additional_special_tokens", "pad_token")
+    }
+    config["eos_token"] = eos
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").symlink_to(TOKENIZERS / name / "tokenizer.json")
+    assert HFTokenizer(str(tmp_path)).eos_ids == eos_ids
+    more = [eos_ids[1], 128008]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": more}))
+    tokenizer = HFTokenizer(str(tmp_path))
+    assert tokenizer.eos_ids == (*eos_ids, 128008)
+    assert tokenizer.decode([*tokenizer.encode("4"), *tokenizer.eos_ids]) == "4"
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_only_a_special_token_ends_a_turn(tmp_path, special):
+    """As added_tokens_decoder says; other special tokens, that opening a turn too, end nothing."""
+    folder = small_hf(tmp_path, chat_template=TURNS)
+    path = folder / "tokenizer.json"
+    saved, token = (
+        json.loads(path.read_text()),
+        dict(normalized=False, single_word=False, lstrip=False, rstrip=False),
+    )
+    names = {"<|im_start|>": True, "<|im_end|>": special, "<|other|>": True}
+    saved["added_tokens"] += [
+        dict(id=18 + i, content=name, special=value, **token)
+        for i, (name, value) in enumerate(names.items())
+    ]
+    path.write_text(json.dumps(saved))
+    tokenizer = HFTokenizer(str(folder))
+    assert tokenizer.encode("<|im_start|><|im_end|><|other|>") == [18, 19, 20]
+    assert tokenizer.eos_ids == ((0, 19) if special else (0,))
+
+
+def test_files_beside_the_tokenizer_that_cannot_be_read_are_named(tmp_path):
+    """A generation_config.json that is skipped would lose its stop ids."""
+    small_hf(tmp_path)
+    for name in ("generation_config.json", "config.json"):
+        (tmp_path / name).write_text("{torn")
+        with pytest.raises(ValueError, match=f"/{name} is not valid JSON"):
+            HFTokenizer(str(tmp_path))
+        (tmp_path / name).unlink()
+    (tmp_path / "generation_config.json").write_bytes('{"eos_token_id": 3}'.encode("utf-8-sig"))
+    assert HFTokenizer(str(tmp_path)).eos_ids == (0, 3)
+    content = (tmp_path / "tokenizer_config.json").read_text()
+    (tmp_path / "tokenizer_config.json").write_bytes(content.encode("utf-16"))
+    with pytest.raises(ValueError, match="tokenizer_config.json is not UTF-8 text: .*iconv"):
+        HFTokenizer(str(tmp_path))
+
+
+REFUSES = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}{{ m['content'] }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja"])
+def test_a_template_that_refuses_the_system_role(tmp_path, file):
+    """The error names the file and the way out, which works."""
+    if file == "chat_template.jinja":
+        small_hf(tmp_path, chat_template=None)
+        (tmp_path / file).write_text(REFUSES)
+    else:
+        small_hf(tmp_path, chat_template=REFUSES)
+    tokenizer = HFTokenizer(str(tmp_path))
+    with pytest.raises(
+        ValueError,
+        match=f"problem 7: .*{file} refuses messages of system, user .*TemplateError.*System role not supported.*task.prompt='user'",
+    ):
+        data.prompt_ids(
+            tokenizer, problem(7, "12"), lambda p: [{"role": "system", "content": "s"}, *plain(p)]
+        )
+    assert tokenizer.decode(data.prompt_ids(tokenizer, problem(7, "12"), plain)) == "12"
+
+
+def test_a_template_that_fails_of_itself_is_named_at_once(tmp_path):
+    small_hf(
+        tmp_path, chat_template="{% for m in messages %}{{ m['content'] | nothing }}{% endfor %}"
+    )
+    with pytest.raises(
+        ValueError, match="tokenizer_config.json refuses messages of user, assistant"
+    ):
+        HFTokenizer(str(tmp_path))
+
+
 def test_without_a_template_the_prompt_is_a_line(tmp_path):
     small_hf(tmp_path, chat_template=None)
     tokenizer = HFTokenizer(str(tmp_path))
@@ -261,6 +361,76 @@ def test_long_traces_are_dropped_not_cut(caplog):
     )
     assert "trace longer than 6 tokens; id (tokens): 2 (7)" in caplog.text
     assert "prompt longer than 8 tokens; id (tokens): 3 (9)" in caplog.text
+
+
+THOUGHTS = "<think>\n12\n</think>\n\nSo 2."
+
+
+@pytest.mark.parametrize(
+    "opened, solution, trained",
+    [
+        ("", THOUGHTS, THOUGHTS),
+        ("", "So 2.", "So 2."),
+        ("", "12\n</think>\n\nSo 2.", THOUGHTS),  # the opening tag is missing in some data sets
+        ("", " \n12</think>So 2.", "<think>\n12</think>So 2."),
+        ("", THOUGHTS + "<think>2", None),
+        ("", "<think>\n12", None),
+        ("<think>\n", THOUGHTS, "12\n</think>\n\nSo 2."),
+        ("<think>", THOUGHTS, "\n12\n</think>\n\nSo 2."),
+        ("<think>\n\n", THOUGHTS, "12\n</think>\n\nSo 2."),
+        ("<think>\n", "\n<think>12</think>So 2.", "12</think>So 2."),
+        ("<think>\n", "12\n</think>\n\nSo 2.", "12\n</think>\n\nSo 2."),
+        ("<think>\n", "So 2.", None),  # it would be said inside the reasoning, and end there
+        ("<think>\n", "<think>\n12", None),
+        ("<think>\n\n</think>\n\n", "So 2.", "So 2."),
+        ("<think>\n\n</think>\n\n", THOUGHTS, ValueError),
+        ("<think>\n\n</think>\n\n", "12</think>So 2.", ValueError),
+    ],
+)
+def test_reasoning_is_opened_once_and_closed(tmp_path, opened, solution, trained):
+    """Whether the generation prompt opens it, the trace, or neither; what stays open is no demonstration."""
+    generation = f"{{% if add_generation_prompt %}}{{{{ {opened!r} }}}}{{% endif %}}"
+    CharTokenizer("</think>12So.\n ").save(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["chat_template"] = "{{ messages[0]['content'] }}" + generation
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer, rows = HFTokenizer(str(tmp_path)), [problem(1, "1", solution)]
+    if trained is ValueError:
+        with pytest.raises(
+            ValueError, match="demonstration 1: the chat template closes the reasoning"
+        ):
+            data.encode_demos(tokenizer, rows, plain, (32,), 64)
+    elif trained is None:
+        with pytest.raises(
+            ValueError,
+            match="none of 1 problems remains; of 1 the solution ends inside an open <think>",
+        ):
+            data.encode_demos(tokenizer, rows, plain, (32,), 64)
+    else:
+        demos, dropped = data.encode_demos(tokenizer, rows, plain, (32,), 64)
+        text = tokenizer.decode(demos.completions[0])
+        assert text == demos.problems[0].solution == trained and not dropped
+        assert tokenizer.decode(demos.tokens[0]) == "1" + opened
+        assert (opened + text).count("<think>") <= 1 + opened.count("</think>")
+
+
+def test_the_first_solution_that_fits_is_taken(caplog):
+    """Of those that are right; where none fits, the problem is left out once."""
+    rows = [problem(1, "1=", "1234567"), problem(2, "1=", "12"), problem(3, "1=", "1234567")]
+    others = {1: ("123456", "12;1", "1"), 3: ("12345678",)}
+    with caplog.at_level(logging.WARNING):
+        demos, dropped = data.encode_demos(CHAR, rows, plain, BUCKETS, 6, others)
+    assert [(p.id, p.solution) for p in demos.problems] == [(1, "12;1"), (2, "12")]
+    assert [CHAR.decode(row) for row in demos.completions] == ["12;1", "12"]
+    assert dropped == ((3, "trace", 8),) and "left out 1 of 3 problems" in caplog.text
+
+
+def test_a_solution_that_would_be_cut_at_a_stop_string_is_left_out(caplog):
+    rows = [problem(1, "1=", "12;#3"), problem(2, "1=", "12;+")]
+    with caplog.at_level(logging.WARNING):
+        demos, dropped = data.encode_demos(CHAR, rows, plain, BUCKETS, 9, {}, (";#", "++"))
+    assert [p.id for p in demos.problems] == [2] and dropped == ((1, "stop", 6),)
+    assert "the solution holds a stop string" in caplog.text
 
 
 def test_many_left_out_are_counted_and_ten_are_named(caplog):
