@@ -76,7 +76,7 @@ def read(tokenizer, samples: Samples, stop: Sequence[str]) -> tuple[Samples, tup
     """The samples cut where their first stop string ends, their texts without it, and the number of tokens cut off.
 
     The last token kept is the first one at which the text so far holds a stop string; behind it tokens and
-    log-probabilities are 0. A row that was cut has stopped by itself, as one that an end-of-sequence token ends. What
+    log-probabilities are 0. Other rows stay as they are. A row that was cut has stopped by itself, as one that an end-of-sequence token ends. What
     comes of it depends on nothing but the row.
     """
     texts = texts_of(tokenizer, samples)
@@ -88,6 +88,7 @@ def read(tokenizer, samples: Samples, stop: Sequence[str]) -> tuple[Samples, tup
         ids = samples.seqs.tokens_BT[b, : length_B[b] - stopped_B[b]]
         length_B[b], stopped_B[b] = tokens_to_stop(tokenizer, ids, stop), True
     kept_BT = np.arange(samples.logp_BT.shape[1]) < length_B[:, None]
+    kept_BT[[b not in begins for b in range(len(texts))]] = True
     seqs = samples.seqs.replace(
         tokens_BT=np.where(kept_BT, samples.seqs.tokens_BT, 0), length_B=length_B
     )

@@ -6,6 +6,7 @@ The task is graded by the parity of the text's length: an untrained model is nev
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -77,7 +78,8 @@ def compiled_once(run, state):
             s.method,
             s.recipes,
             s.model,
-            s.rollout,
+            # what is done with samples once they are fetched
+            dataclasses.replace(s.rollout, stop=(), task_stop=True),
             s.batch,
             s.mesh,
             s.eval.rows,
