@@ -475,10 +475,10 @@ def build(config: ConfigDict, devices=None) -> Run:
             if hasattr(s.task, "traces")
             else "raise task.demo_size"
         )
-        told = f" ({problems.told(task.demo_counts)})" if task.demo_counts else ""
+        told = f". There are {problems.told(task.demo_counts)}" if task.demo_counts else ""
         raise ValueError(
-            f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none{told}; {way} "
-            "or choose another method"
+            f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; {way} "
+            f"or choose another method{told}"
         )
     encode_demos = lambda rows: data.encode_demos(
         tokenizer,

@@ -435,6 +435,10 @@ def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, 
         (dict(prompt="chat"), "--prompt='chat'; allowed: boxed, plain"),
         (dict(prompt="plain"), "--prompt=plain: task 'arithmetic' has one way to ask only"),
         (dict(prompt="plain", tasks=()), "--prompt=plain without --tasks"),
+        (dict(prompt="user"), "--prompt=user: task 'arithmetic' has one way to ask only"),
+        (dict(stop=("#", "")), "--stop= is empty"),
+        (dict(stop=("#",), tasks=()), "--stop='#' without --tasks"),
+        (dict(task_stop=False, tasks=()), "--notask_stop without --tasks"),
     ],
 )
 def test_bad_input(model, tmp_path, changes, message):
@@ -465,6 +469,48 @@ def test_plain_prompts_go_around_the_chat_template():
         made["boxed"]["template"] != made["plain"]["template"]
         and made["boxed"]["data"] == made["plain"]["data"]
     )
+
+
+def test_stop_strings_cut_what_is_read_and_are_part_of_the_manifest(model, lively, tmp_path):
+    """The texts are those without stop strings, up to the first one; rows of other stop strings are not mixed in."""
+    run(model, tmp_path / "free")
+    run(model, tmp_path / "cut", stop=("=", "-7"))
+    free, cut = rows(tmp_path / "free"), rows(tmp_path / "cut")
+    ends = {key: min((free[key]["text"] + end).find(end) for end in ("=", "-7")) for key in free}
+    assert {key: row["text"] for key, row in cut.items()} == {
+        key: row["text"][: ends[key]] for key, row in free.items()
+    }
+    shorter = [key for key in free if ends[key] < len(free[key]["text"])]
+    assert shorter and all(cut[key]["tokens"] <= free[key]["tokens"] for key in shorter)
+    assert all(cut[key]["stopped"] for key in shorter)
+    run(model, tmp_path / "cut", stop=("=", "-7"))
+    for folder, stop in (("cut", ()), ("free", ("=",)), ("cut", ("=",))):
+        with pytest.raises(ValueError, match="(?s)made otherwise:.*task arithmetic.stop"):
+            run(model, tmp_path / folder, stop=stop)
+
+
+def test_the_tasks_own_stop_strings_and_those_of_the_flags(model, monkeypatch, tmp_path):
+    fake_task(monkeypatch, stop=("##",))
+    given = dict(tasks=("math500",), samples=1, limit=1)
+    for name, changes, stop in (
+        ("own", {}, ["##"]),
+        ("both", dict(stop=("=",)), ["##", "="]),
+        ("flag", dict(stop=("=",), task_stop=False), ["="]),
+    ):
+        run(model, tmp_path / name, **given, **changes)
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        assert manifest["task math500"]["stop"] == stop
+    run(model, tmp_path / "none", **given, task_stop=False)
+    assert (
+        "stop" not in json.loads((tmp_path / "none" / "manifest.json").read_text())["task math500"]
+    )
+
+
+def test_newlines_of_the_stop_flag(monkeypatch):
+    given = {"buckets": ["6", "8"], "stop": [r"\nQuestion:", "User:"]}
+    flags = types.SimpleNamespace(**dataclasses.asdict(ASKED) | given)
+    monkeypatch.setattr(command.flags, "FLAGS", flags)
+    assert command.read_flags().stop == ("\nQuestion:", "User:")
 
 
 def test_bad_folders(model, tmp_path, unbroken):
@@ -533,3 +579,5 @@ def test_the_command(model, tmp_path):
         == ("error: --buckets=six; allowed: whole numbers, such as 128,256")
         and "Traceback" not in wrong.stderr
     )
+    empty = start("--tasks=arithmetic", "--stop=#", "--stop=")
+    assert empty.returncode == 2 and "error: --stop= is empty" in empty.stderr

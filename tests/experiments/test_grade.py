@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -72,6 +73,32 @@ def test_a_bad_line_is_named_and_what_stands_before_it_is_graded(bad, message):
     done = command("grade", "--file=-", stdin=f"{good}\n{good}\n{bad}\n{good}\n")
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert [row["outcome"] for row in lines(done)] == ["correct", "correct"]
+
+
+def test_a_file_that_is_no_utf8_is_named(tmp_path):
+    """Also where it comes from stdin, and whatever the locale is; a byte-order mark of UTF-8 and CRLF are read."""
+    row = {"gold": "√2", "prediction": "so \\boxed{√2} é"}
+    text = json.dumps(row, ensure_ascii=False) + "\r\n"
+    path = tmp_path / "pairs.jsonl"
+    for encoding in ("utf-16", "latin-1", "utf-8-sig"):
+        path.write_bytes(
+            (text.replace("√2", "2") if encoding == "latin-1" else text).encode(encoding)
+        )
+        done = command("grade", f"--file={path}")
+        if encoding == "utf-8-sig":
+            assert [line["outcome"] for line in lines(done)] == ["correct"], done.stderr
+        else:
+            assert done.returncode == 2 and "Traceback" not in done.stderr
+            assert "pairs.jsonl, line 1 is not UTF-8 text" in done.stderr and "iconv" in done.stderr
+    stdin = subprocess.run(
+        [sys.executable, "-m", "experiments.grade", "--file=-"],
+        cwd=ROOT,
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        input=text.encode(),
+        capture_output=True,
+        timeout=300,
+    )
+    assert json.loads(stdin.stdout)["outcome"] == "correct", stdin.stderr
 
 
 def test_grade_without_a_file():
