@@ -263,6 +263,14 @@ def right_solutions(
             len(problems) - without - read,
             THINK,
         )
+    asked = {exact(problem.question) for problem in problems}
+    if strange := [text for text in given if text not in asked]:
+        logger.warning(
+            "%s: the problems of %d solutions are not asked, word for word; the first: %.200r",
+            where,
+            sum(len(given[text]) for text in strange),
+            strange[0],
+        )
     others = {id: solutions[1:] for id, solutions in accepted.items() if solutions[1:]}
     return Chosen(demos, others, count_rows(problems, given, accepted))
 

@@ -168,7 +168,7 @@ def are_right(candidates: list[Problem]) -> list[bool]:
     return [candidate.solution.endswith("right") for candidate in candidates]
 
 
-def test_the_first_right_solution_counts_and_every_row_is_accounted_for():
+def test_the_first_right_solution_counts_and_every_row_is_accounted_for(caplog):
     """Wrong before right, right twice, the same row twice, cut inside <think>, rows of no problem."""
     given = {
         "a": ["wrong", "<think> cut, right", "right", "also right", "wrong", "right"],
@@ -188,6 +188,8 @@ def test_the_first_right_solution_counts_and_every_row_is_accounted_for():
         problems=4, matched=3, rows=11, used=2, repeated=3, wrong=3, unfinished=1, unmatched=2
     )
     assert sum(found.counts[fate] for fate in problems.FATES) == 11
+    assert "the problems of 2 solutions are not asked" in caplog.text
+    assert "'nobody asks'" in caplog.text
     # what is known once they are tokenised
     left = problems.recount(found.counts, ["trace", "stop"])
     assert (left["used"], left["too_long"], left["stopped"]) == (0, 1, 1)
