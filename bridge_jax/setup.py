@@ -460,7 +460,6 @@ def build(config: ConfigDict, devices=None) -> Run:
     run = sketch(config, devices, read_model)
     s, cfg, method = run.settings, run.cfg, run.method
     task = tasks.load(s.task_name).make(s.task)
-    task = tasks.with_stop(task, s.rollout.stop, s.rollout.task_stop)
     for name, rows in {"train": task.train, "demos": task.demos, **task.splits}.items():
         tasks.check_rows(rows, f"task {s.task_name!r}, {name}", demos=name == "demos")
     warn_unread(s, cfg, method)
@@ -475,11 +474,11 @@ def build(config: ConfigDict, devices=None) -> Run:
             if hasattr(s.task, "traces")
             else "raise task.demo_size"
         )
-        told = f". There are {problems.told(task.demo_counts)}" if task.demo_counts else ""
         raise ValueError(
             f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; {way} "
-            f"or choose another method{told}"
+            "or choose another method"
         )
+    task = tasks.with_stop(task, s.rollout.stop, s.rollout.task_stop)
     encode_demos = lambda rows: data.encode_demos(
         tokenizer,
         rows,
