@@ -148,7 +148,7 @@ def test_beta_0_is_naive_mixing():
 
         rolled = batch.rollouts["theta"]
         R = np.asarray(rolled.reward_B).reshape(-1, 4)
-        A = ((R - R.mean(1, keepdims=True)) / (R.std(1, keepdims=True) + 1e-6)).reshape(-1)
+        A = ((R - R.mean(1, keepdims=True)) / (R.std(1, ddof=1, keepdims=True) + 1e-6)).reshape(-1)
         return 0.5 * mean_logp(batch.demos, np.ones(8)) + 0.5 * mean_logp(rolled.seqs, A)
 
     table, m, v = theta["table"], 0.0, 0.0
@@ -350,7 +350,8 @@ def test_ratio_cap_reaches_the_shadow():
         0
     ]
     R_PM = rolled.reward_B.reshape(rolled.seqs.prompt_len_P.shape[0], -1)
-    A_B = ((R_PM - R_PM.mean(1, keepdims=True)) / (R_PM.std(1, keepdims=True) + 1e-6)).reshape(-1)
+    std_P = R_PM.std(1, ddof=1, keepdims=True)
+    A_B = ((R_PM - R_PM.mean(1, keepdims=True)) / (std_P + 1e-6)).reshape(-1)
     mask_BT = jnp.arange(rolled.seqs.tokens_BT.shape[1]) < rolled.seqs.length_B[:, None]
     rho_BT = jnp.exp(score(far.theta_hat) - score(far.theta))
     assert (rho_BT > 2).any() and (rho_BT < 0.5).any()
