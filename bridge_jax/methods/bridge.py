@@ -39,7 +39,17 @@ from bridge_jax.optim import (
     schedule,
     to_bfloat16,
 )
-from bridge_jax.types import Batch, Method, Metrics, Params, Policy, Reads, Rollouts, TrainState
+from bridge_jax.types import (
+    Batch,
+    Method,
+    Metrics,
+    Params,
+    Policy,
+    Reads,
+    Rollouts,
+    Sequences,
+    TrainState,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +208,14 @@ def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_B
         "rollout/logp_error_hat": objectives.mean_tokens(error_BT, own.seqs),
         "rollout/logp_error_hat_max": error_BT.max(),
     }
+
+
+def capped_share(cap: float, hat: dict, behaviour_BT, seqs: Sequences):
+    """Share of the tokens whose weight in theta_hat's gradient the cap bounds; 0 where it is free."""
+    if not cap:
+        return jnp.float32(0)
+    rho_BT = objectives.ratio(hat["logp_BT"], behaviour_BT)
+    return objectives.mean_tokens((rho_BT > cap) | (rho_BT < 1.0 / cap), seqs)
 
 
 def lam_rule(cfg: Config):
@@ -410,6 +428,9 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         metrics |= gain | {
             "rl/J": values[1],
             "bridge/J_hat": values[2],
+            "bridge/clip_fraction": capped_share(
+                cfg.ratio_cap, hat, (hat if own else rl)["logp_BT"], seen_by_hat.seqs
+            ),
             "update/skipped": jnp.maximum(metrics["update/skipped"], skipped),
         }
         state = settle(cfg, state, before.step + 1, metrics["update/skipped"])
