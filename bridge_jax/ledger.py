@@ -21,16 +21,17 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from bridge_jax.models import layers
+from bridge_jax.models import layers, params
 from bridge_jax.types import Batch
 
 
 def matrix_weights(cfg: layers.Config) -> int:
     """Weights that a token is multiplied with: all matrices, the embedding only where it is also the head."""
+    table = cfg.tensors()
     sizes = {
-        path: math.prod(tensor.shape) * (cfg.layers if path.startswith("layers/") else 1)
-        for path, tensor in cfg.tensors().items()
-        if len(tensor.shape) > 1 and not path.endswith("_bias")
+        path: math.prod(params.full_shape(cfg, path, table[path]))
+        for path, matrix in params.matrices(cfg).items()
+        if matrix
     }
     return sum(sizes.values()) - (0 if cfg.tied else sizes["embed"])
 
@@ -59,6 +60,20 @@ def step_flops(
         count("generated_tokens") + 3 * count("gradient_tokens") + count("forward_tokens"),
         behind,
     )
+
+
+def token_rates(spent: dict[str, float], rollout_s: float, update_s: float) -> dict[str, float]:
+    """Tokens a second of one step. spent: its budget/* counts.
+
+    time/rollout_tokens_per_s: generated tokens over the seconds that sampling took; where nothing is sampled there is none.
+    time/update_tokens_per_s: tokens that went through a pass of the update, backward or forward alone, over its seconds.
+    """
+    count = lambda *names: sum(spent.get(f"budget/{name}", 0.0) for name in names)
+    passed = count("gradient_tokens", "gradient_prompt_tokens", "forward_tokens")
+    rates = {"time/update_tokens_per_s": passed / max(update_s, 1e-9)}
+    if "budget/generated_tokens" in spent:
+        rates["time/rollout_tokens_per_s"] = count("generated_tokens") / max(rollout_s, 1e-9)
+    return rates
 
 
 def mean_lengths(batch: Batch) -> tuple[float, float]:

@@ -5,8 +5,10 @@
 Z and the entropy are summed from block to block under a running maximum (online softmax, Milakov & Gimelshein 2018,
 arXiv 1805.02867), and the backward pass makes the logits of each block again:
 
-    d logit_v = (1[v = token] - p_v) g / temperature
+    d logit_v = [ (1[v = token] - p_v) g  -  p_v (log p_v + entropy) g_entropy ] / temperature
     d head_v = sum_t d logit_v hidden_t,    d hidden = sum_v d logit_v head_v
+
+g and g_entropy are the gradients of log p and of the entropy; the second term is computed only where an objective has one.
 
 A block's part of the head's gradient is complete when the block is done: it is summed over positions in fp32 by one matmul and
 reduced over the devices at once, in fp32, so that neither the gathered head nor its gradient is ever whole on a device.
@@ -20,6 +22,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.sharding import Mesh, PartitionSpec
 
 from bridge_jax.precision import over_positions, product
@@ -134,9 +137,18 @@ def forward(on: Axes, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, tempera
 
 
 def backward(
-    on: Axes, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, temperature, log_z_BT, g_BT
+    on: Axes,
+    chunk_tokens: int,
+    hidden_BTD,
+    head_VD,
+    tokens_BT,
+    temperature,
+    log_z_BT,
+    g_BT,
+    entropy_BT=None,
+    g_entropy_BT=None,
 ):
-    """Gradients to hidden_BTD and head_VD of the sum of g * logp."""
+    """Gradients to hidden_BTD and head_VD of the sum of g * logp, and of g_entropy * entropy where that is given."""
     B, T, _ = hidden_BTD.shape
     blocks, own_BT, dtype = (
         cut(head_VD.shape[0], B * T, chunk_tokens),
@@ -149,8 +161,12 @@ def backward(
         start = blocks.start(k)
         head_UD = on.gather(jax.lax.dynamic_slice_in_dim(head_VD, start, blocks.size))
         logits = blocks.logits(k, hidden_BTD, head_UD, temperature)
-        p = jnp.exp(logits - log_z_BT[..., None])
-        d = ((blocks.chosen(k, own_BT) - p) * (g_BT / temperature)[..., None]).astype(dtype)
+        logp = logits - log_z_BT[..., None]
+        p = jnp.exp(logp)
+        d = (blocks.chosen(k, own_BT) - p) * (g_BT / temperature)[..., None]
+        if g_entropy_BT is not None:
+            d -= p * (logp + entropy_BT[..., None]) * (g_entropy_BT / temperature)[..., None]
+        d = d.astype(dtype)
         G_UD = on.reduce(over_positions("U,D->UD", d, hidden_BTD)).astype(head_VD.dtype)
         # a block's entries that an earlier one has get zeros here: they are added to, never written over
         G_UD += jax.lax.dynamic_slice_in_dim(G_head, start, blocks.size)
@@ -166,27 +182,37 @@ def backward(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def scored(spread, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, temperature):
     """logp and entropy; spread: (mesh, Axes), or None for one device."""
-    return begin(spread, chunk_tokens, hidden_BTD, head_VD, tokens_BT, temperature)[0]
+    return run_forward(spread, chunk_tokens, hidden_BTD, head_VD, tokens_BT, temperature)[:2]
+
+
+def run_forward(spread, chunk_tokens: int, *given):
+    """logp, entropy and log Z of hidden states, head, tokens and temperature."""
+    kinds = ("rows", "head", "rows", "")
+    return on_devices(forward, spread, chunk_tokens, kinds, ("rows",) * 3)(*given)
 
 
 def begin(spread, chunk_tokens: int, *given):
     """The outputs, and what the backward pass needs."""
-    logp, entropy, log_z = on_devices(
-        forward, spread, chunk_tokens, ("rows", "head", "rows", ""), ("rows",) * 3
-    )(*given)
-    return (logp, entropy), (*given, log_z)
+    given = [primal.value for primal in given]
+    logp, entropy, log_z = run_forward(spread, chunk_tokens, *given)
+    return (logp, entropy), (*given, log_z, entropy)
 
 
 def end(spread, chunk_tokens: int, kept, gradients):
-    """Gradients to the hidden states and the head; none to the temperature, and none from the entropy."""
-    kinds = ("rows", "head", "rows", "", "rows", "rows")
+    """Gradients to the hidden states and the head; none to the temperature."""
+    *given, log_z, entropy = kept
+    g, g_entropy = gradients
+    # an objective that does not reward entropy, as most do not, has no gradient of it, not even zeros
+    bonus = () if isinstance(g_entropy, SymbolicZero) else (entropy, g_entropy)
+    g = jnp.zeros_like(log_z) if isinstance(g, SymbolicZero) else g
+    kinds = ("rows", "head", "rows", "", "rows", "rows", *("rows" for _ in bonus))
     G_hidden, G_head = on_devices(backward, spread, chunk_tokens, kinds, ("rows", "head"))(
-        *kept, gradients[0]
+        *given, log_z, g, *bonus
     )
     return G_hidden, G_head, None, None
 
 
-scored.defvjp(begin, end)
+scored.defvjp(begin, end, symbolic_zeros=True)
 
 
 def on_devices(function, spread, chunk_tokens: int, given: tuple[str, ...], made: tuple[str, ...]):
@@ -216,7 +242,7 @@ def token_logp(
     chunk_tokens: int = 512,
     mesh: Mesh | None = None,
 ):
-    """log softmax(logits / temperature)[token] and the entropy in nats (no gradient flows through it), both [B,T] fp32.
+    """log softmax(logits / temperature)[token] and the entropy in nats, both [B,T] fp32; gradients flow through both.
 
     chunk_tokens: a device has as many logits in memory at once as so many positions have. mesh: the rows lie over data and fsdp,
     the head's width over fsdp and its vocabulary over tensor; rows that do not divide are left to the compiler.

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from bridge_jax.models.layers import Config, Tensor
-from bridge_jax.types import Tree
+from bridge_jax.types import Matrix, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +82,15 @@ def logical_axes(cfg: Config, lora: Lora) -> Tree:
     return {
         path: {"A": ("layers", "embed", "rank"), "B": ("layers", "rank", "embed")}
         for path in targets(cfg, lora)
+    }
+
+
+def matrices(cfg: Config, lora: Lora) -> dict[str, Matrix]:
+    """Path in w -> the sides of A or B; both are matrices, one for each layer."""
+    return {
+        f"{path}/{side}": Matrix(rows=(1,), columns=(2,))
+        for path in targets(cfg, lora)
+        for side in ("A", "B")
     }
 
 

@@ -45,6 +45,18 @@ def clipped_surrogate(logp_BT, behaviour_BT, A_B, low: float, high: float) -> ja
     return jnp.minimum(rho * A, jnp.clip(rho, 1.0 - low, 1.0 + high) * A)
 
 
+def clip_fraction(
+    logp_BT, behaviour_BT, A_B, low: float, high: float, seqs: Sequences
+) -> jax.Array:
+    """Share of the tokens whose gradient `clipped_surrogate` takes: rho > 1 + high at A > 0, or rho < 1 - low at A < 0.
+
+    logp_BT and behaviour_BT may also be [B,1], one ratio for all tokens of a sample.
+    """
+    rho, A = ratio(logp_BT, behaviour_BT), A_B[:, None]
+    clipped = ((rho > 1.0 + high) & (A > 0)) | ((rho < 1.0 - low) & (A < 0))
+    return mean_tokens(jnp.broadcast_to(clipped, seqs.tokens_BT.shape).astype(jnp.float32), seqs)
+
+
 def k3(logp: jax.Array, logp_ref: jax.Array) -> jax.Array:
     """e^d - d - 1 with d = logp_ref - logp bounded to +-20: estimates KL(pi || ref) on samples of pi (Schulman 2020)."""
     d = jnp.clip(logp_ref - logp, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
@@ -67,7 +79,11 @@ def check_range(key: str, value: float, low: float, high: float = float("inf")) 
 
 
 def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Array:
-    """A = (R - mean) / (std + 1e-6) over the M samples of a prompt (GRPO), or R - mean alone (kind "mean", Dr. GRPO)."""
+    """A = (R - mean) / (std + 1e-6) over the M samples of a prompt (GRPO), or R - mean alone (kind "mean", Dr. GRPO).
+
+    std divides by M - 1, as in verl, TRL and Trinity. For RL alone that is a factor which Adam takes out; where SFT is mixed in,
+    RL weighs sqrt((M - 1) / M) of what it does with the division by M. A group of one sample has A = 0.
+    """
     check_advantage(kind)
     R_PM = reward_B.reshape(-1, M)
     R_PM = (
@@ -75,7 +91,7 @@ def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Ar
     )  # equal rewards become exact zeros: rounding of their mean, over 1e-6, would be an advantage
     centred = R_PM - R_PM.mean(axis=1, keepdims=True)
     if kind == "group":
-        centred = centred / (R_PM.std(axis=1, keepdims=True) + 1e-6)
+        centred = centred / (R_PM.std(axis=1, ddof=min(1, M - 1), keepdims=True) + 1e-6)
     return centred.reshape(-1)
 
 
@@ -298,36 +314,57 @@ def passed(*rows: Sequences, forward: tuple[Sequences, ...] = ()) -> Metrics:
     }
 
 
-def J_SFT(policy: Policy, demos: Sequences, term=lambda logp_BT, rows: logp_BT, total=None):
+def scored(policy: Policy, phi: Tree, seqs: Sequences, temperature, entropy_coef: float):
+    """logp_BT and entropy_BT; the entropy without a gradient where it has no weight: it is reported, not ascended."""
+    logp_BT, entropy_BT = policy.logp(phi, seqs, temperature)
+    return logp_BT, entropy_BT if entropy_coef else jax.lax.stop_gradient(entropy_BT)
+
+
+def J_SFT(
+    policy: Policy,
+    demos: Sequences,
+    term=lambda logp_BT, rows: logp_BT,
+    total=None,
+    entropy_coef: float = 0.0,
+):
     """J_SFT(phi) = mean log pi_phi(y*_t) over the expert tokens of the whole batch; prompts are not scored.
 
     term(logp_BT, rows) [B,T] stands in for log pi where a method weighs the tokens; total: what the sum is divided by.
+    entropy_coef times the token's entropy is added. rows may hold kept_B, 0 where a row is left out.
     """
     total = token_total(demos) if total is None else total
 
     def J(phi, seqs: Sequences, rows):
-        logp_BT, entropy_BT = policy.logp(phi, seqs, 1.0)
-        mask_BT = token_mask(seqs.length_B, logp_BT.shape[1])
-        return jnp.sum(term(logp_BT, rows) * mask_BT) / total, {
-            "logp_BT": logp_BT,
-            "entropy_BT": entropy_BT,
-        }
+        logp_BT, entropy_BT = scored(policy, phi, seqs, 1.0, entropy_coef)
+        value_BT = term(logp_BT, rows)
+        if entropy_coef:
+            value_BT += entropy_coef * entropy_BT
+        facts = {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+        return jnp.sum(value_BT * row_mask(seqs, rows, logp_BT.shape[1])) / total, facts
 
     return J
 
 
-def J_RL(policy: Policy, rollouts: Rollouts, term, kl_coef: float = 0.0, total=None):
-    """J_RL(phi) = mean over sampled tokens of term(log pi_phi, behaviour, A) - kl_coef k3(pi_phi || ref).
+def J_RL(
+    policy: Policy,
+    rollouts: Rollouts,
+    term,
+    kl_coef: float = 0.0,
+    total=None,
+    entropy_coef: float = 0.0,
+):
+    """J_RL(phi) = mean over sampled tokens of term(log pi_phi, behaviour, A) - kl_coef k3(pi_phi || ref) + entropy_coef H.
 
     term: surrogate or clipped_surrogate with its bounds set. The rows given with it: A_B; behaviour_BT (absent: the policy
-    itself, so that the ratio is 1, right for the first update on its own samples); ref_BT (needed when kl_coef > 0). Off
-    policy the KL of a token counts by the same ratio. total: what the sum is divided by, all sampled tokens unless given.
+    itself, so that the ratio is 1, right for the first update on its own samples); ref_BT (needed when kl_coef > 0); kept_B
+    where some rows are left out (0). Off policy the KL of a token counts by the same ratio; its entropy H does not. total: what
+    the sum is divided by, all sampled tokens unless given.
     """
     total = token_total(rollouts.seqs) if total is None else total
 
     def J(phi, seqs: Sequences, rows: dict):
         logp_BT, entropy_BT = jax.lax.optimization_barrier(
-            policy.logp(phi, seqs, rollouts.temperature)
+            scored(policy, phi, seqs, rollouts.temperature, entropy_coef)
         )
         behaviour_BT = rows.get("behaviour_BT", logp_BT)
         value_BT = term(logp_BT, behaviour_BT, rows["A_B"])
@@ -337,9 +374,17 @@ def J_RL(policy: Policy, rollouts: Rollouts, term, kl_coef: float = 0.0, total=N
             value_BT -= (
                 kl_coef * jax.lax.stop_gradient(ratio(logp_BT, behaviour_BT)) * facts["kl_BT"]
             )
-        return jnp.sum(value_BT * token_mask(seqs.length_B, logp_BT.shape[1])) / total, facts
+        if entropy_coef:
+            value_BT += entropy_coef * entropy_BT
+        return jnp.sum(value_BT * row_mask(seqs, rows, logp_BT.shape[1])) / total, facts
 
     return J
+
+
+def row_mask(seqs: Sequences, rows: dict, T: int) -> jax.Array:
+    """1.0 at the tokens of the rows that count, [B,T]."""
+    mask_BT = token_mask(seqs.length_B, T)
+    return mask_BT * rows["kept_B"][:, None] if "kept_B" in rows else mask_BT
 
 
 def group_size(rollouts: Rollouts) -> int:
@@ -394,7 +439,10 @@ def demo_metrics(facts: dict, demos: Sequences) -> Metrics:
 
 
 def rollout_metrics(facts: dict, rollouts: Rollouts) -> Metrics:
-    """What every method that samples reports; logp_error compares the sampler's log-probabilities with the trainer's."""
+    """What every method that samples reports; logp_error compares the sampler's log-probabilities with the trainer's.
+
+    rl/clip_fraction is 0 here, as it is for one update on a batch; methods that make several report their own.
+    """
     seqs, R_PM = rollouts.seqs, rollouts.reward_B.reshape(-1, group_size(rollouts))
     mask_BT = token_mask(seqs.length_B, facts["logp_BT"].shape[1])
     error_BT = jnp.abs(rollouts.logp_BT - facts["logp_BT"]) * mask_BT
@@ -402,6 +450,7 @@ def rollout_metrics(facts: dict, rollouts: Rollouts) -> Metrics:
         "reward/mean": rollouts.reward_B.mean(),
         "reward/all_right": jnp.mean(R_PM.min(axis=1) > 0.5),
         "reward/all_wrong": jnp.mean(R_PM.max(axis=1) < 0.5),
+        "rl/clip_fraction": jnp.float32(0),
         "rollout/entropy": mean_tokens(facts["entropy_BT"], seqs),
         "rollout/logp_error": mean_tokens(error_BT, seqs),
         "rollout/logp_error_max": error_BT.max(),

@@ -3,6 +3,10 @@
 alpha is the learning rate of the base recipe (theta, and theta_hat by exactly the same recipe in its own right), beta that
 of the lora recipe (w). Each label clips by its OWN global norm: under a common one a large shadow gradient would shrink
 theta's step. Directions are gradients of objectives to be maximised; the one minus sign stands in `apply_ascent`.
+
+Which parameters are matrices is declared (`Recipes.matrices`, of a run by the model's tensor table), for a shape does not tell:
+the norms of all layers are one array of two dimensions, and so are their biases. Weight decay reaches matrices alone, the
+embedding and the head among them, as in Hugging Face's Trainer and in nanoGPT; factored moments take rows and columns from it.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bridge_jax.types import Metrics, Params, TrainState, Tree
+from bridge_jax.types import Matrix, Metrics, Params, TrainState, Tree
 
 MOMENTS = {  # bytes a weight
     "float32": 8,
@@ -24,6 +28,8 @@ MOMENTS = {  # bytes a weight
     "factored": 2,  # the first in bfloat16, of the second means over rows and columns alone
 }
 FACTORED_FROM = 128  # rows and columns of the smallest matrix whose second moment is factored
+RATES = ("constant", "linear", "cosine")  # schedules of a learning rate
+Declared = tuple[tuple[str, Matrix | None], ...]  # a path in Params -> its sides; None: no matrix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +52,11 @@ class Recipe:
 
 
 def schedule(kind: str, start: float, end: float, steps: int, boundaries=(), values=()) -> Callable:
-    """A function of the traced step: constant, linear or cosine from start to end, or step (values after boundaries)."""
-    allowed = ("constant", "linear", "cosine", "step")
+    """A function of the traced step: constant, linear or cosine from start to end, or step (values after boundaries).
+
+    ValueError for one that is not called constant and yet can never leave its start.
+    """
+    allowed = (*RATES, "step")
     if kind not in allowed:
         raise ValueError(f"schedule {kind!r} is unknown; allowed: {', '.join(allowed)}")
     if kind == "constant":
@@ -57,10 +66,21 @@ def schedule(kind: str, start: float, end: float, steps: int, boundaries=(), val
             raise ValueError(
                 f"a step schedule needs rising boundaries and one value for each; given {boundaries} and {values}"
             )
+        if not boundaries or boundaries[0] < 1:
+            raise ValueError(
+                f"a step schedule needs boundaries, the first at step 1 or later; given {boundaries}"
+            )
+    elif steps <= 0:
+        raise ValueError(f"a {kind} schedule needs a positive number of steps; given {steps}")
+    ends = values if kind == "step" else (end,)
+    if set(ends) == {start}:
+        raise ValueError(
+            f"a {kind} schedule from {start} to {', '.join(map(str, ends))} never leaves its start; give another "
+            "end, or make it constant"
+        )
+    if kind == "step":
         levels = jnp.asarray((start, *values), jnp.float32)
         return lambda step: levels[jnp.sum(step >= jnp.asarray(boundaries, jnp.int32))]
-    if steps <= 0:
-        raise ValueError(f"a {kind} schedule needs a positive number of steps; given {steps}")
 
     def interpolate(step):
         done = jnp.clip(step / steps, 0.0, 1.0)
@@ -83,8 +103,16 @@ def learning_rate(recipe: Recipe, per: int = 1) -> Callable:
             raise ValueError(f"optim: {key}={getattr(recipe, key)}; allowed: from 0 to below 1")
     if not recipe.eps > 0:
         raise ValueError(f"optim: eps={recipe.eps}; allowed: above 0")
+    if recipe.schedule not in RATES:
+        raise ValueError(f"optim: schedule={recipe.schedule!r}; allowed: {', '.join(RATES)}")
+    if recipe.schedule != "constant" and recipe.end_ratio == 1:
+        raise ValueError(
+            f"optim: end_ratio=1 with schedule={recipe.schedule!r} never leaves the learning rate; give another "
+            "ratio, or schedule='constant'"
+        )
     after = schedule(
-        recipe.schedule,
+        # a rate of 0 (a frozen part) has nowhere to go
+        recipe.schedule if recipe.learning_rate else "constant",
         recipe.learning_rate,
         recipe.learning_rate * recipe.end_ratio,
         recipe.decay_steps,
@@ -98,18 +126,67 @@ def learning_rate(recipe: Recipe, per: int = 1) -> Callable:
     return lambda count: at(count // per)
 
 
-def adamw(recipe: Recipe, per: int = 1) -> optax.GradientTransformation:
-    """Clip, Adam with its moments as the recipe keeps them, decoupled weight decay on matrices alone, learning rate."""
+def misfits(recipe: Recipe, steps: int) -> list[str]:
+    """What the recipe's schedule does not do within so many steps, or does too early; one sentence each, for warnings."""
+    end, found = recipe.warmup_steps + recipe.decay_steps, []
+    if recipe.learning_rate and recipe.warmup_steps > steps:
+        found.append(
+            f"warmup_steps={recipe.warmup_steps} is longer than the {steps} steps it trains for: the rate never "
+            f"reaches learning_rate={recipe.learning_rate}"
+        )
+    if (
+        recipe.learning_rate
+        and recipe.schedule != "constant"
+        and not recipe.end_ratio
+        and end < steps
+    ):
+        found.append(
+            f"the learning rate is 0 from step {end + 1} on (warmup_steps={recipe.warmup_steps} and "
+            f"decay_steps={recipe.decay_steps}, of the {steps} steps it trains for): they change nothing; raise "
+            "decay_steps, or end_ratio"
+        )
+    return found
+
+
+def matrix_of(declared: Declared | None, path) -> Matrix | None:
+    """What is declared of the parameter at this path of jax; of theta_hat what is declared of theta."""
+    if declared is None:
+        raise ValueError(
+            "optim: weight decay and factored moments need to know which parameters are matrices; give "
+            "Recipes(matrices=...), for a model setup.matrices"
+        )
+    name, table = jax.tree_util.keystr(path, simple=True, separator="/"), dict(declared)
+    part, slash, rest = name.partition("/")
+    name = f"theta{slash}{rest}" if part == "theta_hat" else name
+    if name not in table:
+        raise ValueError(
+            f"optim: nothing is declared of parameter {name!r}, which may be a matrix; declared: {', '.join(table)}"
+        )
+    return table[name]
+
+
+def adamw(
+    recipe: Recipe, per: int = 1, matrices: Declared | None = None
+) -> optax.GradientTransformation:
+    """Clip, Adam with its moments as the recipe keeps them, decoupled weight decay on matrices alone, learning rate.
+
+    matrices: which parameters are; needed for weight decay and for factored moments.
+    """
     if recipe.moments not in MOMENTS:
         raise ValueError(f"optim: moments={recipe.moments!r}; allowed: {', '.join(MOMENTS)}")
-    matrices = lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)
     clip = optax.clip_by_global_norm(recipe.clip_norm) if recipe.clip_norm else optax.identity()
+
+    def decayed(tree: Tree) -> Tree:
+        """Which leaves weight decay reaches."""
+        reached = lambda path, x: recipe.weight_decay > 0 and matrix_of(matrices, path) is not None
+        return jax.tree_util.tree_map_with_path(reached, tree)
+
     if recipe.moments == "factored":
         return optax.chain(
             clip,
             optax.chain(
-                scale_by_factored_adam(recipe.b1, recipe.b2, recipe.eps),
-                optax.add_decayed_weights(recipe.weight_decay, matrices),
+                scale_by_factored_adam(recipe.b1, recipe.b2, recipe.eps, matrices),
+                optax.add_decayed_weights(recipe.weight_decay, decayed),
                 optax.scale_by_learning_rate(learning_rate(recipe, per)),
             ),
         )
@@ -121,7 +198,7 @@ def adamw(recipe: Recipe, per: int = 1) -> optax.GradientTransformation:
             recipe.b2,
             recipe.eps,
             weight_decay=recipe.weight_decay,
-            mask=matrices,
+            mask=decayed,
         ),
     )
     return adam if recipe.moments == "float32" else kept_in_bfloat16(adam)
@@ -129,26 +206,31 @@ def adamw(recipe: Recipe, per: int = 1) -> optax.GradientTransformation:
 
 @dataclasses.dataclass(frozen=True)
 class Recipes:
-    """The two recipes of a run; theta_hat's is the base one, but for how its moments are kept, and steps that it takes alone."""
+    """The two recipes of a run; theta_hat's is the base one, but for how its moments are kept, and updates that it makes alone.
+
+    A schedule counts steps of the run: where a part makes several updates in one, they share one learning rate.
+    """
 
     base: Recipe
     lora: Recipe
     shadow_moments: str = ""  # a key of MOMENTS; "": as the base recipe keeps its own
-    shadow_steps: int = (
-        1  # of theta_hat for one of theta: its learning rate is always theta's of the time
-    )
+    base_updates: int = 1  # of theta in a step
+    shadow_updates: int = 1  # of theta_hat
+    matrices: Declared | None = None  # paths in Params(theta, w); None: nothing is declared
+
+    def of_label(self, label: str) -> tuple[Recipe, int]:
+        """Its recipe, and how many updates it makes in a step."""
+        shadow = dataclasses.replace(self.base, moments=self.shadow_moments or self.base.moments)
+        return {
+            "base": (self.base, self.base_updates),
+            "shadow": (shadow, self.shadow_updates),
+            "lora": (self.lora, 1),
+        }[label]
 
     def optimizer(self) -> optax.GradientTransformation:
         """One transformation over Params, partitioned by the labels base, shadow and lora."""
-        shadow = dataclasses.replace(self.base, moments=self.shadow_moments or self.base.moments)
-        return optax.multi_transform(
-            {
-                "base": adamw(self.base),
-                "shadow": adamw(shadow, self.shadow_steps),
-                "lora": adamw(self.lora),
-            },
-            labels,
-        )
+        parts = {label: adamw(*self.of_label(label), self.matrices) for label in LABELS.values()}
+        return optax.multi_transform(parts, labels)
 
 
 def to_bfloat16(tree: Tree, key: jax.Array) -> Tree:
@@ -191,8 +273,7 @@ def kept_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTrans
     """The same transformation, its moments kept in bfloat16 between updates; the count in its state seeds the rounding."""
 
     def store(state):
-        count = next(x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.integer))
-        return to_bfloat16(state, jax.random.fold_in(jax.random.key(0), count))
+        return to_bfloat16(state, jax.random.fold_in(jax.random.key(0), updates_made(state)))
 
     def update(updates, state, params=None):
         updates, state = inner.update(updates, to_float32(state), params)
@@ -201,53 +282,54 @@ def kept_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTrans
     return optax.GradientTransformation(lambda params: store(inner.init(params)), update)
 
 
-def factored_axes(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]] | None:
-    """(axis of the rows, axes of the columns) of a matrix; a first axis of layers is kept; None for what is kept whole."""
-    row = 1 if len(shape) > 2 else 0
-    columns = tuple(range(row + 1, len(shape)))
-    if not columns or min(shape[row], math.prod(shape[i] for i in columns)) < FACTORED_FROM:
-        return None
-    return row, columns
+def is_factored(matrix: Matrix | None, shape: tuple[int, ...]) -> bool:
+    """Whether the second moment of a parameter of this shape is kept as means over rows and columns."""
+    size = lambda axes: math.prod(shape[axis] for axis in axes)
+    return matrix is not None and min(size(matrix.rows), size(matrix.columns)) >= FACTORED_FROM
 
 
-def scale_by_factored_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+def scale_by_factored_adam(
+    b1: float, b2: float, eps: float, matrices: Declared | None
+) -> optax.GradientTransformation:
     """Adam whose second moment of a matrix is v_ij = r_i c_j / mean(r), r and c the moving means of g^2 over columns and over
     rows (Adafactor, Shazeer & Stern 2018, with Adam's b2, bias correction and eps); the first is kept in bfloat16, rounded at
     random. Right where the g^2 of a matrix are an outer product; small matrices, and vectors, keep theirs whole.
     """
+    by_path = jax.tree_util.tree_map_with_path
 
-    def squares(g):
-        axes = factored_axes(g.shape)
-        return (
-            g * g
-            if axes is None
-            else {"row": jnp.mean(g * g, axes[1]), "col": jnp.mean(g * g, axes[0])}
-        )
+    def squares(path, g):
+        matrix = matrix_of(matrices, path)
+        if not is_factored(matrix, g.shape):
+            return g * g
+        return {"row": jnp.mean(g * g, matrix.columns), "col": jnp.mean(g * g, matrix.rows)}
 
-    def second(v, g):
+    def second(path, v):
         if not isinstance(v, dict):
             return v
-        row, columns = factored_axes(g.shape)
-        scale = v["row"] / jnp.maximum(jnp.mean(v["row"], row, keepdims=True), 1e-30)
-        return jnp.expand_dims(scale, columns) * jnp.expand_dims(v["col"], row)
+        matrix = matrix_of(matrices, path)
+        row, col = (
+            jnp.expand_dims(v["row"], matrix.columns),
+            jnp.expand_dims(v["col"], matrix.rows),
+        )
+        return row / jnp.maximum(jnp.mean(row, matrix.rows, keepdims=True), 1e-30) * col
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, params)
         return optax.ScaleByAdamState(
-            jnp.int32(0), to_bfloat16(zeros, jax.random.key(0)), jax.tree.map(squares, zeros)
+            jnp.int32(0), to_bfloat16(zeros, jax.random.key(0)), by_path(squares, zeros)
         )
 
     def update(updates, state, params=None):
         count = optax.safe_increment(state.count)
         mu = jax.tree.map(lambda m, g: b1 * m.astype(jnp.float32) + (1 - b1) * g, state.mu, updates)
-        v_tree = jax.tree.map(
-            lambda g, v: jax.tree.map(lambda v, s: b2 * v + (1 - b2) * s, v, squares(g)),
-            updates,
-            state.nu,
+        moving = lambda v, s: b2 * v + (1 - b2) * s
+        v_tree = by_path(
+            lambda path, g, v: jax.tree.map(moving, v, squares(path, g)), updates, state.nu
         )
-        scaled = jax.tree.map(
-            lambda g, m, v: m / (1 - b1**count) / (jnp.sqrt(second(v, g) / (1 - b2**count)) + eps),
-            updates,
+        scaled = by_path(
+            lambda path, m, v: (
+                m / (1 - b1**count) / (jnp.sqrt(second(path, v) / (1 - b2**count)) + eps)
+            ),
             mu,
             v_tree,
         )
@@ -293,6 +375,7 @@ def apply_ascent(
     A non-finite gradient norm, or a non-finite entry of `values` (the objectives), leaves parameters and optimizer states
     as they were and is reported as update/skipped = 1; the step counts either way, so that the next batch differs.
     A part whose direction is None, although it has parameters, stays as it is, and so does its optimizer.
+    Metrics: the norm of each direction before its clip, the learning rate of each label that moves, update/skipped.
     """
     up = {name: tree for name in LABELS if (tree := getattr(ascent, name)) is not None}
     norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in up.items()}
@@ -337,4 +420,13 @@ def apply_ascent(
         params=state.params.replace(**parts),
         opt_state=state.opt_state._replace(inner_states=inner_states | moments),
     )
-    return state, norms | {"update/skipped": 1.0 - finite.astype(jnp.float32)}
+    rates = {
+        f"lr/{label}": learning_rate(*recipes.of_label(label))(updates_made(inner_states[label]))
+        for label in (LABELS[name] for name in up)
+    }
+    return state, norms | rates | {"update/skipped": 1.0 - finite.astype(jnp.float32)}
+
+
+def updates_made(inner_state: Tree) -> jax.Array:
+    """How many updates an optimizer has made: every counter in its state says so."""
+    return next(x for x in jax.tree.leaves(inner_state) if jnp.issubdtype(x.dtype, jnp.integer))

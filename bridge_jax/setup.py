@@ -29,7 +29,7 @@ from bridge_jax import (
     tasks,
 )
 from bridge_jax.models import attention, hf_folder, layers, params
-from bridge_jax.optim import Recipe, Recipes, learning_rate
+from bridge_jax.optim import Declared, Recipe, Recipes, learning_rate, misfits
 from bridge_jax.types import Method, Policy, Task, Tree
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,14 @@ LEAST = {
     "log.eval_problems": 0,
     "log.skipped_limit": 1,
     "model.logp_chunk": 1,
+}
+LAM_KEYS = ("end", "steps", "boundaries", "values", "gain")  # method.lam_*
+READ_BY_LAM = {  # method.lam_schedule -> those of them that it reads
+    "constant": (),
+    "linear": ("end", "steps"),
+    "cosine": ("end", "steps"),
+    "step": ("boundaries", "values"),
+    "gain": ("end", "gain"),
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -436,7 +444,8 @@ def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Run:
     s.batch.check_demo_parts("method.sft_microbatches", getattr(s.method, "sft_microbatches", 0))
     attention.check(s.model.attention, dtype_of("model.dtype", s.model.dtype), cfg.head_dim, mesh)
     policy = make_policy(cfg, s.model, adapter, mesh)
-    method = methods.load(s.method_name).make(s.method, policy, s.recipes, s.batch.microbatch)
+    recipes = dataclasses.replace(s.recipes, matrices=matrices(cfg, adapter))
+    method = methods.load(s.method_name).make(s.method, policy, recipes, s.batch.microbatch)
     return Run(
         s,
         cfg,
@@ -462,7 +471,11 @@ def build(config: ConfigDict, devices=None) -> Run:
     task = tasks.load(s.task_name).make(s.task)
     for name, rows in {"train": task.train, "demos": task.demos, **task.splits}.items():
         tasks.check_rows(rows, f"task {s.task_name!r}, {name}", demos=name == "demos")
-    warn_unread(s, cfg, method)
+    state = jax.eval_shape(
+        lambda theta: method.init(theta, jax.random.key(0)), params.abstract(cfg)
+    )
+    warn_unread(s, method, adapter=state.params.w is not None)
+    warn_schedules(s, method, adapter=state.params.w is not None)
     tokenizer = make_tokenizer(s.model, s.data, s.task_name)
     data.check_vocabulary(tokenizer, cfg.vocab)
     encode = lambda problems: data.encode_prompts(
@@ -583,13 +596,21 @@ def facts(run: Run) -> dict[str, Any]:
     return found
 
 
-def warn_unread(s: Settings, cfg: layers.Config, method: Method) -> None:
-    """Name the keys outside method.* that are away from their defaults although this method has no use for them."""
-    state = jax.eval_shape(
-        lambda theta: method.init(theta, jax.random.key(0)), params.abstract(cfg)
-    )
+def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
+    """Name the keys that are away from their defaults although nobody has a use for them: this method, or the chosen schedule.
+
+    adapter: whether the method trains one.
+    """
     idle = []  # (group, values, defaults, keys that nobody reads)
-    if state.params.w is None:
+    for label in ("base", "lora")[: 1 + adapter]:
+        recipe = getattr(s.recipes, label)
+        if recipe.schedule == "constant":
+            idle.append((f"optim.{label}", recipe, Recipe(), ["end_ratio", "decay_steps"]))
+    if kind := getattr(s.method, "lam_schedule", ""):
+        unread = [f"lam_{name}" for name in LAM_KEYS if name not in READ_BY_LAM[kind]]
+        there = [key for key in unread if hasattr(s.method, key)]
+        idle.append(("method", s.method, type(s.method)(), there))
+    if not adapter:
         idle += [
             (
                 "optim.lora",
@@ -613,7 +634,31 @@ def warn_unread(s: Settings, cfg: layers.Config, method: Method) -> None:
         if getattr(values, key) != getattr(defaults, key)
     ]
     if unread:
-        logger.warning("set, but method %r never reads: %s", s.method_name, ", ".join(unread))
+        logger.warning(
+            "set, but method %r never reads with these settings: %s",
+            s.method_name,
+            ", ".join(unread),
+        )
+
+
+def warn_schedules(s: Settings, method: Method, adapter: bool) -> None:
+    """Name what ends before the run does and leaves a learning rate of 0, and what would begin only after its end.
+
+    A run that is lengthened behind the end of its schedule would else spend its further steps without a change.
+    """
+    begun = sorted({0, *(step for step in method.restarts if step < s.steps), s.steps})
+    longest = max(end - start for start, end in zip(begun, begun[1:]))
+    for label in ("base", "lora")[: 1 + adapter]:
+        for sentence in misfits(getattr(s.recipes, label), longest):
+            logger.warning("optim.%s: %s", label, sentence)
+    for key, step in method.changes.items():
+        if step >= s.steps:
+            logger.warning(
+                "%s: changes nothing before step %d, and the run ends with step %d",
+                key,
+                step + 1,
+                s.steps,
+            )
 
 
 def theta_shardings(run: Run, mesh: jax.sharding.Mesh | None = None) -> Tree:
@@ -633,6 +678,13 @@ def initial_theta(run: Run) -> Tree:
     )
 
 
+def matrices(cfg: layers.Config, adapter: lora.Lora) -> Declared:
+    """What the tensor table and the adapter declare, for the optimizer: the sides of each matrix, by its path in Params."""
+    table = {f"theta/{path}": matrix for path, matrix in params.matrices(cfg).items()}
+    table |= {f"w/{path}": matrix for path, matrix in lora.matrices(cfg, adapter).items()}
+    return tuple(table.items())
+
+
 def abstract_state(
     run: Run, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
 ) -> Tree:
@@ -645,6 +697,7 @@ def abstract_state(
         params.logical_axes(run.cfg),
         lora.logical_axes(run.cfg, run.lora),
         run.method.on_host,
+        matrices(run.cfg, run.lora),
     )
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

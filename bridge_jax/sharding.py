@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bridge_jax.types import Tree
+from bridge_jax.types import Matrix, Tree
 
 AXES = ("data", "fsdp", "tensor")
 RULES = {
@@ -176,23 +176,34 @@ def of_tree(mesh: Mesh, axes: Tree, abstract: Tree) -> Tree:
 
 
 def of_state(
-    mesh: Mesh, state: Tree, theta_axes: Tree, w_axes: Tree, on_host: tuple[str, ...] = ()
+    mesh: Mesh,
+    state: Tree,
+    theta_axes: Tree,
+    w_axes: Tree,
+    on_host: tuple[str, ...] = (),
+    matrices: tuple = (),
 ) -> Tree:
     """Shardings of a whole training state: every leaf under theta, theta_hat, w or ref is laid out as that parameter.
 
     Optimizer moments are found by the same path; scalars, such as counts, are whole on every device. What is under a name of
-    `on_host` lies in the host's memory, next to the device that it belongs to.
+    `on_host` lies in the host's memory, next to the device that it belongs to. matrices: of optim.Recipes, for factored moments.
     """
     axes = {"theta": theta_axes, "theta_hat": theta_axes, "ref": theta_axes, "w": w_axes}
+    sides = dict(matrices)
+
+    def names_of(part: str, keys: list[str]) -> tuple[str, ...]:
+        """Logical axes of the parameter under these keys, or of the means that are kept of its squares."""
+        names, owner = axes[part], "w" if part == "w" else "theta"
+        for i, key in enumerate(keys):
+            if isinstance(names, tuple):
+                return of_means(names, sides["/".join([owner, *keys[:i]])], key)
+            names = names[key]
+        return names
 
     def of_leaf(path, leaf):
         keys = [getattr(key, "name", getattr(key, "key", None)) for key in path]
         part = next((i for i, key in enumerate(keys) if key in axes), None)
-        names = ()
-        if part is not None and leaf.ndim:
-            names = axes[keys[part]]
-            for key in keys[part + 1 :]:
-                names = of_means(names, key) if isinstance(names, tuple) else names[key]
+        names = names_of(keys[part], keys[part + 1 :]) if part is not None and leaf.ndim else ()
         place = of_axes(mesh, names, leaf.shape)
         return (
             place.with_memory_kind("pinned_host")
@@ -227,10 +238,10 @@ def lay_cache(mesh: Mesh, cache: Tree) -> Tree:
     return jax.lax.with_sharding_constraint(cache, of_cache(mesh, cache))
 
 
-def of_means(axes: tuple[str, ...], kept: str) -> tuple[str, ...]:
-    """Logical axes of a factored second moment (optim.factored_axes): of its matrix without the columns, or without the rows."""
-    row = 1 if len(axes) > 2 else 0
-    return axes[: row + 1] if kept == "row" else axes[:row] + axes[row + 1 :]
+def of_means(axes: tuple[str, ...], matrix: Matrix, kept: str) -> tuple[str, ...]:
+    """Logical axes of a factored second moment: of its matrix without the columns ("row"), or without the rows ("col")."""
+    gone = matrix.columns if kept == "row" else matrix.rows
+    return tuple(name for axis, name in enumerate(axes) if axis not in gone)
 
 
 def of_rows(mesh: Mesh, batch: Tree) -> Tree:

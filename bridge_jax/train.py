@@ -428,6 +428,9 @@ def loop(
             "time/rollout_s", 0.0
         )  # as the host sees it
         totals.update(spent)
+        metrics |= ledger.token_rates(
+            spent, step.facts.get("time/rollout_s", 0.0), metrics["time/update_s"]
+        )
         metrics |= totals  # all of them, also those that this kind of step does not spend
         last = metrics | step.facts | extra | meter.read() | ledger.peak_memory()
         last |= {"compile/count": compile_count(), "time/train_s": trained()}

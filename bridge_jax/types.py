@@ -21,6 +21,14 @@ Tree = Any  # a pytree of arrays
 Metrics = dict[str, jax.Array]  # "group/name" -> scalar
 
 
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """Axes of a parameter that are the rows of a matrix, and its columns; along the others (layers) matrices are stacked."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
 @struct.dataclass
 class Params:
     """What a method trains; `None` where it has no such part. Also holds gradients and labels of the same shape."""
@@ -115,6 +123,11 @@ class Method:
         str, ...
     ] = ()  # parts of Params that lie, with their moments, in the host's memory between steps
     paired: bool = False  # whether Batch.demos are experts on the very prompts of Batch.rollouts, in their order
+    restarts: tuple[
+        int, ...
+    ] = ()  # steps at which the optimizer, its schedules with it, begins anew
+    # settings that change something within a run: key of the config -> steps after which they first do
+    changes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def reads(self, step: int) -> Reads:
         """What this step needs."""

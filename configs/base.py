@@ -78,6 +78,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
                 dapo_low=0.2,
                 dapo_high=0.28,
                 dapo_buffer=0.2,
+                dapo_penalty=0.5,
                 dapo_resample=2,
                 # cold_start, hybrid, chord
                 sft_steps=50,
@@ -86,10 +87,14 @@ def get_config(method: str = "bridge") -> ConfigDict:
                 chord_mu_end=0.05,
                 chord_steps=200,
                 chord_weighting="mu",
-                # luffy, srft
+                # luffy, srft, hpt
                 luffy_gamma=0.1,
+                luffy_entropy=0.001,
                 srft_expert=0.5,
                 srft_rewarded=0.1,
+                hpt_gate=0,
+                hpt_advantage="mean",
+                hpt_entropy=0.001,
             ),
             optim=dict(base=recipe(5e-7), lora=recipe(5e-7)),
             task=tasks.arithmetic(),

@@ -35,6 +35,25 @@ def test_step_by_hand():
     assert ledger.step_flops(toys.CFG, spent, prompt=6.0, completion=8.0) == pytest.approx(expected)
 
 
+def test_token_rates_by_hand():
+    """20 tokens in 4 s of sampling; 30 + 12 through backward passes and 8 forward alone in 2 s; without samples one rate alone."""
+    spent = {
+        "budget/prefilled_tokens": 10,
+        "budget/generated_tokens": 20,
+        "budget/gradient_tokens": 30,
+        "budget/gradient_prompt_tokens": 12,
+        "budget/forward_tokens": 8,
+        "budget/demo_tokens": 5,
+    }
+    assert ledger.token_rates(spent, rollout_s=4.0, update_s=2.0) == {
+        "time/rollout_tokens_per_s": 5.0,
+        "time/update_tokens_per_s": 25.0,
+    }
+    assert ledger.token_rates({"budget/gradient_tokens": 6}, 0.0, 2.0) == {
+        "time/update_tokens_per_s": 3.0
+    }
+
+
 def test_against_the_compiler():
     """One layer (XLA counts a loop's body once), 8 rows of 48 tokens behind 16: within 10% of what XLA counts for the pass."""
     cfg = toys.qwen3.Config(**{**toys.CFG.__dict__, "layers": 1, "width": 64, "mlp": 192})

@@ -11,6 +11,7 @@ import pytest
 
 from bridge_jax import logprobs, sharding
 from bridge_jax.sharding import MeshConfig
+from tests import toys
 
 B, T, D, V = 3, 7, 5, 11
 
@@ -36,22 +37,28 @@ def full(hidden_BTD, head_VD, tokens_BT, temperature):
 
 @pytest.mark.parametrize("chunk_tokens", [1, 6, 9, 21, 1024])
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_equals_the_full_softmax(chunk_tokens, temperature):
-    """Values, entropies and both gradients; 11 entries in blocks of 1, 4, 5 (the last ones overlap) and all."""
+@pytest.mark.parametrize("of_logp, of_entropy", [(1.0, 0.0), (1.0, -0.7), (0.0, 1.0)])
+def test_equals_the_full_softmax(chunk_tokens, temperature, of_logp, of_entropy):
+    """Values, entropies and both gradients, of either and of both; 11 entries in blocks of 1, 4, 5 (the last ones overlap) and
+    all."""
     hidden, head, tokens, weights = example()
 
     def scored(function, *settings):
         def J(hidden, head):
             logp, entropy = function(hidden, head, tokens, temperature, *settings)
-            return jnp.sum(weights * logp), (logp, entropy)
+            J = of_logp * jnp.sum(weights * logp) if of_logp else 0.0
+            J += of_entropy * jnp.sum(weights[::-1] * entropy) if of_entropy else 0.0
+            return J, (logp, entropy)
 
         (_, outputs), gradients = jax.value_and_grad(J, argnums=(0, 1), has_aux=True)(hidden, head)
         return outputs, gradients
 
     ours, expected = scored(logprobs.token_logp, chunk_tokens), scored(full)
     assert ours[0][0].shape == ours[0][1].shape == (B, T)
+    # the entropy is a difference of numbers as large as the logits, which the temperature divides
+    atol = 1e-5 / temperature if of_entropy else 1e-5
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected)):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +112,23 @@ def test_logits_far_apart_in_any_order():
         assert jnp.isfinite(logprobs.token_logp(hidden, head, tokens, 1.0, 1)[1]).all()
 
 
-def test_no_gradient_through_the_entropy():
-    """The entropy is reported, never optimised by accident."""
+def test_the_entropys_gradient_is_computed_only_where_it_is_asked_for():
+    """Without it the backward pass has not one operation more on a block of the logits."""
     hidden, head, tokens, _ = example()
-    assert not jax.grad(lambda h: logprobs.token_logp(h, head, tokens)[1].sum())(hidden).any()
-    assert jax.grad(lambda h: full(h, head, tokens, 1.0)[1].sum())(hidden).any()
+
+    def multiplied(of_entropy):
+        def J(h):
+            logp, entropy = logprobs.token_logp(h, head, tokens, 1.0, 9)
+            return logp.sum() + (entropy.sum() if of_entropy else 0.0)
+
+        jaxpr = jax.make_jaxpr(jax.grad(J))(hidden).jaxpr
+        return sum(
+            equation.primitive.name == "mul" and equation.outvars[0].aval.shape == (B, T, 5)
+            for equation in toys.equations(jaxpr)
+        )
+
+    assert multiplied(False) < multiplied(True)
+    assert not jax.grad(lambda h: logprobs.token_logp(h, head, tokens)[1].sum() * 0.0)(hidden).any()
 
 
 def test_bf16_hidden_states_give_fp32_logits():
@@ -163,7 +182,7 @@ def test_on_a_mesh(sizes, V, D):
 
     def value(hidden, head, mesh):
         logp, entropy = logprobs.token_logp(hidden, head, tokens, 0.7, 16, mesh)
-        return jnp.sum(weight * logp), (logp, entropy)
+        return jnp.sum(weight * logp + 0.6 * weight[::-1] * entropy), (logp, entropy)
 
     of = lambda mesh: jax.jit(
         jax.value_and_grad(lambda *given: value(*given, mesh), (0, 1), has_aux=True)

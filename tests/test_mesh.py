@@ -82,7 +82,8 @@ def assert_same_update(
     mesh = mesh_of(sizes)
     method = made(name, mesh, **chosen)
     for state, batch, expected, expected_metrics in on_one_device(name, **chosen):
-        layout, given = sharding.of_state(mesh, state, THETA_AXES, W_AXES), lay(batch)
+        layout = sharding.of_state(mesh, state, THETA_AXES, W_AXES, matrices=toys.MATRICES)
+        given = lay(batch)
         placed = jax.device_put(state, layout), jax.device_put(given, sharding.of_rows(mesh, given))
         after, metrics = jax.jit(method.update, out_shardings=(layout, None))(*placed)
         new, old = (

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.custom_derivatives import SymbolicZero
 
 from bridge_jax import objectives
 from bridge_jax.types import Rollouts, Sequences
@@ -44,9 +45,9 @@ def test_token_mask():
 
 
 def test_group_advantages():
-    """Rewards 1 0 0 0 have mean 1/4 and population std sqrt(3)/4; an all-equal group gets exactly 0."""
+    """Rewards 1 0 0 0 have mean 1/4 and unbiased std 1/2, 0 1 1 0 one of sqrt(1/3); an all-equal group gets exactly 0."""
     A = objectives.group_advantages(jnp.array([1.0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 1, 0]), 4)
-    std = math.sqrt(3) / 4 + 1e-6
+    std, half = 0.5 + 1e-6, math.sqrt(1 / 3) + 1e-6
     close(
         A,
         [
@@ -58,10 +59,10 @@ def test_group_advantages():
             0,
             0,
             0,
-            -0.5 / 0.500001,
-            0.5 / 0.500001,
-            0.5 / 0.500001,
-            -0.5 / 0.500001,
+            -0.5 / half,
+            0.5 / half,
+            0.5 / half,
+            -0.5 / half,
         ],
     )
     assert not A[4:8].any()
@@ -71,6 +72,24 @@ def test_group_advantages():
     )
     with pytest.raises(ValueError, match="method.advantage='rank'; allowed: 'group', 'mean'"):
         objectives.group_advantages(jnp.zeros(4), 4, "rank")
+
+
+@pytest.mark.parametrize("kind", ["group", "mean"])
+def test_a_group_of_one_has_no_advantage(kind):
+    """Finite, although its unbiased std is 0 / 0."""
+    np.testing.assert_array_equal(
+        objectives.group_advantages(jnp.array([1.0, 0.0]), 1, kind), [0, 0]
+    )
+
+
+@pytest.mark.parametrize("M", [2, 5, 8])
+def test_advantages_of_a_group_have_unit_variance(M):
+    """As numpy and torch have it with M - 1; numpy's default, with M, makes it M / (M - 1)."""
+    R = np.random.default_rng(M).integers(0, 2, (6, M)).astype(np.float32)
+    R[:, 0], R[:, 1] = 0, 1
+    A = np.asarray(objectives.group_advantages(jnp.asarray(R.reshape(-1)), M)).reshape(6, M)
+    np.testing.assert_allclose(A.var(axis=1, ddof=1), 1, rtol=1e-4)
+    np.testing.assert_allclose(A.var(axis=1), (M - 1) / M, rtol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, toys.AS_USERS], ids=["quick", "as-users"])
@@ -109,6 +128,22 @@ def test_clipped_surrogate():
     J = lambda logp: objectives.clipped_surrogate(logp, jnp.zeros((5, 1)), A, low=0.2, high=0.3)
     close(J(jnp.log(rho))[:, 0], [2.6, -3.0, 1.0, -1.6, 3.0])
     close(jax.grad(lambda x: J(x).sum())(jnp.log(rho))[:, 0], [0.0, -3.0, 1.0, 0.0, 3.0])
+
+
+def test_clip_fraction():
+    """The tokens whose gradient the clip takes, of those that count; of a ratio per sample all its tokens."""
+    rho = jnp.array([[1.5, 1.1], [0.5, 1.5], [1.5, 0.9], [0.5, 0.5]])
+    A, seqs = jnp.array([1.0, 1.0, -1.0, -1.0]), rows([0], [[1, 1]] * 4, [2, 2, 2, 1])
+    bounds = dict(low=0.2, high=0.3)
+    J = lambda logp: objectives.clipped_surrogate(logp, jnp.zeros((4, 2)), A, **bounds).sum()
+    flat = jax.grad(J)(jnp.log(rho)) == 0
+    np.testing.assert_array_equal(flat, [[1, 0], [0, 1], [0, 0], [1, 1]])
+    of = lambda rho, A: float(
+        objectives.clip_fraction(jnp.log(rho), jnp.zeros_like(rho), A, **bounds, seqs=seqs)
+    )
+    close(of(rho, A), 3 / 7)
+    close(of(rho[:, :1], A), 3 / 7)  # samples 0 and 3, of 2 and 1 tokens
+    assert of(rho, jnp.zeros(4)) == 0 and of(jnp.ones((4, 2)), A) == 0
 
 
 def test_k3():
@@ -180,6 +215,71 @@ def test_J_RL_by_hand():
     G, value, _ = objectives.gradient(J, {"table": table}, rolled.seqs, given)
     close(value, 0.5 * 2.0 / 4)
     close(G["table"], np.array([[-0.5, 0.5], [0, 0]]) / 4)
+
+
+def spread_policy(asked: list):
+    """A table of logits; `asked` is told, in each backward pass, whether a gradient of the entropy was wanted."""
+
+    @jax.custom_vjp
+    def scored(table):
+        logp_TV = jax.nn.log_softmax(table)
+        return logp_TV, -jnp.sum(jnp.exp(logp_TV) * logp_TV, axis=-1)
+
+    def forward(table):
+        return scored(table.value), table.value
+
+    def backward(table, gradients):
+        asked.append(not isinstance(gradients[1], SymbolicZero))
+        whole = [jnp.zeros(g.shape) if isinstance(g, SymbolicZero) else g for g in gradients]
+        return jax.vjp(lambda x: scored.fun(x), table)[1](tuple(whole))
+
+    scored.defvjp(forward, backward, symbolic_zeros=True)
+
+    def logp(phi, seqs, temperature):
+        logp_TV, entropy_T = scored(phi / temperature)
+        B, T = seqs.tokens_BT.shape
+        logp_BT = jnp.take_along_axis(logp_TV[None].repeat(B, 0), seqs.tokens_BT[..., None], 2)
+        return logp_BT[..., 0], entropy_T[None].repeat(B, 0)
+
+    return toys.bigram()._replace(logp=logp)
+
+
+@pytest.mark.parametrize("coef", [0.0, 0.3])
+def test_bonus_of_entropy(coef):
+    """coef times the mean entropy is added to either objective, value and gradient, of the rows that are kept; without it nobody
+    asks for a gradient of the entropy, so that its backward pass is none the dearer."""
+    asked, seqs = [], rows([0, 1], [[1, 2], [0, 0], [2, 1]], [2, 1, 2])
+    seqs = seqs.replace(prompt_PS=jnp.ones((3, 1), int), prompt_len_P=jnp.ones(3, int))
+    policy, phi = spread_policy(asked), jnp.array([[0.3, -0.2, 1.0], [0.1, 0.7, -0.4]])
+    A, kept = jnp.array([2.0, -1.0, 0.5]), jnp.array([1.0, 0.0, 1.0])
+    total = 4.0
+
+    def expected(phi, weight_B, temperature):
+        logp_TV = jax.nn.log_softmax(phi / temperature)
+        H_T = -jnp.sum(jnp.exp(logp_TV) * logp_TV, axis=-1)
+        value = sum(
+            kept[b] * (weight_B[b] * logp_TV[t, seqs.tokens_BT[b, t]] + coef * H_T[t])
+            for b, length in enumerate((2, 1, 2))
+            for t in range(length)
+        )
+        return value / total
+
+    rolled = on_policy(seqs, [1, 0, 1]).replace(temperature=jnp.float32(0.7))
+    of = dict(total=total, entropy_coef=coef)
+    cases = {
+        "sft": (objectives.J_SFT(policy, seqs, **of), {"kept_B": kept}, jnp.ones(3), 1.0),
+        "rl": (
+            objectives.J_RL(policy, rolled, objectives.surrogate, **of),
+            {"kept_B": kept, "A_B": A},
+            A,
+            0.7,
+        ),
+    }
+    for J, given, weight_B, temperature in cases.values():
+        G, _, facts = objectives.gradient(J, phi, seqs, given)
+        close(G, jax.grad(expected)(phi, weight_B, temperature), rtol=1e-5, atol=1e-7)
+        assert facts["entropy_BT"].shape == (3, 2)
+    assert asked == [coef > 0] * 2
 
 
 def test_temperature_reaches_the_policy():
@@ -361,6 +461,7 @@ def test_rollout_metrics():
         "reward/mean": 0.5,
         "reward/all_right": 0.5,
         "reward/all_wrong": 0.5,
+        "rl/clip_fraction": 0.0,
         "rollout/entropy": 2.0,
         "rollout/logp_error": 0.5 / 6,
         "rollout/logp_error_max": 0.5,

@@ -1,8 +1,9 @@
-"""Schedules and warm-up by hand, one clip per label, and an update that happens to all parts or to none."""
+"""Schedules and warm-up by hand, one clip per label, what is a matrix, and an update that happens to all parts or to none."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from bridge_jax import optim
+from bridge_jax import lora, optim, setup
+from bridge_jax.models import params
 from bridge_jax.optim import Recipe, Recipes
-from bridge_jax.types import Params, TrainState
+from bridge_jax.types import Matrix, Params, TrainState
 from tests import toys
+from tests.models import tiny
 
 
 def at(function, *steps):
@@ -35,7 +38,7 @@ def test_schedules_by_hand():
 
 
 def test_schedule_errors():
-    """What cannot be meant is refused, with what was given."""
+    """What cannot be meant is refused, with what was given; so is what could never leave its start."""
     with pytest.raises(
         ValueError, match="schedule 'exp' is unknown; allowed: constant, linear, cosine, step"
     ):
@@ -47,6 +50,18 @@ def test_schedule_errors():
     for boundaries, values in (((3, 2), (1, 2)), ((3,), (1, 2))):
         with pytest.raises(ValueError, match="rising boundaries and one value for each"):
             optim.schedule("step", 1, 0, 0, boundaries, values)
+    for boundaries, values in (((), ()), ((0,), (2,)), ((-3, 4), (1, 2))):
+        with pytest.raises(ValueError, match="needs boundaries, the first at step 1 or later"):
+            optim.schedule("step", 1, 0, 0, boundaries, values)
+    for kind, given in {
+        "linear": (0.5, 0.5, 8),
+        "cosine": (0.0, 0.0, 8),
+        "step": (0.5, 1.0, 0, (3, 5), (0.5, 0.5)),
+    }.items():
+        with pytest.raises(ValueError, match=f"a {kind} schedule from .* never leaves its start"):
+            optim.schedule(kind, *given)
+    # what comes back to its start has left it
+    assert at(optim.schedule("step", 0.5, 1.0, 0, (3, 5), (1.0, 0.5)), 0, 3, 5) == [0.5, 1.0, 0.5]
 
 
 def test_learning_rate_by_hand():
@@ -58,6 +73,62 @@ def test_learning_rate_by_hand():
         at(warm, 0, 1, 3, 4, 9, 14, 50), [0.5, 1.0, 2.0, 2.0, 1.5, 1.0, 1.0], rtol=1e-6
     )
     assert at(optim.learning_rate(Recipe(learning_rate=3.0)), 0, 7) == [3.0, 3.0]
+    frozen = Recipe(learning_rate=0.0, schedule="cosine", decay_steps=4)
+    assert at(optim.learning_rate(frozen), 0, 2, 9) == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(schedule="step"), "schedule='step'; allowed: constant, linear, cosine$"),
+        (dict(schedule="linear", decay_steps=5, end_ratio=1.0), "end_ratio=1 with .*never leaves"),
+        (dict(schedule="cosine"), "positive number of steps; given 0"),
+    ],
+)
+def test_rates_that_could_never_leave_their_start(fields, message):
+    with pytest.raises(ValueError, match=message):
+        optim.learning_rate(Recipe(learning_rate=1.0, **fields))
+
+
+def test_misfits_of_a_schedule_and_a_run():
+    """10 steps of warm-up and 90 of decay: fine for 100 steps; in 101 the last one has a rate of 0; in 9 the peak is not reached."""
+    falling = Recipe(learning_rate=1.0, schedule="cosine", warmup_steps=10, decay_steps=90)
+    rate = optim.learning_rate(falling)
+    assert at(rate, 100) == [0.0] and at(rate, 99)[0] > 0
+    assert at(rate, 9) == [1.0] and at(rate, 8)[0] < 1.0
+    assert optim.misfits(falling, 100) == optim.misfits(falling, 10) == []
+    assert [sentence.split(" (")[0] for sentence in optim.misfits(falling, 101)] == [
+        "the learning rate is 0 from step 101 on"
+    ]
+    assert "warmup_steps=10 is longer than the 9 steps" in optim.misfits(falling, 9)[0]
+    for fields in (dict(end_ratio=0.1), dict(schedule="constant"), dict(learning_rate=0.0)):
+        assert optim.misfits(dataclasses.replace(falling, **fields), 1000) == []
+
+
+@pytest.mark.parametrize("per", [1, 3])
+def test_updates_of_a_step_share_its_rate(per):
+    """Falling to 0 over 4 steps: with 3 updates a step each of them has the rate of its step."""
+    recipe = Recipe(learning_rate=1.0, schedule="linear", decay_steps=4)
+    found = at(optim.learning_rate(recipe, per), *range(4 * per))
+    assert found == [rate for rate in (1.0, 0.75, 0.5, 0.25) for _ in range(per)]
+
+
+def test_learning_rates_are_reported_by_label():
+    """That of the update just made, for each part that moved; theta_hat's by its own count."""
+    falling = Recipe(learning_rate=1.0, schedule="linear", decay_steps=4)
+    recipes = Recipes(
+        falling, Recipe(learning_rate=0.5), shadow_updates=2, shadow_moments="bfloat16"
+    )
+    state = start(recipes, one([1.0], [1.0], [1.0]))
+    seen = []
+    for _ in range(3):
+        state, metrics = optim.apply_ascent(recipes, state, one([0.1], [0.1], [0.1]))
+        seen.append([float(metrics[f"lr/{label}"]) for label in ("base", "shadow", "lora")])
+    assert seen == [[1.0, 1.0, 0.5], [0.75, 1.0, 0.5], [0.5, 0.75, 0.5]]
+    _, alone = optim.apply_ascent(recipes, state, one(None, None, [0.1]))
+    assert {key for key in alone if key.startswith("lr/")} == {"lr/lora"}
+    _, skipped = optim.apply_ascent(recipes, state, one([np.nan], [0.1], [0.1]))
+    assert skipped["update/skipped"] == 1 and skipped["lr/base"] == 0.25
 
 
 def one(theta, theta_hat=None, w=None) -> Params:
@@ -76,6 +147,7 @@ def test_first_update_by_hand():
     recipes = Recipes(
         Recipe(learning_rate=0.1, weight_decay=0.5, clip_norm=0.0),
         Recipe(learning_rate=0.01, clip_norm=0.0),
+        matrices=(("theta/matrix", toys.SQUARE), ("theta/vector", None)),
     )
     params = Params(
         {"matrix": jnp.array([[2.0, -4.0]]), "vector": jnp.array([2.0])},
@@ -137,6 +209,7 @@ def test_theta_and_its_shadow_share_one_recipe():
             learning_rate=0.1, warmup_steps=2, schedule="cosine", decay_steps=5, weight_decay=0.1
         ),
         Recipe(learning_rate=0.3),
+        matrices=toys.MATRICES,
     )
     theta = toys.bigram_theta()
     state = start(recipes, Params(theta, jax.tree.map(jnp.copy, theta), {"x": jnp.ones(3)}))
@@ -167,6 +240,85 @@ def test_non_finite_skips_everything(bad, what):
     assert after.step == state.step + 1 and metrics["update/skipped"] == 1
 
 
+@functools.cache
+def declared(family: str, size: int, layers: int):
+    """(abstract Params, what is declared of them, names of norms and biases) of a model whose sides all have this size."""
+    sides = ("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    hf = tiny.TINY | dict.fromkeys((*sides, "intermediate_size"), size)
+    cfg = params.read_config(hf | dict(model_type=family, num_hidden_layers=layers))
+    adapter = lora.Lora(rank=size)
+    tree = Params(params.abstract(cfg), params.abstract(cfg), lora.abstract(cfg, adapter))
+    vectors = {
+        f"{part}/{path}"
+        for path, tensor in cfg.tensors().items()
+        for part in ("theta", "theta_hat")
+        if tensor.hf.endswith(("norm.weight", ".bias"))
+    }
+    return tree, setup.matrices(cfg, adapter), vectors
+
+
+def by_name(tree) -> dict:
+    """Path in jax's words -> leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+@pytest.mark.parametrize("family", params.families())
+def test_weight_decay_reaches_matrices_alone(family):
+    """Zero gradients: a step is the decay alone. Stacked norms and biases stay; projections, embedding, head, A and B shrink."""
+    tree, matrices, vectors = declared(family, size=2, layers=3)
+    recipe = Recipe(learning_rate=0.5, weight_decay=0.5, clip_norm=0.0)
+    tx = Recipes(recipe, recipe, matrices=matrices).optimizer()
+
+    def step(tree):
+        zeros = jax.tree.map(jnp.zeros_like, tree)
+        updates, _ = tx.update(zeros, tx.init(tree), tree)
+        return jax.tree.map(lambda x: x.reshape(-1)[0], updates)
+
+    ones = jax.tree.map(lambda x: jnp.ones(x.shape), tree)
+    found = by_name(jax.jit(step)(ones))
+    decayed = {name for name, change in found.items() if change}
+    assert all(float(found[name]) == -0.25 for name in decayed)
+    assert found.keys() - decayed == vectors
+    assert {"theta/embed", "theta/head", "theta_hat/layers/o", "w/layers/o/A"} <= decayed
+
+
+@pytest.mark.parametrize("family", params.families())
+def test_every_large_matrix_has_factored_moments(family):
+    """o's rows are all heads together. Norms and biases are never factored, of 130 layers, 128 heads and a width of 128 either."""
+    tree, matrices, vectors = declared(family, size=128, layers=130)
+    state = jax.eval_shape(optim.scale_by_factored_adam(0.9, 0.999, 1e-8, matrices).init, tree)
+    found = {name: leaf.shape for name, leaf in by_name(state.nu).items()}
+    L, heads, D = 130, (128, 128), 128
+    expected = {
+        "embed": ((D,), (D,)),
+        "head": ((D,), (D,)),
+        "layers/q": ((L, D), (L, *heads)),
+        "layers/o": ((L, *heads), (L, D)),
+        "layers/down": ((L, 128), (L, D)),
+    }
+    for path, shapes in expected.items():
+        for part in ("theta", "theta_hat"):
+            assert (found[f"{part}/{path}/row"], found[f"{part}/{path}/col"]) == shapes, path
+    assert found["w/layers/o/A/row"] == (L, 128 * 128) and found["w/layers/o/B/col"] == (L, D)
+    assert {name for name in found if name.split("/")[-1] not in ("row", "col")} == vectors
+
+
+def test_what_is_not_declared_is_asked_for():
+    """Weight decay and factored moments guess nothing; without them a toy needs no declaration."""
+    tree = one([[1.0, 2.0]])
+    for fields in (dict(weight_decay=0.1), dict(moments="factored")):
+        recipes = Recipes(Recipe(**fields), Recipe())
+        with pytest.raises(
+            ValueError, match="which parameters are matrices; give Recipes.matrices"
+        ):
+            recipes.optimizer().init(tree)
+        other = dataclasses.replace(recipes, matrices=(("theta/y", None),))
+        with pytest.raises(ValueError, match="nothing is declared of parameter 'theta/x'.*theta/y"):
+            other.optimizer().init(tree)
+    Recipes(Recipe(), Recipe()).optimizer().init(tree)
+
+
 def test_factored_moments_are_adams_where_squares_are_an_outer_product():
     """Five steps of gradients +-a_i b_j: the same steps as Adam's, but for the rounding of the first moment to bfloat16."""
     rng = np.random.RandomState(0)
@@ -177,9 +329,10 @@ def test_factored_moments_are_adams_where_squares_are_an_outer_product():
         "vector": jnp.zeros(300),
     }
     recipe = Recipe(learning_rate=1e-2, clip_norm=0.0)
+    sides = {"matrix": Matrix((1,), (2,)), "small": Matrix((0,), (1,)), "vector": None}
     exact, factored = (
         optim.adamw(recipe),
-        optim.adamw(dataclasses.replace(recipe, moments="factored")),
+        optim.adamw(dataclasses.replace(recipe, moments="factored"), matrices=tuple(sides.items())),
     )
     states = [exact.init(params), factored.init(params)]
     for _ in range(5):
@@ -208,17 +361,26 @@ def test_factored_moments_are_adams_where_squares_are_an_outer_product():
     }
 
 
-def test_factored_moments_where_squares_are_none():
-    """v_ij = r_i c_j / mean(r), by hand after one step; heads and their width are columns together."""
+@pytest.mark.parametrize(
+    "shape, matrix",
+    [((2, 128, 4, 32), Matrix((1,), (2, 3))), ((2, 4, 32, 128), Matrix((1, 2), (3,)))],
+    ids=["q", "o"],
+)
+def test_factored_moments_where_squares_are_none(shape, matrix):
+    """v_ij = r_i c_j / mean(r), by hand after one step; heads and their width are one side together, of q the columns, of o the
+    rows: as for the matrix that has them as one dimension."""
     rng = np.random.RandomState(1)
-    g = rng.standard_normal((2, 128, 4, 32)).astype(np.float32)
-    scale = optim.scale_by_factored_adam(0.9, 0.999, 1e-8)
-    out, state = scale.update({"q": jnp.asarray(g)}, scale.init({"q": jnp.zeros(g.shape)}))
-    row, col = (g**2).mean((2, 3)), (g**2).mean(1)
-    v = row[:, :, None, None] * col[:, None] / row.mean(1)[:, None, None, None]
-    np.testing.assert_allclose(state.nu["q"]["row"], 0.001 * row, rtol=1e-5)
-    np.testing.assert_allclose(out["q"], g / (np.sqrt(v) + 1e-8), rtol=1e-3, atol=1e-6)
-    assert state.mu["q"].dtype == jnp.bfloat16
+    g = rng.standard_normal(shape).astype(np.float32)
+    scale = optim.scale_by_factored_adam(0.9, 0.999, 1e-8, (("x", matrix),))
+    out, state = scale.update({"x": jnp.asarray(g)}, scale.init({"x": jnp.zeros(shape)}))
+    flat = g.reshape(2, 128, 128)
+    row, col = (flat**2).mean(2), (flat**2).mean(1)
+    v = row[:, :, None] * col[:, None] / row.mean(1)[:, None, None]
+    np.testing.assert_allclose(state.nu["x"]["row"].reshape(2, 128), 0.001 * row, rtol=1e-5)
+    np.testing.assert_allclose(state.nu["x"]["col"].reshape(2, 128), 0.001 * col, rtol=1e-5)
+    expected = (flat / (np.sqrt(v) + 1e-8)).reshape(shape)
+    np.testing.assert_allclose(out["x"], expected, rtol=1e-3, atol=1e-6)
+    assert state.mu["x"].dtype == jnp.bfloat16
 
 
 def test_unknown_moments_are_refused():

@@ -243,6 +243,103 @@ def test_keys_that_the_method_never_reads(caplog):
     )
 
 
+def test_keys_that_the_chosen_schedule_never_reads(caplog):
+    """A schedule that is set up and not chosen never leaves its start: its keys are named, those of the chosen one are not."""
+    told = lambda: [
+        record.getMessage() for record in caplog.records if "never reads" in record.getMessage()
+    ]
+    build(method__lam_end=0.9, method__lam_steps=5, optim__base__schedule="constant")
+    assert len(told()) == 1
+    named = set(told()[0].partition(": ")[2].split(", "))
+    assert named == {"optim.base.decay_steps=130", "method.lam_end=0.9", "method.lam_steps=5"}
+    caplog.clear()
+    lam = dict(lam_schedule="linear", lam_end=0.9, lam_steps=5, lam_boundaries=(2,))
+    build(method="joint", **{f"method__{key}": value for key, value in lam.items()})
+    assert [line.partition(": ")[2] for line in told()] == ["method.lam_boundaries=(2,)"]
+
+
+FALLING = dict(
+    optim__base__warmup_steps=10, optim__base__decay_steps=90, optim__lora__decay_steps=990
+)
+
+
+@pytest.mark.parametrize(
+    "method, given, expected",
+    [
+        ("grpo", dict(steps=100), []),
+        ("grpo", dict(steps=101), ["optim.base: the learning rate is 0 from step 101 on"]),
+        ("grpo", dict(steps=101, optim__base__end_ratio=0.1), []),
+        ("grpo", dict(steps=101, optim__base__schedule="constant"), []),
+        ("grpo", dict(steps=9), ["optim.base: warmup_steps=10 is longer than the 9 steps"]),
+        (
+            "bridge",
+            dict(steps=1001, optim__base__end_ratio=1e-3),
+            ["optim.lora: the learning rate is 0 from step 1001 on"],
+        ),
+        # each of its phases has the schedule for itself
+        ("cold_start", dict(steps=200, method__sft_steps=100), []),
+        (
+            "cold_start",
+            dict(steps=201, method__sft_steps=100),
+            ["optim.base: the learning rate is 0 from step 101 on"],
+        ),
+        (
+            "cold_start",
+            dict(steps=100, method__sft_steps=100),
+            ["method.sft_steps: changes nothing before step 101"],
+        ),
+        (
+            "bridge",
+            dict(
+                steps=20,
+                method__resync_every=20,
+                method__lam_schedule="step",
+                method__lam_boundaries=(20, 30),
+                method__lam_values=(0.7, 0.9),
+            ),
+            [
+                "method.lam_boundaries: changes nothing before step 21",
+                "method.resync_every: changes nothing before step 21",
+            ],
+        ),
+        ("bridge", dict(steps=20, method__resync_every=19), []),
+        (
+            "joint",
+            dict(
+                steps=5,
+                optim__base__warmup_steps=0,
+                optim__lora__warmup_steps=0,
+                method__lam_schedule="step",
+                method__lam_boundaries=(5,),
+                method__lam_values=(0.7,),
+            ),
+            ["method.lam_boundaries: changes nothing before step 6"],
+        ),
+    ],
+)
+def test_schedules_that_do_not_fit_the_run_are_named(method, given, expected, caplog):
+    """Steps behind a schedule that has ended at 0, and what would come after the last step; all else goes without a word."""
+    build(method=method, **FALLING | given)
+    told = [
+        record.getMessage()
+        for record in caplog.records
+        if record.getMessage().startswith(("optim.", "method."))
+        and "never reads" not in record.getMessage()
+    ]
+    assert len(told) == len(expected), told
+    assert all(line.startswith(start) for line, start in zip(sorted(told), expected)), told
+
+
+@pytest.mark.parametrize("name", ["quickstart", "ladder", "smollm2_arithmetic"])
+@pytest.mark.parametrize("method", ["bridge", "cold_start"])
+def test_schedules_of_the_configs_fit_their_runs(name, method, caplog):
+    config = importlib.import_module(f"configs.{name}").get_config(method)
+    s = setup.read(config, devices=1)
+    made = methods.load(method).make(s.method, None, s.recipes)
+    setup.warn_schedules(s, made, adapter=method == "bridge")
+    assert not caplog.records
+
+
 def test_what_does_not_fit_is_dropped_and_counted(caplog):
     """Prompts of six characters against a bucket of four, traces of fifteen tokens against fourteen."""
     with caplog.at_level(logging.WARNING):

@@ -12,6 +12,7 @@ from bridge_jax import lora, optim, setup, sharding
 from bridge_jax.methods import bridge
 from bridge_jax.models import params
 from bridge_jax.sharding import MeshConfig
+from bridge_jax.types import Matrix
 from tests import toys
 
 THETA_AXES, W_AXES = params.logical_axes(toys.CFG), lora.logical_axes(toys.CFG, toys.ADAPTER)
@@ -179,25 +180,24 @@ def test_a_kv_head_is_held_once_for_each_device_that_shares_it(tensor, kv_heads,
 
 
 def test_layout_of_factored_moments():
-    """Row means of q [L,D,N,H] lie as layers and width, column means as layers, heads and head width; of a matrix likewise."""
-    assert sharding.of_means(("layers", "embed", "heads", "head_dim"), "row") == ("layers", "embed")
-    assert sharding.of_means(("layers", "embed", "heads", "head_dim"), "col") == (
-        "layers",
-        "heads",
-        "head_dim",
-    )
-    assert [sharding.of_means(("vocab", "embed"), kept) for kept in ("row", "col")] == [
-        ("vocab",),
-        ("embed",),
-    ]
-    mesh, g = mesh_of(fsdp=4, tensor=2), jnp.zeros((2, 128, 4, 64))
-    moments = optim.scale_by_factored_adam(0.9, 0.999, 1e-8).init({"theta": {"layers": {"q": g}}})
-    layout = sharding.of_state(
-        mesh, moments, {"layers": {"q": ("layers", "embed", "heads", "head_dim")}}, {}
-    )
-    assert layout.nu["theta"]["layers"]["q"]["row"].spec == PartitionSpec(None, "fsdp")
-    assert layout.nu["theta"]["layers"]["q"]["col"].spec == PartitionSpec(None, "tensor", None)
-    assert layout.mu["theta"]["layers"]["q"].spec == PartitionSpec(None, "fsdp", "tensor", None)
+    """Means over columns lie as layers and rows, means over rows as layers and columns, whichever side the heads are on."""
+    mesh = mesh_of(fsdp=4, tensor=2)
+    table = {
+        "q": ((2, 128, 4, 64), ("layers", "embed", "heads", "head_dim"), Matrix((1,), (2, 3))),
+        "o": ((2, 4, 64, 128), ("layers", "heads", "head_dim", "embed"), Matrix((1, 2), (3,))),
+        "norm": ((2, 128), ("layers", "embed"), None),
+    }
+    matrices = tuple((f"theta/layers/{name}", matrix) for name, (_, _, matrix) in table.items())
+    g = {"theta_hat": {"layers": {name: jnp.zeros(shape) for name, (shape, _, _) in table.items()}}}
+    moments = optim.scale_by_factored_adam(0.9, 0.999, 1e-8, matrices).init(g)
+    axes = {"layers": {name: names for name, (_, names, _) in table.items()}}
+    layout = sharding.of_state(mesh, moments, axes, {}, matrices=matrices)
+    nu, mu = layout.nu["theta_hat"]["layers"], layout.mu["theta_hat"]["layers"]
+    assert nu["q"]["row"].spec == nu["o"]["col"].spec == PartitionSpec(None, "fsdp")
+    assert nu["q"]["col"].spec == nu["o"]["row"].spec == PartitionSpec(None, "tensor", None)
+    assert nu["norm"].spec == mu["norm"].spec == PartitionSpec(None, "fsdp")
+    assert mu["q"].spec == PartitionSpec(None, "fsdp", "tensor", None)
+    assert mu["o"].spec == PartitionSpec(None, "tensor", None, "fsdp")
 
 
 def test_decoding_has_a_mesh_of_its_own():

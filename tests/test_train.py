@@ -24,12 +24,15 @@ every_method = pytest.mark.parametrize(
     ],
 )
 NORMS = {"bridge": ["theta", "theta_hat", "w"], "joint": ["theta", "w"]}
+RATES = {"bridge": ["base", "shadow", "lora"], "joint": ["base", "lora"]}
 SFT = {"sft/logp", "sft/entropy", "sft/stop_prob"}
 RL = {
     "reward/mean",
     "reward/all_right",
     "reward/all_wrong",
     "rl/J",
+    "rl/clip_fraction",
+    "time/rollout_tokens_per_s",
     "rollout/tokens",
     "rollout/length",
     "rollout/stopped",
@@ -46,6 +49,7 @@ BRIDGE = {
     "bridge/ess",
     "bridge/lam",
     "bridge/J_hat",
+    "bridge/clip_fraction",
 }
 COOPERATION = {
     f"{key}{group}"
@@ -63,6 +67,7 @@ EVERY_STEP = {
     "step",
     "update/skipped",
     "time/update_s",
+    "time/update_tokens_per_s",
     "time/grade_s",
     "time/rollout_s",
     "time/train_s",
@@ -278,6 +283,7 @@ def test_metrics_contract(quick, unbroken, method):
         wanted |= RL if reads.actors else set()
         wanted |= COOPERATION if reads.demos and reads.actors else set()
         wanted |= {f"grad/norm_{name}" for name in NORMS.get(method, ["theta"])}
+        wanted |= {f"lr/{label}" for label in RATES.get(method, ["base"])}
         assert set(line) == wanted | (EVALUATED | {"time/eval_s"} if due else set()), line["step"]
         assert line.get("rollout/logp_error_max", 0) < 1e-4
         assert line["compile/count"] == found[1]["compile/count"]

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax import logprobs, lora
+from bridge_jax import logprobs, lora, setup
 from bridge_jax.methods import bridge
 from bridge_jax.models import layers, params, qwen3
 from bridge_jax.optim import Recipe, Recipes
-from bridge_jax.types import Batch, Params, Policy, Rollouts, Sequences, TrainState
+from bridge_jax.types import Batch, Matrix, Params, Policy, Rollouts, Sequences, TrainState
 
 CFG = qwen3.Config(
     family="qwen3",
@@ -41,9 +41,21 @@ RANK = 2  # of its adapter
 AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 
 
+# what the optimizer is told of both toys: of the model its tensor table, of the bigram policy that all of it are matrices
+SQUARE = Matrix(rows=(0,), columns=(1,))
+MATRICES = (
+    *setup.matrices(CFG, ADAPTER),
+    *((path, SQUARE) for path in ("theta/table", "w/A", "w/B")),
+)
+
+
 def recipes(base: float = 1e-2, lora_rate: float = 1e-2, **fields) -> Recipes:
     """Two recipes that differ in their learning rates alone."""
-    return Recipes(Recipe(learning_rate=base, **fields), Recipe(learning_rate=lora_rate, **fields))
+    return Recipes(
+        Recipe(learning_rate=base, **fields),
+        Recipe(learning_rate=lora_rate, **fields),
+        matrices=MATRICES,
+    )
 
 
 def linear(base: float = 1.0, lora_rate: float = 1.0) -> Recipes:

@@ -39,7 +39,17 @@ from bridge_jax.optim import (
     schedule,
     to_bfloat16,
 )
-from bridge_jax.types import Batch, Method, Metrics, Params, Policy, Reads, Rollouts, TrainState
+from bridge_jax.types import (
+    Batch,
+    Method,
+    Metrics,
+    Params,
+    Policy,
+    Reads,
+    Rollouts,
+    Sequences,
+    TrainState,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +57,10 @@ class Config:
     """Settings of BRIDGE; lam 0.5 and everything it shares with GRPO as in the paper's runs."""
 
     lam: float = 0.5
-    lam_schedule: str = "constant"  # constant, linear, cosine (lam to lam_end over lam_steps), step (boundaries and values) or
-    lam_end: float = (
-        1.0  # gain (by the step's measured gain: lam from lam_gain up, lam_end at 0 and below)
-    )
+    # constant; linear, cosine: lam to lam_end over lam_steps; step: lam_values from lam_boundaries on; gain: by the step's
+    # measured gain, lam from lam_gain up, lam_end (below 1) at 0 and below
+    lam_schedule: str = "constant"
+    lam_end: float = 1.0
     lam_steps: int = 0
     lam_boundaries: tuple[int, ...] = ()
     lam_values: tuple[float, ...] = ()
@@ -200,6 +210,14 @@ def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_B
     }
 
 
+def capped_share(cap: float, hat: dict, behaviour_BT, seqs: Sequences):
+    """Share of the tokens whose weight in theta_hat's gradient the cap bounds; 0 where it is free."""
+    if not cap:
+        return jnp.float32(0)
+    rho_BT = objectives.ratio(hat["logp_BT"], behaviour_BT)
+    return objectives.mean_tokens((rho_BT > cap) | (rho_BT < 1.0 / cap), seqs)
+
+
 def lam_rule(cfg: Config):
     """(step, theta's rollouts, theta_hat's own or None) -> lam, a number; by the gain, a function of what the passes saw:
 
@@ -232,6 +250,34 @@ def lam_rule(cfg: Config):
     return by_gain
 
 
+def check_gain_schedule(cfg: Config) -> None:
+    """ValueError where lam by the gain could never leave lam_end, at which every run begins: its first gain is 0.
+
+    With lam_end = 1 theta and theta_hat then take the same steps, and with a re-sync after each step theta_hat is theta again:
+    their gain stays 0.
+    """
+    if cfg.lam_schedule != "gain":
+        return
+    stuck = {
+        f"lam_end={cfg.lam_end}": (cfg.lam_end == 1, "below 1, such as 0.8"),
+        f"lam={cfg.lam} and lam_end={cfg.lam_end}": (cfg.lam == cfg.lam_end, "two numbers"),
+        f"resync_every={cfg.resync_every}": (cfg.resync_every == 1, "0 (never), or at least 2"),
+    }
+    for given, (is_stuck, allowed) in stuck.items():
+        if is_stuck:
+            raise ValueError(
+                f"method.{given} with lam_schedule='gain' keeps lam at lam_end for ever; allowed: {allowed}"
+            )
+
+
+def changes(cfg: Config) -> dict[str, int]:
+    """Settings that change something in the course of a run -> steps after which they first do."""
+    found = {"method.resync_every": cfg.resync_every} if cfg.resync_every else {}
+    if cfg.lam_schedule == "step":
+        found["method.lam_boundaries"] = cfg.lam_boundaries[0]
+    return found
+
+
 def check(cfg: Config) -> None:
     """ValueError for settings that cannot be meant."""
     for key, allowed in CHOICES.items():
@@ -250,6 +296,7 @@ def check(cfg: Config) -> None:
         )
     for lam in (cfg.lam, cfg.lam_end, *cfg.lam_values):
         objectives.check_range("method.lam, lam_end and lam_values", lam, 0.0, 1.0)
+    check_gain_schedule(cfg)
     if cfg.ratio_cap and not cfg.ratio_cap > 1.0:
         raise ValueError(
             f"method.ratio_cap={cfg.ratio_cap}; allowed: 0 (free), or above 1 to bound the ratio to [1/cap, cap]"
@@ -302,7 +349,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     own, lam_at = cfg.shadow_rollouts == "own", lam_rule(cfg)
     term = functools.partial(objectives.surrogate, cap=cfg.ratio_cap)
     recipes = dataclasses.replace(
-        recipes, shadow_moments=cfg.shadow_moments, shadow_steps=cfg.inner_steps
+        recipes, shadow_moments=cfg.shadow_moments, shadow_updates=cfg.inner_steps
     )
     storage = STORAGE[cfg.shadow_storage]
 
@@ -381,6 +428,9 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         metrics |= gain | {
             "rl/J": values[1],
             "bridge/J_hat": values[2],
+            "bridge/clip_fraction": capped_share(
+                cfg.ratio_cap, hat, (hat if own else rl)["logp_BT"], seen_by_hat.seqs
+            ),
             "update/skipped": jnp.maximum(metrics["update/skipped"], skipped),
         }
         state = settle(cfg, state, before.step + 1, metrics["update/skipped"])
@@ -407,4 +457,5 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         policy_of,
         kinds=(Reads(("theta", "theta_hat") if own else ("theta",), demos=True),),
         on_host=("theta_hat",) if cfg.shadow_offload else (),
+        changes=changes(cfg),
     )

@@ -4,6 +4,9 @@ mu: the share of SFT goes from chord_mu to chord_mu_end by a cosine over chord_s
 expert token by stop_grad(p (1 - p)), so that tokens the policy is sure of, either way, teach little; the paper pairs it with
 a constant mu of 0.1 (chord_mu=0.1, chord_mu_end=0.1). With a constant mu and no weights it is the hybrid, up to scale.
 Two backward passes, one copy of the parameters.
+
+Other than in Trinity, the authors' code: J_GRPO has no clip here, which with one update on a batch of fresh samples would be
+idle, and mu has no warm-up, which there is off by default.
 """
 
 from __future__ import annotations
@@ -47,7 +50,10 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     for key in ("chord_mu", "chord_mu_end"):
         objectives.check_range(f"method.{key}", getattr(cfg, key), 0.0, 1.0)
     objectives.check_range("method.kl_coef", cfg.kl_coef, 0.0)
-    mu_at = schedule("cosine", cfg.chord_mu, cfg.chord_mu_end, cfg.chord_steps)
+    # equal ends are how a constant mu is said
+    kind = "constant" if cfg.chord_mu == cfg.chord_mu_end else "cosine"
+    objectives.check_range("method.chord_steps", cfg.chord_steps, 1)
+    mu_at = schedule(kind, cfg.chord_mu, cfg.chord_mu_end, cfg.chord_steps)
 
     def init(theta, key) -> TrainState:
         return begin(

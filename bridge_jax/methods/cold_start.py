@@ -58,4 +58,6 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         rl.policy,
         kinds=(*expert.kinds, *rl.kinds),
         kind=lambda step: int(step >= cfg.sft_steps),
+        restarts=(cfg.sft_steps,),
+        changes={"method.sft_steps": cfg.sft_steps},
     )

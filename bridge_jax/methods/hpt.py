@@ -1,9 +1,15 @@
 """HPT (Lv et al. 2025, arXiv 2509.04419): for each prompt SFT on its expert if every sample failed, else GRPO.
 
-    J = (1 - f) < r A > over samples of the prompts that were solved at least once + f < log pi(y*) > over experts of the others
+    J = (1 - f) < r A + c H > over samples of the prompts that were solved + f < log pi(y*) + c H > over experts of the others
 
-f: share of the prompts that nobody solved. The two means are over tokens; weighing them by the shares of prompts is ours.
-Needs demonstrations of the very prompts. Two backward passes, one copy of the parameters.
+f: share of the prompts of which at most `hpt_gate` samples are right; A = R - mean; H: entropy of a token, c = 0.001. Needs
+demonstrations of the very prompts. Two backward passes, one copy of the parameters.
+
+Defaults are those of the authors' script for Qwen2.5-Math: no sample right (`hpt_gate=0`), no division by the standard deviation
+(`hpt_advantage="mean"`), the bonus of entropy, no clip. Their script for Llama has `hpt_gate=2`, of 8 samples.
+Other than in their code: there the sum over a batch's sampled tokens is divided by the longest completion allowed, the
+experts' by their tokens, and the two are added; the bonus is a mean over all tokens that are learned from. Here each half is
+the mean over its own tokens, weighed by the share of its prompts.
 """
 
 from __future__ import annotations
@@ -22,12 +28,16 @@ from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 class Config:
     """Settings of HPT."""
 
-    advantage: str = "group"
+    hpt_gate: int = 0  # right samples of a prompt up to which its expert is learned from instead
+    hpt_advantage: str = "mean"  # "group" divides by the standard deviation too
+    hpt_entropy: float = 0.001  # c
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """HPT of all base weights; state: Params(theta)."""
-    objectives.check_advantage(cfg.advantage)
+    objectives.check_advantage(cfg.hpt_advantage)
+    objectives.check_range("method.hpt_gate", cfg.hpt_gate, 0)
+    objectives.check_range("method.hpt_entropy", cfg.hpt_entropy, 0.0)
 
     def init(theta, key) -> TrainState:
         return begin(recipes, Params(theta=theta))
@@ -39,23 +49,35 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             policy.merge(state.params.theta, None),
         )
         M, D = objectives.group_size(rollouts), demos.length_B.shape[0]
-        failed_P = jnp.all(rollouts.reward_B.reshape(-1, M) < 0.5, axis=1).astype(jnp.float32)
+        if cfg.hpt_gate >= M:
+            raise ValueError(
+                f"method.hpt_gate={cfg.hpt_gate} of batch.samples_per_prompt={M}: every prompt would be one of "
+                "SFT; allowed: below the number of samples"
+            )
+        right_P = jnp.sum(rollouts.reward_B.reshape(-1, M) > 0.5, axis=1)
+        failed_P = (right_P <= cfg.hpt_gate).astype(jnp.float32)
         failed_D = jnp.pad(failed_P, (0, D - failed_P.size))
-        tokens = lambda length_B, chosen_B: jnp.maximum(jnp.sum(length_B * chosen_B), 1.0)
-        solved_total = tokens(rollouts.seqs.length_B, jnp.repeat(1.0 - failed_P, M))
+        solved_B = jnp.repeat(1.0 - failed_P, M)
+        tokens = lambda length_B, kept_B: jnp.maximum(jnp.sum(length_B * kept_B), 1.0)
         J_RL = objectives.J_RL(
-            policy, rollouts, objectives.surrogate, total=solved_total
-        )  # A is 0 in groups that failed
+            policy,
+            rollouts,
+            objectives.surrogate,
+            total=tokens(rollouts.seqs.length_B, solved_B),
+            entropy_coef=cfg.hpt_entropy,
+        )
         J_SFT = objectives.J_SFT(
             policy,
             demos,
-            lambda logp_BT, rows: logp_BT * rows["failed_B"][:, None],
-            tokens(demos.length_B, failed_D),
+            total=tokens(demos.length_B, failed_D),
+            entropy_coef=cfg.hpt_entropy,
         )
-        rows = objectives.rl_rows(policy, None, rollouts, cfg.advantage, 0.0, microbatch_rows)
-        G_RL, rl_J, rl = objectives.gradient(J_RL, phi, rollouts.seqs, rows, microbatch_rows)
+        rows = objectives.rl_rows(policy, None, rollouts, cfg.hpt_advantage, 0.0, microbatch_rows)
+        G_RL, rl_J, rl = objectives.gradient(
+            J_RL, phi, rollouts.seqs, rows | {"kept_B": solved_B}, microbatch_rows
+        )
         G_SFT, sft_J, sft = objectives.gradient(
-            J_SFT, phi, demos, {"failed_B": failed_D}, microbatch_rows
+            J_SFT, phi, demos, {"kept_B": failed_D}, microbatch_rows
         )
         f = failed_P.mean()
         G = jax.tree.map(lambda r, s: (1 - f) * r + f * s, G_RL, G_SFT)

@@ -74,4 +74,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         update,
         policy=lambda params, actor="theta": policy.merge(params.theta, params.w),
         kinds=(Reads(actors=("theta",), demos=True),),
+        changes=(
+            {"method.lam_boundaries": cfg.lam_boundaries[0]} if cfg.lam_schedule == "step" else {}
+        ),
     )

@@ -1,11 +1,14 @@
 """LUFFY (Yan et al. 2025, arXiv 2504.14945): the expert's trace joins the group of its prompt's samples.
 
-    J = < r A > over own samples + < f(pi) A > over expert tokens,   f(p) = p / (p + gamma)
+    J = < r A + c H > over own samples + < f(pi) A + c H > over expert tokens,   f(p) = p / (p + gamma)
 
 as one mean over all their tokens; A = R - mean over the group of M samples and the expert (R = 1), without a standard
-deviation; own tokens without a clip. f keeps a gradient where the policy finds an expert token unlikely, as a plain ratio
-with the expert's probability taken as 1 would not. The paper's group of 8 is batch.samples_per_prompt = 7 here. Needs
-demonstrations of the very prompts. Two backward passes, one copy of the parameters.
+deviation; own tokens without a clip; H: entropy of a token, c = 0.001 as in the authors' script. f keeps a gradient where the
+policy finds an expert token unlikely, as a plain ratio with the expert's probability taken as 1 would not. The paper's group of
+8 is batch.samples_per_prompt = 7 here. Needs demonstrations of the very prompts. Two backward passes, one copy of the parameters.
+
+Other than in the authors' code: there the sum over tokens is divided by the longest completion allowed and not by the tokens,
+so that longer completions weigh more and the bonus, which is a mean over tokens, weighs less.
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ class Config:
     """Settings of LUFFY."""
 
     luffy_gamma: float = 0.1  # f(p) is 1/2 where p = gamma
+    luffy_entropy: float = 0.001  # c
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """LUFFY of all base weights; state: Params(theta)."""
     if not cfg.luffy_gamma > 0:
         raise ValueError(f"method.luffy_gamma={cfg.luffy_gamma}; allowed: above 0")
+    objectives.check_range("method.luffy_entropy", cfg.luffy_entropy, 0.0)
 
     def shaped(logp_BT, rows):
         p = jnp.exp(logp_BT)
@@ -47,8 +52,9 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         )
         own_B, expert_D = objectives.advantages_with_expert(rollouts, demos, "mean")
         total = objectives.token_total(rollouts.seqs) + objectives.token_total(demos)
-        J_own = objectives.J_RL(policy, rollouts, objectives.surrogate, total=total)
-        J_expert = objectives.J_SFT(policy, demos, shaped, total)
+        c = cfg.luffy_entropy
+        J_own = objectives.J_RL(policy, rollouts, objectives.surrogate, total=total, entropy_coef=c)
+        J_expert = objectives.J_SFT(policy, demos, shaped, total, entropy_coef=c)
         G_own, own_J, own = objectives.gradient(
             J_own, phi, rollouts.seqs, {"A_B": own_B}, microbatch_rows
         )

@@ -31,7 +31,7 @@ from safetensors.numpy import save_file
 from bridge_jax import models
 from bridge_jax.models.hf_folder import INDEX, SINGLE, hf_json, locate, weight_files  # noqa: F401 (offered here too)
 from bridge_jax.models.layers import Config, Tensor
-from bridge_jax.types import Tree
+from bridge_jax.types import Matrix, Tree
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 HARMLESS = re.compile(
@@ -112,6 +112,22 @@ def logical_axes(cfg: Config) -> Tree:
             for path, t in cfg.tensors().items()
         }
     )
+
+
+def matrices(cfg: Config) -> dict[str, Matrix | None]:
+    """Path -> the sides of the matrix; None for a norm or a bias, which HF keeps in one dimension.
+
+    A projection maps its rows to its columns; the embedding and the head have a row for each token.
+    """
+
+    def sides(path, tensor):
+        if len(hf_groups(tensor)) == 1:
+            return None
+        first = stacked(path)
+        rows = first + (tensor.inputs or 1)
+        return Matrix(tuple(range(first, rows)), tuple(range(rows, first + len(tensor.shape))))
+
+    return {path: sides(path, tensor) for path, tensor in cfg.tensors().items()}
 
 
 def init(cfg: Config, key: jax.Array, dtype=jnp.float32) -> Tree:

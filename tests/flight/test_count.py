@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bridge_jax import logprobs, objectives, policy, programs, setup
+from bridge_jax import logprobs, objectives, optim, policy, programs, setup
 from bridge_jax.flight import count, phases
 from bridge_jax.models import layers, params
 from bridge_jax.types import Sequences
@@ -257,6 +257,23 @@ def test_bytes_of_a_device_by_hand():
         phases.state_bytes(run, 8) == count.chip_bytes(state)
         and phases.state_bytes(run, 8, on_host=True) == 0
     )
+
+
+def test_factored_moments_are_counted_by_the_sides_of_each_matrix(monkeypatch):
+    """Of every matrix, o with its heads as rows among them: a first moment in bfloat16 and two rows of means; norms whole."""
+    monkeypatch.setattr(optim, "FACTORED_FROM", 8)
+    config = tiny_runs.config("grpo")
+    config.optim.base.moments = "factored"
+    run = setup.sketch(config, jax.devices()[:1])
+    cfg, D, F, V = run.cfg, run.cfg.width, run.cfg.mlp, run.cfg.vocab
+    q, kv = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
+    sides = cfg.layers * [(D, q), (D, kv), (D, kv), (q, D), (D, F), (D, F), (F, D)] + [(V, D)]
+    norms = cfg.layers * (2 * D + 2 * cfg.head_dim) + D
+    weights = norms + sum(rows * columns for rows, columns in sides)
+    state = setup.abstract_state(run)
+    scalars = sum(leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if not leaf.ndim)
+    second = norms + sum(rows + columns for rows, columns in sides)
+    assert count.chip_bytes(state) == 4 * weights + 2 * weights + 4 * second + scalars
 
 
 def test_what_lies_in_the_hosts_memory_is_counted_apart():

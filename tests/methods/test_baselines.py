@@ -19,6 +19,9 @@ PLAIN = Recipes(
 UNIFORM = {"table": jnp.zeros((toys.V, toys.V))}
 P_TOKEN = 1 / toys.V
 e = np.eye(toys.V) - P_TOKEN  # e[t]: gradient of log pi(t) in the row of the token before it
+A = (
+    0.5 / 0.5**0.5
+)  # of a right sample beside a wrong one: their rewards have an unbiased variance of 1/2
 
 
 def rows(prompts, tokens) -> Sequences:
@@ -73,19 +76,19 @@ def close(G, first, second=0.0):
 
 
 def test_hybrid():
-    """A = +-1: half of (e1 - e2), and mu times the expert's e3."""
-    close(G_of("hybrid", mu=2.0), (e[1] - e[2]) / 2 + 2 * e[3])
-    close(G_of("hybrid", mu=0.0), (e[1] - e[2]) / 2)
+    """A / 2 of (e1 - e2), and mu times the expert's e3."""
+    close(G_of("hybrid", mu=2.0), A * (e[1] - e[2]) / 2 + 2 * e[3])
+    close(G_of("hybrid", mu=0.0), A * (e[1] - e[2]) / 2)
     close(G_of("hybrid", mu=2.0, advantage="mean"), (e[1] - e[2]) / 4 + 2 * e[3])
 
 
 def test_chord():
     """(1 - mu) and mu; phi weighs the expert's token by p (1 - p) = 5/36."""
-    close(G_of("chord", chord_mu=0.9), 0.1 * (e[1] - e[2]) / 2 + 0.9 * e[3])
+    close(G_of("chord", chord_mu=0.9), 0.1 * A * (e[1] - e[2]) / 2 + 0.9 * e[3])
     weight = P_TOKEN * (1 - P_TOKEN)
     close(
         G_of("chord", chord_mu=0.1, chord_weighting="phi"),
-        0.9 * (e[1] - e[2]) / 2 + 0.1 * weight * e[3],
+        0.9 * A * (e[1] - e[2]) / 2 + 0.1 * weight * e[3],
     )
 
 
@@ -114,8 +117,8 @@ def test_luffy_learns_from_the_expert_where_every_sample_fails():
 
 
 def test_srft():
-    """H = log 6 on both sides: 0.5 / 6 and A p on the expert, A = (1/3) / sqrt(2/9); 0.1 * 6 on the right sample, -1 on the wrong."""
-    A = (1 / 3) / np.sqrt(2 / 9)
+    """H = log 6 on both sides: 0.5 / 6 and A p on the expert, A = (1/3) / sqrt(1/3); 0.1 * 6 on the right sample, -1 on the wrong."""
+    A = (1 / 3) / np.sqrt(1 / 3)
     close(G_of("srft"), 0.5 * P_TOKEN * e[3] + A * P_TOKEN * e[3] + (0.6 * e[1] - e[2]) / 2)
 
 
@@ -123,7 +126,7 @@ def test_srft_entropy_is_a_weight():
     """Where H has a gradient, none flows through it: probabilities 1/2 and five of 1/10, so e^H = 2^(1/2) 10^(1/2)."""
     p = np.array([0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
     sharp = {"table": UNIFORM["table"].at[0].set(jnp.log(p))}
-    score, A, e_H = np.eye(toys.V) - p, (1 / 3) / np.sqrt(2 / 9), np.sqrt(20)
+    score, A, e_H = np.eye(toys.V) - p, (1 / 3) / np.sqrt(1 / 3), np.sqrt(20)
     G = (0.5 / e_H + A * 0.1) * score[3] + (0.1 * e_H * score[1] - score[2]) / 2
     np.testing.assert_allclose(
         G_of("srft", theta=sharp)[0], G, rtol=3e-3, atol=3e-3
@@ -131,17 +134,30 @@ def test_srft_entropy_is_a_weight():
 
 
 def test_hpt():
-    """Prompt 0 is solved once: GRPO; prompt 1 never: its expert 4. Each half counts by its share of prompts."""
+    """Prompt 0 is solved once: GRPO with A = +-1/2; prompt 1 never: its expert 4. Each half counts by its share of prompts."""
     two = batch((0, 1), ((1,), (2,), (3,), (5,)), (1, 0, 0, 0), (0, 1), ((3,), (4,)))
-    close(G_of("hpt", two), 0.5 * (e[1] - e[2]) / 2, 0.5 * e[4])
+    close(G_of("hpt", two), 0.5 * (e[1] - e[2]) / 4, 0.5 * e[4])
+    close(G_of("hpt", two, hpt_advantage="group"), 0.5 * A * (e[1] - e[2]) / 2, 0.5 * e[4])
     solved = batch((0, 1), ((1,), (2,), (3,), (5,)), (1, 0, 1, 0), (0, 1), ((3,), (4,)))
-    close(G_of("hpt", solved), (e[1] - e[2]) / 4, (e[3] - e[5]) / 4)
+    close(G_of("hpt", solved), (e[1] - e[2]) / 8, (e[3] - e[5]) / 8)
+
+
+def test_hpts_gate():
+    """One of prompt 0's three samples is right, two of prompt 1's: with a gate of 1 prompt 0 goes to its expert, its samples
+    count no more; with one of 3 RL would never take place."""
+    tokens = ((1,), (2,), (4,), (3,), (3,), (5,))
+    given = batch((0, 1), tokens, (1, 0, 0, 1, 1, 0), (0, 1), ((3,), (4,)))
+    right = (2 * e[3] - 2 * e[5]) / 9  # A = 1/3, 1/3 and -2/3 over three tokens
+    close(G_of("hpt", given, hpt_gate=1), 0.5 * e[3], 0.5 * right)
+    close(G_of("hpt", given), (2 * e[1] - e[2] - e[4]) / 18, right / 2)
+    with pytest.raises(ValueError, match="hpt_gate=3 of batch.samples_per_prompt=3"):
+        G_of("hpt", given, hpt_gate=3)
 
 
 def test_gspo():
     """Samples [1, 1] and [2]: each counts a half, the tokens of the first a quarter each."""
     uneven = batch(tokens=((1, 1), (2,)))
-    close(G_of("gspo", uneven), (e[1] / 2 - e[2]) / 2, e[1] / 4)
+    close(G_of("gspo", uneven), A * (e[1] / 2 - e[2]) / 2, A * e[1] / 4)
 
 
 def test_gspo_clips_whole_sequences():
@@ -152,11 +168,14 @@ def test_gspo_clips_whole_sequences():
         method.init(UNIFORM, jax.random.key(0)), batch().replace(demos=None)
     )
     assert metrics["grad/norm_theta"] == 0
+    assert (
+        metrics["rl/clip_fraction"] == 0.5
+    )  # all of it in the second update, nothing in the first
     wide = made("gspo", recipes, updates_per_batch=2, gspo_low=10.0, gspo_high=10.0)
     _, metrics = jax.jit(wide.update)(
         wide.init(UNIFORM, jax.random.key(0)), batch().replace(demos=None)
     )
-    assert metrics["grad/norm_theta"] > 0.1
+    assert metrics["grad/norm_theta"] > 0.1 and metrics["rl/clip_fraction"] == 0
 
 
 @pytest.mark.parametrize(
@@ -170,19 +189,36 @@ def test_gspo_clips_whole_sequences():
 )
 def test_each_side_of_the_clip(name, low, high):
     """A second update on one batch, r above 1 for the right answer and below for the wrong: `high` bounds the first alone, `low`
-    the second. What is left is r A / 2 times onehot - p, of which the norm is known."""
+    the second. What is left is r A / 2 times onehot - p, of which the norm is known; half of the second update's tokens are cut,
+    none of the first one's."""
     recipes = Recipes(Recipe(learning_rate=3e3, eps=1e3, clip_norm=0.0, b1=0.0, b2=0.0), Recipe())
     given = batch().replace(demos=None)
     once = made(name, recipes)
-    after, _ = jax.jit(once.update)(once.init(UNIFORM, jax.random.key(0)), given)
+    after, metrics = jax.jit(once.update)(once.init(UNIFORM, jax.random.key(0)), given)
+    assert metrics["rl/clip_fraction"] == 0
     p = np.asarray(jax.nn.softmax(after.params.theta["table"][0]), np.float64)
     assert p[1] > 1.2 * P_TOKEN and p[2] < 0.8 * P_TOKEN
-    A = 0.5 if name == "dr_grpo" else 1.0
+    weight = 0.5 if name == "dr_grpo" else A
     for free, bounds in ((1, {low: 1e-3, high: 1e6}), (2, {low: 1.0, high: 1e-3})):
         twice = made(name, recipes, updates_per_batch=2, **bounds)
         _, metrics = jax.jit(twice.update)(twice.init(UNIFORM, jax.random.key(0)), given)
-        left = A * p[free] / P_TOKEN / 2 * np.linalg.norm(np.eye(toys.V)[free] - p)
+        left = weight * p[free] / P_TOKEN / 2 * np.linalg.norm(np.eye(toys.V)[free] - p)
         np.testing.assert_allclose(metrics["grad/norm_theta"], left, rtol=1e-4)
+        assert metrics["rl/clip_fraction"] == 0.25
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo"])
+def test_updates_of_a_batch_share_the_rate_of_their_step(name):
+    """Falling to 0 over 2 steps: with 2 updates a step the second step still learns, at half the rate."""
+    falling = Recipe(learning_rate=0.1, schedule="linear", decay_steps=2)
+    method = made(name, Recipes(falling, Recipe()), updates_per_batch=2)
+    update, state = jax.jit(method.update), method.init(UNIFORM, jax.random.key(0))
+    seen = []
+    for _ in range(3):
+        before = state.params.theta
+        state, metrics = update(state, batch().replace(demos=None))
+        seen.append((float(metrics["lr/base"]), toys.same_bits(before, state.params.theta)))
+    assert seen == [(pytest.approx(0.1), False), (pytest.approx(0.05), False), (0.0, True)]
 
 
 def test_dr_grpo():
@@ -252,7 +288,7 @@ def test_bridge_without_an_adapter_is_the_hybrid_up_to_scale(lam):
     np.testing.assert_allclose(
         G, G_of("joint", random_batch(), theta, lam=lam), rtol=1e-3, atol=2e-3
     )
-    assert np.abs(G).max() > 0.05
+    assert np.abs(G).max() > 0.04  # 20 times the tolerance
 
 
 @pytest.mark.parametrize("mu", [0.2, 0.5])
@@ -262,7 +298,7 @@ def test_chord_with_a_constant_mu_is_the_hybrid_up_to_scale(mu):
     np.testing.assert_allclose(
         G, (1 - mu) * G_of("hybrid", random_batch(), theta, mu=mu / (1 - mu)), rtol=1e-3, atol=2e-3
     )
-    assert np.abs(G).max() > 0.05
+    assert np.abs(G).max() > 0.04
 
 
 def test_joint_moves_the_adapter_along_the_mixture():
@@ -287,10 +323,15 @@ def test_joint_moves_the_adapter_along_the_mixture():
         ("hybrid", dict(mu=-1.0), "method.mu=-1.0; allowed: from 0.0"),
         ("chord", dict(chord_mu=1.5), "method.chord_mu=1.5"),
         ("chord", dict(chord_weighting="psi"), "method.chord_weighting='psi'; allowed: mu, phi"),
-        ("chord", dict(chord_steps=0), "positive number of steps"),
+        ("chord", dict(chord_steps=0), "method.chord_steps=0"),
+        ("joint", dict(lam_schedule="linear", lam=0.5, lam_end=0.5, lam_steps=9), "never leaves"),
+        ("joint", dict(lam_schedule="step"), "needs boundaries"),
         ("luffy", dict(luffy_gamma=0.0), "method.luffy_gamma=0.0"),
         ("srft", dict(srft_expert=-1.0), "method.srft_expert"),
-        ("hpt", dict(advantage="best"), "method.advantage='best'"),
+        ("luffy", dict(luffy_entropy=-0.1), "method.luffy_entropy=-0.1"),
+        ("hpt", dict(hpt_advantage="best"), "method.advantage='best'"),
+        ("hpt", dict(hpt_gate=-1), "method.hpt_gate=-1"),
+        ("hpt", dict(hpt_entropy=-1.0), "method.hpt_entropy=-1.0"),
         ("gspo", dict(gspo_low=-1.0), "method.gspo_low"),
         ("cold_start", dict(sft_steps=-1), "method.sft_steps=-1"),
         ("grpo", dict(normaliser="mean"), "method.normaliser='mean'; allowed: 'tokens', 'longest'"),

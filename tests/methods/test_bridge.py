@@ -148,7 +148,7 @@ def test_beta_0_is_naive_mixing():
 
         rolled = batch.rollouts["theta"]
         R = np.asarray(rolled.reward_B).reshape(-1, 4)
-        A = ((R - R.mean(1, keepdims=True)) / (R.std(1, keepdims=True) + 1e-6)).reshape(-1)
+        A = ((R - R.mean(1, keepdims=True)) / (R.std(1, ddof=1, keepdims=True) + 1e-6)).reshape(-1)
         return 0.5 * mean_logp(batch.demos, np.ones(8)) + 0.5 * mean_logp(rolled.seqs, A)
 
     table, m, v = theta["table"], 0.0, 0.0
@@ -211,6 +211,43 @@ def test_bad_settings():
         ("theta", "theta_hat"),
         True,
     )
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (dict(lam_schedule="gain"), r"method.lam_end=1.0 with .* for ever; allowed: below 1"),
+        (dict(lam_schedule="gain", lam_end=0.5), "method.lam=0.5 and lam_end=0.5 with"),
+        (dict(lam_schedule="gain", lam_end=0.8, resync_every=1), "method.resync_every=1 with"),
+        (dict(lam_schedule="linear", lam=1.0, lam_steps=5), "from 1.0 to 1.0 never leaves"),
+        (dict(lam_schedule="cosine", lam_steps=0), "positive number of steps; given 0"),
+        (dict(lam_schedule="step", lam_boundaries=(), lam_values=()), "needs boundaries"),
+        (dict(lam_schedule="step", lam_boundaries=(9,), lam_values=(0.5,)), "never leaves"),
+    ],
+)
+def test_schedules_of_lam_that_could_never_leave_their_start(given, message):
+    """Refused, however long the run; the nearest that can move is not."""
+    with pytest.raises(ValueError, match=message):
+        bridge.check(bridge.Config(**given)), bridge.lam_rule(bridge.Config(**given))
+    bridge.check(bridge.Config(lam_schedule="gain", lam_end=0.8, resync_every=2))
+
+
+@pytest.mark.parametrize("lam_end, moves", [(1.0, False), (0.8, True)])
+def test_lam_by_the_gain_is_stuck_at_1_alone(monkeypatch, lam_end, moves):
+    """Why lam_end = 1 is refused: let through, gain and lam stay at 0 and 1 for ever; from 0.8 they leave."""
+    monkeypatch.setattr(bridge, "check_gain_schedule", lambda cfg: None)
+    cfg = bridge.Config(lam_schedule="gain", lam=0.2, lam_end=lam_end)
+    method = bridge.make(cfg, toys.bigram(), toys.recipes(3e-2, 3e-2))
+    update, state, seen = (
+        jax.jit(method.update),
+        method.init(toys.bigram_theta(), jax.random.key(0)),
+        [],
+    )
+    for seed in range(6):
+        state, metrics = update(state, bigram_batch(seed))
+        seen.append((float(metrics["bridge/gain"]), float(metrics["bridge/lam"])))
+    assert seen[0] == (0.0, pytest.approx(lam_end))
+    assert (len({lam for _, lam in seen}) > 1) == moves == any(gain for gain, _ in seen)
 
 
 def test_policies():
@@ -350,10 +387,14 @@ def test_ratio_cap_reaches_the_shadow():
         0
     ]
     R_PM = rolled.reward_B.reshape(rolled.seqs.prompt_len_P.shape[0], -1)
-    A_B = ((R_PM - R_PM.mean(1, keepdims=True)) / (R_PM.std(1, keepdims=True) + 1e-6)).reshape(-1)
+    std_P = R_PM.std(1, ddof=1, keepdims=True)
+    A_B = ((R_PM - R_PM.mean(1, keepdims=True)) / (std_P + 1e-6)).reshape(-1)
     mask_BT = jnp.arange(rolled.seqs.tokens_BT.shape[1]) < rolled.seqs.length_B[:, None]
     rho_BT = jnp.exp(score(far.theta_hat) - score(far.theta))
     assert (rho_BT > 2).any() and (rho_BT < 0.5).any()
+    capped = mask_BT & ((rho_BT > 2) | (rho_BT < 0.5))
+    assert found[0]["bridge/clip_fraction"] == 0
+    assert found[1]["bridge/clip_fraction"] == pytest.approx(float(capped.sum() / mask_BT.sum()))
     for metrics, weight_BT in zip(found, (rho_BT, jnp.clip(rho_BT, 0.5, 2.0))):
         G = jax.grad(
             lambda theta: jnp.sum(mask_BT * weight_BT * A_B[:, None] * score(theta)) / mask_BT.sum()

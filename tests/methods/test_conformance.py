@@ -33,6 +33,7 @@ VARIANTS = {
     "shadow_storage": "difference",
     "shadow_moments": "bfloat16",
     "dapo_buffer": 0.0,
+    "hpt_gate": 2,
 }
 METRIC = re.compile(r"[a-z_]+/[A-Za-z0-9_@]+")
 BAD = toys.V - 1  # in no batch but those that are to be skipped

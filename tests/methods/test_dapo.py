@@ -11,37 +11,60 @@ from bridge_jax import data, generate, setup
 from bridge_jax.methods import dapo
 from bridge_jax.types import Rollouts, Sequences
 from tests import tiny_runs, toys
-from tests.methods.test_baselines import G_of, batch, e
+from tests.methods.test_baselines import A, G_of, batch, e
 
 
 def test_penalty_by_hand():
-    """T = 10 and a buffer of .4: free up to 6 tokens, -.25 at 7, -1 at 10."""
+    """T = 10 and a buffer of .4: free up to 6 tokens, a quarter of the price at 7, all of it at 10."""
     length_B = jnp.array([1, 6, 7, 10])
     seqs = Sequences(jnp.ones((1, 1), int), jnp.ones(1, int), jnp.ones((4, 10), int), length_B)
     rollouts = Rollouts(seqs, jnp.zeros((4, 10)), jnp.array([1.0, 0, 1, 1]), jnp.float32(1))
-    np.testing.assert_allclose(dapo.penalised(rollouts, 0.4), [1, 0, 0.75, 0], atol=1e-6)
-    np.testing.assert_array_equal(dapo.penalised(rollouts, 0.0), rollouts.reward_B)
+    np.testing.assert_allclose(dapo.penalised(rollouts, 0.4, 1.0), [1, 0, 0.75, 0], atol=1e-6)
+    np.testing.assert_allclose(dapo.penalised(rollouts, 0.4, 0.5), [1, 0, 0.875, 0.5], atol=1e-6)
+    np.testing.assert_array_equal(dapo.penalised(rollouts, 0.0, 0.5), rollouts.reward_B)
+
+
+def test_a_right_answer_is_worth_more_than_a_wrong_one_at_any_length():
+    """By the defaults: of 1 to 40 tokens, right and wrong, the least that a right one is paid is above the most of a wrong one,
+    and the price is half of what lies between right and wrong, as with the source's rewards of +1 and -1."""
+    cfg, T = dapo.Config(), 40
+    length_B = jnp.tile(jnp.arange(1, T + 1), 2)
+    seqs = Sequences(jnp.ones((1, 1), int), jnp.ones(1, int), jnp.ones((2 * T, T), int), length_B)
+    right_B = jnp.repeat(jnp.array([1.0, 0.0]), T)
+    rollouts = Rollouts(seqs, jnp.zeros((2 * T, T)), right_B, jnp.float32(1))
+    paid = np.asarray(dapo.penalised(rollouts, cfg.dapo_buffer, cfg.dapo_penalty))
+    assert paid[:T].min() == 0.5 and paid[T:].max() == 0 and paid[T:].min() == -0.5
+    assert (paid[:T][: int(0.8 * T)] == 1).all()
 
 
 def test_first_update_by_hand():
-    """Without a penalty it is GRPO's: A = +-1, half of (e1 - e2); penalised, a right and a wrong answer of equal length, too."""
+    """Without a penalty it is GRPO's: A / 2 of (e1 - e2); penalised, a right and a wrong answer of equal length, too."""
     for buffer in (0.0, 0.2):
         G = G_of("dapo", dapo_buffer=buffer)
-        np.testing.assert_allclose(G[0], (e[1] - e[2]) / 2, rtol=3e-3, atol=2e-4)
+        np.testing.assert_allclose(G[0], A * (e[1] - e[2]) / 2, rtol=3e-3, atol=2e-4)
         np.testing.assert_allclose(G[1:], 0, atol=2e-4)
     assert np.abs(G_of("dapo", batch(reward=(1, 1)))).max() < 1e-4
 
 
 def test_the_penalty_is_in_the_advantage():
-    """Both right; T = 5 and a buffer of .4 take 1 off the sample of 5 tokens, none off that of 1: A = -1 and 1 over 6 tokens."""
+    """Both right; T = 5 and a buffer of .4 take .5 off the sample of 5 tokens, none off that of 1: -A and A over 6 tokens."""
     G = G_of("dapo", batch(tokens=((1,) * 5, (2,)), reward=(1, 1)), dapo_buffer=0.4)
-    np.testing.assert_allclose(G[:2], [(e[2] - e[1]) / 6, -4 * e[1] / 6], rtol=3e-3, atol=2e-4)
+    np.testing.assert_allclose(
+        G[:2], A * np.array([e[2] - e[1], -4 * e[1]]) / 6, rtol=3e-3, atol=2e-4
+    )
     np.testing.assert_allclose(G[2:], 0, atol=2e-4)
+    # beside a wrong answer of one token the size of the price shows: paid 1/2, 1 and 0
+    three = batch(tokens=((1,) * 5, (2,), (3,)), reward=(1, 1, 0))
+    G = G_of("dapo", three, dapo_buffer=0.4)
+    np.testing.assert_allclose(G[0], (e[2] - e[3]) / 7, rtol=3e-3, atol=2e-4)
+    np.testing.assert_allclose(G[1:], 0, atol=2e-4)
 
 
 def test_refused():
-    with pytest.raises(ValueError, match="method.dapo_buffer=1.5"):
-        dapo.make(dapo.Config(dapo_buffer=1.5), toys.bigram(), toys.recipes())
+    for given in ("dapo_buffer=1.5", "dapo_penalty=-0.5"):
+        key, _, value = given.partition("=")
+        with pytest.raises(ValueError, match=f"method.{given}"):
+            dapo.make(dapo.Config(**{key: float(value)}), toys.bigram(), toys.recipes())
 
 
 def test_equal_groups_are_replaced(monkeypatch):

@@ -45,7 +45,7 @@ def direction(before, after) -> np.ndarray:
     return (np.asarray(after["table"]) - np.asarray(before["table"])) * 1e3 / RATE
 
 
-@pytest.mark.parametrize("advantage, scale", [("group", 1 / (0.5 + 1e-6)), ("mean", 1.0)])
+@pytest.mark.parametrize("advantage, scale", [("group", 1 / (0.5**0.5 + 1e-6)), ("mean", 1.0)])
 def test_first_update_by_hand(advantage, scale):
     """Rewards 1 0 for tokens 1 2 of uniform 6: G = mean of A (onehot - 1/6), A = +-1/2 times the scale; other rows rest."""
     theta = {"table": jnp.zeros((toys.V, toys.V))}

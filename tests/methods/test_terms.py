@@ -65,6 +65,15 @@ class Tokens:
                 G[before] += weight * (np.eye(toys.V)[token] - self.pi[before]) / self.temperature
         return G
 
+    def spread(self, c) -> np.ndarray:
+        """The same for c times the gradients of the entropies."""
+        G = np.zeros((toys.V, toys.V))
+        for row, weights in zip(self.rows, c):
+            for (before, _), weight in zip(row, np.broadcast_to(weights, len(row))):
+                p = self.pi[before]
+                G[before] -= weight * p * (np.log(p) - p @ np.log(p)) / self.temperature
+        return G
+
 
 def sampled(table, given=SAMPLES):
     return Tokens(table, PROMPTS, given, TEMPERATURE)
@@ -77,7 +86,7 @@ def experts(table):
 def advantages(kind="group", R=REWARD, M=3):
     R = R.reshape(-1, M)
     A = R - R.mean(axis=1, keepdims=True)
-    return (A / (R.std(axis=1, keepdims=True) + 1e-6) if kind == "group" else A).reshape(-1)
+    return (A / (R.std(axis=1, ddof=1, keepdims=True) + 1e-6) if kind == "group" else A).reshape(-1)
 
 
 def G_RL(table, kind="group", kl=0.0, behaviour=None, given=SAMPLES, R=REWARD):
@@ -196,13 +205,15 @@ def with_expert(kind):
 
 
 def test_luffy():
-    """All tokens, own and expert, are one mean; f'(p) p = gamma p / (p + gamma)^2."""
-    own, expert, gamma = sampled(THETA), experts(THETA), 0.2
+    """All tokens, own and expert, are one mean, and so is the bonus of entropy; f'(p) p = gamma p / (p + gamma)^2."""
+    own, expert, gamma, c = sampled(THETA), experts(THETA), 0.2, 0.3
     A, A_expert = with_expert("mean")
     total = own.total + expert.total
     slope = [gamma * np.exp(logp) / (np.exp(logp) + gamma) ** 2 for logp in expert.logp]
-    rl, sft = own.score(A / total), expert.score([a * f / total for a, f in zip(A_expert, slope)])
-    before, after, metrics = updated("luffy", luffy_gamma=gamma)
+    rl = own.score(A / total) + own.spread([c / total] * len(SAMPLES))
+    sft = expert.score([a * f / total for a, f in zip(A_expert, slope)])
+    sft += expert.spread([c / total] * len(EXPERTS))
+    before, after, metrics = updated("luffy", luffy_gamma=gamma, luffy_entropy=c)
     close(moved(before, after), rl + sft)
     agree(metrics, sft, rl)
 
@@ -225,14 +236,22 @@ def test_srft():
 
 
 @kinds
-def test_hpt(kind):
-    """Prompt 0 failed: its expert alone; prompt 3 did not: its samples, divided by THEIR tokens; each half by its share."""
-    R = np.array([0.0, 0, 0, 1, 1, 0])
+@pytest.mark.parametrize("gate, R", [(0, [0, 0, 0, 1, 1, 0]), (1, [0, 1, 0, 1, 1, 0])])
+def test_hpt(kind, gate, R):
+    """Prompt 0 failed: its expert alone, whatever its samples' advantages; prompt 3 did not: its samples, divided by THEIR
+    tokens; the bonus of entropy likewise; each half by its share."""
+    R, c = np.array(R, float), 0.3
     own, expert = sampled(THETA), experts(THETA)
-    rl = own.score(advantages(kind, R) / sum(map(len, SAMPLES[3:])))
-    sft = expert.score([1 / len(EXPERTS[0]), 0.0])
+    solved, tokens = np.array([0, 0, 0, 1, 1, 1]), sum(map(len, SAMPLES[3:]))
+    rl = own.score(advantages(kind, R) * solved / tokens) + own.spread(c * solved / tokens)
+    first = np.array([1 / len(EXPERTS[0]), 0.0])
+    sft = expert.score(first) + expert.spread(c * first)
     before, after, metrics = updated(
-        "hpt", advantage=kind, batch=Batch(BATCH.demos, {"theta": rollouts(SAMPLES, R)})
+        "hpt",
+        hpt_advantage=kind,
+        hpt_gate=gate,
+        hpt_entropy=c,
+        batch=Batch(BATCH.demos, {"theta": rollouts(SAMPLES, R)}),
     )
     close(moved(before, after), 0.5 * rl + 0.5 * sft)
     agree(metrics, sft, rl)
@@ -247,7 +266,10 @@ def test_hpt_shares_are_of_prompts():
     )
     sft = Tokens(THETA, prompts, expert_rows).score([1 / 5, 0.0, 1 / 5])
     before, after, metrics = updated(
-        "hpt", batch=Batch(rows(prompts, expert_rows), {"theta": rollouts(given, R, prompts)})
+        "hpt",
+        hpt_advantage="group",
+        hpt_entropy=0.0,
+        batch=Batch(rows(prompts, expert_rows), {"theta": rollouts(given, R, prompts)}),
     )
     close(moved(before, after), rl / 3 + 2 * sft / 3)
     assert float(metrics["hpt/failed"]) == pytest.approx(2 / 3)
