@@ -1,4 +1,4 @@
-"""Runs beside each other: groups of runs that differ in their seed alone, and curves against budgets.
+"""Runs beside each other: groups that differ in their seed alone, and curves against budgets.
 
 A mean is over all seeds of a group or it is not there: what a run lacks is named in `notes`, never averaged around.
 Intervals are those of intervals.py.
@@ -34,7 +34,8 @@ FREE = (
     "eval.",
 )  # keys in which the runs of a group may differ, all but eval.limit
 SHARES = re.compile(
-    r"eval/.*_(accuracy|lenient|stopped|no_answer)|reward/.*|rollout/stopped|bridge/(ess|reward_hat)"
+    r"eval/.*_(accuracy|lenient|stopped|no_answer)|reward/.*|rollout/stopped|"
+    r"bridge/(ess|reward_hat)"
 )
 POINTS = 50
 RUN = ("config.json", "metrics.jsonl")  # files that a run directory is known by
@@ -54,7 +55,7 @@ class Run(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Mean over seeds and its interval, at the same points of a budget."""
+    """Mean over seeds at the same points of a budget; its interval is nan for fewer than three."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -248,7 +249,10 @@ def curve(group: list[Run], metric: str, budget: str) -> Curve | None:
     count = min(POINTS, max(len(x) for x, _ in found))
     grid = np.linspace(low, high, count)
     rows = np.stack([np.interp(grid, x, smooth(y, len(x) // (2 * count))) for x, y in found])
-    return Curve(grid, *intervals.bands(rows, is_share(metric)), len(group))
+    bounds = intervals.bands(rows, is_share(metric))
+    if len(group) < intervals.BAND_RUNS:
+        bounds = bounds._replace(low=bounds.mean * np.nan, high=bounds.mean * np.nan)
+    return Curve(grid, *bounds, len(group))
 
 
 def smooth(y: np.ndarray, reach: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
     coop/gain                     mean of R(theta) - R(theta_hat) over held-out prompts, both sampled at the training
                                   temperature with the same keys, one sample each, the same ones at every evaluation of a run
-    coop/gain_stderr, _low, _high standard error and 95% interval of the two policies by the paired differences
+    coop/gain_stderr, _low, _high standard error and 95% interval, by the paired differences
     coop/expert_logp              mean log-probability of held-out expert tokens: falls where SFT's knowledge is forgotten
     eval/touched_*, eval/untouched_*   greedy accuracy on training prompts with and without a demonstration (splits of
                                   setup.build); what SFT and RL did to them is the difference from step 0

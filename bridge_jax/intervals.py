@@ -1,33 +1,37 @@
-r"""95% intervals: of a share, of a method's mean over its runs, and of the difference of two methods.
+r"""95% intervals: of a share, of a method's mean over its runs, of the difference of two methods.
 
-A score lies in [0, 1]: the share of a run's answers to a problem that are right, 0 or 1 for one greedy answer. The runs of
-a method differ in their seed and stand for all seeds, the problems stand for all problems of their kind, and every run
-answers every problem. So both are random, and crossed:
+A score lies in [0, 1]: the share of a run's answers to a problem that are right, 0 or 1 for one
+greedy answer. The runs of a method differ in their seed and stand for all seeds, the problems stand
+for all problems of their kind, and every run answers every problem. So both are random and crossed:
 
     score_rp = mean + run_r + problem_p + rest_rp,    r = 1 .. R runs, p = 1 .. P problems
 
-Mean squares of this two-way layout with random effects, and what each estimates (Scheffe 1959, The Analysis of Variance,
-chapter 7; Searle, Casella and McCulloch 1992, Variance Components, chapter 4):
+Mean squares of this two-way layout with random effects, and what each estimates (Scheffe 1959, The
+Analysis of Variance, chapter 7; Searle, Casella, McCulloch 1992, Variance Components, chapter 4):
 
-    A = P sum_r (mean_r - mean)^2 / (R - 1)                                P Var(run) + Var(rest)
-    B = R sum_p (mean_p - mean)^2 / (P - 1)                                R Var(problem) + Var(rest)
-    E = sum_rp (score_rp - mean_r - mean_p + mean)^2 / ((R - 1) (P - 1))   Var(rest)
+    A = P sum_r (mean_r - mean)^2 / (R - 1)                             P Var(run) + Var(rest)
+    B = R sum_p (mean_p - mean)^2 / (P - 1)                             R Var(problem) + Var(rest)
+    E = sum_rp (score_rp - mean_r - mean_p + mean)^2 / (R-1) (P-1)      Var(rest)
 
-    Var(mean) = Var(run) / R + Var(problem) / P + Var(rest) / (R P), estimated by (A + B - E) / (R P)
+    Var(mean) = Var(run) / R + Var(problem) / P + Var(rest) / (R P)
 
-A sum of mean squares is taken as a multiple of a chi-square whose degrees of freedom match its variance, (sum v)^2 /
-sum(v^2 / df) (Satterthwaite 1946, Biometrics Bulletin 2, 110-114; Welch 1947, Biometrika 34, 28-35), and the quantile is
-Student's t. That formula puts the mean squares where their expectations belong. With few runs A is mostly far below its
-expectation; the formula then promises too many degrees of freedom, and intervals cover 85 to 93%. In the formula for the
-degrees of freedom alone A is therefore multiplied by nu / chi2_nu(1/4), the upper limit of a one-sided 75% interval for its
-expectation; nu = R - 1, twice that where two methods have a run component each. The 1/4 was chosen by simulation;
-tests/test_intervals.py holds the coverage.
+is estimated by (A + B - E) / (R P), and never by less than E / (R P). A sum of mean squares v with
+df degrees of freedom each, here of A and B, is taken as a multiple of a chi-square that has its
+variance, one with (sum v)^2 / sum(v^2 / df) degrees of freedom (Satterthwaite 1946, Biometrics
+Bulletin 2, 110-114; Welch 1947, Biometrika 34, 28-35), and the quantile is Student's t.
 
-The interval of a share stays within [0, 1]: it is Wilson's (1927), for the number of independent answers that would have
-this variance (Korn and Graubard 1998, Survey Methodology 24, 193-201).
+That formula puts the mean squares where their expectations belong. With few runs A is mostly far
+below its expectation; the formula then promises too many degrees of freedom, and intervals cover 85
+to 93%. In this formula alone, not in the variance, A is therefore multiplied by nu / chi2_nu(1/4),
+the upper limit of a one-sided 75% interval for its expectation. nu is R - 1, twice that where two
+methods have a run component each. The 1/4 was chosen by simulation.
 
-Left out: correction for many comparisons; problems that come in groups. Where only about three problems count, as for 96
-problems and accuracies of 97% or more, intervals over eight runs cover about 90%.
+The interval of a share is Wilson's (1927), which stays within [0, 1], for the number of answers of
+0 or 1 that would have this variance (Korn and Graubard 1998, Survey Methodology 24, 193-201).
+
+tests/test_intervals.py holds the coverage. Left out: correction for many comparisons; problems that
+come in groups. Where only about three problems count, as for 96 problems and accuracies of 97% or
+more, intervals over eight runs cover about 90%.
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ from scipy import special
 TAIL = 0.025  # on either side
 RUN_LIMIT = 0.25  # of the chi-square, in the degrees of freedom
 PAIRED_RUNS = 3  # shared seeds from which on runs are paired
+BAND_RUNS = 3  # from which on curves have a band: two accuracies are equal too often by chance
 
 
 class Interval(NamedTuple):
@@ -62,7 +67,7 @@ class MeanSquares(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Means and the bounds of their 95% intervals, arrays of one shape; any leading axes are kept."""
+    """Means and the bounds of their 95% intervals, arrays of one shape."""
 
     mean: np.ndarray
     low: np.ndarray
@@ -83,25 +88,25 @@ def over_problems(values: ArrayLike) -> Interval:
 
 
 def of_shares(mean: ArrayLike, variance: ArrayLike, units: ArrayLike) -> Bounds:
-    """The mean of independent units in [0, 1] with this variance; Wilson's interval where each is 0 or 1."""
+    """Mean of units in [0, 1] with this variance; Wilson's interval where each is 0 or 1."""
     mean, units = np.asarray(mean, float), np.asarray(units, float)
     return _within_0_1(mean, effective_units(mean, variance, units), units - 1)
 
 
 def effective_units(mean: ArrayLike, variance: ArrayLike, units: ArrayLike) -> np.ndarray:
-    """How many answers of 0 or 1 tell as much of the mean as `units` scores of this variance; at least `units`."""
+    """How many answers of 0 or 1 tell as much of the mean as these units; never fewer than they."""
     mean, units = np.asarray(mean, float), np.asarray(units, float)
     return units * np.maximum(1.0, mean * (1 - mean) / with_one_more(mean, variance, units))
 
 
 def with_one_more(mean: ArrayLike, variance: ArrayLike, units: ArrayLike) -> np.ndarray:
-    """The variance beside one unit more that is 0 or 1, so that it is never 0: that a few scores are equal proves nothing."""
+    """Variance with one unit more, of 0 or 1: never 0, since a few equal scores prove little."""
     share = (units * mean + 1) / (units + 2)
     return (units * variance + share * (1 - share)) / (units + 1)
 
 
 def difference_of_models(first: ArrayLike, second: ArrayLike) -> Interval:
-    """first - second, the means of one score a problem each of two models, paired; n: problems that both have."""
+    """Mean score of the first model less the second's, paired over the problems that both have."""
     first_P, second_P = np.asarray(first, float), np.asarray(second, float)
     _check_problems(len(first_P), len(second_P))
     gap_P = (first_P - second_P)[~np.isnan(first_P - second_P)]
@@ -115,13 +120,16 @@ def difference_of_models(first: ArrayLike, second: ArrayLike) -> Interval:
 
 
 def over_runs(values: ArrayLike, shares: bool = False) -> Interval:
-    """Mean of independent values, one a run, by Student's t: of these very problems, where the values are accuracies."""
+    """Mean of independent values, one a run, by Student's t.
+
+    Where the values are accuracies, the interval is for the very problems they were measured on.
+    """
     values_R = np.asarray(values, float)
     return _interval(bands(values_R, shares), len(values_R))
 
 
 def bands(values_RX: np.ndarray, shares: bool = False) -> Bounds:
-    """Mean over runs and its interval at each point, by Student's t; nan for one run. Those of shares stay within [0, 1]."""
+    """Mean over runs at each point, by Student's t; that of shares stays within [0, 1]."""
     runs = len(values_RX)
     if runs < 2:
         mean_X = values_RX.sum(axis=0) / runs if runs else np.full(values_RX.shape[1:], np.nan)
@@ -136,9 +144,10 @@ def bands(values_RX: np.ndarray, shares: bool = False) -> Bounds:
 
 
 def over_runs_and_problems(scores: ArrayLike) -> Interval:
-    """Mean of a method's scores [runs, problems], for runs and problems like these; nan for one run or one problem.
+    """Mean of a method's scores [runs, problems], for runs and problems like these.
 
-    A problem that a run has no score of (nan) is left out. n: problems.
+    nan for one run or one problem. A problem that a run has no score of (nan) is left out. n:
+    problems.
     """
     scores_RP = _complete(np.asarray(scores, float))
     if min(scores_RP.shape) < 2:
@@ -160,20 +169,22 @@ def crossed_mean(scores_RP: np.ndarray) -> Bounds:
 def difference(
     first: Mapping[Hashable, ArrayLike], second: Mapping[Hashable, ArrayLike]
 ) -> Interval:
-    """Mean score of the first method less the second's, each seed -> [problems], for runs and problems like these.
+    """Mean score of the first method less the second's, for runs and problems like these.
 
-    Problems are the same for both, and paired. Runs are paired where both sides have the same seeds, three or more: then
-    the two-way analysis is that of the differences. Otherwise each side's run component is estimated by itself,
+    first, second: seed -> scores [problems]. The problems are the same for both, and paired. Runs
+    are paired where both sides have the same seeds, three or more: then the two-way analysis is of
+    the differences. Otherwise each side's run component is estimated by itself,
 
-        Var = Var_p(mean_p of the first - mean_p of the second) / P + sum over both sides of (A - E) / (R P),
+        Var = Var_p(first's mean_p - second's mean_p) / P + sum over both sides of (A - E) / (R P),
 
-    which takes what a run of one side owes to its seed as independent of the other side's. Two seeds are treated so even
-    where they are shared: paired, their run component would have one degree of freedom. The plain formula then covers 87
-    to 95%, and a guarded one is up to twice as wide as this. Where a seed helps or hurts both sides alike, this errs on
-    the wide side.
+    which takes what a run of one side owes to its seed as independent of the other side's. Two
+    seeds are treated so even where they are shared: paired, their run component would have one
+    degree of freedom, with which the plain formula covers 87 to 95% and a guarded one is up to
+    twice as wide as this. Where a seed helps or hurts both sides alike, this errs on the wide side.
 
-    nan for fewer than two runs on a side, or two problems. A problem that a run has no score of (nan) is left out. n:
-    problems. Where no score differs at all, the bound is that of a share that was 0 of n times.
+    nan for fewer than two runs on a side, or two problems. A problem that a run has no score of
+    (nan) is left out. n: problems. Where no score differs at all, the interval reaches as far as a
+    share may that was 0 of n times.
     """
     x_RP, y_RP = (
         np.stack([np.asarray(side[seed], float) for seed in sorted(side, key=str)])
@@ -189,7 +200,10 @@ def difference(
 
 
 def crossed_difference(x_RP: np.ndarray, y_RP: np.ndarray, same_seeds: bool) -> Bounds:
-    """The two-way analysis of `difference`, of scores [..., R, P] each; same_seeds: row r of both is of one seed."""
+    """The two-way analysis of `difference`, of scores [..., R, P].
+
+    same_seeds: row r of one side is of the same seed as row r of the other.
+    """
     problems = x_RP.shape[-1]
     gap_P = x_RP.mean(axis=-2) - y_RP.mean(axis=-2)
     paired = same_seeds and x_RP.shape[-2] >= PAIRED_RUNS
@@ -219,7 +233,7 @@ def mean_squares(scores_RP: np.ndarray) -> MeanSquares:
 def degrees_of_freedom(
     of_runs: list[tuple[np.ndarray, int]], of_problems: np.ndarray, problems_df: int
 ) -> np.ndarray:
-    """Satterthwaite's, of (mean square, degrees of freedom) of the runs and one of problems; those of runs at their limit."""
+    """Satterthwaite's, of the mean squares (value, df) of runs, at their limit, and of problems."""
     limits = [run_limit(len(of_runs) * df) for _, df in of_runs]
     parts = [(limit * value, df) for limit, (value, df) in zip(limits, of_runs)]
     parts.append((of_problems, problems_df))
@@ -229,7 +243,7 @@ def degrees_of_freedom(
 
 
 def run_limit(df: int) -> float:
-    """Upper limit of a one-sided 75% interval for the expectation of a mean square, as a multiple of it."""
+    """Upper limit of a one-sided 75% interval for a mean square's expectation, as a multiple."""
     return df / special.chdtri(df, 1 - RUN_LIMIT)
 
 
@@ -237,7 +251,7 @@ def run_limit(df: int) -> float:
 
 
 def _within_0_1(mean, answers, df) -> Bounds:
-    """Wilson's interval of a share of so many answers of 0 or 1, with Student's t for the normal quantile."""
+    """Wilson's interval of a share of so many answers of 0 or 1, with Student's quantile."""
     t = special.stdtrit(df, 1 - TAIL)
     centre = mean + t**2 / (2 * answers)
     half = t * np.sqrt(mean * (1 - mean) / answers + t**2 / (4 * answers**2))
@@ -249,7 +263,7 @@ def _within_0_1(mean, answers, df) -> Bounds:
 
 
 def _of_difference(mean, variance, df, problems: int) -> Bounds:
-    """Student's t within [-1, 1]; without any variance, as far as the problems that may be unlike those seen could move it."""
+    """Student's t within [-1, 1]; without variance, as far as problems not seen could move it."""
     half = special.stdtrit(df, 1 - TAIL) * np.sqrt(variance)
     unseen = 1 - TAIL ** (1 / problems)
     low = np.where(variance > 0, mean - half, mean - unseen * (1 + mean))

@@ -1,12 +1,12 @@
-r"""Scores of an evaluation with their errors, and the tables that show them; pure functions of rows of transcripts.
+r"""Scores of an evaluation with their errors, and tables; pure functions of rows of transcripts.
 
 Each problem i gives one value v_i: 1 or 0 (greedy), c_i / n (avg@n) or the unbiased pass@k of Chen et al. 2021,
 1 - C(n - c_i, k) / C(n, k), from c_i correct ones of its n samples. A benchmark's score is the mean of v over ALL its
 problems; those whose prompt was too long to be asked count as 0. Two errors, never added up: `stderr`, from the choice
 of problems (the samples of a problem are one cluster), and `sampling_error`, from the choice of samples, the problems
-being given. What is printed are the 95% intervals that belong to them, which are no multiples of the errors: a share
-stays within [0, 1]. The average is the mean of the benchmarks' scores. Left out: files and generation; the spread between
-runs, since one model is judged (comparison.py has runs).
+being given. Tables print the 95% intervals that go with them (intervals.py): they stay within
+[0, 1] and so are no multiples of the errors. The average is the mean of the benchmarks' scores.
+Left out: files and generation; the spread between runs, since one model is judged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AVERAGE = "average"
 
 
 class Score(NamedTuple):
-    """A share in [0, 1], its standard errors and its 95% intervals; None: there is none, or it cannot be told."""
+    """A share in [0, 1], its standard errors and 95% intervals; None where there is none."""
 
     value: float
     stderr: float | None = None
@@ -63,9 +63,10 @@ def problems_score(values: Sequence[float]) -> Score:
 
 
 def spread_of(mean: float, variance: float, units: float):
-    """Standard error and 95% interval of a mean of independent units in [0, 1]; no interval of a single one.
+    """Standard error and 95% interval of a mean of independent units in [0, 1].
 
-    The error is binomial_error's, of as many answers as tell as much of the mean.
+    The error is binomial_error's, of as many answers of 0 or 1 as tell as much of the mean. A
+    single unit has no interval.
     """
     answers = float(intervals.effective_units(mean, variance, units))
     _, low, high = intervals.of_shares(mean, variance, units)
@@ -97,7 +98,10 @@ def steps_to(n: int) -> list[int]:
 
 
 def sampled_score(counts: Sequence[int], n: int, k: int) -> Score:
-    """pass@k of problems with so many correct ones of n samples; over samples, a unit is k samples of a problem."""
+    """pass@k of problems with so many correct ones of n samples.
+
+    Over problems, a unit is a problem; over samples, it is k samples of one.
+    """
     score = problems_score([pass_at_k(n, c, k) for c in counts])
     if k >= n:
         return score
@@ -139,8 +143,9 @@ def scores(
 def average(of_benchmarks: Sequence[Score]) -> Score:
     """Mean of benchmark scores, whose errors are independent; None where one of them has none.
 
-    Errors: sqrt(sum error^2) / number. Intervals: the distances of mean and bound, combined likewise (Zou and Donner 2008,
-    Statistics in Medicine 27, 1693-1702), which keeps them within [0, 1].
+    Errors: sqrt(sum error^2) / number. Intervals: the distances from score to bound are combined
+    in the same way (Zou and Donner 2008, Statistics in Medicine 27, 1693-1702), which keeps the
+    average within [0, 1].
     """
     number = len(of_benchmarks)
     mean = sum(score.value for score in of_benchmarks) / number
@@ -213,7 +218,7 @@ def published_lines(published: Mapping, names: Sequence[str]) -> list[Line]:
 
 
 def shown(score: Score | None) -> str:
-    """Percent, in square brackets the 95% interval over problems, in round ones that over samples, where they are known."""
+    """Percent; in square brackets the 95% interval over problems, in round ones over samples."""
     if score is None:
         return ""
     text = f"{100 * score.value:.1f}"
@@ -235,9 +240,9 @@ def markdown(
     ]
     parts = [
         grid(head, body),
-        "In square brackets the 95% interval over problems, in round ones that over samples for these very "
-        "problems, where some can be left out; both are of this one model. Strict reading unless lenient is "
-        "said; pass@1 of the samples is avg@k.",
+        "In square brackets the 95% interval over problems, in round ones that over samples for "
+        "these very problems, where some can be left out; both are of this one model. Strict "
+        "reading unless lenient is said; pass@1 of the samples is avg@k.",
     ]
     if any(line.published for line in lines):
         parts.append(
@@ -278,7 +283,7 @@ def filled(page: str, drawn: Callable[[str], str]) -> str:
 
 
 def as_csv(benchmarks: Mapping[str, Mapping], lines: Sequence[Line]) -> str:
-    """One record for each cell of the main table: its score, standard errors and 95% intervals, empty where unknown."""
+    """One record for each cell of the main table: score, standard errors, 95% intervals."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["line", "published", "benchmark", "n", "value", "stderr", "sampling_error"]

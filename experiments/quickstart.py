@@ -2,7 +2,8 @@
 
 Trains the base (configs/quickstart.py:base), exports it as an ordinary HF folder, trains each method from it for the same
 number of steps, prompts, samples and demonstrations, then prints a table and draws the reward curves. Finished runs are not
-repeated. One seed: a look at the machinery, not evidence for a ranking; the intervals are of these very models, over problems.
+repeated. One seed: a look at the machinery, not evidence for a ranking. Intervals are over
+problems, of these very models.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def run(out: pathlib.Path) -> dict[str, list[dict]]:
 
 
 def table(metrics: dict[str, list[dict]]) -> str:
-    """Aligned rows: greedy held-out accuracy and its interval, mean reward of the last ten steps, seconds, tokens."""
+    """Aligned rows: held-out accuracy, mean reward of the last ten steps, seconds, tokens."""
     first = metrics["sft"][0]
     rows = [COLUMNS, ("base", accuracy(first), "", "", "", "")]
     for method, lines in metrics.items():
@@ -77,7 +78,7 @@ def accuracy(line: dict) -> str:
 
 
 def draw(metrics: dict[str, list[dict]], path: pathlib.Path) -> None:
-    """Two panels over steps: reward of the samples; greedy held-out accuracy with its 95% interval as a band."""
+    """Two panels over steps: reward of the samples; greedy held-out accuracy and its interval."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,10 +1,12 @@
 """One page of many runs: `python -m experiments.report --runs='runs/sweep/*' --out=report.html [--metric=eval/dev_accuracy]`.
 
-Writes one self-contained HTML file, which works offline: metrics against any budget, the paper's three views (training
-dynamics, comparison of methods, cost), the differences between methods, the samples of a problem across steps and methods,
-and what the configs differ in; and beside it the table as .md, .csv and .tex. Runs that differ in their seed alone are one
-group. Intervals are 95% (bridge_jax/intervals.py): final accuracies and differences over seeds and problems, curves over
-seeds for the very problems that were asked. What is missing or cannot be compared is said at the top of the page.
+Writes one self-contained HTML file, which works offline: metrics against any budget, the paper's
+three views (training dynamics, comparison of methods, cost), the differences between methods, the
+samples of a problem across steps and methods, and what the configs differ in; and beside it the
+table as .md, .csv and .tex. Runs that differ in their seed alone are one group. Intervals are 95%
+(bridge_jax/intervals.py): final accuracies and differences over seeds and problems, curves over
+seeds for the very problems that were asked. What is missing or cannot be compared is said at the
+top of the page.
 Exit codes: 0 done, 2 nothing to read or to write.
 """
 
@@ -157,9 +159,9 @@ def curves(groups: dict[str, list[Run]], metric: str) -> dict:
 
 
 def solved_by(groups: dict[str, list[Run]], metric: str) -> dict[str, dict[tuple, np.ndarray]]:
-    """Seed -> [problems] of the groups of which each seed has finished and says which problems of the metric it solved.
+    """Seed -> scores [problems], of groups whose every seed has finished and says what it solved.
 
-    A seed is (seed, how many runs of the group before this one have it).
+    A key is (seed, how many runs of the group before this one have this seed).
     """
     split, found = metric.removeprefix("eval/").removesuffix("_accuracy"), {}
     for name, group in groups.items():
@@ -268,7 +270,10 @@ def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
     """What stands at the top of the page, beside `comparison.unborn`."""
     known = solved_by(groups, metric)
     missing = [name for name in groups if name not in known] if len(groups) > 1 else []
-    told = "not among the differences, since a seed has not finished or does not say which problems it solved: "
+    told = (
+        "not among the differences, since a seed has not finished or does not say which problems "
+        "it solved: "
+    )
     return comparison.notes(groups, metric) + ([told + ", ".join(missing)] if missing else [])
 
 

@@ -403,7 +403,7 @@ def fill(text: str, bases: dict[str, Rows]) -> str:
 
 
 def pictures(rows: Rows, folder: pathlib.Path, base: str) -> None:
-    """dynamics_BASE.png: the main methods' accuracy over training; methods_BASE.png: all variants at the end."""
+    """dynamics_BASE.png: the main methods over training; methods_BASE.png: all at the end."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -418,7 +418,10 @@ def pictures(rows: Rows, folder: pathlib.Path, base: str) -> None:
 
 
 def draw_dynamics(pyplot, rows: Rows):
-    """Accuracy over training: mean and band over seeds, for these very problems; of fewer than three seeds each run's line."""
+    """Accuracy over training: mean and interval over seeds, for these very problems.
+
+    Of fewer than three seeds the line of each is drawn instead of an interval.
+    """
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), sharex=True, layout="constrained")
     for axis, metric, title in zip(axes, (GREEDY, SAMPLED), ("greedy", "sampled at temperature 1")):
         for name in (name for name in ladder.MAIN if name in rows):
@@ -427,7 +430,7 @@ def draw_dynamics(pyplot, rows: Rows):
             x = [point["step"] / curves[0][-1]["step"] for point in curves[0]]
             found = intervals.bands(value_RX, shares=True)
             (line,) = axis.plot(x, found.mean, marker="o", markersize=3, label=name)
-            if len(curves) < 3:
+            if len(curves) < intervals.BAND_RUNS:
                 axis.plot(x, value_RX.T, color=line.get_color(), alpha=0.4, linewidth=0.8)
             else:
                 axis.fill_between(
@@ -438,14 +441,14 @@ def draw_dynamics(pyplot, rows: Rows):
             xlabel="share of the run (cold_start: experts, then samples)",
         )
         axis.grid(alpha=0.3)
-    few = any(len(rows[name]) < 3 for name in ladder.MAIN if name in rows)
+    few = any(len(rows[name]) < intervals.BAND_RUNS for name in ladder.MAIN if name in rows)
     axes[0].set(ylabel="mean; thin lines: each seed" if few else "mean, 95% over seeds")
     axes[0].legend(fontsize=8)
     return figure
 
 
 def draw_methods(pyplot, rows: Rows):
-    """All variants at the end, with intervals over seeds and problems: accuracy, and its difference from bridge."""
+    """All variants at the end: accuracy, and its difference from bridge."""
     names = sorted(plain(rows), key=lambda name: np.mean(final(rows[name], SAMPLED)))
     count = 2 if "bridge" in rows else 1
     figure, axes = pyplot.subplots(

@@ -160,9 +160,9 @@ CHOICES = {
 
 
 def mean_gain(gain_B, prompts: int) -> Metrics:
-    """The mean of the samples' shares of the gain, and its standard error: the samples of a prompt are one cluster.
+    """The mean of the samples' shares of the gain, and its standard error.
 
-    Of a single prompt, the error over its samples.
+    The samples of a prompt are one cluster; of a single prompt, the error is over its samples.
     """
     gain_C = gain_B.reshape(prompts, -1).mean(axis=1) if prompts > 1 else gain_B
     return {
