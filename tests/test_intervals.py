@@ -157,7 +157,7 @@ def test_runs_of_their_own_by_hand():
 
 
 def test_the_order_of_seeds_does_not_matter():
-    """Runs are paired by their seed, not by their place; two shared seeds are not paired."""
+    """Runs are paired by their seed, not by their place."""
     rng = np.random.default_rng(2)
     x, y = (rng.random((4, 30)) for _ in range(2))
     first, second = dict(zip("abcd", x)), dict(zip("abcd", y))
@@ -166,6 +166,18 @@ def test_the_order_of_seeds_does_not_matter():
     other = intervals.difference(first, dict(zip("badc", y)))
     assert other.mean == pytest.approx(intervals.difference(first, second).mean)
     assert other.low != pytest.approx(intervals.difference(first, second).low)
+
+
+def test_two_shared_seeds_are_not_paired():
+    """Which of them goes with which makes no difference; with a third it does."""
+    rng = np.random.default_rng(6)
+    x, y = (0.1 * rng.random((3, 200)) + 0.2 * rng.random((3, 1)) for _ in range(2))
+    for seeds in (2, 3):
+        straight = intervals.difference(dict(enumerate(x[:seeds])), dict(enumerate(y[:seeds])))
+        crossed = intervals.difference(
+            dict(enumerate(x[:seeds])), dict(enumerate(np.roll(y[:seeds], 1, axis=0)))
+        )
+        assert (straight.low == pytest.approx(crossed.low)) == (seeds == 2)
 
 
 def test_too_few_runs_or_problems_have_no_interval():

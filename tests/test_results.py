@@ -87,13 +87,14 @@ def test_intervals_over_samples_cover(a, b, n, k):
     assert 0.93 <= np.mean(held) <= 0.995
 
 
-@pytest.mark.parametrize("k", [1, 4, 8])
-def test_intervals_over_problems_cover(k):
-    """pass@k of 8 samples on 100 new problems each time, the samples of a problem being one cluster."""
-    rng, held = np.random.default_rng(k), []
-    sure = rng.beta(0.6, 0.4, 10**6)
-    truth = np.mean(1 - (1 - sure) ** k)
-    for chance in rng.beta(0.6, 0.4, (2000, 100)):
+@pytest.mark.parametrize(
+    "a,b,problems,k", [(0.6, 0.4, 100, 1), (0.6, 0.4, 100, 8), (0.2, 3, 100, 4), (3, 0.3, 30, 4)]
+)
+def test_intervals_over_problems_cover(a, b, problems, k):
+    """pass@k of 8 samples on new problems each time, whose samples are one cluster; easy ones, too."""
+    rng, held = np.random.default_rng([problems, k]), []
+    truth = np.mean(1 - (1 - rng.beta(a, b, 10**6)) ** k)
+    for chance in rng.beta(a, b, (2000, problems)):
         low, high = results.sampled_score(list(map(int, rng.binomial(8, chance))), 8, k).interval
         held.append(low <= truth <= high)
     assert 0.93 <= np.mean(held) <= 0.97
