@@ -1,23 +1,21 @@
-"""Runs beside each other: groups of runs that differ in their seed alone, curves against budgets, intervals over seeds, and the
-paired bootstrap over problems.
+"""Runs beside each other: groups that differ in their seed alone, and curves against budgets.
 
 A mean is over all seeds of a group or it is not there: what a run lacks is named in `notes`, never averaged around.
-Intervals are 95%: Student's t over seeds; percentiles of the bootstrap over problems.
+Intervals are those of intervals.py.
 """
 
 from __future__ import annotations
 
 import collections
-import functools
 import glob
 import json
 import os
+import re
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from bridge_jax import logbook, settings, textfile
+from bridge_jax import intervals, logbook, settings, textfile
 
 BUDGETS = {
     "step": "steps",
@@ -35,6 +33,10 @@ FREE = (
     "log.",
     "eval.",
 )  # keys in which the runs of a group may differ, all but eval.limit
+SHARES = re.compile(
+    r"eval/.*_(accuracy|lenient|stopped|no_answer)|reward/.*|rollout/stopped|"
+    r"bridge/(ess|reward_hat)"
+)
 POINTS = 50
 RUN = ("config.json", "metrics.jsonl")  # files that a run directory is known by
 
@@ -52,17 +54,8 @@ class Run(NamedTuple):
     changed: tuple[str, ...] = ()  # keys of the config that are not at their default
 
 
-class Interval(NamedTuple):
-    """A mean over n, and its 95% interval; nan where n is below 2."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
 class Curve(NamedTuple):
-    """Mean over seeds and its interval, at the same points of a budget."""
+    """Mean over seeds at the same points of a budget; its interval is nan for fewer than three."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -238,19 +231,9 @@ def series(run: Run, metric: str, budget: str) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def half_width(values: np.ndarray) -> np.ndarray:
-    """[n, ...] -> [...]: half of Student's t interval of n independent values; nan where n is below 2."""
-    n = len(values)
-    if n < 2:
-        return np.full(values.shape[1:], np.nan)
-    return stats.t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
-
-
-def interval(values) -> Interval:
-    """Mean and Student's t interval of independent values."""
-    values = np.asarray(values, float)
-    mean, half = float(values.mean()) if len(values) else float("nan"), float(half_width(values))
-    return Interval(mean, mean - half, mean + half, len(values))
+def is_share(metric: str) -> bool:
+    """Whether the metric is a share, and so lies in [0, 1]."""
+    return SHARES.fullmatch(metric) is not None
 
 
 def curve(group: list[Run], metric: str, budget: str) -> Curve | None:
@@ -265,8 +248,10 @@ def curve(group: list[Run], metric: str, budget: str) -> Curve | None:
     count = min(POINTS, max(len(x) for x, _ in found))
     grid = np.linspace(low, high, count)
     rows = np.stack([np.interp(grid, x, smooth(y, len(x) // (2 * count))) for x, y in found])
-    mean, half = rows.mean(axis=0), half_width(rows)
-    return Curve(grid, mean, mean - half, mean + half, len(group))
+    bounds = intervals.bands(rows, is_share(metric))
+    if len(group) < intervals.BAND_RUNS:
+        bounds = bounds._replace(low=bounds.mean * np.nan, high=bounds.mean * np.nan)
+    return Curve(grid, *bounds, len(group))
 
 
 def smooth(y: np.ndarray, reach: int) -> np.ndarray:
@@ -285,36 +270,3 @@ def at_budget(run: Run, metric: str, budget: str, value: float) -> float:
     """The metric when so much was spent, linear between evaluations; nan before the first and beyond the last."""
     x, y = series(run, metric, budget)
     return float(np.interp(value, x, y)) if len(x) and x[0] <= value <= x[-1] else float("nan")
-
-
-def paired_bootstrap(
-    first: np.ndarray, second: np.ndarray, draws: int = 2000, seed: int = 0
-) -> Interval:
-    """Difference of two accuracies on the same problems, [seeds, problems] each, resampling problems and seeds.
-
-    The problems drawn are the same for both (paired); seeds are drawn for each. n: problems.
-    """
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(
-            f"{first.shape[1]} problems on one side, {second.shape[1]} on the other: not the same held-out split"
-        )
-    problems, *of_seeds = resamples(first.shape[1], len(first), len(second), draws, seed)
-    means = [
-        ((shares @ solved) * problems).sum(axis=1)
-        for shares, solved in zip(of_seeds, (first, second))
-    ]
-    low, high = np.percentile(means[0] - means[1], [2.5, 97.5])
-    return Interval(float(first.mean() - second.mean()), float(low), float(high), first.shape[1])
-
-
-@functools.lru_cache(maxsize=4)  # a report compares a thousand pairs of groups, all of one size
-def resamples(
-    problems: int, first: int, second: int, draws: int, seed: int
-) -> tuple[np.ndarray, ...]:
-    """[draws, size] for each of the three sizes: which share of a draw with replacement each item is."""
-    rng, sizes = np.random.default_rng(seed), (problems, first, second)
-    found = [np.zeros((draws, size)) for size in sizes]
-    for draw in range(draws):
-        for shares, size in zip(found, sizes):
-            shares[draw] = np.bincount(rng.integers(size, size=size), minlength=size) / size
-    return tuple(found)

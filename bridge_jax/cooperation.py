@@ -2,7 +2,7 @@
 
     coop/gain                     mean of R(theta) - R(theta_hat) over held-out prompts, both sampled at the training
                                   temperature with the same keys, one sample each, the same ones at every evaluation of a run
-    coop/gain_stderr, _low, _high standard error and 95% interval (Student's t) by the paired differences
+    coop/gain_stderr, _low, _high standard error and 95% interval, by the paired differences
     coop/expert_logp              mean log-probability of held-out expert tokens: falls where SFT's knowledge is forgotten
     eval/touched_*, eval/untouched_*   greedy accuracy on training prompts with and without a demonstration (splits of
                                   setup.build); what SFT and RL did to them is the difference from step 0
@@ -15,9 +15,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats
 
-from bridge_jax import data, evaluate, generate, hosts
+from bridge_jax import data, evaluate, generate, hosts, intervals
 from bridge_jax.programs import Programs
 from bridge_jax.setup import Run
 from bridge_jax.types import TrainState
@@ -42,17 +41,13 @@ def measured_gain(run: Run, programs: Programs, state: TrainState) -> dict[str, 
             run.task, run.tokenizer, problems, hosts.fetch("samples of the gain", samples), run.pool
         )
         rewards.append(graded.reward_B[: len(asked)])
-    difference, n = rewards[0] - rewards[1], len(asked)
-    mean, error = (
-        float(difference.mean()),
-        float(difference.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan,
-    )
-    half = stats.t.ppf(0.975, n - 1) * error
+    found, n = intervals.difference_of_models(*rewards), len(asked)
+    error = (rewards[0] - rewards[1]).std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return {
-        "coop/gain": mean,
-        "coop/gain_stderr": error,
-        "coop/gain_low": float(mean - half),
-        "coop/gain_high": float(mean + half),
+        "coop/gain": found.mean,
+        "coop/gain_stderr": float(error),
+        "coop/gain_low": found.low,
+        "coop/gain_high": found.high,
     }
 
 

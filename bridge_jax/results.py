@@ -1,10 +1,12 @@
-r"""Scores of an evaluation with their errors, and the tables that show them; pure Python on rows of transcripts.
+r"""Scores of an evaluation with their errors, and tables; pure functions of rows of transcripts.
 
 Each problem i gives one value v_i: 1 or 0 (greedy), c_i / n (avg@n) or the unbiased pass@k of Chen et al. 2021,
 1 - C(n - c_i, k) / C(n, k), from c_i correct ones of its n samples. A benchmark's score is the mean of v over ALL its
 problems; those whose prompt was too long to be asked count as 0. Two errors, never added up: `stderr`, from the choice
 of problems (the samples of a problem are one cluster), and `sampling_error`, from the choice of samples, the problems
-being given. The average is the mean of the benchmarks' scores. Left out: files and generation.
+being given. Tables print the 95% intervals that go with them (intervals.py): they stay within
+[0, 1] and so are no multiples of the errors. The average is the mean of the benchmarks' scores.
+Left out: files and generation; the spread between runs, since one model is judged.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from bridge_jax import intervals
 from bridge_jax.grading.outcome import Outcome
 
 READINGS = {"strict": "outcome", "lenient": "outcome_lenient"}  # -> key of a transcript's row
@@ -26,11 +29,13 @@ AVERAGE = "average"
 
 
 class Score(NamedTuple):
-    """A share in [0, 1] and its errors; None: there is none, or it cannot be told."""
+    """A share in [0, 1], its standard errors and 95% intervals; None where there is none."""
 
     value: float
     stderr: float | None = None
     sampling_error: float | None = None
+    interval: tuple[float, float] | None = None  # over problems
+    sampling_interval: tuple[float, float] | None = None  # over samples
 
 
 class Line(NamedTuple):
@@ -44,20 +49,29 @@ class Line(NamedTuple):
 # ---- scores
 
 
-def binomial_error(successes: float, n: int) -> float:
+def binomial_error(successes: float, n: float) -> float:
     """Standard error of a share of n independent problems, by Agresti and Coull's shrunken share: never 0 at 0 or n."""
     share = (successes + 2) / (n + 4)
     return math.sqrt(share * (1 - share) / (n + 4))
 
 
-def clustered_error(values: Sequence[float]) -> float:
-    """Standard error of the mean of one value in [0, 1] per problem, two zeros and two ones added: never 0.
+def problems_score(values: Sequence[float]) -> Score:
+    """Mean of one value in [0, 1] a problem, with its error and interval over problems."""
+    n, mean = len(values), sum(values) / len(values)
+    error, interval = spread_of(mean, sum((value - mean) ** 2 for value in values) / n, n)
+    return Score(mean, error, interval=interval)
 
-    Equals binomial_error where all values are 0 or 1.
+
+def spread_of(mean: float, variance: float, units: float):
+    """Standard error and 95% interval of a mean of independent units in [0, 1].
+
+    The error is binomial_error's, of as many answers of 0 or 1 as tell as much of the mean. A
+    single unit has no interval.
     """
-    padded = [*values, 0.0, 0.0, 1.0, 1.0]
-    mean = sum(padded) / len(padded)
-    return math.sqrt(sum((value - mean) ** 2 for value in padded)) / len(padded)
+    answers = float(intervals.effective_units(mean, variance, units))
+    _, low, high = intervals.of_shares(mean, variance, units)
+    error = binomial_error(answers * mean, answers)
+    return error, (float(low), float(high)) if units > 1 else None
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -84,13 +98,17 @@ def steps_to(n: int) -> list[int]:
 
 
 def sampled_score(counts: Sequence[int], n: int, k: int) -> Score:
-    """pass@k of problems with so many correct ones of n samples."""
-    values, variances = (
-        [pass_at_k(n, c, k) for c in counts],
-        [sampling_variance(n, c, k) for c in counts],
-    )
-    told = None if None in variances else math.sqrt(sum(variances)) / len(counts)
-    return Score(sum(values) / len(values), clustered_error(values), told)
+    """pass@k of problems with so many correct ones of n samples.
+
+    Over problems, a unit is a problem; over samples, it is k samples of one.
+    """
+    score = problems_score([pass_at_k(n, c, k) for c in counts])
+    if k >= n:
+        return score
+    groups = len(counts) * n / k
+    variance = groups * sum(sampling_variance(n, c, k) for c in counts) / len(counts) ** 2
+    error, interval = spread_of(score.value, variance, groups)
+    return score._replace(sampling_error=error, sampling_interval=interval)
 
 
 def scores(
@@ -113,8 +131,7 @@ def scores(
             right[row["id"]] += row["sample"] != GREEDY and row[key] == Outcome.correct
         metrics = {}
         if greedy:
-            values = [float(id in hits) for id in ids]
-            metrics[GREEDY_METRIC] = Score(sum(values) / len(values), clustered_error(values))
+            metrics[GREEDY_METRIC] = problems_score([float(id in hits) for id in ids])
         if samples:
             counts = [right[id] for id in ids]
             metrics[f"avg@{samples}"] = sampled_score(counts, samples, 1)
@@ -124,15 +141,29 @@ def scores(
 
 
 def average(of_benchmarks: Sequence[Score]) -> Score:
-    """Mean of benchmark scores; their errors are independent: sqrt(sum error^2) / number, None if one of them is."""
+    """Mean of benchmark scores, whose errors are independent; None where one of them has none.
+
+    Errors: sqrt(sum error^2) / number. Intervals: the distances from score to bound are combined
+    in the same way (Zou and Donner 2008, Statistics in Medicine 27, 1693-1702), which keeps the
+    average within [0, 1].
+    """
+    number = len(of_benchmarks)
+    mean = sum(score.value for score in of_benchmarks) / number
 
     def combined(errors):
-        return (
-            None if None in errors else math.sqrt(sum(error**2 for error in errors)) / len(errors)
-        )
+        return None if None in errors else math.sqrt(sum(error**2 for error in errors)) / number
 
-    values, stderrs, samplings = zip(*of_benchmarks)
-    return Score(sum(values) / len(values), combined(stderrs), combined(samplings))
+    def around(found):
+        if None in found:
+            return None
+        below, above = (
+            combined([score.value - one[side] for score, one in zip(of_benchmarks, found)])
+            for side in (0, 1)
+        )
+        return mean - below, mean + above
+
+    _, stderrs, samplings, found, of_samples = zip(*of_benchmarks)
+    return Score(mean, combined(stderrs), combined(samplings), around(found), around(of_samples))
 
 
 def facts(rows: Sequence[Mapping], too_long: int, per_problem: int = 1) -> dict:
@@ -186,13 +217,16 @@ def published_lines(published: Mapping, names: Sequence[str]) -> list[Line]:
     return lines
 
 
-def shown(score: Score | None, plus_minus: str = " ± ") -> str:
-    """Percent, ± standard error over problems, and in brackets the error over samples, where they are known."""
+def shown(score: Score | None) -> str:
+    """Percent; in square brackets the 95% interval over problems, in round ones over samples."""
     if score is None:
         return ""
     text = f"{100 * score.value:.1f}"
-    text += "" if score.stderr is None else f"{plus_minus}{100 * score.stderr:.1f}"
-    return text + ("" if score.sampling_error is None else f" [{100 * score.sampling_error:.1f}]")
+    if score.interval is not None:
+        text += " [{:.1f}, {:.1f}]".format(*(100 * bound for bound in score.interval))
+    if score.sampling_interval is not None:
+        text += " ({:.1f}, {:.1f})".format(*(100 * bound for bound in score.sampling_interval))
+    return text
 
 
 def markdown(
@@ -206,8 +240,9 @@ def markdown(
     ]
     parts = [
         grid(head, body),
-        "± standard error over problems; in brackets the error over samples, where some can be "
-        "left out. Strict reading unless lenient is said; pass@1 of the samples is avg@k.",
+        "In square brackets the 95% interval over problems, in round ones that over samples for "
+        "these very problems, where some can be left out; both are of this one model. Strict "
+        "reading unless lenient is said; pass@1 of the samples is avg@k.",
     ]
     if any(line.published for line in lines):
         parts.append(
@@ -248,20 +283,22 @@ def filled(page: str, drawn: Callable[[str], str]) -> str:
 
 
 def as_csv(benchmarks: Mapping[str, Mapping], lines: Sequence[Line]) -> str:
-    """One record for each cell of the main table: line, published, benchmark, n, value, stderr, sampling_error."""
+    """One record for each cell of the main table: score, standard errors, 95% intervals."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["line", "published", "benchmark", "n", "value", "stderr", "sampling_error"])
+    head = ["line", "published", "benchmark", "n", "value", "stderr", "sampling_error"]
+    writer.writerow([*head, "low", "high", "sampling_low", "sampling_high"])
     for line in lines:
         for name, score in line.cells.items():
             n = benchmarks[name]["n"] if name in benchmarks and not line.published else ""
+            bounds = [*(score.interval or (None, None)), *(score.sampling_interval or (None, None))]
             writer.writerow(
                 [
                     line.label,
                     int(line.published),
                     name,
                     n,
-                    *("" if x is None else repr(x) for x in score),
+                    *("" if x is None else repr(x) for x in [*score[:3], *bounds]),
                 ]
             )
     return out.getvalue()
@@ -284,7 +321,7 @@ def latex(benchmarks: Mapping[str, Mapping], lines: Sequence[Line]) -> str:
     for before, line in zip([None, *lines], lines):
         if line.published and before is not None and not before.published:
             rows.append(r"\midrule")
-        cells = [shown(line.cells.get(name), r" $\pm$ ") for name in [*benchmarks, AVERAGE]]
+        cells = [shown(line.cells.get(name)) for name in [*benchmarks, AVERAGE]]
         rows.append(" & ".join([escape(line.label), *cells]) + r" \\")
     return "\n".join([*rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
 

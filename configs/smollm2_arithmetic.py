@@ -4,7 +4,7 @@
     python -m experiments.train --config=configs/smollm2_arithmetic.py:bridge --workdir=runs/smollm2_bridge
 
 Hardware: two CPU cores, 11 GB; about 80 s a step for bridge, 40 to 75 minutes in all. Measured once (docs/smollm2.md): greedy
-held-out accuracy 0.271 +- 0.045 before, 0.823 +- 0.039 after.
+held-out accuracy 0.271 [0.191, 0.369] before, 0.823 [0.733, 0.887] after (95%, 96 problems).
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Evaluate: `python -m experiments.evaluate --model=HF_DIR_or_RUN_DIR --tasks=math500,aime24 [--samples=8] --out=DIR`.
 
-Greedy pass@1 of every task (--nogreedy: not), and with --samples=k avg@k and unbiased pass@k, with standard errors; a run
+Greedy pass@1 of every task (--nogreedy: not), and with --samples=k avg@k and unbiased pass@k, with 95% intervals; a run
 directory without --tasks is judged by its own task's held-out splits, with the settings of its training. Whatever was
 generated is in DIR at once: the same command goes on where the last one ended. DIR holds transcripts (one JSONL file per
 benchmark), manifest.json, and in the end results.json, table.md, table.csv and table.tex. A prompt over the largest

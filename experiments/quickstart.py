@@ -2,7 +2,8 @@
 
 Trains the base (configs/quickstart.py:base), exports it as an ordinary HF folder, trains each method from it for the same
 number of steps, prompts, samples and demonstrations, then prints a table and draws the reward curves. Finished runs are not
-repeated. One seed: a look at the machinery, not evidence for a ranking.
+repeated. One seed: a look at the machinery, not evidence for a ranking. Intervals are over
+problems, of these very models.
 """
 
 from __future__ import annotations
@@ -13,13 +14,20 @@ import time
 
 from absl import app, flags
 
-from bridge_jax import logbook, train
+from bridge_jax import intervals, logbook, train
 from configs import quickstart
 from experiments.export import export
 from experiments.train import fail, keep_freed_memory, log_to_stderr, use_compilation_cache
 
 METHODS = ("sft", "grpo", "bridge")
-COLUMNS = ("method", "accuracy", "reward", "seconds", "generated tokens", "expert tokens")
+COLUMNS = (
+    "method",
+    "accuracy [95% interval]",
+    "reward",
+    "seconds",
+    "generated tokens",
+    "expert tokens",
+)
 
 
 def run(out: pathlib.Path) -> dict[str, list[dict]]:
@@ -36,7 +44,7 @@ def run(out: pathlib.Path) -> dict[str, list[dict]]:
 
 
 def table(metrics: dict[str, list[dict]]) -> str:
-    """Aligned rows: greedy held-out accuracy with its standard error, mean reward of the last ten steps, seconds, tokens."""
+    """Aligned rows: held-out accuracy, mean reward of the last ten steps, seconds, tokens."""
     first = metrics["sft"][0]
     rows = [COLUMNS, ("base", accuracy(first), "", "", "", "")]
     for method, lines in metrics.items():
@@ -58,13 +66,19 @@ def table(metrics: dict[str, list[dict]]) -> str:
     )
 
 
+def bounds(line: dict) -> intervals.Bounds:
+    """Held-out accuracy and its 95% interval over problems."""
+    share, n = line["eval/held_out_accuracy"], line["eval/held_out_n"]
+    return intervals.of_shares(share, share * (1 - share), n)
+
+
 def accuracy(line: dict) -> str:
-    """Held-out accuracy and its standard error."""
-    return f"{line['eval/held_out_accuracy']:.3f} +- {line['eval/held_out_stderr']:.3f}"
+    """Held-out accuracy and its 95% interval over problems."""
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*bounds(line))
 
 
 def draw(metrics: dict[str, list[dict]], path: pathlib.Path) -> None:
-    """Two panels over steps: reward of the samples, greedy held-out accuracy with one standard error."""
+    """Two panels over steps: reward of the samples; greedy held-out accuracy and its interval."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -82,18 +96,16 @@ def draw(metrics: dict[str, list[dict]], path: pathlib.Path) -> None:
                 colour,
                 label=method,
             )
-        right.errorbar(
-            [line["step"] for line in judged],
-            [line["eval/held_out_accuracy"] for line in judged],
-            [line["eval/held_out_stderr"] for line in judged],
-            color=colour,
-            label=method,
-            capsize=3,
+        steps, found = [line["step"] for line in judged], [bounds(line) for line in judged]
+        right.plot(
+            steps, [one.mean for one in found], colour, marker="o", markersize=4, label=method
         )
+        low, high = [one.low for one in found], [one.high for one in found]
+        right.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
     left.set(
         title="mean reward of the samples (sft samples none)", xlabel="step", ylabel="share correct"
     )
-    right.set(title="held-out accuracy, greedy, +- one standard error", xlabel="step")
+    right.set(title="held-out accuracy, greedy, 95% over problems", xlabel="step", ylim=(0, 1))
     left.legend()
     right.legend()
     figure.savefig(path, dpi=120)

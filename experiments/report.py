@@ -1,9 +1,12 @@
 """One page of many runs: `python -m experiments.report --runs='runs/sweep/*' --out=report.html [--metric=eval/dev_accuracy]`.
 
-Writes one self-contained HTML file, which works offline: metrics against any budget with 95% intervals over seeds, the
-paper's three views (training dynamics, comparison of methods, cost), the paired bootstrap between methods, the samples of a
-problem across steps and methods, and what the configs differ in; and beside it the table as .md, .csv and .tex. Runs that
-differ in their seed alone are one group. What is missing or cannot be compared is said at the top of the page.
+Writes one self-contained HTML file, which works offline: metrics against any budget, the paper's
+three views (training dynamics, comparison of methods, cost), the differences between methods, the
+samples of a problem across steps and methods, and what the configs differ in; and beside it the
+table as .md, .csv and .tex. Runs that differ in their seed alone are one group. Intervals are 95%
+(bridge_jax/intervals.py): final accuracies and differences over seeds and problems, curves over
+seeds for the very problems that were asked. What is missing or cannot be compared is said at the
+top of the page.
 Exit codes: 0 done, 2 nothing to read or to write.
 """
 
@@ -21,8 +24,9 @@ import re
 import numpy as np
 from absl import app, flags
 
-from bridge_jax import comparison, results, settings, textfile
+from bridge_jax import comparison, intervals, results, settings, textfile
 from bridge_jax.comparison import BUDGETS, Interval, Run
+from bridge_jax.intervals import Interval
 from experiments.train import fail, parse_flags
 
 PAGE = pathlib.Path(__file__).with_name("report_page.html")
@@ -94,28 +98,26 @@ def rows_of(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
 
     Accuracies are those of the first and of the last line, not of whichever line comes next to them.
     """
+    nothing, solved = Interval(math.nan, math.nan, math.nan, 0), solved_by(groups, metric)
 
-    def mean(group, key, lines=reversed):
+    def over_seeds(group, key, lines=reversed):
         values = [next((line.get(key) for line in lines(run.lines)), None) for run in group]
-        return (
-            comparison.interval(values)
-            if None not in values
-            else Interval(math.nan, math.nan, math.nan, 0)
-        )
+        if None in values:
+            return nothing
+        return intervals.over_runs(values, comparison.is_share(key))
 
     def last(group, key):
-        return (
-            mean(group, key)
-            if all(map(comparison.finished, group))
-            else Interval(math.nan, math.nan, math.nan, 0)
-        )
+        return over_seeds(group, key) if all(map(comparison.finished, group)) else nothing
 
     found = []
     for name, group in groups.items():
+        final = last(group, metric)
+        if name in solved and not math.isnan(final.mean):
+            final = intervals.over_runs_and_problems(np.stack(list(solved[name].values())))
         cells = {
-            "final": with_interval(last(group, metric)),
-            "base": with_interval(mean(group, metric, iter)),
-            "steps": shown(mean(group, "step").mean),
+            "final": with_interval(final),
+            "base": shown(over_seeds(group, metric, iter).mean),
+            "steps": shown(over_seeds(group, "step").mean),
             "seeds": str(len(group)),
         }
         found.append([name, *(cells.get(key) or shown(last(group, key).mean) for key in COLUMNS)])
@@ -156,46 +158,57 @@ def curves(groups: dict[str, list[Run]], metric: str) -> dict:
     return found
 
 
-def solved_by(groups: dict[str, list[Run]], metric: str) -> dict[str, np.ndarray]:
-    """[seeds, problems] of the groups of which each seed has finished and says which problems of the metric it solved."""
+def solved_by(groups: dict[str, list[Run]], metric: str) -> dict[str, dict[tuple, np.ndarray]]:
+    """Seed -> scores [problems], of groups whose every seed has finished and says what it solved.
+
+    A key is (seed, how many runs of the group before this one have this seed).
+    """
     split, found = metric.removeprefix("eval/").removesuffix("_accuracy"), {}
     for name, group in groups.items():
         rows = [run.solved.get(split) for run in group if comparison.finished(run)]
+        seeds = [run.config.get("seed") for run in group]
         if (
             len(rows) == len(group)
             and all(row is not None for row in rows)
             and len({len(row) for row in rows}) == 1
         ):
-            found[name] = np.stack(rows)
+            keys = [(seed, seeds[:i].count(seed)) for i, seed in enumerate(seeds)]
+            found[name] = dict(zip(keys, rows))
     return found
 
 
 def differences(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
-    """Paired bootstrap of every pair of groups: first, second, difference with its interval; best first."""
+    """Every pair of groups: first, second, difference with its interval; best first.
+
+    Of a group of one seed the interval is over problems alone, for these very runs, and marked so.
+    """
     solved = solved_by(groups, metric)
-    order = sorted(solved, key=lambda name: -solved[name].mean())
+    mean = {name: np.mean(list(rows.values()), axis=0) for name, rows in solved.items()}
+    order = sorted(solved, key=lambda name: -mean[name].mean())
     found = []
     for first, second in itertools.combinations(order, 2):
         tasks = {
             comparison.judged_by(run, metric) for name in (first, second) for run in groups[name]
         }
-        if len(tasks) > 1 or solved[first].shape[1] != solved[second].shape[1]:
+        if len(tasks) > 1 or len(mean[first]) != len(mean[second]):
             found.append([first, second, "-", "not the same problems"])
             continue
-        made = comparison.paired_bootstrap(solved[first], solved[second])
+        one_seed = min(len(solved[first]), len(solved[second])) < 2
+        made = (
+            intervals.difference_of_models(mean[first], mean[second])
+            if one_seed
+            else intervals.difference(solved[first], solved[second])
+        )
         marks = ["not distinguishable"] * (made.low <= 0 <= made.high)
-        marks += ["of one seed: the spread of seeds is not in it"] * (
-            min(map(len, (solved[first], solved[second]))) < 2
-        )
-        found.append(
-            [
-                first,
-                second,
-                f"{made.mean:+.3f} [{made.low:+.3f}, {made.high:+.3f}]",
-                "; ".join(marks),
-            ]
-        )
+        marks += ["of one seed: the spread of seeds is not in it"] * one_seed
+        found.append([first, second, signed(made), "; ".join(marks)])
     return found
+
+
+def signed(found: Interval) -> str:
+    """+difference [low, high], or the difference alone where it has no interval."""
+    bounds = "" if math.isnan(found.low) else f" [{found.low:+.3f}, {found.high:+.3f}]"
+    return f"{found.mean:+.3f}{bounds}"
 
 
 def spread(items: list, count: int) -> list:
@@ -257,7 +270,10 @@ def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
     """What stands at the top of the page, beside `comparison.unborn`."""
     known = solved_by(groups, metric)
     missing = [name for name in groups if name not in known] if len(groups) > 1 else []
-    told = "not in the paired bootstrap, since a seed has not finished or does not say which problems it solved: "
+    told = (
+        "not among the differences, since a seed has not finished or does not say which problems "
+        "it solved: "
+    )
     return comparison.notes(groups, metric) + ([told + ", ".join(missing)] if missing else [])
 
 

@@ -21,8 +21,9 @@ import sys
 import numpy as np
 from absl import app, flags
 
-from bridge_jax import comparison, results, settings, textfile
+from bridge_jax import intervals, results, settings, textfile
 from bridge_jax.comparison import Interval
+from bridge_jax.intervals import Interval
 from configs.ladder import get_config
 from configs.sweeps import ladder, study_conditions
 from experiments.sweep_plan import weights_of
@@ -124,26 +125,29 @@ def tuned(bases: dict[str, Rows]) -> dict[str, tuple[float, float]]:
     return {name: chosen[name] for name in ladder.METHODS if name in chosen}
 
 
-def shown(found: Interval, signed: bool = False) -> str:
-    """Per cent: mean and half the 95% interval, or the interval where it is not symmetric."""
-    mean = f"{100 * found.mean:+.1f}" if signed else f"{100 * found.mean:.1f}"
-    if np.isnan(found.low):
-        return f"{mean} (one seed)"
-    interval = (
-        f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-        if signed
-        else f"± {50 * (found.high - found.low):.1f}"
-    )
-    return f"{mean} {interval}"
+def accuracy(runs: dict[int, dict], metric: str) -> Interval:
+    """Of a variant, over seeds and problems; ValueError where a seed lacks the metric."""
+    final(runs, metric)
+    return intervals.over_runs_and_problems(solved(runs, metric))
 
 
 def difference(rows: Rows, first: str, second: str, metric: str) -> Interval:
-    """first - second, paired over problems, seeds resampled on either side."""
-    return comparison.paired_bootstrap(solved(rows[first], metric), solved(rows[second], metric))
+    """first - second, over seeds and problems."""
+    sides = [dict(zip(rows[name], solved(rows[name], metric))) for name in (first, second)]
+    return intervals.difference(*sides)
+
+
+def shown(found: Interval, signed: bool = False) -> str:
+    """Per cent: mean and 95% interval."""
+    number = "{:+.1f}" if signed else "{:.1f}"
+    mean, low, high = (number.format(100 * value) for value in found[:3])
+    return f"{mean} (one seed)" if np.isnan(found.low) else f"{mean} [{low}, {high}]"
 
 
 def verdict(found: Interval) -> str:
     """In words."""
+    if np.isnan(found.low):
+        return "one seed"
     return "higher" if found.low > 0 else "lower" if found.high < 0 else "no difference seen"
 
 
@@ -183,7 +187,7 @@ def main_table(rows: Rows, suffix: str = "") -> str:
     )
     body = []
     for name, runs in sorted(there.items(), key=lambda item: -np.mean(final(item[1], GREEDY))):
-        cells = [shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)]
+        cells = [shown(accuracy(runs, metric)) for metric in (GREEDY, SAMPLED)]
         compared = name != "bridge" and "bridge" in rows
         gaps = [
             shown(difference(rows, name + suffix, "bridge", metric), signed=True)
@@ -268,7 +272,7 @@ def conditions_table(rows: Rows, metric: str) -> str:
         if variant not in rows:
             return "-"
         seeds = len(rows[variant])
-        return shown(comparison.interval(final(rows[variant], metric))) + (
+        return shown(accuracy(rows[variant], metric)) + (
             f" ({seeds} seeds)" if 1 < seeds < whole else ""
         )
 
@@ -285,7 +289,7 @@ def paired_table(rows: Rows) -> str:
     there = {name: runs for name, runs in rows.items() if "+all experts" in name}
     bridge, body = "bridge+all experts", []
     for name, runs in sorted(there.items(), key=lambda item: -np.mean(final(item[1], GREEDY))):
-        cells = [shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)]
+        cells = [shown(accuracy(runs, metric)) for metric in (GREEDY, SAMPLED)]
         gaps = [
             shown(difference(rows, name, bridge, metric), signed=True)
             if name != bridge and bridge in rows
@@ -352,7 +356,7 @@ def regime_table(rows: Rows) -> str:
             [
                 f"`{name.partition('/')[2] or 'as in the main table'}`",
                 str(len(runs)),
-                *(shown(comparison.interval(final(runs, metric))) for metric in (GREEDY, SAMPLED)),
+                *(shown(accuracy(runs, metric)) for metric in (GREEDY, SAMPLED)),
                 *told,
             ]
         )
@@ -400,60 +404,97 @@ def fill(text: str, bases: dict[str, Rows]) -> str:
 
 
 def pictures(rows: Rows, folder: pathlib.Path, base: str) -> None:
-    """dynamics_BASE.png: the main methods' accuracy over training; methods_BASE.png: all variants at the end, with intervals."""
+    """dynamics_BASE.png: the main methods over training; methods_BASE.png: all at the end."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), sharex=True)
+    for name, figure in (
+        ("dynamics", draw_dynamics(pyplot, rows)),
+        ("methods", draw_methods(pyplot, rows)),
+    ):
+        figure.savefig(folder / f"{name}_{base}.png", dpi=110)
+        pyplot.close(figure)
+
+
+def draw_dynamics(pyplot, rows: Rows):
+    """Accuracy over training: mean and interval over seeds, for these very problems.
+
+    Of fewer than three seeds the line of each is drawn instead of an interval.
+    """
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), sharex=True, layout="constrained")
     for axis, metric, title in zip(axes, (GREEDY, SAMPLED), ("greedy", "sampled at temperature 1")):
         for name in (name for name in ladder.MAIN if name in rows):
-            points = list(zip(*(row["curve"] for row in rows[name].values())))
-            x = [at[0]["step"] / points[-1][0]["step"] for at in points]
-            found = [comparison.interval([point[metric] for point in at]) for at in points]
-            (line,) = axis.plot(
-                x, [one.mean for one in found], marker="o", markersize=3, label=name
-            )
-            axis.fill_between(
-                x,
-                [one.low for one in found],
-                [one.high for one in found],
-                alpha=0.2,
-                color=line.get_color(),
-            )
+            curves = [row["curve"] for row in rows[name].values()]
+            value_RX = np.array([[point[metric] for point in curve] for curve in curves])
+            x = [point["step"] / curves[0][-1]["step"] for point in curves[0]]
+            found = intervals.bands(value_RX, shares=True)
+            (line,) = axis.plot(x, found.mean, marker="o", markersize=3, label=name)
+            if len(curves) < intervals.BAND_RUNS:
+                axis.plot(x, value_RX.T, color=line.get_color(), alpha=0.4, linewidth=0.8)
+            else:
+                axis.fill_between(
+                    x, found.low, found.high, alpha=0.15, color=line.get_color(), linewidth=0
+                )
         axis.set(
             title=f"held-out accuracy, {title}",
             xlabel="share of the run (cold_start: experts, then samples)",
         )
         axis.grid(alpha=0.3)
+    few = any(len(rows[name]) < intervals.BAND_RUNS for name in ladder.MAIN if name in rows)
+    axes[0].set(ylabel="mean; thin lines: each seed" if few else "mean, 95% over seeds")
     axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(folder / f"dynamics_{base}.png", dpi=110)
-    pyplot.close(figure)
+    return figure
+
+
+def draw_methods(pyplot, rows: Rows):
+    """All variants at the end: accuracy, and its difference from bridge."""
     names = sorted(plain(rows), key=lambda name: np.mean(final(rows[name], SAMPLED)))
-    figure, axis = pyplot.subplots(figsize=(8, 0.34 * len(names) + 1.4))
-    for metric, marker, offset in ((GREEDY, "o", 0.12), (SAMPLED, "s", -0.12)):
-        found = [comparison.interval(final(rows[name], metric)) for name in names]
-        axis.errorbar(
-            [one.mean for one in found],
-            np.arange(len(names)) + offset,
-            fmt=marker,
-            markersize=4,
-            capsize=2,
-            xerr=[[one.mean - one.low for one in found], [one.high - one.mean for one in found]],
-            label="greedy" if metric == GREEDY else "sampled",
-        )
-    axis.set(
-        yticks=range(len(names)),
-        yticklabels=names,
-        xlabel="held-out accuracy, mean and 95% interval over seeds",
+    count = 2 if "bridge" in rows else 1
+    figure, axes = pyplot.subplots(
+        1,
+        count,
+        figsize=(5.5 * count, 0.34 * len(names) + 1.8),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
+    left, right = axes[0][0], axes[0][-1]
+    draw_scores(
+        left,
+        {name: [accuracy(rows[name], metric) for metric in (GREEDY, SAMPLED)] for name in names},
+    )
+    left.set(xlabel="held-out accuracy", yticks=range(len(names)), yticklabels=names)
+    if count > 1:
+        gaps = {
+            name: [difference(rows, name, "bridge", metric) for metric in (GREEDY, SAMPLED)]
+            for name in names
+        }
+        draw_scores(right, gaps, without="bridge")
+        right.axvline(0, color="black", linewidth=0.8)
+        right.set(xlabel="minus bridge")
+    handles = [
+        pyplot.Line2D([], [], color="C0", marker="o", label="greedy"),
+        pyplot.Line2D([], [], color="C1", marker="s", label="sampled"),
+    ]
+    title = "95% intervals over seeds and problems; hollow: one seed, no interval"
+    figure.legend(handles=handles, title=title, loc="outside upper center", ncols=2)
+    return figure
+
+
+def draw_scores(axis, scores: dict[str, list[Interval]], without: str = "") -> None:
+    """A line of the picture for each variant: greedy above, sampled below."""
+    for place, (name, pair) in enumerate(scores.items()):
+        if name == without:
+            continue
+        for found, colour, marker, offset in zip(pair, ("C0", "C1"), "os", (0.15, -0.15)):
+            one_seed = np.isnan(found.low)
+            if not one_seed:
+                axis.hlines(place + offset, found.low, found.high, color=colour)
+            face = "white" if one_seed else colour
+            axis.plot(found.mean, place + offset, marker, color=colour, mfc=face, markersize=4)
     axis.grid(alpha=0.3)
-    axis.legend()
-    figure.tight_layout()
-    figure.savefig(folder / f"methods_{base}.png", dpi=110)
-    pyplot.close(figure)
 
 
 def run(module: str, *given: str) -> int:

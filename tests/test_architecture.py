@@ -21,6 +21,7 @@ LEVELS = {  # a module imports modules of a lower level, or of its own where the
     "textfile": 0,
     "precision": 0,
     "packing": 0.5,
+    "intervals": 0.5,
     "problems": 1,
     "results": 1,
     "transcripts": 1,

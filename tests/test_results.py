@@ -47,16 +47,57 @@ def test_binomial_error():
     assert results.binomial_error(0, 100) == pytest.approx(math.sqrt(2 / 104 * 102 / 104 / 104))
 
 
-def test_clustered_error():
-    """Equals the binomial one on zeros and ones; on fractions, the spread of 1/2, 1/2 beside 0, 0, 1, 1: 1/6 * 1."""
-    assert results.clustered_error([1, 1, 1, 0, 0, 0, 0, 0, 0, 0]) == pytest.approx(
+def test_error_over_problems():
+    """binomial_error of zeros and ones; of fractions, of as many answers as would have their variance.
+
+    1/2, 1/2: variance 0, and beside one problem more, right or wrong, 1/2 * 1/2 / 3, that of 6 answers.
+    """
+    assert results.problems_score([1, 1, 1, 0, 0, 0, 0, 0, 0, 0]).stderr == pytest.approx(
         results.binomial_error(3, 10)
     )
-    assert results.clustered_error([0.5, 0.5]) == pytest.approx(math.sqrt(4 * 0.25) / 6)
+    assert results.problems_score([0.5, 0.5]).stderr == pytest.approx(math.sqrt(0.25 / 10))
     many = [i % 5 / 4 for i in range(4000)]
-    assert results.clustered_error(many) == pytest.approx(
+    assert results.problems_score(many).stderr == pytest.approx(
         statistics.stdev(many) / math.sqrt(4000), rel=1e-3
     )
+
+
+def test_intervals_of_a_score():
+    """Over problems and over samples, both around the score and within [0, 1]; of one problem none."""
+    score = results.sampled_score([4, 0, 1, 2, 4, 4], 4, 2)
+    for low, high in (score.interval, score.sampling_interval):
+        assert 0 <= low < score.value < high <= 1
+    assert score.interval[0] < score.sampling_interval[0]  # problems differ more than samples
+    assert results.problems_score([1.0]).interval is None
+    never = results.sampled_score([0] * 50, 4, 1)
+    assert never.sampling_error > 0 == never.sampling_interval[0]
+    assert never.sampling_interval[1] < never.interval[1] < 0.1
+
+
+@pytest.mark.parametrize("a,b", [(0.6, 0.4), (0.2, 3), (3, 0.3)])
+@pytest.mark.parametrize("n,k", [(4, 1), (8, 1), (8, 2), (8, 4)])
+def test_intervals_over_samples_cover(a, b, n, k):
+    """The same 40 problems of Beta(a, b) difficulty sampled again and again; the truth is their chance of pass@k."""
+    rng = np.random.default_rng([int(10 * a), n, k])
+    chance, held = rng.beta(a, b, 40), []
+    truth = np.mean(1 - (1 - chance) ** k)
+    for counts in rng.binomial(n, chance, (1000, 40)):
+        low, high = results.sampled_score(list(map(int, counts)), n, k).sampling_interval
+        held.append(low <= truth <= high)
+    assert 0.93 <= np.mean(held) <= 0.995
+
+
+@pytest.mark.parametrize(
+    "a,b,problems,k", [(0.6, 0.4, 100, 1), (0.6, 0.4, 100, 8), (0.2, 3, 100, 4), (3, 0.3, 30, 4)]
+)
+def test_intervals_over_problems_cover(a, b, problems, k):
+    """pass@k of 8 samples on new problems each time, whose samples are one cluster; easy ones, too."""
+    rng, held = np.random.default_rng([problems, k]), []
+    truth = np.mean(1 - (1 - rng.beta(a, b, 10**6)) ** k)
+    for chance in rng.beta(a, b, (2000, problems)):
+        low, high = results.sampled_score(list(map(int, rng.binomial(8, chance))), 8, k).interval
+        held.append(low <= truth <= high)
+    assert 0.93 <= np.mean(held) <= 0.97
 
 
 @pytest.mark.parametrize(
@@ -120,12 +161,13 @@ def test_scores_by_hand():
     )
     strict, lenient = table["strict"], table["lenient"]
     assert list(strict) == ["greedy pass@1", "avg@4", "pass@1", "pass@2", "pass@4"]
-    assert strict["greedy pass@1"] == Score(1 / 3, results.binomial_error(1, 3), None)
+    assert strict["greedy pass@1"][:3] == (1 / 3, pytest.approx(results.binomial_error(1, 3)), None)
     assert strict["avg@4"] == strict["pass@1"] and strict["avg@4"].value == pytest.approx(
         (0.5 + 0.25) / 3
     )
-    assert strict["avg@4"].stderr == pytest.approx(results.clustered_error([0.5, 0.25, 0]))
-    assert strict["avg@4"].sampling_error == pytest.approx(math.sqrt(0.25 / 3 + 0.1875 / 3) / 3)
+    assert strict["avg@4"].stderr == results.problems_score([0.5, 0.25, 0]).stderr
+    # 12 samples of variance 12 (1/12 + 1/16) / 9 = .194, more than that of 12 answers, .1875
+    assert strict["avg@4"].sampling_error == pytest.approx(results.binomial_error(3, 12))
     assert strict["pass@2"].value == pytest.approx((5 / 6 + 1 / 2) / 3)
     assert (
         strict["pass@4"].value == pytest.approx(2 / 3) and strict["pass@4"].sampling_error is None
@@ -142,8 +184,12 @@ def test_scores_by_hand():
 
 
 def test_average():
-    """Mean of the benchmarks, not of the problems; errors in quadrature over their number."""
-    found = results.average([Score(0.5, 0.03, 0.01), Score(0.1, 0.04, 0.02)])
+    """Mean of the benchmarks, not of the problems; errors and distances in quadrature over their number."""
+    found = results.average(
+        [Score(0.5, 0.03, 0.01, (0.44, 0.58), (0.4, 0.6)), Score(0.1, 0.04, 0.02, (0.02, 0.25))]
+    )
+    assert found.interval == pytest.approx((0.3 - 0.1 / 2, 0.3 + 0.17 / 2))
+    assert found.sampling_interval is None
     assert found.value == pytest.approx(0.3) and found.stderr == pytest.approx(0.05 / 2)
     assert found.sampling_error == pytest.approx(math.sqrt(0.0005) / 2)
     assert results.average([Score(0.5, 0.03, None), Score(0.1, 0.04, 0.02)]).sampling_error is None
@@ -192,10 +238,11 @@ def report(*names: str) -> dict:
 
 def test_tables():
     made = results.tables(report("math500", "aime24"), PUBLISHED)
-    text, error = made["table.md"], results.clustered_error([1, 0])
+    text, score = made["table.md"], results.problems_score([1.0, 0.0])
     lines = text.splitlines()
     assert lines[0] == "| % | math500 (n=2) | aime24 (n=2) | average |"
-    cell, mean = f"50.0 ± {100 * error:.1f}", f"50.0 ± {100 * error / math.sqrt(2):.1f}"
+    half = 50 - 100 * score.interval[0]
+    cell, mean = (f"50.0 [{50 - one:.1f}, {50 + one:.1f}]" for one in (half, half / math.sqrt(2)))
     assert lines[2] == f"| a_b&c, greedy pass@1 | {cell} | {cell} | {mean} |"
     assert "| published: Qwen2.5-3B BRIDGE | 66.2 | 13.3 | 39.8 |" in lines
     assert "those of arXiv 2509.06948 v3, not ours" in text and "temperature 0.7, seed 3" in text
@@ -205,8 +252,10 @@ def test_tables():
     content = json.loads(made["results.json"])
     assert content["benchmarks"]["aime24"]["scores"]["strict"]["greedy pass@1"] == {
         "value": 0.5,
-        "stderr": error,
+        "stderr": score.stderr,
         "sampling_error": None,
+        "interval": list(score.interval),
+        "sampling_interval": None,
     }
     assert (
         content["averages"]["a_b&c, avg@2"]["value"] == 0.25 and content["published"] == PUBLISHED
@@ -217,11 +266,13 @@ def test_tables():
         "a_b&c, greedy pass@1",
         "math500",
         "2",
-        error,
+        score.stderr,
     )
+    assert (float(first["low"]), float(first["high"])) == score.interval
+    assert first["sampling_low"] == first["sampling_high"] == ""
     assert {record["published"] for record in records if "published" in record["line"]} == {"1"}
     tex = made["table.tex"]
-    assert r"a\_b\&c, greedy pass@1 & 50.0 $\pm$ " in tex and tex.count(r"\midrule") == 2
+    assert r"a\_b\&c, greedy pass@1 & " + cell in tex and tex.count(r"\midrule") == 2
     assert all(
         line.count("&") - line.count(r"\&") == 3
         for line in tex.splitlines()

@@ -169,11 +169,15 @@ CHOICES = {
 }
 
 
-def mean_gain(gain_B) -> Metrics:
-    """The mean of the samples' shares of the gain, and its standard error."""
+def mean_gain(gain_B, prompts: int) -> Metrics:
+    """The mean of the samples' shares of the gain, and its standard error.
+
+    The samples of a prompt are one cluster; of a single prompt, the error is over its samples.
+    """
+    gain_C = gain_B.reshape(prompts, -1).mean(axis=1) if prompts > 1 else gain_B
     return {
         "bridge/gain": gain_B.mean(),
-        "bridge/gain_stderr": gain_B.std(ddof=1) / gain_B.size**0.5,
+        "bridge/gain_stderr": gain_C.std(ddof=1) / gain_C.size**0.5,
     }
 
 
@@ -188,7 +192,8 @@ def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
     rho_B = objectives.ratio(
         jnp.sum(logp_hat_BT * mask_BT, axis=1), jnp.sum(logp_BT * mask_BT, axis=1)
     )
-    return mean_gain((1.0 - rho_B) * rollouts.reward_B) | {
+    prompts = len(rollouts.seqs.prompt_len_P)
+    return mean_gain((1.0 - rho_B) * rollouts.reward_B, prompts) | {
         "bridge/ess": rho_B.sum() ** 2 / (rho_B.size * jnp.sum(rho_B**2)),
         "bridge/kl_hat": objectives.mean_tokens(objectives.k3(logp_BT, logp_hat_BT), rollouts.seqs),
     }
@@ -203,7 +208,7 @@ def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_B
         own.seqs.length_B, logp_own_BT.shape[1]
     )
     return shared_gain(rollouts, logp_BT, logp_hat_BT) | {
-        **mean_gain(rollouts.reward_B - own.reward_B),
+        **mean_gain(rollouts.reward_B - own.reward_B, len(rollouts.seqs.prompt_len_P)),
         "bridge/reward_hat": own.reward_B.mean(),
         "rollout/logp_error_hat": objectives.mean_tokens(error_BT, own.seqs),
         "rollout/logp_error_hat_max": error_BT.max(),

@@ -9,7 +9,7 @@ def lines(sampled: bool) -> list[dict]:
     judged = lambda step, value: {
         "step": step,
         "eval/held_out_accuracy": value,
-        "eval/held_out_stderr": 0.01,
+        "eval/held_out_n": 100,
     }
     step = {"step": 1, "budget/demo_tokens": 1234.0, "time/train_s": 12.3}
     return [
@@ -25,10 +25,9 @@ def test_table_and_picture(tmp_path: pathlib.Path):
 
     metrics = {"sft": lines(False), "grpo": lines(True), "bridge": lines(True)}
     text = quickstart.table(metrics).splitlines()
-    assert text[0].split()[:2] == ["method", "accuracy"] and text[1].split()[:2] == [
-        "base",
-        "0.250",
-    ]
+    assert text[0].split()[:2] == ["method", "accuracy"]
+    assert text[1].split() == ["base", "0.250", "[0.175,", "0.344]"]  # Wilson's, with t of 99
+    assert "0.500 [0.403, 0.597]" in text[2]
     assert "samples none" in text[2] and "0.375" in text[3] and "1,234" in text[4]
     quickstart.draw(metrics, tmp_path / "rewards.png")
     assert (tmp_path / "rewards.png").read_bytes()[:4] == b"\x89PNG"

@@ -13,7 +13,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from bridge_jax import comparison
+from bridge_jax import comparison, intervals
 from experiments import report
 
 METRIC = "eval/held_out_accuracy"
@@ -155,20 +155,49 @@ def test_what_is_missing_is_marked(tmp_path, browser):
 
 
 def test_table_by_hand(tmp_path):
-    """Mean of the last values over seeds, with Student's interval."""
-    for seed in range(2):
+    """What was solved gives an interval over seeds and problems; else Student's over seeds, of a share within [0, 1]."""
+    for seed in range(3):
         write_run(tmp_path / "runs" / f"grpo{seed}", "grpo", seed, steps=1)
     groups, _, _ = made(tmp_path)
-    last = [run.lines[-1][METRIC] for run in groups["grpo"]]
-    half = 12.7062 * abs(last[0] - last[1]) / 2
-    mean = sum(last) / 2
-    assert (
-        report.rows_of(groups, METRIC)[0][1] == f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"
+    solved = np.stack([run.solved["held_out"] for run in groups["grpo"]])
+    mean, low, high, _ = intervals.over_runs_and_problems(solved)
+    row = report.rows_of(groups, METRIC)[0]
+    assert row[1] == f"{mean:.3f} [{low:.3f}, {high:.3f}]" and "[" not in row[2]
+    for seed in range(3):
+        (tmp_path / "runs" / f"grpo{seed}" / "solved.jsonl").unlink()
+    groups, _, _ = made(tmp_path)
+    mean, low, high, _ = intervals.over_runs(
+        [run.lines[-1][METRIC] for run in groups["grpo"]], shares=True
     )
+    assert report.rows_of(groups, METRIC)[0][1] == f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def test_differences_by_hand(tmp_path):
+    """Paired by seed whatever the order of folders; runs of equal seeds are kept apart; of one seed, problems alone."""
+    for seed in range(3):
+        write_run(tmp_path / "runs" / f"grpo{seed}", "grpo", seed, steps=1)
+        write_run(tmp_path / "runs" / f"sft{9 - seed}", "sft", seed, steps=1)
+    write_run(tmp_path / "runs" / "bridge0", "bridge", 0, steps=1)
+    groups, _, _ = made(tmp_path)
+    solved = {
+        name: {run.config["seed"]: run.solved["held_out"] for run in group}
+        for name, group in groups.items()
+    }
+    assert list(solved["sft"]) != list(solved["grpo"])
+    found = {frozenset(row[:2]): row for row in report.differences(groups, METRIC)}
+    first, second, difference, _ = found[frozenset(("grpo", "sft"))]
+    expected = intervals.difference(solved[first], solved[second])
+    assert difference == report.signed(expected)
+    first, second, difference, mark = found[frozenset(("grpo", "bridge"))]
+    means = [np.mean(list(solved[name].values()), axis=0) for name in (first, second)]
+    assert difference == report.signed(intervals.difference_of_models(*means))
+    assert "of one seed" in mark
+    groups["grpo"][1].config["seed"] = 0
+    assert list(report.solved_by(groups, METRIC)["grpo"]) == [(0, 0), (0, 1), (2, 0)]
 
 
 def test_an_unfinished_seed_is_not_averaged(tmp_path):
-    """Its last accuracy is of an earlier step: no final figure, no bootstrap, and said so; where it began is still shown."""
+    """Its last accuracy is of an earlier step: no final figure, no difference, and said so; where it began is still shown."""
     for method in ("grpo", "sft"):
         for seed in range(2):
             write_run(tmp_path / "runs" / f"{method}{seed}", method, seed, steps=4)

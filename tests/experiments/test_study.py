@@ -115,6 +115,29 @@ def test_verdicts(tmp_path):
         study.main_table(rows)
 
 
+def test_runs_are_compared_seed_by_seed(tmp_path):
+    """Whatever the order of the files' lines; one seed has no interval, and no verdict."""
+    rows = rows_of(tmp_path, {"bridge": 0.6, "sft": 0.4})
+    found = study.difference(rows, "bridge", "sft", study.GREEDY)
+    rows["sft"] = dict(reversed(rows["sft"].items()))
+    assert study.difference(rows, "bridge", "sft", study.GREEDY) == found
+    assert study.verdict(found) == "higher"
+    alone = {"bridge": rows["bridge"], "sft": {3: rows["sft"][3]}}
+    found = study.difference(alone, "sft", "bridge", study.GREEDY)
+    assert study.verdict(found) == "one seed"
+    assert study.shown(found, True).endswith(" (one seed)") and study.shown(found, True)[0] == "-"
+
+
+def test_committed_accuracies_stay_within_0_and_1():
+    """Of every variant of every base, in either measure."""
+    bases = study.read(study.ROOT / "docs" / "study" / "results")
+    for rows in bases.values():
+        for runs in rows.values():
+            for metric in (study.GREEDY, study.SAMPLED):
+                found = study.accuracy(runs, metric)
+                assert len(runs) == 1 or 0 <= found.low <= found.mean <= found.high <= 1
+
+
 def test_conditions_stand_beside_the_clean_run(tmp_path):
     rows = rows_of(
         tmp_path, {"bridge": 0.6, "bridge+noise 0.2": 0.4, "grpo": 0.5, "grpo+equal time": 0.5}
@@ -122,7 +145,7 @@ def test_conditions_stand_beside_the_clean_run(tmp_path):
     table = study.conditions_table(rows, study.GREEDY).splitlines()
     assert table[0] == "| variant | clean | noise 0.2 |"
     bridge = next(row for row in table if "`bridge`" in row).split("|")
-    assert float(bridge[2].split("±")[0]) > float(bridge[3].split("±")[0]) > 0
+    assert float(bridge[2].split("[")[0]) > float(bridge[3].split("[")[0]) > 0
     assert next(row for row in table if "`grpo`" in row).split("|")[3].strip() == "-"
 
 

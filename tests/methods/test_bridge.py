@@ -312,6 +312,27 @@ def test_gain_and_ess_by_hand():
     np.testing.assert_allclose(metrics["bridge/kl_hat"], np.sum(k3) / 5, rtol=1e-5)
 
 
+def test_error_of_the_gain_is_over_prompts():
+    """The samples of a prompt are one cluster: two prompts of gains 1 1 1 and 0 0 3; of one prompt, over its samples."""
+    gain = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0, 3.0])
+    assert bridge.mean_gain(gain, 2)["bridge/gain_stderr"] == 0
+    three = bridge.mean_gain(gain, 3)["bridge/gain_stderr"]
+    np.testing.assert_allclose(three, np.std([1, 0.5, 1.5], ddof=1) / 3**0.5, rtol=1e-6)
+    alone = bridge.mean_gain(gain, 1)["bridge/gain_stderr"]
+    np.testing.assert_allclose(alone, np.std([1, 1, 1, 0, 0, 3], ddof=1) / 6**0.5, rtol=1e-6)
+
+
+def test_error_of_the_gain_covers():
+    """Prompts that differ, eight samples of each: the error is the spread of the mean over new prompts and samples."""
+    rng = np.random.default_rng(0)
+    chance = rng.beta(0.5, 0.5, (2000, 16, 1))
+    gain = (rng.random((2000, 16, 8)) < chance).astype(np.float32).reshape(2000, -1)
+    error = np.asarray(
+        jax.vmap(lambda gain_B: bridge.mean_gain(gain_B, 16)["bridge/gain_stderr"])(gain)
+    )
+    assert np.sqrt((error**2).mean()) == pytest.approx(gain.mean(axis=1).std(), rel=0.03)
+
+
 def test_gain_of_own_rollouts_by_hand():
     """mean R(theta) - mean R(theta_hat)."""
     _, update = bigram_method(shadow_rollouts="own")
