@@ -201,7 +201,7 @@ def set_aside(workdir: str, after: int) -> str | None:
         for name in _names(os.path.join(workdir, folder))
         if (match := OF_STEP.fullmatch(name)) and int(match[1]) > after
     ]
-    if not (later or (recorded(workdir) and last_step(workdir) > after)):
+    if not (recorded(workdir) if after < 0 else later or last_step(workdir) > after):
         return None
     place = files.free_name(workdir, "set_aside")
     os.makedirs(place)

@@ -400,17 +400,18 @@ def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) ->
     with hosts.waiting("the last good checkpoint"):
         good, renamed = store.retreat(finite - 1)
     lower = f"--config.optim.base.learning_rate below {learning_rate:g}"
-    way = f"--force_config and {lower}, or with --config.log.skipped_limit raised"
+    longer = "with --config.log.skipped_limit raised"
     if good is None:
         newest = max(store.steps(), default=None)
         there = "there is none" if newest is None else f"that of step {newest} may be ruined"
         return (
-            f"No checkpoint is known to be good: {there}. Begin in another --workdir with {lower}"
+            f"No checkpoint is known to be good: {there}. Begin in another --workdir with {lower}, or go on here "
+            f"{longer}"
         )
     ruined = f" (later ones may be ruined: now {', '.join(renamed)})" if renamed else ""
     return (
         f"The last good checkpoint is that of step {good}, {store.path(good)}{ruined}; the same command goes on "
-        f"from it, with {way}"
+        f"from it, with --force_config and {lower}, or {longer}"
     )
 
 

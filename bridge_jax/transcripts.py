@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bridge_jax import files, settings
 
-MANIFEST = "manifest.json"
+MANIFEST, LOCK = "manifest.json", ".evaluation.lock"
 
 
 def open_folder(folder: str | Path, manifest: Mapping[str, Mapping]) -> Path:
@@ -55,7 +55,7 @@ def claimed(folder: str | Path) -> Iterator[None]:
     """Makes the folder; it is this evaluation's until the end of the process. ValueError while another one has it."""
     folder = _made(folder)
     refusal = f"another process evaluates into --out={folder}; wait for it or stop it, or take another --out"
-    with files.claimed(folder / ".lock", refusal, remove=True):
+    with files.claimed(folder / LOCK, refusal, remove=True):
         files.remove_unfinished(folder)
         yield
 

@@ -116,11 +116,11 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
         mesh = sharding.make_decode_mesh(
             sharding.MeshConfig(decode_tensor=asked.decode_tensor), devices
         )
+        held.enter_context(transcripts.claimed(out))
         phi, at_step = given.load(mesh, setup.dtype_of("--dtype", asked.dtype))
         made["model"]["weights"] = settings.fingerprint(
             checkpoint.checksums(phi)
         )  # of the numbers, wherever they came from
-        held.enter_context(transcripts.claimed(out))
         folder = transcripts.open_folder(out, made)
         parts = {}
         for benchmark in benchmarks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import resource
 import subprocess
 from collections.abc import Iterator
 
@@ -35,3 +36,14 @@ def fill(folder: pathlib.Path, leave: int = 0) -> pathlib.Path:
     with path.open("r+b") as file:
         file.truncate(max(0, path.stat().st_size - leave))
     return path
+
+
+@contextlib.contextmanager
+def disk_for(size: int):
+    """No file of this process can grow beyond so many bytes; needs no root."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -17,19 +16,9 @@ import pytest
 
 from bridge_jax import files
 from tests import full_disk
+from tests.full_disk import disk_for
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-@contextlib.contextmanager
-def disk_for(size: int):
-    """No file of this process can grow beyond so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def in_another_process(code: str, *args) -> subprocess.Popen:

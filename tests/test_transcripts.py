@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
 
 import pytest
 
 from bridge_jax import files, transcripts
 from bridge_jax.transcripts import Transcripts
 from tests import full_disk
-
-
-@contextlib.contextmanager
-def disk_for(size: int):
-    """No file of this process can grow beyond so many bytes, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.full_disk import disk_for
 
 
 def row(id: int, sample=0, text: str = "é\ud800\n") -> dict:
@@ -142,7 +130,7 @@ def test_a_second_evaluation_of_a_folder_is_refused(tmp_path):
     with transcripts.claimed(out):
         (out / ".table.md.ab12_cd3").touch()
     with transcripts.claimed(out):
-        assert [file.name for file in out.iterdir()] == [".lock"]
+        assert [file.name for file in out.iterdir()] == [transcripts.LOCK]
     assert list(out.iterdir()) == []
 
 
