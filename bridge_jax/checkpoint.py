@@ -5,7 +5,9 @@ on any layout of devices. Orbax stores arrays without checksums and reads a flip
 array's checksum is part of the notes and is compared after reading. A checkpoint that cannot be read, or reads as other
 numbers, is passed over for the one before; it is renamed only once an older one has been read, so that a fault outside
 the files (a full memory, a wrong mount) never renames anything. State of another shape, such as another method's, is no
-damage: it is refused with what differs. Left out: when to save (train.py), choosing a checkpoint by its score.
+damage: it is refused with what differs. A checkpoint is known to be good once an update that began from it was finite; the
+newest such one is kept whatever `keep` says, and a run that diverged goes back to it (`retreat`).
+Left out: when to save (train.py), choosing a checkpoint by its score.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from bridge_jax import hosts, settings
+from bridge_jax import files, hosts, settings
 from bridge_jax.types import Tree
 
 logger = logging.getLogger(__name__)
@@ -31,6 +35,8 @@ SHOWN = 4  # paths named per kind of difference
 LONGEST_WRITE_S = (
     6 * 3600
 )  # of one checkpoint in the background; orbax would give up on the other hosts after 20 minutes
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a save that is not complete
+ASIDE = re.compile(r"(?:damaged|diverged)_step_(\d+)(?:_\d+)?")  # no checkpoints any more
 UNREAD = ...  # stands in an abstract state for a part that is not to be read
 
 # orbax tells each phase of each save at INFO, through absl; its warnings pass
@@ -42,7 +48,8 @@ logging.getLogger("absl").addFilter(
 
 
 class Checkpoints:
-    """The checkpoints/ of a run directory, newest `keep` of them. Every process of a run makes one and calls it alike.
+    """The checkpoints/ of a run directory: the newest `keep` of them, and the last good one. Every process of a run makes
+    one and calls it alike.
 
     `read_only`: for a reader beside a run that may be alive: creates, deletes and renames nothing."""
 
@@ -53,14 +60,16 @@ class Checkpoints:
         self.read_only = read_only
         if not read_only:
             _make(self.directory)
+        self._keep = _Keep(keep)
         self._manager = ocp.CheckpointManager(
-            self.directory, item_names=("state", "notes"), options=_options(keep)
+            self.directory, item_names=("state", "notes"), options=_options(self._keep)
         )
 
-    def save(self, step: int, state: Tree, meta: dict) -> bool:
+    def save(self, step: int, state: Tree, meta: dict, good: int = -1) -> bool:
         """Starts to write; returns once the state is copied to the host, so that the caller may donate it at once.
 
         `meta` is a JSON object. The save before is waited for. False, and nothing written, if this step is there.
+        good: states up to this step are known to be; the newest checkpoint of one is kept beside the newest `keep`.
         ValueError for a step before the newest; OSError if the save before could not be written (a full disk)."""
         assert not self.read_only, "these checkpoints were opened to be read"
         with self._writing():
@@ -77,6 +86,7 @@ class Checkpoints:
         assert all(isinstance(leaf, jax.Array) for leaf in arrays.values()), (
             "a training state holds jax arrays alone"
         )
+        self._keep.good = good
         notes = {
             "step": step,
             "meta": _json_object(meta),
@@ -87,6 +97,9 @@ class Checkpoints:
             key: leaf for key, leaf in arrays.items() if leaf.size
         }  # orbax refuses empty arrays
         with self._writing():
+            # before the new one is written, so that the disk never holds more than `keep` beside it
+            for old in self._keep.dispensable(self._manager.all_steps()):
+                self._manager.delete(old)
             self._manager.save(
                 step,
                 force=True,
@@ -127,10 +140,30 @@ class Checkpoints:
             )
         return None
 
+    def path(self, step: int) -> str:
+        """Where the checkpoint of a step is."""
+        return os.path.join(self.directory, _step_name(step))
+
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, the oldest first; damaged ones that nobody has tried to read included."""
         self._manager.reload()
         return sorted(self._manager.all_steps())
+
+    def retreat(self, good: int) -> tuple[int | None, list[str]]:
+        """Renames what is newer than the last checkpoint up to step `good`; returns that one's step and the new names.
+
+        (None, []), and nothing renamed, where there is none so old: a checkpoint in doubt is better than no checkpoint."""
+        self.wait()
+        known = self.steps()
+        found = max((step for step in known if step <= good), default=None)
+        doubtful = [step for step in known if found is not None and step > found]
+        moved = self._rename(doubtful, "diverged")
+        return found, list(moved.values())
+
+    def went_back(self, step: int) -> bool:
+        """Whether checkpoints later than this step were renamed, as damaged or after a run diverged."""
+        found = map(ASIDE.fullmatch, os.listdir(self.directory))
+        return any(match and int(match[1]) > step for match in found)
 
     def wait(self) -> None:
         """Returns when the last save is on disk; OSError if it could not be written."""
@@ -203,18 +236,7 @@ class Checkpoints:
 
     def _set_aside(self, good: int, damaged: dict[int, str]) -> str:
         """Renames the damaged ones, so that their steps can be saved again; returns the warning."""
-        moved = (
-            {} if self.read_only else {step: _free_name(self.directory, step) for step in damaged}
-        )
-        _meet("names of damaged checkpoints chosen")
-        if jax.process_index() == 0:
-            for step, name in moved.items():
-                os.rename(
-                    os.path.join(self.directory, _step_name(step)),
-                    os.path.join(self.directory, name),
-                )
-        _meet("damaged checkpoints renamed")
-        self._manager.reload()
+        moved = {} if self.read_only else self._rename(list(damaged), "damaged")
         told = "; ".join(
             f"step {step} is damaged{f' (now {moved[step]})' if step in moved else ''}: {reason}"
             for step, reason in damaged.items()
@@ -223,6 +245,20 @@ class Checkpoints:
         logger.warning(warning)
         return warning
 
+    def _rename(self, steps: list[int], why: str) -> dict[int, str]:
+        """{step: new name}: they are checkpoints no more, and their steps can be saved again."""
+        moved = {step: _free_name(self.directory, why, step) for step in steps}
+        _meet(f"names of {why} checkpoints chosen")
+        if jax.process_index() == 0:
+            for step, name in moved.items():
+                os.rename(
+                    os.path.join(self.directory, _step_name(step)),
+                    os.path.join(self.directory, name),
+                )
+        _meet(f"{why} checkpoints renamed")
+        self._manager.reload()
+        return moved
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
@@ -230,9 +266,11 @@ class Checkpoints:
                 yield
         except Exception as error:
             self._manager.reload()  # the manager has already crossed out what the failed save would have replaced
-            raise OSError(
+            full = files.is_full(error)
+            way = "make room, and run" if full else "run"
+            raise (files.NoSpace if full else OSError)(
                 f"a checkpoint could not be written to {self.directory}: {_reason(error)}. Complete there: "
-                f"steps {self._manager.all_steps()}; running again goes on from the last of them."
+                f"steps {self._manager.all_steps()}; {way} the same command again: it goes on from the last of them."
             ) from error
 
 
@@ -240,10 +278,37 @@ class _Damaged(Exception):
     """A checkpoint that cannot be read as it was written."""
 
 
-def _options(keep: int) -> ocp.CheckpointManagerOptions:
+class _Keep:
+    """Orbax's rule for what stays: the newest `count`, and the last one up to step `good`."""
+
+    def __init__(self, count: int):
+        self.count, self.good = count, -1
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        gone = self.dispensable([info.step for info in checkpoints])
+        return [info.step not in gone for info in checkpoints]
+
+    def dispensable(self, steps: Sequence[int]) -> list[int]:
+        """Those of the steps that need not stay."""
+        kept = sorted(steps)[-self.count :]
+        kept.append(max((step for step in steps if step <= self.good), default=-1))
+        return [step for step in steps if step not in kept]
+
+
+def remove_unfinished(workdir: str) -> None:
+    """Removes saves that were cut off, each up to a whole state. For the owner of the directory, while nobody saves."""
+    directory = os.path.join(os.path.abspath(workdir), "checkpoints")
+    for name in os.listdir(directory) if os.path.isdir(directory) else ():
+        path = os.path.join(directory, name)
+        if UNFINISHED in name and not os.path.islink(path):
+            logger.info("%s: a save that was cut off is removed", path)
+            shutil.rmtree(path)
+
+
+def _options(keep: _Keep) -> ocp.CheckpointManagerOptions:
     return ocp.CheckpointManagerOptions(
         create=False,
-        preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+        preservation_policy=keep,
         async_options=ocp.AsyncOptions(timeout_secs=LONGEST_WRITE_S),
         step_name_format=ocp.path.step.standard_name_format(
             step_prefix="step", step_format_fixed_length=6
@@ -255,10 +320,10 @@ def _step_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
-def _free_name(directory: str, step: int) -> str:
+def _free_name(directory: str, why: str, step: int) -> str:
     names = [
-        f"damaged_{_step_name(step)}",
-        *(f"damaged_{_step_name(step)}_{n}" for n in range(2, 1000)),
+        f"{why}_{_step_name(step)}",
+        *(f"{why}_{_step_name(step)}_{n}" for n in range(2, 1000)),
     ]
     return next(name for name in names if not os.path.exists(os.path.join(directory, name)))
 
@@ -271,6 +336,8 @@ def _make(directory: str) -> None:
             pass
         os.unlink(probe)
     except OSError as error:
+        if files.is_full(error):
+            raise files.unwritten(directory, error) from error
         raise ValueError(
             f"cannot write to {directory!r}: {error.strerror}; take another --workdir."
         ) from None

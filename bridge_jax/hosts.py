@@ -18,7 +18,6 @@ import logging
 import os
 import re
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +28,7 @@ import numpy as np
 from jax._src import distributed  # its client is the only way to the key-value store
 from jax.sharding import PartitionSpec
 
-from bridge_jax import alike, rollcall, settings, watch
+from bridge_jax import alike, files, rollcall, settings, streams, watch
 from bridge_jax.watch import LOST, Lost  # noqa: F401 (what users of this module catch and exit with)
 
 logger = logging.getLogger(__name__)
@@ -157,7 +156,7 @@ def connect(h: Hosts) -> int:
         _started = distributed.global_state.client is not None
         raise cannot_meet(h, error) from error
     if not came:
-        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+        faulthandler.dump_traceback(file=2, all_threads=True)
         address, mine = (
             distributed.global_state.coordinator_address,
             distributed.global_state.process_id,
@@ -246,9 +245,9 @@ def first() -> bool:
 
 
 def say(text: str) -> None:
-    """Print, on the first host."""
+    """Print, on the first host; what cannot be printed is dropped."""
     if first():
-        print(text, flush=True)
+        streams.say(text)
 
 
 def waiting(what: str):
@@ -308,14 +307,16 @@ def decided(what: str, function: Callable[[], Any]) -> Any:
     """What `function` returns on the first host, which alone calls it: JSON. Its ValueError or OSError is raised everywhere."""
     if not _watch:
         return function()
-    kinds, mine = {"ValueError": ValueError, "OSError": OSError}, ""
+    kinds = {"ValueError": ValueError, "NoSpace": files.NoSpace, "OSError": OSError}
+    mine = ""
     if first():
         try:
             mine = json.dumps(["", function()])
-        except (ValueError, OSError) as error:
-            mine = json.dumps(
-                ["ValueError" if isinstance(error, ValueError) else "OSError", str(error)]
-            )
+        except ValueError as error:
+            mine = json.dumps(["ValueError", str(error)])
+        except OSError as error:
+            kind = "NoSpace" if files.is_full(error) else "OSError"
+            mine = json.dumps([kind, files.explain(error)])
     kind, value = json.loads(gather(what, mine)[0])
     if kind:
         raise kinds[kind](value)

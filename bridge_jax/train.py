@@ -31,6 +31,7 @@ from bridge_jax import (
     cooperation,
     data,
     evaluate,
+    files,
     generate,
     hosts,
     ledger,
@@ -309,7 +310,7 @@ def train_with(
     run = setup.build(config, devices)._replace(pool=pool)
     s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
     facts = setup.facts(run)
-    files = (
+    model_files = (
         alike.model_files(str(hf_folder.locate(s.model.path)))
         if s.model.path and hosts.count() > 1
         else {}
@@ -318,19 +319,23 @@ def train_with(
         "data and devices",
         {"devices of a host": len(jax.local_devices()), "stop_at": stop_at}
         | settings.flatten({"facts": facts})
-        | {f"model file {name}": said for name, said in files.items()},
+        | {f"model file {name}": said for name, said in model_files.items()},
     )  # a hub's: each host has its own copy
     hosts.check_shared(workdir)
     usual = settings.to_json(defaults) if defaults else None
     hosts.decided(
         "who writes the run directory", lambda: held.enter_context(logbook.claimed(workdir))
     )
+    if not hosts.first():
+        held.enter_context(logbook.attended(workdir))
     record = hosts.decided(
         "the run directory",
         lambda: logbook.check_run(
             workdir, settings.to_json(config), changes, force_config, FREE_KEYS, facts, usual
         ),
     )
+    with hosts.storing():
+        hosts.decided("unfinished checkpoints", lambda: checkpoint.remove_unfinished(workdir))
     if changes:
         hosts.say(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json")
     seen = {problem.id: problem for problem in (*run.task.train, *run.task.demos)}.values()
@@ -339,8 +344,7 @@ def train_with(
     for name, text in (
         (("batch.txt", s.batch.format()), ("overlap.txt", overlap)) if hosts.first() else ()
     ):
-        with open(os.path.join(workdir, name), "w") as file:
-            file.write(text + "\n")
+        files.replace(os.path.join(workdir, name), text + "\n")
     return resume(run, workdir, min(s.steps, stop_at or s.steps), interrupt, record)
 
 
@@ -349,11 +353,12 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict)
     s = run.settings
     with checkpoint.Checkpoints(workdir, s.checkpoint.keep) as store:
         state, meta = restore_or_begin(run, store)
+        start, began = meta["step"], time.monotonic()
         if hosts.first():
+            keep_record(workdir, start, store.went_back(start))
             logbook.write_config(
                 workdir, record
             )  # only now: a checkpoint of another method would have been refused
-        start, began = meta["step"], time.monotonic()
         announce(run, meta)
         # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved
         kept = -1 if not start else start - bool(meta.get("unlogged"))
@@ -390,6 +395,46 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict)
             return loop(run, programs, state, meta, store, book, interrupt, end)
 
 
+def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) -> str:
+    """Goes back to the last good checkpoint; says which that is, and how to go on. finite: the last update that was.
+
+    What that update led to is in doubt: an update that is finite may throw the weights so far that no later one is.
+    """
+    with hosts.waiting("the last good checkpoint"):
+        good, renamed = store.retreat(finite - 1)
+    lower = f"--config.optim.base.learning_rate below {learning_rate:g}"
+    longer = "with --config.log.skipped_limit raised"
+    if good is None:
+        newest = max(store.steps(), default=None)
+        there = "there is none" if newest is None else f"that of step {newest} may be ruined"
+        return (
+            f"No checkpoint is known to be good: {there}. Begin in another --workdir with {lower}, or go on here "
+            f"{longer}"
+        )
+    ruined = f" (later ones may be ruined: now {', '.join(renamed)})" if renamed else ""
+    return (
+        f"The last good checkpoint is that of step {good}, {store.path(good)}{ruined}; the same command goes on "
+        f"from it, with --force_config and {lower}, or {longer}"
+    )
+
+
+def keep_record(workdir: str, start: int, went_back: bool) -> None:
+    """Sets the record of later steps aside, unless a kill explains that no checkpoint stands behind them.
+
+    A kill costs up to two intervals between checkpoints: one of steps, and one whose save was under way. What it cost is
+    taken again and comes out the same, so that its lines can be cut.
+    """
+    interval, last = logbook.save_interval(workdir), logbook.last_step(workdir)
+    killed = start and not went_back and (not interval or last - start <= 2 * interval)
+    place = None if killed else logbook.set_aside(workdir, start or -1)
+    if place:
+        behind = f"the checkpoint of step {start}" if start else "no checkpoint"
+        hosts.say(
+            f"warning: the record in {workdir} goes on to step {max(0, last)}, and {behind} is all that can be gone on from; "
+            f"what is later was set aside, not deleted: {place}"
+        )
+
+
 def loop(
     run: Run,
     programs: Programs,
@@ -409,6 +454,7 @@ def loop(
         ledger.Meter(meta.get("times", {})),
     )
     trained = lambda: meta["train_s"] + time.monotonic() - clock
+    due = False  # whether a checkpoint is
 
     def finish(step: Step | None, extra: dict, log: bool = True, updated: float = 0.0) -> None:
         """Fetch the metrics of a step, which waits for its update, and log them; updated: when that ended, if it is known."""
@@ -456,12 +502,12 @@ def loop(
         if skipped >= s.log.skipped_limit:
             raise Diverged(
                 f"{skipped} updates in a row were not finite, the last at step {step.number}; nothing was "
-                f"changed by them. Their batches are in {book.workdir}/batches; lower "
-                "optim.base.learning_rate or raise log.skipped_limit, and start again from the last "
-                "checkpoint"
+                f"changed by them. Their batches are in {book.workdir}/batches. "
+                + retreat(store, step.number - skipped, s.recipes.base.learning_rate)
             )
 
     def save(number: int, unlogged: dict) -> None:
+        book.sync()  # what the checkpoint says is done
         with hosts.waiting(f"checkpoint of step {number}"):
             store.save(
                 number,
@@ -476,6 +522,8 @@ def loop(
                     "times": meter.read(),
                     "unlogged": unlogged,
                 },
+                # the last update that was finite began from the state of the step before it
+                good=number - skipped - 1,
             )
 
     with logbook.progress(end, meta["step"], s.method_name, quiet=not hosts.first()) as show:
@@ -547,11 +595,8 @@ def loop(
             stopping = interrupt.agreed()
             # by the config's last step, not by `end`: a run that is cut at stop_at logs what an unbroken one does
             evaluating = bool(s.eval.every) and (number % s.eval.every == 0 or number == s.steps)
-            saving = (
-                (s.checkpoint.every and number % s.checkpoint.every == 0)
-                or number == end
-                or stopping
-            )
+            due = due or bool(s.checkpoint.every and number % s.checkpoint.every == 0)
+            saving = due or number == end or stopping
             owed = (
                 evaluating and stopping
             )  # who sends SIGTERM may not wait: evaluated when the run goes on
@@ -570,7 +615,10 @@ def loop(
                         seen, owed = {}, True
                 finish(pending, seen, not owed, updated)
                 pending, stopping = None, stopping or interrupt.agreed()
-            if saving or stopping:
+            # while updates are skipped the state may be ruined: then only what would be lost by ending is saved, beside
+            # the last good checkpoint, and what is due is saved once an update was finite
+            if (due and not skipped) or number == end or stopping:
+                due = False
                 with meter.paused():
                     save(number, {key: repr(value) for key, value in last.items()} if owed else {})
             if stopping:

@@ -2,22 +2,20 @@
 
 A transcript is a JSONL file, one line for each completion, known by its problem's id and its sample. Every append is on
 disk when it returns, or nothing of it is; a line that a kill tore is cut off when the file is opened again. The manifest
-keeps rows of another model, prompt or setting from being mixed in. Left out: what a row holds (evaluate.py).
+keeps rows of another model, prompt or setting from being mixed in, and a lock those of a second process.
+Left out: what a row holds (evaluate.py), how files are written (files.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
-import os
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from bridge_jax import settings, textfile
+from bridge_jax import files, settings, textfile
 
-logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
+MANIFEST, LOCK = "manifest.json", ".evaluation.lock"
 
 
 def open_folder(folder: str | Path, manifest: Mapping[str, Mapping]) -> Path:
@@ -26,13 +24,7 @@ def open_folder(folder: str | Path, manifest: Mapping[str, Mapping]) -> Path:
     manifest: {group: {key: value}}; a group that only one side has is no difference and is kept, so that more tasks and
     samples can be added to a folder. ValueError shows what differs, or that the folder cannot be used.
     """
-    folder = Path(folder).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"--out={folder}: {error.strerror}; give a folder that can be written"
-        ) from None
+    folder = _made(folder)
     path, wanted = folder / MANIFEST, settings.to_json(manifest)
     there = {}
     if path.exists():
@@ -54,26 +46,31 @@ def open_folder(folder: str | Path, manifest: Mapping[str, Mapping]) -> Path:
             f"{folder} holds {', '.join(found)} but no {MANIFEST}: nobody knows how they were made. Take "
             "another --out"
         )
-    write(path, json.dumps(there | wanted, indent=1, sort_keys=True) + "\n")
+    files.replace(path, json.dumps(there | wanted, indent=1, sort_keys=True) + "\n")
     return folder
 
 
-def write(path: Path, text: str) -> None:
-    """Writes a file so that a kill or a full disk leaves the old one or the new one, never a part; OSError says which."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@contextlib.contextmanager
+def claimed(folder: str | Path) -> Iterator[None]:
+    """Makes the folder; it is this evaluation's until the end of the process. ValueError while another one has it."""
+    folder = _made(folder)
+    refusal = f"another process evaluates into --out={folder}; wait for it or stop it, or take another --out"
+    with files.claimed(folder / LOCK, refusal, remove=True):
+        files.remove_unfinished(folder)
+        yield
+
+
+def _made(folder: str | Path) -> Path:
+    folder = Path(folder).expanduser()
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        os.unlink(temporary)
-        raise OSError(
-            f"{path} could not be written ({error.strerror}); what stood there before is unchanged. Make room "
-            "and run the same command again"
-        ) from error
+        if files.is_full(error):
+            raise files.unwritten(folder, error) from error
+        raise ValueError(
+            f"--out={folder}: {error.strerror}; give a folder that can be written"
+        ) from None
+    return folder
 
 
 class Transcripts:
@@ -81,19 +78,16 @@ class Transcripts:
 
     def __init__(self, path: Path):
         self.path, self.rows = path, {}
-        text = path.read_bytes() if path.exists() else b""
-        textfile.refuse_mark(text, str(path))
-        whole, torn = text[: text.rfind(b"\n") + 1], text[text.rfind(b"\n") + 1 :]
-        if torn:
-            logger.warning("%s: its last line was torn and is dropped", path)
-            os.truncate(path, len(whole))
-        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        if not path.exists():
+            return
+        files.mend(path)
+        for number, line in enumerate(files.lines(path), 1):
             try:
                 row = json.loads(line)
                 self.rows.setdefault((row["id"], row["sample"]), row)
             except (ValueError, KeyError, TypeError):
                 raise ValueError(
-                    f"{path}: line {number} is no row of a transcript: {line[:80]!r}. Mend or remove the "
+                    f"{path}: line {number} is no row of a transcript: {files.shorten(line)}. Mend or remove the "
                     "line, or take another --out"
                 ) from None
 
@@ -105,20 +99,7 @@ class Transcripts:
             if (row["id"], row["sample"]) not in self.rows
         }
         # surrogates cannot be encoded, so that non-ASCII is escaped
-        left = memoryview("".join(json.dumps(row) + "\n" for row in new.values()).encode())
-        with open(
-            self.path, "ab", buffering=0
-        ) as file:  # a buffer would be written again when the file is closed
-            before = os.fstat(file.fileno()).st_size
-            try:
-                while left:
-                    left = left[file.write(left) :]
-                os.fsync(file.fileno())
-            except OSError as error:
-                os.ftruncate(file.fileno(), before)
-                raise OSError(
-                    f"{self.path} could not be written ({error.strerror}). The {len(self.rows)} rows written "
-                    "before are complete; make room and run the same command again, it goes on from "
-                    "there"
-                ) from error
+        text = "".join(json.dumps(row) + "\n" for row in new.values())
+        kept = f"The {len(self.rows)} rows written before are complete"
+        files.append(self.path, text, kept=kept)
         self.rows |= new

@@ -161,7 +161,7 @@ class Watch:
         threading.Thread(target=self._talk, name="talk between hosts", daemon=True).start()
         while not self.left.wait(self.beat):
             faulthandler.dump_traceback_later(
-                1.5 * self.timeout_s + 30, exit=True, file=sys.__stderr__
+                1.5 * self.timeout_s + 30, exit=True, file=2
             )  # needs no Python
             self._judge()
         faulthandler.cancel_dump_traceback_later()
@@ -296,7 +296,7 @@ class Watch:
         if self.left.is_set():
             return  # it is on its way out
         if stacks:
-            faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+            faulthandler.dump_traceback(file=2, all_threads=True)
         say(text, code)
         self.announce(code, text)
         self.see_off()
@@ -355,6 +355,9 @@ def broke(error: BaseException) -> bool:
 def say(text: str, code: int) -> None:
     """One line on stderr that survives an exit without Python's shutdown."""
     prefix = "error: " if code else ""
-    with contextlib.suppress(OSError, ValueError):
+    # AttributeError: there is no stdout
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
-    os.write(2, f"{prefix}{text}\n".encode())
+    # whatever becomes of the line, the process must end behind it
+    with contextlib.suppress(OSError):
+        os.write(2, f"{prefix}{text}\n".encode())

@@ -23,14 +23,21 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from bridge_jax import problems
 from bridge_jax.grading import equivalence, selftest
 from bridge_jax.grading.extract import last_boxed
 from bridge_jax.grading.outcome import Claim, Rule
 from bridge_jax.grading.pool import Pool
-from experiments.train import fail, keep_freed_memory, log_to_stderr, parse_flags
+from experiments.train import (
+    check_output,
+    fail,
+    fail_by,
+    keep_freed_memory,
+    log_to_stderr,
+    run_command,
+)
 
 VERSIONS = ("jax", "jaxlib", "sympy", "math-verify")
 FILES = (
@@ -177,7 +184,7 @@ def main(argv: list[str]) -> None:
     try:
         lines = CASES[argv[1]](flags.FLAGS.repeats)
     except (ValueError, OSError, RuntimeError) as error:
-        fail(str(error))
+        fail_by(error)
     peak = {
         who: resource.getrusage(kind).ru_maxrss / 2**10
         for who, kind in (("self", resource.RUSAGE_SELF), ("workers", resource.RUSAGE_CHILDREN))
@@ -186,6 +193,7 @@ def main(argv: list[str]) -> None:
         print(json.dumps(about | line))
     medians = {key: statistics.median(line[key] for line in lines) for key in lines[0]}
     print(json.dumps(about | medians | {"median_of": len(lines), "peak_mb": peak}))
+    check_output()
 
 
 def define_flags() -> None:
@@ -200,4 +208,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -21,9 +21,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from experiments.train import fail, parse_flags
+from bridge_jax import files
+from experiments.train import fail, fail_by, run_command
 
 CASES = {  # in the order of a round: name -> (flag of the peer's python, script and arguments); "": experiments.bench
     "rollout": ("", ["rollout"]),
@@ -144,7 +145,10 @@ def table(lines: list[dict]) -> str:
 def main(argv: list[str]) -> None:
     """Run what is not yet there, or print the table."""
     given, out = flags.FLAGS, Path(flags.FLAGS.out)
-    lines = [json.loads(text) for text in out.read_text().splitlines()] if out.is_file() else []
+    try:
+        lines = [line for _, line in files.rows(out)] if out.is_file() else []
+    except (ValueError, OSError) as error:
+        fail_by(error)
     if given.table:
         return print(table(lines))
     if missing := [
@@ -160,7 +164,7 @@ def main(argv: list[str]) -> None:
             try:
                 found = peer(name) if CASES[name][0] else own(name)
             except (RuntimeError, OSError) as error:
-                fail(str(error))
+                fail_by(error)
             line = {
                 "name": name,
                 "round": k,
@@ -168,8 +172,10 @@ def main(argv: list[str]) -> None:
                 "machine": platform.machine(),
                 **found,
             }
-            with out.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            try:
+                files.append(out, json.dumps(line) + "\n")
+            except OSError as error:
+                fail_by(error)
             print(
                 f"round {k} {name}: {found['rate']:.3g} a second, {found['seconds']:.1f} s",
                 flush=True,
@@ -188,4 +194,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "docs/speed/peers.jsonl", "one line for each result")
     flags.DEFINE_integer("rounds", 5, "how often each case")
     flags.DEFINE_bool("table", False, "print the table of what is there")
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -5,11 +5,13 @@ directory without --tasks is judged by its own task's held-out splits, with the 
 generated is in DIR at once: the same command goes on where the last one ended. DIR holds transcripts (one JSONL file per
 benchmark), manifest.json, and in the end results.json, table.md, table.csv and table.tex. A prompt over the largest
 bucket is never asked: it counts as not answered (too_long). One process must see all devices.
-Exit codes: 0 done, 2 what was asked for cannot be done, or the disk or the memory is full, 130 Ctrl-C.
+Exit codes: 0 done, 2 what was asked for cannot be done, or the memory is full, 5 the disk is full: make room, and the same
+command goes on; 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -18,14 +20,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import flags
 
-from bridge_jax import textfile
+from bridge_jax import files, textfile
 from experiments.train import (
     fail,
+    fail_by,
     keep_freed_memory,
     log_to_stderr,
-    parse_flags,
+    run_command,
     use_compilation_cache,
 )
 
@@ -89,7 +92,7 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
     """Everything from flags to tables; the content of results.json. ValueError and OSError say what the user can do."""
     check(asked)
     names = asked.tasks or own_task(model)
-    with Grader() as grader:
+    with Grader() as grader, contextlib.ExitStack() as held:
         if needs_pool(names):
             grader.start()  # before anything touches the devices
         from bridge_jax import checkpoint, results, settings, setup, sharding, transcripts
@@ -115,6 +118,7 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
         mesh = sharding.make_decode_mesh(
             sharding.MeshConfig(decode_tensor=asked.decode_tensor), devices
         )
+        held.enter_context(transcripts.claimed(out))
         phi, at_step = given.load(mesh, setup.dtype_of("--dtype", asked.dtype))
         made["model"]["weights"] = settings.fingerprint(
             checkpoint.checksums(phi)
@@ -127,16 +131,16 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
                 if M if kind == "sampled" else asked.greedy:
                     complete(kind, M, asked, given, benchmark, phi, mesh, store, grader)
             parts[benchmark.name] = summary(asked, benchmark, store.rows)
-    report = {
-        "model": given.label + at_step,
-        "settings": dataclasses.asdict(asked),
-        "devices": mesh.size,
-        "benchmarks": parts,
-    }
-    texts = results.tables(report, json.loads(PUBLISHED.read_text(encoding="utf-8")))
-    for name, text in texts.items():
-        transcripts.write(folder / name, text)
-    print(texts["table.md"], flush=True)
+        report = {
+            "model": given.label + at_step,
+            "settings": dataclasses.asdict(asked),
+            "devices": mesh.size,
+            "benchmarks": parts,
+        }
+        texts = results.tables(report, json.loads(PUBLISHED.read_text(encoding="utf-8")))
+        for name, text in texts.items():
+            files.replace(folder / name, text)
+        print(texts["table.md"], flush=True)
     return report
 
 
@@ -603,14 +607,13 @@ def main(argv: list[str]) -> None:
         RuntimeError,
     ) as error:  # RuntimeError: of the grader's self-test, or of the devices
         logger.debug("where it came from", exc_info=True)
-        full = "RESOURCE_EXHAUSTED" in str(error)
-        fail(
-            f"the devices have too little memory; lower --rows or --max_new, or raise --decode_tensor ({error})"
-            if full
-            else str(error)
-        )
+        if "RESOURCE_EXHAUSTED" in str(error) and not files.is_full(error):
+            fail(
+                f"the devices have too little memory; lower --rows or --max_new, or raise --decode_tensor ({error})"
+            )
+        fail_by(error)
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

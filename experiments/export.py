@@ -4,7 +4,7 @@ Writes the newest checkpoint of a run as a Hugging Face folder, in fp32: `merged
 evaluated (theta + w, or theta where a method has no adapter), `base` theta alone, `adapter` w for PEFT. BRIDGE trains
 theta too: its adapter belongs on the `base` of the same run, not on the model that the run began with.
 The folder appears under its name only after it was read back bit for bit and, where torch is installed, after
-transformers gave the same logits on a prompt of the task. Exit codes: 0 done, 2 it cannot be done.
+transformers gave the same logits on a prompt of the task. Exit codes: 0 done, 2 it cannot be done, 5 the disk is full.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import tempfile
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.train import fail, log_to_stderr, parse_flags
+from bridge_jax import files
+from experiments.train import fail, fail_by, log_to_stderr, run_command
 
 KINDS = ("merged", "base", "adapter")
 TOLERANCE = 1e-4  # between our logits and those of transformers in fp32, times the largest logit where it is above 1
@@ -44,7 +44,8 @@ def export(workdir: str, out: str, what: str = "merged") -> Path:
             "merged or base, which are the same here"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+    refusal = f"another process writes --out={out}; wait for it or stop it, or give a new folder"
+    with files.scratch(folder, refusal) as scratch:
         extra, ready = Path(scratch) / "extra", Path(scratch) / "folder"
         run.tokenizer.save(extra)
         write_generation_config(run, extra)
@@ -271,10 +272,13 @@ def main(argv: list[str]) -> None:
     log_to_stderr()
     try:
         export(flags.FLAGS.workdir, flags.FLAGS.out, flags.FLAGS.what)
-    except (ValueError, RuntimeError) as error:
-        fail(str(error))
+    except Exception as error:
+        # what libraries raise where they cannot write is of many kinds
+        if not files.is_full(error) and not isinstance(error, (ValueError, OSError, RuntimeError)):
+            raise
+        fail_by(error)
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

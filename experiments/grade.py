@@ -15,14 +15,14 @@ import json
 import sys
 from collections.abc import Iterator
 
-from absl import app, flags
+from absl import flags
 
 from bridge_jax import textfile
 from bridge_jax.grading import selftest
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import Outcome, Rule
 from bridge_jax.grading.pool import Pool, PoolError
-from experiments.train import fail, log_to_stderr, parse_flags
+from experiments.train import check_output, fail, fail_by, log_to_stderr, run_command
 
 READINGS = {"boxed": last_boxed, "lenient": lenient_answer, "bare": lambda text: text}
 ROWS = 500  # graded at once
@@ -104,7 +104,8 @@ def main(argv: list[str]) -> None:
     except (selftest.GraderBroken, PoolError) as error:
         fail(str(error), code=3)
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail_by(error)
+    check_output()
     total = max(1, sum(counts.values()))
     print(
         f"{sum(counts.values())} graded: "
@@ -124,4 +125,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

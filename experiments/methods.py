@@ -4,23 +4,22 @@ Nothing in it is written by hand: what is sampled and read comes from the method
 tracing its update with a policy that counts how often it is differentiated, and what a part learns from, from changing the
 experts, or the samples, or theta_hat, and looking whether its step changes, after a few steps: at the first one theta_hat is
 theta, and their terms in w cancel. What a method does is the first line of its file.
-Exit codes: 0 done, 2 the file cannot be written.
+Exit codes: 0 done, 2 the file cannot be written, 5 the disk is full.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 
-from bridge_jax import methods
+from bridge_jax import files, methods
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, Method, Policy, Reads, Rollouts, Sequences, TrainState, Tree
-from experiments.train import fail, parse_flags
+from experiments.train import fail, fail_by, run_command
 
 V, P, M, T = (
     4,
@@ -242,9 +241,9 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}")
     try:
-        Path(flags.FLAGS.out).write_text(document())
+        files.replace(flags.FLAGS.out, document())
     except OSError as error:
-        fail(f"--out={flags.FLAGS.out}: {error.strerror}")
+        fail_by(error)
 
 
 def define_flags() -> None:
@@ -254,4 +253,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -16,12 +16,12 @@ import json
 import time
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from bridge_jax import methods, settings
+from bridge_jax import files, methods, settings
 from bridge_jax.flight import chips
-from experiments.train import fail, log_to_stderr, parse_flags
+from experiments.train import fail, fail_by, log_to_stderr, run_command
 
 PHASES = ("merge", "prefill", "decode", "logp", "update")
 TABLE = Path("docs/plans.md")
@@ -57,14 +57,14 @@ def write_table() -> None:
     from bridge_jax import results
     from bridge_jax.flight import table
 
-    files = sorted(TABLE.with_suffix("").glob("*.jsonl"))
-    plans = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    found = sorted(TABLE.with_suffix("").glob("*.jsonl"))
+    plans = [plan for path in found for _, plan in files.rows(path)]
     if not plans:
         fail(
             f"no plans in {TABLE.with_suffix('')}/*.jsonl; make some with --out={TABLE.with_suffix('')}/NAME.jsonl"
         )
     try:
-        TABLE.write_text(results.filled(TABLE.read_text(), table.markdown(plans).__getitem__))
+        files.replace(TABLE, results.filled(TABLE.read_text(), table.markdown(plans).__getitem__))
     except KeyError as error:
         fail(f"{TABLE} has a mark for a table {error}; allowed: plans, states")
     print(f"{TABLE}: {len(plans)} plans")
@@ -110,16 +110,15 @@ def main(argv: list[str]) -> None:
         chips.prepare(topology)  # before jax is imported
         report(topology)
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail_by(error)
 
 
 def earlier(out: str) -> list[dict]:
     """The plans that stand in the file of --out, made where there is none: what cannot be written fails before the work."""
     if not out:
         return []
-    with open(out, "a+") as file:
-        file.seek(0)
-        return [json.loads(line) for line in file]
+    files.append(out, "")
+    return [plan for _, plan in files.rows(out)]
 
 
 def report(topology: chips.Topology) -> None:
@@ -144,8 +143,7 @@ def report(topology: chips.Topology) -> None:
         } | plan.make(config, topology, devices, given.grading, only, tell, known)
         plans.append(made)
         if given.out:
-            with open(given.out, "a") as file:
-                print(json.dumps(made), file=file)
+            files.append(given.out, json.dumps(made) + "\n")
     for made in plans:
         print(f"\n{table.text(made)}")
     if len(plans) == 2:
@@ -162,4 +160,4 @@ def report(topology: chips.Topology) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

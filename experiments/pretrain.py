@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import pathlib
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from bridge_jax import logbook, train
@@ -20,10 +20,11 @@ from configs import base
 from experiments.export import export
 from experiments.train import (
     fail,
+    fail_by,
     keep_freed_memory,
     leave,
     log_to_stderr,
-    parse_flags,
+    run_command,
     use_compilation_cache,
 )
 
@@ -57,9 +58,9 @@ def main(argv: list[str]) -> None:
     try:
         last = pretrain(flags.FLAGS.config, out)
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail_by(error)
     except RuntimeError as error:
-        fail(str(error), code=3)
+        fail_by(error, code=3)
     scores = "  ".join(
         f"{key} {value:.3f}"
         for key, value in last.items()
@@ -84,4 +85,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -8,16 +8,23 @@ problems, of these very models.
 
 from __future__ import annotations
 
+import io
 import logging
 import pathlib
 import time
 
-from absl import app, flags
+from absl import flags
 
-from bridge_jax import intervals, logbook, train
+from bridge_jax import files, intervals, logbook, train
 from configs import quickstart
 from experiments.export import export
-from experiments.train import fail, keep_freed_memory, log_to_stderr, use_compilation_cache
+from experiments.train import (
+    fail_by,
+    keep_freed_memory,
+    log_to_stderr,
+    run_command,
+    use_compilation_cache,
+)
 
 METHODS = ("sft", "grpo", "bridge")
 COLUMNS = (
@@ -108,8 +115,10 @@ def draw(metrics: dict[str, list[dict]], path: pathlib.Path) -> None:
     right.set(title="held-out accuracy, greedy, 95% over problems", xlabel="step", ylim=(0, 1))
     left.legend()
     right.legend()
-    figure.savefig(path, dpi=120)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
     pyplot.close(figure)
+    files.replace(path, drawn.getvalue())
 
 
 def main(_) -> None:
@@ -123,9 +132,9 @@ def main(_) -> None:
     )  # level 1 is small, and known to be
     try:
         metrics = run(out)
+        draw(metrics, out / "rewards.png")
     except (ValueError, OSError, RuntimeError) as error:
-        fail(str(error))
-    draw(metrics, out / "rewards.png")
+        fail_by(error)
     print(
         f"\n{table(metrics)}\n\nreward curves: {out / 'rewards.png'}\n{time.monotonic() - began:.0f} seconds in all"
     )
@@ -135,4 +144,4 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "out", "runs/quickstart", "where the runs, the base model and the picture go"
     )
-    app.run(main)
+    run_command(main)

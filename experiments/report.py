@@ -22,12 +22,12 @@ import pathlib
 import re
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from bridge_jax import comparison, intervals, results, settings, textfile
+from bridge_jax import comparison, files, intervals, results, settings, textfile
 from bridge_jax.comparison import BUDGETS, Interval, Run
 from bridge_jax.intervals import Interval
-from experiments.train import fail, parse_flags
+from experiments.train import fail, fail_by, run_command
 
 PAGE = pathlib.Path(__file__).with_name("report_page.html")
 METRICS = (
@@ -320,11 +320,11 @@ def main(argv: list[str]) -> None:
         )
         text, made = page(groups, flags.FLAGS.metric, unborn)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text)
+        files.replace(out, text)
         for suffix, table in made.items():
-            out.with_suffix(f".{suffix}").write_text(table)
+            files.replace(out.with_suffix(f".{suffix}"), table)
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail_by(error)
     print(f"{made['md']}\n{out}: {len(text) / 1e6:.1f} MB")
     for note in unborn + notes(groups, flags.FLAGS.metric):
         print(f"note: {note}")
@@ -342,4 +342,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -6,11 +6,13 @@ not run again, unless the base model came out as other weights, as it does on an
 are drawn from these files alone (`--stages=` draws without running), each of the runs from one base: the parts of docs/study.md
 between `<!-- table NAME on BASE -->` and `<!-- end -->`, and docs/study/*_BASE.png.
 --quick: two seeds of the main methods, untuned, in about ten minutes, in runs/study_quick; it shows how, it proves nothing.
-Exit codes: 0 done, 1 a run failed, 2 what was asked for cannot be done.
+Exit codes: 0 done, 1 a run failed, 2 what was asked for cannot be done, 5 the disk is full: make room, and the same command
+goes on.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -19,15 +21,14 @@ import subprocess
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from bridge_jax import intervals, results, settings, textfile
-from bridge_jax.comparison import Interval
+from bridge_jax import files, intervals, results, settings
 from bridge_jax.intervals import Interval
 from configs.ladder import get_config
 from configs.sweeps import ladder, study_conditions
 from experiments.sweep_plan import weights_of
-from experiments.train import fail, parse_flags
+from experiments.train import DISK_FULL, fail, fail_by, run_command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STAGES = {
@@ -69,7 +70,7 @@ def read(folder: pathlib.Path) -> dict[str, Rows]:
     """Base (those of BASES first) -> its finished runs of all stages; of two lines of one variant and seed the later one."""
     found: dict[str, Rows] = {base: {} for base in BASES.values()}
     for path in sorted(folder.glob("*.jsonl")):
-        for row in map(json.loads, textfile.read(path).splitlines()):
+        for _, row in files.rows(path):
             rows = found.setdefault(BASES.get(row["weights"], row["weights"]), {})
             rows.setdefault(row["variant"], {})[row["seed"]] = row
     return {base: rows for base, rows in found.items() if rows}
@@ -414,7 +415,7 @@ def pictures(rows: Rows, folder: pathlib.Path, base: str) -> None:
         ("dynamics", draw_dynamics(pyplot, rows)),
         ("methods", draw_methods(pyplot, rows)),
     ):
-        figure.savefig(folder / f"{name}_{base}.png", dpi=110)
+        save(figure, folder / f"{name}_{base}.png")
         pyplot.close(figure)
 
 
@@ -497,6 +498,13 @@ def draw_scores(axis, scores: dict[str, list[Interval]], without: str = "") -> N
     axis.grid(alpha=0.3)
 
 
+def save(figure, path: pathlib.Path) -> None:
+    """Writes a picture whole, or not at all."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    files.replace(path, drawn.getvalue())
+
+
 def run(module: str, *given: str) -> int:
     """A command of this project in a process of its own; its exit code."""
     return subprocess.run(
@@ -515,41 +523,55 @@ def main(argv: list[str]) -> None:
             fail(f"--stages: unknown {stage!r}: {settings.did_you_mean(stage, STAGES)}")
     work = ROOT / "runs" / ("study_quick" if given.quick else "study")
     docs = work if given.quick else ROOT / "docs" / "study"
-    lines, failed = docs / "results", 0
-    if stages and run("pretrain", f"--out={work / 'base'}", *["--cores=0"] * given.quick):
-        sys.exit(1)
+    lines, codes = docs / "results", []
+    if stages:
+        codes.append(run("pretrain", f"--out={work / 'base'}", *["--cores=0"] * given.quick))
+        leave_with(codes)
     weights = weights_of(str(work / "base" / "model")) if stages else ""
     base = BASES.get(weights, weights)
     for stage in stages:
         sweep = f"configs/sweeps/{STAGES.get(stage, 'study_quick.py')}"
-        failed += run(
+        code = run(
             "sweep",
             f"--sweep={sweep}",
             f"--workdir={work / stage}",
             f"--results={lines / stage}_{base}.jsonl",
             f"--jobs={given.jobs}",
         )
-        if stage == "tune":
-            ladder.TUNED.write_text(json.dumps(tuned(read(lines)), indent=1) + "\n")
-    bases, page = read(lines), ROOT / "docs" / "study.md"
+        codes.append(code)
+        if code == DISK_FULL:
+            leave_with(codes)
+        try:
+            if stage == "tune":
+                files.replace(ladder.TUNED, json.dumps(tuned(read(lines)), indent=1) + "\n")
+        except (ValueError, OSError) as error:
+            fail_by(error)
+    page = ROOT / "docs" / "study.md"
     try:
+        bases = read(lines)
         if not bases:
             raise ValueError(
                 f"{lines} holds no finished run; name stages to run: {', '.join(STAGES)}"
             )
         if given.quick:
-            (work / "study.md").write_text(
-                "\n".join(f"{main_table(rows)}\n{order_table(rows)}" for rows in bases.values())
-            )
-            print((work / "study.md").read_text())
+            text = "\n".join(f"{main_table(rows)}\n{order_table(rows)}" for rows in bases.values())
+            files.replace(work / "study.md", text)
+            print(text)
         else:
-            page.write_text(fill(page.read_text(), bases))
+            files.replace(page, fill(page.read_text(), bases))
         for base, rows in bases.items():
             if len(plain(rows)) > 2:  # else a main sweep was not run on it
                 pictures(rows, docs, base)
     except (ValueError, OSError) as error:
-        fail(str(error))
-    sys.exit(1 if failed else 0)
+        fail_by(error)
+    leave_with(codes)
+    sys.exit(0)
+
+
+def leave_with(codes: list[int]) -> None:
+    """Ends the program if one of the commands failed; a full disk is told apart."""
+    if any(codes):
+        sys.exit(DISK_FULL if DISK_FULL in codes else 1)
 
 
 def define_flags() -> None:
@@ -561,4 +583,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -15,13 +15,13 @@ on; a run that fails is told of at the end and does not stop the others. HASH is
 from: a sweep whose file has changed finds neither its results nor its directories taken.
 Ctrl-C or SIGTERM: the runs under way save and end. What finished on a TPU pod is recorded when the sweep is run once more with
 --launcher=local over the same DIR: each run is found at its end there.
-Exit codes: 0 all done, 1 some failed, 2 the sweep cannot be meant, 130 stopped.
+Exit codes: 0 all done, 1 some failed, 2 the sweep cannot be meant, 5 some failed because the disk is full: make room, and the
+same command goes on; 130 stopped.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import fcntl
 import json
 import os
 import re
@@ -32,11 +32,11 @@ import sys
 import threading
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import flags
 
-from bridge_jax import textfile
+from bridge_jax import files, textfile
 from experiments.sweep_plan import Run, load, runs_of, weights_of
-from experiments.train import fail, parse_flags
+from experiments.train import DISK_FULL, check_output, fail, fail_by, run_command
 
 MEANS = (
     "reward/mean",
@@ -61,6 +61,7 @@ class Result(NamedTuple):
 
     run: Run
     error: str  # "" if it is done
+    full: bool = False  # whether a full disk was the reason
 
 
 def command_of(run: Run, workdir: str) -> list[str]:
@@ -82,19 +83,11 @@ def done(results: str) -> set[tuple[str, str, str]]:
     """Run.identity of the runs whose line stands in the results; ValueError for a file that is not of results."""
     if not os.path.exists(results):
         return set()
-    found = set()
+    found, number = set(), 0
     try:
-        with open(results, "rb") as file:
-            beginning = file.read(4)
-    except OSError as error:
-        raise ValueError(f"--results={results} cannot be read: {error}") from None
-    textfile.refuse_mark(beginning, results)
-    try:
-        with open(results, encoding="utf-8", errors="replace") as file:
-            for number, text in enumerate(file, 1):
-                if text.endswith("\n"):  # a kill may have torn the last one
-                    line = json.loads(text)
-                    found.add((line["name"], line["fingerprint"], line["weights"]))
+        for number, text in enumerate(files.lines(results), 1):
+            line = json.loads(text)
+            found.add((line["name"], line["fingerprint"], line["weights"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{results}, line {number}, is no result ({error!r}); mend or remove the line: its run is then "
@@ -152,14 +145,13 @@ _writing, _children = threading.Lock(), set()
 
 
 def record(run: Run, workdir: str, results: str) -> str:
-    """Append the run's line; "" or what is wrong with the run."""
+    """Append the run's line; "" or what is wrong with the run. OSError where the results cannot be written."""
     try:
         text = json.dumps(summary(run, workdir)) + "\n"
     except (ValueError, OSError) as error:
-        return str(error)
-    with _writing, open(results, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # another sweep may share the file
-        file.write(text)
+        return files.explain(error)
+    with _writing:
+        files.append(results, text)  # another sweep may share the file
     return ""
 
 
@@ -168,7 +160,8 @@ def execute(run: Run, workdir: str, results: str, cores: tuple[int, ...] = ()) -
     try:
         return trained(run, workdir, results, cores)
     except Exception as error:  # of this run alone: the others go on, and it is told of at the end
-        return Result(run, f"{type(error).__name__}: {error}")
+        told = files.explain(error)
+        return Result(run, f"{type(error).__name__}: {told}", files.is_full(error))
 
 
 def trained(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Result:
@@ -179,6 +172,7 @@ def trained(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Res
         if cores and hasattr(os, "sched_setaffinity")
         else None
     )
+    files.mend(log, cut=False)
     with (
         open(log, "a") as file,
         subprocess.Popen(
@@ -191,7 +185,8 @@ def trained(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Res
     if code:
         with open(log, errors="replace") as file:
             told = [line for line in file.read().splitlines() if line.strip()]
-        return Result(run, f"exit code {code}: {told[-1] if told else 'no output'} (see {log})")
+        error = f"exit code {code}: {told[-1] if told else 'no output'} (see {log})"
+        return Result(run, error, code == DISK_FULL)
     return Result(run, record(run, workdir, results))
 
 
@@ -314,7 +309,7 @@ def main(argv: list[str]) -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if given.dry_run:
         print(table(runs, finished, given.workdir))
-        return
+        return check_output()
     left = [run for run in runs if run.identity not in finished]
     told = (
         f"{len(runs)} runs, {len(runs) - len(left)} done, {len(left)} to do; results in {results}"
@@ -322,12 +317,14 @@ def main(argv: list[str]) -> None:
     if given.launcher == "tpu":  # commands alone, to be piped; nothing is made here
         print(told, file=sys.stderr)
         print(tpu_commands(left, given.workdir))
-        return
+        return check_output()
     print(told, flush=True)
     try:
         os.makedirs(given.workdir, exist_ok=True)
         os.makedirs(os.path.dirname(os.path.abspath(results)), exist_ok=True)
     except OSError as error:
+        if files.is_full(error):
+            fail_by(error)
         fail(f"the results cannot be kept: {error}; choose another --workdir or --results")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
@@ -347,6 +344,8 @@ def main(argv: list[str]) -> None:
         f"{len(runs) - len(failed)} of {len(runs)} runs are done"
         + (f", {len(failed)} failed" if failed else "")
     )
+    if any(result.full for result in failed):
+        sys.exit(DISK_FULL)
     sys.exit(1 if failed else 0)
 
 
@@ -373,4 +372,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -3,20 +3,25 @@
 Running the same command again goes on where the run directory stands. --stop_at=K ends cleanly after step K.
 Exit codes: 0 done (or saved, after SIGTERM), 2 what was asked for cannot be done, 3 the run diverged or its grader failed, 4
 another host of the run is gone, has stopped, or did not come to where this one waited (hosts.timeout_s): start all of them
-again, and the run goes on from its last checkpoint. How several hosts are started: docs/launch.md.
+again, and the run goes on from its last checkpoint, 5 the disk is full: make room, and the same command goes on from there.
+Output that cannot be written is dropped. How several hosts are started: docs/launch.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from bridge_jax import settings
+from bridge_jax import files, settings, streams
+
+DISK_FULL = 5  # exit code of every command: it may be tried again once there is room
 
 
 def define_flags() -> None:
@@ -89,12 +94,14 @@ def main(argv: list[str]) -> None:
         )
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("where it came from", exc_info=True)
-        fail(str(error), at_once=hosts.started())
+        fail_by(error, at_once=hosts.started())
     except (train.Diverged, train.GraderFailed, selftest.GraderBroken, pool.PoolError) as error:
         fail(str(error), code=3, at_once=hosts.started())
     except hosts.Lost as error:
         fail(str(error), code=hosts.LOST, at_once=True)
-    except Exception:
+    except Exception as error:
+        if files.is_full(error):
+            fail_by(error, at_once=hosts.started())
         if not hosts.started():
             raise
         logging.getLogger(__name__).exception("a fault of the program")
@@ -113,16 +120,36 @@ def main(argv: list[str]) -> None:
 
 def leave(code: int = 0) -> None:
     """Ends the process without Python's own shutdown, which crashes while XLA's threads are still compiling."""
-    sys.stdout.flush(), sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
     os._exit(code)
 
 
 def fail(message: str, code: int = 2, at_once: bool = False) -> None:
     """Ends the program with a line "error: ..."; at once: as one of several hosts, for which jax would wait at the exit."""
-    print(f"error: {message}", file=sys.stderr)
+    streams.say(f"error: {message}", descriptor=2)
     if at_once:
         leave(code)
     sys.exit(code)
+
+
+def fail_by(error: Exception, code: int = 2, at_once: bool = False) -> None:
+    """Ends the program by an error of settings or files; one that a full disk has caused has an exit code of its own."""
+    fail(files.explain(error), DISK_FULL if files.is_full(error) else code, at_once)
+
+
+def run_command(main: Callable) -> None:
+    """What every command begins with: main(argv) behind the flags, and output that cannot end it."""
+    streams.install()
+    app.run(main, flags_parser=parse_flags)
+
+
+def check_output() -> None:
+    """Ends the program with an error if something on standard output was lost: for commands whose result it is."""
+    error = streams.lost()
+    if error is not None:
+        fail_by(OSError(error.errno, error.strerror, "standard output"))
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -166,4 +193,4 @@ def unknown_key(argv: list[str]) -> str:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    run_command(main)

@@ -6,16 +6,19 @@ import json
 import logging
 import math
 import os
+import subprocess
 import sys
+import textwrap
 import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import logbook
+from bridge_jax import files, logbook
 from bridge_jax.logbook import Logbook, open_run
 from bridge_jax.types import Rollouts, Sequences
+from tests import full_disk
 
 CONFIG = {"seed": 1, "steps": 10, "optim": {"lr": 0.1, "betas": (0.9, 0.99)}, "log": {"every": 1}}
 IGNORE = ("steps", "log.")
@@ -393,3 +396,214 @@ def test_a_key_that_came_later_is_no_difference(tmp_path):
         logbook.check_run(tmp_path, changed(fresh=0.5), {}, ignore=IGNORE, defaults=defaults)
     with pytest.raises(ValueError, match="fresh"):
         logbook.check_run(tmp_path, newer, {}, ignore=IGNORE)
+
+
+# ---- a record and the checkpoints behind it
+
+
+def make_record(workdir, steps: int) -> None:
+    """A run's record of so many steps, each evaluated, each with rollouts; the last update was skipped."""
+    open_run(workdir, CONFIG, {})
+    with Logbook(workdir, -1) as book:
+        book.write(0, {})
+        for step in range(1, steps + 1):
+            book.write(step, {"a/b": float(step)})
+            book.write_solved(step, {"held_out": "01"})
+            book.write_rollouts(step, [{"text": str(step)}])
+            book.write_rollouts(step, [{"text": str(step)}], "eval")
+        book.write_batch(steps, {"x": np.ones(2)})
+
+
+def contents(folder) -> dict[str, bytes]:
+    """Every file below the folder by its path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_whole_record_is_renamed_and_none_of_it_is_lost(tmp_path):
+    make_record(tmp_path, 13)
+    before = contents(tmp_path)
+    place = logbook.set_aside(str(tmp_path), -1)
+    assert place == str(tmp_path / "set_aside_1") and contents(tmp_path / "set_aside_1") == before
+    assert not logbook.recorded(str(tmp_path)) and (tmp_path / "config.json").exists()
+    assert logbook.set_aside(str(tmp_path), -1) is None
+    make_record(tmp_path, 2)
+    assert logbook.set_aside(str(tmp_path), -1) == str(tmp_path / "set_aside_2")
+    assert contents(tmp_path / "set_aside_1") == before
+
+
+def test_the_later_part_of_a_record_is_set_aside_with_all_lines(tmp_path):
+    make_record(tmp_path, 5)
+    before = contents(tmp_path)
+    assert logbook.set_aside(str(tmp_path), 5) is None
+    place = tmp_path / "set_aside_1"
+    assert logbook.set_aside(str(tmp_path), 3) == str(place)
+    aside = contents(place)
+    later = [f"rollouts/{kind}_00000{step}.jsonl" for kind in ("step", "eval") for step in (4, 5)]
+    assert set(aside) == {
+        *("config.json", "metrics.jsonl", "solved.jsonl", "batches/step_000005.npz"),
+        *later,
+    }
+    Logbook(tmp_path, 3).close()
+    there = {
+        name: text for name, text in contents(tmp_path).items() if not name.startswith("set_aside")
+    }
+    assert before == there | aside and len(logbook.read(tmp_path)) == 4
+    assert logbook.read_solved(tmp_path) == {"held_out": "01"}
+
+
+@pytest.mark.parametrize("what", ["rollouts", "batches", "solved.jsonl"])
+def test_a_record_is_known_by_any_part_of_it(tmp_path, what):
+    """As after a kill in the middle of setting it aside."""
+    make_record(tmp_path, 2)
+    for name in {"metrics.jsonl", "rollouts", "batches", "solved.jsonl"} - {what}:
+        os.rename(tmp_path / name, tmp_path / f"gone_{name}")
+    assert logbook.recorded(str(tmp_path)) and not logbook.begun(str(tmp_path))
+    assert os.path.exists(os.path.join(logbook.set_aside(str(tmp_path), -1), what))
+    assert not logbook.recorded(str(tmp_path))
+
+
+def test_a_run_without_its_config_is_refused(tmp_path, caplog):
+    """Whether what it left is a line or a checkpoint; forced, it goes on and says so."""
+    for left in ("metrics.jsonl", "checkpoints/step_000002/state"):
+        workdir = tmp_path / left.partition("/")[0]
+        (workdir / left).parent.mkdir(parents=True)
+        (workdir / left).write_text('{"step": 1}\n')
+        with pytest.raises(ValueError, match="no config.json.*--force_config"):
+            logbook.check_run(workdir, CONFIG, {})
+        assert logbook.check_run(workdir, CONFIG, {}, force=True)["config"]["seed"] == 1
+        assert "config.json is missing" in caplog.text
+        caplog.clear()
+
+
+def test_a_probe_that_a_kill_left_is_no_checkpoint(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".writable_0_123").touch()
+    assert not logbook.begun(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "steps, told",
+    [
+        ([0, 1, 2, 3, 4, 5], []),
+        ([1, 2, 3, 4, 5], []),
+        ([1, 2, 4, 5], ["the line of step 3 is missing"]),
+        ([0, 4], ["the line of steps 1 to 3, 5 is missing"]),
+        ([], ["the line of steps 1 to 5 is missing"]),
+        ([1, 2, 2, 3, 4, 5], ["step 2: more than one line of each"]),
+        ([1, 3, 2, 4, 5], ["the steps are not in their order"]),
+        ([1, 2, 3, 3, 5], ["the line of step 4 is missing", "step 3: more than one line"]),
+    ],
+)
+def test_a_hole_in_the_metrics_is_said_at_resume(tmp_path, caplog, steps, told):
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in steps))
+    with caplog.at_level(logging.WARNING):
+        Logbook(tmp_path, 5).close()
+    said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == len(told)
+    assert all(wanted in message for wanted, message in zip(told, said))
+    # nothing is repaired by guessing
+    assert [line["step"] for line in logbook.read(tmp_path)] == steps
+
+
+def test_a_missing_file_of_metrics_is_said(tmp_path, caplog):
+    Logbook(tmp_path, 2).close()
+    assert "the line of steps 1 to 2 is missing" in caplog.text
+    caplog.clear()
+    Logbook(tmp_path, 0).close()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("broken", ["{", "[1]", '{"a": 2}', '{"step": 1}{"step": 2}', "\0\0"])
+def test_a_corrupt_line_in_the_middle_is_said_and_kept_in_a_copy(tmp_path, caplog, broken):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{broken}\n{{"step": 3}}\n{{"step": 4}}\n')
+    before = path.read_text()
+    with caplog.at_level(logging.WARNING):
+        Logbook(tmp_path, 3).close()
+    assert "line 2 is none of a step" in caplog.text and "step 2 is missing" in caplog.text
+    assert [line["step"] for line in logbook.read(tmp_path)] == [1, 3]
+    assert (tmp_path / "damaged_metrics.jsonl_1").read_text() == before
+    caplog.clear()
+    Logbook(tmp_path, 3).close()
+    assert "step 2 is missing" in caplog.text
+    assert sorted(os.listdir(tmp_path)) == ["damaged_metrics.jsonl_1", "metrics.jsonl"]
+
+
+def test_solved_problems_are_cut_back_and_mended_like_the_metrics(tmp_path):
+    path = tmp_path / "solved.jsonl"
+    path.write_text('{"step": 1, "held_out": "01"}\n{"step": 3, "held_out": "11"}\n{"step": 5, "he')
+    with Logbook(tmp_path, 3) as book:
+        assert logbook.read_solved(tmp_path) == {"held_out": "11"}
+        with path.open("a") as file:
+            file.write('{"step": 4, "held')
+        book.write_solved(5, {"held_out": "10"})
+    assert logbook.read_solved(tmp_path) == {"held_out": "10"}
+    Logbook(tmp_path, 1).close()
+    assert logbook.read_solved(tmp_path) == {"held_out": "01"}
+
+
+def test_sync_puts_all_that_was_written_on_disk(tmp_path, monkeypatch):
+    """The lines, and the names of the files: a name that is not on disk is no file after a power cut."""
+    with Logbook(tmp_path, 0) as book:
+        book.write(1, {"a/b": 1.0})
+        book.write_rollouts(1, [{"text": "a"}])
+        synced, real = [], os.fsync
+        monkeypatch.setattr(
+            os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino) or real(handle)
+        )
+        book.sync()
+    wanted = [tmp_path / "metrics.jsonl", tmp_path, tmp_path / "rollouts"]
+    assert [path.stat().st_ino for path in wanted] == synced
+    with Logbook(tmp_path / "none", 0, writes=False) as book:
+        book.sync()
+
+
+def test_a_full_disk_names_the_file_and_loses_no_line(tmp_path):
+    with full_disk.small(tmp_path / "disk", 64) as disk, Logbook(disk, 0) as book:
+        book.write(1, {"a/b": 1.0})
+        filler = full_disk.fill(disk)
+        before = contents(disk)
+        for name, write in (
+            ("metrics.jsonl", lambda: book.write(2, {"a/text": "x" * 9000})),
+            ("step_000002.jsonl", lambda: book.write_rollouts(2, [{"text": "x" * 9000}])),
+            ("step_000002.npz", lambda: book.write_batch(2, {"x": np.ones(9000)})),
+            ("solved.jsonl", lambda: book.write_solved(2, {"held_out": "1" * 9000})),
+        ):
+            with pytest.raises(files.NoSpace, match=f"{name} could not be written"):
+                write()
+        assert {name: text for name, text in contents(disk).items() if text} == before
+        filler.unlink()
+        book.write(3, {"a/b": 3.0})
+        assert [line["step"] for line in logbook.read(disk)] == [1, 3]
+
+
+CLAIMS = """
+    import sys, time
+    from bridge_jax import logbook
+    with getattr(logbook, sys.argv[1])(sys.argv[2]):
+        print("held", flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how, told", [("claimed", "trains in"), ("attended", "earlier run is")])
+def test_a_directory_that_a_process_still_has_is_refused(tmp_path, how, told):
+    """Be it the first of a run's processes, or another one that has outlived it."""
+    env = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}
+    command = [sys.executable, "-c", textwrap.dedent(CLAIMS), how, str(tmp_path)]
+    holder = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=told), logbook.claimed(str(tmp_path)):
+            pytest.fail("two runs in one directory")
+    finally:
+        holder.kill()
+        holder.wait()
+    with logbook.claimed(str(tmp_path)):
+        # the others of this run come in beside each other
+        with logbook.attended(str(tmp_path)), logbook.attended(str(tmp_path)):
+            pass

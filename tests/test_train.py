@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 
 import jax
@@ -193,7 +194,15 @@ def test_what_is_printed_at_start(quick, tmp_path, capsys):
 def test_a_poisoned_step_changes_nothing(quick, tmp_path, monkeypatch, caplog, method):
     """NaN rewards at steps 2 and 3: parameters and optimizer states stay, the batches are kept, the run goes on."""
     poison(monkeypatch, {2, 3})
-    go(tmp_path, method, log__skipped_limit=3, checkpoint__every=1)
+    given = dict(log__skipped_limit=3, checkpoint__every=1)
+    run, found = setup.build(tiny_runs.config(method), jax.devices()[:1]), {}
+    for step, skipped in ((1, 0), (3, 2), (4, 0)):
+        go(tmp_path, method, stop_at=step, **given)
+        with checkpoint.Checkpoints(str(tmp_path), read_only=True) as store:
+            restored, meta = store.restore(setup.abstract_state(run))
+            found[step] = jax.tree.leaves((restored.params, restored.opt_state))
+            assert meta["step"] == step and meta["skipped_in_row"] == skipped
+    go(tmp_path, method, **given)
     skipped = [line["update/skipped"] for line in tiny_runs.lines(tmp_path)[1:]]
     assert skipped == [0, 1, 1, 0, 0] and "rl/J" in tiny_runs.lines(tmp_path)[2]["nonfinite"]
     assert sorted(os.listdir(tmp_path / "batches")) == ["step_000002.npz", "step_000003.npz"]
@@ -206,23 +215,57 @@ def test_a_poisoned_step_changes_nothing(quick, tmp_path, monkeypatch, caplog, m
         for record in caplog.records
         if "step 3: gradient or objective not finite" in record.message
     ]
-    run, found = setup.build(tiny_runs.config(method), jax.devices()[:1]), {}
-    for step in (1, 3, 4):
-        for later in [s for s in range(1, STEPS + 1) if s > step]:
-            folder = tmp_path / "checkpoints" / f"step_{later:06d}"
-            if folder.exists():
-                folder.rename(tmp_path / "checkpoints" / f"later_{later}_{step}")
-        with checkpoint.Checkpoints(str(tmp_path), read_only=True) as store:
-            restored, meta = store.restore(setup.abstract_state(run))
-            found[step] = jax.tree.leaves((restored.params, restored.opt_state))
-            assert meta["step"] == step and meta["skipped_in_row"] == {1: 0, 3: 2, 4: 0}[step]
-        for name in os.listdir(tmp_path / "checkpoints"):
-            if name.endswith(f"_{step}"):
-                (tmp_path / "checkpoints" / name).rename(
-                    tmp_path / "checkpoints" / f"step_{int(name.split('_')[1]):06d}"
-                )
     same = [np.array_equal(a, b) for a, b in zip(found[1], found[3])]
     assert all(same) and not all(np.array_equal(a, b) for a, b in zip(found[3], found[4]))
+
+
+def saved_steps(monkeypatch) -> list[int]:
+    """Fills with the steps that are saved from here on."""
+    steps, save = [], checkpoint.Checkpoints.save
+
+    def noted(self, step, *given, **named):
+        steps.append(step)
+        return save(self, step, *given, **named)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", noted)
+    return steps
+
+
+@pytest.mark.parametrize(
+    "every, skipped, saved",
+    [
+        (1, {2, 3}, [1, 4, 5]),
+        # what was due meanwhile is saved as soon as an update was finite
+        (2, {2, 3}, [4, 5]),
+        (3, {3}, [4, 5]),
+        # the end is saved: a run that ended is not taken up again from before
+        (2, {4, 5}, [2, 5]),
+        (0, {2}, [5]),
+    ],
+)
+def test_nothing_that_is_due_is_saved_while_updates_are_skipped(
+    quick, tmp_path, monkeypatch, every, skipped, saved
+):
+    poison(monkeypatch, skipped)
+    steps = saved_steps(monkeypatch)
+    given = dict(log__skipped_limit=9, eval__every=0, checkpoint__every=every)
+    assert go(tmp_path, "grpo", **given)["step"] == STEPS
+    assert steps == saved
+
+
+def test_a_signal_while_updates_are_skipped_saves_beside_the_last_good(
+    quick, tmp_path, monkeypatch
+):
+    """Nothing is lost by it, and what may be ruined takes nothing's place."""
+    poison(monkeypatch, {3, 4})
+    given = dict(log__skipped_limit=9, eval__every=0, checkpoint__every=1, checkpoint__keep=1)
+    with monkeypatch.context() as patch:
+        signal_at(patch, 4)
+        assert go(tmp_path / "hurt", "grpo", **given)["stopped"]
+    assert checkpoint.Checkpoints(str(tmp_path / "hurt"), read_only=True).steps() == [1, 4]
+    go(tmp_path / "hurt", "grpo", **given)
+    go(tmp_path / "whole", "grpo", **given)
+    tiny_runs.assert_same_run(tmp_path / "hurt", tmp_path / "whole", "grpo")
 
 
 @pytest.mark.parametrize("method", ["grpo", "sft"])
@@ -244,6 +287,59 @@ def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
     assert not any(np.isnan(array).any() for array in held.values() if array.dtype.kind == "f")
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_that_diverged_goes_back_to_the_last_good_checkpoint(
+    quick, tmp_path, monkeypatch, keep
+):
+    """The newest may be ruined, although its update was finite: the message names the one before, and the flags."""
+    given = dict(log__skipped_limit=2, eval__every=0, checkpoint__every=1, checkpoint__keep=keep)
+    whole, hurt = tmp_path / "whole", tmp_path / "hurt"
+    go(whole, "grpo", **given | dict(steps=2))
+    with monkeypatch.context() as patch:
+        poison(patch, range(4, 99))
+        with pytest.raises(train.Diverged) as error:
+            go(hurt, "grpo", **given)
+    good = hurt / "checkpoints" / "step_000002"
+    assert f"The last good checkpoint is that of step 2, {good}" in str(error.value)
+    for flag in ("--force_config", "--config.optim.base.learning_rate", "diverged_step_000003"):
+        assert flag in str(error.value)
+    assert (hurt / "checkpoints" / "diverged_step_000003").is_dir()
+    held, wanted = (tiny_runs.state(workdir, "grpo", **given) for workdir in (hurt, whole))
+    assert all(np.array_equal(held[key], wanted[key]) for key in wanted)
+    lower = dict(optim__base__learning_rate=1e-3)
+    assert go(hurt, "grpo", force=True, **given | lower)["step"] == STEPS
+    assert [line["step"] for line in tiny_runs.lines(hurt)] == [1, 2, 3, 4, 5]
+    # what led to it is still there to be looked at
+    aside = tiny_runs.lines(hurt / "set_aside_1")
+    assert [line.get("update/skipped") for line in aside] == [0, 0, 0, 1, 1]
+
+
+def test_without_a_checkpoint_that_is_known_to_be_good_none_is_renamed(
+    quick, tmp_path, monkeypatch
+):
+    poison(monkeypatch, range(2, 99))
+    given = dict(log__skipped_limit=2, eval__every=0)
+    for every, told in ((1, "that of step 1 may be ruined"), (0, "there is none")):
+        with pytest.raises(train.Diverged, match=f"known to be good: {told}.*another --workdir"):
+            go(tmp_path / str(every), "grpo", checkpoint__every=every, **given)
+    assert os.listdir(tmp_path / "1" / "checkpoints") == ["step_000001"]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_the_last_good_checkpoint_takes_no_more_room(quick, tmp_path, monkeypatch, keep):
+    """While a checkpoint is written there are as many beside it as are kept, and one of them is good."""
+    there, save = [], checkpoint.ocp.CheckpointManager.save
+
+    def noted(self, step, *given, **named):
+        there.append(sorted(self.all_steps()))
+        return save(self, step, *given, **named)
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", noted)
+    go(tmp_path, "sft", eval__every=0, checkpoint__every=1, checkpoint__keep=keep)
+    assert there == [list(range(max(1, step - keep), step)) for step in range(1, STEPS + 1)]
+    assert checkpoint.Checkpoints(str(tmp_path), read_only=True).steps() == [4, 5]
+
+
 def test_corrupt_newest_checkpoint(quick, unbroken, tmp_path, capsys):
     """Falls back to the one before, says so, and ends like a run that was never hurt."""
     go(tmp_path, stop_at=4)
@@ -260,6 +356,133 @@ def test_corrupt_newest_checkpoint(quick, unbroken, tmp_path, capsys):
         and "steps 3 to 5" in printed
     )
     tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
+    assert len(tiny_runs.lines(tmp_path / "set_aside_1")) == 5
+
+
+def contents(folder) -> dict[str, bytes]:
+    """Every file below the folder by its path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def remove(checkpoints) -> None:
+    shutil.rmtree(checkpoints)
+
+
+def empty(checkpoints) -> None:
+    shutil.rmtree(checkpoints)
+    checkpoints.mkdir()
+
+
+def put_away(checkpoints) -> None:
+    for folder in list(checkpoints.iterdir()):
+        folder.rename(checkpoints / f"damaged_{folder.name}")
+
+
+@pytest.mark.parametrize("lose", [remove, empty, put_away])
+def test_a_record_without_a_checkpoint_is_set_aside(quick, unbroken, tmp_path, capsys, lose):
+    """And the run, begun again, ends like one that was never hurt."""
+    go(tmp_path, stop_at=4)
+    before = {
+        name: text
+        for name, text in contents(tmp_path).items()
+        if not name.startswith(("checkpoints", ".lock")) and not name.endswith(".txt")
+    }
+    lose(tmp_path / "checkpoints")
+    capsys.readouterr()
+    assert not go(tmp_path)["stopped"]
+    place = tmp_path / "set_aside_1"
+    assert contents(place) == before and len(tiny_runs.lines(place)) == 5
+    told = capsys.readouterr().out
+    assert "no checkpoint is all that can be gone on from" in told and str(place) in told
+    tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
+    assert len(tiny_runs.rows(tmp_path / "solved.jsonl")) == 3
+    go(tmp_path)
+    assert not (tmp_path / "set_aside_2").exists()
+
+
+def test_a_record_whose_newest_checkpoints_are_gone_is_set_aside(quick, tmp_path):
+    """More steps than a kill can cost: somebody took them away."""
+    given = dict(checkpoint__every=1, eval__every=0)
+    go(tmp_path, "grpo", **given)
+    before = contents(tmp_path / "rollouts")
+    for step in (3, 4, 5):
+        shutil.rmtree(tmp_path / "checkpoints" / f"step_00000{step}")
+    go(tmp_path, "grpo", **given)
+    assert len(tiny_runs.lines(tmp_path / "set_aside_1")) == STEPS
+    later = {f"step_00000{step}.jsonl" for step in (3, 4, 5)}
+    aside = contents(tmp_path / "set_aside_1" / "rollouts")
+    assert aside == {name: before[name] for name in later}
+    assert contents(tmp_path / "rollouts") == before
+
+
+def test_checkpoints_none_of_which_can_be_read_are_refused(quick, tmp_path):
+    go(tmp_path, "grpo", stop_at=4, eval__every=0)
+    for folder in (tmp_path / "checkpoints").glob("step_*"):
+        shutil.rmtree(folder / "state")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="no checkpoint in .* can be read"):
+        go(tmp_path, "grpo", eval__every=0)
+    assert contents(tmp_path) == before
+
+
+def test_a_run_without_its_config_is_refused(quick, tmp_path):
+    go(tmp_path, "grpo", stop_at=2, eval__every=0)
+    (tmp_path / "config.json").unlink()
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="but no config.json"):
+        go(tmp_path, "grpo", eval__every=0, optim__base__learning_rate=1.0)
+    assert contents(tmp_path) == before
+    assert go(tmp_path, "grpo", force=True, eval__every=0)["step"] == STEPS
+
+
+def test_saves_that_were_cut_off_are_removed_by_the_owner_alone(quick, tmp_path):
+    go(tmp_path, "grpo", stop_at=2, eval__every=0)
+    left = tmp_path / "checkpoints" / "step_000004.orbax-checkpoint-tmp"
+    (left / "state").mkdir(parents=True)
+    (left / "state" / "half").write_bytes(b"x" * 1000)
+    # another process may be writing it
+    with logbook.claimed(str(tmp_path)):
+        with pytest.raises(ValueError, match="another process trains in"):
+            go(tmp_path, "grpo", eval__every=0)
+        # nor does a reader touch it
+        tiny_runs.state(tmp_path, "grpo", eval__every=0)
+    assert left.exists()
+    assert go(tmp_path, "grpo", stop_at=3, eval__every=0)["step"] == 3
+    assert not left.exists()
+
+
+def test_what_a_checkpoint_counts_on_is_on_disk_before_it(quick, tmp_path, monkeypatch):
+    """metrics.jsonl as it is then, whole: a power cut behind the save finds the lines of its steps."""
+    synced, seen = {}, []
+    fsync, save = os.fsync, checkpoint.Checkpoints.save
+
+    def noted(handle):
+        fsync(handle)
+        synced[os.fstat(handle).st_ino] = os.fstat(handle).st_size
+
+    def saved(self, step, *given, **named):
+        path = tmp_path / "metrics.jsonl"
+        assert synced.get(path.stat().st_ino) == path.stat().st_size
+        seen.append([line["step"] for line in tiny_runs.lines(tmp_path)])
+        return save(self, step, *given, **named)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", saved)
+    go(tmp_path, "grpo", eval__every=0)
+    assert seen == [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5]]
+
+
+def test_a_hole_in_the_record_is_said_at_resume(quick, tmp_path, caplog):
+    go(tmp_path, "grpo", stop_at=4, eval__every=0)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[2] + lines[3])
+    go(tmp_path, "grpo", eval__every=0)
+    assert "the line of step 2 is missing" in caplog.text
 
 
 @every_method

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
 
 import pytest
 
-from bridge_jax import transcripts
+from bridge_jax import files, transcripts
 from bridge_jax.transcripts import Transcripts
-
-
-@contextlib.contextmanager
-def disk_for(size: int):
-    """No file of this process can grow beyond so many bytes, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests import full_disk
+from tests.full_disk import disk_for
 
 
 def row(id: int, sample=0, text: str = "é\ud800\n") -> dict:
@@ -37,18 +26,27 @@ def test_rows_come_back_and_none_is_written_twice(tmp_path):
     assert len(path.read_bytes().splitlines()) == 4
 
 
-@pytest.mark.parametrize("kept", [0, 1, -1])
-def test_a_torn_last_line_is_dropped(tmp_path, kept):
-    """Wherever the kill came, even between the last brace and the newline."""
+@pytest.mark.parametrize("cut", [0, 1, -2])
+def test_a_torn_last_line_is_dropped(tmp_path, cut):
+    """Wherever the kill came, up to the last brace."""
     path = tmp_path / "task.jsonl"
     Transcripts(path).append([row(1), row(2)])
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
-    path.write_bytes(whole[: first + kept] if kept >= 0 else whole[:-1])
+    path.write_bytes(whole[: first + cut] if cut >= 0 else whole[:cut])
     store = Transcripts(path)
     assert list(store.rows) == [(1, 0)] and path.read_bytes() == whole[:first]
     store.append([row(2)])
     assert path.read_bytes() == whole
+
+
+def test_a_row_that_lacks_its_newline_alone_is_a_row(tmp_path):
+    path = tmp_path / "task.jsonl"
+    Transcripts(path).append([row(1), row(2)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    store = Transcripts(path)
+    assert list(store.rows) == [(1, 0), (2, 0)] and path.read_bytes() == whole
 
 
 def test_a_broken_line_inside_is_named(tmp_path):
@@ -74,14 +72,6 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path):
     assert path.read_bytes() == before and list(store.rows) == [(1, 0)]
     store.append([row(2), row(3)])
     assert list(Transcripts(path).rows) == [(1, 0), (2, 0), (3, 0)]
-
-
-def test_a_table_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "table.md"
-    transcripts.write(path, "old")
-    with disk_for(100), pytest.raises(OSError, match="what stood there before is unchanged"):
-        transcripts.write(path, "new" * 100)
-    assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["table.md"]
 
 
 MADE = {
@@ -128,3 +118,24 @@ def test_folders_that_cannot_be_used(tmp_path):
     (lost / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match="is no manifest of an evaluation"):
         transcripts.open_folder(lost, MADE)
+
+
+def test_a_second_evaluation_of_a_folder_is_refused(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with transcripts.claimed(out):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="another process evaluates into --out=.*deep/out"):
+                with transcripts.claimed(out):
+                    pytest.fail("both write it")
+    with transcripts.claimed(out):
+        (out / ".table.md.ab12_cd3").touch()
+    with transcripts.claimed(out):
+        assert [file.name for file in out.iterdir()] == [transcripts.LOCK]
+    assert list(out.iterdir()) == []
+
+
+def test_a_full_disk_is_no_wrong_folder(tmp_path):
+    with full_disk.small(tmp_path / "disk", 64) as disk:
+        full_disk.fill(disk)
+        with pytest.raises(files.NoSpace, match="manifest.json could not be written"):
+            transcripts.open_folder(disk / "out", MADE | {"text": {"long": "x" * 9000}})

@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 
+from bridge_jax import streams
+
 FORBIDDEN = ("jax", "jaxlib", "flax")
 READY = "ready"
 
@@ -41,6 +43,7 @@ def grant(seconds: float) -> None:
 
 def main(memory_bytes: int, deadline: float) -> None:
     """Answer claims until stdin ends."""
+    streams.install()  # a stderr that cannot be written would cost a claim its outcome
     sys.modules.update(dict.fromkeys(FORBIDDEN))  # None there makes their import fail
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not be taken for an answer

@@ -21,8 +21,8 @@ from bridge_jax.tasks import arithmetic
 from experiments import evaluate as command
 from experiments import export
 from experiments.evaluate import Asked, evaluate_model
-from tests import tiny_runs
-from tests.test_transcripts import disk_for
+from tests import full_disk, tiny_runs
+from tests.full_disk import disk_for
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -511,6 +511,51 @@ def test_newlines_of_the_stop_flag(monkeypatch):
     flags = types.SimpleNamespace(**dataclasses.asdict(ASKED) | given)
     monkeypatch.setattr(command.flags, "FLAGS", flags)
     assert command.read_flags().stop == ("\nQuestion:", "User:")
+
+
+def test_a_second_evaluation_of_a_folder_is_refused(model, tmp_path, monkeypatch):
+    """While the first is under way, and before the second has read any weights."""
+    out, complete, second = tmp_path / "out", command.complete, []
+
+    def at_the_same_time(*given):
+        if not second:
+            with monkeypatch.context() as patch:
+                patch.setattr(params, "load", lambda *_: pytest.fail("read the weights"))
+                with pytest.raises(ValueError, match="another process evaluates into --out=") as no:
+                    run(model, out)
+            second.append(str(no.value))
+        return complete(*given)
+
+    monkeypatch.setattr(command, "complete", at_the_same_time)
+    run(model, out)
+    assert len(second) == 1 and {path.name for path in out.iterdir()} == FILES | {
+        "arithmetic.jsonl"
+    }
+    run(model, out)
+
+
+def test_a_full_disk_has_an_exit_code_of_its_own(model, tmp_path, monkeypatch, capsys):
+    """What was written before is complete, and with room the same command ends as if nothing had been."""
+    whole = run(model, tmp_path / "whole", rows=2)
+    with full_disk.small(tmp_path / "disk", 32) as disk:
+        (disk / "ballast").write_bytes(b"x" * 16384)
+        full_disk.fill(disk, leave=6000)
+        given = types.SimpleNamespace(
+            model=model, out=str(disk / "out"), **dataclasses.asdict(ASKED) | {"rows": 2}
+        )
+        monkeypatch.setattr(command.flags, "FLAGS", given)
+        for name in ("use_compilation_cache", "log_to_stderr"):
+            monkeypatch.setattr(command, name, lambda: None)
+        with pytest.raises(SystemExit) as ended:
+            command.main(["evaluate"])
+        assert ended.value.code == 5
+        assert "No space left on device" in (told := capsys.readouterr().err)
+        assert str(disk / "out") in told and "make room and run the same command again" in told
+        (disk / "filler").unlink()
+        (disk / "ballast").unlink()
+        report = run(model, disk / "out", rows=2)
+        assert rows(disk / "out") == rows(tmp_path / "whole")
+    assert report["benchmarks"] == whole["benchmarks"]
 
 
 def test_bad_folders(model, tmp_path, unbroken):

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
 from experiments import sweep as command
 from experiments import sweep_plan
+from tests import full_disk
 from tests.experiments.test_train_cli import environment  # noqa: F401  (a fixture)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -266,6 +268,74 @@ def test_a_command_line_that_cannot_be_run_is_one_line(environment, tmp_path, gi
         environment, f"--sweep={write(tmp_path, set=TINY)}", f"--workdir={tmp_path / 'runs'}", given
     )
     assert code == 2 and message in err and "Traceback" not in err
+
+
+def finished(workdir, run) -> None:
+    """The directory of a run as it is at its end."""
+    folder = workdir / run.folder
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"config": {"steps": 2, "model": {"path": ""}}}')
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "eval/dev_accuracy": 0.5}\n')
+
+
+@pytest.mark.parametrize("kept", [0, 1, -1])
+def test_a_torn_result_swallows_no_other(at_root, tmp_path, kept):
+    """A kill in the middle of a line: that run is to do again, and the next line stands alone."""
+    results = tmp_path / "results.jsonl"
+    one, two = command.runs_of(command.load(write(tmp_path, seeds=[0, 1])))
+    finished(tmp_path, one), finished(tmp_path, two)
+    assert command.record(one, str(tmp_path), str(results)) == ""
+    whole = results.read_bytes()
+    torn = whole[:kept] if kept >= 0 else whole[:-2]
+    results.write_bytes(torn)
+    assert command.done(str(results)) == set()
+    assert command.record(two, str(tmp_path), str(results)) == ""
+    assert command.done(str(results)) == {two.identity}
+    assert command.record(one, str(tmp_path), str(results)) == ""
+    assert command.done(str(results)) == {one.identity, two.identity}
+    # a line that lacks its newline alone is whole
+    results.write_bytes(whole[:-1])
+    assert command.done(str(results)) == {one.identity}
+    assert command.record(two, str(tmp_path), str(results)) == ""
+    assert command.done(str(results)) == {one.identity, two.identity}
+
+
+def test_results_that_a_full_disk_keeps_out_are_told_apart(at_root, tmp_path, monkeypatch):
+    """The run is to do again; the sweep's own exit code says that room is wanted."""
+    (run,) = command.runs_of(command.load(write(tmp_path)))
+    monkeypatch.setattr(command, "command_of", lambda *_: ["true"])
+    with full_disk.small(tmp_path / "disk", 64) as disk:
+        finished(tmp_path, run)
+        filler = full_disk.fill(disk)
+        results = str(disk / "results.jsonl")
+        ended = command.execute(run, str(tmp_path), results)
+        assert ended.full and f"{results} could not be written (No space left" in ended.error
+        filler.unlink()
+        assert command.execute(run, str(tmp_path), results) == command.Result(run, "")
+        assert command.done(results) == {run.identity}
+
+
+@pytest.mark.parametrize("code, full", [(5, True), (2, False)])
+def test_a_run_that_found_the_disk_full_is_told_apart(at_root, tmp_path, monkeypatch, code, full):
+    (run,) = command.runs_of(command.load(write(tmp_path)))
+    monkeypatch.setattr(command, "command_of", lambda *_: ["sh", "-c", f"echo why; exit {code}"])
+    (tmp_path / (run.folder + ".log")).write_text("cut off in the middle of a li")
+    ended = command.execute(run, str(tmp_path), str(tmp_path / "results.jsonl"))
+    assert (ended.full, ended.error.partition(" (")[0]) == (full, f"exit code {code}: why")
+    monkeypatch.setattr(command, "locally", lambda runs, *_: [ended])
+    given = dict(sweep="s", workdir=str(tmp_path), results="", launcher="local", jobs=1, slurm="{}")
+    monkeypatch.setattr(
+        command, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(dry_run=False, **given))
+    )
+    monkeypatch.setattr(command, "load", lambda _: None)
+    monkeypatch.setattr(command, "runs_of", lambda _: [run])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as left:
+            command.main(["sweep"])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert left.value.code == (5 if full else 1)
 
 
 def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noqa: F811

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -16,7 +20,7 @@ import pytest
 
 from bridge_jax import checkpoint, methods, train
 from experiments import train as command
-from tests import tiny_runs
+from tests import full_disk, tiny_runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 24
@@ -255,3 +259,117 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         for given in ("kept", "as it is")
     }
     assert faults["as it is"] > 8 * 2**25 // 4096 * 0.9 and faults["kept"] < 100, faults
+
+
+def silent(environment, redirected: str, *arguments, **given) -> int:
+    """The exit code of experiments.train, run by a shell with its output redirected."""
+    command = f'exec "$0" -m experiments.train "$@" {redirected}'
+    return subprocess.run(
+        ["bash", "-c", command, sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        timeout=240,
+        **given,
+    ).returncode
+
+
+@pytest.fixture(scope="session")
+def heard(environment, tmp_path_factory):
+    """A run whose output is read."""
+    folder = tmp_path_factory.mktemp("heard")
+    code, _, err = run(
+        environment, f"--config={config_file(folder)}", f"--workdir={folder / 'run'}"
+    )
+    assert code == 0, err
+    return folder / "run"
+
+
+@pytest.mark.parametrize("redirected", [">/dev/full 2>&1", "<&- >&- 2>&-"])
+def test_a_run_that_cannot_talk_goes_on(environment, heard, tmp_path, redirected):
+    """A full disk under its log, or nothing at all where its output was: the same run, and exit code 0."""
+    workdir = tmp_path / "run"
+    given = f"--config={config_file(tmp_path)}", f"--workdir={workdir}"
+    assert silent(environment, redirected, *given) == 0
+    tiny_runs.assert_same_run(workdir, heard, "grpo")
+    # also where there is nothing to do but to say so, and where it must say what is wrong
+    assert silent(environment, redirected, *given) == 0
+    assert silent(environment, redirected, *given, "--config.seed=7") == 2
+
+
+def test_a_run_outlives_its_terminal(environment, heard, tmp_path):
+    """A terminal, and so a progress bar, that is gone in the middle of the run."""
+    main, terminal = pty.openpty()
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.train"]
+        + [f"--config={config_file(tmp_path)}", f"--workdir={workdir}"],
+        cwd=ROOT,
+        env=environment,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    drain = threading.Thread(target=read_all, args=(main, lambda: begun(workdir, 3)))
+    drain.start()
+    drain.join(240)
+    os.close(main)
+    assert process.wait(240) == 0
+    tiny_runs.assert_same_run(workdir, heard, "grpo")
+
+
+def begun(workdir: pathlib.Path, step: int) -> bool:
+    """Whether the step is in its metrics."""
+    path = workdir / "metrics.jsonl"
+    return path.exists() and f'{{"step": {step}' in path.read_text()
+
+
+def read_all(descriptor: int, enough) -> None:
+    """Reads, so that the other side need not wait, until it is enough."""
+    os.set_blocking(descriptor, False)
+    while not enough():
+        with contextlib.suppress(BlockingIOError):
+            os.read(descriptor, 65536)
+        time.sleep(0.005)
+
+
+def test_a_full_disk_has_an_exit_code_of_its_own_and_costs_no_step(environment, heard, tmp_path):
+    """It fills up in the middle of the run; with room the same command goes on, and ends as if nothing had been."""
+    with full_disk.small(tmp_path / "disk", 8192) as disk:
+        workdir = disk / "run"
+        given = f"--config={config_file(tmp_path)}", f"--workdir={workdir}"
+        process = start(environment, *given)
+        wait_for_step(workdir, 6, process, saved=True)
+        filler = full_disk.fill(disk)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 5, (out, err)
+        (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert str(workdir) in told and "make room" in told and "No space left on device" in told
+        # while it is full, the same again, and nothing is spoiled; what was cut off would make room
+        for unfinished in (workdir / "checkpoints").glob("*tmp*"):
+            shutil.rmtree(unfinished)
+        full_disk.fill(disk)
+        code, _, err = run(environment, *given)
+        assert code == 5 and "make room" in err
+        filler.unlink()
+        code, _, err = run(environment, *given)
+        assert code == 0, err
+        tiny_runs.assert_same_run(workdir, heard, "grpo")
+
+
+def test_kill_9_before_the_first_checkpoint_and_during_saves(environment, heard, tmp_path):
+    """Again and again, at any moment: what a kill cost is taken again, and what it left of a save is removed."""
+    workdir = tmp_path / "run"
+    given = f"--config={config_file(tmp_path)}", f"--workdir={workdir}"
+    for step, every in ((2, 0), (5, 4), (9, 4)):
+        process = start(environment, *given, f"--config.checkpoint.every={every}")
+        wait_for_step(workdir, step, process)
+        process.kill()
+        process.communicate()
+    (workdir / "checkpoints" / "step_000016.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    code, _, err = run(environment, *given)
+    assert code == 0, err
+    tiny_runs.assert_same_run(workdir, heard, "grpo")
+    assert [path.name for path in (workdir / "checkpoints").glob("*tmp*")] == []
+    # killed before there was a checkpoint: the record of those steps is kept
+    assert len(tiny_runs.lines(workdir / "set_aside_1")) >= 2
