@@ -115,7 +115,9 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "reading", "boxed", list(READINGS), "where in the prediction the answer stands"
     )
-    flags.DEFINE_float("deadline", 5.0, "seconds for one answer, after which it is a timeout")
+    flags.DEFINE_float(
+        "deadline", 5.0, "seconds of processor time for one answer, after which it is a timeout"
+    )
 
 
 if __name__ == "__main__":
