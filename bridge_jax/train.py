@@ -15,8 +15,6 @@ import contextlib
 import functools
 import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -42,6 +40,7 @@ from bridge_jax import (
 )
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
+from bridge_jax.interrupt import Interrupt, Stopped
 from bridge_jax.models import hf_folder, params
 from bridge_jax.programs import Programs, compile_count, compile_programs, compiler_options
 from bridge_jax.setup import Run
@@ -63,10 +62,6 @@ class Diverged(RuntimeError):
 
 class GraderFailed(RuntimeError):
     """Too many samples of a step ended as timeout or grader_error: its rewards say nothing of the model."""
-
-
-class Stopped(BaseException):
-    """A signal asked the run to end where nothing is lost by ending at once; no error, so no `except Exception` eats it."""
 
 
 class Step(NamedTuple):
@@ -209,44 +204,6 @@ def check_grader(facts: dict[str, float], step: int, limit: float) -> None:
             "Its rewards would teach nothing. Look at their texts in rollouts/ of the last steps, or raise "
             "log.ungraded_limit; start again from the last checkpoint"
         )
-
-
-class Interrupt:
-    """SIGTERM and SIGINT ask the loop to end after the step under way; handlers are restored on exit.
-
-    While `starting`, before the first step, there is nothing to finish: they raise Stopped where they strike.
-    """
-
-    def __enter__(self) -> Interrupt:
-        self.asked, self.starting = threading.Event(), True
-        main = (
-            threading.current_thread() is threading.main_thread()
-        )  # only there can signals be handled
-
-        def ask(*_) -> None:
-            self.asked.set()
-            if self.starting:
-                raise Stopped
-
-        self._old = {
-            number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT) if main
-        }
-        return self
-
-    def agreed(self) -> bool:
-        """Whether a signal came, to this host or another; all hosts ask at the same place."""
-        if hosts.either("whether a signal came", self.asked.is_set()):
-            self.asked.set()
-        return self.asked.is_set()
-
-    def check(self) -> None:
-        """Stopped if a signal came."""
-        if self.agreed():
-            raise Stopped
-
-    def __exit__(self, *error) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
 
 
 def train(
@@ -474,6 +431,7 @@ def loop(
 
     with logbook.progress(end, meta["step"], s.method_name, quiet=not hosts.first()) as show:
         for number in range(meta["step"] + 1, end + 1):
+            interrupt.step = number
             reads = run.method.reads(number - 1)
             bucket, indices, demos = generate.rows_of_step(run, reads, cursors)
             policy = lambda actor: programs.policy[actor](state.params)
@@ -562,6 +520,7 @@ def loop(
                         seen, owed = {}, True
                 finish(pending, seen, not owed, updated)
                 pending, stopping = None, stopping or interrupt.agreed()
+            interrupt.step = number if stopping else min(number + 1, end)  # of a signal from now on
             if saving or stopping:
                 with meter.paused():
                     save(number, {key: repr(value) for key, value in last.items()} if owed else {})

@@ -34,6 +34,7 @@ LEVELS = {  # a module imports modules of a lower level, or of its own where the
     "rollcall": 0,
     "alike": 0.5,
     "hosts": 1,
+    "interrupt": 2,
     "models.llama": 1.5,
     "models.qwen2": 1.5,
     "models.qwen3": 1.5,
