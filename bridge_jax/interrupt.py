@@ -65,6 +65,23 @@ def end_at_once(text: str) -> None:
     os._exit(ENDED_AT_ONCE)
 
 
+@contextlib.contextmanager
+def acknowledged(doing: str, kept: str) -> Iterator[None]:
+    """Ctrl-C is answered at once, though KeyboardInterrupt waits until the devices are done; a second one ends at once."""
+    count = 0
+
+    def heard(number: int) -> None:
+        nonlocal count
+        count += number == signal.SIGINT
+        if number == signal.SIGINT and count == 1:
+            tell(f"{doing}; again to end at once")
+        elif number == signal.SIGINT:
+            end_at_once(f"ended at once; {kept}")
+
+    with listening(heard):
+        yield
+
+
 class Interrupt:
     """SIGTERM and SIGINT ask the loop to end after the step under way; handlers are restored on exit.
 

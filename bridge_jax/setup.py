@@ -56,7 +56,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class Model:
     """Where the base weights come from and in what precision they compute; masters are always fp32."""
 
-    path: str = ""  # HF folder or hub name; "" draws random weights of shape `arch`
+    path: settings.LocalPath = ""  # HF folder or hub name; "" draws random weights of shape `arch`
     arch: dict = dataclasses.field(
         default_factory=dict
     )  # keys of HF's config.json; beside a path it must agree
@@ -73,7 +73,7 @@ class Model:
 class Data:
     """Tokenizer and lengths."""
 
-    tokenizer: str = (
+    tokenizer: settings.LocalPath = (
         ""  # "": the model's own; "chars": the task's alphabet; else a folder or hub name
     )
     buckets: tuple[int, ...] = (64,)  # prompt lengths that programs are compiled for

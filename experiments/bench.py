@@ -30,6 +30,7 @@ from bridge_jax.grading import equivalence, selftest
 from bridge_jax.grading.extract import last_boxed
 from bridge_jax.grading.outcome import Claim, Rule
 from bridge_jax.grading.pool import Pool
+from experiments.cli import define_path
 from experiments.train import fail, keep_freed_memory, log_to_stderr, parse_flags
 
 VERSIONS = ("jax", "jaxlib", "sympy", "math-verify")
@@ -191,10 +192,8 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_integer("repeats", 5, "how often")
-    flags.DEFINE_string(
-        "data_dir", "", "a folder with reference solutions; without it they are made up"
-    )
-    flags.DEFINE_string("model", "models_local/smollm2", "a local model folder")
+    define_path("data_dir", "", "a folder with reference solutions; without it they are made up")
+    define_path("model", "models_local/smollm2", "a local model folder")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of weights and cache")
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
+from experiments.cli import define_path
 from experiments.train import (
     fail,
     keep_freed_memory,
@@ -495,19 +496,15 @@ def summary(asked: Asked, benchmark: Benchmark, rows: dict) -> dict:
 def define_flags() -> None:
     """The flags of this command."""
     default = Asked()
-    flags.DEFINE_string(
-        "model", None, "an HF folder, a hub name, or a run directory", required=True
-    )
-    flags.DEFINE_string(
+    define_path("model", None, "an HF folder, a hub name, or a run directory", required=True)
+    define_path(
         "out",
         None,
         "the folder of transcripts and tables; one that was begun is gone on with",
         required=True,
     )
     flags.DEFINE_list("tasks", [], "names of tasks; empty: the task of the run directory")
-    flags.DEFINE_string(
-        "data_dir", "", "the folder with the tasks' JSONL files; empty: from the hub"
-    )
+    define_path("data_dir", "", "the folder with the tasks' JSONL files; empty: from the hub")
     flags.DEFINE_bool("greedy", default.greedy, "greedy pass@1")
     flags.DEFINE_integer(
         "samples", default.samples, "samples of each problem, from 2 on; avg@k and pass@k"
@@ -566,13 +563,14 @@ def main(argv: list[str]) -> None:
     log_to_stderr()
     use_compilation_cache()
     keep_freed_memory()
+    kept = "every batch that was graded is on disk, and the same command goes on from there"
     try:
-        evaluate_model(flags.FLAGS.model, flags.FLAGS.out, read_flags())
+        from bridge_jax import interrupt
+
+        with interrupt.acknowledged("ending when the devices are done with the batch", kept):
+            evaluate_model(flags.FLAGS.model, flags.FLAGS.out, read_flags())
     except KeyboardInterrupt:
-        fail(
-            "stopped; every batch that was graded is on disk, and the same command goes on from there",
-            code=130,
-        )
+        fail(f"stopped; {kept}", code=130)
     except (
         ValueError,
         OSError,

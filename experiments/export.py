@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from experiments.cli import define_path
 from experiments.train import fail, log_to_stderr, parse_flags
 
 KINDS = ("merged", "base", "adapter")
@@ -257,10 +258,8 @@ def transformers_logits(folder: Path, ids):
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("workdir", None, "the run directory", required=True)
-    flags.DEFINE_string(
-        "out", None, "the folder to make; it must not exist, or be empty", required=True
-    )
+    define_path("workdir", None, "the run directory", required=True)
+    define_path("out", None, "the folder to make; it must not exist, or be empty", required=True)
     flags.DEFINE_enum("what", "merged", KINDS, "theta + w, theta alone, or w alone for PEFT")
 
 

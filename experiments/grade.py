@@ -21,6 +21,7 @@ from bridge_jax.grading import selftest
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import Outcome, Rule
 from bridge_jax.grading.pool import Pool, PoolError
+from experiments.cli import define_path
 from experiments.train import fail, log_to_stderr, parse_flags
 
 READINGS = {"boxed": last_boxed, "lenient": lenient_answer, "bare": lambda text: text}
@@ -111,7 +112,7 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("file", None, "JSONL of gold and prediction; - for stdin", required=True)
+    define_path("file", None, "JSONL of gold and prediction; - for stdin", required=True)
     flags.DEFINE_enum(
         "reading", "boxed", list(READINGS), "where in the prediction the answer stands"
     )

@@ -20,6 +20,7 @@ from absl import app, flags
 from bridge_jax import methods
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, Method, Policy, Reads, Rollouts, Sequences, TrainState, Tree
+from experiments.cli import define_path
 from experiments.train import fail, parse_flags
 
 V, P, M, T = (
@@ -249,7 +250,7 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("out", "docs/methods.md", "the file")
+    define_path("out", "docs/methods.md", "the file")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from bridge_jax import settings
+from experiments.cli import define_path
 from experiments.train import fail, log_to_stderr, parse_flags
 
 SHOWN = 5  # examples of each change
@@ -23,7 +25,7 @@ SHOWN = 5  # examples of each change
 
 def task_of(run: Path):
     """The task of a run, made from its config; ValueError where there is no run."""
-    from bridge_jax import settings, tasks
+    from bridge_jax import tasks
 
     try:
         config = ConfigDict(json.loads((run / "config.json").read_text())["config"])
@@ -115,13 +117,13 @@ def main(argv: list[str]) -> None:
         fail(f"expected one run directory, got {argv[1:]}: python -m experiments.regrade RUN")
     log_to_stderr()
     try:
-        rows = regrade(Path(argv[1]).expanduser())
+        rows = regrade(Path(settings.expand_user(argv[1])))
         print(summary(rows))
         if flags.FLAGS.out:
             changed = [
                 json.dumps(row) + "\n" for row in rows if row["outcome"] != row["outcome_now"]
             ]
-            Path(flags.FLAGS.out).expanduser().write_text("".join(changed))
+            Path(flags.FLAGS.out).write_text("".join(changed))
             print(f"{len(changed)} changed rows in {flags.FLAGS.out}")
     except (ValueError, OSError) as error:
         fail(str(error))
@@ -131,7 +133,7 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("out", "", "a JSONL file for the rows that change")
+    define_path("out", "", "a JSONL file for the rows that change")
 
 
 if __name__ == "__main__":

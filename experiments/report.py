@@ -23,6 +23,7 @@ from absl import app, flags
 
 from bridge_jax import comparison, results, settings
 from bridge_jax.comparison import BUDGETS, Interval, Run
+from experiments.cli import define_path
 from experiments.train import fail, parse_flags
 
 PAGE = pathlib.Path(__file__).with_name("report_page.html")
@@ -314,10 +315,10 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string(
-        "runs", None, "run directories: a glob, or several with commas between them"
+    define_path(
+        "runs", None, "run directories: a glob, or several with commas between them", several=True
     )
-    flags.DEFINE_string("out", "report.html", "the page; the tables stand beside it")
+    define_path("out", "report.html", "the page; the tables stand beside it")
     flags.DEFINE_string("metric", "eval/held_out_accuracy", "what runs are judged by")
     flags.mark_flags_as_required(["runs"])
 
