@@ -16,7 +16,18 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bridge_jax import data, hosts, logbook, lora, methods, policy, settings, sharding, tasks
+from bridge_jax import (
+    data,
+    hosts,
+    logbook,
+    lora,
+    methods,
+    platforms,
+    policy,
+    settings,
+    sharding,
+    tasks,
+)
 from bridge_jax.models import attention, hf_folder, layers, params
 from bridge_jax.optim import Recipe, Recipes, learning_rate
 from bridge_jax.types import Method, Policy, Task, Tree
@@ -394,7 +405,7 @@ def shape_of_model(model: Model) -> tuple[layers.Config, dict]:
 
 def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Run:
     """The part of a run that needs no data: settings, model, method, mesh, all of data.buckets; enough for abstract programs."""
-    devices = jax.devices() if devices is None else devices
+    devices = platforms.devices() if devices is None else devices
     s = read(config, len(devices))
     for recipe in (s.recipes.base, s.recipes.lora):
         learning_rate(recipe)  # refuses what cannot be meant

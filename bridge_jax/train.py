@@ -33,6 +33,7 @@ from bridge_jax import (
     hosts,
     ledger,
     logbook,
+    platforms,
     problems,
     settings,
     setup,
@@ -259,7 +260,7 @@ def train_with(
 ) -> dict[str, Any]:
     """train, with its grader running; held: keeps the run directory for this run until the end."""
     with hosts.waiting("the devices of all hosts"):
-        jax.local_devices()  # hosts tell each other of theirs
+        platforms.devices()  # hosts tell each other of theirs
     run = setup.build(config, devices)._replace(pool=pool)
     s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
     facts = setup.facts(run)

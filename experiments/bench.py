@@ -127,8 +127,10 @@ def on_model(case: str, **how):
     def measure(repeats: int) -> list[dict]:
         import jax
 
+        from bridge_jax import platforms
         from experiments import bench_model
 
+        platforms.devices()
         jax.config.update(
             "jax_enable_compilation_cache", False
         )  # compile_s is what compiling takes

@@ -90,8 +90,17 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
     with Grader() as grader:
         if needs_pool(names):
             grader.start()  # before anything touches the devices
-        from bridge_jax import checkpoint, results, settings, setup, sharding, transcripts
+        from bridge_jax import (
+            checkpoint,
+            platforms,
+            results,
+            settings,
+            setup,
+            sharding,
+            transcripts,
+        )
 
+        platforms.devices()
         given = open_model(model)
         asked = settle(asked, given)
         print(

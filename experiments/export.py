@@ -68,9 +68,7 @@ def export(workdir: str, out: str, what: str = "merged") -> Path:
 
 def rebuild(workdir: str):
     """The setup.Run of a run directory, in fp32, on whatever devices there are here."""
-    import jax
-
-    from bridge_jax import setup
+    from bridge_jax import platforms, setup
 
     path = Path(workdir) / "config.json"
     if not path.is_file():
@@ -86,7 +84,7 @@ def rebuild(workdir: str):
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
     config.batch = ConfigDict(
         dict(
-            prompts_per_step=jax.device_count(),
+            prompts_per_step=len(platforms.devices()),
             samples_per_prompt=2,
             demos_per_step=1,
             microbatch_rows=2,

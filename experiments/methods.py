@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from bridge_jax import methods
+from bridge_jax import methods, platforms
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, Method, Policy, Reads, Rollouts, Sequences, TrainState, Tree
 from experiments.cli import define_path
@@ -243,7 +243,10 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}")
     try:
+        platforms.devices()
         Path(flags.FLAGS.out).write_text(document())
+    except ValueError as error:
+        fail(str(error))
     except OSError as error:
         fail(f"--out={flags.FLAGS.out}: {error.strerror}")
 

@@ -20,6 +20,7 @@ LEVELS = {  # a module imports modules of a lower level, or of its own where the
     "settings": 0,
     "precision": 0,
     "packing": 0.5,
+    "platforms": 0,
     "problems": 1,
     "results": 1,
     "transcripts": 1,
