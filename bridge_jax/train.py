@@ -29,6 +29,7 @@ from bridge_jax import (
     cooperation,
     data,
     evaluate,
+    finished,
     generate,
     hosts,
     ledger,
@@ -171,8 +172,8 @@ def restore_or_begin(run: Run, store: checkpoint.Checkpoints) -> tuple[TrainStat
     }
 
 
-def announce(run: Run, meta: dict) -> None:
-    """The derived batch table and the facts one checks before leaving a run alone."""
+def announce(run: Run, meta: dict, end: int) -> None:
+    """The derived batch table and the facts one checks before leaving a run alone, which shall go to step `end`."""
     s, start = run.settings, meta["step"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params.abstract(run.cfg)))
     demos, held_out = (
@@ -180,6 +181,7 @@ def announce(run: Run, meta: dict) -> None:
         {k: len(v.problems) for k, v in run.splits.items()},
     )
     template = data.template_hash(run.tokenizer, run.task.messages)
+    further = "raise --config.steps" if start >= s.steps else "raise or leave out --stop_at"
     hosts_told = f" of {hosts.count()} hosts" if hosts.count() > 1 else ""
     hosts.say(
         f"{s.method_name} on {s.task_name}: {run.cfg.family} with {count:,} parameters, compute {s.model.dtype}, "
@@ -188,9 +190,9 @@ def announce(run: Run, meta: dict) -> None:
         f"at most {s.rollout.max_new} new tokens; prompt template {template}\n"
         + (f"warning: {meta['restore_warning']}\n" if "restore_warning" in meta else "")
         + (
-            f"steps {start + 1} to {s.steps}"
-            if start < s.steps
-            else f"nothing to do: the run stands at step {start} of {s.steps}; raise --config.steps to go on"
+            f"steps {start + 1} to {end}"
+            if start < end
+            else f"nothing to do: the run stands at step {start} of {s.steps}; {further} to go on"
         )
     )
 
@@ -296,7 +298,18 @@ def train_with(
     ):
         with open(os.path.join(workdir, name), "w") as file:
             file.write(text + "\n")
-    return resume(run, workdir, min(s.steps, stop_at or s.steps), interrupt, record)
+    end = min(s.steps, stop_at or s.steps)
+    last = hosts.decided(
+        "whether anything is left to do",
+        lambda: None if force_config else finished.last_line(workdir, end),
+    )
+    if last is None:
+        last = resume(run, workdir, end, interrupt, record)
+        if hosts.first() and not last["stopped"]:
+            finished.write(workdir, last["step"])  # now that the last checkpoint is whole
+        return last
+    announce(run, last, end)
+    return {"stopped": False} | last
 
 
 def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict) -> dict[str, Any]:
@@ -309,7 +322,9 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict)
                 workdir, record
             )  # only now: a checkpoint of another method would have been refused
         start, began = meta["step"], time.monotonic()
-        announce(run, meta)
+        announce(run, meta, end)
+        if start >= end and not meta.get("unlogged"):
+            return {"step": start, "stopped": False}
         # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved
         kept = -1 if not start else start - bool(meta.get("unlogged"))
         with logbook.Logbook(

@@ -49,6 +49,7 @@ LEVELS = {  # a module imports modules of a lower level, or of its own where the
     "evaluate": 4,
     "checkpoint": 4,
     "logbook": 4,
+    "finished": 4.1,
     "policy": 4,
     "setup": 4.5,
     "programs": 4.7,
