@@ -250,6 +250,12 @@ def say(text: str) -> None:
         streams.say(text)
 
 
+def announce_end(text: str) -> None:
+    """Tell the other hosts why this one ends, before it ends of itself; they follow it with exit code LOST."""
+    if _watch:
+        _watch.announce(LOST, text)
+
+
 def waiting(what: str):
     """`with waiting("update of step 3"):` around whatever needs the other hosts to go on; watched over."""
     return _watch.waiting(what) if _watch else contextlib.nullcontext()

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import numbers
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+LocalPath = typing.NewType("LocalPath", str)  # of a field: a path of this machine, ~ allowed
 NOT_SET = "(not set)"  # stands in a diff for a key that one side does not have
 
 
@@ -57,6 +59,8 @@ def section(config: ConfigDict, name: str, cls: type, others: Iterable[str] = ()
             raise ValueError(
                 f"config.{name}.{key}={value!r} is {_kind(value)}; wanted: {wanted}."
             ) from None
+        except ValueError as error:
+            raise ValueError(f"config.{name}.{key}={value!r}: {error}") from None
     missing = [
         key
         for key, field in fields.items()
@@ -70,6 +74,17 @@ def section(config: ConfigDict, name: str, cls: type, others: Iterable[str] = ()
             f"set --config.{name}.{missing[0]}=..."
         )
     return cls(**values)
+
+
+def expand_user(path: str) -> str:
+    """The path with a leading ~ or ~NAME as a shell reads it; ValueError where there is no such home directory."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"there is no home directory {path.split('/')[0]!r} here; write the folder out, or "
+            f"./{path} for one of that name in the current folder"
+        )
+    return expanded
 
 
 def unread(config_section: Any, defaults_section: Any, cls: type) -> list[str]:
@@ -110,6 +125,8 @@ def _scalar(value: Any, wanted: Any) -> Any:
         return None
     if wanted in (bool, str) and isinstance(value, wanted):
         return value
+    if wanted is LocalPath and isinstance(value, str):
+        return expand_user(value)
     # bool is a subclass of int in Python; `steps=True` is a slip, never a number
     if wanted is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
@@ -117,7 +134,7 @@ def _scalar(value: Any, wanted: Any) -> Any:
         return float(value)
     if wanted is dict and isinstance(value, (ConfigDict, Mapping)):
         return to_json(value)
-    assert wanted in (None, type(None), bool, str, int, float, dict), (
+    assert wanted in (None, type(None), bool, str, LocalPath, int, float, dict), (
         f"settings cannot check a field of type {wanted}"
     )
     raise TypeError
@@ -126,6 +143,8 @@ def _scalar(value: Any, wanted: Any) -> Any:
 def _wanted(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
+    if hint is LocalPath:
+        return "str"
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 

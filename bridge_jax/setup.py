@@ -22,6 +22,7 @@ from bridge_jax import (
     logbook,
     lora,
     methods,
+    platforms,
     policy,
     problems,
     settings,
@@ -75,7 +76,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class Model:
     """Where the base weights come from and in what precision they compute; masters are always fp32."""
 
-    path: str = ""  # HF folder or hub name; "" draws random weights of shape `arch`
+    path: settings.LocalPath = ""  # HF folder or hub name; "" draws random weights of shape `arch`
     arch: dict = dataclasses.field(
         default_factory=dict
     )  # keys of HF's config.json; beside a path it must agree
@@ -92,7 +93,7 @@ class Model:
 class Data:
     """Tokenizer and lengths."""
 
-    tokenizer: str = (
+    tokenizer: settings.LocalPath = (
         ""  # "": the model's own; "chars": the task's alphabet; else a folder or hub name
     )
     buckets: tuple[int, ...] = (64,)  # prompt lengths that programs are compiled for
@@ -423,7 +424,7 @@ def shape_of_model(model: Model) -> tuple[layers.Config, dict]:
 
 def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Run:
     """The part of a run that needs no data: settings, model, method, mesh, all of data.buckets; enough for abstract programs."""
-    devices = jax.devices() if devices is None else devices
+    devices = platforms.devices() if devices is None else devices
     s = read(config, len(devices))
     for recipe in (s.recipes.base, s.recipes.lora):
         learning_rate(recipe)  # refuses what cannot be meant

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bridge_jax import platforms
 from bridge_jax.types import Matrix, Tree
 
 AXES = ("data", "fsdp", "tensor")
@@ -83,13 +84,13 @@ def _nearest_sizes(
 
 def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
     """The mesh over the given (default: all) devices."""
-    devices = jax.devices() if devices is None else devices
+    devices = platforms.devices() if devices is None else devices
     return Mesh(np.asarray(devices).reshape(tuple(sizes_of(cfg, len(devices)).values())), AXES)
 
 
 def make_decode_mesh(cfg: MeshConfig, devices=None) -> Mesh:
     """The mesh of sampling and evaluation over the same devices in the same order; ValueError where heads cannot lie so."""
-    devices = jax.devices() if devices is None else devices
+    devices = platforms.devices() if devices is None else devices
     tensor = cfg.decode_tensor or sizes_of(cfg, len(devices))["tensor"]
     if tensor < 1 or len(devices) % tensor:
         allowed = divisors(len(devices))

@@ -15,8 +15,6 @@ import contextlib
 import functools
 import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -32,10 +30,12 @@ from bridge_jax import (
     data,
     evaluate,
     files,
+    finished,
     generate,
     hosts,
     ledger,
     logbook,
+    platforms,
     problems,
     settings,
     setup,
@@ -43,6 +43,7 @@ from bridge_jax import (
 )
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
+from bridge_jax.interrupt import Interrupt, Stopped
 from bridge_jax.models import hf_folder, params
 from bridge_jax.programs import Programs, compile_count, compile_programs, compiler_options
 from bridge_jax.setup import Run
@@ -65,10 +66,6 @@ class Diverged(RuntimeError):
 
 class GraderFailed(RuntimeError):
     """Too many samples of a step ended as timeout or grader_error: its rewards say nothing of the model."""
-
-
-class Stopped(BaseException):
-    """A signal asked the run to end where nothing is lost by ending at once; no error, so no `except Exception` eats it."""
 
 
 class Step(NamedTuple):
@@ -177,8 +174,8 @@ def restore_or_begin(run: Run, store: checkpoint.Checkpoints) -> tuple[TrainStat
     }
 
 
-def announce(run: Run, meta: dict) -> None:
-    """The derived batch table and the facts one checks before leaving a run alone."""
+def announce(run: Run, meta: dict, end: int) -> None:
+    """The derived batch table and the facts one checks before leaving a run alone, which shall go to step `end`."""
     s, start = run.settings, meta["step"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params.abstract(run.cfg)))
     demos, held_out = (
@@ -186,6 +183,7 @@ def announce(run: Run, meta: dict) -> None:
         {k: len(v.problems) for k, v in run.splits.items()},
     )
     template = data.template_hash(run.tokenizer, run.task.messages)
+    further = "raise --config.steps" if start >= s.steps else "raise or leave out --stop_at"
     hosts_told = f" of {hosts.count()} hosts" if hosts.count() > 1 else ""
     hosts.say(
         f"{s.method_name} on {s.task_name}: {run.cfg.family} with {count:,} parameters, compute {s.model.dtype}, "
@@ -196,9 +194,9 @@ def announce(run: Run, meta: dict) -> None:
         + (f"samples end at the first of {run.task.stop}\n" if run.task.stop else "")
         + (f"warning: {meta['restore_warning']}\n" if "restore_warning" in meta else "")
         + (
-            f"steps {start + 1} to {s.steps}"
-            if start < s.steps
-            else f"nothing to do: the run stands at step {start} of {s.steps}; raise --config.steps to go on"
+            f"steps {start + 1} to {end}"
+            if start < end
+            else f"nothing to do: the run stands at step {start} of {s.steps}; {further} to go on"
         )
     )
 
@@ -213,44 +211,6 @@ def check_grader(facts: dict[str, float], step: int, limit: float) -> None:
             "Its rewards would teach nothing. Look at their texts in rollouts/ of the last steps, or raise "
             "log.ungraded_limit; start again from the last checkpoint"
         )
-
-
-class Interrupt:
-    """SIGTERM and SIGINT ask the loop to end after the step under way; handlers are restored on exit.
-
-    While `starting`, before the first step, there is nothing to finish: they raise Stopped where they strike.
-    """
-
-    def __enter__(self) -> Interrupt:
-        self.asked, self.starting = threading.Event(), True
-        main = (
-            threading.current_thread() is threading.main_thread()
-        )  # only there can signals be handled
-
-        def ask(*_) -> None:
-            self.asked.set()
-            if self.starting:
-                raise Stopped
-
-        self._old = {
-            number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT) if main
-        }
-        return self
-
-    def agreed(self) -> bool:
-        """Whether a signal came, to this host or another; all hosts ask at the same place."""
-        if hosts.either("whether a signal came", self.asked.is_set()):
-            self.asked.set()
-        return self.asked.is_set()
-
-    def check(self) -> None:
-        """Stopped if a signal came."""
-        if self.agreed():
-            raise Stopped
-
-    def __exit__(self, *error) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
 
 
 def train(
@@ -306,7 +266,7 @@ def train_with(
 ) -> dict[str, Any]:
     """train, with its grader running; held: keeps the run directory for this run until the end."""
     with hosts.waiting("the devices of all hosts"):
-        jax.local_devices()  # hosts tell each other of theirs
+        platforms.devices()  # hosts tell each other of theirs
     run = setup.build(config, devices)._replace(pool=pool)
     s, changes = run.settings, settings.diff(config, defaults) if defaults else {}
     facts = setup.facts(run)
@@ -345,7 +305,18 @@ def train_with(
         (("batch.txt", s.batch.format()), ("overlap.txt", overlap)) if hosts.first() else ()
     ):
         files.replace(os.path.join(workdir, name), text + "\n")
-    return resume(run, workdir, min(s.steps, stop_at or s.steps), interrupt, record)
+    end = min(s.steps, stop_at or s.steps)
+    last = hosts.decided(
+        "whether anything is left to do",
+        lambda: None if force_config else finished.last_line(workdir, end),
+    )
+    if last is None:
+        last = resume(run, workdir, end, interrupt, record)
+        if hosts.first() and not last["stopped"]:
+            finished.write(workdir, last["step"])  # now that the last checkpoint is whole
+        return last
+    announce(run, last, end)
+    return {"stopped": False} | last
 
 
 def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict) -> dict[str, Any]:
@@ -359,7 +330,9 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict)
             logbook.write_config(
                 workdir, record
             )  # only now: a checkpoint of another method would have been refused
-        announce(run, meta)
+        announce(run, meta, end)
+        if start >= end and not meta.get("unlogged"):
+            return {"step": start, "stopped": False}
         # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved
         kept = -1 if not start else start - bool(meta.get("unlogged"))
         with logbook.Logbook(
@@ -528,6 +501,7 @@ def loop(
 
     with logbook.progress(end, meta["step"], s.method_name, quiet=not hosts.first()) as show:
         for number in range(meta["step"] + 1, end + 1):
+            interrupt.step = number
             reads = run.method.reads(number - 1)
             bucket, indices, demos = generate.rows_of_step(run, reads, cursors)
             policy = lambda actor: programs.policy[actor](state.params)
@@ -615,6 +589,8 @@ def loop(
                         seen, owed = {}, True
                 finish(pending, seen, not owed, updated)
                 pending, stopping = None, stopping or interrupt.agreed()
+            # of a signal from now on
+            interrupt.step = number if stopping else min(number + 1, end)
             # while updates are skipped the state may be ruined: then only what would be lost by ending is saved, beside
             # the last good checkpoint, and what is due is saved once an update was finite
             if (due and not skipped) or number == end or stopping:

@@ -30,6 +30,7 @@ from bridge_jax.grading import equivalence, selftest
 from bridge_jax.grading.extract import last_boxed
 from bridge_jax.grading.outcome import Claim, Rule
 from bridge_jax.grading.pool import Pool
+from experiments.cli import define_path
 from experiments.train import (
     check_output,
     fail,
@@ -133,8 +134,10 @@ def on_model(case: str, **how):
     def measure(repeats: int) -> list[dict]:
         import jax
 
+        from bridge_jax import platforms
         from experiments import bench_model
 
+        platforms.devices()
         jax.config.update(
             "jax_enable_compilation_cache", False
         )  # compile_s is what compiling takes
@@ -199,10 +202,8 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_integer("repeats", 5, "how often")
-    flags.DEFINE_string(
-        "data_dir", "", "a folder with reference solutions; without it they are made up"
-    )
-    flags.DEFINE_string("model", "models_local/smollm2", "a local model folder")
+    define_path("data_dir", "", "a folder with reference solutions; without it they are made up")
+    define_path("model", "models_local/smollm2", "a local model folder")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of weights and cache")
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from absl import flags
 
 from bridge_jax import files
+from experiments.cli import define_path
 from experiments.train import fail, fail_by, run_command
 
 CASES = {  # in the order of a round: name -> (flag of the peer's python, script and arguments); "": experiments.bench
@@ -182,16 +183,21 @@ def main(argv: list[str]) -> None:
             )
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """The flags of this command."""
     for name, about in (
         ("scripts", "the folder of the peers' scripts"),
         ("tunix", "a python that has google-tunix"),
         ("torch", "a python that has trl and torch"),
         ("data_dir", "the folder with train/gsm8k_train.jsonl"),
     ):
-        flags.DEFINE_string(name, "", about)
-    flags.DEFINE_string("model", "models_local/smollm2", "a local model folder")
-    flags.DEFINE_string("out", "docs/speed/peers.jsonl", "one line for each result")
+        define_path(name, "", about)
+    define_path("model", "models_local/smollm2", "a local model folder")
+    define_path("out", "docs/speed/peers.jsonl", "one line for each result")
     flags.DEFINE_integer("rounds", 5, "how often each case")
     flags.DEFINE_bool("table", False, "print the table of what is there")
+
+
+if __name__ == "__main__":
+    define_flags()
     run_command(main)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from bridge_jax import files, textfile
+from experiments.cli import define_path
 from experiments.train import (
     fail,
     fail_by,
@@ -95,8 +96,17 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
     with Grader() as grader, contextlib.ExitStack() as held:
         if needs_pool(names):
             grader.start()  # before anything touches the devices
-        from bridge_jax import checkpoint, results, settings, setup, sharding, transcripts
+        from bridge_jax import (
+            checkpoint,
+            platforms,
+            results,
+            settings,
+            setup,
+            sharding,
+            transcripts,
+        )
 
+        platforms.devices()
         given = open_model(model)
         asked = settle(asked, given)
         print(
@@ -516,19 +526,15 @@ def summary(asked: Asked, benchmark: Benchmark, rows: dict) -> dict:
 def define_flags() -> None:
     """The flags of this command."""
     default = Asked()
-    flags.DEFINE_string(
-        "model", None, "an HF folder, a hub name, or a run directory", required=True
-    )
-    flags.DEFINE_string(
+    define_path("model", None, "an HF folder, a hub name, or a run directory", required=True)
+    define_path(
         "out",
         None,
         "the folder of transcripts and tables; one that was begun is gone on with",
         required=True,
     )
     flags.DEFINE_list("tasks", [], "names of tasks; empty: the task of the run directory")
-    flags.DEFINE_string(
-        "data_dir", "", "the folder with the tasks' JSONL files; empty: from the hub"
-    )
+    define_path("data_dir", "", "the folder with the tasks' JSONL files; empty: from the hub")
     flags.DEFINE_bool("greedy", default.greedy, "greedy pass@1")
     flags.DEFINE_integer(
         "samples", default.samples, "samples of each problem, from 2 on; avg@k and pass@k"
@@ -594,13 +600,14 @@ def main(argv: list[str]) -> None:
     log_to_stderr()
     use_compilation_cache()
     keep_freed_memory()
+    kept = "every batch that was graded is on disk, and the same command goes on from there"
     try:
-        evaluate_model(flags.FLAGS.model, flags.FLAGS.out, read_flags())
+        from bridge_jax import interrupt
+
+        with interrupt.acknowledged("ending when the devices are done with the batch", kept):
+            evaluate_model(flags.FLAGS.model, flags.FLAGS.out, read_flags())
     except KeyboardInterrupt:
-        fail(
-            "stopped; every batch that was graded is on disk, and the same command goes on from there",
-            code=130,
-        )
+        fail(f"stopped; {kept}", code=130)
     except (
         ValueError,
         OSError,

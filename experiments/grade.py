@@ -22,6 +22,7 @@ from bridge_jax.grading import selftest
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import Outcome, Rule
 from bridge_jax.grading.pool import Pool, PoolError
+from experiments.cli import define_path
 from experiments.train import check_output, fail, fail_by, log_to_stderr, run_command
 
 READINGS = {"boxed": last_boxed, "lenient": lenient_answer, "bare": lambda text: text}
@@ -116,11 +117,13 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("file", None, "JSONL of gold and prediction; - for stdin", required=True)
+    define_path("file", None, "JSONL of gold and prediction; - for stdin", required=True)
     flags.DEFINE_enum(
         "reading", "boxed", list(READINGS), "where in the prediction the answer stands"
     )
-    flags.DEFINE_float("deadline", 5.0, "seconds for one answer, after which it is a timeout")
+    flags.DEFINE_float(
+        "deadline", 5.0, "seconds of processor time for one answer, after which it is a timeout"
+    )
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from bridge_jax import files, methods
+from bridge_jax import files, methods, platforms
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, Method, Policy, Reads, Rollouts, Sequences, TrainState, Tree
+from experiments.cli import define_path
 from experiments.train import fail, fail_by, run_command
 
 V, P, M, T = (
@@ -241,14 +242,15 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}")
     try:
+        platforms.devices()
         files.replace(flags.FLAGS.out, document())
-    except OSError as error:
+    except (ValueError, OSError) as error:
         fail_by(error)
 
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("out", "docs/methods.md", "the file")
+    define_path("out", "docs/methods.md", "the file")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from ml_collections import config_flags
 
 from bridge_jax import files, methods, settings
 from bridge_jax.flight import chips
+from experiments.cli import define_path
 from experiments.train import fail, fail_by, log_to_stderr, run_command
 
 PHASES = ("merge", "prefill", "decode", "logp", "update")
@@ -44,7 +45,7 @@ def define_flags() -> None:
         "seconds of grading a step that the estimate takes as given",
         lower_bound=0.0,
     )
-    flags.DEFINE_string("out", "", "a file to which each plan is appended as a line of JSON")
+    define_path("out", "", "a file to which each plan is appended as a line of JSON")
     flags.DEFINE_bool(
         "table",
         False,

@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from bridge_jax import logbook, train
 from configs import base
+from experiments.cli import define_path
 from experiments.export import export
 from experiments.train import (
     fail,
@@ -74,7 +75,7 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file(
         "config", "configs/ladder.py:base", "the recipe of the base model", lock_config=True
     )
-    flags.DEFINE_string("out", "runs/base", "where run/ and model/ go")
+    define_path("out", "runs/base", "where run/ and model/ go")
     flags.DEFINE_integer(
         "cores",
         1,

@@ -17,10 +17,13 @@ from absl import flags
 
 from bridge_jax import files, intervals, logbook, train
 from configs import quickstart
+from experiments.cli import define_path
 from experiments.export import export
 from experiments.train import (
+    fail,
     fail_by,
     keep_freed_memory,
+    leave,
     log_to_stderr,
     run_command,
     use_compilation_cache,
@@ -40,14 +43,20 @@ COLUMNS = (
 def run(out: pathlib.Path) -> dict[str, list[dict]]:
     """Train the base and every method in out; the metrics of each method, one dict a step."""
     model = out / "base_model"
-    train.train(quickstart.get_config("base"), str(out / "base"))
+    trained(quickstart.get_config("base"), out / "base")
     if not model.exists():
         export(str(out / "base"), str(model))
     for method in METHODS:
         config = quickstart.get_config(method)
         config.model.path = str(model)
-        train.train(config, str(out / method))
+        trained(config, out / method)
     return {method: logbook.read(str(out / method)) for method in METHODS}
+
+
+def trained(config, folder: pathlib.Path) -> None:
+    """Train to the end; a signal ends the program, since what comes next takes a run that is finished."""
+    if train.train(config, str(folder))["stopped"]:
+        leave()
 
 
 def table(metrics: dict[str, list[dict]]) -> str:
@@ -121,8 +130,10 @@ def draw(metrics: dict[str, list[dict]], path: pathlib.Path) -> None:
     files.replace(path, drawn.getvalue())
 
 
-def main(_) -> None:
+def main(argv: list[str]) -> None:
     """Run, print, draw."""
+    if argv[1:]:
+        fail(f"unexpected arguments {argv[1:]}; the flag is --out")
     log_to_stderr()
     use_compilation_cache()
     keep_freed_memory()
@@ -140,8 +151,11 @@ def main(_) -> None:
     )
 
 
+def define_flags() -> None:
+    """The flags of this command."""
+    define_path("out", "runs/quickstart", "where the runs, the base model and the picture go")
+
+
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "out", "runs/quickstart", "where the runs, the base model and the picture go"
-    )
+    define_flags()
     run_command(main)

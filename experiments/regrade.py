@@ -16,7 +16,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from bridge_jax import files
+from bridge_jax import files, settings
+from experiments.cli import define_path
 from experiments.train import check_output, fail, fail_by, log_to_stderr, run_command
 
 SHOWN = 5  # examples of each change
@@ -116,13 +117,13 @@ def main(argv: list[str]) -> None:
         fail(f"expected one run directory, got {argv[1:]}: python -m experiments.regrade RUN")
     log_to_stderr()
     try:
-        rows = regrade(Path(argv[1]).expanduser())
+        rows = regrade(Path(settings.expand_user(argv[1])))
         print(summary(rows))
         if flags.FLAGS.out:
             changed = [
                 json.dumps(row) + "\n" for row in rows if row["outcome"] != row["outcome_now"]
             ]
-            files.replace(Path(flags.FLAGS.out).expanduser(), "".join(changed))
+            files.replace(flags.FLAGS.out, "".join(changed))
             print(f"{len(changed)} changed rows in {flags.FLAGS.out}")
     except (ValueError, OSError) as error:
         fail_by(error)
@@ -133,7 +134,7 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("out", "", "a JSONL file for the rows that change")
+    define_path("out", "", "a JSONL file for the rows that change")
 
 
 if __name__ == "__main__":

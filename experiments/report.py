@@ -25,8 +25,9 @@ import numpy as np
 from absl import flags
 
 from bridge_jax import comparison, files, intervals, results, settings, textfile
-from bridge_jax.comparison import BUDGETS, Interval, Run
+from bridge_jax.comparison import BUDGETS, Run
 from bridge_jax.intervals import Interval
+from experiments.cli import define_path
 from experiments.train import fail, fail_by, run_command
 
 PAGE = pathlib.Path(__file__).with_name("report_page.html")
@@ -332,10 +333,10 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string(
-        "runs", None, "run directories: a glob, or several with commas between them"
+    define_path(
+        "runs", None, "run directories: a glob, or several with commas between them", several=True
     )
-    flags.DEFINE_string("out", "report.html", "the page; the tables stand beside it")
+    define_path("out", "report.html", "the page; the tables stand beside it")
     flags.DEFINE_string("metric", "eval/held_out_accuracy", "what runs are judged by")
     flags.mark_flags_as_required(["runs"])
 

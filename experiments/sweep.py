@@ -35,6 +35,7 @@ from typing import NamedTuple
 from absl import flags
 
 from bridge_jax import files, textfile
+from experiments.cli import define_path
 from experiments.sweep_plan import Run, load, runs_of, weights_of
 from experiments.train import DISK_FULL, check_output, fail, fail_by, run_command
 
@@ -222,6 +223,7 @@ def locally(runs: list[Run], workdir: str, results: str, jobs: int) -> list[Resu
                 told = f"failed: {ended[-1].error}" if ended[-1].error else "done"
                 print(f"[{len(ended)}/{len(runs)}] {ended[-1].run.name}: {told}", flush=True)
         except KeyboardInterrupt:
+            print("stopping: the runs under way save and end", file=sys.stderr, flush=True)
             pool.shutdown(wait=False, cancel_futures=True)
             for child in list(_children):
                 child.terminate()
@@ -351,11 +353,9 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("sweep", None, "a file of configs/sweeps/")
-    flags.DEFINE_string("workdir", None, "where the runs go")
-    flags.DEFINE_string(
-        "results", "", "the file of finished runs; default: results.jsonl in the workdir"
-    )
+    define_path("sweep", None, "a file of configs/sweeps/")
+    define_path("workdir", None, "where the runs go")
+    define_path("results", "", "the file of finished runs; default: results.jsonl in the workdir")
     flags.DEFINE_enum(
         "launcher",
         "local",

@@ -97,6 +97,7 @@ def resolved(config: str, given: dict[str, Any]):
     from bridge_jax import settings, setup
 
     path, _, method = config.partition(":")
+    path = settings.expand_user(path)
     if not os.path.exists(path):
         raise ValueError(f"no config file {path!r}")
     spec = importlib.util.spec_from_file_location("config_file", path)
@@ -189,7 +190,8 @@ def plain(value: Any) -> Any:
 
 def weights_of(path: str) -> str:
     """A hash of the weights of a local model folder, from which a run begins; "" for a hub name, or "", random weights."""
-    files = sorted(pathlib.Path(path or "/nowhere").glob("*.safetensors"))
+    folder = pathlib.Path(path or "/nowhere").expanduser()
+    files = sorted(folder.glob("*.safetensors"))
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as opened:

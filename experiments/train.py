@@ -20,6 +20,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from bridge_jax import files, settings, streams
+from experiments.cli import define_path, expand_config
 
 DISK_FULL = 5  # exit code of every command: it may be tried again once there is room
 
@@ -29,7 +30,7 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file(
         "config", None, "a file of configs/, with :METHOD behind it", lock_config=True
     )
-    flags.DEFINE_string("workdir", None, "the run directory, made if need be")
+    define_path("workdir", None, "the run directory, made if need be")
     flags.DEFINE_integer("stop_at", None, "end cleanly after this step", lower_bound=1)
     flags.DEFINE_bool(
         "force_config", False, "go on with a run directory although its config differs"
@@ -155,6 +156,7 @@ def check_output() -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """The command line into the flags; what cannot be read ends the program with one line instead of a traceback."""
     try:
+        argv = expand_config(argv)
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             list(flags.FLAGS.config)  # raises what kept the file from being read

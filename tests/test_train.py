@@ -190,6 +190,49 @@ def test_what_is_printed_at_start(quick, tmp_path, capsys):
     )
 
 
+def test_a_finished_run_says_so_before_it_reads_or_compiles(quick, tmp_path, monkeypatch, capsys):
+    """Neither model nor checkpoint is read; the last line of metrics comes back. More steps go on from there."""
+    end = go(tmp_path, "sft", stop_at=3)
+    with monkeypatch.context() as patch:
+        for module, name in (
+            (train, "compile_programs"),
+            (setup, "initial_theta"),
+            (checkpoint.Checkpoints, "restore"),
+        ):
+            patch.setattr(module, name, lambda *_: pytest.fail("read or compiled"))
+        capsys.readouterr()
+        again = go(tmp_path, "sft", stop_at=3)
+        assert "nothing to do: the run stands at step 3 of" in capsys.readouterr().out
+        assert again == end and go(tmp_path, "sft", steps=2) == end
+        with pytest.raises(ValueError, match="task.seed"):
+            go(tmp_path, "sft", stop_at=3, task__seed=1)
+    assert go(tmp_path, "sft")["step"] == STEPS
+
+
+@pytest.mark.parametrize("hurt", ["checkpoint", "metrics", "mark"])
+def test_a_finished_run_that_was_damaged_is_mended(quick, unbroken, tmp_path, monkeypatch, hurt):
+    """What was said to be finished is read, and trained again as far as it must be; what can be read is not compiled for."""
+    go(tmp_path)
+    if hurt == "checkpoint":
+        for file in (tmp_path / "checkpoints" / f"step_{STEPS:06d}").rglob("*"):
+            if file.is_file() and file.stat().st_size > 100:
+                file.write_bytes(b"\0" * 50)
+    elif hurt == "metrics":
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "metrics.jsonl").write_text("".join(lines[:-1]))
+    else:
+        (tmp_path / "finished.json").write_text("{")
+    if hurt != "checkpoint":
+        monkeypatch.setattr(train, "compile_programs", lambda *_: pytest.fail("compiled"))
+    restored, restore = [], checkpoint.Checkpoints.restore
+    monkeypatch.setattr(
+        checkpoint.Checkpoints, "restore", lambda *given: restored.append(1) or restore(*given)
+    )
+    assert go(tmp_path)["step"] == STEPS and restored
+    if hurt == "checkpoint":
+        tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
+
+
 @pytest.mark.parametrize("method", ["grpo", "bridge"])
 def test_a_poisoned_step_changes_nothing(quick, tmp_path, monkeypatch, caplog, method):
     """NaN rewards at steps 2 and 3: parameters and optimizer states stay, the batches are kept, the run goes on."""

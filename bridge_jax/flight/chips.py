@@ -170,8 +170,12 @@ def devices(topology: Topology) -> list:
     """The devices, real or described; ValueError where there are none."""
     import jax
 
+    from bridge_jax import platforms
+
     if topology.tpu:
         return tpu_devices(topology)
+    if topology.kind == "gpu":
+        platforms.devices()  # prepare has left the platform to the user
     try:
         found = jax.devices(topology.kind)
     except RuntimeError:

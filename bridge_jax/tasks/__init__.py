@@ -22,6 +22,7 @@ from bridge_jax.grading import equivalence
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import Claim, Outcome, Rule
 from bridge_jax.grading.pool import Pool
+from bridge_jax.settings import LocalPath
 from bridge_jax.types import Problem, Task
 
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."  # after the question
@@ -109,7 +110,7 @@ STOPS = {"plain": ("\nQuestion:",)}
 class Benchmark:
     """Settings of a task that only holds problems out."""
 
-    data_dir: str = ""  # folder of JSONL files; "": the hub
+    data_dir: LocalPath = ""  # folder of JSONL files; "": the hub
     # "boxed": the paper's, through the chat template; "plain": text, for base models; "user": as
     # "boxed", without a system message, which some templates refuse
     prompt: str = "boxed"
@@ -125,7 +126,7 @@ class Training(Benchmark):
     held_out: tuple[
         str, ...
     ] = ()  # benchmarks whose problems runs are judged by, the first one foremost
-    traces: str = (
+    traces: LocalPath = (
         ""  # JSONL of expert traces {"problem", "solution", "answer"}; "": the data's own solutions
     )
     train_size: int = 0  # RL prompts, the first ones by id; 0: all

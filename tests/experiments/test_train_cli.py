@@ -42,10 +42,27 @@ def environment(tmp_path_factory):
 
 
 def config_file(folder: pathlib.Path) -> pathlib.Path:
-    """The tiny config as a file of its own, which also sees to it that rewards vary."""
+    """The tiny config as a file of its own, which also sees to it that rewards vary.
+
+    HELD=STEP holds the main thread while rollouts of this step are written, in code that is not Python's."""
     path = folder / "tiny.py"
-    path.write_text(f"""from bridge_jax.tasks import arithmetic
+    path.write_text(f"""import hashlib, os
+from bridge_jax import logbook
+from bridge_jax.tasks import arithmetic
 from tests import tiny_runs
+
+write = logbook.Logbook.write_rollouts
+
+
+def write_rollouts(self, step, rows, kind="step"):
+    if str(step) == os.environ.get("HELD"):
+        print("held", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 12_000_000)
+        print("let go", flush=True)
+    return write(self, step, rows, kind)
+
+
+logbook.Logbook.write_rollouts = write_rollouts
 
 arithmetic.compare, arithmetic.after_mark = tiny_runs.parity, tiny_runs.whole
 
@@ -142,6 +159,53 @@ def test_killed_then_terminated_then_finished_equals_unbroken(environment, tmp_p
     code, out, err = run(environment, f"--config={file}", f"--workdir={whole}")
     assert code == 0 and not re.search("Traceback|Unable to initialize|error", err), err
     assert any(0 < line["reward/mean"] < 1 for line in tiny_runs.lines(whole))
+    tiny_runs.assert_same_run(hurt, whole, "grpo")
+
+
+def held_at(environment, step: int, *arguments) -> subprocess.Popen:
+    """A run whose main thread is held in this step."""
+    process = start(environment | {"HELD": str(step)}, *arguments)
+    while (line := process.stdout.readline()) != "held\n":
+        assert line, process.communicate()
+    return process
+
+
+def until_told(process: subprocess.Popen, text: str) -> float:
+    """Seconds until a line of stderr says it."""
+    began = time.monotonic()
+    while text not in (line := process.stderr.readline()):
+        assert line, process.communicate()
+    return time.monotonic() - began
+
+
+def test_ctrl_c_is_acknowledged_at_once_and_a_second_one_ends_at_once(environment, tmp_path):
+    """While a step holds the main thread. The run then goes on bit for bit from its last checkpoint."""
+    hurt, whole, file = tmp_path / "hurt", tmp_path / "whole", config_file(tmp_path)
+    arguments = f"--config={file}", f"--workdir={hurt}", "--config.checkpoint.every=1"
+    process = held_at(environment, 6, *arguments)
+    process.send_signal(signal.SIGINT)
+    until_told(process, "finishing step 6, saving; again to end at once\n")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 130 and "let go" not in out, (out, err)
+    assert err.endswith("ended at once; the same command goes on from the last checkpoint\n")
+    assert checkpoint.Checkpoints(str(hurt), read_only=True).steps()[-1] in (4, 5)
+
+    # one alone: the step is finished and saved
+    process = held_at(environment, 7, *arguments)
+    process.send_signal(signal.SIGINT)
+    until_told(process, "finishing step 7, saving; again to end at once\n")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0 and out.startswith("let go"), (out, err)
+    assert "stopped by a signal after step 7; saved" in out
+    assert checkpoint.Checkpoints(str(hurt), read_only=True).steps()[-1] == 7
+
+    code, out, err = run(environment, *arguments)
+    assert code == 0 and "steps 8 to" in out, err
+    code, out, err = run(
+        environment, f"--config={file}", f"--workdir={whole}", "--config.checkpoint.every=1"
+    )
+    assert code == 0, err
     tiny_runs.assert_same_run(hurt, whole, "grpo")
 
 

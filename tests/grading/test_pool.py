@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import errno
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -80,12 +84,13 @@ def test_a_deadline_kills_and_the_rest_is_judged(pool):
     assert pool.grade([GOOD]) == ["correct"]
 
 
-def test_a_worker_that_dies_costs_its_claim_alone(pool):
-    """By SIGKILL from outside while it works, and while it is idle."""
+def test_a_worker_that_dies_costs_no_claim(pool):
+    """By SIGKILL from outside while it works, and while it is idle: the claim ends as it does without."""
+    before = pool.killed
     threading.Timer(
         0.3, lambda: [os.kill(w.process.pid, signal.SIGKILL) for w in pool._workers if w.claim]
     ).start()
-    assert pool.grade([SLOW]) == ["grader_error"]
+    assert pool.grade([SLOW]) == ["timeout"] and pool.killed == before + 2
     for each in pool._workers:
         if each.ready:
             os.kill(each.process.pid, signal.SIGKILL)
@@ -93,8 +98,9 @@ def test_a_worker_that_dies_costs_its_claim_alone(pool):
     assert pool.grade([GOOD, BAD]) == ["correct", "wrong"]
 
 
-def test_memory_is_limited():
+def test_memory_is_limited(monkeypatch):
     """The limit is real: a worker with too little for sympy cannot start, and says how to look at it."""
+    monkeypatch.setattr(module, "PAUSE", 0.01)
     with pytest.raises(PoolError, match="ended before they were ready.*by hand"):
         Pool(workers=1, memory_bytes=40 << 20).grade([GOOD])
 
@@ -221,3 +227,270 @@ def test_selftest_passes_and_names_what_is_broken(pool, monkeypatch):
     with pytest.raises(selftest.GraderBroken, match=r"gold '42', answer '42': wrong, not correct"):
         selftest.check(pool)
     assert module.LONGEST >= 2 * 400
+
+
+# ---- what a worker comes to for a reason of its own; scripted_worker.py does what a claim says
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Makes pools of scripted workers, whose time limits are short."""
+    monkeypatch.setattr(module, "WORKER", "tests.grading.scripted_worker")
+    monkeypatch.setattr(module, "STALL_SECONDS", 2.0)
+    monkeypatch.setattr(module, "PAUSE", 0.01)
+    with contextlib.ExitStack() as stack:
+        yield lambda **given: stack.enter_context(Pool(**{"deadline": 1.0} | given))
+
+
+def scripts(*texts: str) -> list[Claim]:
+    return [Claim(text, str(number)) for number, text in enumerate(texts)]
+
+
+def send_to(workers, number) -> None:
+    for each in list(workers):
+        os.kill(each.process.pid, number)
+
+
+@pytest.mark.parametrize("kind", ["die", "stop", "sleep", "eat", "nonsense"])
+def test_a_claim_whose_worker_is_lost_is_judged_by_another(scripted, tmp_path, kind):
+    """Killed, stopped, asleep, out of memory, out of its mind: the claim, and those beside it, have their outcome."""
+    made = scripted()
+    claims = scripts(f"once {tmp_path / 'mark'} {kind}", *["correct"] * 5)
+    assert made.grade(claims) == ["correct"] * 6
+    assert made.killed == 1 and (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    "kind, outcome",
+    [
+        ("die", "grader_error"),
+        ("eat", "grader_error"),
+        ("nonsense", "grader_error"),
+        ("stop", "timeout"),
+        ("sleep", "timeout"),
+    ],
+)
+def test_the_second_loss_is_the_claims(scripted, kind, outcome):
+    """Two workers and no more, whether others wait or not."""
+    made = scripted(workers=1)
+    assert made.grade(scripts(kind)) == [outcome] and made.killed == 2
+    assert made.grade(scripts(kind, "correct", "correct")) == [outcome, "correct", "correct"]
+    assert made.killed == 4
+
+
+def test_claims_that_kill_every_worker_end(scripted):
+    made = scripted()
+    claims = scripts(*["die", "correct"] * 12)
+    assert made.grade(claims) == ["grader_error", "correct"] * 12
+    assert made.killed == 24 and made.grade(scripts("correct")) == ["correct"]
+
+
+def test_a_claim_that_was_lost_gets_a_worker_that_judged_nothing(scripted, tmp_path, monkeypatch):
+    """Not one that has already worked, and that may be in the same state."""
+    given, send = collections.defaultdict(list), module.Worker.send
+
+    def noted(self, claim, deadline):
+        given[claim].append(self.fresh)
+        send(self, claim, deadline)
+
+    monkeypatch.setattr(module.Worker, "send", noted)
+    made = scripted()
+    made.grade(scripts(*["correct"] * 8))
+    for each in made._workers:
+        each.fresh = False
+    given.clear()
+    claims = scripts("die", "correct", "correct", "die", "correct", "correct")
+    assert made.grade(claims) == ["grader_error", *["correct"] * 2] * 2
+    assert [len(given[claim]) for claim in claims] == [2, 1, 1] * 2
+    assert given[claims[0]][1] and given[claims[3]][1]
+
+
+def test_processor_time_counts_and_not_the_clock(scripted):
+    """As on a busy machine: the worker runs a fifth of the time. 0.6 s of work take 3 s and are no timeout of 1 s."""
+    made, over = scripted(workers=1), threading.Event()
+    made.grade(scripts("correct"))
+
+    def share_the_processor():
+        while not over.is_set():
+            busy = [each for each in made._workers if each.claim]
+            send_to(busy, signal.SIGSTOP)
+            time.sleep(0.08)
+            send_to(busy, signal.SIGCONT)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=share_the_processor)
+    thread.start()
+    try:
+        began = time.monotonic()
+        assert made.grade(scripts("burn 0.6")) == ["correct"]
+        assert time.monotonic() - began > 1.5 and made.killed == 0
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_processor_time_that_is_used_up_is_the_claims(scripted, monkeypatch):
+    """Once, without a second worker; and not before it is used up."""
+    used, kill = [], module.Worker.kill
+
+    def noted(self):
+        used.append(module.cpu_seconds(self.process.pid) - self._used_before)
+        return kill(self)
+
+    made = scripted()
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Worker, "kill", noted)
+        assert made.grade(scripts("burn 60", "correct")) == ["timeout", "correct"]
+    assert made.killed == 1 and 1.0 <= used[0] < 2.0
+
+
+def test_a_worker_that_waits_for_its_turn_is_not_frozen(scripted, monkeypatch):
+    """It runs a little of the time, so that its claim takes longer than a frozen worker is waited for."""
+    monkeypatch.setattr(module, "STALL_SECONDS", 0.5)
+    test_processor_time_counts_and_not_the_clock(scripted)
+
+
+def test_where_the_system_does_not_show_processor_time(scripted, monkeypatch):
+    """As on macOS: the worker's own limit ends it, which is a timeout; and one that hangs is waited for longer."""
+    monkeypatch.setattr(module, "cpu_seconds", lambda pid: None)
+    made, began = scripted(), time.monotonic()
+    assert made.grade(scripts("sleep", "correct")) == ["timeout", "correct"]
+    assert made.killed == 2 and time.monotonic() - began > 2 * 4
+    monkeypatch.setattr(module, "STALL_SECONDS", 60.0)
+    assert made.grade(scripts("burn 60", "correct")) == ["timeout", "correct"]
+    assert made.killed == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_whole_pool_that_is_gone(scripted, number):
+    """All workers, while they start, while they are idle, and while they work; more of them than starts may fail."""
+    made = scripted(workers=module.STARTS)
+    send_to(made._workers, number)  # not ready yet
+    assert made.grade(scripts(*["correct"] * 4)) == ["correct"] * 4
+    send_to(made._workers, number)
+    assert made.grade(scripts(*["correct"] * 4)) == ["correct"] * 4
+    threading.Timer(0.3, lambda: send_to(made._workers, number)).start()
+    assert made.grade(scripts(*["burn 0.7"] * 2)) == ["correct"] * 2
+
+
+def test_frozen_workers_never_hold_up_the_parent(scripted):
+    """A claim that is longer than a pipe holds, for workers that do not read."""
+    made, long = scripted(), "\U0001d7d8" * module.LONGEST
+    made.grade(scripts("correct"))
+    send_to(made._workers, signal.SIGSTOP)
+    found = []
+    claim = Claim("correct", long[: module.LONGEST - 7])
+    assert len(json.dumps(claim)) > 65536
+    thread = threading.Thread(target=lambda: found.extend(made.grade([claim])), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert found == ["correct"]
+
+
+def test_a_worker_that_dies_at_its_start(scripted, tmp_path, monkeypatch):
+    """One of them, or the first of them all: another is started. Every one of them: PoolError."""
+    monkeypatch.setenv("SCRIPTED_START", f"once {tmp_path / 'mark'} die")
+    made = scripted()
+    assert made.grade(scripts("correct")) == ["correct"] and made.killed == 1
+    monkeypatch.setenv("SCRIPTED_START", "die")
+    # those that live go on while none can be started
+    assert made.grade(scripts("die", *["correct"] * 4)) == ["grader_error", *["correct"] * 4]
+    with pytest.raises(PoolError, match="ended before they were ready, 6 times in a row.*by hand"):
+        scripted().grade(scripts("correct"))
+
+
+def test_a_worker_that_freezes_at_its_start(scripted, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCRIPTED_START", f"once {tmp_path / 'mark'} stop")
+    made = scripted(workers=2)
+    assert made.grade(scripts(*["burn 0.9"] * 8)) == ["correct"] * 8
+    assert made.killed == 1
+
+
+def failing_starts(monkeypatch, count: float) -> list:
+    """So many times no process can be started; what came of each start from now on."""
+    popen, tried = subprocess.Popen, []
+
+    def start(*given, **named):
+        tried.append(len(tried) < count)
+        if tried[-1]:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return popen(*given, **named)
+
+    monkeypatch.setattr(module.subprocess, "Popen", start)
+    return tried
+
+
+def test_workers_that_cannot_be_started(scripted, tmp_path, monkeypatch):
+    """No memory for another process: those that live judge on, and the pool is whole again when there is some."""
+    made = scripted()
+    made.grade(scripts("correct"))
+    with monkeypatch.context() as patch:
+        tried = failing_starts(patch, 3)
+        claims = scripts(f"once {tmp_path / 'mark'} die", *["burn 0.1"] * 8)
+        assert made.grade(claims) == ["correct"] * 9
+        assert tried == [True] * 3 + [False] and len(made._workers) == 3
+    with monkeypatch.context() as patch:
+        failing_starts(patch, float("inf"))
+        # the last worker that lives judges even what should have a fresh one
+        claims = scripts(f"once {tmp_path / 'a'} die", f"once {tmp_path / 'b'} die", "correct")
+        assert made.grade(claims) == ["correct"] * 3 and len(made._workers) == 1
+        with pytest.raises(PoolError, match="Cannot allocate memory.*6 times in a row"):
+            made.grade(scripts("die"))
+    with monkeypatch.context() as patch:
+        failing_starts(patch, 4)
+        assert scripted().grade(scripts("correct")) == ["correct"]
+
+
+def test_a_call_after_one_that_was_interrupted(scripted, monkeypatch):
+    """What it has left under way is not waited for."""
+    made = scripted()
+    made.grade(scripts("correct"))
+    monkeypatch.setattr(module, "STALL_SECONDS", 60.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "_expire", lambda work: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            made.grade(scripts("sleep"))
+    began = time.monotonic()
+    assert made.grade(scripts("nonsense", "correct")) == ["grader_error", "correct"]
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("hard, allowed", [(resource.RLIM_INFINITY, 10**9), (3, 3)])
+def test_limits_that_the_shell_has_set(monkeypatch, hard, allowed):
+    """ulimit -t, ulimit -v: what is lower already stays, and no hard limit is raised, which only root may."""
+    given = {}
+    monkeypatch.setattr(worker.resource, "getrlimit", lambda kind: (hard, hard))
+    monkeypatch.setattr(worker.resource, "setrlimit", given.__setitem__)
+    worker.limit(10**9)
+    worker.grant(10**9)
+    assert given[resource.RLIMIT_AS] == (allowed, allowed)
+    soft, same = given[resource.RLIMIT_CPU]
+    assert same == hard and soft >= allowed and (hard < 0 or soft <= hard)
+
+
+def test_limits_that_the_system_refuses(monkeypatch):
+    """macOS refuses a limit of the address space: the worker judges without."""
+
+    def refuse(*_):
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(worker.resource, "setrlimit", refuse)
+    worker.limit(10**9)
+    worker.grant(1.0)
+
+
+def test_no_stderr():
+    """What a library prints is no answer either where the parent was started without stderr."""
+    code = (
+        "import sys; from bridge_jax.grading import worker, equivalence\n"
+        "equivalence.symbolic = lambda claim: print('noise') or print('more', file=sys.stderr) or 'wrong'\n"
+        "worker.main(4 << 30, 1.0)"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code],
+        input=json.dumps(GOOD) + "\n",
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "ready\nwrong\n"

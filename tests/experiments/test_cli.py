@@ -1,0 +1,131 @@
+"""Paths on command lines: ~ is the home directory in every flag and every key of the config that is one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import typing
+
+import pytest
+
+from bridge_jax import settings, setup, tasks
+from experiments import cli, sweep_plan
+from tests import tiny_runs
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# flags that hold a text that is no path; a new one is a path, or belongs here
+TEXTS = {"against", "topology", "metric", "slurm", "dtype"}
+# imported by some commands, so that a test of all must know it is there
+COMMANDS = sorted(
+    path.stem
+    for path in (ROOT / "experiments").glob("*.py")
+    if "app.run(" in path.read_text(encoding="utf-8")
+)
+
+
+def python(code: str, *arguments: str, home: pathlib.Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"HOME": str(home), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_every_flag_that_is_a_path_is_defined_as_one(tmp_path):
+    """Of every command: a string flag is a path, a choice, a list, or one of TEXTS."""
+    code = (
+        "import importlib, json, sys\n"
+        "from absl import flags\n"
+        "found = {}\n"
+        "for name in sys.argv[1:]:\n"
+        "    module, before = importlib.import_module('experiments.' + name), set(flags.FLAGS)\n"
+        "    module.define_flags()\n"
+        "    for flag in set(flags.FLAGS) - before:\n"
+        "        found[f'{name} {flag}'] = type(flags.FLAGS[flag].parser).__name__\n"
+        "        delattr(flags.FLAGS, flag)\n"
+        "print(json.dumps(found))"
+    )
+    done = python(code, *COMMANDS, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    parsers = json.loads(done.stdout.splitlines()[-1])
+    assert {name.split()[0] for name in parsers} == set(COMMANDS)
+    plain = {name for name, kind in parsers.items() if kind == "ArgumentParser"}
+    assert {name for name in plain if name.split()[1] not in TEXTS} == set()
+    paths = {name for name, kind in parsers.items() if kind == "PathParser"}
+    assert {"train workdir", "grade file", "report runs", "evaluate model", "export out"} <= paths
+
+
+def test_home_in_every_kind_of_flag(tmp_path):
+    """A path, several, one of the config, and the config file itself."""
+    (tmp_path / "tiny.py").write_text(
+        "from tests import tiny_runs\ndef get_config(method):\n    return tiny_runs.config(method)\n"
+    )
+    code = (
+        "import sys\nfrom absl import flags\nfrom experiments import report, train\n"
+        "train.define_flags()\n"
+        "report.define_path('runs', None, '', several=True)\n"
+        "train.parse_flags(sys.argv)\n"
+        "print(flags.FLAGS.workdir, flags.FLAGS.runs, flags.FLAGS.config.method.name)"
+    )
+    given = ["--config=~/tiny.py:grpo", "--workdir=~/run", "--runs=~/a/*,b,~/c"]
+    done = python(code, *given, home=tmp_path)
+    expected = f"{tmp_path}/run {tmp_path}/a/*,b,{tmp_path}/c grpo\n"
+    assert done.stdout == expected, done.stderr
+    given[1] = "--workdir=~nobody-of-that-name/run"
+    done = python(code, *given, home=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "--workdir=~nobody-of-that-name/run" in done.stderr and "./~nobody" in done.stderr
+
+
+def test_home_in_every_key_that_is_a_path(tmp_path, monkeypatch):
+    """model.path, data.tokenizer, task.data_dir and task.traces, wherever the config is read."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tiny_runs.config("sft", model__path="~/m", data__tokenizer="~/t")
+    config.task = {"name": "math", "data_dir": "~/d", "traces": "~/traces.jsonl", "prompt": "plain"}
+    s = setup.read(config, 1)
+    found = [s.model.path, s.data.tokenizer, s.task.data_dir, s.task.traces]
+    assert found == [f"{tmp_path}/{name}" for name in ("m", "t", "d", "traces.jsonl")]
+    assert setup.read(tiny_runs.config("sft"), 1).data.tokenizer == "chars"
+    config.model.path = "~nobody-of-that-name/m"
+    with pytest.raises(
+        ValueError, match=r"config.model.path='~nobody.*no home directory.*\./~nobody"
+    ):
+        setup.read(config, 1)
+
+
+def test_keys_that_are_paths_have_the_type_of_paths():
+    """By their names: what a new group or task calls a folder, a file or a path is one."""
+    groups = [setup.Model, setup.Data, setup.Rollout, setup.Eval, setup.Checkpoint, setup.Log]
+    groups += [tasks.load(name).Config for name in tasks.names()]
+    words = ("dir", "path", "file", "folder", "traces", "tokenizer")
+    for group in groups:
+        hints = typing.get_type_hints(group)
+        for field in dataclasses.fields(group):
+            if any(word in field.name.split("_") for word in words):
+                assert hints[field.name] is settings.LocalPath, (group, field.name)
+
+
+def test_a_sweep_over_models_at_home(tmp_path, monkeypatch):
+    """Its runs are told apart by the weights that they begin from."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    assert sweep_plan.weights_of("~/model") == sweep_plan.weights_of(str(tmp_path / "model")) != ""
+
+
+def test_expand_config_leaves_the_rest_alone(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    given = ["train", "--config=~/a.py:sft", "-config=~/b.py", "--config.model.path=~/m", "x~/y"]
+    assert cli.expand_config(given) == [
+        "train",
+        "--config=/home/me/a.py:sft",
+        "-config=/home/me/b.py",
+        *given[3:],
+    ]
