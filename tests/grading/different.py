@@ -74,7 +74,8 @@ def words_of_scale_behind(gold: Gold) -> Iterator[str]:
 
 @changed
 def plus_one_behind(gold: Gold) -> Iterator[str]:
-    yield from appended(gold, r" plus one|\text{ plus one}| + 1|+1|\text{ minus }1")
+    if gold.exactly:
+        yield from appended(gold, r" plus one|\text{ plus one}| + 1|+1|\text{ minus }1")
 
 
 @changed
@@ -89,7 +90,8 @@ def approximately_nonsense(gold: Gold) -> Iterator[str]:
             r"@ \approx NONSENSE   @ \approx \text{NONSENSE}   @ ≈ NONSENSE", gold.trimmed
         )
         if gold.value is not None:
-            yield from filled(r"@ \approx #   @ = #", gold.trimmed, int(gold.value) + 1000)
+            if apart(gold, gold.value + 1000):
+                yield from filled(r"@ \approx #   @ = #", gold.trimmed, int(gold.value) + 1000)
         if gold.shape == "formula" and len(gold.plain) == 1:
             yield rf"{gold.plain} \approx 17"
 
@@ -114,7 +116,7 @@ def words_that_compute(gold: Gold) -> Iterator[str]:
 
 @changed
 def several_answers(gold: Gold) -> Iterator[str]:
-    if gold.value is not None and not gold.rule.parts:
+    if gold.value is not None and not gold.rule.parts and apart(gold, gold.value + 29):
         text, other = gold.plain.replace(",", ""), int(gold.value) + 29
         yield from filled(
             r"@, #   #, @   @ or #   @\text{ or }#   #\text{ and }@   @; #", text, other
@@ -234,7 +236,7 @@ def equation_that_another_number_solves(gold: Gold) -> Iterator[str]:
 
 @changed
 def false_equalities(gold: Gold) -> Iterator[str]:
-    if gold.shape == "integer":
+    if gold.shape == "integer" and gold.exactly:
         number = int(gold.value)
         yield from filled("@=#   #=@   x=@=#   x=#=@", number, number + 1)
         yield f"{number} = {abs(number)}+7"
@@ -429,6 +431,15 @@ def rounded(gold: Gold) -> Iterator[str]:
     elif found := re.fullmatch(r"(\d+)\s*\\pi", gold.plain):
         for pi in ("3.14", "3.14159265358979323846"):
             yield finite_decimal(int(found[1]) * Fraction(pi))
+
+
+@changed
+def approximation_of_something_else(gold: Gold) -> Iterator[str]:
+    decimal = golds.decimal_of(gold)
+    if abs(decimal) > 0.1 and gold.exactly:
+        for other in (decimal + 1, -decimal, 10 * decimal, 1.05 * decimal):
+            yield rf"{gold.plain} \approx {other:.3f}"
+            yield rf"\approx {other:.3f}"
 
 
 def apart(gold: Gold, other: Fraction) -> bool:

@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import random
 import re
@@ -478,6 +479,17 @@ def finite_decimal(value: Fraction) -> str:
             sign = "-" if value < 0 else ""
             return sign + (f"{digits[:-places]}.{digits[-places:]}" if places else digits)
     return ""
+
+
+def decimal_of(gold: Gold) -> float:
+    r"""The value of a fraction that never ends, of 3\sqrt{13} or of 12\pi; 0 for others."""
+    if gold.shape == "fraction" and not finite_decimal(gold.value):
+        return float(gold.value)
+    if found := re.fullmatch(r"(\d*)\s*\\sqrt\{(\d+)\}", gold.plain):
+        return int(found[1] or 1) * math.sqrt(int(found[2]))
+    if found := re.fullmatch(r"(\d*)\s*\\pi", gold.plain):
+        return int(found[1] or 1) * math.pi
+    return 0.0
 
 
 def repeating(value: Fraction) -> tuple[str, str] | None:

@@ -200,11 +200,11 @@ def choices(gold: Gold) -> Iterator[str]:
 def choices_with_their_text(gold: Gold) -> Iterator[str]:
     if gold.shape == "choice":
         for content in ("5", r"\frac{3}{4}", "12", r"2\sqrt{3}", "-1"):
-            yield from filled(
-                r"\text{(@) } #   \textbf{(@)}\ #   (@) #   \mathrm{(@)} \quad #   \text{(@)} #",
-                golds.chosen(gold),
-                content,
-            )
+            forms = r"\text{(@) } #   \textbf{(@)}\ #   \mathrm{(@)} \quad #   \text{(@)} #"
+            yield from filled(forms, golds.chosen(gold), content)
+            # a difference, where nothing marks the choice as text
+            if content[0] != "-":
+                yield from filled("(@) #", golds.chosen(gold), content)
 
 
 # Numbers
@@ -214,7 +214,7 @@ def choices_with_their_text(gold: Gold) -> Iterator[str]:
 def thousands(gold: Gold) -> Iterator[str]:
     if gold.shape == "integer" and abs(gold.value) >= 1000 and not gold.rule.parts:
         grouped = f"{int(gold.value):,}"
-        for mark in (",", "{,}", r",\!", r"\,", r"{,}\!", r",\! "):
+        for mark in (",", "{,}", r",\!", r"\,", r",\! "):
             yield grouped.replace(",", mark)
         yield str(int(gold.value))
     elif gold.shape == "money" and "," in gold.plain:
@@ -361,8 +361,6 @@ def complex_numbers_written_otherwise(gold: Gold) -> Iterator[str]:
             yield f"{written(0, imaginary)}{real:+d}"
             yield f"{real}+({imaginary})i"
             yield rf"{real}{imaginary:+d}\cdot i"
-            if abs(imaginary) > 1:
-                yield f"{real} {'-' if imaginary < 0 else '+'} i{abs(imaginary)}"
 
 
 @kept
@@ -389,10 +387,10 @@ def sines_of_degrees(gold: Gold) -> Iterator[str]:
 def roots_logarithms_and_factorials(gold: Gold) -> Iterator[str]:
     if gold.shape == "integer" and 2 <= gold.value <= 10**6:
         number = int(gold.value)
-        yield from filled(r"\binom{@}{1}   |-@|   @^1   \lfloor @.5 \rfloor", number)
+        yield from filled(r"|-@|   @^1   \lfloor @.5 \rfloor", number)
         yield f"{number - 1}+1"
         if number <= 300:
-            yield from filled(r"@\log_2 2   \ln e^{@}", number)
+            yield from filled(r"@\log_2 2   \ln e^{@}   \binom{@}{1}", number)
             yield rf"\sqrt{{{number * number}}}"
         if number <= 20:
             yield rf"\log_2 {2**number}"
@@ -915,6 +913,16 @@ def algebra_that_comes_to_nothing(gold: Gold) -> Iterator[str]:
 
 
 @kept
+def approximation_said_too(gold: Gold) -> Iterator[str]:
+    if (decimal := golds.decimal_of(gold)) and gold.exactly:
+        for places in (2, 3, 5):
+            rounded = f"{decimal:.{places}f}"
+            if float(rounded):
+                yield from filled(r"@ \approx #   @\approx#", gold.plain, rounded)
+        yield f"{gold.plain} ≈ {decimal:.3f}"
+
+
+@kept
 def cancellation(gold: Gold) -> Iterator[str]:
     algebra = gold.shape == "formula" and plain_algebra(gold.plain)
     if gold.exactly and (gold.shape in ("integer", "fraction") or algebra):
@@ -998,7 +1006,8 @@ def plain_text(gold: Gold) -> Iterator[str]:
     if re.search(r"\\sqrt|\\pi", text) and not re.search(others, text):
         flat = re.sub(r"\\sqrt\{(\d+)\}", r"sqrt(\1)", re.sub(r"(?<=\d)\s*(?=\\)", "*", text))
         flat = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"(\1)/(\2)", flat).replace(r"\pi", "pi")
-        if "\\" not in flat and "}" not in flat:
+        # 2/7 sqrt(53) can be read in two ways
+        if "\\" not in flat and "}" not in flat and not re.search(r"/\(\S*\)\s*[a-z(]", flat):
             yield flat
     if "\\" not in text and "^" in text and plain_algebra(text):
         yield re.sub(r"(\d)([a-z(])", r"\1*\2", text)
