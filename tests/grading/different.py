@@ -110,6 +110,7 @@ def words_that_compute(gold: Gold) -> Iterator[str]:
         text = gold.plain.replace(",", "")
         for word in ("squared", "cubed", "halves", "thirds", "or more", "at most", "times x"):
             yield from filled(r"@ #   @\text{ #}", text, word)
+        yield from filled(r"@‰   @\text{k}", text)
         for word in ("minus", "negative", "half of", "twice", "about twice"):
             yield from filled(r"# @   \text{# }@", text, word)
 
@@ -136,10 +137,12 @@ def operators_applied(gold: Gold) -> Iterator[str]:
     if gold.shape == "complex":
         yield from filled(r"\overline{@}   |@|   \text{Re}(@)", text)
     elif gold.value and gold.shape != "mixed":
-        yield from filled(r"\pm @   \cancel{@}   \sin(@)", text)
+        yield from filled(r"\pm @   \cancel{@}", text)
         if gold.value < 0:
             yield f"|{text}|"
-        if gold.value.denominator > 1:
+        if gold.exactly:
+            yield rf"\sin({text})"
+        if apart(gold, Fraction(math.floor(gold.value))):
             yield rf"\lfloor {text} \rfloor"
         if gold.value > 2:
             yield from filled(r"\frac{1}{@}   \sqrt{@}   (@)^2   (@)^{-1}   2(@)   (@)(@)", text)
@@ -261,6 +264,9 @@ def relations_turned(gold: Gold) -> Iterator[str]:
         above = "<" if gold.plain[-1] == "]" else r"\le"
         yield f"{low} {below} x {above} {high}"
         yield from filled(r"@ > x > #   x < #   @ < x < # \text{ or } x > 1000", low, high)
+        yield f"{low} < x^2 {above} {high}"
+        if exact(low) is not None and exact(low) >= 0:
+            yield f"{low} {golds.mark_of(gold.plain[0])} |x| {golds.mark_of(gold.plain[-1])} {high}"
 
 
 @changed
@@ -515,6 +521,8 @@ def exponent(gold: Gold) -> Iterator[str]:
                 yield f"{before}^{{{other}}}{behind}"
             if power > 1:
                 yield before + behind
+            if power > 9 and power % 10:
+                yield f"{before}^{{{power // 10}}}{power % 10}{behind}"
 
 
 @changed
@@ -563,7 +571,7 @@ def powers_of_other_numbers(gold: Gold) -> Iterator[str]:
 
 @changed
 def complex_arithmetic_with_another_value(gold: Gold) -> Iterator[str]:
-    if gold.shape == "integer" and gold.value > 0:
+    if gold.shape == "integer" and gold.value > 0 and gold.exactly:
         yield from filled(
             r"@ e^{i\pi}   @ i^2   @ i^4 + i   (1+i)^{@}   \frac{@}{1-2i}   \frac{@(1+i)}{1-i}   @+i-2i",
             int(gold.value),

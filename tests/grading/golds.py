@@ -427,6 +427,11 @@ def bare(gold: Gold) -> bool:
     return not re.search(r"(?<!\\)\$", gold.text) and "where" not in gold.text
 
 
+def mark_of(bracket: str) -> str:
+    """The mark of an inequality at an end of an interval."""
+    return r"\le" if bracket in "[]" else "<"
+
+
 def chosen(gold: Gold) -> str:
     """The letter of a choice."""
     found = CHOICE.fullmatch(gold.plain)

@@ -700,8 +700,7 @@ def inequalities(interval: str) -> Iterator[str]:
     low, high = split(interval[1:-1])
     if "infty" in low and "infty" in high:
         return
-    below = r"\le" if interval[0] == "[" else "<"
-    above = r"\le" if interval[-1] == "]" else "<"
+    below, above = golds.mark_of(interval[0]), golds.mark_of(interval[-1])
     turned = {r"\le": r"\ge", "<": ">"}
     if "infty" in low:
         forms = (f"x {above} {high}", f"{high} {turned[above]} x")
