@@ -90,6 +90,15 @@ def schedule(kind: str, start: float, end: float, steps: int, boundaries=(), val
     return interpolate
 
 
+def lam_milestones(cfg) -> dict[str, int]:
+    """Of a method whose config has lam and its schedule: the step by which lam has moved to its end, or with which it first moves."""
+    return {
+        "linear": {"method.lam_steps": cfg.lam_steps},
+        "cosine": {"method.lam_steps": cfg.lam_steps},
+        "step": {"method.lam_boundaries": min(cfg.lam_boundaries, default=0) + 1},
+    }.get(cfg.lam_schedule, {})
+
+
 def learning_rate(recipe: Recipe, per: int = 1) -> Callable:
     """The recipe's learning rate as a function of the update count: linear warm-up, then its schedule.
 

@@ -643,7 +643,7 @@ def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
 
 
 def warn_schedules(s: Settings, method: Method, adapter: bool) -> None:
-    """Name what ends before the run does and leaves a learning rate of 0, and what would begin only after its end.
+    """Name what ends before the run does and leaves a learning rate of 0, and what would take longer than the run.
 
     A run that is lengthened behind the end of its schedule would else spend its further steps without a change.
     """
@@ -652,13 +652,10 @@ def warn_schedules(s: Settings, method: Method, adapter: bool) -> None:
     for label in ("base", "lora")[: 1 + adapter]:
         for sentence in misfits(getattr(s.recipes, label), longest):
             logger.warning("optim.%s: %s", label, sentence)
-    for key, step in method.changes.items():
-        if step >= s.steps:
+    for key, step in method.milestones.items():
+        if step > s.steps:
             logger.warning(
-                "%s: changes nothing before step %d, and the run ends with step %d",
-                key,
-                step + 1,
-                s.steps,
+                "%s: takes until step %d, and the run ends with step %d", key, step, s.steps
             )
 
 

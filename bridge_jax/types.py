@@ -126,8 +126,8 @@ class Method:
     restarts: tuple[
         int, ...
     ] = ()  # steps at which the optimizer, its schedules with it, begins anew
-    # settings that change something within a run: key of the config -> steps after which they first do
-    changes: dict[str, int] = dataclasses.field(default_factory=dict)
+    # settings that do their work in the course of a run: key of the config -> the step (1 for the first) that they take for it
+    milestones: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def reads(self, step: int) -> Reads:
         """What this step needs."""

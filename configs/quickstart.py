@@ -52,4 +52,8 @@ def get_config(method: str = "bridge") -> ConfigDict:
         config.steps = 40
         config.optim.base.learning_rate = 1e-4
         config.optim.lora.learning_rate = 1e-3
+    if method == "cold_start":
+        config.method.sft_steps = config.steps // 2
+    if method == "chord":
+        config.method.chord_steps = config.steps
     return config

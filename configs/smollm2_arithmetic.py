@@ -40,4 +40,8 @@ def get_config(method: str = "bridge") -> ConfigDict:
     )
     config.eval.update(dict(every=10, rows=60))
     config.checkpoint.every = 10
+    if method == "cold_start":
+        config.method.sft_steps = config.steps // 2
+    if method == "chord":
+        config.method.chord_steps = config.steps
     return config

@@ -150,6 +150,22 @@ def test_sigterm_saves_within_the_step_and_goes_on(quick, unbroken, tmp_path, mo
     tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
 
 
+def test_a_run_lengthened_behind_its_schedule_says_so(quick, tmp_path, caplog):
+    """Its rate falls to 0 within two steps: nothing is said of two, and of four it is, before they change nothing."""
+    falling = dict(optim__base__schedule="linear", optim__base__warmup_steps=0)
+    falling |= dict(optim__base__decay_steps=2, eval__every=0)
+    go(tmp_path, "sft", steps=2, **falling)
+    assert "the learning rate is 0" not in caplog.text
+    before = tiny_runs.state(tmp_path, "sft", **falling)
+    go(tmp_path, "sft", steps=4, **falling)
+    assert "optim.base: the learning rate is 0 from step 3 on" in caplog.text
+    rates = [line["lr/base"] for line in tiny_runs.lines(tmp_path)]
+    assert rates == pytest.approx([0.01, 0.005, 0.0, 0.0])
+    after = tiny_runs.state(tmp_path, "sft", **falling)
+    theta = [key for key in after if key.startswith(".params")]
+    assert all(np.array_equal(after[key], before[key]) for key in theta)
+
+
 def test_handlers_are_given_back(quick, tmp_path):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     go(tmp_path, "sft", stop_at=1)

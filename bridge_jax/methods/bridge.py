@@ -35,6 +35,7 @@ from bridge_jax.optim import (
     Storage,
     apply_ascent,
     begin,
+    lam_milestones,
     on_device,
     schedule,
     to_bfloat16,
@@ -275,14 +276,6 @@ def check_gain_schedule(cfg: Config) -> None:
             )
 
 
-def changes(cfg: Config) -> dict[str, int]:
-    """Settings that change something in the course of a run -> steps after which they first do."""
-    found = {"method.resync_every": cfg.resync_every} if cfg.resync_every else {}
-    if cfg.lam_schedule == "step":
-        found["method.lam_boundaries"] = cfg.lam_boundaries[0]
-    return found
-
-
 def check(cfg: Config) -> None:
     """ValueError for settings that cannot be meant."""
     for key, allowed in CHOICES.items():
@@ -462,5 +455,6 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         policy_of,
         kinds=(Reads(("theta", "theta_hat") if own else ("theta",), demos=True),),
         on_host=("theta_hat",) if cfg.shadow_offload else (),
-        changes=changes(cfg),
+        milestones=lam_milestones(cfg)
+        | ({"method.resync_every": cfg.resync_every + 1} if cfg.resync_every else {}),
     )

@@ -88,4 +88,5 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         update,
         policy=lambda params, actor="theta": policy.merge(params.theta, None),
         kinds=(Reads(actors=("theta",), demos=True),),
+        milestones={"method.chord_steps": cfg.chord_steps} if kind == "cosine" else {},
     )

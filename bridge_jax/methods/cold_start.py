@@ -59,5 +59,5 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         kinds=(*expert.kinds, *rl.kinds),
         kind=lambda step: int(step >= cfg.sft_steps),
         restarts=(cfg.sft_steps,),
-        changes={"method.sft_steps": cfg.sft_steps},
+        milestones={"method.sft_steps": cfg.sft_steps + 1},
     )

@@ -14,7 +14,7 @@ import dataclasses
 import jax
 
 from bridge_jax import objectives
-from bridge_jax.optim import Recipes, apply_ascent, begin, schedule
+from bridge_jax.optim import Recipes, apply_ascent, begin, lam_milestones, schedule
 from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 
 
@@ -74,7 +74,5 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         update,
         policy=lambda params, actor="theta": policy.merge(params.theta, params.w),
         kinds=(Reads(actors=("theta",), demos=True),),
-        changes=(
-            {"method.lam_boundaries": cfg.lam_boundaries[0]} if cfg.lam_schedule == "step" else {}
-        ),
+        milestones=lam_milestones(cfg),
     )

@@ -7,8 +7,8 @@ deviation; own tokens without a clip; H: entropy of a token, c = 0.001 as in the
 policy finds an expert token unlikely, as a plain ratio with the expert's probability taken as 1 would not. The paper's group of
 8 is batch.samples_per_prompt = 7 here. Needs demonstrations of the very prompts. Two backward passes, one copy of the parameters.
 
-Other than in the authors' code: there the sum over tokens is divided by the longest completion allowed and not by the tokens,
-so that longer completions weigh more and the bonus, which is a mean over tokens, weighs less.
+Other than in the authors' code: there the sum over tokens is divided by the longest completion allowed and not by their number,
+so that a batch of longer completions has a larger gradient, beside which the bonus, a mean over tokens, weighs less.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@
 a = 0.5, b = 0.1; H is the mean token entropy of the completion at hand; A as in GRPO with the expert (R = 1) inside the group.
 Needs demonstrations of the very prompts. Two backward passes, one copy of the parameters.
 
-The paper leaves open over what H is the mean; each completion's own is what the authors of HPT chose as well, whose public
-code has this method. Other than in that code: it divides the last three terms by the longest completion allowed and not by
-their tokens, takes A without a standard deviation, and adds a bonus of entropy of 0.001.
+H of each completion apart is ours (a batch's mean would need a pass of its own); the public code of HPT's authors, which has this
+method, does the same. Other than in that code: it divides the sum of the last three terms by the longest completion allowed
+and not by their tokens, takes A without a standard deviation, and adds a bonus of entropy of 0.001.
 """
 
 from __future__ import annotations
