@@ -177,6 +177,10 @@ def test_differences_by_hand(tmp_path):
     for seed in range(3):
         write_run(tmp_path / "runs" / f"grpo{seed}", "grpo", seed, steps=1)
         write_run(tmp_path / "runs" / f"sft{9 - seed}", "sft", seed, steps=1)
+        solved = "1" * (80 + 20 * seed) + "0" * (120 - 20 * seed)
+        for folder in (f"grpo{seed}", f"sft{9 - seed}"):
+            line = {"step": 1, "held_out": solved if folder < "h" else solved[::-1]}
+            (tmp_path / "runs" / folder / "solved.jsonl").write_text(json.dumps(line) + "\n")
     write_run(tmp_path / "runs" / "bridge0", "bridge", 0, steps=1)
     groups, _, _ = made(tmp_path)
     solved = {
