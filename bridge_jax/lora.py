@@ -17,7 +17,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from bridge_jax.models.layers import Config, Tensor
 from bridge_jax.types import Matrix, Tree
@@ -137,7 +137,9 @@ def pull(lora: Lora, w: Tree, G: Tree) -> Tree:
 
 
 def save_peft(cfg: Config, lora: Lora, w: Tree, folder: str, base_model: str) -> None:
-    """Write adapter_model.safetensors and adapter_config.json as PEFT reads them (A as [R, in], B as [out, R] per layer)."""
+    """Write adapter_model.safetensors and adapter_config.json as PEFT reads them (A as [R, in], B as [out, R] per layer).
+
+    base_model: the folder or hub name of the very weights that w was trained with, which PEFT loads and adds w to."""
     out = pathlib.Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     arrays, modules = {}, []
@@ -163,3 +165,31 @@ def save_peft(cfg: Config, lora: Lora, w: Tree, folder: str, base_model: str) ->
         "inference_mode": True,
     }
     (out / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def load_peft(cfg: Config, folder: str | pathlib.Path) -> tuple[Lora, Tree, str]:
+    """(adapter, w, name of the base model) of a PEFT folder; w by the names and numbers that PEFT goes by.
+
+    ValueError for a matrix that its config does not name, which PEFT would leave out, and for one that the model lacks."""
+    source = pathlib.Path(folder)
+    settings = json.loads((source / "adapter_config.json").read_text())
+    arrays, w = load_file(source / "adapter_model.safetensors"), {}
+    for path, tensor in cfg.tensors().items():
+        module = tensor.hf.removesuffix(".weight")
+        names = {
+            name: [
+                f"base_model.model.{module.format(layer=layer)}.lora_{name}.weight"
+                for layer in range(cfg.layers)
+            ]
+            for name in ("A", "B")
+        }
+        named = module.rsplit(".", 1)[-1] in settings["target_modules"]
+        if path.startswith("layers/") and named and names["A"][0] in arrays:
+            w[path] = {
+                name: np.stack([arrays.pop(key).T for key in keys]) for name, keys in names.items()
+            }
+    if arrays:
+        raise ValueError(f"{source}: no module of the model takes {', '.join(sorted(arrays))}")
+    chosen = "|".join(re.escape(path) for path in w)
+    adapter = Lora(settings["r"], float(settings["lora_alpha"]), chosen)
+    return adapter, w, settings["base_model_name_or_path"]

@@ -2,9 +2,11 @@
 
 Writes the newest checkpoint of a run as a Hugging Face folder, in fp32: `merged` is the policy that was trained and
 evaluated (theta + w, or theta where a method has no adapter), `base` theta alone, `adapter` w for PEFT. BRIDGE trains
-theta too: its adapter belongs on the `base` of the same run, not on the model that the run began with.
-The folder appears under its name only after it was read back bit for bit and, where torch is installed, after
-transformers gave the same logits on a prompt of the task. Exit codes: 0 done, 2 it cannot be done, 5 the disk is full.
+theta too, so that its adapter does not belong on the model that the run began with: theta is written beside it, as
+HF_DIR/base, and named in adapter_config.json. PEFT takes that name as a path: after the folder was moved, change it there.
+The folder appears under its name only after it was read back bit for bit, after base and adapter, put together from
+the files as PEFT does it, gave the logits of the policy on a prompt of the task, and, where torch is installed, after
+transformers gave them too. Exit codes: 0 done, 2 it cannot be done, 5 the disk is full.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 from pathlib import Path
 
 from absl import flags
@@ -21,6 +24,7 @@ from bridge_jax import files
 from experiments.cli import define_path
 from experiments.train import fail, fail_by, log_to_stderr, run_command
 
+BASE = "base"  # in the folder of an adapter: the model that it belongs on
 KINDS = ("merged", "base", "adapter")
 TOLERANCE = 1e-4  # between our logits and those of transformers in fp32, times the largest logit where it is above 1
 
@@ -50,20 +54,22 @@ def export(workdir: str, out: str, what: str = "merged") -> Path:
         extra, ready = Path(scratch) / "extra", Path(scratch) / "folder"
         run.tokenizer.save(extra)
         write_generation_config(run, extra)
+        also = tuple(sorted(extra.iterdir()))
+        merged = what == "merged"
+        phi = run.method.policy(parts, "theta") if merged else run.policy.merge(parts.theta, None)
+        place = ready / BASE if what == "adapter" else ready
+        params.save(run.cfg, phi, place, hf_config(run), also=also)
+        verify(run, phi, place)
+        del phi  # so that no more than two models are in memory at once beside theta
         if what == "adapter":
-            write_adapter(run, parts.w, extra, ready)
-            print(f"adapter read back bit for bit; its base model is --what=base of {workdir}")
-        else:
-            phi = (
-                run.method.policy(parts, "theta")
-                if what == "merged"
-                else run.policy.merge(parts.theta, None)
-            )
-            also = tuple(sorted(extra.iterdir()))
-            params.save(run.cfg, phi, ready, hf_config(run), also=also)
-            verify(run, phi, ready)
+            write_adapter(run, parts.w, ready, str(folder / BASE), also)
+            verify_adapter(run, parts, ready, str(folder / BASE))
         os.replace(ready, folder)
     print(f"wrote {folder}: {what} of {workdir} after step {step}")
+    if what == "adapter":
+        print(
+            f"its base is {folder / BASE}, as adapter_config.json says: change it there when you move it"
+        )
     return folder
 
 
@@ -149,34 +155,37 @@ def write_generation_config(run, folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps(given, indent=2) + "\n")
 
 
-def write_adapter(run, w, extra: Path, folder: Path) -> None:
-    """A PEFT folder with the tokenizer beside it; RuntimeError unless it reads back as w."""
-    import numpy as np
-    from safetensors.numpy import load_file
-
+def write_adapter(run, w, folder: Path, base: str, also: tuple[Path, ...]) -> None:
+    """A PEFT folder that names the folder of its base, with the tokenizer beside it."""
     from bridge_jax import lora
 
-    lora.save_peft(run.cfg, run.lora, w, str(folder), run.settings.model.path)
-    for file in extra.iterdir():
-        file.rename(folder / file.name)
-    os.chmod(
-        folder / "adapter_model.safetensors", 0o644
-    )  # save_file lets nobody but its owner read
-    stored = load_file(folder / "adapter_model.safetensors")
-    for path, tensor in lora.targets(run.cfg, run.lora).items():
-        for layer in range(run.cfg.layers):
-            stem = "base_model.model." + tensor.hf.removesuffix(".weight").format(layer=layer)
-            for name in ("A", "B"):
-                ours, theirs = (
-                    np.asarray(w[path][name][layer]),
-                    stored.pop(f"{stem}.lora_{name}.weight"),
-                )
-                if not np.array_equal(theirs.T, ours):
-                    raise RuntimeError(
-                        f"{stem}.lora_{name}.weight did not read back as it is in the run"
-                    )
-    if stored:
-        raise RuntimeError(f"the adapter has tensors that the run has not: {', '.join(stored)}")
+    lora.save_peft(run.cfg, run.lora, w, str(folder), base)
+    for file in also:
+        shutil.copy(file, folder)
+    # save_file lets nobody but its owner read
+    os.chmod(folder / "adapter_model.safetensors", 0o644)
+
+
+def verify_adapter(run, parts, folder: Path, base: str) -> None:
+    """RuntimeError unless the files say w bit for bit, name their base, and give the policy's logits together with it."""
+    import jax
+    import numpy as np
+
+    from bridge_jax import lora, setup
+    from bridge_jax.models import hf_folder, params
+
+    adapter, w, named = lora.load_peft(run.cfg, folder)
+    same = jax.tree.structure(w) == jax.tree.structure(parts.w) and all(
+        np.array_equal(mine, theirs)
+        for mine, theirs in zip(jax.tree.leaves(parts.w), jax.tree.leaves(w))
+    )
+    if not same or named != base:
+        raise RuntimeError(f"the adapter reads back as another one, on the base {named!r}")
+    ids = prompt_of(run)
+    wanted = logits(run.cfg, run.method.policy(parts, "theta"), ids)
+    cfg = params.read_config(hf_folder.hf_json(folder / BASE))
+    theta = params.load(cfg, folder / BASE, setup.theta_shardings(run))
+    compare("base and adapter", logits(cfg, lora.merge(adapter, theta, w), ids), wanted)
 
 
 def verify(run, phi, folder: Path) -> None:
@@ -201,18 +210,25 @@ def verify(run, phi, folder: Path) -> None:
     if importlib.util.find_spec("torch") is None:
         print("logits were not compared with transformers: torch is not installed")
         return
-    ids = next(iter(run.splits.values())).tokens[0]
-    ours, theirs = logits(cfg, phi, ids), transformers_logits(folder, ids)
-    error, allowed = (
-        float(np.abs(ours - theirs).max()),
-        TOLERANCE * max(1.0, float(np.abs(theirs).max())),
-    )
-    print(
-        f"logits of a prompt of {len(ids)} tokens: at most {error:.2g} from those of transformers"
-    )
+    ids = prompt_of(run)
+    compare("transformers", transformers_logits(folder, ids), logits(cfg, phi, ids))
+
+
+def prompt_of(run):
+    """Tokens of a prompt of the task."""
+    return next(iter(run.splits.values())).tokens[0]
+
+
+def compare(whose: str, theirs, ours) -> None:
+    """RuntimeError unless the logits [T, V] of the exported files are those of the policy in the run."""
+    import numpy as np
+
+    error = float(np.abs(ours - theirs).max())
+    allowed = TOLERANCE * max(1.0, float(np.abs(theirs).max()))
+    print(f"logits of a prompt of {len(ours)} tokens: at most {error:.2g} from those of {whose}")
     if not error <= allowed:
         raise RuntimeError(
-            f"the logits differ by {error:.2g} from those of transformers; allowed: {allowed:.2g}"
+            f"the logits differ by {error:.2g} from those of {whose}; allowed: {allowed:.2g}"
         )
 
 
@@ -259,7 +275,7 @@ def define_flags() -> None:
     """The flags of this command."""
     define_path("workdir", None, "the run directory", required=True)
     define_path("out", None, "the folder to make; it must not exist, or be empty", required=True)
-    flags.DEFINE_enum("what", "merged", KINDS, "theta + w, theta alone, or w alone for PEFT")
+    flags.DEFINE_enum("what", "merged", KINDS, "theta + w, theta alone, or w for PEFT beside theta")
 
 
 def main(argv: list[str]) -> None:

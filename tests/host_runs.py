@@ -106,11 +106,19 @@ def errors(workdir: pathlib.Path, index: int) -> list[str]:
     return [line for line in output(workdir, index).splitlines() if line.startswith("error: ")]
 
 
+def interrupt_twice() -> None:
+    """As Ctrl-C, and once more."""
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
 ACTS = {
     "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "terminate": lambda: os.kill(os.getpid(), signal.SIGTERM),
     "freeze": lambda: time.sleep(1000),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "interrupt twice": interrupt_twice,
 }
 
 

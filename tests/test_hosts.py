@@ -536,6 +536,21 @@ def test_a_signal_to_one_stops_all_after_the_same_step(one, tmp_path, cache):
 
 
 @real(pytest.mark.slow)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_second_ctrl_c_ends_one_at_once_and_the_others_name_it(one, tmp_path, cache, victim):
+    """As if it was killed, but for its line and exit code; the run resumes from its last checkpoint."""
+    processes = host_runs.start(tmp_path, 2, cache, at={victim: ["interrupt twice", 3]})
+    assert processes[victim].wait(700) == 130
+    assert processes[1 - victim].wait(host_runs.TIMEOUT + 10) == hosts.LOST
+    host_runs.finish(processes)
+    assert "finishing step 3, saving; again to end at once" in host_runs.output(tmp_path, victim)
+    told = host_runs.errors(tmp_path, 1 - victim)
+    assert told and f"host {victim} (" in told[-1], host_runs.output(tmp_path, 1 - victim)
+    assert host_runs.run(tmp_path, 2, cache) == [0, 0]
+    assert_same(tmp_path, one)
+
+
+@real(pytest.mark.slow)
 def test_four_processes_and_two_go_on_from_them(one, tmp_path, cache):
     assert host_runs.run(tmp_path, 4, cache, stop_at=3) == [0, 0, 0, 0], host_runs.output(
         tmp_path, 0

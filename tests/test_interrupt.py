@@ -121,6 +121,24 @@ def test_before_the_first_step(said):
     assert said == ["ending; Ctrl-C to end at once"]
 
 
+def test_a_command_that_ctrl_c_interrupts(monkeypatch):
+    """KeyboardInterrupt comes when the main thread is let go, the line about it at once; a second signal does not wait."""
+    told = []
+    note = lambda text: told.append((text, time.monotonic()))
+    monkeypatch.setattr(interrupt, "tell", note)
+    monkeypatch.setattr(interrupt, "end_at_once", note)
+    with pytest.raises(KeyboardInterrupt):
+        with interrupt.acknowledged("ending", "all is kept"):
+            for delay in (0.2, 0.4):
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+            hold_the_main_thread()
+            time.sleep(5)
+    let_go = time.monotonic()
+    texts, times = zip(*told)
+    assert texts == ("ending; again to end at once", "ended at once; all is kept")
+    assert let_go - times[1] > 0.3
+
+
 PROGRAM = """
 import os, sys, time
 from bridge_jax.interrupt import Interrupt

@@ -9,7 +9,7 @@ import os
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from bridge_jax import checkpoint, setup, train
 from bridge_jax.models import params
@@ -107,8 +107,52 @@ def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
         np.testing.assert_allclose(
             base[name], merged[name], rtol=0, atol=1e-6 if name in touched else 0
         )
+    assert settings["base_model_name_or_path"] == str(folders["adapter"] / "base")
+    own = folders["adapter"] / "base"
+    assert sorted(file.name for file in own.iterdir()) == sorted(
+        file.name for file in folders["base"].iterdir()
+    )
+    for file in own.iterdir():
+        assert file.read_bytes() == (folders["base"] / file.name).read_bytes()
     assert (folders["adapter"] / "tokenizer.json").exists()
     assert os.stat(folders["adapter"] / "adapter_model.safetensors").st_mode & 0o044 == 0o044
+
+
+def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys):
+    """By logits, from the files alone: another base, scale, matrix, target or name is found, each by itself."""
+    folder = export(str(unbroken("bridge")), str(tmp_path / "out"), "adapter")
+    assert "from those of base and adapter" in capsys.readouterr().out
+    run, state = trained(unbroken("bridge"))
+    check = lambda: command.verify_adapter(run, state.params, folder, str(folder / "base"))
+    check()
+    config, tensors = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    weights_file = folder / "base" / "model.safetensors"
+    before = {file: file.read_bytes() for file in (config, tensors, weights_file)}
+    settings = json.loads(before[config])
+
+    def tampered(error, match, file, content):
+        file.write_bytes(content)
+        with pytest.raises(error, match=match):
+            check()
+        for name, old in before.items():
+            name.write_bytes(old)
+
+    # the model that the run began with, as it was named before
+    params.save(run.cfg, setup.initial_theta(run), tmp_path / "begun", command.hf_config(run))
+    begun = (tmp_path / "begun" / "model.safetensors").read_bytes()
+    tampered(RuntimeError, "differ by .* of base and adapter", weights_file, begun)
+    changed = lambda **given: json.dumps(settings | given).encode()
+    tampered(RuntimeError, "differ by", config, changed(lora_alpha=settings["lora_alpha"] * 2))
+    tampered(RuntimeError, "differ by", config, changed(r=settings["r"] * 2))
+    modules = settings["target_modules"]
+    tampered(ValueError, "no module of", config, changed(target_modules=modules[1:]))
+    other = changed(base_model_name_or_path=str(tmp_path / "begun"))
+    tampered(RuntimeError, "on the base .*begun", config, other)
+    arrays = load_file(tensors)
+    name = next(name for name in arrays if "lora_B" in name)
+    moved = save(arrays | {name: arrays[name] + 1e-3}, {"format": "pt"})
+    tampered(RuntimeError, "another one", tensors, moved)
+    check()
 
 
 def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
@@ -215,3 +259,23 @@ def test_transformers_gives_our_logits(unbroken, tmp_path, capsys, method):
     ours, theirs = command.logits(run.cfg, phi, ids), command.transformers_logits(folder, ids)
     assert np.abs(theirs).max() > 0.1
     np.testing.assert_allclose(ours, theirs, **CLOSE)
+
+
+@pytest.mark.parity
+def test_peft_loads_the_adapter_with_its_base(unbroken, tmp_path):
+    """By the adapter's folder alone, as PEFT and as transformers do it: the logits of the trained policy, to 1e-4."""
+    torch = pytest.importorskip("torch", reason="PEFT's own forward pass needs torch")
+    peft = pytest.importorskip("peft", reason="the adapter is loaded by PEFT itself")
+    import transformers
+
+    folder = export(str(unbroken("bridge")), str(tmp_path / "out"), "adapter")
+    run, state = trained(unbroken("bridge"))
+    ids = np.concatenate([run.prompts.tokens[0], np.arange(1, 15)]).astype(np.int32)
+    ours = command.logits(run.cfg, run.method.policy(state.params, "theta"), ids)
+    start = command.logits(run.cfg, setup.initial_theta(run), ids)
+    assert np.abs(ours - start).max() > 0.01
+    for auto in (peft.AutoPeftModelForCausalLM, transformers.AutoModelForCausalLM):
+        model = auto.from_pretrained(str(folder), dtype=torch.float32).eval()
+        with torch.no_grad():
+            found = model(input_ids=torch.tensor(ids[None].astype(np.int64))).logits[0].numpy()
+        np.testing.assert_allclose(found, ours, **CLOSE)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+import sys
+
+import pytest
 
 
 def lines(sampled: bool) -> list[dict]:
@@ -31,3 +34,17 @@ def test_table_and_picture(tmp_path: pathlib.Path):
     assert "samples none" in text[2] and "0.375" in text[3] and "1,234" in text[4]
     quickstart.draw(metrics, tmp_path / "rewards.png")
     assert (tmp_path / "rewards.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_nothing_is_built_on_a_run_that_was_stopped(tmp_path: pathlib.Path, monkeypatch):
+    """A base that a signal cut short is no base: it is not exported, and no method begins."""
+    from experiments import quickstart
+
+    begun = []
+    train = lambda config, workdir: begun.append(workdir) or {"stopped": True}
+    monkeypatch.setattr(quickstart.train, "train", train)
+    monkeypatch.setattr(quickstart, "export", lambda *_: begun.append("export"))
+    monkeypatch.setattr(quickstart, "leave", sys.exit)
+    with pytest.raises(SystemExit) as end:
+        quickstart.run(tmp_path)
+    assert not end.value.code and begun == [str(tmp_path / "base")]
