@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from bridge_jax.grading.outcome import Outcome
 from bridge_jax.grading.pool import Pool
 from tests.grading import golds, rewrites
 from tests.grading.different import CHANGED
@@ -67,6 +68,15 @@ def test_every_gold_of_the_benchmarks_and_training_sets():
     every = [*golds.BUILT_IN, *golds.benchmarks(), *golds.training(each=0)]
     told = failures(graded(rewrites.one_of_each(every)))
     assert not told, told
+
+
+@pytest.mark.parametrize("said, same", [("correct", False), ("wrong", True), ("timeout", True)])
+def test_a_grader_that_says_one_thing_fails_every_kind(said, same):
+    """The measure itself: of a grader that calls everything correct it names every kind of wrong answer."""
+    found = rewrites.sample(golds.BUILT_IN, 5)
+    told = failures(rewrites.rates(found, [Outcome(said)] * len(found)))
+    named = {line.partition(":")[0] for line in told.split("\n") if not line.startswith(" ")}
+    assert named == set(KEPT if same else CHANGED)
 
 
 def test_no_answer_means_the_same_and_something_else():
