@@ -187,7 +187,6 @@ def another_name(gold: Gold) -> Iterator[str]:
         yield from filled("@=#   #=@", other, value)
     if len(name) == 1:
         yield from filled("@_1=#", name, value)
-        yield from filled("@=#", name.swapcase(), value)
 
 
 @changed

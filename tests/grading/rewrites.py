@@ -88,9 +88,9 @@ def thinned(found: Iterable[Gold], each: int) -> list[Gold]:
 
 
 def one_of_each(found: Iterable[Gold]) -> list[Pair]:
-    """One pair of every kind for every gold."""
+    """One pair of every kind for every gold that is spelled differently."""
     draw, drawn = random.Random(0), []
-    for gold in found:
+    for gold in {(gold.text, gold.rule): gold for gold in found}.values():
         by_kind = collections.defaultdict(list)
         for pair in pairs([gold]):
             by_kind[pair.same, pair.kind].append(pair)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import pytest
 
+from bridge_jax.grading.outcome import Outcome
 from bridge_jax.grading.pool import Pool
 from tests.grading import golds, rewrites
 from tests.grading.different import CHANGED
 from tests.grading.same import KEPT
 
 WANTED = 0.95
-EACH = 30  # pairs a kind
+EACH = 80  # pairs a kind
 real_golds = pytest.mark.skipif(
     not golds.DATA.is_dir(), reason="the real data do not stand beside the project"
 )
@@ -69,6 +70,15 @@ def test_every_gold_of_the_benchmarks_and_training_sets():
     assert not told, told
 
 
+@pytest.mark.parametrize("said, same", [("correct", False), ("wrong", True), ("timeout", True)])
+def test_a_grader_that_says_one_thing_fails_every_kind(said, same):
+    """The measure itself: of a grader that calls everything correct it names every kind of wrong answer."""
+    found = rewrites.sample(golds.BUILT_IN, 5)
+    told = failures(rewrites.rates(found, [Outcome(said)] * len(found)))
+    named = {line.partition(":")[0] for line in told.split("\n") if not line.startswith(" ")}
+    assert named == set(KEPT if same else CHANGED)
+
+
 def test_no_answer_means_the_same_and_something_else():
     """The two files of kinds do not contradict each other."""
     ground = rewrites.thinned(golds.ground(), 40)
@@ -96,7 +106,7 @@ def test_real_golds_are_read_and_understood():
     found = golds.benchmarks()
     assert len(found) > 1600 and any(gold.rule.parts for gold in found)
     assert sum(gold.shape == "other" for gold in found) < 0.02 * len(found)
-    assert len(golds.training()) == 1029
+    assert len(golds.training()) == 1200
 
 
 @pytest.mark.parametrize(
