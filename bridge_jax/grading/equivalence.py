@@ -58,7 +58,7 @@ def compare(gold: str, answer: str, rule: Rule = Rule()) -> Outcome | Claim:
         return Outcome.correct if verdict else Outcome.wrong
     try:
         verdict = _Judge(rule, exact=False).answers(gold, answer)
-    except Unreadable:
+    except (Unreadable, RecursionError):
         return Outcome.parse_error
     if verdict is None:
         return Claim(gold, answer, rule)
@@ -70,7 +70,7 @@ def symbolic(claim: Claim) -> Outcome:
     try:
         judge = _Judge(claim.rule, exact=True)
         verdict = judge.answers(claim.gold, claim.answer)
-    except Unreadable:
+    except (Unreadable, RecursionError):
         return Outcome.parse_error
     return Outcome.correct if verdict else Outcome.wrong
 
@@ -258,16 +258,18 @@ class _Judge:
         if any(times):
             return False
         if ":" in gold or ":" in answer:
-            return self.ratios(gold, answer)
+            ratios = [split(text, _RATIO) for text in (gold, answer)]
+            if max(map(len, ratios)) > 1:
+                return self.ratios(*([term for term, _ in side] for side in ratios))
         if _INFINITE.fullmatch(gold) or _INFINITE.fullmatch(answer):
             return flat(gold).lstrip("+") == flat(answer).lstrip("+")
         return None
 
-    def ratios(self, gold: str, answer: str) -> Verdict:
+    def ratios(self, gold: list[str], answer: list[str]) -> Verdict:
         """1:4 term by term; against a number, the quotient of two terms."""
-        terms = [[term for term, _ in split(text, _RATIO)] for text in (gold, answer)]
-        if len(terms[0]) == len(terms[1]):
-            pairs = zip(*terms, strict=True)
+        terms = gold, answer
+        if len(gold) == len(answer):
+            pairs = zip(gold, answer, strict=True)
             return self.everyone([(Part("", one), Part("", other)) for one, other in pairs])
         values = [[number(term) for term in side] for side in terms]
         if sorted(map(len, values)) != [1, 2] or any(None in side or 0 in side for side in values):
@@ -401,7 +403,7 @@ def _choice(text: str, marked: bool = True) -> Choice | None:
     said = (found[4] or found[5] or "").strip()
     if marked and (found[3] or letter.islower()) or _ANOTHER_CHOICE.search(said):
         return None
-    if said.startswith("\x00") and units.adds_nothing(said):
+    if units.adds_nothing(said) if said.startswith("\x00") else _PROSE.search(said):
         return None
     return Choice(letter, said)
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from bridge_jax.grading.latex import FUNCTIONS, GREEK, Unreadable
 
 DEEPEST = 60  # nested readings, which is more than the brackets that latex.check_limits allows
-EXPONENT = 1000  # largest exponent that is worked out
+EXPONENT = 2100  # largest exponent that is worked out
 FACTORIAL = 30  # largest factorial that is worked out
 MOST_BITS = 20_000  # of a number that is worked out exactly
 
@@ -276,7 +276,7 @@ class _Reader:
                 mixed = self.is_mixed(start, last)
                 start, before = self.now, last
                 last = self.factor()
-                self.check_beside(before, start)
+                self.check_beside(before, start, last)
                 if mixed:
                     last = Node("sum", None, (before, last))
                     if found is not before:
@@ -297,12 +297,13 @@ class _Reader:
         """The text from the next token on."""
         return self.text[self.now.start :]
 
-    def check_beside(self, before: Node, start: Token) -> None:
-        """Numbers side by side are no product, but for powers of numbers: 2^6 3^5. And 0x is no answer."""
-        if start.kind == "number" and not (
-            before.kind == "power" and before.parts[0].kind == "number"
-        ):
-            raise Unreadable("two numbers side by side")
+    def check_beside(self, before: Node, start: Token, last: Node) -> None:
+        """Numbers side by side are no product, but for powers: 2^6 3^5, (n-2)2^n. And 0x is no answer."""
+        if start.kind == "number":
+            of_numbers = before.kind == "power" and before.parts[0].kind == "number"
+            powered = last.kind == "power" and before.kind != "number"
+            if not of_numbers and not powered:
+                raise Unreadable("two numbers side by side")
         if before.kind == "number" and before.value == 0:
             raise Unreadable("zero as a coefficient")
 
@@ -505,7 +506,7 @@ class _Reader:
                 raise Unreadable("a mixed number as an argument")
             start, before = self.now, last
             last = self.factor()
-            self.check_beside(before, start)
+            self.check_beside(before, start, last)
             found = _times(found, last)
         if self.now.kind in _OVER and self.behind() not in FUNCTIONS:
             raise Unreadable("a quotient behind the argument of a function")

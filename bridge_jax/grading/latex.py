@@ -119,8 +119,10 @@ _THOUSANDS = re.compile(
     r"(?<=[0-9])(?:\s*,\s*\\!\s*|\{,\}|\\[!,:; ])(?=[0-9]{3}(?![0-9]))"
 )  # 12{,}345, 12,\! 345, 12\,345
 _EMPTY_DELIMITER = re.compile(r"\\(?:left|right)\s*\.")
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\^\s*(?:\{\s*o\s*\}|o(?![A-Za-z]))|\{\}\^\\circ")
-_PRIMES = re.compile(r"\^\s*\{?((?:\s*\\prime)+)\s*\}?")
+_DEGREES = re.compile(
+    r"(?:\{\})?\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z])|\{\s*o\s*\}|o(?![A-Za-z]))"
+)
+_PRIMES = re.compile(r"\^\s*(?:\{((?:\s*\\prime)+)\s*\}|((?:\s*\\prime)+))")
 _NUMBER_SET = re.compile(r"\\(?:mathbb|Bbb)\s*\{?\s*([RZNQC])\s*\}?")
 _PERCENT = re.compile(r"\\?%")
 _ASCII_SIGNS = re.compile(r">=|<=|=<|==|\*\*|(?<![0-9)\]}!])!=|(?<=\s)!=")
@@ -138,7 +140,6 @@ _BARE = re.compile(
 _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _SINGLE = re.compile(r"([_^])\{\s*([0-9A-Za-z])\s*\}(?![0-9])")
 _FLAT = re.compile(r"(?<![0-9])\s+|\s+(?![0-9])|\x00")
-_LIST_COMMA = re.compile(r"(?<=[0-9]),\s+(?=[0-9]{3}(?![0-9]))")
 _BRACKET = re.compile(r"\\[{}]|[()\[\]{}]")
 _OPENING = {"(", "[", "{", r"\{"}
 
@@ -194,8 +195,7 @@ def normalise(text: str) -> str:
 
 def flat(text: str) -> str:
     """Without white space and the marks of words."""
-    text = _LIST_COMMA.sub(";", text)  # 1, 234 is not 1,234
-    return _FLAT.sub("", text)  # and "1 2" is not 12
+    return _FLAT.sub("", text)  # "1 2" is not 12
 
 
 def closing(text: str, start: int) -> int:
@@ -295,7 +295,7 @@ def _canonical_commands(text: str) -> str:
     r"""\frac{1}{2} for \frac12, x_1 for x_{1}, ^\circ for degrees, ' for primes."""
     text = _DEGREES.sub(r"^\\circ ", text)
     if r"\prime" in text:
-        text = _PRIMES.sub(lambda found: "'" * found[1].count("prime"), text)
+        text = _PRIMES.sub(lambda found: "'" * found[0].count("prime"), text)
     if r"\sqrt" in text:
         text = _PLAIN_ROOT.sub(r"\\sqrt{\1}", text)
     if r"\over" in text:

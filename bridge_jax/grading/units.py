@@ -67,7 +67,7 @@ _NEVER = frozenset(
     "a an and answer answers are but else if is maybe no not or so than the think wrong right correct "
     "incorrect true false about around approximately plus minus times over equals yes".split()
 )
-_ADJECTIVES = frozenset("distinct different possible total such".split())
+_ADJECTIVES = frozenset("distinct different possible total such right".split())
 _SCALES = {
     "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
     "quadrillion": 10**15, "dozen": 12, "lakh": 10**5, "crore": 10**7,
