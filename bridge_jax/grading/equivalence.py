@@ -1,12 +1,13 @@
 r"""Whether an answer equals the gold answer: a cheap stage that decides almost all, and symbolic algebra for the rest.
 
-`compare` runs in the trainer's process: limits first, then text after normalisation, exact numbers (fractions, decimals,
-percent, mixed and scientific), and the parts of lists, tuples, intervals, sets and matrices one by one; formulas whose
-values differ at one point (probe.py) are different. It takes linear time. What it cannot decide becomes a Claim; `symbolic`
-judges that with math-verify and sympy, part by part on the short strings, and runs in the processes of grading.pool alone,
+`compare` runs in the trainer's process: limits first, then one spelling (latex.py), the parts of lists, tuples, sets, unions
+and matrices one by one (shapes.py), names on the left-hand side (names.py), units (units.py), exact numbers (numbers.py), and
+formulas told apart by their value at one point (probe.py). It takes linear time. What it cannot decide becomes a Claim;
+`symbolic` judges that with algebra.py, part by part on the short strings, and runs in the processes of grading.pool alone,
 because nothing but SIGKILL ends some expressions.
-Strict: 0.333 is not 1/3, 11_2 is not 11, (1,2) is not [1,2), 5 km is not 5 m; a unit may be stated or left out. Digits that are
-not ASCII are unreadable. Left out: several answers chained by "=", proofs, answers in words beyond equal words.
+Strict: 0.333 is not 1/3, 11_2 is not 11, (1,2) is not [1,2), 5 km is not 5 m, y = 1 is not x = 1; a unit or a name may be
+stated or left out. What cannot be decided is wrong. Left out: several values chained by "=", proofs, answers in words beyond
+equal words.
 """
 
 from __future__ import annotations
@@ -16,111 +17,48 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
-from bridge_jax.grading import probe
+from bridge_jax.grading import formula, names, numbers, probe, units
+from bridge_jax.grading.latex import (
+    LONGEST,
+    MOST_DIGITS,
+    Unreadable,
+    check_limits,
+    flat,
+    normalise,
+    outside_brackets,
+    split,
+)
+from bridge_jax.grading.names import Named
+from bridge_jax.grading.numbers import number
 from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from bridge_jax.grading.shapes import LIST, ONE, SET, UNION, Part, Shape, interval, parts, shape
 
-LONGEST, DEEPEST, MOST_DIGITS = (
-    400,
-    20,
-    60,
-)  # characters of an answer, open brackets at once, digits of one number
-EXPONENT, FACTORIAL = 1000, 30  # largest written-out exponent and factorial that sympy may see
+__all__ = ["LONGEST", "Unreadable", "compare", "number", "symbolic"]
 
-SPACING = re.compile(
-    r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|quad|qquad|limits)(?![A-Za-z])|(?<!\\)\\[!,;:> \n]|~"
-)
-RENAMED = [
-    (re.compile(old), new)
-    for old, new in (
-        (
-            r"(?<=[0-9])(?:,?\\[!,:; ]|\{,\})(?=[0-9]{3}(?![0-9]))",
-            ",",
-        ),  # 12{,}345, 12,\\!345, 12\\,345
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\(?:geq|ge)(?![A-Za-z])|≥", r"\\ge"),
-        (r"\\(?:leq|le)(?![A-Za-z])|≤", r"\\le"),
-        (r"−|–", "-"),
-        ("π", r"\\pi "),
-        ("∞", r"\\infty "),
-        ("×", r"\\times "),
-        ("·", r"\\cdot "),
-        ("∪", r"\\cup "),
-        ("√", r"\\sqrt"),
-        (r"\^\{?\\circ\}?|°|\\degree(?![A-Za-z])", r"\\text{degrees}"),
-        (r"\\\$\s*([0-9][0-9.,]*(?<![.,]))", r"\1\\text{dollars}"),
-        (r"\\\$", ""),
-        (r"\\?%", r"\\text{percent}"),
-        (r"\\lbrace", r"\\{"),
-        (r"\\rbrace", r"\\}"),
-    )
-]
-BARE_ARGUMENT = re.compile(
-    r"\\(frac)([0-9a-zA-Z])([0-9a-zA-Z])|\\(sqrt)([0-9a-zA-Z])|\\frac([0-9])\{"
-)
-TEXT = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname|emph)\s*\{([^{}]*)\}"
-)
-PREFIX = re.compile(
-    r"^(?:[a-zA-Z](?:_\{?\w{1,3}\}?)?(?:\([a-zA-Z]\))?)\s*(?:=|\\in(?![a-z]))\s*(?=[^=]*$)"
-)
-DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
-NUMBER = re.compile(rf"([+-]?)(?:({DIGITS})(?:\.([0-9]*))?|\.([0-9]+))")
-RATIO = re.compile(
-    r"([+-]?)(?:([0-9]+)\s*)?(?:\\frac\{\s*([+-]?[0-9.]+)\s*\}\{\s*([+-]?[0-9.]+)\s*\}|"
-    r"(?<![0-9])([0-9]+)/([0-9]+))"
-)
-SLASHED = re.compile(r"([+-]?)\(?([+-]?[0-9.]+)\)?/\(?([0-9.]+)\)?")
-SCIENTIFIC = re.compile(
-    r"(.+?)(?:\\times|\\cdot|\*)\s*10\^(?:\{([+-]?[0-9]{1,3})\}|([0-9]))|(.+?)[eE]([+-]?[0-9]{1,3})"
-)
-UNIT = re.compile(r"(.*?[0-9}.)a-z])\s*\x00([^\x00]*)\x00(?:\^\{?([23])\}?)?$", re.DOTALL)
-NO_UNIT = {
-    "a",
-    "an",
-    "and",
-    "answer",
-    "are",
-    "but",
-    "else",
-    "if",
-    "is",
-    "maybe",
-    "no",
-    "not",
-    "or",
-    "so",
-    "than",
-    "the",
-    "think",
-}
-PROSE = re.compile(
-    r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|sec|csc|log|exp|max|min|gcd|lcm|mod|arcsin|arccos|arctan)"
-    r"(?![A-Za-z]))[A-Za-z]{4,}"
-)
-UNIT_WORDS = re.compile(
-    r"^([+-]?[0-9.,/]+|[+-]?\\frac\{[0-9]+\}\{[0-9]+\})\s*([A-Za-z][A-Za-z .]*?)(?:\^\{?([23])\}?)?$"
-)
-WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
-CLOSES = {"(": ")", "[": "]", "{": "}"}
-SEPARATOR = re.compile(r"\x00\s*(?:and|or)\s*\x00|\s+(?:and|or)\s+|;")
+Verdict = bool | None  # None: undecided
 
-
-class Unreadable(ValueError):
-    """The answer is beyond the limits, or cannot be parsed."""
-
-
-class Shape(NamedTuple):
-    """An answer taken apart: one expression, or a list ("," for any order), tuple, interval "(1,2]", matrix."""
-
-    kind: str
-    parts: tuple[str, ...]
+_INTEGER = re.compile(rf"-?[0-9]{{1,{MOST_DIGITS}}}")
+_LETTER = re.compile(r"[A-Za-z]")
+_CHOSEN = re.compile(
+    r"(?:\(\s*\x00?([A-Za-z])\x00?\s*\)|\x00([A-Za-z])\x00|([A-Z])(?=[.:)]))"
+    r"[.:)]?(?:\s*|\s+(?![-+*/^_=<>,;])(\S.*)|\s*(\x00.*))",
+    re.DOTALL,
+)
+_ANOTHER_CHOICE = re.compile(r"\(\s*\x00?[A-Z]\x00?\s*\)|\x00[A-Z]\x00|\b(?:or|and|not|nor)\b")
+_PROSE = re.compile(r"\x00[^\x00]{2,}\x00|(?<![\\A-Za-z_])(?!d[A-Za-z])[A-Za-z]{4,}")
+_WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
+_RATIO = outside_brackets(":")
+_INFINITE = re.compile(r"[+-]?\s*\\infty")
 
 
 def compare(gold: str, answer: str, rule: Rule = Rule()) -> Outcome | Claim:
     """Outcome where it can be told cheaply, else a Claim for grading.pool; parse_error for what is beyond the limits."""
+    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold) and not rule.parts:
+        verdict = _near(Fraction(int(gold)), Fraction(int(answer)), rule)
+        return Outcome.correct if verdict else Outcome.wrong
     try:
-        verdict = judge(gold, answer, rule, lambda g, a: cheap(g, a, rule))
-    except Unreadable:
+        verdict = _Judge(rule, exact=False).answers(gold, answer)
+    except (Unreadable, RecursionError):
         return Outcome.parse_error
     if verdict is None:
         return Claim(gold, answer, rule)
@@ -128,332 +66,365 @@ def compare(gold: str, answer: str, rule: Rule = Rule()) -> Outcome | Claim:
 
 
 def symbolic(claim: Claim) -> Outcome:
-    """What sympy says. Slow, and not safe against hostile text: for worker processes only."""
-
-    def element(g: str, a: str) -> bool:
-        found = cheap(g, a, claim.rule)
-        return by_algebra(g, a, claim.rule) if found is None else found
-
+    """What algebra says. Slow, and not safe against hostile text: for worker processes only."""
     try:
-        return (
-            Outcome.correct
-            if judge(claim.gold, claim.answer, claim.rule, element)
-            else Outcome.wrong
-        )
-    except Unreadable:
+        judge = _Judge(claim.rule, exact=True)
+        verdict = judge.answers(claim.gold, claim.answer)
+    except (Unreadable, RecursionError):
         return Outcome.parse_error
+    return Outcome.correct if verdict else Outcome.wrong
 
 
-def judge(
-    gold: str, answer: str, rule: Rule, element: Callable[[str, str], bool | None]
-) -> bool | None:
-    """Compare part by part; None where an element that matters is undecided. Unreadable if the answer is."""
-    check_limits(answer)
-    g_text, a_text = normalise(gold), normalise(answer)
-    if not a_text.strip("{}() "):
-        raise Unreadable("empty")
-    if flat(g_text) == flat(a_text):
-        return True
-    g, a = shape(g_text, rule.parts), shape(a_text, rule.parts)
-    if g.kind != a.kind and {g.kind, a.kind} <= {",", "{"}:  # the set {1, 2} and the list 1, 2
-        g, a = g._replace(kind=","), a._replace(kind=",")
-    if len(g.parts) != len(a.parts):
-        return False
-    if g.kind != a.kind:
-        return (
-            False if "one" not in (g.kind, a.kind) or len(g.parts) > 1 else element(g_text, a_text)
-        )
-    if g.kind in (",", "{"):
-        return in_any_order(g.parts, a.parts, lambda x, y: nested(x, y, rule, element))
-    if g.kind == "one":
-        return element(g.parts[0], a.parts[0])
-    return everyone([element(x, y) for x, y in zip(g.parts, a.parts)])
+class Choice(NamedTuple):
+    """The letter of a multiple choice, and what an answer says beside it."""
+
+    letter: str
+    said: str
 
 
-def nested(gold: str, answer: str, rule: Rule, element) -> bool | None:
-    """A part of a list, which may be a tuple or an interval itself."""
-    if shape(gold).kind == shape(answer).kind == "one":
-        return True if flat(gold) == flat(answer) else element(gold, answer)
-    return judge(gold, answer, Rule(rule.absolute, rule.relative, False, rule.unit), element)
+class _Judge:
+    """Compares part by part; None where a part that matters is undecided, which with `exact` none is."""
 
+    def __init__(self, rule: Rule, exact: bool):
+        self.rule, self.exact = rule, exact
+        if exact:
+            from bridge_jax.grading import algebra  # workers alone pay for its imports
 
-def everyone(verdicts: list[bool | None]) -> bool | None:
-    """True if all are, False if one is, else undecided."""
-    return False if False in verdicts else None if None in verdicts else True
+            self.algebra = algebra
 
+    def answers(self, gold: str, answer: str) -> Verdict:
+        """Two whole answers. Unreadable if the answer is."""
+        check_limits(answer)
+        g_text, a_text = normalise(gold), normalise(answer)
+        if len(a_text) > 2 * LONGEST or not a_text.strip("{}() \x00"):
+            raise Unreadable("too long, or empty")
+        if flat(g_text) == flat(a_text):
+            return True
+        if (choice := self.choices(g_text, a_text)) is not None:
+            return choice
+        return self.texts(g_text, a_text, self.rule.parts)
 
-def in_any_order(gold: tuple[str, ...], answer: tuple[str, ...], element) -> bool | None:
-    """Each gold part paired with an answer part of its own; undecided where an undecided pair could still make the match."""
-    left, undecided = list(answer), False
-    for part in gold:
-        verdicts = [element(part, other) for other in left]
-        if True in verdicts:
-            left.pop(verdicts.index(True))
-        elif None in verdicts:
-            undecided = True
-        else:
+    def choices(self, gold: str, answer: str) -> Verdict:
+        """(C) against "(C) 5": the same letter, and what both say beside it. None where neither is a choice."""
+        g = _choice(gold)
+        a = _choice(answer, marked=g is None)
+        if g and a:
+            same_letter = g.letter == a.letter.upper()
+            if not same_letter or not (g.said and a.said):
+                return same_letter
+            return self.texts(g.said, a.said)
+        if g and g.said:
+            return self.texts(g.said, answer)
+        if a and a.said and a.letter.isupper():
+            return gold == a.letter if _LETTER.fullmatch(gold) else self.texts(gold, a.said)
+        return None
+
+    def texts(self, gold: str, answer: str, every_comma: bool = False) -> Verdict:
+        """Two normalised texts, which may be lists of named values."""
+        if flat(gold) == flat(answer):
+            return True
+        g = parts(gold, every_comma)
+        a = parts(answer, every_comma or len(g) > 1)
+        if len(g) == len(a) == 1:
+            return self.single(g[0], a[0])
+        g, a = _elements(g), _elements(a)
+        return self.lists(g, a)
+
+    def lists(self, gold: list[Part], answer: list[Part]) -> Verdict:
+        """Values in any order, each gold one paired with an answer of its own; named ones by their names."""
+        if len(gold) != len(answer):
             return False
-    return None if undecided else True
+        answer_named = any(part.name for part in answer)
+        if len({part.name for part in gold}) > 1 and not answer_named:
+            return self.everyone(list(zip(gold, answer, strict=True)))
+        return _pairing(gold, answer, self.single)
 
+    def everyone(self, pairs: list) -> Verdict:
+        """True if all are equal, False if one is not, else undecided."""
+        verdicts = []
+        for one, other in pairs:
+            verdicts.append(self.single(one, other))
+            if verdicts[-1] is False:
+                return False
+        return None if None in verdicts else True
 
-def check_limits(text: str) -> None:
-    """Unreadable for what is too long, too deep, too many digits, or not written in ASCII digits."""
-    if len(text) > LONGEST or re.search(rf"[0-9]{{{MOST_DIGITS + 1}}}", text) or "\x00" in text:
-        raise Unreadable("too long, or not text")
-    if any(character.isdigit() and not character.isascii() for character in text):
-        raise Unreadable("digits that are not ASCII")
-    depth = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        if depth > DEEPEST:
-            raise Unreadable("nested too deep")
+    def single(self, gold: Part, answer: Part) -> Verdict:
+        """Two named values, equations or inequalities."""
+        g, a = interval(gold) or gold, interval(answer) or answer
+        if g.equation or a.equation:
+            return self.equations(g, a)
+        if not names.agree(g.name, a.name):
+            return self.other_names(g, a)
+        return self.values(g.body, a.body)
 
+    def other_names(self, gold: Part, answer: Part) -> Verdict:
+        """(x,y) = (1,2) against (y,x) = (2,1); y = x/2 against x = 2y, which are the same equation."""
+        lists = [_tuple_by_names(part) for part in (gold, answer)]
+        if None not in lists:
+            return self.lists(*lists)
+        if _is_constant(gold.body) or _is_constant(answer.body):
+            return False
+        return self.equation_sides((gold.name, gold.body), (answer.name, answer.body))
 
-def normalise(text: str) -> str:
-    r"""One spelling of LaTeX: no spacing commands, \frac{a}{b}, text between NUL characters, no dollars, no final point."""
-    text = text.strip().removesuffix("\\").strip("$")
-    text = text.removeprefix("\\(").removesuffix("\\)").removeprefix("\\[").removesuffix("\\]")
-    for pattern, new in RENAMED:
-        text = pattern.sub(new, text)
-    text = TEXT.sub(lambda found: f"\x00{found[1]}\x00", SPACING.sub(" ", text).replace("$", ""))
+    def equations(self, gold: Part, answer: Part) -> Verdict:
+        """Equations that differ by a factor; inequalities with the same sides. Gold that chains values: any of them."""
+        g, a = _relation_of(gold), _relation_of(answer)
+        if g is None:
+            return False
+        if a is None or len(g.signs) > 1 and len(a.signs) == 1:
+            return self.one_of_chained(g, answer)
+        if g.signs == a.signs == ("=",):
+            if gold.name and _is_constant(gold.body) or answer.name and _is_constant(answer.body):
+                return False  # x = 5 is solved, 2x = 10 is not
+            return self.equation_sides(g.sides, a.sides)
+        if g.signs[0] in (">", r"\ge"):
+            g = _turned(g)
+        if a.signs[0] in (">", r"\ge"):
+            a = _turned(a)
+        if g.signs != a.signs:
+            return False
+        pairs = [
+            (Part("", one), Part("", other)) for one, other in zip(g.sides, a.sides, strict=True)
+        ]
+        return self.everyone(pairs)
 
-    def braced(found: re.Match) -> str:
-        if found[1]:
-            return f"\\frac{{{found[2]}}}{{{found[3]}}}"
-        return f"\\sqrt{{{found[5]}}}" if found[4] else f"\\frac{{{found[6]}}}{{"
+    def one_of_chained(self, gold: names.Relation, answer: Part) -> Verdict:
+        """0.56 = 56\\%: the gold answer says it in two ways, and either will do."""
+        if set(gold.signs) != {"="} or answer.equation:
+            return False
+        if any(number(units.split(side).body) is None for side in gold.sides):
+            return False
+        verdicts = [self.values(side, answer.body) for side in gold.sides]
+        return True if True in verdicts else None if None in verdicts else False
 
-    return PREFIX.sub("", BARE_ARGUMENT.sub(braced, text).strip().rstrip(".").strip())
+    def equation_sides(self, gold: tuple[str, ...], answer: tuple[str, ...]) -> Verdict:
+        """Two equations by their sides."""
+        one, other = (f"({left})-({right})" for left, right in (gold, answer))
+        try:
+            letters = [formula.letters(formula.read(text)) for text in (one, other)]
+        except Unreadable:
+            return flat("=".join(gold)) == flat("=".join(answer))
+        if letters[0] != letters[1]:
+            return False
+        return self.algebra.same_equation(one, other) if self.exact else None
 
-
-def flat(text: str) -> str:
-    """Without white space and the marks of text."""
-    return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text.replace("\x00", ""))  # "1 2" is not 12
-
-
-def shape(text: str, parts: bool = True) -> Shape:
-    """Take an answer apart at its outermost commas, brackets, unions, plus-minus or matrix rows."""
-    text = text.strip()
-    if found := re.fullmatch(
-        r"\\begin\{([pbv]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", text, re.DOTALL
-    ):
-        rows = [row.split("&") for row in re.split(r"\\\\(?:\[[^]]*\])?", found[2]) if row.strip()]
-        return Shape(
-            "matrix" + "x".join(str(len(row)) for row in rows),
-            tuple(cell.strip() for row in rows for cell in row),
+    def values(self, gold: str, answer: str) -> Verdict:
+        """Two values without names: by their shape, or as one expression each."""
+        if flat(gold) == flat(answer):
+            return True
+        g, a = shape(gold), shape(answer)
+        if g.kind == a.kind == ONE:
+            return self.expressions(g.parts[0], a.parts[0])
+        g, a = _alike(g, a)
+        if g.kind != a.kind or len(g.parts) != len(a.parts):
+            return False
+        if g.kind in (LIST, SET, UNION):
+            return self.lists(
+                [Part("", part) for part in g.parts], [Part("", part) for part in a.parts]
+            )
+        return self.everyone(
+            [(Part("", one), Part("", other)) for one, other in zip(g.parts, a.parts, strict=True)]
         )
-    if text.count(r"\pm") == 1 and "," not in text:
-        return Shape(",", (text.replace(r"\pm", "+").removeprefix("+"), text.replace(r"\pm", "-")))
-    if len(union := split(text, r"\cup")) > 1:
-        return Shape(",", union)
-    opens = "{" if text.startswith(r"\{") else text[:1]
-    if (
-        opens in ("(", "[", "{")
-        and text[-1:] in ")]}"
-        and closing(text, 1 if opens != "{" else 2) == len(text) - 1
-    ):
-        inner = text[2:-2] if opens == "{" and text.startswith(r"\{") else text[1:-1]
-        found = split(inner, ",")
-        if opens == "{":
-            return Shape("{", found) if text.startswith(r"\{") else shape(inner, parts)
-        if len(found) > 1:
-            return Shape(opens + text[-1], found)
-    if re.fullmatch(
-        rf"[+-]?{DIGITS}(?:\.[0-9]+)?(?:\s*\x00[^\x00]*\x00(?:\^\{{?[23]\}}?)?)?", text
-    ):
-        return Shape("one", (text,))  # the comma of 1,234
-    found = split(SEPARATOR.sub(",", text), ",")
-    found = tuple(part for part in found if part)
-    return (
-        Shape(",", tuple(PREFIX.sub("", part) for part in found))
-        if len(found) > 1
-        else Shape("one", (text,))
-    )
+
+    def expressions(self, gold: str, answer: str) -> Verdict:
+        """Two expressions of one part each: units, then text, numbers, words, formulas."""
+        if (found := self.special(gold, answer)) is not None:
+            return found
+        g, a = units.split(gold), units.split(answer)
+        if not units.same(g, a, self.rule.unit):
+            return False
+        if flat(g.body) == flat(a.body):
+            return True
+        x, y = number(g.body), number(a.body)
+        if x is not None and y is not None:
+            return _near(x, y, self.rule)
+        if (found := _by_words(g.body, a.body, x, y)) is not None:
+            return found
+        return self.formulas(g.body, a.body)
+
+    def special(self, gold: str, answer: str) -> Verdict:
+        """Numbers in a base, times of day, ratios, infinity; None for what is none of these."""
+        bases = numbers.based(gold), numbers.based(answer)
+        if any(bases):
+            if all(bases):
+                return bases[0] == bases[1]
+            g, a = numbers.without_base_ten(gold), numbers.without_base_ten(answer)
+            return False if (g, a) == (gold, answer) else self.expressions(g, a)
+        times = numbers.time(gold), numbers.time(answer)
+        if all(times):
+            return numbers.same_time(*times)
+        if times[0] and times[0].half and (hour := number(answer)) is not None:
+            return times[0].seconds == hour * 3600 and 0 < hour < 12 or False
+        if any(times):
+            return False
+        if ":" in gold or ":" in answer:
+            ratios = [split(text, _RATIO) for text in (gold, answer)]
+            if max(map(len, ratios)) > 1:
+                return self.ratios(*([term for term, _ in side] for side in ratios))
+        if _INFINITE.fullmatch(gold) or _INFINITE.fullmatch(answer):
+            return flat(gold).lstrip("+") == flat(answer).lstrip("+")
+        return None
+
+    def ratios(self, gold: list[str], answer: list[str]) -> Verdict:
+        """1:4 term by term; against a number, the quotient of two terms."""
+        terms = gold, answer
+        if len(gold) == len(answer):
+            pairs = zip(gold, answer, strict=True)
+            return self.everyone([(Part("", one), Part("", other)) for one, other in pairs])
+        values = [[number(term) for term in side] for side in terms]
+        if sorted(map(len, values)) != [1, 2] or any(None in side or 0 in side for side in values):
+            return False
+        first, second = (side[0] / side[1] if len(side) == 2 else side[0] for side in values)
+        return first == second
+
+    def formulas(self, gold: str, answer: str) -> Verdict:
+        """Two formulas: different where their values at a point are, else by algebra. Unreadable if the answer is."""
+        if not _is_readable(gold):
+            return False
+        if not _is_readable(answer):
+            raise Unreadable("no expression")
+        if probe.differ(gold, answer, self.rule.absolute, self.rule.relative):
+            return False
+        return self.algebra.equal(gold, answer, self.rule) if self.exact else None
 
 
-def closing(text: str, start: int) -> int:
-    """Where the bracket closes that opened before `start`; intervals may close with the other kind. -1: nowhere."""
-    depth = 1
-    for place in range(start, len(text)):
-        depth += (text[place] in "([{") - (text[place] in ")]}")
-        if depth == 0:
-            return place
-    return -1
-
-
-def split(text: str, at: str) -> tuple[str, ...]:
-    """Pieces between the separators that no bracket encloses."""
-    pieces, depth, begin, place = [], 0, 0, 0
-    while place < len(text):
-        depth += (text[place] in "([{") - (text[place] in ")]}")
-        if depth == 0 and text.startswith(at, place):
-            pieces.append(text[begin:place].strip())
-            begin = place = place + len(at)
-        else:
-            place += 1
-    return (*pieces, text[begin:].strip())
-
-
-def cheap(gold: str, answer: str, rule: Rule) -> bool | None:
-    """Two expressions of one part each: equal text, equal numbers, equal words, or None."""
-    (g, g_unit), (a, a_unit) = without_unit(gold), without_unit(answer)
-    g_unit = g_unit or unit_name(rule.unit)
-    if g_unit and a_unit and g_unit != a_unit:
-        return False if number(g) is not None and number(a) is not None else None
-    if flat(g) == flat(a):
-        return True
-    x, y = number(g), number(a)
-    if x is not None and y is not None:
-        return abs(x - y) <= max(Fraction(rule.absolute), abs(x) * Fraction(rule.relative))
-    words = [WORD.fullmatch(part.replace("\x00", "").strip(" ()")) for part in (g, a)]
-    if all(words) and (
-        "\x00" in gold + answer
-        or min(len(word[0]) for word in words) > 3
-        or max(len(w[0]) for w in words) == 1
-    ):
-        return words[0][0].strip().casefold() == words[1][0].strip().casefold()
-    if (x is not None and words[1] and len(words[1][0]) > 3) or (
-        y is not None and words[0] and len(words[0][0]) > 3
-    ):
-        return False
-    if any(re.search(r"[0-9]\s*_", g) for g in (g, a)) and (
-        x is not None or y is not None
-    ):  # 11_2 is not 11
-        return False
-    if bool(PROSE.search(g)) != bool(PROSE.search(a)):  # an expression and a sentence around it
-        return False
-    if ("=" in g) != ("=" in a) or probe.differ(g, a, rule.absolute, rule.relative):
-        return False
-    return None
-
-
-def without_unit(text: str) -> tuple[str, str]:
-    """The expression and its unit, "" for none: words behind a number, such as \\text{ cm}^2 or 5 dollars."""
-    text = text.strip()
-    found = UNIT.fullmatch(text) or UNIT_WORDS.fullmatch(text)
-    words = re.findall("[a-z]+", found[2].casefold()) if found else []
-    if (
-        not words
-        or len(words) > 3
-        or NO_UNIT & set(words)
-        or (found.re is UNIT_WORDS and len(words[0]) < 2)
-    ):
-        return text, ""
-    return found[1].strip(), unit_name(found[2] + (found[3] or ""))
-
-
-def unit_name(text: str) -> str:
-    """One spelling of a unit: lower case, singular, without spaces and points."""
-    name = re.sub(r"[\s.]", "", text.casefold()).replace("square", "2").replace("squared", "2")
-    digits = "".join(sorted(re.findall("[23]", name)))
-    return re.sub("[23]", "", name).removesuffix("s") + digits
-
-
-def number(text: str) -> Fraction | None:
-    """The exact value of a plain number; None for anything else."""
-    text = re.sub(
-        r"\s+",
-        "" if "\\frac" in text or not re.search(r"[0-9]\s+[0-9]", text) else " ",
-        text.strip(),
-    )
-    while text[:1] in ("(", "{") and closing(text, 1) == len(text) - 1:
-        text = text[1:-1]
+def _is_readable(text: str) -> bool:
+    """Whether formula.py reads it, or another reader might."""
     try:
-        if found := NUMBER.fullmatch(text):
-            whole, decimals = (found[2] or "0").replace(",", ""), found[3] or found[4] or ""
-            return Fraction(found[1] + whole + (f".{decimals}" if decimals else ""))
-        if found := RATIO.fullmatch(text):
-            value = Fraction(found[3] or found[5]) / Fraction(found[4] or found[6]) + int(
-                found[2] or 0
-            )
-            return -value if found[1] == "-" else value
-        if found := SLASHED.fullmatch(text):
-            value = Fraction(found[2]) / Fraction(found[3])
-            return -value if found[1] == "-" else value
-        if found := SCIENTIFIC.fullmatch(text):
-            value = number(found[1] or found[4])
-            return (
-                None
-                if value is None
-                else value * Fraction(10) ** int(found[2] or found[3] or found[5])
-            )
-        if found := re.fullmatch(r"10\^(?:\{([+-]?[0-9]{1,3})\}|([0-9]))", text):
-            return Fraction(10) ** int(found[1] or found[2])
-    except (ValueError, ZeroDivisionError):
-        pass
-    return None
-
-
-def by_algebra(gold: str, answer: str, rule: Rule = Rule()) -> bool:
-    """What math-verify says of two expressions, asked both ways. Unreadable if it finds no expression in the answer.
-
-    A plain number against a formula is compared exactly, or by the rule's tolerance: math-verify rounds to six digits, by
-    which 2.718282 would be e.
-    """
-    import math_verify  # workers alone pay for it
-    import sympy
-    from latex2sympy2_extended import NormalizationConfig
-
-    g, a = (re.sub(r"\x00", "", without_unit(text)[0]) for text in (gold, answer))
-    check_size(a)
-    based = [bool(re.search(r"[0-9]\s*_", text)) for text in (g, a)]
-    if (
-        ("=" in g) != ("=" in a)
-        or based[0] != based[1]
-        or re.search(r"(?<![0-9_])[0-9]+\s+[0-9]", g + ";" + a)
-    ):
+        formula.read(text)
+    except formula.Unknown:
+        return "\x00" not in text
+    except Unreadable:
         return False
-    # units and equations are ours to judge; "boxed" would search the string for another answer
-    reading = NormalizationConfig(
-        basic_latex=True,
-        units=False,
-        malformed_operators=True,
-        nits=False,
-        boxed="none",
-        equations=False,
-    )
-    how = dict(
-        extraction_config=[math_verify.LatexExtractionConfig(normalization_config=reading)],
-        fallback_mode="no_fallback",
-        parsing_timeout=None,
-    )
-    parsed = [
-        [item for item in math_verify.parse(f"${text}$", **how) if not isinstance(item, str)]
-        for text in (g, a)
-    ]
-    if not parsed[1]:
-        raise Unreadable("no expression")
-    if not parsed[0]:
-        return False
-    one, other = parsed[0][0], parsed[1][0]
-    numbers = [number(text) for text in (g, a)]
-    if (
-        (numbers[0] is None) != (numbers[1] is None)
-        and isinstance(one, sympy.Expr)
-        and isinstance(other, sympy.Expr)
-    ):
-        exact, formula = (numbers[0], other) if numbers[1] is None else (numbers[1], one)
-        distance = sympy.simplify(sympy.nsimplify(formula, rational=True) - sympy.Rational(exact))
-        if distance == 0 or not distance.is_number or not (rule.absolute or rule.relative):
-            return distance == 0
-        wanted = complex(formula.evalf() if numbers[0] is None else exact)
-        return abs(complex(distance.evalf())) <= max(rule.absolute, rule.relative * abs(wanted))
-    same = lambda one, other: math_verify.verify(one, other, strict=True, timeout_seconds=None)
-    if same(parsed[0], parsed[1]) and same(parsed[1], parsed[0]):
+    return True
+
+
+def _near(gold: Fraction, answer: Fraction, rule: Rule) -> bool:
+    """Equal numbers, or as near as the rule allows."""
+    if gold == answer:
         return True
-    if not all(isinstance(side, sympy.Expr) for side in (one, other)):
-        return False
-    # it compares a lone symbol, b against 2b/2, by its name alone, and 2^{0.5} by a float
-    return (
-        sympy.simplify(sympy.nsimplify(one, rational=True) - sympy.nsimplify(other, rational=True))
-        == 0
+    allowed = max(Fraction(rule.absolute), abs(gold) * Fraction(rule.relative))
+    return abs(gold - answer) <= allowed
+
+
+def _pairing(
+    gold: list[Part], answer: list[Part], single: Callable[[Part, Part], Verdict]
+) -> Verdict:
+    """Whether gold and answer parts can be paired; undecided where only undecided pairs make it possible."""
+    verdicts: dict[tuple[int, int], Verdict] = {}
+
+    def pair(i: int, j: int) -> Verdict:
+        if (i, j) not in verdicts:
+            try:
+                verdicts[i, j] = single(gold[i], answer[j])
+            except Unreadable:
+                verdicts[i, j] = False
+        return verdicts[i, j]
+
+    def matched(allowed: tuple) -> bool:
+        taken: dict[int, int] = {}  # answer -> gold
+
+        def place(i: int, seen: set[int]) -> bool:
+            order = sorted(
+                range(len(answer)), key=lambda j: flat(answer[j].body) != flat(gold[i].body)
+            )
+            for j in order:
+                if j in seen or pair(i, j) not in allowed:
+                    continue
+                seen.add(j)
+                if j not in taken or place(taken[j], seen):
+                    taken[j] = i
+                    return True
+            return False
+
+        return all(place(i, set()) for i in range(len(gold)))
+
+    if matched((True,)):
+        return True
+    return None if None in verdicts.values() and matched((True, None)) else False
+
+
+def _elements(listed: list[Part]) -> list[Part]:
+    """The parts of a list, or of the one set, tuple of names or list that stands for it."""
+    if len(listed) != 1:
+        return listed
+    by_names = _tuple_by_names(listed[0])
+    if by_names:
+        return by_names
+    found = shape(listed[0].body)
+    return [Part(listed[0].name, part) for part in found.parts] if found.kind == SET else listed
+
+
+def _tuple_by_names(part: Part) -> list[Part] | None:
+    """(x,y) = (1,2) as x = 1, y = 2."""
+    heads, found = names.several(part.name), shape(part.body)
+    if not heads or found.kind != "()" or len(heads) != len(found.parts):
+        return None
+    return [Part(name, body) for name, body in zip(heads, found.parts, strict=True)]
+
+
+def _alike(gold: Shape, answer: Shape) -> tuple[Shape, Shape]:
+    """A set of one element is compared as the element."""
+    if {gold.kind, answer.kind} == {ONE, SET} and len(gold.parts) == len(answer.parts) == 1:
+        return gold._replace(kind=SET), answer._replace(kind=SET)
+    return gold, answer
+
+
+def _relation_of(part: Part | Named) -> names.Relation | None:
+    """An equation taken apart; a named value is one too."""
+    if part.equation:
+        return names.relation(part.body)
+    return names.Relation((part.name, part.body), ("=",)) if part.name else None
+
+
+def _turned(found: names.Relation) -> names.Relation:
+    """a > b as b < a."""
+    signs = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
+    return names.Relation(
+        found.sides[::-1], tuple(signs.get(sign, sign) for sign in found.signs[::-1])
     )
 
 
-def check_size(text: str) -> None:
-    """Unreadable for powers and factorials whose value sympy would write out for ever."""
-    plain = re.sub(r"\\[a-zA-Z]+", "", text)  # without commands a letter is a variable
-    tower = re.search(r"\^[\s{(]*[0-9]+[\s)}]*\^|\^\s*[{(][^a-zA-Z]*\^", plain)
-    large = any(int(digits) > EXPONENT for digits in re.findall(r"\^\s*\{?\s*-?([0-9]+)", text))
-    factorial = [int(digits) > FACTORIAL for digits in re.findall(r"([0-9]+)\s*!", text)]
-    if tower or large or any(factorial) or re.search(r"[)}!]\s*!", text) and len(factorial) > 0:
-        raise Unreadable("a power or factorial beyond the limits")
+def _is_constant(text: str) -> bool:
+    """Whether a value has no letters."""
+    body = units.split(text).body
+    try:
+        return not formula.letters(formula.read(body))
+    except Unreadable:
+        return number(body) is not None or shape(body).kind != ONE
+
+
+def _choice(text: str, marked: bool = True) -> Choice | None:
+    """The letter of a choice and what is said beside it; with `marked` a capital in brackets or as a word."""
+    found = _CHOSEN.fullmatch(text)
+    if not found:
+        return None
+    letter = found[1] or found[2] or found[3]
+    said = (found[4] or found[5] or "").strip()
+    if marked and (found[3] or letter.islower()) or _ANOTHER_CHOICE.search(said):
+        return None
+    if units.adds_nothing(said) if said.startswith("\x00") else _PROSE.search(said):
+        return None
+    return Choice(letter, said)
+
+
+def _by_words(gold: str, answer: str, x: Fraction | None, y: Fraction | None) -> Verdict:
+    """Words, single letters, and expressions with words around them; None where neither side has any."""
+    bare = [text.replace("\x00", "").strip(" ()") for text in (gold, answer)]
+    if all(_LETTER.fullmatch(text) for text in bare):
+        return bare[0] == bare[1]
+    if x is not None and (found := numbers.counted(answer)) is not None:
+        return x == found
+    if y is not None and (found := numbers.counted(gold)) is not None:
+        return y == found
+    prose = [bool(_PROSE.search(text)) for text in (gold, answer)]
+    if not any(prose):
+        return None
+    if all(prose) or all(_WORD.fullmatch(text) for text in bare):
+        return _spoken(bare[0]) == _spoken(bare[1])
+    return False
+
+
+def _spoken(text: str) -> str:
+    """Words without capitals and without the white space between them."""
+    return re.sub(r"[\s.]+", " ", text).strip().casefold()

@@ -2,8 +2,10 @@ r"""Finds the answer that a completion boxes: the content of the last balanced \
 
 Where a text closes its reasoning with </think>, only what follows the last </think> is searched: a box inside the
 reasoning is not an answer. A reasoning that was never closed is searched whole. The last box is the one that OPENS
-last, so of two nested boxes it is the inner one. Boxes that are never closed do not count. One pass, no recursion:
-time is linear in the text. Left out: boxes without braces (`\boxed 5`) and every reading of the content.
+last, so of two nested boxes it is the inner one. Boxes that are never closed do not count, and neither do boxes that
+hold nothing, such as that of the instruction echoed ("within \boxed{}"): they do not hide the answer before them.
+One pass, no recursion: time is linear in the text. Left out: boxes without braces (`\boxed 5`) and every reading of
+the content.
 """
 
 from __future__ import annotations
@@ -13,21 +15,31 @@ import re
 STATED = re.compile(
     r"(?:####|\banswer\s*(?:is|:|=)|\banswer\s+would\s+be)\s*:?\s*(.+)", re.IGNORECASE
 )
+# dollars around a formula: "$5 and $6" and "$200+$60=$260" are money
 MATHS = re.compile(
-    r"\$(?!\s)([^$\n]{1,200})(?<!\s)\$(?![0-9])|\\\((.{1,200}?)\\\)"
-)  # "$5 and $6" is money
+    r"(?<![\\0-9A-Za-z])\$(?!\s)([^$\n]{1,200})(?<![\s\\+\-*/=<>(,])\$(?![0-9<A-Za-z])"
+    r"|\\\((.{1,200}?)\\\)"
+)
+TWO_WORDS = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
+CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")  # marks of GSM8K
 NUMBER = re.compile(r"(?<![\w.])-?\$?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?")
 TAIL = 2000  # characters at the end in which the lenient reading looks
 # A box, a backslash pair that does not escape a box (over-escaped output writes \\boxed), an escaped brace, a brace.
 PIECE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\(?!(?:boxed|fbox)\s*\{)|\\[{}]|[{}]")
+# What a box may hold that is no answer: white space, empty commands, dots, the words of the instruction.
+NOTHING = re.compile(
+    r"(?:[\s{}$~.…_?]|\\(?:boxed|fbox|text|textbf|mathrm|mathbf|quad|qquad|[ld]?dots|cdots|cdot|square)"
+    r"(?![A-Za-z])|\\[,;:! ])*+(?:(?:the |your |my )?(?:final )?answer(?: here| goes here)?)?[\s{}$.]*",
+    re.IGNORECASE,
+)
+LONGEST_NOTHING = 100  # characters; longer contents are answers, readable or not
 
 
 def last_boxed(text: str) -> str | None:
-    """Content of the last balanced box after the last </think>, as it is written; None where there is none."""
+    """Content of the last balanced box after the last </think> that holds something; None where there is none."""
     text = text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text
-    opened: list[
-        int
-    ] = []  # where the content of each open brace starts; negative for a brace that is no box
+    # where the content of each open brace starts; negative for a brace that is no box
+    opened: list[int] = []
     start, content = -1, None  # of the last box found so far
     for piece in PIECE.finditer(text):
         kind = piece.group()
@@ -35,11 +47,27 @@ def last_boxed(text: str) -> str | None:
             opened.append(-1)
         elif kind == "}":
             begin = opened.pop() if opened else -1
-            if begin > start:
+            if begin > start and not is_nothing(text, begin, piece.start()):
                 start, content = begin, (begin, piece.start())
         elif kind.endswith("{") and kind != r"\{":
             opened.append(piece.end())
     return None if content is None else text[slice(*content)]
+
+
+def is_nothing(text: str, begin: int = 0, end: int | None = None) -> bool:
+    r"""Whether the piece of a text is no answer: empty, or "your answer"."""
+    end = len(text) if end is None else end
+    return end - begin <= LONGEST_NOTHING and NOTHING.fullmatch(text, begin, end) is not None
+
+
+def formulas(text: str) -> list[str]:
+    """What stands between dollars or in \\( \\), without money."""
+    found = [match[1] or match[2] for match in MATHS.finditer(text)]
+    return [
+        formula
+        for formula in found
+        if not TWO_WORDS.search(formula) and formula.count("(") == formula.count(")")
+    ]
 
 
 def lenient_answer(text: str) -> str | None:
@@ -49,17 +77,21 @@ def lenient_answer(text: str) -> str | None:
     if (boxed := last_boxed(text)) is not None:
         return boxed
     tail = text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text
-    tail = tail[-TAIL:]
-    if stated := STATED.findall(tail):
-        line = stated[-1].strip().rstrip(".").strip("*").strip()
-        found = MATHS.findall(line)
-        if found:
-            return found[0][0] or found[0][1]
-        numbers = NUMBER.findall(line)
-        return numbers[0].rstrip(",.") if numbers else line
-    if found := MATHS.findall(tail):
-        return found[-1][0] or found[-1][1]
+    tail = CALCULATOR.sub("", tail[-TAIL:])
+    stated = [line.strip().rstrip(".").strip("*").strip() for line in STATED.findall(tail)]
+    stated = [line for line in stated if not is_nothing(line)]
+    if stated:
+        found = formulas(stated[-1])
+        return found[0] if found else first_number(stated[-1]) or stated[-1]
+    if found := formulas(tail):
+        return found[-1]
     last_line = tail.rstrip().rpartition("\n")[2]
     numbers = NUMBER.findall(last_line.rpartition("=")[2])[:1] if "=" in last_line else []
     numbers = numbers or NUMBER.findall(tail)[-1:]
+    return numbers[0].rstrip(",.") if numbers else None
+
+
+def first_number(line: str) -> str | None:
+    """The first number behind the last equals sign, or of the whole line."""
+    numbers = NUMBER.findall(line.rpartition("=")[2]) or NUMBER.findall(line)
     return numbers[0].rstrip(",.") if numbers else None

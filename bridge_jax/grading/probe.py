@@ -1,150 +1,236 @@
 r"""The value of a formula at one fixed point: two formulas that differ there are different, and no algebra is needed.
 
-Reads numbers, letters, + - * / ^, brackets, \frac, \sqrt, \pi and Greek letters by recursive descent into complex floats, in
-time linear in the text. Whatever can be read in two ways (1/2x, 2 3, 1\frac12, x^23) or not at all gives None, and so does
-what overflows or divides by zero: the question is then left to algebra. Never used to call two formulas equal.
+The tree of formula.py is worked out in complex floats, each value with a bound of its rounding error, in time linear in the
+text. What has no reading there, what overflows, divides by zero, or lies on a branch cut gives None: the question is then
+left to algebra. Never used to call two formulas equal, and never calls equal ones different: where large values cancel
+(10^{15}+x-10^{15}) the bound is as large as what they lost.
 """
 
 from __future__ import annotations
 
 import cmath
 import math
-import re
+from typing import NamedTuple
 
-GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|nu|phi|psi|rho|sigma|tau|omega"
-TOKEN = re.compile(
-    rf"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)|\\(?P<word>frac|sqrt|pi|cdot|times|div|{GREEK})(?![A-Za-z])|"
-    r"(?P<letter>[a-zA-Z])|(?P<mark>[-+*/^(){}\[\]]))"
-)
-BEGINS = {"number", "letter", "frac", "sqrt", "pi", "(", "{", *GREEK.split("|")}  # of a factor
-TIMES, OVER = {"*", "cdot", "times"}, {"/", "div"}
+from bridge_jax.grading import formula, latex
+from bridge_jax.grading.formula import Node
+from bridge_jax.grading.latex import Unreadable
+
+GREEK = "|".join(name for name in latex.GREEK if name != "pi")
 CLOSE = 1e-6  # relative difference below which two values say nothing
+ROUNDING = 1e-15  # relative error of one operation, with room
+UNSURE = 1e-3  # relative error of a value from which nothing more is worked out
+
+
+class Measured(NamedTuple):
+    """A value and a bound of its error."""
+
+    value: complex
+    error: float = 0.0
 
 
 class _Unclear(ValueError):
-    """No value, or more than one reading."""
+    """No value."""
 
 
 def differ(one: str, other: str, absolute: float = 0.0, relative: float = 0.0) -> bool:
     """Whether both have values, and these are further apart than rounding and the given tolerances explain."""
-    x, y = value(one), value(other)
+    x, y = measure(one), measure(other)
     if x is None or y is None:
         return False
-    return abs(x - y) > 1e-9 + 1.01 * max(CLOSE * max(abs(x), abs(y)), absolute, relative * abs(x))
+    allowed = max(CLOSE * max(abs(x.value), abs(y.value)), absolute, relative * abs(x.value))
+    return abs(x.value - y.value) > 1e-9 + 1.01 * allowed + 2 * (x.error + y.error)
 
 
 def value(text: str) -> complex | None:
     """The value with every letter at a number of its own, e and i at theirs; None where it is unclear."""
+    found = measure(text)
+    return None if found is None else found.value
+
+
+def measure(text: str) -> Measured | None:
+    """The value and the bound of its error; None where it is unclear."""
     try:
-        formula = _Formula(text)
-        found = formula.sum()
-        if formula.kind or not cmath.isfinite(found):
-            return None
-        return found
-    except (_Unclear, ArithmeticError, ValueError, RecursionError):
+        found = _measure(formula.read(text))
+        return found if cmath.isfinite(found.value) and math.isfinite(found.error) else None
+    except (Unreadable, ArithmeticError, ValueError, RecursionError):
         return None
 
 
 def at(name: str) -> complex:
     """Where the probe stands: between 1.1 and 2.8, or the constant."""
     constants = {"e": math.e, "i": 1j, "pi": math.pi}
+    name = name.removeprefix("\\")
     key = sum(ord(letter) * 31**place for place, letter in enumerate(name))
     return constants.get(name, 1.1 + 1.7 * (key * 0.6180339887 % 1))
 
 
-class _Formula:
-    """A text and the token that comes next: `kind` is its mark, word or class, "" at the end."""
-
-    def __init__(self, text: str):
-        self.text, self.place = text.strip(), 0
-        self.next()
-
-    def next(self) -> None:
-        """Step to the next token."""
-        if self.place == len(self.text):
-            self.kind = self.shown = ""
-            return
-        found = TOKEN.match(self.text, self.place)
-        if not found:
+def _measure(node: Node) -> Measured:
+    if node.kind == "number":
+        found = float(node.value)
+        return _rounded(found)
+    if node.kind in ("symbol", "constant"):
+        if node.value == "infty":
             raise _Unclear
-        self.place, self.shown = found.end(), found[found.lastgroup]
-        self.kind = found.lastgroup if found.lastgroup in ("number", "letter") else self.shown
+        return _rounded(complex(at(node.value)))
+    parts = [_measure(part) for part in node.parts]
+    if any(part.error > UNSURE * (1 + abs(part.value)) for part in parts):
+        raise _Unclear
+    if node.kind == "call":
+        return _call(node.value, parts)
+    if node.kind == "apply":  # any smooth function will do, the same for all that are called so
+        (x,) = parts
+        return _sum(_product(x, x), _product(x, _rounded(complex(at(node.value)))))
+    return _OPERATIONS[node.kind](*parts)
 
-    def take(self, mark: str) -> None:
-        """Step over the mark, which must be there."""
-        if self.kind != mark:
+
+def _rounded(value: complex, error: float = 0.0) -> Measured:
+    return Measured(complex(value), error + ROUNDING * abs(value))
+
+
+def _sum(*parts: Measured) -> Measured:
+    found = sum(part.value for part in parts)
+    largest = max(abs(part.value) for part in parts)
+    rounding = ROUNDING * len(parts) * largest
+    return Measured(found, sum(part.error for part in parts) + rounding)
+
+
+def _product(*parts: Measured) -> Measured:
+    found = Measured(1.0)
+    for part in parts:
+        error = abs(found.value) * part.error + abs(part.value) * found.error
+        found = _rounded(found.value * part.value, error + found.error * part.error)
+    return found
+
+
+def _quotient(top: Measured, bottom: Measured) -> Measured:
+    smallest = abs(bottom.value) - bottom.error
+    if smallest <= 0 or bottom.error > UNSURE * abs(bottom.value):
+        raise _Unclear
+    error = (top.error + abs(top.value / bottom.value) * bottom.error) / smallest
+    return _rounded(top.value / bottom.value, error)
+
+
+def _power(base: Measured, exponent: Measured) -> Measured:
+    n = exponent.value
+    if n == round(n.real) and exponent.error < 1e-9 and abs(n) <= formula.EXPONENT:
+        if n == 0 and base.value == 0:
             raise _Unclear
-        self.next()
+        if n.real < 0:
+            return _quotient(Measured(1.0), _power(base, Measured(-n)))
+        found = base.value ** int(n.real)
+        slope = abs(n) * (abs(base.value) + base.error) ** max(int(n.real) - 1, 0)
+        return _rounded(found, slope * base.error + abs(n) * ROUNDING * abs(found))
+    logarithm = _logarithm(base)
+    return _exponential(_product(logarithm, exponent))
 
-    def sum(self) -> complex:
-        """Terms with + and - between them."""
-        found = self.signed()
-        while self.kind in ("+", "-"):
-            found += self.signed()
-        return found
 
-    def signed(self) -> complex:
-        """A term behind its signs."""
-        sign = 1
-        while self.kind in ("+", "-"):
-            sign = -sign if self.kind == "-" else sign
-            self.next()
-        return sign * self.product()
+def _root(base: Measured, degree: Measured) -> Measured:
+    if degree.value == 2:
+        if base.value.imag == 0 and base.value.real == 0 and base.error == 0:
+            return Measured(0.0)
+        _off_the_cut(base, exact=True)
+        found = cmath.sqrt(complex(base.value.real, base.value.imag or 0.0))
+        return _rounded(found, base.error / max(abs(found), 1e-300))
+    if base.value.imag == 0 and base.value.real <= 0:
+        raise _Unclear  # real or complex, as one likes
+    return _power(base, _quotient(Measured(1.0), degree))
 
-    def product(self) -> complex:
-        """Factors; one that stands beside a number behind / could belong to either side."""
-        before, (found, divided) = self.kind, (self.power(), False)
-        while self.kind in TIMES | OVER | BEGINS:
-            if self.kind in TIMES | OVER:
-                divided = self.kind in OVER
-                self.next()
-                before, factor = self.kind, self.power()
-                found = found / factor if divided else found * factor
-            else:
-                if divided or self.kind == "number" or (before == "number" and self.kind == "frac"):
-                    raise _Unclear
-                before = self.kind
-                found *= self.power()
-        return found
 
-    def power(self) -> complex:
-        """A factor and its exponent."""
-        base = self.factor()
-        if self.kind != "^":
-            return base
-        self.next()
-        if self.kind == "number" and len(self.shown) > 1 or self.kind in ("+", "-", "frac", "sqrt"):
+def _off_the_cut(found: Measured, exact: bool = False) -> None:
+    """Roots and logarithms jump at negative numbers: only an imaginary part that rounding cannot turn is sure."""
+    if found.value.real > found.error or abs(found.value.imag) > found.error:
+        return
+    if not (exact and found.value.imag == 0 and found.value.real < -found.error):
+        raise _Unclear
+
+
+def _sure(error: float) -> None:
+    """Where an error is no longer small, its bound is none."""
+    if error > 0.1:
+        raise _Unclear
+
+
+def _logarithm(found: Measured) -> Measured:
+    _off_the_cut(found)
+    _sure(found.error / abs(found.value))
+    return _rounded(cmath.log(found.value), 2 * found.error / abs(found.value))
+
+
+def _exponential(found: Measured) -> Measured:
+    _sure(found.error)
+    result = cmath.exp(found.value)
+    return _rounded(result, 2 * found.error * abs(result))
+
+
+def _call(name: str, parts: list[Measured]) -> Measured:
+    (x, *base) = parts
+    if name == "exp":
+        return _exponential(x)
+    if name in ("ln", "log"):
+        below = _logarithm(base[0]) if base else _rounded(math.log(10))
+        return _logarithm(x) if name == "ln" else _quotient(_logarithm(x), below)
+    if name in ("sec", "csc", "cot"):
+        return _quotient(
+            Measured(1.0), _call({"sec": "cos", "csc": "sin", "cot": "tan"}[name], [x])
+        )
+    if name in ("tan", "tanh"):
+        kind = "h" if name == "tanh" else ""
+        return _quotient(_call("sin" + kind, [x]), _call("cos" + kind, [x]))
+    if name in ("sin", "cos", "sinh", "cosh"):
+        _sure(x.error)
+        slope = abs(cmath.cosh(x.value)) + abs(cmath.cos(x.value)) + abs(cmath.sin(x.value)) + 1
+        return _rounded(getattr(cmath, name)(x.value), slope * x.error)
+    if name == "arctan" and x.value.imag == 0:
+        return _rounded(math.atan(x.value.real), x.error)
+    if name in ("arcsin", "arccos") and x.value.imag == 0 and abs(x.value.real) + x.error < 0.99:
+        return _rounded(getattr(math, name.replace("arc", "a"))(x.value.real), 10 * x.error)
+    if name in ("max", "min") and all(part.value.imag == 0 for part in parts):
+        chosen = (max if name == "max" else min)(part.value.real for part in parts)
+        return Measured(chosen, max(part.error for part in parts))
+    raise _Unclear
+
+
+def _factorial(x: Measured) -> Measured:
+    if (
+        x.value != round(x.value.real)
+        or not 0 <= x.value.real <= formula.FACTORIAL
+        or x.error > 1e-6
+    ):
+        raise _Unclear
+    return _rounded(float(math.factorial(int(x.value.real))))
+
+
+def _binomial(n: Measured, k: Measured) -> Measured:
+    top, below = n.value.real, k.value.real
+    whole = n.value == round(top) and k.value == round(below) and n.error + k.error < 1e-6
+    if not whole or not 0 <= below <= top <= formula.EXPONENT:
+        raise _Unclear
+    return _rounded(float(math.comb(int(top), int(below))))
+
+
+def _step(up: bool):
+    def stepped(x: Measured) -> Measured:
+        below = math.floor(x.value.real)
+        far = min(x.value.real - below, below + 1 - x.value.real) > x.error + 1e-9
+        if x.value.imag != 0 or not far:
             raise _Unclear
-        exponent = self.factor()
-        if self.kind == "^" or (
-            base.real <= 0 and base.imag == 0 and exponent != round(exponent.real)
-        ):
-            raise _Unclear  # towers, and roots of negative numbers, which have several values
-        return base**exponent
+        return Measured(float(below + up))
 
-    def factor(self) -> complex:
-        """A number, a letter, a bracket, a fraction or a root."""
-        kind, shown = self.kind, self.shown
-        if kind not in BEGINS:
-            raise _Unclear
-        if kind in ("(", "{"):
-            return self.bracket(kind)
-        self.next()
-        if kind == "number":
-            return complex(float(shown))
-        if kind == "frac":
-            return self.bracket("{") / self.bracket("{")
-        if kind == "sqrt":
-            root = self.bracket("[") if self.kind == "[" else 2
-            inner = self.bracket("{")
-            if root != 2 and inner.real <= 0:
-                raise _Unclear
-            return cmath.sqrt(inner) if root == 2 else inner ** (1 / root)
-        return complex(at(shown))
+    return stepped
 
-    def bracket(self, opens: str) -> complex:
-        """The sum inside a bracket."""
-        self.take(opens)
-        found = self.sum()
-        self.take({"(": ")", "{": "}", "[": "]"}[opens])
-        return found
+
+_OPERATIONS = {
+    "sum": _sum,
+    "negative": lambda x: Measured(-x.value, x.error),
+    "product": _product,
+    "quotient": _quotient,
+    "power": _power,
+    "root": _root,
+    "factorial": _factorial,
+    "binomial": _binomial,
+    "degrees": lambda x: _product(x, _rounded(math.pi / 180)),
+    "abs": lambda x: Measured(abs(x.value), x.error),
+    "floor": _step(False),
+    "ceil": _step(True),
+}

@@ -1,4 +1,4 @@
-r"""About fifty known pairs, graded through the real path before a run begins: box, cheap stage, worker processes.
+r"""About seventy known pairs, graded through the real path before a run begins: box, cheap stage, worker processes.
 
 A grader that is broken, by a library of another version or a pool that cannot start, would otherwise look like a bad model.
 """
@@ -39,6 +39,17 @@ EQUAL = (  # gold, answer
     (r"1\pm\sqrt5", r"1+\sqrt5, 1-\sqrt5"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
     (r"(-\infty,1)\cup(2,3]", r"(2,3] \cup (-\infty,1)"),
+    (r"(3,4]", r"3 < x \le 4"),
+    ("52_8", "(52)_8"),
+    (r"5\text{ cm}^2", "5 square centimeters"),
+    ("5000000", r"5\text{ million}"),
+    ("x=2, y=1", "y = 1, x = 2"),
+    ("(2,1)", "(x,y) = (2,1)"),
+    (r"\text{(C)}", r"\text{(C) } 5"),
+    ("-1", r"e^{i\pi}"),
+    (r"\frac{1}{2}", r"\sin 30^\circ"),
+    ("1/3", r"0.\overline{3}"),
+    (r"x^2", "x²"),
 )
 DIFFERENT = (
     ("11", "11_2"),
@@ -58,9 +69,20 @@ DIFFERENT = (
     ("100", "4 or 100"),
     ("2", "1+2"),
     (r"[1,2]", r"\{1,2\}"),
+    ("y=-1", "x=-1"),
+    ("x=2, y=1", "x=1, y=2"),
+    ("52_8", "52_9"),
+    ("5", r"5\text{ million}"),
+    ("5", "5xy"),
+    ("5", r"5\text{ wrong}"),
+    (r"12\pi\text{ cm}^2", r"12\pi\text{ cm}^3"),
+    ("1/2^{99}", "1/2^{98}"),
+    (r"\sqrt{2}", r"\sqrt2+10^{-17}"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{vmatrix}1&2\\3&4\end{vmatrix}"),
+    ("n", "N"),
 )
 OTHERS = (
-    ("7", "", Outcome.parse_error),
+    ("7", "", Outcome.no_answer),
     ("7", "9" * 1000, Outcome.parse_error),
     ("7", r"9^{9^{9^{9}}}", Outcome.parse_error),
     ("7", None, Outcome.no_answer),

@@ -63,6 +63,10 @@ EQUAL = NUMBERS + [
     (r"\begin{pmatrix}1/2\\0\end{pmatrix}", r"\begin{pmatrix}0.5\\0\end{pmatrix}"),
     ("3, 3", "3,3"),
     ("a", "a"),
+    (r"(\sqrt{4}, 1)", "(2,1)"),
+    (r"\{\sqrt4, 1\}", "1,2"),
+    (r"\frac{2+4}{2}", "3"),
+    ("7", "\uff17"),
 ]
 BY_ALGEBRA = [
     ("x^2-1", "(x-1)(x+1)"),
@@ -70,12 +74,12 @@ BY_ALGEBRA = [
     (r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{3}}{3}"),
     (r"\log_2 8", "3"),
     ("y=2x+1", "y = 1+2x"),
-    (r"(\sqrt{4}, 1)", "(2,1)"),
-    (r"\{\sqrt4, 1\}", "1,2"),
+    (r"(\sqrt{2}\sqrt{2}, 1)", "(2,1)"),
+    (r"\{\sqrt2\sqrt2, 1\}", "1,2"),
     ("n(n+1)/2", r"\frac{n^2+n}{2}"),
     (r"3\pi", r"\pi\cdot 3"),
     ("p - q", "-q + p"),
-    (r"\frac{2+4}{2}", "3"),
+    (r"\frac{2\pi+4\pi}{2\pi}", "3"),
 ]
 TRAPS = [  # gold, answer: never correct
     ("11", "11_2"),
@@ -128,7 +132,6 @@ TRAPS = [  # gold, answer: never correct
     ("42", "the answer is 42 or so"),
     ("3", "3=4"),
     ("1", "1=1"),
-    ("7", "\uff17"),
     ("7", "\u0667"),
 ]
 

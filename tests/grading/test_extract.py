@@ -29,7 +29,19 @@ CASES = {
     r"\boxed{5 and \boxed{6}": "6",
     r"\boxed{1 {2}": None,
     r"\boxed{\fbox{7}}": "7",  # of two nested boxes the one that opens last
-    r"\boxed{}": "",
+    r"\boxed{}": None,  # an empty box is no answer
+    r"\boxed{ \, }": None,
+    r"\boxed{\text{ }}": None,
+    r"\boxed{\boxed{}}": None,
+    r"\boxed{...}": None,
+    r"So \boxed{42}. I put it within \boxed{}.": "42",  # the instruction echoed
+    r"Put your final answer within \boxed{}. It is \boxed{42}.": "42",
+    r"\boxed{42}, as \boxed{\text{your answer}}": "42",
+    r"\boxed{42} \boxed{final answer here}": "42",
+    r"\boxed{\text{answers}}": r"\text{answers}",
+    r"\boxed{\{\}}": r"\{\}",  # the empty set is one
+    r"<think>\boxed{1}</think> I put it within \boxed{}.": None,
+    r"<think>\boxed{}</think> \boxed{2}": "2",
     r"} } \boxed{8}": "8",
     r"{ \boxed{9}": "9",
     r"\boxed 5": None,
@@ -77,7 +89,9 @@ def reference(text: str) -> str | None:
                 for at in range(begin, len(text)):
                     depth += {"{": 1, "}": -1}.get(text[at], 0) if at not in neutral else 0
                     if depth == 0:
-                        return text[begin:at]
+                        if text[begin:at].strip("{} ") not in ("", "\\boxed", "\\fbox"):
+                            return text[begin:at]
+                        break
     return None
 
 
@@ -121,6 +135,8 @@ def test_equals_the_slow_reference(text):
         (r"\\boxed" + " " * 1_000_000, False),
         ("a" * 1_000_000 + r"\boxed{1}", True),
         ("</think>" * 120_000, False),
+        ((r"\boxed{" + " " * 90 + "x}") * 10_000, True),
+        (r"\boxed{" * 5_000 + "." * 90 + "}" * 5_000, True),
     ],
     ids=[
         "nested braces",
@@ -133,6 +149,8 @@ def test_equals_the_slow_reference(text):
         "spaces after two backslashes",
         "long text",
         "closed thoughts",
+        "nearly empty boxes",
+        "nested boxes of dots",
     ],
 )
 def test_time_is_linear(text, found):
@@ -164,6 +182,21 @@ def test_imports_no_jax():
         ("so $400 + $60 = $460 for the week", "$460"),
         ("9 + 6 = 15 liters out of the 24 liters", "15"),
         ("It costs $17/$8.50 = 2 of them", "2"),
+        ("He pays $200+$60=<<200+60=260>>260", "260"),
+        ("He pays $200+$48+$60=$<<200+48+60=308>>308", "$308"),
+        ("He pays $200+$60=$260 in all.", "$260"),
+        ("The answer is $200+$60=$260", "$260"),
+        ("the answer is 2+3=5.", "5"),
+        ("It is $20 - $5 = $15 that is left", "$15"),
+        ("It is $12 per hour for $3$ hours", "3"),
+        ("It is $5 for a toy and $ is a sign", "$5"),
+        ("so \\$5 and \\$6", "$6"),
+        ("price of $3x$ and $5", "3x"),
+        ("$$x=5$$", "x=5"),
+        (r"The answer is 42. I put it within \boxed{}.", "42"),
+        (r"The answer is 42. My final answer is \boxed{}.", "42"),
+        (r"So \boxed{42}. I put it within \boxed{}.", "42"),
+        (r"<think>The answer is 41.</think> I put it within \boxed{}.", None),
     ],
 )
 def test_lenient_answer(text, answer):

@@ -24,8 +24,8 @@ from bridge_jax.grading.pool import Pool, PoolError
 
 GOOD, BAD = Claim("x+1", "1+x"), Claim("x+1", "x+2")
 SLOW = Claim(
-    "x+1", "(x+y+z)^{900}"
-)  # sympy expands it for minutes, in code that Python's own alarms do not end soon
+    r"|x|+(x+y+z)^{100}", r"|x|+((x+y)^{2}+2(x+y)z+z^{2})^{50}"
+)  # sympy expands the difference for minutes, in code that Python's own alarms do not end soon
 ISSUE_65 = r"\dfrac{5^{\left(5^{\left(5^{\left(5^5\right)}\right)} - 4\right)} - 5}{16}"  # of Math-Verify's tracker
 HOSTILE = [
     ISSUE_65,
@@ -74,7 +74,9 @@ def test_order_duplicates_and_rules(pool):
 
 def test_a_deadline_kills_and_the_rest_is_judged(pool):
     before, began = pool.killed, time.monotonic()
-    assert pool.grade([SLOW, GOOD, SLOW._replace(answer="(x+y+w)^{900}"), BAD]) == [
+    assert pool.grade(
+        [SLOW, GOOD, SLOW._replace(answer=r"|x|+((y+z)^{2}+2(y+z)x+x^{2})^{50}"), BAD]
+    ) == [
         "timeout",
         "correct",
         "timeout",
@@ -205,7 +207,7 @@ def test_thousand_hostile_items(pool):
             ("11", r"\boxed{11_2}", Rule()),
             ("7", r"\boxed{7 or 8}", Rule()),
             ("77", "7\x007", Rule()),
-            ("7", "\\boxed{\uff17}", Rule()),
+            ("7", "\\boxed{\u0667}", Rule()),
             ("42", "mentions 42", Rule()),
         ],
         pool,

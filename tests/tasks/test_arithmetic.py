@@ -355,7 +355,7 @@ CHAT = {
     "": "no_answer",
     "#14": "no_answer",
     r"<think>\boxed{14}</think> done": "no_answer",
-    r"\boxed{}": "parse_error",
+    r"\boxed{}": "no_answer",
     r"\boxed{1 4}": "parse_error",
     r"\boxed{14.0}": "parse_error",
     r"\boxed{7+7}": "parse_error",

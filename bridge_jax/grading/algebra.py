@@ -1,0 +1,363 @@
+r"""Whether two formulas are equal, by their exact difference. Slow, and not safe against hostile text: for workers only.
+
+Both are worked out at several points, to more digits than a formula of their length could hide a difference in: 1/2^{99} is
+not 1/2^{98}. Where these values agree the formulas are equal, for a constant and for what is analytic in its letters; roots,
+logarithms and absolute values of letters have branches, and there sympy has to prove the difference zero besides.
+Text that formula.py does not read goes to math-verify, and counts as equal only if it says so both ways and sympy finds no
+difference between what it read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from fractions import Fraction
+
+import math_verify
+import mpmath
+import sympy
+from latex2sympy2_extended import NormalizationConfig
+
+from bridge_jax.grading import formula
+from bridge_jax.grading.formula import EXPONENT, FACTORIAL, Node
+from bridge_jax.grading.latex import Unreadable
+from bridge_jax.grading.outcome import Rule
+
+MOST_DIGITS = 20_000  # to which a value is worked out
+POINTS = 6
+BRANCHED = frozenset(
+    "root abs floor ceil factorial binomial ln log arcsin arccos arctan arccot max min gcd lcm "
+    "power-of-letters apply".split()
+)
+_LARGE = re.compile(r"\^[\s{(-]*[0-9]{3}|\^[^a-zA-Z]*\^|[0-9)}]\s*!|\\(?:int|sum|prod|lim)")
+
+
+def equal(gold: str, answer: str, rule: Rule = Rule()) -> bool:
+    """Whether two expressions are equal; constants may be as far apart as the rule allows. Unreadable if the answer is."""
+    try:
+        other = formula.read(answer)
+    except Unreadable:
+        return _by_math_verify(gold, answer)
+    _check_size(other)
+    try:
+        one = formula.read(gold)
+    except Unreadable:
+        return _by_math_verify(gold, answer)
+    return _same(one, other, rule)
+
+
+def same_equation(gold: str, answer: str) -> bool:
+    """Whether two equations, left minus right side, differ by a constant factor alone."""
+    one, other = formula.read(gold), formula.read(answer)
+    _check_size(other)
+    digits = _digits(one, other)
+    names = sorted(formula.letters(one) | formula.letters(other))
+    if not names:
+        return False
+    with mpmath.workdps(2 * digits):
+        sides = []
+        for turn in range(POINTS):
+            x, y = (_value(node, names, turn, digits) for node in (one, other))
+            if x and y:
+                sides.append((x, y))
+        ratios = [x / y for x, y in sides]
+        if len(ratios) < 3 or len({x for x, _ in sides}) < 3:  # 1 = 2 has no solution
+            return False
+        close = mpmath.mpf(10) ** -digits * abs(ratios[0])
+        return all(abs(ratio - ratios[0]) <= close for ratio in ratios)
+
+
+def _same(one: Node, other: Node, rule: Rule) -> bool:
+    names = sorted(formula.letters(one) | formula.letters(other))
+    digits = _digits(one, other)
+    seen = 0
+    with mpmath.workdps(2 * digits):
+        for turn in range(POINTS if names else 1):
+            x, y = (_value(node, names, turn, digits) for node in (one, other))
+            if x is None or y is None:
+                if (x is None) != (y is None) and not names:
+                    return False
+                continue
+            if not _close(x, y, digits, rule if not names else Rule()):
+                return False
+            seen += 1
+    if not names:
+        return seen == 1
+    if _branched(one) or _branched(other) or seen < 3:
+        return _proved(one, other)
+    return True
+
+
+def _close(x, y, digits: int, rule: Rule) -> bool:
+    """Equal to the digits, or as near as the rule allows."""
+    distance = abs(x - y)
+    allowed = mpmath.mpf(10) ** -digits * max(abs(x), abs(y), 1)
+    if rule.absolute or rule.relative:
+        allowed = max(allowed, mpmath.mpf(rule.absolute), mpmath.mpf(rule.relative) * abs(x))
+    return distance <= allowed
+
+
+def _branched(node: Node) -> bool:
+    """Whether a function with branches is applied to letters, so that values at points say too little."""
+    if not formula.letters(node):
+        return False
+    own = node.value if node.kind == "call" else node.kind
+    if own in BRANCHED:
+        return True
+    if node.kind == "power":
+        base, exponent = node.parts
+        value = formula.exact(exponent)
+        whole = value is not None and value.denominator == 1
+        if formula.letters(base) and not whole:
+            return True
+    return any(_branched(part) for part in node.parts)
+
+
+def _digits(*nodes: Node) -> int:
+    """Decimal digits below which no difference of these formulas can hide; Unreadable where they are too many."""
+    height = sum(_height(node) for node in nodes)
+    degree = 1
+    for node in nodes:
+        degree *= _degree(node)
+    found = 60 + 4 * height * min(degree, 8)
+    if found > MOST_DIGITS:
+        raise Unreadable("numbers beyond the limits")
+    return found
+
+
+def _height(node: Node) -> int:
+    """Digits of numerator and denominator that a formula could come to, with some room."""
+    if node.kind == "number":
+        return len(str(node.value.numerator)) + len(str(node.value.denominator))
+    own = sum(_height(part) for part in node.parts) + 1
+    if node.kind == "power":
+        exponent = formula.exact(node.parts[1])
+        steps = abs(exponent) if exponent is not None else 4
+        own = int(_height(node.parts[0]) * max(steps, 1)) + _height(node.parts[1])
+    if node.kind in ("factorial", "binomial"):
+        own += 40 * (not formula.letters(node))
+    if node.kind == "call" and node.value in ("exp", "sinh", "cosh"):
+        own = 4 * own + 40
+    return min(own, MOST_DIGITS)
+
+
+def _degree(node: Node) -> int:
+    """How many conjugates a formula with roots may have."""
+    found = 1
+    for part in node.parts:
+        found *= _degree(part)
+    root = formula.exact(node.parts[1]) if node.kind in ("root", "power") else None
+    if root is not None:
+        found *= int(root) if node.kind == "root" and root >= 1 else root.denominator
+    return min(found, 64)
+
+
+def _check_size(node: Node) -> None:
+    """Unreadable for powers and factorials whose value would be written out for ever."""
+    for part in node.parts:
+        _check_size(part)
+    if node.kind == "power":
+        exponent = node.parts[1]
+        if formula.letters(exponent):
+            return
+        value = formula.exact(exponent)
+        if value is None and not formula.kinds(exponent) & {"power", "factorial", "binomial"}:
+            return
+        if value is None or abs(value) > EXPONENT:
+            raise Unreadable("a power beyond the limits")
+    if node.kind == "factorial" and not formula.letters(node):
+        value = formula.exact(node.parts[0])
+        if value is None or value > FACTORIAL:
+            raise Unreadable("a factorial beyond the limits")
+    if node.kind == "binomial" and not formula.letters(node) and formula.exact(node) is None:
+        raise Unreadable("a binomial coefficient beyond the limits")
+
+
+def _value(node: Node, names: list[str], turn: int, digits: int):
+    """The value at a point, to 2 * digits; None where it is not defined or not finite."""
+    try:
+        found = _evaluate(node, {name: _point(name, turn, digits) for name in names})
+        return found if mpmath.isfinite(found) else None
+    except (ZeroDivisionError, ValueError, OverflowError, TypeError, NotImplementedError):
+        return None
+
+
+def _point(name: str, turn: int, digits: int):
+    """A number for a letter, of both signs, with as many digits as the work."""
+    seed = hashlib.sha256(f"{name}/{turn}".encode()).digest()
+    share = Fraction(int.from_bytes(seed[:16], "big"), 2**128)
+    size = mpmath.mpf(share.numerator) / share.denominator + mpmath.mpf(11) / 10
+    if turn == 0:
+        return size
+    if turn == 1:
+        return -size
+    sign = -1 if seed[16] % 2 else 1
+    return sign * size / (1 if turn % 2 else 7)
+
+
+def _evaluate(node: Node, point: dict):
+    if node.kind == "number":
+        return mpmath.mpf(node.value.numerator) / node.value.denominator
+    if node.kind == "symbol":
+        return point[node.value]
+    if node.kind == "constant":
+        return {"e": mpmath.e, "i": mpmath.j, "pi": mpmath.pi, "infty": mpmath.inf}[node.value] * 1
+    parts = [_evaluate(part, point) for part in node.parts]
+    if node.kind == "call":
+        return _FUNCTIONS[node.value](*parts)
+    if node.kind == "apply":  # any function will do, the same for all that are called so
+        return parts[0] ** 2 + parts[0] * point[node.value] + point[node.value]
+    return _OPERATIONS[node.kind](*parts)
+
+
+def _power(base, exponent):
+    if base == 0 and exponent == 0:
+        raise ValueError("0^0")
+    return mpmath.power(base, exponent)
+
+
+def _root(base, degree):
+    """Real for odd roots of negative numbers."""
+    if mpmath.im(base) == 0 and mpmath.re(base) < 0 and degree % 2 == 1:
+        return -mpmath.root(-mpmath.re(base), int(degree))
+    return mpmath.power(base, 1 / degree)
+
+
+def _product(*parts):
+    return mpmath.fprod(parts)
+
+
+def _log(value, base=10):
+    if value == 0 or base == 0:
+        raise ValueError("log 0")
+    return mpmath.log(value) / mpmath.log(base)
+
+
+def _whole(value) -> int:
+    if mpmath.im(value) != 0 or value != mpmath.nint(value):
+        raise ValueError("no whole number")
+    return int(mpmath.nint(value))
+
+
+def _common(values, function) -> int:
+    return function(*(_whole(value) for value in values))
+
+
+_OPERATIONS = {
+    "sum": lambda *parts: mpmath.fsum(parts),
+    "negative": lambda value: -value,
+    "product": _product,
+    "quotient": lambda top, bottom: top / bottom,
+    "power": _power,
+    "root": _root,
+    "factorial": mpmath.factorial,
+    "binomial": mpmath.binomial,
+    "degrees": lambda value: value * mpmath.pi / 180,
+    "abs": abs,
+    "floor": mpmath.floor,
+    "ceil": mpmath.ceil,
+}
+_FUNCTIONS = {
+    "sin": mpmath.sin, "cos": mpmath.cos, "tan": mpmath.tan, "cot": mpmath.cot,
+    "sec": mpmath.sec, "csc": mpmath.csc, "arcsin": mpmath.asin, "arccos": mpmath.acos,
+    "arctan": mpmath.atan, "arccot": mpmath.acot, "sinh": mpmath.sinh, "cosh": mpmath.cosh,
+    "tanh": mpmath.tanh, "exp": mpmath.exp, "ln": lambda value: _log(value, mpmath.e), "log": _log,
+    "max": lambda *values: max(values), "min": lambda *values: min(values),
+    "gcd": lambda *values: _common(values, sympy.igcd),
+    "lcm": lambda *values: _common(values, sympy.ilcm),
+}  # fmt: skip
+
+
+def _proved(one: Node, other: Node) -> bool:
+    """Whether sympy finds the exact difference to be zero."""
+    difference = _to_sympy(one) - _to_sympy(other)
+    for step in (lambda found: found, sympy.expand, sympy.simplify):
+        if step(difference) == 0:
+            return True
+    return False
+
+
+def _to_sympy(node: Node) -> sympy.Expr:
+    if node.kind == "number":
+        return sympy.Rational(node.value.numerator, node.value.denominator)
+    if node.kind == "symbol":
+        return sympy.Symbol(node.value)
+    if node.kind == "constant":
+        return {"e": sympy.E, "i": sympy.I, "pi": sympy.pi, "infty": sympy.oo}[node.value]
+    parts = [_to_sympy(part) for part in node.parts]
+    if node.kind == "call":
+        return _SYMPY_FUNCTIONS[node.value](*parts)
+    if node.kind == "apply":
+        return sympy.Function(node.value)(*parts)
+    return _SYMPY_OPERATIONS[node.kind](*parts)
+
+
+_SYMPY_OPERATIONS = {
+    "sum": sympy.Add,
+    "negative": lambda value: -value,
+    "product": sympy.Mul,
+    "quotient": lambda top, bottom: top / bottom,
+    "power": sympy.Pow,
+    "root": lambda value, degree: sympy.Pow(value, 1 / degree),
+    "factorial": sympy.factorial,
+    "binomial": sympy.binomial,
+    "degrees": lambda value: value * sympy.pi / 180,
+    "abs": sympy.Abs,
+    "floor": sympy.floor,
+    "ceil": sympy.ceiling,
+}
+_SYMPY_FUNCTIONS = {
+    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec,
+    "csc": sympy.csc, "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
+    "arccot": sympy.acot, "sinh": sympy.sinh, "cosh": sympy.cosh, "tanh": sympy.tanh,
+    "exp": sympy.exp, "ln": sympy.log, "log": lambda value, base=10: sympy.log(value, base),
+    "max": sympy.Max, "min": sympy.Min, "gcd": lambda *v: sympy.gcd(list(v)),
+    "lcm": lambda *v: sympy.lcm(list(v)),
+}  # fmt: skip
+
+
+def _by_math_verify(gold: str, answer: str) -> bool:
+    """Both texts as math-verify reads them: equal by its word, both ways, and by sympy's exact difference."""
+    if "\x00" in gold + answer or _LARGE.search(answer):
+        raise Unreadable("no expression")
+    # units and equations are ours to judge; "boxed" would search the string for another answer
+    reading = NormalizationConfig(
+        basic_latex=True,
+        units=False,
+        malformed_operators=True,
+        nits=False,
+        boxed="none",
+        equations=False,
+    )
+    how = dict(
+        extraction_config=[math_verify.LatexExtractionConfig(normalization_config=reading)],
+        fallback_mode="no_fallback",
+        parsing_timeout=None,
+    )
+    parsed = [
+        [item for item in math_verify.parse(f"${text}$", **how) if not isinstance(item, str)]
+        for text in (gold, answer)
+    ]
+    if not parsed[1] or not _read_whole(answer, parsed[1][0]):
+        raise Unreadable("no expression")
+    if not parsed[0] or not _read_whole(gold, parsed[0][0]):
+        return False
+    one, other = parsed[0][0], parsed[1][0]
+
+    def verified(left, right) -> bool:
+        return math_verify.verify(left, right, strict=True, timeout_seconds=None)
+
+    return (
+        verified(parsed[0], parsed[1])
+        and verified(parsed[1], parsed[0])
+        and sympy.simplify(one - other) == 0
+    )
+
+
+def _read_whole(text: str, found) -> bool:
+    """Whether every letter of the text is in what was read of it: the parser drops what it cannot read."""
+    if not isinstance(found, sympy.Expr):
+        return False
+    shown = re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", text))
+    read = "".join(str(symbol) for symbol in found.free_symbols)
+    return all(letter in read or letter in "eid" for letter in shown)

@@ -1,0 +1,144 @@
+r"""Left-hand sides: what an answer calls the thing whose value it states, such as x =, f(2) =, \angle A =, \text{Area} =.
+
+A name may be dropped only where the other side has none, or the same one. `5 = x` names x as well. What stands left of the
+sign and is no name (2x + 3 = y is one, 2x = 10 is not) makes an equation, and that has no single value.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+
+from bridge_jax.grading import formula
+from bridge_jax.grading.latex import GREEK, outside_brackets, split
+
+SIGNS = {
+    "=": "=", r"\approx": "=", r"\cong": "=", "<": "<", ">": ">", r"\le": r"\le", r"\ge": r"\ge",
+    r"\ne": r"\ne", r"\in": r"\in", r"\equiv": r"\equiv",
+}  # fmt: skip
+_SIGN = outside_brackets(r"\\(?:approx|cong|le|ge|ne|in|equiv)(?![A-Za-z])", "[=<>]")
+_ANY_SIGN = re.compile(r"[=<>]|\\(?:approx|cong|le|ge|ne|in|equiv)(?![A-Za-z])")
+
+_LETTER = r"(?:[A-Za-z]|\\(?:" + "|".join([*GREEK, "ell", "hbar", "mho"]) + r")(?![A-Za-z]))"
+_ACCENTED = rf"\\(?:{'|'.join(formula.ACCENTS)})(?:\{{(?:{_LETTER}|[A-Z]{{2,4}})\}}|{_LETTER})"
+_INDEX = r"(?:_(?:\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z0-9]+|\x00[^\x00]*\x00))"
+_SYMBOL = rf"(?:{_ACCENTED}|{_LETTER})'*{_INDEX}?'*"
+_POINTS = r"(?:[A-Z]'*(?:_(?:\{[0-9a-z]+\}|[0-9a-z]))?){2,5}"  # AB, BEA_1
+_BRACKET = r"\((?:[^()]|\([^()]*\))*\)"
+_EXPONENT = r"(?:\^(?:\{-1\}|\{\([a-z0-9]\)\}|\*|\{\*\}|-1))?"
+_WORDS = r"(?:\x00[^\x00]+\x00)"
+_NAME = re.compile(
+    "|".join(
+        (
+            rf"{_SYMBOL}{_EXPONENT}(?:{_BRACKET})*",
+            rf"\\?\|{_SYMBOL}\\?\||\|?{_POINTS}\|?|\[{_POINTS}\]|\({_POINTS}\)",
+            rf"m?\\(?:angle|triangle|Delta)\{{?(?:{_POINTS}|{_SYMBOL}|[0-9])\}}?",
+            rf"\\(?:sin|cos|tan|cot|sec|csc)(?:{_SYMBOL}|\({_SYMBOL}\)|\\angle(?:{_POINTS}|[A-Z]))",
+            rf"{_WORDS}(?:\(?(?:{_SYMBOL}|{_POINTS}|\\triangle{_POINTS})\)?{_WORDS}?|{_BRACKET})?",
+            rf"[A-Za-z]{{4,}}|(?:P|E|\\Pr){_BRACKET}",
+            r"\\frac\{d[A-Za-z]\}\{d[A-Za-z]\}",
+        )
+    )
+)
+_TUPLE = re.compile(rf"\({_SYMBOL}(?:,{_SYMBOL})+\)")
+_OF_NO_USE = frozenset(
+    "answer theanswer finalanswer thefinalanswer result solution solutions ans".split()
+)
+_LABEL = re.compile(r"\x00([^\x00]+)\x00\s*:\s*(.+)", re.DOTALL)
+_WORDS_IS = re.compile(r"(?i)(?:the\s+)?(?:final\s+)?answer\s+is")
+
+
+class Relation(NamedTuple):
+    """Sides, with the signs between them."""
+
+    sides: tuple[str, ...]
+    signs: tuple[str, ...]
+
+
+class Named(NamedTuple):
+    """What is stated, and of what: "" for no name. `equation`: both sides of a sign belong to it."""
+
+    name: str
+    body: str
+    equation: bool = False
+
+
+def relation(text: str) -> Relation | None:
+    """The text taken apart at its signs of relation; None where it has none outside brackets."""
+    if not _ANY_SIGN.search(text):
+        return None
+    pieces = split(text, _SIGN)
+    if len(pieces) == 1:
+        return None
+    return Relation(
+        tuple(side for side, _ in pieces), tuple(SIGNS[sign] for _, sign in pieces[:-1])
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def canonical(text: str) -> str:
+    """One spelling of a name, "" for what is none."""
+    compact = re.sub(r"\s", "", text)
+    if (
+        not compact
+        or len(compact) > 60
+        or not (_NAME.fullmatch(compact) or _TUPLE.fullmatch(compact))
+    ):
+        return ""
+    if compact in ("i", r"\pi"):
+        return ""
+    compact = compact.replace(r"m\angle", r"\angle")
+    if "\x00" in compact or re.fullmatch("[A-Za-z]{4,}", compact) and not compact.isupper():
+        compact = compact.casefold()
+    return re.sub(r"[{}\x00]", "", compact)
+
+
+@functools.lru_cache(maxsize=4096)
+def named(text: str) -> Named:
+    """The name and what it names; a leading sign alone (= 5, \\approx 5) names nothing."""
+    found = relation(text)
+    if found is None:
+        return _labelled(text)
+    if len(found.sides) != 2 or found.signs[0] not in ("=", r"\in"):
+        return Named("", text, equation=True)
+    left, right = found.sides
+    if not left:
+        return Named("", right)
+    if (name := canonical(left)) and not occurs(name, right):
+        return Named("" if name in _OF_NO_USE else name, right)
+    if found.signs[0] == "=" and (name := canonical(right)) and not occurs(name, left):
+        return Named("" if name in _OF_NO_USE else name, left)
+    return Named("", text, equation=True)
+
+
+def several(name: str) -> list[str]:
+    """The names in (x,y), as they pair with the parts of a tuple; [] for a single name."""
+    if not name.startswith("(") or "," not in name:
+        return []
+    return [canonical(part) for part in name[1:-1].split(",")]
+
+
+def agree(one: str, other: str) -> bool:
+    """Whether two names allow a comparison: the same, or one of them is missing."""
+    return not one or not other or one == other
+
+
+def _labelled(text: str) -> Named:
+    """A label of words with a colon or "is"."""
+    found = _LABEL.fullmatch(text)
+    if found and re.sub(r"\s", "", found[1]).casefold() in _OF_NO_USE:
+        return Named("", found[2])
+    if found and canonical(f"\x00{found[1]}\x00"):
+        return Named(re.sub(r"\s", "", found[1]).casefold(), found[2])
+    return Named("", text)
+
+
+def occurs(name: str, text: str) -> bool:
+    """Whether a name that is one letter stands in the text, which then does not give its value."""
+    if not re.fullmatch(rf"{_LETTER}|[A-Za-z]_[A-Za-z0-9]+", name):
+        return False
+    try:
+        return name in formula.letters(formula.read(text)) or name == text
+    except ValueError:
+        return re.search(rf"(?<![A-Za-z\\]){re.escape(name)}(?![A-Za-z])", text) is not None

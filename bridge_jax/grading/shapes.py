@@ -1,0 +1,262 @@
+r"""An answer taken apart: lists, tuples, intervals, sets, unions, matrices, determinants; inequalities as the sets they mean.
+
+1, 2 or 3            list, in any order        3 < x \le 4           the interval (3, 4]
+(1, 2], (1, 2, 3)    by its brackets           x < 1 \text{ or } x > 3   the union (-\infty, 1), (3, \infty)
+\{1, 2\}             set                       2 \pm \sqrt 3         the list of both values
+pmatrix, array       matrix                    vmatrix               determinant: not the matrix
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+
+from bridge_jax.grading import names, probe
+from bridge_jax.grading.latex import closing, outside_brackets, split
+from bridge_jax.grading.names import Named
+from bridge_jax.grading.numbers import DIGITS
+
+ONE, LIST, SET, UNION = "one", ",", "{", "union"
+REALS = r"(-\infty,\infty)"
+
+_SEPARATOR = outside_brackets(
+    r"[,;]", r"\x00(?:and|or)\x00", r"(?<=[\s})\]0-9])(?:and|or)(?=[\s({\[0-9\\])", r"\\\\"
+)
+_SEPARATES = re.compile(r"[,;\x00]|\b(?:and|or)\b|\\\\")
+_COMMA, _CUP = outside_brackets(","), outside_brackets(r"\\cup(?![A-Za-z])")
+_THOUSANDS = re.compile(rf"\D*{DIGITS}(?:\.[0-9]+)?\D*", re.DOTALL)
+_COMMAS_OF_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_TIGHT = re.compile(r"(?<=\S),(?=[0-9])")
+_MATRIX = re.compile(
+    r"(?P<factor>[^&]*?)(?P<opens>\(|\[|\||\\\|)?\s*"
+    r"\\begin\{(?P<kind>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[lcr|@!\s]*\})?"
+    r"(?P<cells>.*)\\end\{(?P=kind)\}\s*(?P<closes>\)|\]|\||\\\|)?",
+    re.DOTALL,
+)
+_ROW, _CELL = re.compile(r"\\\\(?:\s*\[[^\]]*\])?|\\cr(?![A-Za-z])"), re.compile("&")
+_BUILDER = re.compile(
+    r"\\\{\s*([^|:\\]+?)\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|\||:)(.+)\\\}", re.DOTALL
+)
+_WITHOUT = re.compile(r"\\mathbb\{R\}\s*(?:\\setminus|-|\\backslash)\s*\\\{(.+)\\\}", re.DOTALL)
+_LESS, _MORE = ("<", r"\le"), (">", r"\ge")
+_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
+
+
+class Shape(NamedTuple):
+    """One expression, or what it is made of: ONE, LIST, SET, UNION, "(]" and other brackets, "matrix2,2", ..."""
+
+    kind: str
+    parts: tuple[str, ...]
+
+
+class Part(NamedTuple):
+    """One answer of a list: its name and its value; `joined` is the word or sign that stands before it."""
+
+    name: str
+    body: str
+    equation: bool = False
+    joined: str = ""
+
+
+def parts(text: str, every_comma: bool = False) -> list[Part]:
+    """The answers that a text lists, with their names; `every_comma`: 1,234 lists two."""
+    pieces = _pieces(text, every_comma)
+    listed, before = [], ""
+    for piece, separator in pieces:
+        if piece:
+            listed += [Part(*found, before) for found in _values(piece)]
+        before = separator.strip("\x00")
+    if len(listed) > 1:
+        return _joined(_with_first_name(listed))
+    return listed
+
+
+def _pieces(text: str, every_comma: bool) -> list[tuple[str, str]]:
+    """At commas, semicolons, and, or; commas within numbers stay."""
+    if not _SEPARATES.search(text):
+        return [(text, "")]
+    if "," in text and _COMMAS_OF_THOUSANDS.search(text):
+        spaced = ";" in text or re.search(r",\s|\x00|\b(?:and|or)\b", text)
+        pieces = split(_COMMAS_OF_THOUSANDS.sub("\x01", text), _SEPARATOR)
+        grouped = all("\x01" not in piece or _is_grouped(piece) for piece, _ in pieces)
+        if grouped and (spaced if every_comma else spaced or len(pieces) == 1):
+            return [(piece.replace("\x01", ","), separator) for piece, separator in pieces]
+    return split(text, _SEPARATOR)
+
+
+def _is_grouped(piece: str) -> bool:
+    """Whether the marks in a piece group the digits of one number and of no bracket."""
+    return _THOUSANDS.fullmatch(piece.replace("\x01", ",")) is not None and "(" not in piece
+
+
+def _values(piece: str) -> list[Named]:
+    """The named values of one piece: both of a plus-minus."""
+    found = names.named(piece)
+    if found.body.count(r"\pm") != 1 or found.body.startswith(r"\{"):
+        return [found]
+    signs = [(r"+", "-"), ("-", "+")]
+    both = []
+    for plus, minus in signs:
+        body = found.body.replace(r"\pm", plus).replace(r"\mp", minus)
+        both.append(found._replace(body=body.strip().removeprefix("+").strip()))
+    return both
+
+
+def _with_first_name(listed: list[Part]) -> list[Part]:
+    """x = 1, 2 names both."""
+    first, *others = listed
+    if first.name and not any(other.name or other.equation for other in others):
+        return [first, *(other._replace(name=first.name) for other in others)]
+    return listed
+
+
+def _joined(listed: list[Part]) -> list[Part]:
+    """Inequalities of one unknown: joined by or they are a union, two joined by and an interval."""
+    sets = [interval(part) for part in listed]
+    if None in sets or len({found.name for found in sets}) != 1:
+        return listed
+    words = {part.joined for part in listed[1:]}
+    if words == {"or"}:
+        return [Part(sets[0].name, r" \cup ".join(found.body for found in sets))]
+    if words == {"and"} and len(sets) == 2:
+        return _both(sets) or listed
+    return listed
+
+
+def _both(sets: list[Part]) -> list[Part] | None:
+    """The interval that two rays in opposite directions share."""
+    below = [found.body for found in sets if found.body.endswith(r",\infty)")]
+    above = [found.body for found in sets if found.body.startswith(r"(-\infty,")]
+    if len(below) != 1 or len(above) != 1 or below == above:
+        return None
+    low = below[0].removesuffix(r",\infty)")
+    return [Part(sets[0].name, low + "," + above[0].removeprefix(r"(-\infty,"))]
+
+
+def interval(part: Part | Named) -> Part | None:
+    """The set that an inequality gives for its one unknown, as an interval or a union; None for other relations."""
+    if not part.equation:
+        return None
+    found = names.relation(part.body)
+    if found is None or not all(found.sides):
+        return None
+    signs, sides = found.signs, found.sides
+    if len(sides) == 2 and signs[0] == r"\ne":
+        return _all_but(sides)
+    if signs[0] in _MORE:
+        sides, signs = sides[::-1], tuple(_TURNED.get(sign, sign) for sign in signs[::-1])
+    if not all(sign in _LESS for sign in signs):
+        return None
+    if len(sides) == 3:
+        return _between(sides, signs)
+    if len(sides) != 2:
+        return None
+    left, right = (names.canonical(side) for side in sides)
+    if left and not right and not names.occurs(left, sides[1]):
+        return Part(left, rf"(-\infty,{sides[1]}" + ("]" if signs[0] == r"\le" else ")"))
+    if right and not left and not names.occurs(right, sides[0]):
+        return Part(right, ("[" if signs[0] == r"\le" else "(") + rf"{sides[0]},\infty)")
+    return None
+
+
+def _between(sides: tuple[str, ...], signs: tuple[str, ...]) -> Part | None:
+    low, middle, high = sides
+    name = names.canonical(middle)
+    if not name or names.occurs(name, low) or names.occurs(name, high):
+        return None
+    values = probe.value(low), probe.value(high)
+    if None not in values and values[0].real >= values[1].real:
+        return None  # empty, or one point
+    opens, closes = "[" if signs[0] == r"\le" else "(", "]" if signs[1] == r"\le" else ")"
+    return Part(name, f"{opens}{low},{high}{closes}")
+
+
+def _all_but(sides: tuple[str, ...]) -> Part | None:
+    """x \\ne 3."""
+    left, right = (names.canonical(side) for side in sides)
+    if bool(left) == bool(right):
+        return None
+    name, value = (left, sides[1]) if left else (right, sides[0])
+    return Part(name, rf"(-\infty,{value}) \cup ({value},\infty)")
+
+
+@functools.lru_cache(maxsize=4096)
+def shape(text: str) -> Shape:
+    """What one value is, by its outermost brackets or signs."""
+    text = text.strip()
+    if r"\begin" in text and (found := _MATRIX.fullmatch(text)):
+        return _matrix(found)
+    if r"\mathbb{R}" in text:
+        text = _reals(text)
+    if r"\cup" in text and len(union := split(text, _CUP)) > 1:
+        return Shape(UNION, tuple(piece for piece, _ in union))
+    if text in (r"\emptyset", r"\{ \}", r"\{\}"):
+        return Shape(SET, ())
+    if text.startswith(r"\{") and closing(text, 2) == len(text) - 2:
+        return _set(text)
+    text = text.replace(r"\langle", "(").replace(r"\rangle", ")")
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and closing(text, 1) == len(text) - 1:
+        inner = [piece for piece, _ in split(text[1:-1], _COMMA)]
+        if len(inner) > 1 and all(inner):
+            return Shape(text[0] + text[-1], tuple(inner))
+    return Shape(ONE, (text,))
+
+
+def _reals(text: str) -> str:
+    """The reals, and the reals without some numbers, as intervals."""
+    if text == r"\mathbb{R}":
+        return REALS
+    found = _WITHOUT.fullmatch(text)
+    if not found:
+        return text
+    points = [piece for piece, _ in split(found[1], _COMMA)]
+    if len(points) > 1 and any(probe.value(point) is None for point in points):
+        return text
+    points.sort(key=lambda point: probe.value(point).real if len(points) > 1 else 0)
+    ends = [r"-\infty", *points, r"\infty"]
+    return r"\cup".join(f"({low},{high})" for low, high in zip(ends, ends[1:]))
+
+
+def _set(text: str) -> Shape:
+    found = _BUILDER.fullmatch(text)
+    if found:
+        inner = parts(found[2])
+        bounds = interval(inner[0]) if len(inner) == 1 else None
+        if bounds and bounds.name == names.canonical(found[1]):
+            return shape(bounds.body)
+    listed = parts(text[2:-2], every_comma=True)
+    return Shape(
+        SET, tuple(f"{part.name}={part.body}" if part.name else part.body for part in listed)
+    )
+
+
+def _matrix(found: re.Match) -> Shape:
+    """Cells row by row; the kind holds the lengths of the rows, and whether bars make a determinant of it."""
+    rows = [row for row, _ in _split_rows(found["cells"]) if row.strip()]
+    cells = [[cell.strip() for cell in _CELL.split(row)] for row in rows]
+    lengths = ",".join(str(len(row)) for row in cells)
+    opens, closes, kind = found["opens"] or "", found["closes"] or "", found["kind"]
+    pairs = {"(": ")", "[": "]", "|": "|", r"\|": r"\|", "": ""}
+    factor = found["factor"].strip()
+    if pairs[opens] != closes or (opens and kind not in ("array", "matrix", "smallmatrix")):
+        return Shape(ONE, (found[0],))
+    name = "matrix"
+    if kind == "vmatrix" or opens == "|":
+        name = "determinant"
+    elif kind == "Vmatrix" or opens == r"\|":
+        name = "norm"
+    if factor in ("", "-", "+"):
+        values = [f"-({cell})" if factor == "-" else cell for row in cells for cell in row]
+    elif name == "matrix" and not factor.endswith(("+", "-", "/", "=", "^", "_")):
+        factor = re.sub(r"(\\cdot|\\times|\*)\s*$", "", factor)
+        values = [f"({factor})({cell})" for row in cells for cell in row]
+    else:
+        return Shape(ONE, (found[0],))
+    if name != "matrix" and factor:
+        return Shape(ONE, (found[0],))
+    return Shape(name + lengths, tuple(values))
+
+
+def _split_rows(text: str) -> list[tuple[str, str]]:
+    return [(row, "") for row in _ROW.split(text)]
