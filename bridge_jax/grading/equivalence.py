@@ -46,6 +46,7 @@ _CHOSEN = re.compile(
 )
 _ANOTHER_CHOICE = re.compile(r"\(\s*\x00?[A-Z]\x00?\s*\)|\x00[A-Z]\x00|\b(?:or|and|not|nor)\b")
 _PROSE = re.compile(r"\x00[^\x00]{2,}\x00|(?<![\\A-Za-z_])(?!d[A-Za-z])[A-Za-z]{4,}")
+_TWO_LETTERS = re.compile(r"(?<!\\)\b[A-Za-z'-]{2,}")
 _WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _RATIO = outside_brackets(":")
 _INFINITE = re.compile(r"[+-]?\s*\\infty")
@@ -254,7 +255,7 @@ class _Judge:
         if all(times):
             return numbers.same_time(*times)
         if times[0] and times[0].half and (hour := number(answer)) is not None:
-            return times[0].seconds == hour * 3600 and 0 < hour < 12 or False
+            return 1 <= hour <= 12 and times[0].seconds == hour % 12 * 3600
         if any(times):
             return False
         if ":" in gold or ":" in answer:
@@ -426,5 +427,6 @@ def _by_words(gold: str, answer: str, x: Fraction | None, y: Fraction | None) ->
 
 
 def _spoken(text: str) -> str:
-    """Words without capitals and without the white space between them."""
-    return re.sub(r"[\s.]+", " ", text).strip().casefold()
+    """Words without capitals and without the white space between them; single letters as they are."""
+    text = _TWO_LETTERS.sub(lambda found: found[0].casefold(), text)
+    return re.sub(r"[\s.\x00]+", " ", text).strip()
