@@ -231,6 +231,10 @@ class _Judge:
         """Two expressions of one part each: units, then text, numbers, words, formulas."""
         if (found := self.special(gold, answer)) is not None:
             return found
+        if ":" in gold or ":" in answer:
+            terms = [[term for term, _ in split(text, _RATIO)] for text in (gold, answer)]
+            if max(map(len, terms)) > 1:
+                return self.ratios(*terms)
         g, a = units.split(gold), units.split(answer)
         if not units.same(g, a, self.rule.unit):
             return False
@@ -244,7 +248,7 @@ class _Judge:
         return self.formulas(g.body, a.body)
 
     def special(self, gold: str, answer: str) -> Verdict:
-        """Numbers in a base, times of day, ratios, infinity; None for what is none of these."""
+        """Numbers in a base, times of day, infinity; None for what is none of these."""
         bases = numbers.based(gold), numbers.based(answer)
         if any(bases):
             if all(bases):
@@ -258,10 +262,6 @@ class _Judge:
             return 1 <= hour <= 12 and times[0].seconds == hour % 12 * 3600
         if any(times):
             return False
-        if ":" in gold or ":" in answer:
-            ratios = [split(text, _RATIO) for text in (gold, answer)]
-            if max(map(len, ratios)) > 1:
-                return self.ratios(*([term for term, _ in side] for side in ratios))
         if _INFINITE.fullmatch(gold) or _INFINITE.fullmatch(answer):
             return flat(gold).lstrip("+") == flat(answer).lstrip("+")
         return None
