@@ -285,7 +285,7 @@ def _root(base, degree):
     """Real for odd roots of negative numbers."""
     if mpmath.im(base) == 0 and mpmath.re(base) < 0 and degree % 2 == 1:
         return -mpmath.root(-mpmath.re(base), int(degree))
-    return mpmath.power(base, 1 / degree)
+    return mpmath.power(base, mpmath.mpf(1) / degree)
 
 
 def _product(*parts):

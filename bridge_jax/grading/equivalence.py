@@ -229,7 +229,15 @@ class _Judge:
 
     def expressions(self, gold: str, answer: str) -> Verdict:
         """Two expressions of one part each: units, then text, numbers, words, formulas."""
-        if (found := self.special(gold, answer)) is not None:
+        bases = numbers.based(gold), numbers.based(answer)
+        if all(bases):
+            return bases[0] == bases[1]
+        if any(bases):
+            plain = numbers.without_base_ten(gold), numbers.without_base_ten(answer)
+            if plain == (gold, answer):
+                return False
+            gold, answer = plain
+        if (found := _special(gold, answer)) is not None:
             return found
         if ":" in gold or ":" in answer:
             terms = [[term for term, _ in split(text, _RATIO)] for text in (gold, answer)]
@@ -246,25 +254,6 @@ class _Judge:
         if (found := _by_words(g.body, a.body, x, y)) is not None:
             return found
         return self.formulas(g.body, a.body)
-
-    def special(self, gold: str, answer: str) -> Verdict:
-        """Numbers in a base, times of day, infinity; None for what is none of these."""
-        bases = numbers.based(gold), numbers.based(answer)
-        if any(bases):
-            if all(bases):
-                return bases[0] == bases[1]
-            g, a = numbers.without_base_ten(gold), numbers.without_base_ten(answer)
-            return False if (g, a) == (gold, answer) else self.expressions(g, a)
-        times = numbers.time(gold), numbers.time(answer)
-        if all(times):
-            return numbers.same_time(*times)
-        if times[0] and times[0].half and (hour := number(answer)) is not None:
-            return 1 <= hour <= 12 and times[0].seconds == hour % 12 * 3600
-        if any(times):
-            return False
-        if _INFINITE.fullmatch(gold) or _INFINITE.fullmatch(answer):
-            return flat(gold).lstrip("+") == flat(answer).lstrip("+")
-        return None
 
     def ratios(self, gold: list[str], answer: list[str]) -> Verdict:
         """1:4 term by term; against a number, the quotient of two terms."""
@@ -298,6 +287,20 @@ def _is_readable(text: str) -> bool:
     except Unreadable:
         return False
     return True
+
+
+def _special(gold: str, answer: str) -> Verdict:
+    """Times of day and infinity; None for what is neither."""
+    times = numbers.time(gold), numbers.time(answer)
+    if all(times):
+        return numbers.same_time(*times)
+    if times[0] and times[0].half and (hour := number(answer)) is not None:
+        return 1 <= hour <= 12 and times[0].seconds == hour % 12 * 3600
+    if any(times):
+        return False
+    if _INFINITE.fullmatch(gold) or _INFINITE.fullmatch(answer):
+        return flat(gold).lstrip("+") == flat(answer).lstrip("+")
+    return None
 
 
 def _near(gold: Fraction, answer: Fraction, rule: Rule) -> bool:
