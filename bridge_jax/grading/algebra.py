@@ -10,6 +10,7 @@ difference between what it read.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from fractions import Fraction
 
@@ -27,7 +28,7 @@ MOST_DIGITS = 20_000  # to which a value is worked out
 POINTS = 6
 BRANCHED = frozenset(
     "root abs floor ceil factorial binomial ln log arcsin arccos arctan arccot max min gcd lcm "
-    "power-of-letters apply".split()
+    "apply".split()
 )
 _LARGE = re.compile(r"\^[\s{(-]*[0-9]{3}|\^[^a-zA-Z]*\^|[0-9)}]\s*!|\\(?:int|sum|prod|lim)")
 
@@ -50,42 +51,90 @@ def same_equation(gold: str, answer: str) -> bool:
     """Whether two equations, left minus right side, differ by a constant factor alone."""
     one, other = formula.read(gold), formula.read(answer)
     _check_size(other)
-    digits = _digits(one, other)
-    names = sorted(formula.letters(one) | formula.letters(other))
-    if not names:
-        return False
+    points = _points(one, other)
+    digits = _digits(points, one, other)
+    sides = []
     with mpmath.workdps(2 * digits):
-        sides = []
-        for turn in range(POINTS):
-            x, y = (_value(node, names, turn, digits) for node in (one, other))
+        for point in points:
+            x, y = _value(one, point), _value(other, point)
             if x and y:
                 sides.append((x, y))
         ratios = [x / y for x, y in sides]
         if len(ratios) < 3 or len({x for x, _ in sides}) < 3:  # 1 = 2 has no solution
             return False
         close = mpmath.mpf(10) ** -digits * abs(ratios[0])
-        return all(abs(ratio - ratios[0]) <= close for ratio in ratios)
+        if any(abs(ratio - ratios[0]) > close for ratio in ratios):
+            return False
+    if _branched(one) or _branched(other):
+        return sympy.simplify(_to_sympy(one) / _to_sympy(other)).is_number is True
+    return True
 
 
-def _same(one: Node, other: Node, rule: Rule) -> bool:
-    names = sorted(formula.letters(one) | formula.letters(other))
-    digits = _digits(one, other)
+def _same(one: Node, other: Node, rule: Rule = Rule()) -> bool:
+    """Whether two formulas agree: at the points, and where they have branches also as formulas of these."""
+    seen = _agree(one, other, rule)
+    if not formula.letters(one) | formula.letters(other):
+        return seen == 1
+    if seen >= 3 and not _branched(one) and not _branched(other):
+        return True
+    if seen == 0:
+        return False
+    branches: list[Node] = []
+    plain = [_without_branches(node, branches) for node in (one, other)]
+    return _agree(*plain) >= 3 or _proved(one, other)
+
+
+def _agree(one: Node, other: Node, rule: Rule = Rule()) -> int:
+    """At how many points both have values; 0 where these differ."""
+    points = _points(one, other)
+    digits = _digits(points, one, other)
+    constant = len(points) == 1
     seen = 0
     with mpmath.workdps(2 * digits):
-        for turn in range(POINTS if names else 1):
-            x, y = (_value(node, names, turn, digits) for node in (one, other))
+        for point in points:
+            x, y = _value(one, point), _value(other, point)
             if x is None or y is None:
-                if (x is None) != (y is None) and not names:
-                    return False
                 continue
-            if not _close(x, y, digits, rule if not names else Rule()):
-                return False
+            if not _close(x, y, digits, rule if constant else Rule()):
+                return 0
             seen += 1
-    if not names:
-        return seen == 1
-    if _branched(one) or _branched(other) or seen < 3:
-        return _proved(one, other)
-    return True
+    return seen
+
+
+def _without_branches(node: Node, branches: list[Node]) -> Node:
+    """The formula with a letter of its own for each branched part; parts that agree in what they are applied to share it."""
+    if not formula.letters(node):
+        return node
+    parts = tuple(_without_branches(part, branches) for part in node.parts)
+    node = node._replace(parts=parts)
+    power = 1
+    if (
+        node.kind in ("root", "power") and (degree := formula.exact(parts[1])) is not None
+    ):  # the cube of the square root for the power 3/2
+        degree = 1 / degree if node.kind == "root" and degree else degree
+        power, degree = degree.numerator, degree.denominator
+        if degree == 1:
+            return node
+        node = Node("root", None, (parts[0], Node("number", Fraction(degree))))
+    elif not _branches_itself(node):
+        return node
+    for place, known in enumerate(branches):
+        if _alike(known, node):
+            break
+    else:
+        place = len(branches)
+        branches.append(node)
+    letter = Node("symbol", f"branch {place}")
+    return letter if power == 1 else Node("power", None, (letter, Node("number", Fraction(power))))
+
+
+def _alike(one: Node, other: Node) -> bool:
+    """The same function of equal arguments."""
+    return (one.kind, one.value, len(one.parts)) == (
+        other.kind,
+        other.value,
+        len(other.parts),
+    ) and all(_agree(*pair) for pair in zip(one.parts, other.parts))
 
 
 def _close(x, y, digits: int, rule: Rule) -> bool:
@@ -99,46 +148,51 @@ def _close(x, y, digits: int, rule: Rule) -> bool:
 
 def _branched(node: Node) -> bool:
     """Whether a function with branches is applied to letters, so that values at points say too little."""
+    return _branches_itself(node) or any(_branched(part) for part in node.parts)
+
+
+def _branches_itself(node: Node) -> bool:
     if not formula.letters(node):
         return False
-    own = node.value if node.kind == "call" else node.kind
-    if own in BRANCHED:
+    if (node.value if node.kind == "call" else node.kind) in BRANCHED:
         return True
-    if node.kind == "power":
-        base, exponent = node.parts
-        value = formula.exact(exponent)
-        whole = value is not None and value.denominator == 1
-        if formula.letters(base) and not whole:
-            return True
-    return any(_branched(part) for part in node.parts)
+    if node.kind != "power" or not formula.letters(node.parts[0]):
+        return False
+    exponent = formula.exact(node.parts[1])
+    return exponent is None or exponent.denominator != 1
 
 
-def _digits(*nodes: Node) -> int:
+def _digits(points: list[dict], *nodes: Node) -> int:
     """Decimal digits below which no difference of these formulas can hide; Unreadable where they are too many."""
-    height = sum(_height(node) for node in nodes)
+    height = max(sum(_height(node, point) for node in nodes) for point in points)
     degree = 1
-    for node in nodes:
-        degree *= _degree(node)
-    found = 60 + 4 * height * min(degree, 8)
+    if len(points) == 1:  # a constant may come as near to another as its conjugates are many
+        degree = min(8, math.prod(_degree(node) for node in nodes))
+    found = 60 + 4 * height * degree
     if found > MOST_DIGITS:
         raise Unreadable("numbers beyond the limits")
     return found
 
 
-def _height(node: Node) -> int:
+def _height(node: Node, point: dict) -> int:
     """Digits of numerator and denominator that a formula could come to, with some room."""
     if node.kind == "number":
         return len(str(node.value.numerator)) + len(str(node.value.denominator))
-    own = sum(_height(part) for part in node.parts) + 1
+    own = sum(_height(part, point) for part in node.parts) + 1
     if node.kind == "power":
-        exponent = formula.exact(node.parts[1])
-        steps = abs(exponent) if exponent is not None else 4
-        own = int(_height(node.parts[0]) * max(steps, 1)) + _height(node.parts[1])
-    if node.kind in ("factorial", "binomial"):
-        own += 40 * (not formula.letters(node))
-    if node.kind == "call" and node.value in ("exp", "sinh", "cosh"):
-        own = 4 * own + 40
+        base, exponent = node.parts
+        own = _height(base, point) * max(_size(exponent, point), 1) + _height(exponent, point)
+    if node.kind == "call" and node.value in ("exp", "sinh", "cosh", "tanh"):
+        own += _size(node.parts[0], point)
+    if node.kind in ("factorial", "binomial") and not formula.letters(node):
+        own += 40
     return min(own, MOST_DIGITS)
+
+
+def _size(node: Node, point: dict) -> int:
+    """The magnitude of an exponent, in whole steps; more than is allowed where it has no value."""
+    found = _value(node, point)
+    return MOST_DIGITS if found is None else int(min(abs(found), MOST_DIGITS)) + 1
 
 
 def _degree(node: Node) -> int:
@@ -173,41 +227,52 @@ def _check_size(node: Node) -> None:
         raise Unreadable("a binomial coefficient beyond the limits")
 
 
-def _value(node: Node, names: list[str], turn: int, digits: int):
-    """The value at a point, to 2 * digits; None where it is not defined or not finite."""
+def _value(node: Node, point: dict):
+    """The value at a point; None where it is not defined or not finite."""
     try:
-        found = _evaluate(node, {name: _point(name, turn, digits) for name in names})
+        found = _evaluate(node, point)
         return found if mpmath.isfinite(found) else None
     except (ZeroDivisionError, ValueError, OverflowError, TypeError, NotImplementedError):
         return None
 
 
-def _point(name: str, turn: int, digits: int):
-    """A number for a letter, of both signs, with as many digits as the work."""
+def _points(*nodes: Node) -> list[dict]:
+    """Numbers for all letters, of both signs; one point without any for constants."""
+    names = sorted(set().union(*(formula.letters(node) for node in nodes)))
+    if not names:
+        return [{}]
+    return [{name: _place(name, turn) for name in names} for turn in range(POINTS)]
+
+
+def _place(name: str, turn: int):
+    """Between 1 and 3, or a seventh of that: positive at the first point, negative at the second, then either."""
     seed = hashlib.sha256(f"{name}/{turn}".encode()).digest()
     share = Fraction(int.from_bytes(seed[:16], "big"), 2**128)
-    size = mpmath.mpf(share.numerator) / share.denominator + mpmath.mpf(11) / 10
-    if turn == 0:
-        return size
-    if turn == 1:
-        return -size
-    sign = -1 if seed[16] % 2 else 1
-    return sign * size / (1 if turn % 2 else 7)
+    sign = (1, -1)[turn] if turn < 2 else (1, -1)[seed[16] % 2]
+    return sign * (Fraction(11, 10) + share) / (1 if turn < 2 or turn % 2 else 7)
 
 
 def _evaluate(node: Node, point: dict):
     if node.kind == "number":
-        return mpmath.mpf(node.value.numerator) / node.value.denominator
+        return _fraction(node.value)
     if node.kind == "symbol":
-        return point[node.value]
+        return _fraction(point[node.value])
     if node.kind == "constant":
         return {"e": mpmath.e, "i": mpmath.j, "pi": mpmath.pi, "infty": mpmath.inf}[node.value] * 1
     parts = [_evaluate(part, point) for part in node.parts]
     if node.kind == "call":
         return _FUNCTIONS[node.value](*parts)
     if node.kind == "apply":  # any function will do, the same for all that are called so
-        return parts[0] ** 2 + parts[0] * point[node.value] + point[node.value]
+        place = _fraction(point[node.value])
+        return parts[0] ** 2 + parts[0] * place + place
+    if node.kind == "power" and (exponent := formula.exact(node.parts[1])) is not None:
+        if exponent.denominator % 2 and exponent.denominator > 1:  # real, as odd roots are
+            return _power(_root(parts[0], exponent.denominator), exponent.numerator)
     return _OPERATIONS[node.kind](*parts)
+
+
+def _fraction(value: Fraction):
+    return mpmath.mpf(value.numerator) / value.denominator
 
 
 def _power(base, exponent):
@@ -220,7 +285,7 @@ def _root(base, degree):
     """Real for odd roots of negative numbers."""
     if mpmath.im(base) == 0 and mpmath.re(base) < 0 and degree % 2 == 1:
         return -mpmath.root(-mpmath.re(base), int(degree))
-    return mpmath.power(base, 1 / degree)
+    return mpmath.power(base, mpmath.mpf(1) / degree)
 
 
 def _product(*parts):

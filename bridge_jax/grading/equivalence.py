@@ -46,6 +46,7 @@ _CHOSEN = re.compile(
 )
 _ANOTHER_CHOICE = re.compile(r"\(\s*\x00?[A-Z]\x00?\s*\)|\x00[A-Z]\x00|\b(?:or|and|not|nor)\b")
 _PROSE = re.compile(r"\x00[^\x00]{2,}\x00|(?<![\\A-Za-z_])(?!d[A-Za-z])[A-Za-z]{4,}")
+_TWO_LETTERS = re.compile(r"(?<!\\)\b[A-Za-z'-]{2,}")
 _WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _RATIO = outside_brackets(":")
 _INFINITE = re.compile(r"[+-]?\s*\\infty")
@@ -228,8 +229,20 @@ class _Judge:
 
     def expressions(self, gold: str, answer: str) -> Verdict:
         """Two expressions of one part each: units, then text, numbers, words, formulas."""
-        if (found := self.special(gold, answer)) is not None:
+        bases = numbers.based(gold), numbers.based(answer)
+        if all(bases):
+            return bases[0] == bases[1]
+        if any(bases):
+            plain = numbers.without_base_ten(gold), numbers.without_base_ten(answer)
+            if plain == (gold, answer):
+                return False
+            gold, answer = plain
+        if (found := _special(gold, answer)) is not None:
             return found
+        if ":" in gold or ":" in answer:
+            terms = [[term for term, _ in split(text, _RATIO)] for text in (gold, answer)]
+            if max(map(len, terms)) > 1:
+                return self.ratios(*terms)
         g, a = units.split(gold), units.split(answer)
         if not units.same(g, a, self.rule.unit):
             return False
@@ -241,29 +254,6 @@ class _Judge:
         if (found := _by_words(g.body, a.body, x, y)) is not None:
             return found
         return self.formulas(g.body, a.body)
-
-    def special(self, gold: str, answer: str) -> Verdict:
-        """Numbers in a base, times of day, ratios, infinity; None for what is none of these."""
-        bases = numbers.based(gold), numbers.based(answer)
-        if any(bases):
-            if all(bases):
-                return bases[0] == bases[1]
-            g, a = numbers.without_base_ten(gold), numbers.without_base_ten(answer)
-            return False if (g, a) == (gold, answer) else self.expressions(g, a)
-        times = numbers.time(gold), numbers.time(answer)
-        if all(times):
-            return numbers.same_time(*times)
-        if times[0] and times[0].half and (hour := number(answer)) is not None:
-            return times[0].seconds == hour * 3600 and 0 < hour < 12 or False
-        if any(times):
-            return False
-        if ":" in gold or ":" in answer:
-            ratios = [split(text, _RATIO) for text in (gold, answer)]
-            if max(map(len, ratios)) > 1:
-                return self.ratios(*([term for term, _ in side] for side in ratios))
-        if _INFINITE.fullmatch(gold) or _INFINITE.fullmatch(answer):
-            return flat(gold).lstrip("+") == flat(answer).lstrip("+")
-        return None
 
     def ratios(self, gold: list[str], answer: list[str]) -> Verdict:
         """1:4 term by term; against a number, the quotient of two terms."""
@@ -297,6 +287,20 @@ def _is_readable(text: str) -> bool:
     except Unreadable:
         return False
     return True
+
+
+def _special(gold: str, answer: str) -> Verdict:
+    """Times of day and infinity; None for what is neither."""
+    times = numbers.time(gold), numbers.time(answer)
+    if all(times):
+        return numbers.same_time(*times)
+    if times[0] and times[0].half and (hour := number(answer)) is not None:
+        return 1 <= hour <= 12 and times[0].seconds == hour % 12 * 3600
+    if any(times):
+        return False
+    if _INFINITE.fullmatch(gold) or _INFINITE.fullmatch(answer):
+        return flat(gold).lstrip("+") == flat(answer).lstrip("+")
+    return None
 
 
 def _near(gold: Fraction, answer: Fraction, rule: Rule) -> bool:
@@ -426,5 +430,6 @@ def _by_words(gold: str, answer: str, x: Fraction | None, y: Fraction | None) ->
 
 
 def _spoken(text: str) -> str:
-    """Words without capitals and without the white space between them."""
-    return re.sub(r"[\s.]+", " ", text).strip().casefold()
+    """Words without capitals and without the white space between them; single letters as they are."""
+    text = _TWO_LETTERS.sub(lambda found: found[0].casefold(), text)
+    return re.sub(r"[\s.\x00]+", " ", text).strip()

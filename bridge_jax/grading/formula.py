@@ -47,6 +47,7 @@ _DIFFERENTIAL = re.compile(
     r"\s*d\s*(\^\s*\{?[0-9]\}?)?\s*([^\s+\-*/=]+)\s*(?:\^\s*\{?[0-9]\}?)?\s*"
 )
 _NUMERIC_FRACTION = re.compile(r"\\frac(?:\s*(?:\{\s*[0-9]+\s*\}|[0-9])){2}")
+_OF_TIME = re.compile(r"\(\s*[0t]\s*\)")  # x(0) and x(t) are values of a function
 _WHOLE = re.compile(r"[0-9]+")
 
 
@@ -426,7 +427,7 @@ class _Reader:
         if name in ("e", "i"):
             return Node("constant", name)
         if self.now.kind == "(" and (
-            name[0] in APPLIED or re.match(r"\(\s*0\s*\)", self.rest()) or "'" in name
+            name[0] in APPLIED or _OF_TIME.match(self.rest()) or "'" in name
         ):
             return Node("apply", name, (self.bracket("("),))
         return Node("symbol", name)

@@ -45,8 +45,8 @@ _TUPLE = re.compile(rf"\({_SYMBOL}(?:,{_SYMBOL})+\)")
 _OF_NO_USE = frozenset(
     "answer theanswer finalanswer thefinalanswer result solution solutions ans".split()
 )
+_DENIED = re.compile(r"\b(?:not|no|never|wrong|incorrect|false)\b", re.IGNORECASE)
 _LABEL = re.compile(r"\x00([^\x00]+)\x00\s*:\s*(.+)", re.DOTALL)
-_WORDS_IS = re.compile(r"(?i)(?:the\s+)?(?:final\s+)?answer\s+is")
 
 
 class Relation(NamedTuple):
@@ -86,7 +86,7 @@ def canonical(text: str) -> str:
         or not (_NAME.fullmatch(compact) or _TUPLE.fullmatch(compact))
     ):
         return ""
-    if compact in ("i", r"\pi"):
+    if compact in ("i", r"\pi") or _DENIED.search(text):
         return ""
     compact = compact.replace(r"m\angle", r"\angle")
     if "\x00" in compact or re.fullmatch("[A-Za-z]{4,}", compact) and not compact.isupper():
