@@ -157,6 +157,9 @@ class Checkpoints:
         known = self.steps()
         found = max((step for step in known if step <= good), default=None)
         doubtful = [step for step in known if found is not None and step > found]
+        # of one step the last is kept: a run that diverges again and again shall not fill the disk
+        for step in doubtful if jax.process_index() == 0 else ():
+            shutil.rmtree(os.path.join(self.directory, f"diverged_{_step_name(step)}"), True)
         moved = self._rename(doubtful, "diverged")
         return found, list(moved.values())
 
@@ -302,7 +305,8 @@ def remove_unfinished(workdir: str) -> None:
         path = os.path.join(directory, name)
         if UNFINISHED in name and not os.path.islink(path):
             logger.info("%s: a save that was cut off is removed", path)
-            shutil.rmtree(path)
+            with hosts.storing():
+                shutil.rmtree(path)
 
 
 def _options(keep: _Keep) -> ocp.CheckpointManagerOptions:

@@ -208,7 +208,8 @@ def _sync(path: str | os.PathLike, how: int) -> None:
 def scratch(path: str | os.PathLike, refusal: str) -> Iterator[str]:
     """An empty folder beside `path`, for what is to be moved there once it is complete; gone at the end.
 
-    What a kill has left of one is removed when the next begins. ValueError while another process has it.
+    What a kill has left of one is removed when the next begins. ValueError while another process has it, NoSpace
+    for whatever a full disk has caused in between.
     """
     parent, name = os.path.split(os.path.abspath(path))
     folder = os.path.join(parent, f".{name}.unfinished")
@@ -217,6 +218,13 @@ def scratch(path: str | os.PathLike, refusal: str) -> Iterator[str]:
         os.mkdir(folder)
         try:
             yield folder
+        except Exception as error:
+            if not is_full(error):
+                raise
+            reason = " ".join(str(error).split())
+            raise NoSpace(
+                f"{os.fspath(path)} could not be written ({reason}): nothing is left of it; {WAYS[errno.ENOSPC]}"
+            ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

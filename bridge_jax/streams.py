@@ -8,7 +8,6 @@ output is their result (grade, bench) ask `lost` at their end. Imports nothing o
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import select
@@ -106,8 +105,3 @@ def has_terminal(descriptor: int) -> bool:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return stream.isatty()
     return False
-
-
-def broken_pipe(error: OSError | None) -> bool:
-    """Whether the reader has gone, as `head` does when it has seen enough."""
-    return error is not None and error.errno == errno.EPIPE

@@ -294,8 +294,7 @@ def train_with(
             workdir, settings.to_json(config), changes, force_config, FREE_KEYS, facts, usual
         ),
     )
-    with hosts.storing():
-        hosts.decided("unfinished checkpoints", lambda: checkpoint.remove_unfinished(workdir))
+    hosts.decided("unfinished checkpoints", lambda: checkpoint.remove_unfinished(workdir))
     if changes:
         hosts.say(f"{settings.format_diff(changes)}\nall keys: {workdir}/config.json")
     seen = {problem.id: problem for problem in (*run.task.train, *run.task.demos)}.values()

@@ -285,10 +285,7 @@ def main(argv: list[str]) -> None:
     log_to_stderr()
     try:
         export(flags.FLAGS.workdir, flags.FLAGS.out, flags.FLAGS.what)
-    except Exception as error:
-        # what libraries raise where they cannot write is of many kinds
-        if not files.is_full(error) and not isinstance(error, (ValueError, OSError, RuntimeError)):
-            raise
+    except (ValueError, OSError, RuntimeError) as error:
         fail_by(error)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from bridge_jax import textfile
+from bridge_jax import streams, textfile
 from bridge_jax.grading import selftest
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import Outcome, Rule
@@ -83,6 +83,8 @@ def grade_file(file, name: str, reading: str, pool: Pool, out) -> collections.Co
             out.write(json.dumps(row | {"outcome": str(outcome)}) + "\n")
         out.flush()
         counts.update(outcomes)
+        if streams.lost():
+            break  # nobody would read the rest
     if isinstance(broken, ValueError):
         raise broken
     return counts

@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from bridge_jax import files, methods, settings
 from bridge_jax.flight import chips
 from experiments.cli import define_path
-from experiments.train import fail, fail_by, log_to_stderr, run_command
+from experiments.train import check_output, fail, fail_by, log_to_stderr, run_command
 
 PHASES = ("merge", "prefill", "decode", "logp", "update")
 TABLE = Path("docs/plans.md")
@@ -157,6 +157,7 @@ def report(topology: chips.Topology) -> None:
             else "no batch.microbatch_rows fits"
         )
     print(f"planned in {time.monotonic() - began:.0f} s")
+    check_output()
 
 
 if __name__ == "__main__":

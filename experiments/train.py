@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from bridge_jax import files, settings, streams
@@ -145,6 +146,8 @@ def fail_by(error: Exception, code: int = 2, at_once: bool = False) -> None:
 def run_command(main: Callable) -> None:
     """What every command begins with: main(argv) behind the flags, and output that cannot end it."""
     streams.install()
+    # absl took its stream when it was imported; it may be None, which it could not close
+    absl_logging.get_absl_handler().python_handler.stream = sys.stderr
     app.run(main, flags_parser=parse_flags)
 
 
