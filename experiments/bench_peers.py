@@ -23,6 +23,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from bridge_jax import textfile
 from experiments.train import fail, parse_flags
 
 CASES = {  # in the order of a round: name -> (flag of the peer's python, script and arguments); "": experiments.bench
@@ -144,7 +145,7 @@ def table(lines: list[dict]) -> str:
 def main(argv: list[str]) -> None:
     """Run what is not yet there, or print the table."""
     given, out = flags.FLAGS, Path(flags.FLAGS.out)
-    lines = [json.loads(text) for text in out.read_text().splitlines()] if out.is_file() else []
+    lines = [json.loads(text) for text in textfile.read(out).splitlines()] if out.is_file() else []
     if given.table:
         return print(table(lines))
     if missing := [

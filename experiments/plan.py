@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from bridge_jax import methods, settings
+from bridge_jax import methods, settings, textfile
 from bridge_jax.flight import chips
 from experiments.train import fail, log_to_stderr, parse_flags
 
@@ -58,7 +58,7 @@ def write_table() -> None:
     from bridge_jax.flight import table
 
     files = sorted(TABLE.with_suffix("").glob("*.jsonl"))
-    plans = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    plans = [json.loads(line) for file in files for line in textfile.read(file).splitlines()]
     if not plans:
         fail(
             f"no plans in {TABLE.with_suffix('')}/*.jsonl; make some with --out={TABLE.with_suffix('')}/NAME.jsonl"
@@ -117,9 +117,9 @@ def earlier(out: str) -> list[dict]:
     """The plans that stand in the file of --out, made where there is none: what cannot be written fails before the work."""
     if not out:
         return []
-    with open(out, "a+") as file:
-        file.seek(0)
-        return [json.loads(line) for line in file]
+    with open(out, "a"):
+        pass
+    return [json.loads(line) for line in textfile.read(out).splitlines()]
 
 
 def report(topology: chips.Topology) -> None:
