@@ -73,6 +73,12 @@ def test_a_run_with_stop_strings_resumes_bit_for_bit_and_is_judged_as_in_its_tra
     assert rows and not any(MARK in row["text"] for row in rows)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["task arithmetic"]["stop"] == [MARK]
+    # on tasks by name, too, unless others are asked for
+    for name, stop, found in (("as", (), [MARK]), ("other", ("#",), ["#"])):
+        asked = Asked(tasks=("arithmetic",), limit=2, max_new=4, buckets=(8,), stop=stop)
+        evaluate_model(str(tmp_path / "whole"), str(tmp_path / name), asked)
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        assert manifest["task arithmetic"]["stop"] == found
     # the budget counts what was read
     lines = logbook.read(str(tmp_path / "whole"))
     assert lines[-1]["budget/generated_tokens"] == sum(line["rollout/tokens"] for line in lines[1:])

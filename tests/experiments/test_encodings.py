@@ -8,7 +8,7 @@ import pytest
 
 from bridge_jax import comparison, logbook, problems, transcripts
 from bridge_jax.models import hf_folder
-from experiments import evaluate, export, regrade, report, study, sweep
+from experiments import evaluate, export, plan, regrade, report, study, sweep
 
 CONFIG = json.dumps({"config": {"steps": 1, "task": {"name": "arithmetic"}}})
 LINE = json.dumps({"step": 1, "reward/mean": 0.5}) + "\n"
@@ -48,6 +48,7 @@ def samples(folder):
         ("math500.jsonl", ROW, lambda folder: transcripts.Transcripts(folder / "math500.jsonl")),
         ("results.jsonl", ROW, lambda folder: sweep.done(str(folder / "results.jsonl"))),
         ("results.jsonl", ROW, lambda folder: study.read(folder)),
+        ("plans.jsonl", ROW, lambda folder: plan.earlier(str(folder / "plans.jsonl"))),
         ("limr.jsonl", ROW, lambda folder: problems.jsonl(folder / "limr.jsonl")),
         ("traces.jsonl", ROW, lambda folder: problems.traces(str(folder / "traces.jsonl"))),
     ],
