@@ -23,14 +23,9 @@ from pathlib import Path
 
 from absl import flags
 
-<<<<<<< HEAD
 from bridge_jax import files
 from experiments.cli import define_path
 from experiments.train import fail, fail_by, run_command
-=======
-from bridge_jax import textfile
-from experiments.train import fail, parse_flags
->>>>>>> wt-text
 
 CASES = {  # in the order of a round: name -> (flag of the peer's python, script and arguments); "": experiments.bench
     "rollout": ("", ["rollout"]),
@@ -151,14 +146,10 @@ def table(lines: list[dict]) -> str:
 def main(argv: list[str]) -> None:
     """Run what is not yet there, or print the table."""
     given, out = flags.FLAGS, Path(flags.FLAGS.out)
-<<<<<<< HEAD
     try:
         lines = [line for _, line in files.rows(out)] if out.is_file() else []
     except (ValueError, OSError) as error:
         fail_by(error)
-=======
-    lines = [json.loads(text) for text in textfile.read(out).splitlines()] if out.is_file() else []
->>>>>>> wt-text
     if given.table:
         return print(table(lines))
     if missing := [

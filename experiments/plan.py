@@ -19,11 +19,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-<<<<<<< HEAD
 from bridge_jax import files, methods, settings
-=======
-from bridge_jax import methods, settings, textfile
->>>>>>> wt-text
 from bridge_jax.flight import chips
 from experiments.cli import define_path
 from experiments.train import check_output, fail, fail_by, log_to_stderr, run_command
@@ -62,13 +58,8 @@ def write_table() -> None:
     from bridge_jax import results
     from bridge_jax.flight import table
 
-<<<<<<< HEAD
     found = sorted(TABLE.with_suffix("").glob("*.jsonl"))
     plans = [plan for path in found for _, plan in files.rows(path)]
-=======
-    files = sorted(TABLE.with_suffix("").glob("*.jsonl"))
-    plans = [json.loads(line) for file in files for line in textfile.read(file).splitlines()]
->>>>>>> wt-text
     if not plans:
         fail(
             f"no plans in {TABLE.with_suffix('')}/*.jsonl; make some with --out={TABLE.with_suffix('')}/NAME.jsonl"
@@ -127,14 +118,8 @@ def earlier(out: str) -> list[dict]:
     """The plans that stand in the file of --out, made where there is none: what cannot be written fails before the work."""
     if not out:
         return []
-<<<<<<< HEAD
     files.append(out, "")
     return [plan for _, plan in files.rows(out)]
-=======
-    with open(out, "a"):
-        pass
-    return [json.loads(line) for line in textfile.read(out).splitlines()]
->>>>>>> wt-text
 
 
 def report(topology: chips.Topology) -> None:
