@@ -44,6 +44,7 @@ _CHOSEN = re.compile(
     r"[.:)]?(?:\s*|\s+(?![-+*/^_=<>,;])(\S.*)|\s*(\x00.*))",
     re.DOTALL,
 )
+_CALLED = re.compile(r"\x00?(?:option|choice)(?:\x00\s*|\s+)(?=[(\x00A-Z])", re.IGNORECASE)
 _ANOTHER_CHOICE = re.compile(r"\(\s*\x00?[A-Z]\x00?\s*\)|\x00[A-Z]\x00|\b(?:or|and|not|nor)\b")
 _PROSE = re.compile(r"\x00[^\x00]{2,}\x00|(?<![\\A-Za-z_])(?!d[A-Za-z])[A-Za-z]{4,}")
 _TWO_LETTERS = re.compile(r"(?<!\\)\b[A-Za-z'-]{2,}")
@@ -151,6 +152,8 @@ class _Judge:
 
     def single(self, gold: Part, answer: Part) -> Verdict:
         """Two named values, equations or inequalities."""
+        if answer.equation and (exact := names.without_rounding(answer.body)) != answer.body:
+            answer = Part(*names.named(exact))
         g, a = interval(gold) or gold, interval(answer) or answer
         if g.equation or a.equation:
             return self.equations(g, a)
@@ -191,7 +194,7 @@ class _Judge:
 
     def one_of_chained(self, gold: names.Relation, answer: Part) -> Verdict:
         """0.56 = 56\\%: the gold answer says it in two ways, and either will do."""
-        if set(gold.signs) != {"="} or answer.equation:
+        if not set(gold.signs) <= {"=", r"\approx"} or answer.equation:
             return False
         if any(number(units.split(side).body) is None for side in gold.sides):
             return False
@@ -400,6 +403,10 @@ def _is_constant(text: str) -> bool:
 
 def _choice(text: str, marked: bool = True) -> Choice | None:
     """The letter of a choice and what is said beside it; with `marked` a capital in brackets or as a word."""
+    if called := _CALLED.match(text):
+        text = text[called.end() :]
+        text = "\x00" + text if text.count("\x00") % 2 else text
+        text = f"({text})" if _LETTER.fullmatch(text) else text
     found = _CHOSEN.fullmatch(text)
     if not found:
         return None

@@ -102,10 +102,12 @@ _DROPPED = re.compile(
     r"\\(?:textcolor|color|colorbox|mathcolor|definecolor|hspace|vspace|kern|phantom|hphantom"
     r"|vphantom|label|tag)\*?\s*(?:\[[^\]]*\])?\s*(?:\{[^{}]*\}|(?<=phantom) *[-+])"
 )
-_TEXT = re.compile(
-    r"\\(text|textbf|textit|textrm|textnormal|textsf|texttt|textup|textmd|textsl|textsc|emph|mbox"
-    r"|hbox|mathrm|operatorname|mathup)\*?\s*\{([^{}]*)\}"
+_TEXT_COMMANDS = (
+    r"\\(text(?:bf|it|rm|normal|sf|tt|up|md|sl|sc)?|emph|[mh]box|mathrm|operatorname|mathup)\*?\s*"
 )
+_TEXT = re.compile(_TEXT_COMMANDS + r"\{([^{}]*)\}")
+_TEXT_COMMAND = re.compile(_TEXT_COMMANDS + r"(?=\{)")
+_DOUBLE = re.compile(r"\{\s*\{([^{}]*)\}\s*\}")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"))
 _MORE_DELIMITERS = (("__", "__"), ("`", "`"), ("*", "*"))
 _RUN_OF_WORDS = re.compile(r"[A-Za-z][A-Za-z0-9.'’-]*(?:\s+[A-Za-z][A-Za-z0-9.'’-]*)*")
@@ -137,7 +139,12 @@ _PLAIN_ROOT = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 _BARE = re.compile(
     r"\\(frac)\s*([0-9a-zA-Z])\s*([0-9a-zA-Z])|\\(sqrt)\s*([0-9a-zA-Z])|\\frac\s*([0-9a-zA-Z])\s*\{"
 )
-_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
+_OVER = re.compile(r"\{([^{}]*)\\(over|choose)(?![A-Za-z])([^{}]*)\}")
+_ORDINAL = re.compile(r"\^\s*\{\s*(\x00(?:st|nd|rd|th)\x00)\s*\}")
+_MODULUS = re.compile(
+    r"\(?\s*(?:\\(?:pmod|bmod|mod)|\x00mod\x00|(?<![A-Za-z])mod)(?![A-Za-z])\s*\{?\s*"
+    r"([0-9A-Za-z]+)\s*\}?\s*\)?"
+)
 _SINGLE = re.compile(r"([_^])\{\s*([0-9A-Za-z])\s*\}(?![0-9])")
 _FLAT = re.compile(r"(?<![0-9])\s+|\s+(?![0-9])|\x00")
 _BRACKET = re.compile(r"\\[{}]|[()\[\]{}]")
@@ -188,7 +195,7 @@ def normalise(text: str) -> str:
         text = _ASCII_SIGNS.sub(lambda found: _ASCII_NAMES[found[0]], text)
     if _TWO_LETTERS.search(text):
         text = _PLAIN_NAMES.sub(_as_command, text)
-    if "\\" in text or "^" in text or "_" in text:
+    if "\\" in text or "^" in text or "_" in text or "mod" in text:
         text = _canonical_commands(text)
     return _stripped(text)
 
@@ -243,7 +250,7 @@ def _as_command(found: re.Match) -> str:
 
 def _without_delimiters(text: str) -> str:
     """Without the pairs that enclose the whole."""
-    text = text.strip().removesuffix("\\").strip()
+    text = text.replace("~", " ").strip().rstrip("\\").strip()
     for opens, closes in _DELIMITERS + _MORE_DELIMITERS:
         inner = text[len(opens) : -len(closes)]
         whole = len(text) >= len(opens) + len(closes) and closes not in inner
@@ -258,10 +265,10 @@ def _without_styles(text: str) -> str:
     text = _STYLED_TOKEN.sub(r" \1", _NUMBER_SET.sub(r"\\mathbb{\1}", text))
     text = _COMMAND.sub(_renamed, text)
     for _ in range(3):  # \textbf{\text{A}}: the inner one first
-        if not _TEXT.search(text):
-            break
-        text = _TEXT.sub(_marked, text)
-    return text
+        if not _TEXT_COMMAND.search(text):
+            return text
+        text = _TEXT.sub(_marked, _DOUBLE.sub(r"{\1}", text))
+    return _TEXT_COMMAND.sub(" ", text)  # \textbf{\frac{1}{2}}
 
 
 def _renamed(found: re.Match) -> str:
@@ -274,14 +281,13 @@ def _renamed(found: re.Match) -> str:
 def _marked(found: re.Match) -> str:
     """The text of a \\text command: words between NUL characters, numbers and signs outside."""
     command, content = found[1], found[2].replace("\x00", "")
-    content = content.replace("~", " ")
     bare = content.strip()
     if command in ("mathrm", "operatorname", "mathup", "text"):
         if bare in FUNCTIONS and bare not in _UNITS_TOO:
             return f"\\{bare} "
         if command != "text" and bare in ("e", "i", "d"):
             return bare
-    if _FORMULA_IN_TEXT.search(content) and not _TWO_LETTERS.search(content.replace("\\", "")):
+    if _FORMULA_IN_TEXT.search(content) and not _TWO_LETTERS.search(_COMMAND.sub("", content)):
         return content  # \text{x = 5}
     return _RUN_OF_WORDS.sub(_words, content)
 
@@ -298,9 +304,18 @@ def _canonical_commands(text: str) -> str:
         text = _PRIMES.sub(lambda found: "'" * found[0].count("prime"), text)
     if r"\sqrt" in text:
         text = _PLAIN_ROOT.sub(r"\\sqrt{\1}", text)
-    if r"\over" in text:
-        text = _OVER.sub(r"\\frac{\1}{\2}", text)
-    return _SINGLE.sub(r"\1\2", _BARE.sub(_braced, text).replace("~", " "))
+    if r"\over" in text or r"\choose" in text:
+        text = _OVER.sub(_over, text)
+    if "mod" in text:
+        text = _MODULUS.sub(r"\\pmod{\1}", text)
+    if "^" in text and "\x00" in text:
+        text = _ORDINAL.sub(r"\1", text)
+    return _SINGLE.sub(r"\1\2", _BARE.sub(_braced, text))
+
+
+def _over(found: re.Match) -> str:
+    command = {"over": "frac", "choose": "binom"}[found[2]]
+    return f"\\{command}{{{found[1]}}}{{{found[3]}}}"
 
 
 def _braced(found: re.Match) -> str:

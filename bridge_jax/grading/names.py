@@ -10,11 +10,11 @@ import functools
 import re
 from typing import NamedTuple
 
-from bridge_jax.grading import formula
+from bridge_jax.grading import formula, probe, units
 from bridge_jax.grading.latex import GREEK, outside_brackets, split
 
 SIGNS = {
-    "=": "=", r"\approx": "=", r"\cong": "=", "<": "<", ">": ">", r"\le": r"\le", r"\ge": r"\ge",
+    "=": "=", r"\approx": r"\approx", r"\cong": "=", "<": "<", ">": ">", r"\le": r"\le", r"\ge": r"\ge",
     r"\ne": r"\ne", r"\in": r"\in", r"\equiv": r"\equiv",
 }  # fmt: skip
 _SIGN = outside_brackets(r"\\(?:approx|cong|le|ge|ne|in|equiv)(?![A-Za-z])", "[=<>]")
@@ -45,6 +45,7 @@ _TUPLE = re.compile(rf"\({_SYMBOL}(?:,{_SYMBOL})+\)")
 _OF_NO_USE = frozenset(
     "answer theanswer finalanswer thefinalanswer result solution solutions ans".split()
 )
+_DECIMAL = re.compile(r"-?[0-9,]+(?:\.([0-9]+))?")
 _DENIED = re.compile(r"\b(?:not|no|never|wrong|incorrect|false)\b", re.IGNORECASE)
 _LABEL = re.compile(r"\x00([^\x00]+)\x00\s*:\s*(.+)", re.DOTALL)
 
@@ -100,16 +101,43 @@ def named(text: str) -> Named:
     found = relation(text)
     if found is None:
         return _labelled(text)
-    if len(found.sides) != 2 or found.signs[0] not in ("=", r"\in"):
+    if len(found.sides) != 2 or found.signs[0] not in ("=", r"\in", r"\approx"):
         return Named("", text, equation=True)
     left, right = found.sides
     if not left:
         return Named("", right)
     if (name := canonical(left)) and not occurs(name, right):
         return Named("" if name in _OF_NO_USE else name, right)
-    if found.signs[0] == "=" and (name := canonical(right)) and not occurs(name, left):
+    is_word = re.fullmatch(r"\s*[A-Za-z]{4,}\s*", right)
+    if (
+        found.signs[0] == "="
+        and not is_word
+        and (name := canonical(right))
+        and not occurs(name, left)
+    ):
         return Named("" if name in _OF_NO_USE else name, left)
     return Named("", text, equation=True)
+
+
+def without_rounding(text: str) -> str:
+    r"""The value itself where a rounded one stands behind it, as in x = \sqrt{2} \approx 1.41; else the text as it is."""
+    found = relation(text) if r"\approx" in text else None
+    if found is None or r"\approx" not in found.signs or set(found.signs) - {"=", r"\approx"}:
+        return text
+    first = found.signs.index(r"\approx")
+    value = probe.value(units.split(found.sides[first]).body)
+    rounded = [units.split(side).body for side in found.sides[first + 1 :]]
+    if value is None or value.imag or not all(_is_rounded(value.real, each) for each in rounded):
+        return text
+    return "=".join(found.sides[: first + 1])
+
+
+def _is_rounded(value: float, text: str) -> bool:
+    """Whether a decimal number is the value, rounded to the places that it shows."""
+    found = _DECIMAL.fullmatch(text.replace(" ", ""))
+    if not found:
+        return False
+    return abs(value - float(found[0].replace(",", ""))) <= 0.501 * 10.0 ** -len(found[1] or "")
 
 
 def several(name: str) -> list[str]:

@@ -112,16 +112,26 @@ def _with_first_name(listed: list[Part]) -> list[Part]:
 
 
 def _joined(listed: list[Part]) -> list[Part]:
-    """Inequalities of one unknown: joined by or they are a union, two joined by and an interval."""
+    """Intervals, and inequalities of one unknown: joined by or they are a union, two joined by and an interval."""
+    words = {part.joined for part in listed[1:]}
+    if all(_is_interval(part.body) for part in listed) and (
+        words == {"or"} or any(r"\infty" in part.body for part in listed)
+    ):
+        return [Part(listed[0].name, r" \cup ".join(part.body for part in listed))]
     sets = [interval(part) for part in listed]
     if None in sets or len({found.name for found in sets}) != 1:
         return listed
-    words = {part.joined for part in listed[1:]}
     if words == {"or"}:
         return [Part(sets[0].name, r" \cup ".join(found.body for found in sets))]
     if words == {"and"} and len(sets) == 2:
         return _both(sets) or listed
     return listed
+
+
+def _is_interval(text: str) -> bool:
+    """Whether a value is a pair in round or square brackets."""
+    found = shape(text)
+    return found.kind in ("()", "(]", "[)", "[]") and len(found.parts) == 2
 
 
 def _both(sets: list[Part]) -> list[Part] | None:

@@ -35,7 +35,7 @@ gradian | revolution rev rotation turn | arcminute | arcsecond | steradian sr | 
 newton n | joule j | kilojoule kj | watt w | kilowatt kw | megawatt mw | volt v | ampere amp
 ohm | pascal pa | kilopascal kpa | atmosphere atm | bar | hertz hz | kilohertz khz | megahertz mhz
 coulomb | farad | henry | tesla | weber | lumen | calorie cal | kilocalorie kcal | horsepower hp
-electronvolt ev | erg | dyne | angstrom å | mole mol | bit | byte | kilobyte kb | megabyte mb
+ordinal st nd rd th | electronvolt ev | erg | dyne | angstrom å | mole mol | bit | byte | kilobyte kb | megabyte mb
 gigabyte gb | knot | dozen-units | pixel | decibel db | becquerel | jansky jy | magnitude mag
 """.split("\n")
 
@@ -85,7 +85,7 @@ _MONEY = {"\\$": "dollar", "\\euro": "euro", "\\pounds": "pound-sterling", "\\ye
           "\\rupee": "rupee"}  # fmt: skip
 # symbols that nobody takes for a product of letters
 _PLAIN_SYMBOLS = (
-    "cm mm km kg ft yd lb lbs oz hr hrs min sec mph kph kmh rpm usd eur pct deg rad mol ml kw hz"
+    "st nd rd th cm mm km kg ft yd lb lbs oz hr hrs min sec mph kph kmh rpm usd eur pct deg rad mol ml kw hz"
 ).split()
 _PLAIN_QUOTIENTS = ("km/h", "km/hr", "m/s", "cm/s", "mi/h", "mi/hr", "ft/s", "ft/sec", "m/sec")
 

@@ -133,6 +133,25 @@ def test_gold_that_says_it_twice():
 
 
 @pytest.mark.parametrize(
+    "answer, right",
+    [
+        (r"\sqrt{2} \approx 1.41", True),
+        (r"x = \sqrt{2} \approx 1.414", True),
+        (r"\sqrt{2}\text{ cm} \approx 1.41\text{ cm}", True),
+        (r"\sqrt{2} \approx 1.42", False),
+        (r"\sqrt{3} \approx 1.41", False),
+        (r"\sqrt{2} \approx NONSENSE", False),
+        (r"\sqrt{2} \approx x", False),
+        (r"\sqrt{2} \approx 1.41 = 7", False),
+        (r"1.41 \approx \sqrt{2}", False),
+        (r"\sqrt{2} = NONSENSE", False),
+    ],
+)
+def test_a_rounded_value_behind_the_exact_one(answer, right):
+    assert (outcome(r"\sqrt{2}", answer) == "correct") == right
+
+
+@pytest.mark.parametrize(
     "text, name, body",
     [
         ("x = 5", "x", "5"),

@@ -27,6 +27,9 @@ EQUAL = [
     (r"\frac{\pi}{4}", r"0.25\pi"),
     ("-2^2", "-4"),
     ("--3", "3"),
+    (r"\sin^2 x+\cos^2 x", "1"),
+    (r"\log_2 8", r"\frac{\ln 8}{\ln 2}"),
+    (r"\tan 45^\circ", "1"),
 ]
 DIFFERENT = [
     ("x", "y"),
@@ -75,6 +78,35 @@ UNCLEAR = [
 def test_equal_formulas_do_not_differ(one, other):
     assert probe.value(one) == pytest.approx(probe.value(other), rel=1e-12)
     assert not probe.differ(one, other) and not probe.differ(other, one)
+
+
+CANCELLED = [
+    ("x", "10^{15}+x-10^{15}"),
+    ("x", "(10^{15}+x)-10^{15}"),
+    ("-x^2", "(10^{8}+x)(10^{8}-x)-10^{16}"),
+    ("x^2", "(10^{8}+x)^2-10^{16}-2x10^{8}"),
+    ("x", r"\frac{(10^{12}+x)^2-10^{24}-x^2}{2\cdot 10^{12}}"),
+    ("1", r"\frac{10^{15}+x-10^{15}}{x}"),
+    ("x", r"\sqrt{(10^{14}+x)^2}-10^{14}"),
+    ("x", r"\ln(e^{30}e^x)-30"),
+    (r"\frac{1}{x}", r"\frac{1}{10^{15}+x-10^{15}}"),
+    ("x^3", "(10^{15}+x-10^{15})^3"),
+    (r"\sin x", r"\sin(10^{14}+x-10^{14})"),
+]
+
+
+@pytest.mark.parametrize("one, other", CANCELLED)
+def test_large_values_that_cancel(one, other):
+    """Rounding may have taken everything: the probe says nothing where the values are smaller than what was lost."""
+    assert not probe.differ(one, other) and not probe.differ(other, one)
+    found = probe.measure(other)
+    assert found is None or abs(found.value - probe.value(one)) <= found.error + 1e-12
+
+
+def test_the_error_is_no_larger_than_needed():
+    """Small formulas are told apart by small differences."""
+    assert probe.measure("x+1").error < 1e-14
+    assert probe.differ("x", "x+10^{-5}") and probe.differ("10^{15}+x", r"2\cdot10^{15}+x")
 
 
 @pytest.mark.parametrize("one, other", DIFFERENT)
@@ -170,6 +202,13 @@ def spelled(tree, swap: bool) -> str:
 def test_spelling_changes_no_value(tree):
     one, other = (probe.value(spelled(tree, swap)) for swap in (False, True))
     assert one is not None and cmath.isclose(one, other, rel_tol=1e-9)
+
+
+@given(FORMULA, st.integers(0, 16))
+def test_cancellation_never_tells_equal_formulas_apart(tree, power):
+    one = spelled(tree, False)
+    assert not probe.differ(one, f"10^{{{power}}}+{one}-10^{{{power}}}")
+    assert not probe.differ(one, f"(10^{{{power}}}+1)({one})-10^{{{power}}}({one})")
 
 
 @given(st.text(alphabet="12x+-*/^(){}[]\\ fracsqti", max_size=60))

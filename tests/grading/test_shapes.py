@@ -24,6 +24,8 @@ SAME = [
     (r"(-\infty,3]", r"x \le 3"),
     (r"(-\infty,1)\cup(3,\infty)", r"x<1\text{ or }x>3"),
     (r"(-\infty,1)\cup(3,\infty)", "x < 1 or x > 3"),
+    (r"(-\infty,1)\cup(3,\infty)", r"(-\infty,1)\text{ or }(3,\infty)"),
+    (r"(-\infty,1)\cup(3,\infty)", r"(3,\infty), (-\infty,1)"),
     (r"(-\infty,2)\cup(2,\infty)", "x != 2"),
     (r"(-\infty,2)\cup(2,\infty)", r"\mathbb{R}\setminus\{2\}"),
     ("(1,3)", r"x>1\text{ and }x<3"),
