@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 
+from tests import full_disk
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEVICES = 4  # of all processes together
 TIMEOUT = 60  # seconds, hosts.timeout_s
@@ -122,6 +124,11 @@ ACTS = {
 }
 
 
+def fill(workdir: str) -> None:
+    """Whatever is written from here on finds the disk full."""
+    full_disk.fill(pathlib.Path(workdir))
+
+
 def await_saved(workdir: str, step: int) -> None:
     """Saving goes on in the background: returns when the checkpoint of `step` is whole, so that a kill always finds it."""
     whole, until = (
@@ -154,7 +161,7 @@ def main(plan: str) -> None:
         if act and kind == "step" and step == act[1]:
             if act[0] == "die":
                 await_saved(workdir, step - 1)
-            ACTS[act[0]]()
+            fill(workdir) if act[0] == "fill" else ACTS[act[0]]()
         return write(self, step, rows, kind)
 
     logbook.Logbook.write_rollouts = write_rollouts

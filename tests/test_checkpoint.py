@@ -20,8 +20,10 @@ import numpy as np
 import optax
 import pytest
 
-from bridge_jax.checkpoint import Checkpoints, checksums
+from bridge_jax import files
+from bridge_jax.checkpoint import Checkpoints, checksums, remove_unfinished
 from bridge_jax.types import Params, TrainState
+from tests import full_disk
 
 # a read that fails leaves tensorstore's other reads of the same checkpoint without a listener
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -138,6 +140,77 @@ def test_keep_holds_the_newest_and_a_failed_save_deletes_nothing(tmp_path):
         checkpoints.save(5, big, {"after": 1})  # room again
         checkpoints.wait()
         assert checkpoints.steps() == [5] and checkpoints.restore(abstract(big))[1] == {"after": 1}
+
+
+def test_a_full_disk_is_told_apart_and_costs_no_checkpoint(tmp_path):
+    """And what was cut off is removed, so that there is room for the next."""
+    big = make_state(1, width=256)  # 256 KiB of noise, which does not compress
+    with full_disk.small(tmp_path / "disk", 2048) as disk:
+        with Checkpoints(disk, keep=1) as checkpoints:
+            checkpoints.save(1, big, {})
+            checkpoints.wait()
+            filler = full_disk.fill(disk, leave=100_000)
+            with pytest.raises(files.NoSpace, match=r"steps \[1\]; make room, and run the same"):
+                checkpoints.save(2, make_state(2, width=256), {})
+                checkpoints.wait()
+            unfinished = [name for name in os.listdir(checkpoints.directory) if "tmp" in name]
+            assert unfinished == ["step_000002.orbax-checkpoint-tmp"]
+        remove_unfinished(disk)
+        assert os.listdir(disk / "checkpoints") == ["step_000001"]
+        full_disk.fill(disk)
+        with Checkpoints(disk, keep=1) as checkpoints:
+            assert_same_bits(checkpoints.restore(abstract(big))[0], big)
+            filler.unlink()
+            checkpoints.save(2, big, {})
+        assert os.listdir(disk / "checkpoints") == ["step_000002"]
+
+
+def test_what_is_removed_as_unfinished_is_no_checkpoint(run):
+    folder = f"{run}/checkpoints"
+    os.mkdir(f"{folder}/damaged_step_000001")
+    before = sorted(os.listdir(folder))
+    for name in (
+        "step_000003.orbax-checkpoint-tmp/state",
+        "step_000003.orbax-checkpoint-tmp-123/d",
+    ):
+        os.makedirs(f"{folder}/{name}")
+    remove_unfinished(run)
+    remove_unfinished(f"{run}/none")
+    assert sorted(os.listdir(folder)) == before
+
+
+@pytest.mark.parametrize(
+    "keep, good, kept",
+    [
+        (1, [-1, -1, -1, -1], [4]),
+        # known to be good: the step before the one that is saved, none but the first, the first two
+        (1, [-1, 1, 2, 3], [3, 4]),
+        (1, [-1, 1, 1, 1], [1, 4]),
+        (2, [-1, 1, 1, 1], [1, 3, 4]),
+        (2, [-1, 1, 2, 3], [3, 4]),
+    ],
+)
+def test_the_last_good_one_is_kept_beside_the_newest(tmp_path, keep, good, kept):
+    with Checkpoints(tmp_path, keep=keep) as checkpoints:
+        for step in (1, 2, 3, 4):
+            checkpoints.save(step, {"x": jnp.full(3, step)}, {}, good=good[step - 1])
+        checkpoints.wait()
+        assert checkpoints.steps() == kept == Checkpoints(tmp_path, read_only=True).steps()
+
+
+def test_retreat_renames_what_is_newer_than_the_last_good_one(run):
+    folder = f"{run}/checkpoints"
+    with Checkpoints(run, keep=3) as checkpoints:
+        assert checkpoints.retreat(0) == (None, []) and checkpoints.steps() == [1, 2]
+        assert checkpoints.retreat(2) == (2, []) and not checkpoints.went_back(1)
+        assert checkpoints.retreat(1) == (1, ["diverged_step_000002"])
+        assert checkpoints.steps() == [1] and checkpoints.went_back(1)
+        assert not checkpoints.went_back(2)
+        assert_same_bits(checkpoints.restore(abstract(make_state(0)))[0], make_state(1))
+        # again: of one step no more than one is kept
+        assert checkpoints.save(2, make_state(2), {"again": True})
+        assert checkpoints.retreat(1) == (1, ["diverged_step_000002"])
+    assert sorted(os.listdir(folder)) == ["diverged_step_000002", "step_000001"]
 
 
 def test_the_caller_may_donate_delete_and_overwrite_at_once(tmp_path):
@@ -315,6 +388,9 @@ def test_kill_9_during_a_save_leaves_the_step_before_to_another_process(tmp_path
         state, meta = checkpoints.restore({"x": jax.ShapeDtypeStruct((3,), jnp.float32)})
         assert_same_bits(state, {"x": jnp.full(3, 1.5)})
         assert meta == {"cursor": 1}
+    remove_unfinished(tmp_path)
+    assert os.listdir(tmp_path / "checkpoints") == ["step_000001"]
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(2, state, {})
     assert os.listdir(tmp_path / "checkpoints") == ["step_000002"]
 

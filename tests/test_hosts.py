@@ -15,7 +15,7 @@ import pytest
 from bridge_jax import alike, checkpoint, evaluate, hosts, logbook, setup, train
 from bridge_jax.grading.outcome import Outcome
 from configs import base
-from tests import host_runs, tiny_runs
+from tests import full_disk, host_runs, tiny_runs
 from tests.tiny_runs import STEPS
 
 MAXIMISED = (
@@ -492,9 +492,42 @@ def test_a_killed_process_stops_the_others_and_the_run_resumes(one, tmp_path, ca
     assert told and f"host {victim} (" in told[-1] and "gone" in told[-1], host_runs.output(
         tmp_path, survivor
     )
+    # as a kill in the middle of a save leaves it
+    saves = tmp_path / "run" / "checkpoints"
+    (saves / "step_000004.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
     assert host_runs.run(tmp_path, 2, cache) == [0, 0]
     assert_same(tmp_path, one)
     assert "steps 3 to 5" in host_runs.output(tmp_path, 0)
+    assert [path.name for path in saves.glob("*tmp*")] == []
+
+
+@real(pytest.mark.slow)
+def test_a_run_is_refused_while_a_process_of_the_last_one_is_there(tmp_path, cache):
+    """It may still write its part of a checkpoint: nothing of the directory changes, and once it is gone all is well."""
+    with logbook.attended(str(tmp_path / "run")):
+        left = tmp_path / "run" / "checkpoints" / "step_000004.orbax-checkpoint-tmp"
+        left.mkdir(parents=True)
+        assert host_runs.run(tmp_path, 2, cache, steps=2) == [2, 2]
+        for index in range(2):
+            (told,) = host_runs.errors(tmp_path, index)
+            assert "a process of an earlier run is still in" in told
+        assert left.exists() and not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert host_runs.run(tmp_path, 2, cache, steps=2) == [0, 0]
+    assert not left.exists()
+
+
+@real(pytest.mark.slow)
+@pytest.mark.parametrize("full", [0, 1])
+def test_a_full_disk_is_the_end_of_all_and_told_apart(one, tmp_path, cache, full):
+    """The host that finds it ends with 5, the other is told and ends with 4; with room the run goes on as if nothing had been."""
+    with full_disk.small(tmp_path / "run", 16384) as disk:
+        codes = host_runs.run(tmp_path, 2, cache, at={full: ["fill", 3]})
+        assert set(codes) <= {5, hosts.LOST} and 5 in codes, codes
+        told = host_runs.errors(tmp_path, codes.index(5))
+        assert "No space left on device" in told[-1] and "make room" in told[-1]
+        (disk / "filler").unlink()
+        assert host_runs.run(tmp_path, 2, cache) == [0, 0]
+        assert_same(tmp_path, one)
 
 
 @real(pytest.mark.slow)
