@@ -10,7 +10,7 @@ from configs import tasks
 
 
 def recipe(learning_rate: float) -> ConfigDict:
-    """AdamW for one label (bridge_jax/optim.py Recipe)."""
+    """AdamW for one label (bridge_jax/optim/recipes.py Recipe)."""
     return ConfigDict(
         dict(
             learning_rate=learning_rate,

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from bridge_jax import files, textfile
-from experiments.cli import define_path
-from experiments.train import (
+from bridge_jax.filesystem import files, textfile
+from experiments.cli import (
+    define_path,
     fail,
     fail_by,
     keep_freed_memory,
@@ -96,15 +96,11 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
     with Grader() as grader, contextlib.ExitStack() as held:
         if needs_pool(names):
             grader.start()  # before anything touches the devices
-        from bridge_jax import (
-            checkpoint,
-            platforms,
-            results,
-            settings,
-            setup,
-            sharding,
-            transcripts,
-        )
+        from bridge_jax.config import schema
+        from bridge_jax.distributed import platforms, sharding
+        from bridge_jax.evaluation import results, transcripts
+        from bridge_jax.rundir import checkpoint
+        from bridge_jax.training import settings
 
         platforms.devices()
         given = open_model(model)
@@ -129,8 +125,8 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
             sharding.MeshConfig(decode_tensor=asked.decode_tensor), devices
         )
         held.enter_context(transcripts.claimed(out))
-        phi, at_step = given.load(mesh, setup.dtype_of("--dtype", asked.dtype))
-        made["model"]["weights"] = settings.fingerprint(
+        phi, at_step = given.load(mesh, settings.dtype_of("--dtype", asked.dtype))
+        made["model"]["weights"] = schema.fingerprint(
             checkpoint.checksums(phi)
         )  # of the numbers, wherever they came from
         folder = transcripts.open_folder(out, made)
@@ -263,12 +259,17 @@ def open_model(path: str) -> Model:
 
 def open_folder(path: str) -> Model:
     """The model of an HF folder or hub name."""
-    from bridge_jax import data, sharding
-    from bridge_jax.models import hf_folder, params
+    from bridge_jax.data import tokenizers
+    from bridge_jax.distributed import sharding
+    from bridge_jax.filesystem import hf_folder
+    from bridge_jax.models import params
 
     folder = hf_folder.locate(path)
-    cfg, tokenizer = params.read_config(hf_folder.hf_json(folder)), data.HFTokenizer(str(folder))
-    data.check_vocabulary(tokenizer, cfg.vocab)
+    cfg, tokenizer = (
+        params.read_config(hf_folder.hf_json(folder)),
+        tokenizers.HFTokenizer(str(folder)),
+    )
+    tokenizers.check_vocabulary(tokenizer, cfg.vocab)
 
     def load(mesh, dtype):
         layout = sharding.of_tree(mesh, params.logical_axes(cfg), params.abstract(cfg))
@@ -281,8 +282,9 @@ def open_run(path: str) -> Model:
     """The policy of a run's newest checkpoint, by default in the compute dtype of its training."""
     import jax
 
-    from bridge_jax import programs, sharding
+    from bridge_jax.distributed import sharding
     from bridge_jax.models import params
+    from bridge_jax.training import programs
     from experiments import export
 
     run = export.rebuild(
@@ -362,9 +364,11 @@ def settle(asked: Asked, model: Model) -> Asked:
 
 def read_tasks(asked: Asked, model: Model) -> list[Benchmark]:
     """Every split of every task, tokenised; a task's only split has the task's name."""
-    from bridge_jax import data, settings, tasks
+    from bridge_jax import tasks
+    from bridge_jax.config import schema
+    from bridge_jax.data import batches
 
-    data.check_buckets(asked.buckets)
+    batches.check_buckets(asked.buckets)
     found = []
     if asked.tasks:
         made = []
@@ -389,7 +393,7 @@ def read_tasks(asked: Asked, model: Model) -> list[Benchmark]:
                 [p.id, p.question, p.answer, list(p.rule)] for p in tasks.check_rows(problems, name)
             ]
             problems = problems[: asked.limit or None]
-            prompts, dropped = data.encode_prompts(
+            prompts, dropped = batches.encode_prompts(
                 model.tokenizer, problems, task.messages, asked.buckets
             )
             if dropped:
@@ -399,18 +403,19 @@ def read_tasks(asked: Asked, model: Model) -> list[Benchmark]:
                     flush=True,
                 )
             found.append(
-                Benchmark(name, task, problems, settings.fingerprint({"rows": rows}), prompts)
+                Benchmark(name, task, problems, schema.fingerprint({"rows": rows}), prompts)
             )
     return found
 
 
 def manifest(asked: Asked, model: Model, benchmarks: list[Benchmark]) -> dict[str, dict]:
     """What must be the same for rows to stand in one table, but the weights; a group for each thing that can be added."""
-    from bridge_jax import data, settings
+    from bridge_jax.config import schema
+    from bridge_jax.data import batches
 
     numbers = {key: repr(value) for key, value in dataclasses.asdict(model.cfg).items()}
     groups = {
-        "model": {"config": settings.fingerprint(numbers)},
+        "model": {"config": schema.fingerprint(numbers)},
         "generation": {key: getattr(asked, key) for key in ("dtype", "max_new")},
     }
     if asked.sampled:
@@ -422,7 +427,7 @@ def manifest(asked: Asked, model: Model, benchmarks: list[Benchmark]) -> dict[st
     for (
         benchmark
     ) in benchmarks:  # --limit and --rows are free: a larger limit adds problems and changes none
-        template = data.template_hash(model.tokenizer, benchmark.task.messages)
+        template = batches.template_hash(model.tokenizer, benchmark.task.messages)
         groups[f"task {benchmark.name}"] = {"template": template, "data": benchmark.data}
         if benchmark.task.stop:
             groups[f"task {benchmark.name}"]["stop"] = list(benchmark.task.stop)
@@ -439,7 +444,9 @@ def complete(
 
     A problem some of whose samples are missing is sampled again as a whole; only the missing ones are added.
     """
-    from bridge_jax import data, evaluate, programs, results, setup
+    from bridge_jax.data import batches
+    from bridge_jax.evaluation import evaluate, results
+    from bridge_jax.training import programs, settings
 
     prompts = benchmark.prompts
     samples = [results.GREEDY] if kind == "greedy" else list(range(M))
@@ -452,13 +459,13 @@ def complete(
         return
     pick = lambda rows: tuple(rows[i] for i in lacking)
     prompts, began, done = (
-        data.Prompts(pick(prompts.problems), pick(prompts.tokens)),
+        batches.Prompts(pick(prompts.problems), pick(prompts.tokens)),
         time.monotonic(),
         0,
     )
     spread = mesh.shape["data"] * mesh.shape["fsdp"]
     P = -(-max(1, asked.rows // M) // spread) * spread  # prompts at once, as many on every device
-    cache_dtype = setup.dtype_of("--dtype", model.cache_dtype or asked.dtype)
+    cache_dtype = settings.dtype_of("--dtype", model.cache_dtype or asked.dtype)
     generate = evaluate.sampler(
         model.cfg,
         phi,
@@ -493,7 +500,7 @@ def complete(
 
 def summary(asked: Asked, benchmark: Benchmark, rows: dict) -> dict:
     """Scores and facts of one benchmark, for results.json."""
-    from bridge_jax import results
+    from bridge_jax.evaluation import results
 
     asked_ids, ids = (
         {problem.id for problem in benchmark.prompts.problems},
@@ -602,7 +609,7 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     kept = "every batch that was graded is on disk, and the same command goes on from there"
     try:
-        from bridge_jax import interrupt
+        from bridge_jax.training import interrupt
 
         with interrupt.acknowledged("ending when the devices are done with the batch", kept):
             evaluate_model(flags.FLAGS.model, flags.FLAGS.out, read_flags())

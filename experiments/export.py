@@ -20,9 +20,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from bridge_jax import files
-from experiments.cli import define_path
-from experiments.train import fail, fail_by, log_to_stderr, run_command
+from bridge_jax.filesystem import files
+from experiments.cli import define_path, fail, fail_by, log_to_stderr, run_command
 
 BASE = "base"  # in the folder of an adapter: the model that it belongs on
 KINDS = ("merged", "base", "adapter")
@@ -75,7 +74,9 @@ def export(workdir: str, out: str, what: str = "merged") -> Path:
 
 def rebuild(workdir: str):
     """The setup.Run of a run directory, in fp32, on whatever devices there are here."""
-    from bridge_jax import platforms, setup, textfile
+    from bridge_jax.distributed import platforms
+    from bridge_jax.filesystem import textfile
+    from bridge_jax.training import build
 
     path = Path(workdir) / "config.json"
     if not path.is_file():
@@ -98,14 +99,15 @@ def rebuild(workdir: str):
         )
     )
     config.rollout.calls = 1
-    return setup.build(config)
+    return build.build(config)
 
 
 def restore(run, workdir: str):
     """(Params, step) of the newest checkpoint; theta_hat and the optimizer states are not read and stay `...`."""
-    from bridge_jax import checkpoint, setup
+    from bridge_jax.rundir import checkpoint
+    from bridge_jax.training import build
 
-    wanted = setup.abstract_state(run)
+    wanted = build.abstract_state(run)
     unread = lambda part: None if part is None else checkpoint.UNREAD
     wanted = wanted.replace(
         step=checkpoint.UNREAD,
@@ -141,7 +143,7 @@ def eos(run) -> int | list[int]:
 
 def write_generation_config(run, folder: Path) -> None:
     """generation_config.json: what the model's folder says, with all ids at which our sampler stops."""
-    from bridge_jax.models import hf_folder
+    from bridge_jax.filesystem import hf_folder
 
     given = {}
     if run.settings.model.path:
@@ -157,7 +159,7 @@ def write_generation_config(run, folder: Path) -> None:
 
 def write_adapter(run, w, folder: Path, base: str, also: tuple[Path, ...]) -> None:
     """A PEFT folder that names the folder of its base, with the tokenizer beside it."""
-    from bridge_jax import lora
+    from bridge_jax.models import lora
 
     lora.save_peft(run.cfg, run.lora, w, str(folder), base)
     for file in also:
@@ -171,8 +173,9 @@ def verify_adapter(run, parts, folder: Path, base: str) -> None:
     import jax
     import numpy as np
 
-    from bridge_jax import lora, setup
-    from bridge_jax.models import hf_folder, params
+    from bridge_jax.filesystem import hf_folder
+    from bridge_jax.models import lora, params
+    from bridge_jax.training import build
 
     adapter, w, named = lora.load_peft(run.cfg, folder)
     same = jax.tree.structure(w) == jax.tree.structure(parts.w) and all(
@@ -184,7 +187,7 @@ def verify_adapter(run, parts, folder: Path, base: str) -> None:
     ids = prompt_of(run)
     wanted = logits(run.cfg, run.method.policy(parts, "theta"), ids)
     cfg = params.read_config(hf_folder.hf_json(folder / BASE))
-    theta = params.load(cfg, folder / BASE, setup.theta_shardings(run))
+    theta = params.load(cfg, folder / BASE, build.theta_shardings(run))
     compare("base and adapter", logits(cfg, lora.merge(adapter, theta, w), ids), wanted)
 
 
@@ -193,11 +196,12 @@ def verify(run, phi, folder: Path) -> None:
     import jax
     import numpy as np
 
-    from bridge_jax import setup
-    from bridge_jax.models import hf_folder, params
+    from bridge_jax.filesystem import hf_folder
+    from bridge_jax.models import params
+    from bridge_jax.training import build
 
     cfg = params.read_config(hf_folder.hf_json(folder))
-    back = params.load(cfg, folder, setup.theta_shardings(run))
+    back = params.load(cfg, folder, build.theta_shardings(run))
     pairs = zip(jax.tree_util.tree_leaves_with_path(phi), jax.tree.leaves(back))
     differ = [
         jax.tree_util.keystr(path)
@@ -237,8 +241,7 @@ def logits(cfg, phi, ids):
     import jax
     import numpy as np
 
-    from bridge_jax import logprobs
-    from bridge_jax.models import layers
+    from bridge_jax.models import layers, logprobs
     from bridge_jax.types import Sequences
 
     # the first token as the prompt; one filler at the end, so that the last real token has its logits too

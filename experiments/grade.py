@@ -17,13 +17,12 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from bridge_jax import streams, textfile
+from bridge_jax.filesystem import streams, textfile
 from bridge_jax.grading import selftest
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import Outcome, Rule
 from bridge_jax.grading.pool import Pool, PoolError
-from experiments.cli import define_path
-from experiments.train import check_output, fail, fail_by, log_to_stderr, run_command
+from experiments.cli import check_output, define_path, fail, fail_by, log_to_stderr, run_command
 
 READINGS = {"boxed": last_boxed, "lenient": lenient_answer, "bare": lambda text: text}
 ROWS = 500  # graded at once

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from bridge_jax import files, methods, platforms
+from bridge_jax import methods
+from bridge_jax.distributed import platforms
+from bridge_jax.filesystem import files
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, Method, Policy, Reads, Rollouts, Sequences, TrainState, Tree
-from experiments.cli import define_path
-from experiments.train import fail, fail_by, run_command
+from experiments.cli import define_path, fail, fail_by, run_command
 
 V, P, M, T = (
     4,

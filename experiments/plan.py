@@ -19,10 +19,11 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from bridge_jax import files, methods, settings
-from bridge_jax.flight import chips
-from experiments.cli import define_path
-from experiments.train import check_output, fail, fail_by, log_to_stderr, run_command
+from bridge_jax import methods
+from bridge_jax.config import schema
+from bridge_jax.filesystem import files
+from bridge_jax.planner import chips
+from experiments.cli import check_output, define_path, fail, fail_by, log_to_stderr, run_command
 
 PHASES = ("merge", "prefill", "decode", "logp", "update")
 TABLE = Path("docs/plans.md")
@@ -55,8 +56,8 @@ def define_flags() -> None:
 
 def write_table() -> None:
     """The tables of docs/plans.md from the plans that are there; the text around them stays."""
-    from bridge_jax import results
-    from bridge_jax.flight import table
+    from bridge_jax.evaluation import results
+    from bridge_jax.planner import table
 
     found = sorted(TABLE.with_suffix("").glob("*.jsonl"))
     plans = [plan for path in found for _, plan in files.rows(path)]
@@ -77,7 +78,7 @@ def changes(config, method: str) -> str:
     reads = {f"method.{field.name}" for field in dataclasses.fields(methods.load(method).Config)}
     return ", ".join(
         f"{key}={mine}"
-        for key, (mine, _) in settings.diff(config, fresh).items()
+        for key, (mine, _) in schema.diff(config, fresh).items()
         if key in reads or not key.startswith("method.")
     )
 
@@ -100,11 +101,11 @@ def main(argv: list[str]) -> None:
         )
     if given.against and given.against not in methods.names():
         fail(
-            f"--against: unknown method {given.against!r}: {settings.did_you_mean(given.against, methods.names())}"
+            f"--against: unknown method {given.against!r}: {schema.did_you_mean(given.against, methods.names())}"
         )
     for phase in given.phases:
         if phase not in PHASES:
-            fail(f"--phases: unknown phase {phase!r}: {settings.did_you_mean(phase, PHASES)}")
+            fail(f"--phases: unknown phase {phase!r}: {schema.did_you_mean(phase, PHASES)}")
     log_to_stderr()
     try:
         topology = chips.parse(given.topology)
@@ -124,7 +125,8 @@ def earlier(out: str) -> list[dict]:
 
 def report(topology: chips.Topology) -> None:
     """One plan for each method asked, and the two side by side."""
-    from bridge_jax.flight import phases, plan, table
+    from bridge_jax.planner import phases, table
+    from bridge_jax.planner.plan import fit, make
 
     given, config, devices = flags.FLAGS, flags.FLAGS.config, chips.devices(topology)
     if given.fit and chips.chip_of(topology, devices) is None:
@@ -141,7 +143,7 @@ def report(topology: chips.Topology) -> None:
         made = {
             "name": name_of(flags.FLAGS["config"].config_filename),
             "changed": changes(config, method),
-        } | plan.make(config, topology, devices, given.grading, only, tell, known)
+        } | make(config, topology, devices, given.grading, only, tell, known)
         plans.append(made)
         if given.out:
             files.append(given.out, json.dumps(made) + "\n")
@@ -150,7 +152,7 @@ def report(topology: chips.Topology) -> None:
     if len(plans) == 2:
         print(f"\n{table.side_by_side(*plans)}")
     if given.fit:
-        rows = plan.fit(given.config, topology, devices, tell, known)
+        rows = fit(given.config, topology, devices, tell, known)
         print(
             f"the largest batch.microbatch_rows that fits: {rows}"
             if rows

@@ -15,11 +15,11 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from bridge_jax import logbook, train
+from bridge_jax.rundir import logbook
+from bridge_jax.training import loop
 from configs import base
-from experiments.cli import define_path
-from experiments.export import export
-from experiments.train import (
+from experiments.cli import (
+    define_path,
     fail,
     fail_by,
     keep_freed_memory,
@@ -28,13 +28,12 @@ from experiments.train import (
     run_command,
     use_compilation_cache,
 )
+from experiments.export import export
 
 
 def pretrain(config, out: pathlib.Path, devices=None) -> dict:
     """The last line of metrics of the base, which stands in out/model when this returns."""
-    if train.train(config, str(out / "run"), defaults=base.get_config(), devices=devices)[
-        "stopped"
-    ]:
+    if loop.train(config, str(out / "run"), defaults=base.get_config(), devices=devices)["stopped"]:
         leave()  # by a signal; the same command goes on
     if not (out / "model").exists():
         export(str(out / "run"), str(out / "model"))

@@ -15,11 +15,13 @@ import time
 
 from absl import flags
 
-from bridge_jax import files, intervals, logbook, train
+from bridge_jax.evaluation import intervals
+from bridge_jax.filesystem import files
+from bridge_jax.rundir import logbook
+from bridge_jax.training import loop
 from configs import quickstart
-from experiments.cli import define_path
-from experiments.export import export
-from experiments.train import (
+from experiments.cli import (
+    define_path,
     fail,
     fail_by,
     keep_freed_memory,
@@ -28,6 +30,7 @@ from experiments.train import (
     run_command,
     use_compilation_cache,
 )
+from experiments.export import export
 
 METHODS = ("sft", "grpo", "bridge")
 COLUMNS = (
@@ -55,7 +58,7 @@ def run(out: pathlib.Path) -> dict[str, list[dict]]:
 
 def trained(config, folder: pathlib.Path) -> None:
     """Train to the end; a signal ends the program, since what comes next takes a run that is finished."""
-    if train.train(config, str(folder))["stopped"]:
+    if loop.train(config, str(folder))["stopped"]:
         leave()
 
 

@@ -16,16 +16,18 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from bridge_jax import files, settings
-from experiments.cli import define_path
-from experiments.train import check_output, fail, fail_by, log_to_stderr, run_command
+from bridge_jax.config import schema
+from bridge_jax.filesystem.files import replace
+from experiments.cli import check_output, define_path, fail, fail_by, log_to_stderr, run_command
 
 SHOWN = 5  # examples of each change
 
 
 def task_of(run: Path):
     """The task of a run, made from its config; ValueError where there is no run."""
-    from bridge_jax import settings, tasks, textfile
+    from bridge_jax import tasks
+    from bridge_jax.config import schema
+    from bridge_jax.filesystem import textfile
 
     try:
         config = ConfigDict(json.loads(textfile.read(run / "config.json"))["config"])
@@ -34,14 +36,15 @@ def task_of(run: Path):
         raise ValueError(
             f"{run} is not a run directory: its config.json cannot be read ({error!r})"
         ) from None
-    return module.make(settings.section(config, "task", module.Config, ("name",))), getattr(
+    return module.make(schema.section(config, "task", module.Config, ("name",))), getattr(
         module, "CLAIMS", False
     )
 
 
 def regrade(run: Path) -> list[dict]:
     """All stored rows with "step" and "outcome_now" added. ValueError where a file cannot be read or none is there."""
-    from bridge_jax import evaluate, problems
+    from bridge_jax.data import datasets
+    from bridge_jax.evaluation import evaluate
     from bridge_jax.grading import selftest
     from bridge_jax.grading.outcome import Rule
     from bridge_jax.grading.pool import Pool
@@ -58,7 +61,7 @@ def regrade(run: Path) -> list[dict]:
         if pool:
             selftest.check(pool)
         for file in files:
-            rows = problems.jsonl(file)
+            rows = datasets.jsonl(file)
             try:
                 asked = [
                     Problem(
@@ -117,13 +120,13 @@ def main(argv: list[str]) -> None:
         fail(f"expected one run directory, got {argv[1:]}: python -m experiments.regrade RUN")
     log_to_stderr()
     try:
-        rows = regrade(Path(settings.expand_user(argv[1])))
+        rows = regrade(Path(schema.expand_user(argv[1])))
         print(summary(rows))
         if flags.FLAGS.out:
             changed = [
                 json.dumps(row) + "\n" for row in rows if row["outcome"] != row["outcome_now"]
             ]
-            files.replace(flags.FLAGS.out, "".join(changed))
+            replace(flags.FLAGS.out, "".join(changed))
             print(f"{len(changed)} changed rows in {flags.FLAGS.out}")
     except (ValueError, OSError) as error:
         fail_by(error)

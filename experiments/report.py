@@ -4,7 +4,7 @@ Writes one self-contained HTML file, which works offline: metrics against any bu
 three views (training dynamics, comparison of methods, cost), the differences between methods, the
 samples of a problem across steps and methods, and what the configs differ in; and beside it the
 table as .md, .csv and .tex. Runs that differ in their seed alone are one group. Intervals are 95%
-(bridge_jax/intervals.py): final accuracies and differences over seeds and problems, curves over
+(bridge_jax/evaluation/intervals.py): final accuracies and differences over seeds and problems, curves over
 seeds for the very problems that were asked. What is missing or cannot be compared is said at the
 top of the page.
 Exit codes: 0 done, 2 nothing to read or to write.
@@ -24,11 +24,12 @@ import re
 import numpy as np
 from absl import flags
 
-from bridge_jax import comparison, files, intervals, results, settings, textfile
-from bridge_jax.comparison import BUDGETS, Run
-from bridge_jax.intervals import Interval
-from experiments.cli import define_path
-from experiments.train import fail, fail_by, run_command
+from bridge_jax.config import schema
+from bridge_jax.evaluation import comparison, intervals, results
+from bridge_jax.evaluation.comparison import BUDGETS, Run
+from bridge_jax.evaluation.intervals import Interval
+from bridge_jax.filesystem import files, textfile
+from experiments.cli import define_path, fail, fail_by, run_command
 
 PAGE = pathlib.Path(__file__).with_name("report_page.html")
 METRICS = (
@@ -258,7 +259,7 @@ def samples(groups: dict[str, list[Run]]) -> list[dict]:
 
 def config_differences(groups: dict[str, list[Run]]) -> list[list[str]]:
     """A line for each key in which the groups differ: key, then the value of each group."""
-    flat = [settings.flatten(settings.to_json(group[0].config)) for group in groups.values()]
+    flat = [schema.flatten(schema.to_json(group[0].config)) for group in groups.values()]
     keys = sorted({key for one in flat for key in one if key != "seed"})
     differing = [key for key in keys if len({json.dumps(one.get(key)) for one in flat}) > 1]
     return [

@@ -34,10 +34,9 @@ from typing import NamedTuple
 
 from absl import flags
 
-from bridge_jax import files, textfile
-from experiments.cli import define_path
+from bridge_jax.filesystem import files, textfile
+from experiments.cli import DISK_FULL, check_output, define_path, fail, fail_by, run_command
 from experiments.sweep_plan import Run, load, runs_of, weights_of
-from experiments.train import DISK_FULL, check_output, fail, fail_by, run_command
 
 MEANS = (
     "reward/mean",
@@ -99,7 +98,7 @@ def done(results: str) -> set[tuple[str, str, str]]:
 
 def summary(run: Run, workdir: str) -> dict:
     """The line of a finished run; ValueError if the run directory is not at its last step."""
-    from bridge_jax import logbook
+    from bridge_jax.rundir import logbook
 
     folder = os.path.join(workdir, run.folder)
     lines = logbook.read(folder)

@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
 def load(path: str) -> dict:
     """What get_sweep of the file returns, checked; ValueError with the part at fault."""
-    from bridge_jax import settings
+    from bridge_jax.config import schema
 
     if not os.path.exists(path):
         there = sorted(str(p) for p in pathlib.Path(path).parent.glob("*.py"))
@@ -53,7 +53,7 @@ def load(path: str) -> dict:
         raise ValueError(f"{path}: get_sweep() does not return a sweep: {error!r}") from error
     for part in sweep:
         if part not in PARTS:
-            raise ValueError(f"{path}: unknown part {part!r}: {settings.did_you_mean(part, PARTS)}")
+            raise ValueError(f"{path}: unknown part {part!r}: {schema.did_you_mean(part, PARTS)}")
     tables = {part: sweep.get(part, {}) for part in ("set", "variants", "grid", "zip")}
     tables |= (
         {f"variants[{name!r}]": given for name, given in dict(tables["variants"]).items()}
@@ -94,10 +94,11 @@ def resolved(config: str, given: dict[str, Any]):
     """The config with the given keys set; ValueError with the nearest key for one that it does not have, or of another type."""
     from ml_collections import ConfigDict
 
-    from bridge_jax import settings, setup
+    from bridge_jax.config import schema
+    from bridge_jax.training.settings import read
 
     path, _, method = config.partition(":")
-    path = settings.expand_user(path)
+    path = schema.expand_user(path)
     if not os.path.exists(path):
         raise ValueError(f"no config file {path!r}")
     spec = importlib.util.spec_from_file_location("config_file", path)
@@ -113,16 +114,14 @@ def resolved(config: str, given: dict[str, Any]):
         for group in groups:
             if not isinstance(place, ConfigDict) or group not in place:
                 raise ValueError(
-                    f"unknown key {key!r} of {config}: {settings.did_you_mean(group, place)}"
+                    f"unknown key {key!r} of {config}: {schema.did_you_mean(group, place)}"
                 )
             place = place[group]
         if last not in place:
-            raise ValueError(
-                f"unknown key {key!r} of {config}: {settings.did_you_mean(last, place)}"
-            )
+            raise ValueError(f"unknown key {key!r} of {config}: {schema.did_you_mean(last, place)}")
         with place.ignore_type():
             place[last] = value
-    setup.read(made, devices=1)
+    read(made, devices=1)
     return made
 
 
@@ -131,11 +130,11 @@ def fingerprint(config) -> str:
 
     So whoever changes a default there makes the finished runs of sweeps those of other settings; remove them.
     """
-    from bridge_jax import settings
+    from bridge_jax.config import schema
     from configs import base
 
-    return settings.fingerprint(
-        {key: mine for key, (mine, _) in settings.diff(config, base.get_config()).items()}
+    return schema.fingerprint(
+        {key: mine for key, (mine, _) in schema.diff(config, base.get_config()).items()}
     )
 
 

@@ -1,4 +1,4 @@
-"""The house rules of the design: import levels, names, and what grading and methods may not import."""
+"""The house rules: rooms whose imports go down, plain names, and what grading and methods may not import."""
 
 from __future__ import annotations
 
@@ -12,98 +12,78 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "bridge_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
-CODE = FILES + sorted((ROOT / "experiments").glob("*.py")) + sorted((ROOT / "configs").glob("*.py"))
+CODE = [
+    *FILES,
+    *sorted((ROOT / "experiments").rglob("*.py")),
+    *sorted((ROOT / "configs").rglob("*.py")),
+]
 BANNED = {"utils", "util", "common", "helpers", "misc", "core"}
-LEVELS = {  # a module imports modules of a lower level, or of its own where the design says so
-    "streams": -2,
-    "grading": -1,
-    "types": 0,
-    "settings": 0.5,
-    "textfile": 0,
-    "files": 0.5,
-    "precision": 0,
-    "packing": 0.5,
-    "intervals": 0.5,
-    "platforms": 0,
-    "problems": 1,
-    "results": 1,
-    "transcripts": 1,
-    "models.attention": 1,
-    "models.layers": 1,
-    "models.hf_folder": 1,
-    "logprobs": 1,
-    "objectives": 1,
-    "optim": 1,
-    "sharding": 0.5,
-    "watch": 0,
-    "rollcall": 0,
-    "alike": 0.5,
-    "hosts": 1,
-    "interrupt": 2,
-    "models.llama": 1.5,
-    "models.qwen2": 1.5,
-    "models.qwen3": 1.5,
-    "models": 1,
-    "models.params": 2,
-    "lora": 2,
-    "tasks": 2,
-    "methods": 3,
-    "rollout": 3,
-    "data": 3,
-    "evaluate": 4,
-    "checkpoint": 4,
-    "logbook": 4,
-    "finished": 4.1,
-    "policy": 4,
-    "setup": 4.5,
-    "programs": 4.7,
-    "ledger": 4,
-    "generate": 4.8,
-    "cooperation": 4.9,
-    "comparison": 5,
-    "flight": 5,
-    "train": 5,
-}
-METHODS_MAY = {"types", "objectives", "optim", "methods"}
+
+# From the ground up: a room imports itself and the rooms above it in this list, never one below.
+ROOMS = (
+    "filesystem",
+    "grading",
+    "types",
+    "config",
+    "data",
+    "distributed",
+    "optim",
+    "objectives",
+    "models",
+    "tasks",
+    "rundir",
+    "sampling",
+    "methods",
+    "evaluation",
+    "training",
+    "planner",
+)
+METHODS_MAY = {"types", "config", "objectives", "optim", "methods"}
+
+# Methods that are nothing but other methods, in turn or with one setting.
 MADE_OF = {
     "methods.alternate": {"methods.grpo", "methods.sft"},
     "methods.cold_start": {"methods.grpo", "methods.sft"},
     "methods.dr_grpo": {"methods.grpo"},
-}  # these are nothing but other methods, in turn or with one setting
+}
 
 
 def name_of(path: pathlib.Path) -> str:
+    """Dotted name within the package: methods.bridge."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts).removesuffix(".__init__").removesuffix("__init__")
 
 
-def level(module: str) -> float:
-    """Of the longest prefix that has one."""
-    while module not in LEVELS:
-        assert "." in module, f"{module} has no import level: add it to LEVELS"
-        module = module.rpartition(".")[0]
-    return LEVELS[module]
+MODULES = {name_of(path) for path in FILES}
 
 
 def imports(path: pathlib.Path) -> set[str]:
-    """Modules of bridge_jax that a file imports, without the package's name."""
+    """Modules of bridge_jax that a file imports, anywhere in it, without the package's name."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            modules = {
-                ".".join(("bridge_jax", *p.relative_to(PACKAGE).with_suffix("").parts))
-                for p in FILES
-            }
-            packages = {f"bridge_jax.{p.name}" for p in PACKAGE.iterdir() if p.is_dir()}
-            found |= {name if name in modules | packages else node.module for name in inner}
-    return {
-        name.removeprefix("bridge_jax").lstrip(".")
-        for name in found
-        if name.split(".")[0] == "bridge_jax"
-    } - {""}
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                is_module = name.removeprefix("bridge_jax.") in MODULES
+                found.add(name if is_module else node.module)
+    ours = {name for name in found if name.split(".")[0] == "bridge_jax"}
+    return {name.removeprefix("bridge_jax").lstrip(".") for name in ours} - {""}
+
+
+def room_of(module: str) -> str:
+    """The folder, or the module itself where it lies beside the folders."""
+    return module.split(".")[0]
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module -> modules of the package that it imports."""
+    return {name_of(path): imports(path) for path in FILES}
+
+
+def test_every_room_has_its_place():
+    assert {room_of(module) for module in MODULES - {""}} == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -111,17 +91,37 @@ def test_imports_go_down(path):
     name = name_of(path)
     if not name:
         return
-    for other in imports(path):
-        same_folder = other.split(".")[0] == name.split(".")[0] and "." in name
-        assert level(other) < level(name) or (same_folder and level(other) <= level(name)), (
-            f"{name} imports {other}"
-        )
-    if name.startswith("methods."):
-        outside = {other.split(".")[0] for other in imports(path)} - METHODS_MAY
-        others = {other for other in imports(path) if other.startswith("methods.")}
-        assert not outside and others <= MADE_OF.get(name, set()), (
-            f"{name} imports {imports(path)}; a method imports {sorted(METHODS_MAY)} and no other method"
-        )
+    here = ROOMS.index(room_of(name))
+    upward = {other for other in imports(path) if ROOMS.index(room_of(other)) > here}
+    assert not upward, f"{name} imports {sorted(upward)}, which lie above it; rooms: {ROOMS}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Modules of a room may import each other, but not in a circle. A package's face is left out."""
+    graph = import_graph()
+    faces = {name_of(path) for path in FILES if path.stem == "__init__"}
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, f"a circle: {' -> '.join((*way[way.index(module) :], module))}"
+        if module in done or module in faces:
+            return
+        for other in graph.get(module, ()):
+            visit(other, (*way, module))
+        done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "methods").glob("*.py")), ids=name_of)
+def test_methods_stand_alone(path):
+    """A method imports no model, no task and no other method."""
+    name = name_of(path)
+    outside = {room_of(other) for other in imports(path)} - METHODS_MAY
+    others = {other for other in imports(path) if other.startswith("methods.")}
+    assert not outside and others <= MADE_OF.get(name, set()), f"{name} imports {imports(path)}"
+    assert "loss" not in path.read_text().lower(), "objectives are maximised and called J"
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
@@ -135,18 +135,16 @@ def test_names_and_docstrings(path):
 
 
 def test_grading_runs_without_jax():
-    code = (
-        "import sys, bridge_jax.grading.extract, bridge_jax.grading.outcome; "
-        "sys.exit(any(name.split('.')[0] in ('jax', 'jaxlib', 'flax') for name in sys.modules))"
-    )
+    modules = sorted(name for name in MODULES if name.startswith("grading."))
+    assert modules
+    code = f"""
+import importlib, sys
+for name in {modules!r}:
+    if name != "grading.worker":
+        importlib.import_module(f"bridge_jax.{{name}}")
+sys.exit(any(name.split(".")[0] in ("jax", "jaxlib", "flax") for name in sys.modules))
+"""
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
-def test_methods_minimise_nothing():
-    for path in (PACKAGE / "methods").glob("*.py"):
-        assert "loss" not in path.read_text().lower(), (
-            f"{path.name}: objectives are maximised and called J"
-        )
 
 
 def test_configs_import_nothing_of_the_package():
@@ -154,11 +152,6 @@ def test_configs_import_nothing_of_the_package():
         assert not imports(path), f"{path.name} imports {imports(path)}"
 
 
-def test_the_readmes_tree_names_every_module():
+def test_the_readmes_tree_names_every_room():
     tree = (ROOT / "README.md").read_text().partition("## The tree")[2]
-    assert [path.name for path in FILES if path.stem != "__init__" and path.name not in tree] == []
-    assert [
-        path.name
-        for path in (ROOT / "experiments").glob("*.py")
-        if path.stem != "__init__" and path.name not in tree
-    ] == []
+    assert [room for room in ROOMS if room not in tree] == []

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import checkpoint, logbook, setup, train
 from bridge_jax.grading.outcome import Outcome
+from bridge_jax.rundir import checkpoint, logbook
 from bridge_jax.tasks import arithmetic
+from bridge_jax.training import build, loop
 from configs import base, quickstart
 
 STEPS = 5
@@ -94,13 +95,13 @@ def compiled_once(run, state):
     return _programs[key]
 
 
-compile_programs = train.compile_programs
+compile_programs = loop.compile_programs
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Runs share their programs, and rewards vary."""
-    monkeypatch.setattr(train, "compile_programs", compiled_once)
+    monkeypatch.setattr(loop, "compile_programs", compiled_once)
     monkeypatch.setattr(arithmetic, "compare", parity)
     monkeypatch.setattr(arithmetic, "after_mark", whole)
 
@@ -120,7 +121,7 @@ def unbroken(quick, tmp_path_factory):
 
 def go(workdir, method: str = "bridge", stop_at=None, force=False, **given):
     """train.train of the tiny config on one device."""
-    return train.train(
+    return loop.train(
         config(method, **given), str(workdir), stop_at, force, base.get_config(), jax.devices()[:1]
     )
 
@@ -135,9 +136,9 @@ def lines(workdir) -> list[dict]:
 
 def state(workdir, method: str = "bridge", **given) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint by its path: parameters and optimizer states."""
-    run = setup.build(config(method, **given), jax.devices()[:1])
+    run = build.build(config(method, **given), jax.devices()[:1])
     with checkpoint.Checkpoints(str(workdir), read_only=True) as store:
-        restored, _ = store.restore(setup.abstract_state(run))
+        restored, _ = store.restore(build.abstract_state(run))
     leaves = jax.tree_util.tree_flatten_with_path(restored)[0]
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

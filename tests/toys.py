@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax import logprobs, lora, setup
 from bridge_jax.methods import bridge
-from bridge_jax.models import layers, params, qwen3
+from bridge_jax.models import layers, logprobs, lora, params, qwen3
 from bridge_jax.optim import Recipe, Recipes
+from bridge_jax.training import build
 from bridge_jax.types import Batch, Matrix, Params, Policy, Rollouts, Sequences, TrainState
 
 CFG = qwen3.Config(
@@ -44,7 +44,7 @@ AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": 
 # what the optimizer is told of both toys: of the model its tensor table, of the bigram policy that all of it are matrices
 SQUARE = Matrix(rows=(0,), columns=(1,))
 MATRICES = (
-    *setup.matrices(CFG, ADAPTER),
+    *build.matrices(CFG, ADAPTER),
     *((path, SQUARE) for path in ("theta/table", "w/A", "w/B")),
 )
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 
-from bridge_jax import streams
+from bridge_jax.filesystem import streams
 
 FORBIDDEN = ("jax", "jaxlib", "flax")
 READY = "ready"

@@ -29,6 +29,8 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
+from bridge_jax.config import checks
+from bridge_jax.objectives.metrics import own_gain, shared_gain
 from bridge_jax.optim import (
     MOMENTS,
     Recipes,
@@ -38,19 +40,9 @@ from bridge_jax.optim import (
     lam_milestones,
     on_device,
     schedule,
-    to_bfloat16,
 )
-from bridge_jax.types import (
-    Batch,
-    Method,
-    Metrics,
-    Params,
-    Policy,
-    Reads,
-    Rollouts,
-    Sequences,
-    TrainState,
-)
+from bridge_jax.optim.shadow import packed, unpacked
+from bridge_jax.types import Batch, Method, Params, Policy, Reads, Rollouts, Sequences, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,20 +139,6 @@ def coupled_ascent(
     return state, values, (sft, rl, hat), metrics
 
 
-def unpacked(params: Params) -> Params:
-    """Params with theta_hat as it is, from the difference."""
-    return params.replace(
-        theta_hat=jax.tree.map(lambda t, d: t + d.astype(t.dtype), params.theta, params.theta_hat)
-    )
-
-
-def packed(params: Params, key: jax.Array) -> Params:
-    """Params with the difference theta_hat - theta, rounded at random."""
-    return params.replace(
-        theta_hat=to_bfloat16(jax.tree.map(jnp.subtract, params.theta_hat, params.theta), key)
-    )
-
-
 STORAGE = {"full": Storage(), "difference": Storage(unpacked, packed, follow=("theta_hat",))}
 CHOICES = {
     "shadow_rollouts": ("shared", "own"),
@@ -168,52 +146,6 @@ CHOICES = {
     "shadow_storage": tuple(STORAGE),
     "shadow_moments": ("", *MOMENTS),
 }
-
-
-def mean_gain(gain_B, prompts: int) -> Metrics:
-    """The mean of the samples' shares of the gain, and its standard error.
-
-    The samples of a prompt are one cluster; of a single prompt, the error is over its samples.
-    """
-    gain_C = gain_B.reshape(prompts, -1).mean(axis=1) if prompts > 1 else gain_B
-    return {
-        "bridge/gain": gain_B.mean(),
-        "bridge/gain_stderr": gain_C.std(ddof=1) / gain_C.size**0.5,
-    }
-
-
-def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
-    """On theta's samples: the gain from raw rewards, mean[(1 - rho_seq) R] with rho_seq = pi_hat / pi; KL(pi || pi_hat); ESS.
-
-    A surrogate's own value says nothing here: its baseline makes it about 0 whatever the reward. ESS is
-    (sum rho)^2 / sum rho^2 as a share of the samples: near 1 theta_hat is close, near 0 the estimate hangs on few samples,
-    and so does its standard error.
-    """
-    mask_BT = objectives.token_mask(rollouts.seqs.length_B, logp_BT.shape[1])
-    rho_B = objectives.ratio(
-        jnp.sum(logp_hat_BT * mask_BT, axis=1), jnp.sum(logp_BT * mask_BT, axis=1)
-    )
-    prompts = len(rollouts.seqs.prompt_len_P)
-    return mean_gain((1.0 - rho_B) * rollouts.reward_B, prompts) | {
-        "bridge/ess": rho_B.sum() ** 2 / (rho_B.size * jnp.sum(rho_B**2)),
-        "bridge/kl_hat": objectives.mean_tokens(objectives.k3(logp_BT, logp_hat_BT), rollouts.seqs),
-    }
-
-
-def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_BT) -> Metrics:
-    """The gain as the difference of two sampled means, and how far the sampler of theta_hat's own samples was off.
-
-    logp_hat_BT: theta_hat on theta's samples, for KL and ESS; logp_own_BT: theta_hat on its own.
-    """
-    error_BT = jnp.abs(own.logp_BT - logp_own_BT) * objectives.token_mask(
-        own.seqs.length_B, logp_own_BT.shape[1]
-    )
-    return shared_gain(rollouts, logp_BT, logp_hat_BT) | {
-        **mean_gain(rollouts.reward_B - own.reward_B, len(rollouts.seqs.prompt_len_P)),
-        "bridge/reward_hat": own.reward_B.mean(),
-        "rollout/logp_error_hat": objectives.mean_tokens(error_BT, own.seqs),
-        "rollout/logp_error_hat_max": error_BT.max(),
-    }
 
 
 def capped_share(cap: float, hat: dict, behaviour_BT, seqs: Sequences):
@@ -283,17 +215,17 @@ def check(cfg: Config) -> None:
             raise ValueError(
                 f"method.{key}={getattr(cfg, key)!r}; allowed: {', '.join(map(repr, allowed))}"
             )
-    objectives.check_range("method.resync_every", cfg.resync_every, 0)
-    objectives.check_range("method.inner_steps", cfg.inner_steps, 1)
-    objectives.check_range("method.sft_microbatches", cfg.sft_microbatches, 0)
+    checks.check_range("method.resync_every", cfg.resync_every, 0)
+    checks.check_range("method.inner_steps", cfg.inner_steps, 1)
+    checks.check_range("method.sft_microbatches", cfg.sft_microbatches, 0)
     objectives.check_advantage(cfg.advantage)
-    objectives.check_range("method.kl_coef", cfg.kl_coef, 0.0)
+    checks.check_range("method.kl_coef", cfg.kl_coef, 0.0)
     if not cfg.lam_gain > 0:
         raise ValueError(
             f"method.lam_gain={cfg.lam_gain}; allowed: above 0, the gain from which lam holds"
         )
     for lam in (cfg.lam, cfg.lam_end, *cfg.lam_values):
-        objectives.check_range("method.lam, lam_end and lam_values", lam, 0.0, 1.0)
+        checks.check_range("method.lam, lam_end and lam_values", lam, 0.0, 1.0)
     check_gain_schedule(cfg)
     if cfg.ratio_cap and not cfg.ratio_cap > 1.0:
         raise ValueError(

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
+from bridge_jax.config import checks
 from bridge_jax.optim import Recipes, apply_ascent, begin, schedule
 from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 
@@ -48,11 +49,11 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             f"method.chord_weighting={cfg.chord_weighting!r}; allowed: {', '.join(WEIGHTINGS)}"
         )
     for key in ("chord_mu", "chord_mu_end"):
-        objectives.check_range(f"method.{key}", getattr(cfg, key), 0.0, 1.0)
-    objectives.check_range("method.kl_coef", cfg.kl_coef, 0.0)
+        checks.check_range(f"method.{key}", getattr(cfg, key), 0.0, 1.0)
+    checks.check_range("method.kl_coef", cfg.kl_coef, 0.0)
     # equal ends are how a constant mu is said
     kind = "constant" if cfg.chord_mu == cfg.chord_mu_end else "cosine"
-    objectives.check_range("method.chord_steps", cfg.chord_steps, 1)
+    checks.check_range("method.chord_steps", cfg.chord_steps, 1)
     mu_at = schedule(kind, cfg.chord_mu, cfg.chord_mu_end, cfg.chord_steps)
 
     def init(theta, key) -> TrainState:

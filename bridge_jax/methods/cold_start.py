@@ -15,7 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from bridge_jax import objectives
+from bridge_jax.config import checks
 from bridge_jax.methods import grpo, sft
 from bridge_jax.optim import Recipes
 from bridge_jax.types import Batch, Method, Policy, TrainState
@@ -32,7 +32,7 @@ class Config:
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """SFT, then GRPO of all base weights; state: Params(theta), and ref when kl_coef > 0."""
-    objectives.check_range("method.sft_steps", cfg.sft_steps, 0)
+    checks.check_range("method.sft_steps", cfg.sft_steps, 0)
     rl = grpo.make(
         grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef), policy, recipes, microbatch_rows
     )

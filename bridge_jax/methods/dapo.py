@@ -21,6 +21,7 @@ import functools
 import jax.numpy as jnp
 
 from bridge_jax import objectives
+from bridge_jax.config import checks
 from bridge_jax.optim import Recipes, apply_ascent, begin
 from bridge_jax.types import Batch, Method, Params, Policy, Reads, Rollouts, TrainState
 
@@ -56,7 +57,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         ("dapo_resample", 0, float("inf")),
         ("updates_per_batch", 1, float("inf")),
     ):
-        objectives.check_range(f"method.{key}", getattr(cfg, key), least, most)
+        checks.check_range(f"method.{key}", getattr(cfg, key), least, most)
     bounds = {"low": cfg.dapo_low, "high": cfg.dapo_high}
     term = functools.partial(objectives.clipped_surrogate, **bounds)
     recipes = dataclasses.replace(recipes, base_updates=cfg.updates_per_batch)

@@ -17,6 +17,7 @@ import functools
 import jax.numpy as jnp
 
 from bridge_jax import objectives
+from bridge_jax.config import checks
 from bridge_jax.optim import Recipes, apply_ascent, begin
 from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 
@@ -38,9 +39,9 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     objectives.check_advantage(cfg.advantage)
     if cfg.normaliser not in ("tokens", "longest"):
         raise ValueError(f"method.normaliser={cfg.normaliser!r}; allowed: 'tokens', 'longest'")
-    objectives.check_range("method.updates_per_batch", cfg.updates_per_batch, 1)
+    checks.check_range("method.updates_per_batch", cfg.updates_per_batch, 1)
     for key in ("clip_low", "clip_high", "kl_coef"):
-        objectives.check_range(f"method.{key}", getattr(cfg, key), 0.0)
+        checks.check_range(f"method.{key}", getattr(cfg, key), 0.0)
     bounds = {"low": cfg.clip_low, "high": cfg.clip_high}
     term = functools.partial(objectives.clipped_surrogate, **bounds)
     recipes = dataclasses.replace(recipes, base_updates=cfg.updates_per_batch)

@@ -17,6 +17,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from bridge_jax import objectives
+from bridge_jax.config import checks
 from bridge_jax.optim import Recipes, apply_ascent, begin
 from bridge_jax.types import Batch, Method, Params, Policy, Reads, Sequences, TrainState
 
@@ -56,9 +57,9 @@ def J_sequences(policy: Policy, B: int, temperature, low: float, high: float):
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """GSPO of all base weights; state: Params(theta)."""
     objectives.check_advantage(cfg.advantage)
-    objectives.check_range("method.updates_per_batch", cfg.updates_per_batch, 1)
+    checks.check_range("method.updates_per_batch", cfg.updates_per_batch, 1)
     for key in ("gspo_low", "gspo_high"):
-        objectives.check_range(f"method.{key}", getattr(cfg, key), 0.0)
+        checks.check_range(f"method.{key}", getattr(cfg, key), 0.0)
     recipes = dataclasses.replace(recipes, base_updates=cfg.updates_per_batch)
 
     def init(theta, key) -> TrainState:

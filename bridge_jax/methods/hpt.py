@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
+from bridge_jax.config import checks
 from bridge_jax.optim import Recipes, apply_ascent, begin
 from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 
@@ -36,8 +37,8 @@ class Config:
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """HPT of all base weights; state: Params(theta)."""
     objectives.check_advantage(cfg.hpt_advantage)
-    objectives.check_range("method.hpt_gate", cfg.hpt_gate, 0)
-    objectives.check_range("method.hpt_entropy", cfg.hpt_entropy, 0.0)
+    checks.check_range("method.hpt_gate", cfg.hpt_gate, 0)
+    checks.check_range("method.hpt_entropy", cfg.hpt_entropy, 0.0)
 
     def init(theta, key) -> TrainState:
         return begin(recipes, Params(theta=theta))

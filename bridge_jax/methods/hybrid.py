@@ -13,6 +13,7 @@ import dataclasses
 import jax
 
 from bridge_jax import objectives
+from bridge_jax.config import checks
 from bridge_jax.optim import Recipes, apply_ascent, begin
 from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 
@@ -29,8 +30,8 @@ class Config:
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """The hybrid of all base weights; state: Params(theta), and ref when kl_coef > 0."""
     objectives.check_advantage(cfg.advantage)
-    objectives.check_range("method.mu", cfg.mu, 0.0)
-    objectives.check_range("method.kl_coef", cfg.kl_coef, 0.0)
+    checks.check_range("method.mu", cfg.mu, 0.0)
+    checks.check_range("method.kl_coef", cfg.kl_coef, 0.0)
 
     def init(theta, key) -> TrainState:
         return begin(

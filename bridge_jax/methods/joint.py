@@ -14,6 +14,7 @@ import dataclasses
 import jax
 
 from bridge_jax import objectives
+from bridge_jax.config import checks
 from bridge_jax.optim import Recipes, apply_ascent, begin, lam_milestones, schedule
 from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 
@@ -35,9 +36,9 @@ class Config:
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """theta and w on the mixture; state: Params(theta, w), and ref when kl_coef > 0."""
     objectives.check_advantage(cfg.advantage)
-    objectives.check_range("method.kl_coef", cfg.kl_coef, 0.0)
+    checks.check_range("method.kl_coef", cfg.kl_coef, 0.0)
     for lam in (cfg.lam, cfg.lam_end, *cfg.lam_values):
-        objectives.check_range("method.lam, lam_end and lam_values", lam, 0.0, 1.0)
+        checks.check_range("method.lam, lam_end and lam_values", lam, 0.0, 1.0)
     lam_at = schedule(
         cfg.lam_schedule, cfg.lam, cfg.lam_end, cfg.lam_steps, cfg.lam_boundaries, cfg.lam_values
     )

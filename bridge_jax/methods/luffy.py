@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
+from bridge_jax.config import checks
 from bridge_jax.optim import Recipes, apply_ascent, begin
 from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
 
@@ -35,7 +36,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     """LUFFY of all base weights; state: Params(theta)."""
     if not cfg.luffy_gamma > 0:
         raise ValueError(f"method.luffy_gamma={cfg.luffy_gamma}; allowed: above 0")
-    objectives.check_range("method.luffy_entropy", cfg.luffy_entropy, 0.0)
+    checks.check_range("method.luffy_entropy", cfg.luffy_entropy, 0.0)
 
     def shaped(logp_BT, rows):
         p = jnp.exp(logp_BT)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
+from bridge_jax.config import checks
 from bridge_jax.optim import Recipes, apply_ascent, begin
 from bridge_jax.types import Batch, Method, Params, Policy, Reads, Sequences, TrainState
 
@@ -47,7 +48,7 @@ def J_weighed(policy: Policy, value, temperature, total):
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """SRFT of all base weights; state: Params(theta)."""
     for key in ("srft_expert", "srft_rewarded"):
-        objectives.check_range(f"method.{key}", getattr(cfg, key), 0.0)
+        checks.check_range(f"method.{key}", getattr(cfg, key), 0.0)
 
     def expert_value(logp_BT, H_B1, rows):
         return cfg.srft_expert * jnp.exp(-H_B1) * logp_BT + jnp.exp(logp_BT) * rows["A_B"][:, None]

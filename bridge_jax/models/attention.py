@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from bridge_jax.sharding import kv_copies
+from bridge_jax.distributed.sharding import kv_copies
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax.models.attention import attention, causal
-from bridge_jax.precision import PROJECTED, load, look_up, product, project, store
+from bridge_jax.models.precision import PROJECTED, load, look_up, product, project, store
 from bridge_jax.types import Sequences, Tree
 
 

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bridge_jax import models
-from bridge_jax.models.hf_folder import INDEX, SINGLE, hf_json, locate, weight_files  # noqa: F401 (offered here too)
+from bridge_jax.filesystem.hf_folder import INDEX, SINGLE, hf_json, locate, weight_files  # noqa: F401
 from bridge_jax.models.layers import Config, Tensor
 from bridge_jax.types import Matrix, Tree
 

@@ -17,12 +17,14 @@ import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 
-from bridge_jax import problems
+from bridge_jax.config.schema import LocalPath
+from bridge_jax.data import datasets
+from bridge_jax.data import traces as data_traces
+from bridge_jax.data.traces import exact, once, right_solutions
 from bridge_jax.grading import equivalence
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import Claim, Outcome, Rule
 from bridge_jax.grading.pool import Pool
-from bridge_jax.settings import LocalPath
 from bridge_jax.types import Problem, Task
 
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."  # after the question
@@ -165,13 +167,13 @@ def of_row(row: dict, rule: Rule = Rule(), solution: str = "") -> Problem:
 
 def benchmark(
     name: str,
-    source: problems.Source,
+    source: datasets.Source,
     cfg: Benchmark,
     rule: Callable[[dict], Rule] = lambda row: Rule(),
 ) -> Task:
     """A task of held-out problems alone, its only split named like itself."""
-    rows = problems.read(source, cfg.data_dir, cfg.allow_changed_data)
-    split = problems.once([of_row(row, rule(row)) for row in rows], name)
+    rows = datasets.read(source, cfg.data_dir, cfg.allow_changed_data)
+    split = once([of_row(row, rule(row)) for row in rows], name)
     return Task(
         name,
         (),
@@ -212,13 +214,9 @@ def training(
         raise ValueError(
             "task.held_out is empty, so nothing would judge the run; name a benchmark, such as 'math500'"
         )
-    everything = sorted(
-        problems.once([of_row(row) for row in rows], name), key=lambda problem: problem.id
-    )
-    given = problems.traces(cfg.traces) if cfg.traces else own_solutions(rows, solution, name)
-    found = problems.right_solutions(
-        everything, given, are_right, f"{name} {cfg.traces or 'own solutions'}"
-    )
+    everything = sorted(once([of_row(row) for row in rows], name), key=lambda problem: problem.id)
+    given = data_traces.traces(cfg.traces) if cfg.traces else own_solutions(rows, solution, name)
+    found = right_solutions(everything, given, are_right, f"{name} {cfg.traces or 'own solutions'}")
     demos = found.demos[: cfg.demo_size or None]
     beyond = len(found.demos) - len(demos)
     counts = found.counts | {"used": found.counts["used"] - beyond, "beyond_demo_size": beyond}
@@ -248,7 +246,7 @@ def own_solutions(rows: Sequence[dict], solution: Callable, name: str) -> dict[s
             )
         text = solution(row)
         if text.strip():
-            found.setdefault(problems.exact(row["problem"]), []).append(text)
+            found.setdefault(exact(row["problem"]), []).append(text)
     return found
 
 

@@ -6,7 +6,7 @@ The paper reports pass@1 and avg@8; with n = 30 a score of 10% has a standard er
 from __future__ import annotations
 
 from bridge_jax import tasks
-from bridge_jax.problems import Source
+from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
 CLAIMS = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bridge_jax import tasks
-from bridge_jax.problems import Source
+from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
 CLAIMS = True

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from bridge_jax import problems, tasks
-from bridge_jax.problems import Source
+from bridge_jax import tasks
+from bridge_jax.data import datasets
+from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
 CLAIMS = True
@@ -42,7 +43,7 @@ def solution(row: dict) -> str:
 def make(cfg: Config) -> Task:
     """The first split is the data's own test set."""
     train, test = (
-        problems.read(source, cfg.data_dir, cfg.allow_changed_data) for source in (TRAIN, TEST)
+        datasets.read(source, cfg.data_dir, cfg.allow_changed_data) for source in (TRAIN, TEST)
     )
     return tasks.training(
         "gsm8k", train, solution, cfg, {"gsm8k": tuple(tasks.of_row(row) for row in test)}

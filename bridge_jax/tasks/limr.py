@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from bridge_jax import problems, tasks
-from bridge_jax.problems import Source
+from bridge_jax import tasks
+from bridge_jax.data import datasets
+from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
 CLAIMS = True
@@ -28,5 +29,5 @@ class Config(tasks.Training):
 
 def make(cfg: Config) -> Task:
     """All of LIMR."""
-    rows = problems.read(SOURCE, cfg.data_dir, cfg.allow_changed_data)
+    rows = datasets.read(SOURCE, cfg.data_dir, cfg.allow_changed_data)
     return tasks.training("limr", rows, lambda row: row.get("solution") or "", cfg)

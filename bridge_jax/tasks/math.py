@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from bridge_jax import problems, tasks
-from bridge_jax.problems import Source
+from bridge_jax import tasks
+from bridge_jax.data import datasets
+from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
 CLAIMS = True
@@ -45,7 +46,7 @@ def make(cfg: Config) -> Task:
     """Problems of the chosen levels."""
     if not cfg.levels or set(cfg.levels) - set(LEVELS):
         raise ValueError(f"task.levels={cfg.levels}; allowed: one or more of {LEVELS}")
-    rows = problems.read(SOURCE, cfg.data_dir, cfg.allow_changed_data)
+    rows = datasets.read(SOURCE, cfg.data_dir, cfg.allow_changed_data)
     chosen = [
         row for row in rows if row.get("level") in cfg.levels or len(set(cfg.levels)) == len(LEVELS)
     ]

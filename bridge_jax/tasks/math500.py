@@ -6,7 +6,7 @@ Answers are compared as mathematics; units and degrees may be left out.
 from __future__ import annotations
 
 from bridge_jax import tasks
-from bridge_jax.problems import Source
+from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
 CLAIMS = True

@@ -7,8 +7,8 @@ equal up to a relative 1e-4, the tolerance of the evaluation that the paper uses
 from __future__ import annotations
 
 from bridge_jax import tasks
+from bridge_jax.data.datasets import Source
 from bridge_jax.grading.outcome import Rule
-from bridge_jax.problems import Source
 from bridge_jax.types import Task
 
 CLAIMS = True

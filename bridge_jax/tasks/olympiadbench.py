@@ -8,8 +8,8 @@ without its outer dollars, so that several answers keep an inner "$,$".
 from __future__ import annotations
 
 from bridge_jax import tasks
+from bridge_jax.data.datasets import Source
 from bridge_jax.grading.outcome import Rule
-from bridge_jax.problems import Source
 from bridge_jax.types import Task
 
 CLAIMS = True

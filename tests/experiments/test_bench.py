@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import bench, bench_model
+from experiments.bench import command, model_cases
 from tests.models import tiny
 
 
@@ -22,23 +22,23 @@ def folder(tmp_path_factory) -> str:
 def small(monkeypatch):
     """2 prompts x 4 samples of 6 tokens."""
     for name, value in dict(PROMPTS=2, SAMPLES=4, DEMOS=8, BUCKET=16, NEW=6, FEWER=2).items():
-        monkeypatch.setattr(bench_model, name, value)
+        monkeypatch.setattr(model_cases, name, value)
 
 
 def test_sampling(folder, small):
     """Even rows all reach the limit; uneven ones may end; the rate is tokens by seconds."""
-    lines = bench_model.sampling(2, folder, "", "float32", uneven=False)
+    lines = model_cases.sampling(2, folder, "", "float32", uneven=False)
     assert len(lines) == 2 and all(line["tokens"] == 2 * 4 * 6 for line in lines)
     assert (
         lines[0]["tokens_per_s"] == pytest.approx(48 / lines[0]["seconds"])
         and lines[0]["compile_s"] > 0
     )
-    assert bench_model.sampling(1, folder, "", "float32", uneven=True)[0]["longest"] <= 12
+    assert model_cases.sampling(1, folder, "", "float32", uneven=True)[0]["longest"] <= 12
 
 
 def test_updates_compute_the_same_gradient_with_a_prompt_shared_or_repeated(folder, small):
     shared, repeated = (
-        bench_model.update(1, folder, "", "float32", shared)[0]["grad_norm"]
+        model_cases.update(1, folder, "", "float32", shared)[0]["grad_norm"]
         for shared in (True, False)
     )
     assert shared > 0 and np.isclose(shared, repeated, rtol=1e-5)
@@ -47,11 +47,11 @@ def test_updates_compute_the_same_gradient_with_a_prompt_shared_or_repeated(fold
 @pytest.mark.parametrize("shared", [True, False])
 def test_bridge_beside_grpo(folder, small, shared, monkeypatch):
     """bridge holds two policies and reads one expert for every five samples; its times are over grpo's in the same line."""
-    made, make = [], bench_model.make
+    made, make = [], model_cases.make
     monkeypatch.setattr(
-        bench_model, "make", lambda *given, **how: made.append(make(*given, **how)) or made[-1]
+        model_cases, "make", lambda *given, **how: made.append(make(*given, **how)) or made[-1]
     )
-    (line,) = bench_model.cooperation(1, folder, "", "float32", shared)
+    (line,) = model_cases.cooperation(1, folder, "", "float32", shared)
     assert line["bridge_state_gb"] > 1.9 * line["grpo_state_gb"] and line["grpo_above_gb"] > 0
     assert all(
         run.settings.batch.rollout_rows // 5 == run.settings.batch.demos_per_step == 1
@@ -64,13 +64,13 @@ def test_bridge_beside_grpo(folder, small, shared, monkeypatch):
 def test_the_command_prints_a_line_a_repeat_and_the_medians(capsys, monkeypatch):
     values = iter([{"x": 1.0}, {"x": 5.0}, {"x": 3.0}])
     monkeypatch.setitem(
-        bench.CASES, "reference", lambda repeats: [next(values) for _ in range(repeats)]
+        command.CASES, "reference", lambda repeats: [next(values) for _ in range(repeats)]
     )
-    monkeypatch.setattr(bench.flags, "FLAGS", type("Flags", (), {"repeats": 3})())
+    monkeypatch.setattr(command.flags, "FLAGS", type("Flags", (), {"repeats": 3})())
     monkeypatch.setattr(
-        bench, "keep_freed_memory", lambda: None
+        command, "keep_freed_memory", lambda: None
     )  # for the process, which here is pytest's
-    bench.main(["bench", "reference"])
+    command.main(["bench", "reference"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["x"] for line in lines] == [1.0, 5.0, 3.0, 3.0] and lines[-1]["median_of"] == 3
     assert set(lines[0]["versions"]) >= {"jax", "jaxlib"} and lines[-1]["peak_mb"]["self"] > 0
@@ -79,7 +79,7 @@ def test_the_command_prints_a_line_a_repeat_and_the_medians(capsys, monkeypatch)
 @pytest.mark.parametrize("method", ["grpo", "bridge"])
 def test_a_step_is_the_sum_of_its_phases(folder, small, method):
     """Each phase has a limit by its counted work, except grading; prefill and decode make up the rollout."""
-    (line,) = bench_model.step(1, folder, "", "float32", method)
+    (line,) = model_cases.step(1, folder, "", "float32", method)
     spent = [line[f"{name}_s"] for name in ("merge", "prefill", "decode", "grade", "update")]
     assert line["seconds"] == pytest.approx(sum(spent))
     assert line["compile_s"] > 0 and line["tokens_per_s"] > 0
@@ -91,7 +91,7 @@ def test_a_step_is_the_sum_of_its_phases(folder, small, method):
 
 
 def test_the_reference_measures_both():
-    line = bench_model.reference(1, "", "", "float32")[0]
+    line = model_cases.reference(1, "", "", "float32")[0]
     assert (
         1 < line["matmul_gflops"] < 1e5 and 0.5 < line["read_gb_s"] < 2000
     )  # beyond: computed by the compiler, not read

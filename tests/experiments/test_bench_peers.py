@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import bench_peers
+from experiments.bench import peers
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """import json, os, sys
@@ -44,7 +44,7 @@ def test_ratios_are_of_one_round():
         line("rollout Tunix", 1, 50.0),
         line("rollout", 2, 40.0, 9.0),
     ]
-    rows = {row.split(" | ")[0].strip("| "): row for row in bench_peers.table(lines).splitlines()}
+    rows = {row.split(" | ")[0].strip("| "): row for row in peers.table(lines).splitlines()}
     assert (
         "| rollout | 200 tokens/s | 2.0 (1.0, 9.0) | 2.0 | 3.0 | rollout Tunix 4.00 (4.00, 4.00) | 3 |"
         == rows["rollout"]
@@ -68,7 +68,7 @@ def bench(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
         [
             sys.executable,
             "-m",
-            "experiments.bench_peers",
+            "experiments.bench.peers",
             f"--scripts={scripts}",
             f"--tunix={sys.executable}",
             f"--torch={sys.executable}",
@@ -87,13 +87,13 @@ def bench(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
 def test_what_stands_in_the_file_is_not_run_again(tmp_path):
     """This project's own cases are given, the peers' are run; a second call runs nothing."""
     out = tmp_path / "peers.jsonl"
-    given = [name for name, script in bench_peers.CASES.items() if not script[0]]
+    given = [name for name, script in peers.CASES.items() if not script[0]]
     out.write_text("".join(json.dumps(line(name, 0, 400.0)) + "\n" for name in given))
     done = bench(tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(text) for text in out.read_text().splitlines()]
     assert [one["name"] for one in lines] == given + [
-        name for name in bench_peers.CASES if name not in given
+        name for name in peers.CASES if name not in given
     ]
     by_name = {one["name"]: one for one in lines}
     assert by_name["rollout Tunix"]["rate"] == 80.0 and by_name["rollout Tunix"][
@@ -111,7 +111,7 @@ def test_what_stands_in_the_file_is_not_run_again(tmp_path):
     "broken, words", [("script", "no torch here"), ("python", "/nowhere/python")]
 )
 def test_what_cannot_be_run_ends_the_bench_with_a_line(tmp_path, monkeypatch, broken, words):
-    given = [name for name in bench_peers.CASES if name != "update TRL"]
+    given = [name for name in peers.CASES if name != "update TRL"]
     (tmp_path / "peers.jsonl").write_text(
         "".join(json.dumps(line(name, 0, 1.0)) + "\n" for name in given)
     )

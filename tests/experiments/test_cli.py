@@ -12,7 +12,9 @@ import typing
 
 import pytest
 
-from bridge_jax import settings, setup, tasks
+from bridge_jax import tasks
+from bridge_jax.config import schema
+from bridge_jax.training import settings
 from experiments import cli, sweep_plan
 from tests import tiny_runs
 
@@ -89,27 +91,34 @@ def test_home_in_every_key_that_is_a_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = tiny_runs.config("sft", model__path="~/m", data__tokenizer="~/t")
     config.task = {"name": "math", "data_dir": "~/d", "traces": "~/traces.jsonl", "prompt": "plain"}
-    s = setup.read(config, 1)
+    s = settings.read(config, 1)
     found = [s.model.path, s.data.tokenizer, s.task.data_dir, s.task.traces]
     assert found == [f"{tmp_path}/{name}" for name in ("m", "t", "d", "traces.jsonl")]
-    assert setup.read(tiny_runs.config("sft"), 1).data.tokenizer == "chars"
+    assert settings.read(tiny_runs.config("sft"), 1).data.tokenizer == "chars"
     config.model.path = "~nobody-of-that-name/m"
     with pytest.raises(
         ValueError, match=r"config.model.path='~nobody.*no home directory.*\./~nobody"
     ):
-        setup.read(config, 1)
+        settings.read(config, 1)
 
 
 def test_keys_that_are_paths_have_the_type_of_paths():
     """By their names: what a new group or task calls a folder, a file or a path is one."""
-    groups = [setup.Model, setup.Data, setup.Rollout, setup.Eval, setup.Checkpoint, setup.Log]
+    groups = [
+        settings.Model,
+        settings.Data,
+        settings.Rollout,
+        settings.Eval,
+        settings.Checkpoint,
+        settings.Log,
+    ]
     groups += [tasks.load(name).Config for name in tasks.names()]
     words = ("dir", "path", "file", "folder", "traces", "tokenizer")
     for group in groups:
         hints = typing.get_type_hints(group)
         for field in dataclasses.fields(group):
             if any(word in field.name.split("_") for word in words):
-                assert hints[field.name] is settings.LocalPath, (group, field.name)
+                assert hints[field.name] is schema.LocalPath, (group, field.name)
 
 
 def test_a_sweep_over_models_at_home(tmp_path, monkeypatch):

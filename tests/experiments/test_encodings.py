@@ -6,9 +6,12 @@ import json
 
 import pytest
 
-from bridge_jax import comparison, logbook, problems, transcripts
-from bridge_jax.models import hf_folder
-from experiments import evaluate, export, plan, regrade, report, study, sweep
+from bridge_jax.data import datasets, traces
+from bridge_jax.evaluation import comparison, transcripts
+from bridge_jax.filesystem import hf_folder
+from bridge_jax.rundir import logbook
+from experiments import evaluate, export, plan, regrade, report, sweep
+from experiments.study import command
 
 CONFIG = json.dumps({"config": {"steps": 1, "task": {"name": "arithmetic"}}})
 LINE = json.dumps({"step": 1, "reward/mean": 0.5}) + "\n"
@@ -47,10 +50,10 @@ def samples(folder):
         ("manifest.json", "{}", lambda folder: transcripts.open_folder(folder, {})),
         ("math500.jsonl", ROW, lambda folder: transcripts.Transcripts(folder / "math500.jsonl")),
         ("results.jsonl", ROW, lambda folder: sweep.done(str(folder / "results.jsonl"))),
-        ("results.jsonl", ROW, lambda folder: study.read(folder)),
+        ("results.jsonl", ROW, lambda folder: command.read(folder)),
         ("plans.jsonl", ROW, lambda folder: plan.earlier(str(folder / "plans.jsonl"))),
-        ("limr.jsonl", ROW, lambda folder: problems.jsonl(folder / "limr.jsonl")),
-        ("traces.jsonl", ROW, lambda folder: problems.traces(str(folder / "traces.jsonl"))),
+        ("limr.jsonl", ROW, lambda folder: datasets.jsonl(folder / "limr.jsonl")),
+        ("traces.jsonl", ROW, lambda folder: traces.traces(str(folder / "traces.jsonl"))),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])

@@ -14,15 +14,20 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax import data, evaluate, lora, programs, setup, tasks, transcripts
+from bridge_jax import tasks
+from bridge_jax.data import tokenizers
+from bridge_jax.evaluation import evaluate, transcripts
 from bridge_jax.grading.outcome import Claim, Outcome
-from bridge_jax.models import params
+from bridge_jax.models import lora, params
 from bridge_jax.tasks import arithmetic
+from bridge_jax.training import programs
+from bridge_jax.training.settings import dtype_of
 from experiments import evaluate as command
 from experiments import export
 from experiments.evaluate import Asked, evaluate_model
-from tests import full_disk, tiny_runs
-from tests.full_disk import disk_for
+from tests import tiny_runs
+from tests.filesystem import full_disk
+from tests.filesystem.full_disk import disk_for
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -45,7 +50,7 @@ FILES = {"manifest.json", "results.json", "table.md", "table.csv", "table.tex"}
 def model(tmp_path_factory) -> str:
     """An HF folder with random weights, sharp enough that its completions differ."""
     folder, cfg = tmp_path_factory.mktemp("model"), params.read_config(ARCH)
-    data.CharTokenizer(arithmetic.ALPHABET).save(folder / "extra")
+    tokenizers.CharTokenizer(arithmetic.ALPHABET).save(folder / "extra")
     params.save(
         cfg,
         params.init(cfg, jax.random.key(1)),
@@ -117,7 +122,7 @@ def test_a_trained_run_is_no_random_model(unbroken, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_weights_of_a_run_are_its_merged_policy(unbroken, dtype):
     """theta + w, cast behind the sum as in training, bit for bit; w matters."""
-    run, dtype = export.rebuild(str(unbroken("bridge"))), setup.dtype_of("dtype", dtype)
+    run, dtype = export.rebuild(str(unbroken("bridge"))), dtype_of("dtype", dtype)
     parts, _ = export.restore(run, str(unbroken("bridge")))
     loaded, at_step = command.open_run(str(unbroken("bridge"))).load(run.mesh, dtype)
     assert at_step == f", step {tiny_runs.STEPS}"
@@ -452,7 +457,7 @@ def test_plain_prompts_go_around_the_chat_template():
     folder = str(ROOT.parent / "shared" / "data" / "tokenizers" / "qwen3")
     if not pathlib.Path(folder).is_dir():
         pytest.skip("no real tokenizers beside the project")
-    opened = command.Model("m", params.read_config(ARCH), data.HFTokenizer(folder), None)
+    opened = command.Model("m", params.read_config(ARCH), tokenizers.HFTokenizer(folder), None)
     made = {}
     for prompt in ("boxed", "plain"):
         asked = dataclasses.replace(

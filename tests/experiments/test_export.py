@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from bridge_jax import checkpoint, setup, train
 from bridge_jax.models import params
+from bridge_jax.rundir import checkpoint
+from bridge_jax.training import build, loop
 from experiments import export as command
 from experiments.export import export
 from tests import tiny_runs
@@ -23,9 +24,9 @@ CLOSE = dict(rtol=0, atol=1e-4)
 
 def trained(workdir, method: str = "bridge"):
     """The run of a directory and its newest state."""
-    run = setup.build(tiny_runs.config(method), jax.devices()[:1])
+    run = build.build(tiny_runs.config(method), jax.devices()[:1])
     with checkpoint.Checkpoints(str(workdir), read_only=True) as store:
-        return run, store.restore(setup.abstract_state(run))[0]
+        return run, store.restore(build.abstract_state(run))[0]
 
 
 def weights(folder) -> dict[str, np.ndarray]:
@@ -138,7 +139,7 @@ def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys
             name.write_bytes(old)
 
     # the model that the run began with, as it was named before
-    params.save(run.cfg, setup.initial_theta(run), tmp_path / "begun", command.hf_config(run))
+    params.save(run.cfg, build.initial_theta(run), tmp_path / "begun", command.hf_config(run))
     begun = (tmp_path / "begun" / "model.safetensors").read_bytes()
     tampered(RuntimeError, "differ by .* of base and adapter", weights_file, begun)
     changed = lambda **given: json.dumps(settings | given).encode()
@@ -165,10 +166,10 @@ def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
         (source / name).write_text(json.dumps(json.loads((source / name).read_text()) | extra))
     workdir = tmp_path / "run"
     config = tiny_runs.config("sft", model__path=str(source), data__tokenizer="")
-    run = setup.build(config, jax.devices()[:1])
-    train.logbook.open_run(str(workdir), config.to_dict(), {})
+    run = build.build(config, jax.devices()[:1])
+    loop.logbook.open_run(str(workdir), config.to_dict(), {})
     with checkpoint.Checkpoints(str(workdir)) as store:
-        state, meta = train.restore_or_begin(run, store)
+        state, meta = loop.restore_or_begin(run, store)
         store.save(1, state, meta | {"step": 1})
     folder = export(str(workdir), str(tmp_path / "again"))
     assert json.loads((folder / "config.json").read_text()) == json.loads(
@@ -272,7 +273,7 @@ def test_peft_loads_the_adapter_with_its_base(unbroken, tmp_path):
     run, state = trained(unbroken("bridge"))
     ids = np.concatenate([run.prompts.tokens[0], np.arange(1, 15)]).astype(np.int32)
     ours = command.logits(run.cfg, run.method.policy(state.params, "theta"), ids)
-    start = command.logits(run.cfg, setup.initial_theta(run), ids)
+    start = command.logits(run.cfg, build.initial_theta(run), ids)
     assert np.abs(ours - start).max() > 0.01
     for auto in (peft.AutoPeftModelForCausalLM, transformers.AutoModelForCausalLM):
         model = auto.from_pretrained(str(folder), dtype=torch.float32).eval()

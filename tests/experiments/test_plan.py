@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from bridge_jax import results
-from bridge_jax.flight import table
+from bridge_jax.evaluation import results
+from bridge_jax.planner import table
 from experiments import plan as command
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from bridge_jax.models import hf_folder
+from bridge_jax.filesystem import hf_folder
 from experiments import pretrain
 from tests import tiny_runs
 

@@ -13,7 +13,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from bridge_jax import comparison, intervals
+from bridge_jax.evaluation import comparison, intervals
 from experiments import report
 
 METRIC = "eval/held_out_accuracy"

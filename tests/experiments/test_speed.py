@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from experiments import bench
+from experiments.bench.command import instructions
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEPT = json.loads(
@@ -73,10 +73,10 @@ def test_nothing_has_become_slower_by_a_quarter(case):
     model = os.environ.get("BRIDGE_SMOLLM2", str(ROOT / "models_local/smollm2"))
     if not pathlib.Path(model).is_dir():
         pytest.skip(f"no model in {model}")
-    kept = KEPT[case].get(bench.instructions())
+    kept = KEPT[case].get(instructions())
     if kept is None:
         pytest.skip(
-            f"docs/speed.json has no figures for {bench.instructions() or 'this kind of machine'}"
+            f"docs/speed.json has no figures for {instructions() or 'this kind of machine'}"
         )
     command = [
         sys.executable,

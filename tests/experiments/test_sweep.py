@@ -15,8 +15,8 @@ import pytest
 
 from experiments import sweep as command
 from experiments import sweep_plan
-from tests import full_disk
 from tests.experiments.test_train_cli import environment  # noqa: F401  (a fixture)
+from tests.filesystem import full_disk
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = {
@@ -109,7 +109,7 @@ def test_a_key_that_came_later_makes_no_other_run(at_root, tmp_path, monkeypatch
         with_later_key("bridge")
     )
     monkeypatch.setattr(
-        "bridge_jax.setup.read", lambda *_, **__: None
+        "bridge_jax.training.settings.read", lambda *_, **__: None
     )  # which does not know the key
     assert command.runs_of(command.load(write(tmp_path)))[0].fingerprint == before.fingerprint
     assert (

@@ -18,9 +18,13 @@ import types
 import jax
 import pytest
 
-from bridge_jax import checkpoint, methods, train
+from bridge_jax import methods
+from bridge_jax.rundir import checkpoint
+from bridge_jax.training import loop
+from experiments import cli
 from experiments import train as command
-from tests import full_disk, tiny_runs
+from tests import tiny_runs
+from tests.filesystem import full_disk
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 24
@@ -261,7 +265,7 @@ def test_what_the_config_cannot_mean(environment, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "raised, code", [(train.Diverged("3 updates in a row"), 3), (ValueError("no such thing"), 2)]
+    "raised, code", [(loop.Diverged("3 updates in a row"), 3), (ValueError("no such thing"), 2)]
 )
 def test_exit_codes(monkeypatch, capsys, raised, code):
     def end(*_, **__):
@@ -271,9 +275,9 @@ def test_exit_codes(monkeypatch, capsys, raised, code):
         config=tiny_runs.config(), workdir="w", stop_at=None, force_config=False
     )
     monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=given))
-    monkeypatch.setattr(command, "log_to_stderr", lambda: None)
-    monkeypatch.setattr(command, "use_compilation_cache", lambda: None)
-    monkeypatch.setattr(train, "train", end)
+    monkeypatch.setattr(cli, "log_to_stderr", lambda: None)
+    monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(loop, "train", end)
     with pytest.raises(SystemExit) as exit:
         command.main(["train"])
     assert exit.value.code == code and capsys.readouterr().err == f"error: {raised}\n"
@@ -287,11 +291,11 @@ def test_compiled_programs_are_kept_by_default(monkeypatch):
     given = {}
     monkeypatch.setattr(jax.config, "update", given.__setitem__)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    command.use_compilation_cache()
+    cli.use_compilation_cache()
     assert given["jax_compilation_cache_dir"] == os.path.expanduser("~/.cache/bridge_jax/xla")
     given.clear()
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    command.use_compilation_cache()
+    cli.use_compilation_cache()
     assert not given
 
 

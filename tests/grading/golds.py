@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from bridge_jax import problems, tasks
+from bridge_jax import tasks
+from bridge_jax.data import datasets
 from bridge_jax.grading.outcome import Rule
 
 DATA = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -734,7 +735,7 @@ def training(each: int = 400, seed: int = 0) -> list[Gold]:
         source = getattr(module, "SOURCE", None) or module.TRAIN
         golds = {
             row["answer"]: Gold(row["answer"], question=row["problem"])
-            for row in problems.read(source, str(DATA))
+            for row in datasets.read(source, str(DATA))
         }
         different = [golds[answer] for answer in sorted(golds)]
         random.Random(seed).shuffle(different)

@@ -305,7 +305,7 @@ def test_gain_and_ess_by_hand():
     """Sequence ratios 2 * 3 = 6, 1/2, 1 (tokens beyond the length do not count), for two right answers and a wrong one."""
     logp = jnp.log(jnp.array([[0.1, 0.2], [0.4, 0.3], [0.5, 0.5]]))
     hat = jnp.log(jnp.array([[0.2, 0.6], [0.2, 0.9], [0.5, 0.5]]))
-    metrics = bridge.shared_gain(rolled_out([2, 1, 2], [1, 1, 0]), logp, hat)
+    metrics = objectives.shared_gain(rolled_out([2, 1, 2], [1, 1, 0]), logp, hat)
     np.testing.assert_allclose(metrics["bridge/gain"], ((1 - 6) + (1 - 0.5) + 0) / 3, rtol=1e-5)
     np.testing.assert_allclose(metrics["bridge/ess"], 7.5**2 / (3 * (36 + 0.25 + 1)), rtol=1e-5)
     k3 = [r - np.log(r) - 1 for r in (2, 3, 0.5, 1, 1)]
@@ -315,10 +315,10 @@ def test_gain_and_ess_by_hand():
 def test_error_of_the_gain_is_over_prompts():
     """The samples of a prompt are one cluster: two prompts of gains 1 1 1 and 0 0 3; of one prompt, over its samples."""
     gain = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0, 3.0])
-    assert bridge.mean_gain(gain, 2)["bridge/gain_stderr"] == 0
-    three = bridge.mean_gain(gain, 3)["bridge/gain_stderr"]
+    assert objectives.mean_gain(gain, 2)["bridge/gain_stderr"] == 0
+    three = objectives.mean_gain(gain, 3)["bridge/gain_stderr"]
     np.testing.assert_allclose(three, np.std([1, 0.5, 1.5], ddof=1) / 3**0.5, rtol=1e-6)
-    alone = bridge.mean_gain(gain, 1)["bridge/gain_stderr"]
+    alone = objectives.mean_gain(gain, 1)["bridge/gain_stderr"]
     np.testing.assert_allclose(alone, np.std([1, 1, 1, 0, 0, 3], ddof=1) / 6**0.5, rtol=1e-6)
 
 
@@ -328,7 +328,7 @@ def test_error_of_the_gain_covers():
     chance = rng.beta(0.5, 0.5, (2000, 16, 1))
     gain = (rng.random((2000, 16, 8)) < chance).astype(np.float32).reshape(2000, -1)
     error = np.asarray(
-        jax.vmap(lambda gain_B: bridge.mean_gain(gain_B, 16)["bridge/gain_stderr"])(gain)
+        jax.vmap(lambda gain_B: objectives.mean_gain(gain_B, 16)["bridge/gain_stderr"])(gain)
     )
     assert np.sqrt((error**2).mean()) == pytest.approx(gain.mean(axis=1).std(), rel=0.03)
 
@@ -362,7 +362,7 @@ def test_distances_of_own_rollouts():
     logp_BT, hat_BT = (
         toys.bigram_logp(table, rolled.seqs, 1.0)[0] for table in (toys.bigram_theta(), far)
     )
-    expected = bridge.shared_gain(rolled, logp_BT, hat_BT)
+    expected = objectives.shared_gain(rolled, logp_BT, hat_BT)
     for key in ("bridge/kl_hat", "bridge/ess"):
         np.testing.assert_allclose(metrics[key], expected[key], rtol=1e-4)
     assert metrics["bridge/ess"] < 0.9

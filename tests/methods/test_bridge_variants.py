@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import objectives
+from bridge_jax import objectives, optim
 from bridge_jax.methods import bridge
 from bridge_jax.optim import kept_in_bfloat16, to_bfloat16
 from tests import toys
@@ -122,7 +122,7 @@ def test_low_memory_shadow():
         jnp.dtype(jnp.bfloat16)
     }
     assert toys.same_bits(small[0].params.theta, large[0].params.theta)
-    unpacked = bridge.unpacked(small[-1].params).theta_hat
+    unpacked = optim.unpacked(small[-1].params).theta_hat
     travelled = toys.change(large[-1].params.theta_hat, theta)
     assert toys.change(unpacked, large[-1].params.theta_hat) < 0.1 * travelled
     shadow = lambda state: sum(

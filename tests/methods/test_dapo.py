@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import data, generate, setup
+from bridge_jax.data import batches
 from bridge_jax.methods import dapo
+from bridge_jax.training import build
+from bridge_jax.training import rollouts as training_rollouts
+from bridge_jax.training.rollouts import replace_equal_groups, with_noise
 from bridge_jax.types import Rollouts, Sequences
 from tests import tiny_runs, toys
 from tests.methods.test_baselines import A, G_of, batch, e
@@ -69,7 +72,7 @@ def test_refused():
 
 def test_equal_groups_are_replaced(monkeypatch):
     """Groups 0 and 2 are equal: the useful group of the next prompts takes the first place, none is left for the second."""
-    run = setup.build(
+    run = build.build(
         tiny_runs.config(
             "dapo",
             batch__prompts_per_step=3,
@@ -92,15 +95,15 @@ def test_equal_groups_are_replaced(monkeypatch):
         rows(20, [0] * 4 + [0, 1, 0, 0] + [1] * 4),
     )
     asked = []
-    monkeypatch.setattr(generate, "dispatch", lambda *given: given[-1])
+    monkeypatch.setattr(training_rollouts, "dispatch", lambda *given: given[-1])
     monkeypatch.setattr(
-        generate,
+        training_rollouts,
         "collect",
         lambda run, parts, indices, step: asked.append(list(indices)) or (more, ["graded"], 0.5),
     )
-    cursor, rounds, seconds = generate.replace_equal_groups(run, None, None, 4, 6, 9, here)
+    cursor, rounds, seconds = replace_equal_groups(run, None, None, 4, 6, 9, here)
     assert cursor == 12 and seconds == 0.5 and len(rounds) == 1
-    assert asked == [list(data.order(0, "rl", len(run.prompts.problems), 9, 3))]
+    assert asked == [list(batches.order(0, "rl", len(run.prompts.problems), 9, 3))]
     np.testing.assert_array_equal(here.reward_B, [0, 1, 0, 0] + [1, 0, 0, 0] + [0] * 4)
     np.testing.assert_array_equal(here.seqs.prompt_PS[:, 0], [20, 10, 10])
     np.testing.assert_array_equal(here.seqs.prompt_len_P, [21, 11, 12])
@@ -109,24 +112,21 @@ def test_equal_groups_are_replaced(monkeypatch):
 
 def test_reward_noise(monkeypatch):
     """A fifth of the rewards flips, by seed, step and problem alone; none without it."""
-    run = setup.build(
+    run = build.build(
         tiny_runs.config("grpo", rollout__reward_noise=0.2, batch__samples_per_prompt=4),
         jax.devices()[:1],
     )
     indices, R = list(range(20)) * 25, np.zeros(2000, np.float32)
-    flipped = generate.with_noise(run, R, indices, 3)
+    flipped = with_noise(run, R, indices, 3)
     assert set(flipped.tolist()) == {0.0, 1.0} and flipped.dtype == np.float32
     many = np.concatenate(
-        [
-            generate.with_noise(run, np.zeros(80, np.float32), list(range(20)), step)
-            for step in range(50)
-        ]
+        [with_noise(run, np.zeros(80, np.float32), list(range(20)), step) for step in range(50)]
     )
     assert abs(many.mean() - 0.2) < 0.03
     np.testing.assert_array_equal(
         flipped[:80], flipped[80:160]
     )  # the same problems at the same step
-    np.testing.assert_array_equal(generate.with_noise(run, 1 - R, indices, 3), 1 - flipped)
-    assert not np.array_equal(generate.with_noise(run, R, indices, 4), flipped)
-    clean = setup.build(tiny_runs.config("grpo"), jax.devices()[:1])
-    np.testing.assert_array_equal(generate.with_noise(clean, R, indices, 3), R)
+    np.testing.assert_array_equal(with_noise(run, 1 - R, indices, 3), 1 - flipped)
+    assert not np.array_equal(with_noise(run, R, indices, 4), flipped)
+    clean = build.build(tiny_runs.config("grpo"), jax.devices()[:1])
+    np.testing.assert_array_equal(with_noise(clean, R, indices, 3), R)

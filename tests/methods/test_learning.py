@@ -17,8 +17,10 @@ import math
 import jax
 import pytest
 
-from bridge_jax import logbook, methods, programs, train
+from bridge_jax import methods
+from bridge_jax.rundir import logbook
 from bridge_jax.tasks import arithmetic
+from bridge_jax.training import loop, programs
 from configs import ladder
 from experiments import pretrain
 
@@ -79,7 +81,7 @@ def rise(
     c.model.path = str(base)
     c.rollout.reward_noise = reward_noise
     c.method.update(fields)
-    train.train(c, str(workdir), devices=jax.devices()[:1])
+    loop.train(c, str(workdir), devices=jax.devices()[:1])
     before, after = (
         line for line in logbook.read(str(workdir)) if "eval/held_out_accuracy" in line
     )

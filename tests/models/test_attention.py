@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import setup, sharding
+from bridge_jax.distributed import sharding
+from bridge_jax.distributed.sharding import MeshConfig
 from bridge_jax.models import attention
-from bridge_jax.sharding import MeshConfig
+from bridge_jax.training import build
 from tests import tiny_runs
 
 SPLASH = functools.partial(attention.splash, interpret=True)
@@ -241,7 +242,7 @@ def test_what_auto_gives_to_cudnn_passes_jaxs_own_checks(
 )
 def test_cudnn_by_name_is_refused_where_it_cannot(given, message):
     """Before anything is compiled, on whatever machine; auto takes the same config, and cudnn what it can."""
-    sketch = lambda kind, **given: setup.sketch(
+    sketch = lambda kind, **given: build.sketch(
         tiny_runs.config("grpo", model__attention=kind, **given), jax.devices()[:1]
     )
     with pytest.raises(ValueError, match=f"model.attention='cudnn' does not compute {message}"):

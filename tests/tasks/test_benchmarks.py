@@ -7,7 +7,8 @@ import pathlib
 
 import pytest
 
-from bridge_jax import data, problems, tasks
+from bridge_jax import tasks
+from bridge_jax.data import contamination, tokenizers
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import Claim, Outcome, Rule
 from bridge_jax.grading.pool import Pool
@@ -75,7 +76,7 @@ def test_training_sets(name):
                 pool.grade([outcome])[0] if isinstance(outcome, Claim) else outcome
             ) == Outcome.correct
     assert (
-        problems.overlap_report((*task.train, *task.demos), task.splits).count("\n")
+        contamination.overlap_report((*task.train, *task.demos), task.splits).count("\n")
         == len(held_out) - 1
     )
 
@@ -108,7 +109,7 @@ def test_rules_of_olympiadbench_and_minerva():
 def test_real_tokenizers_render_both_prompts(folder, marks):
     """The paper's template stands in the model's own turns; the plain one holds no mark of a turn."""
     tokenizer, row = (
-        data.HFTokenizer(str(SHARED / "tokenizers" / folder)),
+        tokenizers.HFTokenizer(str(SHARED / "tokenizers" / folder)),
         make("aime24").splits["aime24"][0],
     )
     shown = {

@@ -1,0 +1,1 @@
+"""Configuration: schema, batch sizes, range checks."""

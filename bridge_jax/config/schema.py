@@ -1,0 +1,220 @@
+"""From a ConfigDict to frozen dataclasses: the only place that checks names and types of what a user typed.
+
+`section` builds one dataclass from one group of the config, `unread` finds keys that were set and that nobody reads,
+`diff` compares two configs key by key, `BatchTable` derives every batch number from the five that are given and refuses
+sets that cannot be cut into equal micro-batches. Left out: defaults (they live in the dataclasses and in configs/), and
+anything that touches a device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import numbers
+import os
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+LocalPath = typing.NewType("LocalPath", str)  # of a field: a path of this machine, ~ allowed
+NOT_SET = "(not set)"  # stands in a diff for a key that one side does not have
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """The tail of an error message: the allowed name nearest to `word` if one is near, and all allowed names."""
+    names = sorted(str(name) for name in allowed)
+    near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
+    return (
+        f"did you mean {near[0]!r}? " if near else ""
+    ) + f"Allowed: {', '.join(names) or 'nothing'}."
+
+
+def section(config: ConfigDict, name: str, cls: type, others: Iterable[str] = ()) -> Any:
+    """`cls` filled from config.<name>; keys that are not given keep their default.
+
+    `others` are keys that somebody else reads: they may be present and are passed over (see `unread`).
+    Raises ValueError on an unknown key, a value of another type than its field, and a missing field without default."""
+    group = config[name] if name in config else {}
+    if not isinstance(group, (ConfigDict, Mapping)):
+        raise ValueError(f"config.{name} must be a group of keys, got {group!r}.")
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    hints = typing.get_type_hints(cls)
+    passed_over = set(others) - set(fields)
+    values = {}
+    for key, value in group.items():
+        if key in passed_over:
+            continue
+        if key not in fields:
+            raise ValueError(f"unknown key config.{name}.{key}: {did_you_mean(key, fields)}")
+        try:
+            values[key] = _typed(value, hints[key])
+        except TypeError:
+            wanted = _wanted(hints[key])
+            raise ValueError(
+                f"config.{name}.{key}={value!r} is {_kind(value)}; wanted: {wanted}."
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"config.{name}.{key}={value!r}: {error}") from None
+    missing = [
+        key
+        for key, field in fields.items()
+        if key not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(
+            f"config.{name} lacks {', '.join(missing)}, without a default: "
+            f"set --config.{name}.{missing[0]}=..."
+        )
+    return cls(**values)
+
+
+def expand_user(path: str) -> str:
+    """The path with a leading ~ or ~NAME as a shell reads it; ValueError where there is no such home directory."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"there is no home directory {path.split('/')[0]!r} here; write the folder out, or "
+            f"./{path} for one of that name in the current folder"
+        )
+    return expanded
+
+
+def unread(config_section: Any, defaults_section: Any, cls: type) -> list[str]:
+    """Keys whose value differs from the defaults although `cls` has no such field: set by the user, read by nobody."""
+    fields = {field.name for field in dataclasses.fields(cls)}
+    return sorted({path.split(".")[0] for path in diff(config_section, defaults_section)} - fields)
+
+
+def _typed(value: Any, wanted: Any) -> Any:
+    """`value` as the annotated type; TypeError where it is another one."""
+    origin, args = typing.get_origin(wanted), typing.get_args(wanted)
+    if wanted is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        # exact types first: an int given for `float | int` stays an int
+        for choice in sorted(args, key=lambda choice: choice is not type(value)):
+            try:
+                return _typed(value, choice)
+            except TypeError:
+                continue
+        raise TypeError
+    if origin is typing.Literal:
+        if any(value == choice and type(value) is type(choice) for choice in args):
+            return value
+        raise TypeError
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        items = [args[0]] * len(value) if args[-1:] == (Ellipsis,) else list(args)
+        if len(items) != len(value):
+            raise TypeError
+        return tuple(_typed(item, choice) for item, choice in zip(value, items))
+    return _scalar(value, wanted)
+
+
+def _scalar(value: Any, wanted: Any) -> Any:
+    if wanted in (None, type(None)) and value is None:
+        return None
+    if wanted in (bool, str) and isinstance(value, wanted):
+        return value
+    if wanted is LocalPath and isinstance(value, str):
+        return expand_user(value)
+    # bool is a subclass of int in Python; `steps=True` is a slip, never a number
+    if wanted is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if wanted is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    if wanted is dict and isinstance(value, (ConfigDict, Mapping)):
+        return to_json(value)
+    assert wanted in (None, type(None), bool, str, LocalPath, int, float, dict), (
+        f"settings cannot check a field of type {wanted}"
+    )
+    raise TypeError
+
+
+def _wanted(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
+    if hint is LocalPath:
+        return "str"
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> {"a.b.c": leaf}; an empty dict is a leaf."""
+    flat = {}
+    for key, value in config.items():
+        inner = isinstance(value, (ConfigDict, Mapping)) and len(value) > 0
+        flat |= flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """The same nested dict as JSON would give it back: sorted keys, tuples as lists. ValueError for other values."""
+    try:
+        return json.loads(json.dumps(_plain(config), sort_keys=True, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the config holds a value that JSON cannot hold ({error}); allowed: dict, list, tuple, str, "
+            "finite numbers, bool, None."
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (ConfigDict, Mapping)):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def fingerprint(config: Any) -> str:
+    """12 hex digits of the SHA-256 of `to_json(config)`; equal for equal configs in every process and Python."""
+    text = json.dumps(to_json(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def diff(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:
+    """{"a.b.c": (value in config, value in other)} where the two are not the same; NOT_SET where one side has none."""
+    mine, theirs = flatten(to_json(config)), flatten(to_json(other))
+    pairs = {
+        key: (mine.get(key, NOT_SET), theirs.get(key, NOT_SET)) for key in sorted({*mine, *theirs})
+    }
+    return {key: pair for key, pair in pairs.items() if not _same(*pair)}
+
+
+def _same(mine: Any, theirs: Any) -> bool:
+    # 1 and 1.0 are the same setting (a flag may turn one into the other); 1 and True are not
+    return mine == theirs and isinstance(mine, bool) == isinstance(theirs, bool)
+
+
+def format_diff(
+    changes: Mapping[str, tuple[Any, Any]], mine: str = "given", theirs: str = "default"
+) -> str:
+    """A table of a diff, one key a line: key, value in config, value in other, under the two headings."""
+    rows = [
+        ("key", mine, theirs),
+        *((key, _shown(a), _shown(b)) for key, (a, b) in changes.items()),
+    ]
+    return _aligned(rows)
+
+
+def _shown(value: Any) -> str:
+    return NOT_SET if value == NOT_SET else json.dumps(value)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in rows
+    )

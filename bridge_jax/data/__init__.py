@@ -1,0 +1,1 @@
+"""Data: tokenizers, problems, demonstrations, batches."""

@@ -1,0 +1,331 @@
+"""From problems to arrays: tokenizers, the one prompt renderer, and batches whose order is a pure function.
+
+Everything is tokenised once, at start. SFT and RL get their prompts from the same function, `prompt_ids`, so the two
+can never see different prompts for one problem. What does not fit (a prompt beyond the largest bucket, a trace beyond
+max_new) is left out, named and counted, never cut. Padding is told from lengths, never from an id: pad and end of
+sequence may be the same id. Which rows step k reads follows from (seed, stream, position) alone, so a resumed run
+needs to remember nothing but the position. Left out: packing, streaming of data that does not fit in memory.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import logging
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bridge_jax.data import traces
+from bridge_jax.types import Problem, Sequences
+
+logger = logging.getLogger(__name__)
+# why a problem was left out, by Dropped.part
+WHY = {
+    "prompt": "prompt longer than {limit} tokens",
+    "trace": "trace longer than {limit} tokens",
+    "reasoning": "the solution ends inside an open <think>",
+    "stop": "the solution holds a stop string, at which a sample would end",
+}
+
+
+class Dropped(NamedTuple):
+    """A problem that was left out because it does not fit."""
+
+    id: int  # of the problem
+    part: str  # a key of WHY
+    length: int  # tokens, the end-of-sequence token counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Tokenised prompts; row i of all fields is one problem."""
+
+    problems: tuple[Problem, ...]
+    tokens: tuple[np.ndarray, ...]  # int32 prompt ids, unpadded
+
+
+@dataclasses.dataclass(frozen=True)
+class Demos:
+    """Tokenised demonstrations; row i of all fields is one problem."""
+
+    problems: tuple[Problem, ...]
+    tokens: tuple[np.ndarray, ...]  # int32 prompt ids, unpadded
+    completions: tuple[np.ndarray, ...]  # int32, the end-of-sequence token is the last
+
+
+class PromptBatch(NamedTuple):
+    """Prompts side by side, numpy."""
+
+    prompt_PS: np.ndarray  # int32, right-padded
+    prompt_len_P: np.ndarray  # int32, 1 in a padding row
+    ids_P: np.ndarray  # int32 ids of the problems, -1 in a padding row
+
+
+def prompt_ids(tokenizer, problem: Problem, messages: Callable) -> np.ndarray:
+    """THE prompt of a problem, int32 ids: for SFT, RL and evaluation alike."""
+    try:
+        ids = np.asarray(tokenizer.render(messages(problem)), np.int32)
+    except ValueError as error:
+        raise ValueError(f"problem {problem.id}: {error}") from error
+    if not ids.size:
+        raise ValueError(f"problem {problem.id}: the prompt of {problem.question!r} has no token")
+    return ids
+
+
+def template_hash(tokenizer, messages: Callable, question: str = "1+1=") -> str:
+    """12 hex digits that change when the rendering of a fixed question does: ids, hence template and tokenizer."""
+    return hashlib.sha256(
+        prompt_ids(tokenizer, Problem(0, question, "2", "", 0), messages).tobytes()
+    ).hexdigest()[:12]
+
+
+def encode_prompts(
+    tokenizer, problems: Sequence[Problem], messages: Callable, buckets: tuple[int, ...]
+) -> tuple[Prompts, tuple[Dropped, ...]]:
+    """Prompts that fit the largest bucket, and those that do not (with a warning); ValueError when none remains."""
+    check_buckets(buckets)
+    encoded = [(problem, prompt_ids(tokenizer, problem, messages)) for problem in problems]
+    dropped = [
+        Dropped(problem.id, "prompt", len(ids))
+        for problem, ids in encoded
+        if len(ids) > buckets[-1]
+    ]
+    kept = [(problem, ids) for problem, ids in encoded if len(ids) <= buckets[-1]]
+    report(dropped, len(problems), {"prompt": buckets[-1]})
+    return Prompts(*zip(*kept)), tuple(dropped)
+
+
+def encode_demos(
+    tokenizer,
+    demos: Sequence[Problem],
+    messages: Callable,
+    buckets: tuple[int, ...],
+    max_new: int,
+    others: Mapping[int, Sequence[str]] | None = None,
+    stop: Sequence[str] = (),
+) -> tuple[Demos, tuple[Dropped, ...]]:
+    """Demonstrations whose prompt fits the largest bucket and whose trace, end included, max_new; and the others.
+
+    others: further solutions by the id of their problem; the first of all that fits is taken. stop: strings that end a
+    sample, which no solution may hold. The problems of the result have the solution that is trained on.
+    """
+    check_buckets(buckets)
+    kept, dropped = [], []
+    for problem in demos:
+        ids = prompt_ids(tokenizer, problem, messages)
+        if len(ids) > buckets[-1]:
+            dropped.append(Dropped(problem.id, "prompt", len(ids)))
+            continue
+        end_of_prompt = tokenizer.decode(ids[-32:])
+        refused = []
+        for solution in (problem.solution, *(others or {}).get(problem.id, ())):
+            solution = behind(end_of_prompt, solution, problem.id)
+            completion = completion_ids(tokenizer, solution, problem.id)
+            part = unfit(end_of_prompt, solution, len(completion), max_new, stop)
+            if not part:
+                kept.append((problem._replace(solution=solution), ids, completion))
+                break
+            refused.append(Dropped(problem.id, part, len(completion)))
+        else:
+            dropped.append(refused[0])
+    report(dropped, len(demos), {"prompt": buckets[-1], "trace": max_new})
+    return Demos(*zip(*kept)), tuple(dropped)
+
+
+def completion_ids(tokenizer, solution: str, id: int) -> np.ndarray:
+    """Int32 ids of a solution and the end of the sequence; ValueError where there is none, or one in its midst."""
+    trace = tokenizer.encode(solution)
+    if not trace or set(trace) & set(tokenizer.eos_ids):
+        raise ValueError(
+            f"demonstration {id}: the solution must be a text without end-of-sequence tokens, "
+            f"one is put behind it; it is {solution!r}"
+        )
+    return np.asarray([*trace, tokenizer.eos_ids[0]], np.int32)
+
+
+def behind(prompt: str, solution: str, id: int) -> str:
+    """The solution as it continues the prompt, so that its reasoning is opened by one <think>.
+
+    The prompt's template may have opened it, and a trace may lack the opening tag. ValueError where the template has
+    closed the reasoning that the solution holds.
+    """
+    ended = prompt.rstrip()
+    if ended.endswith(traces.THINK):
+        given = solution.lstrip()
+        if not given.startswith(traces.THINK):
+            return solution
+        rest, space = given.removeprefix(traces.THINK), prompt[len(ended) :]
+        return rest[len(os.path.commonprefix([rest, space])) :]
+    reasons = traces.THINK in solution or traces.THINK_END in solution
+    if reasons and ended.endswith(traces.THINK_END):
+        raise ValueError(
+            f"demonstration {id}: the chat template closes the reasoning ({traces.THINK_END}) before the model "
+            f"speaks, but the solution holds a reasoning: {solution[:80]!r}. Take a template that leaves it to the "
+            "model, or solutions without one"
+        )
+    if reasons and traces.THINK not in solution.partition(traces.THINK_END)[0]:
+        return f"{traces.THINK}\n{solution.lstrip()}"
+    return solution
+
+
+def unfit(prompt: str, solution: str, length: int, max_new: int, stop: Sequence[str]) -> str:
+    """The key of WHY a solution is no demonstration; "" for one that is."""
+    opened = traces.THINK if prompt.rstrip().endswith(traces.THINK) else ""
+    if traces.unfinished(opened + solution):
+        return "reasoning"
+    if any(text in solution for text in stop):
+        return "stop"
+    return "trace" if length > max_new else ""
+
+
+def report(dropped: list[Dropped], total: int, limits: dict[str, int]) -> None:
+    """Warn of what was left out, the ten longest by name; ValueError if that was everything."""
+    for part, why in WHY.items():
+        rows = sorted((row for row in dropped if row.part == part), key=lambda row: -row.length)
+        if rows:
+            named = ", ".join(f"{row.id} ({row.length})" for row in rows[:10]) + ", ..." * (
+                len(rows) > 10
+            )
+            logging.getLogger(__name__).warning(
+                "left out %d of %d problems: %s; id (tokens): %s",
+                len(rows),
+                total,
+                why.format(limit=limits.get(part)),
+                named,
+            )
+    if len(dropped) == total:
+        lengths = ", ".join(f"{part} at most {limit} tokens" for part, limit in limits.items())
+        shortest = min((row.length for row in dropped), default=0)
+        parts = collections.Counter(row.part for row in dropped)
+        others = [f"of {n} {WHY[part]}; " for part, n in parts.items() if part not in limits]
+        raise ValueError(
+            f"none of {total} problems remains; {''.join(others)}allowed: {lengths}; shortest left out: "
+            f"{shortest}. Raise the limit or take other data"
+        )
+
+
+def check_buckets(buckets: tuple[int, ...]) -> None:
+    """ValueError unless buckets are distinct positive lengths in rising order."""
+    if not buckets or buckets[0] < 1 or any(b <= a for a, b in zip(buckets, buckets[1:])):
+        raise ValueError(
+            f"prompt buckets {tuple(buckets)}; allowed: positive, in rising order, such as (64, 128)"
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def permutation(seed: int, stream: str, size: int, epoch: int) -> np.ndarray:
+    """Order of rows in one epoch. Sorts raw Philox words: numpy promises to keep those, not its `permutation`."""
+    words = np.random.Philox(
+        np.random.SeedSequence((seed, zlib.crc32(stream.encode()), epoch))
+    ).random_raw(size)
+    indices = np.argsort(words, kind="stable")
+    indices.setflags(write=False)  # it is shared by all who ask again
+    return indices
+
+
+def order(seed: int, stream: str, size: int, start: int, count: int) -> np.ndarray:
+    """Rows [start, start + count) of an endless stream of shuffled epochs of `size` rows, int64; a pure function."""
+    if size < 1 or start < 0 or count < 0 or not 0 <= seed < 2**32:
+        raise ValueError(
+            f"order(seed={seed}, size={size}, start={start}, count={count}); allowed: seed in "
+            "[0, 2^32), size from 1, start and count from 0"
+        )
+    epochs = range(start // size, -(-(start + count) // size))
+    stream_of_epochs = [permutation(seed, stream, size, epoch) for epoch in epochs]
+    return np.concatenate([np.zeros(0, np.int64), *stream_of_epochs])[start % size :][:count]
+
+
+def padded(rows: Sequence[np.ndarray], width: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows side by side [count, width], right-padded with 0, and their lengths [count]; both int32."""
+    table, lengths = np.zeros((count, width), np.int32), np.zeros(count, np.int32)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+        lengths[i] = len(row)
+    return table, lengths
+
+
+def prompt_batch(
+    prompts: Prompts | Demos,
+    indices: Sequence[int],
+    buckets: tuple[int, ...],
+    pad_to: int | None = None,
+) -> PromptBatch:
+    """Prompts of these rows, padded to the smallest bucket that fits the longest; with pad_to, padding rows follow."""
+    count = len(indices) if pad_to is None else pad_to
+    if not len(indices) <= count or count < 1:
+        raise ValueError(
+            f"a batch of {len(indices)} rows cannot be padded to {count}; allowed: at least that, and 1"
+        )
+    rows = [prompts.tokens[i] for i in indices]
+    longest = max(map(len, rows), default=1)
+    fitting = [width for width in buckets if width >= longest]
+    if not fitting:
+        raise ValueError(
+            f"a prompt of {longest} tokens does not fit the buckets {tuple(buckets)}; use those that "
+            "the prompts were encoded with"
+        )
+    prompt_PS, prompt_len_P = padded(rows, min(fitting), count)
+    ids_P = np.full(count, -1, np.int32)
+    ids_P[: len(rows)] = [prompts.problems[i].id for i in indices]
+    return PromptBatch(prompt_PS, np.maximum(prompt_len_P, 1), ids_P)
+
+
+def demo_batch(
+    demos: Demos,
+    indices: Sequence[int],
+    buckets: tuple[int, ...],
+    max_new: int,
+    pad_to: int | None = None,
+) -> Sequences:
+    """Demonstrations of these rows, numpy, completions padded to max_new; with pad_to, rows of length 0 follow."""
+    prompts = prompt_batch(demos, indices, buckets, pad_to)
+    rows = [demos.completions[i] for i in indices]
+    longest = max(map(len, rows), default=0)
+    if longest > max_new:
+        raise ValueError(
+            f"a trace of {longest} tokens does not fit max_new={max_new}; use the max_new that the "
+            "demonstrations were encoded with"
+        )
+    tokens_BT, length_B = padded(rows, max_new, len(prompts.ids_P))
+    return Sequences(prompts.prompt_PS, prompts.prompt_len_P, tokens_BT, length_B)
+
+
+def pair(s, prompts: Prompts, demos: Demos) -> tuple[Prompts, Demos]:
+    """The prompts that have a demonstration and, in the same order, these; ValueError where a step cannot pair them.
+
+    s: setup.Settings, which is of a higher level.
+    """
+    if s.batch.demos_per_step != s.batch.prompts_per_step:
+        raise ValueError(
+            f"method {s.method_name!r} sets an expert beside the samples of every prompt, but "
+            f"batch.demos_per_step={s.batch.demos_per_step} is not batch.prompts_per_step="
+            f"{s.batch.prompts_per_step}; set one to the other"
+        )
+    place = {problem.id: i for i, problem in enumerate(demos.problems)}
+    kept = [i for i, problem in enumerate(prompts.problems) if problem.id in place]
+    if not kept:
+        raise ValueError(
+            f"method {s.method_name!r} needs demonstrations of the prompts themselves, and task "
+            f"{s.task_name!r} has none of them; raise task.demo_size or give task.traces for its problems"
+        )
+    if len(kept) < len(prompts.problems):
+        logger.warning(
+            "%s: %d of %d prompts have a demonstration; the others are left out",
+            s.method_name,
+            len(kept),
+            len(prompts.problems),
+        )
+    order = [place[prompts.problems[i].id] for i in kept]
+    pick = lambda rows, places: tuple(rows[i] for i in places)
+    return (
+        Prompts(pick(prompts.problems, kept), pick(prompts.tokens, kept)),
+        Demos(
+            pick(demos.problems, order), pick(demos.tokens, order), pick(demos.completions, order)
+        ),
+    )

@@ -1,0 +1,259 @@
+"""Tokenizers: text to ids and back, chat templates, ids that end a sequence."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import shutil
+from collections.abc import Iterable
+from typing import Any
+
+from bridge_jax.filesystem import hf_folder, textfile
+
+EOS = "<eos>"
+UNREADABLE = "\ufffd"  # stands for an id that a tokenizer has no text for: it must not vanish between two digits
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+PROBE = "PROBE-OF-THE-TEMPLATE"
+
+
+@dataclasses.dataclass(frozen=True)
+class CharTokenizer:
+    """One id per character: 0 ends a sequence (and pads), the characters of `alphabet` follow from 1."""
+
+    alphabet: str
+
+    def __post_init__(self):
+        if (
+            not self.alphabet
+            or len(set(self.alphabet)) < len(self.alphabet)
+            or not self.alphabet.isascii()
+        ):
+            raise ValueError(
+                f"alphabet={self.alphabet!r}; it must be distinct ASCII characters, at least one"
+            )
+        if set(EOS) <= set(self.alphabet):
+            raise ValueError(
+                f"alphabet={self.alphabet!r} can spell {EOS!r}, which ends a sequence in the saved "
+                "tokenizer; leave out one of its characters"
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return len(self.alphabet) + 1
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Ids that end a sequence; the first is the one that is taught."""
+        return (0,)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the characters; ValueError shows those that the alphabet lacks."""
+        ids = [self.alphabet.find(character) + 1 for character in text]
+        if 0 in ids:
+            unknown = "".join(sorted(set(text) - set(self.alphabet)))
+            raise ValueError(
+                f"{text!r} has characters that the tokenizer lacks: {unknown!r}. It knows "
+                f"{self.alphabet!r}; take another task.style or a larger alphabet"
+            )
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids, to the end; id 0 gives nothing, an id beyond the vocabulary U+FFFD."""
+        return "".join(
+            self.alphabet[id - 1] if id < self.vocab_size else UNREADABLE for id in ids if id != 0
+        )
+
+    def render(self, messages: list[dict[str, str]]) -> list[int]:
+        """Prompt ids: what the user says, nothing around it."""
+        return self.encode(
+            "".join(message["content"] for message in messages if message["role"] == "user")
+        )
+
+    def save(self, folder: str | pathlib.Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which transformers.AutoTokenizer loads, into the folder."""
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+        # Bytes without merges, not a word list: transformers 5 rebuilds the tokenizer of a folder whose config.json
+        # says qwen2 as byte-level BPE from the vocabulary alone, and drops what is not spelled in its byte letters.
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        letters = [
+            "".join(piece for piece, _ in byte_level.pre_tokenize_str(letter))
+            for letter in self.alphabet
+        ]
+        tokenizer = Tokenizer(
+            models.BPE({EOS: 0, **{letter: id for id, letter in enumerate(letters, 1)}}, [])
+        )
+        tokenizer.pre_tokenizer, tokenizer.decoder = byte_level, decoders.ByteLevel()
+        tokenizer.add_special_tokens([AddedToken(EOS, normalized=False, special=True)])
+        config = dict(
+            tokenizer_class="PreTrainedTokenizerFast",
+            eos_token=EOS,
+            pad_token=EOS,
+            unk_token=EOS,
+            clean_up_tokenization_spaces=False,
+            model_max_length=10**9,
+            chat_template="{% for message in messages %}{% if message['role'] == 'user' %}"
+            "{{ message['content'] }}{% endif %}{% endfor %}",
+        )
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(config, indent=2) + "\n", encoding="utf-8"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class HFTokenizer:
+    """The tokenizer of a model folder (or hub repository); ValueError where there is none or it has no end of sequence.
+
+    Without a chat template a prompt is each message's content and a newline, behind the begin-of-sequence token if the
+    tokenizer puts one on. eos_ids: the tokenizer's own token first (the one that is taught), then what the model's
+    generation_config.json and config.json name, then the special token that closes an assistant's turn in the template:
+    Llama-3's files name <|end_of_text|>, and their turns are closed by <|eot_id|>. No other special token ends a sequence.
+    """
+
+    folder: str
+    inner: Any = dataclasses.field(init=False, repr=False, compare=False)
+    vocab_size: int = dataclasses.field(init=False, compare=False)  # largest id + 1
+    eos_ids: tuple[int, ...] = dataclasses.field(init=False, compare=False)
+
+    def __post_init__(self):
+        import transformers  # slow to import
+
+        try:
+            inner = transformers.AutoTokenizer.from_pretrained(str(self.folder))
+        except (OSError, ValueError) as error:
+            check_files(self.folder)
+            raise ValueError(
+                f"no tokenizer in {str(self.folder)!r}: give a folder that holds tokenizer.json and "
+                f"tokenizer_config.json, or the name of a hub repository that can be reached ({error})"
+            ) from error
+        object.__setattr__(self, "inner", inner)
+        object.__setattr__(self, "vocab_size", max(inner.get_vocab().values()) + 1)
+        object.__setattr__(self, "eos_ids", self._find_eos())
+
+    def _find_eos(self) -> tuple[int, ...]:
+        named = [self.inner.eos_token_id]
+        named += [self._named_in(name) for name in ("generation_config.json", "config.json")]
+        if self.inner.chat_template:
+            talk = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
+            turn_end = self.encode(self._templated(talk).rpartition(PROBE)[2].strip())
+            # all_special_ids has only those that tokenizer_config.json names for a purpose
+            added = self.inner.added_tokens_decoder
+            named.append([id for id in turn_end[:1] if id in added and added[id].special])
+        flat = itertools.chain.from_iterable(
+            ids if isinstance(ids, (list, tuple)) else [ids] for ids in named
+        )
+        found = tuple(dict.fromkeys(id for id in flat if id is not None))
+        if not found:
+            raise ValueError(
+                f"the tokenizer in {str(self.folder)!r} has no end-of-sequence token, so the model could "
+                "never learn to stop; set eos_token in its tokenizer_config.json"
+            )
+        return found
+
+    def _named_in(self, name: str) -> int | list[int] | None:
+        """eos_token_id of a file beside the tokenizer, as it stands there: a config class fills in defaults."""
+        import transformers
+
+        path = pathlib.Path(self.folder) / name
+        if not pathlib.Path(self.folder).is_dir():
+            try:
+                path = pathlib.Path(transformers.utils.cached_file(self.folder, name))
+            except OSError:
+                return None  # a repository of a tokenizer alone
+        return hf_folder.read_json(path).get("eos_token_id") if path.is_file() else None
+
+    def _templated(self, messages: list[dict[str, str]], **how) -> str:
+        """The chat template's text; ValueError names its file and the way out where it refuses the messages."""
+        try:
+            return self.inner.apply_chat_template(messages, tokenize=False, **how)
+        except Exception as error:  # a template is a program of its own, which raises what it likes
+            files = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+            there = [name for name in files if (pathlib.Path(self.folder) / name).is_file()]
+            where = str(pathlib.Path(self.folder) / (there or files)[0])
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"the chat template in {where} refuses messages of {roles} ({type(error).__name__}: {error}). "
+                "If it knows no system role, set task.prompt='user' (evaluate: --prompt=user), or "
+                "task.system='' where the task has that key; task.prompt='plain' goes around the template"
+            ) from error
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text as it is, nothing put before or after it."""
+        return self.inner.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids, to the end; ids that end a sequence give nothing, those beyond the vocabulary U+FFFD."""
+        kept = [int(id) for id in ids if id not in self.eos_ids]
+        pieces = []
+        for known, run in itertools.groupby(kept, key=lambda id: id < self.vocab_size):
+            ids = list(run)
+            # left to itself, the tokenizer would skip unknown ids and so join what stood apart
+            if known:
+                pieces.append(self.inner.decode(ids, clean_up_tokenization_spaces=False))
+            else:
+                pieces.append(UNREADABLE * len(ids))
+        return "".join(pieces)
+
+    def render(self, messages: list[dict[str, str]]) -> list[int]:
+        """Prompt ids of chat messages, up to where the assistant begins to speak."""
+        # a plain text goes around the template, see tasks.plain_messages
+        plain = [message["role"] for message in messages] == ["text"]
+        if self.inner.chat_template and not plain:
+            return self.encode(self._templated(messages, add_generation_prompt=True))
+        starts = self.inner.bos_token_id is not None and self.inner.encode("")[:1] == [
+            self.inner.bos_token_id
+        ]
+        text = (
+            messages[0]["content"]
+            if plain
+            else "".join(message["content"] + "\n" for message in messages)
+        )
+        return [self.inner.bos_token_id] * starts + self.encode(text)
+
+    def save(self, folder: str | pathlib.Path) -> None:
+        """Put the tokenizer's files into the folder: the very files where it came from a folder."""
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not pathlib.Path(self.folder).is_dir():
+            self.inner.save_pretrained(str(folder))
+            return
+        for name in TOKENIZER_FILES:
+            source = pathlib.Path(self.folder) / name
+            if source.exists() and source.resolve() != (folder / name).resolve():
+                shutil.copyfile(source, folder / name)
+
+
+def check_files(folder: str | pathlib.Path) -> None:
+    """ValueError for the first file of a tokenizer that is no UTF-8 or no JSON: transformers does not name it."""
+    for name in ("config.json", *TOKENIZER_FILES):
+        path = pathlib.Path(folder) / name
+        if path.is_file() and path.suffix == ".json":
+            hf_folder.read_json(path)
+        elif path.is_file() and path.suffix in (".jinja", ".txt"):
+            textfile.read(path)
+
+
+def check_vocabulary(tokenizer, model_vocab: int) -> None:
+    """ValueError if the tokenizer knows ids that the model has no row for; a larger (padded) vocabulary is fine."""
+    needed = max(tokenizer.vocab_size, max(tokenizer.eos_ids) + 1)
+    if needed > model_vocab:
+        raise ValueError(
+            f"the tokenizer uses ids up to {needed - 1}, the model's end at {model_vocab - 1}; "
+            "take the tokenizer of this model, or a model with a larger vocabulary"
+        )

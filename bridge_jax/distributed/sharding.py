@@ -1,0 +1,254 @@
+"""The device mesh and the one table from logical axes to mesh axes.
+
+Rows are spread over data and fsdp, parameters and their optimizer moments over fsdp (width) and tensor (heads, mlp,
+vocabulary). A dimension that its mesh axes do not divide stays whole: a vocabulary, kv heads that devices share, the adapter's
+rank; a run whose width, heads, mlp or rows do not divide is refused before it begins (setup.check_mesh).
+Decoding has a mesh of its own over the same devices: weights are gathered once for a rollout instead of once for a token, so
+that nothing is spread over fsdp; heads lie over decode_tensor devices, rows over the others. Arrays across processes: hosts.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bridge_jax.distributed import platforms
+from bridge_jax.types import Matrix, Tree
+
+AXES = ("data", "fsdp", "tensor")
+RULES = {
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+}  # others: whole
+ROWS = PartitionSpec(("data", "fsdp"))  # of a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; one of data, fsdp and tensor may be -1: all that the others leave."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+    decode_tensor: int = (
+        0  # devices that share the heads of the sampler's weights and cache; 0: as tensor
+    )
+
+
+def sizes_of(cfg: MeshConfig, devices: int) -> dict[str, int]:
+    """Devices along each axis, -1 filled in; ValueError, with the nearest sizes that do, when they do not take all devices."""
+    given = {axis: getattr(cfg, axis) for axis in AXES}
+    sizes = list(given.values())
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(f"mesh {given}; allowed: positive sizes, and -1 for at most one of them")
+    known, rest = math.prod(size for size in sizes if size != -1), -1 in sizes
+    if devices % known or not rest and known != devices:
+        raise ValueError(
+            f"mesh {given} takes {'a multiple of ' * rest}{known} devices, there are {devices}; nearest that takes "
+            f"all: {_nearest_sizes(given, devices)}. Allowed for each: {', '.join(map(str, divisors(devices)))}, or "
+            "-1 for one of them: what the others leave"
+        )
+    return {axis: devices // known if size == -1 else size for axis, size in given.items()}
+
+
+def _nearest_sizes(
+    given: dict[str, int],
+    devices: int,
+    fits: Callable[[int, int], bool] = lambda fsdp, tensor: True,
+) -> dict:
+    """Of all sizes that take all devices, and fit, those that are away from the given ones by the smallest factor; -1 stays.
+
+    Of several the one with the least tensor: it must divide the heads too.
+    """
+    sizes = [
+        (a, b, devices // a // b)
+        for a in divisors(devices)
+        for b in divisors(devices // a)
+        if fits(b, devices // a // b)
+    ]
+    factor = lambda size, wanted: 1.0 if wanted == -1 else max(size / wanted, wanted / size)
+    nearest = min(
+        sizes, key=lambda found: (math.prod(map(factor, found, given.values())), found[2])
+    )
+    return {axis: given[axis] if given[axis] == -1 else size for axis, size in zip(AXES, nearest)}
+
+
+def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
+    """The mesh over the given (default: all) devices."""
+    devices = platforms.devices() if devices is None else devices
+    return Mesh(np.asarray(devices).reshape(tuple(sizes_of(cfg, len(devices)).values())), AXES)
+
+
+def make_decode_mesh(cfg: MeshConfig, devices=None) -> Mesh:
+    """The mesh of sampling and evaluation over the same devices in the same order; ValueError where heads cannot lie so."""
+    devices = platforms.devices() if devices is None else devices
+    tensor = cfg.decode_tensor or sizes_of(cfg, len(devices))["tensor"]
+    if tensor < 1 or len(devices) % tensor:
+        allowed = divisors(len(devices))
+        nearest = min(allowed, key=lambda n: abs(n - tensor))
+        raise ValueError(
+            f"mesh.decode_tensor={tensor} does not divide the {len(devices)} devices; nearest that does: {nearest}. "
+            f"Allowed: {', '.join(map(str, allowed))}, or 0: as mesh.tensor"
+        )
+    return make_mesh(MeshConfig(data=len(devices) // tensor, fsdp=1, tensor=tensor), devices)
+
+
+def divisors(number: int) -> list[int]:
+    """All of them, the smallest first."""
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def multiples(number: int, unit: int) -> str:
+    """The positive multiples of unit below and above a number that is none, for a message."""
+    below = number // unit * unit
+    return f"{below} or {below + unit}" if below else str(unit)
+
+
+def heads_fit(tensor: int, heads: int, kv_heads: int) -> bool:
+    """Whether `tensor` devices can share the heads evenly: whole kv heads on each, or each on as many devices."""
+    return heads % tensor == 0 and (kv_heads % tensor == 0 or tensor % kv_heads == 0)
+
+
+def kv_copies(tensor: int, kv_heads: int) -> int:
+    """How often a kv head is held where `tensor` devices share the heads: once for each device that attends with it."""
+    return max(1, tensor // kv_heads)
+
+
+def check_heads(key: str, tensor: int, heads: int, kv_heads: int, devices: int = 0) -> None:
+    """ValueError, with the nearest of all numbers that so many devices allow (0: as many as you like), unless heads_fit."""
+    if not heads_fit(tensor, heads, kv_heads):
+        allowed = [n for n in divisors(math.gcd(heads, devices)) if heads_fit(n, heads, kv_heads)]
+        nearest = min(allowed, key=lambda n: abs(n - tensor))
+        raise ValueError(
+            f"{key}={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; nearest that does: "
+            f"{nearest}. Allowed{f' on {devices} devices' * bool(devices)}: {', '.join(map(str, allowed))}"
+        )
+
+
+def check_model(mesh: Mesh, width: int, heads: int, kv_heads: int, mlp: int) -> None:
+    """ValueError, with the nearest sizes that do, unless fsdp divides the width and tensor heads and mlp: the weights and their
+    moments would be whole where they should be spread."""
+    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
+    fit = {
+        f"mesh.fsdp={fsdp} does not divide the model's width {width}": lambda fsdp, tensor: (
+            width % fsdp == 0
+        ),
+        f"mesh.tensor={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads": lambda fsdp, tensor: (
+            heads_fit(tensor, heads, kv_heads)
+        ),
+        f"mesh.tensor={tensor} does not divide the model's mlp width {mlp}": lambda fsdp, tensor: (
+            mlp % tensor == 0
+        ),
+    }
+    if wrong := [what for what, fits in fit.items() if not fits(fsdp, tensor)]:
+        nearest = _nearest_sizes(
+            dict(mesh.shape), mesh.size, lambda *sizes: all(fits(*sizes) for fits in fit.values())
+        )
+        raise ValueError(
+            f"{'; '.join(wrong)}; nearest that does: "
+            + ", ".join(f"mesh.{a}={n}" for a, n in nearest.items())
+        )
+
+
+def of_axes(
+    mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...], whole: tuple[str, ...] = ()
+) -> NamedSharding:
+    """Sharding of one array with these logical axes; along the mesh axes `whole` it is gathered."""
+    mesh_axes = [None if RULES.get(axis) in whole else RULES.get(axis) for axis in axes]
+    fits = [
+        name if name and size % mesh.shape[name] == 0 else None
+        for name, size in zip(mesh_axes, shape)
+    ]
+    return NamedSharding(mesh, PartitionSpec(*fits))
+
+
+def of_tree(mesh: Mesh, axes: Tree, abstract: Tree) -> Tree:
+    """Shardings of a tree of arrays whose logical axes stand in a tree of tuples of the same shape."""
+    return jax.tree.map(lambda leaf, names: of_axes(mesh, names, leaf.shape), abstract, axes)
+
+
+def of_state(
+    mesh: Mesh,
+    state: Tree,
+    theta_axes: Tree,
+    w_axes: Tree,
+    on_host: tuple[str, ...] = (),
+    matrices: tuple = (),
+) -> Tree:
+    """Shardings of a whole training state: every leaf under theta, theta_hat, w or ref is laid out as that parameter.
+
+    Optimizer moments are found by the same path; scalars, such as counts, are whole on every device. What is under a name of
+    `on_host` lies in the host's memory, next to the device that it belongs to. matrices: of optim.Recipes, for factored moments.
+    """
+    axes = {"theta": theta_axes, "theta_hat": theta_axes, "ref": theta_axes, "w": w_axes}
+    sides = dict(matrices)
+
+    def names_of(part: str, keys: list[str]) -> tuple[str, ...]:
+        """Logical axes of the parameter under these keys, or of the means that are kept of its squares."""
+        names, owner = axes[part], "w" if part == "w" else "theta"
+        for i, key in enumerate(keys):
+            if isinstance(names, tuple):
+                return of_means(names, sides["/".join([owner, *keys[:i]])], key)
+            names = names[key]
+        return names
+
+    def of_leaf(path, leaf):
+        keys = [getattr(key, "name", getattr(key, "key", None)) for key in path]
+        part = next((i for i, key in enumerate(keys) if key in axes), None)
+        names = names_of(keys[part], keys[part + 1 :]) if part is not None and leaf.ndim else ()
+        place = of_axes(mesh, names, leaf.shape)
+        return (
+            place.with_memory_kind("pinned_host")
+            if leaf.ndim and set(keys) & set(on_host)
+            else place
+        )
+
+    return jax.tree_util.tree_map_with_path(of_leaf, state)
+
+
+def of_cache(mesh: Mesh, cache: Tree) -> Tree:
+    """Shardings of a cache, [L, rows, K, positions and H] each: rows over data and fsdp, kv heads over tensor."""
+    rows, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
+
+    def of_leaf(leaf):
+        B, K = leaf.shape[1:3]
+        return NamedSharding(
+            mesh,
+            PartitionSpec(
+                None, ROWS[0] if B % rows == 0 else None, "tensor" if K % tensor == 0 else None
+            ),
+        )
+
+    return jax.tree.map(of_leaf, cache)
+
+
+def lay_cache(mesh: Mesh, cache: Tree) -> Tree:
+    """The cache as `of_cache` has it, each kv head as often as `kv_copies` says."""
+    cache = jax.tree.map(
+        lambda x: jnp.repeat(x, kv_copies(mesh.shape["tensor"], x.shape[2]), axis=2), cache
+    )
+    return jax.lax.with_sharding_constraint(cache, of_cache(mesh, cache))
+
+
+def of_means(axes: tuple[str, ...], matrix: Matrix, kept: str) -> tuple[str, ...]:
+    """Logical axes of a factored second moment: of its matrix without the columns ("row"), or without the rows ("col")."""
+    gone = matrix.columns if kept == "row" else matrix.rows
+    return tuple(name for axis, name in enumerate(axes) if axis not in gone)
+
+
+def of_rows(mesh: Mesh, batch: Tree) -> Tree:
+    """Shardings of a batch: the leading axis over data and fsdp where they divide it, scalars whole."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    spread = lambda leaf: (
+        ROWS if np.ndim(leaf) and np.shape(leaf)[0] % devices == 0 else PartitionSpec()
+    )
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, spread(leaf)), batch)

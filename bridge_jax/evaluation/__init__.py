@@ -1,0 +1,1 @@
+"""Evaluation: scores with their errors, transcripts, comparisons."""

@@ -1,0 +1,101 @@
+"""Where a model's files are: a local Hugging Face folder, or a hub name that is fetched into HF's cache.
+
+A usable folder holds config.json beside model.safetensors, or beside shards and model.safetensors.index.json. Nothing
+here opens weights; every incomplete folder is refused by the name of the file it lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from bridge_jax.filesystem import textfile
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "merges.txt", "vocab.txt", "*.jinja")
+HUB_NEVER = ("*/*", "consolidated*")  # copies of the weights in other formats
+
+
+def locate(path: str | Path) -> Path:
+    """Folder of a local path, or of a hub name ("Qwen/Qwen2.5-3B") once fetched; ValueError if it is incomplete."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        if folder.exists():
+            raise ValueError(
+                f"model {str(path)!r} is a file; give the folder that holds config.json and the weights"
+            )
+        if looks_local(str(path)):
+            raise ValueError(
+                f"model folder {str(path)!r} does not exist; give an existing folder, "
+                "or a hub name OWNER/NAME"
+            )
+        folder = fetch(str(path))
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"model folder {str(folder)!r} lacks config.json; it has: {listing(folder)}"
+        )
+    weight_files(folder)
+    return folder
+
+
+def looks_local(path: str) -> bool:
+    """Whether a path that does not exist was meant as one: it is no hub name, or starts with a folder that exists."""
+    return not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path) or Path(path.split("/")[0]).is_dir()
+
+
+def fetch(name: str) -> Path:
+    """Download config, safetensors and tokenizer of a hub model; ValueError if the hub does not give it."""
+    import huggingface_hub  # here, because a local folder needs no hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_NEVER)
+        )
+    except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
+        raise ValueError(
+            f"model {name!r} is no local folder, and the hub did not give it: {error}. "
+            "Check the name, the network and HF_TOKEN, or give a local folder."
+        ) from error
+    return Path(folder)
+
+
+def listing(folder: Path) -> str:
+    """File names of a folder, for an error message."""
+    return ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, the one or all shards of the index; ValueError names what is missing."""
+    folder = Path(folder)
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if not (folder / INDEX).is_file():
+        raise ValueError(
+            f"model folder {str(folder)!r} lacks weights: neither {SINGLE} nor {INDEX} is there; it has: "
+            f"{listing(folder)}. Convert .bin weights with transformers' save_pretrained."
+        )
+    weight_map = read_json(folder / INDEX).get("weight_map")
+    if not weight_map:
+        raise ValueError(f"{folder / INDEX} has no weight_map; copy it again")
+    shards = sorted(set(weight_map.values()))
+    if missing := [name for name in shards if not (folder / name).is_file()]:
+        raise ValueError(
+            f"model folder {str(folder)!r} lacks {', '.join(missing)}, named in {INDEX}; copy them again"
+        )
+    return [folder / name for name in shards]
+
+
+def hf_json(folder: str | Path) -> dict:
+    """The keys of a folder's config.json: what params.read_config takes and params.save writes back."""
+    return read_json(Path(folder) / "config.json")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file as a dict; ValueError names the file if it is absent, broken or no UTF-8."""
+    try:
+        return json.loads(textfile.read(path))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error

@@ -1,0 +1,43 @@
+"""Objectives, which are maximised: terms of J, their gradients over micro-batches, what a step reports."""
+
+from bridge_jax.objectives.metrics import (
+    by_layer_group,
+    clip_fraction,
+    cooperation,
+    demo_metrics,
+    inner,
+    mean_gain,
+    own_gain,
+    passed,
+    products,
+    rollout_metrics,
+    shared_gain,
+)
+from bridge_jax.objectives.microbatch import (
+    gradient,
+    logp_of,
+    micro_count,
+    micro_join,
+    micro_split,
+    over_micro_batches,
+)
+from bridge_jax.objectives.passes import after, unless_lost
+from bridge_jax.objectives.terms import (
+    J_RL,
+    J_SFT,
+    LOG_RATIO_BOUND,
+    advantages_with_expert,
+    check_advantage,
+    clipped_surrogate,
+    group_advantages,
+    group_size,
+    k3,
+    mean_tokens,
+    ratio,
+    rl_rows,
+    row_mask,
+    scored,
+    surrogate,
+    token_mask,
+    token_total,
+)

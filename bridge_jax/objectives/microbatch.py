@@ -1,0 +1,125 @@
+"""Objectives summed over micro-batches: values, gradients and per-token outputs."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bridge_jax.data import packing
+from bridge_jax.objectives.passes import unless_lost
+from bridge_jax.types import Policy, Rollouts, Sequences, Tree
+
+
+def micro_count(B: int, microbatch_rows: int) -> int:
+    """How many micro-batches B rows make; microbatch_rows 0, or more than B, means one."""
+    return max(1, B // microbatch_rows) if microbatch_rows else 1
+
+
+def micro_split(seqs: Sequences, rows: Tree, count: int):
+    """(seqs, rows) with a leading axis of `count` micro-batches: whole groups each, or an even part of one group.
+
+    rows: pytree of [B, ...] arrays. A group's prompt is repeated when its rows are spread over micro-batches. Micro-batch i
+    takes the groups i, i + count, ...: a batch that lies over devices by its leading axis then does so in every micro-batch.
+    """
+    P, B = seqs.prompt_len_P.shape[0], seqs.length_B.shape[0]
+    if B % count or (P % count and count % P):
+        raise ValueError(
+            f"{B} rows of {P} prompts cannot be cut into {count} micro-batches: the rows of a micro-batch must "
+            f"divide, or be a multiple of, the {B // P} samples of a prompt"
+        )
+    strides = min(count, P)
+
+    def by_row(x):
+        x = x.reshape(P // strides, strides, B // P, *x.shape[1:]).swapaxes(0, 1)
+        return x.reshape(count, B // count, *x.shape[3:])
+
+    def by_prompt(x):
+        x = x.reshape(P // strides, strides, *x.shape[1:]).swapaxes(0, 1)
+        return jnp.repeat(x, count // strides, axis=0)
+
+    split = Sequences(
+        by_prompt(seqs.prompt_PS),
+        by_prompt(seqs.prompt_len_P),
+        by_row(seqs.tokens_BT),
+        by_row(seqs.length_B),
+    )
+    return split, jax.tree.map(by_row, rows)
+
+
+def micro_join(x: jax.Array, P: int) -> jax.Array:
+    """[count, rows, ...] of micro_split back to [B, ...] in the order of the batch."""
+    count, rows = x.shape[:2]
+    B, strides = count * rows, min(count, P)
+    x = x.reshape(strides, P // strides, B // P, *x.shape[2:]).swapaxes(0, 1)
+    return x.reshape(B, *x.shape[3:])
+
+
+def over_micro_batches(step, carry: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0):
+    """step(carry, seqs, rows) -> (carry, facts) on one micro-batch after the other; the last carry, and facts [B, ...] of all.
+
+    Packed sequences make as many micro-batches as their rows fill; what is on nobody's row has facts of 0.
+    """
+    B = seqs.length_B.shape[0]
+    if seqs.packing is None:
+        split = micro_split(seqs, rows, micro_count(B, microbatch_rows))
+        carry, facts = jax.lax.scan(lambda carry, micro: step(carry, *micro), carry, split)
+        return carry, jax.tree.map(lambda x: micro_join(x, seqs.prompt_len_P.shape[0]), facts)
+    slot_RK = seqs.packing.slot_RK
+    R = min(microbatch_rows or B, B)
+    slot_RK = jnp.pad(slot_RK, ((0, -B % R), (0, 0)), constant_values=-1)
+
+    def micro(i):
+        slots = jax.lax.dynamic_slice_in_dim(slot_RK, i * R, R)
+        return (
+            slots,
+            packing.taken(seqs, slots),
+            jax.tree.map(lambda x: x[jnp.maximum(slots, 0).reshape(-1)], rows),
+        )
+
+    def body(i, state):
+        carry, facts = state
+        slots, *given = micro(i)
+        carry, new = step(carry, *given)
+        place = jnp.where(slots < 0, B, slots).reshape(-1)
+        return carry, jax.tree.map(lambda all, x: all.at[place].set(x, mode="drop"), facts, new)
+
+    shapes = jax.eval_shape(lambda carry: step(carry, *micro(0)[1:])[1], carry)
+    facts = jax.tree.map(lambda x: jnp.zeros((B, *x.shape[1:]), x.dtype), shapes)
+    return jax.lax.fori_loop(0, -(-seqs.packing.used // R), body, (carry, facts))
+
+
+def gradient(
+    J,
+    phi: Tree,
+    seqs: Sequences,
+    rows: Tree,
+    microbatch_rows: int = 0,
+    done: jax.Array | None = None,
+):
+    """Gradient of J in phi (fp32), J itself and its facts, accumulated over micro-batches.
+
+    J(phi, seqs, rows) -> (scalar, facts [B, ...]); scalars of the micro-batches add up to the whole, so J divides by the
+    global count. microbatch_rows: rows computed at once; 0, or more than there are, means all. done: a scalar that has to be
+    known before the pass begins. Where it is not finite the step is lost already: J is NaN then, and nothing is computed.
+    """
+
+    def accumulate(carry, seqs, rows):
+        G, total = carry
+        (value, facts), g = jax.value_and_grad(J, has_aux=True)(phi, seqs, rows)
+        return (jax.tree.map(lambda a, b: a + b.astype(a.dtype), G, g), total + value), facts
+
+    def computed():
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), phi)
+        (G, value), facts = over_micro_batches(
+            accumulate, (zeros, jnp.float32(0)), seqs, rows, microbatch_rows
+        )
+        return G, value, facts
+
+    G, value, facts = computed() if done is None else unless_lost(done, computed)
+    return G, value, jax.lax.stop_gradient(facts)
+
+
+def logp_of(policy: Policy, phi: Tree, rollouts: Rollouts, microbatch_rows: int = 0) -> jax.Array:
+    """log pi_phi of the sampled tokens [B,T] at their temperature, forward only, micro-batched."""
+    step = lambda carry, seqs, rows: (carry, policy.logp(phi, seqs, rollouts.temperature)[0])
+    return over_micro_batches(step, (), rollouts.seqs, {}, microbatch_rows)[1]

@@ -1,0 +1,261 @@
+"""The chips that a plan can be made for, and topologies by name: "v5e:4x4", "cpu:8", "gpu:8".
+
+Peaks are those of the makers' pages (CHIPS names them), per chip: dense bfloat16 matmuls, memory, and one link in one direction.
+A TPU slice is a torus only along some dimensions (`links`); along the others the chips at its edge have one link less, and
+a collective goes at their pace. Nothing here reaches for a device before `devices` is called.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+from typing import NamedTuple
+
+from bridge_jax.config.schema import did_you_mean
+
+
+class Chip(NamedTuple):
+    """Peaks of one chip, per second and in bytes."""
+
+    flops: float  # bfloat16 matmuls
+    hbm: float  # bytes of memory
+    memory: float  # bytes per second to and from it
+    link: float  # bytes per second over one link, one direction
+    links: int  # of a chip inside a torus: two for each dimension; a GPU's switch counts as one
+    torus: int  # a slice closes to a ring along dimensions that are a multiple of this; 0: it does not matter
+    source: str
+
+
+_TPU = "cloud.google.com/tpu/docs/"
+CHIPS = {  # link: the pages' bidirectional interconnect bandwidth per chip, / 2 directions / links
+    "v4": Chip(275e12, 32e9, 1228e9, 50e9, 6, 4, _TPU + "v4 (2400 Gbps a direction)"),
+    "v5e": Chip(197e12, 16e9, 819e9, 50e9, 4, 16, _TPU + "v5e (400 GBps both directions)"),
+    "v5p": Chip(459e12, 95e9, 2765e9, 100e9, 6, 4, _TPU + "v5p (1200 GBps both directions)"),
+    "v6e": Chip(918e12, 32e9, 1638e9, 100e9, 4, 16, _TPU + "v6e (800 GBps both directions)"),
+    "a100": Chip(
+        312e12,
+        80e9,
+        2039e9,
+        300e9,
+        1,
+        0,
+        "nvidia.com/en-us/data-center/a100 (SXM 80 GB, NVLink 600 GBps)",
+    ),
+    "h100": Chip(
+        989e12,
+        80e9,
+        3350e9,
+        450e9,
+        1,
+        0,
+        "nvidia.com/en-us/data-center/h100 (SXM, NVLink 900 GBps)",
+    ),
+}
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = (
+    "2x2x1",
+    "2x2x2",
+    "2x2x4",
+    "2x4x4",
+    "4x4x4",
+    "4x4x8",
+    "4x8x8",
+    "8x8x8",
+    "8x8x16",
+    "8x16x16",
+    "16x16x16",
+)
+SLICES = {
+    "v4": _CUBES,
+    "v5e": _FLAT,
+    "v5p": _CUBES,
+    "v6e": _FLAT,
+}  # those that can be rented; libtpu knows more
+SOLD = {
+    "v5litepod": ("v5e", 1),
+    "v6e": ("v6e", 1),
+    "v4": ("v4", 2),
+    "v5p": ("v5p", 2),
+}  # behind "-" stand cores, so many a chip
+TPU_SETTINGS = {  # before libtpu is loaded: ask no metadata server, take no lock, say nothing of hosts
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+class Topology(NamedTuple):
+    """A name that was understood."""
+
+    name: str
+    kind: str  # cpu, gpu, or a TPU's generation
+    shape: tuple[int, ...]  # chips along each dimension; () for a gpu: all there are
+
+    @property
+    def chip(self) -> Chip | None:
+        """Peaks, where they are in the table."""
+        return CHIPS.get(self.kind)
+
+    @property
+    def tpu(self) -> bool:
+        """Whether it takes the TPU's compiler."""
+        return self.kind not in ("cpu", "gpu")
+
+
+def parse(name: str) -> Topology:
+    """The topology of this name; ValueError with the nearest valid ones for a name that cannot be one."""
+    kind, _, rest = name.partition(":")
+    kind = kind.lower()
+    if (sold := re.fullmatch(r"(\w+)-([1-9]\d*)", name.lower())) and sold[1] in SOLD:
+        kind, cores = SOLD[sold[1]]
+        raise ValueError(
+            f"--topology={name!r} is unknown: {_nearest(name, kind, str(int(sold[2]) // cores))}"
+        )
+    simple = re.fullmatch(r"[1-9]\d*", rest)
+    if kind == "cpu" and simple or kind == "gpu" and (simple or name.lower() == "gpu"):
+        return Topology(name, kind, (int(rest),) if rest else ())
+    if kind in ("cpu", "gpu"):
+        raise ValueError(
+            f"--topology={name!r}: behind {kind}: stands the number of devices, such as {kind}:8"
+        )
+    if kind in SLICES and not re.fullmatch(
+        r"[1-9]\d*" + r"x[1-9]\d*" * SLICES[kind][0].count("x"), rest
+    ):
+        raise ValueError(f"--topology={name!r} is unknown: {_nearest(name, kind, rest)}")
+    if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)*", name):
+        raise ValueError(
+            f"--topology={name!r} is unknown: {did_you_mean(kind, known())} Written as KIND:AxB or KIND:AxBxC, such "
+            "as v5e:4x4 and v5p:4x4x4, or cpu:8, gpu, gpu:8"
+        )
+    return Topology(f"{kind}:{rest}", kind, tuple(int(n) for n in rest.split("x")))
+
+
+def known() -> list[str]:
+    """What can stand before the colon; libtpu may know more generations."""
+    return ["cpu", "gpu", *SLICES]
+
+
+def _nearest(name: str, kind: str, rest: str) -> str:
+    """The slices of this generation, the one of the nearest number of chips first."""
+    count = lambda shape: math.prod(int(n) for n in shape.split("x"))
+    asked = math.prod(int(n) for n in re.findall(r"[1-9]\d*", rest)) or 1
+    nearest = min(SLICES[kind], key=lambda shape: (abs(math.log(count(shape) / asked)), shape))
+    return f"did you mean '{kind}:{nearest}'? Allowed: {', '.join(f'{kind}:{shape}' for shape in SLICES[kind])}."
+
+
+def prepare(topology: Topology) -> None:
+    """The environment that this topology's compiler needs; before jax is imported."""
+    if topology.kind == "gpu":
+        return
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a TPU or GPU of this machine has no part in it
+    if topology.kind == "cpu":
+        flags = [
+            flag
+            for flag in os.environ.get("XLA_FLAGS", "").split()
+            if "host_platform_device_count" not in flag
+        ]
+        os.environ["XLA_FLAGS"] = " ".join(
+            [*flags, f"--xla_force_host_platform_device_count={topology.shape[0]}"]
+        )
+
+
+def devices(topology: Topology) -> list:
+    """The devices, real or described; ValueError where there are none."""
+    import jax
+
+    from bridge_jax.distributed import platforms
+
+    if topology.tpu:
+        return tpu_devices(topology)
+    if topology.kind == "gpu":
+        platforms.devices()  # prepare has left the platform to the user
+    try:
+        found = jax.devices(topology.kind)
+    except RuntimeError:
+        raise ValueError(
+            f"--topology={topology.name!r}: jax sees no {topology.kind} here. A plan for GPUs is compiled on a "
+            'machine that has one, with pip install "jax[cuda13]"; for TPUs and CPUs none is needed'
+        ) from None
+    count = topology.shape[0] if topology.shape else len(found)
+    if count > len(found):
+        raise ValueError(
+            f"--topology={topology.name!r}: there are {len(found)} such devices; allowed: up to "
+            f"{topology.kind}:{len(found)}"
+        )
+    return found[:count]
+
+
+def tpu_devices(topology: Topology) -> list:
+    """Described TPU devices; ValueError where libtpu is absent or does not know the topology."""
+    import jax
+    from jax.experimental import topologies
+
+    rest = topology.name.partition(":")[2]
+    hint = (
+        _nearest(topology.name, topology.kind, rest)
+        if topology.kind in SLICES
+        else did_you_mean(topology.kind, known())
+    )
+    if importlib.util.find_spec("libtpu") is None:
+        if rest not in SLICES.get(topology.kind, ()):
+            raise ValueError(
+                f"--topology={topology.name!r} is unknown: {hint} libtpu, which is not installed, may know more: "
+                "pip install libtpu"
+            )
+        raise ValueError(
+            f"--topology={topology.name!r} takes the TPU's compiler, which is not installed: pip install libtpu "
+            "(it is part of jax[tpu]; no TPU is needed). Without it: --topology=cpu:8"
+        )
+    os.environ.update({key: value for key, value in TPU_SETTINGS.items() if key not in os.environ})
+    jax.devices(
+        "cpu"
+    )  # has now read XLA_FLAGS; libtpu reads them later, and a flag of another backend ends the process
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join(
+        flag for flag in flags if not flag.startswith(("--xla_cpu_", "--xla_gpu_"))
+    )
+    try:
+        return list(topologies.get_topology_desc(topology.name, platform="tpu").devices)
+    except Exception as error:  # jax hands libtpu's refusal on in types of its own
+        raise ValueError(
+            f"--topology={topology.name!r} is unknown to libtpu ({str(error).splitlines()[0]}): {hint}"
+        ) from None
+
+
+def chip_of(topology: Topology, devices: list) -> Chip | None:
+    """Peaks of one of the DEVICES: those of v4, for one, are half a chip each; None where the table has no such chip.
+
+    A GPU's memory is what jax may have of the one that is there: an A100 has 40 or 80 GB, and a part is kept for others.
+    """
+    if topology.kind == "gpu":
+        kind, memory = devices[0].device_kind.lower(), devices[0].memory_stats() or {}
+        chip = next((chip for name, chip in CHIPS.items() if name in kind), None)
+        return chip and chip._replace(hbm=float(memory.get("bytes_limit", chip.hbm)))
+    if topology.chip is None:
+        return None
+    share = math.prod(topology.shape) / len(devices)
+    chip = topology.chip
+    return chip._replace(
+        flops=chip.flops * share,
+        hbm=chip.hbm * share,
+        memory=chip.memory * share,
+        link=chip.link * share,
+    )
+
+
+def interconnect(topology: Topology, chip: Chip) -> float:
+    """Bytes per second that the worst-placed chip of the slice can receive: its links, one direction.
+
+    Along a dimension that does not close to a ring a chip at the edge has one link, along one of a single chip none.
+    """
+    if not chip.torus:
+        return chip.link * chip.links
+    ring = lambda size: size > 2 and size % chip.torus == 0
+    return chip.link * sum(0 if size == 1 else 2 if ring(size) else 1 for size in topology.shape)

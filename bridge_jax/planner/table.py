@@ -1,0 +1,291 @@
+"""A plan as text for a terminal, and the tables of many (docs/plans.md)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bridge_jax.evaluation import results
+from bridge_jax.planner.plan import CHIP_COUNTS, GB
+
+ASSUMED = (
+    "Assumed: prompts and completions of full length, every sample to max_new tokens, and rooflines: the longest of "
+    "FLOPs, memory and interconnect at the makers' peaks. A bound from below, not a forecast. Memory and collectives are "
+    "the compiler's."
+)
+
+
+def aligned(rows: list[tuple]) -> str:
+    """Rows of cells under each other, the first column to the left."""
+    texts = [[cell if isinstance(cell, str) else f"{cell:,.3g}" for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
+    pad = lambda i, cell: cell.rjust(widths[i]) if i else cell.ljust(widths[i])
+    line = lambda row: "  ".join(pad(i, cell) for i, cell in enumerate(row))
+    return "\n".join(f"  {line(row)}".rstrip() for row in texts)
+
+
+def text(plan: dict[str, Any]) -> str:
+    """All of one plan."""
+    mesh = (
+        " x ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1)
+        or "one device"
+    )
+    chip = plan["chip"]
+    lines = [
+        f"{plan['method']}, {plan['model']} of {plan['parameters']:,} parameters on {plan['topology']}: {plan['devices']} "
+        f"device(s) ({plan['device_kind']}), {mesh}; decoding with tensor {plan['decode_mesh']['tensor']}",
+        f"{plan['prompts']} prompts x {plan['samples']} samples, {plan['bucket']} + {plan['max_new']} tokens, "
+        f"{plan['microbatch_rows']} row(s) per device at a time, {plan['dtype']}, remat {plan['remat']}",
+        f"per device: {chip['flops'] / 1e12:.0f} TFLOP/s, {chip['hbm'] / GB:.0f} GB at {chip['memory'] / GB:.0f} GB/s, "
+        f"interconnect {chip['interconnect'] / GB:.0f} GB/s ({chip['source']})"
+        if chip
+        else "no peaks are known of this device: neither seconds nor what fits",
+        "",
+        memory_table(plan["phases"], chip),
+    ]
+    lines += ["", work_table(plan["phases"], chip)]
+    for phase in plan["phases"]:
+        lines += ["", detail(phase)]
+    return "\n".join([*lines, "", step_lines(plan), f"  {ASSUMED}"])
+
+
+def memory_table(phases: list[dict], chip: dict | None) -> str:
+    """Gigabytes per device of every phase."""
+    rows = [
+        (
+            "GB per device",
+            "arguments",
+            "outputs",
+            "aliased",
+            "temporaries",
+            "program",
+            "beside it",
+            "peak",
+            "fits",
+            "compiled s",
+        )
+    ]
+    for phase in phases:
+        fits = {True: "yes", False: "NO"}[phase["fits"]] if "fits" in phase else "?"
+        if "memory" not in phase:
+            asked = f"{phase['refused']['asked'] / GB:.2f}" if "asked" in phase["refused"] else "?"
+            rows.append(
+                (
+                    phase["phase"],
+                    "",
+                    "",
+                    "",
+                    asked,
+                    "refused",
+                    f"{phase['resident'] / GB:.2f}",
+                    "",
+                    "NO",
+                    f"{phase['compile_s']:.0f}",
+                )
+            )
+            continue
+        memory = phase["memory"]
+        size = lambda key: f"{memory[key] / GB:.3f}"
+        rows.append(
+            (
+                phase["phase"],
+                size("argument"),
+                size("output"),
+                size("alias"),
+                size("temp"),
+                size("peak"),
+                f"{phase['resident'] / GB:.3f}",
+                f"{phase['peak'] / GB:.3f}",
+                fits,
+                f"{phase['compile_s']:.0f}",
+            )
+        )
+    limit = f" of {chip['hbm'] / GB:.0f} GB" if chip else ""
+    return f"{aligned(rows)}\n  peak{limit}: the program's, and what lies beside it of the training state"
+
+
+def work_table(phases: list[dict], chip: dict | None) -> str:
+    """Counted work of every phase and its roofline."""
+    rows = [
+        (
+            "per device",
+            "TFLOP",
+            "GB moved",
+            "GB received",
+            "compute s",
+            "memory s",
+            "network s",
+            "roofline s",
+        )
+    ]
+    for phase in phases:
+        received = sum(row.get("bytes", 0.0) for row in phase.get("collectives", {}).values())
+        seconds = [phase.get(f"{key}_s", "") for key in ("compute", "memory", "network")] + [
+            phase.get("seconds", "")
+        ]
+        rows.append(
+            (phase["phase"], phase["flops"] / 1e12, phase["bytes"] / GB, received / GB, *seconds)
+        )
+    return aligned(rows)
+
+
+def detail(phase: dict) -> str:
+    """Collectives and the largest buffers of one phase."""
+    if "memory" not in phase:
+        return f"{phase['phase']}: refused by the compiler: {phase['refused']['message']}"
+    told = phase["compiler"]
+    lines = [
+        f"{phase['phase']}: the compiler counts "
+        + ", ".join(f"{key} {value:.3g}" for key, value in told.items())
+        + " (a loop's body once; its optimal_seconds is no speed)"
+    ]
+    for kind, row in sorted(
+        phase["collectives"].items(), key=lambda item: -item[1].get("bytes", 0.0)
+    ):
+        told = (
+            f"run {row['times']:,} times, {row['bytes'] / GB:.3f} GB received"
+            if "bytes" in row
+            else "in loops of unknown length: these are taken once"
+        )
+        lines.append(f"  {kind.replace('_', ' ')}: {row['instructions']} instruction(s), {told}")
+    memory = phase["memory"]
+    lines.append(
+        f"  alive at the peak (a walk through the schedule: {memory['walked'] / GB:.3f} GB):"
+    )
+    lines += [
+        f"    {one['bytes'] / GB:8.3f} GB  {one['what']}  {one['name']}  {one['origin'][-90:]}"
+        for one in memory["largest"]
+    ]
+    return "\n".join(lines)
+
+
+def step_lines(plan: dict) -> str:
+    """Seconds of a whole step."""
+    step = dict(plan["step"])
+    if not step:
+        return "step: no estimate (a phase does not fit, was left out, or the device's peaks are unknown)"
+    rollout, grading = step.pop("rollout"), step.pop("grading")
+    lines = [
+        f"step ({name}): {seconds:.2f} s, of it rollout {rollout:.2f} s and grading {grading:.2f} s (given)"
+        for name, seconds in step.items()
+    ]
+    if plan["host_bytes"]:
+        lines.append(
+            f"  Not in these seconds: {plan['host_bytes'] / GB:.2f} GB per device lie on the host between steps; "
+            "each update fetches them and puts them back."
+        )
+    return "\n".join(lines)
+
+
+def ratios(plan: dict, against: dict) -> dict[str, float]:
+    """Of one plan to another: peak of the fullest update, and seconds of the longest step; without those that are unknown."""
+
+    def most(one: dict) -> tuple[float, float]:
+        updates = [
+            phase.get("peak", 0.0) for phase in one["phases"] if phase["phase"].startswith("update")
+        ]
+        steps = [seconds for name, seconds in one["step"].items() if name.startswith("update")]
+        return (max(updates) if all(updates) else 0.0), max(steps, default=0.0)
+
+    pairs = zip(("update peak", "step seconds"), most(plan), most(against))
+    return {name: mine / theirs for name, mine, theirs in pairs if mine and theirs}
+
+
+def side_by_side(plan: dict, against: dict) -> str:
+    """Two plans in a few lines."""
+    found = ratios(plan, against)
+    told = (
+        ", ".join(f"{name} {ratio:.2f}x" for name, ratio in found.items())
+        or "nothing that can be compared"
+    )
+    return f"{plan['method']} against {against['method']}: {told}"
+
+
+def markdown(plans: list[dict]) -> dict[str, str]:
+    """The tables of docs/plans.md, from the lines of docs/plans/*.jsonl: plans, and states (memory per chip by their number).
+
+    Of two plans of the same settings the later one counts; those with other shared settings come last; "x grpo" is beside a plan
+    of grpo with the same shared settings.
+    """
+    last = {
+        (plan["name"], plan["topology"], plan["method"], plan["changed"]): plan for plan in plans
+    }
+    plans = sorted(
+        last.values(),
+        key=lambda plan: (plan["name"], plan["topology"], bool(shared(plan["changed"]))),
+    )
+    key = lambda plan: (plan["name"], plan["topology"], shared(plan["changed"]))
+    grpo = {key(plan): plan for plan in plans if plan["method"] == "grpo"}
+    head = (
+        "model",
+        "slice",
+        "method",
+        "settings away from the config",
+        "state GB",
+        "on host GB",
+        "update peak GB",
+        "x grpo",
+        "rollout peak GB",
+        "fits",
+        "rollout s",
+        "update s",
+        "step s",
+        "x grpo",
+    )
+    sizes = {
+        (plan["name"], plan["method"], plan["changed"], *plan["state_by_chips"].values())
+        for plan in plans
+        if not shared(plan["changed"])
+    }
+    states = [
+        [*names, *(f"{size / GB:.3f}" for size in of)]
+        for *names, of in ((*one[:3], one[3:]) for one in sorted(sizes))
+    ]
+    return {
+        "plans": results.grid(head, [row(plan, grpo.get(key(plan))) for plan in plans]),
+        "states": results.grid(
+            ("model", "method", head[3], *(f"{n} chips" for n in CHIP_COUNTS)), states
+        ),
+    }
+
+
+def shared(changed: str) -> str:
+    """Of the settings that a plan has away from its config those that are not one method's own."""
+    return ", ".join(
+        one for one in re.split(r", (?=[\w.]+=)", changed) if not one.startswith("method.")
+    )
+
+
+def row(plan: dict, grpo: dict | None) -> list[str]:
+    """The cells of one plan."""
+    phases = {phase["phase"]: phase for phase in plan["phases"]}
+    size = lambda names: (
+        "refused"
+        if any("peak" not in phases[name] for name in names)
+        else (f"{max(phases[name]['peak'] for name in names) / GB:.2f}" if names else "")
+    )
+    updates = [name for name in phases if name.startswith("update")]
+    found = ratios(plan, grpo) if grpo else {}
+    times = lambda key: f"{found[key]:.2f}" if key in found and plan is not grpo else ""
+    step = {name: seconds for name, seconds in plan["step"].items() if name.startswith("update")}
+    fits = all(phase.get("fits", False) for phase in phases.values())
+    devices = str(plan["devices"])
+    state, on_host = (
+        plan.get(key, {}).get(devices) for key in ("state_by_chips", "host_state_by_chips")
+    )
+    held = (f"{amount / GB:.2f}" if amount else "" for amount in (state, on_host))
+    return [
+        plan["name"],
+        plan["topology"],
+        plan["method"],
+        plan["changed"],
+        *held,
+        size(updates),
+        times("update peak"),
+        size([name for name in ("merge", "prefill", "decode") if name in phases]),
+        "yes" if fits else "NO",
+        f"{plan['step']['rollout']:.1f}" if step else "",
+        " / ".join(f"{phases[name].get('seconds', 0):.1f}" for name in updates),
+        " / ".join(f"{seconds:.1f}" for seconds in step.values()),
+        times("step seconds"),
+    ]

@@ -1,0 +1,477 @@
+"""Checkpoints of a run: the training state and JSON notes about it, written together in the background by orbax.
+
+A checkpoint is complete or it is not there: orbax renames a finished directory into place. It comes back bit for bit,
+on any layout of devices. Orbax stores arrays without checksums and reads a flipped bit as a number, so that each
+array's checksum is part of the notes and is compared after reading. A checkpoint that cannot be read, or reads as other
+numbers, is passed over for the one before; it is renamed only once an older one has been read, so that a fault outside
+the files (a full memory, a wrong mount) never renames anything. State of another shape, such as another method's, is no
+damage: it is refused with what differs. A checkpoint is known to be good once an update that began from it was finite; the
+newest such one is kept whatever `keep` says, and a run that diverged goes back to it (`retreat`).
+Left out: when to save (train.py), choosing a checkpoint by its score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from bridge_jax.config import schema
+from bridge_jax.distributed import multihost
+from bridge_jax.filesystem import files
+from bridge_jax.types import Tree
+
+logger = logging.getLogger(__name__)
+SHOWN = 4  # paths named per kind of difference
+LONGEST_WRITE_S = (
+    6 * 3600
+)  # of one checkpoint in the background; orbax would give up on the other hosts after 20 minutes
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a save that is not complete
+ASIDE = re.compile(r"(?:damaged|diverged)_step_(\d+)(?:_\d+)?")  # no checkpoints any more
+UNREAD = ...  # stands in an abstract state for a part that is not to be read
+
+# orbax tells each phase of each save at INFO, through absl; its warnings pass
+logging.getLogger("absl").addFilter(
+    lambda record: (
+        record.levelno >= logging.WARNING or f"{os.sep}orbax{os.sep}" not in record.pathname
+    )
+)
+
+
+class Checkpoints:
+    """The checkpoints/ of a run directory: the newest `keep` of them, and the last good one. Every process of a run makes
+    one and calls it alike.
+
+    `read_only`: for a reader beside a run that may be alive: creates, deletes and renames nothing."""
+
+    def __init__(self, workdir: str, keep: int = 1, read_only: bool = False):
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+            raise ValueError(f"checkpoint.keep={keep!r}: must be a whole number of at least 1.")
+        self.directory = os.path.join(os.path.abspath(workdir), "checkpoints")
+        self.read_only = read_only
+        if not read_only:
+            _make(self.directory)
+        self._keep = _Keep(keep)
+        self._manager = ocp.CheckpointManager(
+            self.directory, item_names=("state", "notes"), options=_options(self._keep)
+        )
+
+    def save(self, step: int, state: Tree, meta: dict, good: int = -1) -> bool:
+        """Starts to write; returns once the state is copied to the host, so that the caller may donate it at once.
+
+        `meta` is a JSON object. The save before is waited for. False, and nothing written, if this step is there.
+        good: states up to this step are known to be; the newest checkpoint of one is kept beside the newest `keep`.
+        ValueError for a step before the newest; OSError if the save before could not be written (a full disk)."""
+        assert not self.read_only, "these checkpoints were opened to be read"
+        with self._writing():
+            self._manager.wait_until_finished()
+        newest = self._manager.latest_step()
+        if newest is not None and step <= newest:
+            if step in self._manager.all_steps():
+                return False
+            raise ValueError(
+                f"{self.directory} holds step {newest}, later than step {step}: restore it and go on "
+                "from there, or take another --workdir."
+            )
+        arrays = _by_path(state)
+        assert all(isinstance(leaf, jax.Array) for leaf in arrays.values()), (
+            "a training state holds jax arrays alone"
+        )
+        self._keep.good = good
+        notes = {
+            "step": step,
+            "meta": _json_object(meta),
+            "arrays": {key: _kind(leaf) for key, leaf in arrays.items()},
+            "checksums": checksums(state),
+        }
+        stored = {
+            key: leaf for key, leaf in arrays.items() if leaf.size
+        }  # orbax refuses empty arrays
+        with self._writing():
+            # before the new one is written, so that the disk never holds more than `keep` beside it
+            for old in self._keep.dispensable(self._manager.all_steps()):
+                self._manager.delete(old)
+            self._manager.save(
+                step,
+                force=True,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(stored),
+                    notes=ocp.args.JsonSave(
+                        {"notes": notes, "fingerprint": schema.fingerprint(notes)}
+                    ),
+                ),
+            )
+        return True
+
+    def restore(self, abstract_state: Tree) -> tuple[Tree, dict] | None:
+        """(state, meta) of the newest checkpoint that can be read, None where there is none.
+
+        `abstract_state`: ShapeDtypeStructs, with shardings to restore onto; a part given as UNREAD (`...`) is not read
+        and stays `...`. If newer checkpoints were damaged, meta["restore_warning"] says which and why. ValueError if
+        all are damaged, or if the arrays saved are not those wanted."""
+        self.wait()
+        self._manager.reload()
+        damaged: dict[int, str] = {}
+        for step in multihost.decided(
+            "steps of the checkpoints", lambda: sorted(self._manager.all_steps(), reverse=True)
+        ):
+            try:
+                state, meta = self._read(step, abstract_state)
+            except _Damaged as error:
+                damaged[step] = str(error)
+                continue
+            if damaged:
+                meta["restore_warning"] = self._set_aside(step, damaged)
+            return state, meta
+        if damaged:
+            reasons = "\n".join(f"  step {step}: {reason}" for step, reason in damaged.items())
+            raise ValueError(
+                f"no checkpoint in {self.directory} can be read:\n{reasons}\nNothing was changed. Bring "
+                "one back, or move the directory away to start from step 0."
+            )
+        return None
+
+    def path(self, step: int) -> str:
+        """Where the checkpoint of a step is."""
+        return os.path.join(self.directory, _step_name(step))
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, the oldest first; damaged ones that nobody has tried to read included."""
+        self._manager.reload()
+        return sorted(self._manager.all_steps())
+
+    def retreat(self, good: int) -> tuple[int | None, list[str]]:
+        """Renames what is newer than the last checkpoint up to step `good`; returns that one's step and the new names.
+
+        (None, []), and nothing renamed, where there is none so old: a checkpoint in doubt is better than no checkpoint."""
+        self.wait()
+        known = self.steps()
+        found = max((step for step in known if step <= good), default=None)
+        doubtful = [step for step in known if found is not None and step > found]
+        # of one step the last is kept: a run that diverges again and again shall not fill the disk
+        for step in doubtful if jax.process_index() == 0 else ():
+            shutil.rmtree(os.path.join(self.directory, f"diverged_{_step_name(step)}"), True)
+        moved = self._rename(doubtful, "diverged")
+        return found, list(moved.values())
+
+    def went_back(self, step: int) -> bool:
+        """Whether checkpoints later than this step were renamed, as damaged or after a run diverged."""
+        found = map(ASIDE.fullmatch, os.listdir(self.directory))
+        return any(match and int(match[1]) > step for match in found)
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; OSError if it could not be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and ends the threads; may be called twice."""
+        with multihost.waiting("the end of the last checkpoint"), self._writing():
+            self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def _read(self, step: int, abstract_state: Tree) -> tuple[Tree, dict]:
+        """One checkpoint, verified; _Damaged in every process if it is damaged for any."""
+        notes = _in_all_processes(lambda: self._read_notes(step))
+        wanted = _by_path(abstract_state)
+        skipped = tuple(key for key, leaf in wanted.items() if leaf is UNREAD)
+        saved = {key: kind for key, kind in notes["arrays"].items() if not _under(key, skipped)}
+        wanted = {key: leaf for key, leaf in wanted.items() if leaf is not UNREAD}
+        kinds = {key: _kind(leaf) for key, leaf in wanted.items()}
+        _refuse_difference(f"{self.directory} at step {step}", saved, kinds)
+        arrays = _in_all_processes(lambda: self._read_arrays(step, wanted))
+        state = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if leaf is UNREAD else arrays[_name(path)], abstract_state
+        )
+        sums = checksums(arrays)
+        wrong = [key for key in arrays if sums[key] != notes["checksums"][key]]
+        if wrong:
+            raise _Damaged(f"other numbers than were saved in {_some(wrong)}")
+        return state, notes["meta"]
+
+    def _read_notes(self, step: int) -> dict:
+        record = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))[
+            "notes"
+        ]
+        if schema.fingerprint(record["notes"]) != record["fingerprint"]:
+            raise _Damaged("its notes do not have the fingerprint that was saved with them")
+        return record["notes"]
+
+    def _read_arrays(self, step: int, wanted: dict[str, Any]) -> dict[str, jax.Array]:
+        def target(leaf):
+            sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
+                jax.local_devices()[0]
+            )
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        targets = {key: target(leaf) for key, leaf in wanted.items()}
+        stored = {key: leaf for key, leaf in targets.items() if leaf.size}
+        arrays = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    stored,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(stored),
+                    partial_restore=True,
+                )
+            ),
+        )["state"]
+        empty = {
+            key: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+            for key, leaf in targets.items()
+            if not leaf.size
+        }
+        return dict(arrays) | empty
+
+    def _set_aside(self, good: int, damaged: dict[int, str]) -> str:
+        """Renames the damaged ones, so that their steps can be saved again; returns the warning."""
+        moved = {} if self.read_only else self._rename(list(damaged), "damaged")
+        told = "; ".join(
+            f"step {step} is damaged{f' (now {moved[step]})' if step in moved else ''}: {reason}"
+            for step, reason in damaged.items()
+        )
+        warning = f"{self.directory}: went back to the checkpoint of step {good}, because {told}"
+        logger.warning(warning)
+        return warning
+
+    def _rename(self, steps: list[int], why: str) -> dict[int, str]:
+        """{step: new name}: they are checkpoints no more, and their steps can be saved again."""
+        moved = {step: _free_name(self.directory, why, step) for step in steps}
+        _meet(f"names of {why} checkpoints chosen")
+        if jax.process_index() == 0:
+            for step, name in moved.items():
+                os.rename(
+                    os.path.join(self.directory, _step_name(step)),
+                    os.path.join(self.directory, name),
+                )
+        _meet(f"{why} checkpoints renamed")
+        self._manager.reload()
+        return moved
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with multihost.storing():
+                yield
+        except Exception as error:
+            self._manager.reload()  # the manager has already crossed out what the failed save would have replaced
+            full = files.is_full(error)
+            way = "make room, and run" if full else "run"
+            raise (files.NoSpace if full else OSError)(
+                f"a checkpoint could not be written to {self.directory}: {_reason(error)}. Complete there: "
+                f"steps {self._manager.all_steps()}; {way} the same command again: it goes on from the last of them."
+            ) from error
+
+
+class _Damaged(Exception):
+    """A checkpoint that cannot be read as it was written."""
+
+
+class _Keep:
+    """Orbax's rule for what stays: the newest `count`, and the last one up to step `good`."""
+
+    def __init__(self, count: int):
+        self.count, self.good = count, -1
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        gone = self.dispensable([info.step for info in checkpoints])
+        return [info.step not in gone for info in checkpoints]
+
+    def dispensable(self, steps: Sequence[int]) -> list[int]:
+        """Those of the steps that need not stay."""
+        kept = sorted(steps)[-self.count :]
+        kept.append(max((step for step in steps if step <= self.good), default=-1))
+        return [step for step in steps if step not in kept]
+
+
+def remove_unfinished(workdir: str) -> None:
+    """Removes saves that were cut off, each up to a whole state. For the owner of the directory, while nobody saves."""
+    directory = os.path.join(os.path.abspath(workdir), "checkpoints")
+    for name in os.listdir(directory) if os.path.isdir(directory) else ():
+        path = os.path.join(directory, name)
+        if UNFINISHED in name and not os.path.islink(path):
+            logger.info("%s: a save that was cut off is removed", path)
+            with multihost.storing():
+                shutil.rmtree(path)
+
+
+def _options(keep: _Keep) -> ocp.CheckpointManagerOptions:
+    return ocp.CheckpointManagerOptions(
+        create=False,
+        preservation_policy=keep,
+        async_options=ocp.AsyncOptions(timeout_secs=LONGEST_WRITE_S),
+        step_name_format=ocp.path.step.standard_name_format(
+            step_prefix="step", step_format_fixed_length=6
+        ),
+    )
+
+
+def _step_name(step: int) -> str:
+    return f"step_{step:06d}"
+
+
+def _free_name(directory: str, why: str, step: int) -> str:
+    names = [
+        f"{why}_{_step_name(step)}",
+        *(f"{why}_{_step_name(step)}_{n}" for n in range(2, 1000)),
+    ]
+    return next(name for name in names if not os.path.exists(os.path.join(directory, name)))
+
+
+def _make(directory: str) -> None:
+    probe = os.path.join(directory, f".writable_{jax.process_index()}_{os.getpid()}")
+    try:
+        os.makedirs(directory, exist_ok=True)
+        with open(probe, "w"):
+            pass
+        os.unlink(probe)
+    except OSError as error:
+        if files.is_full(error):
+            raise files.unwritten(directory, error) from error
+        raise ValueError(
+            f"cannot write to {directory!r}: {error.strerror}; take another --workdir."
+        ) from None
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _by_path(state: Tree) -> dict[str, Any]:
+    """{"params/theta/embed": leaf}: flat, so that what is stored knows nothing of tuples, None and empty nodes."""
+    pairs = jax.tree_util.tree_flatten_with_path(state)[0]
+    named = {_name(path): leaf for path, leaf in pairs}
+    assert len(named) == len(pairs), "two leaves of the state have the same path"
+    return named
+
+
+def _kind(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+
+
+def _under(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == prefix or key.startswith(prefix + "/") for prefix in prefixes)
+
+
+def _refuse_difference(where: str, saved: dict[str, str], wanted: dict[str, str]) -> None:
+    """ValueError if two tables of path -> dtype[shape] differ."""
+    if saved == wanted:
+        return
+    changed = [
+        f"{key} ({saved[key]} saved, {wanted[key]} wanted)"
+        for key in saved
+        if key in wanted and saved[key] != wanted[key]
+    ]
+    kinds = {
+        "only in the checkpoint": _branches(saved, wanted),
+        "only in this run": _branches(wanted, saved),
+        "not the same": changed,
+    }
+    lines = "\n".join(f"  {kind}: {_some(names)}" for kind, names in kinds.items() if names)
+    raise ValueError(
+        f"the checkpoint {where} is of another model, method or optimizer:\n{lines}\nRun with the config "
+        "that it was saved with, or take another --workdir."
+    )
+
+
+def _branches(mine: dict[str, str], theirs: dict[str, str]) -> list[str]:
+    """Largest parts of the tree `mine` that have no array in `theirs`, each with its number of arrays."""
+
+    def above(key: str) -> list[str]:
+        parts = key.split("/")
+        return ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
+
+    known = {path for key in theirs for path in above(key)}
+    counts: dict[str, int] = {}
+    for key in mine:
+        branch = next((path for path in above(key) if path not in known), None)
+        if branch is not None:
+            counts[branch] = counts.get(branch, 0) + 1
+    return [
+        f"{branch} ({count} array{'s' if count > 1 else ''})" for branch, count in counts.items()
+    ]
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _json_object(meta: dict) -> dict:
+    """A copy of meta as JSON will give it back; ValueError if JSON cannot hold it."""
+    try:
+        copy = json.loads(json.dumps(meta, allow_nan=False))
+        return {key: value for key, value in copy.items() if key != "restore_warning"}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"meta of a checkpoint must be a JSON object ({error}): {meta!r}"
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _meet(point: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(point)
+
+
+def _in_all_processes(read: Callable[[], Any]) -> Any:
+    """read(); _Damaged if it failed in any process, so that all of them take the same way."""
+    result, reason = None, ""
+    try:
+        with multihost.storing():
+            result = read()
+    except Exception as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise  # the fault is not the file's
+        reason = str(error) if isinstance(error, _Damaged) else _reason(error)
+    if jax.process_count() > 1 and not np.all(
+        multihost_utils.process_allgather(np.array(not reason))
+    ):
+        raise _Damaged(reason or "another process could not read it")
+    if reason:
+        raise _Damaged(reason)
+    return result
+
+
+def checksums(state: Tree) -> dict[str, int]:
+    """{path: sum_i bits_i (2 i + 1) mod 2^32}, i the flat index: a change of one element changes it, a layout does not.
+
+    Computed where the arrays are; the first call compiles one small program for each shape and dtype."""
+    # one at a time: many reductions in flight over simulated CPU devices may wait for each other for ever
+    return {key: int(jax.device_get(_checksum(leaf))) for key, leaf in _by_path(state).items()}
+
+
+@jax.jit
+def _checksum(x: jax.Array) -> jax.Array:
+    x = jax.device_put(
+        x, jax.memory.Space.Device
+    )  # from the host's memory, where a method keeps a part there
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    # integers wrap, so that the order of summation does not matter; 64-bit elements give two words on a last axis
+    width = min(x.dtype.itemsize, 4)
+    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * width}")).astype(jnp.uint32)
+    index, stride = jnp.uint32(0), 1
+    for axis in reversed(range(bits.ndim)):
+        index += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= bits.shape[axis]
+    return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)

@@ -1,0 +1,1 @@
+"""Training: settings, assembly, compiled programs, the loop."""

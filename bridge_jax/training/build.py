@@ -1,0 +1,431 @@
+"""From a ConfigDict to everything a run is made of: settings, task, tokenizer, encoded data, model, method.
+
+The ConfigDict ends here: what goes on is frozen dataclasses. `experiments.train` and `experiments.export` call the same
+`build`, so that a run is put together in one place only. Nothing here allocates parameters: `initial_theta` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from bridge_jax import methods, tasks
+from bridge_jax.config import schema
+from bridge_jax.data import batches, tokenizers, traces
+from bridge_jax.distributed import platforms, sharding
+from bridge_jax.filesystem import hf_folder
+from bridge_jax.models import attention, layers, params
+from bridge_jax.models import lora as models_lora
+from bridge_jax.models.lora import Lora, logical_axes, targets
+from bridge_jax.optim import Declared, Recipe, learning_rate, misfits
+from bridge_jax.training.policy import make
+from bridge_jax.training.settings import (
+    Batch,
+    Data,
+    Model,
+    Rollout,
+    Settings,
+    dtype_of,
+    logger,
+    read,
+)
+from bridge_jax.types import Method, Policy, Task, Tree
+
+LAM_KEYS = ("end", "steps", "boundaries", "values", "gain")  # method.lam_*
+READ_BY_LAM = {  # method.lam_schedule -> those of them that it reads
+    "constant": (),
+    "linear": ("end", "steps"),
+    "cosine": ("end", "steps"),
+    "step": ("boundaries", "values"),
+    "gain": ("end", "gain"),
+}
+
+
+class Unread(NamedTuple):
+    """Stands for a tokenizer where no text is read."""
+
+    eos_ids: tuple[int, ...]
+
+
+class Run(NamedTuple):
+    """What `build` puts together; `sketch` leaves out what is read from data."""
+
+    settings: Settings
+    cfg: layers.Config
+    hf: dict  # HF's config.json of the model
+    lora: Lora
+    policy: Policy
+    method: Method
+    task: Task
+    tokenizer: Any
+    prompts: batches.Prompts
+    demos: batches.Demos | None
+    splits: dict[str, batches.Prompts]
+    mesh: jax.sharding.Mesh
+    decode_mesh: jax.sharding.Mesh  # the same devices, as sampling and evaluation use them
+    buckets: tuple[int, ...]  # those of data.buckets that some prompt needs
+    held_out_demos: batches.Demos | None = (
+        None  # experts on held-out problems, for eval.cooperation
+    )
+    demo_counts: dict[str, int] = {}  # what became of the demonstrations' rows (problems.told)
+    pool: Any = None  # grading.pool.Pool, for a task that makes Claims
+
+
+def read_model(model: Model) -> tuple[layers.Config, dict]:
+    """Architecture and HF's config.json; a folder and model.arch, both given, must tell of the same model."""
+    if not model.path and not model.arch:
+        raise ValueError(
+            "neither model.path nor model.arch is set; give a model folder, a hub name, or an "
+            "architecture"
+        )
+    if not model.path:
+        return params.read_config(model.arch), model.arch
+    hf = hf_folder.hf_json(hf_folder.locate(model.path))
+    cfg = params.read_config(hf)
+    if model.arch:
+        stated, numbers = (
+            params.read_config(model.arch),
+            ("eos_ids", "init_std"),
+        )  # these do not change the shape
+        pairs = {
+            f.name: (getattr(cfg, f.name), getattr(stated, f.name, None))
+            for f in dataclasses.fields(cfg)
+        }
+        differ = [
+            f"{name} ({there} there, {here} in model.arch)"
+            for name, (there, here) in pairs.items()
+            if name not in numbers and there != here
+        ]
+        if differ:
+            raise ValueError(
+                f"model.path={model.path!r} is not the model that model.arch describes: "
+                f"{', '.join(differ)}"
+            )
+    return cfg, hf
+
+
+def make_policy(
+    cfg: layers.Config, model: Model, adapter: Lora, mesh: jax.sharding.Mesh | None = None
+) -> Policy:
+    """The four functions that a method may know of the model, on the mesh that trains."""
+    dtype = dtype_of("model.dtype", model.dtype)
+    return make(cfg, adapter, dtype, model.remat, model.logp_chunk, model.attention, mesh)
+
+
+def make_tokenizer(model: Model, chosen: Data, task_name: str):
+    """The tokenizer that data.tokenizer names."""
+    if chosen.tokenizer == "chars":
+        alphabet = getattr(tasks.load(task_name), "ALPHABET", None)
+        if alphabet is None:
+            raise ValueError(
+                f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; set a tokenizer folder"
+            )
+        return tokenizers.CharTokenizer(alphabet)
+    source = chosen.tokenizer or model.path
+    if not source:
+        raise ValueError(
+            "data.tokenizer is empty and there is no model.path to take it from; set it to 'chars' or a "
+            "folder"
+        )
+    return tokenizers.HFTokenizer(
+        str(source if Path(source).is_dir() else hf_folder.locate(source))
+    )
+
+
+def shape_of_model(model: Model) -> tuple[layers.Config, dict]:
+    """As read_model, from model.arch alone or a local folder: no hub is asked."""
+    if model.arch:
+        return read_model(dataclasses.replace(model, path=""))
+    if model.path and not Path(model.path).is_dir():
+        raise ValueError(
+            f"model.path={model.path!r} is no folder here and model.arch is empty; set model.arch to the keys of "
+            "its config.json, or model.path to a folder"
+        )
+    return read_model(model)
+
+
+def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Run:
+    """The part of a run that needs no data: settings, model, method, mesh, all of data.buckets; enough for abstract programs."""
+    devices = platforms.devices() if devices is None else devices
+    s = read(config, len(devices))
+    for recipe in (s.recipes.base, s.recipes.lora):
+        learning_rate(recipe)  # refuses what cannot be meant
+    cfg, hf = read_model(s.model)
+    adapter = Lora(s.model.lora_rank, s.model.lora_alpha, s.model.lora_targets)
+    targets(cfg, adapter)
+    longest = max(s.data.buckets, default=0) + s.rollout.max_new
+    if longest > cfg.max_positions:
+        raise ValueError(
+            f"data.buckets={s.data.buckets} and rollout.max_new={s.rollout.max_new} make up to {longest} "
+            f"positions, the model has {cfg.max_positions}; lower one of the two"
+        )
+    mesh, decode_mesh = (
+        sharding.make_mesh(s.mesh, devices),
+        sharding.make_decode_mesh(s.mesh, devices),
+    )
+    check_mesh(s, cfg, mesh, decode_mesh)
+    s.batch.check_demo_parts("method.sft_microbatches", getattr(s.method, "sft_microbatches", 0))
+    attention.check(s.model.attention, dtype_of("model.dtype", s.model.dtype), cfg.head_dim, mesh)
+    policy = make_policy(cfg, s.model, adapter, mesh)
+    recipes = dataclasses.replace(s.recipes, matrices=matrices(cfg, adapter))
+    method = methods.load(s.method_name).make(s.method, policy, recipes, s.batch.microbatch)
+    return Run(
+        s,
+        cfg,
+        hf,
+        adapter,
+        policy,
+        method,
+        task=None,
+        tokenizer=Unread(cfg.eos_ids or (0,)),
+        prompts=None,
+        demos=None,
+        splits={},
+        mesh=mesh,
+        decode_mesh=decode_mesh,
+        buckets=tuple(sorted(s.data.buckets)),
+    )
+
+
+def build(config: ConfigDict, devices=None) -> Run:
+    """Put a run together from its config; ValueErrors name the key at fault. Tokenises all data; loads no weights."""
+    run = sketch(config, devices, read_model)
+    s, cfg, method = run.settings, run.cfg, run.method
+    task = tasks.load(s.task_name).make(s.task)
+    for name, rows in {"train": task.train, "demos": task.demos, **task.splits}.items():
+        tasks.check_rows(rows, f"task {s.task_name!r}, {name}", demos=name == "demos")
+    state = jax.eval_shape(
+        lambda theta: method.init(theta, jax.random.key(0)), params.abstract(cfg)
+    )
+    warn_unread(s, method, adapter=state.params.w is not None)
+    warn_schedules(s, method, adapter=state.params.w is not None)
+    tokenizer = make_tokenizer(s.model, s.data, s.task_name)
+    tokenizers.check_vocabulary(tokenizer, cfg.vocab)
+    encode = lambda problems: batches.encode_prompts(
+        tokenizer, problems, task.messages, s.data.buckets
+    )[0]
+    if method.demos and not task.demos:
+        way = (
+            "give task.traces=FILE, JSONL of problem, solution, answer"
+            if hasattr(s.task, "traces")
+            else "raise task.demo_size"
+        )
+        raise ValueError(
+            f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; {way} "
+            "or choose another method"
+        )
+    task = tasks.with_stop(task, s.rollout.stop, s.rollout.task_stop)
+    encode_demos = lambda rows: batches.encode_demos(
+        tokenizer,
+        rows,
+        task.messages,
+        s.data.buckets,
+        s.rollout.max_new,
+        task.other_solutions,
+        task.stop,
+    )
+    demos, counts = None, {}
+    if method.demos:
+        demos, dropped = encode_demos(task.demos)
+        counts = traces.recount(task.demo_counts, [row.part for row in dropped])
+    prompts = encode(task.train)
+    if method.paired:
+        prompts, demos = batches.pair(s, prompts, demos)
+    splits = {name: encode(rows[: s.eval.limit or None]) for name, rows in task.splits.items()}
+    experts = None
+    if s.eval.cooperation:
+        splits |= {name: encode(rows) for name, rows in touched_and_not(task, s.eval.rows).items()}
+        solved = [problem for problem in next(iter(task.splits.values())) if problem.solution][
+            : s.eval.rows
+        ]
+        experts = encode_demos(solved)[0] if solved else None
+    lengths = [
+        len(row) for part in (prompts, demos, *splits.values()) if part for row in part.tokens
+    ]
+    buckets = tuple(sorted({min(b for b in s.data.buckets if b >= n) for n in lengths}))
+    return run._replace(
+        task=task,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        demos=demos,
+        splits=splits,
+        buckets=buckets,
+        held_out_demos=experts,
+        demo_counts=counts,
+    )
+
+
+def check_mesh(
+    s: Settings, cfg: layers.Config, mesh: jax.sharding.Mesh, decode_mesh: jax.sharding.Mesh
+) -> None:
+    """ValueError where width, heads, mlp, or the rows that are sampled together, do not divide over the devices."""
+    sharding.check_model(mesh, cfg.width, cfg.heads, cfg.kv_heads, cfg.mlp)
+    sharding.check_heads(
+        "mesh.decode_tensor", decode_mesh.shape["tensor"], cfg.heads, cfg.kv_heads, mesh.size
+    )
+    spread, prompts, calls = decode_mesh.shape["data"], s.batch.prompts_per_step, s.rollout.calls
+    if s.batch.samples and prompts // calls % spread:
+        ways = [
+            f"rollout.calls={n}" for n in sharding.divisors(prompts) if prompts // n % spread == 0
+        ][-1:]
+        ways += [
+            f"mesh.decode_tensor={n}"
+            for n in sharding.divisors(mesh.size)
+            if prompts // calls % (mesh.size // n) == 0
+            and sharding.heads_fit(n, cfg.heads, cfg.kv_heads)
+        ][:1]
+        more = sharding.multiples(prompts, math.lcm(calls * spread, s.batch.prompts_unit))
+        raise ValueError(
+            f"batch.prompts_per_step={prompts} in rollout.calls={calls} parts makes {prompts // calls} prompts a "
+            f"part, which do not divide over the {spread} groups of devices that sample; nearest that do: "
+            f"{' or '.join([*ways, f'batch.prompts_per_step={more}'])}"
+        )
+    if s.eval.every and s.eval.rows % spread:
+        raise ValueError(
+            f"eval.rows={s.eval.rows} does not divide over the {spread} groups of devices that sample; nearest: "
+            f"{sharding.multiples(s.eval.rows, spread)}"
+        )
+
+
+def touched_and_not(task: Task, count: int) -> dict[str, tuple]:
+    """Training prompts that have a demonstration, and such that have none, at most `count` each; without the empty ones."""
+    shown = {problem.id for problem in task.demos}
+    groups = {
+        "touched": [p for p in task.train if p.id in shown],
+        "untouched": [p for p in task.train if p.id not in shown],
+    }
+    return {name: tuple(rows[:count]) for name, rows in groups.items() if rows}
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What decides a run beside its config: fingerprints of the rendered prompts and of every list of problems.
+
+    Also where samples are cut, and what became of the demonstrations' rows.
+    """
+    lists = {
+        "train": run.prompts.problems,
+        "demos": run.demos.problems if run.demos else (),
+        **run.task.splits,
+    }
+    rows = {
+        name: schema.fingerprint({"rows": [row[:4] for row in rows]})
+        for name, rows in lists.items()
+    }
+    found = {"template": batches.template_hash(run.tokenizer, run.task.messages), "rows": rows}
+    if run.task.stop:
+        found["stop"] = list(run.task.stop)
+    if run.demo_counts:
+        found["demonstrations"] = run.demo_counts
+    return found
+
+
+def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
+    """Name the keys that are away from their defaults although nobody has a use for them: this method, or the chosen schedule.
+
+    adapter: whether the method trains one.
+    """
+    idle = []  # (group, values, defaults, keys that nobody reads)
+    for label in ("base", "lora")[: 1 + adapter]:
+        recipe = getattr(s.recipes, label)
+        if recipe.schedule == "constant":
+            idle.append((f"optim.{label}", recipe, Recipe(), ["end_ratio", "decay_steps"]))
+    if kind := getattr(s.method, "lam_schedule", ""):
+        unread = [f"lam_{name}" for name in LAM_KEYS if name not in READ_BY_LAM[kind]]
+        there = [key for key in unread if hasattr(s.method, key)]
+        idle.append(("method", s.method, type(s.method)(), there))
+    if not adapter:
+        idle += [
+            (
+                "optim.lora",
+                s.recipes.lora,
+                Recipe(),
+                [field.name for field in dataclasses.fields(Recipe)],
+            ),
+            ("model", s.model, Model(), ["lora_rank", "lora_alpha", "lora_targets"]),
+        ]
+    if not method.actors:
+        idle += [
+            ("rollout", s.rollout, Rollout(), ["temperature", "reward_noise", "calls"]),
+            ("batch", s.batch, Batch(), ["prompts_per_step", "samples_per_prompt"]),
+        ]
+    if not method.demos:
+        idle += [("batch", s.batch, Batch(), ["demos_per_step"])]
+    unread = [
+        f"{group}.{key}={getattr(values, key)!r}"
+        for group, values, defaults, keys in idle
+        for key in keys
+        if getattr(values, key) != getattr(defaults, key)
+    ]
+    if unread:
+        logger.warning(
+            "set, but method %r never reads with these settings: %s",
+            s.method_name,
+            ", ".join(unread),
+        )
+
+
+def warn_schedules(s: Settings, method: Method, adapter: bool) -> None:
+    """Name what ends before the run does and leaves a learning rate of 0, and what would take longer than the run.
+
+    A run that is lengthened behind the end of its schedule would else spend its further steps without a change.
+    """
+    begun = sorted({0, *(step for step in method.restarts if step < s.steps), s.steps})
+    longest = max(end - start for start, end in zip(begun, begun[1:]))
+    for label in ("base", "lora")[: 1 + adapter]:
+        for sentence in misfits(getattr(s.recipes, label), longest):
+            logger.warning("optim.%s: %s", label, sentence)
+    for key, step in method.milestones.items():
+        if step > s.steps:
+            logger.warning(
+                "%s: takes until step %d, and the run ends with step %d", key, step, s.steps
+            )
+
+
+def theta_shardings(run: Run, mesh: jax.sharding.Mesh | None = None) -> Tree:
+    """Layout of the base weights on the mesh (default: the one they train on)."""
+    return sharding.of_tree(
+        mesh or run.mesh, params.logical_axes(run.cfg), params.abstract(run.cfg)
+    )
+
+
+def initial_theta(run: Run) -> Tree:
+    """The base weights, fp32, laid out on the mesh: read from model.path, or drawn from the seed."""
+    layout = theta_shardings(run)
+    if run.settings.model.path:
+        return params.load(run.cfg, hf_folder.locate(run.settings.model.path), layout)
+    return jax.jit(lambda key: params.init(run.cfg, key), out_shardings=layout)(
+        jax.random.key(run.settings.seed)
+    )
+
+
+def matrices(cfg: layers.Config, adapter: Lora) -> Declared:
+    """What the tensor table and the adapter declare, for the optimizer: the sides of each matrix, by its path in Params."""
+    table = {f"theta/{path}": matrix for path, matrix in params.matrices(cfg).items()}
+    table |= {f"w/{path}": matrix for path, matrix in models_lora.matrices(cfg, adapter).items()}
+    return tuple(table.items())
+
+
+def abstract_state(
+    run: Run, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
+) -> Tree:
+    """Shapes, dtypes and layout of the whole training state, nothing allocated; on the run's mesh or another one."""
+    theta = params.abstract(run.cfg)
+    state = jax.eval_shape(lambda theta: run.method.init(theta, jax.random.key(0)), theta)
+    layout = sharding.of_state(
+        mesh or run.mesh,
+        state,
+        params.logical_axes(run.cfg),
+        logical_axes(run.cfg, run.lora),
+        run.method.on_host,
+        matrices(run.cfg, run.lora),
+    )
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        state,
+        layout,
+    )

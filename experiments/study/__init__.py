@@ -1,0 +1,1 @@
+"""The study of cooperation: sweeps, tables, figures."""

@@ -1,0 +1,5 @@
+"""`python -m experiments.study`: see command.py."""
+
+from experiments.study import command
+
+command.start()

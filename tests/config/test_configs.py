@@ -1,0 +1,87 @@
+"""The paper's three models at full size: every method's state and step traced, nothing allocated."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bridge_jax import methods
+from bridge_jax.models import lora, params
+from bridge_jax.training import build, settings
+from bridge_jax.types import Batch, Rollouts, Sequences
+
+# parameters in each published checkpoint, and in rank-16 LoRA on its seven projections: sum of 16 (in + out) per layer
+PAPER = {
+    "qwen25_3b": (
+        3_085_938_688,
+        16 * 36 * (2048 * 2 + 2 * (2048 + 256) + 2048 * 2 + 3 * (2048 + 11008)),
+    ),
+    "llama32_3b": (
+        3_212_749_824,
+        16 * 28 * (3072 * 2 + 2 * (3072 + 1024) + 3072 * 2 + 3 * (3072 + 8192)),
+    ),
+    "qwen3_8b": (
+        8_190_735_360,
+        16 * 36 * (4096 * 2 + 2 * (4096 + 1024) + 4096 * 2 + 3 * (4096 + 12288)),
+    ),
+}
+
+
+def size(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("name", PAPER)
+def test_state_and_step_of_the_papers_models_trace_at_full_size(name, method):
+    config = importlib.import_module(f"configs.{name}").get_config(method)
+    s = settings.read(config, devices=1)
+    assert (s.batch.prompts_per_step, s.batch.samples_per_prompt, s.rollout.max_new) == (
+        64,
+        5,
+        3000,
+    )
+    assert {s.recipes.base.learning_rate, s.recipes.lora.learning_rate} == {5e-7}
+    assert (s.model.lora_rank, s.model.lora_alpha) == (16, 16.0)
+    cfg, _ = build.read_model(dataclasses.replace(s.model, path=""))
+    policy = build.make_policy(
+        cfg, s.model, lora.Lora(s.model.lora_rank, s.model.lora_alpha, s.model.lora_targets)
+    )
+    made = methods.load(method).make(s.method, policy, s.recipes, s.batch.microbatch)
+
+    state = jax.eval_shape(
+        made.init, params.abstract(cfg), jax.eval_shape(lambda: jax.random.key(0))
+    )
+    count, adapter = PAPER[name]
+    copies = {
+        "theta": count,
+        "theta_hat": count if method == "bridge" else 0,
+        "w": adapter if method in ("bridge", "joint") else 0,
+    }
+    for part, expected in copies.items():
+        tree = getattr(state.params, part)
+        assert (size(tree) if tree is not None else 0) == expected, part
+    # two Adam moments for each trained number, and a few counters
+    assert 0 <= size(state.opt_state) - 2 * sum(copies.values()) < 10
+
+    P, B, S, T = 64, 320, max(s.data.buckets), s.rollout.max_new
+    ints, floats = (
+        (lambda *d: jax.ShapeDtypeStruct(d, jnp.int32)),
+        (lambda *d: jax.ShapeDtypeStruct(d, jnp.float32)),
+    )
+    rollouts = Rollouts(
+        Sequences(ints(P, S), ints(P), ints(B, T), ints(B)), floats(B, T), floats(B), floats()
+    )
+    D = s.batch.demos_per_step + s.batch.demo_padding
+    demos = Sequences(ints(D, S), ints(D), ints(D, T), ints(D))
+    for reads in made.kinds:
+        batch = Batch(demos if reads.demos else None, {"theta": rollouts} if reads.actors else {})
+        after, metrics = jax.eval_shape(made.update, state, batch)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+            lambda x: (x.shape, x.dtype), state
+        )
+        assert all(value.shape == () for value in metrics.values())

@@ -1,0 +1,87 @@
+"""A platform that cannot be started ends every command with one line: what was asked, what is here, the way out."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from bridge_jax.distributed import platforms
+from tests import tiny_runs
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+        | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def refused(done: subprocess.CompletedProcess, asked: str) -> None:
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: {asked}: ")
+    assert re.search(r"can be started here: cpu[, \w]*\. Set JAX_PLATFORMS=cpu", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("JAX_PLATFORMS", "cuda"),  # known to jax, without its plugin
+        ("JAX_PLATFORMS", "rocm"),
+        ("JAX_PLATFORMS", "tpu"),
+        ("JAX_PLATFORMS", "nonsense"),
+        ("JAX_PLATFORMS", "CPU"),
+        ("JAX_PLATFORM_NAME", "gpu"),
+    ],
+)
+def test_a_platform_that_is_missing(name, value):
+    here = platforms.startable()
+    if value in here or value == "gpu" and len(here) > 1:
+        pytest.skip("this machine has it")
+    code = (
+        "from bridge_jax import platforms\nfrom experiments.train import fail\n"
+        "try:\n    platforms.devices()\nexcept ValueError as error:\n    fail(str(error))"
+    )
+    refused(run("-c", code, **{name: value}), f"{name}={value!r}")
+
+
+def test_platforms_that_are_there():
+    """Also as the second choice; and nothing is lost where nothing was asked for."""
+    code = "from bridge_jax import platforms; print(platforms.devices()[0].platform)"
+    for given in ({"JAX_PLATFORMS": "cpu"}, {"JAX_PLATFORMS": "cuda,cpu"}, {}):
+        assert run("-c", code, **given).stdout.split()[-1:] == ["cpu"]
+    assert "cpu" in platforms.startable()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--config=configs/quickstart.py:sft", "--workdir={0}/run"],
+        ["evaluate", "--model={0}/model", "--tasks=arithmetic", "--out={0}/out"],
+        ["export", "--workdir={0}", "--out={0}/out"],
+        ["pretrain", "--out={0}/base"],
+        ["quickstart", "--out={0}/quick"],
+        ["plan", "--config=configs/quickstart.py:sft", "--topology=gpu"],
+        ["bench", "reference"],
+        ["methods", "--out={0}/methods.md"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_that_looks_at_devices(tmp_path, command):
+    record = {"config": tiny_runs.config("sft").to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    name, *given = (text.format(tmp_path) for text in command)
+    done = run("-m", f"experiments.{name}", *given, JAX_PLATFORMS="nonsense")
+    refused(done, "JAX_PLATFORMS='nonsense'")

@@ -1,0 +1,126 @@
+"""Groups, curves and notes, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from bridge_jax.evaluation import comparison
+from bridge_jax.evaluation.comparison import Run
+
+
+def a_run(seed=0, method="grpo", lines=None, steps=2, solved=None, **task) -> Run:
+    config = {
+        "seed": seed,
+        "steps": steps,
+        "method": {"name": method, "lam": 0.5},
+        "task": {"name": "arithmetic", **task},
+    }
+    return Run(
+        f"{method}_{seed}",
+        config,
+        lines or [{"step": 0, "m/x": 0.0}, {"step": 2, "m/x": 1.0 + seed}],
+        solved or {},
+    )
+
+
+def test_groups_differ_in_more_than_the_seed():
+    half = a_run(method="bridge")
+    other = a_run(method="bridge")
+    other.config["method"]["lam"] = 0.3
+    groups = comparison.grouped([a_run(0), a_run(1), half, other])
+    assert {name: len(group) for name, group in groups.items()} == {
+        "grpo": 2,
+        "bridge (lam=0.5)": 1,
+        "bridge (lam=0.3)": 1,
+    }
+
+
+def test_groups_of_equal_numbers_and_of_other_problems():
+    """1 and 1.0 are one setting; another number of held-out problems is not, however alike the rest."""
+    runs = [a_run(seed, method="bridge") for seed in range(4)]
+    runs[0].config["method"]["lam"], runs[1].config["method"]["lam"] = 1, 1.0
+    runs[2].config["eval"], runs[3].config["eval"] = (
+        {"every": 9, "limit": 4},
+        {"every": 5, "limit": 8},
+    )
+    assert sorted(map(len, comparison.grouped(runs).values())) == [1, 1, 2]
+
+
+def test_curve_and_budget():
+    """Seeds 0 and 1 end at 1 and 2: halfway in between their mean is .75; beyond a run's last point there is nothing."""
+    group = [a_run(0), a_run(1)]
+    made = comparison.curve(group, "m/x", "step")
+    assert made.seeds == 2 and made.mean[0] == 0 and made.mean[-1] == 1.5
+    assert comparison.at_budget(group[1], "m/x", "step", 1.0) == 1.0 and math.isnan(
+        comparison.at_budget(group[1], "m/x", "step", 3.0)
+    )
+    assert (
+        comparison.curve([a_run(0), a_run(1, lines=[{"step": 0}, {"step": 2}])], "m/x", "step")
+        is None
+    )
+
+
+def test_notes_tell_what_cannot_be_compared():
+    groups = {
+        "a": [a_run(0, levels=[1]), a_run(0, levels=[1])],
+        "b": [a_run(0, levels=[2], lines=[{"step": 1}])],
+    }
+    told = "\n".join(comparison.notes(groups, "m/x"))
+    assert "2 different tasks" in told and "not distinct" in told and "one seed" in told
+    assert "at step 1 of 2, not finished" in told and "no m/x; b has no mean" in told
+    assert comparison.notes({"a": [a_run(0), a_run(1)]}, "m/x") == []
+    nameless = a_run(7)
+    del nameless.config["seed"]
+    assert "grpo_7: its config names no seed" in comparison.notes(
+        {"a": [nameless, a_run(0), a_run(0)]}, "m/x"
+    )
+
+
+def test_runs_are_judged_by_their_problems():
+    """The same settings, other rows behind the split of the metric: not to be compared; other training rows do not matter."""
+    rows = lambda held_out, train="t": {"rows": {"held_out": held_out, "train": train}}
+    runs = lambda facts: [a_run(seed)._replace(facts=one) for seed, one in enumerate(facts)]
+    told = lambda *facts: "\n".join(comparison.notes({"a": runs(facts)}, "eval/held_out_accuracy"))
+    assert "2 different tasks" in told(rows("x"), rows("y")) and "different tasks" not in told(
+        rows("x"), rows("x", "u")
+    )
+
+
+def test_curves_of_shares_stay_within_0_and_1():
+    """Accuracies .95, 1 and .97: Student's t would reach 1.04. Two seeds have no band."""
+    metric = "eval/held_out_accuracy"
+    lines = lambda last: [{"step": 0, metric: 0.5}, {"step": 2, metric: last}]
+    group = [a_run(seed, lines=lines(last)) for seed, last in enumerate((0.95, 1.0, 0.97))]
+    made = comparison.curve(group, metric, "step")
+    assert 0.82 < made.low[-1] < made.mean[-1] < made.high[-1] < 1
+    other = [
+        run._replace(lines=[{k: 9 * v for k, v in line.items()} for line in run.lines])
+        for run in group
+    ]
+    assert comparison.curve(other, metric, "step").high[-1] > 9  # no shares, whatever their name
+    two = comparison.curve(group[:2], metric, "step")
+    assert two.mean[-1] == pytest.approx(0.975) and np.isnan([*two.low, *two.high]).all()
+    assert comparison.is_share("reward/mean") and comparison.is_share("bridge/ess")
+    assert not comparison.is_share("rollout/length") and not comparison.is_share("coop/gain")
+
+
+def test_load(tmp_path):
+    """Only whole run directories; the last solved line counts."""
+    with pytest.raises(ValueError, match="no run directory"):
+        comparison.find(str(tmp_path / "*"))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "metrics.jsonl").write_text('{"step": 0}\n')
+    with pytest.raises(ValueError, match="config.json cannot be read"):
+        comparison.load(str(tmp_path / "one"))
+    (tmp_path / "one" / "config.json").write_text(json.dumps({"config": {"steps": 3}}))
+    (tmp_path / "one" / "solved.jsonl").write_text(
+        '{"step": 0, "a": "00"}\n{"step": 3, "a": "01"}\n'
+    )
+    with pytest.raises(ValueError, match="typo: no run directory"):
+        comparison.find(f"{tmp_path}/o*,{tmp_path}/typo")
+    run = comparison.load(comparison.find(str(tmp_path / "o*"))[0])
+    assert run.solved["a"].tolist() == [0, 1]

@@ -1,0 +1,111 @@
+"""Models in local folders and on a (mocked) hub; an incomplete folder is refused by the name of what it lacks."""
+
+from __future__ import annotations
+
+import json
+
+import huggingface_hub
+import pytest
+
+from bridge_jax.filesystem import hf_folder
+from bridge_jax.models import params
+from tests.models import tiny
+
+HF = tiny.CASES["llama"]
+
+
+@pytest.fixture
+def folder(tmp_path_factory):
+    """A complete one-file folder."""
+    return tiny.write_folder(tmp_path_factory.mktemp("llama") / "model", HF)
+
+
+def test_locate_takes_a_local_folder_as_it_is(folder):
+    assert hf_folder.locate(str(folder)) == folder and params.locate is hf_folder.locate
+
+
+def test_locate_asks_the_hub_for_little(folder, monkeypatch):
+    """A hub name goes to snapshot_download with patterns that leave .bin files and sub-folders out."""
+    asked = {}
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, **options: asked.update(options, name=name) or str(folder),
+    )
+    assert hf_folder.locate("Qwen/Qwen2.5-3B") == folder and asked["name"] == "Qwen/Qwen2.5-3B"
+    offered = [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.model",
+        "merges.txt",
+        "chat_template.jinja",
+        "pytorch_model.bin",
+        "original/consolidated.00.pth",
+        "original/params.json",
+        "consolidated.safetensors",
+        "README.md",
+        "model.gguf",
+    ]
+    kept = list(
+        huggingface_hub.utils.filter_repo_objects(
+            offered,
+            allow_patterns=asked["allow_patterns"],
+            ignore_patterns=asked["ignore_patterns"],
+        )
+    )
+    assert kept == offered[:6]
+
+
+def test_a_hub_that_does_not_answer_is_one_clear_error(monkeypatch):
+    def refuse(name, **_):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(
+        ValueError,
+        match="'Qwen/Nothing' is no local folder, and the hub did not give it.*no network",
+    ):
+        hf_folder.locate("Qwen/Nothing")
+
+
+@pytest.mark.parametrize(
+    "path", ["./missing", "/missing/model", "~/missing-model", "a/b/c", "runs/missing", "a name"]
+)
+def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(path, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub")
+    )
+    with pytest.raises(
+        ValueError,
+        match=f"{path.strip('~.')}' does not exist; give an existing folder, or a hub name",
+    ):
+        hf_folder.locate(path)
+
+
+def test_incomplete_folders_are_refused_by_the_missing_file(folder, tmp_path):
+    def refused(message):
+        with pytest.raises(ValueError, match=message):
+            hf_folder.locate(tmp_path)
+
+    refused("lacks config.json; it has: nothing")
+    (tmp_path / "config.json").write_text(json.dumps(HF))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    refused(
+        "lacks weights: neither model.safetensors nor .*index.json is there; it has: config.json, "
+        "pytorch_model.bin.*save_pretrained"
+    )
+    index = tmp_path / hf_folder.INDEX
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    refused("lacks b.safetensors, named in model.safetensors.index.json")
+    index.write_text("{}")
+    refused("has no weight_map")
+    index.write_text("{")
+    refused("index.json is not valid JSON")
+    with pytest.raises(ValueError, match="is a file; give the folder"):
+        hf_folder.locate(folder / "config.json")
+    with pytest.raises(ValueError, match="config.json is missing"):
+        hf_folder.hf_json(tmp_path / "nowhere")

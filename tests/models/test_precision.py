@@ -1,0 +1,109 @@
+"""Gradients of weights are summed in fp32, whatever the compute dtype."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bridge_jax.models import layers, params, precision
+from tests import toys
+from tests.models import tiny
+
+FORMS = {
+    "BTD,DNH->BTNH": ((3, 4, 5), (5, 2, 6)),
+    "BTE,ED->BTD": ((3, 4, 6), (6, 5)),
+    "BTD,DF->BTF": ((3, 4, 5), (5, 7)),
+}
+
+
+@pytest.mark.parametrize("subscripts", FORMS)
+def test_a_projection_is_einsum_with_its_gradients(subscripts):
+    x, W, g = (
+        np.random.RandomState(i).standard_normal(shape).astype(np.float32)
+        for i, shape in enumerate(
+            (
+                *FORMS[subscripts],
+                jax.eval_shape(
+                    functools.partial(jnp.einsum, subscripts),
+                    *(jnp.zeros(s) for s in FORMS[subscripts]),
+                ).shape,
+            )
+        )
+    )
+    pull = lambda form: jax.vjp(functools.partial(form, subscripts), x, W)
+    (out, back), (want, want_back) = pull(precision.project), pull(jnp.einsum)
+    for a, b in zip((out, *back(g)), (want, *want_back(g))):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_token_that_comes_often_counts_each_time():
+    """1,024 times 1; added one by one in bfloat16 the sum would stop at 256."""
+    back = lambda table: jax.vjp(lambda t: precision.look_up(t, jnp.full((4, 256), 2)), table)
+    out, pull = back(jnp.arange(10, dtype=jnp.bfloat16).reshape(5, 2))
+    np.testing.assert_array_equal(np.unique(np.asarray(out, np.float32)), [4.0, 5.0])
+    (G,) = pull(jnp.ones((4, 256, 2), jnp.bfloat16))
+    want = np.zeros((5, 2))
+    want[2] = 1024
+    assert G.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(G, np.float32), want)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_every_sum_over_positions_is_in_fp32(family):
+    """Of a bfloat16 model's gradient; the CPU's compiler would hide a sum in bfloat16, so that the program is looked at as traced."""
+    cfg = params.read_config(tiny.CASES[family])
+    phi = jax.eval_shape(
+        lambda: jax.tree.map(lambda x: x.astype(jnp.bfloat16), params.init(cfg, jax.random.key(0)))
+    )
+    seqs = tiny.rows(P=1, M=1, S=11, T=2)  # 13 positions
+    J = lambda phi: jnp.sum(layers.forward(cfg, phi, seqs).astype(jnp.float32))
+    sums: dict[str, list] = {"dot_general": [], "reduce_sum": [], "scatter-add": []}
+    for equation in toys.equations(jax.make_jaxpr(jax.grad(J))(phi).jaxpr):
+        if equation.primitive.name not in sums:
+            continue
+        given, out = equation.invars[0].aval, equation.outvars[0].aval
+        if equation.primitive.name == "dot_general":
+            summed = equation.params["dimension_numbers"][0][0]
+        elif equation.primitive.name == "reduce_sum":
+            summed = equation.params["axes"]
+        else:
+            summed = ()
+        positions = 13 in (given.shape[axis] for axis in summed)
+        if (
+            positions
+            or equation.primitive.name == "scatter-add"
+            and out.shape == phi["embed"].shape
+        ):
+            sums[equation.primitive.name].append(out.dtype)
+    biases, norms = (
+        (3, 2) if family == "qwen2" else (0, 4)
+    )  # two norms of each layer, with qwen3 those of queries and keys too
+    assert (
+        len(sums["dot_general"]) == 7 + norms
+        and len(sums["reduce_sum"]) == biases
+        and len(sums["scatter-add"]) == 1
+    )
+    assert {dtype for found in sums.values() for dtype in found} == {jnp.dtype(jnp.float32)}
+
+
+def test_every_sum_of_a_forward_pass_is_in_fp32():
+    """Of a bfloat16 model: no matmul's output is bfloat16; activations between them are."""
+    cfg = params.read_config(tiny.CASES["llama"])
+    phi = jax.eval_shape(
+        lambda: jax.tree.map(lambda x: x.astype(jnp.bfloat16), params.init(cfg, jax.random.key(0)))
+    )
+    traced = jax.make_jaxpr(lambda phi: layers.forward(cfg, phi, tiny.rows()))(phi)
+    sums = [
+        equation.outvars[0].aval.dtype
+        for equation in toys.equations(traced.jaxpr)
+        if equation.primitive.name == "dot_general"
+    ]
+    assert (
+        len(sums) > 7
+        and set(sums) == {jnp.dtype("float32")}
+        and traced.out_avals[0].dtype == jnp.bfloat16
+    )

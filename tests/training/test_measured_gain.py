@@ -1,0 +1,146 @@
+"""What evaluation measures of cooperation, in a whole tiny run and against what it must be."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from bridge_jax.evaluation import evaluate
+from bridge_jax.rundir import logbook
+from bridge_jax.training import build, loop, measured_gain, rollouts
+from bridge_jax.training.programs import compile_programs
+from bridge_jax.types import Params
+from tests import tiny_runs
+
+
+@pytest.fixture(scope="module")
+def made():
+    """A run of bridge with its programs and two different states of theta."""
+    run = build.build(
+        tiny_runs.config("bridge", eval__cooperation=True, task__demo_size=6), jax.devices()[:1]
+    )
+    programs = compile_programs(run, build.abstract_state(run))
+    state = run.method.init(build.initial_theta(run), jax.random.key(0))
+    return run, programs, state
+
+
+def test_splits(made):
+    """Prompts with a demonstration, and without; disjoint, and both of the training set."""
+    run = made[0]
+    ids = {
+        name: {problem.id for problem in run.splits[name].problems}
+        for name in ("touched", "untouched", "held_out")
+    }
+    assert (
+        ids["touched"] <= {problem.id for problem in run.task.demos}
+        and not ids["touched"] & ids["untouched"]
+    )
+    assert (
+        ids["touched"] | ids["untouched"] <= {problem.id for problem in run.task.train}
+        and not ids["held_out"] & ids["touched"]
+    )
+    assert len(ids["touched"]) == 6 and len(ids["untouched"]) == run.settings.eval.rows
+
+
+def test_gain_is_paired(made, monkeypatch):
+    """theta_hat == theta: exactly 0, with error 0, as both have the same keys; by hand with others.
+
+    That eight answers are equal still leaves 1 - .025^(1/8) of the problems on which they may differ.
+    """
+    run, programs, state = made
+    unseen = 1 - 0.025 ** (1 / 8)
+    assert measured_gain.measured_gain(run, programs, state) == pytest.approx(
+        {
+            "coop/gain": 0.0,
+            "coop/gain_stderr": 0.0,
+            "coop/gain_low": -unseen,
+            "coop/gain_high": unseen,
+        }
+    )
+    rewards = iter([np.array([1, 1, 0, 1, 0, 0, 1, 0.0]), np.array([1, 0, 0, 0, 0, 1, 0, 0.0])])
+
+    class Known:
+        def __init__(self):
+            self.reward_B = next(rewards)
+
+    monkeypatch.setattr(measured_gain.evaluate, "grade", lambda *_: Known())
+    found = measured_gain.measured_gain(run, programs, state)
+    difference = np.array([0, 1, 0, 1, 0, -1, 1, 0])
+    assert found["coop/gain"] == pytest.approx(difference.mean())
+    error = np.sqrt(((difference - 0.25) ** 2).sum() / 7 / 8)
+    assert found["coop/gain_stderr"] == pytest.approx(error)
+    assert found["coop/gain_high"] == pytest.approx(
+        0.25 + 2.364624 * error
+    )  # Student's t, 7 degrees of freedom, by a table
+    assert found["coop/gain_low"] == pytest.approx(0.25 - 2.364624 * error)
+    assert (
+        measured_gain.measured_gain(
+            run, programs, state.replace(params=Params(state.params.theta, None, None))
+        )
+        == {}
+    )
+
+
+def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
+    """What is graded are problems of held_out, and answers drawn at rollout.temperature, other than the greedy ones."""
+    run, programs, state = made
+    seen, temperatures, factor = [], [], 1.0
+    grade, sampling = evaluate.grade, rollouts.sampling
+
+    def graded(task, tokenizer, problems, samples, pool):
+        seen.append(({problem.id for problem in problems}, np.asarray(samples.seqs.tokens_BT)))
+        return grade(task, tokenizer, problems, samples, pool)
+
+    def sampled(run, temperature):
+        temperatures.append(temperature)
+        return sampling(run, factor * temperature)
+
+    monkeypatch.setattr(measured_gain.evaluate, "grade", graded)
+    monkeypatch.setattr(measured_gain.generate, "sampling", sampled)
+    measured_gain.measured_gain(run, programs, state)
+    factor = 0.0
+    measured_gain.measured_gain(run, programs, state)
+    held_out = {problem.id for problem in run.splits["held_out"].problems[: run.settings.eval.rows]}
+    assert len(seen) == 4 and all(asked == held_out for asked, _ in seen)
+    assert (
+        set(temperatures) == {run.settings.rollout.temperature}
+        and run.settings.rollout.temperature > 0
+    )
+    np.testing.assert_array_equal(seen[0][1], seen[1][1])  # theta_hat is theta, and has its keys
+    assert (seen[0][1] != seen[2][1]).any()
+
+
+def test_expert_logp(made):
+    """The mean over the tokens of held-out experts, as the policy computes it."""
+    run, programs, state = made
+    from bridge_jax.data import batches
+
+    demos = run.held_out_demos
+    rows = batches.demo_batch(
+        demos, np.arange(len(demos.problems)), run.buckets[-1:], run.settings.rollout.max_new
+    )
+    assert {problem.id for problem in demos.problems} <= {
+        problem.id for problem in run.task.splits["held_out"]
+    }
+    phi = run.policy.merge(state.params.theta, state.params.w)
+    logp_BT = np.asarray(run.policy.logp(phi, rollouts.on_mesh(run, rows), 1.0)[0])
+    kept = np.arange(logp_BT.shape[1]) < np.asarray(rows.length_B)[:, None]
+    assert measured_gain.expert_logp(run, programs, state)["coop/expert_logp"] == pytest.approx(
+        logp_BT[kept].mean(), rel=1e-4
+    )
+
+
+def test_in_a_run(tmp_path):
+    """Every evaluation has it, nothing else does, and nothing compiles for it once training is under way."""
+    loop.train(
+        tiny_runs.config("bridge", steps=4, eval__every=2, eval__cooperation=True),
+        str(tmp_path),
+        devices=jax.devices()[:1],
+    )
+    lines = logbook.read(str(tmp_path))
+    keys = {"coop/gain", "coop/gain_low", "coop/expert_logp", "eval/touched_accuracy"}
+    assert [keys <= set(line) for line in lines] == [True, False, True, False, True]
+    assert lines[0]["coop/gain"] == 0 and lines[-1]["compile/count"] == lines[1]["compile/count"]
+    solved = (tmp_path / "solved.jsonl").read_text().splitlines()
+    assert len(solved) == 3 and '"held_out"' in solved[0]
