@@ -52,11 +52,13 @@ class Prompts:
 
 @dataclasses.dataclass(frozen=True)
 class Demos:
-    """Tokenised demonstrations; row i of all fields is one problem."""
+    """Tokenised demonstrations; row i of the first three fields is one problem."""
 
     problems: tuple[Problem, ...]
     tokens: tuple[np.ndarray, ...]  # int32 prompt ids, unpadded
     completions: tuple[np.ndarray, ...]  # int32, the end-of-sequence token is the last
+    # right solutions that do not fit, also of problems for which another one does
+    refused: tuple[Dropped, ...] = ()
 
 
 class PromptBatch(NamedTuple):
@@ -116,14 +118,14 @@ def encode_demos(
     sample, which no solution may hold. The problems of the result have the solution that is trained on.
     """
     check_buckets(buckets)
-    kept, dropped = [], []
+    kept, dropped, all_refused = [], [], []
     for problem in demos:
         ids = prompt_ids(tokenizer, problem, messages)
         if len(ids) > buckets[-1]:
             dropped.append(Dropped(problem.id, "prompt", len(ids)))
             continue
         end_of_prompt = tokenizer.decode(ids[-32:])
-        refused = []
+        refused: list[Dropped] = []
         for solution in (problem.solution, *(others or {}).get(problem.id, ())):
             solution = behind(end_of_prompt, solution, problem.id)
             completion = completion_ids(tokenizer, solution, problem.id)
@@ -134,8 +136,9 @@ def encode_demos(
             refused.append(Dropped(problem.id, part, len(completion)))
         else:
             dropped.append(refused[0])
+        all_refused += refused
     report(dropped, len(demos), {"prompt": buckets[-1], "trace": max_new})
-    return Demos(*zip(*kept)), tuple(dropped)
+    return Demos(*zip(*kept), refused=tuple(all_refused)), tuple(dropped)
 
 
 def completion_ids(tokenizer, solution: str, id: int) -> np.ndarray:
@@ -177,7 +180,8 @@ def behind(prompt: str, solution: str, id: int) -> str:
 def unfit(prompt: str, solution: str, length: int, max_new: int, stop: Sequence[str]) -> str:
     """The key of WHY a solution is no demonstration; "" for one that is."""
     opened = traces.THINK if prompt.rstrip().endswith(traces.THINK) else ""
-    if traces.unfinished(opened + solution):
+    reasoning = (opened + solution).partition(traces.THINK_END)[0]
+    if traces.unfinished(opened + solution) or reasoning.count(traces.THINK) > 1:
         return "reasoning"
     if any(text in solution for text in stop):
         return "stop"

@@ -150,11 +150,10 @@ class HFTokenizer:
         named = [self.inner.eos_token_id]
         named += [self._named_in(name) for name in ("generation_config.json", "config.json")]
         if self.inner.chat_template:
-            talk = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
-            turn_end = self.encode(self._templated(talk).rpartition(PROBE)[2].strip())
+            turn_end = self.encode(self._behind_a_turn().strip())
             # all_special_ids has only those that tokenizer_config.json names for a purpose
             added = self.inner.added_tokens_decoder
-            named.append([id for id in turn_end[:1] if id in added and added[id].special])
+            named.append([id for id in turn_end if id in added and added[id].special][:1])
         flat = itertools.chain.from_iterable(
             ids if isinstance(ids, (list, tuple)) else [ids] for ids in named
         )
@@ -165,6 +164,25 @@ class HFTokenizer:
                 "never learn to stop; set eos_token in its tokenizer_config.json"
             )
         return found
+
+    def _behind_a_turn(self) -> str:
+        """What the template puts behind an assistant's words; "" where it changes them or has no assistant.
+
+        ValueError for a template that renders nothing at all.
+        """
+        system, user, assistant = (
+            {"role": role, "content": PROBE} for role in ("system", "user", "assistant")
+        )
+        refusal = None
+        for messages in ([user, assistant], [system, user, assistant], [user]):
+            try:
+                text = self._templated(messages)
+            except ValueError as error:
+                refusal = refusal or error
+                continue
+            known = assistant in messages and PROBE in text
+            return text.rpartition(PROBE)[2] if known else ""
+        raise refusal
 
     def _named_in(self, name: str) -> int | list[int] | None:
         """eos_token_id of a file beside the tokenizer, as it stands there: a config class fills in defaults."""

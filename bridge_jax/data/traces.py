@@ -144,23 +144,35 @@ def count_rows(
     counts = dict.fromkeys(("problems", "matched", "rows", *FATES), 0)
     counts["problems"] = len(problems)
     counts["matched"] = sum(exact(problem.question) in given for problem in problems)
-    by_text = {exact(problem.question): problem.id for problem in problems}
+    # problems whose texts differ in white space alone share their rows
+    by_text: dict[str, list[int]] = {}
+    for problem in problems:
+        by_text.setdefault(exact(problem.question), []).append(problem.id)
     for text, solutions in given.items():
         counts["rows"] += len(solutions)
         if text not in by_text:
             counts["unmatched"] += len(solutions)
             continue
         different = set(solutions)
-        good, cut = len(accepted.get(by_text[text], ())), sum(map(unfinished, different))
-        counts["used"] += min(good, 1)
-        counts["repeated"] += len(solutions) - len(different) + max(good - 1, 0)
+        of_each = [accepted[id] for id in by_text[text] if id in accepted]
+        used = {right[0] for right in of_each}
+        good = {solution for right in of_each for solution in right}
+        cut = sum(map(unfinished, different))
+        counts["used"] += len(used)
+        counts["repeated"] += len(solutions) - len(different) + len(good) - len(used)
         counts["unfinished"] += cut
-        counts["wrong"] += len(different) - good - cut
+        counts["wrong"] += len(different) - len(good) - cut
     return counts
 
 
-def recount(counts: Mapping[str, int], left_out: Sequence[str]) -> dict[str, int]:
-    """The counts once demonstrations are tokenised; left_out: of each that was left out, why (data.WHY)."""
+def recount(
+    counts: Mapping[str, int], dropped: Sequence[str], refused: Sequence[str]
+) -> dict[str, int]:
+    """The counts once demonstrations are tokenised.
+
+    dropped: of each problem that has no demonstration then, why; refused: of each right solution that did not
+    fit, why, also where another one of its problem did (both: keys of batches.WHY).
+    """
     if not counts:
         return {}
     fates = {
@@ -170,8 +182,12 @@ def recount(counts: Mapping[str, int], left_out: Sequence[str]) -> dict[str, int
         "stop": "stopped",
     }
     found = dict(counts)
-    for why in left_out:
-        found["used"] -= 1
+    prompts = [why for why in dropped if why == "prompt"]
+    # not below 0: problems that share their rows are dropped one by one
+    found["used"] = max(0, found["used"] - len(dropped))
+    # those behind the first one were counted as repeated
+    found["repeated"] -= len(refused) - (len(dropped) - len(prompts))
+    for why in (*prompts, *refused):
         found[fates[why]] += 1
     return found
 

@@ -27,6 +27,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bridge_jax import objectives
 from bridge_jax.config import checks
@@ -197,8 +198,11 @@ def check_gain_schedule(cfg: Config) -> None:
     if cfg.lam_schedule != "gain":
         return
     stuck = {
-        f"lam_end={cfg.lam_end}": (cfg.lam_end == 1, "below 1, such as 0.8"),
-        f"lam={cfg.lam} and lam_end={cfg.lam_end}": (cfg.lam == cfg.lam_end, "two numbers"),
+        f"lam_end={cfg.lam_end}": (np.float32(cfg.lam_end) == 1, "below 1, such as 0.8"),
+        f"lam={cfg.lam} and lam_end={cfg.lam_end}": (
+            np.float32(cfg.lam) == np.float32(cfg.lam_end),
+            "two numbers",
+        ),
         f"resync_every={cfg.resync_every}": (cfg.resync_every == 1, "0 (never), or at least 2"),
     }
     for given, (is_stuck, allowed) in stuck.items():

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bridge_jax.optim.moments import (
@@ -62,7 +63,7 @@ def schedule(kind: str, start: float, end: float, steps: int, boundaries=(), val
     if kind == "constant":
         return lambda step: jnp.full((), start, jnp.float32)
     if kind == "step":
-        if len(values) != len(boundaries) or list(boundaries) != sorted(boundaries):
+        if len(values) != len(boundaries) or list(boundaries) != sorted(set(boundaries)):
             raise ValueError(
                 f"a step schedule needs rising boundaries and one value for each; given {boundaries} and {values}"
             )
@@ -73,7 +74,8 @@ def schedule(kind: str, start: float, end: float, steps: int, boundaries=(), val
     elif steps <= 0:
         raise ValueError(f"a {kind} schedule needs a positive number of steps; given {steps}")
     ends = values if kind == "step" else (end,)
-    if set(ends) == {start}:
+    # as the compiled step sees them
+    if {np.float32(value) for value in ends} == {np.float32(start)}:
         raise ValueError(
             f"a {kind} schedule from {start} to {', '.join(map(str, ends))} never leaves its start; give another "
             "end, or make it constant"

@@ -219,6 +219,7 @@ def build(config: ConfigDict, devices=None) -> Run:
             f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; {way} "
             "or choose another method"
         )
+    warn_overlong(s, task, tokenizer)
     task = tasks.with_stop(task, s.rollout.stop, s.rollout.task_stop)
     encode_demos = lambda rows: batches.encode_demos(
         tokenizer,
@@ -232,7 +233,11 @@ def build(config: ConfigDict, devices=None) -> Run:
     demos, counts = None, {}
     if method.demos:
         demos, dropped = encode_demos(task.demos)
-        counts = traces.recount(task.demo_counts, [row.part for row in dropped])
+        counts = traces.recount(
+            task.demo_counts,
+            dropped=[row.part for row in dropped],
+            refused=[row.part for row in demos.refused],
+        )
     prompts = encode(task.train)
     if method.paired:
         prompts, demos = batches.pair(s, prompts, demos)
@@ -366,6 +371,32 @@ def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
             "set, but method %r never reads with these settings: %s",
             s.method_name,
             ", ".join(unread),
+        )
+
+
+OVERLONG_ROWS = 200  # demonstrations that are measured
+OVERLONG_SHARE = 0.05
+
+
+def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
+    """A warning where a price on length (dapo_buffer) falls on right answers: worked solutions that reach into it."""
+    buffer, T = getattr(s.method, "dapo_buffer", 0.0), s.rollout.max_new
+    rows = [problem.solution for problem in task.demos if problem.solution][:OVERLONG_ROWS]
+    if not buffer or not rows:
+        return
+    # the end-of-sequence token counts, and what is longer than T is never sampled
+    lengths = [min(T, len(tokenizer.encode(text)) + 1) for text in rows]
+    free = (1.0 - buffer) * T
+    share = sum(length > free for length in lengths) / len(lengths)
+    if share > OVERLONG_SHARE:
+        logger.warning(
+            "method.dapo_buffer=%g takes reward off completions longer than %g of %d tokens; %.0f%% of the task's "
+            "worked solutions are: set it to at most %.3g, or raise rollout.max_new",
+            buffer,
+            free,
+            T,
+            100 * share,
+            max(0.0, 1.0 - max(lengths) / T),
         )
 
 

@@ -175,6 +175,34 @@ def test_the_end_of_a_turn_ends_a_sequence(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "template, ends",
+    [
+        # what the turn is closed with may follow other marks
+        ("{% for m in messages %}{{ m['content'] }}.<|im_end|>{% endfor %}", True),
+        # refuses a talk without a system message
+        (
+            "{% if messages[0]['role'] != 'system' %}{{ raise_exception('system first') }}{% endif %}"
+            "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}",
+            True,
+        ),
+        # refuses every talk with an assistant in it: task.prompt=plain goes around it
+        (
+            "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('no') }}{% endif %}"
+            "{{ m['content'] }}{% endfor %}<|im_end|>",
+            False,
+        ),
+        # changes the words, so that nothing is known of what stands behind them
+        ("{% for m in messages %}<|im_end|>{{ m['content'] | lower }}{% endfor %}", False),
+    ],
+)
+def test_templates_that_are_hard_to_ask_for_the_end_of_a_turn(tmp_path, template, ends):
+    small_hf(tmp_path, chat_template=template, additional_special_tokens=["<|im_end|>"])
+    tokenizer = HFTokenizer(str(tmp_path))
+    end = tokenizer.inner.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.eos_ids == ((0, end) if ends else (0,))
+
+
 TURNS = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>\n{% endfor %}"
 
 
@@ -376,6 +404,9 @@ THOUGHTS = "<think>\n12\n</think>\n\nSo 2."
         ("", " \n12</think>So 2.", "<think>\n12</think>So 2."),
         ("", THOUGHTS + "<think>2", None),
         ("", "<think>\n12", None),
+        ("", "<think>\n<think>\n12</think>So 2.", None),
+        ("<think>\n", "So.\n<think>12</think>So 2.", None),
+        ("<think>\n", "<think>\n<think>\n12</think>So 2.", None),
         ("<think>\n", THOUGHTS, "12\n</think>\n\nSo 2."),
         ("<think>", THOUGHTS, "\n12\n</think>\n\nSo 2."),
         ("<think>\n\n", THOUGHTS, "12\n</think>\n\nSo 2."),

@@ -168,6 +168,16 @@ def are_right(candidates: list[Problem]) -> list[bool]:
     return [candidate.solution.endswith("right") for candidate in candidates]
 
 
+def test_problems_that_differ_in_white_space_share_their_rows():
+    """Each row is counted once, although both problems train on it."""
+    twins = [of(1, "a b"), of(2, "a  b")]
+    found = traces.right_solutions(twins, {"a b": ["wrong", "right"]}, are_right, "here")
+    assert [row.solution for row in found.demos] == ["right", "right"]
+    assert {key: value for key, value in found.counts.items() if value} == dict(
+        problems=2, matched=2, rows=2, used=1, wrong=1
+    )
+
+
 def test_the_first_right_solution_counts_and_every_row_is_accounted_for(caplog):
     """Wrong before right, right twice, the same row twice, cut inside <think>, rows of no problem."""
     given = {
@@ -191,15 +201,16 @@ def test_the_first_right_solution_counts_and_every_row_is_accounted_for(caplog):
     assert "the problems of 2 solutions are not asked" in caplog.text
     assert "'nobody asks'" in caplog.text
     # what is known once they are tokenised
-    left = traces.recount(found.counts, ["trace", "stop"])
-    assert (left["used"], left["too_long"], left["stopped"]) == (0, 1, 1)
+    left = traces.recount(found.counts, ["trace", "stop"], ["trace", "trace", "stop"])
+    assert (left["used"], left["repeated"]) == (0, 2)
+    assert (left["too_long"], left["stopped"]) == (2, 1)
     assert sum(left[fate] for fate in traces.FATES) == 11
     assert all(
         f"{left[fate]} {fate.replace('_', ' ')}" in traces.told(left)
         for fate in left
         if fate in traces.FATES
     )
-    assert traces.recount({}, ["trace"]) == {}
+    assert traces.recount({}, ["trace"], ["trace"]) == {}
 
 
 @pytest.mark.parametrize(

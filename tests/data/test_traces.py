@@ -64,7 +64,7 @@ TRACES = [
     trace(4, BOX % 15),
     {"problem": "Nobody asks?", "solution": BOX % 1, "answer": "1"},
 ]
-COUNTS = dict(problems=6, matched=4, rows=8, used=2, repeated=2, wrong=2, too_long=1, unmatched=1)
+COUNTS = dict(problems=6, matched=4, rows=8, used=2, repeated=1, wrong=2, too_long=2, unmatched=1)
 
 
 def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row(folder, capsys):
@@ -75,9 +75,9 @@ def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row
         assert run.tokenizer.decode(row) == problem.solution
     assert {key: value for key, value in run.demo_counts.items() if value} == COUNTS
     assert sum(run.demo_counts[fate] for fate in FATES) == len(TRACES)
-    loop.announce(run, {"step": 0})
+    loop.announce(run, {"step": 0}, 1)
     told = capsys.readouterr().out
-    assert "8 solutions for 4 of 6 problems: 2 used, 2 repeated, 2 wrong, " in told
+    assert "8 solutions for 4 of 6 problems: 2 used, 1 repeated, 2 wrong, " in told
     assert training_build.facts(run)["demonstrations"] == run.demo_counts
     # a method without demonstrations has nothing to report
     assert "demonstrations" not in training_build.facts(build(folder, TRACES, "grpo"))

@@ -217,6 +217,7 @@ def test_bad_settings():
     "given, message",
     [
         (dict(lam_schedule="gain"), r"method.lam_end=1.0 with .* for ever; allowed: below 1"),
+        (dict(lam_schedule="gain", lam_end=0.99999999), "method.lam_end=0.99999999 with"),
         (dict(lam_schedule="gain", lam_end=0.5), "method.lam=0.5 and lam_end=0.5 with"),
         (dict(lam_schedule="gain", lam_end=0.8, resync_every=1), "method.resync_every=1 with"),
         (dict(lam_schedule="linear", lam=1.0, lam_steps=5), "from 1.0 to 1.0 never leaves"),

@@ -13,6 +13,7 @@ from bridge_jax.training import build
 from bridge_jax.training import rollouts as training_rollouts
 from bridge_jax.training.rollouts import replace_equal_groups, with_noise
 from bridge_jax.types import Rollouts, Sequences
+from configs import ladder
 from tests import tiny_runs, toys
 from tests.methods.test_baselines import A, G_of, batch, e
 
@@ -130,3 +131,25 @@ def test_reward_noise(monkeypatch):
     assert not np.array_equal(with_noise(run, R, indices, 4), flipped)
     clean = build.build(tiny_runs.config("grpo"), jax.devices()[:1])
     np.testing.assert_array_equal(with_noise(clean, R, indices, 3), R)
+
+
+@pytest.mark.parametrize("buffer, share", [(0.07, 0.0), (0.2, 0.645)])
+def test_the_study_punishes_no_worked_answer_for_its_length(buffer, share, caplog):
+    """Worked solutions of the ladder are right answers; a buffer that reaches into them is warned about."""
+    config = ladder.get_config("dapo")
+    assert config.method.dapo_buffer == 0.07
+    config.method.dapo_buffer = buffer
+    run = build.build(config, jax.devices()[:1])
+    T = run.settings.rollout.max_new
+    solutions = [problem.solution for problem in run.task.demos]
+    lengths = np.array([len(run.tokenizer.encode(text)) + 1 for text in solutions])
+    seqs = Sequences(
+        np.zeros((len(lengths), 1), np.int32),
+        np.ones(len(lengths), np.int32),
+        np.zeros((len(lengths), T), np.int32),
+        lengths,
+    )
+    right = Rollouts(seqs, np.zeros((len(lengths), T)), np.ones(len(lengths), np.float32), 1.0)
+    punished = dapo.penalised(right, buffer, 0.5) < 1
+    assert float(np.mean(punished)) == pytest.approx(share, abs=0.03)
+    assert ("method.dapo_buffer=0.2 takes reward off" in caplog.text) == bool(share)

@@ -61,6 +61,11 @@ def test_schedule_errors():
     }.items():
         with pytest.raises(ValueError, match=f"a {kind} schedule from .* never leaves its start"):
             optim.schedule(kind, *given)
+    # a step of fp32 apart is no step
+    with pytest.raises(ValueError, match="never leaves its start"):
+        optim.schedule("linear", 1.0, 1.0 + 1e-10, 8)
+    with pytest.raises(ValueError, match="rising boundaries"):
+        optim.schedule("step", 0.5, 0, 0, (5, 5), (0.2, 0.5))
     # what comes back to its start has left it
     assert at(optim.schedule("step", 0.5, 1.0, 0, (3, 5), (1.0, 0.5)), 0, 3, 5) == [0.5, 1.0, 0.5]
 
