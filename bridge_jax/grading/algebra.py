@@ -1,9 +1,11 @@
-r"""Whether two formulas are equal, by their exact difference. Slow, and not safe against hostile text: for workers only.
+r"""Whether two formulas are equal, by their exact difference. Slow, and not safe against hostile
+text: for workers only.
 
-Both are worked out at several points, to more digits than a formula of their length could hide a difference in: 1/2^{99} is
-not 1/2^{98}. Where these values agree the formulas are equal, for a constant and for what is analytic in its letters; roots,
-logarithms and absolute values of letters have branches, and there sympy has to prove the difference zero besides.
-Text that formula.py does not read goes to math-verify, and counts as equal only if it says so both ways and sympy finds no
+Both are worked out at several points, to more digits than a formula of their length could hide a
+difference in: 1/2^{99} is not 1/2^{98}. Where these values agree the formulas are equal, for a
+constant and for what is analytic in its letters; roots, logarithms and absolute values of letters
+have branches, and there sympy has to prove the difference zero besides. Text that formula.py does
+not read goes to math-verify, and counts as equal only if it says so both ways and sympy finds no
 difference between what it read.
 """
 
@@ -34,7 +36,9 @@ _LARGE = re.compile(r"\^[\s{(-]*[0-9]{3}|\^[^a-zA-Z]*\^|[0-9)}]\s*!|\\(?:int|sum
 
 
 def equal(gold: str, answer: str, rule: Rule = Rule()) -> bool:
-    """Whether two expressions are equal; constants may be as far apart as the rule allows. Unreadable if the answer is."""
+    """Whether two expressions are equal; constants may be as far apart as the rule allows.
+    Unreadable if the answer is.
+    """
     try:
         other = formula.read(answer)
     except Unreadable:
@@ -71,7 +75,9 @@ def same_equation(gold: str, answer: str) -> bool:
 
 
 def _same(one: Node, other: Node, rule: Rule = Rule()) -> bool:
-    """Whether two formulas agree: at the points, and where they have branches also as formulas of these."""
+    """Whether two formulas agree: at the points, and where they have branches also as formulas of
+    these.
+    """
     seen = _agree(one, other, rule)
     if not formula.letters(one) | formula.letters(other):
         return seen == 1
@@ -102,7 +108,9 @@ def _agree(one: Node, other: Node, rule: Rule = Rule()) -> int:
 
 
 def _without_branches(node: Node, branches: list[Node]) -> Node:
-    """The formula with a letter of its own for each branched part; parts that agree in what they are applied to share it."""
+    """The formula with a letter of its own for each branched part; parts that agree in what they
+    are applied to share it.
+    """
     if not formula.letters(node):
         return node
     parts = tuple(_without_branches(part, branches) for part in node.parts)
@@ -147,7 +155,9 @@ def _close(x, y, digits: int, rule: Rule) -> bool:
 
 
 def _branched(node: Node) -> bool:
-    """Whether a function with branches is applied to letters, so that values at points say too little."""
+    """Whether a function with branches is applied to letters, so that values at points say too
+    little.
+    """
     return _branches_itself(node) or any(_branched(part) for part in node.parts)
 
 
@@ -163,7 +173,9 @@ def _branches_itself(node: Node) -> bool:
 
 
 def _digits(points: list[dict], *nodes: Node) -> int:
-    """Decimal digits below which no difference of these formulas can hide; Unreadable where they are too many."""
+    """Decimal digits below which no difference of these formulas can hide; Unreadable where they
+    are too many.
+    """
     height = max(sum(_height(node, point) for node in nodes) for point in points)
     degree = 1
     if len(points) == 1:  # a constant may come as near to another as its conjugates are many
@@ -245,7 +257,9 @@ def _points(*nodes: Node) -> list[dict]:
 
 
 def _place(name: str, turn: int):
-    """Between 1 and 3, or a seventh of that: positive at the first point, negative at the second, then either."""
+    """Between 1 and 3, or a seventh of that: positive at the first point, negative at the second,
+    then either.
+    """
     seed = hashlib.sha256(f"{name}/{turn}".encode()).digest()
     share = Fraction(int.from_bytes(seed[:16], "big"), 2**128)
     sign = (1, -1)[turn] if turn < 2 else (1, -1)[seed[16] % 2]
@@ -382,7 +396,9 @@ _SYMPY_FUNCTIONS = {
 
 
 def _by_math_verify(gold: str, answer: str) -> bool:
-    """Both texts as math-verify reads them: equal by its word, both ways, and by sympy's exact difference."""
+    """Both texts as math-verify reads them: equal by its word, both ways, and by sympy's exact
+    difference.
+    """
     if "\x00" in gold + answer or _LARGE.search(answer):
         raise Unreadable("no expression")
     # units and equations are ours to judge; "boxed" would search the string for another answer
@@ -420,7 +436,9 @@ def _by_math_verify(gold: str, answer: str) -> bool:
 
 
 def _read_whole(text: str, found) -> bool:
-    """Whether every letter of the text is in what was read of it: the parser drops what it cannot read."""
+    """Whether every letter of the text is in what was read of it: the parser drops what it cannot
+    read.
+    """
     if not isinstance(found, sympy.Expr):
         return False
     shown = re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", text))

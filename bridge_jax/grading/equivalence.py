@@ -1,13 +1,16 @@
-r"""Whether an answer equals the gold answer: a cheap stage that decides almost all, and symbolic algebra for the rest.
+r"""Whether an answer equals the gold answer: a cheap stage that decides almost all, and symbolic
+algebra for the rest.
 
-`compare` runs in the trainer's process: limits first, then one spelling (latex.py), the parts of lists, tuples, sets, unions
-and matrices one by one (shapes.py), names on the left-hand side (names.py), units (units.py), exact numbers (numbers.py), and
-formulas told apart by their value at one point (probe.py). It takes linear time. What it cannot decide becomes a Claim;
-`symbolic` judges that with algebra.py, part by part on the short strings, and runs in the processes of grading.pool alone,
-because nothing but SIGKILL ends some expressions.
-Strict: 0.333 is not 1/3, 11_2 is not 11, (1,2) is not [1,2), 5 km is not 5 m, y = 1 is not x = 1; a unit or a name may be
-stated or left out. What cannot be decided is wrong. Left out: several values chained by "=", proofs, answers in words beyond
-equal words.
+`compare` runs in the trainer's process: limits first, then one spelling (latex.py), the parts of
+lists, tuples, sets, unions and matrices one by one (shapes.py), names on the left-hand side
+(names.py), units (units.py), exact numbers (numbers.py), and formulas told apart by their value at
+one point (probe.py). It takes linear time. What it cannot decide becomes a Claim; `symbolic` judges
+that with algebra.py, part by part on the short strings, and runs in the processes of grading.pool
+alone, because nothing but SIGKILL ends some expressions.
+
+Strict: 0.333 is not 1/3, 11_2 is not 11, (1,2) is not [1,2), 5 km is not 5 m, y = 1 is not x = 1; a
+unit or a name may be stated or left out. What cannot be decided is wrong. Left out: several values
+chained by "=", proofs, answers in words beyond equal words.
 """
 
 from __future__ import annotations
@@ -31,7 +34,18 @@ from bridge_jax.grading.latex import (
 from bridge_jax.grading.names import Named
 from bridge_jax.grading.numbers import number
 from bridge_jax.grading.outcome import Claim, Outcome, Rule
-from bridge_jax.grading.shapes import LIST, ONE, SET, UNION, Part, Shape, interval, parts, shape
+from bridge_jax.grading.shapes import (
+    LIST,
+    ONE,
+    SET,
+    UNION,
+    Part,
+    Shape,
+    as_union,
+    interval,
+    parts,
+    shape,
+)
 
 __all__ = ["LONGEST", "Unreadable", "compare", "number", "symbolic"]
 
@@ -54,7 +68,9 @@ _INFINITE = re.compile(r"[+-]?\s*\\infty")
 
 
 def compare(gold: str, answer: str, rule: Rule = Rule()) -> Outcome | Claim:
-    """Outcome where it can be told cheaply, else a Claim for grading.pool; parse_error for what is beyond the limits."""
+    """Outcome where it can be told cheaply, else a Claim for grading.pool; parse_error for what is
+    beyond the limits.
+    """
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold) and not rule.parts:
         verdict = _near(Fraction(int(gold)), Fraction(int(answer)), rule)
         return Outcome.correct if verdict else Outcome.wrong
@@ -85,7 +101,9 @@ class Choice(NamedTuple):
 
 
 class _Judge:
-    """Compares part by part; None where a part that matters is undecided, which with `exact` none is."""
+    """Compares part by part; None where a part that matters is undecided, which with `exact` none
+    is.
+    """
 
     def __init__(self, rule: Rule, exact: bool):
         self.rule, self.exact = rule, exact
@@ -107,7 +125,9 @@ class _Judge:
         return self.texts(g_text, a_text, self.rule.parts)
 
     def choices(self, gold: str, answer: str) -> Verdict:
-        """(C) against "(C) 5": the same letter, and what both say beside it. None where neither is a choice."""
+        """(C) against "(C) 5": the same letter, and what both say beside it. None where neither is
+        a choice.
+        """
         g = _choice(gold)
         a = _choice(answer, marked=g is None)
         if g and a:
@@ -127,13 +147,19 @@ class _Judge:
             return True
         g = parts(gold, every_comma)
         a = parts(answer, every_comma or len(g) > 1)
+        if len(g) == 1 and shape(g[0].body).kind == UNION:
+            a = as_union(a)
+        if len(a) == 1 and shape(a[0].body).kind == UNION:
+            g = as_union(g)
         if len(g) == len(a) == 1:
             return self.single(g[0], a[0])
         g, a = _elements(g), _elements(a)
         return self.lists(g, a)
 
     def lists(self, gold: list[Part], answer: list[Part]) -> Verdict:
-        """Values in any order, each gold one paired with an answer of its own; named ones by their names."""
+        """Values in any order, each gold one paired with an answer of its own; named ones by their
+        names.
+        """
         if len(gold) != len(answer):
             return False
         answer_named = any(part.name for part in answer)
@@ -155,6 +181,9 @@ class _Judge:
         if answer.equation and (exact := names.without_rounding(answer.body)) != answer.body:
             answer = Part(*names.named(exact))
         g, a = interval(gold) or gold, interval(answer) or answer
+        if a.equation and not g.equation and not g.name:
+            value = names.of_combination(a.body)
+            a = a if value is None else Part("", value)
         if g.equation or a.equation:
             return self.equations(g, a)
         if not names.agree(g.name, a.name):
@@ -162,7 +191,7 @@ class _Judge:
         return self.values(g.body, a.body)
 
     def other_names(self, gold: Part, answer: Part) -> Verdict:
-        """(x,y) = (1,2) against (y,x) = (2,1); y = x/2 against x = 2y, which are the same equation."""
+        """(x,y) = (1,2) against (y,x) = (2,1); y = x/2 against x = 2y, the same equation."""
         lists = [_tuple_by_names(part) for part in (gold, answer)]
         if None not in lists:
             return self.lists(*lists)
@@ -171,7 +200,9 @@ class _Judge:
         return self.equation_sides((gold.name, gold.body), (answer.name, answer.body))
 
     def equations(self, gold: Part, answer: Part) -> Verdict:
-        """Equations that differ by a factor; inequalities with the same sides. Gold that chains values: any of them."""
+        """Equations that differ by a factor; inequalities with the same sides. Gold that chains
+        values: any of them.
+        """
         g, a = _relation_of(gold), _relation_of(answer)
         if g is None:
             return False
@@ -271,7 +302,9 @@ class _Judge:
         return first == second
 
     def formulas(self, gold: str, answer: str) -> Verdict:
-        """Two formulas: different where their values at a point are, else by algebra. Unreadable if the answer is."""
+        """Two formulas: different where their values at a point are, else by algebra. Unreadable if
+        the answer is.
+        """
         if not _is_readable(gold):
             return False
         if not _is_readable(answer):
@@ -317,7 +350,9 @@ def _near(gold: Fraction, answer: Fraction, rule: Rule) -> bool:
 def _pairing(
     gold: list[Part], answer: list[Part], single: Callable[[Part, Part], Verdict]
 ) -> Verdict:
-    """Whether gold and answer parts can be paired; undecided where only undecided pairs make it possible."""
+    """Whether gold and answer parts can be paired; undecided where only undecided pairs make it
+    possible.
+    """
     verdicts: dict[tuple[int, int], Verdict] = {}
 
     def pair(i: int, j: int) -> Verdict:
@@ -402,7 +437,9 @@ def _is_constant(text: str) -> bool:
 
 
 def _choice(text: str, marked: bool = True) -> Choice | None:
-    """The letter of a choice and what is said beside it; with `marked` a capital in brackets or as a word."""
+    """The letter of a choice and what is said beside it; with `marked` a capital in brackets or as
+    a word.
+    """
     if called := _CALLED.match(text):
         text = text[called.end() :]
         text = "\x00" + text if text.count("\x00") % 2 else text
@@ -420,7 +457,9 @@ def _choice(text: str, marked: bool = True) -> Choice | None:
 
 
 def _by_words(gold: str, answer: str, x: Fraction | None, y: Fraction | None) -> Verdict:
-    """Words, single letters, and expressions with words around them; None where neither side has any."""
+    """Words, single letters, and expressions with words around them; None where neither side has
+    any.
+    """
     bare = [text.replace("\x00", "").strip(" ()") for text in (gold, answer)]
     if all(_LETTER.fullmatch(text) for text in bare):
         return bare[0] == bare[1]
@@ -437,6 +476,6 @@ def _by_words(gold: str, answer: str, x: Fraction | None, y: Fraction | None) ->
 
 
 def _spoken(text: str) -> str:
-    """Words without capitals and without the white space between them; single letters as they are."""
+    """Words without capitals and white space; single letters as they are."""
     text = _TWO_LETTERS.sub(lambda found: found[0].casefold(), text)
     return re.sub(r"[\s.\x00]+", " ", text).strip()

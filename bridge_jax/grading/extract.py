@@ -1,11 +1,12 @@
-r"""Finds the answer that a completion boxes: the content of the last balanced \boxed{...} or \fbox{...}.
+r"""Finds the answer that a completion boxes: the content of the last balanced \boxed{...} or
+\fbox{...}.
 
-Where a text closes its reasoning with </think>, only what follows the last </think> is searched: a box inside the
-reasoning is not an answer. A reasoning that was never closed is searched whole. The last box is the one that OPENS
-last, so of two nested boxes it is the inner one. Boxes that are never closed do not count, and neither do boxes that
-hold nothing, such as that of the instruction echoed ("within \boxed{}"): they do not hide the answer before them.
-One pass, no recursion: time is linear in the text. Left out: boxes without braces (`\boxed 5`) and every reading of
-the content.
+Where a text closes its reasoning with </think>, only what follows the last </think> is searched: a
+box inside the reasoning is not an answer. A reasoning that was never closed is searched whole. The
+last box is the one that OPENS last, so of two nested boxes it is the inner one. Boxes that are
+never closed do not count, and neither do boxes that hold nothing, such as that of the instruction
+echoed ("within \boxed{}"): they do not hide the answer before them. One pass, no recursion: time is
+linear in the text. Left out: boxes without braces (`\boxed 5`) and every reading of the content.
 """
 
 from __future__ import annotations
@@ -24,19 +25,24 @@ TWO_WORDS = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
 CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")  # marks of GSM8K
 NUMBER = re.compile(r"(?<![\w.])-?\$?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?")
 TAIL = 2000  # characters at the end in which the lenient reading looks
-# A box, a backslash pair that does not escape a box (over-escaped output writes \\boxed), an escaped brace, a brace.
+# A box, a backslash pair that does not escape a box (over-escaped output writes \\boxed), an
+# escaped brace, a brace.
 PIECE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\\\(?!(?:boxed|fbox)\s*\{)|\\[{}]|[{}]")
-# What a box may hold that is no answer: white space, empty commands, dots, the words of the instruction.
+# What a box may hold that is no answer: white space, empty commands, dots, the words of the
+# instruction.
 NOTHING = re.compile(
-    r"(?:[\s{}$~.…_?]|\\(?:boxed|fbox|text|textbf|mathrm|mathbf|quad|qquad|[ld]?dots|cdots|cdot|square)"
-    r"(?![A-Za-z])|\\[,;:! ])*+(?:(?:the |your |my )?(?:final )?answer(?: here| goes here)?)?[\s{}$.]*",
+    r"(?:[\s{}$~.…_?]|\\(?:boxed|fbox|text|textbf|mathrm|mathbf|q?quad|[ldc]?dots|cdot|square)"
+    r"(?![A-Za-z])|\\[,;:! ])*+"
+    r"(?:(?:the |your |my )?(?:final )?answer(?: here| goes here)?)?[\s{}$.]*",
     re.IGNORECASE,
 )
 LONGEST_NOTHING = 100  # characters; longer contents are answers, readable or not
 
 
 def last_boxed(text: str) -> str | None:
-    """Content of the last balanced box after the last </think> that holds something; None where there is none."""
+    """Content of the last balanced box after the last </think> that holds something; None where
+    there is none.
+    """
     text = text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text
     # where the content of each open brace starts; negative for a brace that is no box
     opened: list[int] = []
@@ -71,9 +77,10 @@ def formulas(text: str) -> list[str]:
 
 
 def lenient_answer(text: str) -> str | None:
-    r"""For evaluation, beside the strict reading: the last box; else what the text states behind "the answer is" or ####;
-    else its last $...$; else what follows = in the last line; else its last number. Never for rewards: a model would learn
-    to name numbers instead of reasoning."""
+    r"""For evaluation, beside the strict reading: the last box; else what the text states behind
+    "the answer is" or ####; else its last $...$; else what follows = in the last line; else its
+    last number. Never for rewards: a model would learn to name numbers instead of reasoning.
+    """
     if (boxed := last_boxed(text)) is not None:
         return boxed
     tail = text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text

@@ -1,8 +1,10 @@
-r"""A formula as a tree: sums, products, powers, roots, functions, letters and numbers, read from normalised LaTeX.
+r"""A formula as a tree: sums, products, powers, roots, functions, letters and numbers, read from
+normalised LaTeX.
 
-What is written has one reading here, that of print: `\sin 2x` is sin(2x), `1\frac12` is one and a half, `\log` has base 10.
-What people read in two ways (`1/2x`, `\sin x/2`, `2 3`) has none. Plain text is read as it is meant: `x^10` is x^{10}.
-Reading takes time linear in the text. Left out: integrals, sums and limits, which state a problem and not its answer.
+What is written has one reading here, that of print: `\sin 2x` is sin(2x), `1\frac12` is one and a
+half, `\log` has base 10. What people read in two ways (`1/2x`, `\sin x/2`, `2 3`) has none. Plain
+text is read as it is meant: `x^10` is x^{10}. Reading takes time linear in the text. Left out:
+integrals, sums and limits, which state a problem and not its answer.
 """
 
 from __future__ import annotations
@@ -111,7 +113,9 @@ def kinds(node: Node) -> set[str]:
 
 
 def exact(node: Node) -> Fraction | None:
-    """The value of a formula of rational numbers; None where it has letters, roots, or too many digits."""
+    """The value of a formula of rational numbers; None where it has letters, roots, or too many
+    digits.
+    """
     try:
         return _exact(node)
     except (ZeroDivisionError, OverflowError):
@@ -258,7 +262,9 @@ class _Reader:
         return Node("negative", None, (found,)) if negative else found
 
     def product(self) -> Node:
-        """Factors. One that stands beside a quotient could belong to its denominator or not: no reading."""
+        """Factors. One that stands beside a quotient could belong to its denominator or not: no
+        reading.
+        """
         start = self.now
         found = self.factor()
         last, divided, quotients = found, False, 0
@@ -289,7 +295,7 @@ class _Reader:
                 return found
 
     def is_mixed(self, start: Token, last: Node) -> bool:
-        """Whether a whole number and a fraction of whole numbers stand side by side: 1\\frac{1}{2}."""
+        r"""Whether a whole number stands before a fraction of whole numbers: 1\frac{1}{2}."""
         if last.kind != "number" or self.now.kind != "frac" or not _WHOLE.fullmatch(start.text):
             return False
         return _NUMERIC_FRACTION.match(self.rest()) is not None
@@ -299,7 +305,9 @@ class _Reader:
         return self.text[self.now.start :]
 
     def check_beside(self, before: Node, start: Token, last: Node) -> None:
-        """Numbers side by side are no product, but for powers: 2^6 3^5, (n-2)2^n. And 0x is no answer."""
+        """Numbers side by side are no product, but for powers: 2^6 3^5, (n-2)2^n. And 0x is no
+        answer.
+        """
         if start.kind == "number":
             of_numbers = before.kind == "power" and before.parts[0].kind == "number"
             powered = last.kind == "power" and before.kind != "number"
@@ -417,7 +425,7 @@ class _Reader:
         return Node("quotient", None, (top, bottom))
 
     def symbol(self) -> Node:
-        """A letter with its accents, primes and indices; a function of a bracket for some letters."""
+        """A letter with its accents, primes and indices; for some letters a function of a bracket."""
         name = self.next().text
         if name.removeprefix("\\") in ACCENTS:
             name = f"{name[1:]}({self.raw()})"
@@ -448,7 +456,9 @@ class _Reader:
                 return re.sub(r"[\s{}\x00]", "", "".join(taken))
 
     def function(self) -> Node:
-        r"""\sin^2 x, \log_2 8, \ln(x+1): its argument is a bracket, or the factors up to a sign or another function."""
+        r"""\sin^2 x, \log_2 8, \ln(x+1): its argument is a bracket, or the factors up to a sign or
+        another function.
+        """
         name = self.next().kind
         base = power = None
         while self.now.kind in ("^", "_"):
@@ -529,7 +539,7 @@ def _token(found: re.Match) -> Token:
     if group in ("letter", "marked"):
         return Token("letter", text, start)
     if group == "command":
-        return Token(text, f"\\{text}", start - 1)
+        return Token(text if text.isalpha() else f"\\{text}", f"\\{text}", start - 1)
     return Token(text, text, start)
 
 

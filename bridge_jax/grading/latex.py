@@ -1,9 +1,11 @@
-r"""One spelling of an answer's LaTeX, and the limits that an answer keeps. Time is linear in the text.
+r"""One spelling of an answer's LaTeX, and the limits that an answer keeps. Time is linear in the
+text.
 
-`normalise` takes away what changes how an answer looks and not what it says (delimiters, colours, bold, spacing), writes
-Unicode and plain ASCII mathematics as LaTeX, and puts words between two NUL characters: `5\text{ cm}` and `5\mathrm{cm}`
-become "5<NUL>cm<NUL>". Currency signs stay commands in front of their number (`\$5`). Nothing here knows what a word or a
-command means; see units, names, shapes and formula for that.
+`normalise` takes away what changes how an answer looks and not what it says (delimiters, colours,
+bold, spacing), writes Unicode and plain ASCII mathematics as LaTeX, and puts words between two NUL
+characters: `5\text{ cm}` and `5\mathrm{cm}` become "5<NUL>cm<NUL>". Currency signs stay commands in
+front of their number (`\$5`). Nothing here knows what a word or a command means; see units, names,
+shapes and formula for that.
 """
 
 from __future__ import annotations
@@ -125,10 +127,20 @@ _DEGREES = re.compile(
     r"(?:\{\})?\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z])|\{\s*o\s*\}|o(?![A-Za-z]))"
 )
 _PRIMES = re.compile(r"\^\s*(?:\{((?:\s*\\prime)+)\s*\}|((?:\s*\\prime)+))")
-_NUMBER_SET = re.compile(r"\\(?:mathbb|Bbb)\s*\{?\s*([RZNQC])\s*\}?")
+_NUMBER_SET = re.compile(r"\\(?:mathbb|Bbb)\s*\{?\s*([RZNQCE])\s*\}?")
+_IS = re.compile(r"\x00(?:([^\x00]*?)\s+)?(?:is|equals)\x00")
 _PERCENT = re.compile(r"\\?%")
-_ASCII_SIGNS = re.compile(r">=|<=|=<|==|\*\*|(?<![0-9)\]}!])!=|(?<=\s)!=")
-_ASCII_NAMES = {">=": r"\ge ", "<=": r"\le ", "=<": r"\le ", "==": "=", "**": "^", "!=": r"\ne "}
+_ASCII_SIGNS = re.compile(r">=|<=|=<|==|\*\*|\+/?-|(?<![0-9)\]}!])!=|(?<=\s)!=")
+_ASCII_NAMES = {
+    ">=": r"\ge ",
+    "<=": r"\le ",
+    "=<": r"\le ",
+    "==": "=",
+    "**": "^",
+    "+-": r"\pm ",
+    "+/-": r"\pm ",
+    "!=": r"\ne ",
+}
 _UNITS_TOO = ("sec", "min")  # where no bracket follows
 _PLAIN_NAMES = re.compile(
     r"(?<![A-Za-z\\\x00])(?:np\.|math\.)?(sqrt|pi|infinity|infty|inf|"
@@ -156,7 +168,7 @@ class Unreadable(ValueError):
 
 
 def check_limits(text: str) -> None:
-    """Unreadable for what is too long, too deep, too many digits, or not written in ASCII digits."""
+    """Unreadable for what is too long, too deep, or has too many digits or digits not ASCII."""
     if len(text) > LONGEST or re.search(rf"[0-9]{{{MOST_DIGITS + 1}}}", text) or "\x00" in text:
         raise Unreadable("too long, or not text")
     if not text.isascii():
@@ -179,7 +191,9 @@ def ascii_text(text: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
-    r"""One spelling of LaTeX: no delimiters, colours or spacing commands, \frac{a}{b}, words between NUL characters."""
+    r"""One spelling of LaTeX: no delimiters, colours or spacing commands, \frac{a}{b}, words
+    between NUL characters.
+    """
     if not text.isascii():
         text = ascii_text(text)
     text = _without_delimiters(text)
@@ -191,13 +205,15 @@ def normalise(text: str) -> str:
         text = _without_styles(text)
     if "%" in text:
         text = _PERCENT.sub("\x00percent\x00", text)
-    if any(sign in text for sign in ("=", "**")):
+    if any(sign in text for sign in ("=", "**", "+-", "+/-")):
         text = _ASCII_SIGNS.sub(lambda found: _ASCII_NAMES[found[0]], text)
     if _TWO_LETTERS.search(text):
         text = _PLAIN_NAMES.sub(_as_command, text)
     if "\\" in text or "^" in text or "_" in text or "mod" in text:
         text = _canonical_commands(text)
-    return _stripped(text)
+    if "\x00" in text:
+        text = _IS.sub(_equals, text)
+    return _stripped(text.replace(":=", "="))
 
 
 def flat(text: str) -> str:
@@ -206,7 +222,9 @@ def flat(text: str) -> str:
 
 
 def closing(text: str, start: int) -> int:
-    """Where the bracket closes that opened before `start`; intervals may close with the other kind. -1: nowhere."""
+    """Where the bracket closes that opened before `start`; intervals may close with the other kind.
+    -1: nowhere.
+    """
     depth = 1
     for found in _BRACKET.finditer(text, start):
         depth += 1 if found[0] in _OPENING else -1
@@ -216,7 +234,9 @@ def closing(text: str, start: int) -> int:
 
 
 def split(text: str, separator: re.Pattern) -> list[tuple[str, str]]:
-    """Pieces between the separators that no bracket and no environment encloses, each with the separator behind it."""
+    """Pieces between the separators that no bracket and no environment encloses, each with the
+    separator behind it.
+    """
     pieces, depth, begin = [], 0, 0
     for found in separator.finditer(text):
         mark = found[0]
@@ -260,7 +280,9 @@ def _without_delimiters(text: str) -> str:
 
 
 def _without_styles(text: str) -> str:
-    """Commands that say how something looks are dropped, synonyms become one name, words are marked."""
+    """Commands that say how something looks are dropped, synonyms become one name, words are
+    marked.
+    """
     text = _DROPPED.sub(" ", _EMPTY_DELIMITER.sub(" ", text))
     text = _STYLED_TOKEN.sub(r" \1", _NUMBER_SET.sub(r"\\mathbb{\1}", text))
     text = _COMMAND.sub(_renamed, text)
@@ -269,6 +291,11 @@ def _without_styles(text: str) -> str:
             return text
         text = _TEXT.sub(_marked, _DOUBLE.sub(r"{\1}", text))
     return _TEXT_COMMAND.sub(" ", text)  # \textbf{\frac{1}{2}}
+
+
+def _equals(found: re.Match) -> str:
+    """Words that end in "is", as a name and an equals sign."""
+    return f"\x00{found[1]}\x00=" if found[1] else "="
 
 
 def _renamed(found: re.Match) -> str:

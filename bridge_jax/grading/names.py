@@ -1,7 +1,9 @@
-r"""Left-hand sides: what an answer calls the thing whose value it states, such as x =, f(2) =, \angle A =, \text{Area} =.
+r"""Left-hand sides: what an answer calls the thing whose value it states, such as x =, f(2) =,
+\angle A =, \text{Area} =.
 
-A name may be dropped only where the other side has none, or the same one. `5 = x` names x as well. What stands left of the
-sign and is no name (2x + 3 = y is one, 2x = 10 is not) makes an equation, and that has no single value.
+A name may be dropped only where the other side has none, or the same one. `5 = x` names x as well.
+What stands left of the sign and is no name (2x + 3 = y is one, 2x = 10 is not) makes an equation,
+and that has no single value.
 """
 
 from __future__ import annotations
@@ -14,9 +16,17 @@ from bridge_jax.grading import formula, probe, units
 from bridge_jax.grading.latex import GREEK, outside_brackets, split
 
 SIGNS = {
-    "=": "=", r"\approx": r"\approx", r"\cong": "=", "<": "<", ">": ">", r"\le": r"\le", r"\ge": r"\ge",
-    r"\ne": r"\ne", r"\in": r"\in", r"\equiv": r"\equiv",
-}  # fmt: skip
+    "=": "=",
+    r"\cong": "=",
+    r"\approx": r"\approx",
+    "<": "<",
+    ">": ">",
+    r"\le": r"\le",
+    r"\ge": r"\ge",
+    r"\ne": r"\ne",
+    r"\in": r"\in",
+    r"\equiv": r"\equiv",
+}
 _SIGN = outside_brackets(r"\\(?:approx|cong|le|ge|ne|in|equiv)(?![A-Za-z])", "[=<>]")
 _ANY_SIGN = re.compile(r"[=<>]|\\(?:approx|cong|le|ge|ne|in|equiv)(?![A-Za-z])")
 
@@ -34,9 +44,13 @@ _NAME = re.compile(
             rf"{_SYMBOL}{_EXPONENT}(?:{_BRACKET})*",
             rf"\\?\|{_SYMBOL}\\?\||\|?{_POINTS}\|?|\[{_POINTS}\]|\({_POINTS}\)",
             rf"m?\\(?:angle|triangle|Delta)\{{?(?:{_POINTS}|{_SYMBOL}|[0-9])\}}?",
-            rf"\\(?:sin|cos|tan|cot|sec|csc)(?:{_SYMBOL}|\({_SYMBOL}\)|\\angle(?:{_POINTS}|[A-Z]))",
+            rf"\\(?:sin|cos|tan|cot|sec|csc)(?:[0-9]?{_SYMBOL}|\({_SYMBOL}\)|\\angle(?:{_POINTS}|[A-Z]))",
+            rf"\\?(?:gcd|lcm|max|min){_BRACKET}|\\(?:dim|det|Pr)(?:{_SYMBOL}|{_BRACKET})",
+            rf"(?:E|\\mathbb\{{E\}})\[{_SYMBOL}\]|\[\\triangle{_POINTS}\]",
+            rf"\({_SYMBOL}\\circ{_SYMBOL}\){_BRACKET}",
+            rf"\\begin\{{[pb]matrix\}}{_SYMBOL}(?:\\\\{_SYMBOL})+\\end\{{[pb]matrix\}}",
             rf"{_WORDS}(?:\(?(?:{_SYMBOL}|{_POINTS}|\\triangle{_POINTS})\)?{_WORDS}?|{_BRACKET})?",
-            rf"[A-Za-z]{{4,}}|(?:P|E|\\Pr){_BRACKET}",
+            "[A-Za-z]{4,}",
             r"\\frac\{d[A-Za-z]\}\{d[A-Za-z]\}",
         )
     )
@@ -58,7 +72,7 @@ class Relation(NamedTuple):
 
 
 class Named(NamedTuple):
-    """What is stated, and of what: "" for no name. `equation`: both sides of a sign belong to it."""
+    """What is stated, and of what ("": no name). `equation`: both sides of a sign belong to it."""
 
     name: str
     body: str
@@ -104,7 +118,7 @@ def named(text: str) -> Named:
     if len(found.sides) != 2 or found.signs[0] not in ("=", r"\in", r"\approx"):
         return Named("", text, equation=True)
     left, right = found.sides
-    if not left:
+    if not left and found.signs[0] != r"\in":
         return Named("", right)
     if (name := canonical(left)) and not occurs(name, right):
         return Named("" if name in _OF_NO_USE else name, right)
@@ -120,7 +134,9 @@ def named(text: str) -> Named:
 
 
 def without_rounding(text: str) -> str:
-    r"""The value itself where a rounded one stands behind it, as in x = \sqrt{2} \approx 1.41; else the text as it is."""
+    r"""The value itself where a rounded one stands behind it, as in x = \sqrt{2} \approx 1.41; else
+    the text as it is.
+    """
     found = relation(text) if r"\approx" in text else None
     if found is None or r"\approx" not in found.signs or set(found.signs) - {"=", r"\approx"}:
         return text
@@ -138,6 +154,29 @@ def _is_rounded(value: float, text: str) -> bool:
     if not found:
         return False
     return abs(value - float(found[0].replace(",", ""))) <= 0.501 * 10.0 ** -len(found[1] or "")
+
+
+def of_combination(text: str) -> str | None:
+    """5 for x + y = 5: what a sum, product or ratio of several names comes to. Numbers on the left
+    make it an equation to be solved, as 2x = 10 and x + 1 = 5 are, and no name.
+    """
+    found = relation(text)
+    if found is None or found.signs != ("=",):
+        return None
+    try:
+        left, right = (formula.read(side) for side in found.sides)
+    except ValueError:
+        return None
+    several_names = len(formula.letters(left)) > 1 and not formula.letters(right)
+    return found.sides[1] if several_names and _of_names(left) else None
+
+
+def _of_names(node: formula.Node) -> bool:
+    """Whether a formula has operations and names alone, and numbers only as exponents."""
+    if node.kind == "power":
+        return _of_names(node.parts[0]) and node.parts[1].kind == "number"
+    operations = ("sum", "negative", "product", "quotient", "abs")
+    return node.kind == "symbol" or node.kind in operations and all(map(_of_names, node.parts))
 
 
 def several(name: str) -> list[str]:

@@ -1,7 +1,9 @@
-r"""Exact numbers: decimals, fractions, powers, repeating decimals; and numbers written in a base, times of day, ratios.
+r"""Exact numbers: decimals, fractions, powers, repeating decimals; and numbers written in a base,
+times of day, ratios.
 
-`52_8` is a number with a base: it equals `(52)_8` and `52_{\text{eight}}`, and nothing without a base but where that is ten:
-a problem that asks for another base is not answered by the same value in another one.
+`52_8` is a number with a base: it equals `(52)_8` and `52_{\text{eight}}`, and nothing without a
+base but where that is ten: a problem that asks for another base is not answered by the same value
+in another one.
 """
 
 from __future__ import annotations

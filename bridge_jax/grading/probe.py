@@ -1,9 +1,11 @@
-r"""The value of a formula at one fixed point: two formulas that differ there are different, and no algebra is needed.
+r"""The value of a formula at one fixed point: two formulas that differ there are different, and no
+algebra is needed.
 
-The tree of formula.py is worked out in complex floats, each value with a bound of its rounding error, in time linear in the
-text. What has no reading there, what overflows, divides by zero, or lies on a branch cut gives None: the question is then
-left to algebra. Never used to call two formulas equal, and never calls equal ones different: where large values cancel
-(10^{15}+x-10^{15}) the bound is as large as what they lost.
+The tree of formula.py is worked out in complex floats, each value with a bound of its rounding
+error, in time linear in the text. What has no reading there, what overflows, divides by zero, or
+lies on a branch cut gives None: the question is then left to algebra. Never used to call two
+formulas equal, and never calls equal ones different: where large values cancel (10^{15}+x-10^{15})
+the bound is as large as what they lost.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class _Unclear(ValueError):
 
 
 def differ(one: str, other: str, absolute: float = 0.0, relative: float = 0.0) -> bool:
-    """Whether both have values, and these are further apart than rounding and the given tolerances explain."""
+    """Whether both have values, and these are further apart than rounding and the given tolerances
+    explain.
+    """
     x, y = measure(one), measure(other)
     if x is None or y is None:
         return False
@@ -43,7 +47,9 @@ def differ(one: str, other: str, absolute: float = 0.0, relative: float = 0.0) -
 
 
 def value(text: str) -> complex | None:
-    """The value with every letter at a number of its own, e and i at theirs; None where it is unclear."""
+    """The value with every letter at a number of its own, e and i at theirs; None where it is
+    unclear.
+    """
     found = measure(text)
     return None if found is None else found.value
 
@@ -68,7 +74,7 @@ def at(name: str) -> complex:
 def _measure(node: Node) -> Measured:
     if node.kind == "number":
         found = float(node.value)
-        return _rounded(found)
+        return Measured(complex(found), 0.0 if found == node.value else ROUNDING * abs(found))
     if node.kind in ("symbol", "constant"):
         if node.value == "infty":
             raise _Unclear
@@ -138,7 +144,9 @@ def _root(base: Measured, degree: Measured) -> Measured:
 
 
 def _off_the_cut(found: Measured, exact: bool = False) -> None:
-    """Roots and logarithms jump at negative numbers: only an imaginary part that rounding cannot turn is sure."""
+    """Roots and logarithms jump at negative numbers: only an imaginary part that rounding cannot
+    turn is sure.
+    """
     if found.value.real > found.error or abs(found.value.imag) > found.error:
         return
     if not (exact and found.value.imag == 0 and found.value.real < -found.error):

@@ -1,6 +1,8 @@
-r"""About seventy known pairs, graded through the real path before a run begins: box, cheap stage, worker processes.
+r"""About seventy known pairs, graded through the real path before a run begins: box, cheap stage,
+worker processes.
 
-A grader that is broken, by a library of another version or a pool that cannot start, would otherwise look like a bad model.
+A grader that is broken, by a library of another version or a pool that cannot start, would
+otherwise look like a bad model.
 """
 
 from __future__ import annotations

@@ -1,9 +1,14 @@
-r"""An answer taken apart: lists, tuples, intervals, sets, unions, matrices, determinants; inequalities as the sets they mean.
+r"""An answer taken apart: lists, tuples, intervals, sets, unions, matrices, determinants;
+inequalities as the sets they mean.
 
-1, 2 or 3            list, in any order        3 < x \le 4           the interval (3, 4]
-(1, 2], (1, 2, 3)    by its brackets           x < 1 \text{ or } x > 3   the union (-\infty, 1), (3, \infty)
-\{1, 2\}             set                       2 \pm \sqrt 3         the list of both values
-pmatrix, array       matrix                    vmatrix               determinant: not the matrix
+    1, 2 or 3                    list, in any order
+    (1, 2], (1, 2, 3)            by its brackets
+    3 < x \le 4                  the interval (3, 4]
+    x < 1 \text{ or } x > 3      the union of (-\infty, 1) and (3, \infty)
+    \{1, 2\}                     set
+    2 \pm \sqrt 3                the list of both values
+    pmatrix, array               matrix
+    vmatrix                      determinant, which is not the matrix
 """
 
 from __future__ import annotations
@@ -44,14 +49,18 @@ _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
 class Shape(NamedTuple):
-    """One expression, or what it is made of: ONE, LIST, SET, UNION, "(]" and other brackets, "matrix2,2", ..."""
+    """One expression, or what it is made of: ONE, LIST, SET, UNION, "(]" and other brackets,
+    "matrix2,2", ...
+    """
 
     kind: str
     parts: tuple[str, ...]
 
 
 class Part(NamedTuple):
-    """One answer of a list: its name and its value; `joined` is the word or sign that stands before it."""
+    """One answer of a list: its name and its value; `joined` is the word or sign that stands before
+    it.
+    """
 
     name: str
     body: str
@@ -112,19 +121,39 @@ def _with_first_name(listed: list[Part]) -> list[Part]:
 
 
 def _joined(listed: list[Part]) -> list[Part]:
-    """Intervals, and inequalities of one unknown: joined by or they are a union, two joined by and an interval."""
+    """Inequalities of one unknown: joined by or they are a union, two joined by and an interval; a
+    comma means and where both can be true.
+    """
     words = {part.joined for part in listed[1:]}
-    if all(_is_interval(part.body) for part in listed) and (
-        words == {"or"} or any(r"\infty" in part.body for part in listed)
-    ):
-        return [Part(listed[0].name, r" \cup ".join(part.body for part in listed))]
     sets = [interval(part) for part in listed]
     if None in sets or len({found.name for found in sets}) != 1:
         return listed
     if words == {"or"}:
-        return [Part(sets[0].name, r" \cup ".join(found.body for found in sets))]
-    if words == {"and"} and len(sets) == 2:
-        return _both(sets) or listed
+        return [_union(sets)]
+    both = _both(sets) if len(sets) == 2 and words <= {"and", ","} else None
+    if both is None or words == {"and"}:
+        return both or listed
+    low, high = (probe.value(end) for end in _ends(both[0].body))
+    if low is None or high is None:
+        return listed
+    return both if low.real < high.real else [_union(sets)]
+
+
+def _ends(text: str) -> tuple[str, ...]:
+    """The ends of an interval."""
+    return shape(text).parts
+
+
+def _union(sets: list[Part]) -> Part:
+    return Part(sets[0].name, r" \cup ".join(found.body for found in sets))
+
+
+def as_union(listed: list[Part]) -> list[Part]:
+    r"""Intervals joined by or, or of which one is infinite, as their union; other lists as they are."""
+    words = {part.joined for part in listed[1:]}
+    infinite = any(r"\infty" in part.body for part in listed)
+    if all(_is_interval(part.body) for part in listed) and (words == {"or"} or infinite):
+        return [_union(listed)]
     return listed
 
 
@@ -145,7 +174,9 @@ def _both(sets: list[Part]) -> list[Part] | None:
 
 
 def interval(part: Part | Named) -> Part | None:
-    """The set that an inequality gives for its one unknown, as an interval or a union; None for other relations."""
+    """The set that an inequality gives for its one unknown, as an interval or a union; None for
+    other relations.
+    """
     if not part.equation:
         return None
     found = names.relation(part.body)
@@ -242,7 +273,9 @@ def _set(text: str) -> Shape:
 
 
 def _matrix(found: re.Match) -> Shape:
-    """Cells row by row; the kind holds the lengths of the rows, and whether bars make a determinant of it."""
+    """Cells row by row; the kind holds the lengths of the rows, and whether bars make a determinant
+    of it.
+    """
     rows = [row for row, _ in _split_rows(found["cells"]) if row.strip()]
     cells = [[cell.strip() for cell in _CELL.split(row)] for row in rows]
     lengths = ",".join(str(len(row)) for row in cells)

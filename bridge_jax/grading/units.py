@@ -1,11 +1,15 @@
-r"""Units of a list, in all their spellings, behind a number or a formula; scale words, which multiply; money, which stands before.
+r"""Units of a list, in all their spellings, behind a number or a formula; scale words, which
+multiply; money, which stands before.
 
-    5\text{ cm}^2, 5 square centimeters, 5\,\mathrm{cm^2}   cm^2        \$5, 5 dollars, USD 5   dollar
-    5 m/s, 5 meters per second                              m / s       2.5\text{ million}      2500000
+    5\text{ cm}^2, 5 square centimeters, 5\,\mathrm{cm^2}    5 of cm^2
+    5 m/s, 5 meters per second                               5 of m / s
+    \$5, 5 dollars, USD 5                                    5 of dollar
+    2.5\text{ million}                                       2500000
 
-A unit may be stated or left out, but two that are stated must be the same one; nothing is converted. Words that are not in
-the list are no unit of an answer. The gold answer is trusted: what stands behind its number is its unit, and an answer may
-repeat it. Letters without \text are factors: only unmistakable names (cm, feet, m/s) are read as units there.
+A unit may be stated or left out, but two that are stated must be the same one; nothing is
+converted. Words that are not in the list are no unit of an answer. The gold answer is trusted: what
+stands behind its number is its unit, and an answer may repeat it. Letters without \text are
+factors: only unmistakable names (cm, feet, m/s) are read as units there.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ gradian | revolution rev rotation turn | arcminute | arcsecond | steradian sr | 
 newton n | joule j | kilojoule kj | watt w | kilowatt kw | megawatt mw | volt v | ampere amp
 ohm | pascal pa | kilopascal kpa | atmosphere atm | bar | hertz hz | kilohertz khz | megahertz mhz
 coulomb | farad | henry | tesla | weber | lumen | calorie cal | kilocalorie kcal | horsepower hp
-ordinal st nd rd th | electronvolt ev | erg | dyne | angstrom å | mole mol | bit | byte | kilobyte kb | megabyte mb
+electronvolt ev | erg | dyne | angstrom å | mole mol | ordinal st nd rd th
+bit | byte | kilobyte kb | megabyte mb
 gigabyte gb | knot | dozen-units | pixel | decibel db | becquerel | jansky jy | magnitude mag
 """.split("\n")
 
@@ -64,8 +69,8 @@ bill gold gem diamond ring necklace button key rope ribbon string foot-pound ser
 
 # no unit, even where a gold answer is trusted
 _NEVER = frozenset(
-    "a an and answer answers are but else if is maybe no not or so than the think wrong right correct "
-    "incorrect true false about around approximately plus minus times over equals yes".split()
+    "a an and answer answers are but else if is maybe no not or so than the think wrong right "
+    "correct incorrect true false about around approximately plus minus times over equals yes".split()
 )
 _ADJECTIVES = frozenset("distinct different possible total such right".split())
 _SCALES = {
@@ -85,7 +90,8 @@ _MONEY = {"\\$": "dollar", "\\euro": "euro", "\\pounds": "pound-sterling", "\\ye
           "\\rupee": "rupee"}  # fmt: skip
 # symbols that nobody takes for a product of letters
 _PLAIN_SYMBOLS = (
-    "st nd rd th cm mm km kg ft yd lb lbs oz hr hrs min sec mph kph kmh rpm usd eur pct deg rad mol ml kw hz"
+    "st nd rd th cm mm km kg ft yd lb lbs oz hr hrs min sec mph kph kmh rpm usd eur pct deg rad "
+    "mol ml kw hz"
 ).split()
 _PLAIN_QUOTIENTS = ("km/h", "km/hr", "m/s", "cm/s", "mi/h", "mi/hr", "ft/s", "ft/sec", "m/sec")
 
@@ -131,6 +137,7 @@ def _names() -> dict[str, str]:
 
 
 NAMES = _names()
+_ORDINAL, _COUNTABLE = (("ordinal", 1),), re.compile(r"[0-9,/]+")  # 21st, 3/4ths
 _POWER = r"(?:\s*\^\s*\{?\s*(-?[0-9])\s*\}?)?"
 _PIECE = re.compile(rf"\s*(?:\x00([^\x00]+)\x00{_POWER}|(/|\\cdot(?![A-Za-z])|\*|\\times))")
 _FRACTION_OF_UNITS = re.compile(
@@ -176,7 +183,9 @@ def split(text: str) -> Quantity:
 
 
 def same(gold: Quantity, answer: Quantity, unit: str = "") -> bool:
-    """Whether the units agree: the same, or one of them left out. `unit`: the gold answer's, by its benchmark."""
+    """Whether the units agree: the same, or one of them left out. `unit`: the gold answer's, by its
+    benchmark.
+    """
     if not answer.words:
         return True
     if not answer.known:
@@ -214,7 +223,9 @@ def _degrees_of_heat(one, other) -> bool:
 
 
 def _of_degrees(text: str, body: str, scale: str | None) -> Quantity:
-    """Degrees behind the whole expression; those inside it belong to the formula, as in \\cos 60^\\circ."""
+    """Degrees behind the whole expression; those inside it belong to the formula, as in \\cos
+    60^\\circ.
+    """
     if r"\circ" in body or _FUNCTION.search(body):
         return Quantity(text)
     name = {"C": "degree-celsius", "F": "degree-fahrenheit", None: "degree"}[scale]
@@ -283,6 +294,8 @@ def _with_unit(text: str, body: str, pieces: list) -> Quantity:
         return Quantity(text)
     if unit is None:
         return Quantity(body, (), words, False)
+    if unit == _ORDINAL and not _COUNTABLE.fullmatch(body):
+        return Quantity(text)
     if scale != 1:
         value = numbers.number(body)
         if not value:  # a formula, or zero, which is a million of nothing
@@ -304,7 +317,9 @@ def _words(pieces: list) -> tuple[str, ...]:
 
 
 def _read_pieces(pieces: list) -> tuple[int, tuple[tuple[str, int], ...] | None]:
-    """The scale and the unit of (words, power, sign) pieces; None for words that are not in the list."""
+    """The scale and the unit of (words, power, sign) pieces; None for words that are not in the
+    list.
+    """
     scale, found, over = 1, {}, 1
     for phrase, power, sign in pieces:
         if sign:

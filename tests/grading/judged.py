@@ -1,4 +1,6 @@
-"""What both stages of the grader say of a pair, without worker processes: for strings that the tests wrote themselves."""
+"""What both stages of the grader say of a pair, without worker processes: for strings that the
+tests wrote themselves.
+"""
 
 from __future__ import annotations
 

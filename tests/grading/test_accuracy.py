@@ -1,4 +1,6 @@
-"""The grader against people's labels: solutions written by people, answers from other copies of the data, real traps."""
+"""The grader against people's labels: solutions written by people, answers from other copies of the
+data, real traps.
+"""
 
 from __future__ import annotations
 
@@ -53,14 +55,18 @@ def test_worked_solutions_of_math(name, count, pool):
 
 
 def test_worked_solutions_of_gsm8k_read_leniently(pool):
-    """People's prose, no box, and no #### in this copy: what the lenient reading finds is what they meant. Measured: 99.2%."""
+    """People's prose, no box, and no #### in this copy: what the lenient reading finds is what they
+    meant. Measured: 99.2%.
+    """
     pairs = [(row["answer"], row["solution"]) for row in rows("train/gsm8k_test")]
     assert len(pairs) == 1319 and share_correct(pairs, pool, lenient_answer) >= 0.99
     assert share_correct(pairs, pool) == 0.0, "the strict reading rewards no prose"
 
 
 def test_another_problems_answer_is_wrong(pool):
-    """MATH500's answers shuffled within their subject; what is called correct must be the same but for its spelling."""
+    """MATH500's answers shuffled within their subject; what is called correct must be the same but
+    for its spelling.
+    """
     draw, found = random.Random(0), rows("benchmarks/math500")
     pairs = [
         (one["answer"], other["answer"])
@@ -98,7 +104,9 @@ BENCHMARKS = {
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_gold_answers_with_something_behind_them(name):
-    """By each benchmark's own rules: an answer is itself, and never itself times letters, a scale, or with other words."""
+    """By each benchmark's own rules: an answer is itself, and never itself times letters, a scale,
+    or with other words.
+    """
     module = tasks.load(name)
     problems = module.make(module.Config(data_dir=str(DATA))).splits[name]
     assert len(problems) == BENCHMARKS[name]

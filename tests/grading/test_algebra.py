@@ -1,4 +1,6 @@
-r"""The exact difference decides: nothing that differs is equal, however little; complex numbers, branches, equal values."""
+r"""The exact difference decides: nothing that differs is equal, however little; complex numbers,
+branches, equal values.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def test_agreement_in_the_probe_is_not_enough(answer, monkeypatch):
 
 
 def test_math_verify_alone_is_not_enough(monkeypatch):
-    """Text that only math-verify reads: its yes counts where sympy finds no difference, and all letters were read."""
+    """Text that only math-verify reads: its yes counts where sympy finds no difference, and all
+    letters were read.
+    """
     monkeypatch.setattr(algebra.math_verify, "verify", lambda *a, **k: True)
     assert not algebra._by_math_verify("x+1", "x+2")
     assert algebra._by_math_verify("x+1", "1+x")

@@ -1,4 +1,6 @@
-r"""Pairs by hand, traps that must never be correct, and the answers of real benchmarks against each other."""
+r"""Pairs by hand, traps that must never be correct, and the answers of real benchmarks against each
+other.
+"""
 
 from __future__ import annotations
 
@@ -161,7 +163,9 @@ def test_traps_are_never_correct(gold, answer):
 
 
 def test_committed_pairs():
-    """Some 240 pairs like those that models write, made by hand to mislead: none is called correct that is not, and none wrong."""
+    """Some 240 pairs like those that models write, made by hand to mislead: none is called correct
+    that is not, and none wrong.
+    """
     rows = [
         json.loads(line)
         for line in (pathlib.Path(__file__).parent / "pairs.jsonl").read_text().splitlines()
@@ -281,7 +285,9 @@ def test_rewritten_answers_stay_correct():
 
 
 def test_other_problems_answers_are_wrong():
-    """Gold answers of one subject against each other: what is called correct is the same number or expression."""
+    """Gold answers of one subject against each other: what is called correct is the same number or
+    expression.
+    """
     by_subject, rng, right = collections.defaultdict(list), random.Random(0), []
     for row in rows("benchmarks/math500"):
         by_subject[row["subject"]].append(row["answer"])

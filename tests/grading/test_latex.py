@@ -1,4 +1,6 @@
-r"""One spelling: what only changes how an answer looks is gone, Unicode and plain text are LaTeX, words are marked."""
+r"""One spelling: what only changes how an answer looks is gone, Unicode and plain text are LaTeX,
+words are marked.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,7 @@ def test_choices():
     assert outcome(r"\text{(C) }5", r"\text{(C) }6") == outcome("6", r"\text{(C) }5") == "wrong"
     assert outcome("5", r"\text{(C) }5") == outcome(r"\text{(C) }5", "5") == "correct"
     assert outcome(r"\text{(C)}", "(c)") == outcome(r"\text{(C)}", "C. 5") == "correct"
-    assert outcome(r"\text{(C)}", "c") == "wrong"
+    assert outcome(r"\text{(C)}", "c") == outcome(r"\text{(C) }5", r"\text{(D) }5") == "wrong"
 
 
 @pytest.mark.parametrize(

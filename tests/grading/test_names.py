@@ -1,4 +1,6 @@
-r"""Names on the left-hand side: dropped only where the other side has none or the same; named parts pair by name."""
+r"""Names on the left-hand side: dropped only where the other side has none or the same; named parts
+pair by name.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +70,19 @@ SAME = [
     (r"\frac{x^2}{16}-\frac{y^2}{9}=1", "9x^2 - 16y^2 = 144"),
     ("MR=SRMC", "SRMC=MR"),
     ("x=y", "y=x"),
+    ("5", r"\left|AB\right| = 5"),
+    ("5", r"\mathbb{E}[X] = 5"),
+    ("5", r"\gcd(a,b) = 5"),
+    ("5", r"\det A = 5"),
+    ("5", r"(f\circ g)(2) = 5"),
+    ("5", "x := 5"),
+    ("5", r"x\text{ is }5"),
+    ("5", r"\text{The answer is }5"),
+    (
+        r"\begin{pmatrix}1\\2\end{pmatrix}",
+        r"\begin{pmatrix}x\\y\end{pmatrix}=\begin{pmatrix}1\\2\end{pmatrix}",
+    ),
+    ("(1,2),(3,4)", r"(x,y)=(1,2)\text{ or }(x,y)=(3,4)"),
 ]
 OTHER = [
     ("y = -1", "x = -1"),
@@ -107,6 +122,11 @@ OTHER = [
     ("5", r"\text{not } = 5"),
     ("y=10-x", r"y-\sqrt{(x-10)^2}=0"),
     ("5x-7y=4", "5x-7y-4"),
+    ("x+y=7", "x-y=7"),
+    ("5", r"\text{The answer is not }5"),
+    ("5", "x^2 = 5"),
+    ("5", "2x+y = 5"),
+    ("5", "x+y = z+5"),
 ]
 
 
@@ -124,6 +144,13 @@ def test_names_without_their_order():
     """A gold answer that names its parts fixes their order; one that lists values does not."""
     assert outcome("x=1, y=2", "1, 2") == "correct" and outcome("x=1, y=2", "2, 1") == "wrong"
     assert outcome("1, 2", "x=2, y=1") == "correct"
+
+
+@pytest.mark.parametrize("left", ["m+n", r"\alpha+\beta", "xy", r"\frac{AB}{CD}", "x^2+y^2"])
+def test_what_a_combination_of_names_comes_to(left):
+    """An answer may say so; a gold answer that does is an equation, which no number equals."""
+    assert outcome("13", f"{left} = 13") == "correct"
+    assert outcome(f"{left} = 13", "13") == outcome("13", f"{left} = 14") == "wrong"
 
 
 def test_gold_that_says_it_twice():

@@ -24,7 +24,7 @@ from bridge_jax.grading.pool import Pool, PoolError
 
 GOOD, BAD = Claim("x+1", "1+x"), Claim("x+1", "x+2")
 SLOW = Claim(
-    r"|x|+(x+y+z)^{100}", r"|x|+((x+y)^{2}+2(x+y)z+z^{2})^{50}"
+    r"\sqrt{12x}+(x+y+z)^{100}", r"2\sqrt{3x}+((x+y)^{2}+2(x+y)z+z^{2})^{50}"
 )  # sympy expands the difference for minutes, in code that Python's own alarms do not end soon
 ISSUE_65 = r"\dfrac{5^{\left(5^{\left(5^{\left(5^5\right)}\right)} - 4\right)} - 5}{16}"  # of Math-Verify's tracker
 HOSTILE = [
@@ -75,7 +75,7 @@ def test_order_duplicates_and_rules(pool):
 def test_a_deadline_kills_and_the_rest_is_judged(pool):
     before, began = pool.killed, time.monotonic()
     assert pool.grade(
-        [SLOW, GOOD, SLOW._replace(answer=r"|x|+((y+z)^{2}+2(y+z)x+x^{2})^{50}"), BAD]
+        [SLOW, GOOD, SLOW._replace(answer=r"2\sqrt{3x}+((y+z)^{2}+2(y+z)x+x^{2})^{50}"), BAD]
     ) == [
         "timeout",
         "correct",

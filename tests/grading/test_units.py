@@ -1,4 +1,6 @@
-r"""Units of a list in their spellings; scale words multiply, letters are factors, other words are no unit."""
+r"""Units of a list in their spellings; scale words multiply, letters are factors, other words are
+no unit.
+"""
 
 from __future__ import annotations
 
