@@ -181,9 +181,6 @@ class _Judge:
         if answer.equation and (exact := names.without_rounding(answer.body)) != answer.body:
             answer = Part(*names.named(exact))
         g, a = interval(gold) or gold, interval(answer) or answer
-        if a.equation and not g.equation and not g.name:
-            value = names.of_combination(a.body)
-            a = a if value is None else Part("", value)
         if g.equation or a.equation:
             return self.equations(g, a)
         if not names.agree(g.name, a.name):

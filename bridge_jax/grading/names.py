@@ -156,29 +156,6 @@ def _is_rounded(value: float, text: str) -> bool:
     return abs(value - float(found[0].replace(",", ""))) <= 0.501 * 10.0 ** -len(found[1] or "")
 
 
-def of_combination(text: str) -> str | None:
-    """5 for x + y = 5: what a sum, product or ratio of several names comes to. Numbers on the left
-    make it an equation to be solved, as 2x = 10 and x + 1 = 5 are, and no name.
-    """
-    found = relation(text)
-    if found is None or found.signs != ("=",):
-        return None
-    try:
-        left, right = (formula.read(side) for side in found.sides)
-    except ValueError:
-        return None
-    several_names = len(formula.letters(left)) > 1 and not formula.letters(right)
-    return found.sides[1] if several_names and _of_names(left) else None
-
-
-def _of_names(node: formula.Node) -> bool:
-    """Whether a formula has operations and names alone, and numbers only as exponents."""
-    if node.kind == "power":
-        return _of_names(node.parts[0]) and node.parts[1].kind == "number"
-    operations = ("sum", "negative", "product", "quotient", "abs")
-    return node.kind == "symbol" or node.kind in operations and all(map(_of_names, node.parts))
-
-
 def several(name: str) -> list[str]:
     """The names in (x,y), as they pair with the parts of a tuple; [] for a single name."""
     if not name.startswith("(") or "," not in name:

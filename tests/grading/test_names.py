@@ -125,6 +125,8 @@ OTHER = [
     ("x+y=7", "x-y=7"),
     ("5", r"\text{The answer is not }5"),
     ("5", "x^2 = 5"),
+    ("13", "x^2+y^2 = 13"),
+    ("7", "x+y = 7"),
     ("5", "2x+y = 5"),
     ("5", "x+y = z+5"),
 ]
@@ -144,13 +146,6 @@ def test_names_without_their_order():
     """A gold answer that names its parts fixes their order; one that lists values does not."""
     assert outcome("x=1, y=2", "1, 2") == "correct" and outcome("x=1, y=2", "2, 1") == "wrong"
     assert outcome("1, 2", "x=2, y=1") == "correct"
-
-
-@pytest.mark.parametrize("left", ["m+n", r"\alpha+\beta", "xy", r"\frac{AB}{CD}", "x^2+y^2"])
-def test_what_a_combination_of_names_comes_to(left):
-    """An answer may say so; a gold answer that does is an equation, which no number equals."""
-    assert outcome("13", f"{left} = 13") == "correct"
-    assert outcome(f"{left} = 13", "13") == outcome("13", f"{left} = 14") == "wrong"
 
 
 def test_gold_that_says_it_twice():
