@@ -55,9 +55,11 @@ _INTEGER = re.compile(rf"-?[0-9]{{1,{MOST_DIGITS}}}")
 _LETTER = re.compile(r"[A-Za-z]")
 _CHOSEN = re.compile(
     r"(?:\(\s*\x00?([A-Za-z])\x00?\s*\)|\x00([A-Za-z])\x00|([A-Z])(?=[.:)]))"
-    r"[.:)]?(?:\s*|\s+(?![-+*/^_=<>,;])(\S.*)|\s*(\x00.*))",
+    # behind a letter that is a word, -1 is what the choice says and no term
+    r"[.:)]?(?:\s*|\s+(?:(?![-+*/^_=<>,;])|(?<=\x00\) )(?=-[0-9.\\]))(\S.*)|\s*(\x00.*))",
     re.DOTALL,
 )
+_SPACED_WORD = re.compile(r"(\x00\s*\))\s+")
 _CALLED = re.compile(r"\x00?(?:option|choice)(?:\x00\s*|\s+)(?=[(\x00A-Z])", re.IGNORECASE)
 _ANOTHER_CHOICE = re.compile(r"\(\s*\x00?[A-Z]\x00?\s*\)|\x00[A-Z]\x00|\b(?:or|and|not|nor)\b")
 _PROSE = re.compile(r"\x00[^\x00]{2,}\x00|(?<![\\A-Za-z_])(?!d[A-Za-z])[A-Za-z]{4,}")
@@ -441,7 +443,7 @@ def _choice(text: str, marked: bool = True) -> Choice | None:
         text = text[called.end() :]
         text = "\x00" + text if text.count("\x00") % 2 else text
         text = f"({text})" if _LETTER.fullmatch(text) else text
-    found = _CHOSEN.fullmatch(text)
+    found = _CHOSEN.fullmatch(_SPACED_WORD.sub(r"\1 ", text))
     if not found:
         return None
     letter = found[1] or found[2] or found[3]

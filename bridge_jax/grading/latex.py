@@ -32,6 +32,7 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ",
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₓ", "0123456789+-()nx")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₓ]+")
+_ROOT_OF_NUMBER = re.compile(r"√\s*([0-9]+(?:\.[0-9]+)?)")
 _VULGAR = {
     "½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5),
     "⅗": (3, 5), "⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅐": (1, 7), "⅛": (1, 8), "⅜": (3, 8),
@@ -184,9 +185,16 @@ def check_limits(text: str) -> None:
 
 def ascii_text(text: str) -> str:
     """Unicode mathematics as LaTeX, full-width characters as ASCII; what has no such form stays."""
-    text = _RAISED.sub(lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = _RAISED.sub(_as_exponent, text)
+    text = _ROOT_OF_NUMBER.sub(r"\\sqrt{\1}", text)
     text = _LOWERED.sub(lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
     return unicodedata.normalize("NFKC", text.translate(_UNICODE)).translate(_UNICODE)
+
+
+def _as_exponent(found: re.Match) -> str:
+    """x² as x^2: a single character needs no braces, which \\text{cm²} could not hold."""
+    exponent = found[0].translate(_SUPERSCRIPTS)
+    return f"^{exponent}" if len(exponent) == 1 else f"^{{{exponent}}}"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -200,7 +208,8 @@ def normalise(text: str) -> str:
     if "$" in text:
         text = _DOLLAR.sub(" ", _DOLLAR_COMMA.sub(_list_mark, text))
     if "{,}" in text or "\\" in text:
-        text = _THOUSANDS.sub(",", text)
+        # such a mark groups digits and never lists numbers, as a plain comma may
+        text = _THOUSANDS.sub("", text)
     if "\\" in text:
         text = _without_styles(text)
     if "%" in text:
@@ -273,7 +282,8 @@ def _without_delimiters(text: str) -> str:
     text = text.replace("~", " ").strip().rstrip("\\").strip()
     for opens, closes in _DELIMITERS + _MORE_DELIMITERS:
         inner = text[len(opens) : -len(closes)]
-        whole = len(text) >= len(opens) + len(closes) and closes not in inner
+        # \$ is a sign of money and no delimiter
+        whole = len(text) >= len(opens) + len(closes) and closes not in inner.replace(r"\$", "")
         if whole and text.startswith(opens) and text.endswith(closes) and text[-2:] != r"\$":
             text = inner.strip()
     return text.replace("**", "") if text.startswith("**") else text

@@ -13,7 +13,7 @@ import re
 from typing import NamedTuple
 
 from bridge_jax.grading import formula, probe, units
-from bridge_jax.grading.latex import GREEK, outside_brackets, split
+from bridge_jax.grading.latex import GREEK, closing, outside_brackets, split
 
 SIGNS = {
     "=": "=",
@@ -117,7 +117,7 @@ def named(text: str) -> Named:
         return _labelled(text)
     if len(found.sides) != 2 or found.signs[0] not in ("=", r"\in", r"\approx"):
         return Named("", text, equation=True)
-    left, right = found.sides
+    left, right = (_without_group(side) for side in found.sides)
     if not left and found.signs[0] != r"\in":
         return Named("", right)
     if (name := canonical(left)) and not occurs(name, right):
@@ -131,6 +131,14 @@ def named(text: str) -> Named:
     ):
         return Named("" if name in _OF_NO_USE else name, left)
     return Named("", text, equation=True)
+
+
+def _without_group(text: str) -> str:
+    """Without the braces of a group that encloses the whole, such as a colour's argument."""
+    inner = text.strip()
+    while inner.startswith("{") and closing(inner, 1) == len(inner) - 1:
+        inner = inner[1:-1].strip()
+    return inner
 
 
 def without_rounding(text: str) -> str:

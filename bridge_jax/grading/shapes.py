@@ -32,6 +32,7 @@ _SEPARATES = re.compile(r"[,;\x00]|\b(?:and|or)\b|\\\\")
 _COMMA, _CUP = outside_brackets(","), outside_brackets(r"\\cup(?![A-Za-z])")
 _THOUSANDS = re.compile(rf"\D*{DIGITS}(?:\.[0-9]+)?\D*", re.DOTALL)
 _COMMAS_OF_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_LINES = re.compile(r"\\(?:begin|end)\{(?:cases|aligned|gathered|split|align\*?)\}")
 _TIGHT = re.compile(r"(?<=\S),(?=[0-9])")
 _MATRIX = re.compile(
     r"(?P<factor>[^&]*?)(?P<opens>\(|\[|\||\\\|)?\s*"
@@ -82,7 +83,8 @@ def parts(text: str, every_comma: bool = False) -> list[Part]:
 
 
 def _pieces(text: str, every_comma: bool) -> list[tuple[str, str]]:
-    """At commas, semicolons, and, or; commas within numbers stay."""
+    """At commas, semicolons, and, or, lines of cases; commas within numbers stay."""
+    text = _LINES.sub(" ", text)
     if not _SEPARATES.search(text):
         return [(text, "")]
     if "," in text and _COMMAS_OF_THOUSANDS.search(text):
@@ -102,7 +104,9 @@ def _is_grouped(piece: str) -> bool:
 def _values(piece: str) -> list[Named]:
     """The named values of one piece: both of a plus-minus."""
     found = names.named(piece)
-    if found.body.count(r"\pm") != 1 or found.body.startswith(r"\{"):
+    if found.body.count(r"\pm") + found.body.count(r"\mp") == 0 or found.body.startswith(r"\{"):
+        return [found]
+    if found.body.count(r"\pm") > 1 or found.body.count(r"\mp") > 1:
         return [found]
     signs = [(r"+", "-"), ("-", "+")]
     both = []
@@ -194,6 +198,9 @@ def interval(part: Part | Named) -> Part | None:
     if len(sides) != 2:
         return None
     left, right = (names.canonical(side) for side in sides)
+    # the set of |x| is not that of x
+    if any(name.startswith(("|", r"\|")) for name in (left, right)):
+        return None
     if left and not right and not names.occurs(left, sides[1]):
         return Part(left, rf"(-\infty,{sides[1]}" + ("]" if signs[0] == r"\le" else ")"))
     if right and not left and not names.occurs(right, sides[0]):
@@ -204,7 +211,12 @@ def interval(part: Part | Named) -> Part | None:
 def _between(sides: tuple[str, ...], signs: tuple[str, ...]) -> Part | None:
     low, middle, high = sides
     name = names.canonical(middle)
-    if not name or names.occurs(name, low) or names.occurs(name, high):
+    if (
+        not name
+        or name.startswith(("|", r"\|"))
+        or names.occurs(name, low)
+        or names.occurs(name, high)
+    ):
         return None
     values = probe.value(low), probe.value(high)
     if None not in values and values[0].real >= values[1].real:

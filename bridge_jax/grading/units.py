@@ -33,8 +33,8 @@ second s sec | millisecond ms | minute min | hour h hr | day | week wk | month m
 decade | century centuries | fortnight | millennium millennia
 dollar usd buck | cent ¢ | euro eur | pound-sterling gbp quid | penny pennies pence p | yen jpy
 yuan rmb cny | rupee inr rs | peso | franc | nickel | dime | quarter | won | ruble
-percent pct percentage per-cent | percentage-point | permille
-degree deg | degree-celsius celsius | degree-fahrenheit fahrenheit | kelvin k | radian rad
+percent pct percentage per-cent | percentage-point
+degree deg | degree-celsius celsius | degree-fahrenheit fahrenheit | kelvin | radian rad
 gradian | revolution rev rotation turn | arcminute | arcsecond | steradian sr | octave
 newton n | joule j | kilojoule kj | watt w | kilowatt kw | megawatt mw | volt v | ampere amp
 ohm | pascal pa | kilopascal kpa | atmosphere atm | bar | hertz hz | kilohertz khz | megahertz mhz

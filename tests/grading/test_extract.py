@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -89,7 +90,8 @@ def reference(text: str) -> str | None:
                 for at in range(begin, len(text)):
                     depth += {"{": 1, "}": -1}.get(text[at], 0) if at not in neutral else 0
                     if depth == 0:
-                        if text[begin:at].strip("{} ") not in ("", "\\boxed", "\\fbox"):
+                        # boxes in boxes that hold nothing are nothing
+                        if re.sub(r"\\(?:boxed|fbox)(?![A-Za-z])|[{} ]", "", text[begin:at]):
                             return text[begin:at]
                         break
     return None

@@ -222,7 +222,7 @@ def test_any_text_is_survived(text):
 
 
 def test_linear_in_the_text():
-    began = time.monotonic()
+    began = time.process_time()
     for text in (
         "(" * 400,
         "x" * 400,
@@ -232,4 +232,4 @@ def test_linear_in_the_text():
         "2^{" * 130,
     ):
         probe.value(text)
-    assert time.monotonic() - began < 0.2
+    assert time.process_time() - began < 0.2
