@@ -149,9 +149,9 @@ def without_rounding(text: str) -> str:
     if found is None or r"\approx" not in found.signs or set(found.signs) - {"=", r"\approx"}:
         return text
     first = found.signs.index(r"\approx")
-    value = probe.value(units.split(found.sides[first]).body)
+    value = probe.constant(units.split(found.sides[first]).body)
     rounded = [units.split(side).body for side in found.sides[first + 1 :]]
-    if value is None or value.imag or not all(_is_rounded(value.real, each) for each in rounded):
+    if value is None or not all(_is_rounded(value, each) for each in rounded):
         return text
     return "=".join(found.sides[: first + 1])
 

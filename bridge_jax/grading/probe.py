@@ -63,6 +63,14 @@ def measure(text: str) -> Measured | None:
         return None
 
 
+def constant(text: str) -> float | None:
+    """The value of a formula without letters, where it is real; None for all others."""
+    found = measure(text)
+    if found is None or formula.letters(formula.read(text)):
+        return None
+    return None if abs(found.value.imag) > found.error else found.value.real
+
+
 def at(name: str) -> complex:
     """Where the probe stands: between 1.1 and 2.8, or the constant."""
     constants = {"e": math.e, "i": 1j, "pi": math.pi}

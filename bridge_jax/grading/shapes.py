@@ -33,7 +33,6 @@ _COMMA, _CUP = outside_brackets(","), outside_brackets(r"\\cup(?![A-Za-z])")
 _THOUSANDS = re.compile(rf"\D*{DIGITS}(?:\.[0-9]+)?\D*", re.DOTALL)
 _COMMAS_OF_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _LINES = re.compile(r"\\(?:begin|end)\{(?:cases|aligned|gathered|split|align\*?)\}")
-_TIGHT = re.compile(r"(?<=\S),(?=[0-9])")
 _MATRIX = re.compile(
     r"(?P<factor>[^&]*?)(?P<opens>\(|\[|\||\\\|)?\s*"
     r"\\begin\{(?P<kind>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[lcr|@!\s]*\})?"
@@ -41,6 +40,9 @@ _MATRIX = re.compile(
     re.DOTALL,
 )
 _ROW, _CELL = re.compile(r"\\\\(?:\s*\[[^\]]*\])?|\\cr(?![A-Za-z])"), re.compile("&")
+_PAIRS = {"(": ")", "[": "]", "|": "|", r"\|": r"\|", "": ""}
+# before a matrix: one term, of which a sum in brackets may be part
+_FACTOR = re.compile(r"(-?(?:\([^()]*\)|[^-+=()])*?)\s*(?:\\cdot|\\times|\*)?")
 _BUILDER = re.compile(
     r"\\\{\s*([^|:\\]+?)\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|\||:)(.+)\\\}", re.DOTALL
 )
@@ -137,15 +139,10 @@ def _joined(listed: list[Part]) -> list[Part]:
     both = _both(sets) if len(sets) == 2 and words <= {"and", ","} else None
     if both is None or words == {"and"}:
         return both or listed
-    low, high = (probe.value(end) for end in _ends(both[0].body))
+    low, high = (probe.constant(end) for end in shape(both[0].body).parts)
     if low is None or high is None:
         return listed
-    return both if low.real < high.real else [_union(sets)]
-
-
-def _ends(text: str) -> tuple[str, ...]:
-    """The ends of an interval."""
-    return shape(text).parts
+    return both if low < high else [_union(sets)]
 
 
 def _union(sets: list[Part]) -> Part:
@@ -153,7 +150,7 @@ def _union(sets: list[Part]) -> Part:
 
 
 def as_union(listed: list[Part]) -> list[Part]:
-    r"""Intervals joined by or, or of which one is infinite, as their union; other lists as they are."""
+    """Intervals joined by or, or of which one is infinite, as their union; other lists stay."""
     words = {part.joined for part in listed[1:]}
     infinite = any(r"\infty" in part.body for part in listed)
     if all(_is_interval(part.body) for part in listed) and (words == {"or"} or infinite):
@@ -218,8 +215,8 @@ def _between(sides: tuple[str, ...], signs: tuple[str, ...]) -> Part | None:
         or names.occurs(name, high)
     ):
         return None
-    values = probe.value(low), probe.value(high)
-    if None not in values and values[0].real >= values[1].real:
+    values = probe.constant(low), probe.constant(high)
+    if None not in values and values[0] >= values[1]:
         return None  # empty, or one point
     opens, closes = "[" if signs[0] == r"\le" else "(", "]" if signs[1] == r"\le" else ")"
     return Part(name, f"{opens}{low},{high}{closes}")
@@ -264,9 +261,10 @@ def _reals(text: str) -> str:
     if not found:
         return text
     points = [piece for piece, _ in split(found[1], _COMMA)]
-    if len(points) > 1 and any(probe.value(point) is None for point in points):
-        return text
-    points.sort(key=lambda point: probe.value(point).real if len(points) > 1 else 0)
+    if len(points) > 1:
+        if any(probe.constant(point) is None for point in points):
+            return text
+        points.sort(key=probe.constant)
     ends = [r"-\infty", *points, r"\infty"]
     return r"\cup".join(f"({low},{high})" for low, high in zip(ends, ends[1:]))
 
@@ -288,30 +286,20 @@ def _matrix(found: re.Match) -> Shape:
     """Cells row by row; the kind holds the lengths of the rows, and whether bars make a determinant
     of it.
     """
-    rows = [row for row, _ in _split_rows(found["cells"]) if row.strip()]
+    rows = [row for row in _ROW.split(found["cells"]) if row.strip()]
     cells = [[cell.strip() for cell in _CELL.split(row)] for row in rows]
     lengths = ",".join(str(len(row)) for row in cells)
     opens, closes, kind = found["opens"] or "", found["closes"] or "", found["kind"]
-    pairs = {"(": ")", "[": "]", "|": "|", r"\|": r"\|", "": ""}
-    factor = found["factor"].strip()
-    if pairs[opens] != closes or (opens and kind not in ("array", "matrix", "smallmatrix")):
+    if _PAIRS[opens] != closes or (opens and kind not in ("array", "matrix", "smallmatrix")):
         return Shape(ONE, (found[0],))
     name = "matrix"
     if kind == "vmatrix" or opens == "|":
         name = "determinant"
     elif kind == "Vmatrix" or opens == r"\|":
         name = "norm"
-    if factor in ("", "-", "+"):
-        values = [f"-({cell})" if factor == "-" else cell for row in cells for cell in row]
-    elif name == "matrix" and not factor.endswith(("+", "-", "/", "=", "^", "_")):
-        factor = re.sub(r"(\\cdot|\\times|\*)\s*$", "", factor)
-        values = [f"({factor})({cell})" for row in cells for cell in row]
-    else:
+    factor = _FACTOR.fullmatch(found["factor"].strip())
+    if not factor or factor[0] and name != "matrix":
         return Shape(ONE, (found[0],))
-    if name != "matrix" and factor:
-        return Shape(ONE, (found[0],))
+    times = "-1" if factor[1] == "-" else factor[1]
+    values = [f"({times})({cell})" if times else cell for row in cells for cell in row]
     return Shape(name + lengths, tuple(values))
-
-
-def _split_rows(text: str) -> list[tuple[str, str]]:
-    return [(row, "") for row in _ROW.split(text)]

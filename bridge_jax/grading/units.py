@@ -151,11 +151,6 @@ _BEFORE = re.compile(
 _DEGREES = re.compile(r"(.+?)\s*\^\\circ\s*(?:\x00?([CF])\x00?)?", re.DOTALL)
 _AFTER = re.compile(r"(.+?)\s*(\\\$|\\(?:euro|pounds|yen|rupee)(?![A-Za-z]))", re.DOTALL)
 _FUNCTION = re.compile(r"\\(?:" + "|".join(FUNCTIONS) + r")(?![A-Za-z])")
-_WORD_NAMES = sorted(
-    (name for name in {*NAMES, *_SCALES} if len(name) >= 3 and name.isalpha()),
-    key=len,
-    reverse=True,
-)
 _TAIL = re.compile(
     r"(?<![A-Za-z\\_^])((?:(?:square|sq\.?|cubic|cu\.?|distinct|different)\s+)?"
     r"(?:(?:" + "|".join(map(re.escape, sorted(_PLAIN_QUOTIENTS, key=len, reverse=True))) + r")"
@@ -269,10 +264,7 @@ def _plain(text: str) -> Quantity:
         for name in names
     ):
         return Quantity(text)
-    pieces = [(words.partition("/")[0], None if "/" in words else power, None)]
-    if "/" in words:
-        pieces += [(None, None, "/"), (words.partition("/")[2], power, None)]
-    quantity = _with_unit(text, text[: found.start()].strip(), pieces)
+    quantity = _with_unit(text, text[: found.start()].strip(), [(words, power, None)])
     return quantity if quantity.known else Quantity(text)
 
 
@@ -321,57 +313,62 @@ def _read_pieces(pieces: list) -> tuple[int, tuple[tuple[str, int], ...] | None]
     list.
     """
     scale, found, over = 1, {}, 1
-    for phrase, power, sign in pieces:
+    for phrase, power, sign in _without_slashes(pieces):
         if sign:
             over = -1 if sign == "/" else over
             continue
-        words = [
-            word.strip(".,'").casefold()
-            for word in re.split(r"[\s/]+|(?<=[a-z])-(?=[a-z])", phrase)
-        ]
-        if "/" in phrase:
-            return _read_pieces(_with_slashes(phrase, power))
-        words = [word for word in words if word]
-        next_power = 1
+        words = re.split(r"\s+|(?<=[a-z])-(?=[a-z])", phrase)
+        words = [word for word in (word.strip(".,'").casefold() for word in words) if word]
         while words and _singular(words[0]) in _SCALES and not found:
             scale *= _SCALES[_singular(words.pop(0))]
         last = None
-        while words:
-            word = words.pop(0)
-            if word in _ADJECTIVES and words:
-                continue
-            if word == "per" and last and words:
-                over, last = -1, None
-                continue
-            if word in ("squared", "cubed") and last:
-                found[last] *= _POWERS[word]
-                continue
-            if word in _POWERS and words:
-                next_power = _POWERS[word]
-                continue
-            parts, words = _unit_of(word, words)
-            if parts is None or last:
+        if words:
+            last = _read_words(words, found, over)
+            if last is None:
                 return 1, None
-            for name, exponent in parts.items():
-                found[name] = found.get(name, 0) + exponent * next_power * over
-                last = name
-            next_power = 1
-        if power and last:
-            found[last] *= int(power)
-        elif power:
+        if power and last is None:
             return 1, None
+        if power:
+            found[last] *= int(power)
     if not found and scale == 1:
         return 1, None
     return scale, tuple(sorted((name, exponent) for name, exponent in found.items() if exponent))
 
 
-def _with_slashes(phrase: str, power: str | None) -> list:
-    """The pieces of km/h, the power belonging to the last."""
-    first, *others = phrase.split("/")
-    pieces = [(first, None if others else power, None)]
-    for place, other in enumerate(others):
-        pieces += [(None, None, "/"), (other, power if place == len(others) - 1 else None, None)]
-    return pieces
+def _read_words(words: list[str], found: dict[str, int], over: int) -> str | None:
+    """Add the unit of the words ("square feet", "miles per hour") to what was found; the name of
+    its last part, None where a word is not in the list.
+    """
+    raised, last = 1, None
+    while words:
+        word = words.pop(0)
+        if word in _ADJECTIVES and words:
+            continue
+        if word == "per" and last and words:
+            over, last = -1, None
+        elif word in ("squared", "cubed") and last:
+            found[last] *= _POWERS[word]
+        elif word in _POWERS and words:
+            raised = _POWERS[word]
+        else:
+            named_parts, words = _unit_of(word, words)
+            if named_parts is None or last:
+                return None
+            for last, exponent in named_parts.items():
+                found[last] = found.get(last, 0) + exponent * raised * over
+            raised = 1
+    return last
+
+
+def _without_slashes(pieces: list) -> list:
+    """km/h as two pieces and a sign between them, a power belonging to the last."""
+    found = []
+    for phrase, power, sign in pieces:
+        first, *others = phrase.split("/") if phrase else [None]
+        found.append((first, None if others else power, sign))
+        for place, other in enumerate(others, 1):
+            found += [(None, None, "/"), (other, power if place == len(others) else None, None)]
+    return found
 
 
 def _unit_of(word: str, words: list[str]) -> tuple[dict[str, int] | None, list[str]]:

@@ -32,21 +32,11 @@ from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
 from bridge_jax.models import params
 from bridge_jax.rundir import checkpoint, finished, logbook
-from bridge_jax.training import budget, build
+from bridge_jax.training import budget, build, validation
+from bridge_jax.training import rollouts as step_rollouts
 from bridge_jax.training.build import Run
 from bridge_jax.training.interrupt import Interrupt, Stopped
 from bridge_jax.training.programs import Programs, compile_count, compile_programs, compiler_options
-from bridge_jax.training.rollouts import (
-    collect,
-    dispatch,
-    on_mesh,
-    packed,
-    replace_equal_groups,
-    rows_of_step,
-    sampled_tokens,
-    transcript,
-)
-from bridge_jax.training.validation import evaluation
 from bridge_jax.types import Batch, TrainState
 
 logger = logging.getLogger(__name__)
@@ -279,7 +269,7 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict)
                 )  # its programs too: the first save shall compile nothing
             multihost.say(f"compiled in {time.monotonic() - began:.1f} s")
             if not start and s.eval.every:
-                base = evaluation(run, programs, state, interrupt, book, 0)
+                base = validation.evaluation(run, programs, state, interrupt, book, 0)
                 book.write(0, base)
                 shown = (f"{key} {value:.3f}" for key, value in base.items() if "accuracy" in key)
                 multihost.say("before training: " + "  ".join(shown))
@@ -289,7 +279,7 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict)
                     start,
                     facts
                     | (
-                        evaluation(run, programs, state, interrupt, book, start)
+                        validation.evaluation(run, programs, state, interrupt, book, start)
                         if s.eval.every
                         else {}
                     ),
@@ -434,10 +424,12 @@ def loop(
         for number in range(meta["step"] + 1, end + 1):
             interrupt.step = number
             reads = run.method.reads(number - 1)
-            bucket, indices, demos = rows_of_step(run, reads, cursors)
+            bucket, indices, demos = step_rollouts.rows_of_step(run, reads, cursors)
             policy = lambda actor: programs.policy[actor](state.params)
             under_way = {
-                actor: dispatch(run, programs, policy(actor), number - 1, bucket, indices)
+                actor: step_rollouts.dispatch(
+                    run, programs, policy(actor), number - 1, bucket, indices
+                )
                 for actor in reads.actors
             }
             finish(
@@ -451,7 +443,7 @@ def loop(
                 {"time/grade_s": 0.0},
             )
             for actor in reads.actors:
-                rollouts[actor], graded, grading = collect(
+                rollouts[actor], graded, grading = step_rollouts.collect(
                     run, under_way.pop(actor), indices, number - 1
                 )
                 facts["time/grade_s"] += grading
@@ -474,7 +466,7 @@ def loop(
                 facts["reward/mean"] = float(
                     rollouts["theta"].reward_B.mean()
                 )  # of all that was asked first
-                cursor, rounds, grading = replace_equal_groups(
+                cursor, rounds, grading = step_rollouts.replace_equal_groups(
                     run, programs, policy("theta"), number - 1, bucket, cursor, rollouts["theta"]
                 )
                 facts |= {
@@ -487,13 +479,21 @@ def loop(
             dispatched = time.monotonic()
             with multihost.waiting(f"the start of update {number}"):
                 state, metrics = programs.update[bucket, reads](
-                    state, on_mesh(run, packed(run, batch))
+                    state, step_rollouts.on_mesh(run, step_rollouts.packed(run, batch))
                 )
-            pending = Step(number, metrics, facts, sampled_tokens(run, written), batch, dispatched)
+            pending = Step(
+                number,
+                metrics,
+                facts,
+                step_rollouts.sampled_tokens(run, written),
+                batch,
+                dispatched,
+            )
             cursors = {"rl": cursor, "sft": cursors["sft"] + s.batch.demos_per_step * reads.demos}
             if s.log.rollouts_every and number % s.log.rollouts_every == 0 and written:
                 book.write_rollouts(
-                    number, [row for group in written for row in transcript(run, *group)]
+                    number,
+                    [row for group in written for row in step_rollouts.transcript(run, *group)],
                 )
             stopping = interrupt.agreed()
             # by the config's last step, not by `end`: a run that is cut at stop_at logs what an unbroken one does
@@ -510,7 +510,7 @@ def loop(
                 with meter.paused():
                     try:
                         seen = (
-                            evaluation(run, programs, state, interrupt, book, number)
+                            validation.evaluation(run, programs, state, interrupt, book, number)
                             if evaluating and not owed
                             else {}
                         )

@@ -10,11 +10,10 @@ import numpy as np
 from bridge_jax.data import batches
 from bridge_jax.distributed import multihost
 from bridge_jax.evaluation import evaluate
-from bridge_jax.training import measured_gain
+from bridge_jax.training import measured_gain, rollouts
 from bridge_jax.training.build import Run
 from bridge_jax.training.interrupt import Interrupt
 from bridge_jax.training.programs import Programs
-from bridge_jax.training.rollouts import on_mesh, sampling
 from bridge_jax.types import TrainState
 
 
@@ -30,10 +29,10 @@ def evaluation(
 
     def one_each(phi, batch: batches.PromptBatch, sample: int | None = None):
         interrupt.check()
-        prompts = on_mesh(run, (batch.prompt_PS, batch.prompt_len_P), run.decode_mesh)
+        prompts = rollouts.on_mesh(run, (batch.prompt_PS, batch.prompt_len_P), run.decode_mesh)
         greedy = sample is None
         keys = programs.eval_keys if greedy else programs.paired_keys(batch.ids_P, np.int32(sample))
-        how = sampling(run, 0.0 if greedy else s.rollout.temperature)
+        how = rollouts.sampling(run, 0.0 if greedy else s.rollout.temperature)
         with multihost.waiting("samples of an evaluation"):
             return multihost.fetch(
                 "samples of an evaluation",

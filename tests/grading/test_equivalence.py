@@ -9,14 +9,17 @@ import json
 import pathlib
 import random
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_jax.grading.equivalence import LONGEST, compare, number, symbolic
+from bridge_jax.grading import equivalence
+from bridge_jax.grading.equivalence import LONGEST, Unreadable, compare, number
 from bridge_jax.grading.extract import last_boxed
 from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from tests.grading.judged import outcome
 
 DATA = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 NUMBERS = [
@@ -138,12 +141,6 @@ TRAPS = [  # gold, answer: never correct
 ]
 
 
-def outcome(gold, answer, rule=Rule()) -> Outcome:
-    """The cheap stage and, where it leaves off, algebra in this process: for trusted strings."""
-    found = compare(gold, answer, rule)
-    return symbolic(found) if isinstance(found, Claim) else found
-
-
 @pytest.mark.parametrize("gold, answer", EQUAL)
 def test_equal_and_cheap(gold, answer):
     assert compare(gold, answer) == compare(answer, gold) == "correct"
@@ -233,6 +230,36 @@ def test_any_text_has_an_outcome(text):
     """No exception, whatever comes; and an answer is equal to itself or unreadable."""
     assert isinstance(compare("42", text), (Outcome, Claim))
     assert compare(text, text) in ("correct", "parse_error")
+
+
+FRAGMENTS = r"""\frac { } ( ) [ ] \{ \} , ; = < > \le \ge \ne \in \approx \text{ \text{cm} and or
+    1 2 10 x y \pi ^ _ \sqrt + - * / \cdot \pm \cup | ! . : \$ $ % \circ ^\circ \begin{pmatrix}
+    \end{pmatrix} & \\ \sin \log e i \left \right base \overline cm m/s million (C) \text{(C)} ½ ² π
+    ≤ １ \mathbb{R} f(x) \infty \color{red} \boxed ** a_1 ' \, \! \angle AB é \begin{array}{c}
+    \end{array} \mid \setminus \binom \lfloor \rfloor \int \foo \pmod is x= 5""".split()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([*FRAGMENTS, " "]), max_size=60).map("".join))
+def test_any_pieces_of_latex_have_an_outcome(text):
+    """No exception and no endless recursion; compare would catch that, so its judge is asked."""
+    for gold in ("42", "x^2+1", "(1,2)", r"5\text{ cm}", "x=5", r"\{1,2\}"):
+        try:
+            equivalence._Judge(Rule(), exact=False).answers(gold, text)
+        except Unreadable:
+            pass
+    assert compare(text, text) in ("correct", "parse_error")
+
+
+@pytest.mark.parametrize(
+    "piece", [*FRAGMENTS, "x=", "a,", "1,234,", "-cm", "2f(x)", "A.B.", "x^2+"]
+)
+def test_hostile_text_is_quick(piece):
+    """Each piece over and over, against golds of several shapes; quadratic patterns would show."""
+    began = time.process_time()
+    for gold in ("42", "x+1", "1,2,3", r"5\text{ cm}"):
+        compare(gold, (piece * LONGEST)[:LONGEST])
+    assert time.process_time() - began < 1.0  # measured: 0.03 s at most
 
 
 def rows(name: str) -> list[dict]:
