@@ -85,7 +85,11 @@ def done(results: str) -> set[tuple[str, str, str]]:
         return set()
     found, number = set(), 0
     try:
-        for number, text in enumerate(files.lines(results), 1):
+        lines = files.lines(results)
+    except OSError as error:
+        raise ValueError(f"--results={results} cannot be read: {error}") from None
+    try:
+        for number, text in enumerate(lines, 1):
             line = json.loads(text)
             found.add((line["name"], line["fingerprint"], line["weights"]))
     except (ValueError, KeyError, TypeError) as error:

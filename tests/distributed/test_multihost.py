@@ -523,9 +523,9 @@ def test_a_killed_process_stops_the_others_and_the_run_resumes(one, tmp_path, ca
 @real(pytest.mark.slow)
 def test_a_run_is_refused_while_a_process_of_the_last_one_is_there(tmp_path, cache):
     """It may still write its part of a checkpoint: nothing of the directory changes, and once it is gone all is well."""
+    left = tmp_path / "run" / "checkpoints" / "step_000004.orbax-checkpoint-tmp"
+    left.mkdir(parents=True)
     with logbook.attended(str(tmp_path / "run")):
-        left = tmp_path / "run" / "checkpoints" / "step_000004.orbax-checkpoint-tmp"
-        left.mkdir(parents=True)
         assert host_runs.run(tmp_path, 2, cache, steps=2) == [2, 2]
         for index in range(2):
             (told,) = host_runs.errors(tmp_path, index)

@@ -18,7 +18,7 @@ from bridge_jax.filesystem import files
 from tests.filesystem import full_disk
 from tests.filesystem.full_disk import disk_for
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def in_another_process(code: str, *args) -> subprocess.Popen:

@@ -15,7 +15,7 @@ from bridge_jax.distributed import multihost
 from bridge_jax.filesystem import streams
 from bridge_jax.rundir import logbook
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TALKS = """
     import logging, os, pathlib, sys, warnings
     from bridge_jax import streams

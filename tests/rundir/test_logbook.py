@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -594,7 +595,7 @@ CLAIMS = """
 @pytest.mark.parametrize("how, told", [("claimed", "trains in"), ("attended", "earlier run is")])
 def test_a_directory_that_a_process_still_has_is_refused(tmp_path, how, told):
     """Be it the first of a run's processes, or another one that has outlived it."""
-    env = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}
+    env = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])}
     command = [sys.executable, "-c", textwrap.dedent(CLAIMS), how, str(tmp_path)]
     holder = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
     try:
