@@ -16,16 +16,16 @@ from tests.distributed import host_runs
 CHILD = """
 import logging, os, sys
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-from bridge_jax import hosts, rollcall
+from bridge_jax.distributed import multihost, rendezvous
 from tests import tiny_runs
 if "undetected" in sys.argv:
-    rollcall.cluster = lambda seconds: None  # as of a jax that keeps its detection elsewhere
+    rendezvous.cluster = lambda seconds: None  # as of a jax that keeps its detection elsewhere
 config = tiny_runs.config(hosts__coordinator="auto", hosts__timeout_s=int(sys.argv[1]))
 try:
-    with hosts.joined(config):
+    with multihost.joined(config):
         logging.info("a note"), logging.warning("a warning")
-        print(hosts.count(), hosts.gather("names", f"host {hosts.index()}"))
-except (ValueError, hosts.Lost) as error:
+        print(multihost.count(), multihost.gather("names", f"host {multihost.index()}"))
+except (ValueError, multihost.Lost) as error:
     print(f"{type(error).__name__}: {error}", flush=True)
     os._exit(1)
 """

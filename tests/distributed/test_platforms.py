@@ -51,7 +51,7 @@ def test_a_platform_that_is_missing(name, value):
     if value in here or value == "gpu" and len(here) > 1:
         pytest.skip("this machine has it")
     code = (
-        "from bridge_jax import platforms\nfrom experiments.train import fail\n"
+        "from bridge_jax.distributed import platforms\nfrom experiments.cli import fail\n"
         "try:\n    platforms.devices()\nexcept ValueError as error:\n    fail(str(error))"
     )
     refused(run("-c", code, **{name: value}), f"{name}={value!r}")
@@ -59,7 +59,7 @@ def test_a_platform_that_is_missing(name, value):
 
 def test_platforms_that_are_there():
     """Also as the second choice; and nothing is lost where nothing was asked for."""
-    code = "from bridge_jax import platforms; print(platforms.devices()[0].platform)"
+    code = "from bridge_jax.distributed import platforms; print(platforms.devices()[0].platform)"
     for given in ({"JAX_PLATFORMS": "cpu"}, {"JAX_PLATFORMS": "cuda,cpu"}, {}):
         assert run("-c", code, **given).stdout.split()[-1:] == ["cpu"]
     assert "cpu" in platforms.startable()

@@ -256,9 +256,9 @@ def test_an_abort_is_explained(listens, told):
     """What jax's runtime does when host 0 is gone."""
     port = host_runs.free_port()
     code = (
-        "import os, socket; from bridge_jax import watch; "
+        "import os, socket; from bridge_jax.distributed import watchdog; "
         f"server = socket.create_server(('127.0.0.1', {port})) if {listens} else None; "
-        f"one = watch.Watch(None, 1, 2, 60, '127.0.0.1:{port}'); one._catch_abort(); os.abort()"
+        f"one = watchdog.Watch(None, 1, 2, 60, '127.0.0.1:{port}'); one._catch_abort(); os.abort()"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=host_runs.ROOT, capture_output=True, text=True, timeout=60

@@ -51,7 +51,7 @@ def config_file(folder: pathlib.Path) -> pathlib.Path:
     HELD=STEP holds the main thread while rollouts of this step are written, in code that is not Python's."""
     path = folder / "tiny.py"
     path.write_text(f"""import hashlib, os
-from bridge_jax import logbook
+from bridge_jax.rundir import logbook
 from bridge_jax.tasks import arithmetic
 from tests import tiny_runs
 

@@ -89,7 +89,7 @@ def test_processes_that_append_at_once_never_mix_their_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     code = """
         import sys
-        from bridge_jax import files
+        from bridge_jax.filesystem import files
         for n in range(50):
             files.append(sys.argv[1], '{"who": %s, "n": %d, "text": "%s"}\\n' % (sys.argv[2], n, "x" * 5000), sync=False)
     """
@@ -105,7 +105,7 @@ def test_a_kill_between_the_bytes_of_a_line_costs_that_line_alone(tmp_path):
     files.append(path, '{"a": 1}\n')
     code = """
         import os, signal, sys
-        from bridge_jax import files
+        from bridge_jax.filesystem import files
         with open(sys.argv[1], "ab", buffering=0) as file:
             file.write(b'{"a": ')
         os.kill(os.getpid(), signal.SIGKILL)
@@ -245,7 +245,7 @@ def test_other_errors_explain_themselves():
 
 HOLDS = """
     import sys, time
-    from bridge_jax import files
+    from bridge_jax.filesystem import files
     with files.claimed(sys.argv[1], "held", shared=sys.argv[2] == "shared"):
         print("held", flush=True)
         time.sleep(600)
@@ -295,7 +295,7 @@ def test_scratch_beside_a_folder_is_one_processs_and_is_gone_at_the_end(tmp_path
     target = tmp_path / "model"
     code = """
         import os, signal, sys
-        from bridge_jax import files
+        from bridge_jax.filesystem import files
         with files.scratch(sys.argv[1], "busy") as folder:
             open(os.path.join(folder, "weights"), "w").close()
             os.kill(os.getpid(), signal.SIGKILL)

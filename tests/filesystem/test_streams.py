@@ -18,7 +18,7 @@ from bridge_jax.rundir import logbook
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TALKS = """
     import logging, os, pathlib, sys, warnings
-    from bridge_jax import streams
+    from bridge_jax.filesystem import streams
     streams.install()
     logging.basicConfig(level=logging.INFO)
     with open(sys.argv[1], "w") as file:
@@ -131,7 +131,7 @@ def test_output_that_can_be_written_is_the_same_as_ever(tmp_path):
 def test_a_command_whose_output_is_its_result_can_ask(tmp_path, redirected, lost):
     code = """
         import pathlib, sys
-        from bridge_jax import streams
+        from bridge_jax.filesystem import streams
         streams.install()
         print("a result")
         error = streams.lost()

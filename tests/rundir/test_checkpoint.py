@@ -356,7 +356,7 @@ def test_unfinished_directories_are_ignored_and_replaced(run):
 KILLED = """
     import os, signal, sys
     import jax.numpy as jnp
-    from bridge_jax.checkpoint import Checkpoints
+    from bridge_jax.rundir.checkpoint import Checkpoints
     checkpoints = Checkpoints(sys.argv[1], keep=1)
     checkpoints.save(1, {"x": jnp.full(3, 1.5)}, {"cursor": 1})
     checkpoints.wait()
@@ -401,7 +401,7 @@ LAYOUTS = """
     import jax
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
-    from bridge_jax.checkpoint import Checkpoints, checksums
+    from bridge_jax.rundir.checkpoint import Checkpoints, checksums
 
     noise = np.random.default_rng(0).integers(0, 2**32, (16, 8), np.uint32)
     want = {"x": noise.view(np.float32), "step": np.int32(3)}  # every bit pattern, nan among them
@@ -444,7 +444,7 @@ TWO = """
     from jax.sharding import NamedSharding, PartitionSpec
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
-    from bridge_jax.checkpoint import Checkpoints
+    from bridge_jax.rundir.checkpoint import Checkpoints
 
     sharding = NamedSharding(jax.make_mesh((2,), ("data",)), PartitionSpec("data"))
     want = np.arange(6, dtype=np.float32)

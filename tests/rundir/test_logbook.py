@@ -585,7 +585,7 @@ def test_a_full_disk_names_the_file_and_loses_no_line(tmp_path):
 
 CLAIMS = """
     import sys, time
-    from bridge_jax import logbook
+    from bridge_jax.rundir import logbook
     with getattr(logbook, sys.argv[1])(sys.argv[2]):
         print("held", flush=True)
         time.sleep(600)

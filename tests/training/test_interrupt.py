@@ -141,7 +141,7 @@ def test_a_command_that_ctrl_c_interrupts(monkeypatch):
 
 PROGRAM = """
 import os, sys, time
-from bridge_jax.interrupt import Interrupt
+from bridge_jax.training.interrupt import Interrupt
 with Interrupt() as asked:
     asked.starting, asked.step = False, 1
     print("ready", flush=True)
