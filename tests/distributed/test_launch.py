@@ -177,7 +177,7 @@ def test_no_traces_no_start(monkeypatch):
     monkeypatch.setattr(tasks, "load", lambda name: types.SimpleNamespace(make=lambda cfg: nothing))
     monkeypatch.setattr(tasks, "check_rows", lambda *_, **__: None)
     monkeypatch.setattr(build, "make_tokenizer", lambda *_: None)
-    monkeypatch.setattr(build.data, "check_vocabulary", lambda *_: None)
+    monkeypatch.setattr(build.tokenizers, "check_vocabulary", lambda *_: None)
     with pytest.raises(
         ValueError,
         match="'bridge' learns from demonstrations, task 'limr' has none; give task.traces=FILE,",

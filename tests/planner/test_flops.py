@@ -156,7 +156,7 @@ def test_a_kernel_skips_what_is_masked_and_computes_scores_again():
         flops.forward_flops(cfg, rows, flops.KERNELS[kernel], **how)
         - flops.forward_flops(cfg, rows._replace(rows=0), flops.KERNELS[kernel], **how)
     )
-    weights = 2 * 1000 * (flops.ledger.matrix_weights(cfg) - flops.head_weights(cfg))
+    weights = 2 * 1000 * (flops.budget.matrix_weights(cfg) - flops.head_weights(cfg))
     full = 4 * cfg.heads * cfg.head_dim * 1000**2
     assert attention("xla") == weights + full
     assert attention("splash") == weights + full / 2
@@ -209,7 +209,7 @@ def test_the_experts_are_read_for_as_many_micro_batches_as_they_make():
 def test_decoding_by_hand():
     """Per token: each device reads its share of the weights once, and all of the cache, where it is not cut."""
     run = sketch("grpo", rollout__stretches=1)
-    P, M, S, T, W = 2, 4, 48, 64, flops.ledger.matrix_weights(run.cfg)
+    P, M, S, T, W = 2, 4, 48, 64, flops.budget.matrix_weights(run.cfg)
     work = flops.decode(run, S, P)
     per_token = 2 * W + 4 * run.cfg.heads * run.cfg.head_dim * (S + T)
     assert work.flops == P * M * T * per_token

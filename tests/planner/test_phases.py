@@ -62,7 +62,7 @@ def test_a_sketch_reads_no_data(monkeypatch):
     for module, name in (
         (build, "make_tokenizer"),
         (build.tasks, "check_rows"),
-        (build.data, "encode_prompts"),
+        (build.batches, "encode_prompts"),
     ):
         monkeypatch.setattr(module, name, lambda *given: pytest.fail(f"{name} was called"))
     run = sketch("bridge")

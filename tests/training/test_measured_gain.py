@@ -97,7 +97,7 @@ def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
         return sampling(run, factor * temperature)
 
     monkeypatch.setattr(measured_gain.evaluate, "grade", graded)
-    monkeypatch.setattr(measured_gain.generate, "sampling", sampled)
+    monkeypatch.setattr(measured_gain.rollouts, "sampling", sampled)
     measured_gain.measured_gain(run, programs, state)
     factor = 0.0
     measured_gain.measured_gain(run, programs, state)
