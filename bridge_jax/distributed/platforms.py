@@ -26,17 +26,17 @@ def devices() -> list:
 def missing(error: Exception) -> str:
     """What to tell of an error of jax's backends."""
     names = {
-        "JAX_PLATFORMS": jax.config.jax_platforms,
+        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms,
         "JAX_PLATFORM_NAME": os.environ.get("JAX_PLATFORM_NAME", ""),  # the older way
     }
     asked = ", ".join(f"{name}={value!r}" for name, value in names.items() if value)
     way_out = "(set JAX_PLATFORMS='' to automatically choose an available backend)"
     reason = " ".join(str(error).replace(way_out, "").split()).rstrip(".")
     here = startable()
-    allowed = f"here: {', '.join(here)}" if here else "none can be started here"
     return (
         f"{asked or 'JAX_PLATFORMS is not set'}: jax cannot start the devices"
-        f"{f' ({reason})' if reason else ', there is no plugin for them'}. Platforms that can be started {allowed}. "
+        f"{f' ({reason})' if reason else ', there is no plugin for them'}. Platforms that can be started here: "
+        f"{', '.join(here) or 'none'}. "
         f"Set JAX_PLATFORMS={here[0] if here else 'cpu'}, or unset it, or install what is missing: "
         'pip install "jax[cuda13]" for NVIDIA GPUs, "jax[tpu]" for TPUs'
     )

@@ -2,8 +2,9 @@
 
 A claim that uses up its processor time is a `timeout`. A busy machine makes none: time in which a worker does not run is not
 counted. A worker that dies (killed, out of memory) or freezes (stopped: it has a claim and uses no processor) may have done so
-for a reason of its own: its claim is judged once more, by a fresh worker. Only the second loss is the claim's, `grader_error`
-after a death and `timeout` after a standstill, so that no claim costs more than two workers.
+for a reason of its own: its claim is judged once more, by a worker that was started since, because whatever it was may have
+struck those that stand idle too. Only the second loss is the claim's, `grader_error` after a death and `timeout` after a
+standstill, so that no claim costs more than two workers.
 Workers that are gone are replaced, and a warm spare stands by so that a loss costs no import. Where none can be started (no
 memory, no processes left) those that live go on; without any, starting is tried again for a while before PoolError.
 Workers are children of their own (`python -m bridge_jax.grading.worker`), not forks: they never see the parent's devices,
@@ -166,19 +167,37 @@ class Work:
         self.waiting = collections.deque(
             dict.fromkeys(claim for claim in claims if claim not in self.found)
         )
-        self.again: collections.deque[Claim] = collections.deque()  # for fresh workers
-        self._lost: set[Claim] = set()
+        self.again: list[Claim] = []  # lost once
+        self._lost: dict[Claim, float] = {}  # clock of the loss
 
-    def queue_for(self, fresh: bool, last_chance: bool) -> collections.deque[Claim]:
-        """Where a worker takes its claim from; last_chance: no fresh worker is there or to come."""
-        return self.again if self.again and (fresh or last_chance) else self.waiting
+    def choose(self, worker: Worker, workers: list[Worker]) -> Claim | None:
+        """The claim for a worker: the latest that was lost before it was started; one that was lost and to which no worker
+        comes any more (starting fails); else the next that waits."""
+        for claim in reversed(self.again):
+            if self._is_new(worker, claim):
+                return claim
+        for claim in self.again:
+            if not any(self._is_new(other, claim) for other in workers):
+                return claim
+        return self.waiting[0] if self.waiting else None
+
+    def _is_new(self, worker: Worker, claim: Claim) -> bool:
+        """Whether a worker was started after this claim was lost, and is still unused."""
+        return worker.fresh and worker.started >= self._lost[claim]
+
+    def given(self, claim: Claim) -> None:
+        """A worker has it."""
+        if claim in self.again:
+            self.again.remove(claim)
+        else:
+            self.waiting.remove(claim)
 
     def lose(self, claim: Claim, outcome: Outcome) -> None:
         """Its worker is gone: the claim is judged again behind others, or, the second time, this is its outcome."""
         if claim in self._lost:
             self.found[claim] = outcome
         else:
-            self._lost.add(claim)
+            self._lost[claim] = time.monotonic()
             self.again.append(claim)
 
 
@@ -251,14 +270,15 @@ class Pool:
                 return
             if not worker.ready or worker.claim:
                 continue
-            queue = work.queue_for(worker.fresh, not any(other.fresh for other in self._workers))
-            if not queue:
+            claim = work.choose(worker, self._workers)
+            if claim is None:
                 continue
             try:
-                worker.send(queue[0], self.deadline)
-                queue.popleft()
+                worker.send(claim, self.deadline)
+                work.given(claim)
             except OSError:  # it died while idle: no claim's fault
                 self._lost(worker, work)
+                return  # another is started before claims are given out again
 
     def _wait(self) -> list[Worker]:
         """Workers that have something to say, or none when the next limit may be reached; claims are written meanwhile."""

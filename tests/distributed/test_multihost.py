@@ -598,6 +598,8 @@ def test_a_second_ctrl_c_ends_one_at_once_and_the_others_name_it(one, tmp_path, 
     assert "finishing step 3, saving; again to end at once" in host_runs.output(tmp_path, victim)
     told = host_runs.errors(tmp_path, 1 - victim)
     assert told and f"host {victim} (" in told[-1], host_runs.output(tmp_path, 1 - victim)
+    # host 0 takes the store with it, in which its last words stand
+    assert victim == 0 or "stopped: by a second signal" in told[-1]
     assert host_runs.run(tmp_path, 2, cache) == [0, 0]
     assert_same(tmp_path, one)
 

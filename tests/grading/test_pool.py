@@ -287,24 +287,25 @@ def test_claims_that_kill_every_worker_end(scripted):
     assert made.killed == 24 and made.grade(scripts("correct")) == ["correct"]
 
 
-def test_a_claim_that_was_lost_gets_a_worker_that_judged_nothing(scripted, tmp_path, monkeypatch):
-    """Not one that has already worked, and that may be in the same state."""
+def test_a_claim_that_was_lost_gets_a_worker_that_was_started_since(scripted, monkeypatch):
+    """Not one that has already worked or stood idle, and that may be in the same state."""
     given, send = collections.defaultdict(list), module.Worker.send
 
     def noted(self, claim, deadline):
-        given[claim].append(self.fresh)
+        given[claim].append((self.fresh, self.started))
         send(self, claim, deadline)
 
     monkeypatch.setattr(module.Worker, "send", noted)
     made = scripted()
     made.grade(scripts(*["correct"] * 8))
-    for each in made._workers:
-        each.fresh = False
     given.clear()
+    began = time.monotonic()
     claims = scripts("die", "correct", "correct", "die", "correct", "correct")
     assert made.grade(claims) == ["grader_error", *["correct"] * 2] * 2
     assert [len(given[claim]) for claim in claims] == [2, 1, 1] * 2
-    assert given[claims[0]][1] and given[claims[3]][1]
+    for claim in (claims[0], claims[3]):
+        fresh, started = given[claim][1]
+        assert fresh and started > began
 
 
 def test_processor_time_counts_and_not_the_clock(scripted):
