@@ -18,7 +18,9 @@ from bridge_jax.grading.outcome import Outcome
 from bridge_jax.rundir import checkpoint, logbook
 from bridge_jax.training import build, loop, settings
 from configs import base
-from tests.filesystem import full_disk, host_runs, tiny_runs
+from tests import tiny_runs
+from tests.distributed import host_runs
+from tests.filesystem import full_disk
 from tests.tiny_runs import STEPS
 
 MAXIMISED = (
