@@ -198,8 +198,8 @@ def test_identity_is_config_code_and_versions(monkeypatch, tmp_path):
         "version of jax",
         "config.hosts.count",
     } <= set(mine)
-    (tmp_path / "bridge_jax").mkdir()
-    (tmp_path / "bridge_jax" / "train.py").write_text("other")
+    (tmp_path / "bridge_jax" / "training").mkdir(parents=True)
+    (tmp_path / "bridge_jax" / "training" / "loop.py").write_text("other")
     monkeypatch.setattr(consistency, "ROOT", tmp_path)
     assert (
         consistency.identity(config)["file bridge_jax/training/loop.py"]
