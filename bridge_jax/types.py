@@ -173,5 +173,5 @@ class Task:
     stop: tuple[str, ...] = ()
     # further right solutions of a demonstration's problem, by its id: used where the first one is too long
     other_solutions: Mapping[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    # what became of the rows that demonstrations were chosen from (problems.Chosen); empty where they are generated
+    # what became of the rows that demonstrations were chosen from (traces.Chosen); empty where they are generated
     demo_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)

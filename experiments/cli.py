@@ -1,7 +1,9 @@
-"""What commands share on their command lines: flags that are paths, with ~ read as a shell reads it.
+"""What the commands share: flags that are paths, settings on the command line, notes, the compilation
+cache, errors as one line and an exit code, output that may be lost.
 
-A shell leaves the ~ of --workdir=~/run alone, since the word does not begin with it: read as it is, it would name a folder
-called "~" in the current one. Path-valued keys of the config have the type settings.LocalPath for the same reason.
+A shell leaves the ~ of --workdir=~/run alone, since the word does not begin with it: read as it is, it
+would name a folder called "~" in the current one. Path-valued keys of the config have the type
+schema.LocalPath for the same reason.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from ml_collections import ConfigDict
 
 from bridge_jax.config import schema
 from bridge_jax.filesystem import files, streams
+
+# exit code of every command: it may be tried again once there is room
+DISK_FULL = 5
 
 
 class PathParser(flags.ArgumentParser):
@@ -51,9 +56,6 @@ def expand_config(argv: list[str]) -> list[str]:
     """The command line with the home directory of --config=~/NAME.py filled in: that flag is ml_collections' own."""
     home = lambda found: found[1] + schema.expand_user(found[2])
     return [re.sub(r"^(--?config=)(~.*)", home, argument) for argument in argv]
-
-
-DISK_FULL = 5  # exit code of every command: it may be tried again once there is room
 
 
 def use_compilation_cache() -> None:

@@ -3,7 +3,7 @@
 Both ways end in the same rows {"id", "problem", "answer", "solution", ...} and the same checks: no field is missing, no answer
 empty, no id twice, the number of rows and a hash of problems and answers are those that the task's file declares. Also here:
 expert solutions, which belong to a problem by its exact text, and the overlap of training problems with benchmarks by word
-n-grams. Left out: tokenising (data.py).
+n-grams. Left out: tokenising (batches.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Every host holds the same data on the host side (prompts, samples, rewards), so 
 everywhere; devices hold each its own rows. What hosts cannot know of each other (a signal, a file that could not be written,
 outcomes of samples that another one graded) goes through `gather`, over the key-value store of jax's coordination service: it
 never queues behind the devices' work. With one process every function here is the identity, at no cost.
-Watched over by watch.py: no wait is for ever. Left out: meshes and layouts (sharding.py), checkpoints (checkpoint.py).
+Watched over by watchdog.py: no wait is for ever. Left out: meshes and layouts (sharding.py), checkpoints (checkpoint.py).
 """
 
 from __future__ import annotations

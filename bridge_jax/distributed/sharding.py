@@ -4,7 +4,7 @@ Rows are spread over data and fsdp, parameters and their optimizer moments over 
 vocabulary). A dimension that its mesh axes do not divide stays whole: a vocabulary, kv heads that devices share, the adapter's
 rank; a run whose width, heads, mlp or rows do not divide is refused before it begins (setup.check_mesh).
 Decoding has a mesh of its own over the same devices: weights are gathered once for a rollout instead of once for a token, so
-that nothing is spread over fsdp; heads lie over decode_tensor devices, rows over the others. Arrays across processes: hosts.py.
+that nothing is spread over fsdp; heads lie over decode_tensor devices, rows over the others. Arrays across processes: multihost.py.
 """
 
 from __future__ import annotations

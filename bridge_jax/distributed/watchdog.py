@@ -11,7 +11,7 @@ A checkpoint may take longer to read or to write than any timeout that is of use
 at its files, the timeout of the others' waits begins anew, PATIENCE times at most.
 Hosts wait at the same places in the same order, so that the number of waits tells who is behind. Should jax's own runtime
 abort the process first, as it does at once when host 0, with the coordination service, is gone, the abort is explained.
-Should not even Python run any more, a timer outside of it ends the process. Left out: what the waits are for (hosts.py).
+Should not even Python run any more, a timer outside of it ends the process. Left out: what the waits are for (multihost.py).
 """
 
 from __future__ import annotations

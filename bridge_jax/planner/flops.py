@@ -22,7 +22,6 @@ from bridge_jax.models import layers
 from bridge_jax.models.attention import form_of
 from bridge_jax.sampling import decode_plan
 from bridge_jax.training import budget, policy, settings
-from bridge_jax.training.budget import head_weights
 from bridge_jax.training.build import Run
 from bridge_jax.types import Tree
 
@@ -107,14 +106,14 @@ def forward_flops(
 ) -> float:
     """Of one pass without the head. again: further forward passes of weights and of attention that remat makes."""
     weights, attention = 1 + 2 * backward + again[0], 1 + kernel.backward * backward + again[1]
-    matrices = budget.matrix_weights(cfg) - head_weights(cfg)
+    matrices = budget.matrix_weights(cfg) - budget.head_weights(cfg)
     products = 4 * cfg.layers * cfg.heads * cfg.head_dim * rows.pairs(kernel)
     return 2 * matrices * rows.tokens * weights + products * attention
 
 
 def head_flops(cfg: layers.Config, tokens: float, backward: bool = False) -> float:
     """Of the output projection; a backward pass computes the logits again."""
-    return 2 * head_weights(cfg) * tokens * (4 if backward else 1)
+    return 2 * budget.head_weights(cfg) * tokens * (4 if backward else 1)
 
 
 def pass_bytes(run: Run, rows: Rows, microbatches: float, backward: bool) -> float:
@@ -137,7 +136,7 @@ def pass_bytes(run: Run, rows: Rows, microbatches: float, backward: bool) -> flo
     activations = rows.tokens * cfg.layers * between * wide * weights
     scores = rows.pairs(kernel) * cfg.layers * cfg.heads * kernel.score_bytes * attention
     logits = rows.rows * rows.T * cfg.vocab * LOGIT_BYTES * (3 if backward else 1)
-    heads = head_weights(cfg) * wide * readers * microbatches * (4 if backward else 1)
+    heads = budget.head_weights(cfg) * wide * readers * microbatches * (4 if backward else 1)
     # hidden states are read for each block of the vocabulary, twice backward, where their fp32 gradient is added to
     blocks = (
         max(1.0, rows.rows * rows.T / (microbatches * readers * s.model.logp_chunk))
@@ -225,7 +224,7 @@ def prefill(run: Run, bucket: int, P: int) -> Work:
     readers = run.decode_mesh.size / run.decode_mesh.shape["tensor"]
     between = 4 * cfg.width + 2 * (2 * cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 6 * cfg.mlp
     moved = (
-        (budget.matrix_weights(cfg) - head_weights(cfg)) * wide * readers
+        (budget.matrix_weights(cfg) - budget.head_weights(cfg)) * wide * readers
         + rows.tokens * cfg.layers * between * wide
         + rows.pairs(kernel) * cfg.layers * cfg.heads * kernel.score_bytes
         + P * bucket * token_cache(run)

@@ -7,7 +7,7 @@ numbers, is passed over for the one before; it is renamed only once an older one
 the files (a full memory, a wrong mount) never renames anything. State of another shape, such as another method's, is no
 damage: it is refused with what differs. A checkpoint is known to be good once an update that began from it was finite; the
 newest such one is kept whatever `keep` says, and a run that diverged goes back to it (`retreat`).
-Left out: when to save (train.py), choosing a checkpoint by its score.
+Left out: when to save (training/loop.py), choosing a checkpoint by its score.
 """
 
 from __future__ import annotations

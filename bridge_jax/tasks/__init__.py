@@ -3,7 +3,7 @@
 A task file has a frozen dataclass `Config` and `make(cfg: Config) -> types.Task`; nothing needs to be registered.
 A file with CLAIMS = True makes Claims, so that a run of it needs a grading.pool.Pool.
 Also here is what every task needs: the check that no row lacks a question or an answer, ids that depend on nothing
-but the question, chat messages, and how the tasks that read their rows (problems.py) are put together.
+but the question, chat messages, and how the tasks that read their rows (datasets.py) are put together.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Run(NamedTuple):
     held_out_demos: batches.Demos | None = (
         None  # experts on held-out problems, for eval.cooperation
     )
-    demo_counts: dict[str, int] = {}  # what became of the demonstrations' rows (problems.told)
+    demo_counts: dict[str, int] = {}  # what became of the demonstrations' rows (traces.told)
     pool: Any = None  # grading.pool.Pool, for a task that makes Claims
 
 

@@ -2,7 +2,7 @@
 
 Python runs its handlers in the main thread, between two of its own instructions: while that thread waits for a device, a
 signal is not even noticed. So `listening` has the interpreter write each signal into a pipe, from which a thread of its own
-reads. Left out: agreeing among several processes (hosts.py), saving (train.py).
+reads. Left out: agreeing among several processes (multihost.py), saving (loop.py).
 """
 
 from __future__ import annotations

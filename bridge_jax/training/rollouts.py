@@ -1,4 +1,4 @@
-"""What a step asks, samples and grades, called by the loop of train.py: rows of the step, sampling in parts, further rounds.
+"""What a step asks, samples and grades, called by loop.py: rows of the step, sampling in parts, further rounds.
 
 Everything is a function of seed, step and cursors, whatever was done before. A part is graded while the next is generated.
 """

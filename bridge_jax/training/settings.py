@@ -100,7 +100,7 @@ class Rollout:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """The three batch words; the rest is derived and printed (settings.BatchTable)."""
+    """The three batch words; the rest is derived and printed (config/batch_table.py)."""
 
     prompts_per_step: int = 64
     samples_per_prompt: int = 5
@@ -121,7 +121,7 @@ class Eval:
     samples: int = (
         0  # of each held-out problem at the training temperature, beside the greedy one; at most 9
     )
-    cooperation: bool = False  # whether what cooperation does is measured too (cooperation.py), on `rows` problems of each kind
+    cooperation: bool = False  # whether what cooperation does is measured too (measured_gain.py), on `rows` problems of each kind
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ def evaluation(
     """Greedy accuracy on every held-out split, as in experiments.evaluate; Stopped between two batches after a signal.
 
     With eval.samples also the mean accuracy of so many samples, eval/{split}_sampled_accuracy; with eval.cooperation, what
-    cooperation.py measures. Which problems were solved, and by how many of their samples, goes to the logbook.
+    measured_gain.py measures. Which problems were solved, and by how many of their samples, goes to the logbook.
     """
     s, began, phi = run.settings, time.monotonic(), programs.policy["theta"](state.params)
 

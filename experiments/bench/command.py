@@ -102,7 +102,7 @@ def grade(repeats: int) -> list[dict]:
 
 
 def on_model(case: str, **how):
-    """A case of experiments.bench_model."""
+    """A case of model_cases.py."""
 
     def measure(repeats: int) -> list[dict]:
         import jax

@@ -8,7 +8,6 @@ compiles them.
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax.data import tokenizers
+from bridge_jax.data import datasets, tokenizers
 from bridge_jax.grading import selftest
 from bridge_jax.grading.outcome import Rule
 from bridge_jax.grading.pool import Pool
@@ -78,7 +77,7 @@ def texts(model: str, data_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
         )
     tokenizer = tokenizers.HFTokenizer(model)
     path = Path(data_dir) / "train" / "gsm8k_train.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()[:400]]
+    rows = datasets.jsonl(path)[:400]
     asked = [
         tokenizer.render([{"role": "user", "content": row["problem"] + INSTRUCTION}])
         for row in rows[:PROMPTS]

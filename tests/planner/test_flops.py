@@ -156,7 +156,7 @@ def test_a_kernel_skips_what_is_masked_and_computes_scores_again():
         flops.forward_flops(cfg, rows, flops.KERNELS[kernel], **how)
         - flops.forward_flops(cfg, rows._replace(rows=0), flops.KERNELS[kernel], **how)
     )
-    weights = 2 * 1000 * (flops.budget.matrix_weights(cfg) - flops.head_weights(cfg))
+    weights = 2 * 1000 * (flops.budget.matrix_weights(cfg) - flops.budget.head_weights(cfg))
     full = 4 * cfg.heads * cfg.head_dim * 1000**2
     assert attention("xla") == weights + full
     assert attention("splash") == weights + full / 2
