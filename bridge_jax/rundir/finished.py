@@ -15,7 +15,7 @@ from bridge_jax.filesystem import files
 from bridge_jax.rundir import logbook
 
 logger = logging.getLogger(__name__)
-NAME = "finished.json"
+NAME = logbook.FINISHED
 
 
 def write(workdir: str, step: int) -> None:

@@ -37,6 +37,7 @@ KEY = re.compile(r"[\w.-]+(/[\w.-]+)+")  # group/name
 PROGRESS_SECONDS = 10.0  # between two lines of progress where there is no terminal
 GROWS = ("metrics.jsonl", "solved.jsonl")  # one line for each step, or evaluation
 FOLDERS = ("rollouts", "batches")  # one file for each step
+FINISHED = "finished.json"  # of finished.py: nothing is left to do
 OF_STEP = re.compile(r"(?:step|eval)_(\d+)\.\w+")
 
 
@@ -209,6 +210,9 @@ def set_aside(workdir: str, after: int) -> str | None:
     config = os.path.join(workdir, "config.json")
     if os.path.exists(config):
         shutil.copy2(config, place)
+    # what it says of the checkpoints is not true any more
+    if os.path.exists(os.path.join(workdir, FINISHED)):
+        later.append(FINISHED)
     for name in later:
         os.makedirs(os.path.join(place, os.path.dirname(name)), exist_ok=True)
         os.rename(os.path.join(workdir, name), os.path.join(place, name))
