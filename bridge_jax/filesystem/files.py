@@ -279,8 +279,9 @@ def _lock(file, how: int, wait: bool = True) -> bool:
 
 
 def _mend(file, cut: bool = True) -> bool:
-    """mend, of an open file whose lock is held."""
+    """mend, of an open file whose lock is held. ValueError for a file in another encoding, before it is touched."""
     size = file.seek(0, os.SEEK_END)
+    textfile.refuse_mark(_read(file, 0, min(size, 4)), os.fspath(file.name))
     if not size or _read(file, size - 1, size) == b"\n":
         return False
     start = _start_of_last_line(file, size)
