@@ -23,9 +23,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXTS = {"against", "topology", "metric", "slurm", "dtype"}
 # imported by some commands, so that a test of all must know it is there
 COMMANDS = sorted(
-    path.stem
-    for path in (ROOT / "experiments").glob("*.py")
-    if "app.run(" in path.read_text(encoding="utf-8")
+    ".".join(path.relative_to(ROOT / "experiments").with_suffix("").parts)
+    for path in (ROOT / "experiments").rglob("*.py")
+    if "def define_flags()" in path.read_text(encoding="utf-8")
 )
 
 
@@ -70,10 +70,10 @@ def test_home_in_every_kind_of_flag(tmp_path):
         "from tests import tiny_runs\ndef get_config(method):\n    return tiny_runs.config(method)\n"
     )
     code = (
-        "import sys\nfrom absl import flags\nfrom experiments import report, train\n"
+        "import sys\nfrom absl import flags\nfrom experiments import cli, train\n"
         "train.define_flags()\n"
-        "report.define_path('runs', None, '', several=True)\n"
-        "train.parse_flags(sys.argv)\n"
+        "cli.define_path('runs', None, '', several=True)\n"
+        "cli.parse_flags(sys.argv)\n"
         "print(flags.FLAGS.workdir, flags.FLAGS.runs, flags.FLAGS.config.method.name)"
     )
     given = ["--config=~/tiny.py:grpo", "--workdir=~/run", "--runs=~/a/*,b,~/c"]
