@@ -76,7 +76,7 @@ class Batch:
     """What one update reads."""
 
     demos: Sequences | None  # expert rows (M = 1); None for a method that reads none
-    rollouts: dict[str, Rollouts]  # one entry per actor that generated this step
+    rollouts: dict[str, Rollouts]  # one entry for each policy that sampled this step
 
 
 @struct.dataclass
@@ -86,9 +86,10 @@ class TrainState:
     step: jax.Array  # int32 scalar, steps taken, skipped ones included
     params: Params
     opt_state: Tree
-    ref: Tree = (
-        None  # frozen reference policy (phi at the start) where a method has a KL term, else None
-    )
+    # frozen reference policy (phi at the start) where a method has a KL term, else None
+    ref: Tree = None
+    # fp32 scalar, the measured gain of the step before where lam follows it, else None
+    last_gain: Tree = None
 
 
 class Policy(NamedTuple):
@@ -100,48 +101,52 @@ class Policy(NamedTuple):
     init_w: Callable  # key -> w with B = 0, so that merge(theta, w) == merge(theta, None)
 
 
-class Reads(NamedTuple):
+class BatchSpec(NamedTuple):
     """What a step needs before its update."""
 
-    actors: tuple[str, ...]  # policies that generate: (), ("theta",) or ("theta", "theta_hat")
+    sampled_by: tuple[str, ...]  # policies that sample: (), ("theta",) or ("theta", "theta_hat")
     demos: bool  # whether update reads Batch.demos
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One training algorithm as pure functions. `kind` reads the host's step so that asking never waits for the device."""
+    """One training algorithm as pure functions."""
 
     init: Callable  # (theta, key) -> TrainState
-    update: Callable  # (TrainState, Batch) -> (TrainState, Metrics); jit-compiled by the caller, once for each kind of step
-    policy: Callable  # (Params, actor) -> phi that samples as this actor; actor "theta" is also what is evaluated and exported
-    kinds: tuple[Reads, ...]  # of steps: one, or several for a method that changes its mind
-    kind: Callable = lambda step: 0  # step (0 for the first) -> index into kinds
-    resample: int = (
-        0  # rounds in which groups of equal rewards are replaced by groups of further prompts
-    )
-    on_host: tuple[
-        str, ...
-    ] = ()  # parts of Params that lie, with their moments, in the host's memory between steps
-    paired: bool = False  # whether Batch.demos are experts on the very prompts of Batch.rollouts, in their order
-    restarts: tuple[
-        int, ...
-    ] = ()  # steps at which the optimizer, its schedules with it, begins anew
-    # settings that do their work in the course of a run: key of the config -> the step (1 for the first) that they take for it
+    # (TrainState, Batch) -> (TrainState, Metrics); jit-compiled by the caller, once a kind of step
+    update: Callable
+    # (Params, name of a sampling policy) -> phi; "theta" is also what is evaluated and exported
+    policy: Callable
+    # kinds of steps: one, or several for a method that changes its mind
+    step_kinds: tuple[BatchSpec, ...]
+    # step (0 for the first) -> index into step_kinds; of the host's step, so that asking never
+    # waits for the device
+    kind_of_step: Callable = lambda step: 0
+    # rounds in which groups of equal rewards are replaced by groups of further prompts
+    resample_rounds: int = 0
+    # parts of Params that are, with their moments, in the host's memory between steps
+    on_host: tuple[str, ...] = ()
+    # whether Batch.demos are demos of the very prompts of Batch.rollouts, in their order
+    paired: bool = False
+    # steps at which the optimizer, its schedules with it, begins anew
+    restarts: tuple[int, ...] = ()
+    # settings that take effect in the course of a run: key of the config -> the step (1 for the
+    # first) that they need for it
     milestones: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def reads(self, step: int) -> Reads:
+    def batch_spec(self, step: int) -> BatchSpec:
         """What this step needs."""
-        return self.kinds[self.kind(step)]
+        return self.step_kinds[self.kind_of_step(step)]
 
     @property
-    def actors(self) -> tuple[str, ...]:
-        """Everybody who ever generates."""
-        return tuple(dict.fromkeys(actor for reads in self.kinds for actor in reads.actors))
+    def sampling_policies(self) -> tuple[str, ...]:
+        """Every policy that ever samples."""
+        return tuple(dict.fromkeys(name for kind in self.step_kinds for name in kind.sampled_by))
 
     @property
     def demos(self) -> bool:
         """Whether demonstrations are ever read."""
-        return any(reads.demos for reads in self.kinds)
+        return any(kind.demos for kind in self.step_kinds)
 
 
 class Problem(NamedTuple):

@@ -1,11 +1,15 @@
 """Every key there is, with its default; other configs start from here and set what differs. Not an experiment itself.
 
-The groups mirror the dataclasses of bridge_jax (a test compares them key by key); method and task hold the keys of all
-methods and of the chosen task, and a key that the chosen method never reads is warned about when it is set.
+The groups mirror the dataclasses of bridge_jax (a test compares them key by key). config.method has a
+group for each method, read from the method's file: bridge's lam is --config.method.bridge.lam. What
+is set in the group of another method than the chosen one is warned about.
 """
+
+import dataclasses
 
 from ml_collections import ConfigDict
 
+from bridge_jax import methods
 from configs import tasks
 
 
@@ -28,6 +32,11 @@ def recipe(learning_rate: float) -> ConfigDict:
     )
 
 
+def method_groups() -> dict:
+    """{name: its settings with their defaults} of every method there is; each stands in its own file."""
+    return {name: dataclasses.asdict(methods.load(name).Config()) for name in methods.names()}
+
+
 def get_config(method: str = "bridge") -> ConfigDict:
     """Defaults with the method's name set."""
     return ConfigDict(
@@ -45,57 +54,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
                 lora_alpha=16.0,
                 lora_targets="layers/(q|k|v|o|gate|up|down)",
             ),
-            method=dict(
-                name=method or "bridge",
-                # bridge
-                lam=0.5,
-                lam_schedule="constant",
-                lam_end=1.0,
-                lam_steps=0,
-                lam_boundaries=(),
-                lam_values=(),
-                lam_gain=0.1,
-                shadow_rollouts="shared",
-                ratio_cap=0.0,
-                w_learns="both",
-                resync_every=0,
-                inner_steps=1,
-                shadow_storage="full",
-                shadow_moments="",
-                shadow_offload=False,
-                sft_microbatches=0,
-                # bridge, grpo and most others
-                advantage="group",
-                kl_coef=0.0,
-                # grpo, dr_grpo; gspo
-                clip_low=0.2,
-                clip_high=0.2,
-                updates_per_batch=1,
-                normaliser="tokens",
-                gspo_low=3e-4,
-                gspo_high=4e-4,
-                # dapo
-                dapo_low=0.2,
-                dapo_high=0.28,
-                dapo_buffer=0.2,
-                dapo_penalty=0.5,
-                dapo_resample=2,
-                # cold_start, hybrid, chord
-                sft_steps=50,
-                mu=1.0,
-                chord_mu=0.9,
-                chord_mu_end=0.05,
-                chord_steps=200,
-                chord_weighting="mu",
-                # luffy, srft, hpt
-                luffy_gamma=0.1,
-                luffy_entropy=0.001,
-                srft_expert=0.5,
-                srft_rewarded=0.1,
-                hpt_gate=0,
-                hpt_advantage="mean",
-                hpt_entropy=0.001,
-            ),
+            method=dict(name=method or "bridge", **method_groups()),
             optim=dict(base=recipe(5e-7), lora=recipe(5e-7)),
             task=tasks.arithmetic(),
             data=dict(tokenizer="", buckets=(64,)),

@@ -55,7 +55,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
     )
     if method == "dapo":
         # the longest worked solution has 26 of 28 tokens: none is punished for its length
-        config.method.dapo_buffer = 0.07
+        config.method.dapo.overlong_buffer = 0.07
     if method == "base":
         config.steps = 2000
         config.task.update(

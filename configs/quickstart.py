@@ -53,7 +53,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
         config.optim.base.learning_rate = 1e-4
         config.optim.lora.learning_rate = 1e-3
     if method == "cold_start":
-        config.method.sft_steps = config.steps // 2
+        config.method.cold_start.sft_steps = config.steps // 2
     if method == "chord":
-        config.method.chord_steps = config.steps
+        config.method.chord.mu_schedule.steps = config.steps
     return config

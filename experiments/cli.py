@@ -19,7 +19,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
-from bridge_jax.config import schema
+from bridge_jax.config import renamed, schema
 from bridge_jax.filesystem import files, streams
 
 # exit code of every command: it may be tried again once there is room
@@ -168,6 +168,10 @@ def unknown_key(argv: list[str]) -> str:
         for key in path.split(".")[1:]:
             if not isinstance(group, ConfigDict) or key not in group:
                 allowed = group if isinstance(group, ConfigDict) else ()
+                if path.startswith("config.method.") and (
+                    hint := renamed.hint(config.method.name, key)
+                ):
+                    return f"unknown key {path}: {hint}"
                 return f"unknown key {path}: {schema.did_you_mean(key, allowed)}"
             group = group[key]
     return ""

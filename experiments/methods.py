@@ -15,12 +15,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from absl import flags
+from ml_collections import ConfigDict
 
 from bridge_jax import methods
+from bridge_jax.config import schema
 from bridge_jax.distributed import platforms
 from bridge_jax.filesystem import files
 from bridge_jax.optim import Recipe, Recipes
-from bridge_jax.types import Batch, Method, Policy, Reads, Rollouts, Sequences, TrainState, Tree
+from bridge_jax.types import Batch, BatchSpec, Method, Policy, Rollouts, Sequences, TrainState, Tree
 from experiments.cli import define_path, fail, fail_by, run_command
 
 V, P, M, T = (
@@ -33,11 +35,11 @@ PARTS = ("theta", "theta_hat", "w")
 BEFORE = 3  # steps that are taken before one is changed
 FELT = 1e-3  # share of a step by which a change in what it reads must change it
 VARIANTS = (
-    ("chord", {"chord_weighting": "phi"}),
-    ("bridge", {"w_learns": "gain"}),
-    ("bridge", {"shadow_rollouts": "own"}),
-    ("bridge", {"inner_steps": 2}),
-    ("bridge", {"resync_every": 10}),
+    ("chord", {"weighting": "phi"}),
+    ("bridge", {"variant.w_learns": "gain"}),
+    ("bridge", {"variant.shadow_rollouts": "own"}),
+    ("bridge", {"variant.inner_steps": 2}),
+    ("bridge", {"variant.resync_every": 10}),
     ("grpo", {"kl_coef": 0.1}),
 )
 HEAD = """# The methods
@@ -98,7 +100,7 @@ def counting(counts: collections.Counter) -> Policy:
     )
 
 
-def batch(reads: Reads, experts: int = 0, samples: int = 0) -> Batch:
+def batch(spec: BatchSpec, experts: int = 0, samples: int = 0) -> Batch:
     """A step's rows, experts one for each prompt; the numbers shift their tokens. Prompt 0 is solved once, 1 never."""
     ones = lambda *shape: jnp.ones(shape, jnp.int32)
     rows = lambda B, shift: Sequences(
@@ -113,7 +115,7 @@ def batch(reads: Reads, experts: int = 0, samples: int = 0) -> Batch:
         jnp.zeros(P * M).at[0].set(1.0),
         jnp.float32(1.0),
     )
-    return Batch(rows(P, experts) if reads.demos else None, dict.fromkeys(reads.actors, rolled))
+    return Batch(rows(P, experts) if spec.demos else None, dict.fromkeys(spec.sampled_by, rolled))
 
 
 def learns_from(method: Method) -> str:
@@ -122,13 +124,13 @@ def learns_from(method: Method) -> str:
     found = {part: [] for part in PARTS if getattr(state.params, part) is not None}
     update = jax.jit(method.update)
     for i in range(BEFORE):
-        state = update(state, batch(method.reads(i), i, i))[0]
-    for reads in method.kinds:
-        step = lambda state, **shifts: steps_of(state, update(state, batch(reads, **shifts))[0])
+        state = update(state, batch(method.batch_spec(i), i, i))[0]
+    for spec in method.step_kinds:
+        step = lambda state, **shifts: steps_of(state, update(state, batch(spec, **shifts))[0])
         base = step(state)
         others = {
-            "experts": step(state, experts=1) if reads.demos else base,
-            "samples": step(state, samples=1) if reads.actors else base,
+            "experts": step(state, experts=1) if spec.demos else base,
+            "samples": step(state, samples=1) if spec.sampled_by else base,
         }
         if "theta_hat" in found:
             other = jax.tree.map(
@@ -167,10 +169,10 @@ def passes(method: Method, counts: collections.Counter) -> str:
             method.init, {"table": jax.ShapeDtypeStruct((V, V), jnp.float32)}, jax.random.key(0)
         ),
     )
-    for reads in method.kinds:
+    for spec in method.step_kinds:
         counts.clear()
         jax.eval_shape(
-            lambda *given: method.update(*given), state, batch(reads)
+            lambda *given: method.update(*given), state, batch(spec)
         )  # a new function: traces are cached
         names = {P * M: "samples", P: "experts"}
         told.append(
@@ -190,32 +192,34 @@ def line(name: str, given: dict | None = None) -> list[str]:
     recipes = Recipes(
         *[Recipe(learning_rate=0.1, eps=1.0)] * 2
     )  # a step that shows the size of its gradient
-    method = module.make(module.Config(**given or {}), counting(counts), recipes)
+    config = ConfigDict(dataclasses.asdict(module.Config()))
+    config.update_from_flattened_dict(given or {})
+    cfg = schema.section({f"method.{name}": config}, f"method.{name}", module.Config)
+    method = module.make(cfg, counting(counts), recipes)
     theta = {"table": jax.ShapeDtypeStruct((V, V), jnp.float32)}
     state = jax.eval_shape(method.init, theta, jax.random.key(0))
     copies = sum(
         tree is not None for tree in (state.params.theta, state.params.theta_hat, state.ref)
     )
-    kinds = lambda tell: "; then ".join(dict.fromkeys(tell(reads) for reads in method.kinds))
+    kinds = lambda tell: "; then ".join(dict.fromkeys(tell(spec) for spec in method.step_kinds))
     experts = kinds(
-        lambda reads: (
-            ("of the same prompts" if method.paired else "of their own") if reads.demos else "none"
+        lambda spec: (
+            ("of the same prompts" if method.paired else "of their own") if spec.demos else "none"
         )
     )
-    settings = ", ".join(
-        f"{field.name}={field.default!r}" for field in dataclasses.fields(module.Config)
-    )
+    defaults = schema.flatten(dataclasses.asdict(module.Config()))
+    settings = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
     settings = settings if given is None else "as above"
     told = module.__doc__.split("\n")[0].rstrip(":")
     told = (
         told
         if given is None
-        else ", ".join(f"method.{key}={value!r}" for key, value in given.items())
+        else ", ".join(f"method.{name}.{key}={value!r}" for key, value in given.items())
     )
     return [
         f"`{name}`",
         told,
-        kinds(lambda reads: " and ".join(reads.actors) or "nobody"),
+        kinds(lambda spec: " and ".join(spec.sampled_by) or "nobody"),
         experts,
         learns_from(method),
         passes(method, counts),

@@ -11,7 +11,6 @@ v5p:4x4x4 (pip install libtpu; no TPU is needed), cpu:8, or the GPUs of this mac
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -75,11 +74,11 @@ def write_table() -> None:
 def changes(config, method: str) -> str:
     """What the command line set, away from the config file's own values, and the method reads."""
     fresh = flags.FLAGS["config"].parser.parse(flags.FLAGS["config"].config_filename)
-    reads = {f"method.{field.name}" for field in dataclasses.fields(methods.load(method).Config)}
+    own = f"method.{method}."
     return ", ".join(
         f"{key}={mine}"
         for key, (mine, _) in schema.diff(config, fresh).items()
-        if key in reads or not key.startswith("method.")
+        if key.startswith(own) or not key.startswith("method.")
     )
 
 

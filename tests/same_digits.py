@@ -29,7 +29,7 @@ RENAMED: dict[str, str] = {}
 # several ways, the oldest last; a revision takes the first one that its configs/base.py has.
 SETTINGS = {
     "cold_start": {("method.cold_start.sft_steps", "method.sft_steps"): 3},
-    "chord": {("method.chord.mu_steps", "method.chord_steps"): 4},
+    "chord": {("method.chord.mu_schedule.steps", "method.chord_steps"): 4},
 }
 
 SMALL = {

@@ -48,7 +48,7 @@ def config(method: str = "bridge", **given):
     c.checkpoint.update(dict(every=2, keep=9))
     c.log.rollouts_every = 1
     if method == "cold_start":
-        c.method.sft_steps = 2  # of five
+        c.method.cold_start.sft_steps = 2  # of five
     for path, value in given.items():
         *groups, key = path.split("__")
         place = c

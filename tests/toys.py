@@ -11,8 +11,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from bridge_jax.methods import bridge
+from bridge_jax import methods, objectives
+from bridge_jax.config import schema
+from bridge_jax.methods import bridge, bridge_variants
 from bridge_jax.models import layers, logprobs, lora, params, qwen3
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.training import build
@@ -87,13 +90,17 @@ def transformer_theta(seed: int = 0):
 
 # lam of BRIDGE by the step at which a state starts: one program serves all three
 LAM = {0.5: 0, 1.0: 1000, 0.0: 2000}
-LAM_BY_STEP = dict(lam_schedule="step", lam_boundaries=(1000, 2000), lam_values=(1.0, 0.0))
+LAM_BY_STEP = dict(
+    lam_schedule__kind="step",
+    lam_schedule__boundaries=(1000, 2000),
+    lam_schedule__values=(1.0, 0.0),
+)
 
 
 @functools.cache
 def transformer_bridge():
     """BRIDGE on the Qwen3-shaped model and its compiled update, which costs seconds: for batches of `model_batch` alone."""
-    method = bridge.make(bridge.Config(**LAM_BY_STEP), transformer(), linear())
+    method = bridge.make(method_config("bridge", **LAM_BY_STEP), transformer(), linear())
     return method, jax.jit(method.update)
 
 
@@ -247,23 +254,35 @@ def bigram_success(phi) -> float:
     return float(jax.nn.softmax(phi["table"])[prompt_P, right_answer(prompt_P)].mean())
 
 
-def directions(*grads, lam, params: Params, policy: Policy, **given) -> Params:
-    """The directions of bridge.coupled_ascent: nothing moves, so that all are taken at `params`."""
+def method_config(name: str, **given):
+    """The Config of a method; keys of its groups with two underscores, lam_schedule__kind="linear"."""
+    group = {}
+    for key, value in given.items():
+        *places, last = key.split("__")
+        place = group
+        for part in places:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return schema.section(
+        {f"method.{name}": ConfigDict(group)}, f"method.{name}", methods.load(name).Config
+    )
+
+
+def directions(rl, sft, hat, lam, params: Params, policy: Policy, **given) -> Params:
+    """The directions of bridge.step: nothing moves, so that all are taken at `params`.
+
+    rl, sft, hat: each a function of phi, and of what bridge.step gives beside it -> (G, J, aux).
+    """
     found = {}
 
-    def ascend(state, direction: Params, values):
-        found.update(
-            {
-                part: tree
-                for part in ("theta", "theta_hat", "w")
-                if (tree := getattr(direction, part)) is not None
-            }
-        )
+    def ascend(state, part: str, G, finite):
+        found[part] = G
         return state, {}
 
-    bridge.coupled_ascent(
-        *grads, lam, TrainState(jnp.int32(0), params, None), policy, ascend, **given
-    )
+    as_pass = lambda of: lambda *args, **kwargs: objectives.Pass(*of(*args))
+    passes = bridge_variants.Passes(*map(as_pass, (rl, sft, hat)), **given)
+    state = TrainState(jnp.int32(0), params, None)
+    bridge.step(state, lam, policy, passes, ascend, lambda params: params.theta_hat)
     return Params(**found)
 
 

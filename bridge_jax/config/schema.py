@@ -34,11 +34,15 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     ) + f"Allowed: {', '.join(names) or 'nothing'}."
 
 
-def section(config: ConfigDict, name: str, cls: type, others: Iterable[str] = ()) -> Any:
-    """`cls` filled from config.<name>; keys that are not given keep their default.
+def section(
+    config: ConfigDict, name: str, cls: type, others: Iterable[str] = (), default: Any = None
+) -> Any:
+    """`cls` filled from config.<name>; keys that are not given keep their default, that of `default` if it is given.
 
-    `others` are keys that somebody else reads: they may be present and are passed over (see `unread`).
-    Raises ValueError on an unknown key, a value of another type than its field, and a missing field without default."""
+    A field that is a dataclass is filled from a group of its own, config.<name>.<field>. `others` are
+    keys that somebody else reads: they may be present and are passed over (see `unread`). ValueError on
+    an unknown key, a value of another type than its field, and a missing field without default.
+    """
     group = config[name] if name in config else {}
     if not isinstance(group, (ConfigDict, Mapping)):
         raise ValueError(f"config.{name} must be a group of keys, got {group!r}.")
@@ -51,6 +55,10 @@ def section(config: ConfigDict, name: str, cls: type, others: Iterable[str] = ()
             continue
         if key not in fields:
             raise ValueError(f"unknown key config.{name}.{key}: {did_you_mean(key, fields)}")
+        if dataclasses.is_dataclass(hints[key]):
+            inner, usual = f"{name}.{key}", getattr(default, key, fields[key].default)
+            values[key] = section({inner: value}, inner, hints[key], default=usual)
+            continue
         try:
             values[key] = _typed(value, hints[key])
         except TypeError:
@@ -60,6 +68,8 @@ def section(config: ConfigDict, name: str, cls: type, others: Iterable[str] = ()
             ) from None
         except ValueError as error:
             raise ValueError(f"config.{name}.{key}={value!r}: {error}") from None
+    if default is not None:
+        return dataclasses.replace(default, **values)
     missing = [
         key
         for key, field in fields.items()

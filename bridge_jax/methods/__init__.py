@@ -12,10 +12,9 @@ from types import ModuleType
 
 
 def names() -> list[str]:
-    """Every method there is: the files of this folder."""
-    return sorted(
-        path.stem for path in pathlib.Path(__file__).parent.glob("*.py") if path.stem != "__init__"
-    )
+    """Every method there is: the files of this folder that have a function `make`."""
+    files = pathlib.Path(__file__).parent.glob("*.py")
+    return sorted(path.stem for path in files if "\ndef make(" in path.read_text("utf-8"))
 
 
 def load(name: str) -> ModuleType:
@@ -29,4 +28,4 @@ def load(name: str) -> ModuleType:
 
 def samples(name: str, cfg, recipes) -> bool:
     """Whether the method with this config ever samples; none of its functions is called, so that it takes no model to know."""
-    return bool(load(name).make(cfg, None, recipes).actors)
+    return bool(load(name).make(cfg, None, recipes).sampling_policies)

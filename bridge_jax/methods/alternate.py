@@ -26,14 +26,18 @@ class Config:
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """Both halves share one state: Params(theta), and ref when kl_coef > 0."""
-    rl = grpo.make(
-        grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef), policy, recipes, microbatch_rows
-    )
+    rl_cfg = grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef)
+    grpo.check(rl_cfg, "method.alternate")
+    rl = grpo.make(rl_cfg, policy, recipes, microbatch_rows)
     expert = sft.make(sft.Config(), policy, recipes, microbatch_rows)
 
     def update(state: TrainState, batch: Batch):
         return (rl if batch.rollouts else expert).update(state, batch)
 
     return Method(
-        rl.init, update, rl.policy, kinds=(*rl.kinds, *expert.kinds), kind=lambda step: step % 2
+        rl.init,
+        update,
+        rl.policy,
+        step_kinds=(*rl.step_kinds, *expert.step_kinds),
+        kind_of_step=lambda step: step % 2,
     )

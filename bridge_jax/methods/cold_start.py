@@ -32,10 +32,10 @@ class Config:
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """SFT, then GRPO of all base weights; state: Params(theta), and ref when kl_coef > 0."""
-    checks.check_range("method.sft_steps", cfg.sft_steps, 0)
-    rl = grpo.make(
-        grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef), policy, recipes, microbatch_rows
-    )
+    checks.check_range("method.cold_start.sft_steps", cfg.sft_steps, 0)
+    rl_cfg = grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef)
+    grpo.check(rl_cfg, "method.cold_start")
+    rl = grpo.make(rl_cfg, policy, recipes, microbatch_rows)
     expert = sft.make(sft.Config(), policy, recipes, microbatch_rows)
 
     def begin_rl(state: TrainState) -> TrainState:
@@ -56,8 +56,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         rl.init,
         update,
         rl.policy,
-        kinds=(*expert.kinds, *rl.kinds),
-        kind=lambda step: int(step >= cfg.sft_steps),
+        step_kinds=(*expert.step_kinds, *rl.step_kinds),
+        kind_of_step=lambda step: int(step >= cfg.sft_steps),
         restarts=(cfg.sft_steps,),
-        milestones={"method.sft_steps": cfg.sft_steps + 1},
+        milestones={"method.cold_start.sft_steps": cfg.sft_steps + 1},
     )

@@ -5,7 +5,7 @@
     penalty = 0 up to T - buffer tokens, then falling linearly to -0.5 at T, the longest completion allowed (rollout.max_new)
 
 Tokens are averaged over the global batch; there is no KL term. Groups that all succeed or all fail teach nothing: the loop
-replaces them by groups of the next prompts, in at most `dapo_resample` further rounds; what is still equal then stays, and
+replaces them by groups of the next prompts, in at most `resample_rounds` further rounds; what is still equal then stays, and
 has A = 0 but for its lengths. One backward pass, one copy of the parameters; further rounds are further samples.
 
 Other than in the source: its rewards are +1 and -1, so that its penalty of -1 is half of what a right answer is worth, as ours
@@ -22,19 +22,23 @@ import jax.numpy as jnp
 
 from bridge_jax import objectives
 from bridge_jax.config import checks
-from bridge_jax.optim import Recipes, apply_ascent, begin
-from bridge_jax.types import Batch, Method, Params, Policy, Reads, Rollouts, TrainState
+from bridge_jax.methods import grpo
+from bridge_jax.optim import Recipes, init_train_state
+from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, Rollouts, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of DAPO."""
 
-    dapo_low: float = 0.2
-    dapo_high: float = 0.28
-    dapo_buffer: float = 0.2  # share of the longest completion over which the penalty grows to its full size; 0: none
-    dapo_penalty: float = 0.5  # taken off the reward of a completion as long as is allowed
-    dapo_resample: int = 2  # further rounds of sampling in place of groups with equal rewards
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    # share of the longest completion over which the penalty grows to its full size; 0: none
+    overlong_buffer: float = 0.2
+    # taken off the reward of a completion as long as is allowed
+    overlong_penalty: float = 0.5
+    # further rounds of sampling in place of groups with equal rewards
+    resample_rounds: int = 2
     updates_per_batch: int = 1
 
 
@@ -47,50 +51,42 @@ def penalised(rollouts: Rollouts, buffer: float, penalty: float):
     return rollouts.reward_B - penalty * jnp.clip(over_B, 0.0, 1.0)
 
 
-def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
-    """DAPO of all base weights; state: Params(theta)."""
+def check(cfg: Config) -> None:
+    """ValueError for settings that are invalid."""
     for key, least, most in (
-        ("dapo_low", 0.0, 1.0),
-        ("dapo_high", 0.0, float("inf")),
-        ("dapo_buffer", 0.0, 1.0),
-        ("dapo_penalty", 0.0, float("inf")),
-        ("dapo_resample", 0, float("inf")),
+        ("clip_low", 0.0, 1.0),
+        ("clip_high", 0.0, float("inf")),
+        ("overlong_buffer", 0.0, 1.0),
+        ("overlong_penalty", 0.0, float("inf")),
+        ("resample_rounds", 0, float("inf")),
         ("updates_per_batch", 1, float("inf")),
     ):
-        checks.check_range(f"method.{key}", getattr(cfg, key), least, most)
-    bounds = {"low": cfg.dapo_low, "high": cfg.dapo_high}
+        checks.check_range(f"method.dapo.{key}", getattr(cfg, key), least, most)
+
+
+def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
+    """DAPO of all base weights; state: Params(theta)."""
+    check(cfg)
+    bounds = {"low": cfg.clip_low, "high": cfg.clip_high}
     term = functools.partial(objectives.clipped_surrogate, **bounds)
-    recipes = dataclasses.replace(recipes, base_updates=cfg.updates_per_batch)
+    ascend = grpo.updates_on_a_batch(cfg.updates_per_batch, policy, recipes, microbatch_rows)
 
     def update(state: TrainState, batch: Batch):
         rollouts = batch.rollouts["theta"]
-        M, J_RL = objectives.group_size(rollouts), objectives.J_RL(policy, rollouts, term)
-        paid_B = penalised(rollouts, cfg.dapo_buffer, cfg.dapo_penalty)
-        rows = {"A_B": objectives.group_advantages(paid_B, M)}
-        first, step, skipped, clipped = None, state.step, 0.0, 0.0
-        for _ in range(cfg.updates_per_batch):
-            phi = policy.merge(state.params.theta, None)
-            G, J, facts = objectives.gradient(J_RL, phi, rollouts.seqs, rows, microbatch_rows)
-            state, applied = apply_ascent(recipes, state, Params(theta=G), (J,))
-            first, skipped = first or facts, jnp.maximum(skipped, applied["update/skipped"])
-            rows["behaviour_BT"] = first["logp_BT"]
-            clipped += objectives.clip_fraction(
-                facts["logp_BT"], first["logp_BT"], rows["A_B"], **bounds, seqs=rollouts.seqs
-            )
-        metrics = (
-            objectives.rollout_metrics(first, rollouts)
-            | applied
-            | {"rl/J": J, "update/skipped": skipped}
-            | {"rl/clip_fraction": clipped / cfg.updates_per_batch}
+        J_RL = objectives.J_RL(policy, rollouts, term)
+        priced_B = penalised(rollouts, cfg.overlong_buffer, cfg.overlong_penalty)
+        rows = {"A_B": objectives.group_advantages(priced_B, objectives.group_size(rollouts))}
+        clip_fraction = lambda aux, first: objectives.clip_fraction(
+            aux["logp_BT"], first["logp_BT"], rows["A_B"], **bounds, seqs=rollouts.seqs
         )
-        return state.replace(step=step + 1), metrics | objectives.passed(
-            *[rollouts.seqs] * cfg.updates_per_batch
-        )
+        state, metrics = ascend(state, rollouts, J_RL, rows, clip_fraction)
+        seqs = [rollouts.seqs] * cfg.updates_per_batch
+        return state, metrics | objectives.token_counts(*seqs)
 
     return Method(
-        init=lambda theta, key: begin(recipes, Params(theta=theta)),
+        init=lambda theta, key: init_train_state(recipes, Params(theta=theta)),
         update=update,
         policy=lambda params, actor="theta": policy.merge(params.theta, None),
-        kinds=(Reads(actors=("theta",), demos=False),),
-        resample=cfg.dapo_resample,
+        step_kinds=(BatchSpec(sampled_by=("theta",), demos=False),),
+        resample_rounds=cfg.resample_rounds,
     )

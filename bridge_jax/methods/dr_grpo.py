@@ -17,7 +17,7 @@ from bridge_jax.types import Method, Policy
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of GRPO that are left."""
+    """Settings of GRPO that are left."""
 
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -28,4 +28,5 @@ class Config:
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """GRPO with these two changes; state: Params(theta), and ref when kl_coef > 0."""
     chosen = grpo.Config(advantage="mean", normaliser="longest", **dataclasses.asdict(cfg))
+    grpo.check(chosen, "method.dr_grpo")
     return grpo.make(chosen, policy, recipes, microbatch_rows)

@@ -18,16 +18,17 @@ import jax.numpy as jnp
 
 from bridge_jax import objectives
 from bridge_jax.config import checks
-from bridge_jax.optim import Recipes, apply_ascent, begin
-from bridge_jax.types import Batch, Method, Params, Policy, Reads, Sequences, TrainState
+from bridge_jax.methods import grpo
+from bridge_jax.optim import Recipes, init_train_state
+from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, Sequences, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of GSPO."""
 
-    gspo_low: float = 3e-4
-    gspo_high: float = 4e-4
+    clip_low: float = 3e-4
+    clip_high: float = 4e-4
     advantage: str = "group"
     updates_per_batch: int = 1
 
@@ -46,63 +47,39 @@ def J_sequences(policy: Policy, B: int, temperature, low: float, high: float):
         behaviour_BT = rows.get("behaviour_BT", logp_BT)
         s_B = objectives.ratio(mean_logp(logp_BT, seqs), mean_logp(behaviour_BT, seqs))
         value_B = jnp.minimum(s_B * rows["A_B"], jnp.clip(s_B, 1.0 - low, 1.0 + high) * rows["A_B"])
-        return jnp.sum(value_B * (seqs.length_B > 0)) / B, {
-            "logp_BT": logp_BT,
-            "entropy_BT": entropy_BT,
-        }
+        aux = {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+        return jnp.sum(value_B * (seqs.length_B > 0)) / B, aux
 
     return J
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """GSPO of all base weights; state: Params(theta)."""
-    objectives.check_advantage(cfg.advantage)
-    checks.check_range("method.updates_per_batch", cfg.updates_per_batch, 1)
-    for key in ("gspo_low", "gspo_high"):
-        checks.check_range(f"method.{key}", getattr(cfg, key), 0.0)
-    recipes = dataclasses.replace(recipes, base_updates=cfg.updates_per_batch)
+    objectives.check_advantage("method.gspo.advantage", cfg.advantage)
+    checks.check_range("method.gspo.updates_per_batch", cfg.updates_per_batch, 1)
+    for key in ("clip_low", "clip_high"):
+        checks.check_range(f"method.gspo.{key}", getattr(cfg, key), 0.0)
+    bounds = {"low": cfg.clip_low, "high": cfg.clip_high}
+    ascend = grpo.updates_on_a_batch(cfg.updates_per_batch, policy, recipes, microbatch_rows)
 
     def init(theta, key) -> TrainState:
-        return begin(recipes, Params(theta=theta))
+        return init_train_state(recipes, Params(theta=theta))
 
     def update(state: TrainState, batch: Batch):
-        rollouts = batch.rollouts["theta"]
-        per_sample = lambda facts: mean_logp(facts["logp_BT"], rollouts.seqs)[:, None]
+        rollouts, seqs = batch.rollouts["theta"], batch.rollouts["theta"].seqs
         rows = objectives.rl_rows(policy, None, rollouts, cfg.advantage, 0.0, microbatch_rows)
-        J = J_sequences(
-            policy,
-            rollouts.seqs.length_B.shape[0],
-            rollouts.temperature,
-            cfg.gspo_low,
-            cfg.gspo_high,
+        J = J_sequences(policy, seqs.length_B.shape[0], rollouts.temperature, **bounds)
+        # one ratio for all tokens of a sample
+        per_sample = lambda aux: mean_logp(aux["logp_BT"], seqs)[:, None]
+        clip_fraction = lambda aux, first: objectives.clip_fraction(
+            per_sample(aux), per_sample(first), rows["A_B"], **bounds, seqs=seqs
         )
-        first, step, skipped, clipped = None, state.step, 0.0, 0.0
-        for _ in range(cfg.updates_per_batch):
-            phi = policy.merge(state.params.theta, None)
-            G, value, facts = objectives.gradient(J, phi, rollouts.seqs, rows, microbatch_rows)
-            state, applied = apply_ascent(recipes, state, Params(theta=G), (value,))
-            first, skipped = first or facts, jnp.maximum(skipped, applied["update/skipped"])
-            rows["behaviour_BT"] = first["logp_BT"]
-            clipped += objectives.clip_fraction(
-                per_sample(facts),
-                per_sample(first),
-                rows["A_B"],
-                cfg.gspo_low,
-                cfg.gspo_high,
-                rollouts.seqs,
-            )
-        metrics = (
-            objectives.rollout_metrics(first, rollouts)
-            | applied
-            | {"rl/J": value, "update/skipped": skipped}
-            | {"rl/clip_fraction": clipped / cfg.updates_per_batch}
-        )
-        metrics |= objectives.passed(*[rollouts.seqs] * cfg.updates_per_batch)
-        return state.replace(step=step + 1), metrics
+        state, metrics = ascend(state, rollouts, J, rows, clip_fraction)
+        return state, metrics | objectives.token_counts(*[seqs] * cfg.updates_per_batch)
 
     return Method(
         init,
         update,
         policy=lambda params, actor="theta": policy.merge(params.theta, None),
-        kinds=(Reads(actors=("theta",), demos=False),),
+        step_kinds=(BatchSpec(sampled_by=("theta",), demos=False),),
     )

@@ -2,11 +2,11 @@
 
     J = (1 - f) < r A + c H > over samples of the prompts that were solved + f < log pi(y*) + c H > over experts of the others
 
-f: share of the prompts of which at most `hpt_gate` samples are right; A = R - mean; H: entropy of a token, c = 0.001. Needs
+f: share of the prompts of which at most `gate` samples are right; A = R - mean; H: entropy of a token, c = 0.001. Needs
 demonstrations of the very prompts. Two backward passes, one copy of the parameters.
 
-Defaults are those of the authors' script for Qwen2.5-Math: no sample right (`hpt_gate=0`), no division by the standard deviation
-(`hpt_advantage="mean"`), the bonus of entropy, no clip. Their script for Llama has `hpt_gate=2`, of 8 samples.
+Defaults are those of the authors' script for Qwen2.5-Math: no sample right (`gate=0`), no division by the standard deviation
+(`advantage="mean"`), the bonus of entropy, no clip. Their script for Llama has `gate=2`, of 8 samples.
 Other than in their code: there the sum over a batch's sampled tokens is divided by the longest completion allowed, the
 experts' by their tokens, and the two are added; the bonus is a mean over all tokens that are learned from. Here each half is
 the mean over its own tokens, weighed by the share of its prompts.
@@ -21,27 +21,27 @@ import jax.numpy as jnp
 
 from bridge_jax import objectives
 from bridge_jax.config import checks
-from bridge_jax.optim import Recipes, apply_ascent, begin
-from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
+from bridge_jax.optim import Recipes, apply_ascent, init_train_state
+from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of HPT."""
 
-    hpt_gate: int = 0  # right samples of a prompt up to which its expert is learned from instead
-    hpt_advantage: str = "mean"  # "group" divides by the standard deviation too
-    hpt_entropy: float = 0.001  # c
+    gate: int = 0  # right samples of a prompt up to which its expert is learned from instead
+    advantage: str = "mean"  # "group" divides by the standard deviation too
+    entropy_coef: float = 0.001  # c
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """HPT of all base weights; state: Params(theta)."""
-    objectives.check_advantage(cfg.hpt_advantage)
-    checks.check_range("method.hpt_gate", cfg.hpt_gate, 0)
-    checks.check_range("method.hpt_entropy", cfg.hpt_entropy, 0.0)
+    objectives.check_advantage("method.hpt.advantage", cfg.advantage)
+    checks.check_range("method.hpt.gate", cfg.gate, 0)
+    checks.check_range("method.hpt.entropy_coef", cfg.entropy_coef, 0.0)
 
     def init(theta, key) -> TrainState:
-        return begin(recipes, Params(theta=theta))
+        return init_train_state(recipes, Params(theta=theta))
 
     def update(state: TrainState, batch: Batch):
         rollouts, demos, phi = (
@@ -50,13 +50,13 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             policy.merge(state.params.theta, None),
         )
         M, D = objectives.group_size(rollouts), demos.length_B.shape[0]
-        if cfg.hpt_gate >= M:
+        if cfg.gate >= M:
             raise ValueError(
-                f"method.hpt_gate={cfg.hpt_gate} of batch.samples_per_prompt={M}: every prompt would be one of "
+                f"method.hpt.gate={cfg.gate} of batch.samples_per_prompt={M}: every prompt would be one of "
                 "SFT; allowed: below the number of samples"
             )
         right_P = jnp.sum(rollouts.reward_B.reshape(-1, M) > 0.5, axis=1)
-        failed_P = (right_P <= cfg.hpt_gate).astype(jnp.float32)
+        failed_P = (right_P <= cfg.gate).astype(jnp.float32)
         failed_D = jnp.pad(failed_P, (0, D - failed_P.size))
         solved_B = jnp.repeat(1.0 - failed_P, M)
         tokens = lambda length_B, kept_B: jnp.maximum(jnp.sum(length_B * kept_B), 1.0)
@@ -65,15 +65,15 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             rollouts,
             objectives.surrogate,
             total=tokens(rollouts.seqs.length_B, solved_B),
-            entropy_coef=cfg.hpt_entropy,
+            entropy_coef=cfg.entropy_coef,
         )
         J_SFT = objectives.J_SFT(
             policy,
             demos,
             total=tokens(demos.length_B, failed_D),
-            entropy_coef=cfg.hpt_entropy,
+            entropy_coef=cfg.entropy_coef,
         )
-        rows = objectives.rl_rows(policy, None, rollouts, cfg.hpt_advantage, 0.0, microbatch_rows)
+        rows = objectives.rl_rows(policy, None, rollouts, cfg.advantage, 0.0, microbatch_rows)
         G_RL, rl_J, rl = objectives.gradient(
             J_RL, phi, rollouts.seqs, rows | {"kept_B": solved_B}, microbatch_rows
         )
@@ -86,13 +86,13 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             recipes, state, Params(theta=G), (rl_J, sft_J, rollouts.reward_B.sum())
         )
         metrics |= objectives.rollout_metrics(rl, rollouts) | objectives.demo_metrics(sft, demos)
-        metrics |= {"rl/J": rl_J, "hpt/failed": f} | objectives.cooperation(G_SFT, G_RL)
-        return state, metrics | objectives.passed(demos, rollouts.seqs)
+        metrics |= {"rl/J": rl_J, "hpt/failed": f} | objectives.gradient_alignment(G_SFT, G_RL)
+        return state, metrics | objectives.token_counts(demos, rollouts.seqs)
 
     return Method(
         init,
         update,
         policy=lambda params, actor="theta": policy.merge(params.theta, None),
-        kinds=(Reads(actors=("theta",), demos=True),),
+        step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         paired=True,
     )

@@ -14,8 +14,9 @@ import jax
 
 from bridge_jax import objectives
 from bridge_jax.config import checks
-from bridge_jax.optim import Recipes, apply_ascent, begin
-from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
+from bridge_jax.objectives import Pass
+from bridge_jax.optim import Recipes, apply_ascent, init_train_state
+from bridge_jax.types import Batch, BatchSpec, Method, Metrics, Params, Policy, TrainState, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,40 +28,55 @@ class Config:
     kl_coef: float = 0.0
 
 
+def rl_and_sft(
+    cfg, policy: Policy, ref: Tree, batch: Batch, microbatch_rows: int, J_SFT=objectives.J_SFT
+):
+    """phi -> (pass of J_RL, pass of J_SFT); shared with joint and chord.
+
+    cfg: with advantage and kl_coef. J_SFT(policy, demos) -> objective.
+    """
+    rollouts = batch.rollouts["theta"]
+    rows = objectives.rl_rows(policy, ref, rollouts, cfg.advantage, cfg.kl_coef, microbatch_rows)
+    J_RL = objectives.J_RL(policy, rollouts, objectives.surrogate, cfg.kl_coef)
+    J_demos = J_SFT(policy, batch.demos)
+
+    def passes(phi: Tree) -> tuple[Pass, Pass]:
+        rl = objectives.gradient(J_RL, phi, rollouts.seqs, rows, microbatch_rows)
+        sft = objectives.gradient(J_demos, phi, batch.demos, {}, microbatch_rows)
+        return rl, sft
+
+    return passes
+
+
+def metrics_of(cfg, batch: Batch, rl: Pass, sft: Pass) -> Metrics:
+    """What a method of these two passes reports beside its update; shared with joint and chord."""
+    rollouts, demos = batch.rollouts["theta"], batch.demos
+    metrics = objectives.rollout_metrics(rl.aux, rollouts) | objectives.demo_metrics(sft.aux, demos)
+    metrics |= {"rl/J": rl.J} | objectives.gradient_alignment(sft.G, rl.G)
+    forward = (rollouts.seqs,) * bool(cfg.kl_coef)
+    return metrics | objectives.token_counts(demos, rollouts.seqs, forward=forward)
+
+
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """The hybrid of all base weights; state: Params(theta), and ref when kl_coef > 0."""
-    objectives.check_advantage(cfg.advantage)
-    checks.check_range("method.mu", cfg.mu, 0.0)
-    checks.check_range("method.kl_coef", cfg.kl_coef, 0.0)
+    objectives.check_advantage("method.hybrid.advantage", cfg.advantage)
+    checks.check_range("method.hybrid.mu", cfg.mu, 0.0)
+    checks.check_range("method.hybrid.kl_coef", cfg.kl_coef, 0.0)
 
     def init(theta, key) -> TrainState:
-        return begin(
-            recipes, Params(theta=theta), policy.merge(theta, None) if cfg.kl_coef else None
-        )
+        ref = policy.merge(theta, None) if cfg.kl_coef else None
+        return init_train_state(recipes, Params(theta=theta), ref)
 
     def update(state: TrainState, batch: Batch):
-        rollouts, phi = batch.rollouts["theta"], policy.merge(state.params.theta, None)
-        rows = objectives.rl_rows(
-            policy, state.ref, rollouts, cfg.advantage, cfg.kl_coef, microbatch_rows
-        )
-        J_RL = objectives.J_RL(policy, rollouts, objectives.surrogate, cfg.kl_coef)
-        G_RL, rl_J, rl = objectives.gradient(J_RL, phi, rollouts.seqs, rows, microbatch_rows)
-        G_SFT, sft_J, sft = objectives.gradient(
-            objectives.J_SFT(policy, batch.demos), phi, batch.demos, {}, microbatch_rows
-        )
-        G = jax.tree.map(lambda r, s: r + cfg.mu * s, G_RL, G_SFT)
-        state, metrics = apply_ascent(recipes, state, Params(theta=G), (rl_J, sft_J))
-        metrics |= objectives.rollout_metrics(rl, rollouts) | objectives.demo_metrics(
-            sft, batch.demos
-        )
-        metrics |= {"rl/J": rl_J} | objectives.cooperation(G_SFT, G_RL)
-        return state, metrics | objectives.passed(
-            batch.demos, rollouts.seqs, forward=(rollouts.seqs,) * bool(cfg.kl_coef)
-        )
+        passes = rl_and_sft(cfg, policy, state.ref, batch, microbatch_rows)
+        rl, sft = passes(policy.merge(state.params.theta, None))
+        G = jax.tree.map(lambda r, s: r + cfg.mu * s, rl.G, sft.G)
+        state, metrics = apply_ascent(recipes, state, Params(theta=G), (rl.J, sft.J))
+        return state, metrics | metrics_of(cfg, batch, rl, sft)
 
     return Method(
         init,
         update,
         policy=lambda params, actor="theta": policy.merge(params.theta, None),
-        kinds=(Reads(actors=("theta",), demos=True),),
+        step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
     )

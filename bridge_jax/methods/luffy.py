@@ -20,30 +20,30 @@ import jax.numpy as jnp
 
 from bridge_jax import objectives
 from bridge_jax.config import checks
-from bridge_jax.optim import Recipes, apply_ascent, begin
-from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
+from bridge_jax.optim import Recipes, apply_ascent, init_train_state
+from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of LUFFY."""
 
-    luffy_gamma: float = 0.1  # f(p) is 1/2 where p = gamma
-    luffy_entropy: float = 0.001  # c
+    gamma: float = 0.1  # f(p) is 1/2 where p = gamma
+    entropy_coef: float = 0.001  # c
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """LUFFY of all base weights; state: Params(theta)."""
-    if not cfg.luffy_gamma > 0:
-        raise ValueError(f"method.luffy_gamma={cfg.luffy_gamma}; allowed: above 0")
-    checks.check_range("method.luffy_entropy", cfg.luffy_entropy, 0.0)
+    if not cfg.gamma > 0:
+        raise ValueError(f"method.luffy.gamma={cfg.gamma}; allowed: above 0")
+    checks.check_range("method.luffy.entropy_coef", cfg.entropy_coef, 0.0)
 
     def shaped(logp_BT, rows):
         p = jnp.exp(logp_BT)
-        return p / (p + cfg.luffy_gamma) * rows["A_B"][:, None]
+        return p / (p + cfg.gamma) * rows["A_B"][:, None]
 
     def init(theta, key) -> TrainState:
-        return begin(recipes, Params(theta=theta))
+        return init_train_state(recipes, Params(theta=theta))
 
     def update(state: TrainState, batch: Batch):
         rollouts, demos, phi = (
@@ -53,7 +53,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         )
         own_B, expert_D = objectives.advantages_with_expert(rollouts, demos, "mean")
         total = objectives.token_total(rollouts.seqs) + objectives.token_total(demos)
-        c = cfg.luffy_entropy
+        c = cfg.entropy_coef
         J_own = objectives.J_RL(policy, rollouts, objectives.surrogate, total=total, entropy_coef=c)
         J_expert = objectives.J_SFT(policy, demos, shaped, total, entropy_coef=c)
         G_own, own_J, own = objectives.gradient(
@@ -69,13 +69,13 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             recipes, state, Params(theta=G), (own_J, expert_J, seen["sft/logp"])
         )
         metrics |= seen
-        metrics |= {"rl/J": own_J + expert_J} | objectives.cooperation(G_expert, G_own)
-        return state, metrics | objectives.passed(demos, rollouts.seqs)
+        metrics |= {"rl/J": own_J + expert_J} | objectives.gradient_alignment(G_expert, G_own)
+        return state, metrics | objectives.token_counts(demos, rollouts.seqs)
 
     return Method(
         init,
         update,
         policy=lambda params, actor="theta": policy.merge(params.theta, None),
-        kinds=(Reads(actors=("theta",), demos=True),),
+        step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         paired=True,
     )

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 
 from bridge_jax import objectives
-from bridge_jax.optim import Recipes, apply_ascent, begin
-from bridge_jax.types import Batch, Method, Params, Policy, Reads, TrainState
+from bridge_jax.optim import Recipes, apply_ascent, init_train_state
+from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +24,19 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     """SFT of all base weights; state: Params(theta)."""
 
     def init(theta, key) -> TrainState:
-        return begin(recipes, Params(theta=theta))
+        return init_train_state(recipes, Params(theta=theta))
 
     def update(state: TrainState, batch: Batch):
         phi = policy.merge(state.params.theta, None)
         J_SFT = objectives.J_SFT(policy, batch.demos)
-        G, J, facts = objectives.gradient(J_SFT, phi, batch.demos, {}, microbatch_rows)
+        G, J, aux = objectives.gradient(J_SFT, phi, batch.demos, {}, microbatch_rows)
         state, applied = apply_ascent(recipes, state, Params(theta=G), (J,))
-        applied |= objectives.passed(batch.demos)
-        return state, objectives.demo_metrics(facts, batch.demos) | applied
+        applied |= objectives.token_counts(batch.demos)
+        return state, objectives.demo_metrics(aux, batch.demos) | applied
 
     return Method(
         init,
         update,
         policy=lambda params, actor="theta": policy.merge(params.theta, None),
-        kinds=(Reads(actors=(), demos=True),),
+        step_kinds=(BatchSpec(sampled_by=(), demos=True),),
     )

@@ -20,16 +20,16 @@ import jax.numpy as jnp
 
 from bridge_jax import objectives
 from bridge_jax.config import checks
-from bridge_jax.optim import Recipes, apply_ascent, begin
-from bridge_jax.types import Batch, Method, Params, Policy, Reads, Sequences, TrainState
+from bridge_jax.optim import Recipes, apply_ascent, init_train_state
+from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, Sequences, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Settings of SRFT."""
 
-    srft_expert: float = 0.5  # a, of the likelihood of expert tokens
-    srft_rewarded: float = 0.1  # b, of the likelihood of rewarded samples
+    expert_coef: float = 0.5  # a, of the likelihood of expert tokens
+    rewarded_coef: float = 0.1  # b, of the likelihood of rewarded samples
 
 
 def J_weighed(policy: Policy, value, temperature, total):
@@ -47,19 +47,19 @@ def J_weighed(policy: Policy, value, temperature, total):
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """SRFT of all base weights; state: Params(theta)."""
-    for key in ("srft_expert", "srft_rewarded"):
-        checks.check_range(f"method.{key}", getattr(cfg, key), 0.0)
+    for key in ("expert_coef", "rewarded_coef"):
+        checks.check_range(f"method.srft.{key}", getattr(cfg, key), 0.0)
 
     def expert_value(logp_BT, H_B1, rows):
-        return cfg.srft_expert * jnp.exp(-H_B1) * logp_BT + jnp.exp(logp_BT) * rows["A_B"][:, None]
+        return cfg.expert_coef * jnp.exp(-H_B1) * logp_BT + jnp.exp(logp_BT) * rows["A_B"][:, None]
 
     def own_value(logp_BT, H_B1, rows):
         return (
-            jnp.where(rows["R_B"][:, None] > 0.5, cfg.srft_rewarded * jnp.exp(H_B1), -1.0) * logp_BT
+            jnp.where(rows["R_B"][:, None] > 0.5, cfg.rewarded_coef * jnp.exp(H_B1), -1.0) * logp_BT
         )
 
     def init(theta, key) -> TrainState:
-        return begin(recipes, Params(theta=theta))
+        return init_train_state(recipes, Params(theta=theta))
 
     def update(state: TrainState, batch: Batch):
         rollouts, demos, phi = (
@@ -84,13 +84,13 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         metrics |= objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(
             expert, demos
         )
-        metrics |= {"rl/J": own_J + expert_J} | objectives.cooperation(G_expert, G_own)
-        return state, metrics | objectives.passed(demos, rollouts.seqs)
+        metrics |= {"rl/J": own_J + expert_J} | objectives.gradient_alignment(G_expert, G_own)
+        return state, metrics | objectives.token_counts(demos, rollouts.seqs)
 
     return Method(
         init,
         update,
         policy=lambda params, actor="theta": policy.merge(params.theta, None),
-        kinds=(Reads(actors=("theta",), demos=True),),
+        step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         paired=True,
     )

@@ -3,25 +3,24 @@
 from bridge_jax.objectives.metrics import (
     by_layer_group,
     clip_fraction,
-    cooperation,
     demo_metrics,
+    gradient_alignment,
     inner,
     mean_gain,
     own_gain,
-    passed,
     products,
     rollout_metrics,
     shared_gain,
+    token_counts,
 )
 from bridge_jax.objectives.microbatch import (
-    gradient,
     logp_of,
     micro_count,
     micro_join,
     micro_split,
     over_micro_batches,
 )
-from bridge_jax.objectives.passes import after, unless_lost
+from bridge_jax.objectives.passes import Pass, gradient, hold, skip_if_nonfinite, wait_for
 from bridge_jax.objectives.terms import (
     J_RL,
     J_SFT,

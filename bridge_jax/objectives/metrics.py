@@ -95,7 +95,7 @@ def by_layer_group(a: Tree, b: Tree) -> dict[str, jax.Array]:
     return found
 
 
-def cooperation(G_SFT: Tree, G_RL: Tree) -> Metrics:
+def gradient_alignment(G_SFT: Tree, G_RL: Tree) -> Metrics:
     """How two gradients at one iterate agree, whole and by group of layers.
 
     grad/cos_sft_rl; coop/inner: their inner product, which is by how much a small step along one raises the other's
@@ -119,9 +119,11 @@ def cooperation(G_SFT: Tree, G_RL: Tree) -> Metrics:
     return metrics
 
 
-def passed(*rows: Sequences, forward: tuple[Sequences, ...] = ()) -> Metrics:
-    """The ledger of an update: tokens of completions and of their prompts that went through a backward pass, and all tokens that
-    went through a forward pass alone; rows that were passed twice are given twice. A prompt counts once, packed: per sample."""
+def token_counts(*rows: Sequences, forward: tuple[Sequences, ...] = ()) -> Metrics:
+    """Tokens that an update computes: those of completions, and of their prompts, in backward passes,
+    and all tokens in passes that are forward only. Rows that are passed twice are given twice. A
+    prompt counts once; packed, once for each of its samples.
+    """
 
     def prompts(seqs):
         real_PM = seqs.length_B.reshape(seqs.prompt_len_P.shape[0], -1) > 0
@@ -138,40 +140,38 @@ def passed(*rows: Sequences, forward: tuple[Sequences, ...] = ()) -> Metrics:
     }
 
 
-def demo_metrics(facts: dict, demos: Sequences) -> Metrics:
+def demo_metrics(aux: dict, demos: Sequences) -> Metrics:
     """What every method that reads demonstrations reports, whatever it ascends: mean log-probability of expert tokens, entropy,
     and stop_prob, the probability of ending where the expert ends."""
     real_B = (demos.length_B > 0).astype(jnp.float32)
     stop_B = jnp.take_along_axis(
-        facts["logp_BT"], jnp.maximum(demos.length_B - 1, 0)[:, None], axis=1
+        aux["logp_BT"], jnp.maximum(demos.length_B - 1, 0)[:, None], axis=1
     )[:, 0]
     return {
-        "sft/logp": mean_tokens(facts["logp_BT"], demos),
-        "sft/entropy": mean_tokens(facts["entropy_BT"], demos),
+        "sft/logp": mean_tokens(aux["logp_BT"], demos),
+        "sft/entropy": mean_tokens(aux["entropy_BT"], demos),
         "sft/stop_prob": jnp.sum(jnp.exp(stop_B) * real_B) / jnp.maximum(real_B.sum(), 1.0),
         "budget/demo_tokens": demos.length_B.sum(),
     }
 
 
-def rollout_metrics(facts: dict, rollouts: Rollouts) -> Metrics:
+def rollout_metrics(aux: dict, rollouts: Rollouts) -> Metrics:
     """What every method that samples reports; logp_error compares the sampler's log-probabilities with the trainer's.
 
     rl/clip_fraction is 0 here, as it is for one update on a batch; methods that make several report their own.
     """
     seqs, R_PM = rollouts.seqs, rollouts.reward_B.reshape(-1, group_size(rollouts))
-    mask_BT = token_mask(seqs.length_B, facts["logp_BT"].shape[1])
-    error_BT = jnp.abs(rollouts.logp_BT - facts["logp_BT"]) * mask_BT
+    mask_BT = token_mask(seqs.length_B, aux["logp_BT"].shape[1])
+    error_BT = jnp.abs(rollouts.logp_BT - aux["logp_BT"]) * mask_BT
     metrics = {
         "reward/mean": rollouts.reward_B.mean(),
         "reward/all_right": jnp.mean(R_PM.min(axis=1) > 0.5),
         "reward/all_wrong": jnp.mean(R_PM.max(axis=1) < 0.5),
         "rl/clip_fraction": jnp.float32(0),
-        "rollout/entropy": mean_tokens(facts["entropy_BT"], seqs),
+        "rollout/entropy": mean_tokens(aux["entropy_BT"], seqs),
         "rollout/logp_error": mean_tokens(error_BT, seqs),
         "rollout/logp_error_max": error_BT.max(),
         "rollout/prob_error": mean_tokens(jnp.exp(jnp.minimum(error_BT, LOG_RATIO_BOUND)), seqs),
         "budget/generated_tokens": seqs.length_B.sum(),
     }
-    return metrics | (
-        {"rollout/kl_ref": mean_tokens(facts["kl_BT"], seqs)} if "kl_BT" in facts else {}
-    )
+    return metrics | ({"rollout/kl_ref": mean_tokens(aux["kl_BT"], seqs)} if "kl_BT" in aux else {})

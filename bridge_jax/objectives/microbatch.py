@@ -1,4 +1,4 @@
-"""Objectives summed over micro-batches: values, gradients and per-token outputs."""
+"""A batch cut into micro-batches, which are computed one after the other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax.data import packing
-from bridge_jax.objectives.passes import unless_lost
 from bridge_jax.types import Policy, Rollouts, Sequences, Tree
 
 
@@ -55,15 +54,15 @@ def micro_join(x: jax.Array, P: int) -> jax.Array:
 
 
 def over_micro_batches(step, carry: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0):
-    """step(carry, seqs, rows) -> (carry, facts) on one micro-batch after the other; the last carry, and facts [B, ...] of all.
+    """step(carry, seqs, rows) -> (carry, aux) on one micro-batch after the other; the last carry, and aux [B, ...] of all.
 
-    Packed sequences make as many micro-batches as their rows fill; what is on nobody's row has facts of 0.
+    Packed sequences make as many micro-batches as their rows fill; what is on nobody's row has an aux of 0.
     """
     B = seqs.length_B.shape[0]
     if seqs.packing is None:
         split = micro_split(seqs, rows, micro_count(B, microbatch_rows))
-        carry, facts = jax.lax.scan(lambda carry, micro: step(carry, *micro), carry, split)
-        return carry, jax.tree.map(lambda x: micro_join(x, seqs.prompt_len_P.shape[0]), facts)
+        carry, aux = jax.lax.scan(lambda carry, micro: step(carry, *micro), carry, split)
+        return carry, jax.tree.map(lambda x: micro_join(x, seqs.prompt_len_P.shape[0]), aux)
     slot_RK = seqs.packing.slot_RK
     R = min(microbatch_rows or B, B)
     slot_RK = jnp.pad(slot_RK, ((0, -B % R), (0, 0)), constant_values=-1)
@@ -77,46 +76,15 @@ def over_micro_batches(step, carry: Tree, seqs: Sequences, rows: Tree, microbatc
         )
 
     def body(i, state):
-        carry, facts = state
+        carry, aux = state
         slots, *given = micro(i)
         carry, new = step(carry, *given)
         place = jnp.where(slots < 0, B, slots).reshape(-1)
-        return carry, jax.tree.map(lambda all, x: all.at[place].set(x, mode="drop"), facts, new)
+        return carry, jax.tree.map(lambda all, x: all.at[place].set(x, mode="drop"), aux, new)
 
     shapes = jax.eval_shape(lambda carry: step(carry, *micro(0)[1:])[1], carry)
-    facts = jax.tree.map(lambda x: jnp.zeros((B, *x.shape[1:]), x.dtype), shapes)
-    return jax.lax.fori_loop(0, -(-seqs.packing.used // R), body, (carry, facts))
-
-
-def gradient(
-    J,
-    phi: Tree,
-    seqs: Sequences,
-    rows: Tree,
-    microbatch_rows: int = 0,
-    done: jax.Array | None = None,
-):
-    """Gradient of J in phi (fp32), J itself and its facts, accumulated over micro-batches.
-
-    J(phi, seqs, rows) -> (scalar, facts [B, ...]); scalars of the micro-batches add up to the whole, so J divides by the
-    global count. microbatch_rows: rows computed at once; 0, or more than there are, means all. done: a scalar that has to be
-    known before the pass begins. Where it is not finite the step is lost already: J is NaN then, and nothing is computed.
-    """
-
-    def accumulate(carry, seqs, rows):
-        G, total = carry
-        (value, facts), g = jax.value_and_grad(J, has_aux=True)(phi, seqs, rows)
-        return (jax.tree.map(lambda a, b: a + b.astype(a.dtype), G, g), total + value), facts
-
-    def computed():
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), phi)
-        (G, value), facts = over_micro_batches(
-            accumulate, (zeros, jnp.float32(0)), seqs, rows, microbatch_rows
-        )
-        return G, value, facts
-
-    G, value, facts = computed() if done is None else unless_lost(done, computed)
-    return G, value, jax.lax.stop_gradient(facts)
+    aux = jax.tree.map(lambda x: jnp.zeros((B, *x.shape[1:]), x.dtype), shapes)
+    return jax.lax.fori_loop(0, -(-seqs.packing.used // R), body, (carry, aux))
 
 
 def logp_of(policy: Policy, phi: Tree, rollouts: Rollouts, microbatch_rows: int = 0) -> jax.Array:

@@ -50,10 +50,10 @@ def k3(logp: jax.Array, logp_ref: jax.Array) -> jax.Array:
     return jnp.exp(d) - d - 1.0
 
 
-def check_advantage(kind: str) -> None:
-    """ValueError for a kind of advantage that there is not."""
+def check_advantage(key: str, kind: str) -> None:
+    """ValueError for a kind of advantage that there is not; key: the setting."""
     if kind not in ("group", "mean"):
-        raise ValueError(f"method.advantage={kind!r}; allowed: 'group', 'mean'")
+        raise ValueError(f"{key}={kind!r}; allowed: 'group', 'mean'")
 
 
 def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Array:
@@ -62,7 +62,7 @@ def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Ar
     std divides by M - 1, as in verl, TRL and Trinity. For RL alone that is a factor which Adam takes out; where SFT is mixed in,
     RL weighs sqrt((M - 1) / M) of what it does with the division by M. A group of one sample has A = 0.
     """
-    check_advantage(kind)
+    check_advantage("advantage", kind)
     R_PM = reward_B.reshape(-1, M)
     R_PM = (
         R_PM - R_PM[:, :1]
@@ -111,8 +111,8 @@ def J_SFT(
         value_BT = term(logp_BT, rows)
         if entropy_coef:
             value_BT += entropy_coef * entropy_BT
-        facts = {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
-        return jnp.sum(value_BT * row_mask(seqs, rows, logp_BT.shape[1])) / total, facts
+        aux = {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+        return jnp.sum(value_BT * row_mask(seqs, rows, logp_BT.shape[1])) / total, aux
 
     return J
 
@@ -140,15 +140,13 @@ def J_RL(
         )
         behaviour_BT = rows.get("behaviour_BT", logp_BT)
         value_BT = term(logp_BT, behaviour_BT, rows["A_B"])
-        facts = {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+        aux = {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
         if kl_coef:
-            facts["kl_BT"] = k3(logp_BT, rows["ref_BT"])
-            value_BT -= (
-                kl_coef * jax.lax.stop_gradient(ratio(logp_BT, behaviour_BT)) * facts["kl_BT"]
-            )
+            aux["kl_BT"] = k3(logp_BT, rows["ref_BT"])
+            value_BT -= kl_coef * jax.lax.stop_gradient(ratio(logp_BT, behaviour_BT)) * aux["kl_BT"]
         if entropy_coef:
             value_BT += entropy_coef * entropy_BT
-        return jnp.sum(value_BT * row_mask(seqs, rows, logp_BT.shape[1])) / total, facts
+        return jnp.sum(value_BT * row_mask(seqs, rows, logp_BT.shape[1])) / total, aux
 
     return J
 

@@ -17,15 +17,18 @@ from bridge_jax.optim.recipes import (
     RATES,
     Recipe,
     Recipes,
-    Storage,
     adamw,
     apply_ascent,
-    begin,
+    init_train_state,
     labels,
-    lam_milestones,
     learning_rate,
     misfits,
-    on_device,
-    schedule,
 )
-from bridge_jax.optim.shadow import packed, unpacked
+from bridge_jax.optim.schedules import interpolate, schedule
+from bridge_jax.optim.shadow import (
+    STORAGE,
+    Shadow,
+    Storage,
+    on_device,
+    read_shadow,
+)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +27,8 @@ from bridge_jax.optim.moments import (
     scale_by_factored_adam,
     updates_made,
 )
+from bridge_jax.optim.schedules import interpolate
+from bridge_jax.optim.shadow import Storage, on_device
 from bridge_jax.types import Metrics, Params, TrainState, Tree
 
 RATES = ("constant", "linear", "cosine")  # schedules of a learning rate
@@ -52,55 +53,6 @@ class Recipe:
     moments: str = "float32"  # how Adam's are kept: a key of MOMENTS
 
 
-def schedule(kind: str, start: float, end: float, steps: int, boundaries=(), values=()) -> Callable:
-    """A function of the traced step: constant, linear or cosine from start to end, or step (values after boundaries).
-
-    ValueError for one that is not called constant and yet can never leave its start.
-    """
-    allowed = (*RATES, "step")
-    if kind not in allowed:
-        raise ValueError(f"schedule {kind!r} is unknown; allowed: {', '.join(allowed)}")
-    if kind == "constant":
-        return lambda step: jnp.full((), start, jnp.float32)
-    if kind == "step":
-        if len(values) != len(boundaries) or list(boundaries) != sorted(set(boundaries)):
-            raise ValueError(
-                f"a step schedule needs rising boundaries and one value for each; given {boundaries} and {values}"
-            )
-        if not boundaries or boundaries[0] < 1:
-            raise ValueError(
-                f"a step schedule needs boundaries, the first at step 1 or later; given {boundaries}"
-            )
-    elif steps <= 0:
-        raise ValueError(f"a {kind} schedule needs a positive number of steps; given {steps}")
-    ends = values if kind == "step" else (end,)
-    # as the compiled step sees them
-    if {np.float32(value) for value in ends} == {np.float32(start)}:
-        raise ValueError(
-            f"a {kind} schedule from {start} to {', '.join(map(str, ends))} never leaves its start; give another "
-            "end, or make it constant"
-        )
-    if kind == "step":
-        levels = jnp.asarray((start, *values), jnp.float32)
-        return lambda step: levels[jnp.sum(step >= jnp.asarray(boundaries, jnp.int32))]
-
-    def interpolate(step):
-        done = jnp.clip(step / steps, 0.0, 1.0)
-        done = (1.0 - jnp.cos(jnp.pi * done)) / 2.0 if kind == "cosine" else done
-        return jnp.float32(start) + (end - start) * done
-
-    return interpolate
-
-
-def lam_milestones(cfg) -> dict[str, int]:
-    """Of a method whose config has lam and its schedule: the step by which lam has moved to its end, or with which it first moves."""
-    return {
-        "linear": {"method.lam_steps": cfg.lam_steps},
-        "cosine": {"method.lam_steps": cfg.lam_steps},
-        "step": {"method.lam_boundaries": min(cfg.lam_boundaries, default=0) + 1},
-    }.get(cfg.lam_schedule, {})
-
-
 def learning_rate(recipe: Recipe, per: int = 1) -> Callable:
     """The recipe's learning rate as a function of the update count: linear warm-up, then its schedule.
 
@@ -116,18 +68,21 @@ def learning_rate(recipe: Recipe, per: int = 1) -> Callable:
         raise ValueError(f"optim: eps={recipe.eps}; allowed: above 0")
     if recipe.schedule not in RATES:
         raise ValueError(f"optim: schedule={recipe.schedule!r}; allowed: {', '.join(RATES)}")
-    if recipe.schedule != "constant" and recipe.end_ratio == 1:
+    if recipe.schedule != "constant" and np.float32(recipe.end_ratio) == 1:
         raise ValueError(
             f"optim: end_ratio=1 with schedule={recipe.schedule!r} never leaves the learning rate; give another "
             "ratio, or schedule='constant'"
         )
-    after = schedule(
-        # a rate of 0 (a frozen part) has nowhere to go
-        recipe.schedule if recipe.learning_rate else "constant",
-        recipe.learning_rate,
-        recipe.learning_rate * recipe.end_ratio,
-        recipe.decay_steps,
-    )
+    if recipe.schedule != "constant" and recipe.learning_rate and recipe.decay_steps < 1:
+        raise ValueError(
+            f"optim: decay_steps={recipe.decay_steps} with schedule={recipe.schedule!r}; allowed: 1 or more"
+        )
+    rate, end = recipe.learning_rate, recipe.learning_rate * recipe.end_ratio
+    # a rate of 0 (a frozen part) has nowhere to go
+    if recipe.schedule == "constant" or not rate:
+        after = lambda step: jnp.full((), rate, jnp.float32)
+    else:
+        after = interpolate(recipe.schedule, rate, end, recipe.decay_steps)
     if not recipe.warmup_steps:
         return lambda count: after(count // per)
     warm = lambda step: recipe.learning_rate * (step + 1) / recipe.warmup_steps
@@ -227,18 +182,8 @@ class Recipes:
         return optax.multi_transform(parts, labels)
 
 
-def on_device(tree: Tree) -> Tree:
-    """Traced arrays that lie in the host's memory brought to the device; the others as they are."""
-    host = lambda x: (
-        isinstance(x, jax.core.Tracer) and jax.typeof(x).memory_space == jax.memory.Space.Host
-    )
-    return jax.tree.map(
-        lambda x: jax.device_put(x, jax.memory.Space.Device) if host(x) else x, tree
-    )
-
-
-def begin(recipes: Recipes, params: Params, ref=None) -> TrainState:
-    """The state before the first step; ref: a tree to be kept as it is, copied because the state is donated."""
+def init_train_state(recipes: Recipes, params: Params, ref=None) -> TrainState:
+    """The state before the first step; ref: a tree that stays as it is, copied because the state is donated."""
     ref = None if ref is None else jax.tree.map(jnp.copy, ref)
     return TrainState(jnp.int32(0), params, recipes.optimizer().init(params), ref)
 
@@ -252,73 +197,85 @@ def labels(params: Params) -> Params:
     return Params(**{part: name(part) for part in LABELS})
 
 
-class Storage(NamedTuple):
-    """How parameters are kept between steps, where not as they are: both functions change the parts that follow alone."""
-
-    unpack: Callable[[Params], Params] = lambda params: params
-    pack: Callable[[Params, jax.Array], Params] = lambda params, key: (
-        params
-    )  # the key is for rounding
-    follow: tuple[
-        str, ...
-    ] = ()  # parts that are stored in terms of theta, and so change when it moves
-
-
 def apply_ascent(
     recipes: Recipes, state: TrainState, ascent: Params, values=(), storage=Storage()
 ) -> tuple[TrainState, Metrics]:
     """Move the parts of the parameters that have a direction along it, all of them or none.
 
-    A non-finite gradient norm, or a non-finite entry of `values` (the objectives), leaves parameters and optimizer states
-    as they were and is reported as update/skipped = 1; the step counts either way, so that the next batch differs.
-    A part whose direction is None, although it has parameters, stays as it is, and so does its optimizer.
-    Metrics: the norm of each direction before its clip, the learning rate of each label that moves, update/skipped.
+    ascent: gradients of what is maximised; a part whose direction is None stays as it is, and so
+    does its optimizer. A gradient norm that is not finite, or an entry of `values` (the objectives)
+    that is not, leaves parameters and optimizer states as they were and is reported as
+    update/skipped = 1. The step counts either way, so that the next batch is another one.
+    Metrics: the norm of each direction before its clip, the learning rate of each label that moves,
+    update/skipped.
     """
-    up = {name: tree for name in LABELS if (tree := getattr(ascent, name)) is not None}
-    norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in up.items()}
-    finite = jnp.all(
-        jnp.isfinite(jnp.stack([jnp.asarray(x, jnp.float32) for x in (*norms.values(), *values)]))
-    )
-    inner_states = state.opt_state.inner_states
-    changing = [name for name in LABELS if name in up or "theta" in up and name in storage.follow]
-    storage = storage if set(changing) & set(storage.follow) else Storage()
-    key = jax.random.fold_in(jax.random.key("theta" in up), state.step)
+    directions = {name: tree for name in LABELS if (tree := getattr(ascent, name)) is not None}
+    norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in directions.items()}
+    guarded = [jnp.asarray(x, jnp.float32) for x in (*norms.values(), *values)]
+    finite = jnp.all(jnp.isfinite(jnp.stack(guarded)))
+    all_inner = state.opt_state.inner_states
+    # theta_hat, stored as a difference from theta, is written anew when theta moves
+    written = [
+        name
+        for name in LABELS
+        if name in directions or "theta" in directions and name in storage.stored_relative
+    ]
+    storage = storage if set(written) & set(storage.stored_relative) else Storage()
+    key = jax.random.fold_in(jax.random.key("theta" in directions), state.step)
+    zeros_like = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
 
-    def move(_, kept: tuple[dict, dict]) -> tuple[dict, dict]:
-        """{part: it as stored}, {label: its optimizer's state}; parts that rest are zeros here, which come to nothing."""
-        parts, moments = kept
-        zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
-        there = storage.unpack(state.params.replace(**parts))
-        before = there.replace(
-            **{name: zeros(getattr(there, name)) for name in LABELS if name not in up}
-        )
-        descent = before.replace(
-            **{name: jax.tree.map(jnp.negative, tree) for name, tree in up.items()}
-        )
-        resting = {label: zeros(inner) for label, inner in inner_states.items()}
-        updates, moved = recipes.optimizer().update(
-            descent, state.opt_state._replace(inner_states=resting | moments), before
-        )
-        after = optax.apply_updates(before, updates)
-        after = storage.pack(there.replace(**{name: getattr(after, name) for name in up}), key)
-        return {name: getattr(after, name) for name in parts}, {
-            label: moved.inner_states[label] for label in moments
+    def move(_, stored: tuple[dict, dict]) -> tuple[dict, dict]:
+        """({part: as stored}, {label: its optimizer's state}) after the move.
+
+        One optimizer covers all parts; those without a direction are zeros here, and cost nothing.
+        """
+        parts, moments = stored
+        unpacked = storage.read(state.params.replace(**parts))
+        absent = {
+            name: zeros_like(getattr(unpacked, name)) for name in LABELS if name not in directions
         }
+        old = unpacked.replace(**absent)
+        # optax descends: the one minus sign
+        descent = old.replace(
+            **{name: jax.tree.map(jnp.negative, tree) for name, tree in directions.items()}
+        )
+        frozen_states = {label: zeros_like(inner) for label, inner in all_inner.items()}
+        updates, opt_state = recipes.optimizer().update(
+            descent, state.opt_state._replace(inner_states=frozen_states | moments), old
+        )
+        new = optax.apply_updates(old, updates)
+        moved = {name: getattr(new, name) for name in directions}
+        new = storage.write(unpacked.replace(**moved), key)
+        return (
+            {name: getattr(new, name) for name in parts},
+            {label: opt_state.inner_states[label] for label in moments},
+        )
 
-    # A loop of one round or none. Its body is a fusion boundary: theta and theta_hat, bit-equal so far, round alike in their
-    # optimizers. And what it changes is written over, while a branch's results take memory of their own beside their operands.
-    kept = (
-        {name: getattr(state.params, name) for name in changing},
-        {LABELS[name]: inner_states[LABELS[name]] for name in up},
+    parts, moments = if_finite(
+        finite,
+        move,
+        (
+            {name: getattr(state.params, name) for name in written},
+            {LABELS[name]: all_inner[LABELS[name]] for name in directions},
+        ),
     )
-    parts, moments = jax.lax.fori_loop(0, finite.astype(jnp.int32), move, on_device(kept))
     state = state.replace(
         step=state.step + 1,
         params=state.params.replace(**parts),
-        opt_state=state.opt_state._replace(inner_states=inner_states | moments),
+        opt_state=state.opt_state._replace(inner_states=all_inner | moments),
     )
     rates = {
-        f"lr/{label}": learning_rate(*recipes.of_label(label))(updates_made(inner_states[label]))
-        for label in (LABELS[name] for name in up)
+        f"lr/{label}": learning_rate(*recipes.of_label(label))(updates_made(all_inner[label]))
+        for label in (LABELS[name] for name in directions)
     }
     return state, norms | rates | {"update/skipped": 1.0 - finite.astype(jnp.float32)}
+
+
+def if_finite(finite: jax.Array, move: Callable, stored: Tree) -> Tree:
+    """move(0, stored) where `finite`, else `stored`; written over its operand.
+
+    A loop of one round or none, for two reasons. Its body is a fusion boundary: theta and theta_hat,
+    bit-equal so far, are rounded alike in their optimizers. And a loop changes its operand in place,
+    while the results of a branch take memory of their own beside its operands.
+    """
+    return jax.lax.fori_loop(0, finite.astype(jnp.int32), move, on_device(stored))

@@ -1,23 +1,72 @@
-"""How theta_hat is stored: whole, or as a difference from theta."""
+"""How theta_hat is kept: whole or as its difference from theta, on the device or in the host's memory."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bridge_jax.optim.moments import to_bfloat16
-from bridge_jax.types import Params
+from bridge_jax.optim.moments import MOMENTS, to_bfloat16
+from bridge_jax.types import Params, Tree
 
 
-def unpacked(params: Params) -> Params:
-    """Params with theta_hat as it is, from the difference."""
-    return params.replace(
-        theta_hat=jax.tree.map(lambda t, d: t + d.astype(t.dtype), params.theta, params.theta_hat)
+class Storage(NamedTuple):
+    """How parameters are kept between steps: both functions change the parts that are `stored_relative` alone."""
+
+    read: Callable[[Params], Params] = lambda params: params
+    # the key is for rounding at random
+    write: Callable[[Params, jax.Array], Params] = lambda params, key: params
+    # parts that are stored in terms of theta, and so are written anew when theta moves
+    stored_relative: tuple[str, ...] = ()
+
+
+def from_difference(params: Params) -> Params:
+    """Params with theta_hat itself, from the bfloat16 difference theta_hat - theta."""
+    theta_hat = jax.tree.map(lambda t, d: t + d.astype(t.dtype), params.theta, params.theta_hat)
+    return params.replace(theta_hat=theta_hat)
+
+
+def to_difference(params: Params, key: jax.Array) -> Params:
+    """Params with the difference theta_hat - theta in bfloat16, rounded at random."""
+    difference = jax.tree.map(jnp.subtract, params.theta_hat, params.theta)
+    return params.replace(theta_hat=to_bfloat16(difference, key))
+
+
+STORAGE = {
+    "full": Storage(),
+    "difference": Storage(from_difference, to_difference, stored_relative=("theta_hat",)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shadow:
+    """Settings of theta_hat's memory; the defaults are exact."""
+
+    storage: str = "full"  # "full", or "difference": theta_hat - theta in bfloat16
+    moments: str = ""  # of its Adam: float32, bfloat16 or factored; "": as optim.base.moments
+    offload: bool = False  # whether it and its moments are in the host's memory between steps
+
+    def check(self, key: str) -> None:
+        """ValueError for a choice that there is not."""
+        for name, allowed in (("storage", tuple(STORAGE)), ("moments", ("", *MOMENTS))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{key}.{name}={getattr(self, name)!r}; allowed: {', '.join(map(repr, allowed))}"
+                )
+
+
+def on_device(tree: Tree) -> Tree:
+    """Traced arrays that are in the host's memory fetched to the device; the others as they are."""
+    in_host_memory = lambda x: (
+        isinstance(x, jax.core.Tracer) and jax.typeof(x).memory_space == jax.memory.Space.Host
     )
+    fetch = lambda x: jax.device_put(x, jax.memory.Space.Device) if in_host_memory(x) else x
+    return jax.tree.map(fetch, tree)
 
 
-def packed(params: Params, key: jax.Array) -> Params:
-    """Params with the difference theta_hat - theta, rounded at random."""
-    return params.replace(
-        theta_hat=to_bfloat16(jax.tree.map(jnp.subtract, params.theta_hat, params.theta), key)
-    )
+def read_shadow(storage: Storage, params: Params) -> Tree:
+    """theta_hat itself, from Params as they are stored."""
+    return storage.read(on_device(params)).theta_hat

@@ -29,7 +29,7 @@ from bridge_jax.planner import buffers, chips, flops, hlo
 from bridge_jax.sampling import decode_plan
 from bridge_jax.training import build, programs, settings
 from bridge_jax.training.build import Run
-from bridge_jax.types import Reads, Tree
+from bridge_jax.types import BatchSpec, Tree
 
 LARGEST = 12  # buffers that are listed
 COMPILED = (
@@ -57,9 +57,9 @@ class Phase(NamedTuple):
     )
 
 
-def kind_of(reads: Reads) -> str:
+def kind_of(spec: BatchSpec) -> str:
     """How one kind of step is named."""
-    return "+".join(["demos"] * reads.demos + ["samples"] * bool(reads.actors))
+    return "+".join(["demos"] * spec.demos + ["samples"] * bool(spec.sampled_by))
 
 
 def phases(run: Run, state: Tree) -> list[Phase]:
@@ -78,10 +78,10 @@ def phases(run: Run, state: Tree) -> list[Phase]:
         0.0, float(flops.chip_bytes(state.params) + flops.chip_bytes(phi)) * run.mesh.size
     )
     found = []
-    if run.method.actors:
+    if run.method.sampling_policies:
         # the weights of all actors are handed out before the first has sampled
         sampling = resident + (
-            max(len(reads.actors) for reads in run.method.kinds) - 1
+            max(len(spec.sampled_by) for spec in run.method.step_kinds) - 1
         ) * flops.chip_bytes(phi)
         found = [
             Phase(
@@ -111,13 +111,13 @@ def phases(run: Run, state: Tree) -> list[Phase]:
                 packed=packed,
             ),
         ]
-    for reads in run.method.kinds:
-        name = "update" if len(run.method.kinds) == 1 else f"update {kind_of(reads)}"
+    for spec in run.method.step_kinds:
+        name = "update" if len(run.method.step_kinds) == 1 else f"update {kind_of(spec)}"
         found.append(
             Phase(
                 name,
-                lambda reads=reads: programs.trace_update(run, state, bucket, reads),
-                lambda traced, reads=reads: of_update(run, state, bucket, reads, traced),
+                lambda spec=spec: programs.trace_update(run, state, bucket, spec),
+                lambda traced, spec=spec: of_update(run, state, bucket, spec, traced),
                 packed=packed,
             )
         )
@@ -147,8 +147,8 @@ def trace_prefill(run: Run, phi: Tree, bucket: int, P: int) -> jax.stages.Traced
 
 def trace_logp(run: Run, state: Tree, bucket: int) -> jax.stages.Traced:
     """Log-probabilities of a step's samples under the current policy, micro-batched as in an update."""
-    reads = next(reads for reads in run.method.kinds if reads.actors)
-    rollouts = programs.abstract_batch(run, bucket, reads).rollouts[reads.actors[0]]
+    spec = next(spec for spec in run.method.step_kinds if spec.sampled_by)
+    rollouts = programs.abstract_batch(run, bucket, spec).rollouts[spec.sampled_by[0]]
     phi = jax.eval_shape(lambda params: run.method.policy(params, "theta"), state.params)
     score = jax.jit(
         lambda phi, rollouts: objectives.logp_of(
@@ -162,11 +162,11 @@ def trace_logp(run: Run, state: Tree, bucket: int) -> jax.stages.Traced:
 
 
 def of_update(
-    run: Run, state: Tree, bucket: int, reads: Reads, traced: jax.stages.Traced
+    run: Run, state: Tree, bucket: int, spec: BatchSpec, traced: jax.stages.Traced
 ) -> flops.Work:
     """Work of one update, by the ledger that the method itself keeps."""
     spent = flops.passes(
-        traced, programs.abstract_batch(run, bucket, reads), bucket, run.settings.rollout.max_new
+        traced, programs.abstract_batch(run, bucket, spec), bucket, run.settings.rollout.max_new
     )
     return flops.update(run, spent, bucket, state)
 
@@ -326,7 +326,7 @@ def step_seconds(found: list[dict], calls: int, actors: int, grading: float) -> 
 
 def state_bytes(run: Run, devices: int, on_host: bool = False) -> int:
     """Of the training state per device on `devices` of them, all along fsdp, by the shardings alone; on_host: what each of them
-    keeps in the host's memory between steps (method.shadow_offload)."""
+    keeps in the host's memory between steps (method.bridge.shadow.offload)."""
     return flops.chip_bytes(
         build.abstract_state(run, AbstractMesh((1, devices, 1), sharding.AXES)), on_host
     )

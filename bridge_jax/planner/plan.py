@@ -58,7 +58,7 @@ def make(
             if only(phase.name)
         ]
     found = [one.result() for one in reversed(begun)]
-    actors = max(len(reads.actors) for reads in run.method.kinds)
+    actors = max(len(spec.sampled_by) for spec in run.method.step_kinds)
     return about(run, topology, devices) | {
         "chip": None if chip is None else chip._asdict() | {"interconnect": network},
         "phases": found,

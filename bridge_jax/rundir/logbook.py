@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bridge_jax.config import schema
+from bridge_jax.config import renamed, schema
 from bridge_jax.filesystem import files, streams, textfile
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ def check_run(
         refuse_unknown(workdir, force)
     else:
         before = _read_config(path)
+        before["config"] = renamed.translated(before["config"])
         whole = lambda record: record["config"] | {"facts": record.get("facts", {})}
         changes = schema.diff(whole(before), whole(record))
         usual = schema.flatten(schema.to_json(defaults or {}))

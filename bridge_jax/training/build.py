@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from bridge_jax import methods, tasks
 from bridge_jax.config import schema
+from bridge_jax.config.schedule import Schedule
 from bridge_jax.data import batches, tokenizers, traces
 from bridge_jax.distributed import platforms, sharding
 from bridge_jax.filesystem import hf_folder
@@ -35,15 +36,6 @@ from bridge_jax.training.settings import (
     read,
 )
 from bridge_jax.types import Method, Policy, Task, Tree
-
-LAM_KEYS = ("end", "steps", "boundaries", "values", "gain")  # method.lam_*
-READ_BY_LAM = {  # method.lam_schedule -> those of them that it reads
-    "constant": (),
-    "linear": ("end", "steps"),
-    "cosine": ("end", "steps"),
-    "step": ("boundaries", "values"),
-    "gain": ("end", "gain"),
-}
 
 
 class Unread(NamedTuple):
@@ -169,7 +161,9 @@ def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Run:
         sharding.make_decode_mesh(s.mesh, devices),
     )
     check_mesh(s, cfg, mesh, decode_mesh)
-    s.batch.check_demo_parts("method.sft_microbatches", getattr(s.method, "sft_microbatches", 0))
+    s.batch.check_demo_parts(
+        "method.bridge.sft_microbatches", getattr(s.method, "sft_microbatches", 0)
+    )
     attention.check(s.model.attention, dtype_of("model.dtype", s.model.dtype), cfg.head_dim, mesh)
     policy = make_policy(cfg, s.model, adapter, mesh)
     recipes = dataclasses.replace(s.recipes, matrices=matrices(cfg, adapter))
@@ -339,10 +333,12 @@ def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
         recipe = getattr(s.recipes, label)
         if recipe.schedule == "constant":
             idle.append((f"optim.{label}", recipe, Recipe(), ["end_ratio", "decay_steps"]))
-    if kind := getattr(s.method, "lam_schedule", ""):
-        unread = [f"lam_{name}" for name in LAM_KEYS if name not in READ_BY_LAM[kind]]
-        there = [key for key in unread if hasattr(s.method, key)]
-        idle.append(("method", s.method, type(s.method)(), there))
+    usual = type(s.method)()
+    for field in dataclasses.fields(s.method):
+        by = getattr(s.method, field.name)
+        if isinstance(by, Schedule):
+            group = f"method.{s.method_name}.{field.name}"
+            idle.append((group, by, getattr(usual, field.name), by.unread()))
     if not adapter:
         idle += [
             (
@@ -353,7 +349,7 @@ def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
             ),
             ("model", s.model, Model(), ["lora_rank", "lora_alpha", "lora_targets"]),
         ]
-    if not method.actors:
+    if not method.sampling_policies:
         idle += [
             ("rollout", s.rollout, Rollout(), ["temperature", "reward_noise", "calls"]),
             ("batch", s.batch, Batch(), ["prompts_per_step", "samples_per_prompt"]),
@@ -379,8 +375,8 @@ OVERLONG_SHARE = 0.05
 
 
 def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
-    """A warning where a price on length (dapo_buffer) falls on right answers: worked solutions that reach into it."""
-    buffer, T = getattr(s.method, "dapo_buffer", 0.0), s.rollout.max_new
+    """A warning where a price on length (dapo.overlong_buffer) falls on right answers: worked solutions that reach into it."""
+    buffer, T = getattr(s.method, "overlong_buffer", 0.0), s.rollout.max_new
     rows = [problem.solution for problem in task.demos if problem.solution][:OVERLONG_ROWS]
     if not buffer or not rows:
         return
@@ -390,7 +386,7 @@ def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
     share = sum(length > free for length in lengths) / len(lengths)
     if share > OVERLONG_SHARE:
         logger.warning(
-            "method.dapo_buffer=%g takes reward off completions longer than %g of %d tokens; %.0f%% of the task's "
+            "method.dapo.overlong_buffer=%g takes reward off completions longer than %g of %d tokens; %.0f%% of the task's "
             "worked solutions are: set it to at most %.3g, or raise rollout.max_new",
             buffer,
             free,

@@ -423,14 +423,14 @@ def loop(
     with logbook.progress(end, meta["step"], s.method_name, quiet=not multihost.first()) as show:
         for number in range(meta["step"] + 1, end + 1):
             interrupt.step = number
-            reads = run.method.reads(number - 1)
-            bucket, indices, demos = step_rollouts.rows_of_step(run, reads, cursors)
+            spec = run.method.batch_spec(number - 1)
+            bucket, indices, demos = step_rollouts.rows_of_step(run, spec, cursors)
             policy = lambda actor: programs.policy[actor](state.params)
             under_way = {
                 actor: step_rollouts.dispatch(
                     run, programs, policy(actor), number - 1, bucket, indices
                 )
-                for actor in reads.actors
+                for actor in spec.sampled_by
             }
             finish(
                 pending, {}
@@ -442,7 +442,7 @@ def loop(
                 [],
                 {"time/grade_s": 0.0},
             )
-            for actor in reads.actors:
+            for actor in spec.sampled_by:
                 rollouts[actor], graded, grading = step_rollouts.collect(
                     run, under_way.pop(actor), indices, number - 1
                 )
@@ -462,7 +462,7 @@ def loop(
                         facts["rollout/unread_tokens"] = sum(part.unread for part in graded)
                 written.append((actor, indices, graded))
             cursor = cursors["rl"] + len(indices)
-            if run.method.resample:
+            if run.method.resample_rounds:
                 facts["reward/mean"] = float(
                     rollouts["theta"].reward_B.mean()
                 )  # of all that was asked first
@@ -478,7 +478,7 @@ def loop(
             batch = Batch(demos, rollouts)
             dispatched = time.monotonic()
             with multihost.waiting(f"the start of update {number}"):
-                state, metrics = programs.update[bucket, reads](
+                state, metrics = programs.update[bucket, spec](
                     state, step_rollouts.on_mesh(run, step_rollouts.packed(run, batch))
                 )
             pending = Step(
@@ -489,7 +489,7 @@ def loop(
                 batch,
                 dispatched,
             )
-            cursors = {"rl": cursor, "sft": cursors["sft"] + s.batch.demos_per_step * reads.demos}
+            cursors = {"rl": cursor, "sft": cursors["sft"] + s.batch.demos_per_step * spec.demos}
             if s.log.rollouts_every and number % s.log.rollouts_every == 0 and written:
                 book.write_rollouts(
                     number,

@@ -24,7 +24,7 @@ from bridge_jax.sampling import sampler as sampling_sampler
 from bridge_jax.sampling.sampler import Sampling, row_keys
 from bridge_jax.training import build, settings
 from bridge_jax.training.build import Run
-from bridge_jax.types import Batch, Packing, Reads, Rollouts, Sequences, TrainState
+from bridge_jax.types import Batch, BatchSpec, Packing, Rollouts, Sequences, TrainState
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -39,7 +39,7 @@ class Programs(NamedTuple):
     ]  # bucket -> (phi, prompt_PS, prompt_len_P, keys, Sampling) -> Samples
     greedy: dict[int, Callable]  # the same for evaluation, one row per prompt
     update: dict[
-        tuple[int, Reads], Callable
+        tuple[int, BatchSpec], Callable
     ]  # bucket, kind of step -> (state, Batch) -> (state, metrics); donates the state
     eval_keys: jax.Array
     paired_keys: Callable | None = (
@@ -89,17 +89,17 @@ def abstract_rows(P: int, S: int, T: int, B: int = 0, pack: int = 0) -> Sequence
     )
 
 
-def abstract_batch(run: Run, bucket: int, reads: Reads) -> Batch:
+def abstract_batch(run: Run, bucket: int, spec: BatchSpec) -> Batch:
     """Shapes of what one update of this kind reads."""
     s, T = run.settings, run.settings.rollout.max_new
     rows = lambda P, B: abstract_rows(P, bucket, T, B, s.batch.pack)
     P, B = s.batch.prompts_per_step, s.batch.rollout_rows
     floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     samples = {
-        actor: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for actor in reads.actors
+        actor: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for actor in spec.sampled_by
     }
     D = s.batch.demos_per_step + s.batch.demo_padding
-    return Batch(rows(D, D) if reads.demos else None, samples)
+    return Batch(rows(D, D) if spec.demos else None, samples)
 
 
 def placed(tree, layout):
@@ -140,11 +140,11 @@ def trace_sampler(run: Run, phi, bucket: int, P: int, M: int) -> jax.stages.Trac
     return jax.jit(sample).trace(phi, *placed(rows, sharding.of_rows(mesh, rows)), how)
 
 
-def trace_update(run: Run, state: TrainState, bucket: int, reads: Reads) -> jax.stages.Traced:
+def trace_update(run: Run, state: TrainState, bucket: int, spec: BatchSpec) -> jax.stages.Traced:
     """One update of this kind, which takes the place of the state it is given."""
     layout, batch = (
         jax.tree.map(lambda leaf: leaf.sharding, state),
-        abstract_batch(run, bucket, reads),
+        abstract_batch(run, bucket, spec),
     )
     precise = jax.default_matmul_precision(
         exact(settings.dtype_of("model.dtype", run.settings.model.dtype))
@@ -166,7 +166,7 @@ def compile_programs(run: Run, state: TrainState) -> Programs:
     s, root, actors, phi = (
         run.settings,
         jax.random.key(run.settings.seed),
-        run.method.actors,
+        run.method.sampling_policies,
         abstract_phi(run, state),
     )
     compiled = lambda traced, **how: traced.lower().compile(
@@ -213,9 +213,9 @@ def compile_programs(run: Run, state: TrainState) -> Programs:
         sample={bucket: sampler(bucket, parts, M) for bucket in run.buckets if actors},
         greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in run.buckets if s.eval.every},
         update={
-            (bucket, reads): compiled(trace_update(run, state, bucket, reads))
+            (bucket, spec): compiled(trace_update(run, state, bucket, spec))
             for bucket in run.buckets
-            for reads in run.method.kinds
+            for spec in run.method.step_kinds
         },
         eval_keys=jax.jit(
             lambda: row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1),

@@ -17,7 +17,7 @@ from bridge_jax.evaluation import evaluate
 from bridge_jax.sampling import sampler
 from bridge_jax.training.build import Run
 from bridge_jax.training.programs import Programs
-from bridge_jax.types import Batch, Reads, Rollouts, Sequences
+from bridge_jax.types import Batch, BatchSpec, Rollouts, Sequences
 
 
 def on_mesh(run: Run, tree, mesh: jax.sharding.Mesh | None = None):
@@ -54,23 +54,23 @@ def packed(run: Run, batch: Batch) -> Batch:
     )
 
 
-def rows_of_step(run: Run, reads: Reads, cursors: dict[str, int]):
+def rows_of_step(run: Run, spec: BatchSpec, cursors: dict[str, int]):
     """The step's prompts and demonstrations, padded to their common bucket: a pure function of seed and cursors."""
     s, prompts, demos = run.settings, (), ()
-    if reads.actors:
+    if spec.sampled_by:
         prompts = batches.order(
             s.seed, "rl", len(run.prompts.problems), cursors["rl"], s.batch.prompts_per_step
         )
-    if reads.demos and run.method.paired:
+    if spec.demos and run.method.paired:
         demos = prompts
-    elif reads.demos:
+    elif spec.demos:
         demos = batches.order(
             s.seed, "sft", len(run.demos.problems), cursors["sft"], s.batch.demos_per_step
         )
     used = [run.prompts.tokens[i] for i in prompts] + [run.demos.tokens[i] for i in demos]
     bucket = min(b for b in run.buckets if b >= max(map(len, used)))
     bucket = (
-        run.buckets[-1] if run.method.resample else bucket
+        run.buckets[-1] if run.method.resample_rounds else bucket
     )  # one that fits the prompts of further rounds, too
     demo_rows = (
         batches.demo_batch(
@@ -80,7 +80,7 @@ def rows_of_step(run: Run, reads: Reads, cursors: dict[str, int]):
             s.rollout.max_new,
             s.batch.demos_per_step + s.batch.demo_padding,
         )
-        if reads.demos
+        if spec.demos
         else None
     )
     return bucket, prompts, demo_rows
@@ -149,13 +149,13 @@ def with_noise(run: Run, reward_B: np.ndarray, indices, step: int) -> np.ndarray
 def replace_equal_groups(
     run: Run, programs: Programs, phi, step: int, bucket: int, cursor: int, rollouts: Rollouts
 ):
-    """Replace groups of equal rewards in place by informative ones of the next prompts, in at most method.resample rounds.
+    """Replace groups of equal rewards in place by informative ones of the next prompts, in at most method.resample_rounds rounds.
 
     Returns (cursor, [(indices, graded) of each round], seconds of grading); every prompt asked moves the cursor, used or not, so
     that the order stays a function of it. What cannot be replaced stays.
     """
     s, M, rounds, grading = run.settings, run.settings.batch.samples_per_prompt, [], 0.0
-    for _ in range(run.method.resample):
+    for _ in range(run.method.resample_rounds):
         R_PM = rollouts.reward_B.reshape(-1, M)
         equal = [p for p in range(len(R_PM)) if R_PM[p].min() == R_PM[p].max()]
         if not equal:

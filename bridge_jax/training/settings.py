@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bridge_jax import methods, tasks
-from bridge_jax.config import batch_table, schema
+from bridge_jax.config import batch_table, renamed, schema
 from bridge_jax.distributed import multihost, sharding
 from bridge_jax.models import attention, layers
 from bridge_jax.models.lora import Lora
@@ -183,18 +183,7 @@ def read(config: ConfigDict, devices: int) -> Settings:
         config.get(key, ConfigDict()).get("name", "") for key in ("method", "task")
     )
     method_module, task_module = methods.load(method_name), tasks.load(task_name)
-    known = {
-        field.name: field.default
-        for name in methods.names()
-        for field in dataclasses.fields(methods.load(name).Config)
-    }
-    method = schema.section(config, "method", method_module.Config, ("name", *known))
-    given = {key: value for key, value in config.method.items() if key != "name"}
-    defaults = {key: value for key, value in known.items() if key in given}
-    for key in schema.unread(given, defaults, method_module.Config):
-        logger.warning(
-            "method.%s=%r is set, but method %r never reads it", key, given[key], method_name
-        )
+    method = method_settings(config.method, method_name, method_module.Config)
     group = lambda name, cls: schema.section(config, name, cls)
     mesh, batch, rollout = (
         group("mesh", sharding.MeshConfig),
@@ -233,6 +222,24 @@ def read(config: ConfigDict, devices: int) -> Settings:
     )
     check(s)
     return s
+
+
+def method_settings(group: ConfigDict, name: str, cls: type) -> Any:
+    """The settings of the chosen method, config.method.<name>; a warning for those of others that are set."""
+    for key in group:
+        if key not in ("name", *methods.names()):
+            raise ValueError(
+                f"unknown key config.method.{key}: "
+                + (renamed.hint(name, key) or schema.did_you_mean(key, ("name", *methods.names())))
+            )
+    for other in sorted(set(group) - {"name", name}):
+        usual = dataclasses.asdict(methods.load(other).Config())
+        for key, (value, _) in schema.diff(group[other], usual).items():
+            if value != schema.NOT_SET:
+                logger.warning(
+                    "method.%s.%s=%r is set, but the method is %r", other, key, value, name
+                )
+    return schema.section({f"method.{name}": group.get(name, {})}, f"method.{name}", cls)
 
 
 def check(s: Settings) -> None:

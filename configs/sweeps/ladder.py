@@ -15,21 +15,29 @@ TUNED = pathlib.Path(__file__).resolve().parents[2] / "docs" / "study" / "tuned.
 METHODS = {  # variant -> method and what it sets beside the learning rates
     "sft": {"method": "sft"},
     "grpo": {"method": "grpo"},
-    "cold_start": {"method": "cold_start", "method.sft_steps": ROLLOUTS, "steps": 2 * ROLLOUTS},
+    "cold_start": {
+        "method": "cold_start",
+        "method.cold_start.sft_steps": ROLLOUTS,
+        "steps": 2 * ROLLOUTS,
+    },
     "alternate": {"method": "alternate", "steps": 2 * ROLLOUTS},
     "hybrid": {"method": "hybrid"},
     "bridge": {"method": "bridge"},
     "joint": {"method": "joint"},
-    "bridge_gain_only": {"method": "bridge", "method.w_learns": "gain"},
-    "bridge_resync": {"method": "bridge", "method.resync_every": 10},
-    "bridge_inner": {"method": "bridge", "method.inner_steps": 2},
-    "bridge_own": {"method": "bridge", "method.shadow_rollouts": "own", "steps": ROLLOUTS // 2},
-    "chord_mu": {"method": "chord", "method.chord_steps": ROLLOUTS},
+    "bridge_gain_only": {"method": "bridge", "method.bridge.variant.w_learns": "gain"},
+    "bridge_resync": {"method": "bridge", "method.bridge.variant.resync_every": 10},
+    "bridge_inner": {"method": "bridge", "method.bridge.variant.inner_steps": 2},
+    "bridge_own": {
+        "method": "bridge",
+        "method.bridge.variant.shadow_rollouts": "own",
+        "steps": ROLLOUTS // 2,
+    },
+    "chord_mu": {"method": "chord", "method.chord.mu_schedule.steps": ROLLOUTS},
     "chord_phi": {
         "method": "chord",
-        "method.chord_weighting": "phi",
-        "method.chord_mu": 0.1,
-        "method.chord_mu_end": 0.1,
+        "method.chord.weighting": "phi",
+        "method.chord.mu": 0.1,
+        "method.chord.mu_schedule.kind": "constant",
     },
     "luffy": {"method": "luffy"},
     "srft": {"method": "srft"},
@@ -66,7 +74,7 @@ def common(**given) -> dict:
 def annealed(given: dict) -> dict:
     """The settings with both learning rates falling to 0 at the end of the run, of each phase where there are two."""
     steps = given.get("steps", ROLLOUTS)
-    length = steps - given.get("method.sft_steps", 0)
+    length = steps - given.get("method.cold_start.sft_steps", 0)
     every = {"warmup_steps": length // 10, "decay_steps": length - length // 10}
     labels = ("base", "lora") if given["method"] in ("bridge", "joint") else ("base",)
     return (
@@ -108,7 +116,9 @@ def scaled(variant: str, factor: float) -> dict:
     """The lengths of a variant that trains for `factor` times its steps, each phase alike."""
     given = {"steps": ROLLOUTS} | METHODS[variant]
     return {
-        key: round(factor * given[key]) for key in ("steps", "method.sft_steps") if key in given
+        key: round(factor * given[key])
+        for key in ("steps", "method.cold_start.sft_steps")
+        if key in given
     }
 
 

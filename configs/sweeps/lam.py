@@ -11,15 +11,21 @@ from configs.sweeps import ladder
 
 def get_sweep() -> dict:
     """Five constants and three schedules x 4 seeds."""
-    rise = {"method.lam": 0.0, "method.lam_end": 1.0, "method.lam_steps": ladder.ROLLOUTS}
+    rise = {
+        "method.bridge.lam": 0.0,
+        "method.bridge.lam_schedule.end": 1.0,
+        "method.bridge.lam_schedule.steps": ladder.ROLLOUTS,
+    }
     thirds = (ladder.ROLLOUTS // 3, 2 * ladder.ROLLOUTS // 3)
-    variants = {f"lam_{lam}": {"method.lam": lam} for lam in (0.1, 0.3, 0.5, 0.7, 0.9)}
-    variants |= {kind: rise | {"method.lam_schedule": kind} for kind in ("linear", "cosine")}
+    variants = {f"lam_{lam}": {"method.bridge.lam": lam} for lam in (0.1, 0.3, 0.5, 0.7, 0.9)}
+    variants |= {
+        kind: rise | {"method.bridge.lam_schedule.kind": kind} for kind in ("linear", "cosine")
+    }
     variants["step"] = {
-        "method.lam": 0.1,
-        "method.lam_schedule": "step",
-        "method.lam_boundaries": thirds,
-        "method.lam_values": (0.5, 0.9),
+        "method.bridge.lam": 0.1,
+        "method.bridge.lam_schedule.kind": "step",
+        "method.bridge.lam_schedule.boundaries": thirds,
+        "method.bridge.lam_schedule.values": (0.5, 0.9),
     }
     bridge = ladder.settled("bridge")["bridge"]
     return dict(

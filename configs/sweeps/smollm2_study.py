@@ -21,7 +21,7 @@ def get_sweep() -> dict:
     lengths = {
         "sft": {},
         "grpo": {},
-        "cold_start": {"method.sft_steps": ROLLOUTS, "steps": 2 * ROLLOUTS},
+        "cold_start": {"method.cold_start.sft_steps": ROLLOUTS, "steps": 2 * ROLLOUTS},
         "alternate": {"steps": 2 * ROLLOUTS},
         "bridge": {},
     }

@@ -7,17 +7,21 @@ A variant is bridge/SETTING. lam "by the gain": more weight on the experts while
 
 from configs.sweeps import ladder
 
-RISE = {"method.lam": 0.1, "method.lam_end": 0.9, "method.lam_steps": ladder.ROLLOUTS}
-SETTINGS = {f"lam={lam}": {"method.lam": lam} for lam in (0.3, 0.7)} | {
-    "lam rises by a cosine, 0.1 to 0.9": RISE | {"method.lam_schedule": "cosine"},
+RISE = {
+    "method.bridge.lam": 0.1,
+    "method.bridge.lam_schedule.end": 0.9,
+    "method.bridge.lam_schedule.steps": ladder.ROLLOUTS,
+}
+SETTINGS = {f"lam={lam}": {"method.bridge.lam": lam} for lam in (0.3, 0.7)} | {
+    "lam rises by a cosine, 0.1 to 0.9": RISE | {"method.bridge.lam_schedule.kind": "cosine"},
     "lam by the gain, 0.2 to 0.8": {
-        "method.lam_schedule": "gain",
-        "method.lam": 0.2,
-        "method.lam_end": 0.8,
+        "method.bridge.lam_schedule.kind": "gain",
+        "method.bridge.lam": 0.2,
+        "method.bridge.lam_schedule.end": 0.8,
     },
-    "resync_every=25": {"method.resync_every": 25},
-    "inner_steps=4": {"method.inner_steps": 4},
-    "ratio_cap=2": {"method.ratio_cap": 2.0},
+    "resync_every=25": {"method.bridge.variant.resync_every": 25},
+    "inner_steps=4": {"method.bridge.variant.inner_steps": 4},
+    "ratio_cap=2": {"method.bridge.variant.ratio_cap": 2.0},
 }
 RATIOS = (0.1, 1, 10, 30)  # beta / alpha
 
@@ -34,9 +38,12 @@ def get_sweep() -> dict:
         f"bridge/{name}": ladder.at_tuned("bridge", **given) for name, given in SETTINGS.items()
     }
     variants["bridge/beta=30 alpha, resync_every=10"] = ladder.at_rate(
-        "bridge", alpha, 30, **{"method.resync_every": 10}
+        "bridge", alpha, 30, **{"method.bridge.variant.resync_every": 10}
     )
     variants["bridge/gain alone, beta=100 alpha, resync_every=10"] = ladder.at_rate(
-        "bridge", alpha, 100, **{"method.w_learns": "gain", "method.resync_every": 10}
+        "bridge",
+        alpha,
+        100,
+        **{"method.bridge.variant.w_learns": "gain", "method.bridge.variant.resync_every": 10},
     )
     return dict(config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=range(4))

@@ -60,7 +60,7 @@ def make(
         )
     )
     if sft_microbatches:
-        config.method.sft_microbatches = sft_microbatches
+        config.method.bridge.sft_microbatches = sft_microbatches
     config.optim.base.update(STEADY)
     config.optim.lora.update(STEADY)
     return build.sketch(config, jax.devices()[:1])
@@ -108,8 +108,8 @@ def completions(run: Run, model: str, data_dir: str) -> Batch:
 
     reward_B = jnp.asarray(np.random.default_rng(0).integers(0, 2, B), jnp.float32)
     samples = Rollouts(rows(P, B, 0), jnp.full((B, NEW), -2.0), reward_B, jnp.float32(1.0))
-    reads = run.method.kinds[0]
-    return Batch(rows(D, D, B) if reads.demos else None, dict.fromkeys(reads.actors, samples))
+    spec = run.method.step_kinds[0]
+    return Batch(rows(D, D, B) if spec.demos else None, dict.fromkeys(spec.sampled_by, samples))
 
 
 def compiled(trace: Callable, emitters: bool = False) -> tuple[jax.stages.Compiled, float]:
@@ -177,7 +177,7 @@ def updates(run: Run, model: str, data_dir: str) -> tuple[Callable[[], tuple[flo
     and those that it takes above that."""
     shapes = build.abstract_state(run)
     program, compile_s = compiled(
-        lambda: programs.trace_update(run, shapes, BUCKET, run.method.kinds[0])
+        lambda: programs.trace_update(run, shapes, BUCKET, run.method.step_kinds[0])
     )
     state, batch = (
         jax.jit(run.method.init)(build.initial_theta(run), jax.random.key(0)),
@@ -286,7 +286,7 @@ def step(repeats: int, model: str, data_dir: str, dtype: str, method: str) -> li
         work = {phase.name: phase.work(phase.trace()) for phase in phases.phases(run, shapes)}
         merge, merge_compile_s = compiled(lambda: programs.trace_policy(run, shapes, "theta"))
         update, update_compile_s = compiled(
-            lambda: programs.trace_update(run, shapes, BUCKET, run.method.kinds[0])
+            lambda: programs.trace_update(run, shapes, BUCKET, run.method.step_kinds[0])
         )
         sample, sample_compile_s = sampler(run, model, data_dir)
         compile_s = merge_compile_s + update_compile_s + sample_compile_s

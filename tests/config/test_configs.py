@@ -78,8 +78,8 @@ def test_state_and_step_of_the_papers_models_trace_at_full_size(name, method):
     )
     D = s.batch.demos_per_step + s.batch.demo_padding
     demos = Sequences(ints(D, S), ints(D), ints(D, T), ints(D))
-    for reads in made.kinds:
-        batch = Batch(demos if reads.demos else None, {"theta": rollouts} if reads.actors else {})
+    for spec in made.step_kinds:
+        batch = Batch(demos if spec.demos else None, {"theta": rollouts} if spec.sampled_by else {})
         after, metrics = jax.eval_shape(made.update, state, batch)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
             lambda x: (x.shape, x.dtype), state

@@ -12,7 +12,7 @@ FOLDER = pathlib.Path(__file__).resolve().parents[2] / "configs" / "sweeps"
 FILES = sorted(path for path in FOLDER.glob("*.py") if "def get_sweep" in path.read_text())
 VARIED = {
     "methods": "method.name",
-    "lam": "method.lam",
+    "lam": "method.bridge.lam",
     "lora": "model.lora_rank",
     "beta": "optim.lora.learning_rate",
     "reward_noise": "rollout.reward_noise",
@@ -67,8 +67,8 @@ def test_the_study_has_every_method():
 
 def test_lam_has_the_papers_range_and_every_schedule():
     runs = sweep.runs_of(sweep.load(str(FOLDER / "lam.py")))
-    assert {0.1, 0.3, 0.5, 0.7, 0.9} <= {run.settings["method.lam"] for run in runs}
-    assert {run.settings.get("method.lam_schedule", "constant") for run in runs} == {
+    assert {0.1, 0.3, 0.5, 0.7, 0.9} <= {run.settings["method.bridge.lam"] for run in runs}
+    assert {run.settings.get("method.bridge.lam_schedule.kind", "constant") for run in runs} == {
         "constant",
         "linear",
         "cosine",

@@ -27,14 +27,14 @@ def compiled(method: str, sizes: dict, own=(), arch=(), rank: int = 16, **batch)
         rank,
         6,
     )
-    config.method.update(dict(own))
+    config.method[method].update_from_flattened_dict(dict(own))
     config.model.arch.update(dict(arch))
     run = build.build(config, jax.devices()[: math.prod(sizes.values())])
     state = build.abstract_state(run)
     return (
         run,
         state,
-        programs.trace_update(run, state, run.buckets[0], run.method.reads(0))
+        programs.trace_update(run, state, run.buckets[0], run.method.batch_spec(0))
         .lower()
         .compile()
         .as_text(),
@@ -251,7 +251,7 @@ def test_the_tpus_compiler_gathers_each_matrix_of_a_layer_twice(method, passes):
     )
     run = build.sketch(config, chips.devices(chips.parse("v5e:2x4")))
     state = build.abstract_state(run)
-    traced = programs.trace_update(run, state, run.buckets[-1], run.method.reads(0))
+    traced = programs.trace_update(run, state, run.buckets[-1], run.method.batch_spec(0))
     moves = hlo.collectives(hlo.parse(traced.lower().compile().as_text()))
     # what is fetched from a stack within its loop; the head and the embedding, as large in tiles, lie outside
     matrices = {
@@ -305,7 +305,7 @@ def test_the_tpus_compiler_keeps_the_shadow_on_the_host():
     memory, states = {}, {}
     for offload in (False, True):
         config = tiny_runs.config("bridge")
-        config.mesh.fsdp, config.rollout.calls, config.method.shadow_offload = 8, 1, offload
+        config.mesh.fsdp, config.rollout.calls, config.method.bridge.shadow.offload = 8, 1, offload
         config.model.arch.update(
             dict(hidden_size=1024, intermediate_size=1024, head_dim=128)
         )  # whole tiles on each chip
@@ -314,7 +314,9 @@ def test_the_tpus_compiler_keeps_the_shadow_on_the_host():
         )
         run = build.sketch(config, chips.devices(chips.parse("v5e:2x4")))
         states[offload] = build.abstract_state(run)
-        traced = programs.trace_update(run, states[offload], run.buckets[-1], run.method.reads(0))
+        traced = programs.trace_update(
+            run, states[offload], run.buckets[-1], run.method.batch_spec(0)
+        )
         memory[offload] = traced.lower().compile().memory_analysis()
     shadow = states[True].params.theta_hat, states[True].opt_state.inner_states["shadow"]
     held = sum(
@@ -335,7 +337,7 @@ def test_sampler_and_update_attend_as_the_config_says(kind, kernels):
     state, bucket = build.abstract_state(run), run.buckets[0]
     for traced in (
         programs.trace_sampler(run, programs.abstract_phi(run, state), bucket, 2, 4),
-        programs.trace_update(run, state, bucket, run.method.reads(0)),
+        programs.trace_update(run, state, bucket, run.method.batch_spec(0)),
     ):
         assert ("pallas_call" in str(traced.jaxpr)) == kernels
 
@@ -345,7 +347,7 @@ def test_an_fp32_update_multiplies_fp32_throughout(kind):
     """Forward and backward, in the kernels too: left to itself an accelerator rounds fp32 factors to fewer bits."""
     run = build.build(tiny_runs.config("bridge", model__attention=kind), jax.devices()[:1])
     traced = programs.trace_update(
-        run, build.abstract_state(run), run.buckets[0], run.method.reads(0)
+        run, build.abstract_state(run), run.buckets[0], run.method.batch_spec(0)
     )
     of_dots = [
         equation.params["precision"]

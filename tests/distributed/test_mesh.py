@@ -53,7 +53,7 @@ def steps_of(method) -> dict[int, int]:
     """Kind of step -> the first step of that kind."""
     found = {}
     for step in range(60):
-        found.setdefault(method.kind(step), step)
+        found.setdefault(method.kind_of_step(step), step)
     return found
 
 
@@ -67,10 +67,10 @@ def on_one_device(name: str, **chosen):
             step=jnp.int32(step),
             params=toys.add(state.params, toys.noise_like(state.params, 1, 0.05)),
         )
-        given, reads = toys.model_batch(0), method.kinds[kind]
+        given, spec = toys.model_batch(0), method.step_kinds[kind]
         batch = Batch(
-            given.demos if reads.demos else None,
-            {actor: given.rollouts[actor] for actor in reads.actors},
+            given.demos if spec.demos else None,
+            {actor: given.rollouts[actor] for actor in spec.sampled_by},
         )
         found.append((state, batch, *jax.jit(method.update)(state, batch)))
     return found
@@ -150,7 +150,7 @@ def test_the_same_update_packed(sizes, places):
 @on_both
 @pytest.mark.parametrize(
     "chosen",
-    [dict(moments="factored"), dict(shadow_storage="difference")],
+    [dict(moments="factored"), dict(shadow__storage="difference")],
     ids=["factored", "difference"],
 )
 def test_the_same_update_in_less_memory(monkeypatch, sizes, chosen):
@@ -164,7 +164,7 @@ def test_a_shadow_in_the_hosts_memory():
     mesh, ends = mesh_of(MESHES["2x2x2"]), []
     for offload in (False, True):
         method = bridge.make(
-            bridge.Config(shadow_offload=offload), toys.transformer(), toys.linear()
+            toys.method_config("bridge", shadow__offload=offload), toys.transformer(), toys.linear()
         )
         state = jax.jit(method.init)(toys.transformer_theta(), jax.random.key(0))
         layout = sharding.of_state(mesh, state, THETA_AXES, W_AXES, method.on_host)

@@ -149,7 +149,9 @@ def test_layout_of_one_array():
 def test_layout_of_a_state():
     """Every part, and the moments of every part, as its parameter; scalars whole; ref where there is one."""
     mesh = mesh_of(fsdp=4, tensor=2)
-    method = bridge.make(bridge.Config(kl_coef=0.1), toys.transformer(), toys.recipes())
+    method = bridge.make(
+        toys.method_config("bridge", kl_coef=0.1), toys.transformer(), toys.recipes()
+    )
     state = jax.eval_shape(method.init, params.abstract(toys.CFG), jax.random.key(0))
     layout = sharding.of_state(mesh, state, THETA_AXES, W_AXES)
     q, A = PartitionSpec(None, "fsdp", "tensor", None), PartitionSpec(None, "fsdp", None)
@@ -274,7 +276,7 @@ def test_eight_devices_update_as_one(one_device, sizes):
     mesh = mesh_of(**sizes)
     # the policy of a run, which keeps rows spread over the mesh
     policy = build.make_policy(toys.CFG, settings.Model(), toys.ADAPTER, mesh)
-    method = bridge.make(bridge.Config(**toys.LAM_BY_STEP), policy, toys.linear())
+    method = bridge.make(toys.method_config("bridge", **toys.LAM_BY_STEP), policy, toys.linear())
     layout = sharding.of_state(mesh, state, THETA_AXES, W_AXES)
     placed = jax.device_put(state, layout), jax.device_put(batch, sharding.of_rows(mesh, batch))
     after, metrics = jax.jit(method.update, out_shardings=(layout, None))(*placed)

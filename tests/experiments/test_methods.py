@@ -27,8 +27,10 @@ def test_lines():
         "2",
     ]
     assert lines["joint"][4] == "theta: experts and samples; w: experts and samples"
-    gain = command.line("bridge", {"w_learns": "gain"})
-    assert gain[1] == "method.w_learns='gain'" and gain[4].endswith("w: samples and theta_hat")
+    gain = command.line("bridge", {"variant.w_learns": "gain"})
+    assert gain[1] == "method.bridge.variant.w_learns='gain'" and gain[4].endswith(
+        "w: samples and theta_hat"
+    )
     assert lines["sft"][2:7] == [
         "nobody",
         "of their own",

@@ -63,7 +63,7 @@ def test_grid_zip_seeds_and_variants(at_root, tmp_path):
     found = names(
         tmp_path,
         seeds=[0, 1],
-        variants={"sft": {"method": "sft"}, "half": {"method": "bridge", "method.lam": 0.5}},
+        variants={"sft": {"method": "sft"}, "half": {"method": "bridge", "method.bridge.lam": 0.5}},
         grid={"task.demo_size": [8, 16]},
         zip={"model.lora_rank": [2, 4], "model.lora_alpha": [2.0, 8.0]},
     )
@@ -73,10 +73,14 @@ def test_grid_zip_seeds_and_variants(at_root, tmp_path):
     ]
     assert not any("lora_rank=2__lora_alpha=8.0" in name for name in found)
     runs = command.runs_of(
-        command.load(write(tmp_path, variants={"half": {"method": "bridge", "method.lam": 0.5}}))
+        command.load(
+            write(tmp_path, variants={"half": {"method": "bridge", "method.bridge.lam": 0.5}})
+        )
     )
-    assert runs[0].config == "configs/ladder.py:bridge" and runs[0].settings == {"method.lam": 0.5}
-    assert "--config.method.lam=0.5" in command.command_of(
+    assert runs[0].config == "configs/ladder.py:bridge" and runs[0].settings == {
+        "method.bridge.lam": 0.5
+    }
+    assert "--config.method.bridge.lam=0.5" in command.command_of(
         runs[0], "D"
     ) and "--config.seed=0" in command.command_of(runs[0], "D")
 
@@ -133,7 +137,10 @@ def test_the_weights_that_a_run_began_from(tmp_path):
     [
         ({"set": {"task.corupt": 0.2}}, "unknown key 'task.corupt'.*did you mean 'corrupt'"),
         ({"set": {"tusk.corrupt": 0.2}}, "unknown key 'tusk.corrupt'.*did you mean 'task'"),
-        ({"grid": {"method.lamb": [0.1]}}, "unknown key 'method.lamb'.*did you mean 'lam'"),
+        (
+            {"grid": {"method.bridge.lamb": [0.1]}},
+            "unknown key 'method.bridge.lamb'.*did you mean 'lam'",
+        ),
         ({"set": {"steps": "many"}}, "steps"),
         ({"set": {"task.corrupt": "much"}}, "corrupt"),
         ({"variants": {"x": {"method": "bridg"}}}, "Did you mean 'bridge'"),
@@ -164,11 +171,11 @@ def test_numbers_of_numpy_are_given_as_pythons(at_root, tmp_path):
     path = tmp_path / "lam.py"
     path.write_text(
         "import numpy as np\n\ndef get_sweep():\n    return {'config': 'configs/ladder.py:bridge', 'seeds': [0], "
-        "'grid': {'method.lam': list(np.linspace(0.1, 0.9, 2))}}\n"
+        "'grid': {'method.bridge.lam': list(np.linspace(0.1, 0.9, 2))}}\n"
     )
     assert [
         command.command_of(run, "D")[-1] for run in command.runs_of(command.load(str(path)))
-    ] == ["--config.method.lam=0.1", "--config.method.lam=0.9"]
+    ] == ["--config.method.bridge.lam=0.1", "--config.method.bridge.lam=0.9"]
 
 
 @pytest.mark.parametrize("text", ['{"name": "a"}\n', "torn{}\n", "[]\n"])

@@ -393,7 +393,7 @@ def begun(workdir: pathlib.Path, step: int) -> bool:
 
 
 def read_all(descriptor: int, enough) -> None:
-    """Reads, so that the other side need not wait, until it is enough."""
+    """BatchSpec, so that the other side need not wait, until it is enough."""
     os.set_blocking(descriptor, False)
     while not enough():
         with contextlib.suppress(BlockingIOError):

@@ -47,15 +47,15 @@ def batch(prompts=(0,), tokens=((1,), (2,)), reward=(1, 0), asked=(0,), experts=
 
 def made(name: str, recipes=PLAIN, **fields):
     module = methods.load(name)
-    return module.make(module.Config(**fields), toys.bigram(), recipes)
+    return module.make(toys.method_config(name, **fields), toys.bigram(), recipes)
 
 
 def G_of(name: str, given: Batch = None, theta=UNIFORM, **fields) -> np.ndarray:
     """The direction [V,V] of theta in the first update."""
     method = made(name, **fields)
-    reads = method.reads(0)
+    spec = method.batch_spec(0)
     given = given or batch()
-    given = Batch(given.demos if reads.demos else None, given.rollouts if reads.actors else {})
+    given = Batch(given.demos if spec.demos else None, given.rollouts if spec.sampled_by else {})
     state, metrics = jax.jit(method.update)(method.init(theta, jax.random.key(0)), given)
     assert metrics["update/skipped"] == 0
     return (
@@ -84,17 +84,17 @@ def test_hybrid():
 
 def test_chord():
     """(1 - mu) and mu; phi weighs the expert's token by p (1 - p) = 5/36."""
-    close(G_of("chord", chord_mu=0.9), 0.1 * A * (e[1] - e[2]) / 2 + 0.9 * e[3])
+    close(G_of("chord", mu=0.9), 0.1 * A * (e[1] - e[2]) / 2 + 0.9 * e[3])
     weight = P_TOKEN * (1 - P_TOKEN)
     close(
-        G_of("chord", chord_mu=0.1, chord_weighting="phi"),
+        G_of("chord", mu=0.1, weighting="phi"),
         0.9 * A * (e[1] - e[2]) / 2 + 0.1 * weight * e[3],
     )
 
 
 def test_chord_falls_by_a_cosine():
     """mu at steps 0, half and end: 0.9, the middle, 0.05, and there it stays."""
-    method = made("chord", chord_steps=10)
+    method = made("chord", mu_schedule__steps=10)
     start, update = method.init(UNIFORM, jax.random.key(0)), jax.jit(method.update)
     seen = [
         float(update(start.replace(step=jnp.int32(step)), batch())[1]["chord/mu"])
@@ -137,7 +137,7 @@ def test_hpt():
     """Prompt 0 is solved once: GRPO with A = +-1/2; prompt 1 never: its expert 4. Each half counts by its share of prompts."""
     two = batch((0, 1), ((1,), (2,), (3,), (5,)), (1, 0, 0, 0), (0, 1), ((3,), (4,)))
     close(G_of("hpt", two), 0.5 * (e[1] - e[2]) / 4, 0.5 * e[4])
-    close(G_of("hpt", two, hpt_advantage="group"), 0.5 * A * (e[1] - e[2]) / 2, 0.5 * e[4])
+    close(G_of("hpt", two, advantage="group"), 0.5 * A * (e[1] - e[2]) / 2, 0.5 * e[4])
     solved = batch((0, 1), ((1,), (2,), (3,), (5,)), (1, 0, 1, 0), (0, 1), ((3,), (4,)))
     close(G_of("hpt", solved), (e[1] - e[2]) / 8, (e[3] - e[5]) / 8)
 
@@ -148,10 +148,10 @@ def test_hpts_gate():
     tokens = ((1,), (2,), (4,), (3,), (3,), (5,))
     given = batch((0, 1), tokens, (1, 0, 0, 1, 1, 0), (0, 1), ((3,), (4,)))
     right = (2 * e[3] - 2 * e[5]) / 9  # A = 1/3, 1/3 and -2/3 over three tokens
-    close(G_of("hpt", given, hpt_gate=1), 0.5 * e[3], 0.5 * right)
+    close(G_of("hpt", given, gate=1), 0.5 * e[3], 0.5 * right)
     close(G_of("hpt", given), (2 * e[1] - e[2] - e[4]) / 18, right / 2)
-    with pytest.raises(ValueError, match="hpt_gate=3 of batch.samples_per_prompt=3"):
-        G_of("hpt", given, hpt_gate=3)
+    with pytest.raises(ValueError, match="gate=3 of batch.samples_per_prompt=3"):
+        G_of("hpt", given, gate=3)
 
 
 def test_gspo():
@@ -171,7 +171,7 @@ def test_gspo_clips_whole_sequences():
     assert (
         metrics["rl/clip_fraction"] == 0.5
     )  # all of it in the second update, nothing in the first
-    wide = made("gspo", recipes, updates_per_batch=2, gspo_low=10.0, gspo_high=10.0)
+    wide = made("gspo", recipes, updates_per_batch=2, clip_low=10.0, clip_high=10.0)
     _, metrics = jax.jit(wide.update)(
         wide.init(UNIFORM, jax.random.key(0)), batch().replace(demos=None)
     )
@@ -183,8 +183,8 @@ def test_gspo_clips_whole_sequences():
     [
         ("grpo", "clip_low", "clip_high"),
         ("dr_grpo", "clip_low", "clip_high"),
-        ("dapo", "dapo_low", "dapo_high"),
-        ("gspo", "gspo_low", "gspo_high"),
+        ("dapo", "clip_low", "clip_high"),
+        ("gspo", "clip_low", "clip_high"),
     ],
 )
 def test_each_side_of_the_clip(name, low, high):
@@ -232,10 +232,10 @@ def run(name: str, steps: int, recipes=toys.recipes(0.1, 0.1), **fields):
     method, states = made(name, recipes, **fields), []
     state = method.init(toys.bigram_theta(), jax.random.key(0))
     for step in range(steps):
-        reads, given = method.reads(step), toys.batch(step, vocab=toys.V)
+        spec, given = method.batch_spec(step), toys.batch(step, vocab=toys.V)
         given = Batch(
-            given.demos if reads.demos else None,
-            {"theta": given.rollouts["theta"]} if reads.actors else {},
+            given.demos if spec.demos else None,
+            {"theta": given.rollouts["theta"]} if spec.sampled_by else {},
         )
         state, _ = jax.jit(method.update)(state, given)
         states.append(state)
@@ -245,7 +245,7 @@ def run(name: str, steps: int, recipes=toys.recipes(0.1, 0.1), **fields):
 def test_alternate_is_grpo_then_sft():
     """Bit for bit: step 0 is grpo's, step 1 is what sft makes of that state; and so on."""
     method, states = run("alternate", 2)
-    assert [method.reads(step) for step in range(4)] == [(("theta",), False), ((), True)] * 2
+    assert [method.batch_spec(step) for step in range(4)] == [(("theta",), False), ((), True)] * 2
     assert toys.same_bits(states[0], run("grpo", 1)[1][0])
     expert = made("sft", toys.recipes(0.1, 0.1))
     after, _ = jax.jit(expert.update)(states[0], Batch(toys.batch(1, vocab=toys.V).demos, {}))
@@ -256,7 +256,7 @@ def test_cold_start_is_sft_then_grpo_with_a_fresh_optimizer():
     """Bit for bit; with a KL term, to the policy that SFT made."""
     for fields in ({}, {"kl_coef": 0.1}):
         method, states = run("cold_start", 4, sft_steps=2, **fields)
-        assert [method.reads(step) for step in (0, 1, 2, 9)] == [((), True)] * 2 + [
+        assert [method.batch_spec(step) for step in (0, 1, 2, 9)] == [((), True)] * 2 + [
             (("theta",), False)
         ] * 2
         assert toys.same_bits(states[1].params, run("sft", 2)[1][1].params)
@@ -294,7 +294,7 @@ def test_bridge_without_an_adapter_is_the_hybrid_up_to_scale(lam):
 @pytest.mark.parametrize("mu", [0.2, 0.5])
 def test_chord_with_a_constant_mu_is_the_hybrid_up_to_scale(mu):
     theta = toys.bigram_theta()
-    G = G_of("chord", random_batch(), theta, chord_mu=mu, chord_mu_end=mu)
+    G = G_of("chord", random_batch(), theta, mu=mu, mu_schedule__kind="constant")
     np.testing.assert_allclose(
         G, (1 - mu) * G_of("hybrid", random_batch(), theta, mu=mu / (1 - mu)), rtol=1e-3, atol=2e-3
     )
@@ -320,23 +320,33 @@ def test_joint_moves_the_adapter_along_the_mixture():
 @pytest.mark.parametrize(
     "name, fields, message",
     [
-        ("hybrid", dict(mu=-1.0), "method.mu=-1.0; allowed: from 0.0"),
-        ("chord", dict(chord_mu=1.5), "method.chord_mu=1.5"),
-        ("chord", dict(chord_weighting="psi"), "method.chord_weighting='psi'; allowed: mu, phi"),
-        ("chord", dict(chord_steps=0), "method.chord_steps=0"),
-        ("joint", dict(lam_schedule="linear", lam=0.5, lam_end=0.5, lam_steps=9), "never leaves"),
-        ("joint", dict(lam_schedule="step"), "needs boundaries"),
-        ("luffy", dict(luffy_gamma=0.0), "method.luffy_gamma=0.0"),
-        ("srft", dict(srft_expert=-1.0), "method.srft_expert"),
-        ("luffy", dict(luffy_entropy=-0.1), "method.luffy_entropy=-0.1"),
-        ("hpt", dict(hpt_advantage="best"), "method.advantage='best'"),
-        ("hpt", dict(hpt_gate=-1), "method.hpt_gate=-1"),
-        ("hpt", dict(hpt_entropy=-1.0), "method.hpt_entropy=-1.0"),
-        ("gspo", dict(gspo_low=-1.0), "method.gspo_low"),
-        ("cold_start", dict(sft_steps=-1), "method.sft_steps=-1"),
-        ("grpo", dict(normaliser="mean"), "method.normaliser='mean'; allowed: 'tokens', 'longest'"),
-        ("joint", dict(lam=2.0), "lam_values=2.0"),
-        ("dr_grpo", dict(updates_per_batch=0), "method.updates_per_batch=0"),
+        ("hybrid", dict(mu=-1.0), "method.hybrid.mu=-1.0; allowed: from 0.0"),
+        ("chord", dict(mu=1.5), "method.chord.mu=1.5"),
+        ("chord", dict(weighting="psi"), "method.chord.weighting='psi'; allowed: mu, phi"),
+        ("chord", dict(mu_schedule__steps=0), "method.chord.mu_schedule.steps=0"),
+        (
+            "joint",
+            dict(
+                lam_schedule__kind="linear", lam=0.5, lam_schedule__end=0.5, lam_schedule__steps=9
+            ),
+            "never leaves",
+        ),
+        ("joint", dict(lam_schedule__kind="step"), "needs rising boundaries"),
+        ("luffy", dict(gamma=0.0), "method.luffy.gamma=0.0"),
+        ("srft", dict(expert_coef=-1.0), "method.srft.expert_coef"),
+        ("luffy", dict(entropy_coef=-0.1), "method.luffy.entropy_coef=-0.1"),
+        ("hpt", dict(advantage="best"), "method.hpt.advantage='best'"),
+        ("hpt", dict(gate=-1), "method.hpt.gate=-1"),
+        ("hpt", dict(entropy_coef=-1.0), "method.hpt.entropy_coef=-1.0"),
+        ("gspo", dict(clip_low=-1.0), "method.gspo.clip_low"),
+        ("cold_start", dict(sft_steps=-1), "method.cold_start.sft_steps=-1"),
+        (
+            "grpo",
+            dict(normaliser="mean"),
+            "method.grpo.normaliser='mean'; allowed: 'tokens', 'longest'",
+        ),
+        ("joint", dict(lam=2.0), "method.joint.lam=2.0"),
+        ("dr_grpo", dict(updates_per_batch=0), "method.dr_grpo.updates_per_batch=0"),
     ],
 )
 def test_refused(name, fields, message):

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from bridge_jax import objectives
-from bridge_jax.methods import bridge, grpo, sft
+from bridge_jax.methods import bridge, bridge_variants, grpo, sft
 from bridge_jax.types import Batch, Params, Rollouts
 from tests import toys
 
@@ -22,7 +22,9 @@ AS_USERS = pytest.param(toys.AS_USERS, id="as-users")
 @functools.cache
 def bigram_method(recipes=toys.recipes(3e-2, 3e-2), **fields):
     """BRIDGE on the table, and its compiled update."""
-    method = bridge.make(bridge.Config(**toys.LAM_BY_STEP | fields), toys.bigram(), recipes)
+    method = bridge.make(
+        toys.method_config("bridge", **toys.LAM_BY_STEP | fields), toys.bigram(), recipes
+    )
     return method, jax.jit(method.update)
 
 
@@ -53,7 +55,7 @@ def advanced(update, state, steps: int, make_batch=bigram_batch, first: int = 0)
 @pytest.mark.parametrize("options", [AT_HOME, AS_USERS])
 def test_step_0_on_the_table(shadow, options):
     """Gain exactly 0, ESS exactly 1, KL to theta_hat exactly 0, both J_RL bit-equal, and w moves all the same."""
-    method, _ = bigram_method(shadow_rollouts=shadow)
+    method, _ = bigram_method(variant__shadow_rollouts=shadow)
     state, metrics = jax.jit(method.update, compiler_options=options)(
         start(method, toys.bigram_theta(), 0.5), bigram_batch(0)
     )
@@ -64,18 +66,16 @@ def test_step_0_on_the_table(shadow, options):
     assert metrics["grad/norm_w"] > 0
 
 
-def directions(
-    policy, params: Params, batch: Batch, lam: float, term=objectives.surrogate, hat_facts=True
-):
-    """coupled_ascent with the objectives that bridge.update gives it."""
+def directions(policy, params: Params, batch: Batch, lam: float, term=objectives.surrogate):
+    """bridge.step with the objectives that bridge.update gives it."""
     rolled, demos = batch.rollouts["theta"], batch.demos
     rows = {"A_B": objectives.group_advantages(rolled.reward_B, 4)}
     J_RL, J_SFT = objectives.J_RL(policy, rolled, term), objectives.J_SFT(policy, demos)
-    behaved = lambda rl: rows | ({"behaviour_BT": rl["logp_BT"]} if hat_facts else {})
+    behaved = lambda rl: rows | {"behaviour_BT": rl.aux["logp_BT"]}
     return toys.directions(
-        lambda phi, _: objectives.gradient(J_SFT, phi, demos, {}),
         lambda phi: objectives.gradient(J_RL, phi, rolled.seqs, rows),
-        lambda phi, rl, _: objectives.gradient(J_RL, phi, rolled.seqs, behaved(rl)),
+        lambda phi: objectives.gradient(J_SFT, phi, demos, {}),
+        lambda phi, rl: objectives.gradient(J_RL, phi, rolled.seqs, behaved(rl)),
         lam=lam,
         params=params,
         policy=policy,
@@ -202,12 +202,18 @@ def test_lam_1_and_0_on_the_model():
 
 def test_bad_settings():
     """Unknown choices are refused at make, or where the advantage is first computed."""
-    make = lambda **fields: bridge.make(bridge.Config(**fields), toys.bigram(), toys.recipes())
-    with pytest.raises(ValueError, match="method.shadow_rollouts='both'; allowed: 'shared', 'own'"):
-        make(shadow_rollouts="both")
-    with pytest.raises(ValueError, match="schedule 'rise' is unknown"):
-        make(lam_schedule="rise")
-    assert make().reads(0) == (("theta",), True) and make(shadow_rollouts="own").reads(7) == (
+    make = lambda **fields: bridge.make(
+        toys.method_config("bridge", **fields), toys.bigram(), toys.recipes()
+    )
+    with pytest.raises(
+        ValueError, match="variant.shadow_rollouts='both'; allowed: 'shared', 'own'"
+    ):
+        make(variant__shadow_rollouts="both")
+    with pytest.raises(ValueError, match="lam_schedule.kind='rise'; allowed: constant"):
+        make(lam_schedule__kind="rise")
+    assert make().batch_spec(0) == (("theta",), True) and make(
+        variant__shadow_rollouts="own"
+    ).batch_spec(7) == (
         ("theta", "theta_hat"),
         True,
     )
@@ -216,28 +222,59 @@ def test_bad_settings():
 @pytest.mark.parametrize(
     "given, message",
     [
-        (dict(lam_schedule="gain"), r"method.lam_end=1.0 with .* for ever; allowed: below 1"),
-        (dict(lam_schedule="gain", lam_end=0.99999999), "method.lam_end=0.99999999 with"),
-        (dict(lam_schedule="gain", lam_end=0.5), "method.lam=0.5 and lam_end=0.5 with"),
-        (dict(lam_schedule="gain", lam_end=0.8, resync_every=1), "method.resync_every=1 with"),
-        (dict(lam_schedule="linear", lam=1.0, lam_steps=5), "from 1.0 to 1.0 never leaves"),
-        (dict(lam_schedule="cosine", lam_steps=0), "positive number of steps; given 0"),
-        (dict(lam_schedule="step", lam_boundaries=(), lam_values=()), "needs boundaries"),
-        (dict(lam_schedule="step", lam_boundaries=(9,), lam_values=(0.5,)), "never leaves"),
+        (
+            dict(lam_schedule__kind="gain"),
+            r"bridge.lam_schedule.end=1.0 with .* for ever; allowed: below 1",
+        ),
+        (
+            dict(lam_schedule__kind="gain", lam_schedule__end=0.99999999),
+            "lam_schedule.end=0.99999999 with",
+        ),
+        (dict(lam_schedule__kind="gain", lam_schedule__end=0.5), "from 0.5 to 0.5 never leaves"),
+        (
+            dict(lam_schedule__kind="gain", lam_schedule__end=0.8, variant__resync_every=1),
+            "variant.resync_every=1 with",
+        ),
+        (
+            dict(lam_schedule__kind="linear", lam=1.0, lam_schedule__steps=5),
+            "from 1.0 to 1.0 never leaves",
+        ),
+        (
+            dict(lam_schedule__kind="cosine", lam_schedule__steps=0),
+            "lam_schedule.steps=0 with kind='cosine'",
+        ),
+        (
+            dict(lam_schedule__kind="step", lam_schedule__boundaries=(), lam_schedule__values=()),
+            "needs rising boundaries",
+        ),
+        (
+            dict(
+                lam_schedule__kind="step",
+                lam_schedule__boundaries=(9,),
+                lam_schedule__values=(0.5,),
+            ),
+            "never leaves",
+        ),
     ],
 )
 def test_schedules_of_lam_that_could_never_leave_their_start(given, message):
     """Refused, however long the run; the nearest that can move is not."""
     with pytest.raises(ValueError, match=message):
-        bridge.check(bridge.Config(**given)), bridge.lam_rule(bridge.Config(**given))
-    bridge.check(bridge.Config(lam_schedule="gain", lam_end=0.8, resync_every=2))
+        bridge_variants.check(toys.method_config("bridge", **given))
+    bridge_variants.check(
+        toys.method_config(
+            "bridge", lam_schedule__kind="gain", lam_schedule__end=0.8, variant__resync_every=2
+        )
+    )
 
 
 @pytest.mark.parametrize("lam_end, moves", [(1.0, False), (0.8, True)])
 def test_lam_by_the_gain_is_stuck_at_1_alone(monkeypatch, lam_end, moves):
     """Why lam_end = 1 is refused: let through, gain and lam stay at 0 and 1 for ever; from 0.8 they leave."""
-    monkeypatch.setattr(bridge, "check_gain_schedule", lambda cfg: None)
-    cfg = bridge.Config(lam_schedule="gain", lam=0.2, lam_end=lam_end)
+    monkeypatch.setattr(bridge_variants, "check_gain_schedule", lambda cfg: None)
+    cfg = toys.method_config(
+        "bridge", lam_schedule__kind="gain", lam=0.2, lam_schedule__end=lam_end
+    )
     method = bridge.make(cfg, toys.bigram(), toys.recipes(3e-2, 3e-2))
     update, state, seen = (
         jax.jit(method.update),
@@ -336,8 +373,8 @@ def test_error_of_the_gain_covers():
 
 def test_gain_of_own_rollouts_by_hand():
     """mean R(theta) - mean R(theta_hat)."""
-    _, update = bigram_method(shadow_rollouts="own")
-    method, _ = bigram_method(shadow_rollouts="own")
+    _, update = bigram_method(variant__shadow_rollouts="own")
+    method, _ = bigram_method(variant__shadow_rollouts="own")
     batch = bigram_batch(0)
     theirs = batch.rollouts["theta_hat"].replace(reward_B=jnp.zeros(16).at[3].set(1.0))
     ours = batch.rollouts["theta"].replace(reward_B=jnp.zeros(16).at[:5].set(1.0))
@@ -352,7 +389,7 @@ def test_gain_of_own_rollouts_by_hand():
 
 def test_distances_of_own_rollouts():
     """KL and ESS are those of theta_hat on theta's samples; the sampler's error is that on theta_hat's own."""
-    method, update = bigram_method(shadow_rollouts="own")
+    method, update = bigram_method(variant__shadow_rollouts="own")
     state, batch = start(method, toys.bigram_theta(), 0.5), bigram_batch(0)
     far = toys.bigram_theta(5)
     theirs = batch.rollouts["theta_hat"]
@@ -375,14 +412,17 @@ def test_distances_of_own_rollouts():
 @pytest.mark.parametrize(
     "given, message",
     [
-        (dict(lam=1.5), r"lam_values=1.5; allowed: from 0.0 to 1.0"),
-        (dict(lam=float("nan")), "lam_values=nan; allowed"),
-        (dict(lam_end=-0.1), "lam_values=-0.1; allowed"),
-        (dict(lam_values=(2.0,)), "lam_values=2.0; allowed"),
-        (dict(ratio_cap=0.5), "method.ratio_cap=0.5; allowed: 0 .free., or above 1"),
-        (dict(ratio_cap=-2.0), "method.ratio_cap=-2.0"),
-        (dict(kl_coef=-1.0), "method.kl_coef=-1.0; allowed: from 0.0 upwards"),
-        (dict(advantage="z"), "method.advantage='z'; allowed: 'group', 'mean'"),
+        (dict(lam=1.5), r"method.bridge.lam=1.5; allowed: from 0.0 to 1.0"),
+        (dict(lam=float("nan")), "method.bridge.lam=nan; allowed"),
+        (dict(lam_schedule__end=-0.1), "lam_schedule.end=-0.1; allowed"),
+        (dict(lam_schedule__values=(2.0,)), "lam_schedule.values=2.0; allowed"),
+        (
+            dict(variant__ratio_cap=0.5),
+            "bridge.variant.ratio_cap=0.5; allowed: 0 .free., or above 1",
+        ),
+        (dict(variant__ratio_cap=-2.0), "variant.ratio_cap=-2.0"),
+        (dict(kl_coef=-1.0), "method.bridge.kl_coef=-1.0; allowed: from 0.0 upwards"),
+        (dict(advantage="z"), "method.bridge.advantage='z'; allowed: 'group', 'mean'"),
     ],
 )
 def test_numbers_that_cannot_be_meant(given, message):
@@ -399,7 +439,7 @@ def test_ratio_cap_reaches_the_shadow():
     )
     found = []
     for cap in (0.0, 2.0):
-        method, update = bigram_method(ratio_cap=cap)
+        method, update = bigram_method(variant__ratio_cap=cap)
         found.append(
             update(start(method, toys.bigram_theta(), 0.5).replace(params=far), bigram_batch(0))[1]
         )

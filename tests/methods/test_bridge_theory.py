@@ -1,6 +1,6 @@
 """What BRIDGE is meant to ascend, in float64: the analytic bilevel problem, finite differences, and the exact estimator.
 
-Everything here goes through `bridge.coupled_ascent` and the objectives that `bridge.update` gives it.
+Everything here goes through `bridge.step` and the objectives that `bridge.update` gives it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax import objectives
+from bridge_jax import objectives, optim
 from bridge_jax.methods import bridge
 from bridge_jax.types import Params, Policy, Rollouts, Sequences
 from tests import toys
@@ -57,7 +57,7 @@ def ascend(
     steps: int = 4000,
     rate: float = 0.1,
 ):
-    """Plain gradient ascent by coupled_ascent. hat_in_w 0 drops the shadow's gradient from w; hat_rate -1 flips its step."""
+    """Plain gradient ascent by bridge.step. hat_in_w 0 drops the shadow's gradient from w; hat_rate -1 flips its step."""
     square = lambda x: jnp.sum(x**2)
     J_RL = lambda phi: (
         -square(phi["theta"] - p["C"] @ phi["w"] - p["a"]) / 2
@@ -71,7 +71,7 @@ def ascend(
         return G | {"w": hat_in_w * G["w"]}, J, facts
 
     def step(params, _):
-        up = toys.directions(grad(J_SFT), grad(J_RL), hat, lam=lam, params=params, policy=PAIR)
+        up = toys.directions(grad(J_RL), grad(J_SFT), hat, lam=lam, params=params, policy=PAIR)
         return Params(
             params.theta + rate * up.theta["theta"],
             params.theta_hat + hat_rate * rate * up.theta_hat["theta"],
@@ -144,8 +144,8 @@ def test_directions_are_the_gradients_of_their_objectives():
         lambda phi, *_: (jax.grad(lambda phi: J(phi, seqs, rows)[0])(phi), 0.0, {})
     )
     up = toys.directions(
-        exact(J_SFT, demos),
         exact(J_RL, rolled.seqs),
+        exact(J_SFT, demos),
         exact(J_RL, rolled.seqs),
         lam=lam,
         params=params,
@@ -184,7 +184,7 @@ def test_update_applies_these_directions(storage):
     )
     recipes = toys.recipes(clip_norm=0.0)
     method = bridge.make(
-        bridge.Config(lam=lam, kl_coef=0.2, shadow_storage=storage), policy, recipes
+        toys.method_config("bridge", lam=lam, kl_coef=0.2, shadow__storage=storage), policy, recipes
     )
     stored = params if storage == "full" else params.replace(theta_hat=apart)
     state = method.init(toys.bigram_theta(2), jax.random.key(0)).replace(params=stored)
@@ -221,7 +221,7 @@ def test_update_applies_these_directions(storage):
     close(-10 * mu("shadow").theta_hat["table"], G_hat)
     close(-10 * mu("lora").w["A"], D @ w["B"].T)
     close(-10 * mu("lora").w["B"], w["A"].T @ D)
-    rate, found = recipes.base.learning_rate, bridge.STORAGE[storage].unpack(after.params)
+    rate, found = recipes.base.learning_rate, optim.STORAGE[storage].read(after.params)
     for part, up in (
         ("theta", G),
         ("theta_hat", G_hat),

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from bridge_jax import objectives, optim
-from bridge_jax.methods import bridge
+from bridge_jax.methods import bridge, bridge_variants
 from bridge_jax.optim import kept_in_bfloat16, to_bfloat16
+from bridge_jax.types import Params
 from tests import toys
 from tests.methods.test_bridge import advanced, bigram_batch, bigram_method, start
 
 
 def test_gain_alone():
     """At step 0 the gain has no gradient: w stands still; later it moves, and theta as ever."""
-    method, update = bigram_method(w_learns="gain")
+    method, update = bigram_method(variant__w_learns="gain")
     usual = bigram_method()[1]
     theta = toys.bigram_theta()
     first = advanced(update, start(method, theta, 0.5), 1)[0]
@@ -30,7 +31,7 @@ def test_gain_alone():
 def test_w_gain_direction():
     """pull(lam (dJ_RL(theta) - dJ_RL(theta_hat))), the SFT term left out."""
     policy = toys.bigram()
-    params = bridge.Params(
+    params = Params(
         toys.bigram_theta(),
         toys.noise_like(toys.bigram_theta(), 1, 0.5),
         toys.noise_like(policy.init_w(jax.random.key(0)), 2, 0.5),
@@ -38,15 +39,22 @@ def test_w_gain_direction():
     gradients = [toys.noise_like(params.theta, seed, 1.0) for seed in (3, 4, 5)]
     grad = lambda G: lambda *_: (G, 0.0, {})
     found = toys.directions(
-        *map(grad, gradients), lam=0.25, params=params, policy=policy, w_learns="gain"
+        *map(grad, gradients),
+        lam=0.25,
+        params=params,
+        policy=policy,
+        for_w=bridge_variants.gradient_for_w(
+            toys.method_config("bridge", variant__w_learns="gain")
+        ),
     )
-    expected = policy.pull(params.w, jax.tree.map(lambda r, h: 0.25 * (r - h), *gradients[1:]))
+    rl, _, hat = gradients
+    expected = policy.pull(params.w, jax.tree.map(lambda r, h: 0.25 * (r - h), rl, hat))
     assert toys.change(found.w, expected) < 1e-6
 
 
 def test_resync():
     """After every third step theta_hat is theta, bit for bit, and at no other; the next step has gain 0."""
-    method, update = bigram_method(resync_every=3)
+    method, update = bigram_method(variant__resync_every=3)
     state, gains = start(method, toys.bigram_theta(), 0.5), []
     for seed in range(7):
         state, metrics = update(state, bigram_batch(seed))
@@ -58,7 +66,7 @@ def test_resync():
 def test_inner_steps():
     """lam 1 and one step: theta_hat takes GRPO's step and a second one, importance-weighted, on the same samples; theta takes one."""
     recipes = toys.linear(0.5)
-    method, update = bigram_method(recipes, inner_steps=2)
+    method, update = bigram_method(recipes, variant__inner_steps=2)
     plain, plain_update = bigram_method(recipes)
     theta, given = toys.bigram_theta(), bigram_batch(0)
     twice, metrics = update(start(method, theta, 1.0), given)
@@ -77,7 +85,7 @@ def test_inner_steps():
         rows,
     )
     moved = jax.tree.map(jnp.subtract, twice.params.theta_hat, once.params.theta_hat)
-    assert objectives.cooperation(G, moved)["grad/cos_sft_rl"] > 0.999
+    assert objectives.gradient_alignment(G, moved)["grad/cos_sft_rl"] > 0.999
     assert int(twice.step) == int(once.step)
     count = lambda state, label: int(
         next(
@@ -99,7 +107,7 @@ def test_inner_steps_are_taken_at_thetas_rate():
         rate for step in range(7) for rate in [float(learning_rate(falling)(step))] * 3
     ]
     falling = Recipe(learning_rate=0.5, schedule="linear", decay_steps=4)
-    method, update = bigram_method(Recipes(falling, falling), inner_steps=3)
+    method, update = bigram_method(Recipes(falling, falling), variant__inner_steps=3)
     states = [start(method, toys.bigram_theta(), 0.5)]
     for seed in range(5):
         states.append(update(states[-1], bigram_batch(seed))[0])
@@ -112,7 +120,7 @@ def test_inner_steps_are_taken_at_thetas_rate():
 
 def test_low_memory_shadow():
     """Differences and moments in bfloat16: exact at step 0, lam 1 keeps theta_hat == theta, and the path stays near the full one's."""
-    method, update = bigram_method(shadow_storage="difference", shadow_moments="bfloat16")
+    method, update = bigram_method(shadow__storage="difference", shadow__moments="bfloat16")
     full, full_update = bigram_method()
     theta = toys.bigram_theta()
     small, large = (
@@ -122,7 +130,7 @@ def test_low_memory_shadow():
         jnp.dtype(jnp.bfloat16)
     }
     assert toys.same_bits(small[0].params.theta, large[0].params.theta)
-    unpacked = optim.unpacked(small[-1].params).theta_hat
+    unpacked = optim.read_shadow(optim.STORAGE["difference"], small[-1].params)
     travelled = toys.change(large[-1].params.theta_hat, theta)
     assert toys.change(unpacked, large[-1].params.theta_hat) < 0.1 * travelled
     shadow = lambda state: sum(
@@ -165,11 +173,15 @@ def test_moments_in_bfloat16_move():
 
 @pytest.mark.parametrize("kind", ["shared", "own"])
 def test_lam_follows_the_gain(kind):
-    """lam_end at gain 0, as at step 0; halfway at half of lam_gain; theta then moves by the mixture of that lam."""
+    """By the gain of the step before: lam_end at gain 0, as at step 0; halfway at half of lam_gain."""
     method, update = bigram_method(
-        lam_schedule="gain", lam=0.2, lam_end=0.8, lam_gain=0.4, shadow_rollouts=kind
+        lam_schedule__kind="gain",
+        lam_schedule__end=0.8,
+        lam_schedule__gain=0.4,
+        lam=0.2,
+        variant__shadow_rollouts=kind,
     )
-    state, seen = start(method, toys.bigram_theta(), 0.5), []
+    state, gain, seen = start(method, toys.bigram_theta(), 0.5), 0.0, []
     for seed in range(6):
         given = bigram_batch(seed)
         given = given.replace(
@@ -181,33 +193,32 @@ def test_lam_follows_the_gain(kind):
             else given.rollouts
         )
         state, metrics = update(state, given)
-        seen.append((float(metrics["bridge/gain"]), float(metrics["bridge/lam"])))
-    assert kind == "own" or seen[0] == (0.0, pytest.approx(0.8))
-    for gain, lam in seen:
-        assert lam == pytest.approx(0.8 - 0.6 * min(max(gain / 0.4, 0.0), 1.0), abs=1e-5)
-    assert len({round(lam, 3) for _, lam in seen}) >= 3
-    with pytest.raises(ValueError, match="lam_gain"):
-        bridge.check(bridge.Config(lam_gain=0.0))
+        expected = 0.8 - 0.6 * min(max(gain / 0.4, 0.0), 1.0)
+        assert float(metrics["bridge/lam"]) == pytest.approx(expected, abs=1e-5)
+        gain = float(metrics["bridge/gain"])
+        assert state.last_gain == metrics["bridge/gain"]
+        seen.append(round(float(metrics["bridge/lam"]), 3))
+    assert seen[0] == 0.8 and len(set(seen)) >= 3
+    with pytest.raises(ValueError, match="lam_schedule.gain=0.0; allowed: above 0"):
+        bridge_variants.check(
+            toys.method_config(
+                "bridge", lam_schedule__kind="gain", lam_schedule__end=0.8, lam_schedule__gain=0.0
+            )
+        )
 
 
-def test_a_lam_of_the_facts_enters_all_directions():
-    """coupled_ascent with a function that returns a number does what it does with the number."""
-    policy = toys.bigram()
-    params = bridge.Params(
-        toys.bigram_theta(),
-        toys.noise_like(toys.bigram_theta(), 1, 0.5),
-        toys.noise_like(policy.init_w(jax.random.key(0)), 2, 0.5),
+def test_a_gain_that_is_not_finite_is_not_remembered():
+    """lam goes on by the last gain that was a number, and the update is skipped."""
+    method, update = bigram_method(
+        lam_schedule__kind="gain", lam_schedule__end=0.8, lam_schedule__gain=0.4, lam=0.2
     )
-    grads = [
-        lambda *_, G=toys.noise_like(params.theta, seed, 1.0), seed=seed: (G, 0.0, {"seed": seed})
-        for seed in (3, 4, 5)
-    ]
-    by_facts = lambda rl, hat: 0.1 * rl["seed"] - 0.02 * hat["seed"]
-    by_number, by_function = (
-        toys.directions(*grads, lam=lam, params=params, policy=policy)
-        for lam in (0.1 * 4 - 0.02 * 5, by_facts)
-    )
-    assert toys.same_bits(by_number, by_function)
+    state = start(method, toys.bigram_theta(), 0.5).replace(last_gain=jnp.float32(0.1))
+    given = bigram_batch(0)
+    rolled = given.rollouts["theta"]
+    lost = rolled.replace(reward_B=rolled.reward_B.at[0].set(jnp.nan))
+    state, metrics = update(state, given.replace(rollouts={"theta": lost, "theta_hat": lost}))
+    assert metrics["update/skipped"] == 1 and jnp.isnan(metrics["bridge/gain"])
+    assert state.last_gain == jnp.float32(0.1)
 
 
 def test_experts_in_parts_are_the_same_update():
@@ -216,7 +227,9 @@ def test_experts_in_parts_are_the_same_update():
     D = batch.demos.length_B.shape[0]
 
     def stepped(parts: int):
-        method = bridge.make(bridge.Config(sft_microbatches=parts), toys.bigram(), toys.linear())
+        method = bridge.make(
+            toys.method_config("bridge", sft_microbatches=parts), toys.bigram(), toys.linear()
+        )
         return method.update(method.init(toys.bigram_theta(), jax.random.key(0)), batch)[0].params
 
     whole, cut = stepped(0), stepped(D // 2)
@@ -225,8 +238,7 @@ def test_experts_in_parts_are_the_same_update():
         ValueError, match=f"sft_microbatches={D - 1} does not divide the {D} rows.*allowed: 1, "
     ):
         stepped(D - 1)
-    assert (
-        bridge.rows_at_once(64, 80, 2) == 32
-        and bridge.rows_at_once(64, 16, 2) == 16
-        and bridge.rows_at_once(6, 0, 0) == 6
+    rows = lambda D, microbatch, parts: bridge_variants.demo_rows(
+        toys.method_config("bridge", sft_microbatches=parts), toys.sequences(0, D, 1), microbatch
     )
+    assert rows(64, 80, 2) == 32 and rows(64, 16, 2) == 16 and rows(6, 0, 0) == 6

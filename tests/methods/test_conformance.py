@@ -16,24 +16,25 @@ import numpy as np
 import pytest
 
 from bridge_jax import methods
+from bridge_jax.config import schema
 from bridge_jax.types import Batch, Method, TrainState
 from tests import toys
 
 VARIANTS = {
     "kl_coef": 0.1,
     "advantage": "mean",
-    "shadow_rollouts": "own",
+    "variant__shadow_rollouts": "own",
     "updates_per_batch": 2,
-    "ratio_cap": 2.0,
+    "variant__ratio_cap": 2.0,
     "sft_steps": 1,
-    "chord_weighting": "phi",
-    "w_learns": "gain",
-    "resync_every": 3,
-    "inner_steps": 2,
-    "shadow_storage": "difference",
-    "shadow_moments": "bfloat16",
-    "dapo_buffer": 0.0,
-    "hpt_gate": 2,
+    "weighting": "phi",
+    "variant__w_learns": "gain",
+    "variant__resync_every": 3,
+    "variant__inner_steps": 2,
+    "shadow__storage": "difference",
+    "shadow__moments": "bfloat16",
+    "overlong_buffer": 0.0,
+    "gate": 2,
 }
 METRIC = re.compile(r"[a-z_]+/[A-Za-z0-9_@]+")
 BAD = toys.V - 1  # in no batch but those that are to be skipped
@@ -44,7 +45,8 @@ def cases() -> list:
     """(name, fields of Config) of every method, and of every variant that its Config allows."""
     found = []
     for name in methods.names():
-        fields = {field.name for field in dataclasses.fields(methods.load(name).Config)}
+        defaults = dataclasses.asdict(methods.load(name).Config())
+        fields = {key.replace(".", "__") for key in schema.flatten(defaults)}
         found += [(name, {})] + [
             (name, {key: value}) for key, value in VARIANTS.items() if key in fields
         ]
@@ -76,7 +78,7 @@ def make(name: str, fields=(), policy=None, recipes=None, microbatch_rows: int =
     """A method on the bigram table."""
     module = methods.load(name)
     return module.make(
-        module.Config(**dict(fields)),
+        toys.method_config(name, **dict(fields)),
         policy or toys.bigram(),
         recipes or toys.recipes(),
         microbatch_rows,
@@ -100,9 +102,9 @@ def make_batch(method: Method, step: int, seed: int = 0) -> Batch:
     demos = demos.replace(length_B=demos.length_B.at[P if method.paired else -1 :].set(0))
     rolled = {
         actor: toys.rollouts(seed + i, P, M, vocab=BAD)
-        for i, actor in enumerate(method.reads(step).actors)
+        for i, actor in enumerate(method.batch_spec(step).actors)
     }
-    return Batch(demos if method.reads(step).demos else None, rolled)
+    return Batch(demos if method.batch_spec(step).demos else None, rolled)
 
 
 def copy(tree):
@@ -119,14 +121,14 @@ def test_contract(name, fields):
         and isinstance(state, TrainState)
         and isinstance(method.demos, bool)
     )
-    assert set(method.actors) <= {"theta", "theta_hat"} and (
-        not method.actors or "theta" in method.actors
+    assert set(method.sampling_policies) <= {"theta", "theta_hat"} and (
+        not method.sampling_policies or "theta" in method.sampling_policies
     )
-    assert methods.samples(name, methods.load(name).Config(**dict(fields)), toys.recipes()) == bool(
-        method.actors
+    assert methods.samples(name, toys.method_config(name, **dict(fields)), toys.recipes()) == bool(
+        method.sampling_policies
     )
-    assert method.reads(2) == method.reads(2) and all(
-        method.reads(step) in method.kinds for step in range(300)
+    assert method.batch_spec(2) == method.batch_spec(2) and all(
+        method.batch_spec(step) in method.step_kinds for step in range(300)
     )
     after, metrics = update(state, make_batch(method, 2, seed=5))
     shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
@@ -136,7 +138,7 @@ def test_contract(name, fields):
         assert METRIC.fullmatch(key) and value.shape == () and np.isfinite(value), key
     assert toys.change(after.params.theta, state.params.theta) > 1e-4
     kept = (
-        after.params.replace(theta_hat=None) if "shadow_storage" in dict(fields) else after.params
+        after.params.replace(theta_hat=None) if "shadow__storage" in dict(fields) else after.params
     )
     assert {x.dtype for x in jax.tree.leaves(kept)} == {jnp.dtype(jnp.float32)}
 
@@ -157,7 +159,7 @@ def test_policy(name, fields):
     method, _, state = built(name, fields)
     theta = toys.bigram_theta()
     fresh = method.init(theta, jax.random.key(0))
-    for actor in {"theta", *method.actors}:
+    for actor in {"theta", *method.sampling_policies}:
         assert toys.same_bits(method.policy(fresh.params, actor), theta)
         logp_BT, _ = toys.bigram_logp(
             method.policy(state.params, actor), toys.sequences(0, 2, 2, vocab=toys.V), 1.0
@@ -264,16 +266,16 @@ def test_learns(name, fields):
     method = make(name, fields, recipes=toys.recipes(0.1, 0.1))
 
     @functools.partial(jax.jit, static_argnums=2)
-    def step(state, key, reads):
+    def step(state, key, spec):
         batch = toys.bigram_batch(
-            {actor: method.policy(state.params, actor) for actor in reads.actors}, key
+            {actor: method.policy(state.params, actor) for actor in spec.sampled_by}, key
         )
-        return method.update(state, batch if reads.demos else batch.replace(demos=None))
+        return method.update(state, batch if spec.demos else batch.replace(demos=None))
 
     state = method.init(toys.bigram_theta(scale=0.1), jax.random.key(0))
     before = toys.bigram_success(method.policy(state.params))
     for k in range(60):
-        state, _ = step(state, jax.random.key(k), method.reads(k))
+        state, _ = step(state, jax.random.key(k), method.batch_spec(k))
     after = toys.bigram_success(method.policy(state.params))
     assert before < 0.25 and after > 0.5, (before, after)
 

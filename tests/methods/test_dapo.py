@@ -36,7 +36,7 @@ def test_a_right_answer_is_worth_more_than_a_wrong_one_at_any_length():
     seqs = Sequences(jnp.ones((1, 1), int), jnp.ones(1, int), jnp.ones((2 * T, T), int), length_B)
     right_B = jnp.repeat(jnp.array([1.0, 0.0]), T)
     rollouts = Rollouts(seqs, jnp.zeros((2 * T, T)), right_B, jnp.float32(1))
-    paid = np.asarray(dapo.penalised(rollouts, cfg.dapo_buffer, cfg.dapo_penalty))
+    paid = np.asarray(dapo.penalised(rollouts, cfg.overlong_buffer, cfg.overlong_penalty))
     assert paid[:T].min() == 0.5 and paid[T:].max() == 0 and paid[T:].min() == -0.5
     assert (paid[:T][: int(0.8 * T)] == 1).all()
 
@@ -44,7 +44,7 @@ def test_a_right_answer_is_worth_more_than_a_wrong_one_at_any_length():
 def test_first_update_by_hand():
     """Without a penalty it is GRPO's: A / 2 of (e1 - e2); penalised, a right and a wrong answer of equal length, too."""
     for buffer in (0.0, 0.2):
-        G = G_of("dapo", dapo_buffer=buffer)
+        G = G_of("dapo", overlong_buffer=buffer)
         np.testing.assert_allclose(G[0], A * (e[1] - e[2]) / 2, rtol=3e-3, atol=2e-4)
         np.testing.assert_allclose(G[1:], 0, atol=2e-4)
     assert np.abs(G_of("dapo", batch(reward=(1, 1)))).max() < 1e-4
@@ -52,22 +52,22 @@ def test_first_update_by_hand():
 
 def test_the_penalty_is_in_the_advantage():
     """Both right; T = 5 and a buffer of .4 take .5 off the sample of 5 tokens, none off that of 1: -A and A over 6 tokens."""
-    G = G_of("dapo", batch(tokens=((1,) * 5, (2,)), reward=(1, 1)), dapo_buffer=0.4)
+    G = G_of("dapo", batch(tokens=((1,) * 5, (2,)), reward=(1, 1)), overlong_buffer=0.4)
     np.testing.assert_allclose(
         G[:2], A * np.array([e[2] - e[1], -4 * e[1]]) / 6, rtol=3e-3, atol=2e-4
     )
     np.testing.assert_allclose(G[2:], 0, atol=2e-4)
     # beside a wrong answer of one token the size of the price shows: paid 1/2, 1 and 0
     three = batch(tokens=((1,) * 5, (2,), (3,)), reward=(1, 1, 0))
-    G = G_of("dapo", three, dapo_buffer=0.4)
+    G = G_of("dapo", three, overlong_buffer=0.4)
     np.testing.assert_allclose(G[0], (e[2] - e[3]) / 7, rtol=3e-3, atol=2e-4)
     np.testing.assert_allclose(G[1:], 0, atol=2e-4)
 
 
 def test_refused():
-    for given in ("dapo_buffer=1.5", "dapo_penalty=-0.5"):
+    for given in ("overlong_buffer=1.5", "overlong_penalty=-0.5"):
         key, _, value = given.partition("=")
-        with pytest.raises(ValueError, match=f"method.{given}"):
+        with pytest.raises(ValueError, match=f"method.dapo.{given}"):
             dapo.make(dapo.Config(**{key: float(value)}), toys.bigram(), toys.recipes())
 
 
@@ -79,7 +79,7 @@ def test_equal_groups_are_replaced(monkeypatch):
             batch__prompts_per_step=3,
             batch__microbatch_rows=4,
             rollout__calls=1,
-            method__dapo_resample=1,
+            method__dapo__resample_rounds=1,
         ),
         jax.devices()[:1],
     )
@@ -137,8 +137,8 @@ def test_reward_noise(monkeypatch):
 def test_the_study_punishes_no_worked_answer_for_its_length(buffer, share, caplog):
     """Worked solutions of the ladder are right answers; a buffer that reaches into them is warned about."""
     config = ladder.get_config("dapo")
-    assert config.method.dapo_buffer == 0.07
-    config.method.dapo_buffer = buffer
+    assert config.method.dapo.overlong_buffer == 0.07
+    config.method.dapo.overlong_buffer = buffer
     run = build.build(config, jax.devices()[:1])
     T = run.settings.rollout.max_new
     solutions = [problem.solution for problem in run.task.demos]
@@ -152,4 +152,4 @@ def test_the_study_punishes_no_worked_answer_for_its_length(buffer, share, caplo
     right = Rollouts(seqs, np.zeros((len(lengths), T)), np.ones(len(lengths), np.float32), 1.0)
     punished = dapo.penalised(right, buffer, 0.5) < 1
     assert float(np.mean(punished)) == pytest.approx(share, abs=0.03)
-    assert ("method.dapo_buffer=0.2 takes reward off" in caplog.text) == bool(share)
+    assert ("method.dapo.overlong_buffer=0.2 takes reward off" in caplog.text) == bool(share)

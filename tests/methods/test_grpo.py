@@ -116,4 +116,4 @@ def test_kl_pulls_back_to_the_start():
 def test_actors_and_demos():
     """theta samples in every step; demonstrations are not read."""
     method = grpo.make(grpo.Config(), toys.bigram(), toys.recipes())
-    assert method.reads(0) == method.reads(9) == (("theta",), False)
+    assert method.batch_spec(0) == method.batch_spec(9) == (("theta",), False)

@@ -48,8 +48,8 @@ def small(method: str):
         c.batch.update(dict(demos_per_step=64, microbatch_rows=64))
         c.optim.base.update(dict(warmup_steps=20, decay_steps=BASE_STEPS - 20))
         return c
-    c.steps = c.eval.every = c.method.chord_steps = STEPS
-    c.method.sft_steps = STEPS * 3 // 4
+    c.steps = c.eval.every = c.method.chord.mu_schedule.steps = STEPS
+    c.method.cold_start.sft_steps = STEPS * 3 // 4
     c.batch.update(dict(prompts_per_step=16, demos_per_step=16, microbatch_rows=128))
     for recipe in (c.optim.base, c.optim.lora):
         recipe.update(dict(learning_rate=RATE, schedule="constant", warmup_steps=0, decay_steps=0))
@@ -99,15 +99,15 @@ def test_learns(base, tmp_path, method):
 
 
 VARIANTS = {
-    "chord": [dict(chord_weighting="phi", chord_mu=0.1, chord_mu_end=0.1)],
+    "chord": [dict(weighting="phi", mu=0.1, mu_schedule__kind="constant")],
     "bridge": [
-        dict(w_learns="gain"),
-        dict(resync_every=5),
-        dict(inner_steps=3),
-        dict(shadow_rollouts="own"),
-        dict(shadow_storage="difference", shadow_moments="bfloat16"),
-        dict(shadow_moments="factored"),
-        dict(lam_schedule="gain", lam=0.3, lam_end=0.7),
+        dict(variant__w_learns="gain"),
+        dict(variant__resync_every=5),
+        dict(variant__inner_steps=3),
+        dict(variant__shadow_rollouts="own"),
+        dict(shadow__storage="difference", shadow__moments="bfloat16"),
+        dict(shadow__moments="factored"),
+        dict(lam_schedule__kind="gain", lam=0.3, lam_schedule__end=0.7),
         dict(lam=1.0),
     ],
 }

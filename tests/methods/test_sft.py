@@ -66,4 +66,4 @@ def test_learns_the_demonstrations():
 
 def test_actors_and_demos():
     """Nobody samples."""
-    assert METHOD.reads(0) == ((), True)
+    assert METHOD.batch_spec(0) == ((), True)

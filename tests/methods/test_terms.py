@@ -129,16 +129,16 @@ def updated(
 ):
     """The params before and after one update at THETA with the reference REF, and its metrics."""
     module = methods.load(name)
-    method = module.make(module.Config(**fields), toys.bigram(), recipes)
+    method = module.make(toys.method_config(name, **fields), toys.bigram(), recipes)
     table = lambda x: {"table": jnp.asarray(x, jnp.float32)}
     state = method.init(table(THETA), jax.random.key(0)).replace(step=jnp.int32(step))
     params = state.params if w is None else state.params.replace(w=w)
     params = params if hat is None else params.replace(theta_hat=table(hat))
     state = state.replace(params=params, ref=None if state.ref is None else table(REF))
-    batch, reads = batch or BATCH, method.reads(step)
+    batch, spec = batch or BATCH, method.batch_spec(step)
     read = Batch(
-        batch.demos if reads.demos else None,
-        {actor: batch.rollouts[actor] for actor in reads.actors},
+        batch.demos if spec.demos else None,
+        {actor: batch.rollouts[actor] for actor in spec.sampled_by},
     )
     after, metrics = jax.jit(method.update)(state, read)
     assert metrics["update/skipped"] == 0
@@ -184,7 +184,7 @@ def test_chord(kind, weighting):
     ]
     expert = seen.score([SFT * weight for weight in weights])
     before, after, metrics = updated(
-        "chord", chord_mu=0.7, chord_weighting=weighting, advantage=kind, kl_coef=KL
+        "chord", mu=0.7, weighting=weighting, advantage=kind, kl_coef=KL
     )
     close(moved(before, after), 0.3 * G_RL(THETA, kind, KL) + 0.7 * expert)
     agree(metrics, expert, G_RL(THETA, kind, KL))
@@ -213,7 +213,7 @@ def test_luffy():
     rl = own.score(A / total) + own.spread([c / total] * len(SAMPLES))
     sft = expert.score([a * f / total for a, f in zip(A_expert, slope)])
     sft += expert.spread([c / total] * len(EXPERTS))
-    before, after, metrics = updated("luffy", luffy_gamma=gamma, luffy_entropy=c)
+    before, after, metrics = updated("luffy", gamma=gamma, entropy_coef=c)
     close(moved(before, after), rl + sft)
     agree(metrics, sft, rl)
 
@@ -230,7 +230,7 @@ def test_srft():
     rl = own.score(
         [(b * np.exp(H) if R else -1.0) / own.total for H, R in zip(own.entropy, REWARD)]
     )
-    before, after, metrics = updated("srft", srft_expert=a, srft_rewarded=b)
+    before, after, metrics = updated("srft", expert_coef=a, rewarded_coef=b)
     close(moved(before, after), rl + sft)
     agree(metrics, sft, rl)
 
@@ -248,9 +248,9 @@ def test_hpt(kind, gate, R):
     sft = expert.score(first) + expert.spread(c * first)
     before, after, metrics = updated(
         "hpt",
-        hpt_advantage=kind,
-        hpt_gate=gate,
-        hpt_entropy=c,
+        advantage=kind,
+        gate=gate,
+        entropy_coef=c,
         batch=Batch(BATCH.demos, {"theta": rollouts(SAMPLES, R)}),
     )
     close(moved(before, after), 0.5 * rl + 0.5 * sft)
@@ -267,8 +267,8 @@ def test_hpt_shares_are_of_prompts():
     sft = Tokens(THETA, prompts, expert_rows).score([1 / 5, 0.0, 1 / 5])
     before, after, metrics = updated(
         "hpt",
-        hpt_advantage="group",
-        hpt_entropy=0.0,
+        advantage="group",
+        entropy_coef=0.0,
         batch=Batch(rows(prompts, expert_rows), {"theta": rollouts(given, R, prompts)}),
     )
     close(moved(before, after), rl / 3 + 2 * sft / 3)
@@ -287,8 +287,8 @@ def test_gspo(kind):
 
 WIDE = {
     "grpo": dict(clip_low=1.0, clip_high=50.0),
-    "dapo": dict(dapo_low=1.0, dapo_high=50.0, dapo_buffer=0.0),
-    "gspo": dict(gspo_low=1.0, gspo_high=50.0),
+    "dapo": dict(clip_low=1.0, clip_high=50.0, overlong_buffer=0.0),
+    "gspo": dict(clip_low=1.0, clip_high=50.0),
 }
 
 
@@ -309,7 +309,9 @@ def test_the_behaviour_is_who_sampled(name):
     close(moved(before, after), table - THETA)
 
 
-BY_STEP = dict(lam_schedule="step", lam_boundaries=(10,), lam=0.5, lam_values=(0.8,))
+BY_STEP = dict(
+    lam_schedule__kind="step", lam_schedule__boundaries=(10,), lam=0.5, lam_schedule__values=(0.8,)
+)
 W = toys.noise_like(toys.bigram().init_w(jax.random.key(0)), 5, 0.5)
 PHI = THETA + np.asarray(W["A"], np.float64) @ np.asarray(W["B"], np.float64)
 PHI_HAT = PHI - THETA + HAT
@@ -345,7 +347,14 @@ def test_joint(kind, step, lam):
 def test_bridge(kind, actor, step, lam):
     """All three parts at one iterate, theta_hat apart from theta, by the lam of the step, with the KL term in both J_RL."""
     before, after, metrics = updated(
-        "bridge", step, HAT, W, advantage=kind, kl_coef=KL, shadow_rollouts=actor, **BY_STEP
+        "bridge",
+        step,
+        HAT,
+        W,
+        advantage=kind,
+        kl_coef=KL,
+        variant__shadow_rollouts=actor,
+        **BY_STEP,
     )
     G = G_RL(PHI, kind, KL)
     hat = (
@@ -370,6 +379,8 @@ def test_bridge_with_inner_steps(actor):
     for _ in range(3):
         table += G_RL(table, **fields)
     recipes = Recipes(ASCENT, STILL)
-    before, after, _ = updated("bridge", 0, HAT, W, recipes, inner_steps=3, shadow_rollouts=actor)
+    before, after, _ = updated(
+        "bridge", 0, HAT, W, recipes, variant__inner_steps=3, variant__shadow_rollouts=actor
+    )
     close(moved(before, after, "theta_hat"), table - PHI_HAT)
     assert toys.same_bits(before.w, after.w)

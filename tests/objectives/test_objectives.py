@@ -70,7 +70,7 @@ def test_group_advantages():
         objectives.group_advantages(jnp.array([1.0, 0, 0, 0]), 4, "mean"),
         [0.75, -0.25, -0.25, -0.25],
     )
-    with pytest.raises(ValueError, match="method.advantage='rank'; allowed: 'group', 'mean'"):
+    with pytest.raises(ValueError, match="advantage='rank'; allowed: 'group', 'mean'"):
         objectives.group_advantages(jnp.zeros(4), 4, "rank")
 
 
@@ -184,14 +184,14 @@ def test_J_SFT_by_hand():
     table = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [1 / 3, 1 / 3, 1 / 3]]))
     demos = rows([0, 1, 2, 2], [[1, 2, 0], [0, 2, 2], [1, 1, 1], [2, 2, 2]], [2, 1, 0, 0])
     J = objectives.J_SFT(toys.bigram(), demos)
-    G, value, facts = objectives.gradient(J, {"table": table}, demos, {})
+    G, value, aux = objectives.gradient(J, {"table": table}, demos, {})
     close(value, (math.log(0.25) + math.log(0.7) + math.log(0.1)) / 3)
     close(
         G["table"],
         np.array([[-0.5, 0.75, -0.25], [0.9 - 0.1, -0.4, 0.3 - 0.7], [0, 0, 0]]) / 3,
         atol=1e-7,
     )
-    close(facts["logp_BT"][0, :2], [math.log(0.25), math.log(0.7)])
+    close(aux["logp_BT"][0, :2], [math.log(0.25), math.log(0.7)])
 
 
 def test_J_RL_by_hand():
@@ -276,9 +276,9 @@ def test_bonus_of_entropy(coef):
         ),
     }
     for J, given, weight_B, temperature in cases.values():
-        G, _, facts = objectives.gradient(J, phi, seqs, given)
+        G, _, aux = objectives.gradient(J, phi, seqs, given)
         close(G, jax.grad(expected)(phi, weight_B, temperature), rtol=1e-5, atol=1e-7)
-        assert facts["entropy_BT"].shape == (3, 2)
+        assert aux["entropy_BT"].shape == (3, 2)
     assert asked == [coef > 0] * 2
 
 
@@ -308,7 +308,7 @@ def test_gradient_of_the_kl_by_hand(behaved):
     given = {"A_B": jnp.zeros(3), "ref_BT": jnp.log(ref)[:, None]}
     if behaved:
         given["behaviour_BT"] = jnp.log(column(1 / 3, 1 / 3, 1 / 3))
-    G, value, facts = objectives.gradient(
+    G, value, aux = objectives.gradient(
         J, {"table": jnp.log(jnp.asarray([p, p, p]))}, rolled.seqs, given
     )
     k3 = ref / p - np.log(ref / p) - 1
@@ -318,7 +318,7 @@ def test_gradient_of_the_kl_by_hand(behaved):
     close(G["table"][0], by_hand, rtol=1e-5, atol=1e-7)
     if behaved:
         close(by_hand, -c * (p - ref), atol=1e-12)
-    close(facts["kl_BT"][:, 0], k3, rtol=1e-5, atol=1e-6)
+    close(aux["kl_BT"][:, 0], k3, rtol=1e-5, atol=1e-6)
 
 
 def test_micro_split():
@@ -343,7 +343,7 @@ def test_micro_split():
 
 
 def test_gradient_over_micro_batches():
-    """1, 2, 4, 8 micro-batches: the same gradient, value and facts, since the count is global. G is fp32 for bf16 weights."""
+    """1, 2, 4, 8 micro-batches: the same gradient, value and aux, since the count is global. G is fp32 for bf16 weights."""
     policy, demos = toys.bigram(), toys.sequences(1, P=8, M=1, vocab=toys.V)
     J, phi = objectives.J_SFT(policy, demos), toys.bigram_theta()
     whole = objectives.gradient(J, phi, demos, {})
@@ -364,8 +364,8 @@ def test_a_pass_of_a_lost_step_is_not_made():
     ):
         close(mine, theirs, atol=1e-7)
     for done in (jnp.inf, -jnp.inf, jnp.nan):
-        G, value, facts = of(jnp.float32(done))
-        assert jnp.isnan(value) and not any(x.any() for x in jax.tree.leaves((G, facts)))
+        G, value, aux = of(jnp.float32(done))
+        assert jnp.isnan(value) and not any(x.any() for x in jax.tree.leaves((G, aux)))
 
 
 def test_logp_of_is_the_policy_at_its_temperature():
@@ -384,12 +384,12 @@ def test_inner_and_cosine():
         {"x": jnp.array([1.0, 5]), "y": jnp.array([[2.0]])},
     )
     close(objectives.inner(a, b), 11.0)
-    found = objectives.cooperation(a, b)
+    found = objectives.gradient_alignment(a, b)
     assert set(found) == {"grad/cos_sft_rl", "coop/inner", "coop/norm_ratio"}
     close(found["grad/cos_sft_rl"], 11 / (5 * math.sqrt(30)))
     close(found["coop/inner"], 11.0)
     close(found["coop/norm_ratio"], 5 / math.sqrt(30))
-    idle = objectives.cooperation(a, jax.tree.map(jnp.zeros_like, a))
+    idle = objectives.gradient_alignment(a, jax.tree.map(jnp.zeros_like, a))
     assert idle["grad/cos_sft_rl"] == idle["coop/norm_ratio"] == 0.0
 
 
@@ -400,7 +400,7 @@ def test_cooperation_by_group_of_layers():
         "layers": {"q": jnp.array([[1.0, 1], [0, -1], [0, 0], [1, 0]])},
         "embed": jnp.array([-1.0]),
     }
-    found = objectives.cooperation(a, b)
+    found = objectives.gradient_alignment(a, b)
     for name, value in {
         "": 0.0 - 2 + 1 - 2 + 3,
         "_early": 1.0,
@@ -417,14 +417,14 @@ def test_passed_by_hand():
     """Two prompts of 1 and 2 tokens with two completions each; a group that is nothing but padding costs nothing."""
     seqs = rows([0, 0], [[1, 1], [1, 1], [1, 1], [1, 1]], [1, 2, 2, 0])
     seqs = seqs.replace(prompt_len_P=jnp.array([3, 4]))
-    found = objectives.passed(seqs, seqs, forward=(seqs,))
+    found = objectives.token_counts(seqs, seqs, forward=(seqs,))
     assert {key: int(value) for key, value in found.items()} == {
         "budget/gradient_tokens": 10,
         "budget/gradient_prompt_tokens": 14,
         "budget/forward_tokens": 12,
     }
     idle = seqs.replace(length_B=jnp.array([1, 2, 0, 0]))
-    assert objectives.passed(idle)["budget/gradient_prompt_tokens"] == 3
+    assert objectives.token_counts(idle)["budget/gradient_prompt_tokens"] == 3
 
 
 def test_token_means():
@@ -440,11 +440,11 @@ def test_token_means():
 def test_demo_metrics():
     """stop_prob is the mean probability of the last expert token over real rows; padding rows count nowhere."""
     demos = rows([0, 0, 0], [[1, 0], [0, 0], [0, 0]], [2, 1, 0])
-    facts = {
+    aux = {
         "logp_BT": jnp.log(jnp.array([[0.9, 0.5], [0.25, 0.9], [0.9, 0.9]])),
         "entropy_BT": jnp.ones((3, 2)),
     }
-    metrics = objectives.demo_metrics(facts, demos)
+    metrics = objectives.demo_metrics(aux, demos)
     close(metrics["sft/stop_prob"], (0.5 + 0.25) / 2)
     close(metrics["sft/entropy"], 1.0)
     assert metrics["budget/demo_tokens"] == 3
@@ -455,8 +455,8 @@ def test_rollout_metrics():
     """Group shares, and the gap between sampler and trainer on the tokens that count."""
     rolled = on_policy(rows([0, 1], [[1, 1]] * 4, [1, 2, 2, 1]), [1, 1, 0, 0])
     rolled = rolled.replace(logp_BT=jnp.array([[-1.0, 7], [-1, -1.5], [-1, -1], [-1, 7]]))
-    facts = {"logp_BT": -jnp.ones((4, 2)), "entropy_BT": 2 * jnp.ones((4, 2))}
-    metrics = objectives.rollout_metrics(facts, rolled)
+    aux = {"logp_BT": -jnp.ones((4, 2)), "entropy_BT": 2 * jnp.ones((4, 2))}
+    metrics = objectives.rollout_metrics(aux, rolled)
     expected = {
         "reward/mean": 0.5,
         "reward/all_right": 0.5,

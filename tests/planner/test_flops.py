@@ -101,14 +101,14 @@ def test_a_whole_update_against_the_compiler(method, passes):
     """What the method's own ledger says is passed, and the FLOPs that follow, optimizer left out, within 10%."""
     run = sketch(method)
     state = build.abstract_state(run)
-    reads = run.method.kinds[0]
-    traced = programs.trace_update(run, state, 48, reads)
-    spent = flops.passes(traced, programs.abstract_batch(run, 48, reads), 48, 64)
+    spec = run.method.step_kinds[0]
+    traced = programs.trace_update(run, state, 48, spec)
+    spent = flops.passes(traced, programs.abstract_batch(run, 48, spec), 48, 64)
     rollouts, demos, forward = passes
     assert spent["budget/gradient_tokens"] == 64 * 8 * (rollouts + demos)
     assert spent["budget/gradient_prompt_tokens"] == 48 * (2 * rollouts + 8 * demos)
     assert spent["budget/forward_tokens"] == forward
-    ours = phases.of_update(run, state, 48, reads, traced).flops
+    ours = phases.of_update(run, state, 48, spec, traced).flops
     assert ours == pytest.approx(traced.lower().compile().cost_analysis()["flops"], rel=0.1)
 
 
@@ -193,10 +193,10 @@ def test_the_experts_are_read_for_as_many_micro_batches_as_they_make():
     """Four parts instead of one: their weights are read, and their gradients added, four times."""
     moved = {}
     for parts in (0, 4):
-        run = sketch("bridge", method__sft_microbatches=parts)
-        state, reads = build.abstract_state(run), run.method.kinds[0]
+        run = sketch("bridge", method__bridge__sft_microbatches=parts)
+        state, spec = build.abstract_state(run), run.method.step_kinds[0]
         moved[parts] = phases.of_update(
-            run, state, 48, reads, programs.trace_update(run, state, 48, reads)
+            run, state, 48, spec, programs.trace_update(run, state, 48, spec)
         ).bytes
     rows = flops.Rows(8, 8, 48, 64)
     assert (
@@ -283,7 +283,7 @@ def test_what_lies_in_the_hosts_memory_is_counted_apart():
     sizes = {}
     for offload in (False, True):
         config = tiny_runs.config("bridge")
-        config.method.shadow_offload = offload
+        config.method.bridge.shadow.offload = offload
         run = build.sketch(config, jax.devices()[:1])
         sizes[offload] = [phases.state_bytes(run, 4, on_host) for on_host in (False, True)]
     weights = sum(leaf.size for leaf in jax.tree.leaves(build.abstract_state(run).params.theta_hat))

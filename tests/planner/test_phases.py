@@ -47,7 +47,7 @@ def test_both_actors_weights_lie_beside_the_sampler():
     beside = {}
     for own in ("shared", "own"):
         given = config("bridge")
-        given.method.shadow_rollouts = own
+        given.method.bridge.variant.shadow_rollouts = own
         run = build.sketch(given, jax.devices()[:8])
         state = build.abstract_state(run)
         beside[own] = {phase.name: phase.resident for phase in phases.phases(run, state)}
@@ -166,7 +166,7 @@ def test_candidates_come_out_even():
     do not go with 2 rows a device, where they are filled up to 32."""
     assert microbatch_candidates(config("grpo"), jax.devices()[:8]) == [1, 2, 4]
     parts = config("bridge")
-    parts.batch.demos_per_step, parts.method.sft_microbatches = 24, 3
+    parts.batch.demos_per_step, parts.method.bridge.sft_microbatches = 24, 3
     parts.batch.microbatch_rows = 1
     assert microbatch_candidates(parts, jax.devices()[:8]) == [1, 4]
 
@@ -283,7 +283,7 @@ def test_the_compilers_own_file_comes_before_what_jaxlib_reads(tmp_path):
 def test_the_compilers_own_file_says_the_same(tmp_path):
     run = build.sketch(config("grpo"), chips.devices(chips.parse("v5e:2x4")))
     traced = programs.trace_update(
-        run, build.abstract_state(run), run.buckets[-1], run.method.reads(0)
+        run, build.abstract_state(run), run.buckets[-1], run.method.batch_spec(0)
     )
     compiled = traced.lower().compile(compiler_options={"xla_dump_to": str(tmp_path)})
     told, written = hlo.parse(compiled.as_text()), hlo.parse(phases.text_of(Told(), tmp_path))

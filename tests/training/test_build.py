@@ -123,7 +123,10 @@ def test_every_config_is_read(name, method, caplog):
             r"config.optim.*learning_rat: did you mean 'learning_rate'\?",
         ),
         (dict(optim__bass=ConfigDict()), r"unknown key config.optim.bass: did you mean 'base'\?"),
-        (dict(method__lamb=0.5), r"unknown key config.method.lamb: did you mean 'lam'\?"),
+        (
+            dict(method__bridge__lamb=0.5),
+            r"unknown key config.method.bridge.lamb: did you mean 'lam'\?",
+        ),
         (dict(task="arithmetic"), "config.task must be a group of keys, got 'arithmetic'"),
         (
             dict(method__name="bridg"),
@@ -237,13 +240,13 @@ def test_a_folder_of_another_model(tmp_path):
 def test_keys_that_the_method_never_reads(caplog):
     """Set and different from the default: named. At the default: nothing said."""
     told = lambda: " ".join(
-        record.getMessage() for record in caplog.records if "never reads" in record.getMessage()
+        record.getMessage() for record in caplog.records if "is set, but" in record.getMessage()
     )
     build(method="bridge")
     assert told() == ""
-    build(method="sft", method__lam=0.25, method__clip_low=0.2)
+    build(method="sft", method__bridge__lam=0.25, method__grpo__clip_low=0.2)
     assert (
-        "method.lam=0.25 is set, but method 'sft' never reads it" in told()
+        "method.bridge.lam=0.25 is set, but the method is 'sft'" in told()
         and "clip_low" not in told()
     )
 
@@ -253,14 +256,27 @@ def test_keys_that_the_chosen_schedule_never_reads(caplog):
     told = lambda: [
         record.getMessage() for record in caplog.records if "never reads" in record.getMessage()
     ]
-    build(method__lam_end=0.9, method__lam_steps=5, optim__base__decay_steps=130)
+    build(
+        method__bridge__lam_schedule__end=0.9,
+        method__bridge__lam_schedule__steps=5,
+        optim__base__decay_steps=130,
+    )
     assert len(told()) == 1
     named = set(told()[0].partition(": ")[2].split(", "))
-    assert named == {"optim.base.decay_steps=130", "method.lam_end=0.9", "method.lam_steps=5"}
+    assert named == {
+        "optim.base.decay_steps=130",
+        "method.bridge.lam_schedule.end=0.9",
+        "method.bridge.lam_schedule.steps=5",
+    }
     caplog.clear()
-    lam = dict(lam_schedule="linear", lam_end=0.9, lam_steps=5, lam_boundaries=(2,))
-    build(method="joint", **{f"method__{key}": value for key, value in lam.items()})
-    assert [line.partition(": ")[2] for line in told()] == ["method.lam_boundaries=(2,)"]
+    lam = dict(kind="linear", end=0.9, steps=5, boundaries=(2,))
+    build(
+        method="joint",
+        **{f"method__joint__lam_schedule__{key}": value for key, value in lam.items()},
+    )
+    assert [line.partition(": ")[2] for line in told()] == [
+        "method.joint.lam_schedule.boundaries=(2,)"
+    ]
 
 
 FALLING = dict(
@@ -286,55 +302,75 @@ FALLING = dict(
             ["optim.lora: the learning rate is 0 from step 1001 on"],
         ),
         # each of its phases has the schedule for itself
-        ("cold_start", dict(steps=200, method__sft_steps=100), []),
+        ("cold_start", dict(steps=200, method__cold_start__sft_steps=100), []),
         (
             "cold_start",
-            dict(steps=201, method__sft_steps=100),
+            dict(steps=201, method__cold_start__sft_steps=100),
             ["optim.base: the learning rate is 0 from step 101 on"],
         ),
         (
             "cold_start",
-            dict(steps=100, method__sft_steps=100),
-            ["method.sft_steps: takes until step 101, and the run ends with step 100"],
+            dict(steps=100, method__cold_start__sft_steps=100),
+            ["method.cold_start.sft_steps: takes until step 101, and the run ends with step 100"],
         ),
         (
             "bridge",
             dict(
                 steps=20,
-                method__resync_every=20,
-                method__lam_schedule="step",
-                method__lam_boundaries=(20, 30),
-                method__lam_values=(0.7, 0.9),
+                method__bridge__variant__resync_every=20,
+                method__bridge__lam_schedule__kind="step",
+                method__bridge__lam_schedule__boundaries=(20, 30),
+                method__bridge__lam_schedule__values=(0.7, 0.9),
             ),
             [
-                "method.lam_boundaries: takes until step 21",
-                "method.resync_every: takes until step 21",
+                "method.bridge.lam_schedule.boundaries: takes until step 21",
+                "method.bridge.variant.resync_every: takes until step 21",
             ],
         ),
-        ("bridge", dict(steps=20, method__resync_every=19), []),
+        ("bridge", dict(steps=20, method__bridge__variant__resync_every=19), []),
         (
             "joint",
             dict(
                 steps=5,
                 optim__base__warmup_steps=0,
                 optim__lora__warmup_steps=0,
-                method__lam_schedule="step",
-                method__lam_boundaries=(5,),
-                method__lam_values=(0.7,),
+                method__joint__lam_schedule__kind="step",
+                method__joint__lam_schedule__boundaries=(5,),
+                method__joint__lam_schedule__values=(0.7,),
             ),
-            ["method.lam_boundaries: takes until step 6"],
+            ["method.joint.lam_schedule.boundaries: takes until step 6"],
         ),
         (
             "bridge",
-            dict(steps=20, method__lam_schedule="linear", method__lam_steps=21),
-            ["method.lam_steps: takes until step 21"],
+            dict(
+                steps=20,
+                method__bridge__lam_schedule__kind="linear",
+                method__bridge__lam_schedule__steps=21,
+            ),
+            ["method.bridge.lam_schedule.steps: takes until step 21"],
         ),
-        ("bridge", dict(steps=20, method__lam_schedule="linear", method__lam_steps=20), []),
-        ("chord", dict(steps=20, method__chord_steps=21), ["method.chord_steps: takes until"]),
-        ("chord", dict(steps=20, method__chord_steps=20), []),
+        (
+            "bridge",
+            dict(
+                steps=20,
+                method__bridge__lam_schedule__kind="linear",
+                method__bridge__lam_schedule__steps=20,
+            ),
+            [],
+        ),
         (
             "chord",
-            dict(steps=20, method__chord_steps=21, method__chord_mu=0.1, method__chord_mu_end=0.1),
+            dict(steps=20, method__chord__mu_schedule__steps=21),
+            ["method.chord.mu_schedule.steps: takes until"],
+        ),
+        ("chord", dict(steps=20, method__chord__mu_schedule__steps=20), []),
+        (
+            "chord",
+            dict(
+                steps=20,
+                method__chord__mu_schedule__steps=21,
+                method__chord__mu_schedule__kind="constant",
+            ),
             [],
         ),
     ],
@@ -512,13 +548,13 @@ def test_experts_that_cannot_be_cut_finer():
     """8 demonstrations over eight devices are one on each."""
     sketch = lambda demos: training_build.sketch(
         tiny_runs.config(
-            "bridge", **ON_EIGHT, batch__demos_per_step=demos, method__sft_microbatches=2
+            "bridge", **ON_EIGHT, batch__demos_per_step=demos, method__bridge__sft_microbatches=2
         ),
         jax.devices()[:8],
     )
     with pytest.raises(
         ValueError,
-        match="method.sft_microbatches=2 does not divide the 1 demonstration.*allowed: 1, or 0",
+        match="method.bridge.sft_microbatches=2 does not divide the 1 demonstration.*allowed: 1, or 0",
     ):
         sketch(8)
     sketch(16)

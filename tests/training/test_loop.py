@@ -141,7 +141,7 @@ def test_the_run_moves_what_it_trains(quick, unbroken, method):
         for line in tiny_runs.lines(unbroken(method))[1:]
         if "reward/mean" in line
     ]
-    assert any(0 < reward < 1 for reward in rewards) or not begun.method.actors
+    assert any(0 < reward < 1 for reward in rewards) or not begun.method.sampling_policies
 
 
 @pytest.mark.parametrize("step", [2, 3, STEPS])
@@ -556,19 +556,19 @@ def test_metrics_contract(quick, unbroken, method):
     assert set(found[0]) == {"step", "time/eval_s"} | EVALUATED
     made, spent = build.build(tiny_runs.config(method), jax.devices()[:1]).method, set()
     for line in found[1:]:
-        due, reads = line["step"] in (3, STEPS), made.reads(line["step"] - 1)
+        due, spec = line["step"] in (3, STEPS), made.batch_spec(line["step"] - 1)
         spent |= {
             "gradient_tokens",
             "gradient_prompt_tokens",
             "forward_tokens",
             "flops",
-            *["demo_tokens"] * reads.demos,
+            *["demo_tokens"] * spec.demos,
         }
-        spent |= {"generated_tokens", "prefilled_tokens"} if reads.actors else set()
+        spent |= {"generated_tokens", "prefilled_tokens"} if spec.sampled_by else set()
         wanted = EVERY_STEP | OF_METHOD.get(method, set()) | {f"budget/{name}" for name in spent}
-        wanted |= SFT if reads.demos else set()
-        wanted |= RL if reads.actors else set()
-        wanted |= COOPERATION if reads.demos and reads.actors else set()
+        wanted |= SFT if spec.demos else set()
+        wanted |= RL if spec.sampled_by else set()
+        wanted |= COOPERATION if spec.demos and spec.sampled_by else set()
         wanted |= {f"grad/norm_{name}" for name in NORMS.get(method, ["theta"])}
         wanted |= {f"lr/{label}" for label in RATES.get(method, ["base"])}
         assert set(line) == wanted | (EVALUATED | {"time/eval_s"} if due else set()), line["step"]
@@ -589,7 +589,7 @@ def test_metrics_contract(quick, unbroken, method):
         + (2 if method == "bridge" else 1) * b.get("budget/generated_tokens", 0)
     )
     assert all(line["budget/gradient_tokens"] == passes(line) for line in found[1:])
-    if made.actors and "budget/generated_tokens" in found[-1]:
+    if made.sampling_policies and "budget/generated_tokens" in found[-1]:
         assert found[-1]["budget/generated_tokens"] == sum(
             line.get("rollout/tokens", 0) for line in found[1:]
         )
@@ -646,7 +646,7 @@ def test_nothing_compiles_after_warm_up(quick, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_own_shadow_rollouts_are_counted(quick, tmp_path):
     """theta_hat samples too: its tokens are generated and pass backward once, like theta's."""
-    go(tmp_path, method__shadow_rollouts="own", steps=2, eval__every=0)
+    go(tmp_path, method__bridge__variant__shadow_rollouts="own", steps=2, eval__every=0)
     rows = tiny_runs.rows(tmp_path / "rollouts" / "step_000002.jsonl")
     assert [row["actor"] for row in rows] == ["theta"] * 8 + ["theta_hat"] * 8
     last = logbook.read(str(tmp_path))[-1]

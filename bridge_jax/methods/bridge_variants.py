@@ -1,0 +1,297 @@
+"""What stands around BRIDGE's step: variants of ours, checks of settings, metrics. Not a method itself.
+
+Variants: w ascends the gain alone; theta_hat becomes theta again every n steps, or takes n RL steps
+for one of theta, or learns from samples of its own instead of theta's; its importance weights are
+bounded; lam follows the measured gain, so that demos count while they make theta better than RL
+alone.
+
+The importance weights are per token: exact for completions of one token, close for longer ones while
+theta_hat is near. With shared samples, watch bridge/ess: as theta_hat trails, the value of the gain
+comes to hang on few of them. At the exact optimum the theta_hat term vanishes, since theta can undo
+w: it acts while theta_hat trails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bridge_jax import objectives
+from bridge_jax.config import checks
+from bridge_jax.config.schedule import KINDS, check_schedule
+from bridge_jax.objectives import Pass
+from bridge_jax.optim import Recipes, Storage, apply_ascent, on_device, schedule
+from bridge_jax.types import (
+    Batch,
+    BatchSpec,
+    Metrics,
+    Params,
+    Policy,
+    Rollouts,
+    Sequences,
+    TrainState,
+    Tree,
+)
+
+KEY = "method.bridge"
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Departures from the paper's step; the defaults are none."""
+
+    # "shared": theta_hat learns from theta's samples; "own": it samples too, with the same keys
+    shadow_rollouts: str = "shared"
+    # bounds the weight of a token's gradient in theta_hat to [1/cap, cap]; 0: free
+    ratio_cap: float = 0.0
+    # "both": SFT and the gain; "gain": w leaves the first term of its update out
+    w_learns: str = "both"
+    # steps after which theta_hat becomes theta again; 0: never
+    resync_every: int = 0
+    # RL steps of theta_hat for one step of theta, all on the same samples and at the same rate
+    inner_steps: int = 1
+
+
+CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain")}
+
+
+class Passes(NamedTuple):
+    """The three forward-backward passes of a step; `after`: a scalar that the pass waits for."""
+
+    rl: Callable  # phi -> Pass of J_RL
+    sft: Callable  # (phi, after) -> Pass of J_SFT
+    hat: Callable  # (phi_hat, rl, after) -> Pass of J_RL, weighted from whoever sampled
+    # (G, lam, rl) -> the gradient in phi that w's first term is pulled from
+    for_w: Callable = lambda G, lam, rl: G
+
+
+# ---- settings
+
+
+def check(cfg) -> None:
+    """ValueError for settings of bridge.Config that are invalid."""
+    variant = cfg.variant
+    for name, allowed in CHOICES.items():
+        if getattr(variant, name) not in allowed:
+            raise ValueError(
+                f"{KEY}.variant.{name}={getattr(variant, name)!r}; allowed: {', '.join(map(repr, allowed))}"
+            )
+    cfg.shadow.check(f"{KEY}.shadow")
+    checks.check_range(f"{KEY}.variant.resync_every", variant.resync_every, 0)
+    checks.check_range(f"{KEY}.variant.inner_steps", variant.inner_steps, 1)
+    checks.check_range(f"{KEY}.sft_microbatches", cfg.sft_microbatches, 0)
+    objectives.check_advantage(f"{KEY}.advantage", cfg.advantage)
+    checks.check_range(f"{KEY}.kl_coef", cfg.kl_coef, 0.0)
+    check_schedule(f"{KEY}.lam_schedule", cfg.lam, cfg.lam_schedule, KINDS)
+    check_gain_schedule(cfg)
+    if variant.ratio_cap and not variant.ratio_cap > 1.0:
+        raise ValueError(
+            f"{KEY}.variant.ratio_cap={variant.ratio_cap}; allowed: 0 (free), or above 1 to bound the ratio to "
+            "[1/cap, cap]"
+        )
+
+
+def check_gain_schedule(cfg) -> None:
+    """ValueError where lam by the gain could never leave its end, at which every run begins: its first gain is 0.
+
+    With an end of 1, theta and theta_hat take the same steps; with a re-sync after each step, theta_hat
+    is theta again: their gain stays 0.
+    """
+    if cfg.lam_schedule.kind != "gain":
+        return
+    stuck = {
+        f"lam_schedule.end={cfg.lam_schedule.end}": (
+            np.float32(cfg.lam_schedule.end) == 1,
+            "below 1, such as 0.8",
+        ),
+        f"variant.resync_every={cfg.variant.resync_every}": (
+            cfg.variant.resync_every == 1,
+            "0 (never), or at least 2",
+        ),
+    }
+    for given, (is_stuck, allowed) in stuck.items():
+        if is_stuck:
+            raise ValueError(
+                f"{KEY}.{given} with lam_schedule.kind='gain' keeps lam at its end for ever; allowed: {allowed}"
+            )
+
+
+def contract(cfg) -> dict:
+    """What the Method says of itself: who samples, what is in the host's memory, when settings take effect."""
+    own = cfg.variant.shadow_rollouts == "own"
+    every = cfg.variant.resync_every
+    return {
+        "step_kinds": (BatchSpec(("theta", "theta_hat") if own else ("theta",), demos=True),),
+        "on_host": ("theta_hat",) if cfg.shadow.offload else (),
+        "milestones": cfg.lam_schedule.milestones(f"{KEY}.lam_schedule")
+        | ({f"{KEY}.variant.resync_every": every + 1} if every else {}),
+    }
+
+
+def shadow_recipe(cfg, recipes: Recipes) -> Recipes:
+    """The recipes with theta_hat's moments as they are asked for, and its updates in a step."""
+    return dataclasses.replace(
+        recipes, shadow_moments=cfg.shadow.moments, shadow_updates=cfg.variant.inner_steps
+    )
+
+
+def ascent(cfg, recipes: Recipes, storage: Storage) -> Callable:
+    """(state, part, gradient, what has to be finite) -> (state, metrics): one part moves."""
+    recipes = shadow_recipe(cfg, recipes)
+
+    def ascend(state: TrainState, part: str, G, finite):
+        if part == "theta_hat":
+            # fetched once more behind its pass instead of being kept through it
+            state, G = jax.lax.optimization_barrier((state, G))
+        return apply_ascent(recipes, state, Params(**{"theta": None, part: G}), finite, storage)
+
+    return ascend
+
+
+# ---- lam
+
+
+def lam_rule(cfg) -> Callable:
+    """state -> lam, fp32, by the step or by the gain of the step before:
+
+    end + (lam - end) clip(gain / threshold, 0, 1): lam while SFT makes theta better than RL alone,
+    else lam_schedule.end.
+    """
+    by = cfg.lam_schedule
+    if by.kind != "gain":
+        at = schedule(cfg.lam, by)
+        return lambda state: at(state.step)
+    return lambda state: by.end + (cfg.lam - by.end) * jnp.clip(state.last_gain / by.gain, 0.0, 1.0)
+
+
+def init_gain(cfg, state: TrainState) -> TrainState:
+    """The state with the gain of the step before, 0, where lam follows it."""
+    return state.replace(last_gain=jnp.float32(0)) if cfg.lam_schedule.kind == "gain" else state
+
+
+# ---- the passes
+
+
+def samples_of(cfg, batch: Batch) -> tuple[Rollouts, Rollouts]:
+    """theta's samples, and those that theta_hat learns from."""
+    whose = {"shared": "theta", "own": "theta_hat"}[cfg.variant.shadow_rollouts]
+    return batch.rollouts["theta"], batch.rollouts[whose]
+
+
+def rl_objective(cfg, policy: Policy, microbatch_rows: int, ref: Tree, samples: Rollouts):
+    """J_RL on these samples, an unclipped surrogate whose weights ratio_cap may bound, and its rows."""
+    term = functools.partial(objectives.surrogate, cap=cfg.variant.ratio_cap)
+    rows = objectives.rl_rows(policy, ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
+    return objectives.J_RL(policy, samples, term, cfg.kl_coef), rows
+
+
+def behaviour(cfg, rl: Pass, hat: Pass | None = None) -> dict:
+    """Log-probabilities of who sampled, which theta_hat is weighted from; nothing in the first pass on its own samples.
+
+    hat: theta_hat's first pass of this step, in a further one.
+    """
+    sampled_by = rl if cfg.variant.shadow_rollouts == "shared" else hat
+    return {} if sampled_by is None else {"behaviour_BT": sampled_by.aux["logp_BT"]}
+
+
+def gradient_for_w(cfg) -> Callable:
+    """(G, lam, rl) -> what w's first term is pulled from: G, or J_RL's share of it alone."""
+    if cfg.variant.w_learns == "both":
+        return lambda G, lam, rl: G
+    return lambda G, lam, rl: jax.tree.map(lambda r: lam * r, rl.G)
+
+
+def demo_rows(cfg, demos: Sequences, microbatch_rows: int) -> int:
+    """Demos at once: at most as many as other rows, and so few that they make sft_microbatches parts.
+
+    theta's other gradient waits in memory for their pass. ValueError where the parts are uneven.
+    """
+    D, parts = demos.length_B.shape[0], cfg.sft_microbatches
+    if parts > 1 and D % parts:
+        raise ValueError(
+            f"{KEY}.sft_microbatches={parts} does not divide the {D} rows of demonstrations of a step; allowed: "
+            f"{', '.join(str(n) for n in range(1, D + 1) if D % n == 0)}, or 0: as batch.microbatch_rows has it"
+        )
+    return min(microbatch_rows or D, D // max(1, parts))
+
+
+# ---- behind the step
+
+
+def extra_shadow_steps(
+    cfg, state: TrainState, metrics: Metrics, hat_pass: Callable, ascend: Callable
+) -> tuple[TrainState, Metrics]:
+    """theta_hat's RL steps beyond the first, at the w of now; hat_pass: state -> Pass.
+
+    They are skipped with a step that was, and a skipped one counts as a skipped update.
+    """
+    skipped = metrics["update/skipped"]
+    lost = jnp.where(skipped > 0, jnp.nan, 0.0)
+    for _ in range(cfg.variant.inner_steps - 1):
+        hat = hat_pass(state)
+        state, applied = ascend(state, "theta_hat", hat.G, (hat.J, lost))
+        skipped = jnp.maximum(skipped, applied["update/skipped"])
+    return state, metrics | {"update/skipped": skipped}
+
+
+def finish(cfg, state: TrainState, step, metrics: Metrics) -> TrainState:
+    """The state after `step` steps: theta_hat is theta again if it is time, and the gain is remembered for lam.
+
+    A skipped step does not re-sync. theta_hat's moments stay its own.
+    """
+    state = state.replace(step=step)
+    if state.last_gain is not None:
+        gain = metrics["bridge/gain"]
+        state = state.replace(last_gain=jnp.where(jnp.isfinite(gain), gain, state.last_gain))
+    if not cfg.variant.resync_every:
+        return state
+    now = (step % cfg.variant.resync_every == 0) & (metrics["update/skipped"] == 0)
+    theta_hat = on_device(state.params.theta_hat)
+    # stored as a difference, theta itself is 0
+    full = cfg.shadow.storage == "full"
+    synced = state.params.theta if full else jax.tree.map(jnp.zeros_like, theta_hat)
+    theta_hat = jax.tree.map(lambda t, h: jnp.where(now, t, h), synced, theta_hat)
+    return state.replace(params=state.params.replace(theta_hat=theta_hat))
+
+
+def metrics(
+    cfg, policy: Policy, phi_hat: Tree, batch: Batch, done, microbatch_rows: int
+) -> Metrics:
+    """What a step reports of its samples and its passes `done` (rl, sft, hat); phi_hat: before the step."""
+    rl, sft, hat = done
+    (samples, samples_hat), demos, forward = samples_of(cfg, batch), batch.demos, ()
+    if cfg.variant.shadow_rollouts == "own":
+        # one more forward pass: theta_hat on theta's samples
+        logp_BT = objectives.logp_of(policy, phi_hat, samples, microbatch_rows)
+        given = (rl.aux["logp_BT"], logp_BT, hat.aux["logp_BT"])
+        found = objectives.own_gain(samples, samples_hat, *given)
+        forward += (samples.seqs,)
+    else:
+        found = objectives.shared_gain(samples, rl.aux["logp_BT"], hat.aux["logp_BT"])
+    if cfg.kl_coef:
+        forward += (samples.seqs, samples_hat.seqs)
+    backward = (demos, samples.seqs, *[samples_hat.seqs] * cfg.variant.inner_steps)
+    found |= {
+        "rl/J": rl.J,
+        "bridge/J_hat": hat.J,
+        "bridge/clip_fraction": capped_share(cfg, rl, hat, samples_hat.seqs),
+    }
+    found |= objectives.demo_metrics(sft.aux, demos) | objectives.rollout_metrics(rl.aux, samples)
+    found |= objectives.token_counts(*backward, forward=forward)
+    generated = sum(x.seqs.length_B.sum() for x in batch.rollouts.values())
+    return found | {"budget/generated_tokens": generated}
+
+
+def capped_share(cfg, rl: Pass, hat: Pass, seqs: Sequences) -> jax.Array:
+    """Share of the tokens whose weight in theta_hat's gradient the cap bounds; 0 where it is free."""
+    cap = cfg.variant.ratio_cap
+    if not cap:
+        return jnp.float32(0)
+    rho_BT = objectives.ratio(hat.aux["logp_BT"], behaviour(cfg, rl, hat)["behaviour_BT"])
+    return objectives.mean_tokens((rho_BT > cap) | (rho_BT < 1.0 / cap), seqs)
