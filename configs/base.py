@@ -5,8 +5,6 @@ group for each method, read from the method's file: bridge's lam is --config.met
 is set in the group of another method than the chosen one is warned about.
 """
 
-import dataclasses
-
 from ml_collections import ConfigDict
 
 from bridge_jax import methods
@@ -34,7 +32,7 @@ def recipe(learning_rate: float) -> ConfigDict:
 
 def method_groups() -> dict:
     """{name: its settings with their defaults} of every method there is; each stands in its own file."""
-    return {name: dataclasses.asdict(methods.load(name).Config()) for name in methods.names()}
+    return {name: methods.defaults(name) for name in methods.names()}
 
 
 def get_config(method: str = "bridge") -> ConfigDict:

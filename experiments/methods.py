@@ -10,7 +10,6 @@ Exit codes: 0 done, 2 the file cannot be written, 5 the disk is full.
 from __future__ import annotations
 
 import collections
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -192,7 +191,7 @@ def line(name: str, given: dict | None = None) -> list[str]:
     recipes = Recipes(
         *[Recipe(learning_rate=0.1, eps=1.0)] * 2
     )  # a step that shows the size of its gradient
-    config = ConfigDict(dataclasses.asdict(module.Config()))
+    config = ConfigDict(methods.defaults(name))
     config.update_from_flattened_dict(given or {})
     cfg = schema.section({f"method.{name}": config}, f"method.{name}", module.Config)
     method = module.make(cfg, counting(counts), recipes)
@@ -207,7 +206,7 @@ def line(name: str, given: dict | None = None) -> list[str]:
             ("of the same prompts" if method.paired else "of their own") if spec.demos else "none"
         )
     )
-    defaults = schema.flatten(dataclasses.asdict(module.Config()))
+    defaults = schema.flatten(methods.defaults(name))
     settings = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
     settings = settings if given is None else "as above"
     told = module.__doc__.split("\n")[0].rstrip(":")

@@ -131,11 +131,19 @@ def fingerprint(config) -> str:
     So whoever changes a default there makes the finished runs of sweeps those of other settings; remove them.
     """
     from bridge_jax.config import schema
-    from configs import base
 
     return schema.fingerprint(
-        {key: mine for key, (mine, _) in schema.diff(config, base.get_config()).items()}
+        {key: mine for key, (mine, _) in schema.diff(config, all_defaults()).items()}
     )
+
+
+@functools.cache
+def all_defaults() -> dict:
+    """configs/base.py as JSON."""
+    from bridge_jax.config import schema
+    from configs import base
+
+    return schema.to_json(base.get_config())
 
 
 def runs_of(sweep: dict) -> list[Run]:

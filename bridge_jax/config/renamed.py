@@ -84,8 +84,11 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
     if not flat:
         return dict(config)
     if method == "chord":
-        equal = flat.get("chord_mu") == flat.get("chord_mu_end")
-        flat["mu_schedule.kind"] = "constant" if equal else "cosine"
+        constant = flat.get("chord_mu") == flat.get("chord_mu_end")
+        flat["mu_schedule.kind"] = "constant" if constant else "cosine"
+        if constant:
+            # not read any more, and so not compared
+            flat = {key: flat[key] for key in flat if key not in ("chord_mu_end", "chord_steps")}
     found = {key: value for key, value in group.items() if isinstance(value, Mapping)}
     names = keys_of(method) | {"mu_schedule.kind": "chord.mu_schedule.kind"}
     for old, value in flat.items():

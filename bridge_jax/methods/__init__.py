@@ -5,16 +5,19 @@ Each file has a frozen `Config` and `make(cfg, policy, recipes, microbatch_rows)
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import functools
 import importlib
 import pathlib
 from types import ModuleType
 
 
-def names() -> list[str]:
+@functools.cache
+def names() -> tuple[str, ...]:
     """Every method there is: the files of this folder that have a function `make`."""
     files = pathlib.Path(__file__).parent.glob("*.py")
-    return sorted(path.stem for path in files if "\ndef make(" in path.read_text("utf-8"))
+    return tuple(sorted(path.stem for path in files if "\ndef make(" in path.read_text("utf-8")))
 
 
 def load(name: str) -> ModuleType:
@@ -24,6 +27,11 @@ def load(name: str) -> ModuleType:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"method.name={name!r} is unknown; allowed: {', '.join(names())}.{hint}")
     return importlib.import_module(f"bridge_jax.methods.{name}")
+
+
+def defaults(name: str) -> dict:
+    """The method's settings, groups as dicts, at their defaults."""
+    return dataclasses.asdict(load(name).Config())
 
 
 def samples(name: str, cfg, recipes) -> bool:

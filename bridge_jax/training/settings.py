@@ -233,7 +233,9 @@ def method_settings(group: ConfigDict, name: str, cls: type) -> Any:
                 + (renamed.hint(name, key) or schema.did_you_mean(key, ("name", *methods.names())))
             )
     for other in sorted(set(group) - {"name", name}):
-        usual = dataclasses.asdict(methods.load(other).Config())
+        usual = methods.defaults(other)
+        if group[other].to_dict() == usual:
+            continue
         for key, (value, _) in schema.diff(group[other], usual).items():
             if value != schema.NOT_SET:
                 logger.warning(

@@ -182,7 +182,7 @@ def test_lam_follows_the_gain(kind):
         variant__shadow_rollouts=kind,
     )
     state, gain, seen = start(method, toys.bigram_theta(), 0.5), 0.0, []
-    for seed in range(6):
+    for seed in range(12):
         given = bigram_batch(seed)
         given = given.replace(
             rollouts={

@@ -102,7 +102,7 @@ def make_batch(method: Method, step: int, seed: int = 0) -> Batch:
     demos = demos.replace(length_B=demos.length_B.at[P if method.paired else -1 :].set(0))
     rolled = {
         actor: toys.rollouts(seed + i, P, M, vocab=BAD)
-        for i, actor in enumerate(method.batch_spec(step).actors)
+        for i, actor in enumerate(method.batch_spec(step).sampled_by)
     }
     return Batch(demos if method.batch_spec(step).demos else None, rolled)
 

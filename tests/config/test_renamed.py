@@ -1,0 +1,58 @@
+"""Keys of config.method from before it had a group for each method."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge_jax import methods
+from bridge_jax.config import renamed, schema
+
+
+def test_every_new_name_is_a_setting():
+    """Of the method it is said to belong to."""
+    for name in {*renamed.RENAMED, *renamed.KEPT}:
+        settings = schema.flatten({name: methods.defaults(name)})
+        assert set(renamed.keys_of(name).values()) <= set(settings), name
+
+
+def test_a_run_of_before_under_the_new_names():
+    """What its method read, in the method's groups; keys of other methods are left out."""
+    method = {"name": "bridge", "lam": 0.3, "lam_schedule": "linear", "lam_end": 0.9}
+    method |= {"inner_steps": 2, "shadow_storage": "difference", "chord_mu": 0.9}
+    found = renamed.translated({"seed": 1, "method": method})
+    assert found == {
+        "seed": 1,
+        "method": {
+            "name": "bridge",
+            "bridge": {
+                "lam": 0.3,
+                "lam_schedule": {"kind": "linear", "end": 0.9},
+                "variant": {"inner_steps": 2},
+                "shadow": {"storage": "difference"},
+            },
+        },
+    }
+    assert renamed.translated(found) == found
+
+
+@pytest.mark.parametrize(
+    "end, schedule",
+    [(0.1, {"kind": "constant"}), (0.05, {"kind": "cosine", "end": 0.05, "steps": 40})],
+)
+def test_chords_mu_was_constant_where_its_ends_were_equal(end, schedule):
+    """And then its end and steps were not read."""
+    method = {"name": "chord", "chord_mu": 0.1, "chord_mu_end": end, "chord_steps": 40}
+    found = renamed.translated({"method": method})["method"]["chord"]
+    assert found == {"mu": 0.1, "mu_schedule": schedule}
+
+
+def test_an_old_key_is_refused_with_its_new_name():
+    """That of the chosen method, or of every method that has it; nothing for a key that never was."""
+    assert (
+        renamed.hint("bridge", "inner_steps")
+        == "it is config.method.bridge.variant.inner_steps now."
+    )
+    assert renamed.hint("sft", "lam_end") == (
+        "it is config.method.bridge.lam_schedule.end or config.method.joint.lam_schedule.end now."
+    )
+    assert renamed.hint("bridge", "lamb") == ""
