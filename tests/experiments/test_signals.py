@@ -29,7 +29,8 @@ def start(*command: str, path: pathlib.Path | str = "") -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{path}:{ROOT}", "JAX_PLATFORMS": "cpu"},
+        env={name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        | {"PYTHONPATH": f"{path}:{ROOT}", "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
