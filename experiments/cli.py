@@ -9,9 +9,11 @@ schema.LocalPath for the same reason.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 
@@ -21,6 +23,7 @@ from ml_collections import ConfigDict
 
 from bridge_jax.config import renamed, schema
 from bridge_jax.filesystem import files, streams
+from experiments import INTERRUPTED
 
 # exit code of every command: it may be tried again once there is room
 DISK_FULL = 5
@@ -123,7 +126,25 @@ def run_command(main: Callable) -> None:
     streams.install()
     # absl took its stream when it was imported; it may be None, which it could not close
     absl_logging.get_absl_handler().python_handler.stream = sys.stderr
-    app.run(main, flags_parser=parse_flags)
+    app.run(functools.partial(interruptible, main), flags_parser=parse_flags)
+
+
+def interruptible(main: Callable, argv: list[str]) -> None:
+    """main(argv); a KeyboardInterrupt that main has asked for, to clear up, ends the program with one line."""
+    try:
+        main(argv)
+    except KeyboardInterrupt:
+        fail("stopped by Ctrl-C", INTERRUPTED, at_once=True)
+
+
+def interrupt_by_signals() -> None:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt, for commands that have something to clear up.
+
+    So does SIGHUP, of a terminal that is closed, unless nohup has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def check_output() -> None:

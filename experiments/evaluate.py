@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from bridge_jax.filesystem import files, textfile
+from experiments import INTERRUPTED
 from experiments.cli import (
     define_path,
     fail,
@@ -614,7 +615,7 @@ def main(argv: list[str]) -> None:
         with interrupt.acknowledged("ending when the devices are done with the batch", kept):
             evaluate_model(flags.FLAGS.model, flags.FLAGS.out, read_flags())
     except KeyboardInterrupt:
-        fail(f"stopped; {kept}", code=130)
+        fail(f"stopped; {kept}", code=INTERRUPTED)
     except (
         ValueError,
         OSError,

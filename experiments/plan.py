@@ -109,7 +109,10 @@ def main(argv: list[str]) -> None:
     try:
         topology = chips.parse(given.topology)
         chips.prepare(topology)  # before jax is imported
-        report(topology)
+        from bridge_jax.training import interrupt
+
+        with interrupt.acknowledged("ending", "plans that are complete are in --out"):
+            report(topology)
     except (ValueError, OSError) as error:
         fail_by(error)
 

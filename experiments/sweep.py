@@ -13,7 +13,7 @@ Every run is a directory DIR/NAME.HASH and, when it is done, one line of results
 its figures at each evaluation, and which held-out problems it solved. What stands there is skipped; a run that was cut off goes
 on; a run that fails is told of at the end and does not stop the others. HASH is of the settings and of the weights it begins
 from: a sweep whose file has changed finds neither its results nor its directories taken.
-Ctrl-C or SIGTERM: the runs under way save and end. What finished on a TPU pod is recorded when the sweep is run once more with
+Ctrl-C, SIGTERM, or a terminal that is closed: the runs under way save and end. What finished on a TPU pod is recorded when the sweep is run once more with
 --launcher=local over the same DIR: each run is found at its end there.
 Exit codes: 0 all done, 1 some failed, 2 the sweep cannot be meant, 5 some failed because the disk is full: make room, and the
 same command goes on; 130 stopped.
@@ -35,7 +35,16 @@ from typing import NamedTuple
 from absl import flags
 
 from bridge_jax.filesystem import files, textfile
-from experiments.cli import DISK_FULL, check_output, define_path, fail, fail_by, run_command
+from experiments import INTERRUPTED
+from experiments.cli import (
+    DISK_FULL,
+    check_output,
+    define_path,
+    fail,
+    fail_by,
+    interrupt_by_signals,
+    run_command,
+)
 from experiments.sweep_plan import Run, load, runs_of, weights_of
 
 MEANS = (
@@ -331,7 +340,7 @@ def main(argv: list[str]) -> None:
         if files.is_full(error):
             fail_by(error)
         fail(f"the results cannot be kept: {error}; choose another --workdir or --results")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    interrupt_by_signals()
     try:
         if given.launcher == "local":
             ended = locally(left, given.workdir, results, given.jobs)
@@ -341,7 +350,7 @@ def main(argv: list[str]) -> None:
             )
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     failed = [result for result in ended if result.error]
     for result in failed:
         print(f"failed: {result.run.name}: {result.error}")

@@ -1,7 +1,8 @@
 """Train: `python -m experiments.train --config=configs/NAME.py[:METHOD] --workdir=DIR [--config.a.b=value ...]`.
 
 Running the same command again goes on where the run directory stands. --stop_at=K ends cleanly after step K.
-SIGTERM or Ctrl-C: the step under way is finished and saved; Ctrl-C after that ends at once, and the last checkpoint stands.
+SIGTERM, Ctrl-C, or a terminal that is closed (SIGHUP, unless nohup has it ignored): the step under way is finished and saved;
+Ctrl-C after that ends at once, and the last checkpoint stands.
 Exit codes: 0 done (or saved, after a signal), 2 what was asked for cannot be done, 3 the run diverged or its grader failed, 4
 another host of the run is gone, has stopped, or did not come to where this one waited (hosts.timeout_s): start all of them
 again, and the run goes on from its last checkpoint, 5 the disk is full: make room, and the same command goes on from there,

@@ -77,7 +77,8 @@ def main(memory_bytes: int, deadline: float) -> None:
     from bridge_jax.grading.outcome import Claim, Outcome, Rule
 
     equivalence.symbolic(Claim("x+1", "1+x"))  # imports and caches before the first deadline runs
-    print(READY, file=answers, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone, and so is stdin
+        print(READY, file=answers, flush=True)
     for line in sys.stdin:
         gold, answer, rule = json.loads(line)
         grant(deadline)
@@ -91,7 +92,10 @@ def main(memory_bytes: int, deadline: float) -> None:
                     f"grading {answer!r} against {gold!r}: {error!r}", file=sys.stderr, flush=True
                 )
             outcome = Outcome.grader_error
-        print(outcome, file=answers, flush=True)
+        try:
+            print(outcome, file=answers, flush=True)
+        except BrokenPipeError:
+            os._exit(1)  # the parent is gone
 
 
 if __name__ == "__main__":

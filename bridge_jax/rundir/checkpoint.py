@@ -344,8 +344,13 @@ def _make(directory: str) -> None:
     except OSError as error:
         if files.is_full(error):
             raise files.unwritten(directory, error) from error
+        reason = f"{error.strerror};"
+        if os.path.islink(directory) and not os.path.exists(directory):
+            reason = f"it is a link to {os.readlink(directory)!r}, which is not there; bring that back, or"
+        elif os.path.exists(directory) and not os.path.isdir(directory):
+            reason = "it is no folder; bring that back, or"
         raise ValueError(
-            f"cannot write to {directory!r}: {error.strerror}; take another --workdir."
+            f"cannot write to {directory!r}: {reason} take another --workdir."
         ) from None
 
 

@@ -194,6 +194,18 @@ def save_interval(workdir: str) -> int:
     return config.get("checkpoint", {}).get("every", 0)
 
 
+def changed(workdir: str, record: dict, ignore: Iterable[str]) -> bool:
+    """Whether the run in the directory goes on with another config (`record`, of check_run), or nobody knows.
+
+    Another in a key that decides its numbers (not of `ignore`): what it takes again then comes out otherwise."""
+    path = os.path.join(workdir, "config.json")
+    if not os.path.exists(path):
+        return True
+    known = len(_read_config(path).get("changes", []))
+    new = (key for change in record["changes"][known:] for key in change)
+    return not all(_ignored(key, tuple(ignore)) for key in new)
+
+
 def set_aside(workdir: str, after: int) -> str | None:
     """Renames the record of the steps later than `after`, so that they can be taken again; its new place, None if there is none.
 
@@ -283,8 +295,7 @@ class Logbook:
             files.remove_unfinished(os.path.join(workdir, folder))
         for name in GROWS:
             _cut_back(os.path.join(workdir, name), start_step)
-        for flaw in flaws(self._metrics, start_step):
-            logger.warning("%s: %s", self._metrics, flaw)
+        warn_of_flaws(workdir, start_step)
         _drop_later(os.path.join(workdir, "rollouts"), start_step if taken is None else taken)
         for name in mirrors:
             if name not in MIRRORS:
@@ -437,6 +448,13 @@ def _cut_back(path: str, start_step: int) -> None:
     logger.info("%s: cut back to step %d, %d line(s) dropped", path, start_step, keeps.count(False))
     kept = (text + b"\n" for (_, text), keep in zip(found, keeps) if keep)
     files.replace(path, b"".join(kept))
+
+
+def warn_of_flaws(workdir: str, start_step: int) -> None:
+    """A warning for each flaw of metrics.jsonl."""
+    path = os.path.join(workdir, "metrics.jsonl")
+    for flaw in flaws(path, start_step):
+        logger.warning("%s: %s", path, flaw)
 
 
 def flaws(path: str, start_step: int) -> list[str]:

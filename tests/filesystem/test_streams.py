@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 import pty
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -98,6 +100,9 @@ def test_a_reader_that_is_slow_gets_all_of_it(tmp_path):
     """A pipe that does not wait by itself, as one that a shell shares with another program may be."""
     read, write = os.pipe()
     os.set_blocking(write, False)
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        # full again and again
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(TALKS), str(tmp_path / "done")],
         cwd=ROOT,
@@ -106,8 +111,11 @@ def test_a_reader_that_is_slow_gets_all_of_it(tmp_path):
         stderr=subprocess.DEVNULL,
     )
     os.close(write)
-    with open(read, "rb") as out:
-        told = out.read()
+    told = b""
+    while piece := os.read(read, 1000):
+        told += piece
+        time.sleep(0.002)
+    os.close(read)
     assert child.wait(60) == 0
     assert [line.split()[1] for line in told.splitlines()[:2000]] == [
         b"%d" % n for n in range(2000)

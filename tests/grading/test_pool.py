@@ -170,6 +170,20 @@ def test_no_orphans():
     assert all(map(gone, pids))
 
 
+def test_a_worker_whose_parent_is_gone_ends_in_silence():
+    """Its answer has no reader: that is no error to tell of."""
+    reads, writes = os.pipe()
+    code = "from bridge_jax.grading import worker; worker.main(4 << 30, 5.0)"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=writes, stderr=subprocess.PIPE
+    )
+    os.close(writes)
+    assert os.read(reads, 100) == b"ready\n"
+    os.close(reads)
+    _, told = child.communicate((json.dumps(GOOD) + "\n").encode(), timeout=60)
+    assert told == b"" and child.returncode == 1
+
+
 def test_what_a_library_prints_is_no_answer(pool):
     """The protocol has a stream of its own: stdout of the worker's libraries goes to stderr."""
     code = (

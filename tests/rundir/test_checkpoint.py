@@ -509,6 +509,14 @@ def test_users_errors_name_the_way_out(tmp_path, run):
         match="cannot write to .*file/checkpoints.*Not a directory; take another --workdir",
     ):
         Checkpoints(tmp_path / "file")
+    # to take another directory would leave the run behind
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match="a link to '.*unmounted', which is not there; bring that"):
+        Checkpoints(tmp_path)
+    (tmp_path / "checkpoints").unlink()
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(ValueError, match="checkpoints': it is no folder; bring that back, or take"):
+        Checkpoints(tmp_path)
     with pytest.raises(ValueError, match="checkpoint.keep=0"):
         Checkpoints(tmp_path, keep=0)
     with Checkpoints(run) as checkpoints:

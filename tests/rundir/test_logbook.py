@@ -481,6 +481,24 @@ def test_a_run_without_its_config_is_refused(tmp_path, caplog):
         caplog.clear()
 
 
+def test_whether_the_steps_that_are_taken_again_come_out_the_same(tmp_path):
+    """Not under another config, nor where nobody knows under which they were taken."""
+    make_record(tmp_path, 3)
+    given = dict(force=True, ignore=IGNORE)
+    asked = lambda **keys: logbook.check_run(tmp_path, changed(**keys), {}, **given)
+    (free,) = IGNORE[:1]
+    other = {
+        name: logbook.changed(str(tmp_path), asked(**keys), IGNORE)
+        for name, keys in (("none", {}), ("free", {free: 99}), ("seed", {"seed": 9}))
+    }
+    assert other == {"none": False, "free": False, "seed": True}
+    # a change of long ago is none of now
+    logbook.write_config(tmp_path, asked(seed=9))
+    assert not logbook.changed(str(tmp_path), asked(seed=9), IGNORE)
+    (tmp_path / "config.json").unlink()
+    assert logbook.changed(str(tmp_path), asked(seed=9), IGNORE)
+
+
 def test_a_probe_that_a_kill_left_is_no_checkpoint(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / ".writable_0_123").touch()

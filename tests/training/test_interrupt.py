@@ -59,6 +59,7 @@ def test_nothing_is_left_behind(said):
         threading.active_count(),
         signal.getsignal(signal.SIGINT),
         signal.getsignal(signal.SIGTERM),
+        signal.getsignal(signal.SIGHUP),
     )
     before = there()
     with Interrupt():
@@ -98,6 +99,11 @@ def test_nothing_is_left_behind(said):
             [signal.SIGINT, signal.SIGTERM],
             ["finishing step 7, saving; again to end at once"],
         ),
+        # a terminal that is closed, which some shells tell twice
+        (
+            [signal.SIGHUP, signal.SIGHUP, signal.SIGTERM],
+            ["finishing step 7, saving; Ctrl-C to end at once"],
+        ),
     ],
 )
 def test_what_a_signal_is_answered(said, numbers, told):
@@ -107,6 +113,20 @@ def test_what_a_signal_is_answered(said, numbers, told):
         send(*numbers)
         assert asked.agreed()
     assert said == told
+
+
+def test_a_terminal_that_is_closed_is_nothing_to_nohup(said):
+    """SIGHUP that was ignored when the program began stays ignored, and is given back so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as asked:
+            asked.starting = False
+            send(signal.SIGHUP)
+            assert not asked.agreed()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert said == []
 
 
 def test_before_the_first_step(said):
@@ -123,10 +143,13 @@ def test_before_the_first_step(said):
 
 def test_a_command_that_ctrl_c_interrupts(monkeypatch):
     """KeyboardInterrupt comes when the main thread is let go, the line about it at once; a second signal does not wait."""
-    told = []
+    told, before = [], signal.getsignal(signal.SIGINT)
     note = lambda text: told.append((text, time.monotonic()))
     monkeypatch.setattr(interrupt, "tell", note)
     monkeypatch.setattr(interrupt, "end_at_once", note)
+    # as commands begin, which end at once where there is nothing to clear up
+    signal.signal(signal.SIGINT, lambda *_: told.append(("not for it", 0.0)))
+    given = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         with interrupt.acknowledged("ending", "all is kept"):
             for delay in (0.2, 0.4):
@@ -134,6 +157,7 @@ def test_a_command_that_ctrl_c_interrupts(monkeypatch):
             hold_the_main_thread()
             time.sleep(5)
     let_go = time.monotonic()
+    assert signal.signal(signal.SIGINT, before) is given
     texts, times = zip(*told)
     assert texts == ("ending; again to end at once", "ended at once; all is kept")
     assert let_go - times[1] > 0.3

@@ -308,13 +308,16 @@ def saved_steps(monkeypatch) -> list[int]:
     ],
 )
 def test_nothing_that_is_due_is_saved_while_updates_are_skipped(
-    quick, tmp_path, monkeypatch, every, skipped, saved
+    quick, tmp_path, monkeypatch, caplog, every, skipped, saved
 ):
     poison(monkeypatch, skipped)
     steps = saved_steps(monkeypatch)
     given = dict(log__skipped_limit=9, eval__every=0, checkpoint__every=every)
     assert go(tmp_path, "grpo", **given)["step"] == STEPS
     assert steps == saved
+    # an end in the middle of it is said, with the last good step
+    told = "the state of step 5 may be ruined, and those up to step 2 are good"
+    assert (told in caplog.text) == (STEPS in skipped)
 
 
 def test_a_signal_while_updates_are_skipped_saves_beside_the_last_good(
@@ -483,6 +486,26 @@ def test_a_record_whose_newest_checkpoints_are_gone_is_set_aside(quick, tmp_path
     assert contents(tmp_path / "rollouts") == before
 
 
+@pytest.mark.parametrize("how", ["other", "unknown", "same"])
+def test_what_is_taken_again_under_another_config_is_set_aside(quick, tmp_path, how):
+    """After a kill: it does not come out as it was, so that its lines would be lost."""
+    given = dict(checkpoint__every=2, eval__every=0)
+    go(tmp_path, "grpo", stop_at=3, **given)
+    before = tiny_runs.lines(tmp_path), contents(tmp_path / "rollouts")
+    # the save of step 3 was cut off
+    shutil.rmtree(tmp_path / "checkpoints" / "step_000003")
+    if how == "unknown":
+        (tmp_path / "config.json").unlink()
+    lower = dict(optim__base__learning_rate=1e-3) if how == "other" else {}
+    go(tmp_path, "grpo", force=True, **given | lower)
+    place = tmp_path / "set_aside_1"
+    assert place.exists() == (how != "same")
+    if how != "same":
+        assert tiny_runs.lines(place) == before[0]
+        assert contents(place / "rollouts") == {"step_000003.jsonl": before[1]["step_000003.jsonl"]}
+    assert [line["step"] for line in tiny_runs.lines(tmp_path)] == [1, 2, 3, 4, 5]
+
+
 def test_checkpoints_none_of_which_can_be_read_are_refused(quick, tmp_path):
     go(tmp_path, "grpo", stop_at=4, eval__every=0)
     for folder in (tmp_path / "checkpoints").glob("step_*"):
@@ -547,6 +570,17 @@ def test_a_hole_in_the_record_is_said_at_resume(quick, tmp_path, caplog):
     path.write_text(lines[0] + lines[2] + lines[3])
     go(tmp_path, "grpo", eval__every=0)
     assert "the line of step 2 is missing" in caplog.text
+
+
+@pytest.mark.parametrize("lost, told", [([1], "step 2"), ([0, 1, 2, 3, 4], "steps 1 to 5")])
+def test_a_hole_in_the_record_of_a_finished_run_is_said(quick, tmp_path, caplog, lost, told):
+    """Whether it is known to be finished, or its state is read for that."""
+    go(tmp_path, "grpo", eval__every=0)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for n, line in enumerate(lines) if n not in lost))
+    assert go(tmp_path, "grpo", eval__every=0)["step"] == STEPS
+    assert f"metrics.jsonl: the line of {told} is missing" in caplog.text
 
 
 @every_method
