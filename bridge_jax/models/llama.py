@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from bridge_jax.models import layers
+from bridge_jax.models import layers, rope
 
 LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
@@ -45,4 +45,4 @@ class Config(layers.Config):
         if self.rope_scaling is None:
             return plain
         s = dict(self.rope_scaling)
-        return layers.llama3_frequencies(plain, *(s[key] for key in LLAMA3_KEYS))
+        return rope.llama3_frequencies(plain, *(s[key] for key in LLAMA3_KEYS))

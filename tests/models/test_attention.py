@@ -13,16 +13,20 @@ import pytest
 from bridge_jax.distributed import sharding
 from bridge_jax.distributed.sharding import MeshConfig
 from bridge_jax.models import attention
+from bridge_jax.models.attention import cudnn, over_mesh, reference, splash
 from bridge_jax.training import build
 from tests import tiny_runs
 
-SPLASH = functools.partial(attention.splash, interpret=True)
+SPLASH = functools.partial(splash.causal, interpret=True)
 FORMS = {
+    "reference": reference.causal,
     "xla": attention.causal,
-    "cudnn's call": functools.partial(attention.dot_product, implementation="xla"),
+    "cudnn's call": functools.partial(cudnn.causal, implementation="xla"),
     "splash": SPLASH,
 }
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+FAST = {name: form for name, form in FORMS.items() if name != "reference"}
+fast_forms = pytest.mark.parametrize("form", FAST.values(), ids=FAST)
 P, M, S, T, K, G, H = 2, 2, 4, 3, 2, 3, 5
 LENGTHS = np.array([4, 2])
 
@@ -86,8 +90,8 @@ def test_segments(form):
     assert np.isfinite(out).all()
 
 
-@pytest.mark.parametrize("form", [SPLASH, FORMS["cudnn's call"]], ids=["splash", "cudnn's call"])
-def test_gradients_equal_those_of_the_einsums(form):
+@fast_forms
+def test_gradients_equal_those_of_the_reference(form):
     """In queries, keys and values of both parts, over several tiles of the kernel."""
     q, k, v, prompt = draw(P=2, M=2, S=136, T=260, K=2, G=2, H=8, seed=1)
     weight = np.random.RandomState(2).standard_normal(q.shape).astype(np.float32)
@@ -97,13 +101,13 @@ def test_gradients_equal_those_of_the_einsums(form):
         return jax.jit(jax.grad(value, argnums=(0, 1, 2, 3, 4)))(q, k, v, *prompt[:2])
 
     for name, mine, theirs in zip(
-        ("q", "k", "v", "prompt k", "prompt v"), gradients(form), gradients(attention.causal)
+        ("q", "k", "v", "prompt k", "prompt v"), gradients(form), gradients(reference.causal)
     ):
         assert np.abs(theirs).max() > 0.1, name
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("form", [SPLASH, FORMS["cudnn's call"]], ids=["splash", "cudnn's call"])
+@fast_forms
 def test_gradients_of_several_sequences_in_a_row(form):
     """Packed rows over several tiles: no key is pulled by a query of another sequence."""
     q, k, v, _ = draw(P=2, M=1, S=1, T=260, K=2, G=2, H=8, seed=1)
@@ -119,7 +123,7 @@ def test_gradients_of_several_sequences_in_a_row(form):
         value = lambda q, k, v: jnp.sum(weight * form(q, k, v, segment_BT=jnp.asarray(segment_BT)))
         return jax.jit(jax.grad(value, argnums=(0, 1, 2)))(q, k, v)
 
-    for name, mine, theirs in zip("qkv", gradients(form), gradients(attention.causal)):
+    for name, mine, theirs in zip("qkv", gradients(form), gradients(reference.causal)):
         assert np.abs(theirs).max() > 0.1, name
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
 
@@ -133,7 +137,9 @@ def test_the_kernel_over_a_mesh(kernel, sizes):
     mesh = sharding.make_mesh(MeshConfig(**sizes))
     q, k, v, prompt = draw(P=4 if "tensor" in sizes else 2, M=2, K=2, G=4, seed=3)
     form = (
-        attention.over_mesh(SPLASH, mesh) if kernel == "splash" else attention.choose("cudnn", mesh)
+        over_mesh.causal_over_mesh(SPLASH, mesh)
+        if kernel == "splash"
+        else attention.choose("cudnn", mesh)
     )
     np.testing.assert_allclose(
         jax.jit(form)(q, k, v, prompt), by_loop(q, k, v, prompt), rtol=1e-4, atol=1e-5

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax.models import layers, params
+from bridge_jax.models import layers, params, remat, rope
 from tests.models import tiny
 
 
@@ -19,46 +19,12 @@ def test_rotation_depends_on_distance_alone(build):
     cfg, _ = build("llama")
     rng = np.random.RandomState(0)
     q, k = rng.standard_normal((2, 1, 1, 1, cfg.head_dim)).astype(np.float32)
-    turned = lambda x, i: np.asarray(
-        layers.rotate(jnp.asarray(x), *layers.rotation(cfg, jnp.array([[i]])))
-    )[0, 0, 0]
+    turned = lambda x, i: np.asarray(rope.rotate(jnp.asarray(x), *cfg.rotary(jnp.array([[i]]))))[
+        0, 0, 0
+    ]
     near, far = turned(q, 7) @ turned(k, 3), turned(q, 104) @ turned(k, 100)
     assert abs(near - far) < 1e-4 and abs(near - turned(q, 8) @ turned(k, 3)) > 1e-2
     np.testing.assert_allclose(np.linalg.norm(turned(q, 50)), np.linalg.norm(q), rtol=1e-6)
-
-
-def test_rms_norm_computes_in_fp32():
-    """bf16 in and out, one rounding: what fp32 gives, then rounded. A zero row stays zero."""
-    x = jnp.asarray(np.random.RandomState(0).standard_normal((64, 96)), jnp.bfloat16)
-    out = layers.rms_norm(x, jnp.ones(96, jnp.bfloat16), 1e-6)
-    exact = np.asarray(x, np.float64)
-    exact /= np.sqrt(np.mean(exact**2, axis=-1, keepdims=True) + 1e-6)
-    rounded = jnp.asarray(exact.astype(np.float32)).astype(jnp.bfloat16)
-    assert (
-        out.dtype == jnp.bfloat16 and (out != rounded).mean() < 0.01
-    )  # ties in fp32 may fall to either side
-    assert not layers.rms_norm(jnp.zeros((1, 8)), jnp.ones(8), 1e-6).any()
-
-
-@pytest.mark.parametrize(
-    "dtype, error", [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-8)]
-)  # 2^-8: rounded once to 8 bits
-@pytest.mark.parametrize("shape", [(5, 8), (2, 7, 8), (2, 7, 3, 8)])
-def test_gradients_of_rms_norm(shape, dtype, error):
-    """Written out by hand: to x and scale, those that jax derives from its formula in fp32."""
-    draw = lambda k, *shape: jax.random.normal(jax.random.key(k), shape).astype(dtype)
-    x, scale, g = draw(0, *shape), 1 + draw(1, 8), draw(2, *shape)
-    formula = lambda x, scale: x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 0.1) * scale
-    want = jax.vjp(formula, *(y.astype(jnp.float32) for y in (x, scale)))[1](g.astype(jnp.float32))
-    got = jax.vjp(lambda x, scale: layers.rms_norm(x, scale, 0.1), x, scale)[1](g)
-    assert [y.dtype for y in got] == [dtype, dtype]
-    jax.tree.map(
-        lambda got, want: np.testing.assert_allclose(
-            got.astype(jnp.float32), want, rtol=error, atol=1e-5
-        ),
-        got,
-        want,
-    )
 
 
 def test_what_the_backward_pass_keeps_of_a_layer():
@@ -234,7 +200,7 @@ def test_remat_policies_give_one_gradient_and_keep_less_and_less():
     phi = jax.jit(params.init, static_argnums=0)(cfg, jax.random.key(0))
     seqs = tiny.rows(S=24, T=24)
     gradients, scratch = [], []
-    for policy in layers.REMAT:
+    for policy in remat.REMAT:
         gradient = jax.grad(
             lambda phi: jnp.sum(layers.forward(cfg, phi, seqs, policy)[..., 0] ** 2)
         )
@@ -245,9 +211,9 @@ def test_remat_policies_give_one_gradient_and_keep_less_and_less():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other, gradients[0]
         )
-    assert scratch[0] > 1.2 * scratch[1] > 1.2**2 * scratch[2], dict(zip(layers.REMAT, scratch))
+    assert scratch[0] > 1.2 * scratch[1] > 1.2**2 * scratch[2], dict(zip(remat.REMAT, scratch))
 
 
 def test_an_unknown_remat_policy_is_refused():
     with pytest.raises(ValueError, match="model.remat='all'; allowed: none, dots, full"):
-        layers.remat(lambda x: x, "all")
+        remat.remat(lambda x: x, "all")

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from bridge_jax.models import layers, llama, lora, params
-from bridge_jax.sampling import sampler
+from bridge_jax.sampling import draw, sampler
+from bridge_jax.sampling.decode_plan import DecodePlan
 from bridge_jax.training import policy
 from tests import toys
 
@@ -205,7 +206,7 @@ def test_fp32_is_fp32_on_every_machine():
     assert exact(said(lambda w: lora.merge(toys.ADAPTER, theta, w, jnp.bfloat16), w)) and exact(
         said(lambda w: lora.pull(toys.ADAPTER, w, G), w)
     )
-    sampling = sampler.Sampling(jnp.float32(1.0), jnp.asarray([0]), jnp.int32(4))
+    sampling = draw.Sampling(jnp.float32(1.0), jnp.asarray([0]), jnp.int32(4))
     sample = lambda phi: sampler.sample(
         toys.CFG,
         phi,
@@ -213,8 +214,7 @@ def test_fp32_is_fp32_on_every_machine():
         seqs.prompt_len_P,
         jax.random.split(jax.random.key(0), len(seqs.prompt_len_P)),
         sampling,
-        4,
-        jnp.float32,
+        DecodePlan(4),
     )
     for dtype in (jnp.float32, jnp.bfloat16):
         phi, on = (

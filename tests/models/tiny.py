@@ -141,7 +141,6 @@ def decoded(cfg, phi, seqs: Sequences, cache_dtype=jnp.float32) -> jax.Array:
             seqs.prompt_len_P,
             prompt_cache,
             cache,
-            (seqs.tokens_BT.shape[1],),
         )
         return cache, hidden_BD
 
