@@ -40,8 +40,8 @@ def draw(P=P, M=M, S=S, T=T, K=K, G=G, H=H, seed=0):
     return 2 * normal(B, T, K * G, H), normal(B, K, T, H), normal(B, K, T, H), prompt
 
 
-def by_loop(q, k, v, prompt=None):
-    """Head by head, over the valid keys alone."""
+def by_loop(q, k, v, prompt=None, window=None):
+    """Head by head, over the valid keys alone, the last `window` of them."""
     B, T, N, H = q.shape
     out, G = np.zeros((B, T, N, H)), N // k.shape[1]
     for b in range(B):
@@ -55,6 +55,8 @@ def by_loop(q, k, v, prompt=None):
                     )
                     keys = np.concatenate([prompt[0][p, n // G, :length], keys])
                     values = np.concatenate([prompt[1][p, n // G, :length], values])
+                if window is not None:
+                    keys, values = keys[-window:], values[-window:]
                 weights = np.exp(keys @ q[b, t, n] / np.sqrt(H))
                 out[b, t, n] = weights / weights.sum() @ values
     return out
@@ -72,6 +74,39 @@ def test_against_a_loop(form, with_prompt):
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+WINDOWED = {name: form for name, form in FORMS.items() if name != "splash"}
+windowed_forms = pytest.mark.parametrize("form", WINDOWED.values(), ids=WINDOWED)
+
+
+@windowed_forms
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("with_prompt", [True, False])
+def test_a_sliding_window(form, window, with_prompt):
+    """A traced number of positions, the query's own among them, over the border to the prompt."""
+    q, k, v, prompt = draw(S=4, T=5)
+    given = (q, k, v, prompt if with_prompt else None)
+    found = jax.jit(lambda window, *given: form(*given, window=window))(window, *given)
+    np.testing.assert_allclose(found, by_loop(*given, window), rtol=1e-4, atol=1e-5)
+
+
+@windowed_forms
+def test_a_sliding_window_within_segments(form):
+    q, k, v, _ = draw(P=1, M=1, T=6, seed=4)
+    segment_BT = jnp.asarray([[1, 1, 2, 2, 2, 2]], jnp.int32)
+    out = np.asarray(form(*map(jnp.asarray, (q, k, v)), segment_BT=segment_BT, window=2))
+    for part in (slice(0, 2), slice(2, 6)):
+        alone = by_loop(q[:, part], k[:, :, part], v[:, :, part], window=2)
+        np.testing.assert_allclose(out[:, part], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_are_not_for_the_splash_kernel():
+    tpu = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="tpu")], object))
+    assert attention.form_of("auto", tpu) == "splash"
+    assert attention.form_of("auto", tpu, windows=True) == "xla"
+    with pytest.raises(ValueError, match="'splash' does not compute sliding windows; set model"):
+        attention.check("splash", jnp.bfloat16, 64, tpu, windows=True)
 
 
 @forms
@@ -145,6 +180,9 @@ def test_the_kernel_over_a_mesh(kernel, sizes):
         jax.jit(form)(q, k, v, prompt), by_loop(q, k, v, prompt), rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(jax.jit(form)(q, k, v), by_loop(q, k, v), rtol=1e-4, atol=1e-5)
+    if kernel != "splash":
+        found = jax.jit(form)(q, k, v, prompt, window=2)
+        np.testing.assert_allclose(found, by_loop(q, k, v, prompt, 2), rtol=1e-4, atol=1e-5)
     B, T = q.shape[:2]
     segment_BT = 1 + (jnp.arange(T) >= 1 + jnp.arange(B)[:, None] % (T - 1)).astype(
         jnp.int32

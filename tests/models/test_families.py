@@ -20,6 +20,7 @@ from tests.models import tiny
 from tests.models.make_golden import GOLDEN
 
 CLOSE = dict(rtol=0, atol=1e-4)
+SHIPPED = ("llama", "qwen2", "qwen3")  # their golden logits must be there
 RELEASED = {  # from the models' config.json; the last number is how many parameters are published
     "Qwen2.5-3B": (
         dict(
@@ -94,7 +95,7 @@ RELEASED = {  # from the models' config.json; the last number is how many parame
 
 
 def test_the_families_that_ship_are_found():
-    assert {"llama", "qwen2", "qwen3"} <= set(params.families())
+    assert set(SHIPPED) <= set(params.families())
     assert not {"layers", "params", "hf_folder"} & set(params.families())
 
 
@@ -116,9 +117,9 @@ def test_one_new_file_is_one_new_family(tmp_path, monkeypatch):
 def test_golden(name, build):
     """Without torch: the logits that transformers gave for the same weights and tokens."""
     with np.load(GOLDEN) as golden:
-        assert name in golden, (
-            f"no {name!r} in {GOLDEN.name}: run python -m tests.models.make_golden (needs torch)"
-        )
+        if name not in golden:
+            assert name not in {*SHIPPED, *tiny.SPECIAL}
+            pytest.skip(f"no {name!r} in {GOLDEN.name}: python -m tests.models.make_golden adds it")
         expected = golden[name]
     seqs = tiny.rows()
     mask = tiny.inside(seqs)
@@ -146,6 +147,8 @@ def test_transformers_and_back(name, tmp_path):
     torch = pytest.importorskip("torch", reason="compares with transformers' torch models")
     import transformers
 
+    if not tiny.in_transformers(tiny.CASES[name]):
+        pytest.skip(f"transformers has no {name}")
     reference = tiny.torch_model(tiny.CASES[name])
     reference.save_pretrained(tmp_path / "theirs")
     folder = params.locate(tmp_path / "theirs")
@@ -332,7 +335,7 @@ def test_defaults_are_those_of_transformers():
             dict(rope_scaling=dict(rope_type="yarn", factor=4.0)),
             "qwen3 rope_scaling=.*yarn.* is not supported",
         ),
-        ("mamba", {}, "model_type='mamba', which is not supported; allowed: .*llama, qwen2, qwen3"),
+        ("mamba", {}, "model_type='mamba', which is not supported; allowed: .*llama.*qwen2.*qwen3"),
         (None, {}, "model_type=None, which is not supported"),
     ],
 )

@@ -29,11 +29,7 @@ def example(dtype=jnp.float32):
     )
 
 
-def full(hidden_BTD, head_VD, tokens_BT, temperature):
-    """The same with all logits at once."""
-    logp_BTV = jax.nn.log_softmax(jnp.einsum("BTD,VD->BTV", hidden_BTD, head_VD) / temperature)
-    entropy_BT = -jnp.sum(jnp.exp(logp_BTV) * logp_BTV, axis=-1)
-    return jnp.take_along_axis(logp_BTV, tokens_BT[..., None], axis=-1)[..., 0], entropy_BT
+full = logprobs.token_logp_plain
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 6, 9, 21, 1024])

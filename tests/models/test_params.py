@@ -59,6 +59,10 @@ def test_abstract_init_and_axes_are_one_tree(name):
         axes,
         is_leaf=lambda node: isinstance(node, tuple),
     )
+
+
+def test_axes_and_shapes_carry_the_layers():
+    shapes, axes = params.abstract(CFG, jnp.bfloat16), params.logical_axes(CFG)
     assert axes["layers"]["q"] == ("layers", "embed", "heads", "head_dim") and axes["embed"] == (
         "vocab",
         "embed",

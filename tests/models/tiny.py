@@ -52,8 +52,15 @@ SPECIAL = {
     "qwen2-tied": TINY | dict(model_type="qwen2", tie_word_embeddings=True, rope_theta=1e6),
     "qwen3-one-kv-head": TINY | dict(model_type="qwen3", num_key_value_heads=1),
 }
-# name -> HF config: every family found as it comes, and the special ones
-CASES = {name: TINY | dict(model_type=name) for name in params.families()} | SPECIAL
+
+
+def hf_of(family: str) -> dict:
+    """HF config of a tiny model; a family file may name further keys that it needs, HF_EXAMPLE."""
+    return TINY | dict(model_type=family) | getattr(params.family(family), "HF_EXAMPLE", {})
+
+
+# name -> HF config: every family that is found, and the special ones
+CASES = {name: hf_of(name) for name in params.families()} | SPECIAL
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -150,6 +157,13 @@ def decoded(cfg, phi, seqs: Sequences, cache_dtype=jnp.float32) -> jax.Array:
 
 
 # ---- the reference; torch is imported only where it is called
+
+
+def in_transformers(hf: dict) -> bool:
+    """Whether transformers knows this family: one's own has no reference there."""
+    import transformers
+
+    return hf["model_type"] in transformers.CONFIG_MAPPING
 
 
 def torch_model(hf: dict):
