@@ -60,8 +60,7 @@ class Outputs(NamedTuple):
             self.tokens_BT.at[:, t].set(token_B),
             self.logp_BT.at[:, t].set(jnp.where(live_B, logp_B, 0.0)),
             self.length_B + live_B,
-            # A finished row's filler is no end, though 0 may be an eos id.
-            self.done_B | (live_B & ends_B),
+            self.done_B | ends_B,
         )
         return outputs, token_B
 

@@ -112,7 +112,7 @@ def placed(tree, layout):
 
 
 def trace_policy(run: Run, state: TrainState, actor: str) -> jax.stages.Traced:
-    """The weights that this actor samples with, laid out for sampling, from a state that may be abstract."""
+    """The weights that this actor samples with, sharded for sampling; the state may be abstract."""
     layout = build.theta_shardings(run, run.decode_mesh)
     return jax.jit(lambda params: run.method.policy(params, actor), out_shardings=layout).trace(
         state.params
@@ -133,7 +133,10 @@ def plan_of(run: Run) -> decode_plan.DecodePlan:
 
 
 def trace_sampler(run: Run, phi, bucket: int, P: int, M: int) -> jax.stages.Traced:
-    """M completions of each of P prompts of up to `bucket` tokens; phi: weights of trace_policy, or their shapes."""
+    """M completions of each of P prompts of up to `bucket` tokens.
+
+    phi: weights of trace_policy, or their shapes.
+    """
     s, mesh = run.settings, run.decode_mesh
     number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
     keys = jax.eval_shape(lambda: row_keys(jax.random.key(s.seed), 0, jnp.zeros(P, jnp.int32), M))
@@ -159,7 +162,7 @@ def trace_update(run: Run, state: TrainState, bucket: int, reads: Reads) -> jax.
 
 
 def abstract_phi(run: Run, state: TrainState):
-    """Shapes and layout of what the sampler is given."""
+    """Shapes and shardings of what the sampler is given."""
     return placed(
         jax.eval_shape(lambda params: run.method.policy(params, "theta"), state.params),
         build.theta_shardings(run, run.decode_mesh),
