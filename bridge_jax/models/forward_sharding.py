@@ -2,8 +2,8 @@
 
 Rows stay on their device. A layer's weights are gathered over the mesh axis fsdp once, when a pass
 comes to that layer (again in the backward pass where remat is on), and their gradient is reduced
-once. Left to itself the compiler gathers a layer's weights for each of their uses. The plain form is
-`ForwardSharding()`, for one device, which changes nothing.
+once. Left to itself the compiler gathers a layer's weights for each of their uses. The plain form
+is `ForwardSharding()`, for one device, which changes nothing.
 """
 
 from __future__ import annotations

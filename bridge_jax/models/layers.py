@@ -5,10 +5,10 @@ probabilities. A prompt is computed once for all rows that continue it: its keys
 prompt, [P,K,S,H], and a row's queries attend to them and to the row's own keys under one softmax.
 Prompts are right-padded; completions start at position `prompt_len`, whatever the padding.
 
-A family is one file with a subclass of Config. It says by which tensors and hooks it differs: q/k/v,
-norm, activation, mlp, rotary angles, scale of the embedding, constants by layer such as a sliding
-window, or the whole block. Left out: mixture of experts, dropout, a soft cap on logits, a cache that
-forgets what no window reaches any more.
+A family is one file with a subclass of Config. It says by which tensors and hooks it differs:
+q/k/v, norm, activation, mlp, rotary angles, scale of the embedding, constants by layer such as a
+sliding window, or the whole block. Left out: mixture of experts, dropout, a soft cap on logits, a
+cache that forgets what no window reaches any more.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Config:
         return base_tensors(self)
 
     def layer_constants(self) -> dict[str, np.ndarray]:
-        """Numbers of each layer that are not trained, [L,...]; a block finds them beside its weights.
+        """Numbers of each layer that are not trained, [L,...]; a block finds them in p, as weights.
 
         "window", int32 [L], is read here: how many positions a query sees, itself included.
         """
@@ -106,8 +106,8 @@ class Config:
     def block(self, p: Tree, x_BTD: jax.Array, cos_sin, attend: Callable):
         """One layer: the next x_BTD, and what `attend` returned beside its output.
 
-        attend(q_BTNH, k_BKTH, v_BKTH) -> (out_BTNH, cache): training, prefill and decoding differ in
-        this function alone, which a block calls once.
+        attend(q_BTNH, k_BKTH, v_BKTH) -> (out_BTNH, cache): training, prefill and decoding differ
+        in this function alone, which a block calls once.
         """
         attended, cache = self_attention(self, p, self.norm(x_BTD, p["attn_norm"]), cos_sin, attend)
         x_BTD = x_BTD + attended

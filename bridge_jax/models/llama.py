@@ -1,4 +1,6 @@
-"""Llama (1 to 3.2, and SmolLM2, which shares its shape): plain projections, optional llama3 rope scaling."""
+"""Llama (1 to 3.2, and SmolLM2, which shares its shape): plain projections, optional llama3 rope
+scaling.
+"""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 XLA's CPU compiler slices and updates bfloat16 by way of fp32, and converts the whole of a stack of
 layers, or of a cache, for every slice of it. It moves uint16 as it is (docs/speed.md). The plain
-form is no conversion at all: `to_storage(x, x.dtype)` and `from_storage` then return x. Not for what
-is differentiated.
+form is no conversion at all: `to_storage(x, x.dtype)` and `from_storage` then return x. Not for
+what is differentiated.
 """
 
 from __future__ import annotations

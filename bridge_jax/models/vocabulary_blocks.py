@@ -8,10 +8,10 @@ Gimelshein 2018, arXiv 1805.02867), and the backward pass computes the logits of
     d logit_v = [ (1[v = token] - p_v) g  -  p_v (log p_v + entropy) g_entropy ] / temperature
     d head_v = sum_t d logit_v hidden_t,    d hidden = sum_v d logit_v head_v
 
-g and g_entropy are the gradients of log p and of the entropy; the second term is computed only where
-an objective has one. A block's part of the head's gradient is complete when the block is done: one
-matmul sums it over positions in fp32, and it is reduced over the devices at once, in fp32, so that
-neither the gathered head nor its gradient is ever whole on a device.
+g and g_entropy are the gradients of log p and of the entropy; the second term is computed only
+where an objective has one. A block's part of the head's gradient is complete when the block is
+done: one matmul sums it over positions in fp32, and it is reduced over the devices at once, in
+fp32, so that neither the gathered head nor its gradient is ever whole on a device.
 
 The plain form is logprobs.token_logp_plain.
 """
@@ -93,8 +93,8 @@ def on_mesh(mesh: Mesh | None, rows: int, head_shape: tuple[int, int]) -> OnMesh
 def on_devices(function, where: OnMesh | None, chunk_tokens: int, inputs, outputs):
     """function(Axes, chunk_tokens, ...) on each device's part.
 
-    inputs, outputs: for each argument and result, whether it is sharded as "rows", as the "head", or
-    "" not at all.
+    inputs, outputs: for each argument and result, whether it is sharded as "rows", as the "head",
+    or "" not at all.
     """
     if where is None:
         return functools.partial(function, Axes(), chunk_tokens)

@@ -1,11 +1,12 @@
-"""Products with a weight, whose gradient is summed over positions in fp32 whatever the compute dtype.
+"""Products with a weight, whose gradient is summed over positions in fp32 whatever the compute
+dtype.
 
 The transpose of a bfloat16 matmul gives its sums in bfloat16, and devices then add theirs in
 bfloat16 too. The gradient of a table, added token by token, stands still once an entry is 256 times
 what is added to it. Here the products of a weight's gradient leave their matmul in fp32, are added
-over rows and devices in fp32, and are rounded to the weight's dtype once. (A compiler may still send
-fp32 sums as bfloat16 where only the rounded sum is used, as the TPU's does.) Activations and their
-gradients are of the compute dtype.
+over rows and devices in fp32, and are rounded to the weight's dtype once. (A compiler may still
+send fp32 sums as bfloat16 where only the rounded sum is used, as the TPU's does.) Activations and
+their gradients are of the compute dtype.
 
 Each function has its plain form beside it, `..._plain`: in fp32 both give the same numbers, which
 tests/models/test_weight_grads.py checks.

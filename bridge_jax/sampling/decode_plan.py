@@ -88,10 +88,10 @@ def choose(
 ) -> DecodePlan:
     """The plan that pays on this mesh; compactions and segments: as given, or -1 for what pays.
 
-    On one CPU device the time is that of matmuls with the weights, and falls with the rows: they are
-    compacted twice. Each time one loop chooses among all segments, since loops take long to compile.
-    Elsewhere a step of half the rows takes about as long, since it is bound by reading weights and
-    cache: rows are not compacted, and each segment has a loop of its own.
+    On one CPU device the time is that of matmuls with the weights, and falls with the rows: they
+    are compacted twice. Each time one loop chooses among all segments, since loops take long to
+    compile. Elsewhere a step of half the rows takes about as long, since it is bound by reading
+    weights and cache: rows are not compacted, and each segment has a loop of its own.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     one_cpu = on_cpu and mesh.size == 1

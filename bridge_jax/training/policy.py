@@ -31,13 +31,16 @@ def forward_sharding_of(cfg: layers.Config, mesh: Mesh | None, kind: str) -> For
 
 
 def parts_of_group(P: int, M: int, mesh: Mesh | None) -> int:
-    """In how many parts the devices share the M rows of each of P prompts: as few as give each device as many parts."""
+    """In how many parts the devices share the M rows of each of P prompts.
+
+    As few as give each device the same number of parts.
+    """
     devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     return next((n for n in sharding.divisors(M) if P * n % devices == 0), 1)
 
 
 def shared_out(seqs: Sequences, mesh: Mesh | None) -> Sequences:
-    """The same rows; where there are fewer prompts than devices to share them, a prompt comes with each part of its rows."""
+    """The same rows, with a copy of a prompt for each part of its rows (parts_of_group)."""
     P = seqs.prompt_len_P.shape[0]
     times = parts_of_group(P, seqs.length_B.shape[0] // P, mesh)
     again = lambda x: jnp.repeat(x, times, axis=0)
@@ -72,7 +75,10 @@ def make(
     kind: str = "auto",
     mesh: Mesh | None = None,
 ) -> Policy:
-    """Log-probabilities, merge, pull and the adapter's start; dtype: of merged weights and activations."""
+    """Log-probabilities, merge, pull and the adapter's start.
+
+    dtype: of merged weights and activations.
+    """
     forward_sharding = forward_sharding_of(cfg, mesh, kind)
     constrain = constrain_adapter(cfg, adapter, mesh)
 

@@ -1,4 +1,6 @@
-"""Attention by each of its forms: against a loop in numpy, their gradients, on a mesh of eight devices."""
+"""Attention by each of its forms: against a loop in numpy, their gradients, on a mesh of eight
+devices.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ LENGTHS = np.array([4, 2])
 
 
 def draw(P=P, M=M, S=S, T=T, K=K, G=G, H=H, seed=0):
-    """q [B,T,N,H], k and v [B,K,T,H], prompt (k, v [P,K,S,H], mask [P,S]); unlike scores, so that a wrong scale shows."""
+    """q [B,T,N,H], k and v [B,K,T,H], prompt (k, v [P,K,S,H], mask [P,S]); unlike scores, so that a
+    wrong scale shows.
+    """
     rng, B = np.random.RandomState(seed), P * M
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
     lengths = rng.randint(1, S + 1, P) if P != len(LENGTHS) else LENGTHS * S // 4
@@ -168,7 +172,9 @@ def test_gradients_of_several_sequences_in_a_row(form):
 )
 @pytest.mark.parametrize("kernel", ["splash", "cudnn's, by einsums"])
 def test_the_kernel_over_a_mesh(kernel, sizes):
-    """Rows and heads on eight devices; with tensor=4 two devices share each of the two kv heads; 2 prompts do not divide by 8."""
+    """Rows and heads on eight devices; with tensor=4 two devices share each of the two kv heads; 2
+    prompts do not divide by 8.
+    """
     mesh = sharding.make_mesh(MeshConfig(**sizes))
     q, k, v, prompt = draw(P=4 if "tensor" in sizes else 2, M=2, K=2, G=4, seed=3)
     form = (
@@ -251,7 +257,9 @@ def test_auto_on_a_gpu_is_cudnn_where_it_can(capability, dtype, head_dim, form):
 def test_what_auto_gives_to_cudnn_passes_jaxs_own_checks(
     monkeypatch, dtype, head_dim, kernel, S, T
 ):
-    """Forward and backward pass as traced for a GPU: jax refuses there what cuDNN does not take; S = 0: no prompt."""
+    """Forward and backward pass as traced for a GPU: jax refuses there what cuDNN does not take; S
+    = 0: no prompt.
+    """
     stablehlo = pytest.importorskip(
         "jax._src.cudnn.fused_attention_stablehlo", reason="jax has moved its checks"
     )
@@ -285,7 +293,9 @@ def test_what_auto_gives_to_cudnn_passes_jaxs_own_checks(
     ],
 )
 def test_cudnn_by_name_is_refused_where_it_cannot(given, message):
-    """Before anything is compiled, on whatever machine; auto takes the same config, and cudnn what it can."""
+    """Before anything is compiled, on whatever machine; auto takes the same config, and cudnn what
+    it can.
+    """
     sketch = lambda kind, **given: build.sketch(
         tiny_runs.config("grpo", model__attention=kind, **given), jax.devices()[:1]
     )

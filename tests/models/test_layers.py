@@ -1,4 +1,6 @@
-"""The decoder's own promises: what a position may see, that padding is nothing, that sampler and trainer agree."""
+"""The decoder's own promises: what a position may see, that padding is nothing, that sampler and
+trainer agree.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def test_rotation_depends_on_distance_alone(build):
 
 
 def test_what_the_backward_pass_keeps_of_a_layer():
-    """Of the mlp's width its two projections and what the last is multiplied by, nothing in between; of norms their input."""
+    """Of the mlp's width its two projections and what the last is multiplied by, nothing in
+    between; of norms their input.
+    """
     cfg = params.read_config(tiny.CASES["llama"])
     phi, seqs = params.init(cfg, jax.random.key(0)), tiny.rows(P=1, M=1, S=11, T=2)
     kept = jax.tree.leaves(jax.vjp(lambda phi: layers.forward(cfg, phi, seqs), phi)[1])
@@ -42,7 +46,9 @@ def test_what_the_backward_pass_keeps_of_a_layer():
 
 
 def test_causality_by_gradient(build):
-    """d hidden_t / d embedding of a token is exactly 0, but for tokens of the row's prompt and those before t."""
+    """d hidden_t / d embedding of a token is exactly 0, but for tokens of the row's prompt and
+    those before t.
+    """
     cfg, phi = build("qwen3")
     P, M, S, T = 2, 2, 5, 4
     ids = (
@@ -92,7 +98,9 @@ def test_a_prompt_and_its_rows_take_one_matmul_of_each_weight(build, M):
 
 @jax.jit
 def loss_and_gradient(phi, seqs, pull_BTD):
-    """sum of <hidden, pull> over the completion tokens that count, and its gradient in every parameter (llama)."""
+    """sum of <hidden, pull> over the completion tokens that count, and its gradient in every
+    parameter (llama).
+    """
     mask_BT = jnp.arange(seqs.tokens_BT.shape[1]) < seqs.length_B[:, None]
     cfg = params.read_config(tiny.CASES["llama"])
     return jax.value_and_grad(
@@ -101,7 +109,9 @@ def loss_and_gradient(phi, seqs, pull_BTD):
 
 
 def repadded(seqs, prompt_pad, completion_pad, extra=0):
-    """The same rows with other ids beyond the lengths and `extra` more padding positions in the prompt."""
+    """The same rows with other ids beyond the lengths and `extra` more padding positions in the
+    prompt.
+    """
     prompt_PS = np.pad(seqs.prompt_PS, ((0, 0), (0, extra)))
     prompt_PS[np.arange(prompt_PS.shape[1]) >= seqs.prompt_len_P[:, None]] = prompt_pad
     return seqs.replace(
@@ -110,8 +120,10 @@ def repadded(seqs, prompt_pad, completion_pad, extra=0):
 
 
 def test_padding_is_nothing(build):
-    """Any pad id, even one outside the vocabulary: bit-equal loss and gradient. Any pad amount: equal to rounding, of which 1.2e-6
-    of the largest entry was measured (AVX-512); one padding position that is seen makes it 0.2."""
+    """Any pad id, even one outside the vocabulary: bit-equal loss and gradient. Any pad amount:
+    equal to rounding, of which 1.2e-6 of the largest entry was measured (AVX-512); one padding
+    position that is seen makes it 0.2.
+    """
     cfg, phi = build("llama")
     seqs = tiny.rows()
     assert (seqs.prompt_len_P < seqs.prompt_PS.shape[1]).any() and not tiny.inside(seqs).all()
@@ -167,7 +179,9 @@ def test_a_padding_row_is_finite_and_moves_nothing(build):
 
 
 def test_a_shared_prompt_equals_one_prompt_per_row(build):
-    """Rows behind a shared prompt (M = 2) compute what they compute behind a prompt of their own (M = 1)."""
+    """Rows behind a shared prompt (M = 2) compute what they compute behind a prompt of their own (M
+    = 1).
+    """
     cfg, phi = build("llama")
     seqs = tiny.rows()
     alone = seqs.replace(
@@ -179,7 +193,9 @@ def test_a_shared_prompt_equals_one_prompt_per_row(build):
 
 
 def test_bf16_is_near_fp32_and_decoding_near_forward(build):
-    """Hidden states in bf16, of size about 1: within 0.2 (rms 0.04) of fp32, and the two paths within 0.02 (rms)."""
+    """Hidden states in bf16, of size about 1: within 0.2 (rms 0.04) of fp32, and the two paths
+    within 0.02 (rms).
+    """
     cfg, phi = build("llama")
     seqs = tiny.rows()
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), phi)
@@ -195,7 +211,9 @@ def test_bf16_is_near_fp32_and_decoding_near_forward(build):
 
 
 def test_remat_policies_give_one_gradient_and_keep_less_and_less():
-    """none, dots and full: the same gradient; the compiled program's scratch memory shrinks in this order."""
+    """none, dots and full: the same gradient; the compiled program's scratch memory shrinks in this
+    order.
+    """
     cfg = dataclasses.replace(params.read_config(tiny.CASES["llama"]), layers=8)
     phi = jax.jit(params.init, static_argnums=0)(cfg, jax.random.key(0))
     seqs = tiny.rows(S=24, T=24)

@@ -1,4 +1,5 @@
-"""One new file is a new family, with a block of its own: trained and sampled from where it is found.
+"""One new file is a new family, with a block of its own: trained and sampled from where it is
+found.
 
 The toy differs from every family that ships: norms before and after attention and mlp, a sliding
 window on every other layer, a scaled embedding, gelu. Its logits are compared with a model in numpy
@@ -192,7 +193,9 @@ def test_it_is_sampled_from_by_every_plan(toy):
 
 
 def test_it_is_trained(dropped_in, quick, tmp_path):
-    """BRIDGE, whole runs: its parameters move, and the sampler's log-probabilities are the trainer's."""
+    """BRIDGE, whole runs: its parameters move, and the sampler's log-probabilities are the
+    trainer's.
+    """
     keys = dict(model_type="sandwich", hidden_act="gelu_pytorch_tanh", sliding_window=3)
     given = {f"model__arch__{key}": value for key, value in keys.items()}
     assert tiny_runs.go(tmp_path / "run", steps=3, **given)["step"] == 3

@@ -82,7 +82,9 @@ def test_a_token_that_comes_often_counts_each_time():
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
 def test_every_sum_over_positions_is_in_fp32(family):
-    """Of a bfloat16 model's gradient; the CPU's compiler would hide a sum in bfloat16, so that the program is looked at as traced."""
+    """Of a bfloat16 model's gradient; the CPU's compiler would hide a sum in bfloat16, so that the
+    program is looked at as traced.
+    """
     cfg = params.read_config(tiny.CASES[family])
     phi = jax.eval_shape(
         lambda: jax.tree.map(lambda x: x.astype(jnp.bfloat16), params.init(cfg, jax.random.key(0)))

@@ -1,7 +1,8 @@
-"""Tiny models of every family for the tests: HF configs, weights that are a function of a tensor's name, token rows.
+"""Tiny models of every family for the tests: HF configs, weights that are a function of a tensor's
+name, token rows.
 
-The weights need no torch. Their scale is far above the usual init, norms are not one and biases not zero: attention is
-sharp, and a mistake in any tensor moves the logits.
+The weights need no torch. Their scale is far above the usual init, norms are not one and biases not
+zero: attention is sharp, and a mistake in any tensor moves the logits.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def write_folder(
 def rows(
     seed: int = 0, P: int = 2, M: int = 2, S: int = 9, T: int = 6, vocab: int = TINY["vocab_size"]
 ) -> Sequences:
-    """Ragged right-padded prompts and completions; the first of each is full, pads are random tokens."""
+    """Ragged right-padded prompts and completions; the first of each is full, pads are random
+    tokens.
+    """
     rng = np.random.RandomState(seed)
     prompt_len = rng.randint(1, S, P)
     length = rng.randint(1, T, P * M)
@@ -180,7 +183,9 @@ def torch_model(hf: dict):
 
 
 def torch_logits(model, seqs: Sequences) -> np.ndarray:
-    """transformers' logits [B,T,V] for every completion token, one unpadded row at a time; 0 beyond a row's length."""
+    """transformers' logits [B,T,V] for every completion token, one unpadded row at a time; 0 beyond
+    a row's length.
+    """
     import torch
 
     B, T = seqs.tokens_BT.shape

@@ -29,7 +29,9 @@ def test_greedy_takes_the_first_of_equal_logits():
 @pytest.mark.parametrize("form", [draw.draw, draw.draw_plain], ids=["in two steps", "plain"])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_frequencies_follow_the_softmax(form, temperature):
-    """20,000 draws from 6 logits: chi-square at a fixed key, and the log-probabilities that go with them."""
+    """20,000 draws from 6 logits: chi-square at a fixed key, and the log-probabilities that go with
+    them.
+    """
     logits = jnp.array([1.0, 0.0, -1.0, 2.0, 0.5, -3.0])
     keys = draw.row_keys(jax.random.key(1), 0, jnp.arange(20), 1000)
     token, logp = jax.jit(form)(
@@ -42,7 +44,9 @@ def test_frequencies_follow_the_softmax(form, temperature):
 
 
 def test_tokens_draw_independently():
-    """The same row at t and t + 1 draws with different noise: pairs are as frequent as chance has them."""
+    """The same row at t and t + 1 draws with different noise: pairs are as frequent as chance has
+    them.
+    """
     keys = draw.row_keys(jax.random.key(2), 0, jnp.arange(4), 1000)
     drawn = [
         jax.jit(draw.draw)(jnp.zeros((4000, 4)), keys, jnp.int32(t), jnp.float32(1.0))[0]

@@ -101,7 +101,9 @@ def test_the_trainer_scores_what_was_sampled(phi, temperature):
 
 
 def test_bf16_weights_and_cache(phi):
-    """Measured here: 0, both round at the same places; the rounding of bf16 itself moves a log-probability by .01."""
+    """Measured here: 0, both round at the same places; the rounding of bf16 itself moves a
+    log-probability by .01.
+    """
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi)
     samples = run(half, plan=DecodePlan(T, jnp.bfloat16))
     error = np.abs(np.asarray(samples.logp_BT - scored(half, samples.seqs, 1.0)))
@@ -110,7 +112,9 @@ def test_bf16_weights_and_cache(phi):
 
 @pytest.fixture(scope="module")
 def sampled_by_real_weights(tmp_path_factory):
-    """dtype -> the sampler's log-probabilities of SmolLM2-135M's tokens, the trainer's, and those with fp32 arithmetic, fp64 [n]."""
+    """dtype -> the sampler's log-probabilities of SmolLM2-135M's tokens, the trainer's, and those
+    with fp32 arithmetic, fp64 [n].
+    """
     from bridge_jax.models import params
     from experiments import get_smollm2
 
@@ -152,7 +156,9 @@ def sampled_by_real_weights(tmp_path_factory):
 
 @pytest.mark.slow
 def test_real_weights(sampled_by_real_weights):
-    """SmolLM2-135M, 16 samples of up to 32 tokens behind ragged chat prompts, fp32. Measured: 2.7e-5 and 4e-6."""
+    """SmolLM2-135M, 16 samples of up to 32 tokens behind ragged chat prompts, fp32. Measured:
+    2.7e-5 and 4e-6.
+    """
     sampled, trained, _ = sampled_by_real_weights(jnp.float32)
     error = np.abs(sampled - trained)
     assert error.size > 400 and error.max() < 1e-4 and error.mean() < 1e-5
@@ -160,9 +166,11 @@ def test_real_weights(sampled_by_real_weights):
 
 @pytest.mark.slow
 def test_real_weights_in_bfloat16(sampled_by_real_weights):
-    """The sampler is as near to fp32 arithmetic on these weights as the trainer is. How near that is hangs on the tokens drawn, and
-    most on the least likely of them, so that one is the measure of the other. Measured (three seeds, AMX): means of .021 to .024
-    beside .021 to .026, roots of mean squares .034 to .037 beside .035 to .042."""
+    """The sampler is as near to fp32 arithmetic on these weights as the trainer is. How near that
+    is hangs on the tokens drawn, and most on the least likely of them, so that one is the measure
+    of the other. Measured (three seeds, AMX): means of .021 to .024 beside .021 to .026, roots of
+    mean squares .034 to .037 beside .035 to .042.
+    """
     sampled, trained, exact = sampled_by_real_weights(jnp.bfloat16)
     error, usual = np.abs(sampled - exact), np.abs(trained - exact)
     rms = lambda x: np.sqrt(np.mean(x**2))
@@ -174,8 +182,10 @@ def test_real_weights_in_bfloat16(sampled_by_real_weights):
 
 
 def test_bfloat16_is_stored_as_its_bits_on_a_cpu(phi):
-    """As programs.py samples and compiles there: what the plain plan samples, without an fp32 copy of the cache or of the layers'
-    weights, of which XLA's compiler else makes one for every slice (a test that has nothing to say once it does not)."""
+    """As programs.py samples and compiles there: what the plain plan samples, without an fp32 copy
+    of the cache or of the layers' weights, of which XLA's compiler else makes one for every slice
+    (a test that has nothing to say once it does not).
+    """
     phi, cfg = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi), toys.CFG
     given = (
         phi,
@@ -208,7 +218,9 @@ def test_bfloat16_is_stored_as_its_bits_on_a_cpu(phi):
 
 
 def test_greedy_is_argmax_by_teacher_forcing(phi):
-    """Temperature 0: every token is the trainer's argmax, whatever the key; log-probabilities are those at temperature 1."""
+    """Temperature 0: every token is the trainer's argmax, whatever the key; log-probabilities are
+    those at temperature 1.
+    """
     samples = run(phi, temperature=0.0)
     hidden_BTD = jax.jit(layers.forward, static_argnums=0)(toys.CFG, phi, samples.seqs)
     logits = hidden_BTD @ layers.head_weights(toys.CFG, phi).T
@@ -219,7 +231,9 @@ def test_greedy_is_argmax_by_teacher_forcing(phi):
 
 
 def test_a_prompts_samples_do_not_depend_on_the_batch(phi):
-    """Other prompts, another order, more padding, other fillers, alone or not: bitwise the same tokens."""
+    """Other prompts, another order, more padding, other fillers, alone or not: bitwise the same
+    tokens.
+    """
     tokens = {i: np.asarray(run(phi).seqs.tokens_BT).reshape(3, M, T)[i] for i in range(3)}
     a, b, c = PROMPTS
     layouts = [
@@ -271,7 +285,9 @@ def test_ends_of_sequence(phi):
 
 
 def test_filler_is_no_end(phi):
-    """Finished rows are filled with id 0; where 0 is an eos id, lengths still count to the first end alone."""
+    """Finished rows are filled with id 0; where 0 is an eos id, lengths still count to the first
+    end alone.
+    """
     tokens = np.asarray(run(phi, temperature=3.0).seqs.tokens_BT)
     ended = run(phi, temperature=3.0, eos=[0, int(tokens[0, 1])])
     assert ended.seqs.length_B[0] == 2 and ended.stopped_B[0]
@@ -313,7 +329,9 @@ def test_the_loop_stops_when_all_rows_are_done(phi, monkeypatch):
 @pytest.mark.parametrize("compactions", [1, 3, 5])
 @pytest.mark.parametrize("limit", [T, 3, 1])
 def test_rows_that_are_done_leave_and_nothing_changes(phi, compactions, limit):
-    """9 rows, then the 4, 2, 1 that are left: the same tokens in the same places; some stop early, some run into the limit."""
+    """9 rows, then the 4, 2, 1 that are left: the same tokens in the same places; some stop early,
+    some run into the limit.
+    """
     chosen = dict(temperature=2.0, eos=[4, 9, 20, 25, 30], limit=limit)
     whole = run(phi, **chosen)
     cut = run(phi, plan=DecodePlan(T, compactions=compactions), **chosen)
@@ -369,7 +387,9 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
 def test_a_segment_reads_what_it_can_have_filled_and_nothing_changes(
     phi, monkeypatch, compactions, loops, limit
 ):
-    """8 tokens in segments: a loop goes to the end of its last, reads by its own, and samples the same tokens."""
+    """8 tokens in segments: a loop goes to the end of its last, reads by its own, and samples the
+    same tokens.
+    """
     steps, decode = [], layers.decode
 
     def counted(cfg, phi, token_B, t, *rest):

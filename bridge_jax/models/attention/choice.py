@@ -44,7 +44,8 @@ def form_of(
 def check(kind: str, dtype, head_dim: int, mesh: Mesh, windows: bool = False) -> None:
     """ValueError where model.attention names what cannot compute such activations and heads.
 
-    windows: whether layers have sliding windows. A form that is made for other devices is a warning.
+    windows: whether layers have sliding windows. A form that is made for other devices is a
+    warning.
     """
     device = mesh.devices.flat[0]
     refused = cudnn.refusal(dtype, head_dim, device) if kind == "cudnn" else ""

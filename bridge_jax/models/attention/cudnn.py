@@ -46,8 +46,8 @@ def causal(
 def refusal(dtype, head_dim: int, device) -> str:
     """What of these cuDNN's kernel does not take, with what it takes; "" where it takes all.
 
-    The rules of jax's fused_attention_stablehlo.py; `causal` pads lengths to what it takes. A device
-    that is no GPU is treated as a Hopper.
+    The rules of jax's fused_attention_stablehlo.py; `causal` pads lengths to what it takes. A
+    device that is no GPU is treated as a Hopper.
     """
     major = int(str(getattr(device, "compute_capability", "9.0")).split(".")[0])
     widest = 256 if major >= 9 else 128

@@ -81,7 +81,9 @@ def attention(q_BTNH, own, prompt=None):
 
 
 def hide(scores_PKQS, mask_PTS):
-    """MASKED where a query does not see the prompt's position; the queries T are the last part of Q."""
+    """MASKED where a query does not see the prompt's position; the queries T are the last part of
+    Q.
+    """
     P, T, S = mask_PTS.shape
     if T == 1:
         return jnp.where(mask_PTS[:, None], scores_PKQS, MASKED)

@@ -1,8 +1,8 @@
 """Attention on several devices: rows over the mesh axes data and fsdp, heads over tensor.
 
 The partitioner cannot cut a kernel, so `causal` is put into a shard_map. Decoding's einsums it can
-cut, but left to itself it moves queries, keys and parts of the cache between devices many times in a
-layer. The plain form is the same function on one device.
+cut, but left to itself it moves queries, keys and parts of the cache between devices many times in
+a layer. The plain form is the same function on one device.
 """
 
 from __future__ import annotations
