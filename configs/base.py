@@ -64,8 +64,8 @@ def get_config(method: str = "bridge") -> ConfigDict:
                 cache_dtype="float32",
                 reward_noise=0.0,
                 calls=1,
-                halvings=-1,
-                stretches=-1,
+                compactions=-1,
+                cache_segments=-1,
             ),
             batch=dict(
                 prompts_per_step=64,

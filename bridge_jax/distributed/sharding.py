@@ -231,8 +231,8 @@ def of_cache(mesh: Mesh, cache: Tree) -> Tree:
     return jax.tree.map(of_leaf, cache)
 
 
-def lay_cache(mesh: Mesh, cache: Tree) -> Tree:
-    """The cache as `of_cache` has it, each kv head as often as `kv_copies` says."""
+def constrain_cache(mesh: Mesh, cache: Tree) -> Tree:
+    """The cache with the shardings of `of_cache`, each kv head as often as `kv_copies` says."""
     cache = jax.tree.map(
         lambda x: jnp.repeat(x, kv_copies(mesh.shape["tensor"], x.shape[2]), axis=2), cache
     )

@@ -25,7 +25,8 @@ from bridge_jax.grading.outcome import Claim, Outcome
 from bridge_jax.grading.pool import Pool
 from bridge_jax.sampling import decode_plan
 from bridge_jax.sampling import sampler as sampling_sampler
-from bridge_jax.sampling.sampler import Samples, Sampling, row_keys
+from bridge_jax.sampling.draw import Sampling, row_keys
+from bridge_jax.sampling.sampler import Samples
 from bridge_jax.types import Problem, Task, Tree
 
 
@@ -296,15 +297,9 @@ _row_keys = jax.jit(row_keys, static_argnums=3)
 
 @functools.lru_cache(maxsize=8)
 def _jitted(cfg, mesh: jax.sharding.Mesh, max_new: int, cache_dtype, options: tuple):
-    """rollout.sample of one model, the same for all benchmarks, so that they share its programs."""
-    sample = functools.partial(
-        sampling_sampler.sample,
-        cfg,
-        T=max_new,
-        cache_dtype=cache_dtype,
-        **decode_plan.cuts_on(mesh, max_new),
-        **decode_plan.laid_on(mesh),
-    )
+    """sampler.sample of one model, the same for all benchmarks, so that they share its programs."""
+    plan = decode_plan.choose(mesh, max_new, cache_dtype)
+    sample = functools.partial(sampling_sampler.sample, cfg, plan=plan)
     return jax.jit(sample, compiler_options=dict(options))
 
 

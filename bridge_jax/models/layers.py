@@ -1,44 +1,52 @@
-"""The decoder shared by all families: tensor table, layers, forward, prefill, decode.
+"""The decoder shared by all families: tensor table, hooks, forward, prefill, decode.
 
-One layer function serves training, prefill and decoding, so that sampler and trainer compute the same probabilities.
-A prompt is computed once for all rows that continue it: its keys are stored per prompt [P, K, S, H] and a row's queries
-attend to them and to the row's own keys under one softmax. Prompts are right-padded; completions start at position
-`prompt_len`, whatever the padding. Left out: sliding windows, mixture of experts, dropout.
+One block serves training, prefill and decoding, so that sampler and trainer compute the same
+probabilities. A prompt is computed once for all rows that continue it: its keys are stored per
+prompt, [P,K,S,H], and a row's queries attend to them and to the row's own keys under one softmax.
+Prompts are right-padded; completions start at position `prompt_len`, whatever the padding.
+
+A family is one file with a subclass of Config. It says by which tensors and hooks it differs:
+q/k/v, norm, activation, mlp, rotary angles, scale of the embedding, constants by layer such as a
+sliding window, or the whole block. Left out: mixture of experts, dropout, a soft cap on logits, a
+cache that forgets what no window reaches any more.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax.models.attention import attention, causal
-from bridge_jax.models.precision import PROJECTED, load, look_up, product, project, store
+from bridge_jax.models import rope
+from bridge_jax.models.attention import cache as decode_attention
+from bridge_jax.models.attention import causal
+from bridge_jax.models.forward_sharding import ForwardSharding
+from bridge_jax.models.norm import rms_norm
+from bridge_jax.models.remat import keep_inputs_only, remat
+from bridge_jax.models.storage_bits import from_storage, to_storage
+from bridge_jax.models.weight_grads import embed_lookup, project
 from bridge_jax.types import Sequences, Tree
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One parameter: everything that abstract state, sharding, init, LoRA and HF conversion need to know."""
+    """One parameter: what abstract state, sharding, init, LoRA and HF conversion need to know."""
 
     shape: tuple[int, ...]  # without the layer axis
     axes: tuple[str, ...]  # logical axis of each dimension
     hf: str  # name in the HF checkpoint; "{layer}" where one HF tensor per layer is stacked
-    inputs: int = (
-        0  # leading dimensions that are contracted: HF stores [out, in]; 0: as it is, heads merged
-    )
+    # Leading dimensions that are contracted: HF stores [out, in]. 0: as it is, heads merged.
+    inputs: int = 0
     init: str = "normal"  # normal (std Config.init_std), ones, zeros
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Numbers of one model; a family's subclass adds its tensors and its q/k/v projection."""
+    """Numbers of one model, and hooks; a family's subclass overrides those in which it differs."""
 
     family: str
     vocab: int
@@ -60,19 +68,58 @@ class Config:
         """Path in the parameter tree -> Tensor."""
         return base_tensors(self)
 
+    def layer_constants(self) -> dict[str, np.ndarray]:
+        """Numbers of each layer that are not trained, [L,...]; a block finds them in p, as weights.
+
+        "window", int32 [L], is read here: how many positions a query sees, itself included.
+        """
+        return {}
+
+    def scale_embedding(self, x_BTD: jax.Array) -> jax.Array:
+        """What enters the first layer, from the rows of the embedding."""
+        return x_BTD
+
+    def norm(self, x: jax.Array, scale: jax.Array) -> jax.Array:
+        """The norm of the blocks, and the one before the head."""
+        return rms_norm(x, scale, self.rms_eps)
+
+    def inverse_frequencies(self) -> np.ndarray:
+        """Rotation speed of each half-head channel, [H/2] radians per position."""
+        return rope.frequencies(self.rope_theta, self.head_dim)
+
+    def rotary(self, position_BT: jax.Array):
+        """What a block needs to rotate by position: cos and sin [B,T,H/2]."""
+        return rope.cos_sin(self.inverse_frequencies(), position_BT)
+
     def qkv(self, p: Tree, x_BTD: jax.Array):
         """Queries [B,T,N,H], keys and values [B,T,K,H], before the rotation."""
         return tuple(project("BTD,DNH->BTNH", x_BTD, p[name]) for name in ("q", "k", "v"))
 
-    def inverse_frequencies(self) -> np.ndarray:
-        """Rotation speed of each half-head channel, [H/2] radians per position."""
-        return 1.0 / self.rope_theta ** (
-            np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
-        )
+    def activation(self, gate_BTF: jax.Array) -> jax.Array:
+        """What multiplies the mlp's up projection (Shazeer 2020)."""
+        return jax.nn.silu(gate_BTF)
+
+    def mlp_of(self, p: Tree, x_BTD: jax.Array) -> jax.Array:
+        """The gated mlp, [B,T,D]."""
+        return gated_mlp(self, p, x_BTD)
+
+    def block(self, p: Tree, x_BTD: jax.Array, cos_sin, attend: Callable):
+        """One layer: the next x_BTD, and what `attend` returned beside its output.
+
+        attend(q_BTNH, k_BKTH, v_BKTH) -> (out_BTNH, cache): training, prefill and decoding differ
+        in this function alone, which a block calls once.
+        """
+        attended, cache = self_attention(self, p, self.norm(x_BTD, p["attn_norm"]), cos_sin, attend)
+        x_BTD = x_BTD + attended
+        return x_BTD + self.mlp_of(p, self.norm(x_BTD, p["mlp_norm"])), cache
 
 
-def hf_numbers(hf: dict) -> dict:
-    """Config fields common to all families, from HF's config.json; ValueError if a key is missing or unsupported."""
+def hf_numbers(hf: dict, activations: tuple[str, ...] = ("silu",)) -> dict:
+    """Config fields common to all families, from HF's config.json.
+
+    activations: values of hidden_act that the family computes. ValueError if a key is missing or
+    not supported.
+    """
     needed = (
         "vocab_size",
         "hidden_size",
@@ -83,8 +130,9 @@ def hf_numbers(hf: dict) -> dict:
     missing = [key for key in needed if key not in hf]
     if missing:
         raise ValueError(f"config.json lacks {', '.join(missing)}; it has {', '.join(sorted(hf))}")
-    if hf.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"hidden_act={hf['hidden_act']!r} is not supported; allowed: 'silu'")
+    if hf.get("hidden_act", activations[0]) not in activations:
+        allowed = ", ".join(map(repr, activations))
+        raise ValueError(f"hidden_act={hf['hidden_act']!r} is not supported; allowed: {allowed}")
     heads, kv_heads = (
         hf["num_attention_heads"],
         hf.get("num_key_value_heads") or hf["num_attention_heads"],
@@ -93,11 +141,14 @@ def hf_numbers(hf: dict) -> dict:
         raise ValueError(
             f"num_attention_heads={heads} is not a multiple of num_key_value_heads={kv_heads}"
         )
-    # transformers 5 writes rope_parameters; older files write rope_theta and rope_scaling, with "type" for "rope_type"
-    rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
-    theta = rope.pop("rope_theta", None) or hf.get("rope_theta") or 10000.0
-    rope["rope_type"] = rope.get("rope_type", rope.pop("type", "default"))
-    if (part := rope.pop("partial_rotary_factor", hf.get("partial_rotary_factor")) or 1.0) != 1.0:
+    # transformers 5 writes rope_parameters; older files write rope_theta and rope_scaling, with
+    # "type" for "rope_type"
+    scaling = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
+    theta = scaling.pop("rope_theta", None) or hf.get("rope_theta") or 10000.0
+    scaling["rope_type"] = scaling.get("rope_type", scaling.pop("type", "default"))
+    if (
+        part := scaling.pop("partial_rotary_factor", hf.get("partial_rotary_factor")) or 1.0
+    ) != 1.0:
         raise ValueError(f"partial_rotary_factor={part} is not supported; allowed: 1.0")
     eos = hf.get("eos_token_id")
     return dict(
@@ -114,12 +165,12 @@ def hf_numbers(hf: dict) -> dict:
         max_positions=hf.get("max_position_embeddings", 2048),
         init_std=hf.get("initializer_range", 0.02),
         eos_ids=() if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (eos,),
-        rope_scaling=None if rope["rope_type"] == "default" else tuple(sorted(rope.items())),
+        rope_scaling=None if scaling["rope_type"] == "default" else tuple(sorted(scaling.items())),
     )
 
 
 def base_tensors(cfg: Config) -> dict[str, Tensor]:
-    """The tensors that every family has; paths starting with "layers/" carry a leading layer axis in the tree."""
+    """The tensors of a pre-norm block with a gated mlp; "layers/..." get a leading layer axis."""
     D, N, K, H, F, V = cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, cfg.mlp, cfg.vocab
     block = "model.layers.{layer}."
     table = {
@@ -155,193 +206,155 @@ def head_weights(cfg: Config, phi: Tree) -> jax.Array:
     return phi["embed"] if cfg.tied else phi["head"]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, reduced in fp32 (Zhang & Sennrich 2019).
-
-    Its backward pass keeps x alone; scale's gradient is summed by a matmul, since XLA's CPU compiler adds rows slowly."""
-    return (normed(x, eps)[0] * scale.astype(jnp.float32)).astype(x.dtype)
+# ---- one block
 
 
-def normed(x: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
-    """x over its root mean square, fp32, and one over that."""
-    x32 = x.astype(jnp.float32)
-    rate = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return x32 * rate, rate
+def self_attention(cfg: Config, p: Tree, x_BTD: jax.Array, cos_sin, attend: Callable):
+    """Attention with rotated queries and keys, projected back to [B,T,D]; `attend` as in a block."""
+    q, k, v = cfg.qkv(p, x_BTD)
+    k_BKTH = jnp.swapaxes(rope.rotate(k, *cos_sin), 1, 2)
+    v_BKTH = jnp.swapaxes(v, 1, 2)
+    out_BTNH, cache = attend(rope.rotate(q, *cos_sin), k_BKTH, v_BKTH)
+    # Heads and their width are one axis E: with four axes this matmul takes twice as long on a CPU.
+    out_BTE, o_ED = out_BTNH.reshape(*out_BTNH.shape[:2], -1), p["o"].reshape(-1, cfg.width)
+    return project("BTE,ED->BTD", out_BTE, o_ED), cache
 
 
-def rms_norm_back(eps: float, kept, g: jax.Array):
-    """Gradients to x and scale."""
-    x, scale = kept
-    unit, rate = normed(x, eps)
-    g = g.astype(jnp.float32)
-    G_unit = g * scale.astype(jnp.float32)
-    G_x = rate * (G_unit - unit * jnp.mean(G_unit * unit, axis=-1, keepdims=True))
-    rows = (g * unit).reshape(
-        -1, *x.shape[2:-1], x.shape[-1]
-    )  # heads stay apart: they may lie on several devices
-    G_scale = product("R,R...->...", jnp.ones(len(rows)), rows)
-    return G_x.astype(x.dtype), G_scale.sum(axis=range(G_scale.ndim - 1)).astype(scale.dtype)
+def gated_mlp(cfg: Config, p: Tree, x_BTD: jax.Array) -> jax.Array:
+    """(activation(x gate) * (x up)) down."""
+    gate = project("BTD,DF->BTF", x_BTD, p["gate"])
+    up = project("BTD,DF->BTF", x_BTD, p["up"])
+    gated = keep_inputs_only(lambda gate, up: cfg.activation(gate) * up)(gate, up)
+    return project("BTF,FD->BTD", gated, p["down"])
 
 
-rms_norm.defvjp(lambda x, scale, eps: (rms_norm(x, scale, eps), (x, scale)), rms_norm_back)
+def layer_inputs(cfg: Config, phi: Tree) -> tuple[Tree, dict[str, jax.Array]]:
+    """What a scan over layers reads: weights and constants, both with a leading layer axis."""
+    constants = cfg.layer_constants()
+    return phi["layers"], {name: jnp.asarray(value) for name, value in constants.items()}
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False)
-def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
-    """silu(gate) * up (Shazeer 2020); of it the backward pass keeps the two alone, not four more of their size."""
-    return jax.nn.silu(gate) * up
+def has_windows(cfg: Config) -> bool:
+    """Whether layers have sliding windows."""
+    return "window" in cfg.layer_constants()
 
 
-def rotation(cfg: Config, position: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of position * frequency, [..., H/2] fp32."""
-    angle = position[..., None].astype(jnp.float32) * jnp.asarray(
-        cfg.inverse_frequencies(), jnp.float32
-    )
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x_BTNH: jax.Array, cos_BTH: jax.Array, sin_BTH: jax.Array) -> jax.Array:
-    """Rotary embedding in HF's half-split form (Su et al. 2021): channel i turns together with channel i + H/2."""
-    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos_BTH[:, :, None], sin_BTH[:, :, None]
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
-
-
-def block(cfg: Config, p: Tree, x_BTD, cos_sin, attend):
-    """One pre-norm layer; `attend(q_BTNH, k_BKTH, v_BKTH) -> (out_BTNH, kept)` decides what the queries see."""
-    q, k, v = cfg.qkv(p, rms_norm(x_BTD, p["attn_norm"], cfg.rms_eps))
-    k, v = jnp.swapaxes(rotate(k, *cos_sin), 1, 2), jnp.swapaxes(v, 1, 2)
-    out, kept = attend(rotate(q, *cos_sin), k, v)
-    merged, o_ED = (
-        out.reshape(*out.shape[:2], -1),
-        p["o"].reshape(-1, cfg.width),
-    )  # with four axes it is half as fast on a CPU
-    x_BTD = x_BTD + project("BTE,ED->BTD", merged, o_ED)
-    h = rms_norm(x_BTD, p["mlp_norm"], cfg.rms_eps)
-    gated = swiglu(project("BTD,DF->BTF", h, p["gate"]), project("BTD,DF->BTF", h, p["up"]))
-    return x_BTD + project("BTF,FD->BTD", gated, p["down"]), kept
-
-
-REMAT = {
-    "none": None,  # keep every activation
-    "dots": jax.checkpoint_policies.save_only_these_names(
-        PROJECTED
-    ),  # keep the outputs of the weight matmuls
-    "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer's input alone
-}
-
-
-def remat(function, policy: str):
-    """Wrap a layer so that its backward pass recomputes what `policy` (a key of REMAT) does not keep."""
-    if policy not in REMAT:
-        raise ValueError(f"model.remat={policy!r}; allowed: {', '.join(REMAT)}")
-    if policy == "none":
-        return function
-    return jax.checkpoint(
-        function, policy=REMAT[policy], prevent_cse=False
-    )  # scan keeps the two passes apart already
-
-
-def at_end(x_PSD: jax.Array, length_P: jax.Array) -> jax.Array:
-    """x [P,D] at the last position of each prompt; row by row, so that it stays on the row's device."""
+def last_of_prompt(x_PSD: jax.Array, length_P: jax.Array) -> jax.Array:
+    """x [P,D] at the last position of each prompt; by row, so that it stays on the row's device."""
     return jnp.take_along_axis(x_PSD, (length_P - 1)[:, None, None], axis=1)[:, 0]
 
 
-class Placing(NamedTuple):
-    """Where a pass keeps things on a mesh, and how it attends; as it stands, for one device."""
-
-    rows: Callable = lambda tree: tree  # activations -> the same, their rows over the devices
-    weights: Callable = lambda layer: (
-        layer
-    )  # of one layer -> the same, gathered to where the rows are
-    attend: Callable = causal  # a form of attention.causal
+# ---- training
 
 
 def forward(
-    cfg: Config, phi: Tree, seqs: Sequences, remat_policy: str = "none", on: Placing = Placing()
+    cfg: Config,
+    phi: Tree,
+    seqs: Sequences,
+    remat_policy: str = "none",
+    sharding: ForwardSharding = ForwardSharding(),
 ) -> jax.Array:
-    """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t] (t = 0 is the prompt's last token).
+    """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t]; t = 0 is the prompt's last.
 
-    A prompt and the M rows that continue it lie behind each other, W = S + M T positions on the prompt's device, so that every
-    weight has one matmul for both; attention alone takes them apart.
+    A prompt and the M rows that continue it are one row of W = S + M T positions on the prompt's
+    device, so that every weight has one matmul for both. Attention alone takes them apart.
     """
     P, S = seqs.prompt_PS.shape
     B, T = seqs.tokens_BT.shape
-    join = lambda x_PS, x_BT: jnp.concatenate(
-        [x_PS, x_BT.reshape(P, B // P * T, *x_BT.shape[2:])], axis=1
-    )
-    apart = lambda x_PW: (x_PW[:, :S], x_PW[:, S:].reshape(B, T, *x_PW.shape[2:]))
+
+    def join(x_PS, x_BT):
+        return jnp.concatenate([x_PS, x_BT.reshape(P, B // P * T, *x_BT.shape[2:])], axis=1)
+
+    def split(x_PW):
+        return x_PW[:, :S], x_PW[:, S:].reshape(B, T, *x_PW.shape[2:])
+
+    def split_heads(x_PKWH):
+        of_prompt, of_row = split(jnp.swapaxes(x_PKWH, 1, 2))
+        return jnp.swapaxes(of_prompt, 1, 2), jnp.swapaxes(of_row, 1, 2)
+
     prompt_mask_PS = jnp.arange(S) < seqs.prompt_len_P[:, None]
+    prompt_position_PS = jnp.broadcast_to(jnp.arange(S), (P, S))
     start_B = jnp.repeat(seqs.prompt_len_P, B // P)
-    turn = rotation(
-        cfg, join(jnp.broadcast_to(jnp.arange(S), (P, S)), start_B[:, None] + jnp.arange(T))
-    )
+    cos_sin = cfg.rotary(join(prompt_position_PS, start_B[:, None] + jnp.arange(T)))
 
-    def see(q_PWNH, k_PKWH, v_PKWH):
-        heads_third = lambda x_PKWH: (
-            jnp.swapaxes(x, 1, 2) for x in apart(jnp.swapaxes(x_PKWH, 1, 2))
-        )
-        (q_PSNH, q_BTNH), (k_PKSH, k_BKTH), (v_PKSH, v_BKTH) = (
-            apart(q_PWNH),
-            heads_third(k_PKWH),
-            heads_third(v_PKWH),
-        )
-        return join(
-            on.attend(q_PSNH, k_PKSH, v_PKSH),
-            on.attend(q_BTNH, k_BKTH, v_BKTH, (k_PKSH, v_PKSH, prompt_mask_PS)),
-        ), None
+    def layer(x_PWD, weights_constants):
+        weights, constants = weights_constants
+        window = constants.get("window")
 
-    def layer(x_PWD, p):
-        return on.rows(block(cfg, on.weights(p), x_PWD, turn, see)[0]), None
+        def attend(q_PWNH, k_PKWH, v_PKWH):
+            (q_PSNH, q_BTNH), (k_PKSH, k_BKTH) = split(q_PWNH), split_heads(k_PKWH)
+            v_PKSH, v_BKTH = split_heads(v_PKWH)
+            prompt = k_PKSH, v_PKSH, prompt_mask_PS
+            out_PSNH = sharding.attend(q_PSNH, k_PKSH, v_PKSH, window=window)
+            out_BTNH = sharding.attend(q_BTNH, k_BKTH, v_BKTH, prompt, window=window)
+            return join(out_PSNH, out_BTNH), None
 
-    inputs = on.rows(look_up(phi["embed"], join(seqs.prompt_PS, seqs.tokens_BT)))
-    x_PSD, x_BTD = apart(jax.lax.scan(remat(layer, remat_policy), inputs, phi["layers"])[0])
-    first_BD = jnp.repeat(at_end(x_PSD, seqs.prompt_len_P), B // P, axis=0)
-    return rms_norm(
-        jnp.concatenate([first_BD[:, None], x_BTD[:, :-1]], axis=1), phi["final_norm"], cfg.rms_eps
-    )
+        x_PWD, _ = cfg.block(sharding.weights(weights) | constants, x_PWD, cos_sin, attend)
+        return sharding.rows(x_PWD), None
+
+    embedded = embed_lookup(phi["embed"], join(seqs.prompt_PS, seqs.tokens_BT))
+    x_PWD = sharding.rows(cfg.scale_embedding(embedded))
+    x_PWD, _ = jax.lax.scan(remat(layer, remat_policy), x_PWD, layer_inputs(cfg, phi))
+    x_PSD, x_BTD = split(x_PWD)
+    first_BD = jnp.repeat(last_of_prompt(x_PSD, seqs.prompt_len_P), B // P, axis=0)
+    x_BTD = jnp.concatenate([first_BD[:, None], x_BTD[:, :-1]], axis=1)
+    return cfg.norm(x_BTD, phi["final_norm"])
 
 
 def forward_packed(
-    cfg: Config, phi: Tree, rows, remat_policy: str = "none", on: Placing = Placing()
+    cfg: Config,
+    phi: Tree,
+    rows,
+    remat_policy: str = "none",
+    sharding: ForwardSharding = ForwardSharding(),
 ) -> jax.Array:
-    """Final hidden states [R,W,D] of packing.Rows: several sequences in a row, each seeing itself alone."""
-    turn = rotation(cfg, rows.position_RW)
+    """Final hidden states [R,W,D] of packing.Rows: a row's sequences see themselves alone."""
+    cos_sin = cfg.rotary(rows.position_RW)
 
-    def layer(x_RWD, p):
-        see = lambda q, k, v: (on.attend(q, k, v, segment_BT=rows.segment_RW), None)
-        return on.rows(block(cfg, on.weights(p), x_RWD, turn, see)[0]), None
+    def layer(x_RWD, weights_constants):
+        weights, constants = weights_constants
+        window = constants.get("window")
 
-    x_RWD, _ = jax.lax.scan(
-        remat(layer, remat_policy), on.rows(look_up(phi["embed"], rows.token_RW)), phi["layers"]
-    )
-    return rms_norm(x_RWD, phi["final_norm"], cfg.rms_eps)
+        def attend(q, k, v):
+            return sharding.attend(q, k, v, segment_BT=rows.segment_RW, window=window), None
+
+        x_RWD, _ = cfg.block(sharding.weights(weights) | constants, x_RWD, cos_sin, attend)
+        return sharding.rows(x_RWD), None
+
+    x_RWD = sharding.rows(cfg.scale_embedding(embed_lookup(phi["embed"], rows.token_RW)))
+    x_RWD, _ = jax.lax.scan(remat(layer, remat_policy), x_RWD, layer_inputs(cfg, phi))
+    return cfg.norm(x_RWD, phi["final_norm"])
+
+
+# ---- sampling: weights and caches may be stored as bits (storage_bits.py)
 
 
 def prefill(cfg: Config, phi: Tree, prompt_PS, prompt_len_P, cache_dtype, attend=causal):
-    """Hidden state [P,D] that predicts the first new token, and the prompts' cache (k, v), each [L,P,K,S,H].
+    """Hidden state [P,D] that predicts the first new token, and the prompts' keys and values.
 
-    phi and the cache may be kept as bits (precision.store).
+    The cache is (k, v), each [L,P,K,S,H]. attend: a form of attention.causal.
     """
     P, S = prompt_PS.shape
-    turn = rotation(cfg, jnp.broadcast_to(jnp.arange(S), (P, S)))
+    cos_sin = cfg.rotary(jnp.broadcast_to(jnp.arange(S), (P, S)))
 
-    def layer(x_PSD, p):
-        return block(
-            cfg,
-            load(p),
-            x_PSD,
-            turn,
-            lambda q, k, v: (attend(q, k, v), (store(k, cache_dtype), store(v, cache_dtype))),
-        )
+    def layer(x_PSD, weights_constants):
+        weights, constants = weights_constants
+        window = constants.get("window")
 
-    x_PSD, cache = jax.lax.scan(layer, load(phi["embed"][prompt_PS]), phi["layers"])
-    return rms_norm(at_end(x_PSD, prompt_len_P), load(phi["final_norm"]), cfg.rms_eps), cache
+        def attend_and_store(q, k, v):
+            stored = to_storage(k, cache_dtype), to_storage(v, cache_dtype)
+            return attend(q, k, v, window=window), stored
+
+        return cfg.block(from_storage(weights) | constants, x_PSD, cos_sin, attend_and_store)
+
+    x_PSD = cfg.scale_embedding(from_storage(phi["embed"][prompt_PS]))
+    x_PSD, cache = jax.lax.scan(layer, x_PSD, layer_inputs(cfg, phi))
+    last_PD = last_of_prompt(x_PSD, prompt_len_P)
+    return cfg.norm(last_PD, from_storage(phi["final_norm"])), cache
 
 
 def empty_cache(cfg: Config, B: int, T: int, dtype) -> tuple[jax.Array, jax.Array]:
-    """Keys [L,B,K,H,T] and values [L,B,K,T,H] of B rows: scores are a matmul with the keys as they lie."""
+    """Keys [L,B,K,H,T] and values [L,B,K,T,H] of B rows, for `decode` to fill."""
     K, H = cfg.kv_heads, cfg.head_dim
     return jnp.zeros((cfg.layers, B, K, H, T), dtype), jnp.zeros((cfg.layers, B, K, T, H), dtype)
 
@@ -354,67 +367,34 @@ def decode(
     prompt_len_P,
     prompt_cache,
     cache,
-    ends: tuple[int, ...],
-    spread=lambda attend: attend,
+    attend: Callable = decode_attention.attend,
 ):
-    """Append completion token t (traced scalar) of every row; hidden state [B,D] predicting t + 1, and the grown cache.
+    """Append completion token t (traced scalar) of every row.
 
-    prompt_cache: (k, v) [L,P,K,S,H] from prefill; cache: as of empty_cache, filled below t; of both each kv head may be there
-    several times in a row. phi and caches may be kept as bits (precision.store). ends: static, ascending; what lies behind the
-    first above t is not read. spread: puts the attention of a row to its cache over a mesh (attention.decode_over_mesh).
+    Returns the hidden state [B,D] that predicts token t + 1, and the cache with t in it.
+    prompt_cache: of prefill. cache: of empty_cache, filled below t. Of both each kv head may be
+    there several times in a row. attend: a form of attention.cache.attend.
 
-    On a CPU the scan copies each layer's weights and cache out of their stack; with the layers written out a step takes .285 s
-    instead of .316 (SmolLM2-135M, 64 rows, 2 cores; no less with AVX-512), and its compilation 10 s instead of 3.
+    The layers are scanned, which copies each layer's weights and cache out of their stack on a CPU;
+    written out they take longer to compile than that costs (docs/speed.md).
     """
     B, P, S = token_B.shape[0], prompt_len_P.shape[0], prompt_cache[0].shape[3]
     prompt_mask_PS = jnp.arange(S) < prompt_len_P[:, None]
-    turn = rotation(cfg, (jnp.repeat(prompt_len_P, B // P) + t)[:, None])
+    cos_sin = cfg.rotary((jnp.repeat(prompt_len_P, B // P) + t)[:, None])
+    copies = cache[0].shape[2] // cfg.kv_heads
 
-    def see(q, k, v, cache, prompt, i, t):
-        """Of layer i: what the rows' queries at t see, and the cache [L,B,K,..] with their keys and values."""
-        put = lambda whole, new, *at: jax.lax.dynamic_update_slice(
-            whole, store(new, whole.dtype)[None], at
-        )
-        filled = lambda whole, axis, end: load(
-            jax.lax.dynamic_slice(
-                whole,
-                (i, 0, 0, 0, 0),
-                tuple(
-                    1 if a == 0 else end if a == axis else size
-                    for a, size in enumerate(whole.shape)
-                ),
-            )
-        )[0].astype(q.dtype)
-        keys, values = (
-            put(cache[0], jnp.swapaxes(k, 2, 3), i, 0, 0, 0, t),
-            put(cache[1], v, i, 0, 0, t, 0),
-        )
-        prompt_k, prompt_v, mask_PS = prompt
-        shared = load(prompt_k).astype(q.dtype), load(prompt_v).astype(q.dtype), mask_PS
-        upto = lambda end: attention(
-            q, (filled(keys, 4, end), filled(values, 3, end), jnp.arange(end) <= t), shared
-        )
-        which = jnp.sum(t >= jnp.asarray(ends[:-1], jnp.int32))
-        return jax.lax.switch(which, [functools.partial(upto, end) for end in ends]), (keys, values)
+    def layer(x_cache, inputs):
+        (x_B1D, cache), ((weights, constants), i, (prompt_k, prompt_v)) = x_cache, inputs
 
-    def layer(carry, xs):
-        x_B1D, cache = carry
-        p, i, *prompt = xs
-        held = lambda x: jnp.repeat(x, cache[0].shape[2] // cfg.kv_heads, axis=1)
-        attend = lambda q, k, v: spread(see)(
-            q, held(k), held(v), cache, (*prompt, prompt_mask_PS), i, t
-        )
-        return block(cfg, load(p), x_B1D, turn, attend), None
+        def attend_to_cache(q, k, v):
+            k, v = jnp.repeat(k, copies, axis=1), jnp.repeat(v, copies, axis=1)
+            at = decode_attention.At(i, t, constants.get("window"))
+            return attend(q, k, v, cache, (prompt_k, prompt_v, prompt_mask_PS), at)
 
-    layers = phi["layers"], jnp.arange(cfg.layers), *prompt_cache
-    (x_B1D, cache), _ = jax.lax.scan(layer, (load(phi["embed"][token_B])[:, None], cache), layers)
-    return rms_norm(x_B1D[:, 0], load(phi["final_norm"]), cfg.rms_eps), cache
+        p = from_storage(weights) | constants
+        return cfg.block(p, x_B1D, cos_sin, attend_to_cache), None
 
-
-def llama3_frequencies(
-    frequencies: np.ndarray, factor, low_freq_factor, high_freq_factor, original
-) -> np.ndarray:
-    """Llama 3's long-context scaling: slow channels divided by `factor`, fast ones kept, a linear ramp between."""
-    turns = original * frequencies / (2 * math.pi)  # rotations within the original context
-    ramp = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0.0, 1.0)
-    return frequencies * (ramp + (1 - ramp) / factor)
+    x_B1D = cfg.scale_embedding(from_storage(phi["embed"][token_B])[:, None])
+    inputs = layer_inputs(cfg, phi), jnp.arange(cfg.layers), prompt_cache
+    (x_B1D, cache), _ = jax.lax.scan(layer, (x_B1D, cache), inputs)
+    return cfg.norm(x_B1D[:, 0], from_storage(phi["final_norm"])), cache

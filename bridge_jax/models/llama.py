@@ -1,4 +1,6 @@
-"""Llama (1 to 3.2, and SmolLM2, which shares its shape): plain projections, optional llama3 rope scaling."""
+"""Llama (1 to 3.2, and SmolLM2, which shares its shape): plain projections, optional llama3 rope
+scaling.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from bridge_jax.models import layers
+from bridge_jax.models import layers, rope
 
 LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
@@ -45,4 +47,4 @@ class Config(layers.Config):
         if self.rope_scaling is None:
             return plain
         s = dict(self.rope_scaling)
-        return layers.llama3_frequencies(plain, *(s[key] for key in LLAMA3_KEYS))
+        return rope.llama3_frequencies(plain, *(s[key] for key in LLAMA3_KEYS))

@@ -1,8 +1,8 @@
-"""LoRA (Hu et al. 2021) as its own pytree w: phi = theta + (alpha / r) A B on chosen matrices, and its transpose `pull`.
+"""LoRA (Hu et al. 2021) as its own pytree w: phi = theta + (alpha / r) A B on chosen matrices.
 
-The model never knows of it: merging happens once per step, before the forward pass, and the gradient in w is pulled back
-from the gradient in phi. A is [L, in, R] and B [L, R, out]: heads and head_dim are one dimension, as in PEFT's files.
-Left out: dropout, LoRA on embeddings and head.
+The model never knows of it: `merge` is called once per step, before the forward pass, and the
+gradient in w is pulled back from the gradient in phi. A is [L, in, R] and B [L, R, out]: heads and
+head_dim are one dimension, as in PEFT's files. Left out: dropout, LoRA on embeddings and head.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ class Lora:
 
 
 def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
-    """The matrices that the pattern selects; ValueError when it hits none, or something that is no matrix per layer."""
+    """The matrices that the pattern selects.
+
+    ValueError when it hits none, or something that is no matrix per layer.
+    """
     if lora.rank < 1:
         raise ValueError(f"model.lora.rank={lora.rank}; allowed: 1 or more")
     table = cfg.tensors()
@@ -77,8 +80,10 @@ def abstract(cfg: Config, lora: Lora) -> Tree:
 
 
 def logical_axes(cfg: Config, lora: Lora) -> Tree:
-    """Logical axis names of w: the side of a matrix lies over fsdp, whatever it is. Small as they are, adapters that are whole on
-    each device, with their moments and gradients, add up."""
+    """Logical axis names of w: the side of a matrix is sharded over fsdp, whatever axis it is.
+
+    Adapters are small, but whole on each device they would add up, with moments and gradients.
+    """
     return {
         path: {"A": ("layers", "embed", "rank"), "B": ("layers", "rank", "embed")}
         for path in targets(cfg, lora)
@@ -127,7 +132,7 @@ def merge(lora: Lora, theta: Tree, w: Tree | None, dtype=jnp.float32) -> Tree:
 
 
 def pull(lora: Lora, w: Tree, G: Tree) -> Tree:
-    """Gradient in w of <G, merge(theta, w)>: dA = (alpha / r) G B', dB = (alpha / r) A' G, fp32. theta does not enter."""
+    """Gradient in w of <G, merge(theta, w)>: dA = (alpha / r) G B', dB = (alpha / r) A' G, fp32."""
     flat = lambda G, pair: G.astype(jnp.float32).reshape(*pair["A"].shape[:2], -1)
     matrices = {
         path: flat(G["layers"][path.removeprefix("layers/")], pair) for path, pair in w.items()
@@ -137,9 +142,13 @@ def pull(lora: Lora, w: Tree, G: Tree) -> Tree:
 
 
 def save_peft(cfg: Config, lora: Lora, w: Tree, folder: str, base_model: str) -> None:
-    """Write adapter_model.safetensors and adapter_config.json as PEFT reads them (A as [R, in], B as [out, R] per layer).
+    """Write adapter_model.safetensors and adapter_config.json as PEFT reads them.
 
-    base_model: the folder or hub name of the very weights that w was trained with, which PEFT loads and adds w to."""
+    A is [R, in] there and B [out, R], one of each per layer.
+
+    base_model: the folder or hub name of the very weights that w was trained with, which PEFT loads
+    and adds w to.
+    """
     out = pathlib.Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     arrays, modules = {}, []
@@ -168,9 +177,11 @@ def save_peft(cfg: Config, lora: Lora, w: Tree, folder: str, base_model: str) ->
 
 
 def load_peft(cfg: Config, folder: str | pathlib.Path) -> tuple[Lora, Tree, str]:
-    """(adapter, w, name of the base model) of a PEFT folder; w by the names and numbers that PEFT goes by.
+    """(adapter, w, name of the base model) of a PEFT folder, by the names that PEFT goes by.
 
-    ValueError for a matrix that its config does not name, which PEFT would leave out, and for one that the model lacks."""
+    ValueError for a matrix that its config does not name, which PEFT would leave out, and for one
+    that the model lacks.
+    """
     source = pathlib.Path(folder)
     settings = json.loads((source / "adapter_config.json").read_text())
     arrays, w = load_file(source / "adapter_model.safetensors"), {}

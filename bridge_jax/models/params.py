@@ -1,8 +1,9 @@
-"""Parameters from a tensor table: abstract tree, random init, and Hugging Face folders read and written.
+"""Parameters from a tensor table: abstract tree, random init, HF folders read and written.
 
-Everything here is derived from `cfg.tensors()`; no family is named. A tree is nested dicts keyed by the parts of a
-tensor's path ({"embed", "layers": {"q", ...}, "final_norm", "head" where untied}); tensors under "layers/" are stacked
-with a leading layer axis. Left out: .bin checkpoints, quantised weights, tokenizers.
+Everything here is derived from `cfg.tensors()`; no family is named. A tree is nested dicts keyed by
+the parts of a tensor's path ({"embed", "layers": {"q", ...}, "final_norm", "head" where untied});
+tensors under "layers/" are stacked with a leading layer axis. Left out: .bin checkpoints, quantised
+weights, tokenizers.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ def family(name: str):
 
 
 def read_config(hf: dict) -> Config:
-    """The Config of the family that `model_type` in HF's config.json names; ValueError if it is unsupported."""
+    """The Config of the family that HF's config.json names as its model_type.
+
+    ValueError if there is no such family.
+    """
     kind, known = hf.get("model_type"), families()
     if kind not in known:
         raise ValueError(
@@ -105,7 +109,7 @@ def abstract(cfg: Config, dtype=jnp.float32) -> Tree:
 
 
 def logical_axes(cfg: Config) -> Tree:
-    """The parameter tree as tuples of logical axis names, "layers" first where stacked; a tuple is a leaf."""
+    """The parameter tree as tuples of logical axis names, each a leaf; "layers" first if stacked."""
     return nest(
         {
             path: ("layers", *t.axes) if stacked(path) else t.axes
@@ -131,7 +135,7 @@ def matrices(cfg: Config) -> dict[str, Matrix | None]:
 
 
 def init(cfg: Config, key: jax.Array, dtype=jnp.float32) -> Tree:
-    """Random parameters: normal with standard deviation cfg.init_std, ones or zeros, as the table says.
+    """Random parameters: normal (standard deviation cfg.init_std), ones or zeros, by the table.
 
     A tensor's key depends on its path alone, so that a new tensor changes no other.
     """
@@ -159,7 +163,10 @@ def hf_names(cfg: Config, path: str, tensor: Tensor) -> list[str]:
 
 
 def hf_groups(tensor: Tensor) -> list[tuple[int, ...]]:
-    """Which of our dimensions make up each dimension of the HF tensor: [out, in] for a matrix, else heads merged."""
+    """Which of our dimensions make up each dimension of the HF tensor.
+
+    [out, in] for a matrix; else heads are merged.
+    """
     rank = len(tensor.shape)
     if tensor.inputs:
         return [tuple(range(tensor.inputs, rank)), tuple(range(tensor.inputs))]
@@ -178,7 +185,10 @@ def hf_shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def to_hf(tensor: Tensor, array: np.ndarray) -> np.ndarray:
-    """One layer's tensor in our layout -> HF's layout, C-contiguous: save_file writes the bare memory of any other."""
+    """One layer's tensor in our layout -> HF's layout.
+
+    C-contiguous: of any other array save_file writes the bare memory.
+    """
     order = [i for group in hf_groups(tensor) for i in group]
     return np.ascontiguousarray(array.transpose(order).reshape(hf_shape(tensor)))
 
@@ -186,7 +196,8 @@ def to_hf(tensor: Tensor, array: np.ndarray) -> np.ndarray:
 def from_hf(tensor: Tensor, stored, spans: tuple[slice, ...]) -> np.ndarray:
     """The block `spans` (a slice per dimension of tensor.shape) of one HF tensor, in our layout.
 
-    `stored` is sliced along the leading dimension of each group, so that little more than the block is read.
+    `stored` is sliced along the leading dimension of each group, so that little more than the block
+    is read.
     """
     groups, shape = hf_groups(tensor), tensor.shape
     inner = [math.prod(shape[i] for i in group[1:]) for group in groups]
@@ -207,10 +218,10 @@ def from_hf(tensor: Tensor, stored, spans: tuple[slice, ...]) -> np.ndarray:
 
 
 def load(cfg: Config, folder: str | Path, shardings: Tree = None, dtype=jnp.float32) -> Tree:
-    """Parameters of an HF folder, each read straight into its sharding (a tree of them; None: the default device).
+    """Parameters of an HF folder, each read straight into its sharding.
 
-    At most one tensor (of a stacked one: all layers) is on the host at a time beside what devices hold. ValueError
-    names every tensor that is missing, unknown, doubled or misshapen.
+    shardings: a tree of them; None is the default device. At most one tensor (of a stacked one: all
+    layers) is on the host at a time, apart from what devices hold. ValueError names every tensor that is missing, unknown, doubled or misshapen.
     """
     folder = Path(folder)
     found = open_tensors(weight_files(folder))
@@ -229,7 +240,10 @@ def load(cfg: Config, folder: str | Path, shardings: Tree = None, dtype=jnp.floa
 
 
 def open_tensors(files: list[Path]) -> dict[str, list[tuple[str, object]]]:
-    """HF name -> [(file name, lazy slice)], one entry per file that has the name; nothing but headers is read."""
+    """HF name -> [(file name, lazy slice)], one entry per file that has the name.
+
+    Nothing but headers is read.
+    """
     found = {}
     for file in files:
         try:
@@ -288,7 +302,10 @@ def equal_rows(cfg: Config, found: dict) -> bool:
 
 
 def place(tensor: Tensor, stored: list, shape: tuple[int, ...], sharding, dtype) -> jax.Array:
-    """One parameter on its devices; `stored` has a lazy HF tensor per layer, or one where `shape` has no layer axis."""
+    """One parameter on its devices.
+
+    `stored` has a lazy HF tensor per layer, or one where `shape` has no layer axis.
+    """
     blocks = {}  # devices that replicate a block share its host copy
 
     def read(index):
@@ -341,10 +358,11 @@ def save(
     dtype=jnp.float32,
     also: tuple[str | Path, ...] = (),
 ) -> None:
-    """Write params as an HF folder that transformers loads, with copies of the files `also` (tokenizer, ...).
+    """Write params as an HF folder that transformers loads, with copies of the files `also`.
 
-    Everything is written beside the target, which appears by one rename; `folder` must be new or empty. With several
-    processes all must call: each takes part in gathering, process 0 writes. One shard at a time is on the host.
+    Everything is written next to the target, which appears by one rename; `folder` must be new or
+    empty. With several processes all must call: each takes part in gathering, process 0 writes. One
+    shard at a time is on the host.
     """
     folder = Path(folder).expanduser().absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -401,7 +419,10 @@ def mismatches(cfg: Config, params: Tree, hf_config: dict) -> list[str]:
 def plan_shards(
     cfg: Config, dtype, max_shard_bytes: float
 ) -> list[list[tuple[str, int | None, str]]]:
-    """Which tensors go into which file, in table order: lists of (path, layer or None, HF name) within the limit."""
+    """Which tensors go into which file, in table order and within the limit.
+
+    Of each file a list of (path, layer or None, HF name).
+    """
     shards, size = [[]], 0
     for path, tensor in cfg.tensors().items():
         size_of_one = math.prod(tensor.shape) * jnp.dtype(dtype).itemsize
@@ -415,7 +436,10 @@ def plan_shards(
 
 
 def gather(cfg: Config, params: Tree, shard: list, dtype) -> dict[str, np.ndarray]:
-    """The tensors of one file on this host, in HF's layout; every process must call it with the same arguments."""
+    """The tensors of one file on this host, in HF's layout.
+
+    Every process must call it with the same arguments.
+    """
 
     def on_host(array):
         whole = getattr(array, "is_fully_addressable", True)
@@ -452,7 +476,7 @@ def write_shards(cfg: Config, params: Tree, shards: list, dtype, folder: Path) -
 
 
 def exported_config(cfg: Config, hf_config: dict, dtype) -> dict:
-    """config.json of the written weights: their dtype, and the class that has a language-model head."""
+    """config.json of the written weights: their dtype, and the class with a head for tokens."""
     classes = [
         name for name in hf_config.get("architectures") or () if name.endswith("ForCausalLM")
     ]

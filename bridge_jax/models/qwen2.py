@@ -42,8 +42,7 @@ class Config(layers.Config):
 
     def qkv(self, p, x_BTD):
         """Projections with bias."""
-        plus = lambda x, bias: (x + bias.astype(jnp.float32)).astype(
-            x.dtype
-        )  # in fp32, so that the bias' gradient is
+        # Added in fp32, so that the gradient of a bias is summed over positions in fp32.
+        plus = lambda x, bias: (x + bias.astype(jnp.float32)).astype(x.dtype)
         q, k, v = super().qkv(p, x_BTD)
         return plus(q, p["q_bias"]), plus(k, p["k_bias"]), plus(v, p["v_bias"])

@@ -18,9 +18,8 @@ class Config(layers.Config):
             raise ValueError(
                 "qwen3 with attention_bias or use_sliding_window is not supported; allowed: both false"
             )
-        numbers = layers.hf_numbers(
-            {"head_dim": 128} | hf
-        )  # HF's default here is no quotient of the width
+        # HF's default here is no quotient of the width.
+        numbers = layers.hf_numbers({"head_dim": 128} | hf)
         if numbers["rope_scaling"]:
             raise ValueError(
                 f"qwen3 rope_scaling={dict(numbers['rope_scaling'])} is not supported; allowed: none"
@@ -42,8 +41,4 @@ class Config(layers.Config):
     def qkv(self, p, x_BTD):
         """Projections, queries and keys normed per head."""
         q, k, v = super().qkv(p, x_BTD)
-        return (
-            layers.rms_norm(q, p["q_norm"], self.rms_eps),
-            layers.rms_norm(k, p["k_norm"], self.rms_eps),
-            v,
-        )
+        return self.norm(q, p["q_norm"]), self.norm(k, p["k_norm"]), v

@@ -20,8 +20,7 @@ from jax.interpreters import partial_eval
 from bridge_jax.distributed.sharding import kv_copies
 from bridge_jax.models import layers
 from bridge_jax.models.attention import form_of
-from bridge_jax.sampling import decode_plan
-from bridge_jax.training import budget, policy, settings
+from bridge_jax.training import budget, policy, programs, settings
 from bridge_jax.training.build import Run
 from bridge_jax.types import Tree
 
@@ -29,7 +28,7 @@ AGAIN = {
     "none": (0, 0),
     "dots": (0, 1),
     "full": (1, 1),
-}  # layers.REMAT -> passes computed again: of weights, of attention
+}  # remat.REMAT -> passes computed again: of weights, of attention
 
 LOGIT_BYTES = 12  # of one entry of the logits: written once and read twice, fp32
 
@@ -84,6 +83,7 @@ def kernel_of(run: Run) -> Kernel:
             run.mesh,
             settings.dtype_of("model.dtype", model.dtype),
             run.cfg.head_dim,
+            layers.has_windows(run.cfg),
         )
     ]
 
@@ -239,13 +239,12 @@ def token_cache(run: Run) -> int:
 
 
 def loops(run: Run) -> tuple[tuple[int, ...], ...]:
-    """Of each loop of one call of the sampler, where its stretches end, in tokens."""
-    s = run.settings.rollout
-    return decode_plan.cuts_on(run.decode_mesh, s.max_new, s.halvings, s.stretches)["loops"]
+    """Of each loop of one call of the sampler, where its cache segments end, in tokens."""
+    return programs.plan_of(run).loops
 
 
 def decode(run: Run, bucket: int, P: int) -> Work:
-    """Of max_new tokens for all samples of P prompts: once a token the weights, and the cache up to the end of its stretch."""
+    """Of max_new tokens for all samples of P prompts: once a token the weights, and the cache up to its segment's end."""
     cfg, s = run.cfg, run.settings
     B, T = P * s.batch.samples_per_prompt, s.rollout.max_new
     wide = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize

@@ -23,11 +23,10 @@ from jax.sharding import AbstractMesh
 
 from bridge_jax import objectives
 from bridge_jax.distributed import sharding
-from bridge_jax.models import attention, layers, params
-from bridge_jax.models.precision import exact
+from bridge_jax.models import layers, params
+from bridge_jax.models.precision import matmul_precision
 from bridge_jax.planner import buffers, chips, flops, hlo
-from bridge_jax.sampling import decode_plan
-from bridge_jax.training import build, programs, settings
+from bridge_jax.training import build, programs
 from bridge_jax.training.build import Run
 from bridge_jax.types import BatchSpec, Tree
 
@@ -126,19 +125,15 @@ def phases(run: Run, state: Tree) -> list[Phase]:
 
 def trace_prefill(run: Run, phi: Tree, bucket: int, P: int) -> jax.stages.Traced:
     """The prompts of one call of the sampler."""
-    s = run.settings
-    cache = settings.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
-    attend, bits = (
-        attention.choose(s.model.attention, run.decode_mesh),
-        decode_plan.laid_on(run.decode_mesh)["bits"],
-    )
+    plan = programs.plan_of(run)
     rows = (jax.ShapeDtypeStruct((P, bucket), jnp.int32), jax.ShapeDtypeStruct((P,), jnp.int32))
-    lay = lambda made: (made[0], sharding.lay_cache(run.decode_mesh, made[1]))
-    precise = jax.default_matmul_precision(exact(phi["embed"].dtype))
+    precise = jax.default_matmul_precision(matmul_precision(phi["embed"].dtype))
 
     def prefill(phi, *rows):
-        phi, kept = decode_plan.kept(phi, cache, bits)
-        return lay(precise(layers.prefill)(run.cfg, phi, *rows, kept, attend))
+        hidden_PD, cache = precise(layers.prefill)(
+            run.cfg, plan.to_storage(phi), *rows, plan.storage_dtype, plan.prefill_attention
+        )
+        return hidden_PD, plan.place_cache(cache)
 
     return jax.jit(prefill).trace(
         phi, *programs.placed(rows, sharding.of_rows(run.decode_mesh, rows))

@@ -1,1 +1,1 @@
-"""Sampling completions from a policy."""
+"""Sampling completions from a policy: the sampler, drawing, and the plan that makes it fast."""

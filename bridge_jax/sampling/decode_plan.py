@@ -1,54 +1,110 @@
-"""How decoding is cut up: segments of the cache and compaction of rows."""
+"""The decode plan: everything that makes sampling fast on some device, and changes no token.
+
+`DecodePlan()` is the plain one: one loop over all rows, which reads the whole cache, on one device.
+It is the oracle of every other plan in the tests. `choose` is the one place that says what pays on
+which device; docs/speed.md has the measurements.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from bridge_jax.distributed import sharding
-from bridge_jax.models.attention import decode_over_mesh
-from bridge_jax.models.precision import BITS, store
+from bridge_jax.models import attention
+from bridge_jax.models import storage_bits as storage
+from bridge_jax.models.attention import cache as decode_attention
+from bridge_jax.models.attention.over_mesh import cache_over_mesh
 from bridge_jax.types import Tree
 
-LANES = 128  # of a tile of an accelerator's memory: a cut elsewhere reads the whole tile
-SHORT = 32  # for one CPU device, whose memory has no such tiles
+# Segments end at multiples of it: of a tile of an accelerator's memory the whole is read anyway.
+TILE = 128
+# The same on one CPU device, whose memory has no such tiles.
+CPU_TILE = 32
+SEGMENTS = 4
+CPU_COMPACTIONS = 2
 
 
-def cuts_on(mesh: jax.sharding.Mesh, T: int, halvings: int = -1, stretches: int = -1) -> dict:
-    """What `sample` is told of a mesh to save work on T tokens: how often to halve the rows, and the loops; -1: where it pays.
+@dataclasses.dataclass(frozen=True)
+class DecodePlan:
+    """How completions are decoded; static under jit."""
 
-    On one CPU device matmuls with the weights take the time, which falls with the rows: they are halved twice, and each time one
-    loop chooses among all stretches, since loops take long to compile. Elsewhere a step takes about as long for half of the rows,
-    bound by reading weights and cache: they are not halved, and each stretch has a loop of its own. There are four stretches.
+    # ---- the buffers: 2 L B K T H entries for the samples, 2 L P K S H for the prompts
+    max_new: int = 64  # T, most new tokens of a row
+    cache_dtype: Any = jnp.float32
+
+    # ---- less work
+    # Loops, one after the other, and of each the ends of its cache segments, all ascending to T.
+    # A loop of several segments chooses among them at every step. (): one loop, one segment.
+    loops: tuple[tuple[int, ...], ...] = ()
+    # How often the rows that are not done are copied to a batch of half the size. All loops are
+    # compiled for every size.
+    compactions: int = 0
+
+    # ---- storage and placement
+    as_bits: bool = False  # bfloat16 weights and caches are stored as bits (storage_bits.py)
+    mesh: jax.sharding.Mesh | None = None  # where caches are sharded, and attention to them
+
+    prefill_attention: Callable = attention.causal  # a form of it
+
+    @property
+    def storage_dtype(self):
+        """In which the cache is stored."""
+        return storage.storage_dtype(self.cache_dtype, self.as_bits)
+
+    def to_storage(self, phi: Tree) -> Tree:
+        """Weights as the loops read them."""
+        stored = lambda x: storage.to_storage(x, storage.storage_dtype(x.dtype, self.as_bits))
+        return jax.tree.map(stored, phi)
+
+    def place_cache(self, cache: Tree) -> Tree:
+        """A cache of `prefill` or `empty_cache` with its sharding on the mesh."""
+        return cache if self.mesh is None else sharding.constrain_cache(self.mesh, cache)
+
+    def cache_attention(self, segment_ends: tuple[int, ...]) -> Callable:
+        """Attention of a loop with these segments to its cache, for layers.decode."""
+        attend = functools.partial(decode_attention.attend, ends=segment_ends)
+        return attend if self.mesh is None else cache_over_mesh(attend, self.mesh)
+
+
+def segment_ends(T: int, segments: int, tile: int) -> tuple[int, ...]:
+    """Where the segments of T tokens end: about evenly, at multiples of the tile, and at T."""
+    even = (-(-T * i // (segments * tile)) * tile for i in range(1, segments + 1))
+    return tuple(sorted({min(T, end) for end in even}))
+
+
+def choose(
+    mesh: jax.sharding.Mesh,
+    max_new: int,
+    cache_dtype: Any = jnp.float32,
+    compactions: int = -1,
+    segments: int = -1,
+    prefill_attention: Callable = attention.causal,
+) -> DecodePlan:
+    """The plan that pays on this mesh; compactions and segments: as given, or -1 for what pays.
+
+    On one CPU device the time is that of matmuls with the weights, and falls with the rows: they
+    are compacted twice. Each time one loop chooses among all segments, since loops take long to
+    compile. Elsewhere a step of half the rows takes about as long, since it is bound by reading
+    weights and cache: rows are not compacted, and each segment has a loop of its own.
     """
-    alone = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    ends = ends_of(T, stretches if stretches > 0 else 4, SHORT if alone else LANES)
-    return dict(
-        halvings=halvings if halvings >= 0 else 2 * alone,
-        loops=(ends,) if alone else tuple((end,) for end in ends),
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    one_cpu = on_cpu and mesh.size == 1
+    ends = segment_ends(
+        max_new, segments if segments > 0 else SEGMENTS, CPU_TILE if one_cpu else TILE
     )
-
-
-def laid_on(mesh: jax.sharding.Mesh) -> dict:
-    """What `sample` is told of a mesh: where caches lie, how attention to them is spread, and how bfloat16 is kept."""
-    return dict(
-        lay_cache=functools.partial(sharding.lay_cache, mesh),
-        spread=decode_over_mesh(mesh),
-        bits=mesh.devices.flat[0].platform == "cpu",
+    usual_compactions = CPU_COMPACTIONS if one_cpu else 0
+    return DecodePlan(
+        max_new=max_new,
+        cache_dtype=cache_dtype,
+        loops=(ends,) if one_cpu else tuple((end,) for end in ends),
+        compactions=compactions if compactions >= 0 else usual_compactions,
+        as_bits=on_cpu,
+        mesh=mesh,
+        prefill_attention=prefill_attention,
     )
-
-
-def ends_of(T: int, stretches: int, unit: int) -> tuple[int, ...]:
-    """Where the stretches of T tokens end: about evenly, at multiples of the unit, and at T."""
-    return tuple(
-        sorted({min(T, -(-T * i // (stretches * unit)) * unit) for i in range(1, stretches + 1)})
-    )
-
-
-def kept(phi: Tree, cache_dtype, bits: bool) -> tuple[Tree, Any]:
-    """Weights, and the dtype of caches, as the sampler's loops keep them."""
-    of = lambda dtype: BITS if bits and dtype == jnp.bfloat16 else dtype
-    return jax.tree.map(lambda x: store(x, of(x.dtype)), phi), of(cache_dtype)

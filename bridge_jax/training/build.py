@@ -164,7 +164,8 @@ def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Run:
     s.batch.check_demo_parts(
         "method.bridge.sft_microbatches", getattr(s.method, "sft_microbatches", 0)
     )
-    attention.check(s.model.attention, dtype_of("model.dtype", s.model.dtype), cfg.head_dim, mesh)
+    dtype, windows = dtype_of("model.dtype", s.model.dtype), layers.has_windows(cfg)
+    attention.check(s.model.attention, dtype, cfg.head_dim, mesh, windows)
     policy = make_policy(cfg, s.model, adapter, mesh)
     recipes = dataclasses.replace(s.recipes, matrices=matrices(cfg, adapter))
     method = methods.load(s.method_name).make(s.method, policy, recipes, s.batch.microbatch)

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 
 from bridge_jax import objectives
 from bridge_jax.distributed import sharding
-from bridge_jax.models import attention
-from bridge_jax.models.precision import exact
+from bridge_jax.models import attention, layers
+from bridge_jax.models.precision import matmul_precision
 from bridge_jax.sampling import decode_plan
 from bridge_jax.sampling import sampler as sampling_sampler
-from bridge_jax.sampling.sampler import Sampling, row_keys
+from bridge_jax.sampling.draw import Sampling, row_keys
 from bridge_jax.training import build, settings
 from bridge_jax.training.build import Run
 from bridge_jax.types import Batch, BatchSpec, Packing, Rollouts, Sequences, TrainState
@@ -112,28 +112,36 @@ def placed(tree, layout):
 
 
 def trace_policy(run: Run, state: TrainState, actor: str) -> jax.stages.Traced:
-    """The weights that this actor samples with, laid out for sampling, from a state that may be abstract."""
+    """The weights that this actor samples with, sharded for sampling; the state may be abstract."""
     layout = build.theta_shardings(run, run.decode_mesh)
     return jax.jit(lambda params: run.method.policy(params, actor), out_shardings=layout).trace(
         state.params
     )
 
 
+def plan_of(run: Run) -> decode_plan.DecodePlan:
+    """How this run decodes, by its settings and its devices."""
+    s, mesh = run.settings, run.decode_mesh
+    return decode_plan.choose(
+        mesh,
+        s.rollout.max_new,
+        settings.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype),
+        s.rollout.compactions,
+        s.rollout.cache_segments,
+        attention.choose(s.model.attention, mesh, layers.has_windows(run.cfg)),
+    )
+
+
 def trace_sampler(run: Run, phi, bucket: int, P: int, M: int) -> jax.stages.Traced:
-    """M completions of each of P prompts of up to `bucket` tokens; phi: weights of trace_policy, or their shapes."""
+    """M completions of each of P prompts of up to `bucket` tokens.
+
+    phi: weights of trace_policy, or their shapes.
+    """
     s, mesh = run.settings, run.decode_mesh
     number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
     keys = jax.eval_shape(lambda: row_keys(jax.random.key(s.seed), 0, jnp.zeros(P, jnp.int32), M))
     rows = (number(jnp.int32, P, bucket), number(jnp.int32, P), keys)
-    sample = functools.partial(
-        sampling_sampler.sample,
-        run.cfg,
-        T=s.rollout.max_new,
-        **decode_plan.laid_on(mesh),
-        **decode_plan.cuts_on(mesh, s.rollout.max_new, s.rollout.halvings, s.rollout.stretches),
-        attend=attention.choose(s.model.attention, mesh),
-        cache_dtype=settings.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype),
-    )
+    sample = functools.partial(sampling_sampler.sample, run.cfg, plan=plan_of(run))
     how = Sampling(
         number(jnp.float32), number(jnp.int32, len(run.tokenizer.eos_ids)), number(jnp.int32)
     )
@@ -147,14 +155,14 @@ def trace_update(run: Run, state: TrainState, bucket: int, spec: BatchSpec) -> j
         abstract_batch(run, bucket, spec),
     )
     precise = jax.default_matmul_precision(
-        exact(settings.dtype_of("model.dtype", run.settings.model.dtype))
+        matmul_precision(settings.dtype_of("model.dtype", run.settings.model.dtype))
     )  # backward passes too
     update = jax.jit(precise(run.method.update), donate_argnums=0, out_shardings=(layout, None))
     return update.trace(state, placed(batch, sharding.of_rows(run.mesh, batch)))
 
 
 def abstract_phi(run: Run, state: TrainState):
-    """Shapes and layout of what the sampler is given."""
+    """Shapes and shardings of what the sampler is given."""
     return placed(
         jax.eval_shape(lambda params: run.method.policy(params, "theta"), state.params),
         build.theta_shardings(run, run.decode_mesh),

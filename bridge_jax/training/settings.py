@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from bridge_jax import methods, tasks
 from bridge_jax.config import batch_table, renamed, schema
 from bridge_jax.distributed import multihost, sharding
-from bridge_jax.models import attention, layers
+from bridge_jax.models import attention, remat
 from bridge_jax.models.lora import Lora
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.rundir import logbook
@@ -58,7 +58,7 @@ class Model:
     )  # keys of HF's config.json; beside a path it must agree
     dtype: str = "float32"  # compute dtype: float32 or bfloat16
     attention: str = "auto"  # how training and prefill compute it: a key of attention.KINDS; auto: what the devices can
-    remat: str = "full"  # what a layer keeps for the backward pass: a key of layers.REMAT
+    remat: str = "full"  # what a layer keeps for the backward pass: a key of remat.REMAT
     logp_chunk: int = 512  # as many logits are in memory at once as so many positions have
     lora_rank: int = 16
     lora_alpha: float = 16.0
@@ -90,12 +90,10 @@ class Rollout:
         0.0  # probability with which a reward is flipped: for studies of a grader that errs
     )
     calls: int = 1  # parts of a step's prompts: one is graded while the next is generated
-    halvings: int = (
-        -1
-    )  # how often the sampler goes on with the half of its rows that is not done; -1: where it pays
-    stretches: int = (
-        -1
-    )  # into how many max_new is cut, each reading of the cache what it can have filled; -1: four
+    # how often the sampler goes on with the half of its rows that is not done; -1: where it pays
+    compactions: int = -1
+    # into how many segments the cache is cut, of which a step reads those it can fill; -1: four
+    cache_segments: int = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,13 +253,14 @@ def check(s: Settings) -> None:
             f"rollout.temperature={s.rollout.temperature}, rollout.max_new={s.rollout.max_new}; allowed: "
             "above 0, and at least 1"
         )
-    if s.rollout.halvings < -1:
+    if s.rollout.compactions < -1:
         raise ValueError(
-            f"rollout.halvings={s.rollout.halvings}; allowed: 0, 1, ..., or -1: 2 on one CPU, 0 elsewhere"
+            f"rollout.compactions={s.rollout.compactions}; allowed: 0, 1, ..., or -1: 2 on one CPU, "
+            "0 elsewhere"
         )
-    if s.rollout.stretches < 1 and s.rollout.stretches != -1:
+    if s.rollout.cache_segments < 1 and s.rollout.cache_segments != -1:
         raise ValueError(
-            f"rollout.stretches={s.rollout.stretches}; allowed: 1, 2, ..., or -1, which is 4"
+            f"rollout.cache_segments={s.rollout.cache_segments}; allowed: 1, 2, ..., or -1, which is 4"
         )
     if "" in s.rollout.stop:
         raise ValueError(
@@ -291,8 +290,8 @@ def check(s: Settings) -> None:
             raise ValueError(
                 f"unknown mirror log.mirrors={name!r}: {schema.did_you_mean(name, logbook.MIRRORS)}"
             )
-    if s.model.remat not in layers.REMAT:
-        raise ValueError(f"model.remat={s.model.remat!r}; allowed: {', '.join(layers.REMAT)}")
+    if s.model.remat not in remat.REMAT:
+        raise ValueError(f"model.remat={s.model.remat!r}; allowed: {', '.join(remat.REMAT)}")
     if s.model.attention not in attention.KINDS:
         raise ValueError(
             f"model.attention={s.model.attention!r}; allowed: {', '.join(attention.KINDS)}"

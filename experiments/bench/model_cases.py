@@ -22,7 +22,7 @@ from bridge_jax.grading.outcome import Rule
 from bridge_jax.grading.pool import Pool
 from bridge_jax.planner import phases
 from bridge_jax.planner.flops import chip_bytes
-from bridge_jax.sampling.sampler import Sampling, row_keys
+from bridge_jax.sampling.draw import Sampling, row_keys
 from bridge_jax.training import build, programs
 from bridge_jax.training.build import Run
 from bridge_jax.types import Batch, Packing, Rollouts, Sequences

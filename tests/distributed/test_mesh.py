@@ -16,7 +16,8 @@ from bridge_jax.methods import bridge
 from bridge_jax.models import lora, params
 from bridge_jax.optim import moments as optim_moments
 from bridge_jax.planner import hlo
-from bridge_jax.sampling import decode_plan, sampler
+from bridge_jax.sampling import draw, sampler
+from bridge_jax.sampling.decode_plan import DecodePlan
 from bridge_jax.training import build, settings
 from bridge_jax.types import Batch
 from tests import tiny_runs, toys
@@ -183,24 +184,22 @@ def test_a_shadow_in_the_hosts_memory():
 
 
 def sampled(mesh, *ends: int):
-    """4 samples of 8 prompts, temperature 1, laid out as programs.py does; None: on one device. ends: of its stretches."""
+    """4 samples of 8 prompts, temperature 1, sharded as programs.py does; None: on one device.
+
+    ends: of its cache segments.
+    """
     phi = toys.transformer_theta()
-    seqs, key_B = toys.sequences(3, 8, 4), sampler.row_keys(jax.random.key(5), 7, jnp.arange(8), 4)
-    sampling = sampler.Sampling(jnp.float32(1.0), jnp.asarray([0], jnp.int32), jnp.int32(12))
-    given, how = (phi, seqs.prompt_PS, seqs.prompt_len_P, key_B), {}
+    seqs, key_B = toys.sequences(3, 8, 4), draw.row_keys(jax.random.key(5), 7, jnp.arange(8), 4)
+    sampling = draw.Sampling(jnp.float32(1.0), jnp.asarray([0], jnp.int32), jnp.int32(12))
+    given = phi, seqs.prompt_PS, seqs.prompt_len_P, key_B
     if mesh is not None:
         rows = jax.device_put(given[1:], sharding.of_rows(mesh, given[1:]))
         given = (
             jax.device_put(phi, sharding.of_tree(mesh, THETA_AXES, params.abstract(toys.CFG))),
             *rows,
         )
-        how = decode_plan.laid_on(mesh)
-    loops = tuple((end,) for end in ends)
-    sample = jax.jit(
-        lambda *given: sampler.sample(
-            toys.CFG, *given, sampling, 12, jnp.float32, loops=loops, **how
-        )
-    )
+    plan = DecodePlan(12, loops=tuple((end,) for end in ends), as_bits=mesh is not None, mesh=mesh)
+    sample = jax.jit(lambda *given: sampler.sample(toys.CFG, *given, sampling, plan))
     compiled = sample.lower(*given).compile()
     return compiled(*given), compiled.as_text()
 
@@ -214,7 +213,7 @@ def sampled_on_one_device():
 def test_the_same_samples_whatever_the_mesh(decode_tensor):
     """Tokens and lengths to the bit, log-probabilities to 1e-5; rows on the devices that heads leave.
 
-    On the mesh in four stretches, each reading a longer part of the cache, as programs.py samples there; on one device in one.
+    On the mesh in four cache segments, each reading a longer part of the cache, as programs.py samples there; on one device in one.
     """
     expected = sampled_on_one_device()
     assert (np.asarray(expected.seqs.length_B) > 10).any()
@@ -225,7 +224,7 @@ def test_the_same_samples_whatever_the_mesh(decode_tensor):
     np.testing.assert_array_equal(samples.seqs.length_B, expected.seqs.length_B)
     np.testing.assert_allclose(samples.logp_BT, expected.logp_BT, atol=1e-5)
     assert not samples.logp_BT.sharding.is_fully_replicated
-    # the prefill and four stretches. In a layer two sums, of what attention and the mlp give; a token is drawn with five more
+    # the prefill and four segments. In a layer two sums, of what attention and the mlp give; a token is drawn with five more
     # messages; where heads are not split nothing but the end of all rows is talked about
     moves = hlo.collectives(hlo.parse(compiled))
     of_layers = [move.kind for move in moves if move.times == toys.CFG.layers]

@@ -179,7 +179,9 @@ def test_a_kv_head_is_held_once_for_each_device_that_shares_it(tensor, kv_heads,
     """So that the copies lie evenly: no device without a kv head, none with one that it does not attend with."""
     assert sharding.kv_copies(tensor, kv_heads) == copies and kv_heads * copies % tensor == 0
     mesh = mesh_of(fsdp=8 // tensor, tensor=tensor)
-    cache = jax.eval_shape(lambda x: sharding.lay_cache(mesh, x), jnp.zeros((2, 8, kv_heads, 3, 4)))
+    cache = jax.eval_shape(
+        lambda x: sharding.constrain_cache(mesh, x), jnp.zeros((2, 8, kv_heads, 3, 4))
+    )
     assert cache.shape == (2, 8, kv_heads * copies, 3, 4)
 
 

@@ -1,4 +1,6 @@
-"""Attention by each of its forms: against a loop in numpy, their gradients, on a mesh of eight devices."""
+"""Attention by each of its forms: against a loop in numpy, their gradients, on a mesh of eight
+devices.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,28 @@ import pytest
 from bridge_jax.distributed import sharding
 from bridge_jax.distributed.sharding import MeshConfig
 from bridge_jax.models import attention
+from bridge_jax.models.attention import cudnn, over_mesh, reference, splash
 from bridge_jax.training import build
 from tests import tiny_runs
 
-SPLASH = functools.partial(attention.splash, interpret=True)
+SPLASH = functools.partial(splash.causal, interpret=True)
 FORMS = {
+    "reference": reference.causal,
     "xla": attention.causal,
-    "cudnn's call": functools.partial(attention.dot_product, implementation="xla"),
+    "cudnn's call": functools.partial(cudnn.causal, implementation="xla"),
     "splash": SPLASH,
 }
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+FAST = {name: form for name, form in FORMS.items() if name != "reference"}
+fast_forms = pytest.mark.parametrize("form", FAST.values(), ids=FAST)
 P, M, S, T, K, G, H = 2, 2, 4, 3, 2, 3, 5
 LENGTHS = np.array([4, 2])
 
 
 def draw(P=P, M=M, S=S, T=T, K=K, G=G, H=H, seed=0):
-    """q [B,T,N,H], k and v [B,K,T,H], prompt (k, v [P,K,S,H], mask [P,S]); unlike scores, so that a wrong scale shows."""
+    """q [B,T,N,H], k and v [B,K,T,H], prompt (k, v [P,K,S,H], mask [P,S]); unlike scores, so that a
+    wrong scale shows.
+    """
     rng, B = np.random.RandomState(seed), P * M
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
     lengths = rng.randint(1, S + 1, P) if P != len(LENGTHS) else LENGTHS * S // 4
@@ -36,8 +44,8 @@ def draw(P=P, M=M, S=S, T=T, K=K, G=G, H=H, seed=0):
     return 2 * normal(B, T, K * G, H), normal(B, K, T, H), normal(B, K, T, H), prompt
 
 
-def by_loop(q, k, v, prompt=None):
-    """Head by head, over the valid keys alone."""
+def by_loop(q, k, v, prompt=None, window=None):
+    """Head by head, over the valid keys alone, the last `window` of them."""
     B, T, N, H = q.shape
     out, G = np.zeros((B, T, N, H)), N // k.shape[1]
     for b in range(B):
@@ -51,6 +59,8 @@ def by_loop(q, k, v, prompt=None):
                     )
                     keys = np.concatenate([prompt[0][p, n // G, :length], keys])
                     values = np.concatenate([prompt[1][p, n // G, :length], values])
+                if window is not None:
+                    keys, values = keys[-window:], values[-window:]
                 weights = np.exp(keys @ q[b, t, n] / np.sqrt(H))
                 out[b, t, n] = weights / weights.sum() @ values
     return out
@@ -70,6 +80,39 @@ def test_against_a_loop(form, with_prompt):
     )
 
 
+WINDOWED = {name: form for name, form in FORMS.items() if name != "splash"}
+windowed_forms = pytest.mark.parametrize("form", WINDOWED.values(), ids=WINDOWED)
+
+
+@windowed_forms
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("with_prompt", [True, False])
+def test_a_sliding_window(form, window, with_prompt):
+    """A traced number of positions, the query's own among them, over the border to the prompt."""
+    q, k, v, prompt = draw(S=4, T=5)
+    given = (q, k, v, prompt if with_prompt else None)
+    found = jax.jit(lambda window, *given: form(*given, window=window))(window, *given)
+    np.testing.assert_allclose(found, by_loop(*given, window), rtol=1e-4, atol=1e-5)
+
+
+@windowed_forms
+def test_a_sliding_window_within_segments(form):
+    q, k, v, _ = draw(P=1, M=1, T=6, seed=4)
+    segment_BT = jnp.asarray([[1, 1, 2, 2, 2, 2]], jnp.int32)
+    out = np.asarray(form(*map(jnp.asarray, (q, k, v)), segment_BT=segment_BT, window=2))
+    for part in (slice(0, 2), slice(2, 6)):
+        alone = by_loop(q[:, part], k[:, :, part], v[:, :, part], window=2)
+        np.testing.assert_allclose(out[:, part], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_are_not_for_the_splash_kernel():
+    tpu = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="tpu")], object))
+    assert attention.form_of("auto", tpu) == "splash"
+    assert attention.form_of("auto", tpu, windows=True) == "xla"
+    with pytest.raises(ValueError, match="'splash' does not compute sliding windows; set model"):
+        attention.check("splash", jnp.bfloat16, 64, tpu, windows=True)
+
+
 @forms
 def test_segments(form):
     """Two sequences in a row, and a tail of nobody: each as if alone."""
@@ -86,8 +129,8 @@ def test_segments(form):
     assert np.isfinite(out).all()
 
 
-@pytest.mark.parametrize("form", [SPLASH, FORMS["cudnn's call"]], ids=["splash", "cudnn's call"])
-def test_gradients_equal_those_of_the_einsums(form):
+@fast_forms
+def test_gradients_equal_those_of_the_reference(form):
     """In queries, keys and values of both parts, over several tiles of the kernel."""
     q, k, v, prompt = draw(P=2, M=2, S=136, T=260, K=2, G=2, H=8, seed=1)
     weight = np.random.RandomState(2).standard_normal(q.shape).astype(np.float32)
@@ -97,13 +140,13 @@ def test_gradients_equal_those_of_the_einsums(form):
         return jax.jit(jax.grad(value, argnums=(0, 1, 2, 3, 4)))(q, k, v, *prompt[:2])
 
     for name, mine, theirs in zip(
-        ("q", "k", "v", "prompt k", "prompt v"), gradients(form), gradients(attention.causal)
+        ("q", "k", "v", "prompt k", "prompt v"), gradients(form), gradients(reference.causal)
     ):
         assert np.abs(theirs).max() > 0.1, name
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("form", [SPLASH, FORMS["cudnn's call"]], ids=["splash", "cudnn's call"])
+@fast_forms
 def test_gradients_of_several_sequences_in_a_row(form):
     """Packed rows over several tiles: no key is pulled by a query of another sequence."""
     q, k, v, _ = draw(P=2, M=1, S=1, T=260, K=2, G=2, H=8, seed=1)
@@ -119,7 +162,7 @@ def test_gradients_of_several_sequences_in_a_row(form):
         value = lambda q, k, v: jnp.sum(weight * form(q, k, v, segment_BT=jnp.asarray(segment_BT)))
         return jax.jit(jax.grad(value, argnums=(0, 1, 2)))(q, k, v)
 
-    for name, mine, theirs in zip("qkv", gradients(form), gradients(attention.causal)):
+    for name, mine, theirs in zip("qkv", gradients(form), gradients(reference.causal)):
         assert np.abs(theirs).max() > 0.1, name
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
 
@@ -129,16 +172,23 @@ def test_gradients_of_several_sequences_in_a_row(form):
 )
 @pytest.mark.parametrize("kernel", ["splash", "cudnn's, by einsums"])
 def test_the_kernel_over_a_mesh(kernel, sizes):
-    """Rows and heads on eight devices; with tensor=4 two devices share each of the two kv heads; 2 prompts do not divide by 8."""
+    """Rows and heads on eight devices; with tensor=4 two devices share each of the two kv heads; 2
+    prompts do not divide by 8.
+    """
     mesh = sharding.make_mesh(MeshConfig(**sizes))
     q, k, v, prompt = draw(P=4 if "tensor" in sizes else 2, M=2, K=2, G=4, seed=3)
     form = (
-        attention.over_mesh(SPLASH, mesh) if kernel == "splash" else attention.choose("cudnn", mesh)
+        over_mesh.causal_over_mesh(SPLASH, mesh)
+        if kernel == "splash"
+        else attention.choose("cudnn", mesh)
     )
     np.testing.assert_allclose(
         jax.jit(form)(q, k, v, prompt), by_loop(q, k, v, prompt), rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(jax.jit(form)(q, k, v), by_loop(q, k, v), rtol=1e-4, atol=1e-5)
+    if kernel != "splash":
+        found = jax.jit(form)(q, k, v, prompt, window=2)
+        np.testing.assert_allclose(found, by_loop(q, k, v, prompt, 2), rtol=1e-4, atol=1e-5)
     B, T = q.shape[:2]
     segment_BT = 1 + (jnp.arange(T) >= 1 + jnp.arange(B)[:, None] % (T - 1)).astype(
         jnp.int32
@@ -207,7 +257,9 @@ def test_auto_on_a_gpu_is_cudnn_where_it_can(capability, dtype, head_dim, form):
 def test_what_auto_gives_to_cudnn_passes_jaxs_own_checks(
     monkeypatch, dtype, head_dim, kernel, S, T
 ):
-    """Forward and backward pass as traced for a GPU: jax refuses there what cuDNN does not take; S = 0: no prompt."""
+    """Forward and backward pass as traced for a GPU: jax refuses there what cuDNN does not take; S
+    = 0: no prompt.
+    """
     stablehlo = pytest.importorskip(
         "jax._src.cudnn.fused_attention_stablehlo", reason="jax has moved its checks"
     )
@@ -241,7 +293,9 @@ def test_what_auto_gives_to_cudnn_passes_jaxs_own_checks(
     ],
 )
 def test_cudnn_by_name_is_refused_where_it_cannot(given, message):
-    """Before anything is compiled, on whatever machine; auto takes the same config, and cudnn what it can."""
+    """Before anything is compiled, on whatever machine; auto takes the same config, and cudnn what
+    it can.
+    """
     sketch = lambda kind, **given: build.sketch(
         tiny_runs.config("grpo", model__attention=kind, **given), jax.devices()[:1]
     )

@@ -1,4 +1,5 @@
-"""Every family against transformers: logits, weights there and back, and the numbers of released models.
+"""Every family against transformers: logits, weights there and back, and the numbers of released
+models.
 
 `test_golden` needs no torch; `parity` tests compare with the live library.
 """
@@ -20,6 +21,7 @@ from tests.models import tiny
 from tests.models.make_golden import GOLDEN
 
 CLOSE = dict(rtol=0, atol=1e-4)
+SHIPPED = ("llama", "qwen2", "qwen3")  # their golden logits must be there
 RELEASED = {  # from the models' config.json; the last number is how many parameters are published
     "Qwen2.5-3B": (
         dict(
@@ -94,7 +96,7 @@ RELEASED = {  # from the models' config.json; the last number is how many parame
 
 
 def test_the_families_that_ship_are_found():
-    assert {"llama", "qwen2", "qwen3"} <= set(params.families())
+    assert set(SHIPPED) <= set(params.families())
     assert not {"layers", "params", "hf_folder"} & set(params.families())
 
 
@@ -116,9 +118,9 @@ def test_one_new_file_is_one_new_family(tmp_path, monkeypatch):
 def test_golden(name, build):
     """Without torch: the logits that transformers gave for the same weights and tokens."""
     with np.load(GOLDEN) as golden:
-        assert name in golden, (
-            f"no {name!r} in {GOLDEN.name}: run python -m tests.models.make_golden (needs torch)"
-        )
+        if name not in golden:
+            assert name not in {*SHIPPED, *tiny.SPECIAL}
+            pytest.skip(f"no {name!r} in {GOLDEN.name}: python -m tests.models.make_golden adds it")
         expected = golden[name]
     seqs = tiny.rows()
     mask = tiny.inside(seqs)
@@ -130,7 +132,9 @@ def test_golden(name, build):
 
 @pytest.mark.parametrize("name", params.families())
 def test_decoding_with_a_cache_equals_forward(name, build):
-    """Prefill once per prompt, then step by step with M = 2 samples behind each: the hidden states of forward."""
+    """Prefill once per prompt, then step by step with M = 2 samples behind each: the hidden states
+    of forward.
+    """
     cfg, phi = build(name)
     seqs = tiny.rows()
     expected = np.asarray(tiny.forward(cfg, phi, seqs))
@@ -142,10 +146,14 @@ def test_decoding_with_a_cache_equals_forward(name, build):
 @pytest.mark.parity
 @pytest.mark.parametrize("name", tiny.CASES)
 def test_transformers_and_back(name, tmp_path):
-    """A folder transformers wrote gives its logits here; what we write, transformers reads as the same model."""
+    """A folder transformers wrote gives its logits here; what we write, transformers reads as the
+    same model.
+    """
     torch = pytest.importorskip("torch", reason="compares with transformers' torch models")
     import transformers
 
+    if not tiny.in_transformers(tiny.CASES[name]):
+        pytest.skip(f"transformers has no {name}")
     reference = tiny.torch_model(tiny.CASES[name])
     reference.save_pretrained(tmp_path / "theirs")
     folder = params.locate(tmp_path / "theirs")
@@ -173,7 +181,9 @@ def test_transformers_and_back(name, tmp_path):
 
 @pytest.mark.parity
 def test_llama3_scaling_at_long_positions():
-    """Logits 400 tokens in, where the tiny model was "trained" on 64; and the real model's frequencies."""
+    """Logits 400 tokens in, where the tiny model was "trained" on 64; and the real model's
+    frequencies.
+    """
     torch = pytest.importorskip("torch", reason="compares with transformers' torch models")
     import transformers
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -192,7 +202,9 @@ def test_llama3_scaling_at_long_positions():
 
 
 def stack(cfg, path, tensor):
-    """A parameter in our layout from tiny.weight, written out once more by hand: [out, in] -> [in, out]."""
+    """A parameter in our layout from tiny.weight, written out once more by hand: [out, in] -> [in,
+    out].
+    """
 
     def one(name):
         array = tiny.weight(name, params.hf_shape(tensor))
@@ -218,7 +230,9 @@ def test_released_models_have_their_published_size(name):
 
 
 def test_llama3_frequencies_against_the_formula():
-    """Wavelengths beyond 8192 turn 32 times slower, below 2048 as before, between on a line in 8192 / wavelength."""
+    """Wavelengths beyond 8192 turn 32 times slower, below 2048 as before, between on a line in 8192
+    / wavelength.
+    """
     cfg = params.read_config(RELEASED["Llama-3.2-3B"][0])
     plain = 500000.0 ** (-np.arange(64) / 64)
     wave = 2 * np.pi / plain
@@ -332,7 +346,7 @@ def test_defaults_are_those_of_transformers():
             dict(rope_scaling=dict(rope_type="yarn", factor=4.0)),
             "qwen3 rope_scaling=.*yarn.* is not supported",
         ),
-        ("mamba", {}, "model_type='mamba', which is not supported; allowed: .*llama, qwen2, qwen3"),
+        ("mamba", {}, "model_type='mamba', which is not supported; allowed: .*llama.*qwen2.*qwen3"),
         (None, {}, "model_type=None, which is not supported"),
     ],
 )
@@ -354,7 +368,9 @@ def test_missing_numbers_are_named():
 @pytest.mark.parity
 @pytest.mark.slow
 def test_smollm2_on_chat_prompts(tmp_path_factory):
-    """The real SmolLM2-135M-Instruct: chat prompts and its own greedy answers, fp32, every completion position."""
+    """The real SmolLM2-135M-Instruct: chat prompts and its own greedy answers, fp32, every
+    completion position.
+    """
     torch = pytest.importorskip("torch", reason="compares with transformers' torch models")
     import transformers
 

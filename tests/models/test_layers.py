@@ -1,4 +1,6 @@
-"""The decoder's own promises: what a position may see, that padding is nothing, that sampler and trainer agree."""
+"""The decoder's own promises: what a position may see, that padding is nothing, that sampler and
+trainer agree.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax.models import layers, params
+from bridge_jax.models import layers, params, remat, rope
 from tests.models import tiny
 
 
@@ -19,50 +21,18 @@ def test_rotation_depends_on_distance_alone(build):
     cfg, _ = build("llama")
     rng = np.random.RandomState(0)
     q, k = rng.standard_normal((2, 1, 1, 1, cfg.head_dim)).astype(np.float32)
-    turned = lambda x, i: np.asarray(
-        layers.rotate(jnp.asarray(x), *layers.rotation(cfg, jnp.array([[i]])))
-    )[0, 0, 0]
+    turned = lambda x, i: np.asarray(rope.rotate(jnp.asarray(x), *cfg.rotary(jnp.array([[i]]))))[
+        0, 0, 0
+    ]
     near, far = turned(q, 7) @ turned(k, 3), turned(q, 104) @ turned(k, 100)
     assert abs(near - far) < 1e-4 and abs(near - turned(q, 8) @ turned(k, 3)) > 1e-2
     np.testing.assert_allclose(np.linalg.norm(turned(q, 50)), np.linalg.norm(q), rtol=1e-6)
 
 
-def test_rms_norm_computes_in_fp32():
-    """bf16 in and out, one rounding: what fp32 gives, then rounded. A zero row stays zero."""
-    x = jnp.asarray(np.random.RandomState(0).standard_normal((64, 96)), jnp.bfloat16)
-    out = layers.rms_norm(x, jnp.ones(96, jnp.bfloat16), 1e-6)
-    exact = np.asarray(x, np.float64)
-    exact /= np.sqrt(np.mean(exact**2, axis=-1, keepdims=True) + 1e-6)
-    rounded = jnp.asarray(exact.astype(np.float32)).astype(jnp.bfloat16)
-    assert (
-        out.dtype == jnp.bfloat16 and (out != rounded).mean() < 0.01
-    )  # ties in fp32 may fall to either side
-    assert not layers.rms_norm(jnp.zeros((1, 8)), jnp.ones(8), 1e-6).any()
-
-
-@pytest.mark.parametrize(
-    "dtype, error", [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-8)]
-)  # 2^-8: rounded once to 8 bits
-@pytest.mark.parametrize("shape", [(5, 8), (2, 7, 8), (2, 7, 3, 8)])
-def test_gradients_of_rms_norm(shape, dtype, error):
-    """Written out by hand: to x and scale, those that jax derives from its formula in fp32."""
-    draw = lambda k, *shape: jax.random.normal(jax.random.key(k), shape).astype(dtype)
-    x, scale, g = draw(0, *shape), 1 + draw(1, 8), draw(2, *shape)
-    formula = lambda x, scale: x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 0.1) * scale
-    want = jax.vjp(formula, *(y.astype(jnp.float32) for y in (x, scale)))[1](g.astype(jnp.float32))
-    got = jax.vjp(lambda x, scale: layers.rms_norm(x, scale, 0.1), x, scale)[1](g)
-    assert [y.dtype for y in got] == [dtype, dtype]
-    jax.tree.map(
-        lambda got, want: np.testing.assert_allclose(
-            got.astype(jnp.float32), want, rtol=error, atol=1e-5
-        ),
-        got,
-        want,
-    )
-
-
 def test_what_the_backward_pass_keeps_of_a_layer():
-    """Of the mlp's width its two projections and what the last is multiplied by, nothing in between; of norms their input."""
+    """Of the mlp's width its two projections and what the last is multiplied by, nothing in
+    between; of norms their input.
+    """
     cfg = params.read_config(tiny.CASES["llama"])
     phi, seqs = params.init(cfg, jax.random.key(0)), tiny.rows(P=1, M=1, S=11, T=2)
     kept = jax.tree.leaves(jax.vjp(lambda phi: layers.forward(cfg, phi, seqs), phi)[1])
@@ -76,7 +46,9 @@ def test_what_the_backward_pass_keeps_of_a_layer():
 
 
 def test_causality_by_gradient(build):
-    """d hidden_t / d embedding of a token is exactly 0, but for tokens of the row's prompt and those before t."""
+    """d hidden_t / d embedding of a token is exactly 0, but for tokens of the row's prompt and
+    those before t.
+    """
     cfg, phi = build("qwen3")
     P, M, S, T = 2, 2, 5, 4
     ids = (
@@ -126,7 +98,9 @@ def test_a_prompt_and_its_rows_take_one_matmul_of_each_weight(build, M):
 
 @jax.jit
 def loss_and_gradient(phi, seqs, pull_BTD):
-    """sum of <hidden, pull> over the completion tokens that count, and its gradient in every parameter (llama)."""
+    """sum of <hidden, pull> over the completion tokens that count, and its gradient in every
+    parameter (llama).
+    """
     mask_BT = jnp.arange(seqs.tokens_BT.shape[1]) < seqs.length_B[:, None]
     cfg = params.read_config(tiny.CASES["llama"])
     return jax.value_and_grad(
@@ -135,7 +109,9 @@ def loss_and_gradient(phi, seqs, pull_BTD):
 
 
 def repadded(seqs, prompt_pad, completion_pad, extra=0):
-    """The same rows with other ids beyond the lengths and `extra` more padding positions in the prompt."""
+    """The same rows with other ids beyond the lengths and `extra` more padding positions in the
+    prompt.
+    """
     prompt_PS = np.pad(seqs.prompt_PS, ((0, 0), (0, extra)))
     prompt_PS[np.arange(prompt_PS.shape[1]) >= seqs.prompt_len_P[:, None]] = prompt_pad
     return seqs.replace(
@@ -144,8 +120,10 @@ def repadded(seqs, prompt_pad, completion_pad, extra=0):
 
 
 def test_padding_is_nothing(build):
-    """Any pad id, even one outside the vocabulary: bit-equal loss and gradient. Any pad amount: equal to rounding, of which 1.2e-6
-    of the largest entry was measured (AVX-512); one padding position that is seen makes it 0.2."""
+    """Any pad id, even one outside the vocabulary: bit-equal loss and gradient. Any pad amount:
+    equal to rounding, of which 1.2e-6 of the largest entry was measured (AVX-512); one padding
+    position that is seen makes it 0.2.
+    """
     cfg, phi = build("llama")
     seqs = tiny.rows()
     assert (seqs.prompt_len_P < seqs.prompt_PS.shape[1]).any() and not tiny.inside(seqs).all()
@@ -201,7 +179,9 @@ def test_a_padding_row_is_finite_and_moves_nothing(build):
 
 
 def test_a_shared_prompt_equals_one_prompt_per_row(build):
-    """Rows behind a shared prompt (M = 2) compute what they compute behind a prompt of their own (M = 1)."""
+    """Rows behind a shared prompt (M = 2) compute what they compute behind a prompt of their own (M
+    = 1).
+    """
     cfg, phi = build("llama")
     seqs = tiny.rows()
     alone = seqs.replace(
@@ -213,7 +193,9 @@ def test_a_shared_prompt_equals_one_prompt_per_row(build):
 
 
 def test_bf16_is_near_fp32_and_decoding_near_forward(build):
-    """Hidden states in bf16, of size about 1: within 0.2 (rms 0.04) of fp32, and the two paths within 0.02 (rms)."""
+    """Hidden states in bf16, of size about 1: within 0.2 (rms 0.04) of fp32, and the two paths
+    within 0.02 (rms).
+    """
     cfg, phi = build("llama")
     seqs = tiny.rows()
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), phi)
@@ -229,12 +211,14 @@ def test_bf16_is_near_fp32_and_decoding_near_forward(build):
 
 
 def test_remat_policies_give_one_gradient_and_keep_less_and_less():
-    """none, dots and full: the same gradient; the compiled program's scratch memory shrinks in this order."""
+    """none, dots and full: the same gradient; the compiled program's scratch memory shrinks in this
+    order.
+    """
     cfg = dataclasses.replace(params.read_config(tiny.CASES["llama"]), layers=8)
     phi = jax.jit(params.init, static_argnums=0)(cfg, jax.random.key(0))
     seqs = tiny.rows(S=24, T=24)
     gradients, scratch = [], []
-    for policy in layers.REMAT:
+    for policy in remat.REMAT:
         gradient = jax.grad(
             lambda phi: jnp.sum(layers.forward(cfg, phi, seqs, policy)[..., 0] ** 2)
         )
@@ -245,9 +229,9 @@ def test_remat_policies_give_one_gradient_and_keep_less_and_less():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other, gradients[0]
         )
-    assert scratch[0] > 1.2 * scratch[1] > 1.2**2 * scratch[2], dict(zip(layers.REMAT, scratch))
+    assert scratch[0] > 1.2 * scratch[1] > 1.2**2 * scratch[2], dict(zip(remat.REMAT, scratch))
 
 
 def test_an_unknown_remat_policy_is_refused():
     with pytest.raises(ValueError, match="model.remat='all'; allowed: none, dots, full"):
-        layers.remat(lambda x: x, "all")
+        remat.remat(lambda x: x, "all")

@@ -1,4 +1,6 @@
-"""Log-probabilities and entropies by blocks of the vocabulary against the full softmax, and the memory that blocks are for."""
+"""Log-probabilities and entropies by blocks of the vocabulary against the full softmax, and the
+memory that blocks are for.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +31,16 @@ def example(dtype=jnp.float32):
     )
 
 
-def full(hidden_BTD, head_VD, tokens_BT, temperature):
-    """The same with all logits at once."""
-    logp_BTV = jax.nn.log_softmax(jnp.einsum("BTD,VD->BTV", hidden_BTD, head_VD) / temperature)
-    entropy_BT = -jnp.sum(jnp.exp(logp_BTV) * logp_BTV, axis=-1)
-    return jnp.take_along_axis(logp_BTV, tokens_BT[..., None], axis=-1)[..., 0], entropy_BT
+full = logprobs.token_logp_plain
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 6, 9, 21, 1024])
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 @pytest.mark.parametrize("of_logp, of_entropy", [(1.0, 0.0), (1.0, -0.7), (0.0, 1.0)])
 def test_equals_the_full_softmax(chunk_tokens, temperature, of_logp, of_entropy):
-    """Values, entropies and both gradients, of either and of both; 11 entries in blocks of 1, 4, 5 (the last ones overlap) and
-    all."""
+    """Values, entropies and both gradients, of either and of both; 11 entries in blocks of 1, 4, 5
+    (the last ones overlap) and all.
+    """
     hidden, head, tokens, weights = example()
 
     def scored(function, *settings):
@@ -75,8 +74,9 @@ def test_equals_the_full_softmax(chunk_tokens, temperature, of_logp, of_entropy)
     ],
 )
 def test_blocks_end_where_tiles_do(V, chunk_tokens, size):
-    """1,000 positions: blocks of a multiple of 128 entries, unless they are fewer, or all; the last may begin within another. All
-    are right."""
+    """1,000 positions: blocks of a multiple of 128 entries, unless they are fewer, or all; the last
+    may begin within another. All are right.
+    """
     rng = np.random.default_rng(1)
     hidden, tokens = (
         jnp.asarray(rng.standard_normal((5, 200, D)), jnp.float32),
@@ -97,7 +97,9 @@ def test_blocks_end_where_tiles_do(V, chunk_tokens, size):
 
 
 def test_logits_far_apart_in_any_order():
-    """Blocks whose greatest logits rise, and fall, by more than exp can hold: nothing overflows, and nothing is lost."""
+    """Blocks whose greatest logits rise, and fall, by more than exp can hold: nothing overflows,
+    and nothing is lost.
+    """
     hidden, tokens = jnp.ones((1, 2, 1)), jnp.asarray([[0, 9]])
     for slope in (-200.0, 200.0):
         head, flat = slope * jnp.arange(10.0)[:, None], jnp.zeros((10, 1))
@@ -133,7 +135,9 @@ def test_the_entropys_gradient_is_computed_only_where_it_is_asked_for():
 
 
 def test_bf16_hidden_states_give_fp32_logits():
-    """Products of bf16 inputs are summed in fp32: equal to an fp32 product of the rounded inputs, not a rounded one."""
+    """Products of bf16 inputs are summed in fp32: equal to an fp32 product of the rounded inputs,
+    not a rounded one.
+    """
     hidden, head, tokens, _ = example(jnp.bfloat16)
     logp, entropy = logprobs.token_logp(hidden, head, tokens)
     expected = full(hidden.astype(jnp.float32), head.astype(jnp.float32), tokens, 1.0)
@@ -142,7 +146,9 @@ def test_bf16_hidden_states_give_fp32_logits():
 
 
 def test_head_gradient_is_summed_in_fp32():
-    """bf16 head, 1024 positions of 1/2 each, in blocks of one entry: a bf16 running sum would stop at 128."""
+    """bf16 head, 1024 positions of 1/2 each, in blocks of one entry: a bf16 running sum would stop
+    at 128.
+    """
     hidden, head = jnp.ones((1, 1024, 2), jnp.bfloat16), jnp.zeros((2, 2), jnp.bfloat16)
     tokens = jnp.zeros((1, 1024), jnp.int32)
     G = jax.grad(lambda head: logprobs.token_logp(hidden, head, tokens, 1.0, 1)[0].sum())(head)
@@ -150,7 +156,9 @@ def test_head_gradient_is_summed_in_fp32():
 
 
 def temp_gib(function) -> float:
-    """Temporary memory of value and gradient at B=8, T=2048, D=1024, V=151936 in bf16: compiled, never run."""
+    """Temporary memory of value and gradient at B=8, T=2048, D=1024, V=151936 in bf16: compiled,
+    never run.
+    """
     shape = jax.ShapeDtypeStruct
     args = (
         shape((8, 2048, 1024), jnp.bfloat16),
@@ -172,8 +180,10 @@ def test_memory_at_a_real_vocabulary():
 )
 @pytest.mark.parametrize("V, D", [(40, 16), (41, 16), (40, 17)])
 def test_on_a_mesh(sizes, V, D):
-    """Values and gradients of rows, head and vocabulary over eight devices are those of one; 41 words do not divide over tensor,
-    do not over fsdp. Some of the blocks are of 16 or fewer entries, and the last ones overlap."""
+    """Values and gradients of rows, head and vocabulary over eight devices are those of one; 41
+    words do not divide over tensor, do not over fsdp. Some of the blocks are of 16 or fewer
+    entries, and the last ones overlap.
+    """
     rng, mesh = np.random.RandomState(0), sharding.make_mesh(MeshConfig(**sizes))
     hidden, head = (
         rng.standard_normal((8, 7, D)).astype(np.float32),
@@ -197,7 +207,9 @@ def test_on_a_mesh(sizes, V, D):
 
 
 def test_the_heads_gradient_is_reduced_in_fp32():
-    """Over data and over fsdp, of a bf16 head: what the devices give to the sum is not rounded first."""
+    """Over data and over fsdp, of a bf16 head: what the devices give to the sum is not rounded
+    first.
+    """
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=4, tensor=1))
     J = lambda head: logprobs.token_logp(
         jnp.ones((8, 7, 16), jnp.bfloat16), head, jnp.zeros((8, 7), int), 1.0, 2, mesh

@@ -1,4 +1,6 @@
-"""The adapter as a pytree: nothing at the start, its pull is autodiff's, and PEFT's file says the same matrices."""
+"""The adapter as a pytree: nothing at the start, its pull is autodiff's, and PEFT's file says the
+same matrices.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from bridge_jax.models import layers, llama, lora, params
-from bridge_jax.sampling import sampler
+from bridge_jax.sampling import draw, sampler
+from bridge_jax.sampling.decode_plan import DecodePlan
 from bridge_jax.training import policy
 from tests import toys
 
@@ -41,7 +44,9 @@ def w():
 
 
 def test_shapes_and_start():
-    """Every attention and mlp matrix; A within +-1/sqrt(fan-in), spread over it; B = 0; keys differ by path."""
+    """Every attention and mlp matrix; A within +-1/sqrt(fan-in), spread over it; B = 0; keys differ
+    by path.
+    """
     w = lora.init(toys.CFG, toys.ADAPTER, jax.random.key(0))
     assert set(w) == set(TARGETS)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), w) == jax.tree.map(
@@ -67,7 +72,9 @@ def test_merge_with_B_zero_is_the_base(theta, dtype):
 
 
 def test_merge_adds_before_it_rounds(theta, w):
-    """W + (alpha / r) A B by numpy, every layer; other tensors untouched; bf16 is one rounding of the fp32 sum."""
+    """W + (alpha / r) A B by numpy, every layer; other tensors untouched; bf16 is one rounding of
+    the fp32 sum.
+    """
     phi = lora.merge(toys.ADAPTER, theta, w)
     for path in TARGETS:
         name = path.split("/")[1]
@@ -85,7 +92,9 @@ def test_merge_adds_before_it_rounds(theta, w):
 
 
 def test_pull_is_the_transpose_of_merge(theta, w):
-    """Equal to jax.grad through merge for a random gradient in phi; fp32 even from bf16; theta's leaves do not leak in."""
+    """Equal to jax.grad through merge for a random gradient in phi; fp32 even from bf16; theta's
+    leaves do not leak in.
+    """
     G = toys.noise_like(theta, 3, 1.0)
 
     def paired(w):
@@ -107,7 +116,9 @@ def test_pull_at_the_start_moves_B_alone(theta):
 
 
 def test_bad_targets():
-    """No match, a tensor that is no matrix of a layer, and a rank of 0 are refused; the message lists what may be named."""
+    """No match, a tensor that is no matrix of a layer, and a rank of 0 are refused; the message
+    lists what may be named.
+    """
     wrong = lambda **fields: lora.targets(toys.CFG, lora.Lora(**fields))
     with pytest.raises(
         ValueError, match=r"model.lora.targets='q_proj' matches no tensor.*layers/q, layers/k"
@@ -190,8 +201,10 @@ def test_peft_loads_the_adapter(tmp_path):
 
 
 def test_fp32_is_fp32_on_every_machine():
-    """An accelerator rounds what fp32 matmuls are given unless told otherwise. merge, pull and all passes of an fp32 model tell
-    it, those of a bf16 model need not, but for the fp32 sums of its five norms' gradients."""
+    """An accelerator rounds what fp32 matmuls are given unless told otherwise. merge, pull and all
+    passes of an fp32 model tell it, those of a bf16 model need not, but for the fp32 sums of its
+    five norms' gradients.
+    """
     batch, theta, w = (
         toys.model_batch(0),
         toys.transformer_theta(),
@@ -205,7 +218,7 @@ def test_fp32_is_fp32_on_every_machine():
     assert exact(said(lambda w: lora.merge(toys.ADAPTER, theta, w, jnp.bfloat16), w)) and exact(
         said(lambda w: lora.pull(toys.ADAPTER, w, G), w)
     )
-    sampling = sampler.Sampling(jnp.float32(1.0), jnp.asarray([0]), jnp.int32(4))
+    sampling = draw.Sampling(jnp.float32(1.0), jnp.asarray([0]), jnp.int32(4))
     sample = lambda phi: sampler.sample(
         toys.CFG,
         phi,
@@ -213,8 +226,7 @@ def test_fp32_is_fp32_on_every_machine():
         seqs.prompt_len_P,
         jax.random.split(jax.random.key(0), len(seqs.prompt_len_P)),
         sampling,
-        4,
-        jnp.float32,
+        DecodePlan(4),
     )
     for dtype in (jnp.float32, jnp.bfloat16):
         phi, on = (

@@ -1,4 +1,6 @@
-"""Trees from the table; weights read lazily, also into shards; weights written so that a kill harms nothing."""
+"""Trees from the table; weights read lazily, also into shards; weights written so that a kill harms
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +61,10 @@ def test_abstract_init_and_axes_are_one_tree(name):
         axes,
         is_leaf=lambda node: isinstance(node, tuple),
     )
+
+
+def test_axes_and_shapes_carry_the_layers():
+    shapes, axes = params.abstract(CFG, jnp.bfloat16), params.logical_axes(CFG)
     assert axes["layers"]["q"] == ("layers", "embed", "heads", "head_dim") and axes["embed"] == (
         "vocab",
         "embed",
@@ -90,7 +96,9 @@ def test_init_has_the_stated_spread_and_keys_by_path(monkeypatch):
 
 
 def test_load_puts_every_number_where_the_table_says(folder):
-    """[out, in] to [in, out], heads split off the outer (q) or the inner side (o), biases split, norms as they are."""
+    """[out, in] to [in, out], heads split off the outer (q) or the inner side (o), biases split,
+    norms as they are.
+    """
     phi = params.load(CFG, folder)
     w = tiny.hf_weights(HF)
     block = "model.layers.1.self_attn."
@@ -146,7 +154,9 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_load_reads_each_shard_and_no_number_twice(layout, folder, monkeypatch):
-    """Every device holds its slice of what an unsharded load gives; replicas share one reading of the file."""
+    """Every device holds its slice of what an unsharded load gives; replicas share one reading of
+    the file.
+    """
     read = []
 
     class Counting:
@@ -187,7 +197,9 @@ def test_load_reads_each_shard_and_no_number_twice(layout, folder, monkeypatch):
     "sharded, vocab, mlp", [(False, 1000, 512), (True, 1000, 512), (False, 4000, 64)]
 )
 def test_load_holds_one_tensor_on_the_host(sharded, vocab, mlp, tmp_path, monkeypatch):
-    """Allocations traced: the peak is at most the finished model, one stacked tensor, and small change."""
+    """Allocations traced: the peak is at most the finished model, one stacked tensor, and small
+    change.
+    """
     hf = HF | dict(num_hidden_layers=4, hidden_size=64, intermediate_size=mlp, vocab_size=vocab)
     cfg = params.read_config(hf)
     folder = tiny.write_folder(tmp_path, hf, dtype="bfloat16")
@@ -311,7 +323,9 @@ def test_what_was_saved_is_what_was_loaded(folder, tmp_path):
 
 
 def test_shards_are_within_the_limit_and_indexed(folder, tmp_path):
-    """Sharded parameters, written as bf16 in files of at most 8 kB of weights; read back with the index."""
+    """Sharded parameters, written as bf16 in files of at most 8 kB of weights; read back with the
+    index.
+    """
     phi = params.load(CFG, folder, shardings_for(CFG, **LAYOUTS["fsdp and heads"]))
     out = tmp_path / "out"
     params.save(CFG, phi, out, HF, max_shard_bytes=8_000, dtype=jnp.bfloat16)
@@ -346,7 +360,9 @@ def test_a_tensor_beyond_the_limit_has_a_file_of_its_own(tmp_path, folder):
     ],
 )
 def test_config_json_says_what_was_written(given, classes, tmp_path, folder):
-    """dtype under both names, a class with a head, all else as it came, and a tied model without a head."""
+    """dtype under both names, a class with a head, all else as it came, and a tied model without a
+    head.
+    """
     hf = TIED | dict(
         architectures=given, torch_dtype="float16", transformers_version="4.1", extra=[1]
     )
@@ -400,7 +416,9 @@ def test_save_refuses_what_it_would_spoil(tmp_path, folder):
     "target, at", [("save_file", 1), ("save_file", 2), ("exported_config", 1), ("os.replace", 1)]
 )
 def test_a_killed_save_leaves_nothing_that_loads(target, at, tmp_path, folder, monkeypatch):
-    """Stopped at any write, without clean-up as after SIGKILL: no target, and the scratch is no model until whole."""
+    """Stopped at any write, without clean-up as after SIGKILL: no target, and the scratch is no
+    model until whole.
+    """
 
     class Killed(BaseException):
         pass

@@ -1,7 +1,8 @@
-"""Tiny models of every family for the tests: HF configs, weights that are a function of a tensor's name, token rows.
+"""Tiny models of every family for the tests: HF configs, weights that are a function of a tensor's
+name, token rows.
 
-The weights need no torch. Their scale is far above the usual init, norms are not one and biases not zero: attention is
-sharp, and a mistake in any tensor moves the logits.
+The weights need no torch. Their scale is far above the usual init, norms are not one and biases not
+zero: attention is sharp, and a mistake in any tensor moves the logits.
 """
 
 from __future__ import annotations
@@ -52,8 +53,15 @@ SPECIAL = {
     "qwen2-tied": TINY | dict(model_type="qwen2", tie_word_embeddings=True, rope_theta=1e6),
     "qwen3-one-kv-head": TINY | dict(model_type="qwen3", num_key_value_heads=1),
 }
-# name -> HF config: every family found as it comes, and the special ones
-CASES = {name: TINY | dict(model_type=name) for name in params.families()} | SPECIAL
+
+
+def hf_of(family: str) -> dict:
+    """HF config of a tiny model; a family file may name further keys that it needs, HF_EXAMPLE."""
+    return TINY | dict(model_type=family) | getattr(params.family(family), "HF_EXAMPLE", {})
+
+
+# name -> HF config: every family that is found, and the special ones
+CASES = {name: hf_of(name) for name in params.families()} | SPECIAL
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -92,7 +100,9 @@ def write_folder(
 def rows(
     seed: int = 0, P: int = 2, M: int = 2, S: int = 9, T: int = 6, vocab: int = TINY["vocab_size"]
 ) -> Sequences:
-    """Ragged right-padded prompts and completions; the first of each is full, pads are random tokens."""
+    """Ragged right-padded prompts and completions; the first of each is full, pads are random
+    tokens.
+    """
     rng = np.random.RandomState(seed)
     prompt_len = rng.randint(1, S, P)
     length = rng.randint(1, T, P * M)
@@ -141,7 +151,6 @@ def decoded(cfg, phi, seqs: Sequences, cache_dtype=jnp.float32) -> jax.Array:
             seqs.prompt_len_P,
             prompt_cache,
             cache,
-            (seqs.tokens_BT.shape[1],),
         )
         return cache, hidden_BD
 
@@ -151,6 +160,13 @@ def decoded(cfg, phi, seqs: Sequences, cache_dtype=jnp.float32) -> jax.Array:
 
 
 # ---- the reference; torch is imported only where it is called
+
+
+def in_transformers(hf: dict) -> bool:
+    """Whether transformers knows this family: one's own has no reference there."""
+    import transformers
+
+    return hf["model_type"] in transformers.CONFIG_MAPPING
 
 
 def torch_model(hf: dict):
@@ -167,7 +183,9 @@ def torch_model(hf: dict):
 
 
 def torch_logits(model, seqs: Sequences) -> np.ndarray:
-    """transformers' logits [B,T,V] for every completion token, one unpadded row at a time; 0 beyond a row's length."""
+    """transformers' logits [B,T,V] for every completion token, one unpadded row at a time; 0 beyond
+    a row's length.
+    """
     import torch
 
     B, T = seqs.tokens_BT.shape

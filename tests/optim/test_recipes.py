@@ -205,8 +205,8 @@ def test_non_finite_skips_everything(bad, what):
 def declared(family: str, size: int, layers: int):
     """(abstract Params, what is declared of them, names of norms and biases) of a model whose sides all have this size."""
     sides = ("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-    hf = tiny.TINY | dict.fromkeys((*sides, "intermediate_size"), size)
-    cfg = params.read_config(hf | dict(model_type=family, num_hidden_layers=layers))
+    hf = tiny.hf_of(family) | dict.fromkeys((*sides, "intermediate_size"), size)
+    cfg = params.read_config(hf | dict(num_hidden_layers=layers))
     adapter = lora.Lora(rank=size)
     tree = Params(params.abstract(cfg), params.abstract(cfg), lora.abstract(cfg, adapter))
     vectors = {

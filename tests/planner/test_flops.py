@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from bridge_jax import objectives
-from bridge_jax.models import layers, logprobs, params
+from bridge_jax.models import layers, logprobs, params, remat
 from bridge_jax.optim import moments
 from bridge_jax.planner import flops, phases
 from bridge_jax.training import build, policy, programs
@@ -34,8 +34,8 @@ def test_a_matmul_by_hand():
 
 
 @pytest.mark.parametrize("samples", (1, 4))
-@pytest.mark.parametrize("remat", layers.REMAT)
-def test_forward_and_backward_against_the_compiler(samples, remat):
+@pytest.mark.parametrize("policy_name", remat.REMAT)
+def test_forward_and_backward_against_the_compiler(samples, policy_name):
     """2 prompts of 48 tokens, each with its samples of 64: shared prompts, recomputed layer and head, one chunk of logits. Compiled
     with two layers, of which the compiler counts one: in a loop of a single trip it would not compute the layer again."""
     P, S, B, T = 2, 48, 2 * samples, 64
@@ -44,7 +44,7 @@ def test_forward_and_backward_against_the_compiler(samples, remat):
     theta = params.abstract(two)
 
     def J(theta, seqs):
-        hidden = layers.forward(two, theta, seqs, remat)
+        hidden = layers.forward(two, theta, seqs, policy_name)
         return logprobs.token_logp(
             hidden, layers.head_weights(CFG, theta), seqs.tokens_BT, 1.0, B * T
         )[0].sum()
@@ -53,7 +53,7 @@ def test_forward_and_backward_against_the_compiler(samples, remat):
     ours = flops.forward_flops(CFG, rows) + flops.head_flops(CFG, B * T)
     assert ours == pytest.approx(compiled_flops(J, theta, seqs), rel=0.1)
     both = flops.forward_flops(
-        CFG, rows, again=flops.AGAIN[remat], backward=True
+        CFG, rows, again=flops.AGAIN[policy_name], backward=True
     ) + flops.head_flops(CFG, B * T, True)
     assert both == pytest.approx(compiled_flops(jax.value_and_grad(J), theta, seqs), rel=0.1)
 
@@ -180,7 +180,7 @@ def test_a_token_against_the_compiler():
     prompts = jnp.zeros((1, P, cfg.kv_heads, S, cfg.head_dim))
 
     def step(phi, token_B, t, prompt_len_P, prompt_cache, cache):
-        hidden, cache = layers.decode(cfg, phi, token_B, t, prompt_len_P, prompt_cache, cache, (T,))
+        hidden, cache = layers.decode(cfg, phi, token_B, t, prompt_len_P, prompt_cache, cache)
         return logprobs.logits_of(hidden, layers.head_weights(cfg, phi)), cache
 
     found = compiled_flops(
@@ -208,7 +208,7 @@ def test_the_experts_are_read_for_as_many_micro_batches_as_they_make():
 
 def test_decoding_by_hand():
     """Per token: each device reads its share of the weights once, and all of the cache, where it is not cut."""
-    run = sketch("grpo", rollout__stretches=1)
+    run = sketch("grpo", rollout__cache_segments=1)
     P, M, S, T, W = 2, 4, 48, 64, flops.budget.matrix_weights(run.cfg)
     work = flops.decode(run, S, P)
     per_token = 2 * W + 4 * run.cfg.heads * run.cfg.head_dim * (S + T)
@@ -217,11 +217,11 @@ def test_decoding_by_hand():
     assert work.bytes == T * (4 * W + cache + P * M * run.cfg.vocab * flops.LOGIT_BYTES)
 
 
-def test_decoding_in_stretches_by_hand():
+def test_decoding_in_cache_segments_by_hand():
     """200 tokens on two devices: 128 steps read 128 positions of each row, and 72 read 200. On one, 64 steps read 64, 64 read 128,
     32 read 160 and 40 all."""
     config = tiny_runs.config("grpo")
-    config.rollout.update(dict(max_new=200, stretches=4))
+    config.rollout.update(dict(max_new=200, cache_segments=4))
     assert flops.loops(build.sketch(config, jax.devices()[:1])) == ((64, 128, 160, 200),)
     config.batch.microbatch_rows, config.rollout.calls = 4, 1
     run = build.sketch(config, jax.devices()[:2])
@@ -229,7 +229,7 @@ def test_decoding_in_stretches_by_hand():
     whole = flops.decode(
         run._replace(
             settings=run.settings._replace(
-                rollout=dataclasses.replace(run.settings.rollout, stretches=1)
+                rollout=dataclasses.replace(run.settings.rollout, cache_segments=1)
             )
         ),
         48,

@@ -1,7 +1,8 @@
-"""The sampler: what the trainer scores, the same samples in any layout, and a loop that stops."""
+"""The sampler: what the trainer scores, the same samples in any batch, and a loop that stops."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 
@@ -9,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 
 from bridge_jax.data import tokenizers
 from bridge_jax.distributed import sharding
 from bridge_jax.distributed.sharding import MeshConfig
 from bridge_jax.models import layers, logprobs
 from bridge_jax.sampling import decode_plan, sampler
+from bridge_jax.sampling.decode_plan import DecodePlan
+from bridge_jax.sampling.draw import Sampling, row_keys
 from bridge_jax.types import Sequences
 from tests import toys
 
@@ -25,15 +27,11 @@ PROMPTS = ([3, 9, 4, 1, 5], [7], [30, 2, 2])  # ragged
 traces = []
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6))
-def sample(
-    phi, prompt_PS, prompt_len_P, key_B, settings, dtype=jnp.float32, halvings=0
-) -> sampler.Samples:
-    """At most T tokens; counts its own traces."""
+@functools.partial(jax.jit, static_argnums=5)
+def sample(phi, prompt_PS, prompt_len_P, key_B, settings, plan) -> sampler.Samples:
+    """Counts its own traces."""
     traces.append(prompt_PS.shape)
-    return sampler.sample(
-        toys.CFG, phi, prompt_PS, prompt_len_P, key_B, settings, T, dtype, halvings=halvings
-    )
+    return sampler.sample(toys.CFG, phi, prompt_PS, prompt_len_P, key_B, settings, plan)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +46,9 @@ def pad(prompts, S: int, filler: int = 17):
     return jnp.asarray(rows, jnp.int32), jnp.asarray([len(prompt) for prompt in prompts], jnp.int32)
 
 
-def settings(temperature: float = 1.0, eos=NEVER, limit: int = T) -> sampler.Sampling:
+def settings(temperature: float = 1.0, eos=NEVER, limit: int = T) -> Sampling:
     """Traced settings."""
-    return sampler.Sampling(jnp.float32(temperature), jnp.asarray(eos, jnp.int32), jnp.int32(limit))
+    return Sampling(jnp.float32(temperature), jnp.asarray(eos, jnp.int32), jnp.int32(limit))
 
 
 def run(
@@ -61,13 +59,12 @@ def run(
     filler: int = 17,
     samples: int = M,
     step: int = 0,
-    dtype=jnp.float32,
-    halvings: int = 0,
+    plan: DecodePlan = DecodePlan(T),
     **chosen,
 ) -> sampler.Samples:
     """Sample these prompts, whose ids are part of the key."""
-    keys = sampler.row_keys(jax.random.key(0), step, jnp.asarray(ids), samples)
-    return sample(phi, *pad(prompts, S, filler), keys, settings(**chosen), dtype, halvings)
+    keys = row_keys(jax.random.key(0), step, jnp.asarray(ids), samples)
+    return sample(phi, *pad(prompts, S, filler), keys, settings(**chosen), plan)
 
 
 def scored(phi, seqs: Sequences, temperature: float):
@@ -104,16 +101,20 @@ def test_the_trainer_scores_what_was_sampled(phi, temperature):
 
 
 def test_bf16_weights_and_cache(phi):
-    """Measured here: 0, both round at the same places; the rounding of bf16 itself moves a log-probability by .01."""
+    """Measured here: 0, both round at the same places; the rounding of bf16 itself moves a
+    log-probability by .01.
+    """
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi)
-    samples = run(half, dtype=jnp.bfloat16)
+    samples = run(half, plan=DecodePlan(T, jnp.bfloat16))
     error = np.abs(np.asarray(samples.logp_BT - scored(half, samples.seqs, 1.0)))
     assert error.max() < 0.05 and error.mean() < 0.005
 
 
 @pytest.fixture(scope="module")
 def sampled_by_real_weights(tmp_path_factory):
-    """dtype -> the sampler's log-probabilities of SmolLM2-135M's tokens, the trainer's, and those with fp32 arithmetic, fp64 [n]."""
+    """dtype -> the sampler's log-probabilities of SmolLM2-135M's tokens, the trainer's, and those
+    with fp32 arithmetic, fp64 [n].
+    """
     from bridge_jax.models import params
     from experiments import get_smollm2
 
@@ -128,7 +129,7 @@ def sampled_by_real_weights(tmp_path_factory):
         tokenizer.render([{"role": "user", "content": question}]) for question in questions
     ]  # ragged
     keys, eos_E = (
-        sampler.row_keys(jax.random.key(0), 0, jnp.arange(4), 4),
+        row_keys(jax.random.key(0), 0, jnp.arange(4), 4),
         jnp.asarray(tokenizer.eos_ids, jnp.int32),
     )
 
@@ -140,8 +141,8 @@ def sampled_by_real_weights(tmp_path_factory):
 
     def logps(dtype):
         theta = jax.tree.map(lambda x: x.astype(dtype), params.load(cfg, folder))
-        samples = jax.jit(lambda *given: sampler.sample(cfg, *given, 32, dtype))(
-            theta, *pad(prompts, 64), keys, sampler.Sampling(jnp.float32(1.0), eos_E, jnp.int32(32))
+        samples = jax.jit(lambda *given: sampler.sample(cfg, *given, DecodePlan(32, dtype)))(
+            theta, *pad(prompts, 64), keys, Sampling(jnp.float32(1.0), eos_E, jnp.int32(32))
         )
         mask = np.arange(32) < np.asarray(samples.seqs.length_B)[:, None]
         exact = score(jax.tree.map(lambda x: x.astype(jnp.float32), theta), samples.seqs)
@@ -155,7 +156,9 @@ def sampled_by_real_weights(tmp_path_factory):
 
 @pytest.mark.slow
 def test_real_weights(sampled_by_real_weights):
-    """SmolLM2-135M, 16 samples of up to 32 tokens behind ragged chat prompts, fp32. Measured: 2.7e-5 and 4e-6."""
+    """SmolLM2-135M, 16 samples of up to 32 tokens behind ragged chat prompts, fp32. Measured:
+    2.7e-5 and 4e-6.
+    """
     sampled, trained, _ = sampled_by_real_weights(jnp.float32)
     error = np.abs(sampled - trained)
     assert error.size > 400 and error.max() < 1e-4 and error.mean() < 1e-5
@@ -163,9 +166,11 @@ def test_real_weights(sampled_by_real_weights):
 
 @pytest.mark.slow
 def test_real_weights_in_bfloat16(sampled_by_real_weights):
-    """The sampler is as near to fp32 arithmetic on these weights as the trainer is. How near that is hangs on the tokens drawn, and
-    most on the least likely of them, so that one is the measure of the other. Measured (three seeds, AMX): means of .021 to .024
-    beside .021 to .026, roots of mean squares .034 to .037 beside .035 to .042."""
+    """The sampler is as near to fp32 arithmetic on these weights as the trainer is. How near that
+    is hangs on the tokens drawn, and most on the least likely of them, so that one is the measure
+    of the other. Measured (three seeds, AMX): means of .021 to .024 beside .021 to .026, roots of
+    mean squares .034 to .037 beside .035 to .042.
+    """
     sampled, trained, exact = sampled_by_real_weights(jnp.bfloat16)
     error, usual = np.abs(sampled - exact), np.abs(trained - exact)
     rms = lambda x: np.sqrt(np.mean(x**2))
@@ -176,26 +181,28 @@ def test_real_weights_in_bfloat16(sampled_by_real_weights):
     assert error.mean() < 1.25 * usual.mean() and rms(error) < 1.5 * rms(usual)
 
 
-def test_bfloat16_is_kept_as_its_bits_on_a_cpu(phi):
-    """As programs.py samples and compiles there: what plain bfloat16 samples, without an fp32 copy of the cache or of the layers'
-    weights, of which XLA's compiler else makes one for every slice (a test that has nothing to say once it does not)."""
+def test_bfloat16_is_stored_as_its_bits_on_a_cpu(phi):
+    """As programs.py samples and compiles there: what the plain plan samples, without an fp32 copy
+    of the cache or of the layers' weights, of which XLA's compiler else makes one for every slice
+    (a test that has nothing to say once it does not).
+    """
     phi, cfg = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi), toys.CFG
     given = (
         phi,
         *pad(PROMPTS, 5),
-        sampler.row_keys(jax.random.key(0), 0, jnp.arange(3), M),
+        row_keys(jax.random.key(0), 0, jnp.arange(3), M),
         settings(2.0, [4, 9, 20, 25, 30]),
     )
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    as_there = decode_plan.laid_on(mesh) | decode_plan.cuts_on(mesh, T)
-    assert as_there["bits"] and as_there["halvings"] == 2
-    program = lambda **how: (
-        jax.jit(lambda *given: sampler.sample(cfg, *given, T, jnp.bfloat16, **how))
+    as_there = decode_plan.choose(mesh, T, jnp.bfloat16)
+    assert as_there.as_bits and as_there.compactions == 2
+    program = lambda plan: (
+        jax.jit(lambda *given: sampler.sample(cfg, *given, plan))
         .lower(*given)
         .compile(compiler_options=toys.AS_USERS)
     )
-    plain, kept = program(), program(**as_there)
-    want, got = plain(*given), kept(*given)
+    plain, as_bits = program(DecodePlan(T, jnp.bfloat16)), program(as_there)
+    want, got = plain(*given), as_bits(*given)
     jax.tree.map(np.testing.assert_array_equal, got.seqs, want.seqs)
     np.testing.assert_allclose(
         got.logp_BT, want.logp_BT, atol=0.02
@@ -207,11 +214,13 @@ def test_bfloat16_is_kept_as_its_bits_on_a_cpu(phi):
     ]
     if stacks[0] not in plain.as_text() or stacks[1] not in plain.as_text():
         pytest.skip("this compiler makes no fp32 copies of bfloat16")
-    assert not [stack for stack in stacks if stack in kept.as_text()]
+    assert not [stack for stack in stacks if stack in as_bits.as_text()]
 
 
 def test_greedy_is_argmax_by_teacher_forcing(phi):
-    """Temperature 0: every token is the trainer's argmax, whatever the key; log-probabilities are those at temperature 1."""
+    """Temperature 0: every token is the trainer's argmax, whatever the key; log-probabilities are
+    those at temperature 1.
+    """
     samples = run(phi, temperature=0.0)
     hidden_BTD = jax.jit(layers.forward, static_argnums=0)(toys.CFG, phi, samples.seqs)
     logits = hidden_BTD @ layers.head_weights(toys.CFG, phi).T
@@ -222,7 +231,9 @@ def test_greedy_is_argmax_by_teacher_forcing(phi):
 
 
 def test_a_prompts_samples_do_not_depend_on_the_batch(phi):
-    """Other prompts, another order, more padding, other fillers, alone or not: bitwise the same tokens."""
+    """Other prompts, another order, more padding, other fillers, alone or not: bitwise the same
+    tokens.
+    """
     tokens = {i: np.asarray(run(phi).seqs.tokens_BT).reshape(3, M, T)[i] for i in range(3)}
     a, b, c = PROMPTS
     layouts = [
@@ -253,7 +264,7 @@ def test_samples_differ_between_rows_steps_and_ids(phi):
         for row in np.asarray(run(phi, same, step=step).seqs.tokens_BT)
     ]
     assert len(set(rows)) == 2 * 3 * M
-    keys = jax.random.key_data(sampler.row_keys(jax.random.key(0), 0, jnp.array([11, 12]), M))
+    keys = jax.random.key_data(row_keys(jax.random.key(0), 0, jnp.array([11, 12]), M))
     by_hand = functools.reduce(jax.random.fold_in, (0, 12, 2), jax.random.key(0))
     np.testing.assert_array_equal(keys[M + 2], jax.random.key_data(by_hand))
 
@@ -274,7 +285,9 @@ def test_ends_of_sequence(phi):
 
 
 def test_filler_is_no_end(phi):
-    """Finished rows are filled with id 0; where 0 is an eos id, lengths still count to the first end alone."""
+    """Finished rows are filled with id 0; where 0 is an eos id, lengths still count to the first
+    end alone.
+    """
     tokens = np.asarray(run(phi, temperature=3.0).seqs.tokens_BT)
     ended = run(phi, temperature=3.0, eos=[0, int(tokens[0, 1])])
     assert ended.seqs.length_B[0] == 2 and ended.stopped_B[0]
@@ -301,10 +314,10 @@ def test_the_loop_stops_when_all_rows_are_done(phi, monkeypatch):
     monkeypatch.setattr(layers, "decode", counted)
     fresh = jax.jit(
         lambda keys, chosen: sampler.sample(
-            toys.CFG, phi, *pad(PROMPTS, 5), keys, chosen, T, jnp.float32
+            toys.CFG, phi, *pad(PROMPTS, 5), keys, chosen, DecodePlan(T)
         )
     )
-    keys = sampler.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
+    keys = row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
     some = settings(eos=jnp.arange(1, 33), temperature=3.0)
     for chosen in (settings(eos=jnp.arange(32)), some, settings(eos=jnp.full(32, -1), limit=4)):
         steps.clear()
@@ -313,12 +326,15 @@ def test_the_loop_stops_when_all_rows_are_done(phi, monkeypatch):
         assert sorted(steps) == list(range(int(samples.seqs.length_B.max()))) and len(steps) < T
 
 
-@pytest.mark.parametrize("halvings", [1, 3, 5])
+@pytest.mark.parametrize("compactions", [1, 3, 5])
 @pytest.mark.parametrize("limit", [T, 3, 1])
-def test_rows_that_are_done_leave_and_nothing_changes(phi, halvings, limit):
-    """9 rows, then the 4, 2, 1 that are left: the same tokens in the same places; some stop early, some run into the limit."""
+def test_rows_that_are_done_leave_and_nothing_changes(phi, compactions, limit):
+    """9 rows, then the 4, 2, 1 that are left: the same tokens in the same places; some stop early,
+    some run into the limit.
+    """
     chosen = dict(temperature=2.0, eos=[4, 9, 20, 25, 30], limit=limit)
-    whole, cut = run(phi, **chosen), run(phi, halvings=halvings, **chosen)
+    whole = run(phi, **chosen)
+    cut = run(phi, plan=DecodePlan(T, compactions=compactions), **chosen)
     assert (
         limit < T or len(set(np.asarray(whole.seqs.length_B))) > 4
     )  # the rows do leave one after the other
@@ -337,7 +353,7 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
         return decode(cfg, phi, token_B, t, *rest)
 
     monkeypatch.setattr(layers, "decode", counted)
-    keys = sampler.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
+    keys = row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
     samples = jax.block_until_ready(
         jax.jit(
             lambda keys: sampler.sample(
@@ -346,9 +362,7 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
                 *pad(PROMPTS, 5),
                 keys,
                 settings(2.0, [4, 9, 20, 25, 30]),
-                T,
-                jnp.float32,
-                halvings=3,
+                DecodePlan(T, compactions=3),
             )
         )(keys)
     )
@@ -361,7 +375,7 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "halvings, loops",
+    "compactions, loops",
     [
         (0, ((2,), (4,), (6,), (8,))),
         (2, ((2,), (4,), (6,), (8,))),
@@ -370,20 +384,24 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("limit", [T, 5, 1])
-def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(
-    phi, monkeypatch, halvings, loops, limit
+def test_a_segment_reads_what_it_can_have_filled_and_nothing_changes(
+    phi, monkeypatch, compactions, loops, limit
 ):
-    """8 tokens in stretches: every loop goes to the end of its last, is told of its own, and samples the same tokens."""
+    """8 tokens in segments: a loop goes to the end of its last, reads by its own, and samples the
+    same tokens.
+    """
     steps, decode = [], layers.decode
 
     def counted(cfg, phi, token_B, t, *rest):
-        jax.debug.callback(lambda t, ends=rest[-2]: steps.append((int(t), ends)), t)
+        jax.debug.callback(
+            lambda t, ends=rest[-1].keywords["ends"]: steps.append((int(t), ends)), t
+        )
         return decode(cfg, phi, token_B, t, *rest)
 
     chosen = dict(temperature=2.0, eos=[4, 9, 20, 25, 30], limit=limit)
     whole = run(phi, **chosen)
     monkeypatch.setattr(layers, "decode", counted)
-    keys = sampler.row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
+    keys = row_keys(jax.random.key(0), 0, jnp.array([11, 12, 13]), M)
     cut = jax.block_until_ready(
         jax.jit(
             lambda keys: sampler.sample(
@@ -392,10 +410,7 @@ def test_a_stretch_reads_what_it_can_have_filled_and_nothing_changes(
                 *pad(PROMPTS, 5),
                 keys,
                 settings(**chosen),
-                T,
-                jnp.float32,
-                halvings=halvings,
-                loops=loops,
+                DecodePlan(T, loops=loops, compactions=compactions),
             )
         )(keys)
     )
@@ -419,7 +434,14 @@ def test_what_lies_behind_the_first_end_above_is_not_read(phi, t, end):
         for x in layers.empty_cache(toys.CFG, 3, T, jnp.float32)
     )
     after = lambda cache, *ends: jax.jit(layers.decode, static_argnums=(0, 7))(
-        toys.CFG, phi, jnp.array([5, 6, 7]), t, length_P, prompt_cache, cache, ends
+        toys.CFG,
+        phi,
+        jnp.array([5, 6, 7]),
+        t,
+        length_P,
+        prompt_cache,
+        cache,
+        DecodePlan(T).cache_attention(ends),
     )[0]
     spoilt = keys.at[..., end:].set(jnp.nan), values.at[..., end:, :].set(jnp.nan)
     np.testing.assert_allclose(
@@ -429,7 +451,7 @@ def test_what_lies_behind_the_first_end_above_is_not_read(phi, t, end):
 
 
 @pytest.mark.parametrize(
-    "T, stretches, unit, ends",
+    "T, segments, tile, ends",
     [
         (3000, 4, 128, (768, 1536, 2304, 3000)),
         (3000, 4, 32, (768, 1504, 2272, 3000)),
@@ -441,54 +463,41 @@ def test_what_lies_behind_the_first_end_above_is_not_read(phi, t, end):
         (256, 2, 128, (128, 256)),
     ],
 )
-def test_where_stretches_end(T, stretches, unit, ends):
-    """At multiples of the unit, so that short completions have fewer of them; and at the end."""
-    assert decode_plan.ends_of(T, stretches, unit) == ends
+def test_where_segments_end(T, segments, tile, ends):
+    """At multiples of the tile, so that short completions have fewer of them; and at the end."""
+    assert decode_plan.segment_ends(T, segments, tile) == ends
 
 
-def test_where_cuts_pay():
+def test_what_pays_where():
     """By the devices, unless the settings say otherwise."""
     one, two = (jax.make_mesh((n,), ("data",), devices=jax.devices()[:n]) for n in (1, 2))
-    assert decode_plan.cuts_on(one, 300) == dict(halvings=2, loops=((96, 160, 256, 300),))
-    assert decode_plan.cuts_on(two, 300) == dict(halvings=0, loops=((128,), (256,), (300,)))
-    assert decode_plan.cuts_on(one, 300, 0, 2) == dict(halvings=0, loops=((160, 300),))
+    cuts = lambda *given: (lambda plan: (plan.compactions, plan.loops))(decode_plan.choose(*given))
+    assert cuts(one, 300) == (2, ((96, 160, 256, 300),))
+    assert cuts(two, 300) == (0, ((128,), (256,), (300,)))
+    assert cuts(one, 300, jnp.float32, 0, 2) == (0, ((160, 300),))
 
 
-@pytest.mark.parametrize("V, width", [(49152, 192), (151936, 128), (128256, 334), (16, 4), (13, 1)])
-def test_blocks_of_the_vocabulary(V, width):
-    """They divide it. A prime one makes V blocks of one token, which draws as if there were none."""
-    found = sampler.block_width(V)
-    assert V % found == 0 and abs(found - V**0.5) <= abs(width - V**0.5)
+def test_the_plain_plan_is_the_default():
+    """One loop over all rows and the whole cache, no bits, no mesh."""
+    plain = DecodePlan()
+    assert (plain.loops, plain.compactions, plain.as_bits, plain.mesh) == ((), 0, False, None)
+    assert plain.place_cache("cache") == "cache" and plain.storage_dtype == jnp.float32
 
 
-def test_greedy_takes_the_first_of_equal_logits():
-    logits = jnp.zeros((2, 12)).at[0, 5].set(1.0).at[0, 10].set(1.0)
-    token, _ = sampler.draw(
-        logits, jax.random.split(jax.random.key(0), 2), jnp.int32(0), jnp.float32(0.0)
+@pytest.mark.parametrize("limit", [T, 5])
+def test_a_chosen_plan_samples_what_the_plain_one_does(phi, limit):
+    """The plan of one CPU device, of eight, and with segments and compactions at once, fp32."""
+    chosen = dict(temperature=2.0, eos=[4, 9, 20, 25, 30], limit=limit)
+    plain = run(phi, **chosen)
+    one = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    plans = (
+        decode_plan.choose(one, T),
+        decode_plan.choose(sharding.make_mesh(MeshConfig(fsdp=8)), T),
+        dataclasses.replace(decode_plan.choose(one, T), loops=((2, 4), (6, 8))),
     )
-    assert token.tolist() == [5, 0]
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_frequencies_follow_the_softmax(temperature):
-    """20,000 draws from 6 logits: chi-square at a fixed key, and the log-probabilities that go with them."""
-    logits = jnp.array([1.0, 0.0, -1.0, 2.0, 0.5, -3.0])
-    keys = sampler.row_keys(jax.random.key(1), 0, jnp.arange(20), 1000)
-    token, logp = jax.jit(sampler.draw)(
-        jnp.tile(logits, (20000, 1)), keys, jnp.int32(3), jnp.float32(temperature)
-    )
-    expected = np.asarray(jax.nn.softmax(logits / temperature), np.float64)
-    counts = np.bincount(token, minlength=6)
-    assert scipy.stats.chisquare(counts, 20000 * expected / expected.sum()).pvalue > 0.01
-    np.testing.assert_allclose(logp, np.log(expected)[np.asarray(token)], atol=1e-5)
-
-
-def test_tokens_draw_independently():
-    """The same row at t and t + 1 draws with different noise: pairs are as frequent as chance has them."""
-    keys = sampler.row_keys(jax.random.key(2), 0, jnp.arange(4), 1000)
-    drawn = [
-        jax.jit(sampler.draw)(jnp.zeros((4000, 4)), keys, jnp.int32(t), jnp.float32(1.0))[0]
-        for t in (0, 1)
-    ]
-    counts = np.bincount(4 * np.asarray(drawn[0]) + np.asarray(drawn[1]), minlength=16)
-    assert scipy.stats.chisquare(counts).pvalue > 0.01
+    for plan in plans:
+        fast = run(phi, plan=plan, **chosen)
+        np.testing.assert_array_equal(fast.seqs.tokens_BT, plain.seqs.tokens_BT)
+        np.testing.assert_array_equal(fast.seqs.length_B, plain.seqs.length_B)
+        np.testing.assert_array_equal(fast.stopped_B, plain.stopped_B)
+        np.testing.assert_allclose(fast.logp_BT, plain.logp_BT, atol=1e-5)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax.models import layers, params, precision
+from bridge_jax.models import layers, params, weight_grads
 from tests import toys
 from tests.models import tiny
 
@@ -35,14 +35,42 @@ def test_a_projection_is_einsum_with_its_gradients(subscripts):
         )
     )
     pull = lambda form: jax.vjp(functools.partial(form, subscripts), x, W)
-    (out, back), (want, want_back) = pull(precision.project), pull(jnp.einsum)
+    (out, back), (want, want_back) = pull(weight_grads.project), pull(weight_grads.project_plain)
     for a, b in zip((out, *back(g)), (want, *want_back(g))):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "subscripts, of_x, of_g",
+    [("D,F->DF", (5,), (7,)), ("NH,D->NHD", (2, 3), (5,)), ("U,D->UD", (4,), (5,))],
+)
+def test_the_gradient_of_a_weight_is_a_sum_over_both_leading_axes(subscripts, of_x, of_g):
+    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
+    x, g = draw(0, 3, 4, *of_x), draw(1, 3, 4, *of_g)
+    np.testing.assert_allclose(
+        weight_grads.weight_grad_einsum(subscripts, x, g),
+        weight_grads.weight_grad_einsum_plain(subscripts, x, g),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def test_the_gradient_of_an_embedding_is_that_of_indexing():
+    table, index = jax.random.normal(jax.random.key(0), (6, 3)), jnp.array([[0, 5, 5], [2, 0, 5]])
+    g = jax.random.normal(jax.random.key(1), (2, 3, 3))
+    pull = lambda form: jax.vjp(lambda table: form(table, index), table)
+    (out, back), (want, want_back) = map(
+        pull, (weight_grads.embed_lookup, weight_grads.embed_lookup_plain)
+    )
+    np.testing.assert_array_equal(out, want)
+    np.testing.assert_allclose(back(g)[0], want_back(g)[0], rtol=1e-6, atol=1e-6)
+
+
 def test_a_token_that_comes_often_counts_each_time():
     """1,024 times 1; added one by one in bfloat16 the sum would stop at 256."""
-    back = lambda table: jax.vjp(lambda t: precision.look_up(t, jnp.full((4, 256), 2)), table)
+    back = lambda table: jax.vjp(
+        lambda t: weight_grads.embed_lookup(t, jnp.full((4, 256), 2)), table
+    )
     out, pull = back(jnp.arange(10, dtype=jnp.bfloat16).reshape(5, 2))
     np.testing.assert_array_equal(np.unique(np.asarray(out, np.float32)), [4.0, 5.0])
     (G,) = pull(jnp.ones((4, 256, 2), jnp.bfloat16))
@@ -54,7 +82,9 @@ def test_a_token_that_comes_often_counts_each_time():
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
 def test_every_sum_over_positions_is_in_fp32(family):
-    """Of a bfloat16 model's gradient; the CPU's compiler would hide a sum in bfloat16, so that the program is looked at as traced."""
+    """Of a bfloat16 model's gradient; the CPU's compiler would hide a sum in bfloat16, so that the
+    program is looked at as traced.
+    """
     cfg = params.read_config(tiny.CASES[family])
     phi = jax.eval_shape(
         lambda: jax.tree.map(lambda x: x.astype(jnp.bfloat16), params.init(cfg, jax.random.key(0)))

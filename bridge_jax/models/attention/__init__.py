@@ -1,0 +1,19 @@
+"""Attention over a row's own keys and, under the same softmax, over those of its prompt.
+
+    reference   the formula, to be read; the oracle of all others
+    einsums     "xla": plain einsums; any mask, any device. Scores [B,N,T,S] exist in memory
+    splash      the Pallas kernel that jax has for TPUs: scores exist a tile at a time
+    cudnn       jax.nn.dot_product_attention, cuDNN's flash attention on GPUs; bfloat16 alone
+
+    masks       which keys a query sees
+    cache       decoding: one query a row, against its cache, by einsums
+    over_mesh   the same on several devices
+    choice      which of them model.attention means on which devices
+
+All compute softmax(q k' / sqrt(H)) v with products summed in fp32. A training or prefill pass is
+`causal` over a row's own keys and sees all of its prompt, or as much as a sliding window leaves.
+Left out: attention sinks, soft caps, a window inside the splash kernel.
+"""
+
+from bridge_jax.models.attention.choice import KINDS, check, choose, form_of
+from bridge_jax.models.attention.einsums import causal

@@ -1,0 +1,60 @@
+"""Attention by jax.nn.dot_product_attention: cuDNN's flash attention on GPUs, einsums elsewhere."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bridge_jax.models.attention.masks import after_prompt, own_mask, prompt_mask
+
+
+def causal(
+    q_BTNH,
+    k_BKTH,
+    v_BKTH,
+    prompt=None,
+    segment_BT=None,
+    window=None,
+    implementation: str = "cudnn",
+):
+    """einsums.causal; the shared prompt is repeated for its rows.
+
+    With a mask cuDNN trains on even lengths alone. Odd ones are padded: by a prompt position that
+    is masked, and by a last position of the row, which no query before it sees.
+    """
+    T, even_T = q_BTNH.shape[1], q_BTNH.shape[1] + q_BTNH.shape[1] % 2
+
+    def even(x, axis: int):
+        return jnp.pad(x, [(0, (even_T - T) * (i == axis)) for i in range(x.ndim)])
+
+    k, v, mask_PS = after_prompt(prompt, even(k_BKTH, 2), even(v_BKTH, 2), pad_to=2)
+    B, (P, S) = q_BTNH.shape[0], mask_PS.shape
+    segments = None if segment_BT is None else even(segment_BT, 1)
+    own = jnp.broadcast_to(own_mask(even_T, segments, window), (B, even_T, even_T))
+    seen = jnp.repeat(prompt_mask(mask_PS, jnp.arange(even_T), window), B // P, axis=0)
+    seen = jnp.broadcast_to(seen, (B, even_T, S))
+    out = jax.nn.dot_product_attention(
+        even(q_BTNH, 1),
+        jnp.swapaxes(k, 1, 2),
+        jnp.swapaxes(v, 1, 2),
+        mask=jnp.concatenate([seen, own], axis=2)[:, None],
+        implementation=implementation,
+    )
+    return out[:, :T]
+
+
+def refusal(dtype, head_dim: int, device) -> str:
+    """What of these cuDNN's kernel does not take, with what it takes; "" where it takes all.
+
+    The rules of jax's fused_attention_stablehlo.py; `causal` pads lengths to what it takes. A
+    device that is no GPU is treated as a Hopper.
+    """
+    major = int(str(getattr(device, "compute_capability", "9.0")).split(".")[0])
+    widest = 256 if major >= 9 else 128
+    if dtype != jnp.bfloat16:
+        return f"model.dtype={jnp.dtype(dtype).name} (it takes bfloat16)"
+    if head_dim % 8 or head_dim > widest:
+        return f"heads of width {head_dim} (it takes multiples of 8 up to {widest})"
+    if major < 8:
+        return f"a GPU of compute capability {device.compute_capability} (it takes 8.0 and above)"
+    return ""

@@ -1,0 +1,106 @@
+"""Products with a weight, whose gradient is summed over positions in fp32 whatever the compute
+dtype.
+
+The transpose of a bfloat16 matmul gives its sums in bfloat16, and devices then add theirs in
+bfloat16 too. The gradient of a table, added token by token, stands still once an entry is 256 times
+what is added to it. Here the products of a weight's gradient leave their matmul in fp32, are added
+over rows and devices in fp32, and are rounded to the weight's dtype once. (A compiler may still
+send fp32 sums as bfloat16 where only the rounded sum is used, as the TPU's does.) Activations and
+their gradients are of the compute dtype.
+
+Each function has its plain form beside it, `..._plain`: in fp32 both give the same numbers, which
+tests/models/test_weight_grads.py checks.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from bridge_jax.models.precision import fp32_einsum, matmul_precision
+
+# The name of a projection's output to the policies of recomputation (remat.py), which do not see
+# what is inside a function with a gradient of its own.
+PROJECTED = "projected"
+
+
+# ---- the gradient itself
+
+
+def weight_grad_einsum_plain(subscripts: str, x_BT: jax.Array, g_BT: jax.Array) -> jax.Array:
+    """Sum over the two leading axes of both; subscripts are those of the others, such as D,F->DF."""
+    (of_x, of_g), of_W = subscripts.split("->")[0].split(","), subscripts.split("->")[1]
+    return fp32_einsum(f"YZ{of_x},YZ{of_g}->{of_W}", x_BT, g_BT)
+
+
+def weight_grad_einsum(subscripts: str, x_BT: jax.Array, g_BT: jax.Array) -> jax.Array:
+    """weight_grad_einsum_plain with the two leading axes made one.
+
+    XLA's CPU compiler makes a transposed copy of what it sums along two axes (docs/speed.md).
+    """
+    (of_x, of_g), of_W = subscripts.split("->")[0].split(","), subscripts.split("->")[1]
+    one_axis = lambda y: y.reshape(-1, *y.shape[2:])
+    return fp32_einsum(f"R{of_x},R{of_g}->{of_W}", one_axis(x_BT), one_axis(g_BT))
+
+
+# ---- projections
+
+
+def project_plain(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
+    """einsum(subscripts, x, W) in their dtype, such as BTD,DF->BTF."""
+    return jnp.einsum(subscripts, x, W)
+
+
+def project(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
+    """project_plain; its sums and those of W's gradient are fp32. PROJECTED is its name to remat."""
+    return checkpoint_name(_project(subscripts, x, W), PROJECTED)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _project(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
+    # CPUs that multiply bfloat16 do so in this form alone: an fp32 result, then rounded once.
+    return fp32_einsum(subscripts, x, W).astype(x.dtype)
+
+
+def _project_forward(subscripts: str, x: jax.Array, W: jax.Array):
+    return _project(subscripts, x, W), (x, W)
+
+
+def _project_backward(subscripts: str, inputs, g: jax.Array):
+    (x, W), (of_x, of_W, of_g) = inputs, subscripts.replace("->", ",").split(",")
+    G_x = jnp.einsum(f"{of_g},{of_W}->{of_x}", g, W, precision=matmul_precision(g.dtype))
+    G_W = weight_grad_einsum(f"{of_x[2:]},{of_g[2:]}->{of_W}", x, g)
+    return G_x, G_W.astype(W.dtype)
+
+
+_project.defvjp(_project_forward, _project_backward)
+
+
+# ---- the embedding
+
+
+def embed_lookup_plain(table_VD: jax.Array, index: jax.Array) -> jax.Array:
+    """table_VD[index]."""
+    return table_VD[index]
+
+
+@jax.custom_vjp
+def embed_lookup(table_VD: jax.Array, index: jax.Array) -> jax.Array:
+    """embed_lookup_plain, the table's gradient summed in fp32."""
+    return table_VD[index]
+
+
+def _embed_lookup_forward(table_VD: jax.Array, index: jax.Array):
+    return table_VD[index], (table_VD, index)
+
+
+def _embed_lookup_backward(inputs, g: jax.Array):
+    table_VD, index = inputs
+    G_VD = jnp.zeros(table_VD.shape, jnp.float32).at[index].add(g.astype(jnp.float32))
+    return G_VD.astype(table_VD.dtype), None
+
+
+embed_lookup.defvjp(_embed_lookup_forward, _embed_lookup_backward)

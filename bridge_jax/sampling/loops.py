@@ -1,0 +1,120 @@
+"""The loop of decoding, `while not all rows are done: state = step(rows, state)`, as a plan has it.
+
+The plain plan is one while loop. A fast one makes two changes, neither of which changes a token.
+
+Cache segments: completions are cut by length, and a step reads of the cache only the segments that
+can be filled. Each segment has a loop of its own, or one loop chooses among them at every step.
+
+Batch compaction: when half of the rows are done, the loop ends and another goes on with the rest
+alone, each with a copy of its prompt's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bridge_jax.sampling.decode_plan import DecodePlan
+
+
+class Rows(NamedTuple):
+    """What a step reads of the rows that it decodes and does not change; P divides B."""
+
+    key_B: jax.Array
+    prompt_len_P: jax.Array
+    prompt_cache: tuple[jax.Array, jax.Array]  # k, v [L,P,K,S,H]
+
+    def select_rows(self, row_b: jax.Array) -> Rows:
+        """These rows, each with a copy of its prompt: no fixed number of them shares a prompt."""
+        prompt_b = row_b // (self.key_B.shape[0] // self.prompt_len_P.shape[0])
+        cache = tuple(x[:, prompt_b] for x in self.prompt_cache)
+        return Rows(self.key_B[row_b], self.prompt_len_P[prompt_b], cache)
+
+
+class Outputs(NamedTuple):
+    """What a rollout is read from. Finished rows are filled with token 0 at log-probability 0."""
+
+    tokens_BT: jax.Array
+    logp_BT: jax.Array
+    length_B: jax.Array
+    done_B: jax.Array  # ended by an eos id
+
+    @classmethod
+    def empty(cls, B: int, T: int) -> Outputs:
+        """Of rows that have not begun."""
+        return cls(
+            jnp.zeros((B, T), jnp.int32),
+            jnp.zeros((B, T), jnp.float32),
+            jnp.zeros(B, jnp.int32),
+            jnp.zeros(B, bool),
+        )
+
+    def append(self, t, token_B, logp_B, ends_B) -> tuple[Outputs, jax.Array]:
+        """With token t in the rows that are not done; and the tokens, 0 in those that are."""
+        live_B = ~self.done_B
+        token_B = jnp.where(live_B, token_B, 0)
+        outputs = Outputs(
+            self.tokens_BT.at[:, t].set(token_B),
+            self.logp_BT.at[:, t].set(jnp.where(live_B, logp_B, 0.0)),
+            self.length_B + live_B,
+            self.done_B | ends_B,
+        )
+        return outputs, token_B
+
+
+class State(NamedTuple):
+    """What a step changes."""
+
+    t: jax.Array  # the next token's position in the completions
+    hidden_BD: jax.Array  # predicts it
+    cache: tuple[jax.Array, jax.Array]
+    outputs: Outputs
+
+    def select_rows(self, row_b: jax.Array) -> State:
+        """The state of these rows alone."""
+        cache = tuple(x[:, row_b] for x in self.cache)
+        outputs = Outputs(*(x[row_b] for x in self.outputs))
+        return State(self.t, self.hidden_BD[row_b], cache, outputs)
+
+
+def while_not_done(
+    plan: DecodePlan, step: Callable, rows: Rows, state: State, limit: jax.Array
+) -> Outputs:
+    """The outputs when all rows are done or t is at the limit; step(rows, state, attend) -> state."""
+    B = rows.key_B.shape[0]
+    state = over_segments(plan, step, rows, state, limit, B // 2 if plan.compactions else 0)
+    outputs, place_B = state.outputs, jnp.arange(B)
+    for later in reversed(range(plan.compactions)):
+        row_b = unfinished_half(state.outputs.done_B)
+        rows, state, place_B = rows.select_rows(row_b), state.select_rows(row_b), place_B[row_b]
+        state = over_segments(plan, step, rows, state, limit, len(row_b) // 2 if later else 0)
+        outputs = Outputs(
+            *(whole.at[place_B].set(part) for whole, part in zip(outputs, state.outputs))
+        )
+    return outputs
+
+
+def unfinished_half(done_B: jax.Array) -> jax.Array:
+    """Half of the rows, at least one: those that are not done first, in their order."""
+    return jnp.argsort(done_B)[: max(1, len(done_B) // 2)]
+
+
+def over_segments(
+    plan: DecodePlan, step: Callable, rows: Rows, state: State, limit: jax.Array, left: int
+) -> State:
+    """Decode until at most `left` rows are not done: a while loop for each of the plan's loops."""
+    for segment_ends in plan.loops or ((plan.max_new,),):
+        attend = plan.cache_attention(segment_ends)
+        until = jnp.minimum(limit, segment_ends[-1])
+
+        def more(state: State, until=until) -> jax.Array:
+            return (state.t < until) & (jnp.sum(~state.outputs.done_B) > left)
+
+        def next_token(state: State, attend=attend) -> State:
+            return step(rows, state, attend)
+
+        state = jax.lax.while_loop(more, next_token, state)
+    return state
