@@ -407,7 +407,7 @@ def real(*marks):
 def state(workdir, method: str) -> dict[str, np.ndarray]:
     """Of the newest checkpoint, whoever wrote it."""
     given = {key: value for key, value in host_runs.CONFIG.items() if not key.startswith("hosts")}
-    run = build.build(tiny_runs.config(method, **given), jax.devices()[: host_runs.DEVICES])
+    run, _ = build.build(tiny_runs.config(method, **given), jax.devices()[: host_runs.DEVICES])
     with checkpoint.Checkpoints(str(workdir / "run"), read_only=True) as store:
         restored, _ = store.restore(build.abstract_state(run))
     leaves = jax.tree_util.tree_flatten_with_path(restored)[0]
