@@ -153,7 +153,7 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
 
 
 def check(asked: Asked) -> None:
-    """ValueError for numbers that cannot be meant."""
+    """ValueError for numbers that are invalid."""
     for key, least in (
         ("samples", 1),
         ("max_new", 0),

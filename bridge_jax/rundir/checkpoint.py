@@ -123,7 +123,7 @@ class Checkpoints:
         self.wait()
         self._manager.reload()
         damaged: dict[int, str] = {}
-        for step in multihost.decided(
+        for step in multihost.broadcast_from_main(
             "steps of the checkpoints", lambda: sorted(self._manager.all_steps(), reverse=True)
         ):
             try:
@@ -177,7 +177,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, and ends the threads; may be called twice."""
-        with multihost.waiting("the end of the last checkpoint"), self._writing():
+        with multihost.watchdog("the end of the last checkpoint"), self._writing():
             self._manager.close()
 
     def __enter__(self) -> Checkpoints:
@@ -267,7 +267,7 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with multihost.storing():
+            with multihost.io_grace():
                 yield
         except Exception as error:
             self._manager.reload()  # the manager has already crossed out what the failed save would have replaced
@@ -307,7 +307,7 @@ def remove_unfinished(workdir: str) -> None:
         path = os.path.join(directory, name)
         if UNFINISHED in name and not os.path.islink(path):
             logger.info("%s: a save that was cut off is removed", path)
-            with multihost.storing():
+            with multihost.io_grace():
                 shutil.rmtree(path)
 
 
@@ -442,7 +442,7 @@ def _in_all_processes(read: Callable[[], Any]) -> Any:
     """read(); _Damaged if it failed in any process, so that all of them take the same way."""
     result, reason = None, ""
     try:
-        with multihost.storing():
+        with multihost.io_grace():
             result = read()
     except Exception as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

@@ -140,7 +140,7 @@ def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Setup
     devices = platforms.devices() if devices is None else devices
     s = read(config, len(devices))
     for recipe in (s.recipes.base, s.recipes.lora):
-        learning_rate(recipe)  # refuses what cannot be meant
+        learning_rate(recipe)  # refuses what is invalid
     cfg, hf = read_model(s.model)
     adapter = Lora(s.model.lora_rank, s.model.lora_alpha, s.model.lora_targets)
     targets(cfg, adapter)

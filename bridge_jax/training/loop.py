@@ -59,7 +59,7 @@ class GraderFailed(RuntimeError):
 def restore_or_begin(setup: Setup, store: checkpoint.Checkpoints) -> tuple[TrainState, dict]:
     """The newest readable checkpoint of the run directory, or a fresh state and zeroed counters."""
     abstract = build.abstract_state(setup)
-    with multihost.waiting("reading of the checkpoint"):
+    with multihost.watchdog("reading of the checkpoint"):
         found = store.restore(abstract)
     if found:
         return found
@@ -69,7 +69,7 @@ def restore_or_begin(setup: Setup, store: checkpoint.Checkpoints) -> tuple[Train
         donate_argnums=0,
         compiler_options=compiler_options(),
     )
-    with multihost.storing():  # others may wait for this host's share of the weights
+    with multihost.io_grace():  # others may wait for this host's share of the weights
         theta = build.initial_theta(setup)
     state = init(theta, jax.random.fold_in(jax.random.key(setup.settings.seed), 1))
     return state, {
@@ -92,7 +92,7 @@ def announce(setup: Setup, data: RunData, meta: dict, end: int) -> None:
     template = batches.template_hash(data.tokenizer, data.task.messages)
     further = "raise --config.steps" if start >= s.steps else "raise or leave out --stop_at"
     hosts_told = f" of {multihost.count()} hosts" if multihost.count() > 1 else ""
-    multihost.say(
+    multihost.print_on_main(
         f"{s.method_name} on {s.task_name}: {setup.cfg.family} with {count:,} parameters, compute {s.model.dtype}, "
         f"{setup.mesh.size} device(s) {dict(setup.mesh.shape)}{hosts_told}\n{s.batch.format()}\n"
         f"{len(data.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; buckets {setup.buckets}, "
@@ -144,7 +144,7 @@ def train(
                     pool, held, config, workdir, stop_at, force_config, defaults, devices, interrupt
                 )
         except Stopped:
-            multihost.say(
+            multihost.print_on_main(
                 "stopped by a signal before a step was begun; nothing is lost, the same command goes on"
             )
             return {"stopped": True}
@@ -173,7 +173,7 @@ def train_with(
     interrupt: Interrupt,
 ) -> dict[str, Any]:
     """train, with its grader running; held: keeps the run directory for this run until the end."""
-    with multihost.waiting("the devices of all hosts"):
+    with multihost.watchdog("the devices of all hosts"):
         platforms.devices()  # hosts tell each other of theirs
     setup, data = build.build(config, devices)
     s, changes = setup.settings, schema.diff(config, defaults) if defaults else {}
@@ -191,29 +191,31 @@ def train_with(
     )  # a hub's: each host has its own copy
     multihost.check_shared(workdir)
     usual = schema.to_json(defaults) if defaults else None
-    multihost.decided(
+    multihost.broadcast_from_main(
         "who writes the run directory", lambda: held.enter_context(logbook.claimed(workdir))
     )
     if not multihost.first():
         held.enter_context(logbook.attended(workdir))
-    record = multihost.decided(
+    record = multihost.broadcast_from_main(
         "the run directory",
         lambda: logbook.check_run(
             workdir, schema.to_json(config), changes, force_config, FREE_KEYS, facts, usual
         ),
     )
-    multihost.decided("unfinished checkpoints", lambda: checkpoint.remove_unfinished(workdir))
+    multihost.broadcast_from_main(
+        "unfinished checkpoints", lambda: checkpoint.remove_unfinished(workdir)
+    )
     if changes:
-        multihost.say(f"{schema.format_diff(changes)}\nall keys: {workdir}/config.json")
+        multihost.print_on_main(f"{schema.format_diff(changes)}\nall keys: {workdir}/config.json")
     seen = {problem.id: problem for problem in (*data.task.train, *data.task.demos)}.values()
     overlap = contamination.overlap_report(tuple(seen), data.task.splits)
-    multihost.say(overlap)
+    multihost.print_on_main(overlap)
     for name, text in (
         (("batch.txt", s.batch.format()), ("overlap.txt", overlap)) if multihost.first() else ()
     ):
         files.replace(os.path.join(workdir, name), text + "\n")
     end = min(s.steps, stop_at or s.steps)
-    last = multihost.decided(
+    last = multihost.broadcast_from_main(
         "whether anything is left to do",
         lambda: None if force_config else finished.last_line(workdir, end),
     )
@@ -261,19 +263,19 @@ def resume(
             demo_logp = bool(data.held_out_demos.problems)
             programs = compile_programs(setup, build.abstract_state(setup), demo_logp)
             sampler = StepSampler(setup, data, programs, pool)
-            multihost.meet(
+            multihost.barrier(
                 "compiled programs"
             )  # a collective of CPU processes waits 30 s for the slowest, and no more
-            with multihost.waiting("the first checksums"):
+            with multihost.watchdog("the first checksums"):
                 checkpoint.checksums(
                     state
                 )  # its programs too: the first save shall compile nothing
-            multihost.say(f"compiled in {time.monotonic() - began:.1f} s")
+            multihost.print_on_main(f"compiled in {time.monotonic() - began:.1f} s")
             if not start and s.eval.every:
                 base = validation.evaluation(sampler, state, interrupt, book, 0)
                 book.write(0, base)
                 shown = (f"{key} {value:.3f}" for key, value in base.items() if "accuracy" in key)
-                multihost.say("before training: " + "  ".join(shown))
+                multihost.print_on_main("before training: " + "  ".join(shown))
             if meta.get("unlogged"):  # a signal came when this step was to be evaluated
                 line = {key: float(text) for key, text in meta["unlogged"].items()}
                 book.write(
@@ -295,7 +297,7 @@ def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) ->
 
     What that update led to is in doubt: an update that is finite may throw the weights so far that no later one is.
     """
-    with multihost.waiting("the last good checkpoint"):
+    with multihost.watchdog("the last good checkpoint"):
         good, renamed = store.retreat(finite - 1)
     lower = f"--config.optim.base.learning_rate below {learning_rate:g}"
     longer = "with --config.log.skipped_limit raised"
@@ -325,7 +327,7 @@ def keep_record(workdir: str, start: int, same: bool) -> None:
     place = None if killed else logbook.set_aside(workdir, start or -1)
     if place:
         behind = f"the checkpoint of step {start}" if start else "no checkpoint"
-        multihost.say(
+        multihost.print_on_main(
             f"warning: the record in {workdir} goes on to step {max(0, last)}, and {behind} is all that can be gone on from; "
             f"what is later was set aside, not deleted: {place}"
         )
@@ -363,7 +365,7 @@ def loop(
             sampled = sampler.collect(state.params, rows, under_way)
             check_grader(sampled.metrics, number, s.log.ungraded_limit)
             batch, dispatched = Batch(rows.demos, sampled.rollouts), time.monotonic()
-            with multihost.waiting(f"the start of update {number}"):
+            with multihost.watchdog(f"the start of update {number}"):
                 state, metrics = programs.update[rows.bucket, rows.spec](
                     state, rollouts.on_mesh(setup.mesh, rollouts.packed(s.batch.pack, batch))
                 )
@@ -380,7 +382,7 @@ def loop(
             save_due |= bool(s.checkpoint.every) and number % s.checkpoint.every == 0
             evaluation_pending = False
             if evaluate_due or save_due or number == end or stopping:
-                with multihost.waiting(f"update of step {number}"):
+                with multihost.watchdog(f"update of step {number}"):
                     jax.block_until_ready(metrics)
                 updated = time.monotonic()
                 # who sends SIGTERM may not wait: the evaluation is done when the run goes on
@@ -403,7 +405,7 @@ def loop(
                 with log.meter.paused():
                     save(store, book, log, state, log.meta(number, cursors, evaluation_pending))
             if stopping:
-                multihost.say(
+                multihost.print_on_main(
                     f"stopped by a signal after step {number}; saved. The same command goes on from here"
                 )
                 return {"step": number, "stopped": True} | log.last
@@ -438,5 +440,5 @@ def save(
     number = meta["step"]
     # the last update that was finite began from the state of the step before it
     good = number - log.skipped_in_row - 1
-    with multihost.waiting(f"checkpoint of step {number}"):
+    with multihost.watchdog(f"checkpoint of step {number}"):
         store.save(number, state, meta, good=good)

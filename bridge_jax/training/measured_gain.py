@@ -40,7 +40,7 @@ def measured_gain(sampler: StepSampler, state: TrainState) -> dict[str, float]:
         temperature = rollouts.sampling(setup, setup.settings.rollout.temperature)
         samples = sample(programs.policy[actor](state.params), *device, keys, temperature)
         problems = [prompts.problems[i] for i in (asked * rows)[:rows]]
-        graded = sampler.grade(problems, multihost.fetch("samples of the gain", samples))
+        graded = sampler.grade(problems, multihost.device_get("samples of the gain", samples))
         rewards.append(graded.reward_B[: len(asked)])
     found, n = intervals.difference_of_models(*rewards), len(asked)
     error = (rewards[0] - rewards[1]).std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
@@ -62,7 +62,7 @@ def expert_logp(sampler: StepSampler, state: TrainState) -> dict[str, float]:
     rows = batches.demo_batch(demos, every, (bucket,), s.rollout.max_new, s.eval.rows)
     phi = programs.policy["theta"](state.params)
     found = programs.demo_logp[bucket](phi, rollouts.on_mesh(setup.decode_mesh, rows))
-    return {"coop/expert_logp": float(multihost.fetch("log-probability of demos", found))}
+    return {"coop/expert_logp": float(multihost.device_get("log-probability of demos", found))}
 
 
 def measure(sampler: StepSampler, state: TrainState) -> dict[str, float]:

@@ -140,9 +140,9 @@ class StepSampler(NamedTuple):
             keys = self.programs.keys(jnp.int32(rows.step), batch.ids_P, first_P[part])
             asked = on_mesh(self.setup.decode_mesh, (batch.prompt_PS, batch.prompt_len_P))
             # where programs run one by one, this waits for the last one
-            with multihost.waiting(f"the sampler's start in step {rows.step + 1}"):
+            with multihost.watchdog(f"the sampler's start in step {rows.step + 1}"):
                 samples = self.programs.sample[rows.bucket](phi, *asked, keys, how)
-                parts.append(multihost.whole(samples))
+                parts.append(multihost.replicate(samples))
         return parts
 
     def collect(self, params: Params, rows: Rows, under_way: dict) -> Sampled:
@@ -171,7 +171,7 @@ class StepSampler(NamedTuple):
         size = len(prompts) // len(parts)
         for part, begin in zip(parts, range(0, len(prompts), size)):
             # waits for this part; the next is already running
-            samples = multihost.fetch(f"samples of step {rows.step + 1}", part)
+            samples = multihost.device_get(f"samples of step {rows.step + 1}", part)
             began = time.monotonic()
             asked = [self.data.prompts.problems[i] for i in prompts[begin : begin + size]]
             graded.append(self.grade(asked, samples))

@@ -59,7 +59,7 @@ class StepLog:
         """
         if step is None:
             return
-        fetched = multihost.fetch(f"update of step {step.number}", step.metrics)
+        fetched = multihost.device_get(f"update of step {step.number}", step.metrics)
         metrics = {key: float(value) for key, value in fetched.items()}
         metrics["time/update_s"] = (updated or time.monotonic()) - step.dispatched
         metrics |= self._spent(step, metrics)

@@ -35,8 +35,10 @@ def evaluation(
         keys = programs.eval_keys if greedy else programs.paired_keys(batch.ids_P, np.int32(sample))
         how = rollouts.sampling(setup, 0.0 if greedy else s.rollout.temperature)
         generate = programs.greedy[batch.prompt_PS.shape[1]]
-        with multihost.waiting("samples of an evaluation"):
-            return multihost.fetch("samples of an evaluation", generate(phi, *asked, keys, how))
+        with multihost.watchdog("samples of an evaluation"):
+            return multihost.device_get(
+                "samples of an evaluation", generate(phi, *asked, keys, how)
+            )
 
     def correct(generated, split, prompts, too_long):
         scores, transcripts = evaluate.evaluate(
@@ -73,7 +75,7 @@ def evaluation(
             counts = [sum(problem.id in right for right in times) for problem in asked]
             metrics[f"eval/{split}_sampled_accuracy"] = sum(counts) / (s.eval.samples * len(asked))
             solved[f"{split}_sampled"] = "".join(map(str, counts))
-    with multihost.waiting("the measures of cooperation"):
+    with multihost.watchdog("the measures of cooperation"):
         metrics |= measured_gain.measure(sampler, state) if s.eval.cooperation else {}
     book.write_solved(step, solved)
     if kept:
