@@ -30,6 +30,7 @@ from jax.experimental import multihost_utils
 from bridge_jax.config import schema
 from bridge_jax.distributed import multihost
 from bridge_jax.filesystem import files
+from bridge_jax.rundir import logbook
 from bridge_jax.types import Tree
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ SHOWN = 4  # paths named per kind of difference
 LONGEST_WRITE_S = (
     6 * 3600
 )  # of one checkpoint in the background; orbax would give up on the other hosts after 20 minutes
-UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a save that is not complete
 ASIDE = re.compile(r"(?:damaged|diverged)_step_(\d+)(?:_\d+)?")  # no checkpoints any more
 UNREAD = ...  # stands in an abstract state for a part that is not to be read
 
@@ -305,7 +305,7 @@ def remove_unfinished(workdir: str) -> None:
     directory = os.path.join(os.path.abspath(workdir), "checkpoints")
     for name in os.listdir(directory) if os.path.isdir(directory) else ():
         path = os.path.join(directory, name)
-        if UNFINISHED in name and not os.path.islink(path):
+        if logbook.UNFINISHED in name and not os.path.islink(path):
             logger.info("%s: a save that was cut off is removed", path)
             with multihost.io_grace():
                 shutil.rmtree(path)
