@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test test-all lint format clean
 
 quickstart: $(VENV)/installed
 	$(RUN) -m experiments.quickstart --out=runs/quickstart
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow and not bench"
+
+# with the long tail, and what compares with torch where that is installed
+test-all: $(VENV)/installed
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not bench" --timeout=1800
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .

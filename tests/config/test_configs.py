@@ -35,8 +35,15 @@ def size(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("method", methods.names())
-@pytest.mark.parametrize("name", PAPER)
+def traced_cases():
+    """Every method on every model; beside bridge and grpo on one of them, for `make test-all`."""
+    for name in PAPER:
+        for method in methods.names():
+            quick = name == "qwen25_3b" and method in ("bridge", "grpo")
+            yield pytest.param(name, method, marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name, method", traced_cases())
 def test_state_and_step_of_the_papers_models_trace_at_full_size(name, method):
     config = importlib.import_module(f"configs.{name}").get_config(method)
     s = settings.read(config, devices=1)

@@ -134,6 +134,7 @@ def test_the_weights_of_a_run_are_its_merged_policy(unbroken, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(dtype)}
 
 
+@pytest.mark.slow
 def test_batches_change_nothing(model, lively, tmp_path):
     """--rows 2 and --rows 5: the same transcripts, greedy and sampled; two seeds: other samples."""
     tables = [run(model, tmp_path / f"rows{n}", rows=n)["benchmarks"] for n in (2, 5)]
@@ -147,6 +148,7 @@ def test_batches_change_nothing(model, lively, tmp_path):
     assert {key for key in two if key[1] == "greedy"} <= set(same) and len(same) < len(two)
 
 
+@pytest.mark.slow
 def test_programs_are_compiled_once(model, lively, monkeypatch, tmp_path):
     """One for each bucket that is used, for greedy and for samples; another task on the same buckets: none."""
     fake_task(monkeypatch)
@@ -163,6 +165,7 @@ def test_programs_are_compiled_once(model, lively, monkeypatch, tmp_path):
     assert programs.compile_count() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_eight_devices_give_what_one_gives(model, lively, tmp_path, tensor):
     one = run(model, tmp_path / "one", rows=8)
@@ -274,6 +277,7 @@ def fake_task(monkeypatch, **parts) -> list:
     return configs
 
 
+@pytest.mark.slow
 def test_too_long_prompts_stay_in_the_denominator(model, monkeypatch, tmp_path, capsys):
     configs = fake_task(
         monkeypatch, compare=lambda problem, answer: Outcome.correct, lenient=lambda text: text

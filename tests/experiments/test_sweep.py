@@ -423,6 +423,7 @@ def test_other_settings_or_weights_have_a_directory_of_their_own(at_root, tmp_pa
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shown", ["--dry_run", "--launcher=tpu"])
 def test_a_table_may_be_cut_short_by_its_reader(environment, tmp_path, shown):  # noqa: F811
     """As `| head` does: no traceback."""
@@ -445,6 +446,7 @@ def test_a_table_may_be_cut_short_by_its_reader(environment, tmp_path, shown):  
     assert "BrokenPipe" not in told.stderr.read() and told.wait() == -signal.SIGPIPE
 
 
+@pytest.mark.slow
 def test_submitit(environment, tmp_path, monkeypatch):  # noqa: F811
     """The Slurm path by submitit's own local executor."""
     monkeypatch.chdir(ROOT)

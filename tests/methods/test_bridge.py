@@ -16,7 +16,7 @@ from bridge_jax.types import Batch, Params, Rollouts
 from tests import toys
 
 AT_HOME = pytest.param({}, id="quick")
-AS_USERS = pytest.param(toys.AS_USERS, id="as-users")
+AS_USERS = pytest.param(toys.AS_USERS, id="as-users", marks=pytest.mark.slow)
 
 
 @functools.cache
@@ -101,7 +101,11 @@ def test_step_0_w_gradient_is_that_of_sft(lam):
 # with a KL and without optimisation XLA rounds the last bit of the two log_softmax differently, and Adam makes steps of it
 @pytest.mark.parametrize(
     "kl_coef, options",
-    [(0.0, {}), (0.0, toys.AS_USERS), (0.1, toys.AS_USERS)],
+    [
+        (0.0, {}),
+        pytest.param(0.0, toys.AS_USERS, marks=pytest.mark.slow),
+        pytest.param(0.1, toys.AS_USERS, marks=pytest.mark.slow),
+    ],
     ids=["quick", "as-users", "kl-as-users"],
 )
 def test_lam_1_is_grpo(kl_coef, options):

@@ -59,7 +59,13 @@ def cases() -> list:
 every_case = pytest.mark.parametrize("name, fields", cases())
 # what an advantage, a cap or a direction of w is does not touch how rows are summed
 few_cases = pytest.mark.parametrize(
-    "name, fields", [case for case in cases() if not re.search("advantage|cap|w_learns", case.id)]
+    "name, fields",
+    [
+        # of each method its defaults here, its variants in `make test-all`
+        pytest.param(*case.values, id=case.id, marks=pytest.mark.slow if case.values[1] else ())
+        for case in cases()
+        if not re.search("advantage|cap|w_learns", case.id)
+    ],
 )
 every_method = pytest.mark.parametrize("name", methods.names())
 

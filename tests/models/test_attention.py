@@ -167,6 +167,7 @@ def test_gradients_of_several_sequences_in_a_row(form):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes", [dict(data=2, fsdp=2, tensor=2), dict(data=1, fsdp=2, tensor=4), dict(data=8, fsdp=1)]
 )
