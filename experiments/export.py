@@ -132,8 +132,8 @@ def restore(setup, workdir: str):
             found = store.restore(wanted)
     if not found:
         raise ValueError(
-            f"the run in {workdir!r} has no checkpoint yet; train it for longer, or save more often with "
-            "--config.checkpoint.every"
+            f"the run in {workdir!r} has no checkpoint: bring its checkpoints/ back if it was moved, or train it for "
+            "longer, or save more often with --config.checkpoint.every"
         )
     state, meta = found
     return state.params, meta["step"]

@@ -1,6 +1,6 @@
 r"""Grade answers: `python -m experiments.grade --file=pairs.jsonl [--reading=boxed]`, without a model and without jax.
 
-BatchSpec one object {"gold", "prediction"} a line (- : from stdin) and writes the same object with "outcome": correct, wrong,
+Reads one object {"gold", "prediction"} a line (- : from stdin) and writes the same object with "outcome": correct, wrong,
 no_answer, parse_error, timeout or grader_error. The prediction is a model's text: its last \boxed{...} is graded, as in
 training. --reading=lenient takes what the text states where it boxes nothing, --reading=bare the prediction itself. A line
 may have "rule", an object with one or more of absolute, relative, parts and unit (grading/outcome.py). Rates go to stderr.

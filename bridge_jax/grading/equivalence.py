@@ -63,6 +63,8 @@ _SPACED_WORD = re.compile(r"(\x00\s*\))\s+")
 _CALLED = re.compile(r"\x00?(?:option|choice)(?:\x00\s*|\s+)(?=[(\x00A-Z])", re.IGNORECASE)
 _ANOTHER_CHOICE = re.compile(r"\(\s*\x00?[A-Z]\x00?\s*\)|\x00[A-Z]\x00|\b(?:or|and|not|nor)\b")
 _PROSE = re.compile(r"\x00[^\x00]{2,}\x00|(?<![\\A-Za-z_])(?!d[A-Za-z])[A-Za-z]{4,}")
+# too short for _PROSE, and no product of letters
+_SHORT_WORD = re.compile(r"(?:yes|no|true|odd|even)\.?", re.IGNORECASE)
 _TWO_LETTERS = re.compile(r"(?<!\\)\b[A-Za-z'-]{2,}")
 _WORD = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _RATIO = outside_brackets(":")
@@ -462,6 +464,8 @@ def _by_words(gold: str, answer: str, x: Fraction | None, y: Fraction | None) ->
     bare = [text.replace("\x00", "").strip(" ()") for text in (gold, answer)]
     if all(_LETTER.fullmatch(text) for text in bare):
         return bare[0] == bare[1]
+    if all(_SHORT_WORD.fullmatch(text) for text in bare):
+        return _spoken(bare[0]) == _spoken(bare[1])
     if x is not None and (found := numbers.counted(answer)) is not None:
         return x == found
     if y is not None and (found := numbers.counted(gold)) is not None:

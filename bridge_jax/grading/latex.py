@@ -120,6 +120,8 @@ _TWO_LETTERS = re.compile(r"[A-Za-z]{2}")
 
 _DOLLAR_COMMA = re.compile(r"(?<!\\)\$\s*,\s*\\?\$?|,\s*\\?\$")
 _DOLLAR = re.compile(r"(?<!\\)\$")
+# in front of a number, and with no partner behind it, a dollar is money
+_PRICE = re.compile(r"^(\s*-?\s*)\$(?=\s*[\d.])")
 _THOUSANDS = re.compile(
     r"(?<=[0-9])(?:\s*,\s*\\!\s*|\{,\}|\\[!,:; ])(?=[0-9]{3}(?![0-9]))"
 )  # 12{,}345, 12,\! 345, 12\,345
@@ -206,6 +208,8 @@ def normalise(text: str) -> str:
         text = ascii_text(text)
     text = _without_delimiters(text)
     if "$" in text:
+        if len(_DOLLAR.findall(text)) % 2:
+            text = _PRICE.sub(r"\1\\$", text)
         text = _DOLLAR.sub(" ", _DOLLAR_COMMA.sub(_list_mark, text))
     if "{,}" in text or "\\" in text:
         # such a mark groups digits and never lists numbers, as a plain comma may

@@ -50,6 +50,7 @@ class Time(NamedTuple):
 
     seconds: int
     half: str
+    shown: int = 0  # the number of seconds as it is written, if it shows no AM or PM
 
 
 @functools.lru_cache(maxsize=4096)
@@ -121,16 +122,19 @@ def time(text: str) -> Time | None:
     if not found or not (found[2] or found[4]):
         return None
     hour, minute, second = (int(found[place] or 0) for place in (1, 2, 3))
-    half = (found[4] or "").lower()
+    half, shown = (found[4] or "").lower(), 0
     if hour > 24 or minute > 59 or second > 59 or (half and not 1 <= hour <= 12):
         return None
-    if not half and (hour > 12 or hour == 0):
-        half = "a" if hour in (0, 24) else "p"
-    return Time((hour % 12 * 60 + minute) * 60 + second, half)
+    if not half:
+        shown = (hour * 60 + minute) * 60 + second
+        half = "" if 0 < hour <= 12 else "a" if hour in (0, 24) else "p"
+    return Time((hour % 12 * 60 + minute) * 60 + second, half, shown)
 
 
 def same_time(one: Time, other: Time) -> bool:
-    """Equal times; the half of the day may be left out."""
+    """Equal times; the half of the day may be left out, but 13:20 and 1:20 without one may be ratios."""
+    if one.shown and other.shown:
+        return one.shown == other.shown
     return one.seconds == other.seconds and (
         one.half == other.half or not (one.half and other.half)
     )

@@ -89,6 +89,9 @@ def check_run(
         return record
     if not os.path.exists(path):
         refuse_unknown(workdir, force)
+        record["changes"] = [
+            {"config.json": ["missing", f"forced behind step {last_step(workdir)}"]}
+        ]
     else:
         before = _read_config(path)
         before["config"] = renamed.translated(before["config"])

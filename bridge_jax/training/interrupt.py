@@ -130,7 +130,9 @@ class Interrupt:
             again = "again" if number == signal.SIGINT else "Ctrl-C"
             tell(f"{doing}; {again} to end at once")
         elif number == signal.SIGINT:
-            end_at_once("ended at once; the same command goes on from the last checkpoint")
+            end_at_once(
+                "ended at once; the same command goes on from the last checkpoint, from the beginning if there is none"
+            )
 
     def agreed(self) -> bool:
         """Whether a signal came, to this host or another; all hosts ask at the same place."""

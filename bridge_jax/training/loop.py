@@ -326,10 +326,14 @@ def keep_record(workdir: str, start: int, same: bool) -> None:
     killed = start and same and (not interval or last - start <= 2 * interval)
     place = None if killed else logbook.set_aside(workdir, start or -1)
     if place:
-        behind = f"the checkpoint of step {start}" if start else "no checkpoint"
+        behind = (
+            f"its newest checkpoint is that of step {start}: the run goes on from there"
+            if start
+            else "it has no checkpoint: the run begins again"
+        )
         multihost.print_on_main(
-            f"warning: the record in {workdir} goes on to step {max(0, last)}, and {behind} is all that can be gone on from; "
-            f"what is later was set aside, not deleted: {place}"
+            f"warning: the record in {workdir} reaches step {max(0, last)}, but {behind}. What is later was set aside, "
+            f"not deleted: {place}. If checkpoints were moved away, stop now and bring them back"
         )
 
 

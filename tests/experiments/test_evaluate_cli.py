@@ -573,7 +573,7 @@ def test_bad_folders(model, tmp_path, unbroken):
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_bytes((unbroken("sft") / "config.json").read_bytes())
-    with pytest.raises(ValueError, match="has no checkpoint yet"):
+    with pytest.raises(ValueError, match="has no checkpoint: bring"):
         run(str(bare), tmp_path / "out")
 
 

@@ -217,7 +217,7 @@ def test_errors(unbroken, no_torch, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_bytes((unbroken("sft") / "config.json").read_bytes())
-    with pytest.raises(ValueError, match="has no checkpoint yet"):
+    with pytest.raises(ValueError, match="has no checkpoint: bring"):
         export(str(bare), str(tmp_path / "out"))
     (bare / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="is no config of a run"):

@@ -109,6 +109,7 @@ def test_a_key_that_came_later_makes_no_other_run(at_root, tmp_path, monkeypatch
         return config
 
     monkeypatch.setattr(base, "get_config", with_later_key)
+    monkeypatch.setattr(sweep_plan, "all_defaults", sweep_plan.all_defaults.__wrapped__)
     assert sweep_plan.fingerprint(with_later_key()) == sweep_plan.fingerprint(
         with_later_key("bridge")
     )

@@ -192,7 +192,9 @@ def test_ctrl_c_is_acknowledged_at_once_and_a_second_one_ends_at_once(environmen
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 130 and "let go" not in out, (out, err)
-    assert err.endswith("ended at once; the same command goes on from the last checkpoint\n")
+    assert err.endswith(
+        "ended at once; from the last checkpoint, from the beginning if there is none\n"
+    )
     assert checkpoint.Checkpoints(str(hurt), read_only=True).steps()[-1] in (4, 5)
 
     # one alone: the step is finished and saved
@@ -393,7 +395,7 @@ def begun(workdir: pathlib.Path, step: int) -> bool:
 
 
 def read_all(descriptor: int, enough) -> None:
-    """BatchSpec, so that the other side need not wait, until it is enough."""
+    """Reads, so that the other side need not wait, until it is enough."""
     os.set_blocking(descriptor, False)
     while not enough():
         with contextlib.suppress(BlockingIOError):

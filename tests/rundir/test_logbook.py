@@ -476,7 +476,14 @@ def test_a_run_without_its_config_is_refused(tmp_path, caplog):
         (workdir / left).write_text('{"step": 1}\n')
         with pytest.raises(ValueError, match="no config.json.*--force_config"):
             logbook.check_run(workdir, CONFIG, {})
-        assert logbook.check_run(workdir, CONFIG, {}, force=True)["config"]["seed"] == 1
+        forced = logbook.check_run(workdir, CONFIG, {}, force=True)
+        assert forced["config"]["seed"] == 1
+        # and it stays written down that nobody knows the config of the steps before
+        (change,) = forced["changes"]
+        assert (
+            change["config.json"][0] == "missing"
+            and "forced behind step" in change["config.json"][1]
+        )
         assert "config.json is missing" in caplog.text
         caplog.clear()
 

@@ -460,7 +460,7 @@ def test_a_record_without_a_checkpoint_is_set_aside(quick, unbroken, tmp_path, c
     place = tmp_path / "set_aside_1"
     assert contents(place) == before and len(tiny_runs.lines(place)) == 5
     told = capsys.readouterr().out
-    assert "no checkpoint is all that can be gone on from" in told and str(place) in told
+    assert "but it has no checkpoint: the run begins again" in told and str(place) in told
     tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
     assert len(tiny_runs.rows(tmp_path / "solved.jsonl")) == 3
     go(tmp_path)
