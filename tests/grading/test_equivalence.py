@@ -22,6 +22,21 @@ from bridge_jax.grading.outcome import Claim, Outcome, Rule
 from tests.grading.judged import outcome
 
 DATA = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
+MARKS = [
+    ("15:30", "3:30 PM"),
+    ("3:30 PM", "15:30"),
+    ("1:20", "01:20"),
+    ("$5", "5"),
+    ("5", "$5"),
+    ("$5", "5 dollars"),
+    ("$5$", "5"),
+    ("$5", r"\$5"),
+    ("$1,000", "1000"),
+    ("-$5", "-5"),
+    ("Yes", "yes"),
+    ("no", "No."),
+    ("True", r"\text{true}"),
+]
 NUMBERS = [
     ("1,234", "1234"),
     ("0.50", "1/2"),
@@ -47,32 +62,36 @@ NUMBERS = [
     ("{5}", "5"),
     (r"\frac12", ".5"),
 ]
-EQUAL = NUMBERS + [
-    (r"90^\circ", "90"),
-    (r"90^{\circ}", r"90\text{ degrees}"),
-    ("x=4", "4"),
-    (r"x \in [0,1]", "[0,1]"),
-    ("(3,-1)", "( 3 , -1 )"),
-    (r"\{3,1\}", "1,3"),
-    ("2,4,8", "8, 4, 2"),
-    (r"1\text{ and }2", "2, 1"),
-    (r"\text{odd}", "Odd"),
-    (r"(\text{A})", "A"),
-    ("B", r"\textbf{(B)}"),
-    (r"(-\infty, 3) \cup (5,\infty)", r"(5,\infty)\cup(-\infty,3)"),
-    (r"2\pm\sqrt{3}", r"2-\sqrt3, 2+\sqrt3"),
-    (r"\dfrac{x}{2}", r"\frac{x}{2}"),
-    (r"4\text{ cm}^2", "4"),
-    (r"6\text{ inches}", "6"),
-    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"),
-    (r"\begin{pmatrix}1/2\\0\end{pmatrix}", r"\begin{pmatrix}0.5\\0\end{pmatrix}"),
-    ("3, 3", "3,3"),
-    ("a", "a"),
-    (r"(\sqrt{4}, 1)", "(2,1)"),
-    (r"\{\sqrt4, 1\}", "1,2"),
-    (r"\frac{2+4}{2}", "3"),
-    ("7", "\uff17"),
-]
+EQUAL = (
+    NUMBERS
+    + MARKS
+    + [
+        (r"90^\circ", "90"),
+        (r"90^{\circ}", r"90\text{ degrees}"),
+        ("x=4", "4"),
+        (r"x \in [0,1]", "[0,1]"),
+        ("(3,-1)", "( 3 , -1 )"),
+        (r"\{3,1\}", "1,3"),
+        ("2,4,8", "8, 4, 2"),
+        (r"1\text{ and }2", "2, 1"),
+        (r"\text{odd}", "Odd"),
+        (r"(\text{A})", "A"),
+        ("B", r"\textbf{(B)}"),
+        (r"(-\infty, 3) \cup (5,\infty)", r"(5,\infty)\cup(-\infty,3)"),
+        (r"2\pm\sqrt{3}", r"2-\sqrt3, 2+\sqrt3"),
+        (r"\dfrac{x}{2}", r"\frac{x}{2}"),
+        (r"4\text{ cm}^2", "4"),
+        (r"6\text{ inches}", "6"),
+        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"),
+        (r"\begin{pmatrix}1/2\\0\end{pmatrix}", r"\begin{pmatrix}0.5\\0\end{pmatrix}"),
+        ("3, 3", "3,3"),
+        ("a", "a"),
+        (r"(\sqrt{4}, 1)", "(2,1)"),
+        (r"\{\sqrt4, 1\}", "1,2"),
+        (r"\frac{2+4}{2}", "3"),
+        ("7", "\uff17"),
+    ]
+)
 BY_ALGEBRA = [
     ("x^2-1", "(x-1)(x+1)"),
     (r"\sqrt{8}", r"2\sqrt{2}"),
@@ -87,6 +106,17 @@ BY_ALGEBRA = [
     (r"\frac{2\pi+4\pi}{2\pi}", "3"),
 ]
 TRAPS = [  # gold, answer: never correct
+    # without AM or PM they may be ratios
+    ("13:20", "1:20"),
+    ("15:30", "3:30"),
+    ("0:05", "12:05"),
+    # a dollar without a partner is money
+    ("$5", "5 cents"),
+    ("$5", "5 euros"),
+    ("€5", "$5"),
+    ("$100", r"100\%"),
+    ("yes", "no"),
+    ("true", "yes"),
     ("11", "11_2"),
     ("11_2", "11"),
     ("3", "4, 3"),
