@@ -50,6 +50,11 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
+def defaults(name: str) -> dict:
+    """The task's settings, groups as dicts, at their defaults."""
+    return dataclasses.asdict(load(name).Config())
+
+
 def question_id(question: str) -> int:
     """31-bit id of a question, from its text alone: the same on every machine, whatever else is loaded."""
     return int.from_bytes(hashlib.sha256(question.encode()).digest()[:4], "big") & 0x7FFFFFFF
