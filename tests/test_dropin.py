@@ -38,7 +38,7 @@ ENUMERATING = (
     "tests/optim/test_recipes.py",
     "tests/planner/test_phases.py",
     "tests/tasks/test_benchmarks.py",
-    "tests/tasks/test_conformance.py",
+    "tests/tasks/test_generated.py",
     "tests/training/test_build.py",
     "tests/training/test_loop.py",
 )
