@@ -189,7 +189,7 @@ def unknown_key(argv: list[str]) -> str:
         for key in path.split(".")[1:]:
             if not isinstance(group, ConfigDict) or key not in group:
                 allowed = group if isinstance(group, ConfigDict) else ()
-                if path.startswith("config.method.") and (
+                if path.startswith(("config.method.", "config.rollout.")) and (
                     hint := renamed.hint(config.method.name, key)
                 ):
                     return f"unknown key {path}: {hint}"

@@ -77,7 +77,8 @@ class Model(NamedTuple):
     tokenizer: Any
     load: Callable  # (mesh, dtype) -> (phi on the mesh, what to add to the label)
     cache_dtype: str = ""  # "": the compute dtype
-    run: Any = None  # setup.Run of a run directory
+    settings: Any = None  # of a run directory
+    task: Any = None  # of a run directory, as it was in training
 
 
 class Benchmark(NamedTuple):
@@ -152,7 +153,7 @@ def evaluate_model(model: str, out: str, asked: Asked, devices=None) -> dict:
 
 
 def check(asked: Asked) -> None:
-    """ValueError for numbers that cannot be meant."""
+    """ValueError for numbers that are invalid."""
     for key, least in (
         ("samples", 1),
         ("max_new", 0),
@@ -288,21 +289,17 @@ def open_run(path: str) -> Model:
     from bridge_jax.training import programs
     from experiments import export
 
-    run = export.rebuild(
-        path
-    )  # in fp32: cast to `dtype` behind the sum, merge gives the bits of training
-    config = run_config(path)
-    run = run._replace(
-        settings=run.settings._replace(
-            model=dataclasses.replace(run.settings.model, dtype=config["model"]["dtype"])
-        )
-    )
+    # in fp32: cast to `dtype` behind the sum, merge gives the bits of training
+    setup, data = export.rebuild(path)
+    s, dtype_of_training = setup.settings, run_config(path)["model"]["dtype"]
+    model = dataclasses.replace(s.model, dtype=dtype_of_training)
+    setup = setup._replace(settings=s._replace(model=model))
 
     def load(mesh, dtype):
-        parts, step = export.restore(run, path)
-        layout = sharding.of_tree(mesh, params.logical_axes(run.cfg), params.abstract(run.cfg))
+        parts, step = export.restore(setup, path)
+        layout = sharding.of_tree(mesh, params.logical_axes(setup.cfg), params.abstract(setup.cfg))
         merge = lambda parts: jax.tree.map(
-            lambda x: x.astype(dtype), run.method.policy(parts, "theta")
+            lambda x: x.astype(dtype), setup.method.policy(parts, "theta")
         )
         phi = jax.jit(merge, compiler_options=programs.compiler_options())(
             parts.replace(theta_hat=None)
@@ -310,7 +307,13 @@ def open_run(path: str) -> Model:
         return jax.device_put(phi, layout), f", step {step}"
 
     return Model(
-        Path(path).name, run.cfg, run.tokenizer, load, run.settings.rollout.cache_dtype, run
+        Path(path).name,
+        setup.cfg,
+        data.tokenizer,
+        load,
+        s.rollout.cache_dtype,
+        setup.settings,
+        data.task,
     )
 
 
@@ -318,7 +321,7 @@ def settle(asked: Asked, model: Model) -> Asked:
     """The flags with nothing left open; says what was clipped. A run on its own task is judged as in its training."""
     import jax
 
-    own = model.run.settings if model.run and not asked.tasks else None
+    own = model.settings if model.settings and not asked.tasks else None
     positions = model.cfg.max_positions
     usual = tuple(b for b in BUCKETS if b <= positions // 2) or (max(1, positions // 2),)
     buckets = asked.buckets or (own.data.buckets if own else usual)
@@ -336,17 +339,17 @@ def settle(asked: Asked, model: Model) -> Asked:
             flush=True,
         )
     native = (
-        model.run.settings.model.dtype
-        if model.run
+        model.settings.model.dtype
+        if model.settings
         else "float32"
         if jax.default_backend() == "cpu"
         else "bfloat16"
     )
     limit = asked.limit or (own.eval.limit if own else 0)
     prompt = asked.prompt or getattr(
-        model.run.settings.task if model.run else None, "prompt", "boxed"
+        model.settings.task if model.settings else None, "prompt", "boxed"
     )
-    trained = model.run.settings.rollout if model.run else None
+    trained = model.settings.rollout if model.settings else None
     return dataclasses.replace(
         asked,
         prompt=prompt,
@@ -386,7 +389,7 @@ def read_tasks(asked: Asked, model: Model) -> list[Benchmark]:
             )
             made.append(tasks.with_stop(task, asked.stop, asked.task_stop))
     else:
-        made = [model.run.task]
+        made = [model.task]
     for task in made:
         for split, problems in task.splits.items():
             name = task.name if len(task.splits) == 1 else f"{task.name}/{split}"

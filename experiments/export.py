@@ -31,7 +31,7 @@ TOLERANCE = 1e-4  # between our logits and those of transformers in fp32, times 
 def export(workdir: str, out: str, what: str = "merged") -> Path:
     """Write the newest checkpoint of workdir as `what` into the new folder `out`, verified; returns the folder.
 
-    ValueError where there is no run, no checkpoint, no adapter, or `out` exists; RuntimeError if verification fails.
+    ValueError where there is no setup, no checkpoint, no adapter, or `out` exists; RuntimeError if verification fails.
     """
     from bridge_jax.training import interrupt
 
@@ -48,29 +48,31 @@ def write(workdir: str, out: str, what: str) -> Path:
         raise ValueError(
             f"--out={out} exists and is not an empty folder; give a new one, or remove it"
         )
-    run = rebuild(workdir)
-    parts, step = restore(run, workdir)
+    setup, data = rebuild(workdir)
+    parts, step = restore(setup, workdir)
     if what == "adapter" and parts.w is None:
         raise ValueError(
-            f"--what=adapter, but method {run.settings.method_name!r} trains no adapter; allowed: "
+            f"--what=adapter, but method {setup.settings.method_name!r} trains no adapter; allowed: "
             "merged or base, which are the same here"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     refusal = f"another process writes --out={out}; wait for it or stop it, or give a new folder"
     with files.scratch(folder, refusal) as scratch:
         extra, ready = Path(scratch) / "extra", Path(scratch) / "folder"
-        run.tokenizer.save(extra)
-        write_generation_config(run, extra)
+        data.tokenizer.save(extra)
+        write_generation_config(setup, extra)
         also = tuple(sorted(extra.iterdir()))
         merged = what == "merged"
-        phi = run.method.policy(parts, "theta") if merged else run.policy.merge(parts.theta, None)
+        phi = (
+            setup.method.policy(parts, "theta") if merged else setup.policy.merge(parts.theta, None)
+        )
         place = ready / BASE if what == "adapter" else ready
-        params.save(run.cfg, phi, place, hf_config(run), also=also)
-        verify(run, phi, place)
+        params.save(setup.cfg, phi, place, hf_config(setup), also=also)
+        verify(setup, data, phi, place)
         del phi  # so that no more than two models are in memory at once beside theta
         if what == "adapter":
-            write_adapter(run, parts.w, ready, str(folder / BASE), also)
-            verify_adapter(run, parts, ready, str(folder / BASE))
+            write_adapter(setup, parts.w, ready, str(folder / BASE), also)
+            verify_adapter(setup, data, parts, ready, str(folder / BASE))
         os.replace(ready, folder)
     print(f"wrote {folder}: {what} of {workdir} after step {step}")
     if what == "adapter":
@@ -81,7 +83,8 @@ def write(workdir: str, out: str, what: str) -> Path:
 
 
 def rebuild(workdir: str):
-    """The setup.Run of a run directory, in fp32, on whatever devices there are here."""
+    """(Setup, RunData) of a run directory, in fp32, on whatever devices there are here."""
+    from bridge_jax.config import renamed
     from bridge_jax.distributed import platforms
     from bridge_jax.filesystem import textfile
     from bridge_jax.training import build
@@ -92,7 +95,7 @@ def rebuild(workdir: str):
             f"{workdir!r} is not a run directory: it has no config.json; give the --workdir of a run"
         )
     try:
-        config = ConfigDict(json.loads(textfile.read(path))["config"])
+        config = ConfigDict(renamed.translated(json.loads(textfile.read(path))["config"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no config of a run ({error!r})") from None
     config.model.dtype = "float32"
@@ -110,12 +113,12 @@ def rebuild(workdir: str):
     return build.build(config)
 
 
-def restore(run, workdir: str):
+def restore(setup, workdir: str):
     """(Params, step) of the newest checkpoint; theta_hat and the optimizer states are not read and stay `...`."""
     from bridge_jax.rundir import checkpoint
     from bridge_jax.training import build
 
-    wanted = build.abstract_state(run)
+    wanted = build.abstract_state(setup)
     unread = lambda part: None if part is None else checkpoint.UNREAD
     wanted = wanted.replace(
         step=checkpoint.UNREAD,
@@ -136,47 +139,47 @@ def restore(run, workdir: str):
     return state.params, meta["step"]
 
 
-def hf_config(run) -> dict:
+def hf_config(setup) -> dict:
     """config.json: that of the model folder as it was, or model.arch with the special ids of the run's tokenizer."""
-    if run.settings.model.path:
-        return run.hf
-    return {"bos_token_id": None, "pad_token_id": None} | run.hf | {"eos_token_id": eos(run)}
+    if setup.settings.model.path:
+        return setup.hf
+    return {"bos_token_id": None, "pad_token_id": None} | setup.hf | {"eos_token_id": eos(setup)}
 
 
-def eos(run) -> int | list[int]:
+def eos(setup) -> int | list[int]:
     """The ids that end a sequence, as HF's files write them."""
-    ids = run.tokenizer.eos_ids
+    ids = setup.eos_ids
     return ids[0] if len(ids) == 1 else list(ids)
 
 
-def write_generation_config(run, folder: Path) -> None:
+def write_generation_config(setup, folder: Path) -> None:
     """generation_config.json: what the model's folder says, with all ids at which our sampler stops."""
     from bridge_jax.filesystem import hf_folder
 
     given = {}
-    if run.settings.model.path:
-        source = hf_folder.locate(run.settings.model.path) / "generation_config.json"
+    if setup.settings.model.path:
+        source = hf_folder.locate(setup.settings.model.path) / "generation_config.json"
         given = hf_folder.read_json(source) if source.is_file() else {}
-    pad = given.get("pad_token_id", run.hf.get("pad_token_id"))
+    pad = given.get("pad_token_id", setup.hf.get("pad_token_id"))
     given |= {
-        "eos_token_id": eos(run),
-        "pad_token_id": run.tokenizer.eos_ids[0] if pad is None else pad,
+        "eos_token_id": eos(setup),
+        "pad_token_id": setup.eos_ids[0] if pad is None else pad,
     }
     (folder / "generation_config.json").write_text(json.dumps(given, indent=2) + "\n")
 
 
-def write_adapter(run, w, folder: Path, base: str, also: tuple[Path, ...]) -> None:
+def write_adapter(setup, w, folder: Path, base: str, also: tuple[Path, ...]) -> None:
     """A PEFT folder that names the folder of its base, with the tokenizer beside it."""
     from bridge_jax.models import lora
 
-    lora.save_peft(run.cfg, run.lora, w, str(folder), base)
+    lora.save_peft(setup.cfg, setup.lora, w, str(folder), base)
     for file in also:
         shutil.copy(file, folder)
     # save_file lets nobody but its owner read
     os.chmod(folder / "adapter_model.safetensors", 0o644)
 
 
-def verify_adapter(run, parts, folder: Path, base: str) -> None:
+def verify_adapter(setup, data, parts, folder: Path, base: str) -> None:
     """RuntimeError unless the files say w bit for bit, name their base, and give the policy's logits together with it."""
     import jax
     import numpy as np
@@ -185,21 +188,21 @@ def verify_adapter(run, parts, folder: Path, base: str) -> None:
     from bridge_jax.models import lora, params
     from bridge_jax.training import build
 
-    adapter, w, named = lora.load_peft(run.cfg, folder)
+    adapter, w, named = lora.load_peft(setup.cfg, folder)
     same = jax.tree.structure(w) == jax.tree.structure(parts.w) and all(
         np.array_equal(mine, theirs)
         for mine, theirs in zip(jax.tree.leaves(parts.w), jax.tree.leaves(w))
     )
     if not same or named != base:
         raise RuntimeError(f"the adapter reads back as another one, on the base {named!r}")
-    ids = prompt_of(run)
-    wanted = logits(run.cfg, run.method.policy(parts, "theta"), ids)
+    ids = prompt_of(data)
+    wanted = logits(setup.cfg, setup.method.policy(parts, "theta"), ids)
     cfg = params.read_config(hf_folder.hf_json(folder / BASE))
-    theta = params.load(cfg, folder / BASE, build.theta_shardings(run))
+    theta = params.load(cfg, folder / BASE, build.theta_shardings(setup))
     compare("base and adapter", logits(cfg, lora.merge(adapter, theta, w), ids), wanted)
 
 
-def verify(run, phi, folder: Path) -> None:
+def verify(setup, data, phi, folder: Path) -> None:
     """RuntimeError unless the folder gives phi back bit for bit and, with torch, transformers the same logits."""
     import jax
     import numpy as np
@@ -209,7 +212,7 @@ def verify(run, phi, folder: Path) -> None:
     from bridge_jax.training import build
 
     cfg = params.read_config(hf_folder.hf_json(folder))
-    back = params.load(cfg, folder, build.theta_shardings(run))
+    back = params.load(cfg, folder, build.theta_shardings(setup))
     pairs = zip(jax.tree_util.tree_leaves_with_path(phi), jax.tree.leaves(back))
     differ = [
         jax.tree_util.keystr(path)
@@ -222,13 +225,13 @@ def verify(run, phi, folder: Path) -> None:
     if importlib.util.find_spec("torch") is None:
         print("logits were not compared with transformers: torch is not installed")
         return
-    ids = prompt_of(run)
+    ids = prompt_of(data)
     compare("transformers", transformers_logits(folder, ids), logits(cfg, phi, ids))
 
 
-def prompt_of(run):
+def prompt_of(data):
     """Tokens of a prompt of the task."""
-    return next(iter(run.splits.values())).tokens[0]
+    return next(iter(data.splits.values())).tokens[0]
 
 
 def compare(whose: str, theirs, ours) -> None:

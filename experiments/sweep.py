@@ -15,7 +15,7 @@ on; a run that fails is told of at the end and does not stop the others. HASH is
 from: a sweep whose file has changed finds neither its results nor its directories taken.
 Ctrl-C, SIGTERM, or a terminal that is closed: the runs under way save and end. What finished on a TPU pod is recorded when the sweep is run once more with
 --launcher=local over the same DIR: each run is found at its end there.
-Exit codes: 0 all done, 1 some failed, 2 the sweep cannot be meant, 5 some failed because the disk is full: make room, and the
+Exit codes: 0 all done, 1 some failed, 2 the sweep is invalid, 5 some failed because the disk is full: make room, and the
 same command goes on; 130 stopped.
 """
 

@@ -83,7 +83,9 @@ def main(argv: list[str]) -> None:
         "eval/held_out_stderr",
         "time/train_s",
     )
-    multihost.say("  ".join(f"{key} {value:.4g}" for key, value in end.items() if key in shown))
+    multihost.print_on_main(
+        "  ".join(f"{key} {value:.4g}" for key, value in end.items() if key in shown)
+    )
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def whole(text: str) -> str:
     return text
 
 
-def compiled_once(run, state):
-    """train.compile_programs, remembered for runs whose programs are the same."""
-    s = run.settings
+def compiled_once(setup, state, demo_logp=False):
+    """loop.compile_programs, remembered for runs whose programs are the same."""
+    s = setup.settings
     key = repr(
         (
             s.seed,
@@ -86,12 +86,13 @@ def compiled_once(run, state):
             s.eval.rows,
             bool(s.eval.every),
             bool(s.eval.samples),
-            run.buckets,
-            run.mesh,
+            setup.buckets,
+            setup.mesh,
+            demo_logp,
         )
     )
     if key not in _programs:
-        _programs[key] = compile_programs(run, state)
+        _programs[key] = compile_programs(setup, state, demo_logp)
     return _programs[key]
 
 
@@ -136,9 +137,9 @@ def lines(workdir) -> list[dict]:
 
 def state(workdir, method: str = "bridge", **given) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint by its path: parameters and optimizer states."""
-    run = build.build(config(method, **given), jax.devices()[:1])
+    setup, _ = build.build(config(method, **given), jax.devices()[:1])
     with checkpoint.Checkpoints(str(workdir), read_only=True) as store:
-        restored, _ = store.restore(build.abstract_state(run))
+        restored, _ = store.restore(build.abstract_state(setup))
     leaves = jax.tree_util.tree_flatten_with_path(restored)[0]
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

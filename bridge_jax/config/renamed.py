@@ -1,4 +1,4 @@
-"""Keys of config.method as they were called while all methods shared one flat group.
+"""Keys as they were called before: of config.method while all methods shared one flat group, and of config.rollout.
 
 A run directory of then goes on under the new names, and an old key on a command line is refused with
 its new name.
@@ -59,6 +59,9 @@ KEPT = {
 }
 
 
+ROLLOUT = {"halvings": "compactions", "stretches": "cache_segments"}
+
+
 def keys_of(method: str) -> dict[str, str]:
     """{old key: new key, without "method."} of what this method read."""
     kept = {key: key for key in KEPT.get(method, ())}
@@ -66,7 +69,9 @@ def keys_of(method: str) -> dict[str, str]:
 
 
 def hint(method: str, key: str) -> str:
-    """Where an old key of config.method is found now; "" for one that there never was."""
+    """Where an old key of config.method or config.rollout is found now; "" for one that there never was."""
+    if key in ROLLOUT:
+        return f"it is config.rollout.{ROLLOUT[key]} now."
     chosen = keys_of(method).get(key)
     others = [keys[key] for keys in map(keys_of, {*RENAMED, *KEPT}) if key in keys]
     places = [chosen] if chosen else sorted(others)
@@ -78,6 +83,8 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
 
     What the run's method did not read is left out. chord's mu was constant where its two ends were equal.
     """
+    rollout = {ROLLOUT.get(key, key): value for key, value in config.get("rollout", {}).items()}
+    config = dict(config) | ({"rollout": rollout} if "rollout" in config else {})
     group = dict(config.get("method", {}))
     flat = {key: value for key, value in group.items() if not isinstance(value, Mapping)}
     method = flat.pop("name", "")

@@ -61,6 +61,9 @@ class Demos:
     refused: tuple[Dropped, ...] = ()
 
 
+NO_DEMOS = Demos((), (), ())  # of a method that reads none
+
+
 class PromptBatch(NamedTuple):
     """Prompts side by side, numpy."""
 

@@ -29,7 +29,8 @@ from jax._src import distributed  # its client is the only way to the key-value 
 from jax.sharding import PartitionSpec
 
 from bridge_jax.config import schema
-from bridge_jax.distributed import consistency, rendezvous, watchdog
+from bridge_jax.distributed import consistency, rendezvous
+from bridge_jax.distributed import watchdog as watching
 from bridge_jax.distributed.watchdog import LOST, Lost  # noqa: F401
 from bridge_jax.filesystem import files, streams
 
@@ -55,12 +56,12 @@ class Hosts:
     )
 
 
-_watch: watchdog.Watch | None = None  # of the run under way; None with one process
+_watch: watching.Watch | None = None  # of the run under way; None with one process
 _started = False  # whether jax.distributed was ever started here
 
 
 def read(given: Hosts, environment: Mapping[str, str]) -> Hosts:
-    """With what the environment adds; ValueError for what cannot be meant. coordinator "" in the result: one process."""
+    """With what the environment adds; ValueError for what is invalid. coordinator "" in the result: one process."""
     default, found = Hosts(), {}
     for key, variable in VARIABLES.items():
         if variable in environment and getattr(given, key) == getattr(default, key):
@@ -110,16 +111,16 @@ def joined(config) -> Iterator[None]:
         watched.names = gather("names of the hosts", socket.gethostname())
         agree("configs, code and versions", consistency.identity(config))
         yield
-        meet("the end of the run")
+        barrier("the end of the run")
     except BaseException as error:
         failed = (
             watched.blame(error)
-            if isinstance(error, Exception) and watchdog.broke(error)
+            if isinstance(error, Exception) and watching.broke(error)
             else error
         )
         signalled = not isinstance(failed, Exception)
         watched.announce(
-            0 if signalled else watchdog.LOST,
+            0 if signalled else watching.LOST,
             "by a signal, before a step was begun" if signalled else str(failed),
         )
         watched.see_off()
@@ -167,7 +168,7 @@ def connect(h: Hosts) -> int:
         )
         missing = (
             "not all of the others came"
-            if watchdog.reachable(address)
+            if watching.reachable(address)
             else "nobody listens there, where host 0 should"
         )
         raise Lost(
@@ -218,10 +219,10 @@ def call_the_roll(h: Hosts, auto: bool = False) -> None:
         )
 
 
-def start_watch(h: Hosts) -> watchdog.Watch:
+def start_watch(h: Hosts) -> watching.Watch:
     """The watch of this host over the others."""
     state = distributed.global_state
-    watched = watchdog.Watch(
+    watched = watching.Watch(
         state.client, state.process_id, state.num_processes, h.timeout_s, state.coordinator_address
     )
     watched.start()
@@ -248,7 +249,7 @@ def first() -> bool:
     return index() == 0
 
 
-def say(text: str) -> None:
+def print_on_main(text: str) -> None:
     """Print, on the first host; what cannot be printed is dropped."""
     if first():
         streams.say(text)
@@ -260,12 +261,12 @@ def announce_end(text: str) -> None:
         _watch.announce(LOST, text)
 
 
-def waiting(what: str):
-    """`with waiting("update of step 3"):` around whatever needs the other hosts to go on; watched over."""
+def watchdog(what: str):
+    """`with watchdog("update of step 3"):` around whatever needs the other hosts to go on; watched over."""
     return _watch.waiting(what) if _watch else contextlib.nullcontext()
 
 
-def storing():
+def io_grace():
     """`with storing():` around long reading or writing of files: the others do not give up on a host that is at it."""
     return _watch.storing() if _watch else contextlib.nullcontext()
 
@@ -308,12 +309,12 @@ def _heard(key: str) -> str:
                 raise
 
 
-def meet(what: str) -> None:
+def barrier(what: str) -> None:
     """Returns when all hosts are here: before something that gives up on a late host sooner than hosts.timeout_s."""
     gather(what, "")
 
 
-def decided(what: str, function: Callable[[], Any]) -> Any:
+def broadcast_from_main(what: str, function: Callable[[], Any]) -> Any:
     """What `function` returns on the first host, which alone calls it: JSON. Its ValueError or OSError is raised everywhere."""
     if not _watch:
         return function()
@@ -333,19 +334,19 @@ def decided(what: str, function: Callable[[], Any]) -> Any:
     return value
 
 
-def either(what: str, mine: bool) -> bool:
+def any_process(what: str, mine: bool) -> bool:
     """Whether it is so on any host."""
     return "yes" in gather(what, "yes" if mine else "")
 
 
-def share(rows: int) -> slice:
+def process_slice(rows: int) -> slice:
     """The part of so many rows that this host works on; the parts of all hosts in their order are the whole."""
     return (
         slice(rows * index() // count(), rows * (index() + 1) // count()) if _watch else slice(rows)
     )
 
 
-def together(what: str, mine: list) -> list:
+def all_gather_lists(what: str, mine: list) -> list:
     """The lists of all hosts, one behind the other: JSON."""
     return (
         [row for text in gather(what, json.dumps(mine)) for row in json.loads(text)]
@@ -366,7 +367,7 @@ def place(tree, shardings):
     return jax.tree.map(put, tree, shardings)
 
 
-def whole(tree):
+def replicate(tree):
     """The same arrays, each whole on every device that has a part of it; begun, and not waited for."""
     if not _watch:
         return tree
@@ -384,10 +385,10 @@ def _copy(sharding):
     return jax.jit(lambda leaf: leaf, out_shardings=sharding)
 
 
-def fetch(what: str, tree):
+def device_get(what: str, tree):
     """Host copies of device arrays, whole and the same on every host; waits for them."""
-    with waiting(what):
-        return jax.device_get(whole(tree))
+    with watchdog(what):
+        return jax.device_get(replicate(tree))
 
 
 def agree(what: str, mine: dict[str, Any]) -> None:
@@ -416,7 +417,7 @@ def check_shared(folder: str) -> None:
         os.close(handle)
         return os.path.basename(path)
 
-    path = os.path.join(folder, decided("a file in the run directory", mark))
+    path = os.path.join(folder, broadcast_from_main("a file in the run directory", mark))
     for _ in range(10):  # a network's file system may take a moment
         if os.path.exists(path):
             break

@@ -133,11 +133,11 @@ def readings(
 
     Of several hosts each reads its share, and gets to know what the others found.
     """
-    mine = multihost.share(len(texts))
+    mine = multihost.process_slice(len(texts))
     found = readings_here(task, problems[mine], texts[mine], extracts, pool)
     if multihost.count() == 1:
         return found
-    rows = multihost.together(
+    rows = multihost.all_gather_lists(
         "outcomes",
         [[(way[b].answer, way[b].outcome) for way in found] for b in range(len(found[0]))],
     )

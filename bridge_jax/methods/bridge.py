@@ -84,13 +84,12 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         samples, samples_hat, demos = *variants.samples_of(cfg, batch), batch.demos
         J_RL, rows = rl_objective(state.ref, samples)
         J_hat, rows_hat = rl_objective(state.ref, samples_hat)
-        J_SFT, demo_rows = (
-            objectives.J_SFT(policy, demos),
-            variants.demo_rows(cfg, demos, microbatch_rows),
-        )
+        J_SFT = objectives.J_SFT(policy, demos)
+        demo_rows = variants.demo_rows(cfg, demos, microbatch_rows)
         weighted = lambda rl, hat: rows_hat | variants.behaviour(cfg, rl, hat)
         passes = variants.Passes(
-            # a branch (`after`), as that of theta_hat is: their J are equal to the bit while the policies are
+            # a branch (`after`), as that of theta_hat is: while the policies are equal, both J are,
+            # to the bit
             rl=lambda phi: gradient(J_RL, phi, samples.seqs, rows, after=samples.reward_B.sum()),
             sft=lambda phi, after: objectives.gradient(J_SFT, phi, demos, {}, demo_rows, after),
             hat=lambda phi, rl, hat=None, after=None: gradient(
@@ -99,15 +98,10 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             for_w=variants.gradient_for_w(cfg),
         )
         new, done, metrics = step(state, lam_at(state), policy, passes, ascend, read)
-        phi_hat = phi_hat_of(state.params)
+        phi_hat, (rl, _, hat) = phi_hat_of(state.params), done
         metrics |= variants.metrics(cfg, policy, phi_hat, batch, done, microbatch_rows)
-        new, metrics = variants.extra_shadow_steps(
-            cfg,
-            new,
-            metrics,
-            lambda new: passes.hat(phi_hat_of(new.params), done[0], done[2]),
-            ascend,
-        )
+        again = lambda new: passes.hat(phi_hat_of(new.params), rl, hat)
+        new, metrics = variants.extra_shadow_steps(cfg, new, metrics, again, ascend)
         return variants.finish(cfg, new, state.step + 1, metrics), metrics
 
     def policy_of(params: Params, actor: str = "theta"):

@@ -21,7 +21,7 @@ from bridge_jax.distributed.sharding import kv_copies
 from bridge_jax.models import layers
 from bridge_jax.models.attention import form_of
 from bridge_jax.training import budget, policy, programs, settings
-from bridge_jax.training.build import Run
+from bridge_jax.training.build import Setup
 from bridge_jax.types import Tree
 
 AGAIN = {
@@ -74,16 +74,16 @@ class Rows(NamedTuple):
         return self.prompts * self.S**2 * seen + self.rows * self.T * (self.S + self.T * seen)
 
 
-def kernel_of(run: Run) -> Kernel:
+def kernel_of(setup: Setup) -> Kernel:
     """That of training and prefill."""
-    model = run.settings.model
+    model = setup.settings.model
     return KERNELS[
         form_of(
             model.attention,
-            run.mesh,
+            setup.mesh,
             settings.dtype_of("model.dtype", model.dtype),
-            run.cfg.head_dim,
-            layers.has_windows(run.cfg),
+            setup.cfg.head_dim,
+            layers.has_windows(setup.cfg),
         )
     ]
 
@@ -116,14 +116,16 @@ def head_flops(cfg: layers.Config, tokens: float, backward: bool = False) -> flo
     return 2 * budget.head_weights(cfg) * tokens * (4 if backward else 1)
 
 
-def pass_bytes(run: Run, rows: Rows, microbatches: float, backward: bool) -> float:
+def pass_bytes(setup: Setup, rows: Rows, microbatches: float, backward: bool) -> float:
     """Of one pass over the rows in so many micro-batches, forward alone or with its backward pass."""
-    cfg, s = run.cfg, run.settings
+    cfg, s = setup.cfg, setup.settings
     wide = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
     again = AGAIN[s.model.remat] if backward else (0, 0)
-    kernel = kernel_of(run)
+    kernel = kernel_of(setup)
     weights, attention = 1 + 2 * backward + again[0], 1 + kernel.backward * backward + again[1]
-    readers = run.mesh.size / run.mesh.shape["tensor"]  # devices that read one and the same weight
+    readers = (
+        setup.mesh.size / setup.mesh.shape["tensor"]
+    )  # devices that read one and the same weight
     matrices = (
         budget.matrix_weights(cfg) * wide * readers * microbatches * (1 + backward + again[0])
     )
@@ -167,89 +169,92 @@ def passes(update: jax.stages.Traced, batch: Tree, S: int, T: int) -> dict[str, 
     return dict(zip((key for key in metrics if key.startswith("budget/")), map(float, found)))
 
 
-def prompts_of(run: Run, rows: float) -> float:
+def prompts_of(setup: Setup, rows: float) -> float:
     """How many prompts are computed with so many sampled rows of whole groups: one for each part of a group that a micro-batch
     or a device has; packed, one for each row."""
-    batch = run.settings.batch
+    batch = setup.settings.batch
     if batch.pack:
         return rows
     at_once = min(batch.microbatch, batch.rollout_rows)
     M = min(batch.samples_per_prompt, at_once)  # rows of a prompt in a micro-batch
-    return rows / M * policy.parts_of_group(at_once // M, M, run.mesh)
+    return rows / M * policy.parts_of_group(at_once // M, M, setup.mesh)
 
 
-def update(run: Run, spent: dict[str, float], bucket: int, state: Tree) -> Work:
+def update(setup: Setup, spent: dict[str, float], bucket: int, state: Tree) -> Work:
     """Of one update whose ledger is `spent`."""
-    s, S, T = run.settings, bucket, run.settings.rollout.max_new
+    s, S, T = setup.settings, bucket, setup.settings.rollout.max_new
     batch, P = s.batch, s.batch.prompts_per_step
     demo_rows = spent.get("budget/demo_tokens", 0.0) / T
     rows = spent["budget/gradient_tokens"] / T - demo_rows
-    learnt = [Rows(prompts_of(run, rows), rows, S, T), Rows(demo_rows, demo_rows, S, T)]
+    learnt = [Rows(prompts_of(setup, rows), rows, S, T), Rows(demo_rows, demo_rows, S, T)]
     whole = P * S + batch.rollout_rows * T
-    read = Rows(prompts_of(run, batch.rollout_rows), batch.rollout_rows, S, T)
+    read = Rows(prompts_of(setup, batch.rollout_rows), batch.rollout_rows, S, T)
     kernel, again, forward_passes = (
-        kernel_of(run),
+        kernel_of(setup),
         AGAIN[s.model.remat],
         spent.get("budget/forward_tokens", 0.0) / whole,
     )
     flops = sum(
-        forward_flops(run.cfg, part, kernel, again, True) + head_flops(run.cfg, part.rows * T, True)
+        forward_flops(setup.cfg, part, kernel, again, True)
+        + head_flops(setup.cfg, part.rows * T, True)
         for part in learnt
     )
     flops += forward_passes * (
-        forward_flops(run.cfg, read, kernel) + head_flops(run.cfg, read.rows * T)
+        forward_flops(setup.cfg, read, kernel) + head_flops(setup.cfg, read.rows * T)
     )
     own_parts = getattr(s.method, "sft_microbatches", 0) if demo_rows else 0
     microbatches = [
         math.ceil(rows / batch.microbatch),
         max(own_parts, math.ceil(demo_rows / batch.microbatch)),
     ]
-    moved = sum(pass_bytes(run, part, n, True) for part, n in zip(learnt, microbatches))
-    moved += forward_passes * pass_bytes(run, read, batch.rollout_microbatches, False)
-    return Work(flops, moved + 2 * chip_bytes(state) * run.mesh.size)
+    moved = sum(pass_bytes(setup, part, n, True) for part, n in zip(learnt, microbatches))
+    moved += forward_passes * pass_bytes(setup, read, batch.rollout_microbatches, False)
+    return Work(flops, moved + 2 * chip_bytes(state) * setup.mesh.size)
 
 
-def logp(run: Run, bucket: int) -> Work:
+def logp(setup: Setup, bucket: int) -> Work:
     """Of one forward pass over the sampled rows of a step."""
-    batch, T = run.settings.batch, run.settings.rollout.max_new
-    rows = Rows(prompts_of(run, batch.rollout_rows), batch.rollout_rows, bucket, T)
-    flops = forward_flops(run.cfg, rows, kernel_of(run)) + head_flops(run.cfg, rows.rows * T)
-    return Work(flops, pass_bytes(run, rows, batch.rollout_microbatches, False))
+    batch, T = setup.settings.batch, setup.settings.rollout.max_new
+    rows = Rows(prompts_of(setup, batch.rollout_rows), batch.rollout_rows, bucket, T)
+    flops = forward_flops(setup.cfg, rows, kernel_of(setup)) + head_flops(setup.cfg, rows.rows * T)
+    return Work(flops, pass_bytes(setup, rows, batch.rollout_microbatches, False))
 
 
-def prefill(run: Run, bucket: int, P: int) -> Work:
+def prefill(setup: Setup, bucket: int, P: int) -> Work:
     """Of the prompts of one call of the sampler, their cache written."""
-    cfg, s, rows, kernel = run.cfg, run.settings, Rows(P, 0, bucket, 0), kernel_of(run)
+    cfg, s, rows, kernel = setup.cfg, setup.settings, Rows(P, 0, bucket, 0), kernel_of(setup)
     wide = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
-    readers = run.decode_mesh.size / run.decode_mesh.shape["tensor"]
+    readers = setup.decode_mesh.size / setup.decode_mesh.shape["tensor"]
     between = 4 * cfg.width + 2 * (2 * cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 6 * cfg.mlp
     moved = (
         (budget.matrix_weights(cfg) - budget.head_weights(cfg)) * wide * readers
         + rows.tokens * cfg.layers * between * wide
         + rows.pairs(kernel) * cfg.layers * cfg.heads * kernel.score_bytes
-        + P * bucket * token_cache(run)
+        + P * bucket * token_cache(setup)
     )
     return Work(forward_flops(cfg, rows, kernel), moved)
 
 
-def token_cache(run: Run) -> int:
+def token_cache(setup: Setup) -> int:
     """Bytes that one position of one row takes in the cache, all layers."""
-    wide = settings.dtype_of("rollout.cache_dtype", run.settings.rollout.cache_dtype).dtype.itemsize
-    return 2 * run.cfg.layers * run.cfg.kv_heads * run.cfg.head_dim * wide
+    wide = settings.dtype_of(
+        "rollout.cache_dtype", setup.settings.rollout.cache_dtype
+    ).dtype.itemsize
+    return 2 * setup.cfg.layers * setup.cfg.kv_heads * setup.cfg.head_dim * wide
 
 
-def loops(run: Run) -> tuple[tuple[int, ...], ...]:
+def loops(setup: Setup) -> tuple[tuple[int, ...], ...]:
     """Of each loop of one call of the sampler, where its cache segments end, in tokens."""
-    return programs.plan_of(run).loops
+    return programs.plan_of(setup).loops
 
 
-def decode(run: Run, bucket: int, P: int) -> Work:
+def decode(setup: Setup, bucket: int, P: int) -> Work:
     """Of max_new tokens for all samples of P prompts: once a token the weights, and the cache up to its segment's end."""
-    cfg, s = run.cfg, run.settings
+    cfg, s = setup.cfg, setup.settings
     B, T = P * s.batch.samples_per_prompt, s.rollout.max_new
     wide = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
-    readers = run.decode_mesh.size / run.decode_mesh.shape["tensor"]
-    ends = [end for loop in loops(run) for end in loop]
+    readers = setup.decode_mesh.size / setup.decode_mesh.shape["tensor"]
+    ends = [end for loop in loops(setup) for end in loop]
     read = (
         sum(end * (end - begin) for begin, end in zip([0, *ends], ends)) / T
     )  # of a row's positions, in the mean
@@ -261,8 +266,8 @@ def decode(run: Run, bucket: int, P: int) -> Work:
             + 4 * cfg.layers * cfg.heads * cfg.head_dim * (bucket + read)
         )
     )
-    copies = kv_copies(run.decode_mesh.shape["tensor"], cfg.kv_heads)
-    cache = (B * read + P * bucket) * token_cache(run) * copies
+    copies = kv_copies(setup.decode_mesh.shape["tensor"], cfg.kv_heads)
+    cache = (B * read + P * bucket) * token_cache(setup) * copies
     return Work(
         flops,
         T * (budget.matrix_weights(cfg) * wide * readers + cache + B * cfg.vocab * LOGIT_BYTES),

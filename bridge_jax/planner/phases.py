@@ -27,7 +27,7 @@ from bridge_jax.models import layers, params
 from bridge_jax.models.precision import matmul_precision
 from bridge_jax.planner import buffers, chips, flops, hlo
 from bridge_jax.training import build, programs
-from bridge_jax.training.build import Run
+from bridge_jax.training.build import Setup
 from bridge_jax.types import BatchSpec, Tree
 
 LARGEST = 12  # buffers that are listed
@@ -61,109 +61,109 @@ def kind_of(spec: BatchSpec) -> str:
     return "+".join(["demos"] * spec.demos + ["samples"] * bool(spec.sampled_by))
 
 
-def phases(run: Run, state: Tree) -> list[Phase]:
+def phases(setup: Setup, state: Tree) -> list[Phase]:
     """Everything that a step of this run computes, at its longest bucket; state: of setup.abstract_state."""
-    s, bucket = run.settings, run.buckets[-1]
+    s, bucket = setup.settings, setup.buckets[-1]
     P, M, resident = (
         s.batch.prompts_per_step // s.rollout.calls,
         s.batch.samples_per_prompt,
         flops.chip_bytes(state),
     )
     phi, packed = (
-        programs.abstract_phi(run, state),
+        programs.abstract_phi(setup, state),
         float(s.batch.rollout_microbatches if s.batch.pack else 1),
     )
     nothing = lambda traced: flops.Work(
-        0.0, float(flops.chip_bytes(state.params) + flops.chip_bytes(phi)) * run.mesh.size
+        0.0, float(flops.chip_bytes(state.params) + flops.chip_bytes(phi)) * setup.mesh.size
     )
     found = []
-    if run.method.sampling_policies:
+    if setup.method.sampling_policies:
         # the weights of all actors are handed out before the first has sampled
         sampling = resident + (
-            max(len(spec.sampled_by) for spec in run.method.step_kinds) - 1
+            max(len(spec.sampled_by) for spec in setup.method.step_kinds) - 1
         ) * flops.chip_bytes(phi)
         found = [
             Phase(
                 "merge",
-                lambda: programs.trace_policy(run, state, "theta"),
+                lambda: programs.trace_policy(setup, state, "theta"),
                 nothing,
                 sampling - flops.chip_bytes((state.params.theta, state.params.w)),
             ),  # what it is given it counts itself
             Phase(
                 "prefill",
-                lambda: trace_prefill(run, phi, bucket, P),
-                lambda traced: flops.prefill(run, bucket, P),
+                lambda: trace_prefill(setup, phi, bucket, P),
+                lambda traced: flops.prefill(setup, bucket, P),
                 sampling,
             ),
             Phase(
                 "decode",
-                lambda: programs.trace_sampler(run, phi, bucket, P, M),
-                lambda traced: flops.decode(run, bucket, P),
+                lambda: programs.trace_sampler(setup, phi, bucket, P, M),
+                lambda traced: flops.decode(setup, bucket, P),
                 sampling,
-                s.rollout.max_new / len(flops.loops(run)),
+                s.rollout.max_new / len(flops.loops(setup)),
             ),
             Phase(
                 "logp",
-                lambda: trace_logp(run, state, bucket),
-                lambda traced: flops.logp(run, bucket),
+                lambda: trace_logp(setup, state, bucket),
+                lambda traced: flops.logp(setup, bucket),
                 resident,
                 packed=packed,
             ),
         ]
-    for spec in run.method.step_kinds:
-        name = "update" if len(run.method.step_kinds) == 1 else f"update {kind_of(spec)}"
+    for spec in setup.method.step_kinds:
+        name = "update" if len(setup.method.step_kinds) == 1 else f"update {kind_of(spec)}"
         found.append(
             Phase(
                 name,
-                lambda spec=spec: programs.trace_update(run, state, bucket, spec),
-                lambda traced, spec=spec: of_update(run, state, bucket, spec, traced),
+                lambda spec=spec: programs.trace_update(setup, state, bucket, spec),
+                lambda traced, spec=spec: of_update(setup, state, bucket, spec, traced),
                 packed=packed,
             )
         )
     return found
 
 
-def trace_prefill(run: Run, phi: Tree, bucket: int, P: int) -> jax.stages.Traced:
+def trace_prefill(setup: Setup, phi: Tree, bucket: int, P: int) -> jax.stages.Traced:
     """The prompts of one call of the sampler."""
-    plan = programs.plan_of(run)
+    plan = programs.plan_of(setup)
     rows = (jax.ShapeDtypeStruct((P, bucket), jnp.int32), jax.ShapeDtypeStruct((P,), jnp.int32))
     precise = jax.default_matmul_precision(matmul_precision(phi["embed"].dtype))
 
     def prefill(phi, *rows):
         hidden_PD, cache = precise(layers.prefill)(
-            run.cfg, plan.to_storage(phi), *rows, plan.storage_dtype, plan.prefill_attention
+            setup.cfg, plan.to_storage(phi), *rows, plan.storage_dtype, plan.prefill_attention
         )
         return hidden_PD, plan.place_cache(cache)
 
     return jax.jit(prefill).trace(
-        phi, *programs.placed(rows, sharding.of_rows(run.decode_mesh, rows))
+        phi, *programs.placed(rows, sharding.of_rows(setup.decode_mesh, rows))
     )
 
 
-def trace_logp(run: Run, state: Tree, bucket: int) -> jax.stages.Traced:
+def trace_logp(setup: Setup, state: Tree, bucket: int) -> jax.stages.Traced:
     """Log-probabilities of a step's samples under the current policy, micro-batched as in an update."""
-    spec = next(spec for spec in run.method.step_kinds if spec.sampled_by)
-    rollouts = programs.abstract_batch(run, bucket, spec).rollouts[spec.sampled_by[0]]
-    phi = jax.eval_shape(lambda params: run.method.policy(params, "theta"), state.params)
+    spec = next(spec for spec in setup.method.step_kinds if spec.sampled_by)
+    rollouts = programs.abstract_batch(setup, bucket, spec).rollouts[spec.sampled_by[0]]
+    phi = jax.eval_shape(lambda params: setup.method.policy(params, "theta"), state.params)
     score = jax.jit(
         lambda phi, rollouts: objectives.logp_of(
-            run.policy, phi, rollouts, run.settings.batch.microbatch
+            setup.policy, phi, rollouts, setup.settings.batch.microbatch
         )
     )
     return score.trace(
-        programs.placed(phi, build.theta_shardings(run)),
-        programs.placed(rollouts, sharding.of_rows(run.mesh, rollouts)),
+        programs.placed(phi, build.theta_shardings(setup)),
+        programs.placed(rollouts, sharding.of_rows(setup.mesh, rollouts)),
     )
 
 
 def of_update(
-    run: Run, state: Tree, bucket: int, spec: BatchSpec, traced: jax.stages.Traced
+    setup: Setup, state: Tree, bucket: int, spec: BatchSpec, traced: jax.stages.Traced
 ) -> flops.Work:
     """Work of one update, by the ledger that the method itself keeps."""
     spent = flops.passes(
-        traced, programs.abstract_batch(run, bucket, spec), bucket, run.settings.rollout.max_new
+        traced, programs.abstract_batch(setup, bucket, spec), bucket, setup.settings.rollout.max_new
     )
-    return flops.update(run, spent, bucket, state)
+    return flops.update(setup, spent, bucket, state)
 
 
 def compile_phase(
@@ -319,11 +319,11 @@ def step_seconds(found: list[dict], calls: int, actors: int, grading: float) -> 
     } | {"rollout": rollout, "grading": grading}
 
 
-def state_bytes(run: Run, devices: int, on_host: bool = False) -> int:
+def state_bytes(setup: Setup, devices: int, on_host: bool = False) -> int:
     """Of the training state per device on `devices` of them, all along fsdp, by the shardings alone; on_host: what each of them
     keeps in the host's memory between steps (method.bridge.shadow.offload)."""
     return flops.chip_bytes(
-        build.abstract_state(run, AbstractMesh((1, devices, 1), sharding.AXES)), on_host
+        build.abstract_state(setup, AbstractMesh((1, devices, 1), sharding.AXES)), on_host
     )
 
 
@@ -339,6 +339,6 @@ def largest_that_fits(candidates: list[int], fits: Callable[[int], bool]) -> int
     return best
 
 
-def parameters(run: Run) -> int:
+def parameters(setup: Setup) -> int:
     """Of the base model."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params.abstract(run.cfg)))
+    return sum(leaf.size for leaf in jax.tree.leaves(params.abstract(setup.cfg)))

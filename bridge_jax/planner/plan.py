@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from bridge_jax.planner import chips, flops, phases
 from bridge_jax.training import build, programs
-from bridge_jax.training.build import Run
+from bridge_jax.training.build import Setup
 
 CHIP_COUNTS = (16, 32, 64, 128, 256)  # of the table of state memory
 GB = 1e9
@@ -33,8 +33,8 @@ def make(
     known: programs that need no compiling (phases.known_of); those that were compiled are added to it.
     """
     began, known = time.monotonic(), {} if known is None else known
-    run = build.sketch(config, devices)
-    state = build.abstract_state(run)
+    setup = build.sketch(config, devices)
+    state = build.abstract_state(setup)
     chip = chips.chip_of(topology, devices)
     network = chips.interconnect(topology, chip) if chip else 0.0
     sampling = lambda phase: phase.name in ("prefill", "decode")
@@ -54,20 +54,20 @@ def make(
     ) as pool:  # the update takes longest and comes last: it begins first
         begun = [
             pool.submit(compiled, phase)
-            for phase in reversed(phases.phases(run, state))
+            for phase in reversed(phases.phases(setup, state))
             if only(phase.name)
         ]
     found = [one.result() for one in reversed(begun)]
-    actors = max(len(spec.sampled_by) for spec in run.method.step_kinds)
-    return about(run, topology, devices) | {
+    actors = max(len(spec.sampled_by) for spec in setup.method.step_kinds)
+    return about(setup, topology, devices) | {
         "chip": None if chip is None else chip._asdict() | {"interconnect": network},
         "phases": found,
         "peak": max((phase.get("peak", float("inf")) for phase in found), default=0),
-        "step": phases.step_seconds(found, run.settings.rollout.calls, actors, grading),
-        "state_by_chips": {str(n): phases.state_bytes(run, n) for n in CHIP_COUNTS},
+        "step": phases.step_seconds(found, setup.settings.rollout.calls, actors, grading),
+        "state_by_chips": {str(n): phases.state_bytes(setup, n) for n in CHIP_COUNTS},
         "host_bytes": flops.chip_bytes(state, on_host=True),
         "host_state_by_chips": {
-            str(n): phases.state_bytes(run, n, on_host=True) for n in CHIP_COUNTS
+            str(n): phases.state_bytes(setup, n, on_host=True) for n in CHIP_COUNTS
         },
         "planned_s": time.monotonic() - began,
     }
@@ -79,23 +79,23 @@ def compiler_of(topology: chips.Topology) -> str:
     return " ".join([topology.name, *(f"{name} {metadata.version(name)}" for name in packages)])
 
 
-def about(run: Run, topology: chips.Topology, devices: list) -> dict[str, Any]:
+def about(setup: Setup, topology: chips.Topology, devices: list) -> dict[str, Any]:
     """What a plan is of."""
-    s = run.settings
+    s = setup.settings
     return {
         "topology": topology.name,
         "devices": len(devices),
         "device_kind": devices[0].device_kind,
-        "model": run.cfg.family,
-        "parameters": phases.parameters(run),
+        "model": setup.cfg.family,
+        "parameters": phases.parameters(setup),
         "method": s.method_name,
-        "mesh": dict(run.mesh.shape),
-        "decode_mesh": dict(run.decode_mesh.shape),
+        "mesh": dict(setup.mesh.shape),
+        "decode_mesh": dict(setup.decode_mesh.shape),
         "prompts": s.batch.prompts_per_step,
         "samples": s.batch.samples_per_prompt,
         "demos": s.batch.demos_per_step,
         "calls": s.rollout.calls,
-        "bucket": run.buckets[-1],
+        "bucket": setup.buckets[-1],
         "max_new": s.rollout.max_new,
         "microbatch_rows": s.batch.microbatch_rows,
         "remat": s.model.remat,

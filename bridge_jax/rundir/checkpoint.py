@@ -30,6 +30,7 @@ from jax.experimental import multihost_utils
 from bridge_jax.config import schema
 from bridge_jax.distributed import multihost
 from bridge_jax.filesystem import files
+from bridge_jax.rundir import logbook
 from bridge_jax.types import Tree
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ SHOWN = 4  # paths named per kind of difference
 LONGEST_WRITE_S = (
     6 * 3600
 )  # of one checkpoint in the background; orbax would give up on the other hosts after 20 minutes
-UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a save that is not complete
 ASIDE = re.compile(r"(?:damaged|diverged)_step_(\d+)(?:_\d+)?")  # no checkpoints any more
 UNREAD = ...  # stands in an abstract state for a part that is not to be read
 
@@ -123,7 +123,7 @@ class Checkpoints:
         self.wait()
         self._manager.reload()
         damaged: dict[int, str] = {}
-        for step in multihost.decided(
+        for step in multihost.broadcast_from_main(
             "steps of the checkpoints", lambda: sorted(self._manager.all_steps(), reverse=True)
         ):
             try:
@@ -177,7 +177,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, and ends the threads; may be called twice."""
-        with multihost.waiting("the end of the last checkpoint"), self._writing():
+        with multihost.watchdog("the end of the last checkpoint"), self._writing():
             self._manager.close()
 
     def __enter__(self) -> Checkpoints:
@@ -267,7 +267,7 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with multihost.storing():
+            with multihost.io_grace():
                 yield
         except Exception as error:
             self._manager.reload()  # the manager has already crossed out what the failed save would have replaced
@@ -305,9 +305,9 @@ def remove_unfinished(workdir: str) -> None:
     directory = os.path.join(os.path.abspath(workdir), "checkpoints")
     for name in os.listdir(directory) if os.path.isdir(directory) else ():
         path = os.path.join(directory, name)
-        if UNFINISHED in name and not os.path.islink(path):
+        if logbook.UNFINISHED in name and not os.path.islink(path):
             logger.info("%s: a save that was cut off is removed", path)
-            with multihost.storing():
+            with multihost.io_grace():
                 shutil.rmtree(path)
 
 
@@ -442,7 +442,7 @@ def _in_all_processes(read: Callable[[], Any]) -> Any:
     """read(); _Damaged if it failed in any process, so that all of them take the same way."""
     result, reason = None, ""
     try:
-        with multihost.storing():
+        with multihost.io_grace():
             result = read()
     except Exception as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

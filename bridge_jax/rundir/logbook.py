@@ -37,6 +37,7 @@ KEY = re.compile(r"[\w.-]+(/[\w.-]+)+")  # group/name
 PROGRESS_SECONDS = 10.0  # between two lines of progress where there is no terminal
 GROWS = ("metrics.jsonl", "solved.jsonl")  # one line for each step, or evaluation
 FOLDERS = ("rollouts", "batches")  # one file for each step
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a save that is not complete
 FINISHED = "finished.json"  # of finished.py: nothing is left to do
 OF_STEP = re.compile(r"(?:step|eval)_(\d+)\.\w+")
 
@@ -164,10 +165,13 @@ def _locks(workdir: str) -> tuple[str, str]:
 
 
 def begun(workdir: str) -> bool:
-    """Whether the directory holds something of a run that a change of config could spoil: a line or a checkpoint."""
+    """Whether the directory holds something of a run that a change of config could spoil: a line or a checkpoint.
+
+    A save that a kill has cut off is neither.
+    """
     metrics, saved = os.path.join(workdir, "metrics.jsonl"), os.path.join(workdir, "checkpoints")
     return (os.path.exists(metrics) and os.path.getsize(metrics) > 0) or any(
-        not name.startswith(".") for name in _names(saved)
+        not name.startswith(".") and UNFINISHED not in name for name in _names(saved)
     )
 
 

@@ -130,7 +130,7 @@ def make(cfg: Config) -> Task:
 
 
 def check(cfg: Config) -> None:
-    """ValueError for settings that cannot be meant."""
+    """ValueError for settings that are invalid."""
     for key in ("levels", "hard_levels"):
         unknown = [level for level in getattr(cfg, key) if level not in LEVELS]
         if unknown or len(set(getattr(cfg, key))) < len(getattr(cfg, key)):

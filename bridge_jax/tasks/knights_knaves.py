@@ -67,7 +67,7 @@ def make(cfg: Config) -> Task:
 
 
 def check(cfg: Config) -> None:
-    """ValueError for settings that cannot be meant."""
+    """ValueError for settings that are invalid."""
     for key in ("levels", "hard_levels"):
         if any(not FEWEST <= level <= len(NAMES) for level in getattr(cfg, key)) or (
             key == "levels" and not cfg.levels

@@ -16,36 +16,27 @@ from ml_collections import ConfigDict
 
 from bridge_jax import methods, tasks
 from bridge_jax.config import schema
-from bridge_jax.config.schedule import Schedule
 from bridge_jax.data import batches, tokenizers, traces
 from bridge_jax.distributed import platforms, sharding
 from bridge_jax.filesystem import hf_folder
 from bridge_jax.models import attention, layers, params
 from bridge_jax.models import lora as models_lora
 from bridge_jax.models.lora import Lora, logical_axes, targets
-from bridge_jax.optim import Declared, Recipe, learning_rate, misfits
+from bridge_jax.optim import Declared, learning_rate
+from bridge_jax.training.advice import warn_overlong, warn_schedules, warn_unread
 from bridge_jax.training.policy import make
 from bridge_jax.training.settings import (
-    Batch,
     Data,
     Model,
-    Rollout,
     Settings,
     dtype_of,
-    logger,
     read,
 )
 from bridge_jax.types import Method, Policy, Task, Tree
 
 
-class Unread(NamedTuple):
-    """Stands for a tokenizer where no text is read."""
-
-    eos_ids: tuple[int, ...]
-
-
-class Run(NamedTuple):
-    """What `build` puts together; `sketch` leaves out what is read from data."""
+class Setup(NamedTuple):
+    """What the programs of a run are made of: settings, model, method, devices. No data."""
 
     settings: Settings
     cfg: layers.Config
@@ -53,19 +44,22 @@ class Run(NamedTuple):
     lora: Lora
     policy: Policy
     method: Method
+    mesh: jax.sharding.Mesh
+    decode_mesh: jax.sharding.Mesh  # the same devices, as sampling and evaluation use them
+    buckets: tuple[int, ...]  # prompt lengths that programs are compiled for
+    eos_ids: tuple[int, ...]
+
+
+class RunData(NamedTuple):
+    """What a run reads: its task, tokenised."""
+
     task: Task
     tokenizer: Any
     prompts: batches.Prompts
-    demos: batches.Demos | None
+    demos: batches.Demos  # without rows where the method reads none
     splits: dict[str, batches.Prompts]
-    mesh: jax.sharding.Mesh
-    decode_mesh: jax.sharding.Mesh  # the same devices, as sampling and evaluation use them
-    buckets: tuple[int, ...]  # those of data.buckets that some prompt needs
-    held_out_demos: batches.Demos | None = (
-        None  # experts on held-out problems, for eval.cooperation
-    )
-    demo_counts: dict[str, int] = {}  # what became of the demonstrations' rows (traces.told)
-    pool: Any = None  # grading.pool.Pool, for a task that makes Claims
+    held_out_demos: batches.Demos  # on held-out problems, for eval.cooperation; else without rows
+    demo_counts: dict[str, int]  # what became of the demonstrations' rows (traces.told)
 
 
 def read_model(model: Model) -> tuple[layers.Config, dict]:
@@ -141,12 +135,12 @@ def shape_of_model(model: Model) -> tuple[layers.Config, dict]:
     return read_model(model)
 
 
-def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Run:
-    """The part of a run that needs no data: settings, model, method, mesh, all of data.buckets; enough for abstract programs."""
+def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Setup:
+    """The part of a run that needs no data, with all of data.buckets; enough for abstract programs."""
     devices = platforms.devices() if devices is None else devices
     s = read(config, len(devices))
     for recipe in (s.recipes.base, s.recipes.lora):
-        learning_rate(recipe)  # refuses what cannot be meant
+        learning_rate(recipe)  # refuses what is invalid
     cfg, hf = read_model(s.model)
     adapter = Lora(s.model.lora_rank, s.model.lora_alpha, s.model.lora_targets)
     targets(cfg, adapter)
@@ -169,28 +163,14 @@ def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Run:
     policy = make_policy(cfg, s.model, adapter, mesh)
     recipes = dataclasses.replace(s.recipes, matrices=matrices(cfg, adapter))
     method = methods.load(s.method_name).make(s.method, policy, recipes, s.batch.microbatch)
-    return Run(
-        s,
-        cfg,
-        hf,
-        adapter,
-        policy,
-        method,
-        task=None,
-        tokenizer=Unread(cfg.eos_ids or (0,)),
-        prompts=None,
-        demos=None,
-        splits={},
-        mesh=mesh,
-        decode_mesh=decode_mesh,
-        buckets=tuple(sorted(s.data.buckets)),
-    )
+    buckets, eos_ids = tuple(sorted(s.data.buckets)), cfg.eos_ids or (0,)
+    return Setup(s, cfg, hf, adapter, policy, method, mesh, decode_mesh, buckets, eos_ids)
 
 
-def build(config: ConfigDict, devices=None) -> Run:
+def build(config: ConfigDict, devices=None) -> tuple[Setup, RunData]:
     """Put a run together from its config; ValueErrors name the key at fault. Tokenises all data; loads no weights."""
-    run = sketch(config, devices, read_model)
-    s, cfg, method = run.settings, run.cfg, run.method
+    setup = sketch(config, devices, read_model)
+    s, cfg, method = setup.settings, setup.cfg, setup.method
     task = tasks.load(s.task_name).make(s.task)
     for name, rows in {"train": task.train, "demos": task.demos, **task.splits}.items():
         tasks.check_rows(rows, f"task {s.task_name!r}, {name}", demos=name == "demos")
@@ -201,21 +181,38 @@ def build(config: ConfigDict, devices=None) -> Run:
     warn_schedules(s, method, adapter=state.params.w is not None)
     tokenizer = make_tokenizer(s.model, s.data, s.task_name)
     tokenizers.check_vocabulary(tokenizer, cfg.vocab)
+    if method.demos and not task.demos:
+        raise ValueError(no_demos(s))
+    warn_overlong(s, task, tokenizer)
+    task = tasks.with_stop(task, s.rollout.stop, s.rollout.task_stop)
+    data = read_data(s, method, task, tokenizer)
+    lengths = [
+        len(row)
+        for part in (data.prompts, data.demos, *data.splits.values())
+        for row in part.tokens
+    ]
+    needed = tuple(sorted({min(b for b in s.data.buckets if b >= n) for n in lengths}))
+    return setup._replace(buckets=needed, eos_ids=tuple(tokenizer.eos_ids)), data
+
+
+def no_demos(s: Settings) -> str:
+    """The message where the method reads demonstrations and the task has none."""
+    way = (
+        "give task.traces=FILE, JSONL of problem, solution, answer"
+        if hasattr(s.task, "traces")
+        else "raise task.demo_size"
+    )
+    return (
+        f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; {way} or choose "
+        "another method"
+    )
+
+
+def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
+    """Prompts, demonstrations and held-out splits of the task, tokenised."""
     encode = lambda problems: batches.encode_prompts(
         tokenizer, problems, task.messages, s.data.buckets
     )[0]
-    if method.demos and not task.demos:
-        way = (
-            "give task.traces=FILE, JSONL of problem, solution, answer"
-            if hasattr(s.task, "traces")
-            else "raise task.demo_size"
-        )
-        raise ValueError(
-            f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; {way} "
-            "or choose another method"
-        )
-    warn_overlong(s, task, tokenizer)
-    task = tasks.with_stop(task, s.rollout.stop, s.rollout.task_stop)
     encode_demos = lambda rows: batches.encode_demos(
         tokenizer,
         rows,
@@ -225,7 +222,7 @@ def build(config: ConfigDict, devices=None) -> Run:
         task.other_solutions,
         task.stop,
     )
-    demos, counts = None, {}
+    demos, counts = batches.NO_DEMOS, {}
     if method.demos:
         demos, dropped = encode_demos(task.demos)
         counts = traces.recount(
@@ -237,27 +234,13 @@ def build(config: ConfigDict, devices=None) -> Run:
     if method.paired:
         prompts, demos = batches.pair(s, prompts, demos)
     splits = {name: encode(rows[: s.eval.limit or None]) for name, rows in task.splits.items()}
-    experts = None
+    held_out_demos = batches.NO_DEMOS
     if s.eval.cooperation:
         splits |= {name: encode(rows) for name, rows in touched_and_not(task, s.eval.rows).items()}
-        solved = [problem for problem in next(iter(task.splits.values())) if problem.solution][
-            : s.eval.rows
-        ]
-        experts = encode_demos(solved)[0] if solved else None
-    lengths = [
-        len(row) for part in (prompts, demos, *splits.values()) if part for row in part.tokens
-    ]
-    buckets = tuple(sorted({min(b for b in s.data.buckets if b >= n) for n in lengths}))
-    return run._replace(
-        task=task,
-        tokenizer=tokenizer,
-        prompts=prompts,
-        demos=demos,
-        splits=splits,
-        buckets=buckets,
-        held_out_demos=experts,
-        demo_counts=counts,
-    )
+        solved = [problem for problem in next(iter(task.splits.values())) if problem.solution]
+        if solved:
+            held_out_demos = encode_demos(solved[: s.eval.rows])[0]
+    return RunData(task, tokenizer, prompts, demos, splits, held_out_demos, counts)
 
 
 def check_mesh(
@@ -302,132 +285,42 @@ def touched_and_not(task: Task, count: int) -> dict[str, tuple]:
     return {name: tuple(rows[:count]) for name, rows in groups.items() if rows}
 
 
-def facts(run: Run) -> dict[str, Any]:
+def fingerprints(data: RunData) -> dict[str, Any]:
     """What decides a run beside its config: fingerprints of the rendered prompts and of every list of problems.
 
     Also where samples are cut, and what became of the demonstrations' rows.
     """
     lists = {
-        "train": run.prompts.problems,
-        "demos": run.demos.problems if run.demos else (),
-        **run.task.splits,
+        "train": data.prompts.problems,
+        "demos": data.demos.problems,
+        **data.task.splits,
     }
     rows = {
         name: schema.fingerprint({"rows": [row[:4] for row in rows]})
         for name, rows in lists.items()
     }
-    found = {"template": batches.template_hash(run.tokenizer, run.task.messages), "rows": rows}
-    if run.task.stop:
-        found["stop"] = list(run.task.stop)
-    if run.demo_counts:
-        found["demonstrations"] = run.demo_counts
+    found = {"template": batches.template_hash(data.tokenizer, data.task.messages), "rows": rows}
+    if data.task.stop:
+        found["stop"] = list(data.task.stop)
+    if data.demo_counts:
+        found["demonstrations"] = data.demo_counts
     return found
 
 
-def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
-    """Name the keys that are away from their defaults although nobody has a use for them: this method, or the chosen schedule.
-
-    adapter: whether the method trains one.
-    """
-    idle = []  # (group, values, defaults, keys that nobody reads)
-    for label in ("base", "lora")[: 1 + adapter]:
-        recipe = getattr(s.recipes, label)
-        if recipe.schedule == "constant":
-            idle.append((f"optim.{label}", recipe, Recipe(), ["end_ratio", "decay_steps"]))
-    usual = type(s.method)()
-    for field in dataclasses.fields(s.method):
-        by = getattr(s.method, field.name)
-        if isinstance(by, Schedule):
-            group = f"method.{s.method_name}.{field.name}"
-            idle.append((group, by, getattr(usual, field.name), by.unread()))
-    if not adapter:
-        idle += [
-            (
-                "optim.lora",
-                s.recipes.lora,
-                Recipe(),
-                [field.name for field in dataclasses.fields(Recipe)],
-            ),
-            ("model", s.model, Model(), ["lora_rank", "lora_alpha", "lora_targets"]),
-        ]
-    if not method.sampling_policies:
-        idle += [
-            ("rollout", s.rollout, Rollout(), ["temperature", "reward_noise", "calls"]),
-            ("batch", s.batch, Batch(), ["prompts_per_step", "samples_per_prompt"]),
-        ]
-    if not method.demos:
-        idle += [("batch", s.batch, Batch(), ["demos_per_step"])]
-    unread = [
-        f"{group}.{key}={getattr(values, key)!r}"
-        for group, values, defaults, keys in idle
-        for key in keys
-        if getattr(values, key) != getattr(defaults, key)
-    ]
-    if unread:
-        logger.warning(
-            "set, but method %r never reads with these settings: %s",
-            s.method_name,
-            ", ".join(unread),
-        )
-
-
-OVERLONG_ROWS = 200  # demonstrations that are measured
-OVERLONG_SHARE = 0.05
-
-
-def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
-    """A warning where a price on length (dapo.overlong_buffer) falls on right answers: worked solutions that reach into it."""
-    buffer, T = getattr(s.method, "overlong_buffer", 0.0), s.rollout.max_new
-    rows = [problem.solution for problem in task.demos if problem.solution][:OVERLONG_ROWS]
-    if not buffer or not rows:
-        return
-    # the end-of-sequence token counts, and what is longer than T is never sampled
-    lengths = [min(T, len(tokenizer.encode(text)) + 1) for text in rows]
-    free = (1.0 - buffer) * T
-    share = sum(length > free for length in lengths) / len(lengths)
-    if share > OVERLONG_SHARE:
-        logger.warning(
-            "method.dapo.overlong_buffer=%g takes reward off completions longer than %g of %d tokens; %.0f%% of the task's "
-            "worked solutions are: set it to at most %.3g, or raise rollout.max_new",
-            buffer,
-            free,
-            T,
-            100 * share,
-            max(0.0, 1.0 - max(lengths) / T),
-        )
-
-
-def warn_schedules(s: Settings, method: Method, adapter: bool) -> None:
-    """Name what ends before the run does and leaves a learning rate of 0, and what would take longer than the run.
-
-    A run that is lengthened behind the end of its schedule would else spend its further steps without a change.
-    """
-    begun = sorted({0, *(step for step in method.restarts if step < s.steps), s.steps})
-    longest = max(end - start for start, end in zip(begun, begun[1:]))
-    for label in ("base", "lora")[: 1 + adapter]:
-        for sentence in misfits(getattr(s.recipes, label), longest):
-            logger.warning("optim.%s: %s", label, sentence)
-    for key, step in method.milestones.items():
-        if step > s.steps:
-            logger.warning(
-                "%s: takes until step %d, and the run ends with step %d", key, step, s.steps
-            )
-
-
-def theta_shardings(run: Run, mesh: jax.sharding.Mesh | None = None) -> Tree:
+def theta_shardings(setup: Setup, mesh: jax.sharding.Mesh | None = None) -> Tree:
     """Layout of the base weights on the mesh (default: the one they train on)."""
     return sharding.of_tree(
-        mesh or run.mesh, params.logical_axes(run.cfg), params.abstract(run.cfg)
+        mesh or setup.mesh, params.logical_axes(setup.cfg), params.abstract(setup.cfg)
     )
 
 
-def initial_theta(run: Run) -> Tree:
+def initial_theta(setup: Setup) -> Tree:
     """The base weights, fp32, laid out on the mesh: read from model.path, or drawn from the seed."""
-    layout = theta_shardings(run)
-    if run.settings.model.path:
-        return params.load(run.cfg, hf_folder.locate(run.settings.model.path), layout)
-    return jax.jit(lambda key: params.init(run.cfg, key), out_shardings=layout)(
-        jax.random.key(run.settings.seed)
+    layout = theta_shardings(setup)
+    if setup.settings.model.path:
+        return params.load(setup.cfg, hf_folder.locate(setup.settings.model.path), layout)
+    return jax.jit(lambda key: params.init(setup.cfg, key), out_shardings=layout)(
+        jax.random.key(setup.settings.seed)
     )
 
 
@@ -439,18 +332,18 @@ def matrices(cfg: layers.Config, adapter: Lora) -> Declared:
 
 
 def abstract_state(
-    run: Run, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
+    setup: Setup, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
 ) -> Tree:
     """Shapes, dtypes and layout of the whole training state, nothing allocated; on the run's mesh or another one."""
-    theta = params.abstract(run.cfg)
-    state = jax.eval_shape(lambda theta: run.method.init(theta, jax.random.key(0)), theta)
+    theta = params.abstract(setup.cfg)
+    state = jax.eval_shape(lambda theta: setup.method.init(theta, jax.random.key(0)), theta)
     layout = sharding.of_state(
-        mesh or run.mesh,
+        mesh or setup.mesh,
         state,
-        params.logical_axes(run.cfg),
-        logical_axes(run.cfg, run.lora),
-        run.method.on_host,
-        matrices(run.cfg, run.lora),
+        params.logical_axes(setup.cfg),
+        logical_axes(setup.cfg, setup.lora),
+        setup.method.on_host,
+        matrices(setup.cfg, setup.lora),
     )
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

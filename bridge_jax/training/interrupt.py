@@ -134,7 +134,7 @@ class Interrupt:
 
     def agreed(self) -> bool:
         """Whether a signal came, to this host or another; all hosts ask at the same place."""
-        if multihost.either("whether a signal came", self.asked.is_set()):
+        if multihost.any_process("whether a signal came", self.asked.is_set()):
             self.asked.set()
         return self.asked.is_set()
 

@@ -23,7 +23,7 @@ from bridge_jax.sampling import decode_plan
 from bridge_jax.sampling import sampler as sampling_sampler
 from bridge_jax.sampling.draw import Sampling, row_keys
 from bridge_jax.training import build, settings
-from bridge_jax.training.build import Run
+from bridge_jax.training.build import Setup
 from bridge_jax.types import Batch, BatchSpec, Packing, Rollouts, Sequences, TrainState
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -32,22 +32,19 @@ COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 class Programs(NamedTuple):
     """Everything that runs on the device, compiled before the first step for each prompt bucket."""
 
-    policy: dict[str, Callable]  # actor name -> params -> phi
+    policy: dict[str, Callable]  # name of a policy -> params -> phi
     keys: Callable  # (step, prompt ids [P], first sample id [P]) -> keys [P * M]
-    sample: dict[
-        int, Callable
-    ]  # bucket -> (phi, prompt_PS, prompt_len_P, keys, Sampling) -> Samples
+    # bucket -> (phi, prompt_PS, prompt_len_P, keys, Sampling) -> Samples
+    sample: dict[int, Callable]
     greedy: dict[int, Callable]  # the same for evaluation, one row per prompt
-    update: dict[
-        tuple[int, BatchSpec], Callable
-    ]  # bucket, kind of step -> (state, Batch) -> (state, metrics); donates the state
+    # (bucket, kind of step) -> (state, Batch) -> (state, metrics); donates the state
+    update: dict[tuple[int, BatchSpec], Callable]
     eval_keys: jax.Array
-    paired_keys: Callable | None = (
-        None  # (prompt ids [eval.rows], sample id) -> keys, the same for every actor
-    )
-    expert_logp: Callable | None = (
-        None  # (phi, Sequences of eval.rows experts) -> mean log-probability of their tokens
-    )
+    # (prompt ids [eval.rows], sample id) -> keys, the same for every policy
+    paired_keys: Callable
+    # bucket -> (phi, Sequences of eval.rows demos) -> mean log-probability of their tokens; empty
+    # where there are no held-out demos
+    demo_logp: dict[int, Callable]
 
 
 _compiled = collections.Counter()
@@ -89,9 +86,9 @@ def abstract_rows(P: int, S: int, T: int, B: int = 0, pack: int = 0) -> Sequence
     )
 
 
-def abstract_batch(run: Run, bucket: int, spec: BatchSpec) -> Batch:
+def abstract_batch(setup: Setup, bucket: int, spec: BatchSpec) -> Batch:
     """Shapes of what one update of this kind reads."""
-    s, T = run.settings, run.settings.rollout.max_new
+    s, T = setup.settings, setup.settings.rollout.max_new
     rows = lambda P, B: abstract_rows(P, bucket, T, B, s.batch.pack)
     P, B = s.batch.prompts_per_step, s.batch.rollout_rows
     floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -111,122 +108,125 @@ def placed(tree, layout):
     )
 
 
-def trace_policy(run: Run, state: TrainState, actor: str) -> jax.stages.Traced:
+def trace_policy(setup: Setup, state: TrainState, actor: str) -> jax.stages.Traced:
     """The weights that this actor samples with, sharded for sampling; the state may be abstract."""
-    layout = build.theta_shardings(run, run.decode_mesh)
-    return jax.jit(lambda params: run.method.policy(params, actor), out_shardings=layout).trace(
+    layout = build.theta_shardings(setup, setup.decode_mesh)
+    return jax.jit(lambda params: setup.method.policy(params, actor), out_shardings=layout).trace(
         state.params
     )
 
 
-def plan_of(run: Run) -> decode_plan.DecodePlan:
+def plan_of(setup: Setup) -> decode_plan.DecodePlan:
     """How this run decodes, by its settings and its devices."""
-    s, mesh = run.settings, run.decode_mesh
+    s, mesh = setup.settings, setup.decode_mesh
     return decode_plan.choose(
         mesh,
         s.rollout.max_new,
         settings.dtype_of("rollout.cache_dtype", s.rollout.cache_dtype),
         s.rollout.compactions,
         s.rollout.cache_segments,
-        attention.choose(s.model.attention, mesh, layers.has_windows(run.cfg)),
+        attention.choose(s.model.attention, mesh, layers.has_windows(setup.cfg)),
     )
 
 
-def trace_sampler(run: Run, phi, bucket: int, P: int, M: int) -> jax.stages.Traced:
+def trace_sampler(setup: Setup, phi, bucket: int, P: int, M: int) -> jax.stages.Traced:
     """M completions of each of P prompts of up to `bucket` tokens.
 
     phi: weights of trace_policy, or their shapes.
     """
-    s, mesh = run.settings, run.decode_mesh
+    s, mesh = setup.settings, setup.decode_mesh
     number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
     keys = jax.eval_shape(lambda: row_keys(jax.random.key(s.seed), 0, jnp.zeros(P, jnp.int32), M))
     rows = (number(jnp.int32, P, bucket), number(jnp.int32, P), keys)
-    sample = functools.partial(sampling_sampler.sample, run.cfg, plan=plan_of(run))
-    how = Sampling(
-        number(jnp.float32), number(jnp.int32, len(run.tokenizer.eos_ids)), number(jnp.int32)
-    )
+    sample = functools.partial(sampling_sampler.sample, setup.cfg, plan=plan_of(setup))
+    how = Sampling(number(jnp.float32), number(jnp.int32, len(setup.eos_ids)), number(jnp.int32))
     return jax.jit(sample).trace(phi, *placed(rows, sharding.of_rows(mesh, rows)), how)
 
 
-def trace_update(run: Run, state: TrainState, bucket: int, spec: BatchSpec) -> jax.stages.Traced:
+def trace_update(
+    setup: Setup, state: TrainState, bucket: int, spec: BatchSpec
+) -> jax.stages.Traced:
     """One update of this kind, which takes the place of the state it is given."""
     layout, batch = (
         jax.tree.map(lambda leaf: leaf.sharding, state),
-        abstract_batch(run, bucket, spec),
+        abstract_batch(setup, bucket, spec),
     )
     precise = jax.default_matmul_precision(
-        matmul_precision(settings.dtype_of("model.dtype", run.settings.model.dtype))
+        matmul_precision(settings.dtype_of("model.dtype", setup.settings.model.dtype))
     )  # backward passes too
-    update = jax.jit(precise(run.method.update), donate_argnums=0, out_shardings=(layout, None))
-    return update.trace(state, placed(batch, sharding.of_rows(run.mesh, batch)))
+    update = jax.jit(precise(setup.method.update), donate_argnums=0, out_shardings=(layout, None))
+    return update.trace(state, placed(batch, sharding.of_rows(setup.mesh, batch)))
 
 
-def abstract_phi(run: Run, state: TrainState):
+def abstract_phi(setup: Setup, state: TrainState):
     """Shapes and shardings of what the sampler is given."""
     return placed(
-        jax.eval_shape(lambda params: run.method.policy(params, "theta"), state.params),
-        build.theta_shardings(run, run.decode_mesh),
+        jax.eval_shape(lambda params: setup.method.policy(params, "theta"), state.params),
+        build.theta_shardings(setup, setup.decode_mesh),
     )
 
 
-def compile_programs(run: Run, state: TrainState) -> Programs:
-    """Compile policy, sampler and update for every bucket, from shapes alone (`state` may be abstract)."""
-    s, root, actors, phi = (
-        run.settings,
-        jax.random.key(run.settings.seed),
-        run.method.sampling_policies,
-        abstract_phi(run, state),
-    )
-    compiled = lambda traced, **how: traced.lower().compile(
-        compiler_options=compiler_options(**how)
-    )
-    sampler = lambda *shape: compiled(trace_sampler(run, phi, *shape), emitters=True)
-    number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
-    parts, M = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
-    rows_of = lambda P, M: sharding.of_rows(
-        run.decode_mesh,
-        jax.eval_shape(lambda: row_keys(root, 0, jnp.zeros(P, jnp.int32), M)),
-    )
-    keys = jax.jit(
-        lambda step, ids, first: row_keys(root, step, ids, M, first),
-        out_shardings=rows_of(parts, M),
-    )
-    shadow = ("theta_hat",) if s.eval.cooperation and state.params.theta_hat is not None else ()
-    rows = abstract_rows(s.eval.rows, run.buckets[-1], s.rollout.max_new)
+def compiled(traced: jax.stages.Traced, emitters: bool = False) -> Callable:
+    """The traced program, compiled for the devices that its arguments are on."""
+    return traced.lower().compile(compiler_options=compiler_options(emitters))
+
+
+def trace_keys(setup: Setup, P: int, M: int) -> jax.stages.Traced:
+    """(step, prompt ids [P], first sample id [P]) -> keys of M samples of each prompt, over the devices that sample."""
+    root = jax.random.key(setup.settings.seed)
+    keys = lambda step, ids, first: row_keys(root, step, ids, M, first)
+    number = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
+    layout = sharding.of_rows(setup.decode_mesh, jax.eval_shape(keys, 0, number(P), number(P)))
+    return jax.jit(keys, out_shardings=layout).trace(number(), number(P), number(P))
+
+
+def trace_paired_keys(setup: Setup) -> jax.stages.Traced:
+    """(prompt ids [eval.rows], sample id) -> keys of one sample each, in no step's stream."""
+    root, rows = jax.random.key(setup.settings.seed), setup.settings.eval.rows
+    # no step of training has this number
+    keys = lambda ids, sample: row_keys(root, 2**30, ids, 1, sample)
+    number = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
+    layout = sharding.of_rows(setup.decode_mesh, jax.eval_shape(keys, number(rows), number()))
+    return jax.jit(keys, out_shardings=layout).trace(number(rows), number())
+
+
+def trace_demo_logp(setup: Setup, phi, bucket: int) -> jax.stages.Traced:
+    """Mean log-probability of the tokens of eval.rows demos."""
+    rows = abstract_rows(setup.settings.eval.rows, bucket, setup.settings.rollout.max_new)
     mean_logp = lambda phi, seqs: objectives.mean_tokens(
-        run.policy.logp(phi, seqs, jnp.float32(1.0))[0], seqs
+        setup.policy.logp(phi, seqs, jnp.float32(1.0))[0], seqs
     )
-    asked = jax.jit(
-        lambda ids, first: row_keys(
-            root, 2**30, ids, 1, first
-        ),  # no step of training has this number
-        out_shardings=rows_of(s.eval.rows, 1),
-    )
+    return jax.jit(mean_logp).trace(phi, placed(rows, sharding.of_rows(setup.decode_mesh, rows)))
+
+
+def compile_programs(setup: Setup, state: TrainState, demo_logp: bool = False) -> Programs:
+    """Compile policy, sampler and update for every bucket, from shapes alone (`state` may be abstract).
+
+    demo_logp: whether there are held-out demos to score.
+    """
+    s, method, buckets = setup.settings, setup.method, setup.buckets
+    phi, actors = abstract_phi(setup, state), method.sampling_policies
+    parts, M = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
+    shadow = ("theta_hat",) if s.eval.cooperation and state.params.theta_hat is not None else ()
+    sampler = lambda *shape: compiled(trace_sampler(setup, phi, *shape), emitters=True)
+    first = jnp.zeros(s.eval.rows, jnp.int32)
     return Programs(
-        paired_keys=asked.lower(number(jnp.int32, s.eval.rows), number(jnp.int32)).compile()
-        if s.eval.cooperation or s.eval.samples
-        else None,
-        expert_logp=compiled(
-            jax.jit(mean_logp).trace(phi, placed(rows, sharding.of_rows(run.decode_mesh, rows)))
-        )
-        if run.held_out_demos
-        else None,
         policy={
-            actor: compiled(trace_policy(run, state, actor))
-            for actor in {"theta", *actors, *shadow}
+            name: compiled(trace_policy(setup, state, name)) for name in {"theta", *actors, *shadow}
         },
-        keys=keys.lower(
-            number(jnp.int32), number(jnp.int32, parts), number(jnp.int32, parts)
-        ).compile(),
-        sample={bucket: sampler(bucket, parts, M) for bucket in run.buckets if actors},
-        greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in run.buckets if s.eval.every},
+        keys=trace_keys(setup, parts, M).lower().compile(),
+        sample={bucket: sampler(bucket, parts, M) for bucket in buckets if actors},
+        greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in buckets if s.eval.every},
         update={
-            (bucket, spec): compiled(trace_update(run, state, bucket, spec))
-            for bucket in run.buckets
-            for spec in run.method.step_kinds
+            (bucket, spec): compiled(trace_update(setup, state, bucket, spec))
+            for bucket in buckets
+            for spec in method.step_kinds
         },
-        eval_keys=jax.jit(
-            lambda: row_keys(root, 0, jnp.zeros(s.eval.rows, jnp.int32), 1),
-            out_shardings=rows_of(s.eval.rows, 1),
-        )(),
+        eval_keys=trace_keys(setup, s.eval.rows, 1).lower().compile()(jnp.int32(0), first, first),
+        paired_keys=trace_paired_keys(setup).lower().compile(),
+        demo_logp={
+            bucket: compiled(trace_demo_logp(setup, phi, bucket))
+            for bucket in buckets[-1:]
+            if demo_logp
+        },
     )

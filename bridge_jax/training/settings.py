@@ -165,7 +165,7 @@ class Settings(NamedTuple):
 
 
 def read(config: ConfigDict, devices: int) -> Settings:
-    """Check and type every group; ValueError for the first key that cannot be meant, warnings for keys nobody reads."""
+    """Check and type every group; ValueError for the first key that is invalid, warnings for keys nobody reads."""
     for key in config:
         if key not in KEYS:
             raise ValueError(f"unknown key config.{key}: {schema.did_you_mean(key, KEYS)}")
@@ -243,7 +243,7 @@ def method_settings(group: ConfigDict, name: str, cls: type) -> Any:
 
 
 def check(s: Settings) -> None:
-    """ValueError for numbers and names that have the right type and cannot be meant."""
+    """ValueError for numbers and names of the right type that are invalid."""
     for key, least in LEAST.items():
         section, name = key.split(".")
         if (value := getattr(getattr(s, section), name)) < least:

@@ -11,56 +11,54 @@ from bridge_jax.data import batches
 from bridge_jax.distributed import multihost
 from bridge_jax.evaluation import evaluate
 from bridge_jax.training import measured_gain, rollouts
-from bridge_jax.training.build import Run
 from bridge_jax.training.interrupt import Interrupt
-from bridge_jax.training.programs import Programs
 from bridge_jax.types import TrainState
 
 
 def evaluation(
-    run: Run, programs: Programs, state: TrainState, interrupt: Interrupt, book, step: int
+    sampler: rollouts.StepSampler, state: TrainState, interrupt: Interrupt, book, step: int
 ) -> dict[str, float]:
     """Greedy accuracy on every held-out split, as in experiments.evaluate; Stopped between two batches after a signal.
 
-    With eval.samples also the mean accuracy of so many samples, eval/{split}_sampled_accuracy; with eval.cooperation, what
-    measured_gain.py measures. Which problems were solved, and by how many of their samples, goes to the logbook.
+    With eval.samples also the mean accuracy of so many samples, eval/{split}_sampled_accuracy; with
+    eval.cooperation, what measured_gain.py measures. Which problems were solved, and by how many of
+    their samples, goes to the logbook.
     """
-    s, began, phi = run.settings, time.monotonic(), programs.policy["theta"](state.params)
+    setup, data, programs = sampler.setup, sampler.data, sampler.programs
+    s, began, phi = setup.settings, time.monotonic(), programs.policy["theta"](state.params)
 
     def one_each(phi, batch: batches.PromptBatch, sample: int | None = None):
+        """One completion a prompt: greedy, or the sample of this number."""
         interrupt.check()
-        prompts = rollouts.on_mesh(run, (batch.prompt_PS, batch.prompt_len_P), run.decode_mesh)
+        asked = rollouts.on_mesh(setup.decode_mesh, (batch.prompt_PS, batch.prompt_len_P))
         greedy = sample is None
         keys = programs.eval_keys if greedy else programs.paired_keys(batch.ids_P, np.int32(sample))
-        how = rollouts.sampling(run, 0.0 if greedy else s.rollout.temperature)
-        with multihost.waiting("samples of an evaluation"):
-            return multihost.fetch(
-                "samples of an evaluation",
-                programs.greedy[batch.prompt_PS.shape[1]](phi, *prompts, keys, how),
+        how = rollouts.sampling(setup, 0.0 if greedy else s.rollout.temperature)
+        generate = programs.greedy[batch.prompt_PS.shape[1]]
+        with multihost.watchdog("samples of an evaluation"):
+            return multihost.device_get(
+                "samples of an evaluation", generate(phi, *asked, keys, how)
             )
 
     def correct(generated, split, prompts, too_long):
         scores, transcripts = evaluate.evaluate(
             generated,
             phi,
-            run.task,
-            run.tokenizer,
+            data.task,
+            data.tokenizer,
             split,
             prompts,
             s.eval.rows,
-            run.buckets,
-            run.pool,
+            setup.buckets,
+            sampler.pool,
             too_long=too_long,
         )
-        return (
-            scores,
-            {row["id"] for row in transcripts if row["outcome"] == evaluate.Outcome.correct},
-            transcripts,
-        )
+        right = (row for row in transcripts if row["outcome"] == evaluate.Outcome.correct)
+        return scores, {row["id"] for row in right}, transcripts
 
     metrics, solved, kept = {}, {}, []
-    for split, prompts in run.splits.items():
-        asked = run.task.splits.get(split, prompts.problems)[: s.eval.limit or None]
+    for split, prompts in data.splits.items():
+        asked = data.task.splits.get(split, prompts.problems)[: s.eval.limit or None]
         scores, right, transcripts = correct(
             one_each, split, prompts, len(asked) - len(prompts.problems)
         )
@@ -69,7 +67,7 @@ def evaluation(
         ]
         metrics |= scores
         solved[split] = "".join(str(int(problem.id in right)) for problem in asked)
-        if s.eval.samples and split in run.task.splits:
+        if s.eval.samples and split in data.task.splits:
             times = [
                 correct(functools.partial(one_each, sample=k), split, prompts, 0)[1]
                 for k in range(s.eval.samples)
@@ -77,8 +75,8 @@ def evaluation(
             counts = [sum(problem.id in right for right in times) for problem in asked]
             metrics[f"eval/{split}_sampled_accuracy"] = sum(counts) / (s.eval.samples * len(asked))
             solved[f"{split}_sampled"] = "".join(map(str, counts))
-    with multihost.waiting("the measures of cooperation"):
-        metrics |= measured_gain.measure(run, programs, state) if s.eval.cooperation else {}
+    with multihost.watchdog("the measures of cooperation"):
+        metrics |= measured_gain.measure(sampler, state) if s.eval.cooperation else {}
     book.write_solved(step, solved)
     if kept:
         book.write_rollouts(step, kept, "eval")

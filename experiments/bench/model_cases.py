@@ -24,7 +24,7 @@ from bridge_jax.planner import phases
 from bridge_jax.planner.flops import chip_bytes
 from bridge_jax.sampling.draw import Sampling, row_keys
 from bridge_jax.training import build, programs
-from bridge_jax.training.build import Run
+from bridge_jax.training.build import Setup
 from bridge_jax.types import Batch, Packing, Rollouts, Sequences
 from configs import base
 from experiments.bench.answers import made_up
@@ -44,7 +44,7 @@ def make(
     prompts: int = 0,
     demos: int = 0,
     sft_microbatches: int = 0,
-) -> Run:
+) -> Setup:
     """A run of these sizes, without data; demonstrations: one for every five samples, as in the paper, to the next 8."""
     config = base.get_config(method)
     config.model.update(dict(path=model, dtype=dtype, remat="none"))
@@ -90,10 +90,10 @@ def texts(model: str, data_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     )
 
 
-def completions(run: Run, model: str, data_dir: str) -> Batch:
+def completions(setup: Setup, model: str, data_dir: str) -> Batch:
     """What an update reads: full-length completions cut from solutions, rewards of 0 and 1 in every group."""
     prompt, length, stream = texts(model, data_dir)
-    s = run.settings.batch
+    s = setup.settings.batch
     P, B, D = s.prompts_per_step, s.rollout_rows, s.demos_per_step
 
     def rows(P: int, B: int, first: int) -> Sequences:
@@ -108,7 +108,7 @@ def completions(run: Run, model: str, data_dir: str) -> Batch:
 
     reward_B = jnp.asarray(np.random.default_rng(0).integers(0, 2, B), jnp.float32)
     samples = Rollouts(rows(P, B, 0), jnp.full((B, NEW), -2.0), reward_B, jnp.float32(1.0))
-    spec = run.method.step_kinds[0]
+    spec = setup.method.step_kinds[0]
     return Batch(rows(D, D, B) if spec.demos else None, dict.fromkeys(spec.sampled_by, samples))
 
 
@@ -126,16 +126,18 @@ def timed(call: Callable) -> tuple[float, object]:
     return time.monotonic() - began, result
 
 
-def sampler(run: Run, model: str, data_dir: str, uneven: bool = False) -> tuple[Callable, float]:
+def sampler(
+    setup: Setup, model: str, data_dir: str, uneven: bool = False
+) -> tuple[Callable, float]:
     """(phi, number of the call) -> (seconds to the first token, seconds to the last, Samples); and what compiling it took."""
     prompt, length, _ = texts(model, data_dir)
-    shapes = programs.abstract_phi(run, build.abstract_state(run))
+    shapes = programs.abstract_phi(setup, build.abstract_state(setup))
     program, compile_s = compiled(
-        lambda: programs.trace_sampler(run, shapes, BUCKET, PROMPTS, SAMPLES), emitters=True
+        lambda: programs.trace_sampler(setup, shapes, BUCKET, PROMPTS, SAMPLES), emitters=True
     )
     eos_E, limit = (
-        jnp.asarray(run.tokenizer.eos_ids, jnp.int32),
-        jnp.int32(run.settings.rollout.max_new),
+        jnp.asarray(setup.eos_ids, jnp.int32),
+        jnp.int32(setup.settings.rollout.max_new),
     )
     how = Sampling(jnp.float32(1.0), eos_E if uneven else jnp.full_like(eos_E, -1), limit)
 
@@ -150,9 +152,9 @@ def sampler(run: Run, model: str, data_dir: str, uneven: bool = False) -> tuple[
 
 def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) -> list[dict]:
     """The sampler, every row to 128 tokens; or uneven: to its end or 256. And the rate of a matmul right before."""
-    run = make("grpo", model, dtype, 2 * NEW if uneven else NEW)
-    phi = jax.tree.map(lambda x: x.astype(dtype), build.initial_theta(run))
-    sample, compile_s = sampler(run, model, data_dir, uneven)
+    setup = make("grpo", model, dtype, 2 * NEW if uneven else NEW)
+    phi = jax.tree.map(lambda x: x.astype(dtype), build.initial_theta(setup))
+    sample, compile_s = sampler(setup, model, data_dir, uneven)
     measure, lines = machine("float32", read=False), []
     for repeat in range(repeats + 1):
         rates = measure()
@@ -172,16 +174,18 @@ def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) 
     return lines[1:]  # the first call warms up
 
 
-def updates(run: Run, model: str, data_dir: str) -> tuple[Callable[[], tuple[float, dict]], dict]:
+def updates(
+    setup: Setup, model: str, data_dir: str
+) -> tuple[Callable[[], tuple[float, dict]], dict]:
     """() -> seconds of one more update and its metrics; and of its program what compiling took, the bytes of the training state
     and those that it takes above that."""
-    shapes = build.abstract_state(run)
+    shapes = build.abstract_state(setup)
     program, compile_s = compiled(
-        lambda: programs.trace_update(run, shapes, BUCKET, run.method.step_kinds[0])
+        lambda: programs.trace_update(setup, shapes, BUCKET, setup.method.step_kinds[0])
     )
     state, batch = (
-        jax.jit(run.method.init)(build.initial_theta(run), jax.random.key(0)),
-        completions(run, model, data_dir),
+        jax.jit(setup.method.init)(build.initial_theta(setup), jax.random.key(0)),
+        completions(setup, model, data_dir),
     )
 
     def call():
@@ -198,8 +202,12 @@ def updates(run: Run, model: str, data_dir: str) -> tuple[Callable[[], tuple[flo
 
 def update(repeats: int, model: str, data_dir: str, dtype: str, shared: bool) -> list[dict]:
     """grpo's update of 64 samples; shared: each prompt is computed once for its 8 samples."""
-    run = make("grpo", model, dtype, NEW, pack=0 if shared else 1)
-    (call, about), rows, lines = updates(run, model, data_dir), run.settings.batch.rollout_rows, []
+    setup = make("grpo", model, dtype, NEW, pack=0 if shared else 1)
+    (call, about), rows, lines = (
+        updates(setup, model, data_dir),
+        setup.settings.batch.rollout_rows,
+        [],
+    )
     for _ in range(repeats + 1):
         seconds, metrics = call()
         lines.append(
@@ -281,17 +289,17 @@ def step(repeats: int, model: str, data_dir: str, dtype: str, method: str) -> li
         Pool() as pool
     ):  # first: a process counts what its parent held when it was started as memory of its own
         selftest.grade(answers, pool)
-        run = make(method, model, dtype, NEW)
-        shapes, batch = build.abstract_state(run), completions(run, model, data_dir)
-        work = {phase.name: phase.work(phase.trace()) for phase in phases.phases(run, shapes)}
-        merge, merge_compile_s = compiled(lambda: programs.trace_policy(run, shapes, "theta"))
+        setup = make(method, model, dtype, NEW)
+        shapes, batch = build.abstract_state(setup), completions(setup, model, data_dir)
+        work = {phase.name: phase.work(phase.trace()) for phase in phases.phases(setup, shapes)}
+        merge, merge_compile_s = compiled(lambda: programs.trace_policy(setup, shapes, "theta"))
         update, update_compile_s = compiled(
-            lambda: programs.trace_update(run, shapes, BUCKET, run.method.step_kinds[0])
+            lambda: programs.trace_update(setup, shapes, BUCKET, setup.method.step_kinds[0])
         )
-        sample, sample_compile_s = sampler(run, model, data_dir)
+        sample, sample_compile_s = sampler(setup, model, data_dir)
         compile_s = merge_compile_s + update_compile_s + sample_compile_s
         state, measure, lines = (
-            jax.jit(run.method.init)(build.initial_theta(run), jax.random.key(0)),
+            jax.jit(setup.method.init)(build.initial_theta(setup), jax.random.key(0)),
             machine(dtype),
             [],
         )

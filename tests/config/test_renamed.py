@@ -56,3 +56,10 @@ def test_an_old_key_is_refused_with_its_new_name():
         "it is config.method.bridge.lam_schedule.end or config.method.joint.lam_schedule.end now."
     )
     assert renamed.hint("bridge", "lamb") == ""
+
+
+def test_rollouts_keys_of_before():
+    """Their values under the new names."""
+    old = {"rollout": {"halvings": 2, "stretches": 4, "calls": 1}}
+    assert renamed.translated(old)["rollout"] == {"compactions": 2, "cache_segments": 4, "calls": 1}
+    assert renamed.hint("grpo", "halvings") == "it is config.rollout.compactions now."

@@ -14,7 +14,7 @@ from bridge_jax.data.traces import FATES
 from bridge_jax.rundir import logbook
 from bridge_jax.training import build as training_build
 from bridge_jax.training import loop
-from bridge_jax.training.build import Run
+from bridge_jax.training.build import RunData, Setup
 from configs import tasks as task_groups
 from tests import tiny_runs
 
@@ -36,7 +36,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def build(folder, traces: list[dict], method: str = "sft", **given) -> Run:
+def build(folder, traces: list[dict], method: str = "sft", **given) -> tuple[Setup, RunData]:
     """A run on the made-up problems with these traces."""
     path = folder / "traces.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in traces))
@@ -72,27 +72,27 @@ COUNTS = dict(problems=6, matched=4, rows=8, used=2, repeated=1, wrong=2, too_lo
 
 
 def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row(folder, capsys):
-    run = build(folder, TRACES)
-    trained = {problem.question: problem.solution for problem in run.demos.problems}
+    setup, data = build(folder, TRACES)
+    trained = {problem.question: problem.solution for problem in data.demos.problems}
     assert trained == {MADE[1]["problem"]: BOX % 1, MADE[3]["problem"]: BOX % 9}
-    for problem, row in zip(run.demos.problems, run.demos.completions):
-        assert run.tokenizer.decode(row) == problem.solution
-    assert {key: value for key, value in run.demo_counts.items() if value} == COUNTS
-    assert sum(run.demo_counts[fate] for fate in FATES) == len(TRACES)
-    loop.announce(run, {"step": 0}, 1)
+    for problem, row in zip(data.demos.problems, data.demos.completions):
+        assert data.tokenizer.decode(row) == problem.solution
+    assert {key: value for key, value in data.demo_counts.items() if value} == COUNTS
+    assert sum(data.demo_counts[fate] for fate in FATES) == len(TRACES)
+    loop.announce(setup, data, {"step": 0}, 1)
     told = capsys.readouterr().out
     assert "8 solutions for 4 of 6 problems: 2 used, 1 repeated, 2 wrong, " in told
-    assert training_build.facts(run)["demonstrations"] == run.demo_counts
+    assert training_build.fingerprints(data)["demonstrations"] == data.demo_counts
     # a method without demonstrations has nothing to report
-    assert "demonstrations" not in training_build.facts(build(folder, TRACES, "grpo"))
+    assert "demonstrations" not in training_build.fingerprints(build(folder, TRACES, "grpo")[1])
 
 
 def test_further_rows_that_change_no_demonstration_do_not_stop_a_run(folder, tmp_path):
     """The fingerprint of the demonstrations decides whether a run is the same; the report is kept."""
     unmatched = {"problem": "Nor this?", "solution": BOX % 1, "answer": "1"}
-    more = training_build.facts(build(folder, [*TRACES, unmatched]))
-    other = training_build.facts(build(folder, [trace(1, "So " + BOX % 1), *TRACES]))
-    begun = training_build.facts(build(folder, TRACES))
+    more = training_build.fingerprints(build(folder, [*TRACES, unmatched])[1])
+    other = training_build.fingerprints(build(folder, [trace(1, "So " + BOX % 1), *TRACES])[1])
+    begun = training_build.fingerprints(build(folder, TRACES)[1])
     workdir = str(tmp_path / "run")
     record = logbook.check_run(workdir, {"steps": 1}, {}, facts=begun)
     logbook.write_config(workdir, record)

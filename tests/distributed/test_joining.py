@@ -148,7 +148,7 @@ def test_jax_waits_in_vain(monkeypatch, capfd, came, told):
     monkeypatch.setattr(
         multihost.jax.distributed, "initialize", lambda *given, **waits: time.sleep(3)
     )
-    monkeypatch.setattr(multihost.watchdog, "reachable", lambda address: came)
+    monkeypatch.setattr(multihost.watching, "reachable", lambda address: came)
     monkeypatch.setattr(multihost, "_started", False)
     with pytest.raises(
         multihost.Lost,

@@ -29,7 +29,7 @@ def compiled(method: str, sizes: dict, own=(), arch=(), rank: int = 16, **batch)
     )
     config.method[method].update_from_flattened_dict(dict(own))
     config.model.arch.update(dict(arch))
-    run = build.build(config, jax.devices()[: math.prod(sizes.values())])
+    run, _ = build.build(config, jax.devices()[: math.prod(sizes.values())])
     state = build.abstract_state(run)
     return (
         run,
@@ -333,7 +333,7 @@ def test_the_tpus_compiler_keeps_the_shadow_on_the_host():
 @pytest.mark.parametrize("kind, kernels", [("splash", True), ("xla", False)])
 def test_sampler_and_update_attend_as_the_config_says(kind, kernels):
     """The prefill of the sampler and both passes of the update: by the kernel, or without one."""
-    run = build.build(tiny_runs.config("grpo", model__attention=kind), jax.devices()[:1])
+    run, _ = build.build(tiny_runs.config("grpo", model__attention=kind), jax.devices()[:1])
     state, bucket = build.abstract_state(run), run.buckets[0]
     for traced in (
         programs.trace_sampler(run, programs.abstract_phi(run, state), bucket, 2, 4),
@@ -345,7 +345,7 @@ def test_sampler_and_update_attend_as_the_config_says(kind, kernels):
 @pytest.mark.parametrize("kind", ["splash", "xla"])
 def test_an_fp32_update_multiplies_fp32_throughout(kind):
     """Forward and backward, in the kernels too: left to itself an accelerator rounds fp32 factors to fewer bits."""
-    run = build.build(tiny_runs.config("bridge", model__attention=kind), jax.devices()[:1])
+    run, _ = build.build(tiny_runs.config("bridge", model__attention=kind), jax.devices()[:1])
     traced = programs.trace_update(
         run, build.abstract_state(run), run.buckets[0], run.method.batch_spec(0)
     )

@@ -43,7 +43,7 @@ def made(name: str, mesh=None, moments: str = "float32", **own):
     module = methods.load(name)
     policy = build.make_policy(toys.CFG, settings.Model(), toys.ADAPTER, mesh)
     return module.make(
-        module.Config(**own),
+        toys.method_config(name, **own),
         policy,
         toys.recipes(1.0, 1.0, eps=10.0, clip_norm=0.0, moments=moments),
         8,

@@ -119,7 +119,9 @@ def test_one_process_is_the_identity():
             {"a": jax.numpy.arange(4)},
             jax.sharding.SingleDeviceSharding(jax.devices()[0]),
         )
-        assert multihost.whole(tree) is tree and multihost.fetch("it", tree)["a"].tolist() == [
+        assert multihost.replicate(tree) is tree and multihost.device_get("it", tree)[
+            "a"
+        ].tolist() == [
             0,
             1,
             2,
@@ -128,11 +130,11 @@ def test_one_process_is_the_identity():
         assert multihost.place(np.arange(3), sharding).tolist() == [0, 1, 2]
         assert (
             multihost.gather("it", "x") == ["x"]
-            and multihost.together("it", [1]) == [1]
-            and multihost.share(7) == slice(7)
+            and multihost.all_gather_lists("it", [1]) == [1]
+            and multihost.process_slice(7) == slice(7)
         )
-        assert multihost.either("it", True) and not multihost.either("it", False)
-        assert multihost.decided("it", lambda: {1: (2,)}) == {1: (2,)}
+        assert multihost.any_process("it", True) and not multihost.any_process("it", False)
+        assert multihost.broadcast_from_main("it", lambda: {1: (2,)}) == {1: (2,)}
         multihost.agree("it", {"no": object()}), multihost.check_shared("/nowhere")
 
 
@@ -152,7 +154,7 @@ def test_shares_make_up_the_whole(monkeypatch, rows):
     parts = []
     for index in range(4):
         as_one_of(monkeypatch, index, 4)
-        parts.append(list(range(rows))[multihost.share(rows)])
+        parts.append(list(range(rows))[multihost.process_slice(rows)])
     assert sum(parts, []) == list(range(rows)) and max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
@@ -332,19 +334,19 @@ def test_decided_by_the_first(monkeypatch):
     """The others never call the function, and get its result or its error."""
     said = []
     as_one_of(monkeypatch, 0, 2, lambda what, mine: said.append(mine) or [mine, ""])
-    assert multihost.decided("it", lambda: {"a": [1]}) == {"a": [1]}
+    assert multihost.broadcast_from_main("it", lambda: {"a": [1]}) == {"a": [1]}
     as_one_of(monkeypatch, 1, 2, lambda what, mine: [said[-1], mine])
-    assert multihost.decided("it", lambda: pytest.fail("called")) == {"a": [1]}
+    assert multihost.broadcast_from_main("it", lambda: pytest.fail("called")) == {"a": [1]}
 
     def refuse():
         raise ValueError("no")
 
     as_one_of(monkeypatch, 0, 2, lambda what, mine: said.append(mine) or [mine, ""])
     with pytest.raises(ValueError, match="no"):
-        multihost.decided("it", refuse)
+        multihost.broadcast_from_main("it", refuse)
     as_one_of(monkeypatch, 1, 2, lambda what, mine: [said[-1], mine])
     with pytest.raises(ValueError, match="no"):
-        multihost.decided("it", lambda: pytest.fail("called"))
+        multihost.broadcast_from_main("it", lambda: pytest.fail("called"))
 
 
 def test_a_workdir_of_each_hosts_own_is_refused(monkeypatch, tmp_path):
@@ -407,7 +409,7 @@ def real(*marks):
 def state(workdir, method: str) -> dict[str, np.ndarray]:
     """Of the newest checkpoint, whoever wrote it."""
     given = {key: value for key, value in host_runs.CONFIG.items() if not key.startswith("hosts")}
-    run = build.build(tiny_runs.config(method, **given), jax.devices()[: host_runs.DEVICES])
+    run, _ = build.build(tiny_runs.config(method, **given), jax.devices()[: host_runs.DEVICES])
     with checkpoint.Checkpoints(str(workdir / "run"), read_only=True) as store:
         restored, _ = store.restore(build.abstract_state(run))
     leaves = jax.tree_util.tree_flatten_with_path(restored)[0]

@@ -155,8 +155,8 @@ def test_reading_and_writing_of_checkpoints_is_told(monkeypatch, tmp_path):
         yield
         inside.remove(what)
 
-    monkeypatch.setattr(checkpoint.multihost, "storing", lambda: record("files"))
-    monkeypatch.setattr(checkpoint.multihost, "waiting", record)
+    monkeypatch.setattr(checkpoint.multihost, "io_grace", lambda: record("files"))
+    monkeypatch.setattr(checkpoint.multihost, "watchdog", record)
     store = checkpoint.Checkpoints(str(tmp_path))
     for method in ("wait_until_finished", "restore", "close"):
         of_orbax = getattr(store._manager, method)

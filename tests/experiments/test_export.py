@@ -24,9 +24,9 @@ CLOSE = dict(rtol=0, atol=1e-4)
 
 def trained(workdir, method: str = "bridge"):
     """The run of a directory and its newest state."""
-    run = build.build(tiny_runs.config(method), jax.devices()[:1])
+    setup, data = build.build(tiny_runs.config(method), jax.devices()[:1])
     with checkpoint.Checkpoints(str(workdir), read_only=True) as store:
-        return run, store.restore(build.abstract_state(run))[0]
+        return setup, data, store.restore(build.abstract_state(setup))[0]
 
 
 def weights(folder) -> dict[str, np.ndarray]:
@@ -46,7 +46,7 @@ def no_torch(monkeypatch):
 
 def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
     """The folders hold theta + w and theta, a tokenizer that renders the same prompts, and the ids that end a row."""
-    run, state = trained(unbroken("bridge"))
+    setup, data, state = trained(unbroken("bridge"))
     for what, w in (("merged", state.params.w), ("base", None)):
         folder = export(str(unbroken("bridge")), str(tmp_path / what), what)
         printed = capsys.readouterr().out
@@ -63,7 +63,7 @@ def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
         }
         back, phi = (
             params.load(params.read_config(hf), folder),
-            run.policy.merge(state.params.theta, w),
+            setup.policy.merge(state.params.theta, w),
         )
         for ours, theirs in zip(jax.tree.leaves(phi), jax.tree.leaves(back), strict=True):
             # the export merges on all devices, this test on one: the product A B may round differently
@@ -80,11 +80,11 @@ def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
-    messages = run.task.messages(run.prompts.problems[0])
+    messages = data.task.messages(data.prompts.problems[0])
     rendered = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_dict=False
     )
-    assert rendered == run.prompts.tokens[0].tolist()
+    assert rendered == data.prompts.tokens[0].tolist()
 
 
 def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
@@ -123,8 +123,8 @@ def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys
     """By logits, from the files alone: another base, scale, matrix, target or name is found, each by itself."""
     folder = export(str(unbroken("bridge")), str(tmp_path / "out"), "adapter")
     assert "from those of base and adapter" in capsys.readouterr().out
-    run, state = trained(unbroken("bridge"))
-    check = lambda: command.verify_adapter(run, state.params, folder, str(folder / "base"))
+    setup, data, state = trained(unbroken("bridge"))
+    check = lambda: command.verify_adapter(setup, data, state.params, folder, str(folder / "base"))
     check()
     config, tensors = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     weights_file = folder / "base" / "model.safetensors"
@@ -139,7 +139,7 @@ def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys
             name.write_bytes(old)
 
     # the model that the run began with, as it was named before
-    params.save(run.cfg, build.initial_theta(run), tmp_path / "begun", command.hf_config(run))
+    params.save(setup.cfg, build.initial_theta(setup), tmp_path / "begun", command.hf_config(setup))
     begun = (tmp_path / "begun" / "model.safetensors").read_bytes()
     tampered(RuntimeError, "differ by .* of base and adapter", weights_file, begun)
     changed = lambda **given: json.dumps(settings | given).encode()
@@ -166,10 +166,10 @@ def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
         (source / name).write_text(json.dumps(json.loads((source / name).read_text()) | extra))
     workdir = tmp_path / "run"
     config = tiny_runs.config("sft", model__path=str(source), data__tokenizer="")
-    run = build.build(config, jax.devices()[:1])
+    setup, _ = build.build(config, jax.devices()[:1])
     loop.logbook.open_run(str(workdir), config.to_dict(), {})
     with checkpoint.Checkpoints(str(workdir)) as store:
-        state, meta = loop.restore_or_begin(run, store)
+        state, meta = loop.restore_or_begin(setup, store)
         store.save(1, state, meta | {"step": 1})
     folder = export(str(workdir), str(tmp_path / "again"))
     assert json.loads((folder / "config.json").read_text()) == json.loads(
@@ -254,10 +254,10 @@ def test_transformers_gives_our_logits(unbroken, tmp_path, capsys, method):
     pytest.importorskip("torch", reason="compares with transformers' torch models")
     folder = export(str(unbroken(method)), str(tmp_path / "out"))
     assert "from those of transformers" in capsys.readouterr().out
-    run, state = trained(unbroken(method), method)
-    phi = run.method.policy(state.params, "theta")
-    ids = np.concatenate([run.prompts.tokens[0], np.arange(1, 15)]).astype(np.int32)
-    ours, theirs = command.logits(run.cfg, phi, ids), command.transformers_logits(folder, ids)
+    setup, data, state = trained(unbroken(method), method)
+    phi = setup.method.policy(state.params, "theta")
+    ids = np.concatenate([data.prompts.tokens[0], np.arange(1, 15)]).astype(np.int32)
+    ours, theirs = command.logits(setup.cfg, phi, ids), command.transformers_logits(folder, ids)
     assert np.abs(theirs).max() > 0.1
     np.testing.assert_allclose(ours, theirs, **CLOSE)
 
@@ -270,10 +270,10 @@ def test_peft_loads_the_adapter_with_its_base(unbroken, tmp_path):
     import transformers
 
     folder = export(str(unbroken("bridge")), str(tmp_path / "out"), "adapter")
-    run, state = trained(unbroken("bridge"))
-    ids = np.concatenate([run.prompts.tokens[0], np.arange(1, 15)]).astype(np.int32)
-    ours = command.logits(run.cfg, run.method.policy(state.params, "theta"), ids)
-    start = command.logits(run.cfg, build.initial_theta(run), ids)
+    setup, data, state = trained(unbroken("bridge"))
+    ids = np.concatenate([data.prompts.tokens[0], np.arange(1, 15)]).astype(np.int32)
+    ours = command.logits(setup.cfg, setup.method.policy(state.params, "theta"), ids)
+    start = command.logits(setup.cfg, build.initial_theta(setup), ids)
     assert np.abs(ours - start).max() > 0.01
     for auto in (peft.AutoPeftModelForCausalLM, transformers.AutoModelForCausalLM):
         model = auto.from_pretrained(str(folder), dtype=torch.float32).eval()

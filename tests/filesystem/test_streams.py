@@ -165,7 +165,7 @@ def test_the_library_itself_needs_no_stream(monkeypatch, stream):
     """train.train called from a program of the user's own."""
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(sys, "stderr", stream)
-    multihost.say("it goes on")
+    multihost.print_on_main("it goes on")
     with logbook.progress(2, 0, "train") as show:
         show(1, "and on")
         show(2, "to the end")

@@ -425,7 +425,7 @@ def test_distances_of_own_rollouts():
         (dict(advantage="z"), "method.bridge.advantage='z'; allowed: 'group', 'mean'"),
     ],
 )
-def test_numbers_that_cannot_be_meant(given, message):
+def test_invalid_numbers(given, message):
     with pytest.raises(ValueError, match=message):
         bigram_method(**given)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,8 @@ import pytest
 
 from bridge_jax.data import batches
 from bridge_jax.methods import dapo
-from bridge_jax.training import build
-from bridge_jax.training import rollouts as training_rollouts
-from bridge_jax.training.rollouts import replace_equal_groups, with_noise
+from bridge_jax.training import build, settings
+from bridge_jax.training.rollouts import Rows, StepSampler, with_noise
 from bridge_jax.types import Rollouts, Sequences
 from configs import ladder
 from tests import tiny_runs, toys
@@ -73,7 +74,7 @@ def test_refused():
 
 def test_equal_groups_are_replaced(monkeypatch):
     """Groups 0 and 2 are equal: the useful group of the next prompts takes the first place, none is left for the second."""
-    run = build.build(
+    setup, data = build.build(
         tiny_runs.config(
             "dapo",
             batch__prompts_per_step=3,
@@ -96,41 +97,39 @@ def test_equal_groups_are_replaced(monkeypatch):
         rows(20, [0] * 4 + [0, 1, 0, 0] + [1] * 4),
     )
     asked = []
-    monkeypatch.setattr(training_rollouts, "dispatch", lambda *given: given[-1])
+    monkeypatch.setattr(StepSampler, "dispatch", lambda self, phi, rows, prompts: prompts)
     monkeypatch.setattr(
-        training_rollouts,
-        "collect",
-        lambda run, parts, indices, step: asked.append(list(indices)) or (more, ["graded"], 0.5),
+        StepSampler,
+        "fetch",
+        lambda self, rows, prompts, parts: asked.append(list(prompts)) or (more, ["graded"], 0.5),
     )
-    cursor, rounds, seconds = replace_equal_groups(run, None, None, 4, 6, 9, here)
-    assert cursor == 12 and seconds == 0.5 and len(rounds) == 1
-    assert asked == [list(batches.order(0, "rl", len(run.prompts.problems), 9, 3))]
+    programs = types.SimpleNamespace(policy={"theta": lambda params: None})
+    step_sampler = StepSampler(setup, data, programs, None)
+    step = Rows(4, setup.method.batch_spec(4), 6, np.arange(3), 9, None)
+    rounds, seconds = step_sampler.replace_equal_groups(None, step, here)
+    assert seconds == 0.5 and [list(group.prompts) for group in rounds] == asked
+    assert asked == [list(batches.order(0, "rl", len(data.prompts.problems), 9, 3))]
     np.testing.assert_array_equal(here.reward_B, [0, 1, 0, 0] + [1, 0, 0, 0] + [0] * 4)
     np.testing.assert_array_equal(here.seqs.prompt_PS[:, 0], [20, 10, 10])
     np.testing.assert_array_equal(here.seqs.prompt_len_P, [21, 11, 12])
     np.testing.assert_array_equal(here.logp_BT[:, 0], [20] * 4 + [10] * 8)
 
 
-def test_reward_noise(monkeypatch):
+def test_reward_noise():
     """A fifth of the rewards flips, by seed, step and problem alone; none without it."""
-    run = build.build(
-        tiny_runs.config("grpo", rollout__reward_noise=0.2, batch__samples_per_prompt=4),
-        jax.devices()[:1],
+    of = lambda p: settings.read(
+        tiny_runs.config("grpo", rollout__reward_noise=p, batch__samples_per_prompt=4), 1
     )
-    indices, R = list(range(20)) * 25, np.zeros(2000, np.float32)
-    flipped = with_noise(run, R, indices, 3)
+    s, ids, R = of(0.2), list(range(20)) * 25, np.zeros(2000, np.float32)
+    flipped = with_noise(s, R, ids, 3)
     assert set(flipped.tolist()) == {0.0, 1.0} and flipped.dtype == np.float32
-    many = np.concatenate(
-        [with_noise(run, np.zeros(80, np.float32), list(range(20)), step) for step in range(50)]
-    )
-    assert abs(many.mean() - 0.2) < 0.03
-    np.testing.assert_array_equal(
-        flipped[:80], flipped[80:160]
-    )  # the same problems at the same step
-    np.testing.assert_array_equal(with_noise(run, 1 - R, indices, 3), 1 - flipped)
-    assert not np.array_equal(with_noise(run, R, indices, 4), flipped)
-    clean = build.build(tiny_runs.config("grpo"), jax.devices()[:1])
-    np.testing.assert_array_equal(with_noise(clean, R, indices, 3), R)
+    steps = [with_noise(s, np.zeros(80, np.float32), list(range(20)), step) for step in range(50)]
+    assert abs(np.concatenate(steps).mean() - 0.2) < 0.03
+    # the same problems at the same step
+    np.testing.assert_array_equal(flipped[:80], flipped[80:160])
+    np.testing.assert_array_equal(with_noise(s, 1 - R, ids, 3), 1 - flipped)
+    assert not np.array_equal(with_noise(s, R, ids, 4), flipped)
+    np.testing.assert_array_equal(with_noise(of(0.0), R, ids, 3), R)
 
 
 @pytest.mark.parametrize("buffer, share", [(0.07, 0.0), (0.2, 0.645)])
@@ -139,10 +138,10 @@ def test_the_study_punishes_no_worked_answer_for_its_length(buffer, share, caplo
     config = ladder.get_config("dapo")
     assert config.method.dapo.overlong_buffer == 0.07
     config.method.dapo.overlong_buffer = buffer
-    run = build.build(config, jax.devices()[:1])
-    T = run.settings.rollout.max_new
-    solutions = [problem.solution for problem in run.task.demos]
-    lengths = np.array([len(run.tokenizer.encode(text)) + 1 for text in solutions])
+    setup, data = build.build(config, jax.devices()[:1])
+    T = setup.settings.rollout.max_new
+    solutions = [problem.solution for problem in data.task.demos]
+    lengths = np.array([len(data.tokenizer.encode(text)) + 1 for text in solutions])
     seqs = Sequences(
         np.zeros((len(lengths), 1), np.int32),
         np.ones(len(lengths), np.int32),

@@ -80,7 +80,8 @@ def rise(
     c.optim.lora.learning_rate = beta
     c.model.path = str(base)
     c.rollout.reward_noise = reward_noise
-    c.method.update(fields)
+    flat = {key.replace("__", "."): value for key, value in fields.items()}
+    c.method[method].update_from_flattened_dict(flat)
     loop.train(c, str(workdir), devices=jax.devices()[:1])
     before, after = (
         line for line in logbook.read(str(workdir)) if "eval/held_out_accuracy" in line

@@ -627,3 +627,14 @@ def test_a_directory_that_a_process_still_has_is_refused(tmp_path, how, told):
         # the others of this run come in beside each other
         with logbook.attended(str(tmp_path)), logbook.attended(str(tmp_path)):
             pass
+
+
+def test_a_save_that_was_cut_off_is_no_run(tmp_path):
+    """A run of which nothing else stands begins anew; beside a checkpoint its config is missed."""
+    (tmp_path / "checkpoints" / "step_000004.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert not logbook.begun(str(tmp_path))
+    logbook.check_run(str(tmp_path), {"steps": 1}, {})
+    (tmp_path / "checkpoints" / "step_000002").mkdir()
+    assert logbook.begun(str(tmp_path))
+    with pytest.raises(ValueError, match="no config.json"):
+        logbook.check_run(str(tmp_path), {"steps": 1}, {})

@@ -396,7 +396,7 @@ def test_compact_grading(gold, text, outcome):
     assert judged(arithmetic.after_mark(text), gold) == outcome
 
 
-# What cannot be meant
+# What is invalid
 
 
 @pytest.mark.parametrize(

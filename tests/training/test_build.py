@@ -18,7 +18,8 @@ from bridge_jax.config import schema
 from bridge_jax.distributed import sharding
 from bridge_jax.training import build as training_build
 from bridge_jax.training import settings
-from bridge_jax.training.build import Run, warn_schedules
+from bridge_jax.training.advice import warn_schedules
+from bridge_jax.training.build import RunData, Setup
 from configs import any_task, base
 from configs import tasks as task_groups
 from tests import tiny_runs
@@ -35,7 +36,7 @@ EXPERIMENTS = [
 ]  # the others are parts of these
 
 
-def build(**given) -> Run:
+def build(**given) -> tuple[Setup, RunData]:
     return training_build.build(tiny_runs.config(**given), jax.devices()[:1])
 
 
@@ -405,11 +406,13 @@ def test_schedules_of_the_configs_fit_their_runs(name, method, caplog):
 def test_what_does_not_fit_is_dropped_and_counted(caplog):
     """Prompts of six characters against a bucket of four, traces of fifteen tokens against fourteen."""
     with caplog.at_level(logging.WARNING):
-        run = build(data__buckets=(4,), rollout__max_new=14)
-    assert {len(tokens) for tokens in run.prompts.tokens} == {4} and len(run.prompts.problems) < 24
-    dropped = 24 - len(run.prompts.problems)
-    gone = {problem.id for problem in run.task.train} - {
-        problem.id for problem in run.prompts.problems
+        _, data = build(data__buckets=(4,), rollout__max_new=14)
+    assert {len(tokens) for tokens in data.prompts.tokens} == {4} and len(
+        data.prompts.problems
+    ) < 24
+    dropped = 24 - len(data.prompts.problems)
+    gone = {problem.id for problem in data.task.train} - {
+        problem.id for problem in data.prompts.problems
     }
     told = [
         record.getMessage()
@@ -425,7 +428,7 @@ def test_what_does_not_fit_is_dropped_and_counted(caplog):
 
 
 def test_buckets_that_no_prompt_needs_are_not_compiled_for():
-    assert build(data__buckets=(2, 4, 6, 64)).buckets == (4, 6)
+    assert build(data__buckets=(2, 4, 6, 64))[0].buckets == (4, 6)
     assert inspect.signature(training_build.build).parameters["devices"].default is None
 
 
@@ -455,7 +458,7 @@ ON_EIGHT = dict(
 )
 
 
-def on_eight(**given) -> Run:
+def on_eight(**given) -> Setup:
     """16 prompts x 2 samples on eight devices, of a model of 2 heads and width 32."""
     return training_build.sketch(tiny_runs.config("grpo", **ON_EIGHT | given), jax.devices()[:8])
 

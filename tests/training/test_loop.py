@@ -17,6 +17,7 @@ from bridge_jax.evaluation import evaluate
 from bridge_jax.rundir import checkpoint, logbook
 from bridge_jax.training import build, loop
 from bridge_jax.training import rollouts as training_rollouts
+from bridge_jax.training.rollouts import StepSampler
 from tests import tiny_runs
 from tests.tiny_runs import STEPS, go, quick, unbroken  # noqa: F401 (fixtures)
 
@@ -111,19 +112,14 @@ def signal_at(monkeypatch, step: int, number=signal.SIGTERM) -> None:
 
 def poison(monkeypatch, steps) -> None:
     """The rewards of these steps are NaN."""
-    dispatch, collect, at = training_rollouts.dispatch, training_rollouts.collect, []
+    fetch = StepSampler.fetch
 
-    def remember(run, programs, phi, step, *rest):
-        at.append(step + 1)
-        return dispatch(run, programs, phi, step, *rest)
-
-    def poisoned(*args):
-        rollouts, graded, seconds = collect(*args)
-        bad = np.full_like(rollouts.reward_B, np.nan if at[-1] in steps else 1.0)
+    def poisoned(self, rows, *given):
+        rollouts, graded, seconds = fetch(self, rows, *given)
+        bad = np.full_like(rollouts.reward_B, np.nan if rows.step + 1 in steps else 1.0)
         return rollouts.replace(reward_B=rollouts.reward_B * bad), graded, seconds
 
-    monkeypatch.setattr(training_rollouts, "dispatch", remember)
-    monkeypatch.setattr(training_rollouts, "collect", poisoned)
+    monkeypatch.setattr(StepSampler, "fetch", poisoned)
 
 
 @every_method
@@ -138,7 +134,7 @@ def test_resumed_equals_unbroken(quick, unbroken, tmp_path, method, k=1):
 @every_method
 def test_the_run_moves_what_it_trains(quick, unbroken, method):
     """Rewards vary and every part of the parameters has moved: the equalities above are not those of idle runs."""
-    begun = build.build(tiny_runs.config(method), jax.devices()[:1])
+    begun, _ = build.build(tiny_runs.config(method), jax.devices()[:1])
     theta, end = build.initial_theta(begun), tiny_runs.state(unbroken(method), method)
     for part in ("theta", "theta_hat"):
         embed = end.get(f".params.{part}['embed']")
@@ -267,11 +263,11 @@ def test_a_poisoned_step_changes_nothing(quick, tmp_path, monkeypatch, caplog, m
     """NaN rewards at steps 2 and 3: parameters and optimizer states stay, the batches are kept, the run goes on."""
     poison(monkeypatch, {2, 3})
     given = dict(log__skipped_limit=3, checkpoint__every=1)
-    run, found = build.build(tiny_runs.config(method), jax.devices()[:1]), {}
+    (setup, _), found = build.build(tiny_runs.config(method), jax.devices()[:1]), {}
     for step, skipped in ((1, 0), (3, 2), (4, 0)):
         go(tmp_path, method, stop_at=step, **given)
         with checkpoint.Checkpoints(str(tmp_path), read_only=True) as store:
-            restored, meta = store.restore(build.abstract_state(run))
+            restored, meta = store.restore(build.abstract_state(setup))
             found[step] = jax.tree.leaves((restored.params, restored.opt_state))
             assert meta["step"] == step and meta["skipped_in_row"] == skipped
     go(tmp_path, method, **given)
@@ -596,8 +592,8 @@ def test_metrics_contract(quick, unbroken, method):
     """The promised keys, on every line; budgets add up; evaluation when it is due and only then."""
     found = logbook.read(str(unbroken(method)))
     assert set(found[0]) == {"step", "time/eval_s"} | EVALUATED
-    begun = build.build(tiny_runs.config(method), jax.devices()[:1])
-    made, spent, params = begun.method, set(), build.abstract_state(begun).params
+    setup, _ = build.build(tiny_runs.config(method), jax.devices()[:1])
+    made, spent, params = setup.method, set(), build.abstract_state(setup).params
     parts = [part for part in RATES if getattr(params, part) is not None]
     assert parts == {"bridge": ["theta", "theta_hat", "w"], "joint": ["theta", "w"]}.get(
         method, parts
@@ -648,15 +644,15 @@ def test_metrics_contract(quick, unbroken, method):
 
 def test_rollout_files_are_complete(quick, unbroken):
     """Every sample with its prompt, ids, behaviour log-probabilities and outcome; the mean reward is theirs."""
-    run = build.build(tiny_runs.config(), jax.devices()[:1])
+    _, data = build.build(tiny_runs.config(), jax.devices()[:1])
     for line in logbook.read(str(unbroken("bridge")))[1:]:
         rows = tiny_runs.rows(unbroken("bridge") / "rollouts" / f"step_{line['step']:06d}.jsonl")
-        drawn = batches.order(0, "rl", len(run.prompts.problems), 2 * (line["step"] - 1), 2)
-        asked = [run.prompts.problems[i].id for i in drawn]
+        drawn = batches.order(0, "rl", len(data.prompts.problems), 2 * (line["step"] - 1), 2)
+        asked = [data.prompts.problems[i].id for i in drawn]
         assert [(row["id"], row["sample"]) for row in rows] == [
             (id, sample) for id in asked for sample in range(4)
         ]
-        known = {problem.id: problem for problem in run.task.train}
+        known = {problem.id: problem for problem in data.task.train}
         for row in rows:
             problem = known[row["id"]]
             assert (row["question"], row["answer"], row["level"]) == (
@@ -665,7 +661,7 @@ def test_rollout_files_are_complete(quick, unbroken):
                 problem.level,
             )
             assert (
-                row["text"] == run.tokenizer.decode(row["ids"])
+                row["text"] == data.tokenizer.decode(row["ids"])
                 and len(row["logp"]) == len(row["ids"]) > 0
             )
             assert (
@@ -680,18 +676,14 @@ def test_rollout_files_are_complete(quick, unbroken):
 
 def test_nothing_compiles_after_warm_up(quick, tmp_path, monkeypatch):
     """Two prompt buckets, evaluations, checkpoints: the count of the first step is that of the last; also resumed."""
-    used, rows_of_step = [], training_rollouts.rows_of_step
-    monkeypatch.setattr(
-        training_rollouts,
-        "rows_of_step",
-        lambda *given: used.append(rows_of_step(*given)) or used[-1],
-    )
+    used, rows = [], StepSampler.rows
+    monkeypatch.setattr(StepSampler, "rows", lambda *given: used.append(rows(*given)) or used[-1])
     given = dict(data__buckets=(4, 6), eval__every=2)
     go(tmp_path, "grpo", stop_at=3, **given)
     go(tmp_path, "grpo", **given)
     counts = [line["compile/count"] for line in logbook.read(str(tmp_path))[1:]]
     assert len(set(counts[:3])) == 1 and len(set(counts[3:])) == 1, counts
-    assert {bucket for bucket, *_ in used} == {4, 6}
+    assert {rows.bucket for rows in used} == {4, 6}
 
 
 @pytest.mark.slow
@@ -733,17 +725,17 @@ def test_workdir_that_cannot_be_written(tmp_path):
 
 def test_a_step_is_logged_behind_the_next_samples(quick, tmp_path, monkeypatch):
     """The device never waits for the log: step n is fetched when the samples of n + 1 are under way."""
-    told, dispatch, write = [], training_rollouts.dispatch, logbook.Logbook.write
+    told, start, write = [], StepSampler.start, logbook.Logbook.write
 
-    def dispatched(run, programs, phi, step, *rest):
-        told.append(f"sample {step + 1}")
-        return dispatch(run, programs, phi, step, *rest)
+    def started(self, params, rows):
+        told.append(f"sample {rows.step + 1}")
+        return start(self, params, rows)
 
     def written(self, step, metrics):
         told.append(f"log {step}")
         return write(self, step, metrics)
 
-    monkeypatch.setattr(training_rollouts, "dispatch", dispatched)
+    monkeypatch.setattr(StepSampler, "start", started)
     monkeypatch.setattr(logbook.Logbook, "write", written)
     go(tmp_path, "grpo", steps=3, eval__every=0, checkpoint__every=0)
     assert told == ["sample 1", "sample 2", "log 1", "sample 3", "log 2", "log 3"]
@@ -837,7 +829,7 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
 
 def test_derived_batch_is_saved(quick, tmp_path):
     go(tmp_path, "sft", stop_at=1)
-    built = build.build(tiny_runs.config("sft"), jax.devices()[:1])
+    built, _ = build.build(tiny_runs.config("sft"), jax.devices()[:1])
     assert (tmp_path / "batch.txt").read_text() == built.settings.batch.format() + "\n"
 
 

@@ -16,31 +16,30 @@ from tests import tiny_runs
 
 @pytest.fixture(scope="module")
 def made():
-    """A run of bridge with its programs and two different states of theta."""
-    run = build.build(
-        tiny_runs.config("bridge", eval__cooperation=True, task__demo_size=6), jax.devices()[:1]
-    )
-    programs = compile_programs(run, build.abstract_state(run))
-    state = run.method.init(build.initial_theta(run), jax.random.key(0))
-    return run, programs, state
+    """The sampler of a run of bridge, and a state."""
+    config = tiny_runs.config("bridge", eval__cooperation=True, task__demo_size=6)
+    setup, data = build.build(config, jax.devices()[:1])
+    programs = compile_programs(setup, build.abstract_state(setup), demo_logp=True)
+    state = setup.method.init(build.initial_theta(setup), jax.random.key(0))
+    return rollouts.StepSampler(setup, data, programs, None), state
 
 
 def test_splits(made):
     """Prompts with a demonstration, and without; disjoint, and both of the training set."""
-    run = made[0]
+    setup, data = made[0].setup, made[0].data
     ids = {
-        name: {problem.id for problem in run.splits[name].problems}
+        name: {problem.id for problem in data.splits[name].problems}
         for name in ("touched", "untouched", "held_out")
     }
     assert (
-        ids["touched"] <= {problem.id for problem in run.task.demos}
+        ids["touched"] <= {problem.id for problem in data.task.demos}
         and not ids["touched"] & ids["untouched"]
     )
     assert (
-        ids["touched"] | ids["untouched"] <= {problem.id for problem in run.task.train}
+        ids["touched"] | ids["untouched"] <= {problem.id for problem in data.task.train}
         and not ids["held_out"] & ids["touched"]
     )
-    assert len(ids["touched"]) == 6 and len(ids["untouched"]) == run.settings.eval.rows
+    assert len(ids["touched"]) == 6 and len(ids["untouched"]) == setup.settings.eval.rows
 
 
 def test_gain_is_paired(made, monkeypatch):
@@ -48,9 +47,9 @@ def test_gain_is_paired(made, monkeypatch):
 
     That eight answers are equal still leaves 1 - .025^(1/8) of the problems on which they may differ.
     """
-    run, programs, state = made
+    sampler, state = made
     unseen = 1 - 0.025 ** (1 / 8)
-    assert measured_gain.measured_gain(run, programs, state) == pytest.approx(
+    assert measured_gain.measured_gain(sampler, state) == pytest.approx(
         {
             "coop/gain": 0.0,
             "coop/gain_stderr": 0.0,
@@ -64,8 +63,8 @@ def test_gain_is_paired(made, monkeypatch):
         def __init__(self):
             self.reward_B = next(rewards)
 
-    monkeypatch.setattr(measured_gain.evaluate, "grade", lambda *_: Known())
-    found = measured_gain.measured_gain(run, programs, state)
+    monkeypatch.setattr(rollouts.StepSampler, "grade", lambda *_: Known())
+    found = measured_gain.measured_gain(sampler, state)
     difference = np.array([0, 1, 0, 1, 0, -1, 1, 0])
     assert found["coop/gain"] == pytest.approx(difference.mean())
     error = np.sqrt(((difference - 0.25) ** 2).sum() / 7 / 8)
@@ -76,7 +75,7 @@ def test_gain_is_paired(made, monkeypatch):
     assert found["coop/gain_low"] == pytest.approx(0.25 - 2.364624 * error)
     assert (
         measured_gain.measured_gain(
-            run, programs, state.replace(params=Params(state.params.theta, None, None))
+            sampler, state.replace(params=Params(state.params.theta, None, None))
         )
         == {}
     )
@@ -84,7 +83,8 @@ def test_gain_is_paired(made, monkeypatch):
 
 def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
     """What is graded are problems of held_out, and answers drawn at rollout.temperature, other than the greedy ones."""
-    run, programs, state = made
+    sampler, state = made
+    settings = sampler.setup.settings
     seen, temperatures, factor = [], [], 1.0
     grade, sampling = evaluate.grade, rollouts.sampling
 
@@ -92,41 +92,40 @@ def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
         seen.append(({problem.id for problem in problems}, np.asarray(samples.seqs.tokens_BT)))
         return grade(task, tokenizer, problems, samples, pool)
 
-    def sampled(run, temperature):
+    def sampled(setup, temperature):
         temperatures.append(temperature)
-        return sampling(run, factor * temperature)
+        return sampling(setup, factor * temperature)
 
-    monkeypatch.setattr(measured_gain.evaluate, "grade", graded)
+    monkeypatch.setattr(evaluate, "grade", graded)
     monkeypatch.setattr(measured_gain.rollouts, "sampling", sampled)
-    measured_gain.measured_gain(run, programs, state)
+    measured_gain.measured_gain(sampler, state)
     factor = 0.0
-    measured_gain.measured_gain(run, programs, state)
-    held_out = {problem.id for problem in run.splits["held_out"].problems[: run.settings.eval.rows]}
+    measured_gain.measured_gain(sampler, state)
+    held_out = {
+        problem.id for problem in sampler.data.splits["held_out"].problems[: settings.eval.rows]
+    }
     assert len(seen) == 4 and all(asked == held_out for asked, _ in seen)
-    assert (
-        set(temperatures) == {run.settings.rollout.temperature}
-        and run.settings.rollout.temperature > 0
-    )
+    assert set(temperatures) == {settings.rollout.temperature} and settings.rollout.temperature > 0
     np.testing.assert_array_equal(seen[0][1], seen[1][1])  # theta_hat is theta, and has its keys
     assert (seen[0][1] != seen[2][1]).any()
 
 
 def test_expert_logp(made):
     """The mean over the tokens of held-out experts, as the policy computes it."""
-    run, programs, state = made
+    sampler, state = made
     from bridge_jax.data import batches
 
-    demos = run.held_out_demos
+    setup, demos = sampler.setup, sampler.data.held_out_demos
     rows = batches.demo_batch(
-        demos, np.arange(len(demos.problems)), run.buckets[-1:], run.settings.rollout.max_new
+        demos, np.arange(len(demos.problems)), setup.buckets[-1:], setup.settings.rollout.max_new
     )
     assert {problem.id for problem in demos.problems} <= {
-        problem.id for problem in run.task.splits["held_out"]
+        problem.id for problem in sampler.data.task.splits["held_out"]
     }
-    phi = run.policy.merge(state.params.theta, state.params.w)
-    logp_BT = np.asarray(run.policy.logp(phi, rollouts.on_mesh(run, rows), 1.0)[0])
+    phi = setup.policy.merge(state.params.theta, state.params.w)
+    logp_BT = np.asarray(setup.policy.logp(phi, rollouts.on_mesh(setup.mesh, rows), 1.0)[0])
     kept = np.arange(logp_BT.shape[1]) < np.asarray(rows.length_B)[:, None]
-    assert measured_gain.expert_logp(run, programs, state)["coop/expert_logp"] == pytest.approx(
+    assert measured_gain.expert_logp(sampler, state)["coop/expert_logp"] == pytest.approx(
         logp_BT[kept].mean(), rel=1e-4
     )
 

@@ -92,15 +92,17 @@ def test_a_run_with_stop_strings_resumes_bit_for_bit_and_is_judged_as_in_its_tra
 def test_the_tasks_own_stop_strings_are_facts_of_a_run(quick, tmp_path, monkeypatch):
     """A run that was begun before its task had them does not go on as if nothing had changed."""
     make = arithmetic.make
-    run = lambda **given: build.build(tiny_runs.config("grpo", **given), jax.devices()[:1])
-    assert "stop" not in build.facts(run())
+    data = lambda **given: build.build(tiny_runs.config("grpo", **given), jax.devices()[:1])[1]
+    assert "stop" not in build.fingerprints(data())
     monkeypatch.setattr(
         arithmetic, "make", lambda cfg: dataclasses.replace(make(cfg), stop=("##",))
     )
-    assert build.facts(run())["stop"] == ["##"]
-    assert build.facts(run(rollout__stop=(MARK,)))["stop"] == ["##", MARK]
-    assert build.facts(run(rollout__stop=(MARK,), rollout__task_stop=False))["stop"] == [MARK]
-    assert "stop" not in build.facts(run(rollout__task_stop=False))
+    assert build.fingerprints(data())["stop"] == ["##"]
+    assert build.fingerprints(data(rollout__stop=(MARK,)))["stop"] == ["##", MARK]
+    assert build.fingerprints(data(rollout__stop=(MARK,), rollout__task_stop=False))["stop"] == [
+        MARK
+    ]
+    assert "stop" not in build.fingerprints(data(rollout__task_stop=False))
 
 
 def test_an_empty_stop_string_is_refused():
@@ -113,9 +115,9 @@ def test_an_empty_stop_string_is_refused():
 def test_demonstrations_are_cut_nowhere(caplog):
     """One that holds a stop string is left out: its second half could never be sampled."""
     given = dict(rollout__stop=("=3",), task__demo_size=24)
-    run = build.build(tiny_runs.config("sft", **given), jax.devices()[:1])
-    kept = [problem.solution for problem in run.demos.problems]
-    dropped = {p.id for p in run.task.demos} - {p.id for p in run.demos.problems}
+    _, data = build.build(tiny_runs.config("sft", **given), jax.devices()[:1])
+    kept = [problem.solution for problem in data.demos.problems]
+    dropped = {p.id for p in data.task.demos} - {p.id for p in data.demos.problems}
     assert kept and not any("=3" in text for text in kept)
-    assert dropped and all("=3" in p.solution for p in run.task.demos if p.id in dropped)
-    assert all(isinstance(row, np.ndarray) for row in run.demos.completions)
+    assert dropped and all("=3" in p.solution for p in data.task.demos if p.id in dropped)
+    assert all(isinstance(row, np.ndarray) for row in data.demos.completions)

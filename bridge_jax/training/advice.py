@@ -1,0 +1,100 @@
+"""Warnings at the start of a run: settings that nothing reads, schedules that do not fit it, prices on right answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bridge_jax.config.schedule import Schedule
+from bridge_jax.optim import Recipe, misfits
+from bridge_jax.training.settings import Batch, Model, Rollout, Settings, logger
+from bridge_jax.types import Method, Task
+
+
+def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
+    """Name the keys that are away from their defaults although nobody has a use for them: this method, or the chosen schedule.
+
+    adapter: whether the method trains one.
+    """
+    idle = []  # (group, values, defaults, keys that nobody reads)
+    for label in ("base", "lora")[: 1 + adapter]:
+        recipe = getattr(s.recipes, label)
+        if recipe.schedule == "constant":
+            idle.append((f"optim.{label}", recipe, Recipe(), ["end_ratio", "decay_steps"]))
+    usual = type(s.method)()
+    for field in dataclasses.fields(s.method):
+        by = getattr(s.method, field.name)
+        if isinstance(by, Schedule):
+            group = f"method.{s.method_name}.{field.name}"
+            idle.append((group, by, getattr(usual, field.name), by.unread()))
+    if not adapter:
+        idle += [
+            (
+                "optim.lora",
+                s.recipes.lora,
+                Recipe(),
+                [field.name for field in dataclasses.fields(Recipe)],
+            ),
+            ("model", s.model, Model(), ["lora_rank", "lora_alpha", "lora_targets"]),
+        ]
+    if not method.sampling_policies:
+        idle += [
+            ("rollout", s.rollout, Rollout(), ["temperature", "reward_noise", "calls"]),
+            ("batch", s.batch, Batch(), ["prompts_per_step", "samples_per_prompt"]),
+        ]
+    if not method.demos:
+        idle += [("batch", s.batch, Batch(), ["demos_per_step"])]
+    unread = [
+        f"{group}.{key}={getattr(values, key)!r}"
+        for group, values, defaults, keys in idle
+        for key in keys
+        if getattr(values, key) != getattr(defaults, key)
+    ]
+    if unread:
+        logger.warning(
+            "set, but method %r never reads with these settings: %s",
+            s.method_name,
+            ", ".join(unread),
+        )
+
+
+OVERLONG_ROWS = 200  # demonstrations that are measured
+OVERLONG_SHARE = 0.05
+
+
+def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
+    """A warning where a price on length (dapo.overlong_buffer) falls on right answers: worked solutions that reach into it."""
+    buffer, T = getattr(s.method, "overlong_buffer", 0.0), s.rollout.max_new
+    rows = [problem.solution for problem in task.demos if problem.solution][:OVERLONG_ROWS]
+    if not buffer or not rows:
+        return
+    # the end-of-sequence token counts, and what is longer than T is never sampled
+    lengths = [min(T, len(tokenizer.encode(text)) + 1) for text in rows]
+    free = (1.0 - buffer) * T
+    share = sum(length > free for length in lengths) / len(lengths)
+    if share > OVERLONG_SHARE:
+        logger.warning(
+            "method.dapo.overlong_buffer=%g takes reward off completions longer than %g of %d tokens; %.0f%% of the task's "
+            "worked solutions are: set it to at most %.3g, or raise rollout.max_new",
+            buffer,
+            free,
+            T,
+            100 * share,
+            max(0.0, 1.0 - max(lengths) / T),
+        )
+
+
+def warn_schedules(s: Settings, method: Method, adapter: bool) -> None:
+    """Name what ends before the run does and leaves a learning rate of 0, and what would take longer than the run.
+
+    A run that is lengthened behind the end of its schedule would else spend its further steps without a change.
+    """
+    begun = sorted({0, *(step for step in method.restarts if step < s.steps), s.steps})
+    longest = max(end - start for start, end in zip(begun, begun[1:]))
+    for label in ("base", "lora")[: 1 + adapter]:
+        for sentence in misfits(getattr(s.recipes, label), longest):
+            logger.warning("optim.%s: %s", label, sentence)
+    for key, step in method.milestones.items():
+        if step > s.steps:
+            logger.warning(
+                "%s: takes until step %d, and the run ends with step %d", key, step, s.steps
+            )

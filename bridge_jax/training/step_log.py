@@ -1,0 +1,108 @@
+"""What the host logs of a step once its update is done, and what a checkpoint says beside the state."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from bridge_jax.distributed import multihost
+from bridge_jax.rundir import logbook
+from bridge_jax.training import budget
+from bridge_jax.training.build import Setup
+from bridge_jax.training.programs import compile_count
+from bridge_jax.types import Batch
+
+logger = logging.getLogger(__name__)
+SHOWN = {
+    "reward": "reward/mean",
+    "J_SFT": "sft/logp",
+    "gain": "bridge/gain",
+    "held out": "eval/held_out_accuracy",
+}
+
+
+class Pending(NamedTuple):
+    """A step whose update is under way: its metrics are on the device."""
+
+    number: int  # 1 for the first
+    metrics: dict  # device scalars, not fetched
+    host_metrics: dict[str, float]
+    sampled: dict[str, float]  # tokens that sampling took, whether the update read them or not
+    batch: Batch  # kept until the update is known to be finite
+    dispatched: float  # clock
+
+
+class StepLog:
+    """Writes a line for each step, adds up what was spent, counts skipped updates.
+
+    meta: of the checkpoint the run goes on from. show(step, text): the line of progress.
+    """
+
+    def __init__(self, setup: Setup, book: logbook.Logbook, meta: dict, show: Callable):
+        self.setup, self.book, self.show = setup, book, show
+        self.totals = collections.Counter(meta["totals"])
+        self.skipped_in_row = meta["skipped_in_row"]
+        self.meter = budget.Meter(meta.get("times", {}))
+        self.last: dict[str, float] = {}  # the last line
+        self._trained, self._since = meta["train_s"], time.monotonic()
+
+    def finish(
+        self, step: Pending | None, extra: dict, updated: float = 0.0, log: bool = True
+    ) -> None:
+        """Fetch the metrics of a step, which waits for its update, and log them.
+
+        extra: of its evaluation. updated: when the update ended, if that is known. log: whether a line
+        is written now.
+        """
+        if step is None:
+            return
+        fetched = multihost.device_get(f"update of step {step.number}", step.metrics)
+        metrics = {key: float(value) for key, value in fetched.items()}
+        metrics["time/update_s"] = (updated or time.monotonic()) - step.dispatched
+        metrics |= self._spent(step, metrics)
+        self.last = metrics | step.host_metrics | extra | self.meter.read() | budget.peak_memory()
+        self.last |= {"compile/count": compile_count(), "time/train_s": self.trained()}
+        if log:
+            self.book.write(step.number, self.last)
+        shown = [f"{name} {self.last[key]:.3f}" for name, key in SHOWN.items() if key in self.last]
+        self.show(step.number, "  ".join(shown))
+        self.skipped_in_row = self.skipped_in_row + 1 if metrics["update/skipped"] else 0
+        if metrics["update/skipped"]:
+            logger.warning(
+                "step %d: gradient or objective not finite, update skipped; batch in %s",
+                step.number,
+                self.book.write_batch(step.number, step.batch),
+            )
+
+    def _spent(self, step: Pending, metrics: dict[str, float]) -> dict[str, float]:
+        """Rates of this step, and all that the run has spent, also what this kind of step does not."""
+        counted = {key: value for key, value in metrics.items() if key.startswith("budget/")}
+        spent = counted | step.sampled
+        lengths = budget.mean_lengths(step.batch)
+        spent["budget/flops"] = budget.step_flops(self.setup.cfg, spent, *lengths)
+        rollout_s, update_s = step.host_metrics["time/rollout_s"], metrics["time/update_s"]
+        # as the host sees it
+        spent["time/device_s"] = update_s + rollout_s
+        self.totals.update(spent)
+        return budget.token_rates(spent, rollout_s, update_s) | self.totals
+
+    def trained(self) -> float:
+        """Seconds of training, of earlier processes too."""
+        return self._trained + time.monotonic() - self._since
+
+    def meta(self, number: int, cursors: dict[str, int], pending_evaluation: bool) -> dict:
+        """What a checkpoint says beside the state; the last line too where its evaluation is still to come."""
+        line = {key: repr(value) for key, value in self.last.items()} if pending_evaluation else {}
+        return {
+            **cursors,
+            "step": number,
+            "skipped_in_row": self.skipped_in_row,
+            "totals": dict(self.totals),
+            "seed": self.setup.settings.seed,
+            "train_s": self.trained(),
+            "times": self.meter.read(),
+            "unlogged": line,
+        }
