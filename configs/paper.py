@@ -17,7 +17,7 @@ def get_config(method: str, hub_name: str, arch: dict) -> ConfigDict:
     config = base.get_config(method)
     config.steps = 500
     config.model.update(dict(path=hub_name, arch=ConfigDict(arch), dtype="bfloat16", remat="full"))
-    config.task = tasks.limr()
+    config.task = tasks.group("limr")
     config.data.buckets = (256, 1024)
     config.rollout.update(dict(max_new=3000, cache_dtype="bfloat16", calls=2))
     config.batch.update(

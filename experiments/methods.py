@@ -10,6 +10,8 @@ Exit codes: 0 done, 2 the file cannot be written, 5 the disk is full.
 from __future__ import annotations
 
 import collections
+import re
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +45,8 @@ VARIANTS = (
 )
 HEAD = """# The methods
 
-Written by `python -m experiments.methods`; a test fails when it is out of date. One step of each with its default settings, or
-those that are named. BRIDGE with its w frozen is `bridge` with `optim.lora.learning_rate=0`, or `hybrid`; a hybrid whose learning
+Written by `python -m experiments.methods`; a test fails when a line is out of date. The line of a new method is added by the
+same command. One step of each with its default settings, or those that are named. BRIDGE with its w frozen is `bridge` with `optim.lora.learning_rate=0`, or `hybrid`; a hybrid whose learning
 rate is matched to BRIDGE's is `hybrid` at that rate.
 
 "What learns from what" names whatever changes a part's step: the rows of SFT (experts) and of RL (samples), and for w, where
@@ -227,9 +229,14 @@ def line(name: str, given: dict | None = None) -> list[str]:
     ]
 
 
-def document() -> str:
-    """The whole file."""
-    rows = [(name, None) for name in methods.names()] + [*VARIANTS]
+def named(page: str) -> list[str]:
+    """The methods that a page written by this command has a line of, sorted."""
+    return sorted(set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)))
+
+
+def document(names: Sequence[str]) -> str:
+    """The whole file, with a line for each of these methods and for the variants."""
+    rows = [(name, None) for name in names] + [*VARIANTS]
     cells = [COLUMNS, ["---"] * len(COLUMNS), *(line(*row) for row in rows)]
     return (
         HEAD
@@ -247,7 +254,7 @@ def main(argv: list[str]) -> None:
         fail(f"unexpected arguments {argv[1:]}")
     try:
         platforms.devices()
-        files.replace(flags.FLAGS.out, document())
+        files.replace(flags.FLAGS.out, document(methods.names()))
     except (ValueError, OSError) as error:
         fail_by(error)
 

@@ -138,9 +138,10 @@ sys.exit(any(name.split(".")[0] in ("jax", "jaxlib", "flax") for name in sys.mod
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_configs_import_nothing_of_the_package_but_the_methods_settings():
+def test_configs_import_nothing_of_the_package_but_settings_of_methods_and_tasks():
+    may = {"base.py": {"methods"}, "tasks.py": {"tasks", "config.schema"}}
     for path in (ROOT / "configs").rglob("*.py"):
-        allowed = {"methods"} if path.name == "base.py" else set()
+        allowed = may.get(path.name, set())
         assert imports(path) <= allowed, f"{path.name} imports {imports(path)}"
 
 

@@ -84,10 +84,15 @@ def prompt_ids(tokenizer, problem: Problem, messages: Callable) -> np.ndarray:
 
 
 def template_hash(tokenizer, messages: Callable, question: str = "1+1=") -> str:
-    """12 hex digits that change when the rendering of a fixed question does: ids, hence template and tokenizer."""
-    return hashlib.sha256(
-        prompt_ids(tokenizer, Problem(0, question, "2", "", 0), messages).tobytes()
-    ).hexdigest()[:12]
+    """12 hex digits that change when the rendering of a fixed question does: ids, hence template and tokenizer.
+
+    A tokenizer of single characters may lack some of the question's. Then the question is its alphabet.
+    """
+    alphabet = getattr(tokenizer, "alphabet", question)
+    own = "" if set(question) <= set(alphabet) else "".join(sorted(alphabet))
+    ids = prompt_ids(tokenizer, Problem(0, own or question, "2", "", 0), messages)
+    # the ids say in which order the characters stand, the text which ones they are
+    return hashlib.sha256(ids.tobytes() + own.encode()).hexdigest()[:12]
 
 
 def encode_prompts(

@@ -1,6 +1,7 @@
 """Training algorithms, one file each, found by name.
 
-Each file has a frozen `Config` and `make(cfg, policy, recipes, microbatch_rows) -> Method`.
+Each file has a frozen `Config`, whose fields are the keys config.method.<name>, and
+`make(cfg, policy, recipes, microbatch_rows) -> Method`; nothing needs to be registered.
 """
 
 from __future__ import annotations

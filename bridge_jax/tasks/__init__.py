@@ -1,6 +1,8 @@
 """Tasks, found by the names of the files of this folder: one new file is one new task.
 
-A task file has a frozen dataclass `Config` and `make(cfg: Config) -> types.Task`; nothing needs to be registered.
+A task file has a frozen dataclass `Config`, whose fields are the keys of config.task, and `make(cfg: Config) -> types.Task`;
+nothing needs to be registered. A file with an ALPHABET, the characters of its questions and solutions, can be read by
+data.tokenizer=chars.
 A file with CLAIMS = True makes Claims, so that a run of it needs a grading.pool.Pool.
 Also here is what every task needs: the check that no row lacks a question or an answer, ids that depend on nothing
 but the question, chat messages, and how the tasks that read their rows (datasets.py) are put together.
@@ -48,6 +50,11 @@ def load(name: str) -> ModuleType:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"task {name!r} does not exist.{hint} Tasks: {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def defaults(name: str) -> dict:
+    """The task's settings, groups as dicts, at their defaults."""
+    return dataclasses.asdict(load(name).Config())
 
 
 def question_id(question: str) -> int:

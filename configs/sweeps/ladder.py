@@ -71,6 +71,11 @@ def common(**given) -> dict:
     return {"model.path": "runs/study/base/model", "eval.cooperation": True} | given
 
 
+def given_of(variant: str) -> dict:
+    """What a variant sets beside the learning rates; a method that METHODS has not, its defaults."""
+    return METHODS.get(variant, {"method": variant})
+
+
 def annealed(given: dict) -> dict:
     """The settings with both learning rates falling to 0 at the end of the run, of each phase where there are two."""
     steps = given.get("steps", ROLLOUTS)
@@ -91,7 +96,7 @@ def at_rate(variant: str, rate: float, ratio: float = RATIOS[0], **given) -> dic
         if variant in WITH_ADAPTER
         else {}
     )
-    return annealed(METHODS[variant] | given | {"optim.base.learning_rate": rate} | adapter)
+    return annealed(given_of(variant) | given | {"optim.base.learning_rate": rate} | adapter)
 
 
 def ratios(variant: str) -> tuple[float, ...]:
@@ -114,7 +119,7 @@ def grid(variant: str) -> dict[str, tuple[float, float]]:
 
 def scaled(variant: str, factor: float) -> dict:
     """The lengths of a variant that trains for `factor` times its steps, each phase alike."""
-    given = {"steps": ROLLOUTS} | METHODS[variant]
+    given = {"steps": ROLLOUTS} | given_of(variant)
     return {
         key: round(factor * given[key])
         for key in ("steps", "method.cold_start.sft_steps")

@@ -51,9 +51,9 @@ def test_runs_are_valid_and_distinct(path):
         )
 
 
-def test_the_study_has_every_method():
-    """And dapo's and the own-sampling shadow's fewer steps, which generate more each."""
-    assert {given["method"] for given in ladder.METHODS.values()} == set(methods.names())
+def test_the_variants_of_the_study():
+    """Of methods that there are; dapo and the shadow's own samples have fewer steps, which generate more each."""
+    assert {given["method"] for given in ladder.METHODS.values()} <= set(methods.names())
     assert set(ladder.MAIN) | set(ladder.WITH_ADAPTER) <= set(ladder.METHODS)
     lengths = {name: ladder.at_rate(name, 1e-4)["steps"] for name in ladder.METHODS}
     assert (
@@ -63,6 +63,15 @@ def test_the_study_has_every_method():
         < lengths["cold_start"]
         == lengths["alternate"]
     )
+
+
+def test_a_method_that_the_study_has_not_stands_beside_its_variants():
+    """By its name and its defaults, over the study's steps."""
+    found = ladder.settled("bridge", "a_new_method")
+    assert found["bridge"] == ladder.at_tuned("bridge")
+    assert found["a_new_method"]["method"] == "a_new_method"
+    assert found["a_new_method"]["steps"] == ladder.ROLLOUTS
+    assert ladder.scaled("a_new_method", 0.4) == {"steps": round(0.4 * ladder.ROLLOUTS)}
 
 
 def test_lam_has_the_papers_range_and_every_schedule():

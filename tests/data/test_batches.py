@@ -537,6 +537,14 @@ def test_template_hash_tells_renderings_apart():
     )
 
 
+def test_template_hash_of_an_alphabet_without_the_question():
+    """A task's own characters, none of them in a sum: told apart by which they are and by their order."""
+    alphabets = ("ab>#", "ba>#", "cd>#")
+    found = [batches.template_hash(CharTokenizer(alphabet), plain) for alphabet in alphabets]
+    assert len({*found, batches.template_hash(CHAR, plain)}) == 4
+    assert found[0] == batches.template_hash(CharTokenizer("ab>#"), plain)
+
+
 def test_template_hash_sees_the_system_message():
     chat = functools.partial(tasks.boxed_messages)
     assert batches.template_hash(real("qwen3"), chat) != batches.template_hash(

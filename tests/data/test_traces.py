@@ -41,8 +41,12 @@ def build(folder, traces: list[dict], method: str = "sft", **given) -> tuple[Set
     path = folder / "traces.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in traces))
     config = tiny_runs.config(method, data__tokenizer=str(folder / "tokenizer"), **given)
-    config.task = task_groups.limr(
-        data_dir=str(folder), allow_changed_data=True, held_out=("math500",), traces=str(path)
+    config.task = task_groups.group(
+        "limr",
+        data_dir=str(folder),
+        allow_changed_data=True,
+        held_out=("math500",),
+        traces=str(path),
     )
     config.model.arch.vocab_size = 128
     config.model.arch.max_position_embeddings = 1024

@@ -1,7 +1,8 @@
 """What every method promises, asked of every file in bridge_jax/methods: a new one is picked up by itself.
 
-Each is tried with its default Config, and once more for each of these fields that its Config has. A method that needs more
-than demonstrations and rollouts of its actors would need a line in `cases` or in `make_batch`.
+Each is tried with its default Config, once more for each of WORDS that its Config has, which mean the same in every method, and
+for those of VARIANTS, which are its own. A method that needs more than demonstrations and rollouts of its actors would need a
+line in `make_batch`.
 """
 
 from __future__ import annotations
@@ -16,25 +17,24 @@ import numpy as np
 import pytest
 
 from bridge_jax import methods
-from bridge_jax.config import schema
 from bridge_jax.types import Batch, Method, TrainState
 from tests import toys
 
+WORDS = {"kl_coef": 0.1, "advantage": "mean", "updates_per_batch": 2}
 VARIANTS = {
-    "kl_coef": 0.1,
-    "advantage": "mean",
-    "variant__shadow_rollouts": "own",
-    "updates_per_batch": 2,
-    "variant__ratio_cap": 2.0,
-    "sft_steps": 1,
-    "weighting": "phi",
-    "variant__w_learns": "gain",
-    "variant__resync_every": 3,
-    "variant__inner_steps": 2,
-    "shadow__storage": "difference",
-    "shadow__moments": "bfloat16",
-    "overlong_buffer": 0.0,
-    "gate": 2,
+    "bridge": {
+        "variant__shadow_rollouts": "own",
+        "variant__ratio_cap": 2.0,
+        "variant__w_learns": "gain",
+        "variant__resync_every": 3,
+        "variant__inner_steps": 2,
+        "shadow__storage": "difference",
+        "shadow__moments": "bfloat16",
+    },
+    "chord": {"weighting": "phi"},
+    "cold_start": {"sft_steps": 1},
+    "dapo": {"overlong_buffer": 0.0},
+    "hpt": {"gate": 2},
 }
 METRIC = re.compile(r"[a-z_]+/[A-Za-z0-9_@]+")
 BAD = toys.V - 1  # in no batch but those that are to be skipped
@@ -42,14 +42,13 @@ P, M, DEMOS = 8, 8, 16
 
 
 def cases() -> list:
-    """(name, fields of Config) of every method, and of every variant that its Config allows."""
+    """(name, fields of Config) of every method, at its defaults and with each of its variants."""
     found = []
     for name in methods.names():
-        defaults = dataclasses.asdict(methods.load(name).Config())
-        fields = {key.replace(".", "__") for key in schema.flatten(defaults)}
-        found += [(name, {})] + [
-            (name, {key: value}) for key, value in VARIANTS.items() if key in fields
-        ]
+        fields = {field.name for field in dataclasses.fields(methods.load(name).Config)}
+        shared = {key: value for key, value in WORDS.items() if key in fields}
+        variants = shared | VARIANTS.get(name, {})
+        found += [(name, {})] + [(name, {key: value}) for key, value in variants.items()]
     return [
         pytest.param(name, tuple(fields.items()), id="-".join((name, *fields)))
         for name, fields in found

@@ -120,7 +120,10 @@ def test_golden(name, build):
     with np.load(GOLDEN) as golden:
         if name not in golden:
             assert name not in {*SHIPPED, *tiny.SPECIAL}
-            pytest.skip(f"no {name!r} in {GOLDEN.name}: python -m tests.models.make_golden adds it")
+            pytest.skip(
+                f"no {name!r} in {GOLDEN.name}: python -m tests.models.make_golden adds it, "
+                "where transformers has the family"
+            )
         expected = golden[name]
     seqs = tiny.rows()
     mask = tiny.inside(seqs)

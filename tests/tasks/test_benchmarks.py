@@ -262,7 +262,7 @@ def test_a_prompt_without_a_system_message():
         (dict(held_out=("math50",)), "task 'math50' does not exist. Did you mean 'math500'"),
         (
             dict(held_out=("gsm8k",)),
-            r"task.held_out=\('gsm8k',\); allowed: aime24, aime25, amc23, math500",
+            r"task.held_out=\('gsm8k',\); allowed: .*aime24, .*math500, ",
         ),
         (dict(held_out=()), "task.held_out is empty, so nothing would judge the run"),
         (dict(prompt="chat"), "task.prompt='chat'; allowed: boxed, plain"),

@@ -1,0 +1,36 @@
+"""The quickstart's small model on a task of your choice, METHOD,TASK behind the config's name: to try a new task.
+
+    python -m experiments.train --config=configs/any_task.py:bridge,arithmetic --workdir=runs/any
+
+CPU, minutes, from random weights. The task's file needs an ALPHABET, the characters of its questions and solutions; its settings
+are --config.task.KEY=VALUE. A task in words needs a model with a tokenizer of its own, and so a config file of its own:
+configs/smollm2_arithmetic.py is one, and `config.task = tasks.group(NAME)` chooses the task (configs/tasks.py).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, quickstart, tasks
+
+
+def get_config(method: str = "bridge") -> ConfigDict:
+    """20 steps; the task, behind a comma, is arithmetic unless it is given."""
+    method, _, task = method.partition(",")
+    config = base.get_config(method)
+    config.steps = 20
+    # 127 characters, as many as ASCII has, and the end of a sequence
+    config.model.update(dict(arch=ConfigDict(quickstart.ARCH | dict(vocab_size=128)), remat="none"))
+    config.task = tasks.group(task or "arithmetic")
+    config.data.update(dict(tokenizer="chars", buckets=(16, 64)))
+    config.rollout.max_new = 32
+    config.batch.update(
+        dict(prompts_per_step=16, samples_per_prompt=8, demos_per_step=16, microbatch_rows=128)
+    )
+    config.optim.base.learning_rate = 1e-3
+    config.optim.lora.learning_rate = 1e-2
+    config.eval.update(dict(every=10, rows=64, limit=64))
+    config.log.rollouts_every = 10
+    if method == "cold_start":
+        config.method.cold_start.sft_steps = config.steps // 2
+    if method == "chord":
+        config.method.chord.mu_schedule.steps = config.steps
+    return config
