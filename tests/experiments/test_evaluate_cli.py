@@ -122,11 +122,11 @@ def test_a_trained_run_is_no_random_model(unbroken, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_weights_of_a_run_are_its_merged_policy(unbroken, dtype):
     """theta + w, cast behind the sum as in training, bit for bit; w matters."""
-    run, dtype = export.rebuild(str(unbroken("bridge"))), dtype_of("dtype", dtype)
-    parts, _ = export.restore(run, str(unbroken("bridge")))
-    loaded, at_step = command.open_run(str(unbroken("bridge"))).load(run.mesh, dtype)
+    (setup, _), dtype = export.rebuild(str(unbroken("bridge"))), dtype_of("dtype", dtype)
+    parts, _ = export.restore(setup, str(unbroken("bridge")))
+    loaded, at_step = command.open_run(str(unbroken("bridge"))).load(setup.mesh, dtype)
     assert at_step == f", step {tiny_runs.STEPS}"
-    merge = jax.jit(lambda theta, w: lora.merge(run.lora, theta, w, dtype))
+    merge = jax.jit(lambda theta, w: lora.merge(setup.lora, theta, w, dtype))
     same = lambda one, other: all(
         np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other))
     )
