@@ -11,6 +11,7 @@ XLA aborts the process.
 from __future__ import annotations
 
 import os
+import signal
 
 WANTED = (
     "--xla_force_host_platform_device_count=8",
@@ -22,3 +23,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     [given, *(flag for flag in WANTED if flag.split("=")[0] not in given)]
 ).strip()
 os.environ.setdefault("NPROC", "32")
+
+# under nohup SIGHUP is ignored, by the programs that tests start too: here it has its usual meaning
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
