@@ -147,6 +147,7 @@ def test_the_same_update_of_every_method(name):
     assert_same_update(name)
 
 
+@pytest.mark.slow
 def test_a_run_with_packed_rows(quick, tmp_path):
     """Through the loop: the same samples and, to rounding, the same numbers as without; more prompt tokens, and told so."""
     given = dict(steps=2, eval__every=2, optim__base__eps=10.0, optim__lora__eps=10.0)

@@ -114,6 +114,7 @@ def assert_same_update(
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grpo", "bridge"])
 def test_the_same_update_on_all_three_axes(name):
     assert_same_update(name, MESHES["2x2x2"])
@@ -133,6 +134,7 @@ on_both = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @on_both
 @pytest.mark.parametrize("places", [1, 3])
 def test_the_same_update_packed(sizes, places):
@@ -160,6 +162,7 @@ def test_the_same_update_in_less_memory(monkeypatch, sizes, chosen):
     assert_same_update("bridge", sizes, **chosen)
 
 
+@pytest.mark.slow
 def test_a_shadow_in_the_hosts_memory():
     """Two steps give the very numbers of a shadow on the device, and end where they began: parameters and moments on the host."""
     mesh, ends = mesh_of(MESHES["2x2x2"]), []

@@ -44,6 +44,7 @@ def test_updates_compute_the_same_gradient_with_a_prompt_shared_or_repeated(fold
     assert shared > 0 and np.isclose(shared, repeated, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_bridge_beside_grpo(folder, small, shared, monkeypatch):
     """bridge holds two policies and reads one expert for every five samples; its times are over grpo's in the same line."""
@@ -76,6 +77,7 @@ def test_the_command_prints_a_line_a_repeat_and_the_medians(capsys, monkeypatch)
     assert set(lines[0]["versions"]) >= {"jax", "jaxlib"} and lines[-1]["peak_mb"]["self"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["grpo", "bridge"])
 def test_a_step_is_the_sum_of_its_phases(folder, small, method):
     """Each phase has a limit by its counted work, except grading; prefill and decode make up the rollout."""

@@ -105,6 +105,7 @@ def made(tmp_path, **options):
     return groups, text, tables
 
 
+@pytest.mark.slow
 def test_forty_runs_open_in_two_seconds(tmp_path, browser):
     """Curves, bars, table, differences, samples and configs are there; the page is ready within 2 s of its start."""
     for method in ("sft", "grpo", "bridge", "alternate", "hybrid"):

@@ -427,6 +427,7 @@ def test_a_full_disk_has_an_exit_code_of_its_own_and_costs_no_step(environment, 
         tiny_runs.assert_same_run(workdir, heard, "grpo")
 
 
+@pytest.mark.slow
 def test_kill_9_before_the_first_checkpoint_and_during_saves(environment, heard, tmp_path):
     """Again and again, at any moment: what a kill cost is taken again, and what it left of a save is removed."""
     workdir = tmp_path / "run"

@@ -139,6 +139,7 @@ def test_it_is_sampled_from_by_every_plan(toy):
     np.testing.assert_allclose(np.asarray(plain.logp_BT)[mask], logp_BT[mask], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_it_is_trained(dropped_in, quick, tmp_path):
     """BRIDGE, whole runs: its parameters move, and the sampler's log-probabilities are the
     trainer's.

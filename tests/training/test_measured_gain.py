@@ -130,6 +130,7 @@ def test_expert_logp(made):
     )
 
 
+@pytest.mark.slow
 def test_in_a_run(tmp_path):
     """Every evaluation has it, nothing else does, and nothing compiles for it once training is under way."""
     loop.train(
