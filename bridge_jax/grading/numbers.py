@@ -50,7 +50,7 @@ class Time(NamedTuple):
 
     seconds: int
     half: str
-    shown: int = 0  # the number of seconds as it is written, if it shows no AM or PM
+    shown: int | None = None  # seconds as they are written; None where AM or PM is
 
 
 @functools.lru_cache(maxsize=4096)
@@ -122,7 +122,7 @@ def time(text: str) -> Time | None:
     if not found or not (found[2] or found[4]):
         return None
     hour, minute, second = (int(found[place] or 0) for place in (1, 2, 3))
-    half, shown = (found[4] or "").lower(), 0
+    half, shown = (found[4] or "").lower(), None
     if hour > 24 or minute > 59 or second > 59 or (half and not 1 <= hour <= 12):
         return None
     if not half:
@@ -133,7 +133,7 @@ def time(text: str) -> Time | None:
 
 def same_time(one: Time, other: Time) -> bool:
     """Equal times; the half of the day may be left out, but 13:20 and 1:20 without one may be ratios."""
-    if one.shown and other.shown:
+    if one.shown is not None and other.shown is not None:
         return one.shown == other.shown
     return one.seconds == other.seconds and (
         one.half == other.half or not (one.half and other.half)

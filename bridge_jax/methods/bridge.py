@@ -67,17 +67,18 @@ def step(state: TrainState, lam, policy: Policy, passes: variants.Passes, ascend
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """Binds objectives, optimizer and storage to `step`; state: Params(theta, theta_hat, w), ref if kl_coef > 0."""
     variants.check(cfg)
+    recipes = variants.shadow_recipe(cfg, recipes)
     lam_at, storage = variants.lam_rule(cfg), STORAGE[cfg.shadow.storage]
     read = functools.partial(read_shadow, storage)
     phi_hat_of = lambda params: policy.merge(read(params), params.w)
-    ascend = variants.ascent(cfg, recipes, storage)
+    ascend = variants.ascent(recipes, storage)
     rl_objective = functools.partial(variants.rl_objective, cfg, policy, microbatch_rows)
     gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
 
     def init(theta, key) -> TrainState:
         params = Params(theta, jax.tree.map(jnp.copy, theta), policy.init_w(key))
         ref = policy.merge(theta, None) if cfg.kl_coef else None
-        state = init_train_state(variants.shadow_recipe(cfg, recipes), params, ref)
+        state = init_train_state(recipes, params, ref)
         return variants.init_gain(cfg, state.replace(params=storage.write(params, key)))
 
     def update(state: TrainState, batch: Batch):

@@ -141,9 +141,8 @@ def shadow_recipe(cfg, recipes: Recipes) -> Recipes:
     )
 
 
-def ascent(cfg, recipes: Recipes, storage: Storage) -> Callable:
+def ascent(recipes: Recipes, storage: Storage) -> Callable:
     """(state, part, gradient, what has to be finite) -> (state, metrics): one part moves."""
-    recipes = shadow_recipe(cfg, recipes)
 
     def ascend(state: TrainState, part: str, G, finite):
         if part == "theta_hat":

@@ -94,7 +94,7 @@ class StepSampler(NamedTuple):
         s, method, data = self.setup.settings, self.setup.method, self.data
         spec, prompts, demos = method.batch_spec(step), (), ()
         if spec.sampled_by:
-            prompts = self.order("rl", cursors["rl"])
+            prompts = self.order(cursors["rl"])
         if spec.demos and method.paired:
             demos = prompts
         elif spec.demos:
@@ -112,11 +112,11 @@ class StepSampler(NamedTuple):
             demo_rows = batches.demo_batch(data.demos, demos, (bucket,), s.rollout.max_new, count)
         return Rows(step, spec, bucket, prompts, cursors["rl"] + len(prompts), demo_rows)
 
-    def order(self, name: str, cursor: int) -> np.ndarray:
+    def order(self, cursor: int) -> np.ndarray:
         """Indices of the prompts of one round."""
         s = self.setup.settings
         count = len(self.data.prompts.problems)
-        return batches.order(s.seed, name, count, cursor, s.batch.prompts_per_step)
+        return batches.order(s.seed, "rl", count, cursor, s.batch.prompts_per_step)
 
     def start(self, params: Params, rows: Rows) -> dict[str, list[sampler.Samples]]:
         """Begin to sample the step's prompts by every policy of the step, in parts; waits for nothing."""
@@ -212,7 +212,7 @@ class StepSampler(NamedTuple):
             equal = [p for p in range(len(R_PM)) if R_PM[p].min() == R_PM[p].max()]
             if not equal:
                 break
-            asked = self.order("rl", cursor)
+            asked = self.order(cursor)
             cursor += len(asked)
             phi = self.programs.policy["theta"](params)
             more, graded, seconds = self.fetch(rows, asked, self.dispatch(phi, rows, asked))

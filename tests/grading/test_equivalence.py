@@ -110,6 +110,7 @@ TRAPS = [  # gold, answer: never correct
     ("13:20", "1:20"),
     ("15:30", "3:30"),
     ("0:05", "12:05"),
+    ("0:00", "12:00"),
     # a dollar without a partner is money
     ("$5", "5 cents"),
     ("$5", "5 euros"),
