@@ -206,7 +206,7 @@ class StepSampler(NamedTuple):
         used or not, so that the order stays a function of it. What cannot be replaced stays.
         """
         M, rounds, grading = self.setup.settings.batch.samples_per_prompt, [], 0.0
-        cursor = rows.cursor
+        cursor, phi = rows.cursor, self.programs.policy["theta"](params)
         for _ in range(self.setup.method.resample_rounds):
             R_PM = rollouts.reward_B.reshape(-1, M)
             equal = [p for p in range(len(R_PM)) if R_PM[p].min() == R_PM[p].max()]
@@ -214,7 +214,6 @@ class StepSampler(NamedTuple):
                 break
             asked = self.order(cursor)
             cursor += len(asked)
-            phi = self.programs.policy["theta"](params)
             more, graded, seconds = self.fetch(rows, asked, self.dispatch(phi, rows, asked))
             more_PM = more.reward_B.reshape(-1, M)
             useful = [p for p in range(len(asked)) if more_PM[p].min() != more_PM[p].max()]
