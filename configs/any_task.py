@@ -29,8 +29,4 @@ def get_config(method: str = "bridge") -> ConfigDict:
     config.optim.lora.learning_rate = 1e-2
     config.eval.update(dict(every=10, rows=64, limit=64))
     config.log.rollouts_every = 10
-    if method == "cold_start":
-        config.method.cold_start.sft_steps = config.steps // 2
-    if method == "chord":
-        config.method.chord.mu_schedule.steps = config.steps
-    return config
+    return base.fit_to_steps(config)

@@ -83,3 +83,15 @@ def get_config(method: str = "bridge") -> ConfigDict:
             hosts=dict(coordinator="", count=0, index=-1, timeout_s=600),
         )
     )
+
+
+def fit_to_steps(config: ConfigDict) -> ConfigDict:
+    """The config, with its method's counts of steps fitted to a run as short as config.steps.
+
+    SFT is the first half of a cold start, and CHORD's mu falls over the whole run.
+    """
+    if config.method.name == "cold_start":
+        config.method.cold_start.sft_steps = config.steps // 2
+    if config.method.name == "chord":
+        config.method.chord.mu_schedule.steps = config.steps
+    return config

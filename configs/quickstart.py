@@ -52,8 +52,4 @@ def get_config(method: str = "bridge") -> ConfigDict:
         config.steps = 40
         config.optim.base.learning_rate = 1e-4
         config.optim.lora.learning_rate = 1e-3
-    if method == "cold_start":
-        config.method.cold_start.sft_steps = config.steps // 2
-    if method == "chord":
-        config.method.chord.mu_schedule.steps = config.steps
-    return config
+    return base.fit_to_steps(config)

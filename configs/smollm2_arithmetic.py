@@ -40,8 +40,4 @@ def get_config(method: str = "bridge") -> ConfigDict:
     )
     config.eval.update(dict(every=10, rows=60))
     config.checkpoint.every = 10
-    if method == "cold_start":
-        config.method.cold_start.sft_steps = config.steps // 2
-    if method == "chord":
-        config.method.chord.mu_schedule.steps = config.steps
-    return config
+    return base.fit_to_steps(config)

@@ -1,6 +1,6 @@
 """From a ConfigDict to frozen dataclasses: the only place that checks names and types of what a user typed.
 
-`section` builds one dataclass from one group of the config, `unread` finds keys that were set and that nobody reads,
+`section` builds one dataclass from one group of the config,
 `diff` compares two configs key by key, `BatchTable` derives every batch number from the five that are given and refuses
 sets that cannot be cut into equal micro-batches. Left out: defaults (they live in the dataclasses and in configs/), and
 anything that touches a device.
@@ -37,21 +37,21 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
 def section(
     config: ConfigDict, name: str, cls: type, others: Iterable[str] = (), default: Any = None
 ) -> Any:
-    """`cls` filled from config.<name>; keys that are not given keep their default, that of `default` if it is given.
+    """`cls` filled from config.<name>; a key that is not given keeps its default.
 
-    A field that is a dataclass is filled from a group of its own, config.<name>.<field>. `others` are
-    keys that somebody else reads: they may be present and are passed over (see `unread`). ValueError on
-    an unknown key, a value of another type than its field, and a missing field without default.
+    others: keys that may be present and are passed over, since another part reads them (a task's
+    name). default: a record of `cls` whose values are the defaults instead. A field that is a dataclass is
+    filled from a group of its own, config.<name>.<field>. ValueError on an unknown key, a value of
+    another type than its field, and a missing field without default.
     """
     group = config[name] if name in config else {}
     if not isinstance(group, (ConfigDict, Mapping)):
         raise ValueError(f"config.{name} must be a group of keys, got {group!r}.")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     hints = typing.get_type_hints(cls)
-    passed_over = set(others) - set(fields)
     values = {}
     for key, value in group.items():
-        if key in passed_over:
+        if key in others and key not in fields:
             continue
         if key not in fields:
             raise ValueError(f"unknown key config.{name}.{key}: {did_you_mean(key, fields)}")
@@ -94,12 +94,6 @@ def expand_user(path: str) -> str:
             f"./{path} for one of that name in the current folder"
         )
     return expanded
-
-
-def unread(config_section: Any, defaults_section: Any, cls: type) -> list[str]:
-    """Keys whose value differs from the defaults although `cls` has no such field: set by the user, read by nobody."""
-    fields = {field.name for field in dataclasses.fields(cls)}
-    return sorted({path.split(".")[0] for path in diff(config_section, defaults_section)} - fields)
 
 
 def _typed(value: Any, wanted: Any) -> Any:

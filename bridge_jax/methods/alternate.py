@@ -27,8 +27,7 @@ class Config:
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """Both halves share one state: Params(theta), and ref when kl_coef > 0."""
     rl_cfg = grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef)
-    grpo.check(rl_cfg, "method.alternate")
-    rl = grpo.make(rl_cfg, policy, recipes, microbatch_rows)
+    rl = grpo.make(rl_cfg, policy, recipes, microbatch_rows, "method.alternate")
     expert = sft.make(sft.Config(), policy, recipes, microbatch_rows)
 
     def update(state: TrainState, batch: Batch):

@@ -34,8 +34,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     """SFT, then GRPO of all base weights; state: Params(theta), and ref when kl_coef > 0."""
     checks.check_range("method.cold_start.sft_steps", cfg.sft_steps, 0)
     rl_cfg = grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef)
-    grpo.check(rl_cfg, "method.cold_start")
-    rl = grpo.make(rl_cfg, policy, recipes, microbatch_rows)
+    rl = grpo.make(rl_cfg, policy, recipes, microbatch_rows, "method.cold_start")
     expert = sft.make(sft.Config(), policy, recipes, microbatch_rows)
 
     def begin_rl(state: TrainState) -> TrainState:

@@ -28,5 +28,4 @@ class Config:
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
     """GRPO with these two changes; state: Params(theta), and ref when kl_coef > 0."""
     chosen = grpo.Config(advantage="mean", normaliser="longest", **dataclasses.asdict(cfg))
-    grpo.check(chosen, "method.dr_grpo")
-    return grpo.make(chosen, policy, recipes, microbatch_rows)
+    return grpo.make(chosen, policy, recipes, microbatch_rows, "method.dr_grpo")

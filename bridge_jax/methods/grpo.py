@@ -38,16 +38,6 @@ class Config:
     normaliser: str = "tokens"
 
 
-def check(cfg: Config, key: str = "method.grpo") -> None:
-    """ValueError for settings that are invalid; key: their group."""
-    objectives.check_advantage(f"{key}.advantage", cfg.advantage)
-    if cfg.normaliser not in ("tokens", "longest"):
-        raise ValueError(f"{key}.normaliser={cfg.normaliser!r}; allowed: 'tokens', 'longest'")
-    checks.check_range(f"{key}.updates_per_batch", cfg.updates_per_batch, 1)
-    for name in ("clip_low", "clip_high", "kl_coef"):
-        checks.check_range(f"{key}.{name}", getattr(cfg, name), 0.0)
-
-
 def updates_on_a_batch(count: int, policy: Policy, recipes: Recipes, microbatch_rows: int):
     """Function that takes `count` updates of theta on one batch of samples, all at its step's rate.
 
@@ -73,9 +63,24 @@ def updates_on_a_batch(count: int, policy: Policy, recipes: Recipes, microbatch_
     return ascend
 
 
-def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
-    """GRPO of all base weights; state: Params(theta), and ref when kl_coef > 0."""
-    check(cfg)
+def make(
+    cfg: Config,
+    policy: Policy,
+    recipes: Recipes,
+    microbatch_rows: int = 0,
+    group: str = "method.grpo",
+) -> Method:
+    """GRPO of all base weights; state: Params(theta), and ref when kl_coef > 0.
+
+    group: where the settings come from, for the ValueError that names an invalid one.
+    """
+    objectives.check_advantage(f"{group}.advantage", cfg.advantage)
+    if cfg.normaliser not in ("tokens", "longest"):
+        raise ValueError(f"{group}.normaliser={cfg.normaliser!r}; allowed: 'tokens', 'longest'")
+    checks.check_range(f"{group}.updates_per_batch", cfg.updates_per_batch, 1)
+    for name in ("clip_low", "clip_high", "kl_coef"):
+        checks.check_range(f"{group}.{name}", getattr(cfg, name), 0.0)
+
     bounds = {"low": cfg.clip_low, "high": cfg.clip_high}
     term = functools.partial(objectives.clipped_surrogate, **bounds)
     ascend = updates_on_a_batch(cfg.updates_per_batch, policy, recipes, microbatch_rows)

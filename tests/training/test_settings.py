@@ -117,13 +117,6 @@ def test_section_names_missing_fields_unset_placeholders_and_groups_that_are_non
         schema.section(ConfigDict({"data": 3}), "data", Needs)
 
 
-def test_unread_lists_changed_keys_that_the_class_does_not_have():
-    defaults = ConfigDict({"lr": 1e-3, "lam": 0.5, "mu": 0.1, "name": "bridge"})
-    given = ConfigDict({"lr": 1.0, "lam": 0.3, "mu": 0.1, "name": "sft", "new": {"a": 1}})
-    assert schema.unread(given, defaults, Recipe) == ["lam", "new"]
-    assert schema.unread(defaults, defaults, Recipe) == []
-
-
 def test_did_you_mean():
     assert (
         schema.did_you_mean("grpp", ["sft", "grpo"]) == "did you mean 'grpo'? Allowed: grpo, sft."
