@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -16,16 +17,55 @@ from bridge_jax.training import interrupt
 from bridge_jax.training.interrupt import Interrupt, Stopped
 
 
-def hold_the_main_thread(iterations: int = 3_000_000) -> None:
-    """In code that is not Python's, as a wait for a device is: handlers do not run meanwhile."""
-    hashlib.pbkdf2_hmac("sha256", b"", b"", iterations)
+class Held:
+    """Holds the main thread in code that is not Python's, as a wait for a device does, until `let_go`.
+
+    Python's signal handlers do not run meanwhile: a barrier of C goes on waiting behind a signal.
+    """
+
+    def __init__(self):
+        self._c, self._barrier = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+        assert self._c.pthread_barrier_init(self._barrier, None, 2) == 0
+        self.freed_by_the_test = False
+
+    def hold(self) -> None:
+        """To be called in the main thread; after a minute it is let go whatever has come."""
+        rescue = threading.Timer(60, self._wait)
+        rescue.start()
+        self._wait()
+        rescue.cancel()
+
+    def let_go(self) -> None:
+        """From another thread."""
+        self.freed_by_the_test = True
+        self._wait()
+
+    def _wait(self) -> None:
+        self._c.pthread_barrier_wait(self._barrier)
 
 
-def send(*numbers: int) -> None:
-    """To this process, each once the one before was heard."""
-    for number in numbers:
-        os.kill(os.getpid(), number)
-        time.sleep(0.2)
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has no pthread_barrier")
+
+
+@pytest.fixture
+def send(monkeypatch):
+    """Function that sends signals to this process, each once the one before was heard."""
+    heard, listening = queue.SimpleQueue(), interrupt.listening
+
+    def noted(answer):
+        def answer_and_note(number: int) -> None:
+            answer(number)
+            heard.put(number)
+
+        return listening(answer_and_note)
+
+    def send_all(*numbers: int) -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            assert heard.get(timeout=60) == number
+
+    monkeypatch.setattr(interrupt, "listening", noted)
+    return send_all
 
 
 @pytest.fixture
@@ -37,19 +77,24 @@ def said(monkeypatch):
     return told
 
 
+@on_linux
 def test_signals_are_heard_while_the_main_thread_is_held():
-    """Well before Python's own handler, which comes behind the C code."""
-    heard, handled = [], []
-    before = signal.signal(signal.SIGUSR1, lambda *_: handled.append(time.monotonic()))
+    """Python's own handler comes behind the C code; the thread that listens hears them within it."""
+    held, events = Held(), []
+
+    def heard(number: int) -> None:
+        events.append(("heard", number))
+        held.let_go()
+
+    before = signal.signal(signal.SIGUSR1, lambda number, _: events.append(("handled", number)))
     try:
-        with interrupt.listening(lambda number: heard.append((number, time.monotonic()))):
+        with interrupt.listening(heard):
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-            hold_the_main_thread()
+            held.hold()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    ((number, at),) = heard
-    assert number == signal.SIGUSR1 and len(handled) == 1
-    assert handled[0] - at > 0.3
+    assert events == [("heard", signal.SIGUSR1), ("handled", signal.SIGUSR1)]
+    assert held.freed_by_the_test
 
 
 def test_nothing_is_left_behind(said):
@@ -106,7 +151,7 @@ def test_nothing_is_left_behind(said):
         ),
     ],
 )
-def test_what_a_signal_is_answered(said, numbers, told):
+def test_what_a_signal_is_answered(said, send, numbers, told):
     with Interrupt() as asked:
         asked.starting, asked.step = False, 7
         assert not asked.agreed()
@@ -121,7 +166,7 @@ def test_a_terminal_that_is_closed_is_nothing_to_nohup(said):
     try:
         with Interrupt() as asked:
             asked.starting = False
-            send(signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGHUP)
             assert not asked.agreed()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
@@ -129,38 +174,49 @@ def test_a_terminal_that_is_closed_is_nothing_to_nohup(said):
     assert said == []
 
 
-def test_before_the_first_step(said):
+def test_before_the_first_step(said, send):
     """Stopped where it strikes, once: a second signal does not break into the clearing up."""
     with Interrupt() as asked:
         with pytest.raises(Stopped):
             send(signal.SIGTERM)
-        time.sleep(0.2)
         send(signal.SIGTERM)
         with pytest.raises(Stopped):
             asked.check()
     assert said == ["ending; Ctrl-C to end at once"]
 
 
+@on_linux
 def test_a_command_that_ctrl_c_interrupts(monkeypatch):
     """KeyboardInterrupt comes when the main thread is let go, the line about it at once; a second signal does not wait."""
-    told, before = [], signal.getsignal(signal.SIGINT)
-    note = lambda text: told.append((text, time.monotonic()))
-    monkeypatch.setattr(interrupt, "tell", note)
-    monkeypatch.setattr(interrupt, "end_at_once", note)
+    held, told, first = Held(), [], threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def tell(text: str) -> None:
+        told.append(text)
+        first.set()
+
+    def end_at_once(text: str) -> None:
+        told.append(text)
+        held.let_go()
+
+    def send_two() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        first.wait(50)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(interrupt, "tell", tell)
+    monkeypatch.setattr(interrupt, "end_at_once", end_at_once)
     # as commands begin, which end at once where there is nothing to clear up
-    signal.signal(signal.SIGINT, lambda *_: told.append(("not for it", 0.0)))
+    signal.signal(signal.SIGINT, lambda *_: told.append("not for it"))
     given = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         with interrupt.acknowledged("ending", "all is kept"):
-            for delay in (0.2, 0.4):
-                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
-            hold_the_main_thread()
-            time.sleep(5)
-    let_go = time.monotonic()
+            threading.Timer(0.2, send_two).start()
+            held.hold()
+            threading.Event().wait(30)
     assert signal.signal(signal.SIGINT, before) is given
-    texts, times = zip(*told)
-    assert texts == ("ending; again to end at once", "ended at once; all is kept")
-    assert let_go - times[1] > 0.3
+    assert told == ["ending; again to end at once", "ended at once; all is kept"]
+    assert held.freed_by_the_test
 
 
 PROGRAM = """
