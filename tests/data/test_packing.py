@@ -73,7 +73,7 @@ def test_a_row_by_hand():
     ]  # each predicted from the token before it
 
 
-@pytest.mark.parametrize("places", [1, 4])
+@pytest.mark.parametrize("places", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_log_probabilities_are_those_of_single_rows(places, monkeypatch):
     """Of ragged samples of shared prompts; what lies behind a row's last sample changes nothing. With one place in a row the
     completions alone are scored, with four the whole row."""
@@ -136,7 +136,7 @@ def assert_same_update(name: str, places: int = 3) -> None:
             )
 
 
-@pytest.mark.parametrize("places", [1, 3])
+@pytest.mark.parametrize("places", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_same_update_packed(places):
     assert_same_update("bridge", places)
 

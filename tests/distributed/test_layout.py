@@ -61,6 +61,7 @@ def test_a_group_is_shared_by_devices_that_are_more():
     assert mlp_rows(run, text, M=1) == {1} and not mlp_rows(run, text, M=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts, at_once", [(0, {4}), (2, {2})])
 def test_bridges_experts_are_cut_finer_where_asked(parts, at_once):
     """32 experts over 8 devices: 4 on each, or 2 in each of two micro-batches."""
@@ -75,7 +76,11 @@ ALONE, ALL_THREE = dict(fsdp=8), dict(data=2, fsdp=2, tensor=2)
 SHAPES = dict(arch=dict(num_hidden_layers=5, num_key_value_heads=2), rank=3, microbatch_rows=2)
 by_mesh = pytest.mark.parametrize(
     "method, sizes, passes",
-    [("grpo", ALONE, 2), ("bridge", ALONE, 5), ("bridge", ALL_THREE, 10)],
+    [
+        ("grpo", ALONE, 2),
+        ("bridge", ALONE, 5),
+        pytest.param("bridge", ALL_THREE, 10, marks=pytest.mark.slow),
+    ],
     ids=["grpo 1x8x1", "bridge 1x8x1", "bridge 2x2x2"],
 )
 
@@ -151,7 +156,9 @@ def test_weights_are_gathered_twice_for_each_micro_batch(method, sizes, passes):
     assert tensor > 1 or passes * layers < reduced < 1.06 * passes * layers
 
 
-@pytest.mark.parametrize("method, passes", [("grpo", 2), ("bridge", 5)])
+@pytest.mark.parametrize(
+    "method, passes", [("grpo", 2), pytest.param("bridge", 5, marks=pytest.mark.slow)]
+)
 def test_rows_alone_over_the_devices_gather_nothing(method, passes):
     """8x1x1: weights are where they are needed, and a layer's gradient is summed over the devices once for each micro-batch."""
     run, state, text = of_five_layers(method, (("data", 8),))
@@ -165,7 +172,7 @@ def test_rows_alone_over_the_devices_gather_nothing(method, passes):
     assert reduced / (2 * theta * 7 / 8) == pytest.approx(passes, rel=0.1)
 
 
-@pytest.mark.parametrize("method", ["grpo", "bridge"])
+@pytest.mark.parametrize("method", ["grpo", pytest.param("bridge", marks=pytest.mark.slow)])
 def test_heads_alone_over_the_devices_move_activations(method):
     """1x1x2: no matrix of a layer, nor its gradient, travels."""
     run, state, text = of_five_layers(method, (("tensor", 2),))

@@ -269,7 +269,11 @@ def one_device():
 
 @pytest.mark.parametrize(
     "sizes",
-    [dict(fsdp=8), dict(data=8, fsdp=1), dict(data=2, fsdp=2, tensor=2)],
+    [
+        pytest.param(dict(fsdp=8), marks=pytest.mark.slow),
+        pytest.param(dict(data=8, fsdp=1), marks=pytest.mark.slow),
+        dict(data=2, fsdp=2, tensor=2),
+    ],
     ids=["fsdp", "data", "all three"],
 )
 def test_eight_devices_update_as_one(one_device, sizes):

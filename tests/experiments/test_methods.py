@@ -5,6 +5,8 @@ from __future__ import annotations
 import pathlib
 import warnings
 
+import pytest
+
 from bridge_jax import methods
 from configs.sweeps import ladder
 from experiments import methods as command
@@ -12,6 +14,7 @@ from experiments import methods as command
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_committed_table_is_up_to_date():
     """Every line that it has, those of the study's methods among them; a new method may come later."""
     page = (ROOT / "docs" / "methods.md").read_text()

@@ -118,6 +118,7 @@ def test_what_cannot_be_planned_is_refused_at_once(tmp_path, arguments, message)
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_the_tables_are_drawn_between_their_marks(tmp_path):
     """--table alone, with no config: of the plans beside the page, whose own words stay."""
     pages = tmp_path / "docs" / "plans"

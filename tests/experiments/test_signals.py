@@ -109,7 +109,10 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "plan" else pytest.param(name, marks=pytest.mark.slow) for name in PLACES],
+)
 @pytest.mark.parametrize("times", [1, 2])
 def test_commands_of_the_devices_acknowledge_it_at_once(name, times):
     code = textwrap.dedent(HELD) + textwrap.dedent(PLACES[name])

@@ -345,6 +345,7 @@ def test_a_run_that_found_the_disk_full_is_told_apart(at_root, tmp_path, monkeyp
     assert left.value.code == (5 if full else 1)
 
 
+@pytest.mark.slow
 def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noqa: F811
     """One run fails, the other is done all the same; again: done is skipped, what was cut off goes on, the failure is told again."""
     parts = dict(

@@ -116,7 +116,10 @@ def wait_for_step(
     raise AssertionError(f"step {step} was not reached")
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.4, 0.8])
+@pytest.mark.parametrize(
+    "delay",
+    [pytest.param(0.0, marks=pytest.mark.slow), 0.4, pytest.param(0.8, marks=pytest.mark.slow)],
+)
 def test_sigterm_while_programs_are_compiled(environment, tmp_path, delay):
     """Ends at once, with code 0 and one line, whatever XLA's threads are at."""
     process = start(
@@ -182,6 +185,7 @@ def until_told(process: subprocess.Popen, text: str) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_acknowledged_at_once_and_a_second_one_ends_at_once(environment, tmp_path):
     """While a step holds the main thread. The run then goes on bit for bit from its last checkpoint."""
     hurt, whole, file = tmp_path / "hurt", tmp_path / "whole", config_file(tmp_path)
@@ -354,6 +358,7 @@ def heard(environment, tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirected", [">/dev/full 2>&1", "<&- >&- 2>&-"])
 def test_a_run_that_cannot_talk_goes_on(environment, heard, tmp_path, redirected):
     """A full disk under its log, or nothing at all where its output was: the same run, and exit code 0."""
@@ -366,6 +371,7 @@ def test_a_run_that_cannot_talk_goes_on(environment, heard, tmp_path, redirected
     assert silent(environment, redirected, *given, "--config.seed=7") == 2
 
 
+@pytest.mark.slow
 def test_a_run_outlives_its_terminal(environment, heard, tmp_path):
     """A terminal, and so a progress bar, that is gone in the middle of the run."""
     main, terminal = pty.openpty()
@@ -403,6 +409,7 @@ def read_all(descriptor: int, enough) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_full_disk_has_an_exit_code_of_its_own_and_costs_no_step(environment, heard, tmp_path):
     """It fills up in the middle of the run; with room the same command goes on, and ends as if nothing had been."""
     with full_disk.small(tmp_path / "disk", 8192) as disk:

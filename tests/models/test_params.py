@@ -194,7 +194,14 @@ def test_load_reads_each_shard_and_no_number_twice(layout, folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "sharded, vocab, mlp", [(False, 1000, 512), (True, 1000, 512), (False, 4000, 64)]
+    "sharded, vocab, mlp",
+    [
+        (True, 1000, 512),
+        *(
+            pytest.param(*given, marks=pytest.mark.slow)
+            for given in ((False, 1000, 512), (False, 4000, 64))
+        ),
+    ],
 )
 def test_load_holds_one_tensor_on_the_host(sharded, vocab, mlp, tmp_path, monkeypatch):
     """Allocations traced: the peak is at most the finished model, one stacked tensor, and small

@@ -33,7 +33,7 @@ def test_a_matmul_by_hand():
     assert compiled_flops(jnp.dot, a, b) == 2 * 32 * 64 * 128
 
 
-@pytest.mark.parametrize("samples", (1, 4))
+@pytest.mark.parametrize("samples", (1, pytest.param(4, marks=pytest.mark.slow)))
 @pytest.mark.parametrize("policy_name", remat.REMAT)
 def test_forward_and_backward_against_the_compiler(samples, policy_name):
     """2 prompts of 48 tokens, each with its samples of 64: shared prompts, recomputed layer and head, one chunk of logits. Compiled
@@ -95,7 +95,12 @@ def sketch(method: str, **given):
 
 
 @pytest.mark.parametrize(
-    "method, passes", (("grpo", (1, 0, 0)), ("bridge", (2, 1, 0)), ("cold_start", (0, 1, 0)))
+    "method, passes",
+    (
+        ("grpo", (1, 0, 0)),
+        pytest.param("bridge", (2, 1, 0), marks=pytest.mark.slow),
+        ("cold_start", (0, 1, 0)),
+    ),
 )
 def test_a_whole_update_against_the_compiler(method, passes):
     """What the method's own ledger says is passed, and the FLOPs that follow, optimizer left out, within 10%."""

@@ -122,6 +122,7 @@ def test_the_search_for_what_fits(largest):
     assert len(tried) <= 3
 
 
+@pytest.mark.slow
 def test_what_fits_is_found_by_compiling_everything(monkeypatch):
     """On chips between the peaks of 1 and of 2 rows at a time; then on chips too small for the sampler, whatever the update."""
     topology, devices = chips.parse("cpu:8"), chips.devices(chips.parse("cpu:8"))

@@ -326,7 +326,10 @@ def test_the_loop_stops_when_all_rows_are_done(phi, monkeypatch):
         assert sorted(steps) == list(range(int(samples.seqs.length_B.max()))) and len(steps) < T
 
 
-@pytest.mark.parametrize("compactions", [1, 3, 5])
+@pytest.mark.parametrize(
+    "compactions",
+    [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("limit", [T, 3, 1])
 def test_rows_that_are_done_leave_and_nothing_changes(phi, compactions, limit):
     """9 rows, then the 4, 2, 1 that are left: the same tokens in the same places; some stop early,
@@ -383,7 +386,9 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
         (0, ((4,), (6, 8))),
     ],
 )
-@pytest.mark.parametrize("limit", [T, 5, 1])
+@pytest.mark.parametrize(
+    "limit", [T, pytest.param(5, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_a_segment_reads_what_it_can_have_filled_and_nothing_changes(
     phi, monkeypatch, compactions, loops, limit
 ):

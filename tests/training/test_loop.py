@@ -21,8 +21,8 @@ from bridge_jax.training.rollouts import StepSampler
 from tests import tiny_runs
 from tests.tiny_runs import STEPS, go, quick, unbroken  # noqa: F401 (fixtures)
 
-# the loop treats these differently: no samples, no experts, both, two kinds of steps, paired rows; the others repeat one of them
-DIFFERENT = ("sft", "grpo", "bridge", "alternate", "luffy")
+# no samples, no demos, both; two kinds of steps, paired rows and all others are in `make test-all`
+DIFFERENT = ("sft", "grpo", "bridge")
 every_method = pytest.mark.parametrize(
     "method",
     [
@@ -148,7 +148,10 @@ def test_the_run_moves_what_it_trains(quick, unbroken, method):
     assert any(0 < reward < 1 for reward in rewards) or not begun.method.sampling_policies
 
 
-@pytest.mark.parametrize("step", [2, 3, STEPS])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(STEPS, marks=pytest.mark.slow)],
+)
 def test_sigterm_saves_within_the_step_and_goes_on(quick, unbroken, tmp_path, monkeypatch, step):
     """At an ordinary step, at one that is due to be evaluated (3), and at the last."""
     with monkeypatch.context() as patch:
@@ -358,7 +361,7 @@ def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
     assert not any(np.isnan(array).any() for array in held.values() if array.dtype.kind == "f")
 
 
-@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("keep", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_diverged_goes_back_to_the_last_good_checkpoint(
     quick, tmp_path, monkeypatch, keep
 ):
@@ -396,7 +399,7 @@ def test_without_a_checkpoint_that_is_known_to_be_good_none_is_renamed(
     assert os.listdir(tmp_path / "1" / "checkpoints") == ["step_000001"]
 
 
-@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("keep", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_last_good_checkpoint_takes_no_more_room(quick, tmp_path, monkeypatch, keep):
     """While a checkpoint is written there are as many beside it as are kept, and one of them is good."""
     there, save = [], checkpoint.ocp.CheckpointManager.save
@@ -453,7 +456,14 @@ def put_away(checkpoints) -> None:
         folder.rename(checkpoints / f"damaged_{folder.name}")
 
 
-@pytest.mark.parametrize("lose", [remove, empty, put_away])
+@pytest.mark.parametrize(
+    "lose",
+    [
+        remove,
+        pytest.param(empty, marks=pytest.mark.slow),
+        pytest.param(put_away, marks=pytest.mark.slow),
+    ],
+)
 def test_a_record_without_a_checkpoint_is_set_aside(quick, unbroken, tmp_path, capsys, lose):
     """And the run, begun again, ends like one that was never hurt."""
     go(tmp_path, stop_at=4)
@@ -741,7 +751,9 @@ def test_a_step_is_logged_behind_the_next_samples(quick, tmp_path, monkeypatch):
     assert told == ["sample 1", "sample 2", "log 1", "sample 3", "log 2", "log 3"]
 
 
-@pytest.mark.parametrize("at", ["compile", "first evaluation"])
+@pytest.mark.parametrize(
+    "at", ["compile", pytest.param("first evaluation", marks=pytest.mark.slow)]
+)
 def test_sigterm_before_the_first_step(quick, unbroken, tmp_path, monkeypatch, at):
     """Ends at once, not after the start-up; nothing is left that could hurt the next start."""
     module, name = {
@@ -833,6 +845,7 @@ def test_derived_batch_is_saved(quick, tmp_path):
     assert (tmp_path / "batch.txt").read_text() == built.settings.batch.format() + "\n"
 
 
+@pytest.mark.slow
 def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples(quick, tmp_path):
     """Three problems for eight prompts a step: equal prompts, different samples, whatever part of the step they are in."""
     go(tmp_path, "grpo", steps=1, eval__every=0, batch__prompts_per_step=8, task__train_size=3)
@@ -841,6 +854,7 @@ def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples(quick, tmp_path)
     assert len({row["id"] for row in rows}) == 3 and len(set(groups)) == 8
 
 
+@pytest.mark.slow
 def test_held_out_problems_are_sampled_too(quick, tmp_path):
     """eval.samples: the mean of so many samples of each held-out problem, which solved.jsonl counts; no training prompt has them."""
     go(tmp_path, "grpo", steps=2, eval__every=2, eval__samples=3)
