@@ -9,10 +9,19 @@ from bridge_jax.config import renamed, schema
 
 
 def test_every_new_name_is_a_setting():
-    """Of the method it is said to belong to."""
+    """Of the method it is said to belong to, and of one old key alone."""
     for name in {*renamed.RENAMED, *renamed.KEPT}:
         settings = schema.flatten({name: methods.defaults(name)})
-        assert set(renamed.keys_of(name).values()) <= set(settings), name
+        new = list(renamed.keys_of(name).values())
+        assert set(new) <= set(settings) and len(set(new)) == len(new), name
+
+
+@pytest.mark.parametrize("method", ["dapo", "gspo"])
+def test_bounds_of_a_clip_keep_their_sides(method):
+    """low stays low."""
+    old = {"name": method, f"{method}_low": 0.1, f"{method}_high": 0.3}
+    found = renamed.translated({"method": old})["method"][method]
+    assert found == {"clip_low": 0.1, "clip_high": 0.3}
 
 
 def test_a_run_of_before_under_the_new_names():

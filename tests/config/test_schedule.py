@@ -57,3 +57,4 @@ def test_milestones_and_fields_that_are_not_read():
     assert Schedule("constant").milestones("k") == Schedule("gain").milestones("k") == {}
     assert stepped.unread() == ["end", "steps", "gain"]
     assert Schedule("linear").unread() == ["boundaries", "values", "gain"]
+    assert Schedule("gain").unread() == ["steps", "boundaries", "values"]
