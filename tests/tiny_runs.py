@@ -113,8 +113,10 @@ def unbroken(quick, tmp_path_factory):
 
     def of(method: str):
         if method not in _unbroken:
-            _unbroken[method] = tmp_path_factory.mktemp(f"unbroken_{method}")
-            assert go(_unbroken[method], method)["step"] == STEPS
+            made = tmp_path_factory.mktemp(f"unbroken_{method}")
+            assert go(made, method)["step"] == STEPS
+            # kept once it is whole: one run that failed fails one test, and the next makes another
+            _unbroken[method] = made
         return _unbroken[method]
 
     return of
