@@ -31,9 +31,14 @@ class Held:
     def hold(self) -> None:
         """To be called in the main thread; after a minute it is let go whatever has come."""
         rescue = threading.Timer(60, self._wait)
+        rescue.daemon = True
         rescue.start()
-        self._wait()
-        rescue.cancel()
+        try:
+            self._wait()
+        finally:
+            # also where KeyboardInterrupt comes as soon as it is let go
+            rescue.cancel()
+            rescue.join()
 
     def let_go(self) -> None:
         """From another thread."""
@@ -89,8 +94,10 @@ def test_signals_are_heard_while_the_main_thread_is_held():
     before = signal.signal(signal.SIGUSR1, lambda number, _: events.append(("handled", number)))
     try:
         with interrupt.listening(heard):
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            sender = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
+            sender.start()
             held.hold()
+            sender.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert events == [("heard", signal.SIGUSR1), ("handled", signal.SIGUSR1)]
@@ -211,9 +218,12 @@ def test_a_command_that_ctrl_c_interrupts(monkeypatch):
     given = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         with interrupt.acknowledged("ending", "all is kept"):
-            threading.Timer(0.2, send_two).start()
+            sender = threading.Timer(0.2, send_two)
+            sender.start()
+            # KeyboardInterrupt comes at its end
             held.hold()
             threading.Event().wait(30)
+    sender.join()
     assert signal.signal(signal.SIGINT, before) is given
     assert told == ["ending; again to end at once", "ended at once; all is kept"]
     assert held.freed_by_the_test
