@@ -44,7 +44,7 @@ def task_of(run: Path):
 def regrade(run: Path) -> list[dict]:
     """All stored rows with "step" and "outcome_now" added. ValueError where a file cannot be read or none is there."""
     from bridge_jax.data import datasets
-    from bridge_jax.evaluation import evaluate
+    from bridge_jax.evaluation import reading
     from bridge_jax.grading import selftest
     from bridge_jax.grading.outcome import Rule
     from bridge_jax.grading.pool import Pool
@@ -79,7 +79,7 @@ def regrade(run: Path) -> list[dict]:
                 raise ValueError(
                     f"{file}: a row has no {error}; is it a file of rollouts?"
                 ) from None
-            (found,) = evaluate.readings(task, asked, texts, (task.extract,), pool)
+            (found,) = reading.readings(task, asked, texts, (task.extract,), pool)
             graded += [
                 row
                 | {

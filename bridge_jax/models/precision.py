@@ -1,4 +1,4 @@
-"""Precision of matmuls: fp32 inputs are multiplied as fp32, and sums leave a matmul in fp32.
+"""Precision: names of compute dtypes; fp32 inputs of a matmul are multiplied, and summed, as fp32.
 
 Left to itself an accelerator multiplies fp32 in fewer bits, and returns the sums of a bfloat16
 matmul in bfloat16. Left out: the sums of gradients over positions (weight_grads.py).
@@ -8,6 +8,15 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def dtype_of(key: str, name: str):
+    """The dtype of a config value or flag; ValueError lists what is allowed."""
+    if name not in DTYPES:
+        raise ValueError(f"{key}={name!r}; allowed: {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def matmul_precision(dtype) -> str | None:

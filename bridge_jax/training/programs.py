@@ -1,22 +1,22 @@
 """Everything that a run computes on the device, compiled before its first step: policies, samplers, updates.
 
 One program per prompt bucket, from shapes alone, so that nothing compiles once training is under way (`compile_count` is
-logged with every step). Left out: what is compiled for evaluation outside a run (experiments/evaluate.py).
+logged with every step). Left out: what is compiled for evaluation outside a run (evaluation/generate.py).
 """
 
 from __future__ import annotations
 
 import collections
 import functools
-import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
 from bridge_jax.distributed import sharding
+from bridge_jax.distributed.compiler import compiler_options
 from bridge_jax.models import attention, layers
 from bridge_jax.models.precision import matmul_precision
 from bridge_jax.sampling import decode_plan
@@ -60,22 +60,6 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 def compile_count() -> int:
     """Programs compiled (or fetched from the compilation cache) by this process so far."""
     return _compiled[True]
-
-
-def compiler_options(emitters: bool = False) -> dict[str, Any]:
-    """On a CPU, cheaper code generation, unless XLA_FLAGS decide; emitters: XLA's newer ones for what is no matmul.
-
-    Measured on the quickstart's grpo update: 7.6 s of compilation instead of 21.6, the update as fast (1.1 s). Samplers gain from
-    the emitters, whose copies of weights and cache are faster: a step of SmolLM2-135M with 64 rows takes .177 s instead of .200,
-    and .099 instead of .122 in bfloat16.
-    """
-    cheap = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": emitters}
-    flags = os.environ.get("XLA_FLAGS", "")
-    return (
-        {key: value for key, value in cheap.items() if key not in flags}
-        if jax.default_backend() == "cpu"
-        else {}
-    )
 
 
 def abstract_rows(P: int, S: int, T: int, B: int = 0, pack: int = 0) -> Sequences:

@@ -15,7 +15,7 @@ import numpy as np
 
 from bridge_jax.data import batches, packing
 from bridge_jax.distributed import multihost, sharding
-from bridge_jax.evaluation import evaluate
+from bridge_jax.evaluation import reading
 from bridge_jax.grading.pool import Pool
 from bridge_jax.sampling import draw, sampler
 from bridge_jax.training.build import RunData, Setup
@@ -65,7 +65,7 @@ class Group(NamedTuple):
 
     policy: str
     prompts: np.ndarray  # indices
-    graded: list[evaluate.Graded]  # of each part
+    graded: list[reading.Graded]  # of each part
 
 
 class Sampled(NamedTuple):
@@ -85,9 +85,9 @@ class StepSampler(NamedTuple):
     programs: Programs
     pool: Pool | None  # of a task that makes Claims
 
-    def grade(self, problems: list[Problem], samples: sampler.Samples) -> evaluate.Graded:
+    def grade(self, problems: list[Problem], samples: sampler.Samples) -> reading.Graded:
         """What became of each sample; row b is of problem b // M."""
-        return evaluate.grade(self.data.task, self.data.tokenizer, problems, samples, self.pool)
+        return reading.grade(self.data.task, self.data.tokenizer, problems, samples, self.pool)
 
     def rows(self, step: int, cursors: dict[str, int]) -> Rows:
         """The step's prompts and demonstrations: a pure function of seed and cursors."""
@@ -187,7 +187,7 @@ class StepSampler(NamedTuple):
     def metrics(self, group: Group, rollouts: Rollouts) -> dict[str, float]:
         """What the host reports of theta's samples."""
         length_B = rollouts.seqs.length_B
-        found = evaluate.rates([o for part in group.graded for o in part.outcomes])
+        found = reading.rates([o for part in group.graded for o in part.outcomes])
         found |= {
             "rollout/tokens": int(length_B.sum()),
             "rollout/length": float(length_B.mean()),

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bridge_jax import methods, tasks
@@ -14,6 +13,7 @@ from bridge_jax.config import batch_table, renamed, schema
 from bridge_jax.distributed import multihost, sharding
 from bridge_jax.models import attention, remat
 from bridge_jax.models.lora import Lora
+from bridge_jax.models.precision import dtype_of
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.rundir import logbook
 
@@ -45,7 +45,6 @@ LEAST = {
     "log.skipped_limit": 1,
     "model.logp_chunk": 1,
 }
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,10 +297,3 @@ def check(s: Settings) -> None:
         )
     dtype_of("model.dtype", s.model.dtype)
     dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
-
-
-def dtype_of(key: str, name: str):
-    """The dtype of a config value; ValueError lists what is allowed."""
-    if name not in DTYPES:
-        raise ValueError(f"{key}={name!r}; allowed: {', '.join(DTYPES)}")
-    return DTYPES[name]

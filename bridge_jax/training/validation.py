@@ -40,18 +40,15 @@ def evaluation(
                 "samples of an evaluation", generate(phi, *asked, keys, how)
             )
 
-    def correct(generated, split, prompts, too_long):
+    def correct(generate, split, prompts, too_long):
         scores, transcripts = evaluate.evaluate(
-            generated,
-            phi,
-            data.task,
-            data.tokenizer,
+            functools.partial(generate, phi),
+            evaluate.Grading(data.task, data.tokenizer, sampler.pool),
             split,
             prompts,
             s.eval.rows,
             setup.buckets,
-            sampler.pool,
-            too_long=too_long,
+            too_long,
         )
         right = (row for row in transcripts if row["outcome"] == evaluate.Outcome.correct)
         return scores, {row["id"] for row in right}, transcripts

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bridge_jax.distributed import consistency, multihost
-from bridge_jax.evaluation import evaluate
+from bridge_jax.evaluation import reading
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.rundir import checkpoint, logbook
 from bridge_jax.training import build, loop, settings
@@ -316,7 +316,7 @@ def test_each_grades_its_share_alone(monkeypatch):
     )
     texts = ("a", "b", "c", "", "e")
     extract = lambda text: text or None
-    whole = evaluate.readings(task, texts, texts, (extract,))
+    whole = reading.readings(task, texts, texts, (extract,))
     for index in (0, 1, 0):  # the second time, host 0 knows what host 1 said
         seen.clear()
         as_one_of(
@@ -325,7 +325,7 @@ def test_each_grades_its_share_alone(monkeypatch):
             2,
             lambda what, mine: said.update({index: mine}) or [said.get(i, "[]") for i in (0, 1)],
         )
-        found = evaluate.readings(task, texts, texts, (extract,))
+        found = reading.readings(task, texts, texts, (extract,))
         assert seen == [["a", "b"], ["c", "e"]][index]
     assert found == whole and found[0][3] == (None, Outcome.no_answer)
 
