@@ -18,7 +18,6 @@ import shutil
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from bridge_jax.filesystem import files
 from experiments.cli import define_path, fail, fail_by, log_to_stderr, run_command
@@ -42,14 +41,15 @@ def export(workdir: str, out: str, what: str = "merged") -> Path:
 def write(workdir: str, out: str, what: str) -> Path:
     """export, without an answer to Ctrl-C."""
     from bridge_jax.models import params
+    from bridge_jax.training import reopen
 
     folder = Path(out).expanduser().absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(
             f"--out={out} exists and is not an empty folder; give a new one, or remove it"
         )
-    setup, data = rebuild(workdir)
-    parts, step = restore(setup, workdir)
+    setup, data = reopen.rebuild(workdir)
+    parts, step = reopen.restore_params(setup, workdir)
     if what == "adapter" and parts.w is None:
         raise ValueError(
             f"--what=adapter, but method {setup.settings.method_name!r} trains no adapter; allowed: "
@@ -80,63 +80,6 @@ def write(workdir: str, out: str, what: str) -> Path:
             f"its base is {folder / BASE}, as adapter_config.json says: change it there when you move it"
         )
     return folder
-
-
-def rebuild(workdir: str):
-    """(Setup, RunData) of a run directory, in fp32, on whatever devices there are here."""
-    from bridge_jax.config import renamed
-    from bridge_jax.distributed import platforms
-    from bridge_jax.filesystem import textfile
-    from bridge_jax.training import build
-
-    path = Path(workdir) / "config.json"
-    if not path.is_file():
-        raise ValueError(
-            f"{workdir!r} is not a run directory: it has no config.json; give the --workdir of a run"
-        )
-    try:
-        config = ConfigDict(renamed.translated(json.loads(textfile.read(path))["config"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no config of a run ({error!r})") from None
-    config.model.dtype = "float32"
-    # the batch and the mesh of training need not fit the devices of this machine, and nothing here trains
-    config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
-    config.batch = ConfigDict(
-        dict(
-            prompts_per_step=len(platforms.devices()),
-            samples_per_prompt=2,
-            demos_per_step=1,
-            microbatch_rows=2,
-        )
-    )
-    config.rollout.calls = 1
-    return build.build(config)
-
-
-def restore(setup, workdir: str):
-    """(Params, step) of the newest checkpoint; theta_hat and the optimizer states are not read and stay `...`."""
-    from bridge_jax.rundir import checkpoint
-    from bridge_jax.training import build
-
-    wanted = build.abstract_state(setup)
-    unread = lambda part: None if part is None else checkpoint.UNREAD
-    wanted = wanted.replace(
-        step=checkpoint.UNREAD,
-        opt_state=checkpoint.UNREAD,
-        ref=unread(wanted.ref),
-        params=wanted.params.replace(theta_hat=unread(wanted.params.theta_hat)),
-    )
-    found = None
-    if (Path(workdir) / "checkpoints").is_dir():
-        with checkpoint.Checkpoints(workdir, read_only=True) as store:
-            found = store.restore(wanted)
-    if not found:
-        raise ValueError(
-            f"the run in {workdir!r} has no checkpoint: bring its checkpoints/ back if it was moved, or train it for "
-            "longer, or save more often with --config.checkpoint.every"
-        )
-    state, meta = found
-    return state.params, meta["step"]
 
 
 def hf_config(setup) -> dict:

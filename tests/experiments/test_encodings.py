@@ -10,7 +10,8 @@ from bridge_jax.data import datasets, traces
 from bridge_jax.evaluation import comparison, transcripts
 from bridge_jax.filesystem import hf_folder
 from bridge_jax.rundir import logbook
-from experiments import evaluate, export, plan, regrade, report, sweep
+from bridge_jax.training import reopen
+from experiments import plan, regrade, report, sweep
 from experiments.study import command
 
 CONFIG = json.dumps({"config": {"steps": 1, "task": {"name": "arithmetic"}}})
@@ -39,9 +40,9 @@ def samples(folder):
     [
         ("config.json", CONFIG, lambda folder: rerun(folder)),
         ("config.json", CONFIG, lambda folder: comparison.load(str(folder))),
-        ("config.json", CONFIG, lambda folder: export.rebuild(str(folder))),
+        ("config.json", CONFIG, lambda folder: reopen.rebuild(str(folder))),
         ("config.json", CONFIG, lambda folder: regrade.task_of(folder)),
-        ("config.json", CONFIG, lambda folder: evaluate.run_config(str(folder))),
+        ("config.json", CONFIG, lambda folder: reopen.recorded_config(str(folder))),
         ("config.json", '{"model_type": "qwen3"}', lambda folder: hf_folder.hf_json(folder)),
         ("metrics.jsonl", LINE, lambda folder: logbook.read(str(folder))),
         ("metrics.jsonl", LINE, lambda folder: go_on(folder)),

@@ -16,15 +16,16 @@ import pytest
 
 from bridge_jax import tasks
 from bridge_jax.data import tokenizers
-from bridge_jax.evaluation import evaluate, transcripts
+from bridge_jax.evaluation import benchmarks, evaluate, grader, session, transcripts
+from bridge_jax.evaluation.model import EvalModel
+from bridge_jax.evaluation.options import Defaults, Options
 from bridge_jax.grading.outcome import Claim, Outcome
 from bridge_jax.models import lora, params
+from bridge_jax.models.precision import dtype_of
 from bridge_jax.tasks import arithmetic
-from bridge_jax.training import programs
-from bridge_jax.training.settings import dtype_of
+from bridge_jax.training import programs, reopen
 from experiments import evaluate as command
-from experiments import export
-from experiments.evaluate import Asked, evaluate_model
+from experiments.evaluate import evaluate_model
 from tests import tiny_runs
 from tests.filesystem import full_disk
 from tests.filesystem.full_disk import disk_for
@@ -42,7 +43,7 @@ ARCH = dict(
     eos_token_id=0,
     initializer_range=0.4,
 )
-ASKED = Asked(tasks=("arithmetic",), samples=2, max_new=12, limit=7, buckets=(6, 8), rows=4)
+OPTIONS = Options(tasks=("arithmetic",), samples=2, max_new=12, limit=7, buckets=(6, 8), rows=4)
 FILES = {"manifest.json", "results.json", "table.md", "table.csv", "table.tex"}
 
 
@@ -69,9 +70,9 @@ def lively(monkeypatch):
 
 
 def run(model: str, out, devices=1, **changes) -> dict:
-    """evaluate_model of ASKED with changes, on the first devices."""
+    """evaluate_model of OPTIONS with changes, on the first devices."""
     return evaluate_model(
-        model, str(out), dataclasses.replace(ASKED, **changes), jax.devices()[:devices]
+        model, str(out), dataclasses.replace(OPTIONS, **changes), jax.devices()[:devices]
     )
 
 
@@ -92,7 +93,7 @@ def texts(out) -> dict[str, str]:
 def test_a_run_is_judged_as_in_its_training(unbroken, tmp_path, method, capsys):
     """Greedy numbers of the newest checkpoint: those that training logged, to the last digit."""
     folder = unbroken(method)
-    report = evaluate_model(str(folder), str(tmp_path / "out"), Asked())
+    report = evaluate_model(str(folder), str(tmp_path / "out"), Options())
     logged = tiny_runs.lines(folder)[-1]
     part = report["benchmarks"]["arithmetic"]
     strict, facts = part["scores"]["strict"]["greedy pass@1"], part["facts"]["greedy"]
@@ -111,7 +112,9 @@ def test_a_run_is_judged_as_in_its_training(unbroken, tmp_path, method, capsys):
 def test_a_trained_run_is_no_random_model(unbroken, tmp_path):
     """What the test above compares depends on the weights: two methods' transcripts differ."""
     made = [
-        rows(evaluate_model(str(unbroken(name)), str(tmp_path / name), Asked()) and tmp_path / name)
+        rows(
+            evaluate_model(str(unbroken(name)), str(tmp_path / name), Options()) and tmp_path / name
+        )
         for name in ("bridge", "sft")
     ]
     assert made[0].keys() == made[1].keys() and [row["text"] for row in made[0].values()] != [
@@ -122,9 +125,11 @@ def test_a_trained_run_is_no_random_model(unbroken, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_weights_of_a_run_are_its_merged_policy(unbroken, dtype):
     """theta + w, cast behind the sum as in training, bit for bit; w matters."""
-    (setup, _), dtype = export.rebuild(str(unbroken("bridge"))), dtype_of("dtype", dtype)
-    parts, _ = export.restore(setup, str(unbroken("bridge")))
-    loaded, at_step = command.open_run(str(unbroken("bridge"))).load(setup.mesh, dtype)
+    (setup, _), dtype = reopen.rebuild(str(unbroken("bridge"))), dtype_of("dtype", dtype)
+    parts, _ = reopen.restore_params(setup, str(unbroken("bridge")))
+    loaded, at_step = reopen.open_run(str(unbroken("bridge")), own_task=True).load(
+        setup.mesh, dtype
+    )
     assert at_step == f", step {tiny_runs.STEPS}"
     merge = jax.jit(lambda theta, w: lora.merge(setup.lora, theta, w, dtype))
     same = lambda one, other: all(
@@ -198,9 +203,9 @@ def test_an_interrupted_evaluation_goes_on(model, lively, tmp_path, monkeypatch,
     assert len(done) == {1: 0, 3: 7}[killed_at]
     transcribe = evaluate.transcribe
 
-    def watched(generate, task, tokenizer, prompts, *rest):
+    def watched(generate, grading, prompts, *rest):
         asked.extend((rest[2], problem.id) for problem in prompts.problems)
-        return transcribe(generate, task, tokenizer, prompts, *rest)
+        return transcribe(generate, grading, prompts, *rest)
 
     monkeypatch.setattr(evaluate, "transcribe", watched)
     run(model, tmp_path / "out")
@@ -348,9 +353,11 @@ def test_the_pool_is_started_first_or_with_the_first_claim(model, monkeypatch, t
         CLAIMS=says_so,
     )
     FakePool.events, opened = [], command.open_model
-    monkeypatch.setattr(command.Grader, "start", FakePool.start)
+    monkeypatch.setattr(grader.Grader, "start", FakePool.start)
     monkeypatch.setattr(
-        command, "open_model", lambda *given: FakePool.events.append("open") or opened(*given)
+        command,
+        "open_model",
+        lambda *given, **named: FakePool.events.append("open") or opened(*given, **named),
     )
     report = run(model, tmp_path / "out", tasks=("math500",), limit=3, samples=1)
     assert report["benchmarks"]["math500"]["scores"]["lenient"]["greedy pass@1"].value == 1
@@ -368,7 +375,7 @@ def test_a_full_disk(model, lively, tmp_path, monkeypatch, capsys):
         types.SimpleNamespace(
             model=model,
             out=str(tmp_path / "out"),
-            **dataclasses.asdict(ASKED) | {"tasks": ["arithmetic"], "buckets": ["6", "8"]},
+            **dataclasses.asdict(OPTIONS) | {"tasks": ["arithmetic"], "buckets": ["6", "8"]},
         ),
     )
     monkeypatch.setattr(command, "use_compilation_cache", lambda: None)
@@ -406,7 +413,7 @@ def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, 
     def fails(*given):
         raise raised
 
-    flags = types.SimpleNamespace(model="", out="", **dataclasses.asdict(ASKED))
+    flags = types.SimpleNamespace(model="", out="", **dataclasses.asdict(OPTIONS))
     for name, value in (
         ("use_compilation_cache", lambda: None),
         ("log_to_stderr", lambda: None),
@@ -461,19 +468,22 @@ def test_plain_prompts_go_around_the_chat_template():
     folder = str(ROOT.parent / "shared" / "data" / "tokenizers" / "qwen3")
     if not pathlib.Path(folder).is_dir():
         pytest.skip("no real tokenizers beside the project")
-    opened = command.Model("m", params.read_config(ARCH), tokenizers.HFTokenizer(folder), None)
+    tokenizer = tokenizers.HFTokenizer(folder)
+    opened = EvalModel("m", params.read_config(ARCH), tokenizer, None, Defaults("float32"))
     made = {}
     for prompt in ("boxed", "plain"):
-        asked = dataclasses.replace(
-            ASKED, tasks=("knights_knaves",), prompt=prompt, limit=1, buckets=(512,)
+        options = dataclasses.replace(
+            OPTIONS, tasks=("knights_knaves",), prompt=prompt, limit=1, buckets=(512,)
         )
-        benchmark = command.read_tasks(asked, opened)[0]
-        text = opened.tokenizer.inner.decode(benchmark.prompts.tokens[0])
+        benchmark = benchmarks.read(benchmarks.make_tasks(options), options, tokenizer)[0]
+        text = tokenizer.inner.decode(benchmark.prompts.tokens[0])
         assert ("<|im_start|>" in text) == (prompt == "boxed") and ("Answer:" in text[-10:]) == (
             prompt == "plain"
         )
         assert benchmark.problems[0].question in text
-        made[prompt] = command.manifest(asked, opened, [benchmark])["task knights_knaves/held_out"]
+        made[prompt] = benchmarks.manifest(options, opened, [benchmark])[
+            "task knights_knaves/held_out"
+        ]
     assert (
         made["boxed"]["template"] != made["plain"]["template"]
         and made["boxed"]["data"] == made["plain"]["data"]
@@ -517,14 +527,14 @@ def test_the_tasks_own_stop_strings_and_those_of_the_flags(model, monkeypatch, t
 
 def test_newlines_of_the_stop_flag(monkeypatch):
     given = {"buckets": ["6", "8"], "stop": [r"\nQuestion:", "User:"]}
-    flags = types.SimpleNamespace(**dataclasses.asdict(ASKED) | given)
+    flags = types.SimpleNamespace(**dataclasses.asdict(OPTIONS) | given)
     monkeypatch.setattr(command.flags, "FLAGS", flags)
     assert command.read_flags().stop == ("\nQuestion:", "User:")
 
 
 def test_a_second_evaluation_of_a_folder_is_refused(model, tmp_path, monkeypatch):
     """While the first is under way, and before the second has read any weights."""
-    out, complete, second = tmp_path / "out", command.complete, []
+    out, generate_missing, second = tmp_path / "out", session.generate_missing, []
 
     def at_the_same_time(*given):
         if not second:
@@ -533,9 +543,9 @@ def test_a_second_evaluation_of_a_folder_is_refused(model, tmp_path, monkeypatch
                 with pytest.raises(ValueError, match="another process evaluates into --out=") as no:
                     run(model, out)
             second.append(str(no.value))
-        return complete(*given)
+        return generate_missing(*given)
 
-    monkeypatch.setattr(command, "complete", at_the_same_time)
+    monkeypatch.setattr(session, "generate_missing", at_the_same_time)
     run(model, out)
     assert len(second) == 1 and {path.name for path in out.iterdir()} == FILES | {
         "arithmetic.jsonl"
@@ -550,7 +560,7 @@ def test_a_full_disk_has_an_exit_code_of_its_own(model, tmp_path, monkeypatch, c
         (disk / "ballast").write_bytes(b"x" * 16384)
         full_disk.fill(disk, leave=6000)
         given = types.SimpleNamespace(
-            model=model, out=str(disk / "out"), **dataclasses.asdict(ASKED) | {"rows": 2}
+            model=model, out=str(disk / "out"), **dataclasses.asdict(OPTIONS) | {"rows": 2}
         )
         monkeypatch.setattr(command.flags, "FLAGS", given)
         for name in ("use_compilation_cache", "log_to_stderr"):
@@ -580,7 +590,7 @@ def test_bad_folders(model, tmp_path, unbroken):
 def test_what_is_left_open_follows_the_model(model, tmp_path, capsys):
     """max_new is what the model has room for behind the largest bucket, and that is said."""
     report = evaluate_model(
-        model, str(tmp_path / "out"), Asked(tasks=("arithmetic",), limit=2), jax.devices()[:1]
+        model, str(tmp_path / "out"), Options(tasks=("arithmetic",), limit=2), jax.devices()[:1]
     )
     settings = report["settings"]
     assert (settings["buckets"], settings["max_new"], settings["dtype"], settings["rows"]) == (

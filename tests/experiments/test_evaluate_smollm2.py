@@ -23,8 +23,9 @@ def test_greedy_texts_of_smollm2_on_gsm8k(tmp_path):
     torch = pytest.importorskip("torch", reason="compares with transformers' torch models")
     import transformers
 
+    from bridge_jax.evaluation.options import Options
     from experiments import get_smollm2
-    from experiments.evaluate import Asked, evaluate_model
+    from experiments.evaluate import evaluate_model
 
     folder = os.environ.get("BRIDGE_SMOLLM2") or str(tmp_path / "model")
     if not pathlib.Path(folder).exists():
@@ -32,7 +33,7 @@ def test_greedy_texts_of_smollm2_on_gsm8k(tmp_path):
     evaluate_model(
         folder,
         str(tmp_path / "out"),
-        Asked(("gsm8k",), str(DATA), max_new=NEW, limit=PROBLEMS, rows=PROBLEMS),
+        Options(("gsm8k",), str(DATA), max_new=NEW, limit=PROBLEMS, rows=PROBLEMS),
     )
     ours = {
         row["question"]: row["text"]

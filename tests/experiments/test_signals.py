@@ -92,8 +92,9 @@ HELD = """
 # what holds the main thread, in code that is not Python's, in the place of the devices' work
 PLACES = {
     "export": """
+        from bridge_jax.training import reopen
         from experiments import export as command
-        command.rebuild = held
+        reopen.rebuild = held
         given = ["--workdir=/nowhere", "--out=/nowhere/model"]
     """,
     "plan": """
