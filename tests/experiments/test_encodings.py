@@ -12,7 +12,7 @@ from bridge_jax.filesystem import hf_folder
 from bridge_jax.rundir import logbook
 from bridge_jax.training import reopen
 from experiments import plan, regrade, report, sweep
-from experiments.study import command
+from experiments.study import results
 
 CONFIG = json.dumps({"config": {"steps": 1, "task": {"name": "arithmetic"}}})
 LINE = json.dumps({"step": 1, "reward/mean": 0.5}) + "\n"
@@ -51,7 +51,7 @@ def samples(folder):
         ("manifest.json", "{}", lambda folder: transcripts.open_folder(folder, {})),
         ("math500.jsonl", ROW, lambda folder: transcripts.Transcripts(folder / "math500.jsonl")),
         ("results.jsonl", ROW, lambda folder: sweep.done(str(folder / "results.jsonl"))),
-        ("results.jsonl", ROW, lambda folder: command.read(folder)),
+        ("results.jsonl", ROW, lambda folder: results.read(folder)),
         ("plans.jsonl", ROW, lambda folder: plan.earlier(str(folder / "plans.jsonl"))),
         ("limr.jsonl", ROW, lambda folder: datasets.jsonl(folder / "limr.jsonl")),
         ("traces.jsonl", ROW, lambda folder: traces.traces(str(folder / "traces.jsonl"))),

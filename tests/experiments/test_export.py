@@ -36,6 +36,10 @@ def weights(folder) -> dict[str, np.ndarray]:
 @pytest.fixture
 def no_torch(monkeypatch):
     """As on a machine without torch, whatever is installed here."""
+    import transformers
+
+    # transformers looks once and remembers: it must not remember what this fixture pretends
+    transformers.utils.is_torch_available()
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
