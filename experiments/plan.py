@@ -55,7 +55,7 @@ def define_flags() -> None:
 
 def write_table() -> None:
     """The tables of docs/plans.md from the plans that are there; the text around them stays."""
-    from bridge_jax.evaluation import results
+    from bridge_jax.evaluation import markdown
     from bridge_jax.planner import table
 
     found = sorted(TABLE.with_suffix("").glob("*.jsonl"))
@@ -65,7 +65,9 @@ def write_table() -> None:
             f"no plans in {TABLE.with_suffix('')}/*.jsonl; make some with --out={TABLE.with_suffix('')}/NAME.jsonl"
         )
     try:
-        files.replace(TABLE, results.filled(TABLE.read_text(), table.markdown(plans).__getitem__))
+        files.replace(
+            TABLE, markdown.fill_tables(TABLE.read_text(), table.markdown(plans).__getitem__)
+        )
     except KeyError as error:
         fail(f"{TABLE} has a mark for a table {error}; allowed: plans, states")
     print(f"{TABLE}: {len(plans)} plans")

@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 
 from bridge_jax.config import schema
-from bridge_jax.evaluation import comparison, intervals, results
+from bridge_jax.evaluation import comparison, intervals, markdown
 from bridge_jax.evaluation.comparison import BUDGETS, Run
 from bridge_jax.evaluation.intervals import Interval
 from bridge_jax.filesystem import files, textfile
@@ -132,7 +132,7 @@ def tables(rows: list[list[str]]) -> dict[str, str]:
     csv.writer(out, lineterminator="\n").writerows([head, *rows])
     tex = lambda cell: "".join(TEX.get(c, c) for c in cell)
     return {
-        "md": results.grid(head, rows) + "\n",
+        "md": markdown.grid(head, rows) + "\n",
         "csv": out.getvalue(),
         "tex": "\\begin{tabular}{l"
         + "r" * len(COLUMNS)

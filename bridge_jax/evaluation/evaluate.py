@@ -2,7 +2,7 @@
 
 `transcribe` makes the rows of transcripts, batch by batch. `evaluate` sums up one split with greedy
 completions; the training loop calls it with its own compiled programs.
-Left out: reading and grading (reading.py), files (transcripts.py), errors and tables (results.py).
+Left out: reading and grading (reading.py), files (transcripts.py), errors (scores.py), tables (tables.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 
 from bridge_jax.data.batches import Prompts, prompt_batch
 from bridge_jax.evaluation.reading import read, readings
-from bridge_jax.evaluation.results import binomial_error
+from bridge_jax.evaluation.scores import binomial_error
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.grading.pool import Pool
 from bridge_jax.sampling.sampler import Samples

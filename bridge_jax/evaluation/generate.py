@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from bridge_jax.data.batches import PromptBatch, Prompts
 from bridge_jax.distributed import sharding
 from bridge_jax.distributed.compiler import compiler_options
-from bridge_jax.evaluation import evaluate, results
+from bridge_jax.evaluation import evaluate, scores
 from bridge_jax.evaluation.benchmarks import Benchmark
 from bridge_jax.evaluation.model import EvalModel
 from bridge_jax.evaluation.options import Options
@@ -83,7 +83,7 @@ def _jitted(cfg, mesh: jax.sharding.Mesh, max_new: int, cache_dtype):
 
 def missing_prompts(benchmark: Benchmark, kind: str, M: int, stored: dict) -> Prompts:
     """Prompts of the problems some of whose completions are not stored yet."""
-    samples = [results.GREEDY] if kind == "greedy" else list(range(M))
+    samples = [scores.GREEDY] if kind == "greedy" else list(range(M))
     prompts = benchmark.prompts
     missing = [
         i
@@ -123,7 +123,7 @@ def generate_missing(
 def _batches(
     generator: Generator, benchmark: Benchmark, kind: str, prompts: Prompts, grader: Any
 ) -> Iterator[list[dict]]:
-    """Rows of transcripts, batch by batch; a greedy row has results.GREEDY for its sample."""
+    """Rows of transcripts, batch by batch; a greedy row has scores.GREEDY for its sample."""
     options, M = generator.options, generator.options.kinds[kind]
     greedy = kind == "greedy"
     batches = evaluate.transcribe(
@@ -135,4 +135,4 @@ def _batches(
         M,
     )
     for rows in batches:
-        yield [row | {"sample": results.GREEDY} for row in rows] if greedy else rows
+        yield [row | {"sample": scores.GREEDY} for row in rows] if greedy else rows

@@ -1,7 +1,7 @@
 """One evaluation of a model: from benchmarks to transcripts, results.json and the tables.
 
-Left out: how a model is opened (model.py, training/reopen.py); how scores and tables are computed
-(results.py).
+Left out: how a model is opened (model.py, training/reopen.py), how scores are computed (scores.py)
+and shown (tables.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax
 
 from bridge_jax.config import schema
 from bridge_jax.distributed import sharding
-from bridge_jax.evaluation import benchmarks, results, transcripts
+from bridge_jax.evaluation import benchmarks, scores, tables, transcripts
 from bridge_jax.evaluation.benchmarks import Benchmark
 from bridge_jax.evaluation.generate import Generator, generate_missing
 from bridge_jax.evaluation.grader import Grader
@@ -75,7 +75,7 @@ def evaluate_benchmarks(
 
 def write_report(out: str, report: Mapping, published: Mapping) -> str:
     """Write results.json and the tables next to the transcripts; returns the Markdown table."""
-    texts = results.tables(report, published)
+    texts = tables.tables(report, published)
     for name, text in texts.items():
         files.replace(Path(out).expanduser() / name, text)
     return texts["table.md"]
@@ -83,21 +83,21 @@ def write_report(out: str, report: Mapping, published: Mapping) -> str:
 
 def summarize(options: Options, benchmark: Benchmark, rows: Mapping) -> dict:
     """Scores, lengths and outcomes of one benchmark, for results.json."""
-    samples = [results.GREEDY] * options.greedy + list(range(options.sampled))
+    samples = [scores.GREEDY] * options.greedy + list(range(options.sampled))
     kept = [
         rows[problem.id, sample] for problem in benchmark.prompts.problems for sample in samples
     ]
     facts = {}
     for kind, per_problem in options.kinds.items():
-        own = [row for row in kept if (row["sample"] == results.GREEDY) == (kind == "greedy")]
-        facts[kind] = results.facts(own, benchmark.too_long, per_problem)
+        own = [row for row in kept if (row["sample"] == scores.GREEDY) == (kind == "greedy")]
+        facts[kind] = scores.lengths_and_outcomes(own, benchmark.too_long, per_problem)
         _warn_of_ungraded(benchmark.name, kind, facts[kind]["outcomes"]["strict"])
     ids = [problem.id for problem in benchmark.problems]
     return {
         "n": len(ids),
         "too_long": benchmark.too_long,
         "facts": facts,
-        "scores": results.scores(ids, kept, options.sampled, options.greedy),
+        "scores": scores.scores(ids, kept, options.sampled, options.greedy),
     }
 
 

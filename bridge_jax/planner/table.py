@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bridge_jax.evaluation import results
+from bridge_jax.evaluation import markdown as markdown_tables
 from bridge_jax.planner.plan import CHIP_COUNTS, GB
 
 ASSUMED = (
@@ -242,8 +242,8 @@ def markdown(plans: list[dict]) -> dict[str, str]:
         for *names, of in ((*one[:3], one[3:]) for one in sorted(sizes))
     ]
     return {
-        "plans": results.grid(head, [row(plan, grpo.get(key(plan))) for plan in plans]),
-        "states": results.grid(
+        "plans": markdown_tables.grid(head, [row(plan, grpo.get(key(plan))) for plan in plans]),
+        "states": markdown_tables.grid(
             ("model", "method", head[3], *(f"{n} chips" for n in CHIP_COUNTS)), states
         ),
     }

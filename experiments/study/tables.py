@@ -8,7 +8,7 @@ import numpy as np
 
 from bridge_jax.config import schema
 from bridge_jax.evaluation.intervals import Interval
-from bridge_jax.evaluation.results import filled, grid
+from bridge_jax.evaluation.markdown import fill_tables, grid
 from configs.sweeps import ladder, study_conditions
 from experiments.study.results import (
     GREEDY,
@@ -293,7 +293,7 @@ def fill(text: str, bases: dict[str, Rows]) -> str:
             )
         return TABLES[name](bases[base])
 
-    return filled(text, drawn)
+    return fill_tables(text, drawn)
 
 
 def quick_page(bases: dict[str, Rows]) -> str:

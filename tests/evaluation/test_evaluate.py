@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bridge_jax.data.batches import Prompts, encode_prompts
-from bridge_jax.evaluation import evaluate, results
+from bridge_jax.evaluation import evaluate, scores
 from bridge_jax.grading.outcome import Outcome
 from tests.evaluation.test_reading import TASK, TOKENIZER, samples
 
@@ -34,7 +34,7 @@ def test_evaluation_covers_every_problem_once(rows):
     assert [row["id"] for row in transcripts] == [problem.id for problem in prompts.problems]
     assert metrics["eval/held_out_accuracy"] == 0.8 and metrics["eval/held_out_n"] == 5
     assert metrics["eval/held_out_no_answer"] == 0.2 and metrics["eval/held_out_stopped"] == 1
-    assert metrics["eval/held_out_stderr"] == results.binomial_error(4, 5)
+    assert metrics["eval/held_out_stderr"] == scores.binomial_error(4, 5)
     assert metrics["eval/held_out_lenient"] == 0.8
     lengths = [2 if row["id"] == wrong else 2 + len(row["answer"]) for row in transcripts]
     assert metrics["eval/held_out_tokens"] == pytest.approx(np.mean(lengths))
