@@ -190,7 +190,7 @@ def differences(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
     found = []
     for first, second in itertools.combinations(order, 2):
         tasks = {
-            comparison.judged_by(run, metric) for name in (first, second) for run in groups[name]
+            comparison.eval_key(run, metric) for name in (first, second) for run in groups[name]
         }
         if len(tasks) > 1 or len(mean[first]) != len(mean[second]):
             found.append([first, second, "-", "not the same problems"])
@@ -269,7 +269,7 @@ def config_differences(groups: dict[str, list[Run]]) -> list[list[str]]:
 
 
 def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
-    """What stands at the top of the page, beside `comparison.unborn`."""
+    """What stands at the top of the page, in addition to `comparison.not_started`."""
     known = solved_by(groups, metric)
     missing = [name for name in groups if name not in known] if len(groups) > 1 else []
     told = (
@@ -280,15 +280,15 @@ def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
 
 
 def page(
-    groups: dict[str, list[Run]], metric: str, unborn: tuple[str, ...] | list[str] = ()
+    groups: dict[str, list[Run]], metric: str, not_started: tuple[str, ...] | list[str] = ()
 ) -> tuple[str, dict[str, str]]:
-    """The HTML file and the tables beside it; unborn: notes on directories that are no runs yet."""
+    """The HTML file and the tables beside it; not_started: notes on directories that are no runs yet."""
     rows = rows_of(groups, metric)
     made = tables(rows)
     given = {
         "metric": metric,
         "budgets": BUDGETS,
-        "notes": [*unborn, *notes(groups, metric)],
+        "notes": [*not_started, *notes(groups, metric)],
         "columns": ["method", *COLUMNS.values()],
         "rows": rows,
         "curves": curves(groups, metric),
@@ -316,11 +316,11 @@ def main(argv: list[str]) -> None:
             f"--out={out}: the page is HTML, and the table stands beside it under this name; take another, such as report.html"
         )
     try:
-        unborn = comparison.unborn(flags.FLAGS.runs)
+        not_started = comparison.not_started(flags.FLAGS.runs)
         groups = comparison.grouped(
             [comparison.load(folder) for folder in comparison.find(flags.FLAGS.runs)]
         )
-        text, made = page(groups, flags.FLAGS.metric, unborn)
+        text, made = page(groups, flags.FLAGS.metric, not_started)
         out.parent.mkdir(parents=True, exist_ok=True)
         files.replace(out, text)
         for suffix, table in made.items():
@@ -328,7 +328,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         fail_by(error)
     print(f"{made['md']}\n{out}: {len(text) / 1e6:.1f} MB")
-    for note in unborn + notes(groups, flags.FLAGS.metric):
+    for note in not_started + notes(groups, flags.FLAGS.metric):
         print(f"note: {note}")
 
 

@@ -64,14 +64,14 @@ def test_curve_and_budget():
     )
 
 
-def test_notes_tell_what_cannot_be_compared():
+def test_notes_name_what_cannot_be_compared():
     groups = {
         "a": [a_run(0, levels=[1]), a_run(0, levels=[1])],
         "b": [a_run(0, levels=[2], lines=[{"step": 1}])],
     }
-    told = "\n".join(comparison.notes(groups, "m/x"))
-    assert "2 different tasks" in told and "not distinct" in told and "one seed" in told
-    assert "at step 1 of 2, not finished" in told and "no m/x; b has no mean" in told
+    notes = "\n".join(comparison.notes(groups, "m/x"))
+    assert "2 different tasks" in notes and "not distinct" in notes and "one seed" in notes
+    assert "at step 1 of 2, not finished" in notes and "no m/x; b has no mean" in notes
     assert comparison.notes({"a": [a_run(0), a_run(1)]}, "m/x") == []
     nameless = a_run(7)
     del nameless.config["seed"]
@@ -80,14 +80,16 @@ def test_notes_tell_what_cannot_be_compared():
     )
 
 
-def test_runs_are_judged_by_their_problems():
-    """The same settings, other rows behind the split of the metric: not to be compared; other training rows do not matter."""
+def test_runs_are_comparable_only_on_the_same_problems():
+    """Other rows of the metric's split make another task; other training rows do not."""
     rows = lambda held_out, train="t": {"rows": {"held_out": held_out, "train": train}}
-    runs = lambda facts: [a_run(seed)._replace(facts=one) for seed, one in enumerate(facts)]
-    told = lambda *facts: "\n".join(comparison.notes({"a": runs(facts)}, "eval/held_out_accuracy"))
-    assert "2 different tasks" in told(rows("x"), rows("y")) and "different tasks" not in told(
-        rows("x"), rows("x", "u")
+    key = lambda found: comparison.eval_key(
+        a_run()._replace(fingerprints=found), "eval/held_out_accuracy"
     )
+    assert key(rows("x")) != key(rows("y")) and key(rows("x")) == key(rows("x", "u"))
+    runs = [a_run(0)._replace(fingerprints=rows("x")), a_run(1)._replace(fingerprints=rows("y"))]
+    (note,) = comparison.notes({"a": runs}, "eval/held_out_accuracy")[:1]
+    assert "2 different tasks" in note
 
 
 def test_curves_of_shares_stay_within_0_and_1():
