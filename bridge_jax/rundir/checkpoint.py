@@ -30,7 +30,7 @@ from jax.experimental import multihost_utils
 from bridge_jax.config import schema
 from bridge_jax.distributed import multihost
 from bridge_jax.filesystem import files
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import layout
 from bridge_jax.types import Tree
 
 logger = logging.getLogger(__name__)
@@ -305,7 +305,7 @@ def remove_unfinished(workdir: str) -> None:
     directory = os.path.join(os.path.abspath(workdir), "checkpoints")
     for name in os.listdir(directory) if os.path.isdir(directory) else ():
         path = os.path.join(directory, name)
-        if logbook.UNFINISHED in name and not os.path.islink(path):
+        if layout.UNFINISHED in name and not os.path.islink(path):
             logger.info("%s: a save that was cut off is removed", path)
             with multihost.io_grace():
                 shutil.rmtree(path)

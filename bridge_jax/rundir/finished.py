@@ -12,10 +12,10 @@ import logging
 from pathlib import Path
 
 from bridge_jax.filesystem import files
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import layout, logbook
 
 logger = logging.getLogger(__name__)
-NAME = logbook.FINISHED
+NAME = layout.FINISHED
 
 
 def write(workdir: str, step: int) -> None:

@@ -28,7 +28,7 @@ from bridge_jax.filesystem import files, hf_folder
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
 from bridge_jax.models import params
-from bridge_jax.rundir import checkpoint, finished, logbook
+from bridge_jax.rundir import checkpoint, finished, lock, logbook, progress, run_config
 from bridge_jax.training import build, rollouts, validation
 from bridge_jax.training.build import RunData, Setup
 from bridge_jax.training.interrupt import Interrupt, Stopped
@@ -192,13 +192,13 @@ def train_with(
     multihost.check_shared(workdir)
     usual = schema.to_json(defaults) if defaults else None
     multihost.broadcast_from_main(
-        "who writes the run directory", lambda: held.enter_context(logbook.claimed(workdir))
+        "who writes the run directory", lambda: held.enter_context(lock.run_lock(workdir))
     )
     if not multihost.first():
-        held.enter_context(logbook.attended(workdir))
+        held.enter_context(lock.shared_run_lock(workdir))
     record = multihost.broadcast_from_main(
         "the run directory",
-        lambda: logbook.check_run(
+        lambda: run_config.check_run(
             workdir, schema.to_json(config), changes, force_config, FREE_KEYS, facts, usual
         ),
     )
@@ -245,9 +245,9 @@ def resume(
         state, meta = restore_or_begin(setup, store)
         start, began = meta["step"], time.monotonic()
         if multihost.first():
-            same = not store.went_back(start) and not logbook.changed(workdir, record, FREE_KEYS)
+            same = not store.went_back(start) and not run_config.changed(workdir, record, FREE_KEYS)
             keep_record(workdir, start, same)
-            logbook.write_config(
+            run_config.write_config(
                 workdir, record
             )  # only now: a checkpoint of another method would have been refused
         announce(setup, data, meta, end)
@@ -322,7 +322,7 @@ def keep_record(workdir: str, start: int, same: bool) -> None:
     taken again and comes out the same, so that its lines can be cut. same: no checkpoint was passed over, and the config
     is that under which they were written.
     """
-    interval, last = logbook.save_interval(workdir), logbook.last_step(workdir)
+    interval, last = run_config.save_interval(workdir), logbook.last_step(workdir)
     killed = start and same and (not interval or last - start <= 2 * interval)
     place = None if killed else logbook.set_aside(workdir, start or -1)
     if place:
@@ -352,7 +352,7 @@ def loop(
     save_due = False
     quiet = not multihost.first()
 
-    with logbook.progress(end, meta["step"], s.method_name, quiet=quiet) as show:
+    with progress.progress(end, meta["step"], s.method_name, quiet=quiet) as show:
         log = StepLog(setup, book, meta, show)
 
         def finish(pending: Pending | None, *given, **how) -> None:

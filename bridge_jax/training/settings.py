@@ -15,7 +15,7 @@ from bridge_jax.models import attention, remat
 from bridge_jax.models.lora import Lora
 from bridge_jax.models.precision import dtype_of
 from bridge_jax.optim import Recipe, Recipes
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import mirrors
 
 logger = logging.getLogger(__name__)
 GROUPS = (
@@ -285,9 +285,9 @@ def check(s: Settings) -> None:
             f"eval.samples={s.eval.samples}; allowed: up to 9. For more of them: experiments.evaluate --samples"
         )
     for name in s.log.mirrors:
-        if name not in logbook.MIRRORS:
+        if name not in mirrors.MIRRORS:
             raise ValueError(
-                f"unknown mirror log.mirrors={name!r}: {schema.did_you_mean(name, logbook.MIRRORS)}"
+                f"unknown mirror log.mirrors={name!r}: {schema.did_you_mean(name, mirrors.MIRRORS)}"
             )
     if s.model.remat not in remat.REMAT:
         raise ValueError(f"model.remat={s.model.remat!r}; allowed: {', '.join(remat.REMAT)}")

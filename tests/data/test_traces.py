@@ -11,7 +11,7 @@ import pytest
 from bridge_jax.config import schema
 from bridge_jax.data import tokenizers
 from bridge_jax.data.traces import FATES
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import logbook, run_config
 from bridge_jax.training import build as training_build
 from bridge_jax.training import loop
 from bridge_jax.training.build import RunData, Setup
@@ -94,17 +94,17 @@ def test_further_rows_that_change_no_demonstration_do_not_stop_a_run(folder, tmp
     other = training_build.fingerprints(build(folder, [trace(1, "So " + BOX % 1), *TRACES])[1])
     begun = training_build.fingerprints(build(folder, TRACES)[1])
     workdir = str(tmp_path / "run")
-    record = logbook.check_run(workdir, {"steps": 1}, {}, facts=begun)
-    logbook.write_config(workdir, record)
+    record = run_config.check_run(workdir, {"steps": 1}, {}, facts=begun)
+    run_config.write_config(workdir, record)
     with logbook.Logbook(workdir, -1) as book:
         book.write(0, {})
-    go_on = lambda facts: logbook.check_run(
+    go_on = lambda facts: run_config.check_run(
         workdir, {"steps": 1}, {}, ignore=loop.FREE_KEYS, facts=facts
     )
     assert go_on(more)["facts"]["demonstrations"]["unmatched"] == 2
     old = dict(begun)
     del old["demonstrations"]  # as a run says that was begun before there was a report
-    logbook.write_config(workdir, record | {"facts": schema.to_json(old)})
+    run_config.write_config(workdir, record | {"facts": schema.to_json(old)})
     assert go_on(begun)
     with pytest.raises(ValueError, match="facts.rows.demos"):
         go_on(other)

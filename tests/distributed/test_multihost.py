@@ -15,7 +15,7 @@ import pytest
 from bridge_jax.distributed import consistency, multihost
 from bridge_jax.evaluation import reading
 from bridge_jax.grading.outcome import Outcome
-from bridge_jax.rundir import checkpoint, logbook
+from bridge_jax.rundir import checkpoint, lock, logbook
 from bridge_jax.training import build, loop, settings
 from configs import base
 from tests import tiny_runs
@@ -529,7 +529,7 @@ def test_a_run_is_refused_while_a_process_of_the_last_one_is_there(tmp_path, cac
     """It may still write its part of a checkpoint: nothing of the directory changes, and once it is gone all is well."""
     left = tmp_path / "run" / "checkpoints" / "step_000004.orbax-checkpoint-tmp"
     left.mkdir(parents=True)
-    with logbook.attended(str(tmp_path / "run")):
+    with lock.shared_run_lock(str(tmp_path / "run")):
         assert host_runs.run(tmp_path, 2, cache, steps=2) == [2, 2]
         for index in range(2):
             (told,) = host_runs.errors(tmp_path, index)

@@ -9,7 +9,7 @@ import pytest
 from bridge_jax.data import datasets, traces
 from bridge_jax.evaluation import comparison, transcripts
 from bridge_jax.filesystem import hf_folder
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import logbook, run_config
 from bridge_jax.training import reopen
 from experiments import plan, regrade, report, sweep
 from experiments.study import results
@@ -21,7 +21,7 @@ ROW = json.dumps({"id": 1, "sample": 0}) + "\n"
 
 def rerun(folder):
     """A run that goes on in the directory."""
-    logbook.check_run(str(folder), {"steps": 1}, {})
+    run_config.check_run(str(folder), {"steps": 1}, {})
 
 
 def go_on(folder):

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from bridge_jax.models import params
-from bridge_jax.rundir import checkpoint
+from bridge_jax.rundir import checkpoint, run_config
 from bridge_jax.training import build, loop
 from experiments import export as command
 from experiments.export import export
@@ -171,7 +171,7 @@ def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
     workdir = tmp_path / "run"
     config = tiny_runs.config("sft", model__path=str(source), data__tokenizer="")
     setup, _ = build.build(config, jax.devices()[:1])
-    loop.logbook.open_run(str(workdir), config.to_dict(), {})
+    run_config.open_run(str(workdir), config.to_dict(), {})
     with checkpoint.Checkpoints(str(workdir)) as store:
         state, meta = loop.restore_or_begin(setup, store)
         store.save(1, state, meta | {"step": 1})

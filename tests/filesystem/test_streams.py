@@ -15,7 +15,7 @@ import pytest
 
 from bridge_jax.distributed import multihost
 from bridge_jax.filesystem import streams
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import progress
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TALKS = """
@@ -166,7 +166,7 @@ def test_the_library_itself_needs_no_stream(monkeypatch, stream):
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(sys, "stderr", stream)
     multihost.print_on_main("it goes on")
-    with logbook.progress(2, 0, "train") as show:
+    with progress.progress(2, 0, "train") as show:
         show(1, "and on")
         show(2, "to the end")
     streams.say("and on", descriptor=2)

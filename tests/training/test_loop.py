@@ -14,7 +14,7 @@ import pytest
 from bridge_jax import methods
 from bridge_jax.data import batches
 from bridge_jax.evaluation import evaluate
-from bridge_jax.rundir import checkpoint, logbook
+from bridge_jax.rundir import checkpoint, lock, logbook
 from bridge_jax.training import build, loop
 from bridge_jax.training import rollouts as training_rollouts
 from bridge_jax.training.rollouts import StepSampler
@@ -546,7 +546,7 @@ def test_saves_that_were_cut_off_are_removed_by_the_owner_alone(quick, tmp_path)
     (left / "state").mkdir(parents=True)
     (left / "state" / "half").write_bytes(b"x" * 1000)
     # another process may be writing it
-    with logbook.claimed(str(tmp_path)):
+    with lock.run_lock(str(tmp_path)):
         with pytest.raises(ValueError, match="another process trains in"):
             go(tmp_path, "grpo", eval__every=0)
         # nor does a reader touch it
