@@ -60,7 +60,7 @@ def evaluate_model(path: str, out: str, options: Options, devices=None) -> dict:
         found = benchmarks.read(chosen, resolved, opened.tokenizer)
         describe(found, benchmarks.manifest(resolved, opened, found), resolved)
         mesh = session.make_mesh(opened, resolved, devices)
-        with transcripts.claimed(out):
+        with transcripts.folder_lock(out):
             report = session.evaluate_benchmarks(opened, found, resolved, out, grader, mesh)
             published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
             print(session.write_report(out, report, published), flush=True)
@@ -68,7 +68,7 @@ def evaluate_model(path: str, out: str, options: Options, devices=None) -> dict:
 
 
 def own_task(path: str) -> tuple[str, ...]:
-    """Name of the task that the run was trained on; ValueError where the path is no run directory."""
+    """Name of the task that a run was trained on; ValueError if the path is no run directory."""
     config = reopen.recorded_config(path)
     if not config:
         raise ValueError(
@@ -158,12 +158,14 @@ def define_flags() -> None:
         default.prompt,
         PROMPTS,
         "boxed: through the model's chat template; plain: running text, for "
-        "base models; user: as boxed, without a system message. Empty: as in the run's training, else boxed",
+        "base models; user: as boxed, without a system message. Empty: as in the run's training, "
+        "else boxed",
     )
     flags.DEFINE_multi_string(
         "stop",
         [],
-        "a text at which a completion is cut when it is read, \\n for a newline; may be given several "
+        "a text at which a completion is cut when it is read, \\n for a newline; may be given "
+        "several "
         "times. It is added to those of the task (--prompt=plain: the mark of a next question); "
         "empty: as in the run's training",
     )
@@ -206,7 +208,8 @@ def main(argv: list[str]) -> None:
         logger.debug("where it came from", exc_info=True)
         if "RESOURCE_EXHAUSTED" in str(error) and not files.is_full(error):
             fail(
-                f"the devices have too little memory; lower --rows or --max_new, or raise --decode_tensor ({error})"
+                "the devices have too little memory; lower --rows or --max_new, or raise "
+                f"--decode_tensor ({error})"
             )
         fail_by(error)
 

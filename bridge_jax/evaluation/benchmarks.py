@@ -1,4 +1,4 @@
-"""Benchmarks of an evaluation: every split of every task, tokenised, and the manifest of how they were made."""
+"""Benchmarks: every split of every task, tokenised; the manifest of an evaluation of them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ class Benchmark(NamedTuple):
 
 
 def make_tasks(options: Options) -> list[Task]:
-    """The tasks that the options name, with their stop strings; ValueError for an invalid option."""
+    """The tasks named in the options, with stop strings; ValueError for an invalid option."""
     made = []
     for name in dict.fromkeys(options.tasks):
         module = tasks.load(name)
         known = {field.name for field in dataclasses.fields(module.Config)}
         if options.prompt != "boxed" and "prompt" not in known:
             raise ValueError(
-                f"--prompt={options.prompt}: task {name!r} has one way to ask only; leave the flag out"
+                f"--prompt={options.prompt}: task {name!r} has one way to ask only; leave the flag "
+                "out"
             )
         values = {"data_dir": options.data_dir, "prompt": options.prompt}
         config = module.Config(**{key: values[key] for key in values if key in known})

@@ -1,8 +1,8 @@
 """Generate and grade the completions of a list of prompts, in training and in evaluations alike.
 
 `transcribe` makes the rows of transcripts, batch by batch. `evaluate` sums up one split with greedy
-completions; the training loop calls it with its own compiled programs.
-Left out: reading and grading (reading.py), files (transcripts.py), errors (scores.py), tables (tables.py).
+completions; the training loop calls it with its own compiled programs. Left out: reading and
+grading (reading.py), files (transcripts.py), errors (scores.py), tables (tables.py).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def transcribe(
 def transcripts_of(
     grading: Grading, problems: Sequence[Problem], samples: Samples, M: int
 ) -> list[dict]:
-    """A JSON object for each of the first len(problems) rows, with a strict and a lenient reading."""
+    """A JSON object for each of the first len(problems) rows, read strictly and leniently."""
     task, B = grading.task, len(problems)
     seqs = samples.seqs.replace(
         tokens_BT=samples.seqs.tokens_BT[:B], length_B=samples.seqs.length_B[:B]

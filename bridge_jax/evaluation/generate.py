@@ -1,4 +1,4 @@
-"""Generate what the transcripts of an evaluation lack, with samplers compiled once for each bucket."""
+"""Generate the missing completions of an evaluation; samplers compile once for each bucket."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from bridge_jax.grading.outcome import Claim, Outcome
 
 
 class Grader:
-    """A grading.pool.Pool that is started, and tested, with the first deferred comparison, or by `start`."""
+    """A grading.pool.Pool that starts with the first deferred comparison, or by `start`."""
 
     def __init__(self):
         self.pool = None

@@ -29,10 +29,11 @@ methods have a run component each. The 1/4 was chosen by simulation.
 The interval of a share is Wilson's (1927), which stays within [0, 1], for the number of answers of
 0 or 1 that would have this variance (Korn and Graubard 1998, Survey Methodology 24, 193-201).
 
-tests/evaluation/test_intervals.py holds the coverage. Left out: correction for many comparisons; problems that
-come in groups. Where only about three problems count, as for 96 problems and accuracies of 97% or
-more, intervals over eight runs cover about 90%. Two runs whose spread is small, as is what a method
-adds to single problems, give intervals that are too wide: they cover 97 to 99%.
+tests/evaluation/test_intervals.py holds the coverage. Left out: correction for many comparisons;
+problems that come in groups. Where only about three problems count, as for 96 problems and
+accuracies of 97% or more, intervals over eight runs cover about 90%. Two runs whose spread is
+small, as is what a method adds to single problems, give intervals that are too wide: they cover 97
+to 99%.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Options of an evaluation: what the user asked for, its checks, and the defaults of what was left out.
+"""Options of an evaluation: what the user asked for, its checks, and the defaults of what was left
+out.
 
 An option that is empty or 0 was left out. `resolve_defaults` fills it in from the model: a run
 directory is evaluated as in its training, unless an option says otherwise.
@@ -133,10 +134,11 @@ def resolve_defaults(options: Options, defaults: Defaults, positions: int) -> Op
 
 
 def clipping_note(options: Options, resolved: Options, defaults: Defaults, positions: int) -> str:
-    """A line about max_new where nobody chose it and the model has less room than usual; else ""."""
+    """A line where max_new is less than usual, since the model has no room for it; else ""."""
     if options.max_new or defaults.max_new or resolved.max_new >= MAX_NEW:
         return ""
     return (
-        f"--max_new={resolved.max_new}: {MAX_NEW} is usual, but the model has {positions} positions, "
+        f"--max_new={resolved.max_new}: {MAX_NEW} is usual, but the model has {positions} "
+        "positions, "
         f"{max(resolved.buckets)} of them kept for the prompt"
     )

@@ -47,7 +47,8 @@ class Reading(NamedTuple):
 def texts_of(tokenizer, samples: Samples) -> tuple[str, ...]:
     """Decoded completions.
 
-    The token that ended a row is not part of its text; the last token of a row that the limit cut is.
+    The token that ended a row is not part of its text; the last token of a row that the limit cut
+    is.
     """
     return tuple(
         tokenizer.decode(row[: length - stopped])

@@ -1,14 +1,14 @@
 r"""Scores of an evaluation with their errors; pure functions of rows of transcripts.
 
 Each problem i has one value v_i: 1 or 0 (greedy), c_i / n (avg@n), or the unbiased pass@k of Chen
-et al. 2021, 1 - C(n - c_i, k) / C(n, k), where c_i of its n samples are correct. A benchmark's score
-is the mean of v over ALL its problems; a problem whose prompt was too long counts as 0.
+et al. 2021, 1 - C(n - c_i, k) / C(n, k), where c_i of its n samples are correct. A benchmark's
+score is the mean of v over ALL its problems; a problem whose prompt was too long counts as 0.
 
 A score has two errors, which are never added up. `stderr` is over the choice of problems; the
 samples of a problem are one cluster. `sampling_error` is over the choice of samples, for the given
-problems. The 95% intervals (intervals.py) stay within [0, 1], and so are no multiples of the errors.
-The average is the mean of the benchmarks' scores.
-Left out: files and generation; the spread between runs, since one model is evaluated.
+problems. The 95% intervals (intervals.py) stay within [0, 1], and so are no multiples of the
+errors. The average is the mean of the benchmarks' scores. Left out: files and generation; the
+spread between runs, since one model is evaluated.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def scores(
 ) -> dict[str, dict[str, Score]]:
     """{reading: {metric: Score}} of one benchmark.
 
-    A problem of `ids` without rows counts as not answered. rows: transcripts. For each problem there
-    are `samples` rows (0: none), and one greedy row if `greedy`.
+    A problem of `ids` without rows counts as not answered. rows: transcripts. For each problem
+    there are `samples` rows (0: none), and one greedy row if `greedy`.
     """
     rows, result = list(rows), {}
     for reading, key in READINGS.items():

@@ -23,7 +23,7 @@ from bridge_jax.evaluation.model import EvalModel
 from bridge_jax.evaluation.options import Options
 from bridge_jax.filesystem import files
 from bridge_jax.models.precision import dtype_of
-from bridge_jax.rundir import checkpoint
+from bridge_jax.rundir.state_arrays import checksums
 
 logger = logging.getLogger(__name__)
 # share of timeouts and grader errors that is warned about
@@ -52,12 +52,12 @@ def evaluate_benchmarks(
 ) -> dict:
     """Generate and grade what the folder `out` lacks; the report on everything that was asked for.
 
-    options: resolved. The caller holds transcripts.claimed(out), so that no other process writes.
+    options: resolved. The caller holds transcripts.folder_lock(out), so that no other process writes.
     """
     phi, step = model.load(mesh, dtype_of("--dtype", options.dtype))
     manifest = benchmarks.manifest(options, model, found)
     # of the numbers, wherever they came from
-    manifest["model"]["weights"] = schema.fingerprint(checkpoint.checksums(phi))
+    manifest["model"]["weights"] = schema.fingerprint(checksums(phi))
     folder = transcripts.open_folder(out, manifest)
     generator, parts = Generator(model, phi, mesh, options), {}
     for benchmark in found:

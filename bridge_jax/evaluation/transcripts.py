@@ -24,8 +24,8 @@ def open_folder(folder: str | Path, manifest: Mapping[str, Mapping]) -> Path:
     """Make the folder with manifest.json, or check that its evaluation was made in the same way.
 
     manifest: {group: {key: value}}. A group that only one side has is no difference and is kept, so
-    that tasks and samples can be added to a folder. ValueError shows what differs, or why the folder
-    cannot be used.
+    that tasks and samples can be added to a folder. ValueError shows what differs, or why the
+    folder cannot be used.
     """
     folder = _made(folder)
     path, wanted = folder / MANIFEST, schema.to_json(manifest)
@@ -55,7 +55,7 @@ def open_folder(folder: str | Path, manifest: Mapping[str, Mapping]) -> Path:
 
 
 @contextlib.contextmanager
-def claimed(folder: str | Path) -> Iterator[None]:
+def folder_lock(folder: str | Path) -> Iterator[None]:
     """Make the folder and lock it for this process; ValueError while another process has it."""
     folder = _made(folder)
     refusal = (

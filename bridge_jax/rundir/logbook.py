@@ -1,10 +1,10 @@
 """The record of a run: metrics.jsonl, solved.jsonl, rollouts/ and batches/.
 
-metrics.jsonl is append-only, with one JSON object on a line for each step:
-{"step": 12, "reward/mean": 0.25}. A run that resumes at step k first cuts the file back to the steps
-<= k, so that it agrees with the restored state, and warns of lines that are missing. Steps of which
-there is no checkpoint are never cut: `set_aside` moves them. Numbers that JSON does not have (nan,
-inf) are written as null, and their keys are listed under "nonfinite".
+metrics.jsonl is append-only, with one JSON object on a line for each step: {"step": 12,
+"reward/mean": 0.25}. A run that resumes at step k first cuts the file back to the steps <= k, so
+that it agrees with the restored state, and warns of lines that are missing. Steps of which there is
+no checkpoint are never cut: `set_aside` moves them. Numbers that JSON does not have (nan, inf) are
+written as null, and their keys are listed under "nonfinite".
 
 In a run of several processes, `writes=False` makes a Logbook that accepts everything and writes
 nothing. Left out: config.json (run_config.py), checkpoints (checkpoint.py), plots and tables
@@ -128,7 +128,7 @@ class Logbook:
         return path
 
     def write_solved(self, step: int, solved: Mapping[str, str]) -> None:
-        """Append a line to solved.jsonl: split -> a digit for each problem. The last line counts."""
+        """Append to solved.jsonl: split -> a digit for each problem. The last line counts."""
         if self.writes:
             path = os.path.join(self.workdir, "solved.jsonl")
             files.append(path, json.dumps({"step": step, **solved}) + "\n")
@@ -200,7 +200,8 @@ def last_step(workdir: str) -> int:
 
 
 def set_aside(workdir: str, after: int) -> str | None:
-    """Move the record of the steps after `after`, which will be taken again; returns its new folder.
+    """Move the record of the steps after `after`, which will be taken again; returns its new
+    folder.
 
     after=-1: the whole record. None where there is nothing to move. Nothing is lost: the new folder
     has all the lines and a copy of config.json.
@@ -315,7 +316,8 @@ def _drop_later(folder: str, start_step: int) -> None:
 def _scalar(key: str, value: Any) -> Any:
     if not KEY.fullmatch(key):
         raise ValueError(
-            f"metric {key!r}: wanted group/name, of letters, digits and _ . - (such as reward/mean)."
+            f"metric {key!r}: wanted group/name, of letters, digits and _ . - (such as "
+            "reward/mean)."
         )
     if value is None or isinstance(value, str):
         return value

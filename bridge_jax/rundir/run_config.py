@@ -1,4 +1,5 @@
-"""config.json of a run: {"config", "diff", "facts", "changes"}, written once, checked at every resume.
+"""config.json of a run: {"config", "diff", "facts", "changes"}, written once, checked at every
+resume.
 
 "diff" has the keys that are not at their default, "facts" the fingerprints of data and prompts,
 "changes" what was changed when the run resumed.
@@ -46,7 +47,8 @@ def check_run(
     facts: dict | None = None,
     defaults: dict | None = None,
 ) -> dict:
-    """Make the directory, check that its run has this config, and return what config.json shall say.
+    """Make the directory, check that its run has this config, and return what config.json shall
+    say.
 
     facts: fingerprints of data and prompts, which decide a run as its config does; compared like
     keys of the config. ignore: keys ("steps") and groups ("log.") that may change when a run
@@ -110,7 +112,8 @@ def _check_forced(workdir: str, force: bool) -> None:
     if not force:
         raise ValueError(
             f"{workdir} holds files of a run, but no config.json, so that it is unknown how they "
-            "were made. Bring it back, take another --workdir, or --force_config to go on with this "
+            "were made. Bring it back, take another --workdir, or --force_config to go on with "
+            "this "
             "run under the config that is given."
         )
     logger.warning(

@@ -28,7 +28,15 @@ from bridge_jax.filesystem import files, hf_folder
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
 from bridge_jax.models import params
-from bridge_jax.rundir import checkpoint, finished, lock, logbook, progress, run_config
+from bridge_jax.rundir import (
+    checkpoint,
+    finished,
+    lock,
+    logbook,
+    progress,
+    run_config,
+    state_arrays,
+)
 from bridge_jax.training import build, rollouts, validation
 from bridge_jax.training.build import RunData, Setup
 from bridge_jax.training.interrupt import Interrupt, Stopped
@@ -267,7 +275,7 @@ def resume(
                 "compiled programs"
             )  # a collective of CPU processes waits 30 s for the slowest, and no more
             with multihost.watchdog("the first checksums"):
-                checkpoint.checksums(
+                state_arrays.checksums(
                     state
                 )  # its programs too: the first save shall compile nothing
             multihost.print_on_main(f"compiled in {time.monotonic() - began:.1f} s")

@@ -11,8 +11,8 @@ docs/study/*_BASE.png.
 --quick: two seeds of the main methods, untuned, in about ten minutes, in runs/study_quick. It shows
 how the study works; it proves nothing.
 
-Exit codes: 0 done; 1 a run failed; 2 the request cannot be fulfilled; 5 the disk is full: make room,
-and the same command goes on; 130 stopped.
+Exit codes: 0 done; 1 a run failed; 2 the request cannot be fulfilled; 5 the disk is full: make
+room, and the same command goes on; 130 stopped.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from experiments.study.results import METRICS, SAMPLED, Rows, accuracy, differen
 
 
 def draw(rows: Rows, folder: pathlib.Path, base: str) -> None:
-    """Draw dynamics_BASE.png, the main methods over training, and methods_BASE.png, all at the end."""
+    """Draw dynamics_BASE.png, the main methods over training, and methods_BASE.png, all methods."""
     # slow to import
     import matplotlib
 

@@ -1,4 +1,5 @@
-"""The results of the study: finished runs by base, variant and seed, their scores, the rates chosen.
+"""The results of the study: finished runs by base, variant and seed, their scores, the rates
+chosen.
 
 Every finished run is a line of docs/study/results/STAGE_BASE.jsonl (experiments.sweep writes it).
 """
@@ -59,7 +60,7 @@ def final(runs: dict[int, dict], metric: str) -> list[float]:
 
 
 def solved(runs: dict[int, dict], metric: str) -> np.ndarray:
-    """[seeds, problems]: share of the answers to each held-out problem that are right at the end."""
+    """[seeds, problems]: share of right answers to each held-out problem at the end."""
     if metric == GREEDY:
         return np.array(
             [

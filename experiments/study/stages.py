@@ -1,4 +1,4 @@
-"""The stages of the study: the base model, then one sweep after the other, each in a process of its own."""
+"""The stages of the study: the base model, then the sweeps, each in a process of its own."""
 
 from __future__ import annotations
 

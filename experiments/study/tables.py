@@ -109,7 +109,7 @@ def best_first(runs: Rows, metric: str) -> list[tuple[str, dict[int, dict]]]:
 
 
 def compared_cells(rows: Rows, name: str, reference: str) -> list[str]:
-    """Cells of COMPARED behind the name: rate, seeds, accuracies, differences from the reference."""
+    """The cells of COMPARED after the name; differences are from the variant `reference`."""
     runs = rows[name]
     rate = next(iter(runs.values()))["settings"].get("optim.base.learning_rate")
     cells = [f"{rate:g}", str(len(runs))]
@@ -168,7 +168,7 @@ def controls_table(rows: Rows) -> str:
 
 
 def conditions_table(rows: Rows, metric: str) -> str:
-    """Accuracy of the main methods in each condition; where seeds are missing, how many there are."""
+    """Accuracy of the main methods in each condition, with the number of seeds if some lack."""
     found = dict.fromkeys(name.partition("+")[2] for name in rows)
     conditions = [
         "",

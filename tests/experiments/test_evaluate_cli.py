@@ -16,9 +16,8 @@ import pytest
 
 from bridge_jax import tasks
 from bridge_jax.data import tokenizers
-from bridge_jax.evaluation import benchmarks, evaluate, grader, session, transcripts
-from bridge_jax.evaluation.model import EvalModel
-from bridge_jax.evaluation.options import Defaults, Options
+from bridge_jax.evaluation import evaluate, grader, session, transcripts
+from bridge_jax.evaluation.options import Options
 from bridge_jax.grading.outcome import Claim, Outcome
 from bridge_jax.models import lora, params
 from bridge_jax.models.precision import dtype_of
@@ -90,7 +89,7 @@ def texts(out) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("method", ["bridge", "sft"])
-def test_a_run_is_judged_as_in_its_training(unbroken, tmp_path, method, capsys):
+def test_a_run_is_evaluated_as_in_its_training(unbroken, tmp_path, method, capsys):
     """Greedy numbers of the newest checkpoint: those that training logged, to the last digit."""
     folder = unbroken(method)
     report = evaluate_model(str(folder), str(tmp_path / "out"), Options())
@@ -434,60 +433,20 @@ def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, 
             "task 'arithmetics' does not exist. Did you mean 'arithmetic'",
         ),
         (dict(tasks=()), "--tasks is empty and --model=.* is no run directory"),
-        (
-            dict(max_new=57),
-            r"--max_new=57 behind prompts of up to 8 tokens .* makes 65 positions, the model has 64",
-        ),
-        (dict(buckets=(64,)), "the model has 64"),
-        (dict(buckets=(8, 6)), r"prompt buckets \(8, 6\); allowed: positive, in rising order"),
-        (dict(samples=0), "--samples=0; allowed: a whole number of at least 1"),
-        (dict(temperature=0.0), "--temperature=0.0 would make all samples of a problem equal"),
-        (dict(dtype="float16"), "--dtype='float16'; allowed: float32, bfloat16"),
+        (dict(max_new=57), "--max_new=57 .* 65 positions"),
+        (dict(samples=0), "--samples=0; allowed: .* at least 1"),
         (dict(decode_tensor=3), "--decode_tensor=3 does not divide the model's"),
         (
             dict(decode_tensor=2),
-            "mesh.decode_tensor=2 does not divide the 1 devices; nearest that does: 1",
+            "mesh.decode_tensor=2 does not divide the 1 devices",
         ),
-        (dict(prompt="chat"), "--prompt='chat'; allowed: boxed, plain"),
         (dict(prompt="plain"), "--prompt=plain: task 'arithmetic' has one way to ask only"),
-        (dict(prompt="plain", tasks=()), "--prompt=plain without --tasks"),
-        (dict(prompt="user"), "--prompt=user: task 'arithmetic' has one way to ask only"),
-        (dict(stop=("#", "")), "--stop= is empty"),
-        (dict(stop=("#",), tasks=()), "--stop='#' without --tasks"),
-        (dict(task_stop=False, tasks=()), "--notask_stop without --tasks"),
     ],
 )
 def test_bad_input(model, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         run(model, tmp_path / "out", **changes)
     assert not (tmp_path / "out" / "arithmetic.jsonl").exists()
-
-
-def test_plain_prompts_go_around_the_chat_template():
-    """Through command and task down to the tokens, with the tokenizer of a real model; another template, other rows."""
-    folder = str(ROOT.parent / "shared" / "data" / "tokenizers" / "qwen3")
-    if not pathlib.Path(folder).is_dir():
-        pytest.skip("no real tokenizers beside the project")
-    tokenizer = tokenizers.HFTokenizer(folder)
-    opened = EvalModel("m", params.read_config(ARCH), tokenizer, None, Defaults("float32"))
-    made = {}
-    for prompt in ("boxed", "plain"):
-        options = dataclasses.replace(
-            OPTIONS, tasks=("knights_knaves",), prompt=prompt, limit=1, buckets=(512,)
-        )
-        benchmark = benchmarks.read(benchmarks.make_tasks(options), options, tokenizer)[0]
-        text = tokenizer.inner.decode(benchmark.prompts.tokens[0])
-        assert ("<|im_start|>" in text) == (prompt == "boxed") and ("Answer:" in text[-10:]) == (
-            prompt == "plain"
-        )
-        assert benchmark.problems[0].question in text
-        made[prompt] = benchmarks.manifest(options, opened, [benchmark])[
-            "task knights_knaves/held_out"
-        ]
-    assert (
-        made["boxed"]["template"] != made["plain"]["template"]
-        and made["boxed"]["data"] == made["plain"]["data"]
-    )
 
 
 def test_stop_strings_cut_what_is_read_and_are_part_of_the_manifest(model, lively, tmp_path):
