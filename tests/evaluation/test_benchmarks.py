@@ -15,7 +15,7 @@ from tests import toys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOKENIZER = tokenizers.CharTokenizer(arithmetic.ALPHABET)
-OPTIONS = Options(("arithmetic",), max_new=9, prompt="boxed", buckets=(6,), dtype="float32")
+OPTIONS = Options(("arithmetic",), max_new=9, prompt="boxed", buckets=(5,), dtype="float32")
 
 
 def model(tokenizer=TOKENIZER) -> EvalModel:
@@ -38,7 +38,7 @@ def test_splits_of_one_task_are_benchmarks_of_their_own():
 
 def test_prompts_that_do_not_fit_are_counted():
     (found,) = read(levels=(1, 2), eval_size=40)
-    fit = [problem for problem in found.problems if len(problem.question) <= 6]
+    fit = [problem for problem in found.problems if len(problem.question) <= 5]
     assert 0 < found.too_long == len(found.problems) - len(fit)
     assert list(found.prompts.problems) == fit
 
