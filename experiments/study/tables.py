@@ -149,7 +149,7 @@ def order_table(rows: Rows) -> str:
 def controls_table(rows: Rows) -> str:
     """bridge minus each control: what each part of bridge brings."""
     parts = {
-        "hybrid": "everything beside the mixture: adapter, shadow, gain",
+        "hybrid": "everything but the mixture: adapter, shadow, gain",
         "hybrid_matched": "the same, at bridge's own alpha (left out where hybrid's is the same)",
         "joint": "theta_hat and the gain; the adapter stays",
         "bridge_gain_only": "the SFT term in w",
@@ -209,7 +209,7 @@ def gain_table(rows: Rows) -> str:
         "bridge/ess": "ESS",
         "bridge/kl_hat": "KL to theta_hat",
         "grad/cos_sft_rl": "cos of gradients",
-        "coop/expert_logp": "held-out experts' log p",
+        "coop/expert_logp": "held-out demos' log p",
         "eval/touched_accuracy": "touched",
         "eval/untouched_accuracy": "untouched",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -15,7 +16,7 @@ from tests import toys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOKENIZER = tokenizers.CharTokenizer(arithmetic.ALPHABET)
-OPTIONS = Options(("arithmetic",), max_new=9, prompt="boxed", buckets=(5,), dtype="float32")
+OPTIONS = Options(("arithmetic",), max_new=9, prompt="boxed", buckets=(8,), dtype="float32")
 
 
 def model(tokenizer=TOKENIZER) -> EvalModel:
@@ -23,10 +24,10 @@ def model(tokenizer=TOKENIZER) -> EvalModel:
     return EvalModel("m", toys.CFG, tokenizer, None, Defaults("float32"))
 
 
-def read(**config) -> list[benchmarks.Benchmark]:
+def read(options: Options = OPTIONS, **config) -> list[benchmarks.Benchmark]:
     """The splits of arithmetic."""
     task = arithmetic.make(arithmetic.Config(**config))
-    return benchmarks.read([task], OPTIONS, TOKENIZER)
+    return benchmarks.read([task], options, TOKENIZER)
 
 
 def test_splits_of_one_task_are_benchmarks_of_their_own():
@@ -37,7 +38,7 @@ def test_splits_of_one_task_are_benchmarks_of_their_own():
 
 
 def test_prompts_that_do_not_fit_are_counted():
-    (found,) = read(levels=(1, 2), eval_size=40)
+    (found,) = read(dataclasses.replace(OPTIONS, buckets=(5,)), levels=(1, 2), eval_size=40)
     fit = [problem for problem in found.problems if len(problem.question) <= 5]
     assert 0 < found.too_long == len(found.problems) - len(fit)
     assert list(found.prompts.problems) == fit
