@@ -13,7 +13,7 @@ from bridge_jax.filesystem import files
 from configs.sweeps import ladder
 from experiments.cli import DISK_FULL
 from experiments.study import results
-from experiments.sweep_plan import weights_of
+from experiments.sweep.plan import weights_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # stage -> its file in configs/sweeps/

@@ -11,8 +11,9 @@ from bridge_jax.evaluation import comparison, transcripts
 from bridge_jax.filesystem import hf_folder
 from bridge_jax.rundir import logbook, run_config
 from bridge_jax.training import reopen
-from experiments import plan, regrade, report, sweep
+from experiments import plan, regrade, report
 from experiments.study import results
+from experiments.sweep import results as sweep_results
 
 CONFIG = json.dumps({"config": {"steps": 1, "task": {"name": "arithmetic"}}})
 LINE = json.dumps({"step": 1, "reward/mean": 0.5}) + "\n"
@@ -50,7 +51,7 @@ def samples(folder):
         ("rollouts/step_000001.jsonl", ROW, lambda folder: samples(folder)),
         ("manifest.json", "{}", lambda folder: transcripts.open_folder(folder, {})),
         ("math500.jsonl", ROW, lambda folder: transcripts.Transcripts(folder / "math500.jsonl")),
-        ("results.jsonl", ROW, lambda folder: sweep.done(str(folder / "results.jsonl"))),
+        ("results.jsonl", ROW, lambda folder: sweep_results.done(str(folder / "results.jsonl"))),
         ("results.jsonl", ROW, lambda folder: results.read(folder)),
         ("plans.jsonl", ROW, lambda folder: plan.earlier(str(folder / "plans.jsonl"))),
         ("limr.jsonl", ROW, lambda folder: datasets.jsonl(folder / "limr.jsonl")),
