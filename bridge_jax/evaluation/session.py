@@ -52,7 +52,7 @@ def evaluate_benchmarks(
 ) -> dict:
     """Generate and grade what the folder `out` lacks; the report on everything that was asked for.
 
-    options: resolved. The caller holds transcripts.folder_lock(out), so that no other process writes.
+    options: resolved. The caller holds transcripts.folder_lock(out).
     """
     phi, step = model.load(mesh, dtype_of("--dtype", options.dtype))
     manifest = benchmarks.manifest(options, model, found)

@@ -1,4 +1,5 @@
-"""Open a run directory again to read it: its config, what it was built from, its trained parameters.
+"""Open a run directory again to read it: its config, what it was built from, its trained
+parameters.
 
 The run may have been on other devices, and may still be alive: nothing in the directory changes.
 """
@@ -47,7 +48,8 @@ def rebuild(workdir: str) -> tuple[Setup, RunData]:
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise ValueError(
-            f"{workdir!r} is not a run directory: it has no config.json; give the --workdir of a run"
+            f"{workdir!r} is not a run directory: it has no config.json; give the --workdir of a "
+            "run"
         )
     try:
         config = ConfigDict(renamed.translated(json.loads(textfile.read(path))["config"]))

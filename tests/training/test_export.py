@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save
 
 from bridge_jax.models import params
 from bridge_jax.rundir import checkpoint, run_config
-from bridge_jax.training import build, loop
-from experiments import export as command
+from bridge_jax.training import build, export_checks, loop
+from bridge_jax.training import export as exporting
 from experiments.export import export
 from tests import tiny_runs
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
@@ -94,7 +94,8 @@ def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
 def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
     """W + (alpha / r) B A, as PEFT applies it, over every matrix of the base export."""
     folders = {
-        what: export(str(unbroken("bridge")), str(tmp_path / what), what) for what in command.KINDS
+        what: export(str(unbroken("bridge")), str(tmp_path / what), what)
+        for what in exporting.KINDS
     }
     adapter = load_file(folders["adapter"] / "adapter_model.safetensors")
     settings = json.loads((folders["adapter"] / "adapter_config.json").read_text())
@@ -128,7 +129,9 @@ def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys
     folder = export(str(unbroken("bridge")), str(tmp_path / "out"), "adapter")
     assert "from those of base and adapter" in capsys.readouterr().out
     setup, data, state = trained(unbroken("bridge"))
-    check = lambda: command.verify_adapter(setup, data, state.params, folder, str(folder / "base"))
+    check = lambda: export_checks.verify_adapter(
+        setup, data, state.params, folder, str(folder / "base")
+    )
     check()
     config, tensors = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     weights_file = folder / "base" / "model.safetensors"
@@ -143,7 +146,9 @@ def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys
             name.write_bytes(old)
 
     # the model that the run began with, as it was named before
-    params.save(setup.cfg, build.initial_theta(setup), tmp_path / "begun", command.hf_config(setup))
+    params.save(
+        setup.cfg, build.initial_theta(setup), tmp_path / "begun", exporting.hf_config(setup)
+    )
     begun = (tmp_path / "begun" / "model.safetensors").read_bytes()
     tampered(RuntimeError, "differ by .* of base and adapter", weights_file, begun)
     changed = lambda **given: json.dumps(settings | given).encode()
@@ -243,9 +248,9 @@ def test_what_fails_verification_never_gets_its_name(unbroken, monkeypatch, tmp_
     )
     for shift in (1e-3, float("nan")):
         monkeypatch.setattr(
-            command, "transformers_logits", lambda folder, ids: np.full((len(ids), 16), shift)
+            export_checks, "transformers_logits", lambda folder, ids: np.full((len(ids), 16), shift)
         )
-        monkeypatch.setattr(command, "logits", lambda cfg, phi, ids: np.zeros((len(ids), 16)))
+        monkeypatch.setattr(export_checks, "logits", lambda cfg, phi, ids: np.zeros((len(ids), 16)))
         with pytest.raises(RuntimeError, match="differ by"):
             export(run, str(tmp_path / "out"))
     assert not list(tmp_path.iterdir())
@@ -261,7 +266,10 @@ def test_transformers_gives_our_logits(unbroken, tmp_path, capsys, method):
     setup, data, state = trained(unbroken(method), method)
     phi = setup.method.policy(state.params, "theta")
     ids = np.concatenate([data.prompts.tokens[0], np.arange(1, 15)]).astype(np.int32)
-    ours, theirs = command.logits(setup.cfg, phi, ids), command.transformers_logits(folder, ids)
+    ours, theirs = (
+        export_checks.logits(setup.cfg, phi, ids),
+        export_checks.transformers_logits(folder, ids),
+    )
     assert np.abs(theirs).max() > 0.1
     np.testing.assert_allclose(ours, theirs, **CLOSE)
 
@@ -276,8 +284,8 @@ def test_peft_loads_the_adapter_with_its_base(unbroken, tmp_path):
     folder = export(str(unbroken("bridge")), str(tmp_path / "out"), "adapter")
     setup, data, state = trained(unbroken("bridge"))
     ids = np.concatenate([data.prompts.tokens[0], np.arange(1, 15)]).astype(np.int32)
-    ours = command.logits(setup.cfg, setup.method.policy(state.params, "theta"), ids)
-    start = command.logits(setup.cfg, build.initial_theta(setup), ids)
+    ours = export_checks.logits(setup.cfg, setup.method.policy(state.params, "theta"), ids)
+    start = export_checks.logits(setup.cfg, build.initial_theta(setup), ids)
     assert np.abs(ours - start).max() > 0.01
     for auto in (peft.AutoPeftModelForCausalLM, transformers.AutoModelForCausalLM):
         model = auto.from_pretrained(str(folder), dtype=torch.float32).eval()
