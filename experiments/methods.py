@@ -1,10 +1,12 @@
-"""Write docs/methods.md: `python -m experiments.methods [--out=docs/methods.md]`, what each method samples, trains and costs.
+"""Write docs/methods.md: `python -m experiments.methods [--out=docs/methods.md]`, what each method
+samples, trains and costs.
 
-Nothing in it is written by hand: what is sampled and read comes from the method's steps, copies from its state, passes from
-tracing its update with a policy that counts how often it is differentiated, and what a part learns from, from changing the
-experts, or the samples, or theta_hat, and looking whether its step changes, after a few steps: at the first one theta_hat is
-theta, and their terms in w cancel. What a method does is the first line of its file.
-Exit codes: 0 done, 2 the file cannot be written, 5 the disk is full.
+Nothing in it is written by hand: what is sampled and read comes from the method's steps, copies
+from its state, passes from tracing its update with a policy that counts how often it is
+differentiated, and what a part learns from, from changing the experts, or the samples, or
+theta_hat, and looking whether its step changes, after a few steps: at the first one theta_hat is
+theta, and their terms in w cancel. What a method does is the first line of its file. Exit codes: 0
+done, 2 the file cannot be written, 5 the disk is full.
 """
 
 from __future__ import annotations

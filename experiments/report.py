@@ -1,13 +1,15 @@
-"""One page of many runs: `python -m experiments.report --runs='runs/sweep/*' --out=report.html [--metric=eval/dev_accuracy]`.
+"""Report on many runs: `python -m experiments.report --runs='runs/sweep/*' --out=report.html
+[--metric=KEY]`.
 
-Writes one self-contained HTML file, which works offline: metrics against any budget, the paper's
-three views (training dynamics, comparison of methods, cost), the differences between methods, the
-samples of a problem across steps and methods, and what the configs differ in; and beside it the
-table as .md, .csv and .tex. Runs that differ in their seed alone are one group. Intervals are 95%
-(bridge_jax/evaluation/intervals.py): final accuracies and differences over seeds and problems, curves over
-seeds for the very problems that were asked. What is missing or cannot be compared is said at the
-top of the page.
-Exit codes: 0 done, 2 nothing to read or to write.
+Writes one self-contained HTML file, which works offline: metrics over any budget, the paper's three
+views (training dynamics, comparison of methods, cost), the differences between methods, samples of
+a problem across steps and methods, and the differences of the configs. Next to it the table is
+written as .md, .csv and .tex. Runs that differ only in their seed are one group. Intervals are 95%
+(bridge_jax/evaluation/intervals.py): those of final accuracies and differences are over seeds and
+problems, those of curves over seeds, for the given problems. Notes at the top of the page say what
+is missing or cannot be compared.
+
+Exit codes: 0 done; 2 nothing to read or to write.
 """
 
 from __future__ import annotations
@@ -56,22 +58,19 @@ COLUMNS = {
     "steps": "steps",
     "seeds": "seeds",
     "budget/generated_tokens": "generated tokens",
-    "budget/demo_tokens": "expert tokens",
+    "budget/demo_tokens": "demo tokens",
     "budget/flops": "model FLOPs",
     "time/wall_s": "wall s",
     "time/device_s": "sampling and updating s",
     "memory/host_peak_gib": "process peak GiB",
     "memory/device_peak_gib": "device GiB",
 }
-PROBLEMS, SAMPLES, STEPS = (
-    12,
-    4,
-    8,
-)  # shown in the viewer: problems, samples of each and step, steps of each group
-LETTERS = 4 * 10**6  # of all samples shown: beyond, fewer problems
-SEARCHED = (
-    64 * 2**20
-)  # bytes of a run's samples that are looked through for problems that come again, at least STEPS files
+# shown in the viewer: problems, samples of each problem and step, steps of each group
+PROBLEMS, SAMPLES, STEPS = 12, 4, 8
+# of all samples shown; beyond it, fewer problems are shown
+LETTERS = 4 * 10**6
+# bytes of a run's samples that are searched for problems that recur, but at least STEPS files
+SEARCHED = 64 * 2**20
 TEX = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"} | {c: f"\\{c}" for c in "_%&#${}"}
 
 
@@ -96,9 +95,10 @@ def with_interval(found: Interval) -> str:
 
 
 def rows_of(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
-    """The table: a line a group; "-" where a seed lacks the figure, or has not finished and so has no last one.
+    """A line of the table for each group.
 
-    Accuracies are those of the first and of the last line, not of whichever line comes next to them.
+    "-" where a seed lacks the figure, or has not finished and so has no final one. Accuracies are
+    those of the first and the last line only.
     """
     nothing, solved = Interval(math.nan, math.nan, math.nan, 0), solved_by(groups, metric)
 
@@ -161,7 +161,7 @@ def curves(groups: dict[str, list[Run]], metric: str) -> dict:
 
 
 def solved_by(groups: dict[str, list[Run]], metric: str) -> dict[str, dict[tuple, np.ndarray]]:
-    """Seed -> scores [problems], of groups whose every seed has finished and says what it solved.
+    """Seed -> scores [problems], of groups whose seeds have all finished and recorded their scores.
 
     A key is (seed, how many runs of the group before this one have this seed).
     """
@@ -182,7 +182,7 @@ def solved_by(groups: dict[str, list[Run]], metric: str) -> dict[str, dict[tuple
 def differences(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
     """Every pair of groups: first, second, difference with its interval; best first.
 
-    Of a group of one seed the interval is over problems alone, for these very runs, and marked so.
+    With one seed the interval is over problems alone, for these runs, and is marked so.
     """
     solved = solved_by(groups, metric)
     mean = {name: np.mean(list(rows.values()), axis=0) for name, rows in solved.items()}
@@ -220,11 +220,13 @@ def spread(items: list, count: int) -> list:
 
 
 def samples(groups: dict[str, list[Run]]) -> list[dict]:
-    """What the viewer shows: the problems that most groups, and then most steps, sampled, with samples of each (first seeds).
+    """Problems for the viewer, with samples of each (of first seeds).
 
-    These are above all the held-out problems whose answers every evaluation keeps (log.eval_problems); then those of training.
+    They are the problems that most groups, and then most steps, sampled: above all the held-out
+    problems whose answers every evaluation keeps (log.eval_problems), then those of training.
     """
-    places: dict[str, dict[str, list]] = {}  # problem -> group -> files
+    # problem -> group -> files
+    places: dict[str, dict[str, list]] = {}
     for name, group in groups.items():
         paths = sorted(
             pathlib.Path(group[0].folder, "rollouts").glob("*_*.jsonl"),
@@ -269,20 +271,22 @@ def config_differences(groups: dict[str, list[Run]]) -> list[list[str]]:
 
 
 def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
-    """What stands at the top of the page, in addition to `comparison.not_started`."""
+    """Notes at the top of the page, in addition to those of `comparison.not_started`."""
     known = solved_by(groups, metric)
     missing = [name for name in groups if name not in known] if len(groups) > 1 else []
-    told = (
-        "not among the differences, since a seed has not finished or does not say which problems "
-        "it solved: "
-    )
-    return comparison.notes(groups, metric) + ([told + ", ".join(missing)] if missing else [])
+    found = comparison.notes(groups, metric)
+    if missing:
+        found.append(
+            "not among the differences, since a seed has not finished or does not say which "
+            f"problems it solved: {', '.join(missing)}"
+        )
+    return found
 
 
 def page(
     groups: dict[str, list[Run]], metric: str, not_started: tuple[str, ...] | list[str] = ()
 ) -> tuple[str, dict[str, str]]:
-    """The HTML file and the tables beside it; not_started: notes on directories that are no runs yet."""
+    """The HTML page and the tables; not_started: notes on directories without a run yet."""
     rows = rows_of(groups, metric)
     made = tables(rows)
     given = {
@@ -313,7 +317,8 @@ def main(argv: list[str]) -> None:
     out = pathlib.Path(flags.FLAGS.out)
     if out.suffix in (".md", ".csv", ".tex"):
         fail(
-            f"--out={out}: the page is HTML, and the table stands beside it under this name; take another, such as report.html"
+            f"--out={out}: the page is HTML, and the table gets this name; take another, such as "
+            "report.html"
         )
     try:
         not_started = comparison.not_started(flags.FLAGS.runs)
@@ -337,8 +342,8 @@ def define_flags() -> None:
     define_path(
         "runs", None, "run directories: a glob, or several with commas between them", several=True
     )
-    define_path("out", "report.html", "the page; the tables stand beside it")
-    flags.DEFINE_string("metric", "eval/held_out_accuracy", "what runs are judged by")
+    define_path("out", "report.html", "the page; the tables are written next to it")
+    flags.DEFINE_string("metric", "eval/held_out_accuracy", "the metric that is compared")
     flags.mark_flags_as_required(["runs"])
 
 
