@@ -140,7 +140,7 @@ def run_command(main: Callable) -> None:
 
 
 def interruptible(main: Callable, argv: list[str]) -> None:
-    """Call main(argv); a KeyboardInterrupt ends the program with one line, after main cleared up."""
+    """Call main(argv); a KeyboardInterrupt out of it ends the program with one line."""
     try:
         main(argv)
     except KeyboardInterrupt:
@@ -187,7 +187,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def unknown_key(argv: list[str]) -> str:
-    """The message for the first --config.a.b that the config file does not have; "" if there is none."""
+    """A message for the first --config.a.b that the config file does not have; else ""."""
     line = " ".join(argv[1:])
     file = re.search(r"(?:^| )--?config[= ](\S+)", line)
     config = flags.FLAGS["config"].parser.parse(file[1] if file else "")

@@ -33,7 +33,7 @@ from experiments.cli import (
 
 
 def define_flags() -> None:
-    """The flags of this command; not at import, where they would clash with those of other commands."""
+    """The flags of this command. Defined at import, they would clash with other commands'."""
     config_flags.DEFINE_config_file(
         "config", None, "a file of configs/, with :METHOD behind it", lock_config=True
     )
@@ -46,7 +46,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Train, and turn user errors into one line and exit code 2; a run that had to stop itself exits with 3."""
+    """Train; turn errors into one line and an exit code."""
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
     log_to_stderr()

@@ -23,7 +23,7 @@ from bridge_jax.rundir import logbook
 BUDGETS = {
     "step": "steps",
     "budget/generated_tokens": "generated tokens",
-    "budget/demo_tokens": "expert tokens",
+    "budget/demo_tokens": "demo tokens",
     "budget/gradient_tokens": "gradient tokens",
     "budget/flops": "model FLOPs",
     "time/wall_s": "wall seconds of training",

@@ -51,7 +51,7 @@ def draw_dynamics(pyplot, rows: Rows):
                 )
         axis.set(
             title=f"held-out accuracy, {title}",
-            xlabel="share of the run (cold_start: experts, then samples)",
+            xlabel="share of the run (cold_start: demos, then samples)",
         )
         axis.grid(alpha=0.3)
     few = any(len(rows[name]) < intervals.BAND_RUNS for name in ladder.MAIN if name in rows)

@@ -35,7 +35,7 @@ ORDER = (
 # metric -> its column, scale and unit
 SPENT = {
     "budget/generated_tokens": ("generated tokens", 1e-3, "k"),
-    "budget/demo_tokens": ("expert tokens", 1e-3, "k"),
+    "budget/demo_tokens": ("demo tokens", 1e-3, "k"),
     "budget/flops": ("model TFLOP", 1e-12, ""),
     "time/cpu_s": ("processor s", 1.0, ""),
     "memory/host_peak_gib": ("peak GiB", 1.0, ""),
