@@ -136,7 +136,7 @@ def timed(call: Callable) -> tuple[float, object]:
 def sampler(
     setup: Setup, model: str, data_dir: str, uneven: bool = False
 ) -> tuple[Callable, float]:
-    """call(phi, repeat) -> (seconds to the first token, to the last, Samples); compiling seconds."""
+    """call(phi, repeat) -> (seconds to the first token, to the last, Samples); compile seconds."""
     prompt, length, _ = texts(model, data_dir)
     shapes = programs.abstract_phi(setup, build.abstract_state(setup))
     program, compile_s = compiled(
