@@ -61,10 +61,10 @@ def test_a_prompt_option_is_refused_by_a_task_without_it():
 
 
 def test_plain_prompts_go_around_the_chat_template():
-    """From the options down to the tokens, with a real tokenizer; another template is other rows."""
+    """With a real tokenizer, down to the tokens; another template makes other rows."""
     folder = str(ROOT.parent / "shared" / "data" / "tokenizers" / "qwen3")
     if not pathlib.Path(folder).is_dir():
-        pytest.skip("no real tokenizers beside the project")
+        pytest.skip("no real tokenizers next to the project")
     tokenizer = tokenizers.HFTokenizer(folder)
     opened = model(tokenizer)
     made = {}

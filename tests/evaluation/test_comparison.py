@@ -40,7 +40,7 @@ def test_groups_differ_in_more_than_the_seed():
 
 
 def test_groups_of_equal_numbers_and_of_other_problems():
-    """1 and 1.0 are one setting; another number of held-out problems is not, however alike the rest."""
+    """1 and 1.0 are one setting; another number of held-out problems makes another group."""
     runs = [a_run(seed, method="bridge") for seed in range(4)]
     runs[0].config["method"]["lam"], runs[1].config["method"]["lam"] = 1, 1.0
     runs[2].config["eval"], runs[3].config["eval"] = (
@@ -51,7 +51,7 @@ def test_groups_of_equal_numbers_and_of_other_problems():
 
 
 def test_curve_and_budget():
-    """Seeds 0 and 1 end at 1 and 2: halfway in between their mean is .75; beyond a run's last point there is nothing."""
+    """Seeds 0 and 1 end at 1 and 2, so their mean at .75; after a last point there is no value."""
     group = [a_run(0), a_run(1)]
     made = comparison.curve(group, "m/x", "step")
     assert made.seeds == 2 and made.mean[0] == 0 and made.mean[-1] == 1.5

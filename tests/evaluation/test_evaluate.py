@@ -55,11 +55,11 @@ def test_prompts_that_were_too_long_count_as_not_answered():
     assert (
         metrics["eval/held_out_accuracy"] == 5 / 8 and metrics["eval/held_out_no_answer"] == 3 / 8
     )
-    assert metrics["eval/held_out_stopped"] == 1  # of those that were asked
+    assert metrics["eval/held_out_stopped"] == 1  # of the prompts that fit
 
 
 def test_both_readings_and_their_answers():
-    """Strict finds nothing where the mark is missing, lenient the last number; the outcome belongs to the answer."""
+    """Without a mark, strict reads no answer and lenient reads the last number."""
     problem = TASK.train[0]
     prompts = Prompts((problem,), (np.asarray(TOKENIZER.encode(problem.question), np.int32),))
     texts = [problem.answer, f"#{problem.answer}", f"#{problem.answer};99"]
@@ -86,7 +86,7 @@ def test_both_readings_and_their_answers():
 
 
 def test_short_prompts_come_first_and_grading_overlaps_generation():
-    """A batch is dispatched before the one before it is graded; every batch has the smallest bucket that fits."""
+    """A batch is generated before the last one is graded, in the smallest bucket that fits."""
     questions = ["1+1=", "10+20+30=", "2+2=", "100+200+300+400=", "20+30+40="]
     problems = tuple(
         TASK.train[0]._replace(id=i, question=question) for i, question in enumerate(questions)

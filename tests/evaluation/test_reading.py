@@ -1,4 +1,4 @@
-"""Reading and grading of hand-made completions: texts, stop strings, outcomes, deferred comparisons."""
+"""Reading and grading of hand-made completions: stop strings, outcomes, deferred comparisons."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def samples(texts: list[str], cut: tuple[int, ...] = ()) -> Samples:
 
 
 def test_rows_are_graded_against_their_own_prompt():
-    """Two prompts, two samples each; the end token is not part of the text, the last token of a cut row is."""
+    """Two samples of two prompts; the end token is no part of a text, the last of a cut row is."""
     first, second = TASK.train[:2]
     right = f"#{first.answer}", f"#{second.answer}"
     texts = [right[0], "1+1", right[1] + "9", right[1]]
@@ -65,7 +65,7 @@ def stopping(*stop: str):
 
 
 def test_a_row_ends_where_its_first_stop_string_does():
-    """Tokens, log-probabilities, length and text; a row without one, also one that the limit ends, stays as it is."""
+    """Tokens, log-probabilities, length and text; rows without a stop string do not change."""
     answer = TASK.train[0].answer
     texts = [f"#{answer};1+#9", f"#{answer}", "1+1=2+3", ";1", f"#{answer}+;"]
     made = samples(texts, cut=(0, 2))
@@ -111,7 +111,7 @@ def test_of_several_stop_strings_the_one_that_ends_first_counts(stop, end):
     assert text == end
 
 
-def test_a_row_is_cut_the_same_whatever_stands_beside_it():
+def test_a_row_is_cut_the_same_whatever_the_other_rows():
     """So that batches, processes and resumed runs read it alike."""
     texts = ["#1;2", "1", ";#", "1+1;"]
     together = reading.grade(stopping(";"), TOKENIZER, [TASK.train[0]], samples(texts))
@@ -125,7 +125,7 @@ def test_a_row_is_cut_the_same_whatever_stands_beside_it():
 
 @pytest.mark.parametrize("name", ["qwen3", "llama3_1"])
 def test_the_last_token_is_the_first_whose_text_holds_the_stop_string(name):
-    """Real tokens begin and end anywhere in it, characters of several tokens before and behind it."""
+    """Real tokens begin and end anywhere in a stop string; some are parts of characters."""
     tokenizer, stop = real(name), ("\nQuestion:", "问题：", "<|user|>", " 🤔")
     rng = np.random.default_rng(0)
     pieces = [
@@ -156,7 +156,7 @@ def test_the_last_token_is_the_first_whose_text_holds_the_stop_string(name):
 
 
 def test_what_runs_on_after_its_answer_keeps_it():
-    """The next question's box is not read, neither in training nor in an evaluation, whose rows tell so."""
+    """The box of the next question is not read, neither in training nor in an evaluation."""
     tokenizer = real("qwen3")
     problem = Problem(1, "2+2?", "4", "", 0)
     task = dataclasses.replace(

@@ -38,9 +38,10 @@ def test_binomial_error():
 
 
 def test_error_over_problems():
-    """binomial_error of zeros and ones; of fractions, of as many answers as would have their variance.
+    """binomial_error, of zeros and ones; else of the number of answers with the same variance.
 
-    1/2, 1/2: variance 0, and beside one problem more, right or wrong, 1/2 * 1/2 / 3, that of 6 answers.
+    The values 1/2, 1/2 have variance 0, and with one more problem, right or wrong, 1/2 * 1/2 / 3,
+    which is that of 6 answers.
     """
     assert scores.problems_score([1, 1, 1, 0, 0, 0, 0, 0, 0, 0]).stderr == pytest.approx(
         scores.binomial_error(3, 10)
@@ -53,7 +54,7 @@ def test_error_over_problems():
 
 
 def test_intervals_of_a_score():
-    """Over problems and over samples, both around the score and within [0, 1]; of one problem none."""
+    """Both intervals are around the score and within [0, 1]; one problem has none."""
     score = scores.sampled_score([4, 0, 1, 2, 4, 4], 4, 2)
     for low, high in (score.interval, score.sampling_interval):
         assert 0 <= low < score.value < high <= 1
@@ -67,7 +68,7 @@ def test_intervals_of_a_score():
 @pytest.mark.parametrize("a,b", [(0.6, 0.4), (0.2, 3), (3, 0.3)])
 @pytest.mark.parametrize("n,k", [(4, 1), (8, 1), (8, 2), (8, 4)])
 def test_intervals_over_samples_cover(a, b, n, k):
-    """The same 40 problems of Beta(a, b) difficulty sampled again and again; the truth is their chance of pass@k."""
+    """40 problems of Beta(a, b) difficulty, sampled repeatedly; the truth is their mean pass@k."""
     rng = np.random.default_rng([int(10 * a), n, k])
     chance, held = rng.beta(a, b, 40), []
     truth = np.mean(1 - (1 - chance) ** k)
@@ -81,7 +82,7 @@ def test_intervals_over_samples_cover(a, b, n, k):
     "a,b,problems,k", [(0.6, 0.4, 100, 1), (0.6, 0.4, 100, 8), (0.2, 3, 100, 4), (3, 0.3, 30, 4)]
 )
 def test_intervals_over_problems_cover(a, b, problems, k):
-    """pass@k of 8 samples on new problems each time, whose samples are one cluster; easy ones, too."""
+    """pass@k of 8 samples on new problems each time; the samples of a problem are one cluster."""
     rng, held = np.random.default_rng([problems, k]), []
     truth = np.mean(1 - (1 - rng.beta(a, b, 10**6)) ** k)
     for chance in rng.beta(a, b, (2000, problems)):
@@ -113,7 +114,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample():
 
 
 def test_sampling_variance():
-    """k = 1: p (1 - p) / (n - 1); any k: the jackknife, spelled out; k = n: it cannot be told."""
+    """k = 1: p (1 - p) / (n - 1); any k: the jackknife, spelled out; k = n: None."""
     assert scores.sampling_variance(8, 3, 1) == pytest.approx(3 / 8 * 5 / 8 / 7)
     assert scores.sampling_variance(8, 0, 2) == scores.sampling_variance(8, 8, 2) == 0
     assert scores.sampling_variance(8, 3, 8) is None and scores.sampling_variance(1, 1, 1) is None
@@ -130,8 +131,8 @@ def test_sampling_error_is_the_spread_over_new_samples():
         draws = rng.binomial(n, p, (4000, 4))
         found = [scores.sampled_score(list(map(int, counts)), n, k) for counts in draws]
         true = np.std([score.value for score in found])
-        told = math.sqrt(np.mean([score.sampling_error**2 for score in found]))
-        assert told == pytest.approx(true, rel=near), k
+        estimated = math.sqrt(np.mean([score.sampling_error**2 for score in found]))
+        assert estimated == pytest.approx(true, rel=near), k
 
 
 def test_steps_to():
@@ -145,7 +146,7 @@ def test_steps_to():
 
 
 def test_scores_by_hand():
-    """Three problems, the last was too long to be asked: 2 of 4, 1 of 4, nothing; greedy right on one of three."""
+    """2 of 4, 1 of 4, and a problem that was not asked; greedy is right on one of the three."""
     table = scores.scores(
         [1, 2, 3], rows(1, "cwcw", "c") + rows(2, "wwwc", "w", lenient="ccccc"), samples=4
     )
@@ -174,7 +175,7 @@ def test_scores_by_hand():
 
 
 def test_average():
-    """Mean of the benchmarks, not of the problems; errors and distances in quadrature over their number."""
+    """Mean of the benchmarks, not of the problems; errors and distances add in quadrature."""
     found = scores.average(
         [Score(0.5, 0.03, 0.01, (0.44, 0.58), (0.4, 0.6)), Score(0.1, 0.04, 0.02, (0.02, 0.25))]
     )
@@ -186,9 +187,9 @@ def test_average():
 
 
 def test_lengths_and_outcomes():
-    """Shares of all rows, of those that could not be asked too; lengths of those that were made."""
-    told = scores.lengths_and_outcomes(rows(1, "cn") + rows(2, "wc"), too_long=1, per_problem=2)
-    assert told["rows"] == 4 and told["tokens"] == 10 and told["truncated"] == 0.25
-    strict = told["outcomes"]["strict"]
+    """Shares are of all rows, also of problems that were not asked; lengths of generated rows."""
+    found = scores.lengths_and_outcomes(rows(1, "cn") + rows(2, "wc"), too_long=1, per_problem=2)
+    assert found["rows"] == 4 and found["tokens"] == 10 and found["truncated"] == 0.25
+    strict = found["outcomes"]["strict"]
     assert strict["correct"] == pytest.approx(2 / 6) and strict["too_long"] == pytest.approx(2 / 6)
     assert sum(strict.values()) == pytest.approx(1) and strict["timeout"] == 0

@@ -33,7 +33,7 @@ def test_published_averages_are_the_means_of_their_rows():
     part = tables.published_lines(PUBLISHED, ["aime24", "gsm8k"])
     assert (
         part[-1].cells == {"aime24": Score(0.133)} and "BRIDGE" in part[-1].label
-    )  # no average beside gsm8k
+    )  # no average, since gsm8k was not published
     assert tables.published_lines(PUBLISHED, ["gsm8k"]) == []
     both = tables.published_lines(PUBLISHED, ["aime24", "amc23"])[-1]
     assert both.cells["average"].value == pytest.approx((0.133 + 0.475) / 2)

@@ -1,4 +1,4 @@
-"""The evaluate command: the numbers of training, any layout, interruptions, full disks, bad input."""
+"""The evaluate command: training's numbers, any layout, interruptions, full disks, bad input."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_batches_change_nothing(model, lively, tmp_path):
 
 @pytest.mark.slow
 def test_programs_are_compiled_once(model, lively, monkeypatch, tmp_path):
-    """One for each bucket that is used, for greedy and for samples; another task on the same buckets: none."""
+    """One program for each bucket and kind; another task on the same buckets compiles none."""
     fake_task(monkeypatch)
     run(model, tmp_path / "one", max_new=11)
     before = programs.compile_count()
@@ -180,9 +180,9 @@ def test_eight_devices_give_what_one_gives(model, lively, tmp_path, tensor):
 
 @pytest.mark.parametrize("killed_at", [1, 3])
 def test_an_interrupted_evaluation_goes_on(model, lively, tmp_path, monkeypatch, killed_at):
-    """Killed before its n-th batch is written, in the middle of a line: only what is missing is generated again."""
+    """Killed in the middle of a line, before the n-th batch: only missing rows are generated."""
     run(model, tmp_path / "whole")
-    append, calls, asked = transcripts.Transcripts.append, [], []
+    append, calls, generated = transcripts.Transcripts.append, [], []
 
     def killed(self, new):
         calls.append(1)
@@ -203,25 +203,25 @@ def test_an_interrupted_evaluation_goes_on(model, lively, tmp_path, monkeypatch,
     transcribe = evaluate.transcribe
 
     def watched(generate, grading, prompts, *rest):
-        asked.extend((rest[2], problem.id) for problem in prompts.problems)
+        generated.extend((rest[2], problem.id) for problem in prompts.problems)
         return transcribe(generate, grading, prompts, *rest)
 
     monkeypatch.setattr(evaluate, "transcribe", watched)
     run(model, tmp_path / "out")
     every = {(1 if sample == "greedy" else 2, id) for id, sample in rows(tmp_path / "whole")}
     finished = {(1, id) for id, sample in done if sample == "greedy"}
-    assert sorted(asked) == sorted(every - finished)
+    assert sorted(generated) == sorted(every - finished)
     assert rows(tmp_path / "out") == rows(tmp_path / "whole") and texts(tmp_path / "out") == texts(
         tmp_path / "whole"
     )
     assert (tmp_path / "out" / "arithmetic.jsonl").read_text().startswith(before)
-    asked.clear()
+    generated.clear()
     run(model, tmp_path / "out")
-    assert not asked and texts(tmp_path / "out") == texts(tmp_path / "whole")
+    assert not generated and texts(tmp_path / "out") == texts(tmp_path / "whole")
 
 
 def test_a_folder_grows(model, lively, tmp_path):
-    """More problems, and samples beside greedy completions, are added to what is there."""
+    """More problems, and samples in addition to greedy completions, are added to the rows."""
     run(model, tmp_path / "whole")
     run(model, tmp_path / "out", limit=3, samples=1)
     first = (tmp_path / "out" / "arithmetic.jsonl").read_text()
@@ -260,7 +260,7 @@ def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path):
 
 
 def fake_task(monkeypatch, **parts) -> list:
-    """A task "math500" with questions of two lengths, and a Config that knows data_dir; returns the Configs it got."""
+    """A task "math500" with questions of two lengths and data_dir; returns the Configs it got."""
 
     @dataclasses.dataclass(frozen=True)
     class Config:
@@ -290,7 +290,7 @@ def test_too_long_prompts_stay_in_the_denominator(model, monkeypatch, tmp_path, 
         model, tmp_path / "out", tasks=("math500",), data_dir="there", buckets=(5,), limit=0
     )["benchmarks"]["math500"]
     assert configs[-1].data_dir == "there" and (part["n"], part["too_long"]) == (8, 4)
-    assert part["scores"]["lenient"]["greedy pass@1"].value == 0.5  # all that were asked, of all
+    assert part["scores"]["lenient"]["greedy pass@1"].value == 0.5  # right wherever the prompt fits
     assert part["scores"]["lenient"]["pass@2"].value == 0.5
     for kind, made in (("greedy", 4), ("sampled", 8)):
         outcomes = part["facts"][kind]["outcomes"]["lenient"]
@@ -298,13 +298,10 @@ def test_too_long_prompts_stay_in_the_denominator(model, monkeypatch, tmp_path, 
             part["facts"][kind]["rows"] == made
             and outcomes["too_long"] == outcomes["correct"] == 0.5
         )
-    assert (
-        "math500: 4 of 8 prompts are longer than 5 tokens: not asked, counted as not answered"
-        in capsys.readouterr().out
-    )
+    assert "math500: 4 of 8 prompts are longer than 5 tokens" in capsys.readouterr().out
 
 
-def test_published_rows_stand_beside_ours(model, lively, monkeypatch, tmp_path):
+def test_published_rows_are_added_to_ours(model, lively, monkeypatch, tmp_path):
     fake_task(monkeypatch)
     report = run(model, tmp_path / "out", tasks=("math500", "arithmetic"), limit=2, samples=1)
     assert list(report["benchmarks"]) == ["math500", "arithmetic"]
@@ -344,7 +341,7 @@ class FakePool:
 
 @pytest.mark.parametrize("says_so", [True, False])
 def test_the_pool_is_started_first_or_with_the_first_claim(model, monkeypatch, tmp_path, says_so):
-    """A task that says that it makes Claims gets its workers before anything of the model is opened."""
+    """The workers of a task that declares CLAIMS are started before the model is opened."""
     fake_task(
         monkeypatch,
         compare=lambda problem, answer: Claim(problem.answer, answer),
@@ -397,7 +394,7 @@ def test_a_full_disk(model, lively, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "raised,code,said",
+    "raised,code,message",
     [
         (KeyboardInterrupt(), 130, "stopped; every batch that was graded is on disk"),
         (
@@ -408,7 +405,7 @@ def test_a_full_disk(model, lively, tmp_path, monkeypatch, capsys):
         (RuntimeError("self-test failed"), 2, "error: self-test failed"),
     ],
 )
-def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, said):
+def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, message):
     def fails(*given):
         raise raised
 
@@ -422,7 +419,7 @@ def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, 
     monkeypatch.setattr(command.flags, "FLAGS", flags)
     with pytest.raises(SystemExit) as ended:
         command.main(["evaluate"])
-    assert ended.value.code == code and said in capsys.readouterr().err
+    assert ended.value.code == code and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -450,7 +447,7 @@ def test_bad_input(model, tmp_path, changes, message):
 
 
 def test_stop_strings_cut_what_is_read_and_are_part_of_the_manifest(model, lively, tmp_path):
-    """The texts are those without stop strings, up to the first one; rows of other stop strings are not mixed in."""
+    """Texts are cut at the first stop string; rows with other stop strings are not mixed in."""
     run(model, tmp_path / "free")
     run(model, tmp_path / "cut", stop=("=", "-7"))
     free, cut = rows(tmp_path / "free"), rows(tmp_path / "cut")
@@ -513,7 +510,7 @@ def test_a_second_evaluation_of_a_folder_is_refused(model, tmp_path, monkeypatch
 
 
 def test_a_full_disk_has_an_exit_code_of_its_own(model, tmp_path, monkeypatch, capsys):
-    """What was written before is complete, and with room the same command ends as if nothing had been."""
+    """The rows written before are complete; with room, the same command finishes as usual."""
     whole = run(model, tmp_path / "whole", rows=2)
     with full_disk.small(tmp_path / "disk", 32) as disk:
         (disk / "ballast").write_bytes(b"x" * 16384)
@@ -527,8 +524,8 @@ def test_a_full_disk_has_an_exit_code_of_its_own(model, tmp_path, monkeypatch, c
         with pytest.raises(SystemExit) as ended:
             command.main(["evaluate"])
         assert ended.value.code == 5
-        assert "No space left on device" in (told := capsys.readouterr().err)
-        assert str(disk / "out") in told and "make room and run the same command again" in told
+        assert "No space left on device" in (error := capsys.readouterr().err)
+        assert str(disk / "out") in error and "make room" in error
         (disk / "filler").unlink()
         (disk / "ballast").unlink()
         report = run(model, disk / "out", rows=2)
@@ -546,8 +543,8 @@ def test_bad_folders(model, tmp_path, unbroken):
         run(str(bare), tmp_path / "out")
 
 
-def test_what_is_left_open_follows_the_model(model, tmp_path, capsys):
-    """max_new is what the model has room for behind the largest bucket, and that is said."""
+def test_defaults_follow_the_model(model, tmp_path, capsys):
+    """max_new is the room behind the largest bucket, and the command prints that."""
     report = evaluate_model(
         model, str(tmp_path / "out"), Options(tasks=("arithmetic",), limit=2), jax.devices()[:1]
     )
@@ -558,10 +555,7 @@ def test_what_is_left_open_follows_the_model(model, tmp_path, capsys):
         "float32",
         16,
     )
-    assert (
-        "--max_new=32: 5000 is usual, but the model has 64 positions, 32 of them kept for the prompt"
-        in capsys.readouterr().out
-    )
+    assert "--max_new=32: 5000 is usual, but the model has 64 positions" in capsys.readouterr().out
 
 
 def test_the_command(model, tmp_path):

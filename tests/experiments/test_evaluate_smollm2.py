@@ -17,9 +17,9 @@ PROBLEMS, NEW = 20, 48
 
 @pytest.mark.parity
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real data do not stand beside the project")
+@pytest.mark.skipif(not DATA.is_dir(), reason="no real data next to the project")
 def test_greedy_texts_of_smollm2_on_gsm8k(tmp_path):
-    """At least 19 of 20, word for word; where fp32 rounds two logits to a tie, either may be taken."""
+    """At least 19 of 20 are equal; where fp32 rounds two logits to a tie, either may be taken."""
     torch = pytest.importorskip("torch", reason="compares with transformers' torch models")
     import transformers
 

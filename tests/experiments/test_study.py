@@ -1,4 +1,4 @@
-"""The study's tables from made-up results with known answers, and the committed page from the committed results."""
+"""The study's tables from made-up results, and the committed page from the committed results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROBLEMS = 200
 
 
 def line(variant: str, seed: int, share: float, rng, **point) -> dict:
-    """A finished run that solves about this share of the problems, greedily, and half of that when it samples."""
+    """A finished run that solves about `share` of the problems greedily, half of it sampled."""
     bits = (rng.random(PROBLEMS) < share).astype(int)
     sampled = (rng.random((2, PROBLEMS)) < share / 2).sum(axis=0)
     scores = {
@@ -104,7 +104,7 @@ def test_what_was_solved_is_read_back(tmp_path):
 
 
 def test_verdicts(tmp_path):
-    """A clear difference is called one, either way; none is called none; a missing metric is refused by the run's name."""
+    """A clear difference is found in either direction; a missing metric names its run."""
     rows = rows_of(tmp_path, {"bridge": 0.6, "alternate": 0.6, "cold_start": 0.3, "grpo": 0.5})
     table = tables.order_table(rows).splitlines()
     assert table[2].startswith("| `bridge` > `alternate`") and "no difference seen" in table[2]
@@ -138,7 +138,7 @@ def test_committed_accuracies_stay_within_0_and_1():
                 assert len(runs) == 1 or 0 <= found.low <= found.mean <= found.high <= 1
 
 
-def test_conditions_stand_beside_the_clean_run(tmp_path):
+def test_conditions_are_shown_next_to_the_clean_run(tmp_path):
     rows = rows_of(
         tmp_path, {"bridge": 0.6, "bridge+noise 0.2": 0.4, "grpo": 0.5, "grpo+equal time": 0.5}
     )
@@ -149,7 +149,7 @@ def test_conditions_stand_beside_the_clean_run(tmp_path):
     assert next(row for row in table if "`grpo`" in row).split("|")[3].strip() == "-"
 
 
-def test_seeds_that_are_still_to_run_are_told_of(tmp_path):
+def test_missing_seeds_are_counted_in_the_cell(tmp_path):
     """A mean of fewer seeds than the others have says so, in the cell."""
     rows = rows_of(
         tmp_path, {"sft": 0.5, "sft+corrupt 0.5": 0.4, "bridge": 0.6, "bridge+corrupt 0.5": 0.3}
@@ -184,7 +184,7 @@ def test_pictures_are_drawn(tmp_path):
 
 
 def test_the_committed_page_is_drawn_from_the_committed_results():
-    """docs/study.md is what `python -m experiments.study --stages=` makes of docs/study/results, with every table."""
+    """docs/study.md is drawn from docs/study/results, and has every table."""
     page = (stages.ROOT / "docs" / "study.md").read_text()
     bases = results.read(stages.ROOT / "docs" / "study" / "results")
     assert tables.fill(page, bases) == page
@@ -193,7 +193,7 @@ def test_the_committed_page_is_drawn_from_the_committed_results():
 
 
 def test_the_committed_rates_are_chosen_from_the_committed_results():
-    """docs/study/tuned.json, and that every run of a main table was made at the rates chosen on its base, if any were."""
+    """tuned.json; and every run of a main table has the rates chosen on its base, if any."""
     bases = results.read(stages.ROOT / "docs" / "study" / "results")
     assert results.tuned(bases) == ladder.tuned()
     for rows in (rows for rows in bases.values() if results.choose(rows)):

@@ -1,4 +1,4 @@
-"""Sweeps: what a file may say, what is run, skipped, resumed and told of; with runs that take a second."""
+"""Sweeps: valid files; runs that are run, skipped, resumed and reported, each within a second."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def names(tmp_path, **parts) -> list[str]:
 
 
 def test_grid_zip_seeds_and_variants(at_root, tmp_path):
-    """All combinations of the grid, the zipped keys in step, each for every variant and seed; seeds innermost."""
+    """All combinations of variants, zip, grid and seeds; seeds innermost."""
     found = names(
         tmp_path,
         seeds=[0, 1],
@@ -85,7 +85,7 @@ def test_grid_zip_seeds_and_variants(at_root, tmp_path):
 
 
 def test_a_run_is_known_by_its_config(at_root, tmp_path):
-    """Same settings, same fingerprint; another value, another; so a result of other settings is never taken for this one's."""
+    """Other values have another fingerprint, so that their results are never mistaken."""
     prints = lambda **parts: [
         run.fingerprint for run in plan.runs_of(plan.load(write(tmp_path, **parts)))
     ]
@@ -178,7 +178,7 @@ def test_numbers_of_numpy_are_given_as_pythons(at_root, tmp_path):
 
 
 @pytest.mark.parametrize("text", ['{"name": "a"}\n', "torn{}\n", "[]\n"])
-def test_results_that_are_none_are_told_of(tmp_path, text):
+def test_a_file_of_another_kind_is_refused(tmp_path, text):
     path = tmp_path / "results.jsonl"
     path.write_text('{"name": "a", "fingerprint": "b", "weights": ""}\n' + text)
     with pytest.raises(ValueError, match="results.jsonl, line 2, is no result"):
@@ -196,8 +196,10 @@ def test_a_signal_stops_the_sweep(at_root, tmp_path, monkeypatch, sent):
     sleeper = f"open({str(begun)!r}, 'a').write('x'); import time; time.sleep(60)"
     script = (
         "from absl import app; from experiments.sweep import command, launch; import signal, sys; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell may have it ignored in the background
-        f"launch.command_of = lambda *_: [sys.executable, '-c', {sleeper!r}]; command.define_flags(); app.run(command.main)"
+        # a shell may have it ignored in the background
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"launch.command_of = lambda *_: [sys.executable, '-c', {sleeper!r}]; "
+        "command.define_flags(); app.run(command.main)"
     )
     process = subprocess.Popen(
         [
@@ -285,7 +287,7 @@ def finished(workdir, run) -> None:
 
 @pytest.mark.parametrize("kept", [0, 1, -1])
 def test_a_torn_result_swallows_no_other(at_root, tmp_path, kept):
-    """A kill in the middle of a line: that run is to do again, and the next line stands alone."""
+    """After a kill in the middle of a line that run is done again, and the next line is whole."""
     path = tmp_path / "results.jsonl"
     one, two = plan.runs_of(plan.load(write(tmp_path, seeds=[0, 1])))
     finished(tmp_path, one), finished(tmp_path, two)
@@ -305,7 +307,7 @@ def test_a_torn_result_swallows_no_other(at_root, tmp_path, kept):
     assert results.done(str(path)) == {one.identity, two.identity}
 
 
-def test_results_that_a_full_disk_keeps_out_are_told_apart(at_root, tmp_path, monkeypatch):
+def test_a_full_disk_under_the_results_has_its_own_exit_code(at_root, tmp_path, monkeypatch):
     """The run is to do again; the sweep's own exit code says that room is wanted."""
     (run,) = plan.runs_of(plan.load(write(tmp_path)))
     monkeypatch.setattr(launch, "command_of", lambda *_: ["true"])
@@ -321,7 +323,9 @@ def test_results_that_a_full_disk_keeps_out_are_told_apart(at_root, tmp_path, mo
 
 
 @pytest.mark.parametrize("code, full", [(5, True), (2, False)])
-def test_a_run_that_found_the_disk_full_is_told_apart(at_root, tmp_path, monkeypatch, code, full):
+def test_a_run_on_a_full_disk_gives_the_sweep_its_exit_code(
+    at_root, tmp_path, monkeypatch, code, full
+):
     (run,) = plan.runs_of(plan.load(write(tmp_path)))
     monkeypatch.setattr(launch, "command_of", lambda *_: ["sh", "-c", f"echo why; exit {code}"])
     (tmp_path / (run.folder + ".log")).write_text("cut off in the middle of a li")
@@ -345,7 +349,7 @@ def test_a_run_that_found_the_disk_full_is_told_apart(at_root, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noqa: F811
-    """One run fails, the other is done all the same; again: done is skipped, what was cut off goes on, the failure is told again."""
+    """A failed run does not stop the other; a second sweep skips, resumes, and fails again."""
     parts = dict(
         set=TINY,
         variants={
@@ -380,7 +384,7 @@ def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noq
     assert len(f"{int(line['solved']['held_out'], 16):b}") == 1 + 8
     code, out, _ = run(environment, *args)
     assert code == 1 and "2 runs, 1 done, 1 to do" in out
-    # a line that is lost, as of a sweep that was killed before it wrote it: the finished run is not trained again
+    # a killed sweep may not have written the line: the finished run is not trained again
     (work / "results.jsonl").unlink()
     before = (work / first.folder / "metrics.jsonl").read_text()
     code, out, _ = run(environment, *args, "--dry_run")
@@ -391,7 +395,7 @@ def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noq
 
 
 def test_runs_from_other_weights_are_to_do_again(at_root, tmp_path):
-    """What stands in the results was made from one base model; with another one under the same path it says nothing."""
+    """Results are of one base model; another one under the same path is run again."""
     base, path = tmp_path / "base", tmp_path / "results.jsonl"
     base.mkdir()
     (base / "model.safetensors").write_bytes(b"one")
@@ -408,7 +412,7 @@ def test_runs_from_other_weights_are_to_do_again(at_root, tmp_path):
 
 
 def test_other_settings_or_weights_have_a_directory_of_their_own(at_root, tmp_path):
-    """A sweep whose file or base model has changed goes on beside its old runs; nothing resumes from what was another run."""
+    """A sweep whose file or base model has changed leaves its old runs alone and begins anew."""
     planned = lambda **given: plan.runs_of(
         plan.load(write(tmp_path, set={"model.path": str(tmp_path)} | given))
     )[0]
@@ -427,7 +431,7 @@ def test_other_settings_or_weights_have_a_directory_of_their_own(at_root, tmp_pa
 @pytest.mark.parametrize("shown", ["--dry_run", "--launcher=tpu"])
 def test_a_table_may_be_cut_short_by_its_reader(environment, tmp_path, shown):  # noqa: F811
     """As `| head` does: no traceback."""
-    told = subprocess.Popen(
+    process = subprocess.Popen(
         [
             sys.executable,
             "-m",
@@ -442,8 +446,8 @@ def test_a_table_may_be_cut_short_by_its_reader(environment, tmp_path, shown):  
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    told.stdout.close()
-    assert "BrokenPipe" not in told.stderr.read() and told.wait() == -signal.SIGPIPE
+    process.stdout.close()
+    assert "BrokenPipe" not in process.stderr.read() and process.wait() == -signal.SIGPIPE
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ IGNORE = ("steps", "log.")
 
 
 def make_record(workdir, steps: int) -> None:
-    """A run's record of so many steps, each evaluated, each with rollouts; the last update was skipped."""
+    """The record of a run whose steps have rollouts and evaluations; its last batch is stored."""
     open_run(workdir, CONFIG, {})
     with Logbook(workdir, -1) as book:
         book.write(0, {})

@@ -1,4 +1,4 @@
-"""What was saved comes back bit for bit, whatever was killed, damaged, donated or laid out otherwise in between."""
+"""A saved state comes back bit for bit after kills, damage, donation, or on other devices."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OPTIMIZER = optax.chain(
 
 
 def make_state(seed: int, shadow: bool = False, width: int = 64) -> TrainState:
-    """A state with every oddity: None parts, NamedTuples, empty nodes, nan, bfloat16, bools, an empty array."""
+    """A state with None, NamedTuples, empty nodes, nan, bfloat16, bools and an empty array."""
     keys = jax.random.split(jax.random.key(seed), 4)
     theta = {
         "embed": jax.random.normal(keys[0], (width, width)),
@@ -130,7 +130,7 @@ def test_keep_holds_the_newest_and_a_failed_save_deletes_nothing(tmp_path):
             checkpoints.save(step, big, {})
         checkpoints.wait()
         assert checkpoints.steps() == [3]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, hard))  # stands for a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, hard))  # as on a full disk
         try:
             with pytest.raises(OSError, match=r"could not be written to .*steps \[3\]"):
                 checkpoints.save(4, make_state(4, width=512), {})
@@ -524,10 +524,10 @@ def test_orbax_keeps_quiet_below_warnings_and_others_do_not(tmp_path, caplog):
     from absl import logging as absl_logging
 
     with caplog.at_level(logging.INFO), caplog.at_level(logging.INFO, logger="absl"):
-        absl_logging.info("told by the run itself")
+        absl_logging.info("logged by the run itself")
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(1, {"x": jnp.ones(3)}, {})
             checkpoints.restore({"x": jax.ShapeDtypeStruct((3,), jnp.float32)})
     assert [record.message for record in caplog.records if record.name == "absl"] == [
-        "told by the run itself"
+        "logged by the run itself"
     ]

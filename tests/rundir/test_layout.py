@@ -14,7 +14,7 @@ def test_a_probe_that_a_kill_left_is_no_checkpoint(tmp_path):
 
 
 def test_a_save_that_was_cut_off_is_no_run(tmp_path):
-    """A run of which nothing else stands begins anew; beside a checkpoint its config is missed."""
+    """Alone in the directory it is nothing; after a real checkpoint a config is required."""
     (tmp_path / "checkpoints" / "step_000004.orbax-checkpoint-tmp").mkdir(parents=True)
     assert not layout.begun(str(tmp_path))
     run_config.check_run(str(tmp_path), {"steps": 1}, {})

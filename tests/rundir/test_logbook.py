@@ -233,7 +233,7 @@ def test_a_record_is_known_by_any_part_of_it(tmp_path, what):
 
 
 @pytest.mark.parametrize(
-    "steps, told",
+    "steps, flaws",
     [
         ([0, 1, 2, 3, 4, 5], []),
         ([1, 2, 3, 4, 5], []),
@@ -245,18 +245,18 @@ def test_a_record_is_known_by_any_part_of_it(tmp_path, what):
         ([1, 2, 3, 3, 5], ["the line of step 4 is missing", "step 3: more than one line"]),
     ],
 )
-def test_a_hole_in_the_metrics_is_said_at_resume(tmp_path, caplog, steps, told):
+def test_a_hole_in_the_metrics_is_reported_at_resume(tmp_path, caplog, steps, flaws):
     (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in steps))
     with caplog.at_level(logging.WARNING):
         Logbook(tmp_path, 5).close()
-    said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(said) == len(told)
-    assert all(wanted in message for wanted, message in zip(told, said))
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == len(flaws)
+    assert all(flaw in message for flaw, message in zip(flaws, warnings))
     # nothing is repaired by guessing
     assert [line["step"] for line in logbook.read(tmp_path)] == steps
 
 
-def test_a_missing_file_of_metrics_is_said(tmp_path, caplog):
+def test_a_missing_file_of_metrics_is_reported(tmp_path, caplog):
     Logbook(tmp_path, 2).close()
     assert "the line of steps 1 to 2 is missing" in caplog.text
     caplog.clear()
@@ -265,7 +265,7 @@ def test_a_missing_file_of_metrics_is_said(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("broken", ["{", "[1]", '{"a": 2}', '{"step": 1}{"step": 2}', "\0\0"])
-def test_a_corrupt_line_in_the_middle_is_said_and_kept_in_a_copy(tmp_path, caplog, broken):
+def test_a_corrupt_line_in_the_middle_is_reported_and_kept_in_a_copy(tmp_path, caplog, broken):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1}}\n{broken}\n{{"step": 3}}\n{{"step": 4}}\n')
     before = path.read_text()
@@ -294,7 +294,7 @@ def test_solved_problems_are_cut_back_and_mended_like_the_metrics(tmp_path):
 
 
 def test_sync_puts_all_that_was_written_on_disk(tmp_path, monkeypatch):
-    """The lines, and the names of the files: a name that is not on disk is no file after a power cut."""
+    """The lines, and the files' names: without its name on disk a file is lost in a power cut."""
     with Logbook(tmp_path, 0) as book:
         book.write(1, {"a/b": 1.0})
         book.write_rollouts(1, [{"text": "a"}])

@@ -1,4 +1,4 @@
-"""config.json: another config is refused, harmless changes are kept, a run without one is not guessed at."""
+"""config.json: another config is refused, harmless changes are kept, a missing one is an error."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_kill_while_a_file_is_replaced_leaves_the_old_one(tmp_path, monkeypatc
 
 
 def test_a_key_that_came_later_is_no_difference(tmp_path):
-    """A run that was begun before a key existed goes on while the key is at its default, and not when it is set."""
+    """A run without the key goes on while the key is at its default, and not when it is set."""
     open_run(tmp_path, CONFIG, {}, ignore=IGNORE)
     begin(tmp_path)
     newer, defaults = changed(fresh=0.0), {"fresh": 0.0}
@@ -142,7 +142,7 @@ def test_a_run_without_its_config_is_refused(tmp_path, caplog):
             run_config.check_run(workdir, CONFIG, {})
         forced = run_config.check_run(workdir, CONFIG, {}, force=True)
         assert forced["config"]["seed"] == 1
-        # and it stays written down that nobody knows the config of the steps before
+        # and the record says that the config of the earlier steps is unknown
         (change,) = forced["changes"]
         assert (
             change["config.json"][0] == "missing"
@@ -153,18 +153,18 @@ def test_a_run_without_its_config_is_refused(tmp_path, caplog):
 
 
 def test_whether_the_steps_that_are_taken_again_come_out_the_same(tmp_path):
-    """Not under another config, nor where nobody knows under which they were taken."""
+    """Not with another config, nor where the old config is unknown."""
     make_record(tmp_path, 3)
     given = dict(force=True, ignore=IGNORE)
-    asked = lambda **keys: run_config.check_run(tmp_path, changed(**keys), {}, **given)
-    (free,) = IGNORE[:1]
+    record = lambda **keys: run_config.check_run(tmp_path, changed(**keys), {}, **given)
+    (ignored,) = IGNORE[:1]
     other = {
-        name: run_config.changed(str(tmp_path), asked(**keys), IGNORE)
-        for name, keys in (("none", {}), ("free", {free: 99}), ("seed", {"seed": 9}))
+        name: run_config.changed(str(tmp_path), record(**keys), IGNORE)
+        for name, keys in (("none", {}), ("ignored", {ignored: 99}), ("seed", {"seed": 9}))
     }
-    assert other == {"none": False, "free": False, "seed": True}
+    assert other == {"none": False, "ignored": False, "seed": True}
     # a change of long ago is none of now
-    run_config.write_config(tmp_path, asked(seed=9))
-    assert not run_config.changed(str(tmp_path), asked(seed=9), IGNORE)
+    run_config.write_config(tmp_path, record(seed=9))
+    assert not run_config.changed(str(tmp_path), record(seed=9), IGNORE)
     (tmp_path / "config.json").unlink()
-    assert run_config.changed(str(tmp_path), asked(seed=9), IGNORE)
+    assert run_config.changed(str(tmp_path), record(seed=9), IGNORE)

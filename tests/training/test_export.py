@@ -1,4 +1,4 @@
-"""A trained tiny run as HF folders: what is written is what was trained, and transformers agrees."""
+"""A tiny run as HF folders: they hold the trained weights, and transformers agrees."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def no_torch(monkeypatch):
 
 
 def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
-    """The folders hold theta + w and theta, a tokenizer that renders the same prompts, and the ids that end a row."""
+    """theta + w or theta, a tokenizer that renders the same prompts, and the ids that end a row."""
     setup, data, state = trained(unbroken("bridge"))
     for what, w in (("merged", state.params.w), ("base", None)):
         folder = export(str(unbroken("bridge")), str(tmp_path / what), what)
@@ -70,7 +70,7 @@ def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
             setup.policy.merge(state.params.theta, w),
         )
         for ours, theirs in zip(jax.tree.leaves(phi), jax.tree.leaves(back), strict=True):
-            # the export merges on all devices, this test on one: the product A B may round differently
+            # the export merges on all devices, this test on one: A B may round differently
             np.testing.assert_allclose(
                 theirs, ours, rtol=0 if w is None else 1e-5, atol=0 if w is None else 1e-7
             )
@@ -125,7 +125,7 @@ def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
 
 
 def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys):
-    """By logits, from the files alone: another base, scale, matrix, target or name is found, each by itself."""
+    """From the files alone: another base, scale, matrix, target or name is found by its logits."""
     folder = export(str(unbroken("bridge")), str(tmp_path / "out"), "adapter")
     assert "from those of base and adapter" in capsys.readouterr().out
     setup, data, state = trained(unbroken("bridge"))
@@ -166,7 +166,7 @@ def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys
 
 
 def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
-    """From model.path: unknown fields of config.json and generation_config.json go through to the export."""
+    """Unknown fields of config.json and generation_config.json of model.path are exported."""
     source = export(str(unbroken("bridge")), str(tmp_path / "source"))
     for name, extra in (
         ("config.json", {"field_of_theirs": [1]}),
@@ -259,7 +259,7 @@ def test_what_fails_verification_never_gets_its_name(unbroken, monkeypatch, tmp_
 @pytest.mark.parity
 @pytest.mark.parametrize("method", ["bridge", "sft"])
 def test_transformers_gives_our_logits(unbroken, tmp_path, capsys, method):
-    """Of the trained policy, on a prompt and a completion, to 1e-4; and the command says so itself."""
+    """Those of the trained policy, on a prompt and a completion, to 1e-4; the command prints it."""
     pytest.importorskip("torch", reason="compares with transformers' torch models")
     folder = export(str(unbroken(method)), str(tmp_path / "out"))
     assert "from those of transformers" in capsys.readouterr().out
@@ -276,7 +276,7 @@ def test_transformers_gives_our_logits(unbroken, tmp_path, capsys, method):
 
 @pytest.mark.parity
 def test_peft_loads_the_adapter_with_its_base(unbroken, tmp_path):
-    """By the adapter's folder alone, as PEFT and as transformers do it: the logits of the trained policy, to 1e-4."""
+    """From the adapter's folder alone, PEFT and transformers give the policy's logits, to 1e-4."""
     torch = pytest.importorskip("torch", reason="PEFT's own forward pass needs torch")
     peft = pytest.importorskip("peft", reason="the adapter is loaded by PEFT itself")
     import transformers
