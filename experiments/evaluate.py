@@ -25,7 +25,7 @@ from bridge_jax import tasks
 from bridge_jax.distributed import platforms
 from bridge_jax.evaluation import benchmarks, model, session, transcripts
 from bridge_jax.evaluation import options as evaluation_options
-from bridge_jax.evaluation.grader import Grader, needs_pool
+from bridge_jax.evaluation.lazy_pool import LazyPool, needs_pool
 from bridge_jax.evaluation.model import EvalModel
 from bridge_jax.evaluation.options import MAX_NEW, PROMPTS, Options
 from bridge_jax.filesystem import files
@@ -49,19 +49,19 @@ KEPT = "every batch that was graded is on disk, and the same command goes on fro
 def evaluate_model(path: str, out: str, options: Options, devices=None) -> dict:
     """Evaluate a model; the content of results.json. ValueError and OSError tell the way out."""
     evaluation_options.check(options)
-    with Grader() as grader:
+    with LazyPool() as pool:
         if needs_pool(options.tasks or own_task(path)):
             # before anything touches the devices
-            grader.start()
+            pool.start()
         platforms.devices()
         opened = open_model(path, own_task=not options.tasks)
         resolved = resolve(options, opened)
-        chosen = benchmarks.make_tasks(resolved) if options.tasks else opened.own_tasks
-        found = benchmarks.read(chosen, resolved, opened.tokenizer)
-        describe(found, benchmarks.manifest(resolved, opened, found), resolved)
+        made = benchmarks.make_tasks(resolved) if options.tasks else opened.own_tasks
+        chosen = benchmarks.read(made, resolved, opened.tokenizer)
+        describe(chosen, benchmarks.manifest(resolved, opened, chosen), resolved)
         mesh = session.make_mesh(opened, resolved, devices)
         with transcripts.folder_lock(out):
-            report = session.evaluate_benchmarks(opened, found, resolved, out, grader, mesh)
+            report = session.evaluate_benchmarks(opened, chosen, resolved, out, pool, mesh)
             published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
             print(session.write_report(out, report, published), flush=True)
     return report
@@ -99,9 +99,9 @@ def resolve(options: Options, opened: EvalModel) -> Options:
     return resolved
 
 
-def describe(found: list[benchmarks.Benchmark], manifest: dict, options: Options) -> None:
+def describe(chosen: list[benchmarks.Benchmark], manifest: dict, options: Options) -> None:
     """Print a line about each benchmark, and about prompts that do not fit."""
-    for benchmark in found:
+    for benchmark in chosen:
         if benchmark.too_long:
             print(
                 f"{benchmark.name}: {benchmark.too_long} of {len(benchmark.problems)} prompts are "
@@ -109,7 +109,7 @@ def describe(found: list[benchmarks.Benchmark], manifest: dict, options: Options
                 "(too_long); raise --buckets to ask them",
                 flush=True,
             )
-    for benchmark in found:
+    for benchmark in chosen:
         group = manifest[f"task {benchmark.name}"]
         print(
             f"{benchmark.name}: {len(benchmark.problems)} problems, data {group['data']}, "

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from bridge_jax.data.batches import Prompts, prompt_batch
+from bridge_jax.evaluation.lazy_pool import LazyPool
 from bridge_jax.evaluation.reading import read, readings
 from bridge_jax.evaluation.scores import binomial_error
 from bridge_jax.grading.outcome import Outcome
@@ -27,7 +28,7 @@ class Grading(NamedTuple):
     task: Task
     tokenizer: Any
     # of a task whose compare returns deferred comparisons; others need none
-    pool: Pool | None = None
+    pool: Pool | LazyPool | None = None
 
 
 def transcribe(

@@ -6,7 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from bridge_jax.distributed import sharding
 from bridge_jax.distributed.compiler import compiler_options
 from bridge_jax.evaluation import evaluate, scores
 from bridge_jax.evaluation.benchmarks import Benchmark
+from bridge_jax.evaluation.lazy_pool import LazyPool
 from bridge_jax.evaluation.model import EvalModel
 from bridge_jax.evaluation.options import Options
 from bridge_jax.evaluation.transcripts import Transcripts
@@ -95,7 +96,7 @@ def missing_prompts(benchmark: Benchmark, kind: str, M: int, stored: dict) -> Pr
 
 
 def generate_missing(
-    generator: Generator, benchmark: Benchmark, kind: str, store: Transcripts, grader: Any
+    generator: Generator, benchmark: Benchmark, kind: str, store: Transcripts, pool: LazyPool
 ) -> None:
     """Generate and grade the completions of one kind, a key of Options.kinds, that the store lacks.
 
@@ -107,7 +108,7 @@ def generate_missing(
     if not prompts.problems:
         return
     began, done = time.monotonic(), 0
-    for rows in _batches(generator, benchmark, kind, prompts, grader):
+    for rows in _batches(generator, benchmark, kind, prompts, pool):
         store.append(rows)
         done += len(rows) // M
         logger.info(
@@ -121,14 +122,14 @@ def generate_missing(
 
 
 def _batches(
-    generator: Generator, benchmark: Benchmark, kind: str, prompts: Prompts, grader: Any
+    generator: Generator, benchmark: Benchmark, kind: str, prompts: Prompts, pool: LazyPool
 ) -> Iterator[list[dict]]:
     """Rows of transcripts, batch by batch; a greedy row has scores.GREEDY for its sample."""
     options, M = generator.options, generator.options.kinds[kind]
     greedy = kind == "greedy"
     batches = evaluate.transcribe(
         generator.sampler(M, 0.0 if greedy else options.temperature),
-        evaluate.Grading(benchmark.task, generator.model.tokenizer, grader),
+        evaluate.Grading(benchmark.task, generator.model.tokenizer, pool),
         prompts,
         generator.prompts_at_once(M),
         options.buckets,

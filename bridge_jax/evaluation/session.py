@@ -18,7 +18,7 @@ from bridge_jax.distributed import sharding
 from bridge_jax.evaluation import benchmarks, scores, tables, transcripts
 from bridge_jax.evaluation.benchmarks import Benchmark
 from bridge_jax.evaluation.generate import Generator, generate_missing
-from bridge_jax.evaluation.grader import Grader
+from bridge_jax.evaluation.lazy_pool import LazyPool
 from bridge_jax.evaluation.model import EvalModel
 from bridge_jax.evaluation.options import Options
 from bridge_jax.filesystem import files
@@ -44,10 +44,10 @@ def make_mesh(
 
 def evaluate_benchmarks(
     model: EvalModel,
-    found: Sequence[Benchmark],
+    chosen: Sequence[Benchmark],
     options: Options,
     out: str,
-    grader: Grader,
+    pool: LazyPool,
     mesh: jax.sharding.Mesh,
 ) -> dict:
     """Generate and grade what the folder `out` lacks; the report on everything that was asked for.
@@ -55,15 +55,15 @@ def evaluate_benchmarks(
     options: resolved. The caller holds transcripts.folder_lock(out).
     """
     phi, step = model.load(mesh, dtype_of("--dtype", options.dtype))
-    manifest = benchmarks.manifest(options, model, found)
+    manifest = benchmarks.manifest(options, model, chosen)
     # of the numbers, wherever they came from
     manifest["model"]["weights"] = schema.fingerprint(checksums(phi))
     folder = transcripts.open_folder(out, manifest)
     generator, parts = Generator(model, phi, mesh, options), {}
-    for benchmark in found:
+    for benchmark in chosen:
         store = transcripts.Transcripts(folder / f"{benchmark.name.replace('/', '.')}.jsonl")
         for kind in options.kinds:
-            generate_missing(generator, benchmark, kind, store, grader)
+            generate_missing(generator, benchmark, kind, store, pool)
         parts[benchmark.name] = summarize(options, benchmark, store.rows)
     return {
         "model": model.label + step,

@@ -16,7 +16,7 @@ import pytest
 
 from bridge_jax import tasks
 from bridge_jax.data import tokenizers
-from bridge_jax.evaluation import evaluate, grader, session, transcripts
+from bridge_jax.evaluation import evaluate, lazy_pool, session, transcripts
 from bridge_jax.evaluation.options import Options
 from bridge_jax.grading.outcome import Claim, Outcome
 from bridge_jax.models import lora, params
@@ -327,9 +327,9 @@ class FakePool:
 
     events: list = []
 
-    def start(grader):
+    def start(pool):
         FakePool.events.append("start")
-        grader.pool = FakePool()
+        pool.pool = FakePool()
 
     def grade(self, claims):
         FakePool.events.append("grade")
@@ -349,7 +349,7 @@ def test_the_pool_is_started_first_or_with_the_first_claim(model, monkeypatch, t
         CLAIMS=says_so,
     )
     FakePool.events, opened = [], command.open_model
-    monkeypatch.setattr(grader.Grader, "start", FakePool.start)
+    monkeypatch.setattr(lazy_pool.LazyPool, "start", FakePool.start)
     monkeypatch.setattr(
         command,
         "open_model",

@@ -1,4 +1,4 @@
-"""The grading pool of an evaluation, started only when a task needs it."""
+"""The grading pool of an evaluation, which is started only when a task needs it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from bridge_jax.grading import pool, selftest
 from bridge_jax.grading.outcome import Claim, Outcome
 
 
-class Grader:
-    """A grading.pool.Pool that starts with the first deferred comparison, or by `start`."""
+class LazyPool:
+    """A grading.pool.Pool that `start`, or the first deferred comparison, starts."""
 
     def __init__(self):
         self.pool = None
@@ -26,7 +26,7 @@ class Grader:
             self.start()
         return self.pool.grade(deferred)
 
-    def __enter__(self) -> Grader:
+    def __enter__(self) -> LazyPool:
         return self
 
     def __exit__(self, *error) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge_jax.evaluation import grader
-from bridge_jax.evaluation.grader import Grader, needs_pool
+from bridge_jax.evaluation import lazy_pool
+from bridge_jax.evaluation.lazy_pool import LazyPool, needs_pool
 from bridge_jax.grading.outcome import Claim, Outcome
 
 
@@ -28,13 +28,13 @@ class FakePool:
 @pytest.fixture
 def pools(monkeypatch):
     monkeypatch.setattr(FakePool, "made", [])
-    monkeypatch.setattr(grader.pool, "Pool", FakePool)
-    monkeypatch.setattr(grader.selftest, "check", lambda pool: None)
+    monkeypatch.setattr(lazy_pool.pool, "Pool", FakePool)
+    monkeypatch.setattr(lazy_pool.selftest, "check", lambda pool: None)
     return FakePool.made
 
 
 def test_the_pool_starts_with_the_first_deferred_comparison(pools):
-    with Grader() as one:
+    with LazyPool() as one:
         assert pools == []
         for _ in range(2):
             assert one.grade([Claim("1", "1")]) == [Outcome.correct]
@@ -43,7 +43,7 @@ def test_the_pool_starts_with_the_first_deferred_comparison(pools):
 
 
 def test_a_pool_that_is_not_needed_is_never_started(pools):
-    with Grader():
+    with LazyPool():
         pass
     assert pools == []
 
