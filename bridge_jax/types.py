@@ -1,9 +1,10 @@
-"""The records that every module shares: parameters, rows of tokens, training state, and the contract of a method.
+"""The records that every module shares: parameters, rows of tokens, training state, and the
+contract of a method.
 
-Dimension letters, the same in the whole code base: B rows, T positions of a completion (queries), S key positions
-(prompt positions where the two differ), P prompts, M samples per prompt (B = P * M, the rows of a prompt contiguous),
-D width, N query heads, K kv heads, G heads per kv head, H head width, F mlp width, V vocabulary, L layers, R LoRA rank.
-Nothing here computes.
+Dimension letters, the same in the whole code base: B rows, T positions of a completion (queries), S
+key positions (prompt positions where the two differ), P prompts, M samples per prompt (B = P * M,
+the rows of a prompt contiguous), D width, N query heads, K kv heads, G heads per kv head, H head
+width, F mlp width, V vocabulary, L layers, R LoRA rank. Nothing here computes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ Metrics = dict[str, jax.Array]  # "group/name" -> scalar
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """Axes of a parameter that are the rows of a matrix, and its columns; along the others (layers) matrices are stacked."""
+    """Axes of a parameter that are the rows of a matrix, and its columns.
+
+    Along the others (layers) matrices are stacked.
+    """
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
@@ -31,7 +35,10 @@ class Matrix:
 
 @struct.dataclass
 class Params:
-    """What a method trains; `None` where it has no such part. Also holds gradients and labels of the same shape."""
+    """What a method trains; `None` where it has no such part.
+
+    Also holds gradients and labels of the same shape.
+    """
 
     theta: Tree  # base weights, fp32 master copy, the tree of the family's tensor table
     theta_hat: Tree = None  # RL-only shadow of theta, same shapes
@@ -48,17 +55,18 @@ class Packing:
 
 @struct.dataclass
 class Sequences:
-    """Completions behind shared prompts: row b continues prompt b // M. Masks follow from the lengths alone."""
+    """Completions behind shared prompts: row b continues prompt b // M.
+
+    Masks follow from the lengths alone.
+    """
 
     prompt_PS: jax.Array  # int32, right-padded with any id
     prompt_len_P: jax.Array  # int32 in [1, S]
-    tokens_BT: (
-        jax.Array
-    )  # int32, completion ids, right-padded with any id; the end-of-sequence token is part of it
+    # int32, completion ids, right-padded with any id; the end-of-sequence token is part of it
+    tokens_BT: jax.Array
     length_B: jax.Array  # int32 in [0, T], end-of-sequence token counted; 0 marks a padding row
-    packing: Packing | None = (
-        None  # None: each completion is a row, and a prompt is computed once for all of its samples
-    )
+    # None: each completion is a row, and a prompt is computed once for all of its samples
+    packing: Packing | None = None
 
 
 @struct.dataclass
@@ -95,7 +103,8 @@ class TrainState:
 class Policy(NamedTuple):
     """What a method may know of the model: four pure functions."""
 
-    logp: Callable  # (phi, Sequences, temperature) -> (logp_BT, entropy_BT) float32; rows beyond length undefined
+    # (phi, Sequences, temperature) -> (logp_BT, entropy_BT) float32; rows beyond length undefined
+    logp: Callable
     merge: Callable  # (theta, w) -> phi in the compute dtype; w may be None
     pull: Callable  # (w, G) -> gradient in w, fp32: the transpose of merge in w
     init_w: Callable  # key -> w with B = 0, so that merge(theta, w) == merge(theta, None)
@@ -167,16 +176,21 @@ class Task:
     name: str
     train: tuple[Problem, ...]  # RL prompts
     demos: tuple[Problem, ...]  # expert demonstrations, each with a solution
-    splits: dict[
-        str, tuple[Problem, ...]
-    ]  # held-out problems by name; the first is the one that runs are judged by
-    messages: Callable  # Problem -> chat messages [{"role", "content"}], the prompt of SFT, RL and evaluation
-    extract: Callable  # completion text -> the answer it gives, None without one; strict: what training rewards
-    lenient: Callable  # the same for evaluation, which reports both: also reads answers that break the asked form
-    compare: Callable  # (Problem, answer) -> Outcome, or a Claim that only grading.pool can decide; cheap, pure Python
+    # held-out problems by name; the first is the one that runs are judged by
+    splits: dict[str, tuple[Problem, ...]]
+    # Problem -> chat messages [{"role", "content"}], the prompt of SFT, RL and evaluation
+    messages: Callable
+    # completion text -> the answer it gives, None without one; strict: what training rewards
+    extract: Callable
+    # the same for evaluation, which reports both: also reads answers that break the asked form
+    lenient: Callable
+    # (Problem, answer) -> Outcome, or a Claim that only grading.pool can decide; cheap, pure Python
+    compare: Callable
     # texts that end a completion where the first of them ends, such as the mark of a next question
     stop: tuple[str, ...] = ()
-    # further right solutions of a demonstration's problem, by its id: used where the first one is too long
+    # further right solutions of a demonstration's problem, by its id: used where the first one is
+    # too long
     other_solutions: Mapping[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    # what became of the rows that demonstrations were chosen from (traces.Chosen); empty where they are generated
+    # what became of the rows that demonstrations were chosen from (traces.Chosen); empty where they
+    # are generated
     demo_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -1,10 +1,12 @@
-"""The quickstart's small model on a task of your choice, METHOD,TASK behind the config's name: to try a new task.
+"""The quickstart's small model on a task of your choice, METHOD,TASK behind the config's name: to
+try a new task.
 
     python -m experiments.train --config=configs/any_task.py:bridge,arithmetic --workdir=runs/any
 
-CPU, minutes, from random weights. The task's file needs an ALPHABET, the characters of its questions and solutions; its settings
-are --config.task.KEY=VALUE. A task in words needs a model with a tokenizer of its own, and so a config file of its own:
-configs/smollm2_arithmetic.py is one, and `config.task = tasks.group(NAME)` chooses the task (configs/tasks.py).
+CPU, minutes, from random weights. The task's file needs an ALPHABET, the characters of its
+questions and solutions; its settings are --config.task.KEY=VALUE. A task in words needs a model
+with a tokenizer of its own, and so a config file of its own: configs/smollm2_arithmetic.py is one,
+and `config.task = tasks.group(NAME)` chooses the task (configs/tasks.py).
 """
 
 from ml_collections import ConfigDict

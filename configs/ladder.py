@@ -1,13 +1,16 @@
-"""The study's model and task: a character model of 0.16 million parameters on the arithmetic ladder, a minute a run on one core.
+"""The study's model and task: a character model of 0.16 million parameters on the arithmetic
+ladder, a minute a run on one core.
 
     python -m experiments.pretrain --out=runs/study/base
     python -m experiments.train --config=configs/ladder.py:bridge --workdir=runs/one --config.model.path=runs/study/base/model
 
-CPU. `base` is the recipe of the common base model (experiments.pretrain): supervised, from random weights, its learning rate
-lowered to 0 by the end, on sums of two two-digit terms, of three one-digit terms and, one in nine, of the target level (three
-two-digit terms); six in ten of its demonstrations state the answer without the steps. So it solves 22% of the target level
-greedily: it mostly answers at once, and its steps, where it takes them, often fail. The methods then train on problems and
-experts of another seed, 256 samples a step and 32 experts, out of `task.demo_size` that all show their steps.
+CPU. `base` is the recipe of the common base model (experiments.pretrain): supervised, from random
+weights, its learning rate lowered to 0 by the end, on sums of two two-digit terms, of three
+one-digit terms and, one in nine, of the target level (three two-digit terms); six in ten of its
+demonstrations state the answer without the steps. So it solves 22% of the target level greedily: it
+mostly answers at once, and its steps, where it takes them, often fail. The methods then train on
+problems and experts of another seed, 256 samples a step and 32 experts, out of `task.demo_size`
+that all show their steps.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +35,10 @@ ARCH = dict(
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
-    """Two-digit sums of three terms, character by character; method "base" is the recipe of the base model."""
+    """Two-digit sums of three terms, character by character.
+
+    Method "base" is the recipe of the base model.
+    """
     config = base.get_config("sft" if method == "base" else method)
     config.model.update(dict(arch=ConfigDict(ARCH), remat="none"))
     config.task.update(

@@ -1,7 +1,8 @@
 """The settings of a task, with the defaults that stand in its file; not an experiment itself.
 
-`config.task = tasks.group("limr", data_dir="...")` in a config file chooses a task. From the command
-line a task cannot be changed for another, which has other keys, but with configs/any_task.py.
+`config.task = tasks.group("limr", data_dir="...")` in a config file chooses a task. From the
+command line a task cannot be changed for another, which has other keys, but with
+configs/any_task.py.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,8 @@
-"""Keys as they were called before: of config.method while all methods shared one flat group, and of config.rollout.
+"""Keys as they were called before: of config.method while all methods shared one flat group, and of
+config.rollout.
 
-A run directory of then goes on under the new names, and an old key on a command line is refused with
-its new name.
+A run directory of then goes on under the new names, and an old key on a command line is refused
+with its new name.
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ def keys_of(method: str) -> dict[str, str]:
 
 
 def hint(method: str, key: str) -> str:
-    """Where an old key of config.method or config.rollout is found now; "" for one that there never was."""
+    """Where an old key of config.method or config.rollout is found now.
+
+    "" for one that there never was.
+    """
     if key in ROLLOUT:
         return f"it is config.rollout.{ROLLOUT[key]} now."
     chosen = keys_of(method).get(key)
@@ -81,7 +85,8 @@ def hint(method: str, key: str) -> str:
 def translated(config: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved config (JSON) of a run under the new names; as it is where it has them already.
 
-    What the run's method did not read is left out. chord's mu was constant where its two ends were equal.
+    What the run's method did not read is left out. chord's mu was constant where its two ends were
+    equal.
     """
     rollout = {ROLLOUT.get(key, key): value for key, value in config.get("rollout", {}).items()}
     config = dict(config) | ({"rollout": rollout} if "rollout" in config else {})

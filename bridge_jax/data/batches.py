@@ -1,10 +1,12 @@
-"""From problems to arrays: tokenizers, the one prompt renderer, and batches whose order is a pure function.
+"""From problems to arrays: tokenizers, the one prompt renderer, and batches whose order is a pure
+function.
 
-Everything is tokenised once, at start. SFT and RL get their prompts from the same function, `prompt_ids`, so the two
-can never see different prompts for one problem. What does not fit (a prompt beyond the largest bucket, a trace beyond
-max_new) is left out, named and counted, never cut. Padding is told from lengths, never from an id: pad and end of
-sequence may be the same id. Which rows step k reads follows from (seed, stream, position) alone, so a resumed run
-needs to remember nothing but the position. Left out: packing, streaming of data that does not fit in memory.
+Everything is tokenised once, at start. SFT and RL get their prompts from the same function,
+`prompt_ids`, so the two can never see different prompts for one problem. What does not fit (a
+prompt beyond the largest bucket, a trace beyond max_new) is left out, named and counted, never cut.
+Padding is told from lengths, never from an id: pad and end of sequence may be the same id. Which
+rows step k reads follows from (seed, stream, position) alone, so a resumed run needs to remember
+nothing but the position. Left out: packing, streaming of data that does not fit in memory.
 """
 
 from __future__ import annotations
@@ -84,9 +86,11 @@ def prompt_ids(tokenizer, problem: Problem, messages: Callable) -> np.ndarray:
 
 
 def template_hash(tokenizer, messages: Callable, question: str = "1+1=") -> str:
-    """12 hex digits that change when the rendering of a fixed question does: ids, hence template and tokenizer.
+    """12 hex digits that change when the rendering of a fixed question does: ids, hence template
+    and tokenizer.
 
-    A tokenizer of single characters may lack some of the question's. Then the question is its alphabet.
+    A tokenizer of single characters may lack some of the question's. Then the question is its
+    alphabet.
     """
     alphabet = getattr(tokenizer, "alphabet", question)
     own = "" if set(question) <= set(alphabet) else "".join(sorted(alphabet))
@@ -98,7 +102,10 @@ def template_hash(tokenizer, messages: Callable, question: str = "1+1=") -> str:
 def encode_prompts(
     tokenizer, problems: Sequence[Problem], messages: Callable, buckets: tuple[int, ...]
 ) -> tuple[Prompts, tuple[Dropped, ...]]:
-    """Prompts that fit the largest bucket, and those that do not (with a warning); ValueError when none remains."""
+    """Prompts that fit the largest bucket, and those that do not (with a warning).
+
+    ValueError when none remains.
+    """
     check_buckets(buckets)
     encoded = [(problem, prompt_ids(tokenizer, problem, messages)) for problem in problems]
     dropped = [
@@ -120,10 +127,13 @@ def encode_demos(
     others: Mapping[int, Sequence[str]] | None = None,
     stop: Sequence[str] = (),
 ) -> tuple[Demos, tuple[Dropped, ...]]:
-    """Demonstrations whose prompt fits the largest bucket and whose trace, end included, max_new; and the others.
+    """Demonstrations whose prompt fits the largest bucket and whose trace, end included, max_new.
 
-    others: further solutions by the id of their problem; the first of all that fits is taken. stop: strings that end a
-    sample, which no solution may hold. The problems of the result have the solution that is trained on.
+    And the others.
+
+    others: further solutions by the id of their problem; the first of all that fits is taken. stop:
+    strings that end a sample, which no solution may hold. The problems of the result have the
+    solution that is trained on.
     """
     check_buckets(buckets)
     kept, dropped, all_refused = [], [], []
@@ -150,7 +160,10 @@ def encode_demos(
 
 
 def completion_ids(tokenizer, solution: str, id: int) -> np.ndarray:
-    """Int32 ids of a solution and the end of the sequence; ValueError where there is none, or one in its midst."""
+    """Int32 ids of a solution and the end of the sequence.
+
+    ValueError where there is none, or one in its midst.
+    """
     trace = tokenizer.encode(solution)
     if not trace or set(trace) & set(tokenizer.eos_ids):
         raise ValueError(
@@ -163,8 +176,8 @@ def completion_ids(tokenizer, solution: str, id: int) -> np.ndarray:
 def behind(prompt: str, solution: str, id: int) -> str:
     """The solution as it continues the prompt, so that its reasoning is opened by one <think>.
 
-    The prompt's template may have opened it, and a trace may lack the opening tag. ValueError where the template has
-    closed the reasoning that the solution holds.
+    The prompt's template may have opened it, and a trace may lack the opening tag. ValueError where
+    the template has closed the reasoning that the solution holds.
     """
     ended = prompt.rstrip()
     if ended.endswith(traces.THINK):
@@ -176,9 +189,9 @@ def behind(prompt: str, solution: str, id: int) -> str:
     reasons = traces.THINK in solution or traces.THINK_END in solution
     if reasons and ended.endswith(traces.THINK_END):
         raise ValueError(
-            f"demonstration {id}: the chat template closes the reasoning ({traces.THINK_END}) before the model "
-            f"speaks, but the solution holds a reasoning: {solution[:80]!r}. Take a template that leaves it to the "
-            "model, or solutions without one"
+            f"demonstration {id}: the chat template closes the reasoning ({traces.THINK_END}) "
+            f"before the model speaks, but the solution holds a reasoning: {solution[:80]!r}. Take "
+            "a template that leaves it to the model, or solutions without one"
         )
     if reasons and traces.THINK not in solution.partition(traces.THINK_END)[0]:
         return f"{traces.THINK}\n{solution.lstrip()}"
@@ -217,8 +230,8 @@ def report(dropped: list[Dropped], total: int, limits: dict[str, int]) -> None:
         parts = collections.Counter(row.part for row in dropped)
         others = [f"of {n} {WHY[part]}; " for part, n in parts.items() if part not in limits]
         raise ValueError(
-            f"none of {total} problems remains; {''.join(others)}allowed: {lengths}; shortest left out: "
-            f"{shortest}. Raise the limit or take other data"
+            f"none of {total} problems remains; {''.join(others)}allowed: {lengths}; shortest left "
+            f"out: {shortest}. Raise the limit or take other data"
         )
 
 
@@ -226,13 +239,17 @@ def check_buckets(buckets: tuple[int, ...]) -> None:
     """ValueError unless buckets are distinct positive lengths in rising order."""
     if not buckets or buckets[0] < 1 or any(b <= a for a, b in zip(buckets, buckets[1:])):
         raise ValueError(
-            f"prompt buckets {tuple(buckets)}; allowed: positive, in rising order, such as (64, 128)"
+            f"prompt buckets {tuple(buckets)}; allowed: positive, in rising order, such as (64, "
+            "128)"
         )
 
 
 @functools.lru_cache(maxsize=8)
 def permutation(seed: int, stream: str, size: int, epoch: int) -> np.ndarray:
-    """Order of rows in one epoch. Sorts raw Philox words: numpy promises to keep those, not its `permutation`."""
+    """Order of rows in one epoch.
+
+    Sorts raw Philox words: numpy promises to keep those, not its `permutation`.
+    """
     words = np.random.Philox(
         np.random.SeedSequence((seed, zlib.crc32(stream.encode()), epoch))
     ).random_raw(size)
@@ -242,7 +259,10 @@ def permutation(seed: int, stream: str, size: int, epoch: int) -> np.ndarray:
 
 
 def order(seed: int, stream: str, size: int, start: int, count: int) -> np.ndarray:
-    """Rows [start, start + count) of an endless stream of shuffled epochs of `size` rows, int64; a pure function."""
+    """Rows [start, start + count) of an endless stream of shuffled epochs of `size` rows, int64.
+
+    A pure function.
+    """
     if size < 1 or start < 0 or count < 0 or not 0 <= seed < 2**32:
         raise ValueError(
             f"order(seed={seed}, size={size}, start={start}, count={count}); allowed: seed in "
@@ -254,7 +274,10 @@ def order(seed: int, stream: str, size: int, start: int, count: int) -> np.ndarr
 
 
 def padded(rows: Sequence[np.ndarray], width: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows side by side [count, width], right-padded with 0, and their lengths [count]; both int32."""
+    """Rows side by side [count, width], right-padded with 0, and their lengths [count].
+
+    Both int32.
+    """
     table, lengths = np.zeros((count, width), np.int32), np.zeros(count, np.int32)
     for i, row in enumerate(rows):
         table[i, : len(row)] = row
@@ -268,19 +291,23 @@ def prompt_batch(
     buckets: tuple[int, ...],
     pad_to: int | None = None,
 ) -> PromptBatch:
-    """Prompts of these rows, padded to the smallest bucket that fits the longest; with pad_to, padding rows follow."""
+    """Prompts of these rows, padded to the smallest bucket that fits the longest.
+
+    With pad_to, padding rows follow.
+    """
     count = len(indices) if pad_to is None else pad_to
     if not len(indices) <= count or count < 1:
         raise ValueError(
-            f"a batch of {len(indices)} rows cannot be padded to {count}; allowed: at least that, and 1"
+            f"a batch of {len(indices)} rows cannot be padded to {count}; allowed: at least that, "
+            "and 1"
         )
     rows = [prompts.tokens[i] for i in indices]
     longest = max(map(len, rows), default=1)
     fitting = [width for width in buckets if width >= longest]
     if not fitting:
         raise ValueError(
-            f"a prompt of {longest} tokens does not fit the buckets {tuple(buckets)}; use those that "
-            "the prompts were encoded with"
+            f"a prompt of {longest} tokens does not fit the buckets {tuple(buckets)}; use those "
+            "that the prompts were encoded with"
         )
     prompt_PS, prompt_len_P = padded(rows, min(fitting), count)
     ids_P = np.full(count, -1, np.int32)
@@ -295,7 +322,10 @@ def demo_batch(
     max_new: int,
     pad_to: int | None = None,
 ) -> Sequences:
-    """Demonstrations of these rows, numpy, completions padded to max_new; with pad_to, rows of length 0 follow."""
+    """Demonstrations of these rows, numpy, completions padded to max_new.
+
+    With pad_to, rows of length 0 follow.
+    """
     prompts = prompt_batch(demos, indices, buckets, pad_to)
     rows = [demos.completions[i] for i in indices]
     longest = max(map(len, rows), default=0)
@@ -309,7 +339,9 @@ def demo_batch(
 
 
 def pair(s, prompts: Prompts, demos: Demos) -> tuple[Prompts, Demos]:
-    """The prompts that have a demonstration and, in the same order, these; ValueError where a step cannot pair them.
+    """The prompts that have a demonstration and, in the same order, these.
+
+    ValueError where a step cannot pair them.
 
     s: setup.Settings, which is of a higher level.
     """
@@ -324,7 +356,8 @@ def pair(s, prompts: Prompts, demos: Demos) -> tuple[Prompts, Demos]:
     if not kept:
         raise ValueError(
             f"method {s.method_name!r} needs demonstrations of the prompts themselves, and task "
-            f"{s.task_name!r} has none of them; raise task.demo_size or give task.traces for its problems"
+            f"{s.task_name!r} has none of them; raise task.demo_size or give task.traces for its "
+            "problems"
         )
     if len(kept) < len(prompts.problems):
         logger.warning(

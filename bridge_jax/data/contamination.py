@@ -14,14 +14,17 @@ NGRAM = 13  # words
 # a number, a character of a script that puts no spaces between words, or a run of other letters
 CHARACTER = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 WORD = re.compile(rf"[0-9]+|(?P<character>{CHARACTER})|(?:(?!{CHARACTER})[^\W\d_])+")
-PHRASING = 0.05  # runs of words in a larger share of the training problems are how such problems are put, not what they are
+# runs of words in a larger share of the training problems are how such problems are put, not what
+# they are
+PHRASING = 0.05
 
 
 def grams(text: str, n: int = NGRAM) -> set[tuple[str, ...]]:
-    """All runs of n words, without case, marks and spacing, compatible characters taken as one (x² as x2).
+    """All runs of n words, without case, marks and spacing, compatible characters taken as one (x²
+    as x2).
 
-    Where marks make all the difference they stay: in a run that holds formulas alone, and in a text of fewer words,
-    which is one run. A character of Chinese or Japanese counts as a word.
+    Where marks make all the difference they stay: in a run that holds formulas alone, and in a text
+    of fewer words, which is one run. A character of Chinese or Japanese counts as a word.
     """
     text = unicodedata.normalize("NFKC", exact(text)).lower()
     found = list(WORD.finditer(text))
@@ -41,7 +44,9 @@ def grams(text: str, n: int = NGRAM) -> set[tuple[str, ...]]:
 def overlap(
     train: Sequence[Problem], benchmark: Sequence[Problem], n: int = NGRAM
 ) -> list[tuple[int, int]]:
-    """(id of the training problem, id of a benchmark's) for each training problem that shares a run of n words with one."""
+    """(id of the training problem, id of a benchmark's) for each training problem that shares a run
+    of n words with one.
+    """
     known = {gram: problem.id for problem in benchmark for gram in grams(problem.question, n)}
     shared = [
         (problem.id, {gram for gram in grams(problem.question, n) if gram in known})
@@ -62,14 +67,14 @@ def overlap_report(train: Sequence[Problem], splits: dict[str, Sequence[Problem]
         same = [problem.id for problem in problems if folded(problem) in asked]
         if same:
             raise ValueError(
-                f"{len(same)} problems of {name} stand in the training set, word for word (ids {same[:5]}); "
-                "remove them from one of the two"
+                f"{len(same)} problems of {name} stand in the training set, word for word (ids "
+                f"{same[:5]}); remove them from one of the two"
             )
         shared = overlap(train, problems)
         told = ", ".join(f"{mine}~{theirs}" for mine, theirs in shared[:5])
         lines.append(
-            f"{name}: {len(shared)} of {len(train)} training problems share {NGRAM} words in a row with one of its "
-            f"{len(problems)}"
+            f"{name}: {len(shared)} of {len(train)} training problems share {NGRAM} words in a row "
+            f"with one of its {len(problems)}"
             + (f" (ids {told}{', ...' if len(shared) > 5 else ''})" if shared else "")
         )
     return "\n".join(lines)

@@ -1,9 +1,11 @@
-"""Rows of benchmarks and training sets: from the hub, or from JSONL files, checked against what they must be.
+"""Rows of benchmarks and training sets: from the hub, or from JSONL files, checked against what
+they must be.
 
-Both ways end in the same rows {"id", "problem", "answer", "solution", ...} and the same checks: no field is missing, no answer
-empty, no id twice, the number of rows and a hash of problems and answers are those that the task's file declares. Also here:
-expert solutions, which belong to a problem by its exact text, and the overlap of training problems with benchmarks by word
-n-grams. Left out: tokenising (batches.py).
+Both ways end in the same rows {"id", "problem", "answer", "solution", ...} and the same checks: no
+field is missing, no answer empty, no id twice, the number of rows and a hash of problems and
+answers are those that the task's file declares. Also here: expert solutions, which belong to a
+problem by its exact text, and the overlap of training problems with benchmarks by word n-grams.
+Left out: tokenising (batches.py).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ logger = logging.getLogger(__name__)
 class Source(NamedTuple):
     """Where rows come from, and what they must be."""
 
-    file: str  # JSONL under data_dir, such as "benchmarks/math500.jsonl"; found without its folder too
+    # JSONL under data_dir, such as "benchmarks/math500.jsonl"; found without its folder too
+    file: str
     hub: tuple[str, ...]  # repository, and configuration where it has several
     split: str  # of the hub's data set
     rows: int  # how many there are
@@ -32,7 +35,10 @@ class Source(NamedTuple):
 
 
 def read(source: Source, data_dir: str = "", allow_changed: bool = False) -> list[dict]:
-    """The rows of a source, checked; ValueError names file and row, or what differs from the declared data."""
+    """The rows of a source, checked.
+
+    ValueError names file and row, or what differs from the declared data.
+    """
     where, rows = from_files(source, data_dir) if data_dir else from_hub(source)
     check(rows, where)
     found = len(rows), content_hash(rows)
@@ -41,8 +47,8 @@ def read(source: Source, data_dir: str = "", allow_changed: bool = False) -> lis
         told = f"{where} has {found[0]} rows with content {found[1]}; declared are {source.rows} with {source.digest}"
         if not allow_changed:
             raise ValueError(
-                f"{told}. Scores would not compare with those of others: get the declared data, or set "
-                "task.allow_changed_data=True to use this"
+                f"{told}. Scores would not compare with those of others: get the declared data, or "
+                "set task.allow_changed_data=True to use this"
             )
         logger.warning("%s; used all the same", told)
     return rows
@@ -55,13 +61,16 @@ def from_files(source: Source, data_dir: str) -> tuple[str, list[dict]]:
         if path.is_file():
             return str(path), jsonl(path)
     raise ValueError(
-        f"no {name} in {data_dir!r}, nor in its folder {Path(source.file).parent}; give the folder that holds it, "
-        "or leave data_dir empty to load from the hub"
+        f"no {name} in {data_dir!r}, nor in its folder {Path(source.file).parent}; give the folder "
+        "that holds it, or leave data_dir empty to load from the hub"
     )
 
 
 def jsonl(path: Path) -> list[dict]:
-    """One object a line; ValueError names the row. Cut at newlines alone: other line ends may stand inside strings."""
+    """One object a line; ValueError names the row.
+
+    Cut at newlines alone: other line ends may stand inside strings.
+    """
     rows = []
     for number, line in enumerate(textfile.read(path).split("\n"), 1):
         if line.strip():
@@ -70,8 +79,8 @@ def jsonl(path: Path) -> list[dict]:
                 json.dumps(row, ensure_ascii=False).encode()
             except UnicodeEncodeError as error:
                 raise ValueError(
-                    f"{path}, row {number}: holds a part of a character ({error}), so that it is no text; "
-                    "write the row again or remove it"
+                    f"{path}, row {number}: holds a part of a character ({error}), so that it is "
+                    "no text; write the row again or remove it"
                 ) from None
             except ValueError as error:
                 raise ValueError(f"{path}, row {number}: no JSON ({error})") from None
@@ -92,8 +101,8 @@ def from_hub(source: Source) -> tuple[str, list[dict]]:
         loaded = datasets.load_dataset(*source.hub, split=source.split)
     except Exception as error:  # of many kinds: no network, no such name, a changed layout
         raise ValueError(
-            f"cannot load {name} from the hub ({type(error).__name__}: {error}); set data_dir to a folder with "
-            f"{Path(source.file).name}"
+            f"cannot load {name} from the hub ({type(error).__name__}: {error}); set data_dir to a "
+            f"folder with {Path(source.file).name}"
         ) from error
     return name, [
         {"id": str(number)} | dict(row) | renamed(row, source.fields, f"{name}, row {number + 1}")
@@ -109,14 +118,16 @@ def renamed(row: Mapping, fields: Mapping[str, Any], where: str) -> dict:
             taken[ours] = field(row) if callable(field) else row.get(field)
         except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
             raise ValueError(
-                f"{where}: {ours!r} cannot be taken from {dict(row)!r:.300} ({error!r}); the hub's data has "
-                "changed or is damaged: set data_dir to a folder with the declared rows"
+                f"{where}: {ours!r} cannot be taken from {dict(row)!r:.300} ({error!r}); the hub's "
+                "data has changed or is damaged: set data_dir to a folder with the declared rows"
             ) from None
     return taken
 
 
 def check(rows: list[dict], where: str) -> None:
-    """ValueError for the first row (from 1) without a field, with an empty answer, or with an id that came before."""
+    """ValueError for the first row (from 1) without a field, with an empty answer, or with an id
+    that came before.
+    """
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         for field in ("id", "problem", "answer"):
@@ -126,8 +137,8 @@ def check(rows: list[dict], where: str) -> None:
                 )
             if not isinstance(row[field], str) or not row[field].strip():
                 raise ValueError(
-                    f"{where}, row {number} (id {row['id']!r}): {field} is {row[field]!r}; it must be a "
-                    "text that is not empty"
+                    f"{where}, row {number} (id {row['id']!r}): {field} is {row[field]!r}; it must "
+                    "be a text that is not empty"
                 )
         if row["id"] in seen:
             raise ValueError(
@@ -139,7 +150,9 @@ def check(rows: list[dict], where: str) -> None:
 
 
 def content_hash(rows: Iterable[dict]) -> str:
-    """12 hex digits of the SHA-256 of all problems and answers, in any order and whatever their white space."""
+    """12 hex digits of the SHA-256 of all problems and answers, in any order and whatever their
+    white space.
+    """
     plain = sorted(
         json.dumps([" ".join(row["problem"].split()), " ".join(row["answer"].split())])
         for row in rows

@@ -13,7 +13,8 @@ from typing import Any
 from bridge_jax.filesystem import hf_folder, textfile
 
 EOS = "<eos>"
-UNREADABLE = "\ufffd"  # stands for an id that a tokenizer has no text for: it must not vanish between two digits
+# stands for an id that a tokenizer has no text for: it must not vanish between two digits
+UNREADABLE = "\ufffd"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -30,7 +31,9 @@ PROBE = "PROBE-OF-THE-TEMPLATE"
 
 @dataclasses.dataclass(frozen=True)
 class CharTokenizer:
-    """One id per character: 0 ends a sequence (and pads), the characters of `alphabet` follow from 1."""
+    """One id per character: 0 ends a sequence (and pads), the characters of `alphabet` follow from
+    1.
+    """
 
     alphabet: str
 
@@ -83,11 +86,14 @@ class CharTokenizer:
         )
 
     def save(self, folder: str | pathlib.Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which transformers.AutoTokenizer loads, into the folder."""
+        """Write tokenizer.json and tokenizer_config.json, which transformers.AutoTokenizer loads,
+        into the folder.
+        """
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-        # Bytes without merges, not a word list: transformers 5 rebuilds the tokenizer of a folder whose config.json
-        # says qwen2 as byte-level BPE from the vocabulary alone, and drops what is not spelled in its byte letters.
+        # Bytes without merges, not a word list: transformers 5 rebuilds the tokenizer of a folder
+        # whose config.json says qwen2 as byte-level BPE from the vocabulary alone, and drops what
+        # is not spelled in its byte letters.
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         letters = [
             "".join(piece for piece, _ in byte_level.pre_tokenize_str(letter))
@@ -118,12 +124,16 @@ class CharTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class HFTokenizer:
-    """The tokenizer of a model folder (or hub repository); ValueError where there is none or it has no end of sequence.
+    """The tokenizer of a model folder (or hub repository).
 
-    Without a chat template a prompt is each message's content and a newline, behind the begin-of-sequence token if the
-    tokenizer puts one on. eos_ids: the tokenizer's own token first (the one that is taught), then what the model's
-    generation_config.json and config.json name, then the special token that closes an assistant's turn in the template:
-    Llama-3's files name <|end_of_text|>, and their turns are closed by <|eot_id|>. No other special token ends a sequence.
+    ValueError where there is none or it has no end of sequence.
+
+    Without a chat template a prompt is each message's content and a newline, behind the
+    begin-of-sequence token if the tokenizer puts one on. eos_ids: the tokenizer's own token first
+    (the one that is taught), then what the model's generation_config.json and config.json name,
+    then the special token that closes an assistant's turn in the template: Llama-3's files name
+    <|end_of_text|>, and their turns are closed by <|eot_id|>. No other special token ends a
+    sequence.
     """
 
     folder: str
@@ -139,8 +149,9 @@ class HFTokenizer:
         except (OSError, ValueError) as error:
             check_files(self.folder)
             raise ValueError(
-                f"no tokenizer in {str(self.folder)!r}: give a folder that holds tokenizer.json and "
-                f"tokenizer_config.json, or the name of a hub repository that can be reached ({error})"
+                f"no tokenizer in {str(self.folder)!r}: give a folder that holds tokenizer.json "
+                "and tokenizer_config.json, or the name of a hub repository that can be reached "
+                f"({error})"
             ) from error
         object.__setattr__(self, "inner", inner)
         object.__setattr__(self, "vocab_size", max(inner.get_vocab().values()) + 1)
@@ -160,13 +171,15 @@ class HFTokenizer:
         found = tuple(dict.fromkeys(id for id in flat if id is not None))
         if not found:
             raise ValueError(
-                f"the tokenizer in {str(self.folder)!r} has no end-of-sequence token, so the model could "
-                "never learn to stop; set eos_token in its tokenizer_config.json"
+                f"the tokenizer in {str(self.folder)!r} has no end-of-sequence token, so the model "
+                "could never learn to stop; set eos_token in its tokenizer_config.json"
             )
         return found
 
     def _behind_a_turn(self) -> str:
-        """What the template puts behind an assistant's words; "" where it changes them or has no assistant.
+        """What the template puts behind an assistant's words.
+
+        "" where it changes them or has no assistant.
 
         ValueError for a template that renders nothing at all.
         """
@@ -185,7 +198,9 @@ class HFTokenizer:
         raise refusal
 
     def _named_in(self, name: str) -> int | list[int] | None:
-        """eos_token_id of a file beside the tokenizer, as it stands there: a config class fills in defaults."""
+        """eos_token_id of a file beside the tokenizer, as it stands there: a config class fills in
+        defaults.
+        """
         import transformers
 
         path = pathlib.Path(self.folder) / name
@@ -197,7 +212,10 @@ class HFTokenizer:
         return hf_folder.read_json(path).get("eos_token_id") if path.is_file() else None
 
     def _templated(self, messages: list[dict[str, str]], **how) -> str:
-        """The chat template's text; ValueError names its file and the way out where it refuses the messages."""
+        """The chat template's text.
+
+        ValueError names its file and the way out where it refuses the messages.
+        """
         try:
             return self.inner.apply_chat_template(messages, tokenize=False, **how)
         except Exception as error:  # a template is a program of its own, which raises what it likes
@@ -206,9 +224,10 @@ class HFTokenizer:
             where = str(pathlib.Path(self.folder) / (there or files)[0])
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(
-                f"the chat template in {where} refuses messages of {roles} ({type(error).__name__}: {error}). "
-                "If it knows no system role, set task.prompt='user' (evaluate: --prompt=user), or "
-                "task.system='' where the task has that key; task.prompt='plain' goes around the template"
+                f"the chat template in {where} refuses messages of {roles} "
+                f"({type(error).__name__}: {error}). If it knows no system role, set "
+                "task.prompt='user' (evaluate: --prompt=user), or task.system='' where the task "
+                "has that key; task.prompt='plain' goes around the template"
             ) from error
 
     def encode(self, text: str) -> list[int]:
@@ -216,7 +235,10 @@ class HFTokenizer:
         return self.inner.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids, to the end; ids that end a sequence give nothing, those beyond the vocabulary U+FFFD."""
+        """Text of the ids, to the end.
+
+        Ids that end a sequence give nothing, those beyond the vocabulary U+FFFD.
+        """
         kept = [int(id) for id in ids if id not in self.eos_ids]
         pieces = []
         for known, run in itertools.groupby(kept, key=lambda id: id < self.vocab_size):
@@ -258,7 +280,9 @@ class HFTokenizer:
 
 
 def check_files(folder: str | pathlib.Path) -> None:
-    """ValueError for the first file of a tokenizer that is no UTF-8 or no JSON: transformers does not name it."""
+    """ValueError for the first file of a tokenizer that is no UTF-8 or no JSON: transformers does
+    not name it.
+    """
     for name in ("config.json", *TOKENIZER_FILES):
         path = pathlib.Path(folder) / name
         if path.is_file() and path.suffix == ".json":
@@ -268,7 +292,10 @@ def check_files(folder: str | pathlib.Path) -> None:
 
 
 def check_vocabulary(tokenizer, model_vocab: int) -> None:
-    """ValueError if the tokenizer knows ids that the model has no row for; a larger (padded) vocabulary is fine."""
+    """ValueError if the tokenizer knows ids that the model has no row for.
+
+    A larger (padded) vocabulary is fine.
+    """
     needed = max(tokenizer.vocab_size, max(tokenizer.eos_ids) + 1)
     if needed > model_vocab:
         raise ValueError(

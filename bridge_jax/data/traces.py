@@ -11,9 +11,8 @@ from bridge_jax.data.datasets import jsonl, logger
 from bridge_jax.types import Problem
 
 THINK, THINK_END = "<think>", "</think>"
-INVISIBLE = dict.fromkeys(
-    map(ord, "\ufeff\u200b\u2060")
-)  # a byte-order mark and spaces of no width
+# a byte-order mark and spaces of no width
+INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))
 # what can become of a row with a solution; stopped: it holds a stop string
 FATES = (
     "used",
@@ -30,7 +29,8 @@ FATES = (
 def once(problems: Sequence[Problem], where: str) -> tuple[Problem, ...]:
     """The problems without later ones of the same id; what is left out is counted, by why.
 
-    Ids come from the text: the same id is the same problem, or, once in two billion pairs, another one.
+    Ids come from the text: the same id is the same problem, or, once in two billion pairs, another
+    one.
     """
     first: dict[int, Problem] = {}
     for problem in problems:
@@ -53,28 +53,35 @@ def once(problems: Sequence[Problem], where: str) -> tuple[Problem, ...]:
 
 
 def exact(text: str) -> str:
-    """A key that is equal for equal texts: Unicode composed (NFC), white space folded, invisible marks left out.
+    """A key that is equal for equal texts: Unicode composed (NFC), white space folded, invisible
+    marks left out.
 
-    Everything else tells problems apart: case, signs, braces. NFC and not NFKC, which makes x² the text x2.
+    Everything else tells problems apart: case, signs, braces. NFC and not NFKC, which makes x² the
+    text x2.
     """
     return " ".join(unicodedata.normalize("NFC", text.translate(INVISIBLE)).split())
 
 
 def traces(path: str) -> dict[str, list[str]]:
-    """Expert solutions of a JSONL file {"problem", "solution", "answer"} by the exact text of their problem, in order."""
+    """Expert solutions of a JSONL file {"problem", "solution", "answer"} by the exact text of their
+    problem, in order.
+    """
     found: dict[str, list[str]] = {}
     for number, row in enumerate(jsonl(Path(path).expanduser()), 1):
         for field in ("problem", "solution", "answer"):
             if not isinstance(row.get(field), str) or not row[field].strip():
                 raise ValueError(
-                    f"{path}, row {number}: {field} is {row.get(field)!r}; it must be a text that is not empty"
+                    f"{path}, row {number}: {field} is {row.get(field)!r}; it must be a text that "
+                    "is not empty"
                 )
         found.setdefault(exact(row["problem"]), []).append(row["solution"])
     return found
 
 
 def unfinished(text: str) -> bool:
-    """Whether a text ends inside an open <think>: it was cut before it said anything outside of its reasoning."""
+    """Whether a text ends inside an open <think>: it was cut before it said anything outside of its
+    reasoning.
+    """
     return text.rfind(THINK) > text.rfind(THINK_END)
 
 
@@ -89,9 +96,12 @@ class Chosen(NamedTuple):
 def right_solutions(
     problems: Sequence[Problem], given: Mapping[str, Sequence[str]], right: Callable, where: str
 ) -> Chosen:
-    """The problems with a solution that gives their own answer; a warning counts the others, by why.
+    """The problems with a solution that gives their own answer.
 
-    given: solutions by the exact text of their problem. right(list of Problem, each with one solution) -> list of bool.
+    A warning counts the others, by why.
+
+    given: solutions by the exact text of their problem. right(list of Problem, each with one
+    solution) -> list of bool.
     """
     different = {p.id: tuple(dict.fromkeys(given.get(exact(p.question), ()))) for p in problems}
     finished = [
@@ -109,8 +119,8 @@ def right_solutions(
         without = sum(not solutions for solutions in different.values())
         read = len({candidate.id for candidate in finished})
         logger.warning(
-            "%s: %d demonstrations of %d problems; left out: %d without a solution, %d whose own answer is not "
-            "correct, %d whose solution ends inside an open %s",
+            "%s: %d demonstrations of %d problems; left out: %d without a solution, %d whose own "
+            "answer is not correct, %d whose solution ends inside an open %s",
             where,
             len(demos),
             len(problems),
@@ -136,10 +146,11 @@ def count_rows(
     given: Mapping[str, Sequence[str]],
     accepted: Mapping[int, Sequence[str]],
 ) -> dict[str, int]:
-    """How many rows there are, for how many of the problems, and how many met each of FATES, which add up to the rows.
+    """How many rows there are, for how many of the problems, and how many met each of FATES, which
+    add up to the rows.
 
-    accepted: the right solutions by the id of the problem. repeated: a row that says the same as an earlier one, or a
-    further right solution of its problem.
+    accepted: the right solutions by the id of the problem. repeated: a row that says the same as an
+    earlier one, or a further right solution of its problem.
     """
     counts = dict.fromkeys(("problems", "matched", "rows", *FATES), 0)
     counts["problems"] = len(problems)
@@ -170,8 +181,8 @@ def recount(
 ) -> dict[str, int]:
     """The counts once demonstrations are tokenised.
 
-    dropped: of each problem that has no demonstration then, why; refused: of each right solution that did not
-    fit, why, also where another one of its problem did (both: keys of batches.WHY).
+    dropped: of each problem that has no demonstration then, why; refused: of each right solution
+    that did not fit, why, also where another one of its problem did (both: keys of batches.WHY).
     """
     if not counts:
         return {}

@@ -1,9 +1,10 @@
 """How files are written here: replaced whole, or grown by whole lines.
 
-A kill, a full disk or a lost machine at any moment leaves what was there before, or all of what is new. A file that grows
-is JSON lines; a last line that was torn is mended, by `mend`, before the next one is written. Every error names the file,
-the reason and the way out; that of a full disk is a NoSpace, for which the commands have an exit code of its own.
-Left out: what the files hold (logbook.py, transcripts.py, experiments/).
+A kill, a full disk or a lost machine at any moment leaves what was there before, or all of what is
+new. A file that grows is JSON lines; a last line that was torn is mended, by `mend`, before the
+next one is written. Every error names the file, the reason and the way out; that of a full disk is
+a NoSpace, for which the commands have an exit code of its own. Left out: what the files hold
+(logbook.py, transcripts.py, experiments/).
 """
 
 from __future__ import annotations
@@ -105,17 +106,21 @@ def replace(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
-    """Removes what kills have left of files that were being replaced. For the one process that writes the folder."""
+    """Removes what kills have left of files that were being replaced.
+
+    For the one process that writes the folder.
+    """
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         if TEMPORARY.fullmatch(name):
             os.unlink(os.path.join(folder, name))
 
 
 def append(path: str | os.PathLike, text: str, sync: bool = True, kept: str = UNCHANGED) -> None:
-    """Adds whole lines to a file that may not exist yet, behind a last line that is mended if it was torn.
+    """Adds whole lines to a file that may not exist yet, behind a last line that is mended if it
+    was torn.
 
-    sync: they are on disk when this returns. If they cannot be written, the file is as it was before. Other processes
-    may append to it too.
+    sync: they are on disk when this returns. If they cannot be written, the file is as it was
+    before. Other processes may append to it too.
     """
     left = memoryview(text.encode("utf-8", "backslashreplace"))
     try:
@@ -142,7 +147,10 @@ def append(path: str | os.PathLike, text: str, sync: bool = True, kept: str = UN
 
 
 def mend(path: str | os.PathLike, cut: bool = True) -> bool:
-    """Ends a last line that lacks its newline; whether it did. A part of a JSON value is cut off, unless `cut` is False."""
+    """Ends a last line that lacks its newline; whether it did.
+
+    A part of a JSON value is cut off, unless `cut` is False.
+    """
     if not os.path.exists(path):
         return False
     try:
@@ -164,13 +172,17 @@ def lines(path: str | os.PathLike) -> list[bytes]:
 
 
 def rows(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each line of JSON; ValueError names a line that is none. A torn last one is left out."""
+    """(number, value) of each line of JSON; ValueError names a line that is none.
+
+    A torn last one is left out.
+    """
     for number, line in enumerate(lines(path), 1):
         try:
             yield number, json.loads(line)
         except ValueError as error:
             raise ValueError(
-                f"{os.fspath(path)}: line {number} is no JSON ({error}): {shorten(line)}. Mend or remove the line"
+                f"{os.fspath(path)}: line {number} is no JSON ({error}): {shorten(line)}. Mend or "
+                "remove the line"
             ) from None
 
 
@@ -206,10 +218,12 @@ def _sync(path: str | os.PathLike, how: int) -> None:
 
 @contextlib.contextmanager
 def scratch(path: str | os.PathLike, refusal: str) -> Iterator[str]:
-    """An empty folder beside `path`, for what is to be moved there once it is complete; gone at the end.
+    """An empty folder beside `path`, for what is to be moved there once it is complete.
 
-    What a kill has left of one is removed when the next begins. ValueError while another process has it, NoSpace
-    for whatever a full disk has caused in between.
+    Gone at the end.
+
+    What a kill has left of one is removed when the next begins. ValueError while another process
+    has it, NoSpace for whatever a full disk has caused in between.
     """
     parent, name = os.path.split(os.path.abspath(path))
     folder = os.path.join(parent, f".{name}.unfinished")
@@ -223,7 +237,8 @@ def scratch(path: str | os.PathLike, refusal: str) -> Iterator[str]:
                 raise
             reason = " ".join(str(error).split())
             raise NoSpace(
-                f"{os.fspath(path)} could not be written ({reason}): nothing is left of it; {WAYS[errno.ENOSPC]}"
+                f"{os.fspath(path)} could not be written ({reason}): nothing is left of it; "
+                f"{WAYS[errno.ENOSPC]}"
             ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -241,10 +256,12 @@ def free_name(folder: str | os.PathLike, stem: str) -> str:
 def claimed(
     path: str | os.PathLike, refusal: str, shared: bool = False, remove: bool = False
 ) -> Iterator[None]:
-    """Holds a lock file, which the system lets go when the process ends, however it ends; ValueError if another holds it.
+    """Holds a lock file, which the system lets go when the process ends, however it ends.
 
-    shared: beside others that hold it as shared. remove: the file goes with the lock, unless the process was killed.
-    A file system that has no locks is trusted.
+    ValueError if another holds it.
+
+    shared: beside others that hold it as shared. remove: the file goes with the lock, unless the
+    process was killed. A file system that has no locks is trusted.
     """
     try:
         file = open(path, "a")
@@ -252,7 +269,8 @@ def claimed(
         raise unwritten(path, error, "it is the lock of its folder") from error
     with file:
         held = _lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait=False)
-        # who held it may have removed the file since it was opened here: then the lock is of nothing
+        # who held it may have removed the file since it was opened here: then the lock is of
+        # nothing
         if not held or not _is_there(file, path):
             raise ValueError(refusal)
         try:
@@ -279,7 +297,10 @@ def _lock(file, how: int, wait: bool = True) -> bool:
 
 
 def _mend(file, cut: bool = True) -> bool:
-    """mend, of an open file whose lock is held. ValueError for a file in another encoding, before it is touched."""
+    """mend, of an open file whose lock is held.
+
+    ValueError for a file in another encoding, before it is touched.
+    """
     size = file.seek(0, os.SEEK_END)
     textfile.refuse_mark(_read(file, 0, min(size, 4)), os.fspath(file.name))
     if not size or _read(file, size - 1, size) == b"\n":

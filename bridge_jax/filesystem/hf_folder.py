@@ -1,7 +1,9 @@
-"""Where a model's files are: a local Hugging Face folder, or a hub name that is fetched into HF's cache.
+"""Where a model's files are: a local Hugging Face folder, or a hub name that is fetched into HF's
+cache.
 
-A usable folder holds config.json beside model.safetensors, or beside shards and model.safetensors.index.json. Nothing
-here opens weights; every incomplete folder is refused by the name of the file it lacks.
+A usable folder holds config.json beside model.safetensors, or beside shards and
+model.safetensors.index.json. Nothing here opens weights; every incomplete folder is refused by the
+name of the file it lacks.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ HUB_NEVER = ("*/*", "consolidated*")  # copies of the weights in other formats
 
 
 def locate(path: str | Path) -> Path:
-    """Folder of a local path, or of a hub name ("Qwen/Qwen2.5-3B") once fetched; ValueError if it is incomplete."""
+    """Folder of a local path, or of a hub name ("Qwen/Qwen2.5-3B") once fetched.
+
+    ValueError if it is incomplete.
+    """
     folder = Path(path).expanduser()
     if not folder.is_dir():
         if folder.exists():
             raise ValueError(
-                f"model {str(path)!r} is a file; give the folder that holds config.json and the weights"
+                f"model {str(path)!r} is a file; give the folder that holds config.json and the "
+                "weights"
             )
         if looks_local(str(path)):
             raise ValueError(
@@ -40,12 +46,17 @@ def locate(path: str | Path) -> Path:
 
 
 def looks_local(path: str) -> bool:
-    """Whether a path that does not exist was meant as one: it is no hub name, or starts with a folder that exists."""
+    """Whether a path that does not exist was meant as one: it is no hub name, or starts with a
+    folder that exists.
+    """
     return not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path) or Path(path.split("/")[0]).is_dir()
 
 
 def fetch(name: str) -> Path:
-    """Download config, safetensors and tokenizer of a hub model; ValueError if the hub does not give it."""
+    """Download config, safetensors and tokenizer of a hub model.
+
+    ValueError if the hub does not give it.
+    """
     import huggingface_hub  # here, because a local folder needs no hub
 
     try:
@@ -66,14 +77,17 @@ def listing(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, the one or all shards of the index; ValueError names what is missing."""
+    """The safetensors files of a folder, the one or all shards of the index.
+
+    ValueError names what is missing.
+    """
     folder = Path(folder)
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
         raise ValueError(
-            f"model folder {str(folder)!r} lacks weights: neither {SINGLE} nor {INDEX} is there; it has: "
-            f"{listing(folder)}. Convert .bin weights with transformers' save_pretrained."
+            f"model folder {str(folder)!r} lacks weights: neither {SINGLE} nor {INDEX} is there; "
+            f"it has: {listing(folder)}. Convert .bin weights with transformers' save_pretrained."
         )
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not weight_map:
@@ -81,13 +95,16 @@ def weight_files(folder: Path) -> list[Path]:
     shards = sorted(set(weight_map.values()))
     if missing := [name for name in shards if not (folder / name).is_file()]:
         raise ValueError(
-            f"model folder {str(folder)!r} lacks {', '.join(missing)}, named in {INDEX}; copy them again"
+            f"model folder {str(folder)!r} lacks {', '.join(missing)}, named in {INDEX}; copy them "
+            "again"
         )
     return [folder / name for name in shards]
 
 
 def hf_json(folder: str | Path) -> dict:
-    """The keys of a folder's config.json: what params.read_config takes and params.save writes back."""
+    """The keys of a folder's config.json: what params.read_config takes and params.save writes
+    back.
+    """
     return read_json(Path(folder) / "config.json")
 
 

@@ -1,8 +1,9 @@
 """Standard output and standard error that never end a run: what cannot be written there is dropped.
 
-A run outlives the terminal, the pipe or the file that it talks to: EPIPE, EIO, a full disk, a descriptor that was closed
-before the program began, a character that the terminal's encoding lacks. None of these is worth a step. Commands whose
-output is their result (grade, bench) ask `lost` at their end. Imports nothing of the package: workers use it, too.
+A run outlives the terminal, the pipe or the file that it talks to: EPIPE, EIO, a full disk, a
+descriptor that was closed before the program began, a character that the terminal's encoding lacks.
+None of these is worth a step. Commands whose output is their result (grade, bench) ask `lost` at
+their end. Imports nothing of the package: workers use it, too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ _lost: dict[int, OSError] = {}
 
 
 class Dropping(io.RawIOBase):
-    """Writes to a descriptor; what cannot be written counts as written, and is remembered by `lost`."""
+    """Writes to a descriptor.
+
+    What cannot be written counts as written, and is remembered by `lost`.
+    """
 
     def __init__(self, descriptor: int):
         super().__init__()
@@ -59,7 +63,9 @@ class Dropping(io.RawIOBase):
 
 
 def install() -> None:
-    """Puts them in place of sys.stdout and sys.stderr, and opens what was closed, so that no other file takes its number."""
+    """Puts them in place of sys.stdout and sys.stderr, and opens what was closed, so that no other
+    file takes its number.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

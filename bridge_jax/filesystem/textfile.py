@@ -1,8 +1,10 @@
-"""Text files of users are UTF-8: read as such, with or without a byte-order mark, or refused by name.
+"""Text files of users are UTF-8: read as such, with or without a byte-order mark, or refused by
+name.
 
-Files come from many hands, and some editors and spreadsheets write UTF-16 or Latin-1. A file in another
-encoding is a ValueError that names the file, the first byte that shows it, and the command that converts
-it; nothing is guessed, since a wrong guess would change the mathematics. All kinds of line ends are read.
+Files come from many hands, and some editors and spreadsheets write UTF-16 or Latin-1. A file in
+another encoding is a ValueError that names the file, the first byte that shows it, and the command
+that converts it; nothing is guessed, since a wrong guess would change the mathematics. All kinds of
+line ends are read.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ def read(path: str | Path) -> str:
 
 
 def lines(file: BinaryIO, name: str) -> Iterator[str]:
-    """The lines of an open binary file one by one, without their ends; ValueError names the line."""
+    """The lines of an open binary file one by one, without their ends.
+
+    ValueError names the line.
+    """
     for number, line in enumerate(file, 1):
         text = decoded(line, f"{name}, line {number}")
         yield from text.rstrip("\r\n").split("\r")
@@ -58,6 +63,6 @@ def decoded(content: bytes, name: str) -> str:
 def refusal(name: str, why: str, encoding: str) -> str:
     """What an error says of a text that is no UTF-8; encoding: the likeliest one."""
     return (
-        f"{name} is not UTF-8 text: {why}. Convert the file, such as with `iconv -f {encoding} -t UTF-8 "
-        f"OLD > NEW` if it was written in {encoding}"
+        f"{name} is not UTF-8 text: {why}. Convert the file, such as with `iconv -f {encoding} -t "
+        f"UTF-8 OLD > NEW` if it was written in {encoding}"
     )

@@ -116,9 +116,8 @@ def _without_branches(node: Node, branches: list[Node]) -> Node:
     parts = tuple(_without_branches(part, branches) for part in node.parts)
     node = node._replace(parts=parts)
     power = 1
-    if (
-        node.kind in ("root", "power") and (degree := formula.exact(parts[1])) is not None
-    ):  # the cube of the square root for the power 3/2
+    # the cube of the square root for the power 3/2
+    if node.kind in ("root", "power") and (degree := formula.exact(parts[1])) is not None:
         degree = 1 / degree if node.kind == "root" and degree else degree
         power, degree = degree.numerator, degree.denominator
         if degree == 1:
@@ -336,15 +335,29 @@ _OPERATIONS = {
     "floor": mpmath.floor,
     "ceil": mpmath.ceil,
 }
+# fmt: skip
 _FUNCTIONS = {
-    "sin": mpmath.sin, "cos": mpmath.cos, "tan": mpmath.tan, "cot": mpmath.cot,
-    "sec": mpmath.sec, "csc": mpmath.csc, "arcsin": mpmath.asin, "arccos": mpmath.acos,
-    "arctan": mpmath.atan, "arccot": mpmath.acot, "sinh": mpmath.sinh, "cosh": mpmath.cosh,
-    "tanh": mpmath.tanh, "exp": mpmath.exp, "ln": lambda value: _log(value, mpmath.e), "log": _log,
-    "max": lambda *values: max(values), "min": lambda *values: min(values),
+    "sin": mpmath.sin,
+    "cos": mpmath.cos,
+    "tan": mpmath.tan,
+    "cot": mpmath.cot,
+    "sec": mpmath.sec,
+    "csc": mpmath.csc,
+    "arcsin": mpmath.asin,
+    "arccos": mpmath.acos,
+    "arctan": mpmath.atan,
+    "arccot": mpmath.acot,
+    "sinh": mpmath.sinh,
+    "cosh": mpmath.cosh,
+    "tanh": mpmath.tanh,
+    "exp": mpmath.exp,
+    "ln": lambda value: _log(value, mpmath.e),
+    "log": _log,
+    "max": lambda *values: max(values),
+    "min": lambda *values: min(values),
     "gcd": lambda *values: _common(values, sympy.igcd),
     "lcm": lambda *values: _common(values, sympy.ilcm),
-}  # fmt: skip
+}
 
 
 def _proved(one: Node, other: Node) -> bool:
@@ -385,14 +398,29 @@ _SYMPY_OPERATIONS = {
     "floor": sympy.floor,
     "ceil": sympy.ceiling,
 }
+# fmt: skip
 _SYMPY_FUNCTIONS = {
-    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec,
-    "csc": sympy.csc, "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
-    "arccot": sympy.acot, "sinh": sympy.sinh, "cosh": sympy.cosh, "tanh": sympy.tanh,
-    "exp": sympy.exp, "ln": sympy.log, "log": lambda value, base=10: sympy.log(value, base),
-    "max": sympy.Max, "min": sympy.Min, "gcd": lambda *v: sympy.gcd(list(v)),
+    "sin": sympy.sin,
+    "cos": sympy.cos,
+    "tan": sympy.tan,
+    "cot": sympy.cot,
+    "sec": sympy.sec,
+    "csc": sympy.csc,
+    "arcsin": sympy.asin,
+    "arccos": sympy.acos,
+    "arctan": sympy.atan,
+    "arccot": sympy.acot,
+    "sinh": sympy.sinh,
+    "cosh": sympy.cosh,
+    "tanh": sympy.tanh,
+    "exp": sympy.exp,
+    "ln": sympy.log,
+    "log": lambda value, base=10: sympy.log(value, base),
+    "max": sympy.Max,
+    "min": sympy.Min,
+    "gcd": lambda *v: sympy.gcd(list(v)),
     "lcm": lambda *v: sympy.lcm(list(v)),
-}  # fmt: skip
+}
 
 
 def _by_math_verify(gold: str, answer: str) -> bool:

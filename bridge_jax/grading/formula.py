@@ -38,11 +38,48 @@ _BEGINS = frozenset(
 ) | {*FUNCTIONS, *LETTERS, *ACCENTS}
 _TIMES, _OVER = frozenset(["*", "cdot", "times"]), frozenset(["/", "div"])
 _CLOSES = {"(": ")", "{": "}", "[": "]", "lfloor": "rfloor", "lceil": "rceil"}
-_KNOWN = _BEGINS | _TIMES | _OVER | {*_CLOSES.values()} | {
-    "circ", "pm", "mp", "cup", "cap", "in", "ne", "le", "ge", "approx", "equiv", "emptyset", "dots",
-    "mathbb", "mid", "setminus", "begin", "end", "to", "Rightarrow", "euro", "pounds", "yen",
-    "rupee", "angle", "triangle", "text", "int", "sum", "prod", "lim", "langle", "rangle",
-}  # fmt: skip
+# fmt: skip
+_KNOWN = (
+    _BEGINS
+    | _TIMES
+    | _OVER
+    | {*_CLOSES.values()}
+    | {
+        "circ",
+        "pm",
+        "mp",
+        "cup",
+        "cap",
+        "in",
+        "ne",
+        "le",
+        "ge",
+        "approx",
+        "equiv",
+        "emptyset",
+        "dots",
+        "mathbb",
+        "mid",
+        "setminus",
+        "begin",
+        "end",
+        "to",
+        "Rightarrow",
+        "euro",
+        "pounds",
+        "yen",
+        "rupee",
+        "angle",
+        "triangle",
+        "text",
+        "int",
+        "sum",
+        "prod",
+        "lim",
+        "langle",
+        "rangle",
+    }
+)
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _SEVERAL = frozenset(["max", "min", "gcd", "lcm"])  # functions of several arguments
 _DIFFERENTIAL = re.compile(
@@ -425,7 +462,10 @@ class _Reader:
         return Node("quotient", None, (top, bottom))
 
     def symbol(self) -> Node:
-        """A letter with its accents, primes and indices; for some letters a function of a bracket."""
+        """A letter with its accents, primes and indices.
+
+        For some letters a function of a bracket.
+        """
         name = self.next().text
         if name.removeprefix("\\") in ACCENTS:
             name = f"{name[1:]}({self.raw()})"

@@ -132,7 +132,10 @@ def time(text: str) -> Time | None:
 
 
 def same_time(one: Time, other: Time) -> bool:
-    """Equal times; the half of the day may be left out, but 13:20 and 1:20 without one may be ratios."""
+    """Equal times.
+
+    The half of the day may be left out, but 13:20 and 1:20 without one may be ratios.
+    """
     if one.shown is not None and other.shown is not None:
         return one.shown == other.shown
     return one.seconds == other.seconds and (

@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 
 class Outcome(enum.StrEnum):
-    """Only `correct` is rewarded; the others are counted apart, so that a broken grader never looks like a bad model."""
+    """Only `correct` is rewarded.
+
+    The others are counted apart, so that a broken grader never looks like a bad model.
+    """
 
     correct = "correct"
     wrong = "wrong"

@@ -1,15 +1,18 @@
-"""Processes that judge Claims, each claim within a limit of processor time that the parent enforces with SIGKILL.
+"""Processes that judge Claims, each claim within a limit of processor time that the parent enforces
+with SIGKILL.
 
-A claim that uses up its processor time is a `timeout`. A busy machine makes none: time in which a worker does not run is not
-counted. A worker that dies (killed, out of memory) or freezes (stopped: it has a claim and uses no processor) may have done so
-for a reason of its own: its claim is judged once more, by a worker that was started since, because whatever it was may have
-struck those that stand idle too. Only the second loss is the claim's, `grader_error` after a death and `timeout` after a
-standstill, so that no claim costs more than two workers.
-Workers that are gone are replaced, and a warm spare stands by so that a loss costs no import. Where none can be started (no
-memory, no processes left) those that live go on; without any, starting is tried again for a while before PoolError.
-Workers are children of their own (`python -m bridge_jax.grading.worker`), not forks: they never see the parent's devices,
-threads or __main__. Answers come in the order of the claims; equal claims of a call are judged once. `grade` may be called
-from any thread, by one at a time. Left out: anything cheap (equivalence.compare).
+A claim that uses up its processor time is a `timeout`. A busy machine makes none: time in which a
+worker does not run is not counted. A worker that dies (killed, out of memory) or freezes (stopped:
+it has a claim and uses no processor) may have done so for a reason of its own: its claim is judged
+once more, by a worker that was started since, because whatever it was may have struck those that
+stand idle too. Only the second loss is the claim's, `grader_error` after a death and `timeout`
+after a standstill, so that no claim costs more than two workers. Workers that are gone are
+replaced, and a warm spare stands by so that a loss costs no import. Where none can be started (no
+memory, no processes left) those that live go on; without any, starting is tried again for a while
+before PoolError. Workers are children of their own (`python -m bridge_jax.grading.worker`), not
+forks: they never see the parent's devices, threads or __main__. Answers come in the order of the
+claims; equal claims of a call are judged once. `grade` may be called from any thread, by one at a
+time. Left out: anything cheap (equivalence.compare).
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ STALL_SECONDS = 30.0  # of wall clock: a worker that hardly ran for so long is f
 STALL_SHARE = (
     0.001  # of one processor; a worker that waits for its turn on a busy machine gets more
 )
-TICK = 0.02  # seconds between two looks at a worker's processor time, which the kernel counts in hundredths
+# seconds between two looks at a worker's processor time, which the kernel counts in hundredths
+TICK = 0.02
 STARTS = 6  # failures in a row to start a worker, after which the pool without any gives up
 PAUSE = 1.0  # seconds before the third start in a row; each later one waits twice as long
 LONGEST_PAUSE = 60.0
@@ -52,7 +56,10 @@ class PoolError(RuntimeError):
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Processor time of a process and its threads, as the kernel counts it; None where no /proc shows it (macOS)."""
+    """Processor time of a process and its threads, as the kernel counts it.
+
+    None where no /proc shows it (macOS).
+    """
     try:
         # the name in brackets may hold anything, so fields are counted from behind it
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
@@ -62,7 +69,10 @@ def cpu_seconds(pid: int) -> float | None:
 
 
 class Worker:
-    """One child process, its claim and what it may still use for it. OSError if it cannot be started."""
+    """One child process, its claim and what it may still use for it.
+
+    OSError if it cannot be started.
+    """
 
     def __init__(self, memory_bytes: int, deadline: float):
         paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -144,7 +154,10 @@ class Worker:
         return None
 
     def kill(self) -> int | None:
-        """SIGKILL; no zombie is left, unless the kernel holds it. The exit code, which an earlier death decided."""
+        """SIGKILL; no zombie is left, unless the kernel holds it.
+
+        The exit code, which an earlier death decided.
+        """
         self.process.kill()
         try:
             self.process.wait(10)
@@ -171,8 +184,9 @@ class Work:
         self._lost: dict[Claim, float] = {}  # clock of the loss
 
     def choose(self, worker: Worker, workers: list[Worker]) -> Claim | None:
-        """The claim for a worker: the latest that was lost before it was started; one that was lost and to which no worker
-        comes any more (starting fails); else the next that waits."""
+        """The claim for a worker: the latest that was lost before it was started; one that was lost
+        and to which no worker comes any more (starting fails); else the next that waits.
+        """
         for claim in reversed(self.again):
             if self._is_new(worker, claim):
                 return claim
@@ -193,7 +207,9 @@ class Work:
             self.waiting.remove(claim)
 
     def lose(self, claim: Claim, outcome: Outcome) -> None:
-        """Its worker is gone: the claim is judged again behind others, or, the second time, this is its outcome."""
+        """Its worker is gone: the claim is judged again behind others, or, the second time, this is
+        its outcome.
+        """
         if claim in self._lost:
             self.found[claim] = outcome
         else:
@@ -202,12 +218,16 @@ class Work:
 
 
 class Pool:
-    """`workers` processes and a spare; `deadline` seconds of processor time for each claim, `memory_bytes` of address space."""
+    """`workers` processes and a spare.
+
+    `deadline` seconds of processor time for each claim, `memory_bytes` of address space.
+    """
 
     def __init__(self, workers: int = 2, deadline: float = 5.0, memory_bytes: int = 2 << 30):
         if workers < 1 or not deadline > 0:
             raise ValueError(
-                f"Pool(workers={workers}, deadline={deadline}); allowed: at least 1, above 0 seconds"
+                f"Pool(workers={workers}, deadline={deadline}); allowed: at least 1, above 0 "
+                "seconds"
             )
         self.deadline, self._memory_bytes, self._size = deadline, memory_bytes, workers
         self.killed = 0  # workers that had to be replaced
@@ -219,7 +239,10 @@ class Pool:
         self._fill()
 
     def grade(self, claims: list[Claim]) -> list[Outcome]:
-        """One Outcome for each claim, in order; raises for no claim, PoolError if workers cannot be started any more."""
+        """One Outcome for each claim, in order.
+
+        Raises for no claim, PoolError if workers cannot be started any more.
+        """
         with self._lock:
             if self._closed:
                 raise PoolError("the pool is closed; make a new one")
@@ -250,7 +273,10 @@ class Pool:
                 self._start_failed(f"cannot be started ({error})")
 
     def _start_failed(self, reason: str) -> None:
-        """Wait before the next start; PoolError after too many in a row if no worker is left that could go on."""
+        """Wait before the next start.
+
+        PoolError after too many in a row if no worker is left that could go on.
+        """
         now = time.monotonic()
         self._failed_starts, self._last_failure = self._failed_starts + 1, now
         if self._failed_starts > 1:
@@ -258,9 +284,9 @@ class Pool:
         if self._failed_starts >= STARTS and not any(worker.ready for worker in self._workers):
             self.close()
             raise PoolError(
-                f"grading workers {reason}, {STARTS} times in a row; is the machine out of memory or of processes? "
-                f"What they said is above. Try by hand: "
-                f"python -m {WORKER} {self._memory_bytes} {self.deadline}"
+                f"grading workers {reason}, {STARTS} times in a row; is the machine out of memory "
+                f"or of processes? What they said is above. Try by hand: python -m {WORKER} "
+                f"{self._memory_bytes} {self.deadline}"
             )
 
     def _assign(self, work: Work) -> None:
@@ -281,7 +307,10 @@ class Pool:
                 return  # another is started before claims are given out again
 
     def _wait(self) -> list[Worker]:
-        """Workers that have something to say, or none when the next limit may be reached; claims are written meanwhile."""
+        """Workers that have something to say, or none when the next limit may be reached.
+
+        Claims are written meanwhile.
+        """
         ends = [worker.due for worker in self._workers if worker.claim or not worker.ready]
         if len(self._workers) <= self._size:
             ends.append(self._next_start)
@@ -324,7 +353,8 @@ class Pool:
         code = self._remove(worker)
         if worker.claim:
             logger.info("a grading worker was lost over a claim (exit code %s)", code)
-            # the kernel's limit of processor time strikes where the parent cannot see how much was used
+            # the kernel's limit of processor time strikes where the parent cannot see how much was
+            # used
             work.lose(worker.claim, Outcome.timeout if code == -signal.SIGXCPU else outcome)
         # workers that were started together fail together: one failure
         elif worker.fresh and worker.started > self._last_failure:

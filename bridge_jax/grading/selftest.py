@@ -11,7 +11,8 @@ from bridge_jax.grading.equivalence import compare
 from bridge_jax.grading.extract import last_boxed
 from bridge_jax.grading.outcome import Claim, Outcome, Rule
 
-EQUAL = (  # gold, answer
+# gold, answer
+EQUAL = (
     ("42", "42"),
     ("42", " 42. "),
     ("1234", "1,234"),
@@ -116,7 +117,8 @@ def check(pool) -> None:
     ]
     if broken:
         raise GraderBroken(
-            f"{len(broken)} of {len(wanted)} known pairs are graded wrongly, so no reward could be trusted:\n"
+            f"{len(broken)} of {len(wanted)} known pairs are graded wrongly, so no reward could be "
+            "trusted:\n"
             + "\n".join(broken)
             + "\nIs math-verify installed as requirements.txt says?"
         )

@@ -73,19 +73,33 @@ _NEVER = frozenset(
     "correct incorrect true false about around approximately plus minus times over equals yes".split()
 )
 _ADJECTIVES = frozenset("distinct different possible total such right".split())
+# fmt: skip
 _SCALES = {
-    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
-    "quadrillion": 10**15, "dozen": 12, "lakh": 10**5, "crore": 10**7,
-}  # fmt: skip
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "quadrillion": 10**15,
+    "dozen": 12,
+    "lakh": 10**5,
+    "crore": 10**7,
+}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+# fmt: skip
 _TOGETHER = {
-    "mph": {"mile": 1, "hour": -1}, "kph": {"kilometer": 1, "hour": -1},
-    "kmh": {"kilometer": 1, "hour": -1}, "kmph": {"kilometer": 1, "hour": -1},
-    "mps": {"meter": 1, "second": -1}, "fps": {"foot": 1, "second": -1},
-    "mpg": {"mile": 1, "gallon": -1}, "rpm": {"revolution": 1, "minute": -1},
-    "footpound": {"foot": 1, "pound": 1}, "kilowatthour": {"kilowatt": 1, "hour": 1},
+    "mph": {"mile": 1, "hour": -1},
+    "kph": {"kilometer": 1, "hour": -1},
+    "kmh": {"kilometer": 1, "hour": -1},
+    "kmph": {"kilometer": 1, "hour": -1},
+    "mps": {"meter": 1, "second": -1},
+    "fps": {"foot": 1, "second": -1},
+    "mpg": {"mile": 1, "gallon": -1},
+    "rpm": {"revolution": 1, "minute": -1},
+    "footpound": {"foot": 1, "pound": 1},
+    "kilowatthour": {"kilowatt": 1, "hour": 1},
     "kwh": {"kilowatt": 1, "hour": 1},
-}  # fmt: skip
+}
 _MONEY = {"\\$": "dollar", "\\euro": "euro", "\\pounds": "pound-sterling", "\\yen": "yen",
           "\\rupee": "rupee"}  # fmt: skip
 # symbols that nobody takes for a product of letters

@@ -1,8 +1,11 @@
-"""A process that judges Claims: one JSON object a line on stdin, one outcome a line on stdout. Started by grading.pool.
+"""A process that judges Claims: one JSON object a line on stdin, one outcome a line on stdout.
 
-It cannot import jax (a worker that touched an accelerator held by its parent would wait for ever), ends with its parent,
-and limits its own memory and processor time, as far as the system lets it. Time per claim is the parent's business: code that
-never comes back to Python, such as arithmetic of huge integers, can be ended by nothing but SIGKILL.
+Started by grading.pool.
+
+It cannot import jax (a worker that touched an accelerator held by its parent would wait for ever),
+ends with its parent, and limits its own memory and processor time, as far as the system lets it.
+Time per claim is the parent's business: code that never comes back to Python, such as arithmetic of
+huge integers, can be ended by nothing but SIGKILL.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ READY = "ready"
 
 
 def limit(memory_bytes: int) -> None:
-    """Bound the address space, leave no core file. A lower bound that the shell has set stays; macOS may refuse any."""
+    """Bound the address space, leave no core file.
+
+    A lower bound that the shell has set stays; macOS may refuse any.
+    """
     for kind, wanted in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
         allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -32,7 +38,9 @@ def limit(memory_bytes: int) -> None:
 
 
 def have_stderr() -> None:
-    """Where the parent runs without stderr, notes go nowhere: a file that is opened next would be taken for it."""
+    """Where the parent runs without stderr, notes go nowhere: a file that is opened next would be
+    taken for it.
+    """
     try:
         os.fstat(2)
     except OSError:
@@ -42,14 +50,19 @@ def have_stderr() -> None:
 
 
 def end_with(parent: int) -> None:
-    """End soon after the parent does. Not the kernel's PDEATHSIG, which strikes when the parent's THREAD ends."""
+    """End soon after the parent does.
+
+    Not the kernel's PDEATHSIG, which strikes when the parent's THREAD ends.
+    """
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)  # code that never lets this thread run is ended by `grant`
 
 
 def grant(seconds: float) -> None:
-    """Processor time for one claim, counted from now: should the parent's SIGKILL not come, the kernel's does."""
+    """Processor time for one claim, counted from now: should the parent's SIGKILL not come, the
+    kernel's does.
+    """
     used, hard = (
         resource.getrusage(resource.RUSAGE_SELF),
         resource.getrlimit(resource.RLIMIT_CPU)[1],
@@ -68,9 +81,8 @@ def main(memory_bytes: int, deadline: float) -> None:
     have_stderr()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
-    logging.disable(
-        logging.WARNING
-    )  # math-verify says at every claim that it has no timeout of its own
+    # math-verify says at every claim that it has no timeout of its own
+    logging.disable(logging.WARNING)
     limit(memory_bytes)
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     from bridge_jax.grading import equivalence

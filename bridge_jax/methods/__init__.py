@@ -36,5 +36,8 @@ def defaults(name: str) -> dict:
 
 
 def samples(name: str, cfg, recipes) -> bool:
-    """Whether the method with this config ever samples; none of its functions is called, so that it takes no model to know."""
+    """Whether the method with this config ever samples.
+
+    None of its functions is called, so that it takes no model to know.
+    """
     return bool(load(name).make(cfg, None, recipes).sampling_policies)

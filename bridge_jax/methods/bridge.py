@@ -42,7 +42,10 @@ class Config:
 
 
 def step(state: TrainState, lam, policy: Policy, passes: variants.Passes, ascend, read_shadow):
-    """The three lines of the paper. ascend(state, part, gradient, what has to be finite) -> (state, metrics)."""
+    """The three lines of the paper.
+
+    ascend(state, part, gradient, what has to be finite) -> (state, metrics).
+    """
     theta, w = state.params.theta, state.params.w
 
     phi = policy.merge(theta, w)
@@ -65,7 +68,10 @@ def step(state: TrainState, lam, policy: Policy, passes: variants.Passes, ascend
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
-    """Binds objectives, optimizer and storage to `step`; state: Params(theta, theta_hat, w), ref if kl_coef > 0."""
+    """Binds objectives, optimizer and storage to `step`.
+
+    state: Params(theta, theta_hat, w), ref if kl_coef > 0.
+    """
     variants.check(cfg)
     recipes = variants.shadow_recipe(cfg, recipes)
     lam_at, storage = variants.lam_rule(cfg), STORAGE[cfg.shadow.storage]

@@ -1,14 +1,16 @@
-"""What stands around BRIDGE's step: variants of ours, checks of settings, metrics. Not a method itself.
+"""What stands around BRIDGE's step: variants of ours, checks of settings, metrics.
+
+Not a method itself.
 
 Variants: w ascends the gain alone; theta_hat becomes theta again every n steps, or takes n RL steps
 for one of theta, or learns from samples of its own instead of theta's; its importance weights are
 bounded; lam follows the measured gain, so that demos count while they make theta better than RL
 alone.
 
-The importance weights are per token: exact for completions of one token, close for longer ones while
-theta_hat is near. With shared samples, watch bridge/ess: as theta_hat trails, the value of the gain
-comes to hang on few of them. At the exact optimum the theta_hat term vanishes, since theta can undo
-w: it acts while theta_hat trails.
+The importance weights are per token: exact for completions of one token, close for longer ones
+while theta_hat is near. With shared samples, watch bridge/ess: as theta_hat trails, the value of
+the gain comes to hang on few of them. At the exact optimum the theta_hat term vanishes, since theta
+can undo w: it acts while theta_hat trails.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ def check(cfg) -> None:
     for name, allowed in CHOICES.items():
         if getattr(variant, name) not in allowed:
             raise ValueError(
-                f"{KEY}.variant.{name}={getattr(variant, name)!r}; allowed: {', '.join(map(repr, allowed))}"
+                f"{KEY}.variant.{name}={getattr(variant, name)!r}; allowed: "
+                f"{', '.join(map(repr, allowed))}"
             )
     cfg.shadow.check(f"{KEY}.shadow")
     checks.check_range(f"{KEY}.variant.resync_every", variant.resync_every, 0)
@@ -92,16 +95,17 @@ def check(cfg) -> None:
     check_gain_schedule(cfg)
     if variant.ratio_cap and not variant.ratio_cap > 1.0:
         raise ValueError(
-            f"{KEY}.variant.ratio_cap={variant.ratio_cap}; allowed: 0 (free), or above 1 to bound the ratio to "
-            "[1/cap, cap]"
+            f"{KEY}.variant.ratio_cap={variant.ratio_cap}; allowed: 0 (free), or above 1 to bound "
+            "the ratio to [1/cap, cap]"
         )
 
 
 def check_gain_schedule(cfg) -> None:
-    """ValueError where lam by the gain could never leave its end, at which every run begins: its first gain is 0.
+    """ValueError where lam by the gain could never leave its end, at which every run begins: its
+    first gain is 0.
 
-    With an end of 1, theta and theta_hat take the same steps; with a re-sync after each step, theta_hat
-    is theta again: their gain stays 0.
+    With an end of 1, theta and theta_hat take the same steps; with a re-sync after each step,
+    theta_hat is theta again: their gain stays 0.
     """
     if cfg.lam_schedule.kind != "gain":
         return
@@ -118,12 +122,15 @@ def check_gain_schedule(cfg) -> None:
     for given, (is_stuck, allowed) in stuck.items():
         if is_stuck:
             raise ValueError(
-                f"{KEY}.{given} with lam_schedule.kind='gain' keeps lam at its end for ever; allowed: {allowed}"
+                f"{KEY}.{given} with lam_schedule.kind='gain' keeps lam at its end for ever; "
+                f"allowed: {allowed}"
             )
 
 
 def contract(cfg) -> dict:
-    """What the Method says of itself: who samples, what is in the host's memory, when settings take effect."""
+    """What the Method says of itself: who samples, what is in the host's memory, when settings take
+    effect.
+    """
     own = cfg.variant.shadow_rollouts == "own"
     every = cfg.variant.resync_every
     return {
@@ -184,14 +191,18 @@ def samples_of(cfg, batch: Batch) -> tuple[Rollouts, Rollouts]:
 
 
 def rl_objective(cfg, policy: Policy, microbatch_rows: int, ref: Tree, samples: Rollouts):
-    """J_RL on these samples, an unclipped surrogate whose weights ratio_cap may bound, and its rows."""
+    """J_RL on these samples, an unclipped surrogate whose weights ratio_cap may bound, and its
+    rows.
+    """
     term = functools.partial(objectives.surrogate, cap=cfg.variant.ratio_cap)
     rows = objectives.rl_rows(policy, ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
     return objectives.J_RL(policy, samples, term, cfg.kl_coef), rows
 
 
 def behaviour(cfg, rl: Pass, hat: Pass | None = None) -> dict:
-    """Log-probabilities of who sampled, which theta_hat is weighted from; nothing in the first pass on its own samples.
+    """Log-probabilities of who sampled, which theta_hat is weighted from.
+
+    Nothing in the first pass on its own samples.
 
     hat: theta_hat's first pass of this step, in a further one.
     """
@@ -207,15 +218,17 @@ def gradient_for_w(cfg) -> Callable:
 
 
 def demo_rows(cfg, demos: Sequences, microbatch_rows: int) -> int:
-    """Demos at once: at most as many as other rows, and so few that they make sft_microbatches parts.
+    """Demos at once: at most as many as other rows, and so few that they make sft_microbatches
+    parts.
 
     theta's other gradient waits in memory for their pass. ValueError where the parts are uneven.
     """
     D, parts = demos.length_B.shape[0], cfg.sft_microbatches
     if parts > 1 and D % parts:
         raise ValueError(
-            f"{KEY}.sft_microbatches={parts} does not divide the {D} rows of demonstrations of a step; allowed: "
-            f"{', '.join(str(n) for n in range(1, D + 1) if D % n == 0)}, or 0: as batch.microbatch_rows has it"
+            f"{KEY}.sft_microbatches={parts} does not divide the {D} rows of demonstrations of a "
+            f"step; allowed: {', '.join(str(n) for n in range(1, D + 1) if D % n == 0)}, or 0: as "
+            "batch.microbatch_rows has it"
         )
     return min(microbatch_rows or D, D // max(1, parts))
 
@@ -240,7 +253,8 @@ def extra_shadow_steps(
 
 
 def finish(cfg, state: TrainState, step, metrics: Metrics) -> TrainState:
-    """The state after `step` steps: theta_hat is theta again if it is time, and the gain is remembered for lam.
+    """The state after `step` steps: theta_hat is theta again if it is time, and the gain is
+    remembered for lam.
 
     A skipped step does not re-sync. theta_hat's moments stay its own.
     """
@@ -262,7 +276,10 @@ def finish(cfg, state: TrainState, step, metrics: Metrics) -> TrainState:
 def metrics(
     cfg, policy: Policy, phi_hat: Tree, batch: Batch, done, microbatch_rows: int
 ) -> Metrics:
-    """What a step reports of its samples and its passes `done` (rl, sft, hat); phi_hat: before the step."""
+    """What a step reports of its samples and its passes `done` (rl, sft, hat).
+
+    phi_hat: before the step.
+    """
     rl, sft, hat = done
     (samples, samples_hat), demos, forward = samples_of(cfg, batch), batch.demos, ()
     if cfg.variant.shadow_rollouts == "own":
@@ -288,7 +305,10 @@ def metrics(
 
 
 def capped_share(cfg, rl: Pass, hat: Pass, seqs: Sequences) -> jax.Array:
-    """Share of the tokens whose weight in theta_hat's gradient the cap bounds; 0 where it is free."""
+    """Share of the tokens whose weight in theta_hat's gradient the cap bounds.
+
+    0 where it is free.
+    """
     cap = cfg.variant.ratio_cap
     if not cap:
         return jnp.float32(0)

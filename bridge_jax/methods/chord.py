@@ -1,4 +1,5 @@
-"""CHORD (Zhang et al. 2025, arXiv 2508.11408): ascend (1 - mu) J_GRPO(theta) + mu J_SFT(theta), mu falling with the step.
+"""CHORD (Zhang et al. 2025, arXiv 2508.11408): ascend (1 - mu) J_GRPO(theta) + mu J_SFT(theta), mu
+falling with the step.
 
 The share of SFT goes from mu to mu_schedule.end by a cosine over mu_schedule.steps. weighting="phi"
 weighs each expert token by stop_grad(p (1 - p)), so that tokens the policy is sure of, either way,

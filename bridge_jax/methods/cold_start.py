@@ -2,10 +2,11 @@
 
     theta += alpha dJ_SFT(theta) in steps 0 .. sft_steps - 1,   theta += alpha dJ_RL(theta) from then on
 
-The first two stages of DeepSeek-R1 (arXiv 2501.12948); the "cold-start" of the BRIDGE paper's comparison (arXiv 2509.06948).
-When RL begins the optimizer state is fresh (moments of another objective say nothing) and, with a KL term, the policy that
-SFT has made becomes the reference. The learning-rate schedule starts again as well. sft_steps = 0 is GRPO. One backward
-pass, one copy of the parameters (two with a KL term).
+The first two stages of DeepSeek-R1 (arXiv 2501.12948); the "cold-start" of the BRIDGE paper's
+comparison (arXiv 2509.06948). When RL begins the optimizer state is fresh (moments of another
+objective say nothing) and, with a KL term, the policy that SFT has made becomes the reference. The
+learning-rate schedule starts again as well. sft_steps = 0 is GRPO. One backward pass, one copy of
+the parameters (two with a KL term).
 """
 
 from __future__ import annotations

@@ -1,16 +1,19 @@
-"""DAPO (Yu et al. 2025, arXiv 2503.14476): GRPO with a wider upper clip, no idle groups, and a price on overlong answers.
+"""DAPO (Yu et al. 2025, arXiv 2503.14476): GRPO with a wider upper clip, no idle groups, and a
+price on overlong answers.
 
     ascend < min(r A, clip(r, 1 - 0.2, 1 + 0.28) A) >,   A = (R' - mean) / (std + 1e-6),   R' = R + penalty(length)
 
     penalty = 0 up to T - buffer tokens, then falling linearly to -0.5 at T, the longest completion allowed (rollout.max_new)
 
-Tokens are averaged over the global batch; there is no KL term. Groups that all succeed or all fail teach nothing: the loop
-replaces them by groups of the next prompts, in at most `resample_rounds` further rounds; what is still equal then stays, and
-has A = 0 but for its lengths. One backward pass, one copy of the parameters; further rounds are further samples.
+Tokens are averaged over the global batch; there is no KL term. Groups that all succeed or all fail
+teach nothing: the loop replaces them by groups of the next prompts, in at most `resample_rounds`
+further rounds; what is still equal then stays, and has A = 0 but for its lengths. One backward
+pass, one copy of the parameters; further rounds are further samples.
 
-Other than in the source: its rewards are +1 and -1, so that its penalty of -1 is half of what a right answer is worth, as ours
-of 0.5 is with rewards of 1 and 0. A right answer is then worth more than a wrong one at any length. Its re-sampling goes
-on until the batch is full, ours is bounded. Set the buffer (a share of T) so that worked answers end before it.
+Other than in the source: its rewards are +1 and -1, so that its penalty of -1 is half of what a
+right answer is worth, as ours of 0.5 is with rewards of 1 and 0. A right answer is then worth more
+than a wrong one at any length. Its re-sampling goes on until the batch is full, ours is bounded.
+Set the buffer (a share of T) so that worked answers end before it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     J = 1 / (B T) sum over samples and tokens of min(r A, clip(r, 1 - low, 1 + high) A),   A = R - mean
 
-No division by the group's standard deviation, which favours prompts that are nearly always or hardly ever solved, and a constant,
-the longest completion allowed (rollout.max_new), in place of the tokens there are, so that length is not rewarded.
+No division by the group's standard deviation, which favours prompts that are nearly always or
+hardly ever solved, and a constant, the longest completion allowed (rollout.max_new), in place of
+the tokens there are, so that length is not rewarded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""GRPO, the "RL-zero" baseline: ascend < min(r A, clip(r, 1 - low, 1 + high) A) > - kl_coef < k3 > in theta.
+"""GRPO, the "RL-zero" baseline: ascend < min(r A, clip(r, 1 - low, 1 + high) A) > - kl_coef < k3 >
+in theta.
 
 A = (R - mean) / (std + 1e-6) within a prompt's samples (Shao et al. 2024, arXiv 2402.03300), tokens
 averaged over the global batch; r = pi / pi_behaviour. With one update per batch of samples r is 1
@@ -7,8 +8,8 @@ the learning rate of their step. One backward pass per update, one copy of the p
 a KL term).
 
 Other than in the source: it averages each sample over its own tokens and then over samples, we
-average over all tokens, as verl does; its std is unbiased in verl, TRL and Trinity, which we follow;
-its KL term is on (0.04), ours off by default.
+average over all tokens, as verl does; its std is unbiased in verl, TRL and Trinity, which we
+follow; its KL term is on (0.04), ours off by default.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Config:
 def updates_on_a_batch(count: int, policy: Policy, recipes: Recipes, microbatch_rows: int):
     """Function that takes `count` updates of theta on one batch of samples, all at its step's rate.
 
-    Shared with dapo and gspo. (state, rollouts, J, rows, clip_fraction) -> (state, metrics); rows: as
-    J reads them, with A_B. clip_fraction(aux, first aux) -> share of what the clip bounds.
+    Shared with dapo and gspo. (state, rollouts, J, rows, clip_fraction) -> (state, metrics); rows:
+    as J reads them, with A_B. clip_fraction(aux, first aux) -> share of what the clip bounds.
     """
     recipes = dataclasses.replace(recipes, base_updates=count)
 

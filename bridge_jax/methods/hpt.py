@@ -1,15 +1,18 @@
-"""HPT (Lv et al. 2025, arXiv 2509.04419): for each prompt SFT on its expert if every sample failed, else GRPO.
+"""HPT (Lv et al. 2025, arXiv 2509.04419): for each prompt SFT on its expert if every sample failed,
+else GRPO.
 
     J = (1 - f) < r A + c H > over samples of the prompts that were solved + f < log pi(y*) + c H > over experts of the others
 
-f: share of the prompts of which at most `gate` samples are right; A = R - mean; H: entropy of a token, c = 0.001. Needs
-demonstrations of the very prompts. Two backward passes, one copy of the parameters.
+f: share of the prompts of which at most `gate` samples are right; A = R - mean; H: entropy of a
+token, c = 0.001. Needs demonstrations of the very prompts. Two backward passes, one copy of the
+parameters.
 
-Defaults are those of the authors' script for Qwen2.5-Math: no sample right (`gate=0`), no division by the standard deviation
-(`advantage="mean"`), the bonus of entropy, no clip. Their script for Llama has `gate=2`, of 8 samples.
-Other than in their code: there the sum over a batch's sampled tokens is divided by the longest completion allowed, the
-experts' by their tokens, and the two are added; the bonus is a mean over all tokens that are learned from. Here each half is
-the mean over its own tokens, weighed by the share of its prompts.
+Defaults are those of the authors' script for Qwen2.5-Math: no sample right (`gate=0`), no division
+by the standard deviation (`advantage="mean"`), the bonus of entropy, no clip. Their script for
+Llama has `gate=2`, of 8 samples. Other than in their code: there the sum over a batch's sampled
+tokens is divided by the longest completion allowed, the experts' by their tokens, and the two are
+added; the bonus is a mean over all tokens that are learned from. Here each half is the mean over
+its own tokens, weighed by the share of its prompts.
 """
 
 from __future__ import annotations
@@ -52,8 +55,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         M, D = objectives.group_size(rollouts), demos.length_B.shape[0]
         if cfg.gate >= M:
             raise ValueError(
-                f"method.hpt.gate={cfg.gate} of batch.samples_per_prompt={M}: every prompt would be one of "
-                "SFT; allowed: below the number of samples"
+                f"method.hpt.gate={cfg.gate} of batch.samples_per_prompt={M}: every prompt would "
+                "be one of SFT; allowed: below the number of samples"
             )
         right_P = jnp.sum(rollouts.reward_B.reshape(-1, M) > 0.5, axis=1)
         failed_P = (right_P <= cfg.gate).astype(jnp.float32)

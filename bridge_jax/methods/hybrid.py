@@ -1,9 +1,10 @@
 """Hybrid: ascend J_RL(theta) + mu J_SFT(theta) in one update, on separate prompts and experts.
 
-The "SFT+RL hybrid" of the BRIDGE paper's comparison (arXiv 2509.06948 v3). J_RL is GRPO's with one update per batch, so without
-a clip; J_SFT the mean log-likelihood of expert tokens. The gradients are mixed before the optimizer. With mu = (1 - lam) / lam
-this is BRIDGE with a frozen adapter (beta = 0), up to the scale 1 / lam, which Adam takes out: the first control of every
-comparison. Two backward passes, one copy of the parameters.
+The "SFT+RL hybrid" of the BRIDGE paper's comparison (arXiv 2509.06948 v3). J_RL is GRPO's with one
+update per batch, so without a clip; J_SFT the mean log-likelihood of expert tokens. The gradients
+are mixed before the optimizer. With mu = (1 - lam) / lam this is BRIDGE with a frozen adapter (beta
+= 0), up to the scale 1 / lam, which Adam takes out: the first control of every comparison. Two
+backward passes, one copy of the parameters.
 """
 
 from __future__ import annotations

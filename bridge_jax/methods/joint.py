@@ -2,9 +2,9 @@
 
     theta += alpha [ (1-lam) dJ_SFT/dtheta + lam dJ_RL/dtheta ],   w += beta [ (1-lam) dJ_SFT/dw + lam dJ_RL/dw ]
 
-This is BRIDGE with the bracket's second term left out ("w/o J_meta" in arXiv 2509.06948): what BRIDGE gains over it is due to the
-cooperative gain, not to the adapter's extra parameters or to its learning rate. Two backward passes, one copy of the parameters
-and the adapter.
+This is BRIDGE with the bracket's second term left out ("w/o J_meta" in arXiv 2509.06948): what
+BRIDGE gains over it is due to the cooperative gain, not to the adapter's extra parameters or to its
+learning rate. Two backward passes, one copy of the parameters and the adapter.
 """
 
 from __future__ import annotations

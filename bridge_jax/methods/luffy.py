@@ -1,14 +1,18 @@
-"""LUFFY (Yan et al. 2025, arXiv 2504.14945): the expert's trace joins the group of its prompt's samples.
+"""LUFFY (Yan et al. 2025, arXiv 2504.14945): the expert's trace joins the group of its prompt's
+samples.
 
     J = < r A + c H > over own samples + < f(pi) A + c H > over expert tokens,   f(p) = p / (p + gamma)
 
-as one mean over all their tokens; A = R - mean over the group of M samples and the expert (R = 1), without a standard
-deviation; own tokens without a clip; H: entropy of a token, c = 0.001 as in the authors' script. f keeps a gradient where the
-policy finds an expert token unlikely, as a plain ratio with the expert's probability taken as 1 would not. The paper's group of
-8 is batch.samples_per_prompt = 7 here. Needs demonstrations of the very prompts. Two backward passes, one copy of the parameters.
+as one mean over all their tokens; A = R - mean over the group of M samples and the expert (R = 1),
+without a standard deviation; own tokens without a clip; H: entropy of a token, c = 0.001 as in the
+authors' script. f keeps a gradient where the policy finds an expert token unlikely, as a plain
+ratio with the expert's probability taken as 1 would not. The paper's group of 8 is
+batch.samples_per_prompt = 7 here. Needs demonstrations of the very prompts. Two backward passes,
+one copy of the parameters.
 
-Other than in the authors' code: there the sum over tokens is divided by the longest completion allowed and not by their number,
-so that a batch of longer completions has a larger gradient, beside which the bonus, a mean over tokens, weighs less.
+Other than in the authors' code: there the sum over tokens is divided by the longest completion
+allowed and not by their number, so that a batch of longer completions has a larger gradient, beside
+which the bonus, a mean over tokens, weighs less.
 """
 
 from __future__ import annotations

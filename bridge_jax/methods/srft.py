@@ -3,12 +3,14 @@
     J = < a sg(e^-H) log pi(y*) > + < pi(y*) A >                  over expert tokens, behaviour probability 1, no clip
       + < b sg(e^+H) log pi [R = 1]  -  log pi [R = 0] >            over own samples
 
-a = 0.5, b = 0.1; H is the mean token entropy of the completion at hand; A as in GRPO with the expert (R = 1) inside the group.
-Needs demonstrations of the very prompts. Two backward passes, one copy of the parameters.
+a = 0.5, b = 0.1; H is the mean token entropy of the completion at hand; A as in GRPO with the
+expert (R = 1) inside the group. Needs demonstrations of the very prompts. Two backward passes, one
+copy of the parameters.
 
-H of each completion apart is ours (a batch's mean would need a pass of its own); the public code of HPT's authors, which has this
-method, does the same. Other than in that code: it divides the sum of the last three terms by the longest completion allowed
-and not by their tokens, takes A without a standard deviation, and adds a bonus of entropy of 0.001.
+H of each completion apart is ours (a batch's mean would need a pass of its own); the public code of
+HPT's authors, which has this method, does the same. Other than in that code: it divides the sum of
+the last three terms by the longest completion allowed and not by their tokens, takes A without a
+standard deviation, and adds a bonus of entropy of 0.001.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ class Config:
 
 
 def J_weighed(policy: Policy, value, temperature, total):
-    """Sum over tokens of value(logp_BT, H_B1, rows) / total; H_B1: mean token entropy of each completion, no gradient."""
+    """Sum over tokens of value(logp_BT, H_B1, rows) / total.
+
+    H_B1: mean token entropy of each completion, no gradient.
+    """
 
     def J(phi, seqs: Sequences, rows: dict):
         logp_BT, entropy_BT = policy.logp(phi, seqs, temperature)

@@ -34,7 +34,10 @@ class ForwardSharding(NamedTuple):
 
 
 def fsdp(mesh: Mesh, layer_axes: dict[str, tuple[str, ...]], attend: Callable) -> ForwardSharding:
-    """For a mesh of several devices; layer_axes: name of a weight -> its logical axes in one layer."""
+    """For a mesh of several devices.
+
+    layer_axes: name of a weight -> its logical axes in one layer.
+    """
 
     def rows(tree: Tree) -> Tree:
         return jax.lax.with_sharding_constraint(tree, sharding.of_rows(mesh, tree))

@@ -210,7 +210,10 @@ def head_weights(cfg: Config, phi: Tree) -> jax.Array:
 
 
 def self_attention(cfg: Config, p: Tree, x_BTD: jax.Array, cos_sin, attend: Callable):
-    """Attention with rotated queries and keys, projected back to [B,T,D]; `attend` as in a block."""
+    """Attention with rotated queries and keys, projected back to [B,T,D].
+
+    `attend` as in a block.
+    """
     q, k, v = cfg.qkv(p, x_BTD)
     k_BKTH = jnp.swapaxes(rope.rotate(k, *cos_sin), 1, 2)
     v_BKTH = jnp.swapaxes(v, 1, 2)

@@ -29,7 +29,8 @@ class Lora:
 
     rank: int = 16
     alpha: float = 16.0
-    targets: str = r"layers/(q|k|v|o|gate|up|down)"  # regex, matched against the whole path in the tensor table
+    # regex, matched against the whole path in the tensor table
+    targets: str = r"layers/(q|k|v|o|gate|up|down)"
 
 
 def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
@@ -60,7 +61,8 @@ def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
             else "matches no tensor"
         )
         raise ValueError(
-            f"model.lora.targets={lora.targets!r} {what}; it is matched against whole paths: {allowed}"
+            f"model.lora.targets={lora.targets!r} {what}; it is matched against whole paths: "
+            f"{allowed}"
         )
     return hit
 

@@ -35,9 +35,8 @@ from bridge_jax.models.layers import Config, Tensor
 from bridge_jax.types import Matrix, Tree
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-HARMLESS = re.compile(
-    r"rotary_emb\.inv_freq$"
-)  # a buffer that old checkpoints carry; it follows from the config
+# a buffer that old checkpoints carry; it follows from the config
+HARMLESS = re.compile(r"rotary_emb\.inv_freq$")
 PIECE = 16 * 2**20  # elements converted at a time
 
 
@@ -65,8 +64,8 @@ def read_config(hf: dict) -> Config:
     kind, known = hf.get("model_type"), families()
     if kind not in known:
         raise ValueError(
-            f"config.json has model_type={kind!r}, which is not supported; allowed: {', '.join(known)}. "
-            "A new family is one new file in bridge_jax/models."
+            f"config.json has model_type={kind!r}, which is not supported; allowed: "
+            f"{', '.join(known)}. A new family is one new file in bridge_jax/models."
         )
     return family(kind).Config.from_hf(hf)
 
@@ -109,7 +108,10 @@ def abstract(cfg: Config, dtype=jnp.float32) -> Tree:
 
 
 def logical_axes(cfg: Config) -> Tree:
-    """The parameter tree as tuples of logical axis names, each a leaf; "layers" first if stacked."""
+    """The parameter tree as tuples of logical axis names, each a leaf.
+
+    "layers" first if stacked.
+    """
     return nest(
         {
             path: ("layers", *t.axes) if stacked(path) else t.axes
@@ -221,13 +223,15 @@ def load(cfg: Config, folder: str | Path, shardings: Tree = None, dtype=jnp.floa
     """Parameters of an HF folder, each read straight into its sharding.
 
     shardings: a tree of them; None is the default device. At most one tensor (of a stacked one: all
-    layers) is on the host at a time, apart from what devices hold. ValueError names every tensor that is missing, unknown, doubled or misshapen.
+    layers) is on the host at a time, apart from what devices hold. ValueError names every tensor
+    that is missing, unknown, doubled or misshapen.
     """
     folder = Path(folder)
     found = open_tensors(weight_files(folder))
     if problems := check(cfg, found):
         raise ValueError(
-            f"the weights in {str(folder)!r} are not those of the {cfg.family} model in its config.json:"
+            f"the weights in {str(folder)!r} are not those of the {cfg.family} model in its "
+            "config.json:"
             + "".join("\n  " + line for line in problems)
             + "\nUse a complete float checkpoint with the config.json made for it."
         )
@@ -287,8 +291,8 @@ def check(cfg: Config, found: dict) -> list[str]:
             )
     if not problems and tied_head.keys() & found.keys() and not equal_rows(cfg, found):
         problems.append(
-            "contradictory: lm_head.weight differs from model.embed_tokens.weight, but config.json has "
-            "tie_word_embeddings=true; set it to false if the head is meant to be used"
+            "contradictory: lm_head.weight differs from model.embed_tokens.weight, but config.json "
+            "has tie_word_embeddings=true; set it to false if the head is meant to be used"
         )
     return problems
 
@@ -321,9 +325,8 @@ def place(tensor: Tensor, stored: list, shape: tuple[int, ...], sharding, dtype)
         array = jax.make_array_from_callback(shape, sharding, read, dtype=dtype)
     jax.block_until_ready(array)  # or the host copies of all tensors would wait in line together
     blocks.clear()
-    gc.collect(
-        0
-    )  # jax drops its own references to what it has transferred at the next collection, and not before
+    # jax drops its own references to what it has transferred at the next collection, and not before
+    gc.collect(0)
     return array
 
 
@@ -380,9 +383,8 @@ def save(
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        ready = (
-            Path(scratch) / "folder"
-        )  # a plain mkdir: the scratch itself is readable by its owner only
+        # a plain mkdir: the scratch itself is readable by its owner only
+        ready = Path(scratch) / "folder"
         ready.mkdir()
         write_shards(cfg, params, shards, dtype, ready)
         for file in also:
@@ -401,7 +403,8 @@ def mismatches(cfg: Config, params: Tree, hf_config: dict) -> list[str]:
         or hf_config["num_hidden_layers"] != cfg.layers
     ):
         problems.append(
-            "hf_config describes other tensors than cfg; pass the config.json that cfg was read from"
+            "hf_config describes other tensors than cfg; pass the config.json that cfg was read "
+            "from"
         )
     leaves = jax.tree_util.tree_leaves_with_path(params)
     given = {
@@ -411,7 +414,8 @@ def mismatches(cfg: Config, params: Tree, hf_config: dict) -> list[str]:
     for path in sorted(given.keys() | wanted.keys()):
         if given.get(path) != wanted.get(path):
             problems.append(
-                f"parameter {path}: expected {wanted.get(path, 'none')}, found {given.get(path, 'none')}"
+                f"parameter {path}: expected {wanted.get(path, 'none')}, found "
+                f"{given.get(path, 'none')}"
             )
     return problems
 
@@ -462,12 +466,10 @@ def write_shards(cfg: Config, params: Tree, shards: list, dtype, folder: Path) -
             SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         )
         arrays = gather(cfg, params, shard, dtype)
-        save_file(
-            arrays, folder / file, metadata={"format": "pt"}
-        )  # transformers refuses a file without it
-        os.chmod(
-            folder / file, folder.stat().st_mode & 0o666
-        )  # save_file lets nobody but its owner read
+        # transformers refuses a file without it
+        save_file(arrays, folder / file, metadata={"format": "pt"})
+        # save_file lets nobody but its owner read
+        os.chmod(folder / file, folder.stat().st_mode & 0o666)
         weight_map |= dict.fromkeys(arrays, file)
         total += sum(array.nbytes for array in arrays.values())
     if len(shards) > 1:
@@ -481,8 +483,9 @@ def exported_config(cfg: Config, hf_config: dict, dtype) -> dict:
         name for name in hf_config.get("architectures") or () if name.endswith("ForCausalLM")
     ]
     name = jnp.dtype(dtype).name
+    # transformers 5 reads the first, older tools the second
     return hf_config | {
         "architectures": classes or [f"{cfg.family.capitalize()}ForCausalLM"],
         "dtype": name,
         "torch_dtype": name,
-    }  # transformers 5 reads the first, older tools the second
+    }

@@ -21,7 +21,8 @@ class Config(layers.Config):
         numbers = layers.hf_numbers(hf)
         if numbers["rope_scaling"]:
             raise ValueError(
-                f"qwen2 rope_scaling={dict(numbers['rope_scaling'])} is not supported; allowed: none"
+                f"qwen2 rope_scaling={dict(numbers['rope_scaling'])} is not supported; allowed: "
+                "none"
             )
         return cls(family="qwen2", **numbers)
 

@@ -31,7 +31,10 @@ PROJECTED = "projected"
 
 
 def weight_grad_einsum_plain(subscripts: str, x_BT: jax.Array, g_BT: jax.Array) -> jax.Array:
-    """Sum over the two leading axes of both; subscripts are those of the others, such as D,F->DF."""
+    """Sum over the two leading axes of both.
+
+    Subscripts are those of the others, such as D,F->DF.
+    """
     (of_x, of_g), of_W = subscripts.split("->")[0].split(","), subscripts.split("->")[1]
     return fp32_einsum(f"YZ{of_x},YZ{of_g}->{of_W}", x_BT, g_BT)
 
@@ -55,7 +58,10 @@ def project_plain(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
 
 
 def project(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
-    """project_plain; its sums and those of W's gradient are fp32. PROJECTED is its name to remat."""
+    """project_plain; its sums and those of W's gradient are fp32.
+
+    PROJECTED is its name to remat.
+    """
     return checkpoint_name(_project(subscripts, x, W), PROJECTED)
 
 

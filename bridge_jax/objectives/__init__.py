@@ -1,4 +1,6 @@
-"""Objectives, which are maximised: terms of J, their gradients over micro-batches, what a step reports."""
+"""Objectives, which are maximised: terms of J, their gradients over micro-batches, what a step
+reports.
+"""
 
 from bridge_jax.objectives.metrics import (
     by_layer_group,

@@ -15,16 +15,18 @@ def micro_count(B: int, microbatch_rows: int) -> int:
 
 
 def micro_split(seqs: Sequences, rows: Tree, count: int):
-    """(seqs, rows) with a leading axis of `count` micro-batches: whole groups each, or an even part of one group.
+    """(seqs, rows) with a leading axis of `count` micro-batches: whole groups each, or an even part
+    of one group.
 
-    rows: pytree of [B, ...] arrays. A group's prompt is repeated when its rows are spread over micro-batches. Micro-batch i
-    takes the groups i, i + count, ...: a batch that lies over devices by its leading axis then does so in every micro-batch.
+    rows: pytree of [B, ...] arrays. A group's prompt is repeated when its rows are spread over
+    micro-batches. Micro-batch i takes the groups i, i + count, ...: a batch that lies over devices
+    by its leading axis then does so in every micro-batch.
     """
     P, B = seqs.prompt_len_P.shape[0], seqs.length_B.shape[0]
     if B % count or (P % count and count % P):
         raise ValueError(
-            f"{B} rows of {P} prompts cannot be cut into {count} micro-batches: the rows of a micro-batch must "
-            f"divide, or be a multiple of, the {B // P} samples of a prompt"
+            f"{B} rows of {P} prompts cannot be cut into {count} micro-batches: the rows of a "
+            f"micro-batch must divide, or be a multiple of, the {B // P} samples of a prompt"
         )
     strides = min(count, P)
 
@@ -54,9 +56,12 @@ def micro_join(x: jax.Array, P: int) -> jax.Array:
 
 
 def over_micro_batches(step, carry: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0):
-    """step(carry, seqs, rows) -> (carry, aux) on one micro-batch after the other; the last carry, and aux [B, ...] of all.
+    """step(carry, seqs, rows) -> (carry, aux) on one micro-batch after the other.
 
-    Packed sequences make as many micro-batches as their rows fill; what is on nobody's row has an aux of 0.
+    The last carry, and aux [B, ...] of all.
+
+    Packed sequences make as many micro-batches as their rows fill; what is on nobody's row has an
+    aux of 0.
     """
     B = seqs.length_B.shape[0]
     if seqs.packing is None:

@@ -45,9 +45,9 @@ def gradient(
     """Gradient of J in phi (fp32), J itself and its outputs by token, summed over micro-batches.
 
     J(phi, seqs, rows) -> (scalar, aux [B, ...]). The scalars of the micro-batches add up to that of
-    the batch, so J divides by a count of the whole batch. microbatch_rows: rows computed at once; 0,
-    or more than there are, means all. after: a scalar that has to be known before the pass begins.
-    Where it is not finite, G and aux are zeros and J is NaN.
+    the batch, so J divides by a count of the whole batch. microbatch_rows: rows computed at once;
+    0, or more than there are, means all. after: a scalar that has to be known before the pass
+    begins. Where it is not finite, G and aux are zeros and J is NaN.
     """
 
     def accumulate(carry, seqs, rows):

@@ -1,7 +1,9 @@
-"""Building blocks of the objectives J: likelihood, importance-weighted surrogates, KL, advantages, and their gradient.
+"""Building blocks of the objectives J: likelihood, importance-weighted surrogates, KL, advantages,
+and their gradient.
 
-Objectives are maximised. Each returns a sum over tokens; the caller divides by a count taken over the GLOBAL batch before
-the first micro-batch, so that the number of micro-batches changes nothing. Masks follow from lengths.
+Objectives are maximised. Each returns a sum over tokens; the caller divides by a count taken over
+the GLOBAL batch before the first micro-batch, so that the number of micro-batches changes nothing.
+Masks follow from lengths.
 """
 
 from __future__ import annotations
@@ -21,16 +23,22 @@ def token_mask(length_B: jax.Array, T: int) -> jax.Array:
 
 
 def ratio(logp: jax.Array, behaviour: jax.Array) -> jax.Array:
-    """rho = exp(logp - behaviour), the difference bounded to +-20; no gradient through the behaviour."""
+    """rho = exp(logp - behaviour), the difference bounded to +-20.
+
+    No gradient through the behaviour.
+    """
     return jnp.exp(
         jnp.clip(logp - jax.lax.stop_gradient(behaviour), -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     )
 
 
 def surrogate(logp_BT, behaviour_BT, A_B, cap: float = 0.0) -> jax.Array:
-    """rho_t A per token, [B,T]; its gradient at pi != behaviour is the importance-weighted policy gradient.
+    """rho_t A per token, [B,T].
 
-    cap > 1 bounds that weight to [1/cap, cap], by both signs of A alike, and every token keeps its gradient; 0 leaves it free.
+    Its gradient at pi != behaviour is the importance-weighted policy gradient.
+
+    cap > 1 bounds that weight to [1/cap, cap], by both signs of A alike, and every token keeps its
+    gradient; 0 leaves it free.
     """
     rho = ratio(logp_BT, behaviour_BT)
     if cap:  # a clip alone would take the gradient of every token beyond it
@@ -45,7 +53,9 @@ def clipped_surrogate(logp_BT, behaviour_BT, A_B, low: float, high: float) -> ja
 
 
 def k3(logp: jax.Array, logp_ref: jax.Array) -> jax.Array:
-    """e^d - d - 1 with d = logp_ref - logp bounded to +-20: estimates KL(pi || ref) on samples of pi (Schulman 2020)."""
+    """e^d - d - 1 with d = logp_ref - logp bounded to +-20: estimates KL(pi || ref) on samples of
+    pi (Schulman 2020).
+    """
     d = jnp.clip(logp_ref - logp, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     return jnp.exp(d) - d - 1.0
 
@@ -57,16 +67,17 @@ def check_advantage(key: str, kind: str) -> None:
 
 
 def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Array:
-    """A = (R - mean) / (std + 1e-6) over the M samples of a prompt (GRPO), or R - mean alone (kind "mean", Dr. GRPO).
+    """A = (R - mean) / (std + 1e-6) over the M samples of a prompt (GRPO), or R - mean alone (kind
+    "mean", Dr. GRPO).
 
-    std divides by M - 1, as in verl, TRL and Trinity. For RL alone that is a factor which Adam takes out; where SFT is mixed in,
-    RL weighs sqrt((M - 1) / M) of what it does with the division by M. A group of one sample has A = 0.
+    std divides by M - 1, as in verl, TRL and Trinity. For RL alone that is a factor which Adam
+    takes out; where SFT is mixed in, RL weighs sqrt((M - 1) / M) of what it does with the division
+    by M. A group of one sample has A = 0.
     """
     check_advantage("advantage", kind)
     R_PM = reward_B.reshape(-1, M)
-    R_PM = (
-        R_PM - R_PM[:, :1]
-    )  # equal rewards become exact zeros: rounding of their mean, over 1e-6, would be an advantage
+    # equal rewards become exact zeros: rounding of their mean, over 1e-6, would be an advantage
+    R_PM = R_PM - R_PM[:, :1]
     centred = R_PM - R_PM.mean(axis=1, keepdims=True)
     if kind == "group":
         centred = centred / (R_PM.std(axis=1, ddof=min(1, M - 1), keepdims=True) + 1e-6)
@@ -76,7 +87,8 @@ def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Ar
 def advantages_with_expert(
     rollouts: Rollouts, demos: Sequences, kind: str
 ) -> tuple[jax.Array, jax.Array]:
-    """A of the samples [B] and of the experts [D], where row p of demos is prompt p's expert, of reward 1, in its group.
+    """A of the samples [B] and of the experts [D], where row p of demos is prompt p's expert, of
+    reward 1, in its group.
 
     Rows of demos beyond the prompts (padding) get 0.
     """
@@ -87,7 +99,10 @@ def advantages_with_expert(
 
 
 def scored(policy: Policy, phi: Tree, seqs: Sequences, temperature, entropy_coef: float):
-    """logp_BT and entropy_BT; the entropy without a gradient where it has no weight: it is reported, not ascended."""
+    """logp_BT and entropy_BT.
+
+    The entropy without a gradient where it has no weight: it is reported, not ascended.
+    """
     logp_BT, entropy_BT = policy.logp(phi, seqs, temperature)
     return logp_BT, entropy_BT if entropy_coef else jax.lax.stop_gradient(entropy_BT)
 
@@ -99,10 +114,13 @@ def J_SFT(
     total=None,
     entropy_coef: float = 0.0,
 ):
-    """J_SFT(phi) = mean log pi_phi(y*_t) over the expert tokens of the whole batch; prompts are not scored.
+    """J_SFT(phi) = mean log pi_phi(y*_t) over the expert tokens of the whole batch.
 
-    term(logp_BT, rows) [B,T] stands in for log pi where a method weighs the tokens; total: what the sum is divided by.
-    entropy_coef times the token's entropy is added. rows may hold kept_B, 0 where a row is left out.
+    Prompts are not scored.
+
+    term(logp_BT, rows) [B,T] stands in for log pi where a method weighs the tokens; total: what the
+    sum is divided by. entropy_coef times the token's entropy is added. rows may hold kept_B, 0
+    where a row is left out.
     """
     total = token_total(demos) if total is None else total
 
@@ -125,12 +143,14 @@ def J_RL(
     total=None,
     entropy_coef: float = 0.0,
 ):
-    """J_RL(phi) = mean over sampled tokens of term(log pi_phi, behaviour, A) - kl_coef k3(pi_phi || ref) + entropy_coef H.
+    """J_RL(phi) = mean over sampled tokens of term(log pi_phi, behaviour, A) - kl_coef k3(pi_phi ||
+    ref) + entropy_coef H.
 
-    term: surrogate or clipped_surrogate with its bounds set. The rows given with it: A_B; behaviour_BT (absent: the policy
-    itself, so that the ratio is 1, right for the first update on its own samples); ref_BT (needed when kl_coef > 0); kept_B
-    where some rows are left out (0). Off policy the KL of a token counts by the same ratio; its entropy H does not. total: what
-    the sum is divided by, all sampled tokens unless given.
+    term: surrogate or clipped_surrogate with its bounds set. The rows given with it: A_B;
+    behaviour_BT (absent: the policy itself, so that the ratio is 1, right for the first update on
+    its own samples); ref_BT (needed when kl_coef > 0); kept_B where some rows are left out (0). Off
+    policy the KL of a token counts by the same ratio; its entropy H does not. total: what the sum
+    is divided by, all sampled tokens unless given.
     """
     total = token_total(rollouts.seqs) if total is None else total
 
@@ -170,7 +190,9 @@ def rl_rows(
     kl_coef: float,
     microbatch_rows: int,
 ) -> dict:
-    """What J_RL reads beside the samples: advantages, and the reference's log-probabilities where a KL term needs them."""
+    """What J_RL reads beside the samples: advantages, and the reference's log-probabilities where a
+    KL term needs them.
+    """
     rows = {"A_B": group_advantages(rollouts.reward_B, group_size(rollouts), advantage)}
     if kl_coef:
         rows["ref_BT"] = logp_of(policy, ref, rollouts, microbatch_rows)

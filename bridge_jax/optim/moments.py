@@ -20,26 +20,33 @@ Declared = tuple[tuple[str, Matrix | None], ...]  # a path in Params -> its side
 
 
 def matrix_of(declared: Declared | None, path) -> Matrix | None:
-    """What is declared of the parameter at this path of jax; of theta_hat what is declared of theta."""
+    """What is declared of the parameter at this path of jax.
+
+    Of theta_hat what is declared of theta.
+    """
     if declared is None:
         raise ValueError(
-            "optim: weight decay and factored moments need to know which parameters are matrices; give "
-            "Recipes(matrices=...), for a model setup.matrices"
+            "optim: weight decay and factored moments need to know which parameters are matrices; "
+            "give Recipes(matrices=...), for a model setup.matrices"
         )
     name, table = jax.tree_util.keystr(path, simple=True, separator="/"), dict(declared)
     part, slash, rest = name.partition("/")
     name = f"theta{slash}{rest}" if part == "theta_hat" else name
     if name not in table:
         raise ValueError(
-            f"optim: nothing is declared of parameter {name!r}, which may be a matrix; declared: {', '.join(table)}"
+            f"optim: nothing is declared of parameter {name!r}, which may be a matrix; declared: "
+            f"{', '.join(table)}"
         )
     return table[name]
 
 
 def to_bfloat16(tree: Tree, key: jax.Array) -> Tree:
-    """fp32 leaves rounded up or down at random, so that the mean is exact; numbers that bfloat16 has stay what they are.
+    """fp32 leaves rounded up or down at random, so that the mean is exact.
 
-    Rounding to nearest would lose every change below 1/512 of a number: a moment with b2 = 0.999 would never move.
+    Numbers that bfloat16 has stay what they are.
+
+    Rounding to nearest would lose every change below 1/512 of a number: a moment with b2 = 0.999
+    would never move.
     """
     leaves, structure = jax.tree.flatten(tree)
 
@@ -63,7 +70,10 @@ def to_float32(tree: Tree) -> Tree:
 
 
 def kept_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same transformation, its moments kept in bfloat16 between updates; the count in its state seeds the rounding."""
+    """The same transformation, its moments kept in bfloat16 between updates.
+
+    The count in its state seeds the rounding.
+    """
 
     def store(state):
         return to_bfloat16(state, jax.random.fold_in(jax.random.key(0), updates_made(state)))
@@ -76,7 +86,9 @@ def kept_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTrans
 
 
 def is_factored(matrix: Matrix | None, shape: tuple[int, ...]) -> bool:
-    """Whether the second moment of a parameter of this shape is kept as means over rows and columns."""
+    """Whether the second moment of a parameter of this shape is kept as means over rows and
+    columns.
+    """
     size = lambda axes: math.prod(shape[axis] for axis in axes)
     return matrix is not None and min(size(matrix.rows), size(matrix.columns)) >= FACTORED_FROM
 
@@ -84,9 +96,10 @@ def is_factored(matrix: Matrix | None, shape: tuple[int, ...]) -> bool:
 def scale_by_factored_adam(
     b1: float, b2: float, eps: float, matrices: Declared | None
 ) -> optax.GradientTransformation:
-    """Adam whose second moment of a matrix is v_ij = r_i c_j / mean(r), r and c the moving means of g^2 over columns and over
-    rows (Adafactor, Shazeer & Stern 2018, with Adam's b2, bias correction and eps); the first is kept in bfloat16, rounded at
-    random. Right where the g^2 of a matrix are an outer product; small matrices, and vectors, keep theirs whole.
+    """Adam whose second moment of a matrix is v_ij = r_i c_j / mean(r), r and c the moving means of
+    g^2 over columns and over rows (Adafactor, Shazeer & Stern 2018, with Adam's b2, bias correction
+    and eps); the first is kept in bfloat16, rounded at random. Right where the g^2 of a matrix are
+    an outer product; small matrices, and vectors, keep theirs whole.
     """
     by_path = jax.tree_util.tree_map_with_path
 

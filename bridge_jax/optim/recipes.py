@@ -1,12 +1,15 @@
-"""Two optimizer recipes over three labels, schedules, and the one guarded update that every method ends with.
+"""Two optimizer recipes over three labels, schedules, and the one guarded update that every method
+ends with.
 
-alpha is the learning rate of the base recipe (theta, and theta_hat by exactly the same recipe in its own right), beta that
-of the lora recipe (w). Each label clips by its OWN global norm: under a common one a large shadow gradient would shrink
-theta's step. Directions are gradients of objectives to be maximised; the one minus sign stands in `apply_ascent`.
+alpha is the learning rate of the base recipe (theta, and theta_hat by exactly the same recipe in
+its own right), beta that of the lora recipe (w). Each label clips by its OWN global norm: under a
+common one a large shadow gradient would shrink theta's step. Directions are gradients of objectives
+to be maximised; the one minus sign stands in `apply_ascent`.
 
-Which parameters are matrices is declared (`Recipes.matrices`, of a run by the model's tensor table), for a shape does not tell:
-the norms of all layers are one array of two dimensions, and so are their biases. Weight decay reaches matrices alone, the
-embedding and the head among them, as in Hugging Face's Trainer and in nanoGPT; factored moments take rows and columns from it.
+Which parameters are matrices is declared (`Recipes.matrices`, of a run by the model's tensor
+table), for a shape does not tell: the norms of all layers are one array of two dimensions, and so
+are their biases. Weight decay reaches matrices alone, the embedding and the head among them, as in
+Hugging Face's Trainer and in nanoGPT; factored moments take rows and columns from it.
 """
 
 from __future__ import annotations
@@ -39,9 +42,8 @@ class Recipe:
     """AdamW for one label."""
 
     learning_rate: float = 5e-7
-    schedule: str = (
-        "constant"  # constant, linear, cosine: from learning_rate to learning_rate * end_ratio
-    )
+    # constant, linear, cosine: from learning_rate to learning_rate * end_ratio
+    schedule: str = "constant"
     end_ratio: float = 0.0
     warmup_steps: int = 0  # linear from 0
     decay_steps: int = 0  # length of the schedule after warm-up; needed unless constant
@@ -54,7 +56,8 @@ class Recipe:
 
 
 def learning_rate(recipe: Recipe, per: int = 1) -> Callable:
-    """The recipe's learning rate as a function of the update count: linear warm-up, then its schedule.
+    """The recipe's learning rate as a function of the update count: linear warm-up, then its
+    schedule.
 
     per: updates that make one step of the schedule.
     """
@@ -70,12 +73,13 @@ def learning_rate(recipe: Recipe, per: int = 1) -> Callable:
         raise ValueError(f"optim: schedule={recipe.schedule!r}; allowed: {', '.join(RATES)}")
     if recipe.schedule != "constant" and np.float32(recipe.end_ratio) == 1:
         raise ValueError(
-            f"optim: end_ratio=1 with schedule={recipe.schedule!r} never leaves the learning rate; give another "
-            "ratio, or schedule='constant'"
+            f"optim: end_ratio=1 with schedule={recipe.schedule!r} never leaves the learning rate; "
+            "give another ratio, or schedule='constant'"
         )
     if recipe.schedule != "constant" and recipe.learning_rate and recipe.decay_steps < 1:
         raise ValueError(
-            f"optim: decay_steps={recipe.decay_steps} with schedule={recipe.schedule!r}; allowed: 1 or more"
+            f"optim: decay_steps={recipe.decay_steps} with schedule={recipe.schedule!r}; allowed: "
+            "1 or more"
         )
     rate, end = recipe.learning_rate, recipe.learning_rate * recipe.end_ratio
     # a rate of 0 (a frozen part) has nowhere to go
@@ -93,12 +97,15 @@ def learning_rate(recipe: Recipe, per: int = 1) -> Callable:
 
 
 def misfits(recipe: Recipe, steps: int) -> list[str]:
-    """What the recipe's schedule does not do within so many steps, or does too early; one sentence each, for warnings."""
+    """What the recipe's schedule does not do within so many steps, or does too early.
+
+    One sentence each, for warnings.
+    """
     end, found = recipe.warmup_steps + recipe.decay_steps, []
     if recipe.learning_rate and recipe.warmup_steps > steps:
         found.append(
-            f"warmup_steps={recipe.warmup_steps} is longer than the {steps} steps it trains for: the rate never "
-            f"reaches learning_rate={recipe.learning_rate}"
+            f"warmup_steps={recipe.warmup_steps} is longer than the {steps} steps it trains for: "
+            f"the rate never reaches learning_rate={recipe.learning_rate}"
         )
     if (
         recipe.learning_rate
@@ -107,9 +114,9 @@ def misfits(recipe: Recipe, steps: int) -> list[str]:
         and end < steps
     ):
         found.append(
-            f"the learning rate is 0 from step {end + 1} on (warmup_steps={recipe.warmup_steps} and "
-            f"decay_steps={recipe.decay_steps}, of the {steps} steps it trains for): they change nothing; raise "
-            "decay_steps, or end_ratio"
+            f"the learning rate is 0 from step {end + 1} on (warmup_steps={recipe.warmup_steps} "
+            f"and decay_steps={recipe.decay_steps}, of the {steps} steps it trains for): they "
+            "change nothing; raise decay_steps, or end_ratio"
         )
     return found
 
@@ -117,7 +124,8 @@ def misfits(recipe: Recipe, steps: int) -> list[str]:
 def adamw(
     recipe: Recipe, per: int = 1, matrices: Declared | None = None
 ) -> optax.GradientTransformation:
-    """Clip, Adam with its moments as the recipe keeps them, decoupled weight decay on matrices alone, learning rate.
+    """Clip, Adam with its moments as the recipe keeps them, decoupled weight decay on matrices
+    alone, learning rate.
 
     matrices: which parameters are; needed for weight decay and for factored moments.
     """
@@ -155,9 +163,12 @@ def adamw(
 
 @dataclasses.dataclass(frozen=True)
 class Recipes:
-    """The two recipes of a run; theta_hat's is the base one, but for how its moments are kept, and updates that it makes alone.
+    """The two recipes of a run.
 
-    A schedule counts steps of the run: where a part makes several updates in one, they share one learning rate.
+    theta_hat's is the base one, but for how its moments are kept, and updates that it makes alone.
+
+    A schedule counts steps of the run: where a part makes several updates in one, they share one
+    learning rate.
     """
 
     base: Recipe
@@ -183,7 +194,10 @@ class Recipes:
 
 
 def init_train_state(recipes: Recipes, params: Params, ref=None) -> TrainState:
-    """The state before the first step; ref: a tree that stays as it is, copied because the state is donated."""
+    """The state before the first step.
+
+    ref: a tree that stays as it is, copied because the state is donated.
+    """
     ref = None if ref is None else jax.tree.map(jnp.copy, ref)
     return TrainState(jnp.int32(0), params, recipes.optimizer().init(params), ref)
 
@@ -274,8 +288,8 @@ def apply_ascent(
 def if_finite(finite: jax.Array, move: Callable, stored: Tree) -> Tree:
     """move(0, stored) where `finite`, else `stored`; written over its operand.
 
-    A loop of one round or none, for two reasons. Its body is a fusion boundary: theta and theta_hat,
-    bit-equal so far, are rounded alike in their optimizers. And a loop changes its operand in place,
-    while the results of a branch take memory of their own beside its operands.
+    A loop of one round or none, for two reasons. Its body is a fusion boundary: theta and
+    theta_hat, bit-equal so far, are rounded alike in their optimizers. And a loop changes its
+    operand in place, while the results of a branch take memory of their own beside its operands.
     """
     return jax.lax.fori_loop(0, finite.astype(jnp.int32), move, on_device(stored))

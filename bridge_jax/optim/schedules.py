@@ -21,7 +21,10 @@ def interpolate(kind: str, start: float, end: float, steps: int) -> Callable:
 
 
 def schedule(start: float, by: Schedule) -> Callable:
-    """step -> the weight, fp32; `by` is checked (config.schedule.check_schedule) and not by the gain."""
+    """step -> the weight, fp32.
+
+    `by` is checked (config.schedule.check_schedule) and not by the gain.
+    """
     if by.kind == "constant":
         return lambda step: jnp.full((), start, jnp.float32)
     if by.kind == "step":

@@ -1,4 +1,6 @@
-"""How theta_hat is kept: whole or as its difference from theta, on the device or in the host's memory."""
+"""How theta_hat is kept: whole or as its difference from theta, on the device or in the host's
+memory.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from bridge_jax.types import Params, Tree
 
 
 class Storage(NamedTuple):
-    """How parameters are kept between steps: both functions change the parts that are `stored_relative` alone."""
+    """How parameters are kept between steps: both functions change the parts that are
+    `stored_relative` alone.
+    """
 
     read: Callable[[Params], Params] = lambda params: params
     # the key is for rounding at random
@@ -54,7 +58,8 @@ class Shadow:
         for name, allowed in (("storage", tuple(STORAGE)), ("moments", ("", *MOMENTS))):
             if getattr(self, name) not in allowed:
                 raise ValueError(
-                    f"{key}.{name}={getattr(self, name)!r}; allowed: {', '.join(map(repr, allowed))}"
+                    f"{key}.{name}={getattr(self, name)!r}; allowed: "
+                    f"{', '.join(map(repr, allowed))}"
                 )
 
 

@@ -1,10 +1,11 @@
 """Which buffers are alive where a compiled program needs most memory: a walk through its schedule.
 
-The compiler tells the peak in bytes and not of whom. Here every instruction of the scheduled text allocates its result, in main
-memory alone, from its line to its last reader's; results that XLA writes in place (loop states, updated slices, donated
-arguments) take the place of what they replace, and an elementwise fusion that of an operand which dies with it. This
-names the buffers; their sum is printed beside the compiler's peak and does not replace it: 2 to 7% above it for the updates of
-grpo in docs/plans, 19 to 23% for those of bridge.
+The compiler tells the peak in bytes and not of whom. Here every instruction of the scheduled text
+allocates its result, in main memory alone, from its line to its last reader's; results that XLA
+writes in place (loop states, updated slices, donated arguments) take the place of what they
+replace, and an elementwise fusion that of an operand which dies with it. This names the buffers;
+their sum is printed beside the compiler's peak and does not replace it: 2 to 7% above it for the
+updates of grpo in docs/plans, 19 to 23% for those of bridge.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from bridge_jax.planner.hlo import Instruction, Module
 
 SAME = ("bitcast", "optimization-barrier", "async-update", "domain")
 FREE = ("constant", "after-all", "partition-id", "replica-id", "iota")
-ALIASED = re.compile(
-    r"\{(\d*)\}: \((\d+), \{(\d*)\}\)"
-)  # of output_to_operand_aliasing: result, operand, part of it
+# of output_to_operand_aliasing: result, operand, part of it
+ALIASED = re.compile(r"\{(\d*)\}: \((\d+), \{(\d*)\}\)")
 IN_PLACE = {"dynamic-update-slice", "scatter"}
 Parts = list[frozenset[int]]  # the buffers behind each array of a flattened result
 
@@ -41,7 +41,9 @@ class Peak(NamedTuple):
 
 
 def peak(module: Module) -> Peak:
-    """The fullest moment of the whole program: bytes by this walk, and the buffers alive then, the largest first."""
+    """The fullest moment of the whole program: bytes by this walk, and the buffers alive then, the
+    largest first.
+    """
     found = _peak(module, module.entry, {})
     return found._replace(
         alive=tuple(sorted((b for b in found.alive if b.bytes), key=lambda b: -b.bytes))
@@ -67,16 +69,14 @@ class _Walk:
             name == module.entry,
         )
         self.by_name = {line.name: line for line in self.lines}
-        self.last_read = {
-            name: at for at, line in enumerate(self.lines) for name in line.operands
-        }  # the later one stays
+        # the later one stays
+        self.last_read = {name: at for at, line in enumerate(self.lines) for name in line.operands}
         self.parts: dict[str, Parts] = {}
         self.buffers: list[Buffer] = []
         self.born: list[int] = []
         self.last: list[int] = []
-        self.inner: dict[
-            int, Peak
-        ] = {}  # line -> what the loop or branch that it runs holds inside
+        # line -> what the loop or branch that it runs holds inside
+        self.inner: dict[int, Peak] = {}
 
     def place(self) -> None:
         """Give every value its buffers."""
@@ -90,9 +90,8 @@ class _Walk:
 
     def _result(self, at: int, line: Instruction, given: list[Parts]) -> Parts:
         if line.opcode == "parameter":
-            return (
-                self._fresh(at, line) if self.entry else []
-            )  # inside a loop or branch its caller counts it
+            # inside a loop or branch its caller counts it
+            return self._fresh(at, line) if self.entry else []
         if line.opcode.endswith("-done"):
             return given[0][self.by_name[line.operands[0]].made]
         if line.opcode == "tuple" or line.opcode in SAME:
@@ -130,7 +129,10 @@ class _Walk:
         ]
 
     def _started(self, at: int, line: Instruction, operands: Parts) -> Parts:
-        """New buffers for what it makes; its operands are listed again in the order that they have."""
+        """New buffers for what it makes.
+
+        Its operands are listed again in the order that they have.
+        """
         new, rest = range(len(line.arrays))[line.made], iter(operands)
         fresh = self._fresh(at, line._replace(arrays=line.arrays[line.made]))
         return [
@@ -189,7 +191,10 @@ class _Walk:
         )
 
     def _keep(self) -> None:
-        """Results stay to the end, arguments too, donated or not; a result in the caller's place takes none of its own."""
+        """Results stay to the end, arguments too, donated or not.
+
+        A result in the caller's place takes none of its own.
+        """
         root = next((line for line in self.lines if line.root), self.lines[-1])
         arguments = {
             i

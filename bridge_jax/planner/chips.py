@@ -1,8 +1,9 @@
 """The chips that a plan can be made for, and topologies by name: "v5e:4x4", "cpu:8", "gpu:8".
 
-Peaks are those of the makers' pages (CHIPS names them), per chip: dense bfloat16 matmuls, memory, and one link in one direction.
-A TPU slice is a torus only along some dimensions (`links`); along the others the chips at its edge have one link less, and
-a collective goes at their pace. Nothing here reaches for a device before `devices` is called.
+Peaks are those of the makers' pages (CHIPS names them), per chip: dense bfloat16 matmuls, memory,
+and one link in one direction. A TPU slice is a torus only along some dimensions (`links`); along
+the others the chips at its edge have one link less, and a collective goes at their pace. Nothing
+here reaches for a device before `devices` is called.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Chip(NamedTuple):
     memory: float  # bytes per second to and from it
     link: float  # bytes per second over one link, one direction
     links: int  # of a chip inside a torus: two for each dimension; a GPU's switch counts as one
-    torus: int  # a slice closes to a ring along dimensions that are a multiple of this; 0: it does not matter
+    # a slice closes to a ring along dimensions that are a multiple of this; 0: it does not matter
+    torus: int
     source: str
 
 
@@ -67,19 +69,22 @@ _CUBES = (
     "8x16x16",
     "16x16x16",
 )
+# those that can be rented; libtpu knows more
 SLICES = {
     "v4": _CUBES,
     "v5e": _FLAT,
     "v5p": _CUBES,
     "v6e": _FLAT,
-}  # those that can be rented; libtpu knows more
+}
+# behind "-" stand cores, so many a chip
 SOLD = {
     "v5litepod": ("v5e", 1),
     "v6e": ("v6e", 1),
     "v4": ("v4", 2),
     "v5p": ("v5p", 2),
-}  # behind "-" stand cores, so many a chip
-TPU_SETTINGS = {  # before libtpu is loaded: ask no metadata server, take no lock, say nothing of hosts
+}
+# before libtpu is loaded: ask no metadata server, take no lock, say nothing of hosts
+TPU_SETTINGS = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -110,7 +115,10 @@ class Topology(NamedTuple):
 
 
 def parse(name: str) -> Topology:
-    """The topology of this name; ValueError with the nearest valid ones for a name that cannot be one."""
+    """The topology of this name.
+
+    ValueError with the nearest valid ones for a name that cannot be one.
+    """
     kind, _, rest = name.partition(":")
     kind = kind.lower()
     if (sold := re.fullmatch(r"(\w+)-([1-9]\d*)", name.lower())) and sold[1] in SOLD:
@@ -131,8 +139,8 @@ def parse(name: str) -> Topology:
         raise ValueError(f"--topology={name!r} is unknown: {_nearest(name, kind, rest)}")
     if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)*", name):
         raise ValueError(
-            f"--topology={name!r} is unknown: {did_you_mean(kind, known())} Written as KIND:AxB or KIND:AxBxC, such "
-            "as v5e:4x4 and v5p:4x4x4, or cpu:8, gpu, gpu:8"
+            f"--topology={name!r} is unknown: {did_you_mean(kind, known())} Written as KIND:AxB or "
+            "KIND:AxBxC, such as v5e:4x4 and v5p:4x4x4, or cpu:8, gpu, gpu:8"
         )
     return Topology(f"{kind}:{rest}", kind, tuple(int(n) for n in rest.split("x")))
 
@@ -180,7 +188,8 @@ def devices(topology: Topology) -> list:
         found = jax.devices(topology.kind)
     except RuntimeError:
         raise ValueError(
-            f"--topology={topology.name!r}: jax sees no {topology.kind} here. A plan for GPUs is compiled on a "
+            f"--topology={topology.name!r}: jax sees no {topology.kind} here. A plan for GPUs is "
+            "compiled on a "
             'machine that has one, with pip install "jax[cuda13]"; for TPUs and CPUs none is needed'
         ) from None
     count = topology.shape[0] if topology.shape else len(found)
@@ -206,17 +215,18 @@ def tpu_devices(topology: Topology) -> list:
     if importlib.util.find_spec("libtpu") is None:
         if rest not in SLICES.get(topology.kind, ()):
             raise ValueError(
-                f"--topology={topology.name!r} is unknown: {hint} libtpu, which is not installed, may know more: "
-                "pip install libtpu"
+                f"--topology={topology.name!r} is unknown: {hint} libtpu, which is not installed, "
+                "may know more: pip install libtpu"
             )
         raise ValueError(
-            f"--topology={topology.name!r} takes the TPU's compiler, which is not installed: pip install libtpu "
-            "(it is part of jax[tpu]; no TPU is needed). Without it: --topology=cpu:8"
+            f"--topology={topology.name!r} takes the TPU's compiler, which is not installed: pip "
+            "install libtpu (it is part of jax[tpu]; no TPU is needed). Without it: "
+            "--topology=cpu:8"
         )
     os.environ.update({key: value for key, value in TPU_SETTINGS.items() if key not in os.environ})
-    jax.devices(
-        "cpu"
-    )  # has now read XLA_FLAGS; libtpu reads them later, and a flag of another backend ends the process
+    # has now read XLA_FLAGS; libtpu reads them later, and a flag of another backend ends the
+    # process
+    jax.devices("cpu")
     flags = os.environ.get("XLA_FLAGS", "").split()
     os.environ["XLA_FLAGS"] = " ".join(
         flag for flag in flags if not flag.startswith(("--xla_cpu_", "--xla_gpu_"))
@@ -225,14 +235,18 @@ def tpu_devices(topology: Topology) -> list:
         return list(topologies.get_topology_desc(topology.name, platform="tpu").devices)
     except Exception as error:  # jax hands libtpu's refusal on in types of its own
         raise ValueError(
-            f"--topology={topology.name!r} is unknown to libtpu ({str(error).splitlines()[0]}): {hint}"
+            f"--topology={topology.name!r} is unknown to libtpu ({str(error).splitlines()[0]}): "
+            f"{hint}"
         ) from None
 
 
 def chip_of(topology: Topology, devices: list) -> Chip | None:
-    """Peaks of one of the DEVICES: those of v4, for one, are half a chip each; None where the table has no such chip.
+    """Peaks of one of the DEVICES: those of v4, for one, are half a chip each.
 
-    A GPU's memory is what jax may have of the one that is there: an A100 has 40 or 80 GB, and a part is kept for others.
+    None where the table has no such chip.
+
+    A GPU's memory is what jax may have of the one that is there: an A100 has 40 or 80 GB, and a
+    part is kept for others.
     """
     if topology.kind == "gpu":
         kind, memory = devices[0].device_kind.lower(), devices[0].memory_stats() or {}
@@ -251,9 +265,11 @@ def chip_of(topology: Topology, devices: list) -> Chip | None:
 
 
 def interconnect(topology: Topology, chip: Chip) -> float:
-    """Bytes per second that the worst-placed chip of the slice can receive: its links, one direction.
+    """Bytes per second that the worst-placed chip of the slice can receive: its links, one
+    direction.
 
-    Along a dimension that does not close to a ring a chip at the edge has one link, along one of a single chip none.
+    Along a dimension that does not close to a ring a chip at the edge has one link, along one of a
+    single chip none.
     """
     if not chip.torus:
         return chip.link * chip.links

@@ -1,11 +1,15 @@
-"""Work by counting, per phase and over all chips: FLOPs of the matmuls, bytes to and from memory. No compiler is asked.
+"""Work by counting, per phase and over all chips: FLOPs of the matmuls, bytes to and from memory.
 
-FLOPs: 2 per weight of a matrix and token; 4 per layer, head, head width and pair of a query and a key that is computed, masked
-or not (a kernel skips pairs); a backward pass twice its forward pass, what remat computes again once more; the head likewise, its
-logits always computed again. A prompt is computed once for all rows of a micro-batch. Left out: norms, softmax, rotations,
-LoRA's products, the optimizer's arithmetic (all small, or bound by memory).
-Bytes: weights as often as chips read them, states and gradients, activations written and read between matmuls, scores, caches.
-A lower bound, as everything in a roofline: what stays in fast memory between two operations is not known before.
+No compiler is asked.
+
+FLOPs: 2 per weight of a matrix and token; 4 per layer, head, head width and pair of a query and a
+key that is computed, masked or not (a kernel skips pairs); a backward pass twice its forward pass,
+what remat computes again once more; the head likewise, its logits always computed again. A prompt
+is computed once for all rows of a micro-batch. Left out: norms, softmax, rotations, LoRA's
+products, the optimizer's arithmetic (all small, or bound by memory). Bytes: weights as often as
+chips read them, states and gradients, activations written and read between matmuls, scores, caches.
+A lower bound, as everything in a roofline: what stays in fast memory between two operations is not
+known before.
 """
 
 from __future__ import annotations
@@ -24,11 +28,12 @@ from bridge_jax.training import budget, policy, programs, settings
 from bridge_jax.training.build import Setup
 from bridge_jax.types import Tree
 
+# remat.REMAT -> passes computed again: of weights, of attention
 AGAIN = {
     "none": (0, 0),
     "dots": (0, 1),
     "full": (1, 1),
-}  # remat.REMAT -> passes computed again: of weights, of attention
+}
 
 LOGIT_BYTES = 12  # of one entry of the logits: written once and read twice, fp32
 
@@ -37,8 +42,11 @@ class Kernel(NamedTuple):
     """How attention is computed."""
 
     skips: bool  # whether pairs that a causal mask hides are left out, tile by tile
-    backward: float  # products of its backward pass, in forward passes: a kernel computes the scores again
-    score_bytes: int  # of one pair of query and key, forward: fp32 scores written, read and written again, weights read
+    # products of its backward pass, in forward passes: a kernel computes the scores again
+    backward: float
+    # of one pair of query and key, forward: fp32 scores written, read and written again, weights
+    # read
+    score_bytes: int
 
 
 KERNELS = {
@@ -69,7 +77,9 @@ class Rows(NamedTuple):
         return self.prompts * self.S + self.rows * self.T
 
     def pairs(self, kernel: Kernel) -> float:
-        """Of queries and keys: every prompt token meets the prompt, every completion token the prompt and the completion."""
+        """Of queries and keys: every prompt token meets the prompt, every completion token the
+        prompt and the completion.
+        """
         seen = 0.5 if kernel.skips else 1.0
         return self.prompts * self.S**2 * seen + self.rows * self.T * (self.S + self.T * seen)
 
@@ -89,7 +99,10 @@ def kernel_of(setup: Setup) -> Kernel:
 
 
 def chip_bytes(tree: Tree, on_host: bool = False) -> int:
-    """Of what one device holds of a tree of shapes with shardings; on_host: of what lies in the host's memory for it instead."""
+    """Of what one device holds of a tree of shapes with shardings.
+
+    on_host: of what lies in the host's memory for it instead.
+    """
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -104,7 +117,10 @@ def forward_flops(
     again: tuple[int, int] = (0, 0),
     backward: bool = False,
 ) -> float:
-    """Of one pass without the head. again: further forward passes of weights and of attention that remat makes."""
+    """Of one pass without the head.
+
+    again: further forward passes of weights and of attention that remat makes.
+    """
     weights, attention = 1 + 2 * backward + again[0], 1 + kernel.backward * backward + again[1]
     matrices = budget.matrix_weights(cfg) - budget.head_weights(cfg)
     products = 4 * cfg.layers * cfg.heads * cfg.head_dim * rows.pairs(kernel)
@@ -123,23 +139,21 @@ def pass_bytes(setup: Setup, rows: Rows, microbatches: float, backward: bool) ->
     again = AGAIN[s.model.remat] if backward else (0, 0)
     kernel = kernel_of(setup)
     weights, attention = 1 + 2 * backward + again[0], 1 + kernel.backward * backward + again[1]
-    readers = (
-        setup.mesh.size / setup.mesh.shape["tensor"]
-    )  # devices that read one and the same weight
+    # devices that read one and the same weight
+    readers = setup.mesh.size / setup.mesh.shape["tensor"]
     matrices = (
         budget.matrix_weights(cfg) * wide * readers * microbatches * (1 + backward + again[0])
     )
-    gradients = (
-        budget.matrix_weights(cfg) * 4 * microbatches * (readers + 2) if backward else 0
-    )  # each sum; accumulated
-    between = (
-        4 * cfg.width + 2 * (2 * cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 6 * cfg.mlp
-    )  # written and read
+    # each sum; accumulated
+    gradients = budget.matrix_weights(cfg) * 4 * microbatches * (readers + 2) if backward else 0
+    # written and read
+    between = 4 * cfg.width + 2 * (2 * cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 6 * cfg.mlp
     activations = rows.tokens * cfg.layers * between * wide * weights
     scores = rows.pairs(kernel) * cfg.layers * cfg.heads * kernel.score_bytes * attention
     logits = rows.rows * rows.T * cfg.vocab * LOGIT_BYTES * (3 if backward else 1)
     heads = budget.head_weights(cfg) * wide * readers * microbatches * (4 if backward else 1)
-    # hidden states are read for each block of the vocabulary, twice backward, where their fp32 gradient is added to
+    # hidden states are read for each block of the vocabulary, twice backward, where their fp32
+    # gradient is added to
     blocks = (
         max(1.0, rows.rows * rows.T / (microbatches * readers * s.model.logp_chunk))
         if microbatches
@@ -150,7 +164,9 @@ def pass_bytes(setup: Setup, rows: Rows, microbatches: float, backward: bool) ->
 
 
 def passes(update: jax.stages.Traced, batch: Tree, S: int, T: int) -> dict[str, float]:
-    """The method's own ledger (budget/*) for rows of full length: what of its update decides it, run with numbers."""
+    """The method's own ledger (budget/*) for rows of full length: what of its update decides it,
+    run with numbers.
+    """
     closed = update.jaxpr
     metrics = sorted(update.out_info[1])
     wanted = [key.startswith("budget/") for key in metrics]
@@ -170,8 +186,9 @@ def passes(update: jax.stages.Traced, batch: Tree, S: int, T: int) -> dict[str, 
 
 
 def prompts_of(setup: Setup, rows: float) -> float:
-    """How many prompts are computed with so many sampled rows of whole groups: one for each part of a group that a micro-batch
-    or a device has; packed, one for each row."""
+    """How many prompts are computed with so many sampled rows of whole groups: one for each part of
+    a group that a micro-batch or a device has; packed, one for each row.
+    """
     batch = setup.settings.batch
     if batch.pack:
         return rows
@@ -249,15 +266,16 @@ def loops(setup: Setup) -> tuple[tuple[int, ...], ...]:
 
 
 def decode(setup: Setup, bucket: int, P: int) -> Work:
-    """Of max_new tokens for all samples of P prompts: once a token the weights, and the cache up to its segment's end."""
+    """Of max_new tokens for all samples of P prompts: once a token the weights, and the cache up to
+    its segment's end.
+    """
     cfg, s = setup.cfg, setup.settings
     B, T = P * s.batch.samples_per_prompt, s.rollout.max_new
     wide = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
     readers = setup.decode_mesh.size / setup.decode_mesh.shape["tensor"]
     ends = [end for loop in loops(setup) for end in loop]
-    read = (
-        sum(end * (end - begin) for begin, end in zip([0, *ends], ends)) / T
-    )  # of a row's positions, in the mean
+    # of a row's positions, in the mean
+    read = sum(end * (end - begin) for begin, end in zip([0, *ends], ends)) / T
     flops = (
         B
         * T

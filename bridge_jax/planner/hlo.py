@@ -1,8 +1,10 @@
-"""What a compiled module says of itself, read from its text: instructions, loops with their trip counts, collectives.
+"""What a compiled module says of itself, read from its text: instructions, loops with their trip
+counts, collectives.
 
-XLA's own cost analysis counts a loop's body once, and its buffer assignment is not given out for TPUs; the scheduled text has
-both, since it lists every instruction in the order of execution with its shape, layout and origin. Trip counts: those that XLA
-notes (known_trip_count), else of loops that count up to a constant; others, such as the sampler's, are unknown.
+XLA's own cost analysis counts a loop's body once, and its buffer assignment is not given out for
+TPUs; the scheduled text has both, since it lists every instruction in the order of execution with
+its shape, layout and origin. Trip counts: those that XLA notes (known_trip_count), else of loops
+that count up to a constant; others, such as the sampler's, are unknown.
 """
 
 from __future__ import annotations
@@ -71,8 +73,9 @@ class Instruction(NamedTuple):
 
     @property
     def made(self) -> slice:
-        """Which arrays are new. One that starts what goes on beside other work lists its operands too, before or, in copies,
-        behind what it makes."""
+        """Which arrays are new. One that starts what goes on beside other work lists its operands
+        too, before or, in copies, behind what it makes.
+        """
         k = len(self.operands)
         if self.opcode == "copy-start":
             return slice(0, 1)
@@ -182,9 +185,8 @@ def _instruction(line: str) -> Instruction | None:
         for part in inside.split(",")
         if part.strip() and opcode not in ("constant", "parameter")
     )
-    text = (
-        rest[end:] if opcode not in ("constant", "parameter") else rest
-    )  # these have their value as operand
+    # these have their value as operand
+    text = rest[end:] if opcode not in ("constant", "parameter") else rest
     return Instruction(head[2], opcode, arrays_of(shape), operands, text, bool(head[1]))
 
 
@@ -200,9 +202,8 @@ def parse(text: str) -> Module:
             current = None
         elif current is not None and (found := _instruction(line)):
             current.append(found)
-        elif (
-            current
-        ):  # a kernel's attributes go on over several lines, the names of its origin behind them
+        # a kernel's attributes go on over several lines, the names of its origin behind them
+        elif current:
             current[-1] = current[-1]._replace(text=current[-1].text + line)
     partitions = re.search(r"num_partitions=(\d+)", text[:100000])
     first = text.split("\n", 1)[0]
@@ -211,7 +212,10 @@ def parse(text: str) -> Module:
 
 
 def trip_count(module: Module, loop: Instruction, around: list[Instruction]) -> int | None:
-    """How often a while loop's body runs; None where that is not known before it runs. around: where the loop stands."""
+    """How often a while loop's body runs; None where that is not known before it runs.
+
+    around: where the loop stands.
+    """
     noted = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.text)
     if noted:
         return int(noted[1])
@@ -300,7 +304,10 @@ def _step(body: dict[str, Instruction], name: str) -> int | None:
 
 
 def visits(module: Module) -> list[Visit]:
-    """Every instruction that is reached from the entry, with how often it runs; all branches of a conditional count."""
+    """Every instruction that is reached from the entry, with how often it runs.
+
+    All branches of a conditional count.
+    """
     found = []
 
     def walk(computation: str, times: int, unknown: int) -> None:
@@ -323,7 +330,9 @@ def visits(module: Module) -> list[Visit]:
 
 
 def group_size(text: str, partitions: int) -> int:
-    """Devices that one group of a collective spans, from its replica_groups in any of XLA's three notations."""
+    """Devices that one group of a collective spans, from its replica_groups in any of XLA's three
+    notations.
+    """
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
         parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
@@ -340,8 +349,10 @@ def group_size(text: str, partitions: int) -> int:
 
 
 def collectives(module: Module) -> list[Collective]:
-    """All communication. With n devices in a group each receives: all-gather (n-1)/n of its result, reduce-scatter (n-1)/n of
-    its operand, all-reduce twice that, all-to-all (n-1)/n, collective-permute all of it."""
+    """All communication. With n devices in a group each receives: all-gather (n-1)/n of its result,
+    reduce-scatter (n-1)/n of its operand, all-reduce twice that, all-to-all (n-1)/n,
+    collective-permute all of it.
+    """
     found, seen = [], set()
     for visit in visits(module):
         instruction = visit.instruction
@@ -350,16 +361,17 @@ def collectives(module: Module) -> list[Collective]:
             continue
         channel = re.search(r"channel_id=(\d+)", instruction.text)
         if channel and (channel[1], visit.times, visit.unknown) in seen:
-            continue  # the TPU's compiler runs it beside other work, in pieces that are all written like the whole
+            # the TPU's compiler runs it beside other work, in pieces that are all written like the
+            # whole
+            continue
         seen |= {(channel[1], visit.times, visit.unknown)} if channel else set()
         if kind == "all-reduce" and "all-reduce-scatter" in visit.within:
             kind = "reduce-scatter"  # fused with the slice of its result that a device keeps
         size = sum(array.bytes for array in instruction.arrays[instruction.made])
         n = group_size(instruction.text, module.partitions)
         share = (n - 1) / n
-        whole = (
-            n if instruction.opcode.startswith("reduce-scatter") else 1
-        )  # its result is one part; a fused one's is not
+        # its result is one part; a fused one's is not
+        whole = n if instruction.opcode.startswith("reduce-scatter") else 1
         moved = {
             "all-gather": size * share,
             "reduce-scatter": size * share * whole,
@@ -372,7 +384,10 @@ def collectives(module: Module) -> list[Collective]:
 
 
 def totals(found: list[Collective], trips: float = 1) -> dict[str, dict]:
-    """Per kind: instructions, how often they run, bytes received per chip; loops of unknown length taken `trips` times."""
+    """Per kind: instructions, how often they run, bytes received per chip.
+
+    Loops of unknown length taken `trips` times.
+    """
     table = collections.defaultdict(lambda: dict(instructions=0, times=0, bytes=0.0))
     for one in found:
         times = one.times * (trips if one.unknown else 1)

@@ -1,10 +1,13 @@
-"""The programs of one training step, compiled for devices that may only be described, and what each takes.
+"""The programs of one training step, compiled for devices that may only be described, and what each
+takes.
 
-Phases: merge (the weights handed to the sampler, once a rollout for each actor), prefill and decode (one call of the sampler; its
-program holds both), logp (the sampled rows once more, forward only), and one update for every kind of step the method has.
-Memory, collectives and the compiler's own figures are of the compiled program; work is counted (count.py), and time a
-roofline: the longest of FLOPs, memory and interconnect at their peaks. It says what a phase cannot beat, not what it will take.
-Assumed: every prompt and completion has its full length, and all samples run to max_new tokens.
+Phases: merge (the weights handed to the sampler, once a rollout for each actor), prefill and decode
+(one call of the sampler; its program holds both), logp (the sampled rows once more, forward only),
+and one update for every kind of step the method has. Memory, collectives and the compiler's own
+figures are of the compiled program; work is counted (count.py), and time a roofline: the longest of
+FLOPs, memory and interconnect at their peaks. It says what a phase cannot beat, not what it will
+take. Assumed: every prompt and completion has its full length, and all samples run to max_new
+tokens.
 """
 
 from __future__ import annotations
@@ -31,13 +34,14 @@ from bridge_jax.training.build import Setup
 from bridge_jax.types import BatchSpec, Tree
 
 LARGEST = 12  # buffers that are listed
+# of a phase, what follows from its program alone
 COMPILED = (
     "compile_s",
     "memory",
     "collectives",
     "compiler",
     "refused",
-)  # of a phase, what follows from its program alone
+)
 Known = dict[str, dict[str, Any]]  # these, by a hash of the program and its compiler
 
 
@@ -47,13 +51,15 @@ class Phase(NamedTuple):
     name: str
     trace: Callable[[], jax.stages.Traced]
     work: Callable[[jax.stages.Traced], flops.Work]
-    resident: int = 0  # bytes per device that lie beside the program's own: the training state while samples are drawn
+    # bytes per device that lie beside the program's own: the training state while samples are drawn
+    resident: int = 0
     loop: float | None = (
-        None  # most trips of its loops of unknown length, in the mean; what lies outside them is another phase
+        # most trips of its loops of unknown length, in the mean; what lies outside them is another
+        # phase
+        None
     )
-    packed: float = (
-        1.0  # the same of a loop over micro-batches of packed rows, beside what lies outside of it
-    )
+    # the same of a loop over micro-batches of packed rows, beside what lies outside of it
+    packed: float = 1.0
 
 
 def kind_of(spec: BatchSpec) -> str:
@@ -62,7 +68,10 @@ def kind_of(spec: BatchSpec) -> str:
 
 
 def phases(setup: Setup, state: Tree) -> list[Phase]:
-    """Everything that a step of this run computes, at its longest bucket; state: of setup.abstract_state."""
+    """Everything that a step of this run computes, at its longest bucket.
+
+    state: of setup.abstract_state.
+    """
     s, bucket = setup.settings, setup.buckets[-1]
     P, M, resident = (
         s.batch.prompts_per_step // s.rollout.calls,
@@ -82,13 +91,14 @@ def phases(setup: Setup, state: Tree) -> list[Phase]:
         sampling = resident + (
             max(len(spec.sampled_by) for spec in setup.method.step_kinds) - 1
         ) * flops.chip_bytes(phi)
+        # what it is given it counts itself
         found = [
             Phase(
                 "merge",
                 lambda: programs.trace_policy(setup, state, "theta"),
                 nothing,
                 sampling - flops.chip_bytes((state.params.theta, state.params.w)),
-            ),  # what it is given it counts itself
+            ),
             Phase(
                 "prefill",
                 lambda: trace_prefill(setup, phi, bucket, P),
@@ -141,7 +151,9 @@ def trace_prefill(setup: Setup, phi: Tree, bucket: int, P: int) -> jax.stages.Tr
 
 
 def trace_logp(setup: Setup, state: Tree, bucket: int) -> jax.stages.Traced:
-    """Log-probabilities of a step's samples under the current policy, micro-batched as in an update."""
+    """Log-probabilities of a step's samples under the current policy, micro-batched as in an
+    update.
+    """
     spec = next(spec for spec in setup.method.step_kinds if spec.sampled_by)
     rollouts = programs.abstract_batch(setup, bucket, spec).rollouts[spec.sampled_by[0]]
     phi = jax.eval_shape(lambda params: setup.method.policy(params, "theta"), state.params)
@@ -175,7 +187,10 @@ def compile_phase(
     compiler: str,
     known: Known,
 ) -> dict[str, Any]:
-    """Everything there is to say of one phase, as JSON; a program that the compiler cannot place says what it asked for."""
+    """Everything there is to say of one phase, as JSON.
+
+    A program that the compiler cannot place says what it asked for.
+    """
     began = time.monotonic()
     traced = phase.trace()
     work = phase.work(traced)
@@ -223,10 +238,12 @@ def of_program(lowered: jax.stages.Lowered, phase: Phase, options: dict) -> dict
 
 
 def text_of(compiled, folder: Path) -> str:
-    """The compiled program, as the TPU's compiler itself wrote it into the folder; other compilers' as jaxlib reads it.
+    """The compiled program, as the TPU's compiler itself wrote it into the folder.
 
-    jaxlib fails, and says so at length on stderr, at the asynchronous instructions of a libtpu that is newer (seen with jaxlib
-    0.10.2 and libtpu 0.0.52 on v5p).
+    Other compilers' as jaxlib reads it.
+
+    jaxlib fails, and says so at length on stderr, at the asynchronous instructions of a libtpu that
+    is newer (seen with jaxlib 0.10.2 and libtpu 0.0.52 on v5p).
     """
     for stage in ("after_codegen", "after_optimizations"):
         if written := sorted(folder.glob(f"*.{stage}.txt"), key=lambda path: path.stat().st_size):
@@ -245,7 +262,10 @@ def known_of(plans: list[dict]) -> Known:
 
 
 def refusal(message: str) -> dict[str, Any]:
-    """What the compiler says of a program that is too large for the device; sizes in bytes where it gives them."""
+    """What the compiler says of a program that is too large for the device.
+
+    Sizes in bytes where it gives them.
+    """
     unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     sizes = [
         float(number) * unit[letter]
@@ -257,9 +277,12 @@ def refusal(message: str) -> dict[str, Any]:
 
 
 def memory_of(compiled, module: hlo.Module) -> dict[str, Any]:
-    """Bytes per device, by the compiler; and the buffers alive at the peak, by a walk through the schedule.
+    """Bytes per device, by the compiler.
 
-    XLA's CPU backend leaves temporaries out of its peak: there it is the sum of everything, which is an upper bound.
+    And the buffers alive at the peak, by a walk through the schedule.
+
+    XLA's CPU backend leaves temporaries out of its peak: there it is the sum of everything, which
+    is an upper bound.
     """
     told = compiled.memory_analysis()
     size = lambda name: int(getattr(told, f"{name}_in_bytes"))
@@ -286,7 +309,9 @@ def communicated(module: hlo.Module, phase: Phase) -> dict[str, dict]:
 
 
 def roofline(phase: dict, chip: chips.Chip, network: float) -> dict[str, float]:
-    """Seconds at the chip's peaks: of FLOPs, of memory, of the interconnect, and the longest of them."""
+    """Seconds at the chip's peaks: of FLOPs, of memory, of the interconnect, and the longest of
+    them.
+    """
     moved = sum(row.get("bytes", 0.0) for row in phase["collectives"].values())
     parts = {
         "compute_s": phase["flops"] / chip.flops,
@@ -297,8 +322,9 @@ def roofline(phase: dict, chip: chips.Chip, network: float) -> dict[str, float]:
 
 
 def step_seconds(found: list[dict], calls: int, actors: int, grading: float) -> dict[str, float]:
-    """One step by the rooflines: all actors' rollouts, grading, and each kind of update as a step of its own; {} where a phase
-    of it was left out, does not fit, or has no roofline."""
+    """One step by the rooflines: all actors' rollouts, grading, and each kind of update as a step
+    of its own; {} where a phase of it was left out, does not fit, or has no roofline.
+    """
     by_name = {phase["phase"]: phase for phase in found}
     needed = ("merge", "prefill", "decode") if actors else ()
     if any("seconds" not in phase for phase in found) or any(
@@ -320,15 +346,19 @@ def step_seconds(found: list[dict], calls: int, actors: int, grading: float) -> 
 
 
 def state_bytes(setup: Setup, devices: int, on_host: bool = False) -> int:
-    """Of the training state per device on `devices` of them, all along fsdp, by the shardings alone; on_host: what each of them
-    keeps in the host's memory between steps (method.bridge.shadow.offload)."""
+    """Of the training state per device on `devices` of them, all along fsdp, by the shardings
+    alone; on_host: what each of them keeps in the host's memory between steps
+    (method.bridge.shadow.offload).
+    """
     return flops.chip_bytes(
         build.abstract_state(setup, AbstractMesh((1, devices, 1), sharding.AXES)), on_host
     )
 
 
 def largest_that_fits(candidates: list[int], fits: Callable[[int], bool]) -> int | None:
-    """The largest of rising candidates that fits, by halving: what a size needs is taken to grow with it."""
+    """The largest of rising candidates that fits, by halving: what a size needs is taken to grow
+    with it.
+    """
     low, high, best = 0, len(candidates) - 1, None
     while low <= high:
         middle = (low + high) // 2

@@ -30,7 +30,8 @@ def make(
 ) -> dict[str, Any]:
     """Compile the phases whose names `only` wants; tell: called with a line for each that is done.
 
-    known: programs that need no compiling (phases.known_of); those that were compiled are added to it.
+    known: programs that need no compiling (phases.known_of); those that were compiled are added to
+    it.
     """
     began, known = time.monotonic(), {} if known is None else known
     setup = build.sketch(config, devices)
@@ -49,9 +50,8 @@ def make(
         tell(line_of(made))
         return made
 
-    with futures.ThreadPoolExecutor(
-        AT_A_TIME
-    ) as pool:  # the update takes longest and comes last: it begins first
+    # the update takes longest and comes last: it begins first
+    with futures.ThreadPoolExecutor(AT_A_TIME) as pool:
         begun = [
             pool.submit(compiled, phase)
             for phase in reversed(phases.phases(setup, state))
@@ -119,7 +119,9 @@ def fit(
     tell: Callable[[str], None],
     known: phases.Known | None = None,
 ) -> int | None:
-    """The largest batch.microbatch_rows with which everything fits the chip, found by compiling; None: not even the least.
+    """The largest batch.microbatch_rows with which everything fits the chip, found by compiling.
+
+    None: not even the least.
 
     Sampling does not depend on it, and is compiled once. known: as make's.
     """
@@ -146,7 +148,10 @@ def with_rows(config: ConfigDict, rows: int) -> ConfigDict:
 
 
 def microbatch_candidates(config: ConfigDict, devices: list) -> list[int]:
-    """Every batch.microbatch_rows with which a run would begin, rising; ValueError where the config is refused as it stands."""
+    """Every batch.microbatch_rows with which a run would begin, rising.
+
+    ValueError where the config is refused as it stands.
+    """
     batch, found = build.sketch(config, devices).settings.batch, []
     for rows in range(1, batch.rollout_rows // batch.devices + 1):
         try:

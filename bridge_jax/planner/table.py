@@ -9,9 +9,9 @@ from bridge_jax.evaluation import results
 from bridge_jax.planner.plan import CHIP_COUNTS, GB
 
 ASSUMED = (
-    "Assumed: prompts and completions of full length, every sample to max_new tokens, and rooflines: the longest of "
-    "FLOPs, memory and interconnect at the makers' peaks. A bound from below, not a forecast. Memory and collectives are "
-    "the compiler's."
+    "Assumed: prompts and completions of full length, every sample to max_new tokens, and "
+    "rooflines: the longest of FLOPs, memory and interconnect at the makers' peaks. A bound from "
+    "below, not a forecast. Memory and collectives are the compiler's."
 )
 
 
@@ -32,12 +32,15 @@ def text(plan: dict[str, Any]) -> str:
     )
     chip = plan["chip"]
     lines = [
-        f"{plan['method']}, {plan['model']} of {plan['parameters']:,} parameters on {plan['topology']}: {plan['devices']} "
-        f"device(s) ({plan['device_kind']}), {mesh}; decoding with tensor {plan['decode_mesh']['tensor']}",
-        f"{plan['prompts']} prompts x {plan['samples']} samples, {plan['bucket']} + {plan['max_new']} tokens, "
-        f"{plan['microbatch_rows']} row(s) per device at a time, {plan['dtype']}, remat {plan['remat']}",
-        f"per device: {chip['flops'] / 1e12:.0f} TFLOP/s, {chip['hbm'] / GB:.0f} GB at {chip['memory'] / GB:.0f} GB/s, "
-        f"interconnect {chip['interconnect'] / GB:.0f} GB/s ({chip['source']})"
+        f"{plan['method']}, {plan['model']} of {plan['parameters']:,} parameters on "
+        f"{plan['topology']}: {plan['devices']} device(s) ({plan['device_kind']}), {mesh}; "
+        f"decoding with tensor {plan['decode_mesh']['tensor']}",
+        f"{plan['prompts']} prompts x {plan['samples']} samples, {plan['bucket']} + "
+        f"{plan['max_new']} tokens, {plan['microbatch_rows']} row(s) per device at a time, "
+        f"{plan['dtype']}, remat {plan['remat']}",
+        f"per device: {chip['flops'] / 1e12:.0f} TFLOP/s, {chip['hbm'] / GB:.0f} GB at "
+        f"{chip['memory'] / GB:.0f} GB/s, interconnect {chip['interconnect'] / GB:.0f} GB/s "
+        f"({chip['source']})"
         if chip
         else "no peaks are known of this device: neither seconds nor what fits",
         "",
@@ -166,19 +169,23 @@ def step_lines(plan: dict) -> str:
         return "step: no estimate (a phase does not fit, was left out, or the device's peaks are unknown)"
     rollout, grading = step.pop("rollout"), step.pop("grading")
     lines = [
-        f"step ({name}): {seconds:.2f} s, of it rollout {rollout:.2f} s and grading {grading:.2f} s (given)"
+        f"step ({name}): {seconds:.2f} s, of it rollout {rollout:.2f} s and grading {grading:.2f} "
+        "s (given)"
         for name, seconds in step.items()
     ]
     if plan["host_bytes"]:
         lines.append(
-            f"  Not in these seconds: {plan['host_bytes'] / GB:.2f} GB per device lie on the host between steps; "
-            "each update fetches them and puts them back."
+            f"  Not in these seconds: {plan['host_bytes'] / GB:.2f} GB per device lie on the host "
+            "between steps; each update fetches them and puts them back."
         )
     return "\n".join(lines)
 
 
 def ratios(plan: dict, against: dict) -> dict[str, float]:
-    """Of one plan to another: peak of the fullest update, and seconds of the longest step; without those that are unknown."""
+    """Of one plan to another: peak of the fullest update, and seconds of the longest step.
+
+    Without those that are unknown.
+    """
 
     def most(one: dict) -> tuple[float, float]:
         updates = [
@@ -202,10 +209,11 @@ def side_by_side(plan: dict, against: dict) -> str:
 
 
 def markdown(plans: list[dict]) -> dict[str, str]:
-    """The tables of docs/plans.md, from the lines of docs/plans/*.jsonl: plans, and states (memory per chip by their number).
+    """The tables of docs/plans.md, from the lines of docs/plans/*.jsonl: plans, and states (memory
+    per chip by their number).
 
-    Of two plans of the same settings the later one counts; those with other shared settings come last; "x grpo" is beside a plan
-    of grpo with the same shared settings.
+    Of two plans of the same settings the later one counts; those with other shared settings come
+    last; "x grpo" is beside a plan of grpo with the same shared settings.
     """
     last = {
         (plan["name"], plan["topology"], plan["method"], plan["changed"]): plan for plan in plans

@@ -83,7 +83,10 @@ class State(NamedTuple):
 def while_not_done(
     plan: DecodePlan, step: Callable, rows: Rows, state: State, limit: jax.Array
 ) -> Outputs:
-    """The outputs when all rows are done or t is at the limit; step(rows, state, attend) -> state."""
+    """The outputs when all rows are done or t is at the limit.
+
+    step(rows, state, attend) -> state.
+    """
     B = rows.key_B.shape[0]
     state = over_segments(plan, step, rows, state, limit, B // 2 if plan.compactions else 0)
     outputs, place_B = state.outputs, jnp.arange(B)

@@ -1,11 +1,11 @@
 """Tasks, found by the names of the files of this folder: one new file is one new task.
 
-A task file has a frozen dataclass `Config`, whose fields are the keys of config.task, and `make(cfg: Config) -> types.Task`;
-nothing needs to be registered. A file with an ALPHABET, the characters of its questions and solutions, can be read by
-data.tokenizer=chars.
-A file with CLAIMS = True makes Claims, so that a run of it needs a grading.pool.Pool.
-Also here is what every task needs: the check that no row lacks a question or an answer, ids that depend on nothing
-but the question, chat messages, and how the tasks that read their rows (datasets.py) are put together.
+A task file has a frozen dataclass `Config`, whose fields are the keys of config.task, and
+`make(cfg: Config) -> types.Task`; nothing needs to be registered. A file with an ALPHABET, the
+characters of its questions and solutions, can be read by data.tokenizer=chars. A file with CLAIMS =
+True makes Claims, so that a run of it needs a grading.pool.Pool. Also here is what every task
+needs: the check that no row lacks a question or an answer, ids that depend on nothing but the
+question, chat messages, and how the tasks that read their rows (datasets.py) are put together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from bridge_jax.grading.outcome import Claim, Outcome, Rule
 from bridge_jax.grading.pool import Pool
 from bridge_jax.types import Problem, Task
 
-INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."  # after the question
+# after the question
+INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
 def names() -> tuple[str, ...]:
@@ -58,14 +59,19 @@ def defaults(name: str) -> dict:
 
 
 def question_id(question: str) -> int:
-    """31-bit id of a question, from its text alone: the same on every machine, whatever else is loaded."""
+    """31-bit id of a question, from its text alone: the same on every machine, whatever else is
+    loaded.
+    """
     return int.from_bytes(hashlib.sha256(question.encode()).digest()[:4], "big") & 0x7FFFFFFF
 
 
 def check_rows(rows: Iterable[Problem], source: str, demos: bool = False) -> tuple[Problem, ...]:
-    """The rows as a tuple; ValueError names the row (counted from 0) of `source` that is unusable, and why.
+    """The rows as a tuple.
 
-    Needed: question and answer (with `demos` also solution) not blank, an id in [0, 2^31) that no other row has.
+    ValueError names the row (counted from 0) of `source` that is unusable, and why.
+
+    Needed: question and answer (with `demos` also solution) not blank, an id in [0, 2^31) that no
+    other row has.
     """
     seen: dict[int, int] = {}
     checked = tuple(rows)
@@ -84,7 +90,8 @@ def check_rows(rows: Iterable[Problem], source: str, demos: bool = False) -> tup
             )
         if row.id in seen:
             raise ValueError(
-                f"{where} has the id of row {seen[row.id]}; ids must be unique. Remove one of the rows"
+                f"{where} has the id of row {seen[row.id]}; ids must be unique. Remove one of the "
+                "rows"
             )
         seen[row.id] = number
     return checked
@@ -93,7 +100,9 @@ def check_rows(rows: Iterable[Problem], source: str, demos: bool = False) -> tup
 def boxed_messages(
     problem: Problem, system: str = "", shots: tuple[tuple[str, str], ...] = ()
 ) -> list[dict[str, str]]:
-    """Chat messages that ask for an answer in a box, behind worked examples (question, solution) as earlier turns."""
+    """Chat messages that ask for an answer in a box, behind worked examples (question, solution) as
+    earlier turns.
+    """
     ask = lambda question: {"role": "user", "content": question + INSTRUCTION}
     told = [{"role": "system", "content": system}] if system else []
     for question, solution in shots:
@@ -111,7 +120,8 @@ PROMPTS = {
     "plain": plain_messages,
     "user": boxed_messages,
 }
-# The mark of a next question: a base model that runs on after its answer would be judged by the next one's.
+# The mark of a next question: a base model that runs on after its answer would be judged by the
+# next one's.
 STOPS = {"plain": ("\nQuestion:",)}
 
 
@@ -123,21 +133,18 @@ class Benchmark:
     # "boxed": the paper's, through the chat template; "plain": text, for base models; "user": as
     # "boxed", without a system message, which some templates refuse
     prompt: str = "boxed"
-    allow_changed_data: bool = (
-        False  # go on where rows or content are not those declared in the task's file
-    )
+    # go on where rows or content are not those declared in the task's file
+    allow_changed_data: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Training(Benchmark):
     """Settings of a task to train on."""
 
-    held_out: tuple[
-        str, ...
-    ] = ()  # benchmarks whose problems runs are judged by, the first one foremost
-    traces: LocalPath = (
-        ""  # JSONL of expert traces {"problem", "solution", "answer"}; "": the data's own solutions
-    )
+    # benchmarks whose problems runs are judged by, the first one foremost
+    held_out: tuple[str, ...] = ()
+    # JSONL of expert traces {"problem", "solution", "answer"}; "": the data's own solutions
+    traces: LocalPath = ""
     train_size: int = 0  # RL prompts, the first ones by id; 0: all
     demo_size: int = 0  # demonstrations; 0: all
 
@@ -201,9 +208,12 @@ def training(
     cfg: Training,
     splits: dict | None = None,
 ) -> Task:
-    """A task to train on: all rows are prompts, those with a right solution demonstrations; held out as cfg says.
+    """A task to train on: all rows are prompts, those with a right solution demonstrations.
 
-    Of several solutions of a problem the first right one counts. ValueError for a solution that is no text.
+    Held out as cfg says.
+
+    Of several solutions of a problem the first right one counts. ValueError for a solution that is
+    no text.
     """
     splits = dict(splits or {})
     for other in cfg.held_out:
@@ -219,7 +229,8 @@ def training(
         splits |= made.splits
     if not splits:
         raise ValueError(
-            "task.held_out is empty, so nothing would judge the run; name a benchmark, such as 'math500'"
+            "task.held_out is empty, so nothing would judge the run; name a benchmark, such as "
+            "'math500'"
         )
     everything = sorted(once([of_row(row) for row in rows], name), key=lambda problem: problem.id)
     given = data_traces.traces(cfg.traces) if cfg.traces else own_solutions(rows, solution, name)
@@ -243,13 +254,17 @@ def training(
 
 
 def own_solutions(rows: Sequence[dict], solution: Callable, name: str) -> dict[str, list[str]]:
-    """The rows' own solutions by the exact text of their problem; ValueError where one is no text."""
+    """The rows' own solutions by the exact text of their problem.
+
+    ValueError where one is no text.
+    """
     found: dict[str, list[str]] = {}
     for row in rows:
         given = row.get("solution")
         if not isinstance(given, str | None):
             raise ValueError(
-                f"{name}, id {row['id']!r}: solution is {given!r:.80}; it must be a text, or null where there is none"
+                f"{name}, id {row['id']!r}: solution is {given!r:.80}; it must be a text, or null "
+                "where there is none"
             )
         text = solution(row)
         if text.strip():

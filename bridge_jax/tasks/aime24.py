@@ -1,4 +1,5 @@
-"""AIME 2024 I and II: 30 problems whose answers are integers from 0 to 999 (leading zeros do not matter).
+"""AIME 2024 I and II: 30 problems whose answers are integers from 0 to 999 (leading zeros do not
+matter).
 
 The paper reports pass@1 and avg@8; with n = 30 a score of 10% has a standard error of 5.5 points.
 """

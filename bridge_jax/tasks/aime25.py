@@ -1,4 +1,7 @@
-"""AIME 2025 I and II: 30 problems whose answers are integers from 0 to 999. Not among the paper's five."""
+"""AIME 2025 I and II: 30 problems whose answers are integers from 0 to 999.
+
+Not among the paper's five.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""AMC 2023 (12A and 12B): 40 problems with integer answers; the hub's copy has them as floats ("27.0")."""
+"""AMC 2023 (12A and 12B): 40 problems with integer answers.
+
+The hub's copy has them as floats ("27.0").
+"""
 
 from __future__ import annotations
 

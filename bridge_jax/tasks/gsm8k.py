@@ -1,7 +1,9 @@
-r"""GSM8K (Cobbe et al. 2021): grade-school word problems with integer answers; 7,473 to train on, its own 1,319 held out.
+r"""GSM8K (Cobbe et al. 2021): grade-school word problems with integer answers.
 
-The data's solutions end in "#### n", or, in the JSONL, in the sentence before it: the demonstration says the answer in a box at
-its end, as the prompt asks. Calculator marks <<...>> are removed.
+7,473 to train on, its own 1,319 held out.
+
+The data's solutions end in "#### n", or, in the JSONL, in the sentence before it: the demonstration
+says the answer in a box at its end, as the prompt asks. Calculator marks <<...>> are removed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
-"""Knights and knaves: generated logic puzzles with one solution; knights always tell the truth, knaves always lie.
+"""Knights and knaves: generated logic puzzles with one solution.
 
-Level n has n people, each making one statement about one or two of them. A puzzle is kept if exactly one assignment fits, found
-by trying all 2^n. The expert solution tries assignments in order, says why each fails, and boxes the one that fits. A hash of
-the question decides for ever whether it is held out, so no training question is in a split whatever sizes and seeds. The
-answer names every person as knight or knave, in any order and wording that has these words. Compared here, exactly.
+Knights always tell the truth, knaves always lie.
+
+Level n has n people, each making one statement about one or two of them. A puzzle is kept if
+exactly one assignment fits, found by trying all 2^n. The expert solution tries assignments in
+order, says why each fails, and boxes the one that fits. A hash of the question decides for ever
+whether it is held out, so no training question is in a split whatever sizes and seeds. The answer
+names every person as knight or knave, in any order and wording that has these words. Compared here,
+exactly.
 """
 
 from __future__ import annotations
@@ -25,8 +29,8 @@ HELD_OUT = 5  # one question in so many is held out
 PATIENCE = 20_000  # tries without a new puzzle after which a level counts as exhausted
 KINDS = ("knight", "knave")
 INTRODUCTION = (
-    "On an island every person is either a knight, who always tells the truth, or a knave, who always lies. "
-    "You meet {people}. {statements} Who is a knight and who is a knave?"
+    "On an island every person is either a knight, who always tells the truth, or a knave, who "
+    "always lies. You meet {people}. {statements} Who is a knight and who is a knave?"
 )
 CLAIMED = re.compile(r"\b([A-Z][a-z]+)\b(?:\s+is|\s*[:=])?\s*(?:an?\s+)?\b(knight|knave)\b")
 
@@ -73,8 +77,8 @@ def check(cfg: Config) -> None:
             key == "levels" and not cfg.levels
         ):
             raise ValueError(
-                f"task.{key}={getattr(cfg, key)}; allowed: numbers of people from {FEWEST} to {len(NAMES)}"
-                + (", at least one" if key == "levels" else "")
+                f"task.{key}={getattr(cfg, key)}; allowed: numbers of people from {FEWEST} to "
+                f"{len(NAMES)}" + (", at least one" if key == "levels" else "")
             )
     for key, least in (("train_size", 1), ("eval_size", 1), ("demo_size", 0)):
         if getattr(cfg, key) < least:
@@ -89,7 +93,10 @@ def chance(key: str, below: int) -> int:
 
 
 def puzzles(levels: tuple[int, ...], count: int, key: str, held_out: bool) -> tuple[Problem, ...]:
-    """`count` different puzzles with one solution from one side of the split, levels in turn; ValueError if few exist."""
+    """`count` different puzzles with one solution from one side of the split, levels in turn.
+
+    ValueError if few exist.
+    """
     shares = [len(range(place, count, len(levels))) for place in range(len(levels))]
     of_levels = []
     for level, share in zip(levels, shares):
@@ -102,8 +109,8 @@ def puzzles(levels: tuple[int, ...], count: int, key: str, held_out: bool) -> tu
             turn += 1
         if len(found) < share:
             raise ValueError(
-                f"knights_knaves: {share} puzzles with {level} people were asked for, {len(found)} could be found; "
-                "lower the size, or take more people"
+                f"knights_knaves: {share} puzzles with {level} people were asked for, {len(found)} "
+                "could be found; lower the size, or take more people"
             )
         of_levels.append(list(found.values()))
     return tuple(of_levels[i % len(levels)][i // len(levels)] for i in range(count))
@@ -158,7 +165,9 @@ def answer_of(kinds: tuple[bool, ...]) -> str:
 
 
 def solution_of(fit: tuple[bool, ...], statements) -> str:
-    """Assignments in order until the one that fits, each with the first statement that speaks against it."""
+    """Assignments in order until the one that fits, each with the first statement that speaks
+    against it.
+    """
     lines = []
     for kinds in itertools.product((True, False), repeat=len(fit)):
         if kinds == fit:
@@ -189,7 +198,10 @@ def claimed(text: str) -> dict[str, str] | None:
 
 
 def compare(problem: Problem, answer: str) -> Outcome:
-    """Correct if every person, and nobody else, is named with the right kind; negations cannot be read."""
+    """Correct if every person, and nobody else, is named with the right kind.
+
+    Negations cannot be read.
+    """
     found = claimed(answer)
     if found is None or re.search(r"\b(?:not|either|or|nor)\b|n't", answer):
         return Outcome.parse_error

@@ -1,7 +1,9 @@
-"""LIMR (Li et al. 2025, arXiv 2502.11886): the 1,389 MATH problems of levels 3 to 5 chosen for RL; the paper's training set.
+"""LIMR (Li et al. 2025, arXiv 2502.11886): the 1,389 MATH problems of levels 3 to 5 chosen for RL.
 
-Demonstrations: expert traces (`traces`; the paper's are by DeepSeek-R1), else MATH's own solutions where the JSONL has them.
-Held out by default: the paper's five benchmarks.
+The paper's training set.
+
+Demonstrations: expert traces (`traces`; the paper's are by DeepSeek-R1), else MATH's own solutions
+where the JSONL has them. Held out by default: the paper's five benchmarks.
 """
 
 from __future__ import annotations

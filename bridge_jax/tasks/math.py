@@ -1,7 +1,10 @@
-"""MATH (Hendrycks et al. 2021): competition problems by level; the training set, levels 3 to 5 as the paper's second choice.
+"""MATH (Hendrycks et al. 2021): competition problems by level.
 
-Demonstrations: expert traces (`traces`), else the data's own worked solutions where it has them. The training set's problems are
-not those of MATH500. Rows whose level is unknown are left out unless all levels are asked for.
+The training set, levels 3 to 5 as the paper's second choice.
+
+Demonstrations: expert traces (`traces`), else the data's own worked solutions where it has them.
+The training set's problems are not those of MATH500. Rows whose level is unknown are left out
+unless all levels are asked for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""MATH500: 500 problems of the MATH test set (Hendrycks et al. 2021), chosen by Lightman et al. 2023.
+"""MATH500: 500 problems of the MATH test set (Hendrycks et al. 2021), chosen by Lightman et al.
+2023.
 
 Answers are compared as mathematics; units and degrees may be left out.
 """

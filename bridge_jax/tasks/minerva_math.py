@@ -1,7 +1,10 @@
-"""Minerva Math: 272 problems of MIT OpenCourseWare (Lewkowycz et al. 2022); answers are numbers, formulas or equations.
+"""Minerva Math: 272 problems of MIT OpenCourseWare (Lewkowycz et al. 2022).
 
-The gold answer is the last box of the reference solution. Physics is rounded, so numbers are
-equal up to a relative 1e-4, the tolerance of the evaluation that the paper uses (Qwen2.5-Math). Units may be left out.
+Answers are numbers, formulas or equations.
+
+The gold answer is the last box of the reference solution. Physics is rounded, so numbers are equal
+up to a relative 1e-4, the tolerance of the evaluation that the paper uses (Qwen2.5-Math). Units may
+be left out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-r"""OlympiadBench (He et al. 2024), OE_TO_maths_en_COMP: 675 open-ended competition problems in English, text only.
+r"""OlympiadBench (He et al. 2024), OE_TO_maths_en_COMP: 675 open-ended competition problems in
+English, text only.
 
-Its own rules, from its fields: `is_multiple_answer` - several answers, in any order; `error` - an absolute tolerance; `unit` -
-may be stated or left out; tuples in order, intervals with their brackets. The gold answer is the first entry of `final_answer`
-without its outer dollars, so that several answers keep an inner "$,$".
+Its own rules, from its fields: `is_multiple_answer` - several answers, in any order; `error` - an
+absolute tolerance; `unit` - may be stated or left out; tuples in order, intervals with their
+brackets. The gold answer is the first entry of `final_answer` without its outer dollars, so that
+several answers keep an inner "$,$".
 """
 
 from __future__ import annotations

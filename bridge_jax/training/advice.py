@@ -1,4 +1,6 @@
-"""Warnings at the start of a run: settings that nothing reads, schedules that do not fit it, prices on right answers."""
+"""Warnings at the start of a run: settings that nothing reads, schedules that do not fit it, prices
+on right answers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from bridge_jax.types import Method, Task
 
 
 def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
-    """Name the keys that are away from their defaults although nobody has a use for them: this method, or the chosen schedule.
+    """Name the keys that are away from their defaults although nobody has a use for them: this
+    method, or the chosen schedule.
 
     adapter: whether the method trains one.
     """
@@ -62,7 +65,9 @@ OVERLONG_SHARE = 0.05
 
 
 def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
-    """A warning where a price on length (dapo.overlong_buffer) falls on right answers: worked solutions that reach into it."""
+    """A warning where a price on length (dapo.overlong_buffer) falls on right answers: worked
+    solutions that reach into it.
+    """
     buffer, T = getattr(s.method, "overlong_buffer", 0.0), s.rollout.max_new
     rows = [problem.solution for problem in task.demos if problem.solution][:OVERLONG_ROWS]
     if not buffer or not rows:
@@ -73,8 +78,9 @@ def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
     share = sum(length > free for length in lengths) / len(lengths)
     if share > OVERLONG_SHARE:
         logger.warning(
-            "method.dapo.overlong_buffer=%g takes reward off completions longer than %g of %d tokens; %.0f%% of the task's "
-            "worked solutions are: set it to at most %.3g, or raise rollout.max_new",
+            "method.dapo.overlong_buffer=%g takes reward off completions longer than %g of %d "
+            "tokens; %.0f%% of the task's worked solutions are: set it to at most %.3g, or raise "
+            "rollout.max_new",
             buffer,
             free,
             T,
@@ -84,9 +90,11 @@ def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
 
 
 def warn_schedules(s: Settings, method: Method, adapter: bool) -> None:
-    """Name what ends before the run does and leaves a learning rate of 0, and what would take longer than the run.
+    """Name what ends before the run does and leaves a learning rate of 0, and what would take
+    longer than the run.
 
-    A run that is lengthened behind the end of its schedule would else spend its further steps without a change.
+    A run that is lengthened behind the end of its schedule would else spend its further steps
+    without a change.
     """
     begun = sorted({0, *(step for step in method.restarts if step < s.steps), s.steps})
     longest = max(end - start for start, end in zip(begun, begun[1:]))

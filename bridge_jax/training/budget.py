@@ -1,12 +1,15 @@
-"""What a run has spent, so that runs can be compared at equal budgets: FLOPs, wall time, processor time, peak memory.
+"""What a run has spent, so that runs can be compared at equal budgets: FLOPs, wall time, processor
+time, peak memory.
 
-Tokens are counted by the methods (`objectives.passed`) and the loop. FLOPs are those of the model alone: 2 per weight of a matrix
-and token in a forward pass, 4 per layer, head, head width and attended position, three times both in a forward-and-backward
-pass; padding, recomputation (remat), norms and the optimizer are not counted. A prompt is computed once for all its samples, and
-without the output head (but in the forward-only passes of a KL term or of theta_hat's own samples, which are not told apart).
-time/device_s (summed by the loop) is what sampling and updates took from dispatch until the host had the result: the device's
-time where the host is not the slower one. Processor time and memory/host_peak_gib are those of the first host's process, and the
-peak is of all it ever held: loading, compiling and evaluation too.
+Tokens are counted by the methods (`objectives.passed`) and the loop. FLOPs are those of the model
+alone: 2 per weight of a matrix and token in a forward pass, 4 per layer, head, head width and
+attended position, three times both in a forward-and-backward pass; padding, recomputation (remat),
+norms and the optimizer are not counted. A prompt is computed once for all its samples, and without
+the output head (but in the forward-only passes of a KL term or of theta_hat's own samples, which
+are not told apart). time/device_s (summed by the loop) is what sampling and updates took from
+dispatch until the host had the result: the device's time where the host is not the slower one.
+Processor time and memory/host_peak_gib are those of the first host's process, and the peak is of
+all it ever held: loading, compiling and evaluation too.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from bridge_jax.types import Batch
 
 
 def matrix_weights(cfg: layers.Config) -> int:
-    """Weights that a token is multiplied with: all matrices, the embedding only where it is also the head."""
+    """Weights that a token is multiplied with: all matrices, the embedding only where it is also
+    the head.
+    """
     table = cfg.tensors()
     sizes = {
         path: math.prod(params.full_shape(cfg, path, table[path]))
@@ -42,7 +47,9 @@ def head_weights(cfg: layers.Config) -> int:
 
 
 def forward_flops(cfg: layers.Config, tokens: float, context: float, head: bool = True) -> float:
-    """Of a forward pass of that many tokens, each of which attends to `context` positions on average."""
+    """Of a forward pass of that many tokens, each of which attends to `context` positions on
+    average.
+    """
     weights = matrix_weights(cfg) - (0 if head else head_weights(cfg))
     return tokens * (2.0 * weights + 4.0 * cfg.layers * cfg.heads * cfg.head_dim * context)
 
@@ -50,7 +57,10 @@ def forward_flops(cfg: layers.Config, tokens: float, context: float, head: bool 
 def step_flops(
     cfg: layers.Config, spent: dict[str, float], prompt: float, completion: float
 ) -> float:
-    """Of one step. spent: its budget/* counts; prompt and completion: mean lengths of its rows, for attention."""
+    """Of one step.
+
+    spent: its budget/* counts; prompt and completion: mean lengths of its rows, for attention.
+    """
     count = lambda name: spent.get(f"budget/{name}", 0.0)
     within, behind = prompt / 2, prompt + completion / 2
     return forward_flops(
@@ -65,8 +75,9 @@ def step_flops(
 def token_rates(spent: dict[str, float], rollout_s: float, update_s: float) -> dict[str, float]:
     """Tokens a second of one step. spent: its budget/* counts.
 
-    time/rollout_tokens_per_s: generated tokens over the seconds that sampling took; where nothing is sampled there is none.
-    time/update_tokens_per_s: tokens that went through a pass of the update, backward or forward alone, over its seconds.
+    time/rollout_tokens_per_s: generated tokens over the seconds that sampling took; where nothing
+    is sampled there is none. time/update_tokens_per_s: tokens that went through a pass of the
+    update, backward or forward alone, over its seconds.
     """
     count = lambda *names: sum(spent.get(f"budget/{name}", 0.0) for name in names)
     passed = count("gradient_tokens", "gradient_prompt_tokens", "forward_tokens")
@@ -97,7 +108,10 @@ def peak_memory() -> dict[str, float]:
 
 
 class Meter:
-    """Wall and processor seconds of training, evaluation and saving left out; goes on from what an earlier process spent."""
+    """Wall and processor seconds of training, evaluation and saving left out.
+
+    Goes on from what an earlier process spent.
+    """
 
     def __init__(self, before: dict[str, float]):
         self._spent = {name: before.get(name, 0.0) for name in ("time/wall_s", "time/cpu_s")}

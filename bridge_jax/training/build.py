@@ -1,7 +1,9 @@
-"""From a ConfigDict to everything a run is made of: settings, task, tokenizer, encoded data, model, method.
+"""From a ConfigDict to everything a run is made of: settings, task, tokenizer, encoded data, model,
+method.
 
-The ConfigDict ends here: what goes on is frozen dataclasses. `experiments.train` and `experiments.export` call the same
-`build`, so that a run is put together in one place only. Nothing here allocates parameters: `initial_theta` does.
+The ConfigDict ends here: what goes on is frozen dataclasses. `experiments.train` and
+`experiments.export` call the same `build`, so that a run is put together in one place only. Nothing
+here allocates parameters: `initial_theta` does.
 """
 
 from __future__ import annotations
@@ -63,7 +65,10 @@ class RunData(NamedTuple):
 
 
 def read_model(model: Model) -> tuple[layers.Config, dict]:
-    """Architecture and HF's config.json; a folder and model.arch, both given, must tell of the same model."""
+    """Architecture and HF's config.json.
+
+    A folder and model.arch, both given, must tell of the same model.
+    """
     if not model.path and not model.arch:
         raise ValueError(
             "neither model.path nor model.arch is set; give a model folder, a hub name, or an "
@@ -74,10 +79,11 @@ def read_model(model: Model) -> tuple[layers.Config, dict]:
     hf = hf_folder.hf_json(hf_folder.locate(model.path))
     cfg = params.read_config(hf)
     if model.arch:
+        # these do not change the shape
         stated, numbers = (
             params.read_config(model.arch),
             ("eos_ids", "init_std"),
-        )  # these do not change the shape
+        )
         pairs = {
             f.name: (getattr(cfg, f.name), getattr(stated, f.name, None))
             for f in dataclasses.fields(cfg)
@@ -109,14 +115,15 @@ def make_tokenizer(model: Model, chosen: Data, task_name: str):
         alphabet = getattr(tasks.load(task_name), "ALPHABET", None)
         if alphabet is None:
             raise ValueError(
-                f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; set a tokenizer folder"
+                f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; set a tokenizer "
+                "folder"
             )
         return tokenizers.CharTokenizer(alphabet)
     source = chosen.tokenizer or model.path
     if not source:
         raise ValueError(
-            "data.tokenizer is empty and there is no model.path to take it from; set it to 'chars' or a "
-            "folder"
+            "data.tokenizer is empty and there is no model.path to take it from; set it to 'chars' "
+            "or a folder"
         )
     return tokenizers.HFTokenizer(
         str(source if Path(source).is_dir() else hf_folder.locate(source))
@@ -129,14 +136,17 @@ def shape_of_model(model: Model) -> tuple[layers.Config, dict]:
         return read_model(dataclasses.replace(model, path=""))
     if model.path and not Path(model.path).is_dir():
         raise ValueError(
-            f"model.path={model.path!r} is no folder here and model.arch is empty; set model.arch to the keys of "
-            "its config.json, or model.path to a folder"
+            f"model.path={model.path!r} is no folder here and model.arch is empty; set model.arch "
+            "to the keys of its config.json, or model.path to a folder"
         )
     return read_model(model)
 
 
 def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Setup:
-    """The part of a run that needs no data, with all of data.buckets; enough for abstract programs."""
+    """The part of a run that needs no data, with all of data.buckets.
+
+    Enough for abstract programs.
+    """
     devices = platforms.devices() if devices is None else devices
     s = read(config, len(devices))
     for recipe in (s.recipes.base, s.recipes.lora):
@@ -147,8 +157,8 @@ def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Setup
     longest = max(s.data.buckets, default=0) + s.rollout.max_new
     if longest > cfg.max_positions:
         raise ValueError(
-            f"data.buckets={s.data.buckets} and rollout.max_new={s.rollout.max_new} make up to {longest} "
-            f"positions, the model has {cfg.max_positions}; lower one of the two"
+            f"data.buckets={s.data.buckets} and rollout.max_new={s.rollout.max_new} make up to "
+            f"{longest} positions, the model has {cfg.max_positions}; lower one of the two"
         )
     mesh, decode_mesh = (
         sharding.make_mesh(s.mesh, devices),
@@ -168,7 +178,10 @@ def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Setup
 
 
 def build(config: ConfigDict, devices=None) -> tuple[Setup, RunData]:
-    """Put a run together from its config; ValueErrors name the key at fault. Tokenises all data; loads no weights."""
+    """Put a run together from its config; ValueErrors name the key at fault.
+
+    Tokenises all data; loads no weights.
+    """
     setup = sketch(config, devices, read_model)
     s, cfg, method = setup.settings, setup.cfg, setup.method
     task = tasks.load(s.task_name).make(s.task)
@@ -203,8 +216,8 @@ def no_demos(s: Settings) -> str:
         else "raise task.demo_size"
     )
     return (
-        f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; {way} or choose "
-        "another method"
+        f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; "
+        f"{way} or choose another method"
     )
 
 
@@ -246,7 +259,9 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
 def check_mesh(
     s: Settings, cfg: layers.Config, mesh: jax.sharding.Mesh, decode_mesh: jax.sharding.Mesh
 ) -> None:
-    """ValueError where width, heads, mlp, or the rows that are sampled together, do not divide over the devices."""
+    """ValueError where width, heads, mlp, or the rows that are sampled together, do not divide over
+    the devices.
+    """
     sharding.check_model(mesh, cfg.width, cfg.heads, cfg.kv_heads, cfg.mlp)
     sharding.check_heads(
         "mesh.decode_tensor", decode_mesh.shape["tensor"], cfg.heads, cfg.kv_heads, mesh.size
@@ -264,19 +279,23 @@ def check_mesh(
         ][:1]
         more = sharding.multiples(prompts, math.lcm(calls * spread, s.batch.prompts_unit))
         raise ValueError(
-            f"batch.prompts_per_step={prompts} in rollout.calls={calls} parts makes {prompts // calls} prompts a "
-            f"part, which do not divide over the {spread} groups of devices that sample; nearest that do: "
+            f"batch.prompts_per_step={prompts} in rollout.calls={calls} parts makes "
+            f"{prompts // calls} prompts a part, which do not divide over the {spread} groups of "
+            "devices that sample; nearest that do: "
             f"{' or '.join([*ways, f'batch.prompts_per_step={more}'])}"
         )
     if s.eval.every and s.eval.rows % spread:
         raise ValueError(
-            f"eval.rows={s.eval.rows} does not divide over the {spread} groups of devices that sample; nearest: "
-            f"{sharding.multiples(s.eval.rows, spread)}"
+            f"eval.rows={s.eval.rows} does not divide over the {spread} groups of devices that "
+            f"sample; nearest: {sharding.multiples(s.eval.rows, spread)}"
         )
 
 
 def touched_and_not(task: Task, count: int) -> dict[str, tuple]:
-    """Training prompts that have a demonstration, and such that have none, at most `count` each; without the empty ones."""
+    """Training prompts that have a demonstration, and such that have none, at most `count` each.
+
+    Without the empty ones.
+    """
     shown = {problem.id for problem in task.demos}
     groups = {
         "touched": [p for p in task.train if p.id in shown],
@@ -286,7 +305,8 @@ def touched_and_not(task: Task, count: int) -> dict[str, tuple]:
 
 
 def fingerprints(data: RunData) -> dict[str, Any]:
-    """What decides a run beside its config: fingerprints of the rendered prompts and of every list of problems.
+    """What decides a run beside its config: fingerprints of the rendered prompts and of every list
+    of problems.
 
     Also where samples are cut, and what became of the demonstrations' rows.
     """
@@ -325,7 +345,9 @@ def initial_theta(setup: Setup) -> Tree:
 
 
 def matrices(cfg: layers.Config, adapter: Lora) -> Declared:
-    """What the tensor table and the adapter declare, for the optimizer: the sides of each matrix, by its path in Params."""
+    """What the tensor table and the adapter declare, for the optimizer: the sides of each matrix,
+    by its path in Params.
+    """
     table = {f"theta/{path}": matrix for path, matrix in params.matrices(cfg).items()}
     table |= {f"w/{path}": matrix for path, matrix in models_lora.matrices(cfg, adapter).items()}
     return tuple(table.items())
@@ -334,7 +356,10 @@ def matrices(cfg: layers.Config, adapter: Lora) -> Declared:
 def abstract_state(
     setup: Setup, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
 ) -> Tree:
-    """Shapes, dtypes and layout of the whole training state, nothing allocated; on the run's mesh or another one."""
+    """Shapes, dtypes and layout of the whole training state, nothing allocated.
+
+    On the run's mesh or another one.
+    """
     theta = params.abstract(setup.cfg)
     state = jax.eval_shape(lambda theta: setup.method.init(theta, jax.random.key(0)), theta)
     layout = sharding.of_state(

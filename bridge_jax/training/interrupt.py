@@ -1,8 +1,11 @@
-"""Signals that ask a run to end: acknowledged at once, obeyed after the step under way; a second Ctrl-C ends at once.
+"""Signals that ask a run to end: acknowledged at once, obeyed after the step under way.
 
-Python runs its handlers in the main thread, between two of its own instructions: while that thread waits for a device, a
-signal is not even noticed. So `listening` has the interpreter write each signal into a pipe, from which a thread of its own
-reads. Left out: agreeing among several processes (multihost.py), saving (loop.py).
+A second Ctrl-C ends at once.
+
+Python runs its handlers in the main thread, between two of its own instructions: while that thread
+waits for a device, a signal is not even noticed. So `listening` has the interpreter write each
+signal into a pipe, from which a thread of its own reads. Left out: agreeing among several processes
+(multihost.py), saving (loop.py).
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ SECONDS = 1.0  # that a line may take which nobody reads: a second signal shall 
 
 
 class Stopped(BaseException):
-    """A signal asked the run to end where nothing is lost by ending at once; no error, so no `except Exception` eats it."""
+    """A signal asked the run to end where nothing is lost by ending at once.
+
+    No error, so no `except Exception` eats it.
+    """
 
 
 @contextlib.contextmanager
@@ -59,7 +65,10 @@ def tell(text: str) -> None:
 
 
 def end_at_once(text: str) -> None:
-    """Ends the process from whatever thread, without Python's shutdown; other processes of the run are told."""
+    """Ends the process from whatever thread, without Python's shutdown.
+
+    Other processes of the run are told.
+    """
     tell(text)
     multihost.announce_end("by a second signal")
     os._exit(ENDED_AT_ONCE)
@@ -67,7 +76,10 @@ def end_at_once(text: str) -> None:
 
 @contextlib.contextmanager
 def acknowledged(doing: str, kept: str) -> Iterator[None]:
-    """Ctrl-C is answered at once, though KeyboardInterrupt waits until the devices are done; a second one ends at once."""
+    """Ctrl-C is answered at once, though KeyboardInterrupt waits until the devices are done.
+
+    A second one ends at once.
+    """
     count = 0
 
     def heard(number: int) -> None:
@@ -89,22 +101,23 @@ def acknowledged(doing: str, kept: str) -> Iterator[None]:
 
 
 class Interrupt:
-    """SIGTERM, SIGINT and SIGHUP ask the loop to end after the step under way; handlers are restored on exit.
+    """SIGTERM, SIGINT and SIGHUP ask the loop to end after the step under way.
+
+    Handlers are restored on exit.
 
     SIGHUP is that of a terminal that is closed; where it is ignored, as nohup has it, it stays so.
 
-    While `starting`, before the first step, there is nothing to finish: they raise Stopped where they strike. A SIGINT behind
-    another signal ends the process at once, as SIGKILL would: the last checkpoint stands. A second SIGTERM does not: schedulers
-    repeat theirs.
+    While `starting`, before the first step, there is nothing to finish: they raise Stopped where
+    they strike. A SIGINT behind another signal ends the process at once, as SIGKILL would: the last
+    checkpoint stands. A second SIGTERM does not: schedulers repeat theirs.
     """
 
     def __enter__(self) -> Interrupt:
         self.asked, self.starting = threading.Event(), True
         self.step = 0  # that will be finished and saved
         self._signals = 0
-        main = (
-            threading.current_thread() is threading.main_thread()
-        )  # only there can signals be handled
+        # only there can signals be handled
+        main = threading.current_thread() is threading.main_thread()
 
         def ask(*_) -> None:
             again = self.asked.is_set()
@@ -131,7 +144,8 @@ class Interrupt:
             tell(f"{doing}; {again} to end at once")
         elif number == signal.SIGINT:
             end_at_once(
-                "ended at once; the same command goes on from the last checkpoint, from the beginning if there is none"
+                "ended at once; the same command goes on from the last checkpoint, from the "
+                "beginning if there is none"
             )
 
     def agreed(self) -> bool:

@@ -1,11 +1,14 @@
-"""The training loop, read top to bottom: sample, grade, update, log, evaluate, save. One method, one run directory.
+"""The training loop, read top to bottom: sample, grade, update, log, evaluate, save.
 
-Order of one step: prompts and demonstrations of the step (a pure function of seed and cursors) - the method's actors
-sample, in `rollout.calls` parts, each graded while the next is generated - one compiled update, dispatched and not
-waited for - meanwhile rollouts are written and the next step's rows are padded - then the metrics of this step are
-fetched and logged while the next samples are already under way.
-Randomness is fold_in(seed, step, prompt, sample), data order a function of two cursors: a run that is killed and
-resumed goes on bit for bit. This is the only module that sees a ConfigDict, a mesh and a clock.
+One method, one run directory.
+
+Order of one step: prompts and demonstrations of the step (a pure function of seed and cursors) -
+the method's actors sample, in `rollout.calls` parts, each graded while the next is generated - one
+compiled update, dispatched and not waited for - meanwhile rollouts are written and the next step's
+rows are padded - then the metrics of this step are fetched and logged while the next samples are
+already under way. Randomness is fold_in(seed, step, prompt, sample), data order a function of two
+cursors: a run that is killed and resumed goes on bit for bit. This is the only module that sees a
+ConfigDict, a mesh and a clock.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from bridge_jax.training.step_log import Pending, StepLog
 from bridge_jax.types import Batch, TrainState
 
 logger = logging.getLogger(__name__)
+# may change when a run resumes: they do not decide its numbers
 FREE_KEYS = (
     "steps",
     "eval.",
@@ -45,7 +49,7 @@ FREE_KEYS = (
     "log.",
     "hosts.",
     "facts.demonstrations.",  # the fingerprint of the demonstrations decides
-)  # may change when a run resumes: they do not decide its numbers
+)
 
 
 class Diverged(RuntimeError):
@@ -53,7 +57,9 @@ class Diverged(RuntimeError):
 
 
 class GraderFailed(RuntimeError):
-    """Too many samples of a step ended as timeout or grader_error: its rewards say nothing of the model."""
+    """Too many samples of a step ended as timeout or grader_error: its rewards say nothing of the
+    model.
+    """
 
 
 def restore_or_begin(setup: Setup, store: checkpoint.Checkpoints) -> tuple[TrainState, dict]:
@@ -84,7 +90,9 @@ def restore_or_begin(setup: Setup, store: checkpoint.Checkpoints) -> tuple[Train
 
 
 def announce(setup: Setup, data: RunData, meta: dict, end: int) -> None:
-    """The derived batch table and the facts one checks before leaving a run alone, which shall go to step `end`."""
+    """The derived batch table and the facts one checks before leaving a run alone, which shall go
+    to step `end`.
+    """
     s, start = setup.settings, meta["step"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params.abstract(setup.cfg)))
     demos = len(data.demos.problems)
@@ -93,10 +101,12 @@ def announce(setup: Setup, data: RunData, meta: dict, end: int) -> None:
     further = "raise --config.steps" if start >= s.steps else "raise or leave out --stop_at"
     hosts_told = f" of {multihost.count()} hosts" if multihost.count() > 1 else ""
     multihost.print_on_main(
-        f"{s.method_name} on {s.task_name}: {setup.cfg.family} with {count:,} parameters, compute {s.model.dtype}, "
-        f"{setup.mesh.size} device(s) {dict(setup.mesh.shape)}{hosts_told}\n{s.batch.format()}\n"
-        f"{len(data.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; buckets {setup.buckets}, "
-        f"at most {s.rollout.max_new} new tokens; prompt template {template}\n"
+        f"{s.method_name} on {s.task_name}: {setup.cfg.family} with {count:,} parameters, compute "
+        f"{s.model.dtype}, {setup.mesh.size} device(s) {dict(setup.mesh.shape)}{hosts_told}\n"
+        f"{s.batch.format()}\n"
+        f"{len(data.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; "
+        f"buckets {setup.buckets}, at most {s.rollout.max_new} new tokens; prompt template "
+        f"{template}\n"
         + (f"{traces.told(data.demo_counts)}\n" if data.demo_counts else "")
         + (f"samples end at the first of {data.task.stop}\n" if data.task.stop else "")
         + (f"warning: {meta['restore_warning']}\n" if "restore_warning" in meta else "")
@@ -115,9 +125,9 @@ def check_grader(metrics: dict[str, float], step: int, limit: float) -> None:
     if sum(shares.values()) > limit:
         told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
         raise GraderFailed(
-            f"step {step}: the grader gave up on too many samples ({told}; allowed together: {limit:.1%}). "
-            "Its rewards would teach nothing. Look at their texts in rollouts/ of the last steps, or raise "
-            "log.ungraded_limit; start again from the last checkpoint"
+            f"step {step}: the grader gave up on too many samples ({told}; allowed together: "
+            f"{limit:.1%}). Its rewards would teach nothing. Look at their texts in rollouts/ of "
+            "the last steps, or raise log.ungraded_limit; start again from the last checkpoint"
         )
 
 
@@ -131,7 +141,8 @@ def train(
 ) -> dict[str, Any]:
     """Run the config in workdir, resuming what stands there, on the given (default: all) devices.
 
-    Returns the last line of metrics that was written, with "stopped" true if a signal cut the run short.
+    Returns the last line of metrics that was written, with "stopped" true if a signal cut the run
+    short.
     """
     with Interrupt() as interrupt:
         try:
@@ -145,7 +156,8 @@ def train(
                 )
         except Stopped:
             multihost.print_on_main(
-                "stopped by a signal before a step was begun; nothing is lost, the same command goes on"
+                "stopped by a signal before a step was begun; nothing is lost, the same command "
+                "goes on"
             )
             return {"stopped": True}
 
@@ -183,12 +195,13 @@ def train_with(
         if s.model.path and multihost.count() > 1
         else {}
     )
+    # a hub's: each host has its own copy
     multihost.agree(
         "data and devices",
         {"devices of a host": len(jax.local_devices()), "stop_at": stop_at}
         | schema.flatten({"facts": facts})
         | {f"model file {name}": said for name, said in model_files.items()},
-    )  # a hub's: each host has its own copy
+    )
     multihost.check_shared(workdir)
     usual = schema.to_json(defaults) if defaults else None
     multihost.broadcast_from_main(
@@ -239,7 +252,9 @@ def resume(
     interrupt: Interrupt,
     record: dict,
 ) -> dict[str, Any]:
-    """From where the run directory stands to step `end`: restore or begin, compile, evaluate what is owed, loop."""
+    """From where the run directory stands to step `end`: restore or begin, compile, evaluate what
+    is owed, loop.
+    """
     s = setup.settings
     with checkpoint.Checkpoints(workdir, s.checkpoint.keep) as store:
         state, meta = restore_or_begin(setup, store)
@@ -247,15 +262,15 @@ def resume(
         if multihost.first():
             same = not store.went_back(start) and not logbook.changed(workdir, record, FREE_KEYS)
             keep_record(workdir, start, same)
-            logbook.write_config(
-                workdir, record
-            )  # only now: a checkpoint of another method would have been refused
+            # only now: a checkpoint of another method would have been refused
+            logbook.write_config(workdir, record)
         announce(setup, data, meta, end)
         if start >= end and not meta.get("unlogged"):
             if multihost.first():
                 logbook.warn_of_flaws(workdir, start)
             return {"step": start, "stopped": False}
-        # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved
+        # a line that is still owed is cut off too, in case an earlier attempt wrote it and was
+        # killed before it saved
         kept = -1 if not start else start - bool(meta.get("unlogged"))
         with logbook.Logbook(
             workdir, kept, s.log.mirrors, writes=multihost.first(), taken=start
@@ -263,13 +278,11 @@ def resume(
             demo_logp = bool(data.held_out_demos.problems)
             programs = compile_programs(setup, build.abstract_state(setup), demo_logp)
             sampler = StepSampler(setup, data, programs, pool)
-            multihost.barrier(
-                "compiled programs"
-            )  # a collective of CPU processes waits 30 s for the slowest, and no more
+            # a collective of CPU processes waits 30 s for the slowest, and no more
+            multihost.barrier("compiled programs")
             with multihost.watchdog("the first checksums"):
-                checkpoint.checksums(
-                    state
-                )  # its programs too: the first save shall compile nothing
+                # its programs too: the first save shall compile nothing
+                checkpoint.checksums(state)
             multihost.print_on_main(f"compiled in {time.monotonic() - began:.1f} s")
             if not start and s.eval.every:
                 base = validation.evaluation(sampler, state, interrupt, book, 0)
@@ -293,9 +306,12 @@ def resume(
 
 
 def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) -> str:
-    """Goes back to the last good checkpoint; says which that is, and how to go on. finite: the last update that was.
+    """Goes back to the last good checkpoint; says which that is, and how to go on.
 
-    What that update led to is in doubt: an update that is finite may throw the weights so far that no later one is.
+    finite: the last update that was.
+
+    What that update led to is in doubt: an update that is finite may throw the weights so far that
+    no later one is.
     """
     with multihost.watchdog("the last good checkpoint"):
         good, renamed = store.retreat(finite - 1)
@@ -305,22 +321,23 @@ def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) ->
         newest = max(store.steps(), default=None)
         there = "there is none" if newest is None else f"that of step {newest} may be ruined"
         return (
-            f"No checkpoint is known to be good: {there}. Begin in another --workdir with {lower}, or go on here "
-            f"{longer}"
+            f"No checkpoint is known to be good: {there}. Begin in another --workdir with {lower}, "
+            f"or go on here {longer}"
         )
     ruined = f" (later ones may be ruined: now {', '.join(renamed)})" if renamed else ""
     return (
-        f"The last good checkpoint is that of step {good}, {store.path(good)}{ruined}; the same command goes on "
-        f"from it, with --force_config and {lower}, or {longer}"
+        f"The last good checkpoint is that of step {good}, {store.path(good)}{ruined}; the same "
+        f"command goes on from it, with --force_config and {lower}, or {longer}"
     )
 
 
 def keep_record(workdir: str, start: int, same: bool) -> None:
-    """Sets the record of later steps aside, unless a kill explains that no checkpoint stands behind them.
+    """Sets the record of later steps aside, unless a kill explains that no checkpoint stands behind
+    them.
 
-    A kill costs up to two intervals between checkpoints: one of steps, and one whose save was under way. What it cost is
-    taken again and comes out the same, so that its lines can be cut. same: no checkpoint was passed over, and the config
-    is that under which they were written.
+    A kill costs up to two intervals between checkpoints: one of steps, and one whose save was under
+    way. What it cost is taken again and comes out the same, so that its lines can be cut. same: no
+    checkpoint was passed over, and the config is that under which they were written.
     """
     interval, last = logbook.save_interval(workdir), logbook.last_step(workdir)
     killed = start and same and (not interval or last - start <= 2 * interval)
@@ -332,8 +349,9 @@ def keep_record(workdir: str, start: int, same: bool) -> None:
             else "it has no checkpoint: the run begins again"
         )
         multihost.print_on_main(
-            f"warning: the record in {workdir} reaches step {max(0, last)}, but {behind}. What is later was set aside, "
-            f"not deleted: {place}. If checkpoints were moved away, stop now and bring them back"
+            f"warning: the record in {workdir} reaches step {max(0, last)}, but {behind}. What is "
+            f"later was set aside, not deleted: {place}. If checkpoints were moved away, stop now "
+            "and bring them back"
         )
 
 
@@ -402,21 +420,23 @@ def loop(
                 pending, stopping = None, stopping or interrupt.agreed()
             # of a signal from now on
             interrupt.step = number if stopping else min(number + 1, end)
-            # while updates are skipped the state may be ruined: then only what would be lost by ending
-            # is saved, beside the last good checkpoint, and what is due once an update was finite
+            # while updates are skipped the state may be ruined: then only what would be lost by
+            # ending is saved, beside the last good checkpoint, and what is due once an update was
+            # finite
             if (save_due and not log.skipped_in_row) or number == end or stopping:
                 save_due = False
                 with log.meter.paused():
                     save(store, book, log, state, log.meta(number, cursors, evaluation_pending))
             if stopping:
                 multihost.print_on_main(
-                    f"stopped by a signal after step {number}; saved. The same command goes on from here"
+                    f"stopped by a signal after step {number}; saved. The same command goes on "
+                    "from here"
                 )
                 return {"step": number, "stopped": True} | log.last
     if log.skipped_in_row:
         logger.warning(
-            "the run ended while updates were skipped: the state of step %d may be ruined, and those up to "
-            "step %d are good",
+            "the run ended while updates were skipped: the state of step %d may be ruined, and "
+            "those up to step %d are good",
             end,
             end - log.skipped_in_row - 1,
         )
@@ -424,10 +444,13 @@ def loop(
 
 
 def diverged(log: StepLog, store: checkpoint.Checkpoints, number: int) -> str:
-    """The message of a run whose last updates were not finite, after its retreat to a good checkpoint."""
+    """The message of a run whose last updates were not finite, after its retreat to a good
+    checkpoint.
+    """
     count, rate = log.skipped_in_row, log.setup.settings.recipes.base.learning_rate
     return (
-        f"{count} updates in a row were not finite, the last at step {number}; nothing was changed by them. Their "
+        f"{count} updates in a row were not finite, the last at step {number}; nothing was changed "
+        "by them. Their "
         f"batches are in {log.book.workdir}/batches. " + retreat(store, number - count, rate)
     )
 

@@ -7,7 +7,8 @@
     eval/touched_*, eval/untouched_*   greedy accuracy on training prompts with and without a demonstration (splits of
                                   build.touched_and_not); what SFT and RL did to them is the difference from step 0
 
-Left out: gradients and ratios of the step itself, which every step logs (objectives.gradient_alignment, objectives.shared_gain).
+Left out: gradients and ratios of the step itself, which every step logs
+(objectives.gradient_alignment, objectives.shared_gain).
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from bridge_jax.types import TrainState
 
 
 def measured_gain(sampler: StepSampler, state: TrainState) -> dict[str, float]:
-    """On the first eval.rows problems of the first split; nothing for a method without theta_hat."""
+    """On the first eval.rows problems of the first split.
+
+    Nothing for a method without theta_hat.
+    """
     if state.params.theta_hat is None:
         return {}
     setup, data, programs = sampler.setup, sampler.data, sampler.programs

@@ -1,7 +1,9 @@
-"""Everything that a run computes on the device, compiled before its first step: policies, samplers, updates.
+"""Everything that a run computes on the device, compiled before its first step: policies, samplers,
+updates.
 
-One program per prompt bucket, from shapes alone, so that nothing compiles once training is under way (`compile_count` is
-logged with every step). Left out: what is compiled for evaluation outside a run (experiments/evaluate.py).
+One program per prompt bucket, from shapes alone, so that nothing compiles once training is under
+way (`compile_count` is logged with every step). Left out: what is compiled for evaluation outside a
+run (experiments/evaluate.py).
 """
 
 from __future__ import annotations
@@ -63,11 +65,14 @@ def compile_count() -> int:
 
 
 def compiler_options(emitters: bool = False) -> dict[str, Any]:
-    """On a CPU, cheaper code generation, unless XLA_FLAGS decide; emitters: XLA's newer ones for what is no matmul.
+    """On a CPU, cheaper code generation, unless XLA_FLAGS decide.
 
-    Measured on the quickstart's grpo update: 7.6 s of compilation instead of 21.6, the update as fast (1.1 s). Samplers gain from
-    the emitters, whose copies of weights and cache are faster: a step of SmolLM2-135M with 64 rows takes .177 s instead of .200,
-    and .099 instead of .122 in bfloat16.
+    emitters: XLA's newer ones for what is no matmul.
+
+    Measured on the quickstart's grpo update: 7.6 s of compilation instead of 21.6, the update as
+    fast (1.1 s). Samplers gain from the emitters, whose copies of weights and cache are faster: a
+    step of SmolLM2-135M with 64 rows takes .177 s instead of .200, and .099 instead of .122 in
+    bfloat16.
     """
     cheap = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": emitters}
     flags = os.environ.get("XLA_FLAGS", "")
@@ -151,9 +156,10 @@ def trace_update(
         jax.tree.map(lambda leaf: leaf.sharding, state),
         abstract_batch(setup, bucket, spec),
     )
+    # backward passes too
     precise = jax.default_matmul_precision(
         matmul_precision(settings.dtype_of("model.dtype", setup.settings.model.dtype))
-    )  # backward passes too
+    )
     update = jax.jit(precise(setup.method.update), donate_argnums=0, out_shardings=(layout, None))
     return update.trace(state, placed(batch, sharding.of_rows(setup.mesh, batch)))
 
@@ -172,7 +178,9 @@ def compiled(traced: jax.stages.Traced, emitters: bool = False) -> Callable:
 
 
 def trace_keys(setup: Setup, P: int, M: int) -> jax.stages.Traced:
-    """(step, prompt ids [P], first sample id [P]) -> keys of M samples of each prompt, over the devices that sample."""
+    """(step, prompt ids [P], first sample id [P]) -> keys of M samples of each prompt, over the
+    devices that sample.
+    """
     root = jax.random.key(setup.settings.seed)
     keys = lambda step, ids, first: row_keys(root, step, ids, M, first)
     number = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
@@ -200,7 +208,8 @@ def trace_demo_logp(setup: Setup, phi, bucket: int) -> jax.stages.Traced:
 
 
 def compile_programs(setup: Setup, state: TrainState, demo_logp: bool = False) -> Programs:
-    """Compile policy, sampler and update for every bucket, from shapes alone (`state` may be abstract).
+    """Compile policy, sampler and update for every bucket, from shapes alone (`state` may be
+    abstract).
 
     demo_logp: whether there are held-out demos to score.
     """

@@ -1,7 +1,7 @@
 """What a step asks, samples and grades: rows of the step, sampling in parts, further rounds.
 
-Everything is a function of seed, step and cursors, whatever was done before. A part of the samples is
-graded while the next is generated.
+Everything is a function of seed, step and cursors, whatever was done before. A part of the samples
+is graded while the next is generated.
 """
 
 from __future__ import annotations
@@ -119,7 +119,10 @@ class StepSampler(NamedTuple):
         return batches.order(s.seed, "rl", count, cursor, s.batch.prompts_per_step)
 
     def start(self, params: Params, rows: Rows) -> dict[str, list[sampler.Samples]]:
-        """Begin to sample the step's prompts by every policy of the step, in parts; waits for nothing."""
+        """Begin to sample the step's prompts by every policy of the step, in parts.
+
+        Waits for nothing.
+        """
         return {
             name: self.dispatch(self.programs.policy[name](params), rows, rows.prompts)
             for name in rows.spec.sampled_by
@@ -166,7 +169,9 @@ class StepSampler(NamedTuple):
         return Sampled(rollouts, groups, cursor, metrics)
 
     def fetch(self, rows: Rows, prompts: np.ndarray, parts: list[sampler.Samples]):
-        """(Rollouts, [Graded], seconds of grading): each part is graded while the next is generated."""
+        """(Rollouts, [Graded], seconds of grading): each part is graded while the next is
+        generated.
+        """
         s, graded, grading = self.setup.settings, [], 0.0
         size = len(prompts) // len(parts)
         for part, begin in zip(parts, range(0, len(prompts), size)):
@@ -200,7 +205,8 @@ class StepSampler(NamedTuple):
     def replace_equal_groups(
         self, params: Params, rows: Rows, rollouts: Rollouts
     ) -> tuple[list[Group], float]:
-        """Replace groups of equal rewards in place by informative ones of the next prompts, in at most resample_rounds rounds.
+        """Replace groups of equal rewards in place by informative ones of the next prompts, in at
+        most resample_rounds rounds.
 
         Returns the rounds and the seconds of grading. Every prompt that is asked moves the cursor,
         used or not, so that the order stays a function of it. What cannot be replaced stays.
@@ -224,7 +230,10 @@ class StepSampler(NamedTuple):
         return rounds, grading
 
     def sampled_tokens(self, groups: list[Group]) -> dict[str, float]:
-        """What sampling took: prompts, each computed once, and completions; of all policies and rounds."""
+        """What sampling took: prompts, each computed once, and completions.
+
+        Of all policies and rounds.
+        """
         tokens, graded = self.data.prompts.tokens, [x for group in groups for x in group.graded]
         prompts = sum(len(tokens[i]) for group in groups for i in group.prompts)
         generated = sum(int(part.samples.seqs.length_B.sum()) for part in graded)
@@ -266,7 +275,10 @@ class StepSampler(NamedTuple):
 
 
 def with_noise(s, reward_B: np.ndarray, ids: list[int], step: int) -> np.ndarray:
-    """Each reward flipped with probability rollout.reward_noise, by seed, step and problem alone; outcomes stay what they are."""
+    """Each reward flipped with probability rollout.reward_noise, by seed, step and problem alone.
+
+    Outcomes stay what they are.
+    """
     p, M = s.rollout.reward_noise, s.batch.samples_per_prompt
     if not p:
         return reward_B

@@ -50,14 +50,17 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Where the base weights come from and in what precision they compute; masters are always fp32."""
+    """Where the base weights come from and in what precision they compute.
+
+    Masters are always fp32.
+    """
 
     path: schema.LocalPath = ""  # HF folder or hub name; "" draws random weights of shape `arch`
-    arch: dict = dataclasses.field(
-        default_factory=dict
-    )  # keys of HF's config.json; beside a path it must agree
+    # keys of HF's config.json; beside a path it must agree
+    arch: dict = dataclasses.field(default_factory=dict)
     dtype: str = "float32"  # compute dtype: float32 or bfloat16
-    attention: str = "auto"  # how training and prefill compute it: a key of attention.KINDS; auto: what the devices can
+    # how training and prefill compute it: a key of attention.KINDS; auto: what the devices can
+    attention: str = "auto"
     remat: str = "full"  # what a layer keeps for the backward pass: a key of remat.REMAT
     logp_chunk: int = 512  # as many logits are in memory at once as so many positions have
     lora_rank: int = 16
@@ -69,15 +72,17 @@ class Model:
 class Data:
     """Tokenizer and lengths."""
 
-    tokenizer: schema.LocalPath = (
-        ""  # "": the model's own; "chars": the task's alphabet; else a folder or hub name
-    )
+    # "": the model's own; "chars": the task's alphabet; else a folder or hub name
+    tokenizer: schema.LocalPath = ""
     buckets: tuple[int, ...] = (64,)  # prompt lengths that programs are compiled for
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """How training samples are drawn. Temperature alone: training could not mirror top-k and top-p."""
+    """How training samples are drawn.
+
+    Temperature alone: training could not mirror top-k and top-p.
+    """
 
     temperature: float = 1.0
     # texts at which a completion is cut when it is read, in evaluations too, beside the task's own:
@@ -86,9 +91,8 @@ class Rollout:
     task_stop: bool = True  # whether the task's own apply
     max_new: int = 64  # tokens, end-of-sequence counted; also the longest expert trace
     cache_dtype: str = "float32"
-    reward_noise: float = (
-        0.0  # probability with which a reward is flipped: for studies of a grader that errs
-    )
+    # probability with which a reward is flipped: for studies of a grader that errs
+    reward_noise: float = 0.0
     calls: int = 1  # parts of a step's prompts: one is graded while the next is generated
     # how often the sampler goes on with the half of its rows that is not done; -1: where it pays
     compactions: int = -1
@@ -104,9 +108,8 @@ class Batch:
     samples_per_prompt: int = 5
     demos_per_step: int = 64
     microbatch_rows: int = 8  # per device
-    pack: int = (
-        0  # most samples in one row of a forward pass (packing.py); 0: each has a row of its own
-    )
+    # most samples in one row of a forward pass (packing.py); 0: each has a row of its own
+    pack: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +119,11 @@ class Eval:
     every: int = 10  # steps; also before the first and after the last. 0: never
     rows: int = 64  # prompts generated at once
     limit: int = 0  # problems of each split; 0: all
-    samples: int = (
-        0  # of each held-out problem at the training temperature, beside the greedy one; at most 9
-    )
-    cooperation: bool = False  # whether what cooperation does is measured too (measured_gain.py), on `rows` problems of each kind
+    # of each held-out problem at the training temperature, beside the greedy one; at most 9
+    samples: int = 0
+    # whether what cooperation does is measured too (measured_gain.py), on `rows` problems of each
+    # kind
+    cooperation: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +142,8 @@ class Log:
     eval_problems: int = 8  # of each held-out split whose answers are kept at every evaluation
     mirrors: tuple[str, ...] = ()  # tensorboard, wandb
     skipped_limit: int = 5  # non-finite updates in a row after which the run stops
-    ungraded_limit: float = (
-        0.1  # share of a step's samples ended by the grader's timeout or error that stops it
-    )
+    # share of a step's samples ended by the grader's timeout or error that stops it
+    ungraded_limit: float = 0.1
 
 
 class Settings(NamedTuple):
@@ -165,7 +168,10 @@ class Settings(NamedTuple):
 
 
 def read(config: ConfigDict, devices: int) -> Settings:
-    """Check and type every group; ValueError for the first key that is invalid, warnings for keys nobody reads."""
+    """Check and type every group.
+
+    ValueError for the first key that is invalid, warnings for keys nobody reads.
+    """
     for key in config:
         if key not in KEYS:
             raise ValueError(f"unknown key config.{key}: {schema.did_you_mean(key, KEYS)}")
@@ -223,7 +229,10 @@ def read(config: ConfigDict, devices: int) -> Settings:
 
 
 def method_settings(group: ConfigDict, name: str, cls: type) -> Any:
-    """The settings of the chosen method, config.method.<name>; a warning for those of others that are set."""
+    """The settings of the chosen method, config.method.<name>.
+
+    A warning for those of others that are set.
+    """
     for key in group:
         if key not in ("name", *methods.names()):
             raise ValueError(
@@ -250,22 +259,24 @@ def check(s: Settings) -> None:
             raise ValueError(f"{key}={value}; allowed: a whole number of at least {least}")
     if s.rollout.temperature <= 0 or s.rollout.max_new < 1:
         raise ValueError(
-            f"rollout.temperature={s.rollout.temperature}, rollout.max_new={s.rollout.max_new}; allowed: "
-            "above 0, and at least 1"
+            f"rollout.temperature={s.rollout.temperature}, rollout.max_new={s.rollout.max_new}; "
+            "allowed: above 0, and at least 1"
         )
     if s.rollout.compactions < -1:
         raise ValueError(
-            f"rollout.compactions={s.rollout.compactions}; allowed: 0, 1, ..., or -1: 2 on one CPU, "
-            "0 elsewhere"
+            f"rollout.compactions={s.rollout.compactions}; allowed: 0, 1, ..., or -1: 2 on one "
+            "CPU, 0 elsewhere"
         )
     if s.rollout.cache_segments < 1 and s.rollout.cache_segments != -1:
         raise ValueError(
-            f"rollout.cache_segments={s.rollout.cache_segments}; allowed: 1, 2, ..., or -1, which is 4"
+            f"rollout.cache_segments={s.rollout.cache_segments}; allowed: 1, 2, ..., or -1, which "
+            "is 4"
         )
     if "" in s.rollout.stop:
         raise ValueError(
-            f"rollout.stop={s.rollout.stop}: an empty text stands everywhere; leave it out, allowed are "
-            "texts such as '\\nQuestion:'"
+            f"rollout.stop={s.rollout.stop}: an empty text stands everywhere; leave it out, "
+            "allowed are texts such as '\\n"
+            "Question:'"
         )
     if not 0 <= s.rollout.reward_noise <= 1:
         raise ValueError(
@@ -283,7 +294,8 @@ def check(s: Settings) -> None:
         )
     if s.eval.samples > 9:
         raise ValueError(
-            f"eval.samples={s.eval.samples}; allowed: up to 9. For more of them: experiments.evaluate --samples"
+            f"eval.samples={s.eval.samples}; allowed: up to 9. For more of them: "
+            "experiments.evaluate --samples"
         )
     for name in s.log.mirrors:
         if name not in logbook.MIRRORS:

@@ -1,4 +1,6 @@
-"""What the host logs of a step once its update is done, and what a checkpoint says beside the state."""
+"""What the host logs of a step once its update is done, and what a checkpoint says beside the
+state.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +56,8 @@ class StepLog:
     ) -> None:
         """Fetch the metrics of a step, which waits for its update, and log them.
 
-        extra: of its evaluation. updated: when the update ended, if that is known. log: whether a line
-        is written now.
+        extra: of its evaluation. updated: when the update ended, if that is known. log: whether a
+        line is written now.
         """
         if step is None:
             return
@@ -94,7 +96,10 @@ class StepLog:
         return self._trained + time.monotonic() - self._since
 
     def meta(self, number: int, cursors: dict[str, int], pending_evaluation: bool) -> dict:
-        """What a checkpoint says beside the state; the last line too where its evaluation is still to come."""
+        """What a checkpoint says beside the state.
+
+        The last line too where its evaluation is still to come.
+        """
         line = {key: repr(value) for key, value in self.last.items()} if pending_evaluation else {}
         return {
             **cursors,

@@ -18,7 +18,9 @@ from bridge_jax.types import TrainState
 def evaluation(
     sampler: rollouts.StepSampler, state: TrainState, interrupt: Interrupt, book, step: int
 ) -> dict[str, float]:
-    """Greedy accuracy on every held-out split, as in experiments.evaluate; Stopped between two batches after a signal.
+    """Greedy accuracy on every held-out split, as in experiments.evaluate.
+
+    Stopped between two batches after a signal.
 
     With eval.samples also the mean accuracy of so many samples, eval/{split}_sampled_accuracy; with
     eval.cooperation, what measured_gain.py measures. Which problems were solved, and by how many of

@@ -1,7 +1,9 @@
-"""How many experts it takes: 16 (half of what a step reads: each twice in every step) to 2,000 (each prompt has one).
+"""How many experts it takes: 16 (half of what a step reads: each twice in every step) to 2,000
+(each prompt has one).
 
-python -m experiments.pretrain --out=runs/study/base    # once: the base model that every run starts from
-python -m experiments.sweep --sweep=configs/sweeps/expert_scarcity.py --workdir=runs/expert_scarcity --jobs=2
+python -m experiments.pretrain --out=runs/study/base    # once: the base model that every run starts
+from python -m experiments.sweep --sweep=configs/sweeps/expert_scarcity.py
+--workdir=runs/expert_scarcity --jobs=2
 """
 
 from configs.sweeps import ladder

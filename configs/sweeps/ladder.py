@@ -1,10 +1,12 @@
-"""What the sweeps of the study share: the methods, their settings beside the learning rate, and how long each trains.
+"""What the sweeps of the study share: the methods, their settings beside the learning rate, and how
+long each trains.
 
-Equal budgets: each method reads 3,200 experts (100 steps of 32, from task.demo_size) and generates 25,600 samples (100 steps of
-32 prompts x 8); steps that generate nothing (the first half of cold_start, every second one of alternate) come on top and are
-cheap. What generates more a step has fewer steps: bridge_own samples twice, dapo 2.3 times (measured). Each warms up for a
-tenth and falls to 0 by a cosine at its own end. Equal time: AT_EQUAL_TIME, the same methods for as long as bridge takes. Not a
-sweep itself.
+Equal budgets: each method reads 3,200 experts (100 steps of 32, from task.demo_size) and generates
+25,600 samples (100 steps of 32 prompts x 8); steps that generate nothing (the first half of
+cold_start, every second one of alternate) come on top and are cheap. What generates more a step has
+fewer steps: bridge_own samples twice, dapo 2.3 times (measured). Each warms up for a tenth and
+falls to 0 by a cosine at its own end. Equal time: AT_EQUAL_TIME, the same methods for as long as
+bridge takes. Not a sweep itself.
 """
 
 import json
@@ -58,12 +60,15 @@ MAIN = ("sft", "grpo", "cold_start", "alternate", "hybrid", "bridge")
 MAIN_WITH_SAMPLES = MAIN[1:]  # sft reads no reward
 ALPHA = 1e-4  # the base rate of configs/ladder.py
 RATES = (1e-4, 3e-4, 1e-3)  # alpha of every method
-LOWER = 3e-5  # as well for those whose best of the three is the lowest; it was tried for the main ones and was best for none
+# as well for those whose best of the three is the lowest; it was tried for the main ones and was
+# best for none
+LOWER = 3e-5
 LOWEST_BEST = ("chord_phi", "luffy", "dr_grpo", "gspo", "dapo", "srft", "hpt")
+# beta / alpha of those with an adapter, which so have twice as many settings to choose from
 RATIOS = (
     10,
     1,
-)  # beta / alpha of those with an adapter, which so have twice as many settings to choose from
+)
 
 
 def common(**given) -> dict:
@@ -72,12 +77,17 @@ def common(**given) -> dict:
 
 
 def given_of(variant: str) -> dict:
-    """What a variant sets beside the learning rates; a method that METHODS has not, its defaults."""
+    """What a variant sets beside the learning rates.
+
+    A method that METHODS has not, its defaults.
+    """
     return METHODS.get(variant, {"method": variant})
 
 
 def annealed(given: dict) -> dict:
-    """The settings with both learning rates falling to 0 at the end of the run, of each phase where there are two."""
+    """The settings with both learning rates falling to 0 at the end of the run, of each phase where
+    there are two.
+    """
     steps = given.get("steps", ROLLOUTS)
     length = steps - given.get("method.cold_start.sft_steps", 0)
     every = {"warmup_steps": length // 10, "decay_steps": length - length // 10}
@@ -90,7 +100,10 @@ def annealed(given: dict) -> dict:
 
 
 def at_rate(variant: str, rate: float, ratio: float = RATIOS[0], **given) -> dict:
-    """The settings of a variant, and those given, at a learning rate alpha; beta is `ratio` times alpha."""
+    """The settings of a variant, and those given, at a learning rate alpha.
+
+    Beta is `ratio` times alpha.
+    """
     adapter = (
         {"optim.lora.learning_rate": float(f"{ratio * rate:.3g}")}
         if variant in WITH_ADAPTER
@@ -105,7 +118,9 @@ def ratios(variant: str) -> tuple[float, ...]:
 
 
 def setting(variant: str, rate: float, ratio: float) -> str:
-    """What a setting of the tuning is called: METHOD@ALPHA, with xRATIO behind it where that is not the first."""
+    """What a setting of the tuning is called: METHOD@ALPHA, with xRATIO behind it where that is not
+    the first.
+    """
     return f"{variant}@{rate:g}" + ("" if ratio == RATIOS[0] else f"x{ratio}")
 
 
@@ -142,5 +157,8 @@ def at_tuned(variant: str, **given) -> dict:
 
 
 def settled(*variants: str) -> dict:
-    """{variant: its settings at its rates}; unless named, of all that are tuned, or of all where none is."""
+    """{variant: its settings at its rates}.
+
+    Unless named, of all that are tuned, or of all where none is.
+    """
     return {name: at_tuned(name) for name in variants or tuned() or METHODS}

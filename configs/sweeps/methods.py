@@ -1,4 +1,5 @@
-"""The paper's comparison of methods, with everything people compare it with and its controls: up to 20 variants x 8 seeds.
+"""The paper's comparison of methods, with everything people compare it with and its controls: up to
+20 variants x 8 seeds.
 
     python -m experiments.pretrain --out=runs/study/base    # once: the base model that every run starts from
     python -m experiments.sweep --sweep=configs/sweeps/methods.py --workdir=runs/methods --jobs=2

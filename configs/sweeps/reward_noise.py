@@ -1,4 +1,6 @@
-"""The paper's test of robustness: each training reward flipped with probability p; evaluation is never flipped.
+"""The paper's test of robustness: each training reward flipped with probability p.
+
+Evaluation is never flipped.
 
     python -m experiments.pretrain --out=runs/study/base    # once: the base model that every run starts from
     python -m experiments.sweep --sweep=configs/sweeps/reward_noise.py --workdir=runs/reward_noise --jobs=2

@@ -1,8 +1,10 @@
-"""What the study's first runs did not test as they said, run again: several inner steps of theta_hat, bounded weights.
+"""What the study's first runs did not test as they said, run again: several inner steps of
+theta_hat, bounded weights.
 
     python -m experiments.study --stages=again
 
-Settings and names are those of the main sweep (bridge_inner) and of the search for a regime (bridge/SETTING).
+Settings and names are those of the main sweep (bridge_inner) and of the search for a regime
+(bridge/SETTING).
 """
 
 from configs.sweeps import ladder, study_regime

@@ -1,8 +1,10 @@
-"""The study in ten minutes: the main methods at the config's learning rate, two seeds, 40% of the steps.
+"""The study in ten minutes: the main methods at the config's learning rate, two seeds, 40% of the
+steps.
 
     python -m experiments.study --quick
 
-It shows how, it proves nothing. Its base model is its own: made on all cores, which is faster, it is not the one of the study.
+It shows how, it proves nothing. Its base model is its own: made on all cores, which is faster, it
+is not the one of the study.
 """
 
 from configs.sweeps import ladder

@@ -1,8 +1,10 @@
-"""Where does the cooperative gain pay: settings of bridge one by one around the tuned one, and a few together.
+"""Where does the cooperative gain pay: settings of bridge one by one around the tuned one, and a
+few together.
 
     python -m experiments.study --stages=regime
 
-A variant is bridge/SETTING. lam "by the gain": more weight on the experts while theta, with them, is better than theta_hat.
+A variant is bridge/SETTING. lam "by the gain": more weight on the experts while theta, with them,
+is better than theta_hat.
 """
 
 from configs.sweeps import ladder

@@ -1,4 +1,5 @@
-"""The study's comparison at equal time: each method for as many steps as take the processor time of bridge's 100.
+"""The study's comparison at equal time: each method for as many steps as take the processor time of
+bridge's 100.
 
     python -m experiments.study --stages=time
 
@@ -7,6 +8,7 @@ A variant is METHOD+equal time. bridge itself stands in the main sweep.
 
 from configs.sweeps import ladder
 
+# by the main table on B
 LONGER = {
     "sft": 17.0,
     "grpo": 2.0,
@@ -14,7 +16,7 @@ LONGER = {
     "alternate": 1.8,
     "hybrid": 1.85,
     "joint": 1.75,
-}  # by the main table on B
+}
 
 
 def get_sweep() -> dict:

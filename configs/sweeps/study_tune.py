@@ -1,4 +1,5 @@
-"""Learning rates of every method, by the same grid and two seeds, judged on the dev split (experiments.study reads them off).
+"""Learning rates of every method, by the same grid and two seeds, judged on the dev split
+(experiments.study reads them off).
 
 python -m experiments.study --stages=tune
 """
@@ -7,7 +8,10 @@ from configs.sweeps import ladder
 
 
 def get_sweep() -> dict:
-    """Methods x rates x 2 seeds that the main sweep does not use; a variant is METHOD@ALPHA, or METHOD@ALPHAxRATIO."""
+    """Methods x rates x 2 seeds that the main sweep does not use.
+
+    A variant is METHOD@ALPHA, or METHOD@ALPHAxRATIO.
+    """
     variants = {
         setting: ladder.at_rate(name, *rates)
         for name in ladder.METHODS

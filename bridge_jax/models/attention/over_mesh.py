@@ -17,7 +17,10 @@ from bridge_jax.distributed.sharding import kv_copies
 
 
 def row_axes(mesh: Mesh, *arrays: jax.Array) -> tuple[str, ...] | None:
-    """The axes over which the rows of all these arrays are spread; None where they do not divide."""
+    """The axes over which the rows of all these arrays are spread.
+
+    None where they do not divide.
+    """
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     return ("data", "fsdp") if all(x.shape[0] % devices == 0 for x in arrays) else None
 
