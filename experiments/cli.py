@@ -110,7 +110,7 @@ def leave(code: int = 0) -> None:
 
 def fail(message: str, code: int = 2, at_once: bool = False) -> None:
     """Ends the program with a line "error: ..."; at once: as one of several hosts, for which jax would wait at the exit."""
-    streams.say(f"error: {message}", descriptor=2)
+    streams.write_line(f"error: {message}", descriptor=2)
     if at_once:
         leave(code)
     sys.exit(code)
@@ -149,7 +149,7 @@ def interrupt_by_signals() -> None:
 
 def check_output() -> None:
     """Ends the program with an error if something on standard output was lost: for commands whose result it is."""
-    error = streams.lost()
+    error = streams.output_error()
     if error is not None:
         fail_by(OSError(error.errno, error.strerror, "standard output"))
 

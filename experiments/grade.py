@@ -82,7 +82,7 @@ def grade_file(file, name: str, reading: str, pool: Pool, out) -> collections.Co
             out.write(json.dumps(row | {"outcome": str(outcome)}) + "\n")
         out.flush()
         counts.update(outcomes)
-        if streams.lost():
+        if streams.output_error():
             break  # nobody would read the rest
     if isinstance(broken, ValueError):
         raise broken

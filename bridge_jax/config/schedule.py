@@ -1,4 +1,4 @@
-"""Course of a weight over a run: the settings that lam and mu share."""
+"""Settings of a scheduled weight, shared by lam and mu."""
 
 from __future__ import annotations
 

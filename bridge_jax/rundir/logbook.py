@@ -144,8 +144,8 @@ def claimed(workdir: str) -> Iterator[None]:
     Of a run of several processes the first one calls it; the others, once it has, `attended`."""
     lock, attendance = _locks(_writable(workdir))
     way = "wait for it or stop it, or take another --workdir."
-    with files.claimed(lock, f"another process trains in {workdir!r}; {way}"):
-        with files.claimed(
+    with files.file_lock(lock, f"another process trains in {workdir!r}; {way}"):
+        with files.file_lock(
             attendance, f"a process of an earlier run is still in {workdir!r}; {way}"
         ):
             pass
@@ -155,7 +155,7 @@ def claimed(workdir: str) -> Iterator[None]:
 @contextlib.contextmanager
 def attended(workdir: str) -> Iterator[None]:
     """This process is one of the others of the run that has claimed the directory: no later run begins beside it."""
-    with files.claimed(
+    with files.file_lock(
         _locks(workdir)[1],
         f"another run begins in {workdir!r}: take another --workdir.",
         shared=True,
@@ -274,7 +274,7 @@ def _writable(workdir: str) -> str:
             pass
     except OSError as error:
         if files.is_full(error):
-            raise files.unwritten(workdir, error) from error
+            raise files.write_error(workdir, error) from error
         raise ValueError(
             f"cannot write to workdir {workdir!r}: {error.strerror}; take another --workdir."
         ) from None
@@ -596,7 +596,7 @@ def progress(total: int, initial: int, desc: str, quiet: bool = False) -> Iterat
             return
         shown, pace = now, (now - start) / max(1, step - initial)
         left = f"{pace:.3g} s/step, {pace * (total - step):.0f} s left"
-        streams.say(f"{desc} {step}/{total}  {left}  {text}".rstrip(), descriptor=2)
+        streams.write_line(f"{desc} {step}/{total}  {left}  {text}".rstrip(), descriptor=2)
 
     if not streams.has_terminal(2):
         yield line
