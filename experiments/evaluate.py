@@ -214,12 +214,12 @@ class Grader:
 
 
 def needs_pool(names: tuple[str, ...]) -> bool:
-    """Whether some of the tasks say that their compare makes Claims (CLAIMS = True in the task's file)."""
+    """Whether some of the tasks say that their compare makes DeferredComparisons (DEFERS_COMPARISONS = True in the task's file)."""
     from bridge_jax import tasks
 
     # every name is looked up, so that an unknown one is told at once
     loaded = [tasks.load(name) for name in names]
-    return any(getattr(task, "CLAIMS", False) for task in loaded)
+    return any(getattr(task, "DEFERS_COMPARISONS", False) for task in loaded)
 
 
 # ---- models

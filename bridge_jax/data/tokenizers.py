@@ -1,4 +1,4 @@
-"""Tokenizers: text to ids and back, chat templates, ids that end a sequence."""
+"""Tokenizers: text to ids and back, chat templates, end-of-sequence ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from bridge_jax.filesystem import hf_folder, textfile
 
 EOS = "<eos>"
-# stands for an id that a tokenizer has no text for: it must not vanish between two digits
+# the text of an unknown id, which must not vanish between two digits
 UNREADABLE = "\ufffd"
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -31,9 +31,7 @@ PROBE = "PROBE-OF-THE-TEMPLATE"
 
 @dataclasses.dataclass(frozen=True)
 class CharTokenizer:
-    """One id per character: 0 ends a sequence (and pads), the characters of `alphabet` follow from
-    1.
-    """
+    """One id per character of `alphabet`, from 1; id 0 ends a sequence and pads."""
 
     alphabet: str
 
@@ -59,7 +57,7 @@ class CharTokenizer:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Ids that end a sequence; the first is the one that is taught."""
+        """Ids that end a sequence; demonstrations end with the first."""
         return (0,)
 
     def encode(self, text: str) -> list[int]:
@@ -74,20 +72,20 @@ class CharTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids, to the end; id 0 gives nothing, an id beyond the vocabulary U+FFFD."""
+        """Text of all ids; id 0 gives nothing, an id outside the vocabulary U+FFFD."""
         return "".join(
             self.alphabet[id - 1] if id < self.vocab_size else UNREADABLE for id in ids if id != 0
         )
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
-        """Prompt ids: what the user says, nothing around it."""
+        """Prompt ids: the user's messages alone."""
         return self.encode(
             "".join(message["content"] for message in messages if message["role"] == "user")
         )
 
     def save(self, folder: str | pathlib.Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which transformers.AutoTokenizer loads,
-        into the folder.
+        """Writes tokenizer.json and tokenizer_config.json, as transformers.AutoTokenizer loads
+        them.
         """
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -124,16 +122,14 @@ class CharTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class HFTokenizer:
-    """The tokenizer of a model folder (or hub repository).
+    """The tokenizer of a model folder or hub repository.
 
-    ValueError where there is none or it has no end of sequence.
-
-    Without a chat template a prompt is each message's content and a newline, behind the
-    begin-of-sequence token if the tokenizer puts one on. eos_ids: the tokenizer's own token first
-    (the one that is taught), then what the model's generation_config.json and config.json name,
-    then the special token that closes an assistant's turn in the template: Llama-3's files name
-    <|end_of_text|>, and their turns are closed by <|eot_id|>. No other special token ends a
-    sequence.
+    ValueError where there is none, and where it has no end-of-sequence token. Without a chat
+    template a prompt is each message's content and a newline, after the begin-of-sequence token if
+    the tokenizer adds one. eos_ids: first the tokenizer's own token, with which demonstrations end,
+    then those of the model's generation_config.json and config.json, then the special token that
+    closes an assistant's turn in the template. Llama 3 needs the last: its files name
+    <|end_of_text|>, but its turns are closed by <|eot_id|>. No other special token ends a sequence.
     """
 
     folder: str
@@ -177,11 +173,10 @@ class HFTokenizer:
         return found
 
     def _behind_a_turn(self) -> str:
-        """What the template puts behind an assistant's words.
+        """The text that the template appends to an assistant's message.
 
-        "" where it changes them or has no assistant.
-
-        ValueError for a template that renders nothing at all.
+        "" where the template changes the message or has no assistant role. ValueError for a
+        template that renders nothing at all.
         """
         system, user, assistant = (
             {"role": role, "content": PROBE} for role in ("system", "user", "assistant")
@@ -198,8 +193,8 @@ class HFTokenizer:
         raise refusal
 
     def _named_in(self, name: str) -> int | list[int] | None:
-        """eos_token_id of a file beside the tokenizer, as it stands there: a config class fills in
-        defaults.
+        """eos_token_id of a JSON file next to the tokenizer, without the defaults of config
+        classes.
         """
         import transformers
 
@@ -212,13 +207,14 @@ class HFTokenizer:
         return hf_folder.read_json(path).get("eos_token_id") if path.is_file() else None
 
     def _templated(self, messages: list[dict[str, str]], **how) -> str:
-        """The chat template's text.
+        """The messages as the chat template renders them.
 
-        ValueError names its file and the way out where it refuses the messages.
+        Where the template fails, a ValueError names its file and the remedies.
         """
         try:
             return self.inner.apply_chat_template(messages, tokenize=False, **how)
-        except Exception as error:  # a template is a program of its own, which raises what it likes
+        # a template is a program, which may raise any error
+        except Exception as error:
             files = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
             there = [name for name in files if (pathlib.Path(self.folder) / name).is_file()]
             where = str(pathlib.Path(self.folder) / (there or files)[0])
@@ -231,19 +227,16 @@ class HFTokenizer:
             ) from error
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text as it is, nothing put before or after it."""
+        """Ids of the text alone, without special tokens around it."""
         return self.inner.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids, to the end.
-
-        Ids that end a sequence give nothing, those beyond the vocabulary U+FFFD.
-        """
+        """Text of all ids; end-of-sequence ids give nothing, ids outside the vocabulary U+FFFD."""
         kept = [int(id) for id in ids if id not in self.eos_ids]
         pieces = []
         for known, run in itertools.groupby(kept, key=lambda id: id < self.vocab_size):
             ids = list(run)
-            # left to itself, the tokenizer would skip unknown ids and so join what stood apart
+            # the tokenizer would skip unknown ids and thereby join their neighbours
             if known:
                 pieces.append(self.inner.decode(ids, clean_up_tokenization_spaces=False))
             else:
@@ -251,8 +244,8 @@ class HFTokenizer:
         return "".join(pieces)
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
-        """Prompt ids of chat messages, up to where the assistant begins to speak."""
-        # a plain text goes around the template, see tasks.plain_messages
+        """Prompt ids of chat messages, up to the beginning of the assistant's message."""
+        # plain text does not pass through the template, see tasks.plain_messages
         plain = [message["role"] for message in messages] == ["text"]
         if self.inner.chat_template and not plain:
             return self.encode(self._templated(messages, add_generation_prompt=True))
@@ -267,7 +260,7 @@ class HFTokenizer:
         return [self.inner.bos_token_id] * starts + self.encode(text)
 
     def save(self, folder: str | pathlib.Path) -> None:
-        """Put the tokenizer's files into the folder: the very files where it came from a folder."""
+        """Writes the tokenizer's files into the folder; copies them where it came from a folder."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not pathlib.Path(self.folder).is_dir():
@@ -280,8 +273,9 @@ class HFTokenizer:
 
 
 def check_files(folder: str | pathlib.Path) -> None:
-    """ValueError for the first file of a tokenizer that is no UTF-8 or no JSON: transformers does
-    not name it.
+    """ValueError names the first file that is not UTF-8 or not JSON.
+
+    Transformers does not name it.
     """
     for name in ("config.json", *TOKENIZER_FILES):
         path = pathlib.Path(folder) / name
@@ -292,10 +286,7 @@ def check_files(folder: str | pathlib.Path) -> None:
 
 
 def check_vocabulary(tokenizer, model_vocab: int) -> None:
-    """ValueError if the tokenizer knows ids that the model has no row for.
-
-    A larger (padded) vocabulary is fine.
-    """
+    """ValueError if the tokenizer has ids beyond the model's vocabulary, which may be larger."""
     needed = max(tokenizer.vocab_size, max(tokenizer.eos_ids) + 1)
     if needed > model_vocab:
         raise ValueError(

@@ -21,7 +21,7 @@ import numpy as np
 from bridge_jax.data.batches import PromptBatch, Prompts, prompt_batch
 from bridge_jax.distributed import multihost, sharding
 from bridge_jax.evaluation.results import binomial_error
-from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.grading.pool import Pool
 from bridge_jax.sampling import decode_plan
 from bridge_jax.sampling import sampler as sampling_sampler
@@ -111,7 +111,7 @@ def grade(
 ) -> Graded:
     """Read, up to task.stop, and grade; an exception of the task's grader is the row's grader_error, never the run's end.
 
-    lenient: read answers with task.lenient. A task whose compare makes Claims needs a pool (ValueError without).
+    lenient: read answers with task.lenient. A task whose compare makes DeferredComparisons needs a pool (ValueError without).
     """
     samples, texts, unread = read(tokenizer, samples, task.stop)
     M = len(samples.stopped_B) // len(problems)
@@ -176,7 +176,9 @@ def readings_here(
     found: dict[tuple[int, str], Any] = {
         pair: attempt(task.compare, problems[pair[0]], pair[1]) for pair in dict.fromkeys(pairs)
     }
-    claims = {pair: outcome for pair, outcome in found.items() if isinstance(outcome, Claim)}
+    claims = {
+        pair: outcome for pair, outcome in found.items() if isinstance(outcome, DeferredComparison)
+    }
     if claims and pool is None:
         raise ValueError(
             f"task {task.name!r} grades with symbolic algebra; give evaluate.grade a grading.pool.Pool"

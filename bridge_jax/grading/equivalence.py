@@ -4,9 +4,9 @@ algebra for the rest.
 `compare` runs in the trainer's process: limits first, then one spelling (latex.py), the parts of
 lists, tuples, sets, unions and matrices one by one (shapes.py), names on the left-hand side
 (names.py), units (units.py), exact numbers (numbers.py), and formulas told apart by their value at
-one point (probe.py). It takes linear time. What it cannot decide becomes a Claim; `symbolic` judges
-that with algebra.py, part by part on the short strings, and runs in the processes of grading.pool
-alone, because nothing but SIGKILL ends some expressions.
+one point (probe.py). It takes linear time. What it cannot decide becomes a DeferredComparison;
+`symbolic` judges that with algebra.py, part by part on the short strings, and runs in the processes
+of grading.pool alone, because nothing but SIGKILL ends some expressions.
 
 Strict: 0.333 is not 1/3, 11_2 is not 11, (1,2) is not [1,2), 5 km is not 5 m, y = 1 is not x = 1; a
 unit or a name may be stated or left out. What cannot be decided is wrong. Left out: several values
@@ -33,7 +33,7 @@ from bridge_jax.grading.latex import (
 )
 from bridge_jax.grading.names import Named
 from bridge_jax.grading.numbers import number
-from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 from bridge_jax.grading.shapes import (
     LIST,
     ONE,
@@ -71,9 +71,9 @@ _RATIO = outside_brackets(":")
 _INFINITE = re.compile(r"[+-]?\s*\\infty")
 
 
-def compare(gold: str, answer: str, rule: Rule = Rule()) -> Outcome | Claim:
-    """Outcome where it can be told cheaply, else a Claim for grading.pool; parse_error for what is
-    beyond the limits.
+def compare(gold: str, answer: str, rule: Rule = Rule()) -> Outcome | DeferredComparison:
+    """Outcome where it can be told cheaply, else a DeferredComparison for grading.pool; parse_error
+    for what is beyond the limits.
     """
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold) and not rule.parts:
         verdict = _near(Fraction(int(gold)), Fraction(int(answer)), rule)
@@ -83,11 +83,11 @@ def compare(gold: str, answer: str, rule: Rule = Rule()) -> Outcome | Claim:
     except (Unreadable, RecursionError):
         return Outcome.parse_error
     if verdict is None:
-        return Claim(gold, answer, rule)
+        return DeferredComparison(gold, answer, rule)
     return Outcome.correct if verdict else Outcome.wrong
 
 
-def symbolic(claim: Claim) -> Outcome:
+def symbolic(claim: DeferredComparison) -> Outcome:
     """What algebra says. Slow, and not safe against hostile text: for worker processes only."""
     try:
         judge = _Judge(claim.rule, exact=True)

@@ -29,7 +29,7 @@ class Rule(NamedTuple):
     unit: str = ""  # unit of the gold answer: an answer may state it or leave it out
 
 
-class Claim(NamedTuple):
+class DeferredComparison(NamedTuple):
     """An answer that only symbolic algebra can judge: work for the processes of grading.pool."""
 
     gold: str

@@ -1,5 +1,5 @@
-"""Processes that judge Claims, each claim within a limit of processor time that the parent enforces
-with SIGKILL.
+"""Processes that judge DeferredComparisons, each claim within a limit of processor time that the
+parent enforces with SIGKILL.
 
 A claim that uses up its processor time is a `timeout`. A busy machine makes none: time in which a
 worker does not run is not counted. A worker that dies (killed, out of memory) or freezes (stopped:
@@ -29,7 +29,7 @@ import threading
 import time
 from pathlib import Path
 
-from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.grading.worker import READY
 
 logger = logging.getLogger(__name__)
@@ -94,10 +94,10 @@ class Worker:
         os.set_blocking(self.process.stdin.fileno(), False)
         self.started, self.ready, self.received, self.unsent = time.monotonic(), False, b"", b""
         self.fresh = True  # it was never given a claim
-        self.claim: Claim | None = None
+        self.claim: DeferredComparison | None = None
         self._allow(START_SECONDS)
 
-    def send(self, claim: Claim, deadline: float) -> None:
+    def send(self, claim: DeferredComparison, deadline: float) -> None:
         """Give it a claim; OSError if it is dead."""
         self._allow(deadline)
         self.unsent = (json.dumps(claim) + "\n").encode()
@@ -174,16 +174,16 @@ class Worker:
 class Work:
     """The claims of one call: which wait, which were lost once, what is known."""
 
-    def __init__(self, claims: list[Claim]):
+    def __init__(self, claims: list[DeferredComparison]):
         long = [claim for claim in claims if len(claim.gold) + len(claim.answer) > LONGEST]
         self.found = dict.fromkeys(long, Outcome.parse_error)
         self.waiting = collections.deque(
             dict.fromkeys(claim for claim in claims if claim not in self.found)
         )
-        self.again: list[Claim] = []  # lost once
-        self._lost: dict[Claim, float] = {}  # clock of the loss
+        self.again: list[DeferredComparison] = []  # lost once
+        self._lost: dict[DeferredComparison, float] = {}  # clock of the loss
 
-    def choose(self, worker: Worker, workers: list[Worker]) -> Claim | None:
+    def choose(self, worker: Worker, workers: list[Worker]) -> DeferredComparison | None:
         """The claim for a worker: the latest that was lost before it was started; one that was lost
         and to which no worker comes any more (starting fails); else the next that waits.
         """
@@ -195,18 +195,18 @@ class Work:
                 return claim
         return self.waiting[0] if self.waiting else None
 
-    def _is_new(self, worker: Worker, claim: Claim) -> bool:
+    def _is_new(self, worker: Worker, claim: DeferredComparison) -> bool:
         """Whether a worker was started after this claim was lost, and is still unused."""
         return worker.fresh and worker.started >= self._lost[claim]
 
-    def given(self, claim: Claim) -> None:
+    def given(self, claim: DeferredComparison) -> None:
         """A worker has it."""
         if claim in self.again:
             self.again.remove(claim)
         else:
             self.waiting.remove(claim)
 
-    def lose(self, claim: Claim, outcome: Outcome) -> None:
+    def lose(self, claim: DeferredComparison, outcome: Outcome) -> None:
         """Its worker is gone: the claim is judged again behind others, or, the second time, this is
         its outcome.
         """
@@ -238,7 +238,7 @@ class Pool:
         self._workers: list[Worker] = []
         self._fill()
 
-    def grade(self, claims: list[Claim]) -> list[Outcome]:
+    def grade(self, claims: list[DeferredComparison]) -> list[Outcome]:
         """One Outcome for each claim, in order.
 
         Raises for no claim, PoolError if workers cannot be started any more.
@@ -290,7 +290,7 @@ class Pool:
             )
 
     def _assign(self, work: Work) -> None:
-        """Claims to workers that are ready; one worker stays the spare."""
+        """DeferredComparisons to workers that are ready; one worker stays the spare."""
         for worker in list(self._workers):
             if sum(worker.claim is not None for worker in self._workers) >= self._size:
                 return
@@ -309,7 +309,7 @@ class Pool:
     def _wait(self) -> list[Worker]:
         """Workers that have something to say, or none when the next limit may be reached.
 
-        Claims are written meanwhile.
+        DeferredComparisons are written meanwhile.
         """
         ends = [worker.due for worker in self._workers if worker.claim or not worker.ready]
         if len(self._workers) <= self._size:

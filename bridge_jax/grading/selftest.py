@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bridge_jax.grading.equivalence import compare
 from bridge_jax.grading.extract import last_boxed
-from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 
 # gold, answer
 EQUAL = (
@@ -131,6 +131,8 @@ def grade(rows: list[tuple[str, str, Rule]], pool, extract=last_boxed) -> list[O
         Outcome.no_answer if answer is None else compare(gold, answer, rule)
         for (gold, _, rule), answer in zip(rows, answers)
     ]
-    claims = [outcome for outcome in found if isinstance(outcome, Claim)]
+    claims = [outcome for outcome in found if isinstance(outcome, DeferredComparison)]
     judged = dict(zip(claims, pool.grade(claims))) if claims else {}
-    return [judged[outcome] if isinstance(outcome, Claim) else outcome for outcome in found]
+    return [
+        judged[outcome] if isinstance(outcome, DeferredComparison) else outcome for outcome in found
+    ]

@@ -1,4 +1,5 @@
-"""A process that judges Claims: one JSON object a line on stdin, one outcome a line on stdout.
+"""A process that judges DeferredComparisons: one JSON object a line on stdin, one outcome a line on
+stdout.
 
 Started by grading.pool.
 
@@ -86,16 +87,17 @@ def main(memory_bytes: int, deadline: float) -> None:
     limit(memory_bytes)
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     from bridge_jax.grading import equivalence
-    from bridge_jax.grading.outcome import Claim, Outcome, Rule
+    from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 
-    equivalence.symbolic(Claim("x+1", "1+x"))  # imports and caches before the first deadline runs
+    # imports and caches before the first deadline runs
+    equivalence.symbolic(DeferredComparison("x+1", "1+x"))
     with contextlib.suppress(BrokenPipeError):  # the parent is gone, and so is stdin
         print(READY, file=answers, flush=True)
     for line in sys.stdin:
         gold, answer, rule = json.loads(line)
         grant(deadline)
         try:
-            outcome = equivalence.symbolic(Claim(gold, answer, Rule(*rule)))
+            outcome = equivalence.symbolic(DeferredComparison(gold, answer, Rule(*rule)))
         except MemoryError:
             os._exit(1)  # nothing that follows could be trusted
         except Exception as error:

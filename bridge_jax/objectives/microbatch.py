@@ -76,7 +76,7 @@ def over_micro_batches(step, carry: Tree, seqs: Sequences, rows: Tree, microbatc
         slots = jax.lax.dynamic_slice_in_dim(slot_RK, i * R, R)
         return (
             slots,
-            packing.taken(seqs, slots),
+            packing.select_rows(seqs, slots),
             jax.tree.map(lambda x: x[jnp.maximum(slots, 0).reshape(-1)], rows),
         )
 

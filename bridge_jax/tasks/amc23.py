@@ -9,7 +9,7 @@ from bridge_jax import tasks
 from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
-CLAIMS = True
+DEFERS_COMPARISONS = True
 Config = tasks.Benchmark
 SOURCE = Source(
     "benchmarks/amc23.jsonl",

@@ -61,7 +61,7 @@ class RunData(NamedTuple):
     demos: batches.Demos  # without rows where the method reads none
     splits: dict[str, batches.Prompts]
     held_out_demos: batches.Demos  # on held-out problems, for eval.cooperation; else without rows
-    demo_counts: dict[str, int]  # what became of the demonstrations' rows (traces.told)
+    demo_counts: dict[str, int]  # what became of the demonstrations' rows (traces.summary)
 
 
 def read_model(model: Model) -> tuple[layers.Config, dict]:
@@ -238,14 +238,14 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
     demos, counts = batches.NO_DEMOS, {}
     if method.demos:
         demos, dropped = encode_demos(task.demos)
-        counts = traces.recount(
+        counts = traces.update_counts(
             task.demo_counts,
             dropped=[row.part for row in dropped],
-            refused=[row.part for row in demos.refused],
+            rejected=[row.part for row in demos.rejected],
         )
     prompts = encode(task.train)
     if method.paired:
-        prompts, demos = batches.pair(s, prompts, demos)
+        prompts, demos = batches.pair_with_demos(s, prompts, demos)
     splits = {name: encode(rows[: s.eval.limit or None]) for name, rows in task.splits.items()}
     held_out_demos = batches.NO_DEMOS
     if s.eval.cooperation:

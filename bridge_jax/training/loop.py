@@ -107,7 +107,7 @@ def announce(setup: Setup, data: RunData, meta: dict, end: int) -> None:
         f"{len(data.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; "
         f"buckets {setup.buckets}, at most {s.rollout.max_new} new tokens; prompt template "
         f"{template}\n"
-        + (f"{traces.told(data.demo_counts)}\n" if data.demo_counts else "")
+        + (f"{traces.summary(data.demo_counts)}\n" if data.demo_counts else "")
         + (f"samples end at the first of {data.task.stop}\n" if data.task.stop else "")
         + (f"warning: {meta['restore_warning']}\n" if "restore_warning" in meta else "")
         + (
@@ -164,8 +164,11 @@ def train(
 
 @contextlib.contextmanager
 def grader(config: ConfigDict) -> Iterator[Pool | None]:
-    """The processes that judge Claims, self-tested; None for a task that makes none."""
-    if not getattr(tasks.load(config.get("task", {}).get("name", "")), "CLAIMS", False):
+    """The processes that judge DeferredComparisons, self-tested.
+
+    None for a task that makes none.
+    """
+    if not getattr(tasks.load(config.get("task", {}).get("name", "")), "DEFERS_COMPARISONS", False):
         yield None
         return
     with Pool() as pool:

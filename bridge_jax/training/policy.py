@@ -89,12 +89,12 @@ def make(
             hidden, head_VD, tokens, temperature, logp_chunk, mesh
         )
         if seqs.packing is not None:
-            rows = packing.inline(seqs)
+            rows = packing.concatenate(seqs)
             hidden_RWD = layers.forward_packed(cfg, phi, rows, remat, forward_sharding)
             # With few samples in a row the completions are fewer positions than the whole row.
             if seqs.tokens_BT.size < rows.token_RW.size:
-                return score(rows.back(hidden_RWD), seqs.tokens_BT)
-            return tuple(map(rows.back, score(hidden_RWD, rows.target_RW)))
+                return score(rows.unpack(hidden_RWD), seqs.tokens_BT)
+            return tuple(map(rows.unpack, score(hidden_RWD, rows.target_RW)))
         shared = shared_out(seqs, mesh)
         return score(layers.forward(cfg, phi, shared, remat, forward_sharding), seqs.tokens_BT)
 

@@ -83,7 +83,7 @@ class StepSampler(NamedTuple):
     setup: Setup
     data: RunData
     programs: Programs
-    pool: Pool | None  # of a task that makes Claims
+    pool: Pool | None  # of a task that makes DeferredComparisons
 
     def grade(self, problems: list[Problem], samples: sampler.Samples) -> evaluate.Graded:
         """What became of each sample; row b is of problem b // M."""

@@ -10,7 +10,7 @@ import pytest
 
 from bridge_jax.config import schema
 from bridge_jax.data import tokenizers
-from bridge_jax.data.traces import FATES
+from bridge_jax.data.traces import ROW_STATES
 from bridge_jax.rundir import logbook
 from bridge_jax.training import build as training_build
 from bridge_jax.training import loop
@@ -78,7 +78,7 @@ def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row
     for problem, row in zip(data.demos.problems, data.demos.completions):
         assert data.tokenizer.decode(row) == problem.solution
     assert {key: value for key, value in data.demo_counts.items() if value} == COUNTS
-    assert sum(data.demo_counts[fate] for fate in FATES) == len(TRACES)
+    assert sum(data.demo_counts[state] for state in ROW_STATES) == len(TRACES)
     loop.announce(setup, data, {"step": 0}, 1)
     told = capsys.readouterr().out
     assert "8 solutions for 4 of 6 problems: 2 used, 1 repeated, 2 wrong, " in told

@@ -17,7 +17,7 @@ import pytest
 from bridge_jax import tasks
 from bridge_jax.data import tokenizers
 from bridge_jax.evaluation import evaluate, transcripts
-from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.models import lora, params
 from bridge_jax.tasks import arithmetic
 from bridge_jax.training import programs
@@ -263,14 +263,14 @@ def fake_task(monkeypatch, **parts) -> list:
         data_dir: str = ""
 
     base, configs = arithmetic.make(arithmetic.Config(levels=(1, 2), eval_size=8)), []
-    fields = {key: value for key, value in parts.items() if key != "CLAIMS"}
+    fields = {key: value for key, value in parts.items() if key != "DEFERS_COMPARISONS"}
     task = dataclasses.replace(
         base, **{"name": "math500", "splits": {"test": base.splits["held_out"]}} | fields
     )
     module = types.SimpleNamespace(
         Config=Config,
         make=lambda cfg: configs.append(cfg) or task,
-        CLAIMS=parts.get("CLAIMS", False),
+        DEFERS_COMPARISONS=parts.get("DEFERS_COMPARISONS", False),
     )
     load = tasks.load
     monkeypatch.setattr(tasks, "load", lambda name: module if name == "math500" else load(name))
@@ -340,12 +340,12 @@ class FakePool:
 
 @pytest.mark.parametrize("says_so", [True, False])
 def test_the_pool_is_started_first_or_with_the_first_claim(model, monkeypatch, tmp_path, says_so):
-    """A task that says that it makes Claims gets its workers before anything of the model is opened."""
+    """A task that says that it makes DeferredComparisons gets its workers before anything of the model is opened."""
     fake_task(
         monkeypatch,
-        compare=lambda problem, answer: Claim(problem.answer, answer),
+        compare=lambda problem, answer: DeferredComparison(problem.answer, answer),
         lenient=lambda text: text,
-        CLAIMS=says_so,
+        DEFERS_COMPARISONS=says_so,
     )
     FakePool.events, opened = [], command.open_model
     monkeypatch.setattr(command.Grader, "start", FakePool.start)

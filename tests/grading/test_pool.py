@@ -19,11 +19,11 @@ import pytest
 
 from bridge_jax.grading import pool as module
 from bridge_jax.grading import selftest, worker
-from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 from bridge_jax.grading.pool import Pool, PoolError
 
-GOOD, BAD = Claim("x+1", "1+x"), Claim("x+1", "x+2")
-SLOW = Claim(
+GOOD, BAD = DeferredComparison("x+1", "1+x"), DeferredComparison("x+1", "x+2")
+SLOW = DeferredComparison(
     r"\sqrt{12x}+(x+y+z)^{100}", r"2\sqrt{3x}+((x+y)^{2}+2(x+y)z+z^{2})^{50}"
 )  # sympy expands the difference for minutes, in code that Python's own alarms do not end soon
 ISSUE_65 = r"\dfrac{5^{\left(5^{\left(5^{\left(5^5\right)}\right)} - 4\right)} - 5}{16}"  # of Math-Verify's tracker
@@ -61,7 +61,7 @@ def pool():
 
 
 def test_order_duplicates_and_rules(pool):
-    assert pool.grade([GOOD, BAD, GOOD, Claim("x", "y"), GOOD]) == [
+    assert pool.grade([GOOD, BAD, GOOD, DeferredComparison("x", "y"), GOOD]) == [
         "correct",
         "wrong",
         "correct",
@@ -69,7 +69,9 @@ def test_order_duplicates_and_rules(pool):
         "correct",
     ]
     assert pool.grade([]) == []
-    assert pool.grade([Claim("a, b", r"\frac{2b}{2}, a", Rule(parts=True))]) == ["correct"]
+    assert pool.grade([DeferredComparison("a, b", r"\frac{2b}{2}, a", Rule(parts=True))]) == [
+        "correct"
+    ]
 
 
 def test_a_deadline_kills_and_the_rest_is_judged(pool):
@@ -125,7 +127,7 @@ def test_from_another_thread(pool):
 
 def test_too_long_for_the_pipe_and_closed():
     made = Pool(workers=1)
-    assert made.grade([Claim("x", "7" * 10**6)]) == ["parse_error"]
+    assert made.grade([DeferredComparison("x", "7" * 10**6)]) == ["parse_error"]
     made.close()
     made.close()
     with pytest.raises(PoolError, match="closed"):
@@ -232,7 +234,7 @@ def test_thousand_hostile_items(pool):
 
 def test_hostile_claims_past_the_limits(pool):
     """Sent to the workers directly, where compare would have refused them."""
-    found = pool.grade([Claim("42", text) for text in HOSTILE])
+    found = pool.grade([DeferredComparison("42", text) for text in HOSTILE])
     assert Outcome.correct not in found and pool.grade([GOOD]) == ["correct"]
 
 
@@ -258,8 +260,8 @@ def scripted(monkeypatch):
         yield lambda **given: stack.enter_context(Pool(**{"deadline": 1.0} | given))
 
 
-def scripts(*texts: str) -> list[Claim]:
-    return [Claim(text, str(number)) for number, text in enumerate(texts)]
+def scripts(*texts: str) -> list[DeferredComparison]:
+    return [DeferredComparison(text, str(number)) for number, text in enumerate(texts)]
 
 
 def send_to(workers, number) -> None:
@@ -396,7 +398,7 @@ def test_frozen_workers_never_hold_up_the_parent(scripted):
     made.grade(scripts("correct"))
     send_to(made._workers, signal.SIGSTOP)
     found = []
-    claim = Claim("correct", long[: module.LONGEST - 7])
+    claim = DeferredComparison("correct", long[: module.LONGEST - 7])
     assert len(json.dumps(claim)) > 65536
     thread = threading.Thread(target=lambda: found.extend(made.grade([claim])), daemon=True)
     thread.start()

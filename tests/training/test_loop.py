@@ -811,7 +811,10 @@ def test_a_broken_grader_stops_the_run(quick, tmp_path, monkeypatch):
 def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatch):
     """A changed prompt or problem is told apart although no key of the config differs."""
     go(tmp_path, "sft", stop_at=1)
-    message, finish = tiny_runs.arithmetic.plain_message, tiny_runs.arithmetic.finish
+    message, build_problems = (
+        tiny_runs.arithmetic.plain_message,
+        tiny_runs.arithmetic.build_problems,
+    )
     with monkeypatch.context() as patch:
         patch.setattr(
             tiny_runs.arithmetic,
@@ -825,12 +828,12 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(
             tiny_runs.arithmetic,
-            "finish",
+            "build_problems",
             lambda cfg, name, rows: tuple(
                 p._replace(level=p.level, solution=p.solution.replace("1", "2"))
                 if name == "demos"
                 else p
-                for p in finish(cfg, name, rows)
+                for p in build_problems(cfg, name, rows)
             ),
         )
         with pytest.raises(ValueError, match=r"facts.rows.demos") as error:
