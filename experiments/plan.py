@@ -137,7 +137,7 @@ def report(topology: chips.Topology) -> None:
         )
     only = lambda phase: phase.split()[0] in given.phases
     tell = lambda line: print(line, flush=True)
-    plans, known, began = [], phases.known_of(earlier(given.out)), time.monotonic()
+    plans, known, began = [], phases.compiled_programs(earlier(given.out)), time.monotonic()
     for method in dict.fromkeys([config.method.name, *[given.against] * bool(given.against)]):
         config = config.copy_and_resolve_references()
         config.method.name = method
@@ -152,7 +152,7 @@ def report(topology: chips.Topology) -> None:
     for made in plans:
         print(f"\n{table.text(made)}")
     if len(plans) == 2:
-        print(f"\n{table.side_by_side(*plans)}")
+        print(f"\n{table.compare(*plans)}")
     if given.fit:
         rows = fit(given.config, topology, devices, tell, known)
         print(

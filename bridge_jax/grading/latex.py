@@ -1,11 +1,9 @@
-r"""One spelling of an answer's LaTeX, and the limits that an answer keeps. Time is linear in the
-text.
+r"""Normal form of an answer's LaTeX, and the limits of its length. Time is linear in the text.
 
-`normalise` takes away what changes how an answer looks and not what it says (delimiters, colours,
-bold, spacing), writes Unicode and plain ASCII mathematics as LaTeX, and puts words between two NUL
-characters: `5\text{ cm}` and `5\mathrm{cm}` become "5<NUL>cm<NUL>". Currency signs stay commands in
-front of their number (`\$5`). Nothing here knows what a word or a command means; see units, names,
-shapes and formula for that.
+`normalise` removes formatting without meaning (delimiters, colours, bold, spacing), writes Unicode
+and plain ASCII mathematics as LaTeX, and puts words between two NUL characters: `5\text{ cm}` and
+`5\mathrm{cm}` become "5<NUL>cm<NUL>". Currency signs stay commands in front of their number
+(`\$5`). The meaning of words and commands is left to units, names, shapes and formula.
 """
 
 from __future__ import annotations
@@ -153,7 +151,7 @@ _UNICODE = str.maketrans(
     }
 )
 
-# what only changes how the rest looks; an argument in braces stays as a group
+# commands of formatting alone; their argument in braces stays as a group
 _STYLE = (
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle "
     "textstyle scriptstyle scriptscriptstyle limits nolimits quad qquad enspace enskip thinspace "
@@ -268,7 +266,7 @@ _TWO_LETTERS = re.compile(r"[A-Za-z]{2}")
 
 _DOLLAR_COMMA = re.compile(r"(?<!\\)\$\s*,\s*\\?\$?|,\s*\\?\$")
 _DOLLAR = re.compile(r"(?<!\\)\$")
-# in front of a number, and with no partner behind it, a dollar is money
+# a dollar sign before a number, without a closing one after it, is money
 _PRICE = re.compile(r"^(\s*-?\s*)\$(?=\s*[\d.])")
 # 12{,}345, 12,\! 345, 12\,345
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:\s*,\s*\\!\s*|\{,\}|\\[!,:; ])(?=[0-9]{3}(?![0-9]))")
@@ -318,7 +316,7 @@ class Unreadable(ValueError):
 
 
 def check_limits(text: str) -> None:
-    """Unreadable for what is too long, too deep, or has too many digits or digits not ASCII."""
+    """Unreadable for a text that is too long or too deeply nested, or has invalid digits."""
     if len(text) > LONGEST or re.search(rf"[0-9]{{{MOST_DIGITS + 1}}}", text) or "\x00" in text:
         raise Unreadable("too long, or not text")
     if not text.isascii():
@@ -333,7 +331,7 @@ def check_limits(text: str) -> None:
 
 
 def ascii_text(text: str) -> str:
-    """Unicode mathematics as LaTeX, full-width characters as ASCII; what has no such form stays."""
+    """Unicode mathematics as LaTeX, full-width characters as ASCII; other characters stay."""
     text = _RAISED.sub(_as_exponent, text)
     text = _ROOT_OF_NUMBER.sub(r"\\sqrt{\1}", text)
     text = _LOWERED.sub(lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
@@ -348,8 +346,9 @@ def _as_exponent(found: re.Match) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
-    r"""One spelling of LaTeX: no delimiters, colours or spacing commands, \frac{a}{b}, words
-    between NUL characters.
+    r"""The normal form of a LaTeX text.
+
+    No delimiters, colours or spacing commands; \frac{a}{b}; words between NUL characters.
     """
     if not text.isascii():
         text = ascii_text(text)
@@ -377,13 +376,14 @@ def normalise(text: str) -> str:
 
 
 def flat(text: str) -> str:
-    """Without white space and the marks of words."""
-    return _FLAT.sub("", text)  # "1 2" is not 12
+    """The text without white space and word marks; "1 2" stays different from 12."""
+    return _FLAT.sub("", text)
 
 
 def closing(text: str, start: int) -> int:
-    """Where the bracket closes that opened before `start`; intervals may close with the other kind.
-    -1: nowhere.
+    """Index of the bracket that closes the one opened before `start`, or -1.
+
+    Intervals may close with the other kind of bracket.
     """
     depth = 1
     for found in _BRACKET.finditer(text, start):
@@ -394,9 +394,7 @@ def closing(text: str, start: int) -> int:
 
 
 def split(text: str, separator: re.Pattern) -> list[tuple[str, str]]:
-    """Pieces between the separators that no bracket and no environment encloses, each with the
-    separator behind it.
-    """
+    """Splits at separators outside brackets and environments, into (piece, separator after it)."""
     pieces, depth, begin = [], 0, 0
     for found in separator.finditer(text):
         mark = found[0]
@@ -419,7 +417,7 @@ def outside_brackets(*separators: str) -> re.Pattern:
 
 
 def _list_mark(found: re.Match) -> str:
-    """A comma that stands between two formulas; the sign of money behind it stays."""
+    """A comma between two formulas; a currency sign after it stays."""
     return r";\$" if found[0].endswith(r"\$") else ";"
 
 
@@ -429,7 +427,7 @@ def _as_command(found: re.Match) -> str:
 
 
 def _without_delimiters(text: str) -> str:
-    """Without the pairs that enclose the whole."""
+    """The text without pairs of delimiters that enclose all of it."""
     text = text.replace("~", " ").strip().rstrip("\\").strip()
     for opens, closes in _DELIMITERS + _MORE_DELIMITERS:
         inner = text[len(opens) : -len(closes)]
@@ -441,9 +439,7 @@ def _without_delimiters(text: str) -> str:
 
 
 def _without_styles(text: str) -> str:
-    """Commands that say how something looks are dropped, synonyms become one name, words are
-    marked.
-    """
+    """Drops commands of formatting, unifies synonyms, and marks words."""
     text = _DROPPED.sub(" ", _EMPTY_DELIMITER.sub(" ", text))
     text = _STYLED_TOKEN.sub(r" \1", _NUMBER_SET.sub(r"\\mathbb{\1}", text))
     text = _COMMAND.sub(_renamed, text)
@@ -455,7 +451,7 @@ def _without_styles(text: str) -> str:
 
 
 def _equals(found: re.Match) -> str:
-    """Words that end in "is", as a name and an equals sign."""
+    """Turns words that end in "is" into a name and an equals sign."""
     return f"\x00{found[1]}\x00=" if found[1] else "="
 
 
@@ -513,7 +509,7 @@ def _braced(found: re.Match) -> str:
 
 
 def _stripped(text: str) -> str:
-    """Without a final point or comma, and without braces around the whole."""
+    """The text without a final point or comma, and without braces around the whole."""
     while True:
         text = text.strip()
         shorter = text.removesuffix(r"\\").rstrip(".,; ")

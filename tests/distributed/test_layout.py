@@ -117,7 +117,7 @@ def stacks_gathered(text: str) -> list[tuple]:
         for visit in hlo.visits(hlo.parse(text))
         if "all-gather" in visit.instruction.opcode
     ]
-    shapes = [array.shape for gather in gathers for array in gather.arrays[gather.made]]
+    shapes = [array.shape for gather in gathers for array in gather.arrays[gather.outputs]]
     return [shape for shape in shapes if 5 in shape and 3 not in shape]
 
 

@@ -101,8 +101,8 @@ def one_of_each(found: Iterable[Gold]) -> list[Pair]:
 def grade(found: list[Pair], pool: Pool) -> list[Outcome]:
     """The grader's outcomes: the cheap stage, and workers under a deadline for what it leaves open."""
     first = [compare(pair.gold.text, pair.answer, pair.gold.rule) for pair in found]
-    claims = [outcome for outcome in first if isinstance(outcome, DeferredComparison)]
-    judged = dict(zip(claims, pool.grade(claims))) if claims else {}
+    deferred = [outcome for outcome in first if isinstance(outcome, DeferredComparison)]
+    judged = dict(zip(deferred, pool.grade(deferred))) if deferred else {}
     return [
         judged[outcome] if isinstance(outcome, DeferredComparison) else outcome for outcome in first
     ]

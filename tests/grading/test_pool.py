@@ -92,7 +92,7 @@ def test_a_worker_that_dies_costs_no_claim(pool):
     """By SIGKILL from outside while it works, and while it is idle: the claim ends as it does without."""
     before = pool.killed
     threading.Timer(
-        0.3, lambda: [os.kill(w.process.pid, signal.SIGKILL) for w in pool._workers if w.claim]
+        0.3, lambda: [os.kill(w.process.pid, signal.SIGKILL) for w in pool._workers if w.comparison]
     ).start()
     assert pool.grade([SLOW]) == ["timeout"] and pool.killed == before + 2
     for each in pool._workers:
@@ -190,7 +190,7 @@ def test_what_a_library_prints_is_no_answer(pool):
     """The protocol has a stream of its own: stdout of the worker's libraries goes to stderr."""
     code = (
         "import sys; from bridge_jax.grading import worker, equivalence\n"
-        "equivalence.symbolic = lambda claim: print('noise') or 'wrong'\nworker.main(4 << 30, 1.0)"
+        "equivalence.symbolic = lambda comparison: print('noise') or 'wrong'\nworker.main(4 << 30, 1.0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -308,7 +308,7 @@ def test_a_claim_that_was_lost_gets_a_worker_that_was_started_since(scripted, mo
     given, send = collections.defaultdict(list), module.Worker.send
 
     def noted(self, claim, deadline):
-        given[claim].append((self.fresh, self.started))
+        given[claim].append((self.unused, self.started))
         send(self, claim, deadline)
 
     monkeypatch.setattr(module.Worker, "send", noted)
@@ -331,7 +331,7 @@ def test_processor_time_counts_and_not_the_clock(scripted):
 
     def share_the_processor():
         while not over.is_set():
-            busy = [each for each in made._workers if each.claim]
+            busy = [each for each in made._workers if each.comparison]
             send_to(busy, signal.SIGSTOP)
             time.sleep(0.08)
             send_to(busy, signal.SIGCONT)
@@ -466,7 +466,7 @@ def test_a_call_after_one_that_was_interrupted(scripted, monkeypatch):
     made.grade(scripts("correct"))
     monkeypatch.setattr(module, "STALL_SECONDS", 60.0)
     with monkeypatch.context() as patch:
-        patch.setattr(made, "_expire", lambda work: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(made, "_kill_overdue", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             made.grade(scripts("sleep"))
     began = time.monotonic()
@@ -480,8 +480,8 @@ def test_limits_that_the_shell_has_set(monkeypatch, hard, allowed):
     given = {}
     monkeypatch.setattr(worker.resource, "getrlimit", lambda kind: (hard, hard))
     monkeypatch.setattr(worker.resource, "setrlimit", given.__setitem__)
-    worker.limit(10**9)
-    worker.grant(10**9)
+    worker.limit_memory(10**9)
+    worker.limit_cpu_time(10**9)
     assert given[resource.RLIMIT_AS] == (allowed, allowed)
     soft, same = given[resource.RLIMIT_CPU]
     assert same == hard and soft >= allowed and (hard < 0 or soft <= hard)
@@ -494,15 +494,15 @@ def test_limits_that_the_system_refuses(monkeypatch):
         raise ValueError("current limit exceeds maximum limit")
 
     monkeypatch.setattr(worker.resource, "setrlimit", refuse)
-    worker.limit(10**9)
-    worker.grant(1.0)
+    worker.limit_memory(10**9)
+    worker.limit_cpu_time(1.0)
 
 
 def test_no_stderr():
     """What a library prints is no answer either where the parent was started without stderr."""
     code = (
         "import sys; from bridge_jax.grading import worker, equivalence\n"
-        "equivalence.symbolic = lambda claim: print('noise') or print('more', file=sys.stderr) or 'wrong'\n"
+        "equivalence.symbolic = lambda comparison: print('noise') or print('more', file=sys.stderr) or 'wrong'\n"
         "worker.main(4 << 30, 1.0)"
     )
     done = subprocess.run(

@@ -53,7 +53,7 @@ def test_forward_and_backward_against_the_compiler(samples, policy_name):
     ours = flops.forward_flops(CFG, rows) + flops.head_flops(CFG, B * T)
     assert ours == pytest.approx(compiled_flops(J, theta, seqs), rel=0.1)
     both = flops.forward_flops(
-        CFG, rows, again=flops.AGAIN[policy_name], backward=True
+        CFG, rows, recomputed=flops.RECOMPUTED[policy_name], backward=True
     ) + flops.head_flops(CFG, B * T, True)
     assert both == pytest.approx(compiled_flops(jax.value_and_grad(J), theta, seqs), rel=0.1)
 
@@ -113,7 +113,7 @@ def test_a_whole_update_against_the_compiler(method, passes):
     assert spent["budget/gradient_tokens"] == 64 * 8 * (rollouts + demos)
     assert spent["budget/gradient_prompt_tokens"] == 48 * (2 * rollouts + 8 * demos)
     assert spent["budget/forward_tokens"] == forward
-    ours = phases.of_update(run, state, 48, spec, traced).flops
+    ours = phases.update_work(run, state, 48, spec, traced).flops
     assert ours == pytest.approx(traced.lower().compile().cost_analysis()["flops"], rel=0.1)
 
 
@@ -200,7 +200,7 @@ def test_the_experts_are_read_for_as_many_micro_batches_as_they_make():
     for parts in (0, 4):
         run = sketch("bridge", method__bridge__sft_microbatches=parts)
         state, spec = build.abstract_state(run), run.method.step_kinds[0]
-        moved[parts] = phases.of_update(
+        moved[parts] = phases.update_work(
             run, state, 48, spec, programs.trace_update(run, state, 48, spec)
         ).bytes
     rows = flops.Rows(8, 8, 48, 64)

@@ -52,9 +52,9 @@ def test_benchmarks_are_complete_and_right_answers_grade_right(name):
     rows = task.splits[name]
     assert len(rows) == SIZES[name] and not task.train and not task.demos
     found = [task.compare(row, row.answer) for row in rows]
-    claims = [outcome for outcome in found if isinstance(outcome, DeferredComparison)]
+    deferred = [outcome for outcome in found if isinstance(outcome, DeferredComparison)]
     with Pool() as pool:
-        judged = dict(zip(claims, pool.grade(claims)))
+        judged = dict(zip(deferred, pool.grade(deferred)))
     outcomes = [judged.get(outcome, outcome) for outcome in found]
     assert all(outcome == Outcome.correct for outcome in outcomes), [
         (row.answer, outcome) for row, outcome in zip(rows, outcomes) if outcome != Outcome.correct
