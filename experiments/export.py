@@ -67,7 +67,7 @@ def write(workdir: str, out: str, what: str) -> Path:
             setup.method.policy(parts, "theta") if merged else setup.policy.merge(parts.theta, None)
         )
         place = ready / BASE if what == "adapter" else ready
-        params.save(setup.cfg, phi, place, hf_config(setup), also=also)
+        params.save(setup.cfg, phi, place, hf_config(setup), extra_files=also)
         verify(setup, data, phi, place)
         del phi  # so that no more than two models are in memory at once beside theta
         if what == "adapter":

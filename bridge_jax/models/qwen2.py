@@ -15,7 +15,7 @@ class Config(layers.Config):
 
     @classmethod
     def from_hf(cls, hf: dict) -> Config:
-        """From the keys of HF's config.json; sliding windows and rope scaling are refused."""
+        """From HF's config.json; ValueError for sliding windows and rope scaling."""
         if hf.get("use_sliding_window"):
             raise ValueError("qwen2 with use_sliding_window=true is not supported; allowed: false")
         numbers = layers.hf_numbers(hf)

@@ -56,7 +56,7 @@ def model(tmp_path_factory) -> str:
         params.init(cfg, jax.random.key(1)),
         folder / "tiny",
         ARCH,
-        also=tuple((folder / "extra").iterdir()),
+        extra_files=tuple((folder / "extra").iterdir()),
     )
     return str(folder / "tiny")
 
@@ -249,7 +249,7 @@ def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path):
         params.init(cfg, jax.random.key(2)),
         other,
         ARCH,
-        also=tuple(file for file in pathlib.Path(model).iterdir() if "token" in file.name),
+        extra_files=tuple(file for file in pathlib.Path(model).iterdir() if "token" in file.name),
     )
     with pytest.raises(ValueError, match="(?s)made otherwise:.*model.weights"):
         run(str(other), tmp_path / "out", limit=2)

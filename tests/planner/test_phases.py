@@ -251,7 +251,7 @@ def test_what_the_seconds_leave_out_is_told():
         table.step_lines(plan_of)
         == "step (update): 3.00 s, of it rollout 2.00 s and grading 0.00 s (given)"
     )
-    assert "Not in these seconds: 5.25 GB per device lie on the host" in table.step_lines(
+    assert "5.25 GB per device are in host memory" in table.step_lines(
         plan_of | {"host_bytes": 5.25e9}
     )
 
