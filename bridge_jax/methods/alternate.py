@@ -30,15 +30,15 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     """Both halves share one state: Params(theta), and ref when kl_coef > 0."""
     rl_cfg = grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef)
     rl = grpo.make(rl_cfg, policy, recipes, microbatch_rows, "method.alternate")
-    expert = sft.make(sft.Config(), policy, recipes, microbatch_rows)
+    sft_method = sft.make(sft.Config(), policy, recipes, microbatch_rows)
 
     def update(state: TrainState, batch: Batch):
-        return (rl if batch.rollouts else expert).update(state, batch)
+        return (rl if batch.rollouts else sft_method).update(state, batch)
 
     return Method(
         rl.init,
         update,
         rl.policy,
-        step_kinds=(*rl.step_kinds, *expert.step_kinds),
+        step_kinds=(*rl.step_kinds, *sft_method.step_kinds),
         kind_of_step=lambda step: step % 2,
     )

@@ -104,14 +104,14 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             ),
             for_w=variants.gradient_for_w(cfg),
         )
-        new, done, metrics = step(state, lam_at(state), policy, passes, ascend, read)
-        phi_hat, (rl, _, hat) = phi_hat_of(state.params), done
-        metrics |= variants.metrics(cfg, policy, phi_hat, batch, done, microbatch_rows)
-        again = lambda new: passes.hat(phi_hat_of(new.params), rl, hat)
-        new, metrics = variants.extra_shadow_steps(cfg, new, metrics, again, ascend)
+        new, results, metrics = step(state, lam_at(state), policy, passes, ascend, read)
+        phi_hat, (rl, _, hat) = phi_hat_of(state.params), results
+        metrics |= variants.metrics(cfg, policy, phi_hat, batch, results, microbatch_rows)
+        hat_pass = lambda new: passes.hat(phi_hat_of(new.params), rl, hat)
+        new, metrics = variants.extra_shadow_steps(cfg, new, metrics, hat_pass, ascend)
         return variants.finish(cfg, new, state.step + 1, metrics), metrics
 
-    def policy_of(params: Params, actor: str = "theta"):
-        return phi_hat_of(params) if actor == "theta_hat" else policy.merge(params.theta, params.w)
+    def policy_of(params: Params, name: str = "theta"):
+        return phi_hat_of(params) if name == "theta_hat" else policy.merge(params.theta, params.w)
 
-    return Method(init, update, policy_of, **variants.contract(cfg))
+    return Method(init, update, policy_of, **variants.method_fields(cfg))

@@ -119,15 +119,15 @@ def check_gain_schedule(cfg) -> None:
             "0 (never), or at least 2",
         ),
     }
-    for given, (is_stuck, allowed) in stuck.items():
+    for key, (is_stuck, allowed) in stuck.items():
         if is_stuck:
             raise ValueError(
-                f"{KEY}.{given} with lam_schedule.kind='gain' keeps lam at its end for ever; "
+                f"{KEY}.{key} with lam_schedule.kind='gain' keeps lam at its end for ever; "
                 f"allowed: {allowed}"
             )
 
 
-def contract(cfg) -> dict:
+def method_fields(cfg) -> dict:
     """What the Method says of itself: who samples, what is in the host's memory, when settings take
     effect.
     """
@@ -169,11 +169,14 @@ def lam_rule(cfg) -> Callable:
     end + (lam - end) clip(gain / threshold, 0, 1): lam while SFT makes theta better than RL alone,
     else lam_schedule.end.
     """
-    by = cfg.lam_schedule
-    if by.kind != "gain":
-        at = schedule(cfg.lam, by)
+    lam_schedule = cfg.lam_schedule
+    if lam_schedule.kind != "gain":
+        at = schedule(cfg.lam, lam_schedule)
         return lambda state: at(state.step)
-    return lambda state: by.end + (cfg.lam - by.end) * jnp.clip(state.last_gain / by.gain, 0.0, 1.0)
+    return lambda state: (
+        lam_schedule.end
+        + (cfg.lam - lam_schedule.end) * jnp.clip(state.last_gain / lam_schedule.gain, 0.0, 1.0)
+    )
 
 
 def init_gain(cfg, state: TrainState) -> TrainState:
@@ -186,8 +189,8 @@ def init_gain(cfg, state: TrainState) -> TrainState:
 
 def samples_of(cfg, batch: Batch) -> tuple[Rollouts, Rollouts]:
     """theta's samples, and those that theta_hat learns from."""
-    whose = {"shared": "theta", "own": "theta_hat"}[cfg.variant.shadow_rollouts]
-    return batch.rollouts["theta"], batch.rollouts[whose]
+    sampled_by = {"shared": "theta", "own": "theta_hat"}[cfg.variant.shadow_rollouts]
+    return batch.rollouts["theta"], batch.rollouts[sampled_by]
 
 
 def rl_objective(cfg, policy: Policy, microbatch_rows: int, ref: Tree, samples: Rollouts):
@@ -244,10 +247,10 @@ def extra_shadow_steps(
     They are skipped with a step that was, and a skipped one counts as a skipped update.
     """
     skipped = metrics["update/skipped"]
-    lost = jnp.where(skipped > 0, jnp.nan, 0.0)
+    nonfinite_if_skipped = jnp.where(skipped > 0, jnp.nan, 0.0)
     for _ in range(cfg.variant.inner_steps - 1):
         hat = hat_pass(state)
-        state, applied = ascend(state, "theta_hat", hat.G, (hat.J, lost))
+        state, applied = ascend(state, "theta_hat", hat.G, (hat.J, nonfinite_if_skipped))
         skipped = jnp.maximum(skipped, applied["update/skipped"])
     return state, metrics | {"update/skipped": skipped}
 
@@ -264,47 +267,49 @@ def finish(cfg, state: TrainState, step, metrics: Metrics) -> TrainState:
         state = state.replace(last_gain=jnp.where(jnp.isfinite(gain), gain, state.last_gain))
     if not cfg.variant.resync_every:
         return state
-    now = (step % cfg.variant.resync_every == 0) & (metrics["update/skipped"] == 0)
+    due = (step % cfg.variant.resync_every == 0) & (metrics["update/skipped"] == 0)
     theta_hat = on_device(state.params.theta_hat)
     # stored as a difference, theta itself is 0
     full = cfg.shadow.storage == "full"
     synced = state.params.theta if full else jax.tree.map(jnp.zeros_like, theta_hat)
-    theta_hat = jax.tree.map(lambda t, h: jnp.where(now, t, h), synced, theta_hat)
+    theta_hat = jax.tree.map(lambda t, h: jnp.where(due, t, h), synced, theta_hat)
     return state.replace(params=state.params.replace(theta_hat=theta_hat))
 
 
 def metrics(
-    cfg, policy: Policy, phi_hat: Tree, batch: Batch, done, microbatch_rows: int
+    cfg, policy: Policy, phi_hat: Tree, batch: Batch, results, microbatch_rows: int
 ) -> Metrics:
-    """What a step reports of its samples and its passes `done` (rl, sft, hat).
+    """What a step reports of its samples and its passes `results` (rl, sft, hat).
 
     phi_hat: before the step.
     """
-    rl, sft, hat = done
+    rl, sft, hat = results
     (samples, samples_hat), demos, forward = samples_of(cfg, batch), batch.demos, ()
     if cfg.variant.shadow_rollouts == "own":
         # one more forward pass: theta_hat on theta's samples
         logp_BT = objectives.logp_of(policy, phi_hat, samples, microbatch_rows)
-        given = (rl.aux["logp_BT"], logp_BT, hat.aux["logp_BT"])
-        found = objectives.own_gain(samples, samples_hat, *given)
+        logps = (rl.aux["logp_BT"], logp_BT, hat.aux["logp_BT"])
+        reported = objectives.own_gain(samples, samples_hat, *logps)
         forward += (samples.seqs,)
     else:
-        found = objectives.shared_gain(samples, rl.aux["logp_BT"], hat.aux["logp_BT"])
+        reported = objectives.shared_gain(samples, rl.aux["logp_BT"], hat.aux["logp_BT"])
     if cfg.kl_coef:
         forward += (samples.seqs, samples_hat.seqs)
     backward = (demos, samples.seqs, *[samples_hat.seqs] * cfg.variant.inner_steps)
-    found |= {
+    reported |= {
         "rl/J": rl.J,
         "bridge/J_hat": hat.J,
-        "bridge/clip_fraction": capped_share(cfg, rl, hat, samples_hat.seqs),
+        "bridge/clip_fraction": capped_fraction(cfg, rl, hat, samples_hat.seqs),
     }
-    found |= objectives.demo_metrics(sft.aux, demos) | objectives.rollout_metrics(rl.aux, samples)
-    found |= objectives.token_counts(*backward, forward=forward)
+    reported |= objectives.demo_metrics(sft.aux, demos) | objectives.rollout_metrics(
+        rl.aux, samples
+    )
+    reported |= objectives.token_counts(*backward, forward=forward)
     generated = sum(x.seqs.length_B.sum() for x in batch.rollouts.values())
-    return found | {"budget/generated_tokens": generated}
+    return reported | {"budget/generated_tokens": generated}
 
 
-def capped_share(cfg, rl: Pass, hat: Pass, seqs: Sequences) -> jax.Array:
+def capped_fraction(cfg, rl: Pass, hat: Pass, seqs: Sequences) -> jax.Array:
     """Share of the tokens whose weight in theta_hat's gradient the cap bounds.
 
     0 where it is free.

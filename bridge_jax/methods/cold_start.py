@@ -36,7 +36,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     checks.check_range("method.cold_start.sft_steps", cfg.sft_steps, 0)
     rl_cfg = grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef)
     rl = grpo.make(rl_cfg, policy, recipes, microbatch_rows, "method.cold_start")
-    expert = sft.make(sft.Config(), policy, recipes, microbatch_rows)
+    sft_method = sft.make(sft.Config(), policy, recipes, microbatch_rows)
 
     def begin_rl(state: TrainState) -> TrainState:
         ref = (
@@ -46,7 +46,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
 
     def update(state: TrainState, batch: Batch):
         if not batch.rollouts:
-            return expert.update(state, batch)
+            return sft_method.update(state, batch)
         # also after a skipped first step of RL, whose state is as fresh: `step` counts it
         return rl.update(
             jax.lax.cond(state.step == cfg.sft_steps, begin_rl, lambda state: state, state), batch
@@ -56,7 +56,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         rl.init,
         update,
         rl.policy,
-        step_kinds=(*expert.step_kinds, *rl.step_kinds),
+        step_kinds=(*sft_method.step_kinds, *rl.step_kinds),
         kind_of_step=lambda step: int(step >= cfg.sft_steps),
         restarts=(cfg.sft_steps,),
         milestones={"method.cold_start.sft_steps": cfg.sft_steps + 1},

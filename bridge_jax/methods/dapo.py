@@ -77,8 +77,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     def update(state: TrainState, batch: Batch):
         rollouts = batch.rollouts["theta"]
         J_RL = objectives.J_RL(policy, rollouts, term)
-        priced_B = penalised(rollouts, cfg.overlong_buffer, cfg.overlong_penalty)
-        rows = {"A_B": objectives.group_advantages(priced_B, objectives.group_size(rollouts))}
+        penalised_B = penalised(rollouts, cfg.overlong_buffer, cfg.overlong_penalty)
+        rows = {"A_B": objectives.group_advantages(penalised_B, objectives.group_size(rollouts))}
         clip_fraction = lambda aux, first: objectives.clip_fraction(
             aux["logp_BT"], first["logp_BT"], rows["A_B"], **bounds, seqs=rollouts.seqs
         )
@@ -89,7 +89,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     return Method(
         init=lambda theta, key: init_train_state(recipes, Params(theta=theta)),
         update=update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=False),),
         resample_rounds=cfg.resample_rounds,
     )

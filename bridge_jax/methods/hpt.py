@@ -62,7 +62,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         failed_P = (right_P <= cfg.gate).astype(jnp.float32)
         failed_D = jnp.pad(failed_P, (0, D - failed_P.size))
         solved_B = jnp.repeat(1.0 - failed_P, M)
-        tokens = lambda length_B, kept_B: jnp.maximum(jnp.sum(length_B * kept_B), 1.0)
+        tokens = lambda length_B, included_B: jnp.maximum(jnp.sum(length_B * included_B), 1.0)
         J_RL = objectives.J_RL(
             policy,
             rollouts,
@@ -78,10 +78,10 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         )
         rows = objectives.rl_rows(policy, None, rollouts, cfg.advantage, 0.0, microbatch_rows)
         G_RL, rl_J, rl = objectives.gradient(
-            J_RL, phi, rollouts.seqs, rows | {"kept_B": solved_B}, microbatch_rows
+            J_RL, phi, rollouts.seqs, rows | {"included_B": solved_B}, microbatch_rows
         )
         G_SFT, sft_J, sft = objectives.gradient(
-            J_SFT, phi, demos, {"kept_B": failed_D}, microbatch_rows
+            J_SFT, phi, demos, {"included_B": failed_D}, microbatch_rows
         )
         f = failed_P.mean()
         G = jax.tree.map(lambda r, s: (1 - f) * r + f * s, G_RL, G_SFT)
@@ -95,7 +95,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         paired=True,
     )

@@ -54,7 +54,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, params.w),
+        policy=lambda params, name="theta": policy.merge(params.theta, params.w),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         milestones=cfg.lam_schedule.milestones("method.joint.lam_schedule"),
     )

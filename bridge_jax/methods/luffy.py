@@ -55,31 +55,31 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             batch.demos,
             policy.merge(state.params.theta, None),
         )
-        own_B, expert_D = objectives.advantages_with_expert(rollouts, demos, "mean")
+        own_A_B, demo_A_D = objectives.advantages_with_demo(rollouts, demos, "mean")
         total = objectives.token_total(rollouts.seqs) + objectives.token_total(demos)
         c = cfg.entropy_coef
         J_own = objectives.J_RL(policy, rollouts, objectives.surrogate, total=total, entropy_coef=c)
-        J_expert = objectives.J_SFT(policy, demos, shaped, total, entropy_coef=c)
+        J_demo = objectives.J_SFT(policy, demos, shaped, total, entropy_coef=c)
         G_own, own_J, own = objectives.gradient(
-            J_own, phi, rollouts.seqs, {"A_B": own_B}, microbatch_rows
+            J_own, phi, rollouts.seqs, {"A_B": own_A_B}, microbatch_rows
         )
-        G_expert, expert_J, expert = objectives.gradient(
-            J_expert, phi, demos, {"A_B": expert_D}, microbatch_rows
+        G_demo, demo_J, demo = objectives.gradient(
+            J_demo, phi, demos, {"A_B": demo_A_D}, microbatch_rows
         )
-        G = jax.tree.map(jnp.add, G_own, G_expert)
-        seen = objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(expert, demos)
+        G = jax.tree.map(jnp.add, G_own, G_demo)
+        seen = objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(demo, demos)
         # f hides an expert token of probability 0, which no sound policy has
         state, metrics = apply_ascent(
-            recipes, state, Params(theta=G), (own_J, expert_J, seen["sft/logp"])
+            recipes, state, Params(theta=G), (own_J, demo_J, seen["sft/logp"])
         )
         metrics |= seen
-        metrics |= {"rl/J": own_J + expert_J} | objectives.gradient_alignment(G_expert, G_own)
+        metrics |= {"rl/J": own_J + demo_J} | objectives.gradient_alignment(G_demo, G_own)
         return state, metrics | objectives.token_counts(demos, rollouts.seqs)
 
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         paired=True,
     )

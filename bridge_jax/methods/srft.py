@@ -55,7 +55,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     for key in ("expert_coef", "rewarded_coef"):
         checks.check_range(f"method.srft.{key}", getattr(cfg, key), 0.0)
 
-    def expert_value(logp_BT, H_B1, rows):
+    def demo_value(logp_BT, H_B1, rows):
         return cfg.expert_coef * jnp.exp(-H_B1) * logp_BT + jnp.exp(logp_BT) * rows["A_B"][:, None]
 
     def own_value(logp_BT, H_B1, rows):
@@ -72,30 +72,28 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             batch.demos,
             policy.merge(state.params.theta, None),
         )
-        _, expert_D = objectives.advantages_with_expert(rollouts, demos, "group")
-        J_expert = J_weighed(policy, expert_value, 1.0, objectives.token_total(demos))
+        _, demo_A_D = objectives.advantages_with_demo(rollouts, demos, "group")
+        J_demo = J_weighed(policy, demo_value, 1.0, objectives.token_total(demos))
         J_own = J_weighed(
             policy, own_value, rollouts.temperature, objectives.token_total(rollouts.seqs)
         )
-        G_expert, expert_J, expert = objectives.gradient(
-            J_expert, phi, demos, {"A_B": expert_D}, microbatch_rows
+        G_demo, demo_J, demo = objectives.gradient(
+            J_demo, phi, demos, {"A_B": demo_A_D}, microbatch_rows
         )
         G_own, own_J, own = objectives.gradient(
             J_own, phi, rollouts.seqs, {"R_B": rollouts.reward_B}, microbatch_rows
         )
-        G = jax.tree.map(jnp.add, G_own, G_expert)
-        finite = (own_J, expert_J, rollouts.reward_B.sum())
+        G = jax.tree.map(jnp.add, G_own, G_demo)
+        finite = (own_J, demo_J, rollouts.reward_B.sum())
         state, metrics = apply_ascent(recipes, state, Params(theta=G), finite)
-        metrics |= objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(
-            expert, demos
-        )
-        metrics |= {"rl/J": own_J + expert_J} | objectives.gradient_alignment(G_expert, G_own)
+        metrics |= objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(demo, demos)
+        metrics |= {"rl/J": own_J + demo_J} | objectives.gradient_alignment(G_demo, G_own)
         return state, metrics | objectives.token_counts(demos, rollouts.seqs)
 
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         paired=True,
     )

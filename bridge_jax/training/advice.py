@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 
 from bridge_jax.config.schedule import Schedule
-from bridge_jax.optim import Recipe, misfits
+from bridge_jax.optim import Recipe, schedule_warnings
 from bridge_jax.training.settings import Batch, Model, Rollout, Settings, logger
 from bridge_jax.types import Method, Task
 
@@ -99,7 +99,7 @@ def warn_schedules(s: Settings, method: Method, adapter: bool) -> None:
     begun = sorted({0, *(step for step in method.restarts if step < s.steps), s.steps})
     longest = max(end - start for start, end in zip(begun, begun[1:]))
     for label in ("base", "lora")[: 1 + adapter]:
-        for sentence in misfits(getattr(s.recipes, label), longest):
+        for sentence in schedule_warnings(getattr(s.recipes, label), longest):
             logger.warning("optim.%s: %s", label, sentence)
     for key, step in method.milestones.items():
         if step > s.steps:

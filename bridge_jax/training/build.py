@@ -24,7 +24,7 @@ from bridge_jax.filesystem import hf_folder
 from bridge_jax.models import attention, layers, params
 from bridge_jax.models import lora as models_lora
 from bridge_jax.models.lora import Lora, logical_axes, targets
-from bridge_jax.optim import Declared, learning_rate
+from bridge_jax.optim import MatrixTable, learning_rate
 from bridge_jax.training.advice import warn_overlong, warn_schedules, warn_unread
 from bridge_jax.training.policy import make
 from bridge_jax.training.settings import (
@@ -344,7 +344,7 @@ def initial_theta(setup: Setup) -> Tree:
     )
 
 
-def matrices(cfg: layers.Config, adapter: Lora) -> Declared:
+def matrices(cfg: layers.Config, adapter: Lora) -> MatrixTable:
     """What the tensor table and the adapter declare, for the optimizer: the sides of each matrix,
     by its path in Params.
     """
