@@ -1,7 +1,7 @@
 """Conversion of a ConfigDict into frozen dataclasses, with checks of every key's name and type.
 
-`section` builds one dataclass from one group of the config. `diff` compares two configs key by key. Left out: defaults (in the dataclasses and
-in configs/), and anything that needs a device.
+`section` builds one dataclass from one group of the config. `diff` compares two configs key by key.
+Left out: defaults (in the dataclasses and in configs/), and anything that needs a device.
 """
 
 from __future__ import annotations

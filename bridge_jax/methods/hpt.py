@@ -1,18 +1,18 @@
-"""HPT (Lv et al. 2025, arXiv 2509.04419): for each prompt SFT on its expert if every sample failed,
-else GRPO.
+"""HPT (Lv et al. 2025, arXiv 2509.04419): SFT on the demos of unsolved prompts, GRPO on the others.
 
-    J = (1 - f) < r A + c H > over samples of the prompts that were solved + f < log pi(y*) + c H > over experts of the others
+    J = (1 - f) < r A + c H > over samples of the solved prompts
+      + f < log pi(y*) + c H > over demos of the unsolved prompts
 
-f: share of the prompts of which at most `gate` samples are right; A = R - mean; H: entropy of a
-token, c = 0.001. Needs demonstrations of the very prompts. Two backward passes, one copy of the
-parameters.
+A prompt is unsolved if at most `gate` of its samples are right; f: share of the unsolved prompts;
+A = R - mean; H: entropy of a token, c = 0.001. Needs demos of the sampled prompts. Two backward
+passes, one copy of the parameters.
 
 Defaults are those of the authors' script for Qwen2.5-Math: no sample right (`gate=0`), no division
-by the standard deviation (`advantage="mean"`), the bonus of entropy, no clip. Their script for
-Llama has `gate=2`, of 8 samples. Other than in their code: there the sum over a batch's sampled
-tokens is divided by the longest completion allowed, the experts' by their tokens, and the two are
-added; the bonus is a mean over all tokens that are learned from. Here each half is the mean over
-its own tokens, weighed by the share of its prompts.
+by the standard deviation (`advantage="mean"`), the entropy bonus, no clip. Their script for Llama
+has `gate=2`, of 8 samples. Differences from their code: it divides the sum over sampled tokens by
+the maximal length of a completion, that over demo tokens by their number, and adds the two; the
+bonus is a mean over all tokens. Here each part is the mean over its own tokens, weighted by its
+share of the prompts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, TrainStat
 class Config:
     """Settings of HPT."""
 
-    gate: int = 0  # right samples of a prompt up to which its expert is learned from instead
+    gate: int = 0  # maximum of right samples with which a prompt is unsolved
     advantage: str = "mean"  # "group" divides by the standard deviation too
     entropy_coef: float = 0.001  # c
 

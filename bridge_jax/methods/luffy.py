@@ -1,18 +1,17 @@
-"""LUFFY (Yan et al. 2025, arXiv 2504.14945): the expert's trace joins the group of its prompt's
-samples.
+"""LUFFY (Yan et al. 2025, arXiv 2504.14945): the demo of a prompt joins the group of its samples.
 
-    J = < r A + c H > over own samples + < f(pi) A + c H > over expert tokens,   f(p) = p / (p + gamma)
+    J = < r A + c H > over own samples + < f(pi) A + c H > over demo tokens
+    f(p) = p / (p + gamma)
 
-as one mean over all their tokens; A = R - mean over the group of M samples and the expert (R = 1),
-without a standard deviation; own tokens without a clip; H: entropy of a token, c = 0.001 as in the
-authors' script. f keeps a gradient where the policy finds an expert token unlikely, as a plain
-ratio with the expert's probability taken as 1 would not. The paper's group of 8 is
-batch.samples_per_prompt = 7 here. Needs demonstrations of the very prompts. Two backward passes,
-one copy of the parameters.
+as one mean over all their tokens. A = R - mean over the group of M samples and the demo (R = 1),
+without a standard deviation; no clip; H: entropy of a token, c = 0.001 as in the authors' script. f
+has a gradient even where a demo token is improbable, unlike a plain ratio with a behaviour
+probability of 1. The paper's group of 8 is batch.samples_per_prompt = 7 here. Needs demos of the
+sampled prompts. Two backward passes, one copy of the parameters.
 
-Other than in the authors' code: there the sum over tokens is divided by the longest completion
-allowed and not by their number, so that a batch of longer completions has a larger gradient, beside
-which the bonus, a mean over tokens, weighs less.
+Differences from the authors' code: it divides the sum over tokens by the maximal length of a
+completion rather than by their number. There a batch of longer completions has a larger gradient,
+relative to which the bonus, a mean over tokens, is smaller.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         )
         G = jax.tree.map(jnp.add, G_own, G_demo)
         seen = objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(demo, demos)
-        # f hides an expert token of probability 0, which no sound policy has
+        # f hides a demo token of probability 0, which indicates an invalid policy
         state, metrics = apply_ascent(
             recipes, state, Params(theta=G), (own_J, demo_J, seen["sft/logp"])
         )

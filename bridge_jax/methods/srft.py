@@ -1,16 +1,16 @@
-"""SRFT (Fu et al. 2025, arXiv 2506.19767): four terms in one stage, weighed by entropy.
+"""SRFT (Fu et al. 2025, arXiv 2506.19767): SFT and RL in one stage, weighted by entropy.
 
-    J = < a sg(e^-H) log pi(y*) > + < pi(y*) A >                  over expert tokens, behaviour probability 1, no clip
-      + < b sg(e^+H) log pi [R = 1]  -  log pi [R = 0] >            over own samples
+    J = < a sg(e^-H) log pi(y*) > + < pi(y*) A >             over demo tokens
+      + < b sg(e^+H) log pi [R = 1]  -  log pi [R = 0] >     over own samples
 
-a = 0.5, b = 0.1; H is the mean token entropy of the completion at hand; A as in GRPO with the
-expert (R = 1) inside the group. Needs demonstrations of the very prompts. Two backward passes, one
-copy of the parameters.
+a = 0.5, b = 0.1; H is the mean token entropy of the completion; A as in GRPO with the demo (R = 1)
+in the group, with a behaviour probability of 1 and no clip. Needs demos of the sampled prompts. Two
+backward passes, one copy of the parameters.
 
-H of each completion apart is ours (a batch's mean would need a pass of its own); the public code of
-HPT's authors, which has this method, does the same. Other than in that code: it divides the sum of
-the last three terms by the longest completion allowed and not by their tokens, takes A without a
-standard deviation, and adds a bonus of entropy of 0.001.
+H per completion is our choice (a batch's mean would need another pass); the public code of HPT's
+authors, which includes this method, does the same. Differences from that code: it divides the sum
+of the last three terms by the maximal length of a completion rather than by their tokens, uses A
+without a standard deviation, and adds an entropy bonus of 0.001.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, Sequences
 class Config:
     """Settings of SRFT."""
 
-    expert_coef: float = 0.5  # a, of the likelihood of expert tokens
-    rewarded_coef: float = 0.1  # b, of the likelihood of rewarded samples
+    expert_coef: float = 0.5  # a, weight of the likelihood of demo tokens
+    rewarded_coef: float = 0.1  # b, weight of the likelihood of rewarded samples
 
 
 def J_weighed(policy: Policy, value, temperature, total):

@@ -102,7 +102,7 @@ def test_inner_steps_are_taken_at_thetas_rate():
     from bridge_jax.optim import Recipe, Recipes, learning_rate
 
     falling = Recipe(learning_rate=1.0, schedule="linear", decay_steps=4, warmup_steps=2)
-    rates = [float(learning_rate(falling, per=3)(count)) for count in range(21)]
+    rates = [float(learning_rate(falling, updates_per_step=3)(count)) for count in range(21)]
     assert rates == [
         rate for step in range(7) for rate in [float(learning_rate(falling)(step))] * 3
     ]
