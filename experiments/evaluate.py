@@ -615,7 +615,9 @@ def main(argv: list[str]) -> None:
     try:
         from bridge_jax.training import interrupt
 
-        with interrupt.acknowledged("ending when the devices are done with the batch", kept):
+        with interrupt.acknowledge_interrupts(
+            "ending when the devices are done with the batch", kept
+        ):
             evaluate_model(flags.FLAGS.model, flags.FLAGS.out, read_flags())
     except KeyboardInterrupt:
         fail(f"stopped; {kept}", code=INTERRUPTED)

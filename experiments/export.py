@@ -35,7 +35,7 @@ def export(workdir: str, out: str, what: str = "merged") -> Path:
     """
     from bridge_jax.training import interrupt
 
-    with interrupt.acknowledged("ending", "nothing was written"):
+    with interrupt.acknowledge_interrupts("ending", "nothing was written"):
         return write(workdir, out, what)
 
 

@@ -111,7 +111,7 @@ def main(argv: list[str]) -> None:
         chips.prepare(topology)  # before jax is imported
         from bridge_jax.training import interrupt
 
-        with interrupt.acknowledged("ending", "plans that are complete are in --out"):
+        with interrupt.acknowledge_interrupts("ending", "plans that are complete are in --out"):
             report(topology)
     except (ValueError, OSError) as error:
         fail_by(error)

@@ -282,7 +282,7 @@ def token_cache(setup: Setup) -> int:
 
 def loops(setup: Setup) -> tuple[tuple[int, ...], ...]:
     """Per decode loop of one call of the sampler: the ends of its cache segments, in tokens."""
-    return programs.plan_of(setup).loops
+    return programs.decode_plan_of(setup).loops
 
 
 def decode(setup: Setup, bucket: int, P: int) -> Work:

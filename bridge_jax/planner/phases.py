@@ -129,7 +129,7 @@ def phases(setup: Setup, state: Tree) -> list[Phase]:
 
 def trace_prefill(setup: Setup, phi: Tree, bucket: int, P: int) -> jax.stages.Traced:
     """The prefill of one call of the sampler."""
-    plan = programs.plan_of(setup)
+    plan = programs.decode_plan_of(setup)
     rows = (jax.ShapeDtypeStruct((P, bucket), jnp.int32), jax.ShapeDtypeStruct((P,), jnp.int32))
     precise = jax.default_matmul_precision(matmul_precision(phi["embed"].dtype))
 
@@ -140,7 +140,7 @@ def trace_prefill(setup: Setup, phi: Tree, bucket: int, P: int) -> jax.stages.Tr
         return hidden_PD, plan.place_cache(cache)
 
     return jax.jit(prefill).trace(
-        phi, *programs.placed(rows, sharding.of_rows(setup.decode_mesh, rows))
+        phi, *programs.with_shardings(rows, sharding.of_rows(setup.decode_mesh, rows))
     )
 
 
@@ -155,8 +155,8 @@ def trace_logp(setup: Setup, state: Tree, bucket: int) -> jax.stages.Traced:
         )
     )
     return score.trace(
-        programs.placed(phi, build.theta_shardings(setup)),
-        programs.placed(rollouts, sharding.of_rows(setup.mesh, rollouts)),
+        programs.with_shardings(phi, build.theta_shardings(setup)),
+        programs.with_shardings(rollouts, sharding.of_rows(setup.mesh, rollouts)),
     )
 
 

@@ -34,7 +34,7 @@ def make(
     cache: programs of earlier plans (phases.compiled_programs); new ones are added.
     """
     began, cache = time.monotonic(), {} if cache is None else cache
-    setup = build.sketch(config, devices)
+    setup = build.make_setup(config, devices)
     state = build.abstract_state(setup)
     chip = chips.chip_of(topology, devices)
     network = chips.interconnect(topology, chip) if chip else 0.0
@@ -151,10 +151,10 @@ def microbatch_candidates(config: ConfigDict, devices: list) -> list[int]:
 
     ValueError where the config itself is invalid.
     """
-    batch, found = build.sketch(config, devices).settings.batch, []
+    batch, found = build.make_setup(config, devices).settings.batch, []
     for rows in range(1, batch.rollout_rows // batch.devices + 1):
         try:
-            build.sketch(with_rows(config, rows), devices)
+            build.make_setup(with_rows(config, rows), devices)
         except ValueError:
             # rows or demonstrations are not divisible
             continue

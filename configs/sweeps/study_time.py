@@ -1,9 +1,8 @@
-"""The study's comparison at equal time: each method for as many steps as take the processor time of
-bridge's 100.
+"""The study's comparison at equal time: each method for the processor time of bridge's 100 steps.
 
     python -m experiments.study --stages=time
 
-A variant is METHOD+equal time. bridge itself stands in the main sweep.
+A variant is METHOD+equal time. bridge itself is in the main sweep.
 """
 
 from configs.sweeps import ladder

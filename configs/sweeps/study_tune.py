@@ -1,7 +1,8 @@
-"""Learning rates of every method, by the same grid and two seeds, judged on the dev split
-(experiments.study reads them off).
+"""Learning rates of every method: the same grid and two seeds, compared on the dev split.
 
-python -m experiments.study --stages=tune
+    python -m experiments.study --stages=tune
+
+experiments.study selects the rates.
 """
 
 from configs.sweeps import ladder

@@ -117,7 +117,7 @@ def on_model(case: str, **how):
         )  # compile_s is what compiling takes
         given = flags.FLAGS
         measured = getattr(model_cases, case)
-        with interrupt.acknowledged("ending", "nothing was measured"):
+        with interrupt.acknowledge_interrupts("ending", "nothing was measured"):
             return measured(repeats, given.model, given.data_dir, given.dtype, **how)
 
     return measure

@@ -79,7 +79,7 @@ def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row
         assert data.tokenizer.decode(row) == problem.solution
     assert {key: value for key, value in data.demo_counts.items() if value} == COUNTS
     assert sum(data.demo_counts[state] for state in ROW_STATES) == len(TRACES)
-    loop.announce(setup, data, {"step": 0}, 1)
+    loop.print_summary(setup, data, {"step": 0}, 1)
     told = capsys.readouterr().out
     assert "8 solutions for 4 of 6 problems: 2 used, 1 repeated, 2 wrong, " in told
     assert training_build.fingerprints(data)["demonstrations"] == data.demo_counts
@@ -99,7 +99,7 @@ def test_further_rows_that_change_no_demonstration_do_not_stop_a_run(folder, tmp
     with logbook.Logbook(workdir, -1) as book:
         book.write(0, {})
     go_on = lambda facts: logbook.check_run(
-        workdir, {"steps": 1}, {}, ignore=loop.FREE_KEYS, facts=facts
+        workdir, {"steps": 1}, {}, ignore=loop.CHANGEABLE_KEYS, facts=facts
     )
     assert go_on(more)["facts"]["demonstrations"]["unmatched"] == 2
     old = dict(begun)

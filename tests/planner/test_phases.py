@@ -26,7 +26,7 @@ def config(method: str):
 
 
 def sketch(method: str):
-    return build.sketch(config(method), jax.devices()[:8])
+    return build.make_setup(config(method), jax.devices()[:8])
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -51,7 +51,7 @@ def test_weights_of_both_policies_are_resident_beside_the_sampler():
     for own in ("shared", "own"):
         given = config("bridge")
         given.method.bridge.variant.shadow_rollouts = own
-        run = build.sketch(given, jax.devices()[:8])
+        run = build.make_setup(given, jax.devices()[:8])
         state = build.abstract_state(run)
         beside[own] = {phase.name: phase.resident for phase in phases.phases(run, state)}
     phi = flops.chip_bytes(programs.abstract_phi(run, state))
@@ -79,14 +79,14 @@ def test_a_model_of_a_hub_needs_its_shape():
     given = config("sft")
     given.model.path, given.model.arch = "someone/some-model", type(given.model.arch)()
     with pytest.raises(ValueError, match="someone/some-model.*model.arch"):
-        build.sketch(given, jax.devices()[:8])
+        build.make_setup(given, jax.devices()[:8])
 
 
 def test_a_mesh_that_does_not_divide_is_refused():
     given = config("sft")
     given.mesh.fsdp = 3
     with pytest.raises(ValueError, match="takes 3 devices, there are 8"):
-        build.sketch(given, jax.devices()[:8])
+        build.make_setup(given, jax.devices()[:8])
 
 
 def test_arguments_of_an_update_are_the_state_and_the_batch_over_the_devices():
@@ -280,7 +280,7 @@ def test_the_compilers_own_file_comes_before_what_jaxlib_reads(tmp_path):
 @pytest.mark.tpu_compiler
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_the_compilers_own_file_says_the_same(tmp_path):
-    run = build.sketch(config("grpo"), chips.devices(chips.parse("v5e:2x4")))
+    run = build.make_setup(config("grpo"), chips.devices(chips.parse("v5e:2x4")))
     traced = programs.trace_update(
         run, build.abstract_state(run), run.buckets[-1], run.method.batch_spec(0)
     )
