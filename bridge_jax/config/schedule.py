@@ -13,8 +13,7 @@ KINDS = ("constant", "linear", "cosine", "step", "gain")
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How a weight such as method.bridge.lam, which is its value at the first step, changes with
-    the step.
+    """Settings of a weight that changes with the step, such as method.bridge.lam.
 
     constant: not at all. linear, cosine: to `end` over `steps`. step: to `values` from the steps
     `boundaries` on. gain (bridge's lam alone): `end` while the measured gain is 0 or below, the
@@ -43,8 +42,8 @@ class Schedule:
         return [name for name in fields if name not in self.READS[self.kind]]
 
     def milestones(self, key: str) -> dict[str, int]:
-        """{setting: the step (1 for the first) by which the weight `key` is at its end, or first
-        moves}.
+        """{setting: the step (1 for the first) at which the weight `key` has its end, or first
+        changes}.
         """
         if self.kind in ("linear", "cosine"):
             return {f"{key}.steps": self.steps}
@@ -54,8 +53,7 @@ class Schedule:
 
 
 def check_schedule(key: str, start: float, schedule: Schedule, kinds=KINDS[:-1]) -> None:
-    """ValueError for a schedule that is invalid, or that is not called constant and can never leave
-    its start.
+    """ValueError for an invalid schedule, and for one that could never leave its start.
 
     key: of the schedule, method.bridge.lam_schedule; start: the weight at the first step. The
     weight itself, its end and its values are shares from 0 to 1.

@@ -24,9 +24,7 @@ NOT_SET = "(not set)"  # stands in a diff for a key that one side does not have
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """End of an error message: the allowed name that resembles `word`, if any, and all allowed
-    names.
-    """
+    """End of an error message: the allowed name most like `word`, if any, and all allowed names."""
     names = sorted(str(name) for name in allowed)
     near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
     return (

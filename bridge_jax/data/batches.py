@@ -164,7 +164,7 @@ def completion_ids(tokenizer, solution: str, id: int) -> np.ndarray:
     if not trace or set(trace) & set(tokenizer.eos_ids):
         raise ValueError(
             f"demonstration {id}: the solution must be a text without end-of-sequence tokens, "
-            f"one is put behind it; it is {solution!r}"
+            f"one is appended; it is {solution!r}"
         )
     return np.asarray([*trace, tokenizer.eos_ids[0]], np.int32)
 
@@ -260,9 +260,7 @@ def permutation(seed: int, stream: str, size: int, epoch: int) -> np.ndarray:
 
 
 def order(seed: int, stream: str, size: int, start: int, count: int) -> np.ndarray:
-    """Positions [start, start + count) of an endless stream of shuffled epochs of `size` rows,
-    int64.
-    """
+    """Positions [start, start + count) of an endless stream of shuffled epochs, int64."""
     if size < 1 or start < 0 or count < 0 or not 0 <= seed < 2**32:
         raise ValueError(
             f"order(seed={seed}, size={size}, start={start}, count={count}); allowed: seed in "

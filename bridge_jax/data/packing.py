@@ -26,8 +26,7 @@ def lengths(seqs: Sequences) -> jax.Array:
 
 
 def plan(length_B: np.ndarray, width: int, places: int) -> Packing:
-    """Assigns samples to rows of `width` positions, at most `places` per row, by first fit
-    decreasing.
+    """Assigns samples to rows of `width` positions, at most `places` per row.
 
     length_B: tokens of each sample; 0: it gets no row. Used rows come first. There are as many rows
     as samples, so that the shape does not depend on the lengths. First fit decreasing uses at most
@@ -58,13 +57,12 @@ class Rows(NamedTuple):
     # int32, the completion token that this position predicts; undefined where it predicts none
     target_RW: jax.Array
     position_RW: jax.Array  # int32, within the sample
-    segment_RW: jax.Array  # int32, 1 + place of the sample in the row; 0 behind the last one
+    segment_RW: jax.Array  # int32, 1 + place of the sample in the row; 0 after the last one
     first_RK: jax.Array  # int32, where each sample's first completion token is predicted
     T: int  # longest completion
 
     def unpack(self, x: jax.Array) -> jax.Array:
-        """x, [R,W] or [R,W,D], at the predictions of completion tokens, [R * K, T] or [R * K, T,
-        D].
+        """x at the predictions of completion tokens: [R,W,...] -> [R * K, T, ...].
 
         Undefined beyond a sample's length.
         """

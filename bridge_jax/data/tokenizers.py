@@ -84,9 +84,7 @@ class CharTokenizer:
         )
 
     def save(self, folder: str | pathlib.Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, as transformers.AutoTokenizer loads
-        them.
-        """
+        """Writes the files that transformers.AutoTokenizer loads."""
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
         # Bytes without merges, not a word list: transformers 5 rebuilds the tokenizer of a folder
@@ -193,9 +191,7 @@ class HFTokenizer:
         raise refusal
 
     def _named_in(self, name: str) -> int | list[int] | None:
-        """eos_token_id of a JSON file next to the tokenizer, without the defaults of config
-        classes.
-        """
+        """eos_token_id of a JSON file next to the tokenizer, without a config class's defaults."""
         import transformers
 
         path = pathlib.Path(self.folder) / name

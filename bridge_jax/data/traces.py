@@ -61,9 +61,7 @@ def text_key(text: str) -> str:
 
 
 def read_traces(path: str) -> dict[str, list[str]]:
-    """text_key of the problem -> its solutions in order, from JSONL {"problem", "solution",
-    "answer"}.
-    """
+    """Solutions of a JSONL file {"problem", "solution", "answer"} by text_key of the problem."""
     found: dict[str, list[str]] = {}
     for number, row in enumerate(jsonl(Path(path).expanduser()), 1):
         for field in ("problem", "solution", "answer"):
@@ -189,7 +187,7 @@ def update_counts(
     prompts = [why for why in dropped if why == "prompt"]
     # not below 0: problems that share their rows are dropped one by one
     found["used"] = max(0, found["used"] - len(dropped))
-    # those behind the first one were counted as repeated
+    # all but the first one were counted as repeated
     found["repeated"] -= len(rejected) - (len(dropped) - len(prompts))
     for why in (*prompts, *rejected):
         found[states[why]] += 1

@@ -127,8 +127,7 @@ class _Judge:
         return self.texts(g_text, a_text, self.rule.parts)
 
     def choices(self, gold: str, answer: str) -> Verdict:
-        """Compares multiple choices, such as (C) and "(C) 5", by letter and by text if both have
-        one.
+        """Compares multiple choices by letter, and by the text next to it if both have one.
 
         None where neither is a choice.
         """

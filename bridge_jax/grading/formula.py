@@ -1,5 +1,4 @@
-r"""A parser of normalised LaTeX into a tree of sums, products, powers, roots, functions and
-numbers.
+r"""A parser of normalised LaTeX into a tree of operations.
 
 A text has one meaning, that of printed mathematics: `\sin 2x` is sin(2x), `1\frac12` is one and a
 half, `\log` has base 10. Ambiguous text (`1/2x`, `\sin x/2`, `2 3`) is Unreadable. In plain text
@@ -129,7 +128,7 @@ def _read(text: str) -> Node | Unreadable:
         found = reader.sum()
         if reader.now is not END:
             reader.base()
-            raise Unreadable(f"{reader.now.text!r} behind a formula")
+            raise Unreadable(f"{reader.now.text!r} after a formula")
         return found
     except Unreadable as error:
         return error.with_traceback(None)
@@ -258,12 +257,12 @@ class _Reader:
 
     def next(self) -> Token:
         """Returns the next token and steps over it."""
-        taken = self.now
+        token = self.now
         self.place += 1
         self.now = self.tokens[self.place] if self.place < len(self.tokens) else END
-        return taken
+        return token
 
-    def behind(self) -> str:
+    def after_next(self) -> str:
         """Kind of the token after the next one."""
         return self.tokens[self.place + 1].kind if self.place + 1 < len(self.tokens) else ""
 
@@ -315,7 +314,7 @@ class _Reader:
                     raise Unreadable("too many quotients")
             elif self.begins():
                 if divided:
-                    raise Unreadable("a factor behind a quotient")
+                    raise Unreadable("a factor after a quotient")
                 mixed = self.is_mixed(start, last)
                 start, before = self.now, last
                 last = self.factor()
@@ -481,16 +480,16 @@ class _Reader:
         """The text of a group or of one token, without spaces and braces."""
         if self.now.kind != "{":
             if self.now is END or self.now.kind in _CLOSES.values():
-                raise Unreadable("nothing behind _")
+                raise Unreadable("nothing after _")
             return self.next().text.strip().strip("\x00")
-        depth, taken = 0, []
+        depth, texts = 0, []
         while True:
             if self.now is END:
                 raise Unreadable("a group that never closes")
             depth += (self.now.kind == "{") - (self.now.kind == "}")
-            taken.append(self.next().text)
+            texts.append(self.next().text)
             if depth == 0:
-                return re.sub(r"[\s{}\x00]", "", "".join(taken))
+                return re.sub(r"[\s{}\x00]", "", "".join(texts))
 
     def function(self) -> Node:
         r"""\sin^2 x, \log_2 8, \ln(x+1).
@@ -550,15 +549,15 @@ class _Reader:
         found = last = self.factor()
         while self.begins() and self.now.kind not in FUNCTIONS:
             if self.now.kind in ("(", "[", "{"):
-                raise Unreadable("a bracket behind the argument of a function")
+                raise Unreadable("a bracket after the argument of a function")
             if self.is_mixed(start, last):
                 raise Unreadable("a mixed number as an argument")
             start, before = self.now, last
             last = self.factor()
             self.check_beside(before, start, last)
             found = _times(found, last)
-        if self.now.kind in _OVER and self.behind() not in FUNCTIONS:
-            raise Unreadable("a quotient behind the argument of a function")
+        if self.now.kind in _OVER and self.after_next() not in FUNCTIONS:
+            raise Unreadable("a quotient after the argument of a function")
         return Node("negative", None, (found,)) if negative else found
 
 

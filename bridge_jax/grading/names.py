@@ -173,7 +173,7 @@ def compatible(one: str, other: str) -> bool:
 
 
 def _labelled(text: str) -> Named:
-    """The value behind a label, such as words with a colon."""
+    """The value after a label, such as words with a colon."""
     found = _LABEL.fullmatch(text)
     if found and re.sub(r"\s", "", found[1]).casefold() in _GENERIC_NAMES:
         return Named("", found[2])

@@ -1,5 +1,4 @@
-r"""Exact numbers: decimals, fractions, powers, repeating decimals, bases other than ten, times of
-day.
+r"""Exact numbers: decimals, fractions, repeating decimals, other bases, times of day.
 
 `52_8` equals `(52)_8` and `52_{\text{eight}}`, but no number in another base, even with the same
 value: a problem that asks for a base wants the answer in it. Base ten may be left out.

@@ -309,9 +309,7 @@ class Pool:
                 return  # another is started before comparisons are given out again
 
     def _wait(self) -> list[Worker]:
-        """Waits for workers that can be read from or written to, until the next limit at the
-        latest.
-        """
+        """Waits for workers with output, or for the next limit; sends pending input meanwhile."""
         ends = [worker.due for worker in self._workers if worker.comparison or not worker.ready]
         if len(self._workers) <= self._size:
             ends.append(self._next_start)

@@ -1,7 +1,7 @@
 """The worker process of grading.pool: reads comparisons from stdin, writes outcomes to stdout.
 
-Each is one line, a comparison as JSON. A worker cannot import jax, since it would wait for ever for
-an accelerator that its parent holds. It exits with its parent, and limits its own memory and
+Each is one line, a comparison as JSON. A worker cannot import jax, since it would wait without end
+for an accelerator that its parent holds. It exits with its parent, and limits its own memory and
 processor time as far as the system allows. The parent enforces the time limit of a comparison: code
 that does not return to Python, such as arithmetic with huge integers, ends by SIGKILL alone.
 """
@@ -55,7 +55,7 @@ def exit_with_parent(parent: int) -> None:
     """
     while os.getppid() == parent:
         time.sleep(0.5)
-    # code that never lets this thread run is ended by `limit_cpu_time`
+    # code that never yields to this thread is ended by `limit_cpu_time`
     os._exit(1)
 
 

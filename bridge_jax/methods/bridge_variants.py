@@ -119,7 +119,7 @@ def check_gain_schedule(cfg) -> None:
     for key, (is_stuck, allowed) in stuck.items():
         if is_stuck:
             raise ValueError(
-                f"{KEY}.{key} with lam_schedule.kind='gain' keeps lam at its end for ever; "
+                f"{KEY}.{key} with lam_schedule.kind='gain' keeps lam at its end; "
                 f"allowed: {allowed}"
             )
 
@@ -189,9 +189,7 @@ def samples_of(cfg, batch: Batch) -> tuple[Rollouts, Rollouts]:
 
 
 def rl_objective(cfg, policy: Policy, microbatch_rows: int, ref: Tree, samples: Rollouts):
-    """J_RL on these samples, an unclipped surrogate with weights bounded by ratio_cap, and its
-    rows.
-    """
+    """J_RL on these samples, unclipped but for ratio_cap, and its rows."""
     term = functools.partial(objectives.surrogate, cap=cfg.variant.ratio_cap)
     rows = objectives.rl_rows(policy, ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
     return objectives.J_RL(policy, samples, term, cfg.kl_coef), rows

@@ -1,7 +1,7 @@
-"""Log-probabilities and entropies by blocks of the vocabulary, without all logits [B,T,V] in
-memory.
+"""Log-probabilities and entropies by blocks of the vocabulary, never all logits [B,T,V].
 
-    log p(token) = logit(token) - log Z,    entropy = log Z - sum_v p_v logit_v,    Z = sum_v exp(logit_v)
+    log p(token) = logit(token) - log Z,    Z = sum_v exp(logit_v)
+    entropy = log Z - sum_v p_v logit_v
 
 Z and the entropy are accumulated over blocks under a running maximum (online softmax, Milakov &
 Gimelshein 2018, arXiv 1805.02867), and the backward pass recomputes the logits of each block:

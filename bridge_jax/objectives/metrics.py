@@ -40,8 +40,7 @@ def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
 
 
 def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_BT) -> Metrics:
-    """The gain as the difference of two sampled means, and the sampler's error on theta_hat's
-    samples.
+    """The gain as the difference of two sampled means, and the sampler's error for theta_hat.
 
     logp_hat_BT: theta_hat on theta's samples, for KL and ESS; logp_own_BT: theta_hat on its own.
     """
@@ -82,8 +81,7 @@ def elementwise_product(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def by_layer_group(a: Tree, b: Tree) -> dict[str, jax.Array]:
-    """Inner products of two gradients: of the early, middle and late thirds of the layers, and
-    "rest".
+    """Inner products of two gradients by group: early, middle and late layers, and "rest".
 
     Leaves under the key "layers" have the layer as their leading axis; all others are "rest".
     """
@@ -127,8 +125,7 @@ def gradient_alignment(G_SFT: Tree, G_RL: Tree) -> Metrics:
 
 
 def token_counts(*rows: Sequences, forward: tuple[Sequences, ...] = ()) -> Metrics:
-    """Tokens that an update computes: budget/gradient_tokens, gradient_prompt_tokens,
-    forward_tokens.
+    """The numbers of tokens that an update computes.
 
     rows: the sequences of each backward pass; forward: those of each forward-only pass. Sequences
     of several passes are given several times. A prompt counts once; with packing, once for each of

@@ -47,8 +47,7 @@ def clipped_surrogate(logp_BT, behaviour_BT, A_B, low: float, high: float) -> ja
 
 
 def k3(logp: jax.Array, logp_ref: jax.Array) -> jax.Array:
-    """e^d - d - 1 with d = logp_ref - logp: estimates KL(pi || ref) on samples of pi (Schulman
-    2020).
+    """e^d - d - 1 with d = logp_ref - logp: KL(pi || ref) from samples of pi (Schulman 2020).
 
     d is bounded to +-20.
     """
@@ -83,8 +82,7 @@ def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Ar
 def advantages_with_demo(
     rollouts: Rollouts, demos: Sequences, kind: str
 ) -> tuple[jax.Array, jax.Array]:
-    """A of the samples [B] and of the demos [D], where demo p, of reward 1, joins the group of
-    prompt p.
+    """A of the samples [B] and of the demos [D]: demo p, of reward 1, joins the group of prompt p.
 
     Padding rows of demos get 0.
     """
@@ -107,8 +105,7 @@ def J_SFT(
     total=None,
     entropy_coef: float = 0.0,
 ):
-    """J_SFT(phi) = mean log pi_phi(y*_t) over the demos' tokens of the whole batch, without
-    prompts.
+    """J_SFT(phi) = mean log pi_phi(y*_t) over the demo tokens of the whole batch.
 
     term(logp_BT, rows) [B,T] replaces log pi where a method weighs the tokens. total: the divisor
     of the sum. entropy_coef times the token's entropy is added. rows may have included_B, 0 for
@@ -135,8 +132,7 @@ def J_RL(
     total=None,
     entropy_coef: float = 0.0,
 ):
-    """J_RL(phi) = mean over sampled tokens of term(log pi, behaviour, A) - kl_coef KL +
-    entropy_coef H.
+    """J_RL(phi) = mean over tokens of term(log pi, behaviour, A) - kl_coef KL + entropy_coef H.
 
     term: surrogate or clipped_surrogate with its bounds set. KL is k3(pi_phi || ref), weighted by
     the importance ratio; the entropy H is not. total: the divisor of the sum; None: the number of

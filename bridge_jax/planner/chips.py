@@ -128,7 +128,7 @@ def parse(name: str) -> Topology:
         return Topology(name, kind, (int(rest),) if rest else ())
     if kind in ("cpu", "gpu"):
         raise ValueError(
-            f"--topology={name!r}: behind {kind}: stands the number of devices, such as {kind}:8"
+            f"--topology={name!r}: after {kind}: write the number of devices, such as {kind}:8"
         )
     if kind in SLICES and not re.fullmatch(
         r"[1-9]\d*" + r"x[1-9]\d*" * SLICES[kind][0].count("x"), rest

@@ -62,7 +62,7 @@ def memory_table(phases: list[dict], chip: dict | None) -> str:
             "aliased",
             "temporaries",
             "program",
-            "beside it",
+            "resident",
             "peak",
             "fits",
             "compiled s",
@@ -105,8 +105,7 @@ def memory_table(phases: list[dict], chip: dict | None) -> str:
         )
     limit = f" of {chip['hbm'] / GB:.0f} GB" if chip else ""
     return (
-        f"{aligned(rows)}\n  "
-        f"peak{limit}: of the program and of the training state that is resident beside it"
+        f"{aligned(rows)}\n  peak{limit}: of the program and of the training state that is resident"
     )
 
 
@@ -214,8 +213,7 @@ def compare(plan: dict, against: dict) -> str:
 
 
 def markdown(plans: list[dict]) -> dict[str, str]:
-    """The tables of docs/plans.md, from docs/plans/*.jsonl: "plans", and "states" by number of
-    chips.
+    """The tables of docs/plans.md, from docs/plans/*.jsonl.
 
     Of two plans with the same settings the later one counts. Plans with other shared settings come
     last. "x grpo" is the ratio to the plan of grpo with the same shared settings.

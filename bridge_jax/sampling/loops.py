@@ -28,9 +28,7 @@ class Rows(NamedTuple):
     prompt_cache: tuple[jax.Array, jax.Array]  # k, v [L,P,K,S,H]
 
     def select_rows(self, row_b: jax.Array) -> Rows:
-        """These rows, each with a copy of its prompt, since prompts may now have unequal numbers of
-        rows.
-        """
+        """These rows, each with a copy of its prompt: prompts may have unequal numbers of rows."""
         prompt_b = row_b // (self.key_B.shape[0] // self.prompt_len_P.shape[0])
         cache = tuple(x[:, prompt_b] for x in self.prompt_cache)
         return Rows(self.key_B[row_b], self.prompt_len_P[prompt_b], cache)

@@ -59,7 +59,7 @@ def defaults(name: str) -> dict:
 
 
 def question_id(question: str) -> int:
-    """31-bit id of a question, a hash of its text: the same on every machine and in every data set."""
+    """31-bit id of a question, a hash of its text: the same on every machine."""
     return int.from_bytes(hashlib.sha256(question.encode()).digest()[:4], "big") & 0x7FFFFFFF
 
 
@@ -220,8 +220,8 @@ def training(
         ):
             allowed = [task for task in names() if load(task).Config is Benchmark]
             raise ValueError(f"task.held_out={cfg.held_out}; allowed: {', '.join(allowed)}")
-        made = module.make(module.Config(cfg.data_dir, cfg.prompt, cfg.allow_changed_data))
-        splits |= made.splits
+        task = module.make(module.Config(cfg.data_dir, cfg.prompt, cfg.allow_changed_data))
+        splits |= task.splits
     if not splits:
         raise ValueError(
             "task.held_out is empty, so nothing would judge the run; name a benchmark, such as "

@@ -1,7 +1,8 @@
 """Generated sums and differences, with step-by-step solutions as demonstrations.
 
-    chat     What is 12 + 7 - 5?   ->   12 + 7 = 19 / 19 - 5 = 14 / The answer is \\boxed{14}.   (a line each)
-    compact  12+7-5=               ->   12+7=19;19-5=14;#14       (for a model that reads characters: ALPHABET)
+    chat     What is 12 + 7 - 5?   ->   12 + 7 = 19 / 19 - 5 = 14 / The answer is \\boxed{14}.
+                                        (one line each)
+    compact  12+7-5=               ->   12+7=19;19-5=14;#14    (for models of characters: ALPHABET)
 
 A level is a row of LEVELS; all terms have exactly its number of digits. A hash of the question
 decides whether it is held out, so that no question of `train` or `demos` is in a split, for any
@@ -73,9 +74,7 @@ class Config:
 
 
 def make(cfg: Config) -> Task:
-    """The task, with the split "held_out" (levels as in training) and "dev" and "hard" if asked
-    for.
-    """
+    """The task, with the split "held_out" and, if asked for, "dev" and "hard"."""
     check(cfg)
     shots = tuple(example(terms) for terms in SHOTS[: cfg.shots])
     # id -> question over the whole task. Left out: the later of two questions with the same id, and
@@ -250,9 +249,7 @@ def is_held_out(id: int) -> bool:
 def build_problems(
     cfg: Config, name: str, expressions: list[tuple[int, tuple[int, ...]]]
 ) -> tuple[Problem, ...]:
-    """Checked Problems from (level, terms), sorted by id, so that any part of the list mixes
-    levels.
-    """
+    """Checked Problems from (level, terms), sorted by id, which mixes the levels."""
     if not expressions:
         raise ValueError(
             f"arithmetic: {name} would be empty; raise its size or add levels "

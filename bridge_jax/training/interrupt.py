@@ -31,8 +31,7 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def signal_listener(callback: Callable[[int], None]) -> Iterator[None]:
-    """Calls callback(number) at once, in a thread of its own, for every signal with a Python
-    handler.
+    """Calls callback(number) at once, in its own thread, for signals with a Python handler.
 
     Works in the main thread alone, which receives the signals; elsewhere it does nothing.
     """

@@ -192,7 +192,7 @@ def train_with(
         platforms.devices()
     setup, data = build.build(config, devices)
     s, changes = setup.settings, schema.diff(config, defaults) if defaults else {}
-    facts = build.fingerprints(data)
+    fingerprints = build.fingerprints(data)
     model_files = (
         consistency.model_files(str(hf_folder.locate(s.model.path)))
         if s.model.path and multihost.count() > 1
@@ -202,7 +202,7 @@ def train_with(
     multihost.agree(
         "data and devices",
         {"devices of a host": len(jax.local_devices()), "stop_at": stop_at}
-        | schema.flatten({"facts": facts})
+        | schema.flatten({"facts": fingerprints})
         | {f"model file {name}": digest for name, digest in model_files.items()},
     )
     multihost.check_shared(workdir)
@@ -220,7 +220,7 @@ def train_with(
             changes,
             force_config,
             CHANGEABLE_KEYS,
-            facts,
+            fingerprints,
             default_config,
         ),
     )
@@ -281,9 +281,9 @@ def resume(
             return {"step": start, "stopped": False}
         # The line of a pending evaluation is removed too, in case an earlier attempt wrote it and
         # was killed before it saved.
-        kept = -1 if not start else start - bool(meta.get("unlogged"))
+        logged = -1 if not start else start - bool(meta.get("unlogged"))
         with logbook.Logbook(
-            workdir, kept, s.log.mirrors, writes=multihost.first(), taken=start
+            workdir, logged, s.log.mirrors, writes=multihost.first(), taken=start
         ) as book:
             demo_logp = bool(data.held_out_demos.problems)
             programs = compile_programs(setup, build.abstract_state(setup), demo_logp)

@@ -8,7 +8,7 @@ from configs.sweeps import ladder
 
 
 def get_sweep() -> dict:
-    """None, 20% and 50% of the experts wrong x 6 methods x 4 seeds."""
+    """None, 20% and 50% of the demonstrations wrong x 6 methods x 4 seeds."""
     return dict(
         config="configs/ladder.py",
         set=ladder.common(),

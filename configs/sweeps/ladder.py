@@ -74,9 +74,7 @@ def common(**given) -> dict:
 
 
 def given_of(variant: str) -> dict:
-    """The settings of a variant other than learning rates; a method that is not in METHODS has its
-    defaults.
-    """
+    """The settings of a variant other than learning rates; the defaults for another method."""
     return METHODS.get(variant, {"method": variant})
 
 

@@ -1,5 +1,4 @@
-"""The paper's comparison of methods, with related methods and controls: up to 20 variants x 8
-seeds.
+"""The paper's comparison of methods, with related ones and controls: 20 variants x 8 seeds.
 
     python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
     python -m experiments.sweep --sweep=configs/sweeps/methods.py --workdir=runs/methods --jobs=2

@@ -10,7 +10,7 @@ from configs.sweeps import ladder, study_regime
 
 
 def get_sweep() -> dict:
-    """3 variants, and bridge as it is beside them, x 4 seeds."""
+    """3 variants and plain bridge x 4 seeds."""
     again = {
         f"bridge/{name}": ladder.at_tuned("bridge", **study_regime.SETTINGS[name])
         for name in ("inner_steps=4", "ratio_cap=2")
