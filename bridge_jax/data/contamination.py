@@ -64,7 +64,7 @@ def overlap_report(train: Sequence[Problem], splits: dict[str, Sequence[Problem]
         same = [problem.id for problem in problems if folded(problem) in asked]
         if same:
             raise ValueError(
-                f"{len(same)} problems of {name} stand in the training set, word for word (ids "
+                f"{len(same)} problems of {name} are also in the training set (ids "
                 f"{same[:5]}); remove them from one of the two"
             )
         shared = overlap(train, problems)

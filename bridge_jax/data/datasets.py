@@ -51,7 +51,7 @@ def read(source: Source, data_dir: str = "", allow_changed: bool = False) -> lis
                 f"{difference}. Scores would not compare with those of others: get the declared "
                 "data, or set task.allow_changed_data=True to use this"
             )
-        logger.warning("%s; used all the same", difference)
+        logger.warning("%s; used anyway", difference)
     return rows
 
 

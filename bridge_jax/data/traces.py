@@ -39,7 +39,7 @@ def deduplicate(problems: Sequence[Problem], where: str) -> tuple[Problem, ...]:
     others = [problem.id for problem in problems if problem.question != first[problem.id].question]
     if doubled := len(problems) - len(kept) - len(others):
         logger.warning(
-            "%s: %d of %d problems left out, they stand there twice", where, doubled, len(problems)
+            "%s: %d of %d problems left out, they are repeated", where, doubled, len(problems)
         )
     if others:
         logger.warning(
@@ -124,7 +124,7 @@ def right_solutions(
     asked = {text_key(problem.question) for problem in problems}
     if strange := [text for text in given if text not in asked]:
         logger.warning(
-            "%s: the problems of %d solutions are not asked, word for word; the first: %.200r",
+            "%s: %d solutions match no problem of the task exactly; the first: %.200r",
             where,
             sum(len(given[text]) for text in strange),
             strange[0],

@@ -33,14 +33,14 @@ TEMPORARY = re.compile(r"\.\w[\w.-]*\.(?:json|jsonl|npz|txt|md|csv|tex)\.[a-z0-9
 # errno -> what the user can do
 REMEDIES = dict.fromkeys(FULL, "make room and run the same command again") | {
     errno.EFBIG: "make room (ulimit -f limits the size of a file) and run the same command again",
-    errno.EACCES: "see to its permissions, or give another place",
-    errno.EPERM: "see to its permissions, or give another place",
+    errno.EACCES: "check its permissions, or give another place",
+    errno.EPERM: "check its permissions, or give another place",
     errno.EROFS: "its file system can only be read: give another place",
-    errno.ENOENT: "see whether the path is right",
-    errno.ENOTDIR: "see whether the path is right",
-    errno.EISDIR: "it is a folder: see whether the path is right",
-    errno.EIO: "see to the disk, and run the same command again",
-    errno.ESTALE: "see to the mount, and run the same command again",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "it is a folder: check the path",
+    errno.EIO: "check the disk, and run the same command again",
+    errno.ESTALE: "check the mount, and run the same command again",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
@@ -77,7 +77,7 @@ def write_error(path: str | os.PathLike, error: OSError, assurance: str = UNCHAN
     assurance: what the message says about the file's content.
     """
     kind = NoSpace if is_full(error) else OSError
-    way = REMEDIES.get(error.errno, "see to that and run the same command again")
+    way = REMEDIES.get(error.errno, "solve that and run the same command again")
     return kind(
         f"{os.fspath(path)} could not be written ({error.strerror or error}): {assurance}; {way}"
     )

@@ -63,7 +63,7 @@ def fetch(name: str) -> Path:
         )
     except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
         raise ValueError(
-            f"model {name!r} is no local folder, and the hub did not give it: {error}. "
+            f"model {name!r} is not a local folder, and its download failed: {error}. "
             "Check the name, the network and HF_TOKEN, or give a local folder."
         ) from error
     return Path(folder)

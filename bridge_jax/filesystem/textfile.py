@@ -53,12 +53,12 @@ def decode(content: bytes, name: str) -> str:
         # UTF-16 without a mark: every second byte of plain text is 0, which UTF-8 would allow
         encoding = "UTF-16LE" if zero % 2 else "UTF-16BE"
         raise ValueError(
-            encoding_error(name, f"byte 0x00 at {zero} is no character of a text", encoding)
+            encoding_error(name, f"byte 0x00 at {zero} is not a character of text", encoding)
         )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        shown = f"byte 0x{content[error.start]:02x} at {error.start} cannot stand there"
+        shown = f"byte 0x{content[error.start]:02x} at {error.start} is invalid there"
         raise ValueError(encoding_error(name, shown, "LATIN1")) from None
 
 

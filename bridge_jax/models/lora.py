@@ -45,7 +45,7 @@ def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
         pattern = re.compile(lora.targets)
     except re.error as error:
         raise ValueError(
-            f"model.lora_targets={lora.targets!r} is no regular expression ({error})"
+            f"model.lora_targets={lora.targets!r} is not a regular expression ({error})"
         ) from None
     hit = {path: tensor for path, tensor in table.items() if pattern.fullmatch(path)}
     bad = [

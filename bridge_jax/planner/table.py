@@ -141,7 +141,7 @@ def detail(phase: dict) -> str:
     lines = [
         f"{phase['phase']}: the compiler counts "
         + ", ".join(f"{key} {value:.3g}" for key, value in phase["compiler"].items())
-        + " (a loop's body once; its optimal_seconds is no speed)"
+        + " (a loop's body once; its optimal_seconds is no measurement)"
     ]
     for kind, row in sorted(
         phase["collectives"].items(), key=lambda item: -item[1].get("bytes", 0.0)

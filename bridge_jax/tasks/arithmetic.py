@@ -61,7 +61,9 @@ class Config:
     train_size: int = 1000  # RL prompts
     demo_size: int = 100  # expert demonstrations; 0: none
     eval_size: int = 100  # of each split
-    dev_size: int = 0  # of the split "dev", held out beside "held_out" for tuning; 0: no such split
+    dev_size: int = (
+        0  # of the split "dev", held out besides "held_out", for tuning; 0: no such split
+    )
     # share of demonstrations with a wrong step and so a wrong answer, in [0, 1]
     corrupt: float = 0.0
     # share of demonstrations that state the answer without the steps, in [0, 1]

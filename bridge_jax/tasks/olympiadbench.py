@@ -35,7 +35,9 @@ def rule(row: dict) -> Rule:
     try:
         absolute = float(error)
     except ValueError:
-        raise ValueError(f"olympiadbench, id {row['id']}: error {error!r} is no number") from None
+        raise ValueError(
+            f"olympiadbench, id {row['id']}: error {error!r} is not a number"
+        ) from None
     return Rule(
         absolute=absolute, parts=bool(row.get("is_multiple_answer")), unit=row.get("unit") or ""
     )

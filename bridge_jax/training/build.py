@@ -131,7 +131,7 @@ def read_architecture(model: Model) -> tuple[layers.Config, dict]:
         return read_model(dataclasses.replace(model, path=""))
     if model.path and not Path(model.path).is_dir():
         raise ValueError(
-            f"model.path={model.path!r} is no folder here and model.arch is empty; set model.arch "
+            f"model.path={model.path!r} is not a folder here and model.arch is empty; set model.arch "
             "to the keys of its config.json, or model.path to a folder"
         )
     return read_model(model)

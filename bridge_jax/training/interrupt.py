@@ -139,7 +139,7 @@ class Interrupt:
             print_to_stderr(f"{doing}; {again} to end at once")
         elif number == signal.SIGINT:
             end_at_once(
-                "ended at once; the same command goes on from the last checkpoint, from the "
+                "ended at once; the same command resumes from the last checkpoint, from the "
                 "beginning if there is none"
             )
 

@@ -108,7 +108,7 @@ def print_summary(setup: Setup, data: RunData, meta: dict, end: int) -> None:
         + (
             f"steps {start + 1} to {end}"
             if start < end
-            else f"nothing to do: the run stands at step {start} of {s.steps}; {further} to go on"
+            else f"nothing to do: the run is at step {start} of {s.steps}; {further} to go on"
         )
     )
 
@@ -352,7 +352,7 @@ def set_aside_later_records(workdir: str, start: int, same: bool) -> None:
     place = None if killed else logbook.set_aside(workdir, start or -1)
     if place:
         behind = (
-            f"its newest checkpoint is that of step {start}: the run goes on from there"
+            f"its newest checkpoint is that of step {start}: the run resumes from there"
             if start
             else "it has no checkpoint: the run begins again"
         )

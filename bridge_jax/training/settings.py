@@ -266,7 +266,7 @@ def check(s: Settings) -> None:
         )
     if "" in s.rollout.stop:
         raise ValueError(
-            f"rollout.stop={s.rollout.stop}: an empty text stands everywhere; leave it out, "
+            f"rollout.stop={s.rollout.stop}: an empty text is in every text; leave it out, "
             "allowed are texts such as '\\nQuestion:'"
         )
     if not 0 <= s.rollout.reward_noise <= 1:

@@ -114,6 +114,6 @@ def test_no_demonstration_left_says_what_became_of_all(folder, caplog):
     with pytest.raises(ValueError, match="give task.traces=FILE"):
         build(folder, TRACES[-1:])
     assert "6 without a solution" in caplog.text
-    assert "the problems of 1 solutions are not asked" in caplog.text
+    assert "1 solutions match no problem" in caplog.text
     with pytest.raises(ValueError, match="none of 1 problems remains; allowed: .*trace at most 40"):
         build(folder, TRACES[4:5])

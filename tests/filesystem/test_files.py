@@ -244,7 +244,7 @@ def test_is_full(error, full):
 @pytest.mark.parametrize(
     "raise_it, named",
     [
-        (lambda folder: open(folder / "none"), "none: No such file or directory; see whether"),
+        (lambda folder: open(folder / "none"), "none: No such file or directory; check the path"),
         (lambda folder: open(folder), "Is a directory; it is a folder"),
         (lambda folder: os.rename(folder / "none", folder / "other"), "other: No such file"),
         (lambda folder: os.rename(os.fsencode(folder / "none"), b"other"), "other: No such file"),

@@ -88,8 +88,8 @@ def test_a_deadline_kills_and_the_rest_is_judged(pool):
     assert pool.grade([GOOD]) == ["correct"]
 
 
-def test_a_worker_that_dies_costs_no_claim(pool):
-    """By SIGKILL from outside while it works, and while it is idle: the claim ends as it does without."""
+def test_a_worker_that_dies_costs_no_comparison(pool):
+    """By SIGKILL from outside while it works, and while it is idle: the comparison ends as it does without."""
     before = pool.killed
     threading.Timer(
         0.3, lambda: [os.kill(w.process.pid, signal.SIGKILL) for w in pool._workers if w.comparison]
@@ -232,7 +232,7 @@ def test_thousand_hostile_items(pool):
     assert pool.grade([GOOD, BAD]) == ["correct", "wrong"]
 
 
-def test_hostile_claims_past_the_limits(pool):
+def test_hostile_comparisons_past_the_limits(pool):
     """Sent to the workers directly, where compare would have refused them."""
     found = pool.grade([DeferredComparison("42", text) for text in HOSTILE])
     assert Outcome.correct not in found and pool.grade([GOOD]) == ["correct"]
@@ -247,7 +247,7 @@ def test_selftest_passes_and_names_what_is_broken(pool, monkeypatch):
     assert module.LONGEST >= 2 * 400
 
 
-# ---- what a worker comes to for a reason of its own; scripted_worker.py does what a claim says
+# ---- what a worker comes to for a reason of its own; scripted_worker.py does what a comparison says
 
 
 @pytest.fixture
@@ -270,11 +270,11 @@ def send_to(workers, number) -> None:
 
 
 @pytest.mark.parametrize("kind", ["die", "stop", "sleep", "eat", "nonsense"])
-def test_a_claim_whose_worker_is_lost_is_judged_by_another(scripted, tmp_path, kind):
-    """Killed, stopped, asleep, out of memory, out of its mind: the claim, and those beside it, have their outcome."""
+def test_a_comparison_whose_worker_is_lost_is_judged_by_another(scripted, tmp_path, kind):
+    """Killed, stopped, asleep, out of memory, out of its mind: the comparison, and those beside it, have their outcome."""
     made = scripted()
-    claims = scripts(f"once {tmp_path / 'mark'} {kind}", *["correct"] * 5)
-    assert made.grade(claims) == ["correct"] * 6
+    comparisons = scripts(f"once {tmp_path / 'mark'} {kind}", *["correct"] * 5)
+    assert made.grade(comparisons) == ["correct"] * 6
     assert made.killed == 1 and (tmp_path / "mark").exists()
 
 
@@ -288,7 +288,7 @@ def test_a_claim_whose_worker_is_lost_is_judged_by_another(scripted, tmp_path, k
         ("sleep", "timeout"),
     ],
 )
-def test_the_second_loss_is_the_claims(scripted, kind, outcome):
+def test_the_second_loss_is_the_comparisons(scripted, kind, outcome):
     """Two workers and no more, whether others wait or not."""
     made = scripted(workers=1)
     assert made.grade(scripts(kind)) == [outcome] and made.killed == 2
@@ -296,31 +296,31 @@ def test_the_second_loss_is_the_claims(scripted, kind, outcome):
     assert made.killed == 4
 
 
-def test_claims_that_kill_every_worker_end(scripted):
+def test_comparisons_that_kill_every_worker_end(scripted):
     made = scripted()
-    claims = scripts(*["die", "correct"] * 12)
-    assert made.grade(claims) == ["grader_error", "correct"] * 12
+    comparisons = scripts(*["die", "correct"] * 12)
+    assert made.grade(comparisons) == ["grader_error", "correct"] * 12
     assert made.killed == 24 and made.grade(scripts("correct")) == ["correct"]
 
 
-def test_a_claim_that_was_lost_gets_a_worker_that_was_started_since(scripted, monkeypatch):
+def test_a_comparison_that_was_lost_gets_a_worker_that_was_started_since(scripted, monkeypatch):
     """Not one that has already worked or stood idle, and that may be in the same state."""
     given, send = collections.defaultdict(list), module.Worker.send
 
-    def noted(self, claim, deadline):
-        given[claim].append((self.unused, self.started))
-        send(self, claim, deadline)
+    def noted(self, comparison, deadline):
+        given[comparison].append((self.unused, self.started))
+        send(self, comparison, deadline)
 
     monkeypatch.setattr(module.Worker, "send", noted)
     made = scripted()
     made.grade(scripts(*["correct"] * 8))
     given.clear()
     began = time.monotonic()
-    claims = scripts("die", "correct", "correct", "die", "correct", "correct")
-    assert made.grade(claims) == ["grader_error", *["correct"] * 2] * 2
-    assert [len(given[claim]) for claim in claims] == [2, 1, 1] * 2
-    for claim in (claims[0], claims[3]):
-        fresh, started = given[claim][1]
+    comparisons = scripts("die", "correct", "correct", "die", "correct", "correct")
+    assert made.grade(comparisons) == ["grader_error", *["correct"] * 2] * 2
+    assert [len(given[comparison]) for comparison in comparisons] == [2, 1, 1] * 2
+    for comparison in (comparisons[0], comparisons[3]):
+        fresh, started = given[comparison][1]
         assert fresh and started > began
 
 
@@ -348,7 +348,7 @@ def test_processor_time_counts_and_not_the_clock(scripted):
         thread.join()
 
 
-def test_processor_time_that_is_used_up_is_the_claims(scripted, monkeypatch):
+def test_processor_time_that_is_used_up_is_the_comparisons(scripted, monkeypatch):
     """Once, without a second worker; and not before it is used up."""
     used, kill = [], module.Worker.kill
 
@@ -364,7 +364,7 @@ def test_processor_time_that_is_used_up_is_the_claims(scripted, monkeypatch):
 
 
 def test_a_worker_that_waits_for_its_turn_is_not_frozen(scripted, monkeypatch):
-    """It runs a little of the time, so that its claim takes longer than a frozen worker is waited for."""
+    """It runs a little of the time, so that its comparison takes longer than a frozen worker is waited for."""
     monkeypatch.setattr(module, "STALL_SECONDS", 0.5)
     test_processor_time_counts_and_not_the_clock(scripted)
 
@@ -393,14 +393,14 @@ def test_a_whole_pool_that_is_gone(scripted, number):
 
 
 def test_frozen_workers_never_hold_up_the_parent(scripted):
-    """A claim that is longer than a pipe holds, for workers that do not read."""
+    """A comparison that is longer than a pipe holds, for workers that do not read."""
     made, long = scripted(), "\U0001d7d8" * module.LONGEST
     made.grade(scripts("correct"))
     send_to(made._workers, signal.SIGSTOP)
     found = []
-    claim = DeferredComparison("correct", long[: module.LONGEST - 7])
-    assert len(json.dumps(claim)) > 65536
-    thread = threading.Thread(target=lambda: found.extend(made.grade([claim])), daemon=True)
+    comparison = DeferredComparison("correct", long[: module.LONGEST - 7])
+    assert len(json.dumps(comparison)) > 65536
+    thread = threading.Thread(target=lambda: found.extend(made.grade([comparison])), daemon=True)
     thread.start()
     thread.join(30)
     assert found == ["correct"]
@@ -445,14 +445,14 @@ def test_workers_that_cannot_be_started(scripted, tmp_path, monkeypatch):
     made.grade(scripts("correct"))
     with monkeypatch.context() as patch:
         tried = failing_starts(patch, 3)
-        claims = scripts(f"once {tmp_path / 'mark'} die", *["burn 0.1"] * 8)
-        assert made.grade(claims) == ["correct"] * 9
+        comparisons = scripts(f"once {tmp_path / 'mark'} die", *["burn 0.1"] * 8)
+        assert made.grade(comparisons) == ["correct"] * 9
         assert tried == [True] * 3 + [False] and len(made._workers) == 3
     with monkeypatch.context() as patch:
         failing_starts(patch, float("inf"))
         # the last worker that lives judges even what should have a fresh one
-        claims = scripts(f"once {tmp_path / 'a'} die", f"once {tmp_path / 'b'} die", "correct")
-        assert made.grade(claims) == ["correct"] * 3 and len(made._workers) == 1
+        comparisons = scripts(f"once {tmp_path / 'a'} die", f"once {tmp_path / 'b'} die", "correct")
+        assert made.grade(comparisons) == ["correct"] * 3 and len(made._workers) == 1
         with pytest.raises(PoolError, match="Cannot allocate memory.*6 times in a row"):
             made.grade(scripts("die"))
     with monkeypatch.context() as patch:

@@ -439,7 +439,7 @@ def test_buckets_that_no_prompt_needs_are_not_compiled_for():
         ("optim__lora__eps", 0.0, "eps=0.0"),
         ("log__ungraded_limit", -1.0, "ungraded_limit=-1.0"),
         ("log__mirrors", ("tensorbord",), "did you mean 'tensorboard'"),
-        ("model__lora_targets", "(", "no regular expression"),
+        ("model__lora_targets", "(", "not a regular expression"),
         ("rollout__reward_noise", 1.5, "reward_noise=1.5"),
         ("eval__samples", 10, "eval.samples=10"),
         ("eval__samples", -1, "at least 0"),

@@ -213,8 +213,7 @@ def test_what_is_printed_at_start(quick, tmp_path, capsys):
     )
     end = go(tmp_path, "sft", steps=1)
     assert (
-        "nothing to do: the run stands at step 1 of 1" in capsys.readouterr().out
-        and end["step"] == 1
+        "nothing to do: the run is at step 1 of 1" in capsys.readouterr().out and end["step"] == 1
     )
 
 
@@ -230,7 +229,7 @@ def test_a_finished_run_says_so_before_it_reads_or_compiles(quick, tmp_path, mon
             patch.setattr(module, name, lambda *_: pytest.fail("read or compiled"))
         capsys.readouterr()
         again = go(tmp_path, "sft", stop_at=3)
-        assert "nothing to do: the run stands at step 3 of" in capsys.readouterr().out
+        assert "nothing to do: the run is at step 3 of" in capsys.readouterr().out
         assert again == end and go(tmp_path, "sft", steps=2) == end
         with pytest.raises(ValueError, match="task.seed"):
             go(tmp_path, "sft", stop_at=3, task__seed=1)

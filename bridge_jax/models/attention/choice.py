@@ -53,7 +53,7 @@ def check(kind: str, dtype, head_dim: int, mesh: Mesh, windows: bool = False) ->
     if reason:
         raise ValueError(
             f"model.attention={kind!r} does not compute {reason}; set model.attention=auto, which "
-            "takes another form there"
+            "selects another form"
         )
     form, platform = form_of(kind, mesh, dtype, head_dim, windows), device.platform
     if form == "splash" and platform != "tpu" or form == "cudnn" and platform not in GPU:
