@@ -120,7 +120,7 @@ def fail(message: str, code: int = 2, at_once: bool = False) -> None:
 
     at_once: without Python's shutdown, where jax would wait for the other hosts of a run.
     """
-    streams.say(f"error: {message}", descriptor=2)
+    streams.write_line(f"error: {message}", descriptor=2)
     if at_once:
         leave(code)
     sys.exit(code)
@@ -160,7 +160,7 @@ def interrupt_by_signals() -> None:
 
 def check_output() -> None:
     """End the program with an error if output was lost, for commands that print their result."""
-    error = streams.lost()
+    error = streams.output_error()
     if error is not None:
         fail_by(OSError(error.errno, error.strerror, "standard output"))
 

@@ -199,7 +199,9 @@ def main(argv: list[str]) -> None:
     use_compilation_cache()
     keep_freed_memory()
     try:
-        with interrupt.acknowledged("ending when the devices are done with the batch", KEPT):
+        with interrupt.acknowledge_interrupts(
+            "ending when the devices are done with the batch", KEPT
+        ):
             evaluate_model(flags.FLAGS.model, flags.FLAGS.out, read_flags())
     except KeyboardInterrupt:
         fail(f"stopped; {KEPT}", code=INTERRUPTED)

@@ -27,7 +27,7 @@ from experiments.cli import define_path, fail, fail_by, log_to_stderr, run_comma
 
 def export(workdir: str, out: str, what: str = "merged") -> Path:
     """Export the newest checkpoint of a run; print what was checked. Returns the folder."""
-    with interrupt.acknowledged("ending", "nothing was written"):
+    with interrupt.acknowledge_interrupts("ending", "nothing was written"):
         folder = export_run(workdir, out, what, print)
     if what == "adapter":
         print(

@@ -89,7 +89,7 @@ def grade_file(file, name: str, reading: str, pool: Pool, out) -> collections.Co
             out.write(json.dumps(row | {"outcome": str(outcome)}) + "\n")
         out.flush()
         counts.update(outcomes)
-        if streams.lost():
+        if streams.output_error():
             # nothing reads the rest
             break
     if isinstance(broken, ValueError):

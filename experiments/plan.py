@@ -120,7 +120,7 @@ def main(argv: list[str]) -> None:
         chips.prepare(topology)
         from bridge_jax.training import interrupt
 
-        with interrupt.acknowledged("ending", "plans that are complete are in --out"):
+        with interrupt.acknowledge_interrupts("ending", "plans that are complete are in --out"):
             report(topology)
     except (ValueError, OSError) as error:
         fail_by(error)
@@ -147,7 +147,7 @@ def report(topology: chips.Topology) -> None:
         )
     only = lambda phase: phase.split()[0] in given.phases
     tell = lambda line: print(line, flush=True)
-    plans, known, began = [], phases.known_of(earlier(given.out)), time.monotonic()
+    plans, known, began = [], phases.compiled_programs(earlier(given.out)), time.monotonic()
     for method in dict.fromkeys([config.method.name, *[given.against] * bool(given.against)]):
         config = config.copy_and_resolve_references()
         config.method.name = method
@@ -162,7 +162,7 @@ def report(topology: chips.Topology) -> None:
     for made in plans:
         print(f"\n{table.text(made)}")
     if len(plans) == 2:
-        print(f"\n{table.side_by_side(*plans)}")
+        print(f"\n{table.compare(*plans)}")
     if given.fit:
         rows = fit(given.config, topology, devices, tell, known)
         print(

@@ -40,7 +40,7 @@ def task_of(run: Path):
             f"{run} is not a run directory: its config.json cannot be read ({error!r})"
         ) from None
     return module.make(schema.section(config, "task", module.Config, ("name",))), getattr(
-        module, "CLAIMS", False
+        module, "DEFERS_COMPARISONS", False
     )
 
 

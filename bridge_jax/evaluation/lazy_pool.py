@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from bridge_jax import tasks
 from bridge_jax.grading import pool, selftest
-from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
 
 
 class LazyPool:
@@ -20,7 +20,7 @@ class LazyPool:
         self.pool = pool.Pool()
         selftest.check(self.pool)
 
-    def grade(self, deferred: list[Claim]) -> list[Outcome]:
+    def grade(self, deferred: list[DeferredComparison]) -> list[Outcome]:
         """One Outcome for each deferred comparison."""
         if self.pool is None:
             self.start()
@@ -35,9 +35,9 @@ class LazyPool:
 
 
 def needs_pool(names: Iterable[str]) -> bool:
-    """Whether one of the tasks declares deferred comparisons, by CLAIMS = True in its file.
+    """Whether one of the tasks declares deferred comparisons, by DEFERS_COMPARISONS = True in its file.
 
     Every task is loaded, so that an unknown name raises ValueError at once.
     """
     modules = [tasks.load(name) for name in names]
-    return any(getattr(module, "CLAIMS", False) for module in modules)
+    return any(getattr(module, "DEFERS_COMPARISONS", False) for module in modules)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bridge_jax.distributed import multihost
-from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.grading.pool import Pool
 from bridge_jax.sampling.sampler import Samples
 from bridge_jax.types import Problem, Task
@@ -110,7 +110,7 @@ def grade(
 
     An exception in the task's grader becomes the row's outcome grader_error; it never ends the run.
     lenient: extract answers with task.lenient. A task whose compare returns deferred comparisons
-    (Claim) needs a pool; ValueError without one.
+    (DeferredComparison) needs a pool; ValueError without one.
     """
     samples, texts, unread = read(tokenizer, samples, task.stop)
     M = len(samples.stopped_B) // len(problems)
@@ -175,7 +175,9 @@ def readings_here(
     found: dict[tuple[int, str], Any] = {
         pair: attempt(task.compare, problems[pair[0]], pair[1]) for pair in dict.fromkeys(pairs)
     }
-    deferred = {pair: outcome for pair, outcome in found.items() if isinstance(outcome, Claim)}
+    deferred = {
+        pair: outcome for pair, outcome in found.items() if isinstance(outcome, DeferredComparison)
+    }
     if deferred and pool is None:
         raise ValueError(
             f"task {task.name!r} grades with symbolic algebra; give grade() a grading.pool.Pool"

@@ -62,7 +62,7 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
         f"another process evaluates into --out={folder}; wait for it or stop it, or take another "
         "--out"
     )
-    with files.claimed(folder / LOCK, refusal, remove=True):
+    with files.file_lock(folder / LOCK, refusal, remove=True):
         files.remove_unfinished(folder)
         yield
 
@@ -73,7 +73,7 @@ def _made(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if files.is_full(error):
-            raise files.unwritten(folder, error) from error
+            raise files.write_error(folder, error) from error
         raise ValueError(
             f"--out={folder}: {error.strerror}; give a folder that can be written"
         ) from None
@@ -108,5 +108,5 @@ class Transcripts:
         # json escapes everything beyond ASCII: UTF-8 cannot encode surrogates
         text = "".join(json.dumps(row) + "\n" for row in new.values())
         kept = f"The {len(self.rows)} rows written before are complete"
-        files.append(self.path, text, kept=kept)
+        files.append(self.path, text, assurance=kept)
         self.rows |= new

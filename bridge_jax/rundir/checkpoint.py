@@ -366,7 +366,7 @@ def _make(directory: str) -> None:
         os.unlink(probe)
     except OSError as error:
         if files.is_full(error):
-            raise files.unwritten(directory, error) from error
+            raise files.write_error(directory, error) from error
         reason = f"{error.strerror};"
         if os.path.islink(directory) and not os.path.exists(directory):
             target = os.readlink(directory)

@@ -28,7 +28,7 @@ def make_writable(workdir: str) -> str:
             pass
     except OSError as error:
         if files.is_full(error):
-            raise files.unwritten(workdir, error) from error
+            raise files.write_error(workdir, error) from error
         raise ValueError(
             f"cannot write to workdir {workdir!r}: {error.strerror}; take another --workdir."
         ) from None

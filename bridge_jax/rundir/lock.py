@@ -18,9 +18,9 @@ def run_lock(workdir: str) -> Iterator[None]:
     """
     lock, shared_lock = _paths(layout.make_writable(workdir))
     way_out = "wait for it or stop it, or take another --workdir."
-    with files.claimed(lock, f"another process trains in {workdir!r}; {way_out}"):
+    with files.file_lock(lock, f"another process trains in {workdir!r}; {way_out}"):
         # nobody holds the shared lock while no process of an earlier run is alive
-        with files.claimed(
+        with files.file_lock(
             shared_lock, f"a process of an earlier run is still in {workdir!r}; {way_out}"
         ):
             pass
@@ -31,7 +31,7 @@ def run_lock(workdir: str) -> Iterator[None]:
 def shared_run_lock(workdir: str) -> Iterator[None]:
     """Keep later runs out while this process, not the first of its run, uses the directory."""
     refusal = f"another run begins in {workdir!r}: take another --workdir."
-    with files.claimed(_paths(workdir)[1], refusal, shared=True):
+    with files.file_lock(_paths(workdir)[1], refusal, shared=True):
         yield
 
 

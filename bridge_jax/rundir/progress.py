@@ -31,7 +31,7 @@ def progress(total: int, initial: int, desc: str, quiet: bool = False) -> Iterat
             return
         shown, pace = now, (now - start) / max(1, step - initial)
         left = f"{pace:.3g} s/step, {pace * (total - step):.0f} s left"
-        streams.say(f"{desc} {step}/{total}  {left}  {text}".rstrip(), descriptor=2)
+        streams.write_line(f"{desc} {step}/{total}  {left}  {text}".rstrip(), descriptor=2)
 
     if not streams.has_terminal(2):
         yield line

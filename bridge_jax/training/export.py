@@ -50,7 +50,7 @@ def export_run(workdir: str, out: str, what: str, note: Callable[[str], None]) -
         else:
             phi = setup.policy.merge(parts.theta, None)
         place = ready / BASE if what == "adapter" else ready
-        params.save(setup.cfg, phi, place, hf_config(setup), also=also)
+        params.save(setup.cfg, phi, place, hf_config(setup), extra_files=also)
         for line in export_checks.verify(setup, data, phi, place):
             note(line)
         # no more than two models are in memory at once, apart from theta

@@ -37,7 +37,7 @@ from absl import flags
 from bridge_jax.data import datasets
 from bridge_jax.grading import equivalence, selftest
 from bridge_jax.grading.extract import last_boxed
-from bridge_jax.grading.outcome import Claim, Rule
+from bridge_jax.grading.outcome import DeferredComparison, Rule
 from bridge_jax.grading.pool import Pool
 from experiments.bench.answers import made_up
 from experiments.cli import (
@@ -82,7 +82,7 @@ def grade(repeats: int) -> list[dict]:
     rows = [(gold, text, Rule()) for gold, text in right + other]
     random.Random(1).shuffle(rows)
     deferred = sum(
-        isinstance(equivalence.compare(gold, last_boxed(text) or "", rule), Claim)
+        isinstance(equivalence.compare(gold, last_boxed(text) or "", rule), DeferredComparison)
         for gold, text, rule in rows
     )
     lines = []
@@ -123,7 +123,7 @@ def on_model(case: str, **how):
         jax.config.update("jax_enable_compilation_cache", False)
         given = flags.FLAGS
         measured = getattr(model_cases, case)
-        with interrupt.acknowledged("ending", "nothing was measured"):
+        with interrupt.acknowledge_interrupts("ending", "nothing was measured"):
             return measured(repeats, given.model, given.data_dir, given.dtype, **how)
 
     return measure

@@ -68,7 +68,7 @@ def make(
         config.method.bridge.sft_microbatches = sft_microbatches
     config.optim.base.update(STEADY)
     config.optim.lora.update(STEADY)
-    return build.sketch(config, jax.devices()[:1])
+    return build.make_setup(config, jax.devices()[:1])
 
 
 def texts(model: str, data_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

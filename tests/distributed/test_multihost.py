@@ -372,7 +372,7 @@ def test_a_workdir_of_each_hosts_own_is_refused(monkeypatch, tmp_path):
 
 def test_hosts_may_change_when_a_run_resumes():
     assert (
-        "hosts." in loop.FREE_KEYS
+        "hosts." in loop.CHANGEABLE_KEYS
         and settings.read(tiny_runs.config(), 1).hosts == multihost.Hosts()
     )
     assert base.get_config().hosts.to_dict() == dataclasses.asdict(multihost.Hosts())

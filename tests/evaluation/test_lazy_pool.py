@@ -6,7 +6,7 @@ import pytest
 
 from bridge_jax.evaluation import lazy_pool
 from bridge_jax.evaluation.lazy_pool import LazyPool, needs_pool
-from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
 
 
 class FakePool:
@@ -37,7 +37,7 @@ def test_the_pool_starts_with_the_first_deferred_comparison(pools):
     with LazyPool() as one:
         assert pools == []
         for _ in range(2):
-            assert one.grade([Claim("1", "1")]) == [Outcome.correct]
+            assert one.grade([DeferredComparison("1", "1")]) == [Outcome.correct]
         assert len(pools) == 1 and not pools[0].closed
     assert pools[0].closed
 

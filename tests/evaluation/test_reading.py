@@ -12,7 +12,7 @@ from bridge_jax import tasks
 from bridge_jax.data import tokenizers
 from bridge_jax.evaluation import evaluate, reading
 from bridge_jax.grading.extract import last_boxed
-from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.sampling.sampler import Samples
 from bridge_jax.tasks import arithmetic
 from bridge_jax.types import Problem, Sequences
@@ -160,7 +160,7 @@ def test_what_runs_on_after_its_answer_keeps_it():
     tokenizer = real("qwen3")
     problem = Problem(1, "2+2?", "4", "", 0)
     task = dataclasses.replace(
-        TASK, extract=last_boxed, compare=tasks.by_rule, stop=("\nQuestion:",)
+        TASK, extract=last_boxed, compare=tasks.compare_by_rule, stop=("\nQuestion:",)
     )
     ran_on = " It is \\boxed{4}.\n\nQuestion: 3+3?\nPlease reason.\nAnswer: \\boxed{6}"
     ids = np.asarray([tokenizer.encode(ran_on)], np.int32)
@@ -199,7 +199,7 @@ class FakePool:
 
 def test_claims_go_to_the_pool_in_one_call_each_once():
     compare = lambda problem, answer: (
-        Claim(problem.answer, answer) if len(answer) > 1 else Outcome.wrong
+        DeferredComparison(problem.answer, answer) if len(answer) > 1 else Outcome.wrong
     )
     task, pool = dataclasses.replace(TASK, compare=compare), FakePool()
     problems, texts = [TASK.train[0]] * 3, ["#12", "#3", "#45;6"]

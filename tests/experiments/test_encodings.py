@@ -55,7 +55,7 @@ def samples(folder):
         ("results.jsonl", ROW, lambda folder: results.read(folder)),
         ("plans.jsonl", ROW, lambda folder: plan.earlier(str(folder / "plans.jsonl"))),
         ("limr.jsonl", ROW, lambda folder: datasets.jsonl(folder / "limr.jsonl")),
-        ("traces.jsonl", ROW, lambda folder: traces.traces(str(folder / "traces.jsonl"))),
+        ("traces.jsonl", ROW, lambda folder: traces.read_traces(str(folder / "traces.jsonl"))),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])

@@ -18,7 +18,7 @@ from bridge_jax import tasks
 from bridge_jax.data import tokenizers
 from bridge_jax.evaluation import evaluate, lazy_pool, session, transcripts
 from bridge_jax.evaluation.options import Options
-from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.models import lora, params
 from bridge_jax.models.precision import dtype_of
 from bridge_jax.tasks import arithmetic
@@ -56,7 +56,7 @@ def model(tmp_path_factory) -> str:
         params.init(cfg, jax.random.key(1)),
         folder / "tiny",
         ARCH,
-        also=tuple((folder / "extra").iterdir()),
+        extra_files=tuple((folder / "extra").iterdir()),
     )
     return str(folder / "tiny")
 
@@ -253,7 +253,7 @@ def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path):
         params.init(cfg, jax.random.key(2)),
         other,
         ARCH,
-        also=tuple(file for file in pathlib.Path(model).iterdir() if "token" in file.name),
+        extra_files=tuple(file for file in pathlib.Path(model).iterdir() if "token" in file.name),
     )
     with pytest.raises(ValueError, match="(?s)made otherwise:.*model.weights"):
         run(str(other), tmp_path / "out", limit=2)
@@ -267,14 +267,14 @@ def fake_task(monkeypatch, **parts) -> list:
         data_dir: str = ""
 
     base, configs = arithmetic.make(arithmetic.Config(levels=(1, 2), eval_size=8)), []
-    fields = {key: value for key, value in parts.items() if key != "CLAIMS"}
+    fields = {key: value for key, value in parts.items() if key != "DEFERS_COMPARISONS"}
     task = dataclasses.replace(
         base, **{"name": "math500", "splits": {"test": base.splits["held_out"]}} | fields
     )
     module = types.SimpleNamespace(
         Config=Config,
         make=lambda cfg: configs.append(cfg) or task,
-        CLAIMS=parts.get("CLAIMS", False),
+        DEFERS_COMPARISONS=parts.get("DEFERS_COMPARISONS", False),
     )
     load = tasks.load
     monkeypatch.setattr(tasks, "load", lambda name: module if name == "math500" else load(name))
@@ -341,12 +341,12 @@ class FakePool:
 
 @pytest.mark.parametrize("says_so", [True, False])
 def test_the_pool_is_started_first_or_with_the_first_claim(model, monkeypatch, tmp_path, says_so):
-    """The workers of a task that declares CLAIMS are started before the model is opened."""
+    """The workers of a task that declares DEFERS_COMPARISONS are started before the model is opened."""
     fake_task(
         monkeypatch,
-        compare=lambda problem, answer: Claim(problem.answer, answer),
+        compare=lambda problem, answer: DeferredComparison(problem.answer, answer),
         lenient=lambda text: text,
-        CLAIMS=says_so,
+        DEFERS_COMPARISONS=says_so,
     )
     FakePool.events, opened = [], command.open_model
     monkeypatch.setattr(lazy_pool.LazyPool, "start", FakePool.start)

@@ -178,7 +178,7 @@ def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
     setup, _ = build.build(config, jax.devices()[:1])
     run_config.open_run(str(workdir), config.to_dict(), {})
     with checkpoint.Checkpoints(str(workdir)) as store:
-        state, meta = loop.restore_or_begin(setup, store)
+        state, meta = loop.restore_or_init(setup, store)
         store.save(1, state, meta | {"step": 1})
     folder = export(str(workdir), str(tmp_path / "again"))
     assert json.loads((folder / "config.json").read_text()) == json.loads(

@@ -125,7 +125,7 @@ def test_expert_logp(made):
     phi = setup.policy.merge(state.params.theta, state.params.w)
     logp_BT = np.asarray(setup.policy.logp(phi, rollouts.on_mesh(setup.mesh, rows), 1.0)[0])
     kept = np.arange(logp_BT.shape[1]) < np.asarray(rows.length_B)[:, None]
-    assert measured_gain.expert_logp(sampler, state)["coop/expert_logp"] == pytest.approx(
+    assert measured_gain.demo_logp(sampler, state)["coop/expert_logp"] == pytest.approx(
         logp_BT[kept].mean(), rel=1e-4
     )
 
