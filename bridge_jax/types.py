@@ -1,9 +1,9 @@
-"""The records that every module shares: parameters, rows of tokens, training state, and the contract of a method.
+"""Records that all modules share: parameters, token sequences, training state, Method, Task.
 
-Dimension letters, the same in the whole code base: B rows, T positions of a completion (queries), S key positions
-(prompt positions where the two differ), P prompts, M samples per prompt (B = P * M, the rows of a prompt contiguous),
-D width, N query heads, K kv heads, G heads per kv head, H head width, F mlp width, V vocabulary, L layers, R LoRA rank.
-Nothing here computes.
+Dimension letters, the same in the whole code base: B rows, T positions of a completion (queries), S
+key positions (prompt positions where the two differ), P prompts, M samples per prompt (B = P * M,
+the rows of a prompt contiguous), D width, N query heads, K kv heads, G heads per kv head, H head
+width, F mlp width, V vocabulary, L layers, R LoRA rank. Nothing here computes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ Metrics = dict[str, jax.Array]  # "group/name" -> scalar
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """Axes of a parameter that are the rows of a matrix, and its columns; along the others (layers) matrices are stacked."""
+    """How a parameter is read as a stack of matrices: axes of the rows, axes of the columns.
+
+    All other axes, such as the layers, are stacked.
+    """
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
@@ -31,7 +34,10 @@ class Matrix:
 
 @struct.dataclass
 class Params:
-    """What a method trains; `None` where it has no such part. Also holds gradients and labels of the same shape."""
+    """Trained parameters; `None` for a part that the method does not have.
+
+    Gradients and optimizer labels have the same structure.
+    """
 
     theta: Tree  # base weights, fp32 master copy, the tree of the family's tensor table
     theta_hat: Tree = None  # RL-only shadow of theta, same shapes
@@ -40,30 +46,31 @@ class Params:
 
 @struct.dataclass
 class Packing:
-    """Which samples share a row of a forward pass (packing.py); R rows, K places in each."""
+    """Which samples share a row of a forward pass (packing.py): R rows of K slots."""
 
-    slot_RK: jax.Array  # int32, index of the sample; -1: an empty place
-    used: jax.Array  # int32 scalar, rows that hold samples: the first ones
+    slot_RK: jax.Array  # int32, index of the sample; -1: an empty slot
+    used: jax.Array  # int32 scalar, number of rows that hold samples; they come first
 
 
 @struct.dataclass
 class Sequences:
-    """Completions behind shared prompts: row b continues prompt b // M. Masks follow from the lengths alone."""
+    """Prompts and their completions: row b continues prompt b // M.
+
+    Masks follow from the lengths, never from a padding id.
+    """
 
     prompt_PS: jax.Array  # int32, right-padded with any id
     prompt_len_P: jax.Array  # int32 in [1, S]
-    tokens_BT: (
-        jax.Array
-    )  # int32, completion ids, right-padded with any id; the end-of-sequence token is part of it
+    # int32, completion ids, right-padded with any id; the end-of-sequence token is part of it
+    tokens_BT: jax.Array
     length_B: jax.Array  # int32 in [0, T], end-of-sequence token counted; 0 marks a padding row
-    packing: Packing | None = (
-        None  # None: each completion is a row, and a prompt is computed once for all of its samples
-    )
+    # None: each completion is a row, and a prompt is computed once for all of its samples
+    packing: Packing | None = None
 
 
 @struct.dataclass
 class Rollouts:
-    """Sampled completions as raw facts; advantages belong to the method."""
+    """Sampled completions with their rewards; each method computes its own advantages."""
 
     seqs: Sequences
     logp_BT: jax.Array  # float32, the sampler's log-probabilities at `temperature`; 0 beyond length
@@ -73,15 +80,15 @@ class Rollouts:
 
 @struct.dataclass
 class Batch:
-    """What one update reads."""
+    """The data of one update."""
 
-    demos: Sequences | None  # expert rows (M = 1); None for a method that reads none
+    demos: Sequences | None  # demonstrations (M = 1); None in a step that reads none
     rollouts: dict[str, Rollouts]  # one entry for each policy that sampled this step
 
 
 @struct.dataclass
 class TrainState:
-    """All that training changes."""
+    """Everything that an update changes."""
 
     step: jax.Array  # int32 scalar, steps taken, skipped ones included
     params: Params
@@ -93,18 +100,19 @@ class TrainState:
 
 
 class Policy(NamedTuple):
-    """What a method may know of the model: four pure functions."""
+    """The model as a method sees it: four pure functions."""
 
-    logp: Callable  # (phi, Sequences, temperature) -> (logp_BT, entropy_BT) float32; rows beyond length undefined
+    # (phi, Sequences, temperature) -> (logp_BT, entropy_BT) float32; rows beyond length undefined
+    logp: Callable
     merge: Callable  # (theta, w) -> phi in the compute dtype; w may be None
     pull: Callable  # (w, G) -> gradient in w, fp32: the transpose of merge in w
     init_w: Callable  # key -> w with B = 0, so that merge(theta, w) == merge(theta, None)
 
 
 class BatchSpec(NamedTuple):
-    """What a step needs before its update."""
+    """The data that one kind of step needs."""
 
-    sampled_by: tuple[str, ...]  # policies that sample: (), ("theta",) or ("theta", "theta_hat")
+    sampled_by: tuple[str, ...]  # sampling policies: (), ("theta",) or ("theta", "theta_hat")
     demos: bool  # whether update reads Batch.demos
 
 
@@ -113,29 +121,28 @@ class Method:
     """One training algorithm as pure functions."""
 
     init: Callable  # (theta, key) -> TrainState
-    # (TrainState, Batch) -> (TrainState, Metrics); jit-compiled by the caller, once a kind of step
+    # (TrainState, Batch) -> (TrainState, Metrics); the caller compiles it once per kind of step
     update: Callable
     # (Params, name of a sampling policy) -> phi; "theta" is also what is evaluated and exported
     policy: Callable
-    # kinds of steps: one, or several for a method that changes its mind
+    # one entry, or several for a method whose steps differ in the data they read
     step_kinds: tuple[BatchSpec, ...]
-    # step (0 for the first) -> index into step_kinds; of the host's step, so that asking never
-    # waits for the device
+    # step (int, 0 for the first) -> index into step_kinds. A host function, so that a call never
+    # waits for the device.
     kind_of_step: Callable = lambda step: 0
     # rounds in which groups of equal rewards are replaced by groups of further prompts
     resample_rounds: int = 0
-    # parts of Params that are, with their moments, in the host's memory between steps
+    # parts of Params that live, with their moments, in host memory between steps
     on_host: tuple[str, ...] = ()
-    # whether Batch.demos are demos of the very prompts of Batch.rollouts, in their order
+    # whether Batch.demos belong to the prompts of Batch.rollouts, in the same order
     paired: bool = False
-    # steps at which the optimizer, its schedules with it, begins anew
+    # steps at which the optimizer state and its schedules start afresh
     restarts: tuple[int, ...] = ()
-    # settings that take effect in the course of a run: key of the config -> the step (1 for the
-    # first) that they need for it
+    # settings that take effect during a run: config key -> step (1 for the first) of the effect
     milestones: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def batch_spec(self, step: int) -> BatchSpec:
-        """What this step needs."""
+        """The data that this step needs."""
         return self.step_kinds[self.kind_of_step(step)]
 
     @property
@@ -145,7 +152,7 @@ class Method:
 
     @property
     def demos(self) -> bool:
-        """Whether demonstrations are ever read."""
+        """Whether any kind of step reads demonstrations."""
         return any(kind.demos for kind in self.step_kinds)
 
 
@@ -153,30 +160,34 @@ class Problem(NamedTuple):
     """One question of a task."""
 
     id: int  # unique within the task and stable across runs: part of the sampling key
-    question: str  # what is asked, without instructions
+    question: str  # without instructions
     answer: str  # gold answer
-    solution: str  # expert completion, end-of-sequence left out; "" where there is none
-    level: int  # difficulty as the task counts it, 0 where it does not
+    solution: str  # demonstration without an end-of-sequence token; "" where there is none
+    level: int  # difficulty on the task's own scale; 0 where it has none
     rule: Rule = Rule()  # how the answer is compared
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Problems with a verifier. Built by `make(Config) -> Task` of one file in tasks/."""
+    """Problems with a verifier, built by `make(Config) -> Task` of a file in tasks/."""
 
     name: str
     train: tuple[Problem, ...]  # RL prompts
-    demos: tuple[Problem, ...]  # expert demonstrations, each with a solution
-    splits: dict[
-        str, tuple[Problem, ...]
-    ]  # held-out problems by name; the first is the one that runs are judged by
-    messages: Callable  # Problem -> chat messages [{"role", "content"}], the prompt of SFT, RL and evaluation
-    extract: Callable  # completion text -> the answer it gives, None without one; strict: what training rewards
-    lenient: Callable  # the same for evaluation, which reports both: also reads answers that break the asked form
-    compare: Callable  # (Problem, answer) -> Outcome, or a Claim that only grading.pool can decide; cheap, pure Python
-    # texts that end a completion where the first of them ends, such as the mark of a next question
+    demos: tuple[Problem, ...]  # demonstrations: problems with a solution
+    # held-out problems by name; runs are ranked by the first split
+    splits: dict[str, tuple[Problem, ...]]
+    # Problem -> chat messages [{"role", "content"}], the prompt of SFT, RL and evaluation
+    messages: Callable
+    # completion text -> its answer, or None. Strict: training rewards this reading.
+    extract: Callable
+    # the lenient reading, which also accepts other forms of an answer; evaluation reports both
+    lenient: Callable
+    # (Problem, answer) -> Outcome, or a DeferredComparison, which only grading.pool can decide;
+    # cheap, pure Python
+    compare: Callable
+    # stop strings, such as the mark of a next question: a completion ends with the first of them
     stop: tuple[str, ...] = ()
-    # further right solutions of a demonstration's problem, by its id: used where the first one is too long
+    # further correct solutions by id of the problem, for where the first one is too long
     other_solutions: Mapping[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    # what became of the rows that demonstrations were chosen from (traces.Chosen); empty where they are generated
+    # how the rows of the traces were used (traces.count_rows); empty for generated demonstrations
     demo_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -1,10 +1,12 @@
-"""The quickstart's small model on a task of your choice, METHOD,TASK behind the config's name: to try a new task.
+"""The quickstart's small model on a task of your choice, given as METHOD,TASK.
 
     python -m experiments.train --config=configs/any_task.py:bridge,arithmetic --workdir=runs/any
 
-CPU, minutes, from random weights. The task's file needs an ALPHABET, the characters of its questions and solutions; its settings
-are --config.task.KEY=VALUE. A task in words needs a model with a tokenizer of its own, and so a config file of its own:
-configs/smollm2_arithmetic.py is one, and `config.task = tasks.group(NAME)` chooses the task (configs/tasks.py).
+It runs in minutes on a CPU, from random weights, to try a new task. The task's file needs an
+ALPHABET, the characters of its questions and solutions; its settings are --config.task.KEY=VALUE. A
+task in natural language needs a model with a tokenizer, and so its own config file, such as
+configs/smollm2_arithmetic.py; `config.task = tasks.group(NAME)` selects the task
+(configs/tasks.py).
 """
 
 from ml_collections import ConfigDict
@@ -13,11 +15,11 @@ from configs import base, quickstart, tasks
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
-    """20 steps; the task, behind a comma, is arithmetic unless it is given."""
+    """20 steps; the task, after a comma, is arithmetic by default."""
     method, _, task = method.partition(",")
     config = base.get_config(method)
     config.steps = 20
-    # 127 characters, as many as ASCII has, and the end of a sequence
+    # 127 ASCII characters and the end-of-sequence id
     config.model.update(dict(arch=ConfigDict(quickstart.ARCH | dict(vocab_size=128)), remat="none"))
     config.task = tasks.group(task or "arithmetic")
     config.data.update(dict(tokenizer="chars", buckets=(16, 64)))

@@ -1,13 +1,16 @@
-"""The study's model and task: a character model of 0.16 million parameters on the arithmetic ladder, a minute a run on one core.
+"""The study's model and task: a character model with 0.16 million parameters on sums.
 
     python -m experiments.pretrain --out=runs/study/base
-    python -m experiments.train --config=configs/ladder.py:bridge --workdir=runs/one --config.model.path=runs/study/base/model
+    python -m experiments.train --config=configs/ladder.py:bridge --workdir=runs/one \\
+        --config.model.path=runs/study/base/model
 
-CPU. `base` is the recipe of the common base model (experiments.pretrain): supervised, from random weights, its learning rate
-lowered to 0 by the end, on sums of two two-digit terms, of three one-digit terms and, one in nine, of the target level (three
-two-digit terms); six in ten of its demonstrations state the answer without the steps. So it solves 22% of the target level
-greedily: it mostly answers at once, and its steps, where it takes them, often fail. The methods then train on problems and
-experts of another seed, 256 samples a step and 32 experts, out of `task.demo_size` that all show their steps.
+A run takes a minute on one CPU core. `base` is the recipe of the common base model
+(experiments.pretrain): supervised, from random weights, with a learning rate that falls to 0, on
+sums of two two-digit terms, of three one-digit terms and, one in nine, of the target level (three
+two-digit terms). Six in ten of its demonstrations state the answer without the steps. The base
+model solves 22% of the target level greedily: it mostly answers at once, and its steps, where it
+writes them, often fail. The methods then train on problems and demonstrations of another seed, 256
+samples and 32 demonstrations per step, out of `task.demo_size`, which all have steps.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +35,10 @@ ARCH = dict(
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
-    """Two-digit sums of three terms, character by character; method "base" is the recipe of the base model."""
+    """Two-digit sums of three terms, character by character.
+
+    Method "base" is the recipe of the base model.
+    """
     config = base.get_config("sft" if method == "base" else method)
     config.model.update(dict(arch=ConfigDict(ARCH), remat="none"))
     config.task.update(
@@ -54,7 +60,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
         dict(learning_rate=1e-3, schedule="cosine", warmup_steps=10, decay_steps=90)
     )
     if method == "dapo":
-        # the longest worked solution has 26 of 28 tokens: none is punished for its length
+        # the longest solution has 26 of 28 tokens: none is penalised for its length
         config.method.dapo.overlong_buffer = 0.07
     if method == "base":
         config.steps = 2000

@@ -1,6 +1,6 @@
 """Llama-3.2-3B with the paper's settings; the method is the argument.
 
-    python -m experiments.train --config=configs/llama32_3b.py:bridge --workdir=runs/llama32_3b_bridge
+    python -m experiments.train --config=configs/llama32_3b.py:bridge --workdir=runs/llama32_3b
 
 Hardware: not run by us yet; 16 chips of a TPU v5e slice (mesh.fsdp=-1), or 8 GPUs of 80 GB.
 Published (not ours): the same average: LUFFY 21.9, BRIDGE 24.7 %.

@@ -1,9 +1,10 @@
-"""A small Qwen3-shaped model on the built-in arithmetic task: `make quickstart` runs it for sft, grpo and bridge.
+"""A small Qwen3-shaped model on the built-in arithmetic task, for `make quickstart`.
 
     python -m experiments.quickstart --out=runs/quickstart
 
-CPU, under five minutes on two cores. `base` is the recipe of the common base model (supervised, from random weights, on plenty
-of demonstrations, stopped early); the methods then have few demonstrations and 40 steps.
+It runs sft, grpo and bridge in under five minutes on two CPU cores. `base` is the recipe of their
+common base model: supervised, from random weights, on many demonstrations, stopped early. The
+methods then have few demonstrations and 40 steps.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +29,10 @@ ARCH = dict(
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
-    """One-digit sums of two or three terms, character by character; method "base" is the recipe of the base model."""
+    """One-digit sums of two or three terms, character by character.
+
+    Method "base" is the recipe of the base model.
+    """
     config = base.get_config("sft" if method == "base" else method)
     config.model.update(dict(arch=ConfigDict(ARCH), remat="none"))
     config.task.update(dict(levels=(1, 3), train_size=2000, demo_size=100, eval_size=300))

@@ -2,9 +2,9 @@
 
     python -m experiments.train --config=configs/qwen3_8b.py:bridge --workdir=runs/qwen3_8b_bridge
 
-Hardware: not run by us yet; 64 chips of a TPU v5e or v5p slice (mesh.fsdp=-1).
-The paper: 33.5 h for BRIDGE, 38.5 h for RL-zero.
-Published (not ours): the same average: RL 42.9, cold start 45.5, CHORD 45.9, BRIDGE 49.9, without J_meta 40.3 %.
+Hardware: not run by us yet; 64 chips of a TPU v5e or v5p slice (mesh.fsdp=-1). The paper: 33.5 h
+for BRIDGE, 38.5 h for RL-zero. Published (not ours): the same average: RL 42.9, cold start 45.5,
+CHORD 45.9, BRIDGE 49.9, without J_meta 40.3 %.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,8 @@
-"""The settings of a task, with the defaults that stand in its file; not an experiment itself.
+"""The config group of a task, with the defaults of its file; not an experiment itself.
 
-`config.task = tasks.group("limr", data_dir="...")` in a config file chooses a task. From the command
-line a task cannot be changed for another, which has other keys, but with configs/any_task.py.
+`config.task = tasks.group("limr", data_dir="...")` in a config file selects a task. The command
+line cannot change the task of a config, since tasks have different keys, except with
+configs/any_task.py.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +12,7 @@ from bridge_jax.config import schema
 
 
 def group(name: str, **given) -> ConfigDict:
-    """config.task for the task of bridge_jax/tasks/<name>.py: its settings, but for those given."""
+    """config.task for bridge_jax/tasks/<name>.py: its defaults, with the given settings changed."""
     defaults = tasks.defaults(name)
     for key in given:
         if key not in defaults:

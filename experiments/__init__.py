@@ -1,7 +1,8 @@
-"""One runnable per verb: `python -m experiments.train`, and its neighbours.
+"""The commands, each a runnable such as `python -m experiments.train`.
 
-Ctrl-C ends a command at once, with one line, as long as it has nothing to clear up. Python's own KeyboardInterrupt comes
-out of whatever runs just then: out of an import it may be taken for another error, be lost, or crash the interpreter.
+Ctrl-C ends a command at once, with one line, as long as it has nothing to clear up. Python's own
+KeyboardInterrupt would be raised in whatever code runs at that moment. Raised in an import it may
+be taken for another error, be lost, or crash the interpreter.
 """
 
 import contextlib
@@ -9,11 +10,12 @@ import os
 import signal
 import sys
 
-INTERRUPTED = 130  # exit code, as of a program that Ctrl-C ends
+# exit code, as of a program that Ctrl-C ends
+INTERRUPTED = 130
 
 
 def end_at_once(*_) -> None:
-    """What a signal's handler does: no exception, no shutdown of Python; what was printed is kept."""
+    """Handle a signal: no exception, no shutdown of Python; what was printed is kept."""
     for stream in (sys.stdout, sys.stderr):
         # RuntimeError: it was about to write
         with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
@@ -23,6 +25,7 @@ def end_at_once(*_) -> None:
     os._exit(INTERRUPTED)
 
 
-# "-m" stands there until Python has found the module that it runs: not where experiments is imported as a library
+# sys.argv[0] is "-m" until Python has found the module that it runs; it is not where experiments is
+# imported as a library
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, end_at_once)

@@ -1,10 +1,14 @@
-r"""Grade answers: `python -m experiments.grade --file=pairs.jsonl [--reading=boxed]`, without a model and without jax.
+r"""Grade answers: `python -m experiments.grade --file=pairs.jsonl [--reading=boxed]`.
 
-Reads one object {"gold", "prediction"} a line (- : from stdin) and writes the same object with "outcome": correct, wrong,
-no_answer, parse_error, timeout or grader_error. The prediction is a model's text: its last \boxed{...} is graded, as in
-training. --reading=lenient takes what the text states where it boxes nothing, --reading=bare the prediction itself. A line
-may have "rule", an object with one or more of absolute, relative, parts and unit (grading/outcome.py). Rates go to stderr.
-Exit codes: 0 done, 2 a line cannot be read (what stands before it is graded), 3 the grader fails its self-test.
+Needs no model and no jax. Each line of the file (- : stdin) is an object {"gold", "prediction"}. It
+is written to stdout with "outcome": correct, wrong, no_answer, parse_error, timeout or
+grader_error. The prediction is the text of a model, whose last \boxed{...} is graded, as in
+training. --reading=lenient also takes an answer that the text states without a box; --reading=bare
+takes the prediction itself. A line may have "rule", an object with some of absolute, relative,
+parts and unit (grading/outcome.py). Rates of the outcomes go to stderr.
+
+Exit codes: 0 done; 2 a line cannot be read (the lines before it are graded); 3 the grader fails its
+self-test.
 """
 
 from __future__ import annotations
@@ -25,11 +29,12 @@ from bridge_jax.grading.pool import Pool, PoolError
 from experiments.cli import check_output, define_path, fail, fail_by, log_to_stderr, run_command
 
 READINGS = {"boxed": last_boxed, "lenient": lenient_answer, "bare": lambda text: text}
-ROWS = 500  # graded at once
+# graded at once
+ROWS = 500
 
 
 def rows_of(file, name: str) -> Iterator[tuple[dict, tuple[str, str, Rule]]]:
-    """Each line of a binary file as (object, (gold, prediction, rule)); ValueError names the line at fault."""
+    """(object, (gold, prediction, rule)) of each line; ValueError names the line at fault."""
     for number, line in enumerate(textfile.lines(file, name), 1):
         if not line.strip():
             continue
@@ -42,7 +47,8 @@ def rows_of(file, name: str) -> Iterator[tuple[dict, tuple[str, str, Rule]]]:
             isinstance(row.get(key), str) for key in ("gold", "prediction")
         ):
             raise ValueError(
-                f'{where}: {line.strip()[:80]!r}; it must be an object with the texts "gold" and "prediction"'
+                f"{where}: {line.strip()[:80]!r}; it must be an object with the texts "
+                '"gold" and "prediction"'
             )
         if not row["gold"].strip():
             raise ValueError(f"{where}: gold is {row['gold']!r}; nothing could equal it")
@@ -50,22 +56,22 @@ def rows_of(file, name: str) -> Iterator[tuple[dict, tuple[str, str, Rule]]]:
 
 
 def read_rule(given, where: str) -> Rule:
-    """The rule of a line; ValueError for what it cannot be."""
+    """The rule of a line; ValueError for an invalid one."""
     kinds = {"absolute": (int, float), "relative": (int, float), "parts": bool, "unit": str}
     if not isinstance(given, dict) or any(
         key not in kinds or not isinstance(value, kinds[key]) for key, value in given.items()
     ):
         raise ValueError(
-            f"{where}: rule is {given!r}; allowed: an object with some of absolute and relative (numbers), "
-            "parts (true or false), unit (a text)"
+            f"{where}: rule is {given!r}; allowed: an object with some of absolute and relative "
+            "(numbers), parts (true or false), unit (a text)"
         )
     return Rule(**given)
 
 
 def grade_file(file, name: str, reading: str, pool: Pool, out) -> collections.Counter:
-    """Grade all lines of a binary file, ROWS at a time, onto out; how many there are of each outcome.
+    """Grade all lines of a binary file and write them to `out`; the count of each outcome.
 
-    ValueError names a bad line, once those before it are graded.
+    ROWS lines are graded at a time. ValueError names a bad line, after those before it are graded.
     """
     counts, rows, broken = collections.Counter(), rows_of(file, name), None
     while broken is None:
@@ -75,15 +81,17 @@ def grade_file(file, name: str, reading: str, pool: Pool, out) -> collections.Co
                 part.append(next(rows))
         except StopIteration:
             broken = StopIteration()
-        except ValueError as error:  # what came before it is still graded
+        except ValueError as error:
+            # the lines before it are still graded
             broken = error
         outcomes = selftest.grade([pair for _, pair in part], pool, READINGS[reading])
         for (row, _), outcome in zip(part, outcomes, strict=True):
             out.write(json.dumps(row | {"outcome": str(outcome)}) + "\n")
         out.flush()
         counts.update(outcomes)
-        if streams.lost():
-            break  # nobody would read the rest
+        if streams.output_error():
+            # nothing reads the rest
+            break
     if isinstance(broken, ValueError):
         raise broken
     return counts
@@ -119,9 +127,7 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """The flags of this command."""
     define_path("file", None, "JSONL of gold and prediction; - for stdin", required=True)
-    flags.DEFINE_enum(
-        "reading", "boxed", list(READINGS), "where in the prediction the answer stands"
-    )
+    flags.DEFINE_enum("reading", "boxed", list(READINGS), "where in the prediction the answer is")
     flags.DEFINE_float(
         "deadline", 5.0, "seconds of processor time for one answer, after which it is a timeout"
     )

@@ -1,10 +1,13 @@
-"""Write docs/methods.md: `python -m experiments.methods [--out=docs/methods.md]`, what each method samples, trains and costs.
+"""Write docs/methods.md: `python -m experiments.methods [--out=docs/methods.md]`.
 
-Nothing in it is written by hand: what is sampled and read comes from the method's steps, copies from its state, passes from
-tracing its update with a policy that counts how often it is differentiated, and what a part learns from, from changing the
-experts, or the samples, or theta_hat, and looking whether its step changes, after a few steps: at the first one theta_hat is
-theta, and their terms in w cancel. What a method does is the first line of its file.
-Exit codes: 0 done, 2 the file cannot be written, 5 the disk is full.
+The page shows what each method samples, trains and costs. Nothing in it is written by hand. Samples
+and rows come from the method's kinds of steps, copies from its state. Passes are counted while its
+update is traced, by a policy that counts how often it is differentiated. To find what a part learns
+from, the command changes the demos, the samples, or theta_hat, and looks whether the part's step
+changes. It does so after a few steps: at the first one theta_hat is theta, and their terms in w
+cancel. The description of a method is the first line of its file.
+
+Exit codes: 0 done; 2 the file cannot be written; 5 the disk is full.
 """
 
 from __future__ import annotations
@@ -26,15 +29,13 @@ from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, BatchSpec, Method, Policy, Rollouts, Sequences, TrainState, Tree
 from experiments.cli import define_path, fail, fail_by, run_command
 
-V, P, M, T = (
-    4,
-    2,
-    2,
-    2,
-)  # tokens, prompts, samples of a prompt and positions of the toy that is traced
+# of the toy that is traced: tokens, prompts, samples of a prompt, positions
+V, P, M, T = 4, 2, 2, 2
 PARTS = ("theta", "theta_hat", "w")
-BEFORE = 3  # steps that are taken before one is changed
-FELT = 1e-3  # share of a step by which a change in what it reads must change it
+# steps that are taken before the rows of one are changed
+BEFORE = 3
+# share of a step by which it must change if the part learns from the changed rows
+FELT = 1e-3
 VARIANTS = (
     ("chord", {"weighting": "phi"}),
     ("bridge", {"variant.w_learns": "gain"}),
@@ -45,23 +46,26 @@ VARIANTS = (
 )
 HEAD = """# The methods
 
-Written by `python -m experiments.methods`; a test fails when a line is out of date. The line of a new method is added by the
-same command. One step of each with its default settings, or those that are named. BRIDGE with its w frozen is `bridge` with `optim.lora.learning_rate=0`, or `hybrid`; a hybrid whose learning
-rate is matched to BRIDGE's is `hybrid` at that rate.
+Written by `python -m experiments.methods`, which also adds the line of a new method. A test fails
+when a line is out of date. Each line is one step of a method with its default settings, or with
+those that are named. BRIDGE with a frozen w is `bridge` with `optim.lora.learning_rate=0`, or
+`hybrid`; a hybrid whose learning rate is matched to BRIDGE's is `hybrid` at that rate.
 
-"What learns from what" names whatever changes a part's step: the rows of SFT (experts) and of RL (samples), and for w, where
-it is in the gain, theta_hat, whose RL gradient is taken off theta's.
+"What learns from what" names the rows that change a part's step: those of SFT (demos), those of RL
+(samples), and for w, where it is in the gain, theta_hat, whose RL gradient is subtracted from
+theta's.
 
-A backward pass costs about three forward passes of the model over the rows that are named; a method with several kinds of steps
-has them one after the other. Copies are trees as large as the base weights, without the optimizer's moments (two for each
-copy that is trained) and without the adapter w, which is small. Sources, formulas and what each setting does stand at the head
-of each file in `bridge_jax/methods`.
+A backward pass costs about three forward passes of the model over the same rows. A method with
+several kinds of steps has them one after the other. Copies are trees as large as the base weights,
+without the optimizer's moments (two for each copy that is trained) and without the adapter w, which
+is small. Sources, formulas and settings are described at the head of each file in
+`bridge_jax/methods`.
 """
 COLUMNS = (
     "method",
     "what it does",
     "who samples",
-    "experts",
+    "demos",
     "what learns from what",
     "passes of an update",
     "copies",
@@ -70,7 +74,10 @@ COLUMNS = (
 
 
 def counting(counts: collections.Counter) -> Policy:
-    """A table of logits whose log-probabilities count, while they are traced, whose rows are passed in which direction."""
+    """A table of logits as a policy that counts its passes while it is traced.
+
+    counts: (direction, number of rows) -> passes.
+    """
 
     def bigram(table, tokens_BT):
         logp_BTV = jax.nn.log_softmax(table[jnp.roll(tokens_BT, 1, axis=1)])
@@ -101,8 +108,11 @@ def counting(counts: collections.Counter) -> Policy:
     )
 
 
-def batch(spec: BatchSpec, experts: int = 0, samples: int = 0) -> Batch:
-    """A step's rows, experts one for each prompt; the numbers shift their tokens. Prompt 0 is solved once, 1 never."""
+def batch(spec: BatchSpec, demos: int = 0, samples: int = 0) -> Batch:
+    """The rows of a step, with a demo for each prompt. Prompt 0 is solved once, prompt 1 never.
+
+    demos, samples: shifts of their tokens, which make other rows.
+    """
     ones = lambda *shape: jnp.ones(shape, jnp.int32)
     rows = lambda B, shift: Sequences(
         ones(P, T),
@@ -116,11 +126,11 @@ def batch(spec: BatchSpec, experts: int = 0, samples: int = 0) -> Batch:
         jnp.zeros(P * M).at[0].set(1.0),
         jnp.float32(1.0),
     )
-    return Batch(rows(P, experts) if spec.demos else None, dict.fromkeys(spec.sampled_by, rolled))
+    return Batch(rows(P, demos) if spec.demos else None, dict.fromkeys(spec.sampled_by, rolled))
 
 
 def learns_from(method: Method) -> str:
-    """For each part, which rows its step depends on, in any kind of step, and whether on theta_hat."""
+    """For each part, the rows that its step depends on, in any kind of step, and theta_hat."""
     state = method.init({"table": jnp.zeros((V, V)).at[0, 1].set(1.0)}, jax.random.key(0))
     found = {part: [] for part in PARTS if getattr(state.params, part) is not None}
     update = jax.jit(method.update)
@@ -130,7 +140,7 @@ def learns_from(method: Method) -> str:
         step = lambda state, **shifts: steps_of(state, update(state, batch(spec, **shifts))[0])
         base = step(state)
         others = {
-            "experts": step(state, experts=1) if spec.demos else base,
+            "demos": step(state, demos=1) if spec.demos else base,
             "samples": step(state, samples=1) if spec.sampled_by else base,
         }
         if "theta_hat" in found:
@@ -146,11 +156,11 @@ def learns_from(method: Method) -> str:
 
 
 def steps_of(before: TrainState, after: TrainState) -> dict[str, Tree]:
-    """By how much each part has moved."""
-    there = [part for part in PARTS if getattr(before.params, part) is not None]
+    """The change of each part."""
+    parts = [part for part in PARTS if getattr(before.params, part) is not None]
     return {
         part: jax.tree.map(jnp.subtract, getattr(after.params, part), getattr(before.params, part))
-        for part in there
+        for part in parts
     }
 
 
@@ -163,20 +173,15 @@ def changed(one: Tree, other: Tree) -> bool:
 
 
 def passes(method: Method, counts: collections.Counter) -> str:
-    """The passes of each kind of step, as words."""
-    told, state = (
-        [],
-        jax.eval_shape(
-            method.init, {"table": jax.ShapeDtypeStruct((V, V), jnp.float32)}, jax.random.key(0)
-        ),
-    )
+    """The passes of each kind of step, as text."""
+    theta = {"table": jax.ShapeDtypeStruct((V, V), jnp.float32)}
+    state, kinds = jax.eval_shape(method.init, theta, jax.random.key(0)), []
     for spec in method.step_kinds:
         counts.clear()
-        jax.eval_shape(
-            lambda *given: method.update(*given), state, batch(spec)
-        )  # a new function: traces are cached
-        names = {P * M: "samples", P: "experts"}
-        told.append(
+        # a new function each time, since traces are cached
+        jax.eval_shape(lambda *given: method.update(*given), state, batch(spec))
+        names = {P * M: "samples", P: "demos"}
+        kinds.append(
             ", ".join(
                 f"{counts[way, rows]} {way} on {names[rows]}"
                 for way in ("backward", "forward")
@@ -184,15 +189,14 @@ def passes(method: Method, counts: collections.Counter) -> str:
                 if counts[way, rows]
             )
         )
-    return "; then ".join(told)
+    return "; then ".join(kinds)
 
 
 def line(name: str, given: dict | None = None) -> list[str]:
-    """The cells of one method, or of a variant of it that is given."""
+    """The cells of a method; given: other settings, of a variant of it."""
     module, counts = methods.load(name), collections.Counter()
-    recipes = Recipes(
-        *[Recipe(learning_rate=0.1, eps=1.0)] * 2
-    )  # a step that shows the size of its gradient
+    # with a large eps, a step shows the size of its gradient
+    recipes = Recipes(*[Recipe(learning_rate=0.1, eps=1.0)] * 2)
     config = ConfigDict(methods.defaults(name))
     config.update_from_flattened_dict(given or {})
     cfg = schema.section({f"method.{name}": config}, f"method.{name}", module.Config)
@@ -202,8 +206,8 @@ def line(name: str, given: dict | None = None) -> list[str]:
     copies = sum(
         tree is not None for tree in (state.params.theta, state.params.theta_hat, state.ref)
     )
-    kinds = lambda tell: "; then ".join(dict.fromkeys(tell(spec) for spec in method.step_kinds))
-    experts = kinds(
+    kinds = lambda cell: "; then ".join(dict.fromkeys(cell(spec) for spec in method.step_kinds))
+    demos = kinds(
         lambda spec: (
             ("of the same prompts" if method.paired else "of their own") if spec.demos else "none"
         )
@@ -211,17 +215,15 @@ def line(name: str, given: dict | None = None) -> list[str]:
     defaults = schema.flatten(methods.defaults(name))
     settings = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
     settings = settings if given is None else "as above"
-    told = module.__doc__.split("\n")[0].rstrip(":")
-    told = (
-        told
-        if given is None
-        else ", ".join(f"method.{name}.{key}={value!r}" for key, value in given.items())
-    )
+    if given is None:
+        description = module.__doc__.split("\n")[0].rstrip(":")
+    else:
+        description = ", ".join(f"method.{name}.{key}={value!r}" for key, value in given.items())
     return [
         f"`{name}`",
-        told,
+        description,
         kinds(lambda spec: " and ".join(spec.sampled_by) or "nobody"),
-        experts,
+        demos,
         learns_from(method),
         passes(method, counts),
         str(copies),
@@ -230,12 +232,12 @@ def line(name: str, given: dict | None = None) -> list[str]:
 
 
 def named(page: str) -> list[str]:
-    """The methods that a page written by this command has a line of, sorted."""
+    """The methods with a line in a page that this command wrote, sorted."""
     return sorted(set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)))
 
 
 def document(names: Sequence[str]) -> str:
-    """The whole file, with a line for each of these methods and for the variants."""
+    """The page, with a line for each of the methods and for the variants."""
     rows = [(name, None) for name in names] + [*VARIANTS]
     cells = [COLUMNS, ["---"] * len(COLUMNS), *(line(*row) for row in rows)]
     return (

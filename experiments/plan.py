@@ -1,12 +1,15 @@
-"""Plan a run without its devices: `python -m experiments.plan --config=configs/qwen3_8b.py:bridge --topology=v5p:4x4x4`.
+"""Plan a run without its devices: `python -m experiments.plan --config=FILE:METHOD
+--topology=v5p:4x4x4`.
 
-Compiles the step's programs for the topology from shapes alone (no weights, no data, no device) and prints per phase what it
-takes of each chip and whether it fits; beside it the same for --against (grpo). Topologies: a TPU slice, such as v5e:4x4 or
+Compiles the programs of a step for the topology from shapes alone: there are no weights, no data
+and no devices. For each phase it prints what the phase takes of each chip, and whether that fits;
+and the same for the method --against (grpo). A topology is a TPU slice, such as v5e:4x4 or
 v5p:4x4x4 (pip install libtpu; no TPU is needed), cpu:8, or the GPUs of this machine (gpu, gpu:8).
-    --fit          also searches the largest batch.microbatch_rows that fits, by compiling
+
+    --fit          also search the largest batch.microbatch_rows that fits, by compiling
     --phases=a,b   only these: merge, prefill, decode, logp, update
-    --out=FILE     appends each plan as a line of JSON; programs of plans that are there already are not compiled again
-    --table        draws the tables of docs/plans.md from docs/plans/*.jsonl, and nothing else
+    --out=FILE     append each plan as a line of JSON; plans in the file are not compiled again
+    --table        only draw the tables of docs/plans.md from docs/plans/*.jsonl
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "topology", "", "what to compile for, such as v5e:4x4, v5p:4x4x4, cpu:8, gpu"
     )
-    flags.DEFINE_string("against", "grpo", "the method to set beside; empty: none")
+    flags.DEFINE_string("against", "grpo", "the method to compare with; empty: none")
     flags.DEFINE_bool("fit", False, "search the largest batch.microbatch_rows that fits")
     flags.DEFINE_list("phases", list(PHASES), "which programs")
     flags.DEFINE_float(
@@ -54,25 +57,28 @@ def define_flags() -> None:
 
 
 def write_table() -> None:
-    """The tables of docs/plans.md from the plans that are there; the text around them stays."""
-    from bridge_jax.evaluation import results
+    """Draw the tables of docs/plans.md from the plans on disk; the text around them stays."""
+    from bridge_jax.evaluation import markdown
     from bridge_jax.planner import table
 
     found = sorted(TABLE.with_suffix("").glob("*.jsonl"))
     plans = [plan for path in found for _, plan in files.rows(path)]
     if not plans:
         fail(
-            f"no plans in {TABLE.with_suffix('')}/*.jsonl; make some with --out={TABLE.with_suffix('')}/NAME.jsonl"
+            f"no plans in {TABLE.with_suffix('')}/*.jsonl; make some with "
+            f"--out={TABLE.with_suffix('')}/NAME.jsonl"
         )
     try:
-        files.replace(TABLE, results.filled(TABLE.read_text(), table.markdown(plans).__getitem__))
+        files.replace(
+            TABLE, markdown.fill_tables(TABLE.read_text(), table.markdown(plans).__getitem__)
+        )
     except KeyError as error:
         fail(f"{TABLE} has a mark for a table {error}; allowed: plans, states")
     print(f"{TABLE}: {len(plans)} plans")
 
 
 def changes(config, method: str) -> str:
-    """What the command line set, away from the config file's own values, and the method reads."""
+    """The keys that the command line set to other values, of those that the method reads."""
     fresh = flags.FLAGS["config"].parser.parse(flags.FLAGS["config"].config_filename)
     own = f"method.{method}."
     return ", ".join(
@@ -96,11 +102,13 @@ def main(argv: list[str]) -> None:
         return write_table()
     if given.config is None or not given.topology:
         fail(
-            "--config=configs/NAME.py:METHOD and --topology=KIND:SIZE are needed, such as --topology=v5e:4x4 or cpu:8"
+            "--config=configs/NAME.py:METHOD and --topology=KIND:SIZE are needed, such as "
+            "--topology=v5e:4x4 or cpu:8"
         )
     if given.against and given.against not in methods.names():
         fail(
-            f"--against: unknown method {given.against!r}: {schema.did_you_mean(given.against, methods.names())}"
+            f"--against: unknown method {given.against!r}: "
+            f"{schema.did_you_mean(given.against, methods.names())}"
         )
     for phase in given.phases:
         if phase not in PHASES:
@@ -108,17 +116,18 @@ def main(argv: list[str]) -> None:
     log_to_stderr()
     try:
         topology = chips.parse(given.topology)
-        chips.prepare(topology)  # before jax is imported
+        # before jax is imported
+        chips.prepare(topology)
         from bridge_jax.training import interrupt
 
-        with interrupt.acknowledged("ending", "plans that are complete are in --out"):
+        with interrupt.acknowledge_interrupts("ending", "plans that are complete are in --out"):
             report(topology)
     except (ValueError, OSError) as error:
         fail_by(error)
 
 
 def earlier(out: str) -> list[dict]:
-    """The plans that stand in the file of --out, made where there is none: what cannot be written fails before the work."""
+    """The plans in the file of --out, which is made: if it cannot be written, this fails early."""
     if not out:
         return []
     files.append(out, "")
@@ -126,18 +135,19 @@ def earlier(out: str) -> list[dict]:
 
 
 def report(topology: chips.Topology) -> None:
-    """One plan for each method asked, and the two side by side."""
+    """Print a plan for each method, and the two side by side."""
     from bridge_jax.planner import phases, table
     from bridge_jax.planner.plan import fit, make
 
     given, config, devices = flags.FLAGS, flags.FLAGS.config, chips.devices(topology)
     if given.fit and chips.chip_of(topology, devices) is None:
         fail(
-            f"--fit: the memory of {devices[0].device_kind!r} is not in the table; allowed: {', '.join(chips.CHIPS)}"
+            f"--fit: the memory of {devices[0].device_kind!r} is not in the table; allowed: "
+            f"{', '.join(chips.CHIPS)}"
         )
     only = lambda phase: phase.split()[0] in given.phases
     tell = lambda line: print(line, flush=True)
-    plans, known, began = [], phases.known_of(earlier(given.out)), time.monotonic()
+    plans, known, began = [], phases.compiled_programs(earlier(given.out)), time.monotonic()
     for method in dict.fromkeys([config.method.name, *[given.against] * bool(given.against)]):
         config = config.copy_and_resolve_references()
         config.method.name = method
@@ -152,7 +162,7 @@ def report(topology: chips.Topology) -> None:
     for made in plans:
         print(f"\n{table.text(made)}")
     if len(plans) == 2:
-        print(f"\n{table.side_by_side(*plans)}")
+        print(f"\n{table.compare(*plans)}")
     if given.fit:
         rows = fit(given.config, topology, devices, tell, known)
         print(

@@ -1,10 +1,11 @@
-"""`python -m experiments.pretrain --out=DIR [--config=configs/ladder.py:base]`: the base model that runs of a study begin from.
+"""Pretrain the base model of a study: `python -m experiments.pretrain --out=DIR [--config=FILE]`.
 
-Trains the config in DIR/run and exports it to DIR/model, an ordinary HF folder for `--config.model.path`. The recipe is
-deterministic on one kind of processor: there the same config and code give the same weights on one core (--cores=1, the default).
-XLA and the libraries behind its products cut their sums by the number of threads, the instructions and the caches they find, so
-that another kind of processor makes other weights of it (docs/study.md has three). Run again, it goes on, or says it is done.
-Exit codes as of experiments.train.
+Trains the config (configs/ladder.py:base) in DIR/run and exports it to DIR/model, an ordinary HF
+folder for `--config.model.path`. On one kind of processor the recipe is deterministic: the same
+config and code give the same weights on one core (--cores=1, the default). XLA and its libraries
+split their sums by the number of threads, the instructions and the caches of the processor; so
+another kind of processor gives other weights (docs/study.md has three). Running the command again
+goes on, or does nothing when it is done. Exit codes: those of experiments.train.
 """
 
 from __future__ import annotations
@@ -32,16 +33,20 @@ from experiments.export import export
 
 
 def pretrain(config, out: pathlib.Path, devices=None) -> dict:
-    """The last line of metrics of the base, which stands in out/model when this returns."""
+    """Train the base model and export it to out/model; its last line of metrics."""
     if loop.train(config, str(out / "run"), defaults=base.get_config(), devices=devices)["stopped"]:
-        leave()  # by a signal; the same command goes on
+        # a signal came; the same command goes on
+        leave()
     if not (out / "model").exists():
         export(str(out / "run"), str(out / "model"))
     return logbook.read(str(out / "run"))[-1]
 
 
 def use_cores(count: int) -> None:
-    """Keep this process, from before XLA counts its threads, to `count` of the cores it may use; 0: all. Linux alone."""
+    """Limit this process to `count` of its cores, before XLA counts its threads; 0: all.
+
+    It has an effect on Linux only.
+    """
     if count and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-count:])
 

@@ -1,9 +1,10 @@
-"""`python -m experiments.quickstart --out=DIR`: sft, grpo and bridge from one base model, under one budget, side by side.
+"""Quick start: `python -m experiments.quickstart --out=DIR` trains sft, grpo and bridge from one
+base model.
 
-Trains the base (configs/quickstart.py:base), exports it as an ordinary HF folder, trains each method from it for the same
-number of steps, prompts, samples and demonstrations, then prints a table and draws the reward curves. Finished runs are not
-repeated. One seed: a look at the machinery, not evidence for a ranking. Intervals are over
-problems, of these very models.
+It trains the base (configs/quickstart.py:base), exports it as an ordinary HF folder, and trains
+each method from it for the same number of steps, prompts, samples and demos. Then it prints a table
+and draws the reward curves. Finished runs are not repeated. There is one seed: it shows how the
+project works, and is no evidence for a ranking. Intervals are over problems, for these models.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ COLUMNS = (
     "reward",
     "seconds",
     "generated tokens",
-    "expert tokens",
+    "demo tokens",
 )
 
 
@@ -57,7 +58,7 @@ def run(out: pathlib.Path) -> dict[str, list[dict]]:
 
 
 def trained(config, folder: pathlib.Path) -> None:
-    """Train to the end; a signal ends the program, since what comes next takes a run that is finished."""
+    """Train to the end; a signal ends the program, since the next step needs the finished run."""
     if loop.train(config, str(folder))["stopped"]:
         leave()
 
@@ -141,16 +142,16 @@ def main(argv: list[str]) -> None:
     use_compilation_cache()
     keep_freed_memory()
     began, out = time.monotonic(), pathlib.Path(flags.FLAGS.out)
-    logging.getLogger("bridge_jax.tasks").setLevel(
-        logging.ERROR
-    )  # level 1 is small, and known to be
+    # it warns that level 1 has few problems, which is known here
+    logging.getLogger("bridge_jax.tasks").setLevel(logging.ERROR)
     try:
         metrics = run(out)
         draw(metrics, out / "rewards.png")
     except (ValueError, OSError, RuntimeError) as error:
         fail_by(error)
     print(
-        f"\n{table(metrics)}\n\nreward curves: {out / 'rewards.png'}\n{time.monotonic() - began:.0f} seconds in all"
+        f"\n{table(metrics)}\n\nreward curves: {out / 'rewards.png'}\n"
+        f"{time.monotonic() - began:.0f} seconds in all"
     )
 
 

@@ -1,9 +1,11 @@
 """Grade a run's stored rollouts again: `python -m experiments.regrade RUN [--out=changed.jsonl]`.
 
-For a grader that was changed, or is doubted: the texts of RUN/rollouts are read, extracted and compared as the run's task
-does it today, on this machine, without model or accelerator. Prints what changes, from which outcome to which, with the
-mean reward before and after, and writes the changed rows to --out. Nothing in RUN is touched. Data that the task reads
-must be where the run found them. Exit codes: 0 done, whatever changed, 2 it cannot be done, 3 the grader fails.
+It serves to test a grader that was changed, or is in doubt. The texts of RUN/rollouts are read and
+compared as the run's task does it now, on this machine, without model or accelerator. The command
+prints which outcomes change, and the mean reward before and after; it writes the changed rows to
+--out. Nothing in RUN changes. Data that the task reads must be where the run found them.
+
+Exit codes: 0 done, whatever changed; 2 it cannot be done; 3 the grader fails.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from bridge_jax.config import schema
 from bridge_jax.filesystem.files import replace
 from experiments.cli import check_output, define_path, fail, fail_by, log_to_stderr, run_command
 
-SHOWN = 5  # examples of each change
+# examples of each change
+SHOWN = 5
 
 
 def task_of(run: Path):
@@ -37,14 +40,14 @@ def task_of(run: Path):
             f"{run} is not a run directory: its config.json cannot be read ({error!r})"
         ) from None
     return module.make(schema.section(config, "task", module.Config, ("name",))), getattr(
-        module, "CLAIMS", False
+        module, "DEFERS_COMPARISONS", False
     )
 
 
 def regrade(run: Path) -> list[dict]:
-    """All stored rows with "step" and "outcome_now" added. ValueError where a file cannot be read or none is there."""
+    """All stored rows with "step" and "outcome_now"; ValueError without readable rollouts."""
     from bridge_jax.data import datasets
-    from bridge_jax.evaluation import evaluate
+    from bridge_jax.evaluation import reading
     from bridge_jax.grading import selftest
     from bridge_jax.grading.outcome import Rule
     from bridge_jax.grading.pool import Pool
@@ -54,7 +57,8 @@ def regrade(run: Path) -> list[dict]:
     files = sorted((run / "rollouts").glob("step_*.jsonl"))
     if not files:
         raise ValueError(
-            f"{run} has no rollouts; a run keeps them with log.rollouts_every above 0, sft makes none"
+            f"{run} has no rollouts; a run keeps them with log.rollouts_every above 0, sft makes "
+            "none"
         )
     rules, graded = {problem.id: problem.rule for problem in task.train}, []
     with Pool() if claims else contextlib.nullcontext() as pool:
@@ -79,7 +83,7 @@ def regrade(run: Path) -> list[dict]:
                 raise ValueError(
                     f"{file}: a row has no {error}; is it a file of rollouts?"
                 ) from None
-            (found,) = evaluate.readings(task, asked, texts, (task.extract,), pool)
+            (found,) = reading.readings(task, asked, texts, (task.extract,), pool)
             graded += [
                 row
                 | {
@@ -93,7 +97,7 @@ def regrade(run: Path) -> list[dict]:
 
 
 def summary(rows: list[dict]) -> str:
-    """What changed, in words and numbers."""
+    """The changes of outcomes, with examples."""
     changes = collections.defaultdict(list)
     for row in rows:
         if row["outcome"] != row["outcome_now"]:
@@ -101,15 +105,16 @@ def summary(rows: list[dict]) -> str:
     mean = lambda key: sum(row[key] == "correct" for row in rows) / len(rows)
     steps = {row["step"] for row in rows}
     lines = [
-        f"{len(rows)} rollouts of {len(steps)} steps graded again; {sum(map(len, changes.values()))} outcomes change; "
+        f"{len(rows)} rollouts of {len(steps)} steps graded again; "
+        f"{sum(map(len, changes.values()))} outcomes change; "
         f"mean reward {mean('outcome'):.4f} -> {mean('outcome_now'):.4f}"
     ]
     for (old, new), found in sorted(changes.items(), key=lambda item: -len(item[1])):
         lines.append(f"{old} -> {new}: {len(found)}")
         for row in found[:SHOWN]:
             lines.append(
-                f"  step {row['step']}, problem {row['id']}, sample {row['sample']}: answer {row['answer']!r}, "
-                f"text ends {row['text'][-80:]!r}"
+                f"  step {row['step']}, problem {row['id']}, sample {row['sample']}: "
+                f"answer {row['answer']!r}, text ends {row['text'][-80:]!r}"
             )
     return "\n".join(lines)
 
@@ -130,7 +135,8 @@ def main(argv: list[str]) -> None:
             print(f"{len(changed)} changed rows in {flags.FLAGS.out}")
     except (ValueError, OSError) as error:
         fail_by(error)
-    except RuntimeError as error:  # of the grader: its self-test, or workers that cannot be started
+    except RuntimeError as error:
+        # of the grader: its self-test, or workers that cannot be started
         fail_by(error, code=3)
     check_output()
 

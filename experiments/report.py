@@ -1,302 +1,51 @@
-"""One page of many runs: `python -m experiments.report --runs='runs/sweep/*' --out=report.html [--metric=eval/dev_accuracy]`.
+"""Report on many runs: `python -m experiments.report --runs='runs/sweep/*' --out=report.html
+[--metric=KEY]`.
 
-Writes one self-contained HTML file, which works offline: metrics against any budget, the paper's
-three views (training dynamics, comparison of methods, cost), the differences between methods, the
-samples of a problem across steps and methods, and what the configs differ in; and beside it the
-table as .md, .csv and .tex. Runs that differ in their seed alone are one group. Intervals are 95%
-(bridge_jax/evaluation/intervals.py): final accuracies and differences over seeds and problems, curves over
-seeds for the very problems that were asked. What is missing or cannot be compared is said at the
-top of the page.
-Exit codes: 0 done, 2 nothing to read or to write.
+Writes one self-contained HTML file, which works offline: metrics over any budget, the paper's three
+views (training dynamics, comparison of methods, cost), the differences between methods, samples of
+a problem across steps and methods, and the differences of the configs. Next to it the table is
+written as .md, .csv and .tex. Runs that differ only in their seed are one group. Intervals are 95%
+(bridge_jax/evaluation/intervals.py): those of final accuracies and differences are over seeds and
+problems, those of curves over seeds, for the given problems. Notes at the top of the page say what
+is missing or cannot be compared.
+
+Exit codes: 0 done; 2 nothing to read or to write.
 """
 
 from __future__ import annotations
 
-import csv
 import html
-import io
-import itertools
 import json
-import math
 import pathlib
-import re
 
-import numpy as np
 from absl import flags
 
-from bridge_jax.config import schema
-from bridge_jax.evaluation import comparison, intervals, results
+from bridge_jax.evaluation import comparison, report_samples, report_tables
 from bridge_jax.evaluation.comparison import BUDGETS, Run
-from bridge_jax.evaluation.intervals import Interval
-from bridge_jax.filesystem import files, textfile
+from bridge_jax.filesystem import files
 from experiments.cli import define_path, fail, fail_by, run_command
 
 PAGE = pathlib.Path(__file__).with_name("report_page.html")
-METRICS = (
-    "reward/mean",
-    "reward/outcome_correct",
-    "rollout/length",
-    "rollout/entropy",
-    "sft/logp",
-    "grad/cos_sft_rl",
-    "coop/inner",
-    "coop/norm_ratio",
-    "bridge/gain",
-    "bridge/ess",
-    "bridge/kl_hat",
-    "coop/gain",
-    "coop/expert_logp",
-    "eval/touched_accuracy",
-    "eval/untouched_accuracy",
-    "eval/dev_accuracy",
-)
-COLUMNS = {
-    "final": "accuracy, final",
-    "base": "before training",
-    "steps": "steps",
-    "seeds": "seeds",
-    "budget/generated_tokens": "generated tokens",
-    "budget/demo_tokens": "expert tokens",
-    "budget/flops": "model FLOPs",
-    "time/wall_s": "wall s",
-    "time/device_s": "sampling and updating s",
-    "memory/host_peak_gib": "process peak GiB",
-    "memory/device_peak_gib": "device GiB",
-}
-PROBLEMS, SAMPLES, STEPS = (
-    12,
-    4,
-    8,
-)  # shown in the viewer: problems, samples of each and step, steps of each group
-LETTERS = 4 * 10**6  # of all samples shown: beyond, fewer problems
-SEARCHED = (
-    64 * 2**20
-)  # bytes of a run's samples that are looked through for problems that come again, at least STEPS files
-TEX = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"} | {c: f"\\{c}" for c in "_%&#${}"}
-
-
-def shown(value: float) -> str:
-    """A number with four digits, thousands as 12.3k."""
-    if value is None or math.isnan(value):
-        return "-"
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            scale = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}[unit]
-            return f"{value / scale:.3g}{unit}"
-    return f"{value:.4g}"
-
-
-def with_interval(found: Interval) -> str:
-    """mean [low, high], or the mean alone of one seed."""
-    if math.isnan(found.mean):
-        return "-"
-    return f"{found.mean:.3f}" + (
-        "" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
-    )
-
-
-def rows_of(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
-    """The table: a line a group; "-" where a seed lacks the figure, or has not finished and so has no last one.
-
-    Accuracies are those of the first and of the last line, not of whichever line comes next to them.
-    """
-    nothing, solved = Interval(math.nan, math.nan, math.nan, 0), solved_by(groups, metric)
-
-    def over_seeds(group, key, lines=reversed):
-        values = [next((line.get(key) for line in lines(run.lines)), None) for run in group]
-        if None in values:
-            return nothing
-        return intervals.over_runs(values, comparison.is_share(key))
-
-    def last(group, key):
-        return over_seeds(group, key) if all(map(comparison.finished, group)) else nothing
-
-    found = []
-    for name, group in groups.items():
-        final = last(group, metric)
-        if name in solved and not math.isnan(final.mean):
-            final = intervals.over_runs_and_problems(np.stack(list(solved[name].values())))
-        cells = {
-            "final": with_interval(final),
-            "base": shown(over_seeds(group, metric, iter).mean),
-            "steps": shown(over_seeds(group, "step").mean),
-            "seeds": str(len(group)),
-        }
-        found.append([name, *(cells.get(key) or shown(last(group, key).mean) for key in COLUMNS)])
-    return found
-
-
-def tables(rows: list[list[str]]) -> dict[str, str]:
-    """The table as Markdown, CSV and LaTeX."""
-    head, out = ["method", *COLUMNS.values()], io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([head, *rows])
-    tex = lambda cell: "".join(TEX.get(c, c) for c in cell)
-    return {
-        "md": results.grid(head, rows) + "\n",
-        "csv": out.getvalue(),
-        "tex": "\\begin{tabular}{l"
-        + "r" * len(COLUMNS)
-        + "}\n"
-        + "\n".join(" & ".join(map(tex, row)) + " \\\\" for row in [head, *rows])
-        + "\n\\end{tabular}\n",
-    }
-
-
-def curves(groups: dict[str, list[Run]], metric: str) -> dict:
-    """metric -> budget -> group -> {x, mean, low, high}; numbers with four digits."""
-    short = lambda values: [None if math.isnan(v) else float(f"{v:.4g}") for v in values]
-    found: dict = {}
-    for key in dict.fromkeys((metric, *METRICS)):
-        for budget in BUDGETS:
-            for name, group in groups.items():
-                made = comparison.curve(group, key, budget)
-                if made is not None:
-                    found.setdefault(key, {}).setdefault(budget, {})[name] = {
-                        "x": short(made.x),
-                        "mean": short(made.mean),
-                        "low": short(made.low),
-                        "high": short(made.high),
-                    }
-    return found
-
-
-def solved_by(groups: dict[str, list[Run]], metric: str) -> dict[str, dict[tuple, np.ndarray]]:
-    """Seed -> scores [problems], of groups whose every seed has finished and says what it solved.
-
-    A key is (seed, how many runs of the group before this one have this seed).
-    """
-    split, found = metric.removeprefix("eval/").removesuffix("_accuracy"), {}
-    for name, group in groups.items():
-        rows = [run.solved.get(split) for run in group if comparison.finished(run)]
-        seeds = [run.config.get("seed") for run in group]
-        if (
-            len(rows) == len(group)
-            and all(row is not None for row in rows)
-            and len({len(row) for row in rows}) == 1
-        ):
-            keys = [(seed, seeds[:i].count(seed)) for i, seed in enumerate(seeds)]
-            found[name] = dict(zip(keys, rows))
-    return found
-
-
-def differences(groups: dict[str, list[Run]], metric: str) -> list[list[str]]:
-    """Every pair of groups: first, second, difference with its interval; best first.
-
-    Of a group of one seed the interval is over problems alone, for these very runs, and marked so.
-    """
-    solved = solved_by(groups, metric)
-    mean = {name: np.mean(list(rows.values()), axis=0) for name, rows in solved.items()}
-    order = sorted(solved, key=lambda name: -mean[name].mean())
-    found = []
-    for first, second in itertools.combinations(order, 2):
-        tasks = {
-            comparison.judged_by(run, metric) for name in (first, second) for run in groups[name]
-        }
-        if len(tasks) > 1 or len(mean[first]) != len(mean[second]):
-            found.append([first, second, "-", "not the same problems"])
-            continue
-        one_seed = min(len(solved[first]), len(solved[second])) < 2
-        made = (
-            intervals.difference_of_models(mean[first], mean[second])
-            if one_seed
-            else intervals.difference(solved[first], solved[second])
-        )
-        marks = ["not distinguishable"] * (made.low <= 0 <= made.high)
-        marks += ["of one seed: the spread of seeds is not in it"] * one_seed
-        found.append([first, second, signed(made), "; ".join(marks)])
-    return found
-
-
-def signed(found: Interval) -> str:
-    """+difference [low, high], or the difference alone where it has no interval."""
-    bounds = "" if math.isnan(found.low) else f" [{found.low:+.3f}, {found.high:+.3f}]"
-    return f"{found.mean:+.3f}{bounds}"
-
-
-def spread(items: list, count: int) -> list:
-    """At most `count` of the items, evenly spaced, the first and the last among them."""
-    count = min(count, len(items))
-    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
-
-
-def samples(groups: dict[str, list[Run]]) -> list[dict]:
-    """What the viewer shows: the problems that most groups, and then most steps, sampled, with samples of each (first seeds).
-
-    These are above all the held-out problems whose answers every evaluation keeps (log.eval_problems); then those of training.
-    """
-    places: dict[str, dict[str, list]] = {}  # problem -> group -> files
-    for name, group in groups.items():
-        paths = sorted(
-            pathlib.Path(group[0].folder, "rollouts").glob("*_*.jsonl"),
-            key=lambda path: path.stem[-6:],
-        )
-        largest = max((path.stat().st_size for path in paths), default=0)
-        for path in spread(paths, max(STEPS, SEARCHED // (largest + 1))):
-            for problem in set(re.findall(r'"id": (-?\d+)', textfile.read(path))):
-                places.setdefault(problem, {}).setdefault(name, []).append(path)
-    often = sorted(
-        places,
-        key=lambda problem: (-len(places[problem]), -sum(map(len, places[problem].values()))),
-    )[:PROBLEMS]
-    wanted: dict[tuple, set[int]] = {}
-    for problem in often:
-        for name, paths in places[problem].items():
-            for path in spread(paths, STEPS):
-                wanted.setdefault((name, path), set()).add(int(problem))
-    found = {int(problem): {"rows": []} for problem in often}
-    for name, path in sorted(
-        wanted, key=lambda place: (list(groups).index(place[0]), place[1].stem[-6:])
-    ):
-        for row in map(json.loads, textfile.read(path).rstrip("\n").split("\n")):
-            if row["id"] in wanted[name, path] and row["sample"] < SAMPLES:
-                found[row["id"]] |= {"question": row["question"], "answer": row["answer"]}
-                found[row["id"]]["rows"].append(
-                    [name, int(path.stem[-6:]), row["actor"], row["outcome"], row["text"][:2000]]
-                )
-    sizes = itertools.accumulate(sum(len(row[-1]) for row in one["rows"]) for one in found.values())
-    return [one for one, size in zip(found.values(), sizes) if size <= LETTERS]
-
-
-def config_differences(groups: dict[str, list[Run]]) -> list[list[str]]:
-    """A line for each key in which the groups differ: key, then the value of each group."""
-    flat = [schema.flatten(schema.to_json(group[0].config)) for group in groups.values()]
-    keys = sorted({key for one in flat for key in one if key != "seed"})
-    differing = [key for key in keys if len({json.dumps(one.get(key)) for one in flat}) > 1]
-    return [
-        [key, *(json.dumps(one[key]) if key in one else "(not set)" for one in flat)]
-        for key in differing
-    ]
-
-
-def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
-    """What stands at the top of the page, beside `comparison.unborn`."""
-    known = solved_by(groups, metric)
-    missing = [name for name in groups if name not in known] if len(groups) > 1 else []
-    told = (
-        "not among the differences, since a seed has not finished or does not say which problems "
-        "it solved: "
-    )
-    return comparison.notes(groups, metric) + ([told + ", ".join(missing)] if missing else [])
 
 
 def page(
-    groups: dict[str, list[Run]], metric: str, unborn: tuple[str, ...] | list[str] = ()
+    groups: dict[str, list[Run]], metric: str, not_started: tuple[str, ...] | list[str] = ()
 ) -> tuple[str, dict[str, str]]:
-    """The HTML file and the tables beside it; unborn: notes on directories that are no runs yet."""
-    rows = rows_of(groups, metric)
-    made = tables(rows)
+    """The HTML page and the tables; not_started: notes on directories without a run yet."""
+    rows = report_tables.rows_of(groups, metric)
+    made = report_tables.tables(rows)
     given = {
         "metric": metric,
         "budgets": BUDGETS,
-        "notes": [*unborn, *notes(groups, metric)],
-        "columns": ["method", *COLUMNS.values()],
+        "notes": [*not_started, *report_tables.notes(groups, metric)],
+        "columns": ["method", *report_tables.COLUMNS.values()],
         "rows": rows,
-        "curves": curves(groups, metric),
+        "curves": report_tables.curves(groups, metric),
         "groups": list(groups),
         "tables": made,
-        "differences": differences(groups, metric),
-        "samples": samples(groups),
-        "configs": config_differences(groups),
+        "differences": report_tables.differences(groups, metric),
+        "samples": report_samples.samples(groups),
+        "configs": report_tables.config_differences(groups),
     }
     # no text of a model may end the script, or open a comment in it
     text = json.dumps(given, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -313,14 +62,15 @@ def main(argv: list[str]) -> None:
     out = pathlib.Path(flags.FLAGS.out)
     if out.suffix in (".md", ".csv", ".tex"):
         fail(
-            f"--out={out}: the page is HTML, and the table stands beside it under this name; take another, such as report.html"
+            f"--out={out}: the page is HTML, and the table gets this name; take another, such as "
+            "report.html"
         )
     try:
-        unborn = comparison.unborn(flags.FLAGS.runs)
+        not_started = comparison.not_started(flags.FLAGS.runs)
         groups = comparison.grouped(
             [comparison.load(folder) for folder in comparison.find(flags.FLAGS.runs)]
         )
-        text, made = page(groups, flags.FLAGS.metric, unborn)
+        text, made = page(groups, flags.FLAGS.metric, not_started)
         out.parent.mkdir(parents=True, exist_ok=True)
         files.replace(out, text)
         for suffix, table in made.items():
@@ -328,7 +78,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         fail_by(error)
     print(f"{made['md']}\n{out}: {len(text) / 1e6:.1f} MB")
-    for note in unborn + notes(groups, flags.FLAGS.metric):
+    for note in not_started + report_tables.notes(groups, flags.FLAGS.metric):
         print(f"note: {note}")
 
 
@@ -337,8 +87,8 @@ def define_flags() -> None:
     define_path(
         "runs", None, "run directories: a glob, or several with commas between them", several=True
     )
-    define_path("out", "report.html", "the page; the tables stand beside it")
-    flags.DEFINE_string("metric", "eval/held_out_accuracy", "what runs are judged by")
+    define_path("out", "report.html", "the page; the tables are written next to it")
+    flags.DEFINE_string("metric", "eval/held_out_accuracy", "the metric that is compared")
     flags.mark_flags_as_required(["runs"])
 
 

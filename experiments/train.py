@@ -1,13 +1,15 @@
-"""Train: `python -m experiments.train --config=configs/NAME.py[:METHOD] --workdir=DIR [--config.a.b=value ...]`.
+"""Train: `python -m experiments.train --config=configs/NAME.py[:METHOD] --workdir=DIR
+[--config.KEY=VALUE]`.
 
-Running the same command again goes on where the run directory stands. --stop_at=K ends cleanly after step K.
-SIGTERM, Ctrl-C, or a terminal that is closed (SIGHUP, unless nohup has it ignored): the step under way is finished and saved;
-Ctrl-C after that ends at once, and the last checkpoint stands.
-Exit codes: 0 done (or saved, after a signal), 2 what was asked for cannot be done, 3 the run diverged or its grader failed, 4
-another host of the run is gone, has stopped, or did not come to where this one waited (hosts.timeout_s): start all of them
-again, and the run goes on from its last checkpoint, 5 the disk is full: make room, and the same command goes on from there,
-130 a second Ctrl-C.
-Output that cannot be written is dropped. How several hosts are started: docs/launch.md.
+Running the same command again resumes the run in DIR. --stop_at=K ends after step K. SIGTERM,
+Ctrl-C, or a closed terminal (SIGHUP, unless nohup has it ignored): the run finishes and saves the
+step under way. A second Ctrl-C ends at once; the run then resumes from its last checkpoint. Output
+that cannot be written is dropped. docs/launch.md describes how several hosts are started.
+
+Exit codes: 0 done, or saved after a signal; 2 the request cannot be fulfilled; 3 the run diverged
+or its grader failed; 4 another host of the run is gone, has stopped, or did not arrive in time
+(hosts.timeout_s): start all of them again, and the run resumes from its last checkpoint; 5 the disk
+is full: make room, and the same command resumes the run; 130 a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from experiments.cli import (
 
 
 def define_flags() -> None:
-    """The flags of this command; not at import, where they would clash with those of other commands."""
+    """The flags of this command. Defined at import, they would clash with other commands'."""
     config_flags.DEFINE_config_file(
         "config", None, "a file of configs/, with :METHOD behind it", lock_config=True
     )
@@ -44,7 +46,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Train, and turn user errors into one line and exit code 2; a run that had to stop itself exits with 3."""
+    """Train; turn errors into one line and an exit code."""
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
     log_to_stderr()
@@ -75,7 +77,8 @@ def main(argv: list[str]) -> None:
         logging.getLogger(__name__).exception("a fault of the program")
         leave(1)
     if "step" not in end:
-        leave()  # a signal, while programs were compiled
+        # a signal came while programs were compiled
+        leave()
     shown = (
         "step",
         "reward/mean",

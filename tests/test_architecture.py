@@ -80,6 +80,14 @@ def test_every_room_has_its_place():
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_package_imports_no_command(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not {name.split(".")[0] for name in names} & {"experiments", "tests"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_down(path):
     name = name_of(path)
     if not name:

@@ -1,4 +1,4 @@
-"""Batch sizes in their three words, and all that follows from them."""
+"""Batch sizes: the numbers that a user gives, their checks, and every size derived from them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from bridge_jax.config.schema import _aligned
 
 @dataclasses.dataclass(frozen=True)
 class BatchTable:
-    """Rows of one step, from the five numbers that a user gives; ValueError with the nearest valid values otherwise."""
+    """The rows of one step.
+
+    Invalid numbers raise a ValueError that gives the nearest valid ones.
+    """
 
     prompts_per_step: int  # prompts sampled from in one step
-    samples_per_prompt: (
-        int  # completions of each prompt, >= 2: a group's advantages compare its samples
-    )
-    demos_per_step: int  # expert rows in one step
+    # completions of each prompt, >= 2: a group's advantages compare its samples
+    samples_per_prompt: int
+    demos_per_step: int  # demonstrations in one step
     microbatch_rows: int  # rows that one device holds in one forward and backward pass
     devices: int  # devices that share the rows of a micro-batch (all but tensor-parallel copies)
-    pack: int = (
-        0  # most samples in one row of a forward pass; 0: a row is a sample, its prompt shared
-    )
-    samples: bool = True  # whether the method ever samples; if not, it has demonstrations alone
+    # maximum of samples packed into one row; 0: one sample per row, the prompts shared
+    pack: int = 0
+    samples: bool = True  # whether the method ever samples; False: demonstrations alone
 
     def __post_init__(self):
         given = {
@@ -51,18 +52,21 @@ class BatchTable:
 
     @property
     def prompts_unit(self) -> int:
-        """What prompts_per_step is a multiple of, the others staying as they are."""
+        """The number that prompts_per_step must be a multiple of, other settings unchanged."""
         rows = self.devices if self.pack else self.microbatch
         return rows // math.gcd(rows, self.samples_per_prompt)
 
     @property
     def rollout_microbatch(self) -> int:
-        """Rows of one micro-batch of samples over all devices; packed, there may be fewer than asked for."""
+        """Rows of one micro-batch of samples over all devices.
+
+        With packing there may be fewer than microbatch.
+        """
         return min(self.rollout_rows, self.microbatch)
 
     @property
     def rollout_microbatches(self) -> int:
-        """Micro-batches that the sampled rows of one step are cut into; packed, the most that there can be."""
+        """Micro-batches of samples in one step; with packing, their maximum."""
         return -(-self.rollout_rows // self.rollout_microbatch)
 
     @property
@@ -72,7 +76,7 @@ class BatchTable:
 
     @property
     def prompts_per_microbatch(self) -> int:
-        """Prompts whose rows meet in one micro-batch; 1 where a micro-batch holds only a part of a group."""
+        """Prompts in one micro-batch; 1 where a micro-batch holds only a part of a group."""
         return max(1, self.microbatch // self.samples_per_prompt)
 
     @property
@@ -82,12 +86,12 @@ class BatchTable:
 
     @property
     def demo_microbatches(self) -> int:
-        """Micro-batches that the demonstrations of one step are cut into."""
+        """Micro-batches of demonstrations in one step."""
         return -(-self.demos_per_step // self.demo_microbatch)
 
     @property
     def demo_padding(self) -> int:
-        """Empty rows to append to the demonstrations so that micro-batches and devices share them evenly."""
+        """Empty rows appended to the demonstrations, so that micro-batches and devices get as many."""
         whole = self.devices if self.demos_per_step < self.microbatch else self.microbatch
         return -self.demos_per_step % whole
 
@@ -97,12 +101,16 @@ class BatchTable:
         return (self.demos_per_step + self.demo_padding) // self.devices
 
     def check_demo_parts(self, key: str, parts: int) -> None:
-        """ValueError where demonstrations cut into that many micro-batches do not divide over the devices; key: who says so."""
+        """ValueError where the demonstrations of a device do not divide into `parts` micro-batches.
+
+        key: the setting that gives `parts`.
+        """
         each = self.demo_rows_per_device
         if parts > 1 and each % parts:
             raise ValueError(
-                f"{key}={parts} does not divide the {each} demonstration(s) of a step on each of {self.devices} "
-                f"device(s); allowed: {', '.join(str(n) for n in range(1, each + 1) if each % n == 0)}, or 0: as "
+                f"{key}={parts} does not divide the {each} demonstration(s) of a step on each of "
+                f"{self.devices} device(s); allowed: "
+                f"{', '.join(str(n) for n in range(1, each + 1) if each % n == 0)}, or 0: as "
                 "batch.microbatch_rows has it"
             )
 
@@ -161,24 +169,32 @@ def _problem(
     devices: int,
     pack: int,
 ) -> tuple[str, tuple[str, ...]]:
-    """What is impossible about the numbers, and which of them could be changed; ("", ()) if nothing is."""
+    """Why the numbers are invalid, and the keys that could be changed.
+
+    ("", ()) where they are valid.
+    """
     micro, rows = microbatch_rows * devices, prompts_per_step * samples_per_prompt
-    if pack:  # packed rows are cut anywhere, but every device computes as many
+    # packed rows may be divided anywhere, but every device needs the same number
+    if pack:
         return (
             (
-                f"batch.prompts_per_step={prompts_per_step} x batch.samples_per_prompt={samples_per_prompt} = {rows} rollout "
-                f"rows do not divide over {devices} devices.",
+                f"batch.prompts_per_step={prompts_per_step} x "
+                f"batch.samples_per_prompt={samples_per_prompt} = {rows} rollout rows do not "
+                f"divide over {devices} devices.",
                 ("prompts_per_step", "samples_per_prompt"),
             )
             if rows % devices
             else ("", ())
         )
-    product = f"batch.microbatch_rows={microbatch_rows} on {devices} device(s) makes micro-batches of {micro} rows"
+    product = (
+        f"batch.microbatch_rows={microbatch_rows} on {devices} device(s) makes micro-batches of "
+        f"{micro} rows"
+    )
     if samples_per_prompt % micro and micro % samples_per_prompt:
         return (
-            f"{product}, which neither divide batch.samples_per_prompt={samples_per_prompt} nor are a multiple of "
-            "it; the rows of a prompt share its forward pass, so that a micro-batch must hold whole groups or an "
-            "even part of one.",
+            f"{product}, which neither divide batch.samples_per_prompt={samples_per_prompt} nor "
+            "are a multiple of it; the rows of a prompt share its forward pass, so that a "
+            "micro-batch must hold whole groups or an even part of one.",
             ("microbatch_rows", "samples_per_prompt"),
         )
     if rows % micro:
@@ -191,7 +207,7 @@ def _problem(
 
 
 def _ways_out(given: dict[str, int], keys: tuple[str, ...]) -> str:
-    """For each key the nearest smaller and larger value that would do, the others staying as they are."""
+    """For each key the nearest smaller and larger valid value, the other numbers unchanged."""
     farthest = (
         given["prompts_per_step"] * given["samples_per_prompt"]
         + given["microbatch_rows"] * given["devices"]

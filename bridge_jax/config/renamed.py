@@ -1,7 +1,7 @@
-"""Keys as they were called before: of config.method while all methods shared one flat group, and of config.rollout.
+"""Renamed config keys: those of config.method, once one flat group, and of config.rollout.
 
-A run directory of then goes on under the new names, and an old key on a command line is refused with
-its new name.
+A run directory with old keys resumes under the new names. An old key on a command line is an error
+that gives the new name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BRIDGE = {
         for key in ("shadow_rollouts", "ratio_cap", "w_learns", "resync_every", "inner_steps")
     },
 }
-# method -> {old key of config.method: new key of config.method.<method>}; others kept their name
+# method -> {old key of config.method: new key of config.method.<method>}
 RENAMED = {
     "bridge": BRIDGE,
     "joint": SCHEDULE,
@@ -44,8 +44,8 @@ RENAMED = {
     "luffy": {"luffy_gamma": "gamma", "luffy_entropy": "entropy_coef"},
     "srft": {"srft_expert": "expert_coef", "srft_rewarded": "rewarded_coef"},
 }
-# old keys that kept their name within the groups of these methods
-KEPT = {
+# method -> old keys that have the same name in its group
+UNCHANGED = {
     "bridge": ("lam", "advantage", "kl_coef", "sft_microbatches"),
     "joint": ("lam", "advantage", "kl_coef"),
     "grpo": ("advantage", "clip_low", "clip_high", "kl_coef", "updates_per_batch", "normaliser"),
@@ -58,30 +58,34 @@ KEPT = {
     "alternate": ("advantage", "kl_coef"),
 }
 
-
+# {old key of config.rollout: new key}
 ROLLOUT = {"halvings": "compactions", "stretches": "cache_segments"}
 
 
 def keys_of(method: str) -> dict[str, str]:
-    """{old key: new key, without "method."} of what this method read."""
-    kept = {key: key for key in KEPT.get(method, ())}
-    return {old: f"{method}.{new}" for old, new in {**kept, **RENAMED.get(method, {})}.items()}
+    """{old key: new key, without "method."} for the settings of this method."""
+    unchanged = {key: key for key in UNCHANGED.get(method, ())}
+    return {old: f"{method}.{new}" for old, new in {**unchanged, **RENAMED.get(method, {})}.items()}
 
 
 def hint(method: str, key: str) -> str:
-    """Where an old key of config.method or config.rollout is found now; "" for one that there never was."""
+    """The new name of an old key of config.method or config.rollout.
+
+    "" for a key that never was.
+    """
     if key in ROLLOUT:
         return f"it is config.rollout.{ROLLOUT[key]} now."
     chosen = keys_of(method).get(key)
-    others = [keys[key] for keys in map(keys_of, {*RENAMED, *KEPT}) if key in keys]
+    others = [keys[key] for keys in map(keys_of, {*RENAMED, *UNCHANGED}) if key in keys]
     places = [chosen] if chosen else sorted(others)
     return f"it is config.method.{' or config.method.'.join(places)} now." if places else ""
 
 
 def translated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved config (JSON) of a run under the new names; as it is where it has them already.
+    """The resolved config (JSON) of a run with every key under its new name.
 
-    What the run's method did not read is left out. chord's mu was constant where its two ends were equal.
+    Settings that the run's method did not read are left out. chord's mu was constant where its two
+    ends were equal.
     """
     rollout = {ROLLOUT.get(key, key): value for key, value in config.get("rollout", {}).items()}
     config = dict(config) | ({"rollout": rollout} if "rollout" in config else {})

@@ -1,4 +1,4 @@
-"""Course of a weight over a run: the settings that lam and mu share."""
+"""Settings of a scheduled weight, shared by lam and mu."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = ("constant", "linear", "cosine", "step", "gain")
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How a weight such as method.bridge.lam, which is its value at the first step, changes with the step.
+    """Settings of a weight that changes with the step, such as method.bridge.lam.
 
     constant: not at all. linear, cosine: to `end` over `steps`. step: to `values` from the steps
     `boundaries` on. gain (bridge's lam alone): `end` while the measured gain is 0 or below, the
@@ -42,7 +42,9 @@ class Schedule:
         return [name for name in fields if name not in self.READS[self.kind]]
 
     def milestones(self, key: str) -> dict[str, int]:
-        """{setting: the step (1 for the first) by which the weight `key` is at its end, or first moves}."""
+        """{setting: the step (1 for the first) at which the weight `key` has its end, or first
+        changes}.
+        """
         if self.kind in ("linear", "cosine"):
             return {f"{key}.steps": self.steps}
         if self.kind == "step":
@@ -51,10 +53,10 @@ class Schedule:
 
 
 def check_schedule(key: str, start: float, schedule: Schedule, kinds=KINDS[:-1]) -> None:
-    """ValueError for a schedule that is invalid, or that is not called constant and can never leave its start.
+    """ValueError for an invalid schedule, and for one that could never leave its start.
 
-    key: of the schedule, method.bridge.lam_schedule; start: the weight at the first step. The weight
-    itself, its end and its values are shares from 0 to 1.
+    key: of the schedule, method.bridge.lam_schedule; start: the weight at the first step. The
+    weight itself, its end and its values are shares from 0 to 1.
     """
     kind = schedule.kind
     if kind not in kinds:
@@ -74,15 +76,16 @@ def check_schedule(key: str, start: float, schedule: Schedule, kinds=KINDS[:-1])
     elif kind == "gain":
         if not schedule.gain > 0:
             raise ValueError(
-                f"{key}.gain={schedule.gain}; allowed: above 0, the gain from which on the weight holds"
+                f"{key}.gain={schedule.gain}; allowed: above 0, the gain from which on the weight "
+                "holds"
             )
     elif schedule.steps < 1:
         raise ValueError(f"{key}.steps={schedule.steps} with kind={kind!r}; allowed: 1 or more")
     # compared in fp32, as the compiled step sees them
     if {np.float32(end) for end in ends} == {np.float32(start)}:
         raise ValueError(
-            f"{key}: kind={kind!r} from {start} to {', '.join(map(str, ends))} never leaves its start; give "
-            "another end, or kind='constant'"
+            f"{key}: kind={kind!r} from {start} to {', '.join(map(str, ends))} never leaves its "
+            "start; give another end, or kind='constant'"
         )
 
 
@@ -91,6 +94,6 @@ def check_boundaries(key: str, boundaries: tuple[int, ...], values: tuple[float,
     rising = list(boundaries) == sorted(set(boundaries))
     if not boundaries or boundaries[0] < 1 or not rising or len(values) != len(boundaries):
         raise ValueError(
-            f"{key}: kind='step' with boundaries={boundaries} and values={values}; needs rising boundaries, the "
-            "first at step 1 or later, and one value for each"
+            f"{key}: kind='step' with boundaries={boundaries} and values={values}; needs rising "
+            "boundaries, the first at step 1 or later, and one value for each"
         )

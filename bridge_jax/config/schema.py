@@ -1,9 +1,7 @@
-"""From a ConfigDict to frozen dataclasses: the only place that checks names and types of what a user typed.
+"""Conversion of a ConfigDict into frozen dataclasses, with checks of every key's name and type.
 
-`section` builds one dataclass from one group of the config,
-`diff` compares two configs key by key, `BatchTable` derives every batch number from the five that are given and refuses
-sets that cannot be cut into equal micro-batches. Left out: defaults (they live in the dataclasses and in configs/), and
-anything that touches a device.
+`section` builds one dataclass from one group of the config. `diff` compares two configs key by key.
+Left out: defaults (in the dataclasses and in configs/), and anything that needs a device.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ NOT_SET = "(not set)"  # stands in a diff for a key that one side does not have
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """The tail of an error message: the allowed name nearest to `word` if one is near, and all allowed names."""
+    """End of an error message: the allowed name most like `word`, if any, and all allowed names."""
     names = sorted(str(name) for name in allowed)
     near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
     return (
@@ -37,21 +35,22 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
 def section(
     config: ConfigDict, name: str, cls: type, others: Iterable[str] = (), default: Any = None
 ) -> Any:
-    """`cls` filled from config.<name>; a key that is not given keeps its default.
+    """An instance of `cls` built from config.<name>.
 
-    others: keys that may be present and are passed over, since another part reads them (a task's
-    name). default: a record of `cls` whose values are the defaults instead. A field that is a dataclass is
-    filled from a group of its own, config.<name>.<field>. ValueError on an unknown key, a value of
-    another type than its field, and a missing field without default.
+    default: an instance with the values of keys that are not given; without it the defaults of
+    `cls` hold. A field that is a dataclass is built from the group config.<name>.<field>. others:
+    keys that other readers use; they are ignored here. ValueError for an unknown
+    key, a value of the wrong type, and a missing key without default.
     """
     group = config[name] if name in config else {}
     if not isinstance(group, (ConfigDict, Mapping)):
         raise ValueError(f"config.{name} must be a group of keys, got {group!r}.")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     hints = typing.get_type_hints(cls)
+    ignored = set(others) - set(fields)
     values = {}
     for key, value in group.items():
-        if key in others and key not in fields:
+        if key in ignored:
             continue
         if key not in fields:
             raise ValueError(f"unknown key config.{name}.{key}: {did_you_mean(key, fields)}")
@@ -86,7 +85,7 @@ def section(
 
 
 def expand_user(path: str) -> str:
-    """The path with a leading ~ or ~NAME as a shell reads it; ValueError where there is no such home directory."""
+    """The path with a leading ~ or ~NAME expanded; ValueError where that home does not exist."""
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         raise ValueError(
@@ -97,7 +96,7 @@ def expand_user(path: str) -> str:
 
 
 def _typed(value: Any, wanted: Any) -> Any:
-    """`value` as the annotated type; TypeError where it is another one."""
+    """`value` as the annotated type; TypeError for a value of another type."""
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if wanted is Any:
         return value
@@ -165,13 +164,16 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """The same nested dict as JSON would give it back: sorted keys, tuples as lists. ValueError for other values."""
+    """The config after a round trip through JSON: keys sorted, tuples as lists.
+
+    ValueError for values that JSON cannot hold.
+    """
     try:
         return json.loads(json.dumps(_plain(config), sort_keys=True, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"the config holds a value that JSON cannot hold ({error}); allowed: dict, list, tuple, str, "
-            "finite numbers, bool, None."
+            f"the config holds a value that JSON cannot hold ({error}); allowed: dict, list, "
+            "tuple, str, finite numbers, bool, None."
         ) from None
 
 
@@ -182,13 +184,16 @@ def _plain(value: Any) -> Any:
 
 
 def fingerprint(config: Any) -> str:
-    """12 hex digits of the SHA-256 of `to_json(config)`; equal for equal configs in every process and Python."""
+    """12 hex digits of the SHA-256 of `to_json(config)`, the same in every process."""
     text = json.dumps(to_json(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def diff(config: Any, other: Any) -> dict[str, tuple[Any, Any]]:
-    """{"a.b.c": (value in config, value in other)} where the two are not the same; NOT_SET where one side has none."""
+    """{"a.b.c": (value in config, value in other)} for all keys that differ.
+
+    NOT_SET stands for the value of a key that one side lacks.
+    """
     mine, theirs = flatten(to_json(config)), flatten(to_json(other))
     pairs = {
         key: (mine.get(key, NOT_SET), theirs.get(key, NOT_SET)) for key in sorted({*mine, *theirs})
@@ -204,7 +209,7 @@ def _same(mine: Any, theirs: Any) -> bool:
 def format_diff(
     changes: Mapping[str, tuple[Any, Any]], mine: str = "given", theirs: str = "default"
 ) -> str:
-    """A table of a diff, one key a line: key, value in config, value in other, under the two headings."""
+    """A diff as an aligned table with the columns key, `mine` and `theirs`."""
     rows = [
         ("key", mine, theirs),
         *((key, _shown(a), _shown(b)) for key, (a, b) in changes.items()),

@@ -1,10 +1,11 @@
-"""From problems to arrays: tokenizers, the one prompt renderer, and batches whose order is a pure function.
+"""Conversion of problems into arrays: tokenised prompts and demonstrations, shuffling, batches.
 
-Everything is tokenised once, at start. SFT and RL get their prompts from the same function, `prompt_ids`, so the two
-can never see different prompts for one problem. What does not fit (a prompt beyond the largest bucket, a trace beyond
-max_new) is left out, named and counted, never cut. Padding is told from lengths, never from an id: pad and end of
-sequence may be the same id. Which rows step k reads follows from (seed, stream, position) alone, so a resumed run
-needs to remember nothing but the position. Left out: packing, streaming of data that does not fit in memory.
+All data is tokenised once, at the start. `prompt_ids` renders the prompts of both SFT and RL, so
+that a problem has the same prompt in both. Problems that do not fit (a prompt longer than the
+largest bucket, a solution longer than max_new) are left out and logged, never truncated. Padding
+is recognised by lengths, never by an id, since the padding id may be the end-of-sequence id. The
+rows of a step follow from (seed, stream, position) alone, so that a checkpoint stores only the
+position. Left out: packing, streaming of data that does not fit in memory.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from bridge_jax.data import traces
 from bridge_jax.types import Problem, Sequences
 
 logger = logging.getLogger(__name__)
-# why a problem was left out, by Dropped.part
-WHY = {
+# Dropped.part -> why a problem was left out
+REJECTION_REASONS = {
     "prompt": "prompt longer than {limit} tokens",
     "trace": "trace longer than {limit} tokens",
     "reasoning": "the solution ends inside an open <think>",
@@ -38,7 +39,7 @@ class Dropped(NamedTuple):
     """A problem that was left out because it does not fit."""
 
     id: int  # of the problem
-    part: str  # a key of WHY
+    part: str  # a key of REJECTION_REASONS
     length: int  # tokens, the end-of-sequence token counted
 
 
@@ -57,15 +58,15 @@ class Demos:
     problems: tuple[Problem, ...]
     tokens: tuple[np.ndarray, ...]  # int32 prompt ids, unpadded
     completions: tuple[np.ndarray, ...]  # int32, the end-of-sequence token is the last
-    # right solutions that do not fit, also of problems for which another one does
-    refused: tuple[Dropped, ...] = ()
+    # correct solutions that do not fit, even where another one of the same problem does
+    rejected: tuple[Dropped, ...] = ()
 
 
-NO_DEMOS = Demos((), (), ())  # of a method that reads none
+NO_DEMOS = Demos((), (), ())  # for a method that reads none
 
 
 class PromptBatch(NamedTuple):
-    """Prompts side by side, numpy."""
+    """Prompts of one batch as numpy arrays."""
 
     prompt_PS: np.ndarray  # int32, right-padded
     prompt_len_P: np.ndarray  # int32, 1 in a padding row
@@ -73,7 +74,7 @@ class PromptBatch(NamedTuple):
 
 
 def prompt_ids(tokenizer, problem: Problem, messages: Callable) -> np.ndarray:
-    """THE prompt of a problem, int32 ids: for SFT, RL and evaluation alike."""
+    """The prompt of a problem as int32 ids, the same for SFT, RL and evaluation."""
     try:
         ids = np.asarray(tokenizer.render(messages(problem)), np.int32)
     except ValueError as error:
@@ -84,21 +85,24 @@ def prompt_ids(tokenizer, problem: Problem, messages: Callable) -> np.ndarray:
 
 
 def template_hash(tokenizer, messages: Callable, question: str = "1+1=") -> str:
-    """12 hex digits that change when the rendering of a fixed question does: ids, hence template and tokenizer.
+    """12 hex digits of a hash over a rendered question, which depends on template and tokenizer.
 
-    A tokenizer of single characters may lack some of the question's. Then the question is its alphabet.
+    Where a character tokenizer lacks characters of the question, its alphabet is rendered instead.
     """
     alphabet = getattr(tokenizer, "alphabet", question)
     own = "" if set(question) <= set(alphabet) else "".join(sorted(alphabet))
     ids = prompt_ids(tokenizer, Problem(0, own or question, "2", "", 0), messages)
-    # the ids say in which order the characters stand, the text which ones they are
+    # the ids give the order of the characters, the text gives the characters
     return hashlib.sha256(ids.tobytes() + own.encode()).hexdigest()[:12]
 
 
 def encode_prompts(
     tokenizer, problems: Sequence[Problem], messages: Callable, buckets: tuple[int, ...]
 ) -> tuple[Prompts, tuple[Dropped, ...]]:
-    """Prompts that fit the largest bucket, and those that do not (with a warning); ValueError when none remains."""
+    """Prompts that fit the largest bucket, and the dropped ones (with a warning).
+
+    ValueError where none fits.
+    """
     check_buckets(buckets)
     encoded = [(problem, prompt_ids(tokenizer, problem, messages)) for problem in problems]
     dropped = [
@@ -120,51 +124,56 @@ def encode_demos(
     others: Mapping[int, Sequence[str]] | None = None,
     stop: Sequence[str] = (),
 ) -> tuple[Demos, tuple[Dropped, ...]]:
-    """Demonstrations whose prompt fits the largest bucket and whose trace, end included, max_new; and the others.
+    """Demonstrations that fit, and the dropped problems (with a warning).
 
-    others: further solutions by the id of their problem; the first of all that fits is taken. stop: strings that end a
-    sample, which no solution may hold. The problems of the result have the solution that is trained on.
+    A prompt must fit the largest bucket; a solution with its end-of-sequence token must fit
+    max_new. others: further solutions by the id of their problem; the first solution that fits is
+    used. stop: strings that end a sample, which no solution may contain. `problem.solution` of the
+    result is the text that is trained on.
     """
     check_buckets(buckets)
-    kept, dropped, all_refused = [], [], []
+    kept, dropped, all_rejected = [], [], []
     for problem in demos:
         ids = prompt_ids(tokenizer, problem, messages)
         if len(ids) > buckets[-1]:
             dropped.append(Dropped(problem.id, "prompt", len(ids)))
             continue
         end_of_prompt = tokenizer.decode(ids[-32:])
-        refused: list[Dropped] = []
+        rejected: list[Dropped] = []
         for solution in (problem.solution, *(others or {}).get(problem.id, ())):
-            solution = behind(end_of_prompt, solution, problem.id)
+            solution = join_reasoning(end_of_prompt, solution, problem.id)
             completion = completion_ids(tokenizer, solution, problem.id)
-            part = unfit(end_of_prompt, solution, len(completion), max_new, stop)
+            part = rejection_reason(end_of_prompt, solution, len(completion), max_new, stop)
             if not part:
                 kept.append((problem._replace(solution=solution), ids, completion))
                 break
-            refused.append(Dropped(problem.id, part, len(completion)))
+            rejected.append(Dropped(problem.id, part, len(completion)))
         else:
-            dropped.append(refused[0])
-        all_refused += refused
+            dropped.append(rejected[0])
+        all_rejected += rejected
     report(dropped, len(demos), {"prompt": buckets[-1], "trace": max_new})
-    return Demos(*zip(*kept), refused=tuple(all_refused)), tuple(dropped)
+    return Demos(*zip(*kept), rejected=tuple(all_rejected)), tuple(dropped)
 
 
 def completion_ids(tokenizer, solution: str, id: int) -> np.ndarray:
-    """Int32 ids of a solution and the end of the sequence; ValueError where there is none, or one in its midst."""
+    """A solution and an end-of-sequence token as int32 ids.
+
+    ValueError for an empty solution and for one that contains an end-of-sequence token.
+    """
     trace = tokenizer.encode(solution)
     if not trace or set(trace) & set(tokenizer.eos_ids):
         raise ValueError(
             f"demonstration {id}: the solution must be a text without end-of-sequence tokens, "
-            f"one is put behind it; it is {solution!r}"
+            f"one is appended; it is {solution!r}"
         )
     return np.asarray([*trace, tokenizer.eos_ids[0]], np.int32)
 
 
-def behind(prompt: str, solution: str, id: int) -> str:
-    """The solution as it continues the prompt, so that its reasoning is opened by one <think>.
+def join_reasoning(prompt: str, solution: str, id: int) -> str:
+    """The solution as a continuation of the prompt, with exactly one <think> before its reasoning.
 
-    The prompt's template may have opened it, and a trace may lack the opening tag. ValueError where the template has
-    closed the reasoning that the solution holds.
+    The prompt's template may end in <think>, and a solution may lack the opening tag. ValueError
+    where the template closes the reasoning, but the solution contains one.
     """
     ended = prompt.rstrip()
     if ended.endswith(traces.THINK):
@@ -176,17 +185,19 @@ def behind(prompt: str, solution: str, id: int) -> str:
     reasons = traces.THINK in solution or traces.THINK_END in solution
     if reasons and ended.endswith(traces.THINK_END):
         raise ValueError(
-            f"demonstration {id}: the chat template closes the reasoning ({traces.THINK_END}) before the model "
-            f"speaks, but the solution holds a reasoning: {solution[:80]!r}. Take a template that leaves it to the "
-            "model, or solutions without one"
+            f"demonstration {id}: the chat template closes the reasoning ({traces.THINK_END}) "
+            f"before the model speaks, but the solution holds a reasoning: {solution[:80]!r}. Take "
+            "a template that leaves it to the model, or solutions without one"
         )
     if reasons and traces.THINK not in solution.partition(traces.THINK_END)[0]:
         return f"{traces.THINK}\n{solution.lstrip()}"
     return solution
 
 
-def unfit(prompt: str, solution: str, length: int, max_new: int, stop: Sequence[str]) -> str:
-    """The key of WHY a solution is no demonstration; "" for one that is."""
+def rejection_reason(
+    prompt: str, solution: str, length: int, max_new: int, stop: Sequence[str]
+) -> str:
+    """The key of REJECTION_REASONS that applies to a solution; "" for a valid demonstration."""
     opened = traces.THINK if prompt.rstrip().endswith(traces.THINK) else ""
     reasoning = (opened + solution).partition(traces.THINK_END)[0]
     if traces.unfinished(opened + solution) or reasoning.count(traces.THINK) > 1:
@@ -197,8 +208,8 @@ def unfit(prompt: str, solution: str, length: int, max_new: int, stop: Sequence[
 
 
 def report(dropped: list[Dropped], total: int, limits: dict[str, int]) -> None:
-    """Warn of what was left out, the ten longest by name; ValueError if that was everything."""
-    for part, why in WHY.items():
+    """Warns of dropped problems and names the ten longest; ValueError where all were dropped."""
+    for part, why in REJECTION_REASONS.items():
         rows = sorted((row for row in dropped if row.part == part), key=lambda row: -row.length)
         if rows:
             named = ", ".join(f"{row.id} ({row.length})" for row in rows[:10]) + ", ..." * (
@@ -215,34 +226,41 @@ def report(dropped: list[Dropped], total: int, limits: dict[str, int]) -> None:
         lengths = ", ".join(f"{part} at most {limit} tokens" for part, limit in limits.items())
         shortest = min((row.length for row in dropped), default=0)
         parts = collections.Counter(row.part for row in dropped)
-        others = [f"of {n} {WHY[part]}; " for part, n in parts.items() if part not in limits]
+        others = [
+            f"of {n} {REJECTION_REASONS[part]}; " for part, n in parts.items() if part not in limits
+        ]
         raise ValueError(
-            f"none of {total} problems remains; {''.join(others)}allowed: {lengths}; shortest left out: "
-            f"{shortest}. Raise the limit or take other data"
+            f"none of {total} problems remains; {''.join(others)}allowed: {lengths}; shortest left "
+            f"out: {shortest}. Raise the limit or take other data"
         )
 
 
 def check_buckets(buckets: tuple[int, ...]) -> None:
-    """ValueError unless buckets are distinct positive lengths in rising order."""
+    """ValueError unless the buckets are distinct positive lengths in rising order."""
     if not buckets or buckets[0] < 1 or any(b <= a for a, b in zip(buckets, buckets[1:])):
         raise ValueError(
-            f"prompt buckets {tuple(buckets)}; allowed: positive, in rising order, such as (64, 128)"
+            f"prompt buckets {tuple(buckets)}; allowed: positive, in rising order, such as (64, "
+            "128)"
         )
 
 
 @functools.lru_cache(maxsize=8)
 def permutation(seed: int, stream: str, size: int, epoch: int) -> np.ndarray:
-    """Order of rows in one epoch. Sorts raw Philox words: numpy promises to keep those, not its `permutation`."""
+    """The order of the rows in one epoch.
+
+    Sorts raw Philox words: numpy guarantees these across versions, but not its `permutation`.
+    """
     words = np.random.Philox(
         np.random.SeedSequence((seed, zlib.crc32(stream.encode()), epoch))
     ).random_raw(size)
     indices = np.argsort(words, kind="stable")
-    indices.setflags(write=False)  # it is shared by all who ask again
+    # the cached array is shared by all callers
+    indices.setflags(write=False)
     return indices
 
 
 def order(seed: int, stream: str, size: int, start: int, count: int) -> np.ndarray:
-    """Rows [start, start + count) of an endless stream of shuffled epochs of `size` rows, int64; a pure function."""
+    """Positions [start, start + count) of an endless stream of shuffled epochs, int64."""
     if size < 1 or start < 0 or count < 0 or not 0 <= seed < 2**32:
         raise ValueError(
             f"order(seed={seed}, size={size}, start={start}, count={count}); allowed: seed in "
@@ -254,7 +272,10 @@ def order(seed: int, stream: str, size: int, start: int, count: int) -> np.ndarr
 
 
 def padded(rows: Sequence[np.ndarray], width: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows side by side [count, width], right-padded with 0, and their lengths [count]; both int32."""
+    """Rows as an array [count, width], right-padded with 0, and their lengths [count].
+
+    Both int32.
+    """
     table, lengths = np.zeros((count, width), np.int32), np.zeros(count, np.int32)
     for i, row in enumerate(rows):
         table[i, : len(row)] = row
@@ -268,19 +289,23 @@ def prompt_batch(
     buckets: tuple[int, ...],
     pad_to: int | None = None,
 ) -> PromptBatch:
-    """Prompts of these rows, padded to the smallest bucket that fits the longest; with pad_to, padding rows follow."""
+    """Prompts of these rows, padded to the smallest bucket that fits the longest.
+
+    pad_to: number of rows of the result, filled up with padding rows.
+    """
     count = len(indices) if pad_to is None else pad_to
     if not len(indices) <= count or count < 1:
         raise ValueError(
-            f"a batch of {len(indices)} rows cannot be padded to {count}; allowed: at least that, and 1"
+            f"a batch of {len(indices)} rows cannot be padded to {count}; allowed: at least that, "
+            "and 1"
         )
     rows = [prompts.tokens[i] for i in indices]
     longest = max(map(len, rows), default=1)
     fitting = [width for width in buckets if width >= longest]
     if not fitting:
         raise ValueError(
-            f"a prompt of {longest} tokens does not fit the buckets {tuple(buckets)}; use those that "
-            "the prompts were encoded with"
+            f"a prompt of {longest} tokens does not fit the buckets {tuple(buckets)}; use those "
+            "that the prompts were encoded with"
         )
     prompt_PS, prompt_len_P = padded(rows, min(fitting), count)
     ids_P = np.full(count, -1, np.int32)
@@ -295,7 +320,10 @@ def demo_batch(
     max_new: int,
     pad_to: int | None = None,
 ) -> Sequences:
-    """Demonstrations of these rows, numpy, completions padded to max_new; with pad_to, rows of length 0 follow."""
+    """Demonstrations of these rows as numpy arrays, completions padded to max_new.
+
+    pad_to: number of rows of the result, filled up with rows of length 0.
+    """
     prompts = prompt_batch(demos, indices, buckets, pad_to)
     rows = [demos.completions[i] for i in indices]
     longest = max(map(len, rows), default=0)
@@ -308,14 +336,14 @@ def demo_batch(
     return Sequences(prompts.prompt_PS, prompts.prompt_len_P, tokens_BT, length_B)
 
 
-def pair(s, prompts: Prompts, demos: Demos) -> tuple[Prompts, Demos]:
-    """The prompts that have a demonstration and, in the same order, these; ValueError where a step cannot pair them.
+def pair_with_demos(s, prompts: Prompts, demos: Demos) -> tuple[Prompts, Demos]:
+    """The prompts that have a demonstration, and these demonstrations in the same order.
 
-    s: setup.Settings, which is of a higher level.
+    s: training.settings.Settings. ValueError where a step cannot pair prompts and demonstrations.
     """
     if s.batch.demos_per_step != s.batch.prompts_per_step:
         raise ValueError(
-            f"method {s.method_name!r} sets an expert beside the samples of every prompt, but "
+            f"method {s.method_name!r} pairs every prompt's samples with a demonstration, but "
             f"batch.demos_per_step={s.batch.demos_per_step} is not batch.prompts_per_step="
             f"{s.batch.prompts_per_step}; set one to the other"
         )
@@ -324,7 +352,8 @@ def pair(s, prompts: Prompts, demos: Demos) -> tuple[Prompts, Demos]:
     if not kept:
         raise ValueError(
             f"method {s.method_name!r} needs demonstrations of the prompts themselves, and task "
-            f"{s.task_name!r} has none of them; raise task.demo_size or give task.traces for its problems"
+            f"{s.task_name!r} has none of them; raise task.demo_size or give task.traces for its "
+            "problems"
         )
     if len(kept) < len(prompts.problems):
         logger.warning(

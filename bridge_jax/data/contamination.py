@@ -1,4 +1,4 @@
-"""How far training problems overlap with held-out ones."""
+"""Contamination check: the overlap of training problems with held-out ones."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from bridge_jax.data.traces import exact
+from bridge_jax.data.traces import text_key
 from bridge_jax.types import Problem
 
 NGRAM = 13  # words
-# a number, a character of a script that puts no spaces between words, or a run of other letters
+# a number, a character of a script without spaces between words, or a run of other letters
 CHARACTER = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 WORD = re.compile(rf"[0-9]+|(?P<character>{CHARACTER})|(?:(?!{CHARACTER})[^\W\d_])+")
-PHRASING = 0.05  # runs of words in a larger share of the training problems are how such problems are put, not what they are
+# n-grams in a larger share of the training problems are common phrasing, not evidence of a copy
+PHRASING = 0.05
 
 
-def grams(text: str, n: int = NGRAM) -> set[tuple[str, ...]]:
-    """All runs of n words, without case, marks and spacing, compatible characters taken as one (x² as x2).
+def ngrams(text: str, n: int = NGRAM) -> set[tuple[str, ...]]:
+    """All n-grams of words, without case, punctuation and spacing; compatible characters are equal.
 
-    Where marks make all the difference they stay: in a run that holds formulas alone, and in a text of fewer words,
-    which is one run. A character of Chinese or Japanese counts as a word.
+    Punctuation is kept where it carries the meaning: in an n-gram of formulas alone, and in a text
+    of fewer than n words, which is one n-gram. A Chinese or Japanese character counts as a word. x²
+    equals x2.
     """
-    text = unicodedata.normalize("NFKC", exact(text)).lower()
+    text = unicodedata.normalize("NFKC", text_key(text)).lower()
     found = list(WORD.finditer(text))
     if len(found) < n:
         return {tuple(text.split())}
@@ -41,10 +43,10 @@ def grams(text: str, n: int = NGRAM) -> set[tuple[str, ...]]:
 def overlap(
     train: Sequence[Problem], benchmark: Sequence[Problem], n: int = NGRAM
 ) -> list[tuple[int, int]]:
-    """(id of the training problem, id of a benchmark's) for each training problem that shares a run of n words with one."""
-    known = {gram: problem.id for problem in benchmark for gram in grams(problem.question, n)}
+    """Pairs (training id, benchmark id), one for each training problem that shares an n-gram."""
+    known = {gram: problem.id for problem in benchmark for gram in ngrams(problem.question, n)}
     shared = [
-        (problem.id, {gram for gram in grams(problem.question, n) if gram in known})
+        (problem.id, {gram for gram in ngrams(problem.question, n) if gram in known})
         for problem in train
     ]
     counts = collections.Counter(gram for _, found in shared for gram in found)
@@ -55,21 +57,21 @@ def overlap(
 
 
 def overlap_report(train: Sequence[Problem], splits: dict[str, Sequence[Problem]]) -> str:
-    """A line for each held-out split; ValueError where a training problem IS a held-out problem."""
-    folded = lambda problem: exact(problem.question).lower()
+    """A line for each held-out split; ValueError where a training problem equals a held-out one."""
+    folded = lambda problem: text_key(problem.question).lower()
     lines, asked = [], {folded(problem) for problem in train}
     for name, problems in splits.items():
         same = [problem.id for problem in problems if folded(problem) in asked]
         if same:
             raise ValueError(
-                f"{len(same)} problems of {name} stand in the training set, word for word (ids {same[:5]}); "
-                "remove them from one of the two"
+                f"{len(same)} problems of {name} are also in the training set (ids "
+                f"{same[:5]}); remove them from one of the two"
             )
         shared = overlap(train, problems)
-        told = ", ".join(f"{mine}~{theirs}" for mine, theirs in shared[:5])
+        examples = ", ".join(f"{mine}~{theirs}" for mine, theirs in shared[:5])
         lines.append(
-            f"{name}: {len(shared)} of {len(train)} training problems share {NGRAM} words in a row with one of its "
-            f"{len(problems)}"
-            + (f" (ids {told}{', ...' if len(shared) > 5 else ''})" if shared else "")
+            f"{name}: {len(shared)} of {len(train)} training problems share {NGRAM} words in a row "
+            f"with one of its {len(problems)}"
+            + (f" (ids {examples}{', ...' if len(shared) > 5 else ''})" if shared else "")
         )
     return "\n".join(lines)

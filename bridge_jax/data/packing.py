@@ -1,9 +1,10 @@
-"""Several completions in one row of a forward pass, each behind its own prompt, kept apart by segment ids.
+"""Sequence packing: several prompts with their completions in one row, separated by segment ids.
 
-Without packing every completion is padded to the longest that is allowed; with it a row of width S + T holds as many samples as
-fit, and an update takes as many rows as its tokens need: one compiled program whose loop over micro-batches ends early. The
-price: a prompt is computed again for each of its samples. `plan` (numpy, on the host) says who goes where, `inline` (traced) lays
-the tokens of one micro-batch end to end, `Rows.back` takes what is there per position back to [samples, T].
+Without packing every completion is padded to the longest allowed length. With packing a row of
+width S + T holds as many samples as fit, and an update computes only the rows it needs: one
+compiled program, whose loop over micro-batches ends early. The cost: a prompt is computed once for
+each of its samples. `plan` (numpy, on the host) assigns samples to rows, `concatenate` (traced)
+joins the tokens of a micro-batch, `Rows.unpack` maps values per position back to [samples, T].
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from bridge_jax.types import Packing, Sequences
 
 
 def lengths(seqs: Sequences) -> jax.Array:
-    """Positions that each completion takes with its prompt, [B]; 0 for a padding row."""
+    """Tokens of each sample, prompt and completion, [B]; 0 for a padding row."""
     M = seqs.length_B.shape[0] // seqs.prompt_len_P.shape[0]
     lib = np if isinstance(seqs.length_B, np.ndarray) else jnp
     return lib.where(seqs.length_B > 0, seqs.length_B + lib.repeat(seqs.prompt_len_P, M), 0)
 
 
 def plan(length_B: np.ndarray, width: int, places: int) -> Packing:
-    """Samples into rows of `width` positions, at most `places` in each: the longest first, each into the first row with room.
+    """Assigns samples to rows of `width` positions, at most `places` per row.
 
-    length_B: positions that each takes; 0: nowhere. Rows used come first; there are as many rows as samples, so that the shape
-    does not depend on the lengths. First fit decreasing uses at most 11/9 of the rows that are needed (Johnson 1973).
+    length_B: tokens of each sample; 0: it gets no row. Used rows come first. There are as many rows
+    as samples, so that the shape does not depend on the lengths. First fit decreasing uses at most
+    11/9 of the optimal number of rows (Johnson 1973).
     """
     B = len(length_B)
     slot_RK, room, members = np.full((B, places), -1, np.int32), [], []
@@ -49,20 +51,21 @@ def plan(length_B: np.ndarray, width: int, places: int) -> Packing:
 
 
 class Rows(NamedTuple):
-    """The samples of a micro-batch end to end; width W = S + T."""
+    """The packed rows of a micro-batch; width W = S + T."""
 
     token_RW: jax.Array  # int32
-    target_RW: (
-        jax.Array
-    )  # int32, the completion token that this position predicts; any id where it predicts none
+    # int32, the completion token that this position predicts; undefined where it predicts none
+    target_RW: jax.Array
     position_RW: jax.Array  # int32, within the sample
-    segment_RW: jax.Array  # int32, 1 + place of the sample in the row; 0 behind the last one
+    segment_RW: jax.Array  # int32, 1 + place of the sample in the row; 0 after the last one
     first_RK: jax.Array  # int32, where each sample's first completion token is predicted
     T: int  # longest completion
 
-    def back(self, x: jax.Array) -> jax.Array:
-        """x, [R,W] or [R,W,D], where completion tokens are predicted, [R * K, T] or [R * K, T, D]; beyond a sample's length,
-        anything."""
+    def unpack(self, x: jax.Array) -> jax.Array:
+        """x at the predictions of completion tokens: [R,W,...] -> [R * K, T, ...].
+
+        Undefined beyond a sample's length.
+        """
         (R, K), T, width = self.first_RK.shape, self.T, x.shape[2:]
         at = jnp.minimum(self.first_RK[:, :, None] + jnp.arange(T), x.shape[1] - 1)
         return jnp.take_along_axis(x, at.reshape(R, K * T, *(1 for _ in width)), axis=1).reshape(
@@ -70,8 +73,8 @@ class Rows(NamedTuple):
         )
 
 
-def taken(seqs: Sequences, slot_RK: jax.Array) -> Sequences:
-    """The samples of these rows in their order, each with a prompt of its own; empty places are samples of length 0."""
+def select_rows(seqs: Sequences, slot_RK: jax.Array) -> Sequences:
+    """The samples of these rows in order, each with its own prompt; empty slots have length 0."""
     M = seqs.length_B.shape[0] // seqs.prompt_len_P.shape[0]
     index = jnp.maximum(slot_RK, 0).reshape(-1)
     length_B = jnp.where(slot_RK.reshape(-1) >= 0, seqs.length_B[index], 0)
@@ -84,17 +87,16 @@ def taken(seqs: Sequences, slot_RK: jax.Array) -> Sequences:
     )
 
 
-def inline(seqs: Sequences) -> Rows:
-    """What `taken` gave, laid end to end."""
+def concatenate(seqs: Sequences) -> Rows:
+    """The result of `select_rows` as packed rows."""
     (R, K), S, T = seqs.packing.slot_RK.shape, seqs.prompt_PS.shape[1], seqs.tokens_BT.shape[1]
     by_row = lambda x: x.reshape(R, K, *x.shape[1:])
     prompt_RK, total_RK = by_row(seqs.prompt_len_P), by_row(lengths(seqs))
     end_RK = jnp.cumsum(total_RK, axis=1)
     start_RK = end_RK - total_RK
     place_W = jnp.arange(S + T)
-    segment_RW = jnp.sum(
-        place_W[None, :, None] >= end_RK[:, None], axis=2
-    )  # how many samples end before
+    # how many samples end before
+    segment_RW = jnp.sum(place_W[None, :, None] >= end_RK[:, None], axis=2)
     sample_RW = jnp.minimum(segment_RW, K - 1)
     of_sample = lambda x_RK: jnp.take_along_axis(x_RK, sample_RW, axis=1)
     position_RW = place_W - of_sample(start_RK)

@@ -1,4 +1,4 @@
-"""Tokenizers: text to ids and back, chat templates, ids that end a sequence."""
+"""Tokenizers: text to ids and back, chat templates, end-of-sequence ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 from bridge_jax.filesystem import hf_folder, textfile
 
 EOS = "<eos>"
-UNREADABLE = "\ufffd"  # stands for an id that a tokenizer has no text for: it must not vanish between two digits
+# the text of an unknown id, which must not vanish between two digits
+UNREADABLE = "\ufffd"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -30,7 +31,7 @@ PROBE = "PROBE-OF-THE-TEMPLATE"
 
 @dataclasses.dataclass(frozen=True)
 class CharTokenizer:
-    """One id per character: 0 ends a sequence (and pads), the characters of `alphabet` follow from 1."""
+    """One id per character of `alphabet`, from 1; id 0 ends a sequence and pads."""
 
     alphabet: str
 
@@ -56,7 +57,7 @@ class CharTokenizer:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Ids that end a sequence; the first is the one that is taught."""
+        """Ids that end a sequence; demonstrations end with the first."""
         return (0,)
 
     def encode(self, text: str) -> list[int]:
@@ -71,23 +72,24 @@ class CharTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids, to the end; id 0 gives nothing, an id beyond the vocabulary U+FFFD."""
+        """Text of all ids; id 0 gives nothing, an id outside the vocabulary U+FFFD."""
         return "".join(
             self.alphabet[id - 1] if id < self.vocab_size else UNREADABLE for id in ids if id != 0
         )
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
-        """Prompt ids: what the user says, nothing around it."""
+        """Prompt ids: the user's messages alone."""
         return self.encode(
             "".join(message["content"] for message in messages if message["role"] == "user")
         )
 
     def save(self, folder: str | pathlib.Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which transformers.AutoTokenizer loads, into the folder."""
+        """Writes the files that transformers.AutoTokenizer loads."""
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-        # Bytes without merges, not a word list: transformers 5 rebuilds the tokenizer of a folder whose config.json
-        # says qwen2 as byte-level BPE from the vocabulary alone, and drops what is not spelled in its byte letters.
+        # Bytes without merges, not a word list: transformers 5 rebuilds the tokenizer of a folder
+        # whose config.json says qwen2 as byte-level BPE from the vocabulary alone, and drops what
+        # is not spelled in its byte letters.
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         letters = [
             "".join(piece for piece, _ in byte_level.pre_tokenize_str(letter))
@@ -118,12 +120,14 @@ class CharTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class HFTokenizer:
-    """The tokenizer of a model folder (or hub repository); ValueError where there is none or it has no end of sequence.
+    """The tokenizer of a model folder or hub repository.
 
-    Without a chat template a prompt is each message's content and a newline, behind the begin-of-sequence token if the
-    tokenizer puts one on. eos_ids: the tokenizer's own token first (the one that is taught), then what the model's
-    generation_config.json and config.json name, then the special token that closes an assistant's turn in the template:
-    Llama-3's files name <|end_of_text|>, and their turns are closed by <|eot_id|>. No other special token ends a sequence.
+    ValueError where there is none, and where it has no end-of-sequence token. Without a chat
+    template a prompt is each message's content and a newline, after the begin-of-sequence token if
+    the tokenizer adds one. eos_ids: first the tokenizer's own token, with which demonstrations end,
+    then those of the model's generation_config.json and config.json, then the special token that
+    closes an assistant's turn in the template. Llama 3 needs the last: its files name
+    <|end_of_text|>, but its turns are closed by <|eot_id|>. No other special token ends a sequence.
     """
 
     folder: str
@@ -139,8 +143,9 @@ class HFTokenizer:
         except (OSError, ValueError) as error:
             check_files(self.folder)
             raise ValueError(
-                f"no tokenizer in {str(self.folder)!r}: give a folder that holds tokenizer.json and "
-                f"tokenizer_config.json, or the name of a hub repository that can be reached ({error})"
+                f"no tokenizer in {str(self.folder)!r}: give a folder that holds tokenizer.json "
+                "and tokenizer_config.json, or the name of a hub repository that can be reached "
+                f"({error})"
             ) from error
         object.__setattr__(self, "inner", inner)
         object.__setattr__(self, "vocab_size", max(inner.get_vocab().values()) + 1)
@@ -160,15 +165,16 @@ class HFTokenizer:
         found = tuple(dict.fromkeys(id for id in flat if id is not None))
         if not found:
             raise ValueError(
-                f"the tokenizer in {str(self.folder)!r} has no end-of-sequence token, so the model could "
-                "never learn to stop; set eos_token in its tokenizer_config.json"
+                f"the tokenizer in {str(self.folder)!r} has no end-of-sequence token, so the model "
+                "could never learn to stop; set eos_token in its tokenizer_config.json"
             )
         return found
 
     def _behind_a_turn(self) -> str:
-        """What the template puts behind an assistant's words; "" where it changes them or has no assistant.
+        """The text that the template appends to an assistant's message.
 
-        ValueError for a template that renders nothing at all.
+        "" where the template changes the message or has no assistant role. ValueError for a
+        template that renders nothing at all.
         """
         system, user, assistant = (
             {"role": role, "content": PROBE} for role in ("system", "user", "assistant")
@@ -185,7 +191,7 @@ class HFTokenizer:
         raise refusal
 
     def _named_in(self, name: str) -> int | list[int] | None:
-        """eos_token_id of a file beside the tokenizer, as it stands there: a config class fills in defaults."""
+        """eos_token_id of a JSON file next to the tokenizer, without a config class's defaults."""
         import transformers
 
         path = pathlib.Path(self.folder) / name
@@ -197,31 +203,36 @@ class HFTokenizer:
         return hf_folder.read_json(path).get("eos_token_id") if path.is_file() else None
 
     def _templated(self, messages: list[dict[str, str]], **how) -> str:
-        """The chat template's text; ValueError names its file and the way out where it refuses the messages."""
+        """The messages as the chat template renders them.
+
+        Where the template fails, a ValueError names its file and the remedies.
+        """
         try:
             return self.inner.apply_chat_template(messages, tokenize=False, **how)
-        except Exception as error:  # a template is a program of its own, which raises what it likes
+        # a template is a program, which may raise any error
+        except Exception as error:
             files = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
             there = [name for name in files if (pathlib.Path(self.folder) / name).is_file()]
             where = str(pathlib.Path(self.folder) / (there or files)[0])
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(
-                f"the chat template in {where} refuses messages of {roles} ({type(error).__name__}: {error}). "
-                "If it knows no system role, set task.prompt='user' (evaluate: --prompt=user), or "
-                "task.system='' where the task has that key; task.prompt='plain' goes around the template"
+                f"the chat template in {where} refuses messages of {roles} "
+                f"({type(error).__name__}: {error}). If it knows no system role, set "
+                "task.prompt='user' (evaluate: --prompt=user), or task.system='' where the task "
+                "has that key; task.prompt='plain' goes around the template"
             ) from error
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text as it is, nothing put before or after it."""
+        """Ids of the text alone, without special tokens around it."""
         return self.inner.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids, to the end; ids that end a sequence give nothing, those beyond the vocabulary U+FFFD."""
+        """Text of all ids; end-of-sequence ids give nothing, ids outside the vocabulary U+FFFD."""
         kept = [int(id) for id in ids if id not in self.eos_ids]
         pieces = []
         for known, run in itertools.groupby(kept, key=lambda id: id < self.vocab_size):
             ids = list(run)
-            # left to itself, the tokenizer would skip unknown ids and so join what stood apart
+            # the tokenizer would skip unknown ids and thereby join their neighbours
             if known:
                 pieces.append(self.inner.decode(ids, clean_up_tokenization_spaces=False))
             else:
@@ -229,8 +240,8 @@ class HFTokenizer:
         return "".join(pieces)
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
-        """Prompt ids of chat messages, up to where the assistant begins to speak."""
-        # a plain text goes around the template, see tasks.plain_messages
+        """Prompt ids of chat messages, up to the beginning of the assistant's message."""
+        # plain text does not pass through the template, see tasks.plain_messages
         plain = [message["role"] for message in messages] == ["text"]
         if self.inner.chat_template and not plain:
             return self.encode(self._templated(messages, add_generation_prompt=True))
@@ -245,7 +256,7 @@ class HFTokenizer:
         return [self.inner.bos_token_id] * starts + self.encode(text)
 
     def save(self, folder: str | pathlib.Path) -> None:
-        """Put the tokenizer's files into the folder: the very files where it came from a folder."""
+        """Writes the tokenizer's files into the folder; copies them where it came from a folder."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not pathlib.Path(self.folder).is_dir():
@@ -258,7 +269,10 @@ class HFTokenizer:
 
 
 def check_files(folder: str | pathlib.Path) -> None:
-    """ValueError for the first file of a tokenizer that is no UTF-8 or no JSON: transformers does not name it."""
+    """ValueError names the first file that is not UTF-8 or not JSON.
+
+    Transformers does not name it.
+    """
     for name in ("config.json", *TOKENIZER_FILES):
         path = pathlib.Path(folder) / name
         if path.is_file() and path.suffix == ".json":
@@ -268,7 +282,7 @@ def check_files(folder: str | pathlib.Path) -> None:
 
 
 def check_vocabulary(tokenizer, model_vocab: int) -> None:
-    """ValueError if the tokenizer knows ids that the model has no row for; a larger (padded) vocabulary is fine."""
+    """ValueError if the tokenizer has ids beyond the model's vocabulary, which may be larger."""
     needed = max(tokenizer.vocab_size, max(tokenizer.eos_ids) + 1)
     if needed > model_vocab:
         raise ValueError(

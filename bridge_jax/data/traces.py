@@ -1,4 +1,4 @@
-"""Demonstrations read from a file and matched to the problems of a task."""
+"""Demonstrations from a file of expert traces, matched to the problems of a task by exact text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from bridge_jax.data.datasets import jsonl, logger
 from bridge_jax.types import Problem
 
 THINK, THINK_END = "<think>", "</think>"
-INVISIBLE = dict.fromkeys(
-    map(ord, "\ufeff\u200b\u2060")
-)  # a byte-order mark and spaces of no width
-# what can become of a row with a solution; stopped: it holds a stop string
-FATES = (
+# a byte-order mark and zero-width spaces
+INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))
+# how a row with a solution was used; stopped: it contains a stop string
+ROW_STATES = (
     "used",
     "repeated",
     "wrong",
@@ -27,10 +26,11 @@ FATES = (
 )
 
 
-def once(problems: Sequence[Problem], where: str) -> tuple[Problem, ...]:
-    """The problems without later ones of the same id; what is left out is counted, by why.
+def deduplicate(problems: Sequence[Problem], where: str) -> tuple[Problem, ...]:
+    """The problems without later ones of the same id; a warning counts those left out.
 
-    Ids come from the text: the same id is the same problem, or, once in two billion pairs, another one.
+    Ids are hashes of the text: an equal id means the same problem or, once in two billion pairs,
+    another one.
     """
     first: dict[int, Problem] = {}
     for problem in problems:
@@ -39,7 +39,7 @@ def once(problems: Sequence[Problem], where: str) -> tuple[Problem, ...]:
     others = [problem.id for problem in problems if problem.question != first[problem.id].question]
     if doubled := len(problems) - len(kept) - len(others):
         logger.warning(
-            "%s: %d of %d problems left out, they stand there twice", where, doubled, len(problems)
+            "%s: %d of %d problems left out, they are repeated", where, doubled, len(problems)
         )
     if others:
         logger.warning(
@@ -52,48 +52,50 @@ def once(problems: Sequence[Problem], where: str) -> tuple[Problem, ...]:
     return kept
 
 
-def exact(text: str) -> str:
-    """A key that is equal for equal texts: Unicode composed (NFC), white space folded, invisible marks left out.
+def text_key(text: str) -> str:
+    """A normal form of a text: Unicode NFC, white space folded, invisible characters removed.
 
-    Everything else tells problems apart: case, signs, braces. NFC and not NFKC, which makes x² the text x2.
+    Case, signs and braces still distinguish texts. NFC rather than NFKC, which turns x² into x2.
     """
     return " ".join(unicodedata.normalize("NFC", text.translate(INVISIBLE)).split())
 
 
-def traces(path: str) -> dict[str, list[str]]:
-    """Expert solutions of a JSONL file {"problem", "solution", "answer"} by the exact text of their problem, in order."""
+def read_traces(path: str) -> dict[str, list[str]]:
+    """Solutions of a JSONL file {"problem", "solution", "answer"} by text_key of the problem."""
     found: dict[str, list[str]] = {}
     for number, row in enumerate(jsonl(Path(path).expanduser()), 1):
         for field in ("problem", "solution", "answer"):
             if not isinstance(row.get(field), str) or not row[field].strip():
                 raise ValueError(
-                    f"{path}, row {number}: {field} is {row.get(field)!r}; it must be a text that is not empty"
+                    f"{path}, row {number}: {field} is {row.get(field)!r}; it must be a text that "
+                    "is not empty"
                 )
-        found.setdefault(exact(row["problem"]), []).append(row["solution"])
+        found.setdefault(text_key(row["problem"]), []).append(row["solution"])
     return found
 
 
 def unfinished(text: str) -> bool:
-    """Whether a text ends inside an open <think>: it was cut before it said anything outside of its reasoning."""
+    """Whether a text ends inside an open <think>, so that it was cut off during its reasoning."""
     return text.rfind(THINK) > text.rfind(THINK_END)
 
 
-class Chosen(NamedTuple):
-    """Demonstrations: of each problem its first right solution."""
+class Selection(NamedTuple):
+    """Demonstrations: each problem with its first correct solution."""
 
     demos: tuple[Problem, ...]
-    others: dict[int, tuple[str, ...]]  # further right solutions by the id of the problem
+    others: dict[int, tuple[str, ...]]  # further correct solutions by the id of the problem
     counts: dict[str, int]  # of `count_rows`
 
 
 def right_solutions(
     problems: Sequence[Problem], given: Mapping[str, Sequence[str]], right: Callable, where: str
-) -> Chosen:
-    """The problems with a solution that gives their own answer; a warning counts the others, by why.
+) -> Selection:
+    """The problems that have a solution with the right answer; a warning counts the others.
 
-    given: solutions by the exact text of their problem. right(list of Problem, each with one solution) -> list of bool.
+    given: text_key of a problem -> solutions. right: list of Problem, each with one solution ->
+    list of bool, whether its answer is correct.
     """
-    different = {p.id: tuple(dict.fromkeys(given.get(exact(p.question), ()))) for p in problems}
+    different = {p.id: tuple(dict.fromkeys(given.get(text_key(p.question), ()))) for p in problems}
     finished = [
         problem._replace(solution=solution)
         for problem in problems
@@ -109,8 +111,8 @@ def right_solutions(
         without = sum(not solutions for solutions in different.values())
         read = len({candidate.id for candidate in finished})
         logger.warning(
-            "%s: %d demonstrations of %d problems; left out: %d without a solution, %d whose own answer is not "
-            "correct, %d whose solution ends inside an open %s",
+            "%s: %d demonstrations of %d problems; left out: %d without a solution, %d whose own "
+            "answer is not correct, %d whose solution ends inside an open %s",
             where,
             len(demos),
             len(problems),
@@ -119,16 +121,16 @@ def right_solutions(
             len(problems) - without - read,
             THINK,
         )
-    asked = {exact(problem.question) for problem in problems}
+    asked = {text_key(problem.question) for problem in problems}
     if strange := [text for text in given if text not in asked]:
         logger.warning(
-            "%s: the problems of %d solutions are not asked, word for word; the first: %.200r",
+            "%s: %d solutions match no problem of the task exactly; the first: %.200r",
             where,
             sum(len(given[text]) for text in strange),
             strange[0],
         )
     others = {id: solutions[1:] for id, solutions in accepted.items() if solutions[1:]}
-    return Chosen(demos, others, count_rows(problems, given, accepted))
+    return Selection(demos, others, count_rows(problems, given, accepted))
 
 
 def count_rows(
@@ -136,18 +138,18 @@ def count_rows(
     given: Mapping[str, Sequence[str]],
     accepted: Mapping[int, Sequence[str]],
 ) -> dict[str, int]:
-    """How many rows there are, for how many of the problems, and how many met each of FATES, which add up to the rows.
+    """Numbers of problems, of problems with a solution, of rows, and of rows in each of ROW_STATES.
 
-    accepted: the right solutions by the id of the problem. repeated: a row that says the same as an earlier one, or a
-    further right solution of its problem.
+    Every row has exactly one state. accepted: correct solutions by the id of the problem. The state
+    "repeated" covers copies of an earlier row and further correct solutions of its problem.
     """
-    counts = dict.fromkeys(("problems", "matched", "rows", *FATES), 0)
+    counts = dict.fromkeys(("problems", "matched", "rows", *ROW_STATES), 0)
     counts["problems"] = len(problems)
-    counts["matched"] = sum(exact(problem.question) in given for problem in problems)
+    counts["matched"] = sum(text_key(problem.question) in given for problem in problems)
     # problems whose texts differ in white space alone share their rows
     by_text: dict[str, list[int]] = {}
     for problem in problems:
-        by_text.setdefault(exact(problem.question), []).append(problem.id)
+        by_text.setdefault(text_key(problem.question), []).append(problem.id)
     for text, solutions in given.items():
         counts["rows"] += len(solutions)
         if text not in by_text:
@@ -165,17 +167,17 @@ def count_rows(
     return counts
 
 
-def recount(
-    counts: Mapping[str, int], dropped: Sequence[str], refused: Sequence[str]
+def update_counts(
+    counts: Mapping[str, int], dropped: Sequence[str], rejected: Sequence[str]
 ) -> dict[str, int]:
-    """The counts once demonstrations are tokenised.
+    """The counts after demonstrations were tokenised; the arguments are keys of REJECTION_REASONS.
 
-    dropped: of each problem that has no demonstration then, why; refused: of each right solution that did not
-    fit, why, also where another one of its problem did (both: keys of batches.WHY).
+    dropped: one reason for each problem that lost its demonstration. rejected: one reason for each
+    correct solution that did not fit, even where another one of its problem did.
     """
     if not counts:
         return {}
-    fates = {
+    states = {
         "prompt": "too_long",
         "trace": "too_long",
         "reasoning": "unfinished",
@@ -185,14 +187,17 @@ def recount(
     prompts = [why for why in dropped if why == "prompt"]
     # not below 0: problems that share their rows are dropped one by one
     found["used"] = max(0, found["used"] - len(dropped))
-    # those behind the first one were counted as repeated
-    found["repeated"] -= len(refused) - (len(dropped) - len(prompts))
-    for why in (*prompts, *refused):
-        found[fates[why]] += 1
+    # all but the first one were counted as repeated
+    found["repeated"] -= len(rejected) - (len(dropped) - len(prompts))
+    for why in (*prompts, *rejected):
+        found[states[why]] += 1
     return found
 
 
-def told(counts: Mapping[str, int]) -> str:
-    """What became of the rows that demonstrations were chosen from, in one line."""
-    fates = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in FATES)
-    return f"{counts['rows']} solutions for {counts['matched']} of {counts['problems']} problems: {fates}"
+def summary(counts: Mapping[str, int]) -> str:
+    """The counts in one line."""
+    states = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in ROW_STATES)
+    return (
+        f"{counts['rows']} solutions for {counts['matched']} of {counts['problems']} problems: "
+        f"{states}"
+    )

@@ -252,7 +252,7 @@ def first() -> bool:
 def print_on_main(text: str) -> None:
     """Print, on the first host; what cannot be printed is dropped."""
     if first():
-        streams.say(text)
+        streams.write_line(text)
 
 
 def announce_end(text: str) -> None:

@@ -1,6 +1,6 @@
-"""Runs beside each other: groups that differ in their seed alone, and curves against budgets.
+"""Comparison of runs: groups that differ only in their seed, and curves over budgets.
 
-A mean is over all seeds of a group or it is not there: what a run lacks is named in `notes`, never averaged around.
+A mean is over all seeds of a group, or there is none: `notes` names the runs that lack a metric.
 Intervals are those of intervals.py.
 """
 
@@ -23,42 +23,44 @@ from bridge_jax.rundir import logbook
 BUDGETS = {
     "step": "steps",
     "budget/generated_tokens": "generated tokens",
-    "budget/demo_tokens": "expert tokens",
+    "budget/demo_tokens": "demo tokens",
     "budget/gradient_tokens": "gradient tokens",
     "budget/flops": "model FLOPs",
     "time/wall_s": "wall seconds of training",
     "time/cpu_s": "processor seconds of training",
     "time/device_s": "seconds of sampling and updating",
 }
-FREE = (
-    "seed",
-    "checkpoint.",
-    "log.",
-    "eval.",
-)  # keys in which the runs of a group may differ, all but eval.limit
+# keys, and groups of keys, in which the runs of one group may differ; eval.limit is an exception
+IGNORED_FOR_GROUPING = ("seed", "checkpoint.", "log.", "eval.")
+# metrics that are shares
 SHARES = re.compile(
     r"eval/.*_(accuracy|lenient|stopped|no_answer)|reward/.*|rollout/stopped|"
     r"bridge/(ess|reward_hat)"
 )
+# of a curve
 POINTS = 50
-RUN = ("config.json", "metrics.jsonl")  # files that a run directory is known by
+# files by which a run directory is recognised
+RUN = ("config.json", "metrics.jsonl")
+NOT_SET = "not set"
 
 
 class Run(NamedTuple):
-    """A run directory as it stands."""
+    """The records of a run directory."""
 
     folder: str
     config: dict
+    # of metrics.jsonl
     lines: list[dict]
-    solved: dict[
-        str, np.ndarray
-    ]  # split -> share of each problem's answers that are right, after the last evaluation
-    facts: dict = {}  # of config.json: fingerprints of its problems
-    changed: tuple[str, ...] = ()  # keys of the config that are not at their default
+    # split -> share of each problem's answers that are right, at the last evaluation
+    solved: dict[str, np.ndarray]
+    # fingerprints of the data, the "facts" of config.json
+    fingerprints: dict = {}
+    # keys of the config that are not at their default
+    changed: tuple[str, ...] = ()
 
 
 class Curve(NamedTuple):
-    """Mean over seeds at the same points of a budget; its interval is nan for fewer than three."""
+    """Mean over seeds at points of a budget; the interval is nan for fewer than three seeds."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -68,7 +70,7 @@ class Curve(NamedTuple):
 
 
 def find(patterns: str) -> list[str]:
-    """Run directories of the globs, comma-separated; ValueError for one that names none."""
+    """Run directories of the comma-separated globs; ValueError for a glob that names none."""
     found = set()
     for pattern in patterns.split(","):
         there = {
@@ -78,15 +80,15 @@ def find(patterns: str) -> list[str]:
         }
         if not there:
             raise ValueError(
-                f"--runs={pattern}: no run directory (with config.json and metrics.jsonl) there; a glob such as "
-                "'runs/sweep/*' names several"
+                f"--runs={pattern}: no run directory (with config.json and metrics.jsonl) there; "
+                "a glob such as 'runs/sweep/*' names several"
             )
         found |= there
     return sorted(found)
 
 
-def unborn(patterns: str) -> list[str]:
-    """A note for each directory of the globs that a run was begun in and that tells nothing of it yet."""
+def not_started(patterns: str) -> list[str]:
+    """A note for each directory of the globs whose run ended before it wrote its config."""
     there = {path for pattern in patterns.split(",") for path in glob.glob(pattern)}
     has = lambda path, name: os.path.exists(os.path.join(path, name))
     return [
@@ -105,9 +107,9 @@ def load(folder: str) -> Run:
         schema.flatten(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}); leave this directory out") from None
-    out_of = lambda key: config["eval"]["samples"] if key.endswith("_sampled") else 1
+    answers = lambda key: config["eval"]["samples"] if key.endswith("_sampled") else 1
     solved = {
-        key: np.array([int(digit) for digit in digits]) / out_of(key)
+        key: np.array([int(digit) for digit in digits]) / answers(key)
         for key, digits in logbook.read_solved(folder).items()
     }
     lines = logbook.read(folder) if os.path.exists(os.path.join(folder, "metrics.jsonl")) else []
@@ -117,12 +119,15 @@ def load(folder: str) -> Run:
 
 
 def finished(run: Run) -> bool:
-    """Whether it stands at its last step."""
+    """Whether the run has taken its last step."""
     return bool(run.lines) and run.lines[-1]["step"] >= run.config.get("steps", 0)
 
 
-def judged_by(run: Run, metric: str) -> str:
-    """What must be equal for two runs to be judged alike: the task and, of an accuracy, the very problems."""
+def eval_key(run: Run, metric: str) -> str:
+    """What must be equal for the metric of two runs to be comparable, as JSON.
+
+    It is the task and, for an accuracy, the problems of the split.
+    """
     task = {
         key: value
         for key, value in run.config.get("task", {}).items()
@@ -130,7 +135,7 @@ def judged_by(run: Run, metric: str) -> str:
     }
     split = metric.removeprefix("eval/").removesuffix("_accuracy").removesuffix("_sampled")
     problems = {
-        "problems": run.facts.get("rows", {}).get(split),
+        "problems": run.fingerprints.get("rows", {}).get(split),
         "limit": run.config.get("eval", {}).get("limit", 0),
     }
     return json.dumps(
@@ -138,65 +143,80 @@ def judged_by(run: Run, metric: str) -> str:
     )
 
 
-def free(key: str) -> bool:
-    """Whether the runs of a group may differ in it: it decides neither what is learned nor on which problems that is judged."""
-    return key.startswith(FREE) and key != "eval.limit"
+def ignored_for_grouping(key: str) -> bool:
+    """Whether runs of one group may differ in the key: it changes neither training nor problems."""
+    return key.startswith(IGNORED_FOR_GROUPING) and key != "eval.limit"
 
 
 def grouped(runs: list[Run]) -> dict[str, list[Run]]:
-    """Name -> runs that differ in nothing but their seed; the name tells the method and what it sets differently.
+    """Name -> runs that differ only in their seed.
 
-    A key that some of the runs do not know, since it came later, and that the others have at its default, makes no difference.
+    A name is the method, and the settings in which groups of this method differ.
+    """
+    keys = decisive_keys(runs)
+    settings = [grouping_settings(run, keys) for run in runs]
+    groups: dict[str, list[int]] = {}
+    for place, one in enumerate(settings):
+        groups.setdefault(json.dumps(one, sort_keys=True), []).append(place)
+    firsts = [places[0] for places in groups.values()]
+    named: dict[str, list[Run]] = {}
+    for places in groups.values():
+        run, method = runs[places[0]], method_of(runs[places[0]])
+        same_method = [settings[first] for first in firsts if method_of(runs[first]) == method]
+        name = group_name(method, run, settings[places[0]], same_method)
+        named[name] = [runs[place] for place in places]
+    return named
+
+
+def method_of(run: Run) -> str:
+    """Name of the run's method."""
+    return run.config.get("method", {}).get("name", "?")
+
+
+def decisive_keys(runs: list[Run]) -> set[str]:
+    """Keys of the config that can tell groups apart.
+
+    A key that some runs lack, since it was added later, is not among them where all other runs have
+    it at its default.
     """
     values = collections.defaultdict(set)
     for run in runs:
         for key, value in schema.flatten(run.config).items():
             values[key].add(json.dumps(value))
-    everywhere = (
-        set.intersection(*(set(schema.flatten(run.config)) for run in runs)) if runs else set()
-    )
-    told = {
+    everywhere = set.intersection(*(set(schema.flatten(run.config)) for run in runs), set(values))
+    return {
         key
         for key in values
-        if key in everywhere or len(values[key]) > 1 or any(key in run.changed for run in runs)
+        if not ignored_for_grouping(key)
+        and (key in everywhere or len(values[key]) > 1 or any(key in run.changed for run in runs))
     }
-    by_config: dict[str, list[Run]] = collections.OrderedDict()
-    number = lambda value: (
-        float(value) if type(value) is int else value
-    )  # 1 and 1.0 are the same setting
-    for run in runs:
-        flat = {
-            key: number(value)
-            for key, value in schema.flatten(run.config).items()
-            if key in told and not free(key)
+
+
+def grouping_settings(run: Run, keys: set[str]) -> dict:
+    """The run's values of the keys; 1 and 1.0 are the same setting."""
+    number = lambda value: float(value) if type(value) is int else value
+    return {key: number(value) for key, value in schema.flatten(run.config).items() if key in keys}
+
+
+def group_name(method: str, run: Run, settings: dict, same_method: list[dict]) -> str:
+    """The method, and the settings of the run that other groups of the method do not share."""
+    differs = sorted(
+        {
+            key
+            for other in same_method
+            for key in {*other, *settings}
+            if other.get(key, NOT_SET) != settings.get(key, NOT_SET)
         }
-        by_config.setdefault(json.dumps(flat, sort_keys=True), []).append(run)
-    flats = {key: schema.flatten(group[0].config) for key, group in by_config.items()}
-    named: dict[str, list[Run]] = {}
-    for key, group in by_config.items():
-        method = flats[key].get("method.name", "?")
-        twins = [flat for flat in flats.values() if flat.get("method.name") == method]
-        differs = sorted(
-            {
-                name
-                for flat in twins
-                for name in {*flat, *flats[key]}
-                if flat.get(name, "not set") != flats[key].get(name, "not set")
-                and name in told
-                and not free(name)
-            }
-        )
-        words = ", ".join(
-            f"{name.split('.', 1)[-1]}={flats[key].get(name, 'not set')}" for name in differs
-        )
-        named[f"{method} ({words})" if words else method] = group
-    return named
+    )
+    flat = schema.flatten(run.config)
+    described = ", ".join(f"{key.split('.', 1)[-1]}={flat.get(key, NOT_SET)}" for key in differs)
+    return f"{method} ({described})" if described else method
 
 
 def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
-    """What a reader must know before comparing: one line each."""
+    """A line for each thing that a reader must know before comparing."""
     found = []
-    tasks = {judged_by(run, metric) for group in groups.values() for run in group}
+    tasks = {eval_key(run, metric) for group in groups.values() for run in group}
     if len(tasks) > 1:
         found.append(
             f"these runs are judged by {len(tasks)} different tasks, and must not be compared: "
@@ -208,13 +228,15 @@ def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
             found.append(f"{name}: one seed, hence no interval")
         if len(set(seeds)) < len(seeds):
             found.append(
-                f"{name}: seeds {sorted(seeds, key=str)} are not distinct; the interval is too narrow"
+                f"{name}: seeds {sorted(seeds, key=str)} are not distinct; the interval is too "
+                "narrow"
             )
         for run in group:
             if not finished(run):
                 step = run.lines[-1]["step"] if run.lines else 0
                 found.append(
-                    f"{run.folder}: at step {step} of {run.config.get('steps')}, not finished; {name} ends nowhere"
+                    f"{run.folder}: at step {step} of {run.config.get('steps')}, not finished; "
+                    f"{name} has no final value"
                 )
             if run.config.get("seed") is None:
                 found.append(f"{run.folder}: its config names no seed")
@@ -224,7 +246,7 @@ def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
 
 
 def series(run: Run, metric: str, budget: str) -> tuple[np.ndarray, np.ndarray]:
-    """Points (budget, metric) of the lines that have the metric; a budget not spent yet is 0."""
+    """Points (budget, metric) of the lines that have the metric; a budget not in a line is 0."""
     pairs = [
         (line.get(budget) or 0.0, value)
         for line in run.lines
@@ -235,14 +257,16 @@ def series(run: Run, metric: str, budget: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_share(metric: str) -> bool:
-    """Whether the metric is a share, and so lies in [0, 1]."""
+    """Whether the metric is a share, with values in [0, 1]."""
     return SHARES.fullmatch(metric) is not None
 
 
 def curve(group: list[Run], metric: str, budget: str) -> Curve | None:
-    """The metric at POINTS values of the budget that all seeds reached, linear in between; None if a seed lacks it.
+    """The metric at up to POINTS values of the budget that all seeds reached; None if a seed lacks
+    it.
 
-    Of a metric that has far more points, each is the mean of its neighbours, as many as lie half a grid step away.
+    Values between two lines are interpolated linearly. A metric with far more lines than POINTS is
+    smoothed: each value is the mean over half a grid step on either side.
     """
     found = [series(run, metric, budget) for run in group]
     if any(len(x) < 2 or x[-1] <= x[0] for x, _ in found):
@@ -270,6 +294,9 @@ def smooth(y: np.ndarray, reach: int) -> np.ndarray:
 
 
 def at_budget(run: Run, metric: str, budget: str, value: float) -> float:
-    """The metric when so much was spent, linear between evaluations; nan before the first and beyond the last."""
+    """The metric when `value` of the budget was spent, interpolated between evaluations.
+
+    nan before the first evaluation and after the last.
+    """
     x, y = series(run, metric, budget)
     return float(np.interp(value, x, y)) if len(x) and x[0] <= value <= x[-1] else float("nan")

@@ -1,8 +1,9 @@
 r"""95% intervals: of a share, of a method's mean over its runs, of the difference of two methods.
 
 A score lies in [0, 1]: the share of a run's answers to a problem that are right, 0 or 1 for one
-greedy answer. The runs of a method differ in their seed and stand for all seeds, the problems stand
-for all problems of their kind, and every run answers every problem. So both are random and crossed:
+greedy answer. The runs of a method differ in their seed and are a sample of all seeds; the problems
+are a sample of all problems of their kind; every run answers every problem. So runs and problems
+are random factors, and they are crossed:
 
     score_rp = mean + run_r + problem_p + rest_rp,    r = 1 .. R runs, p = 1 .. P problems
 
@@ -20,19 +21,20 @@ df degrees of freedom each, here of A and B, is taken as a multiple of a chi-squ
 variance, one with (sum v)^2 / sum(v^2 / df) degrees of freedom (Satterthwaite 1946, Biometrics
 Bulletin 2, 110-114; Welch 1947, Biometrika 34, 28-35), and the quantile is Student's t.
 
-That formula puts the mean squares where their expectations belong. With few runs A is mostly far
-below its expectation; the formula then promises too many degrees of freedom, and intervals cover 85
-to 93%. In this formula alone, not in the variance, A is therefore multiplied by nu / chi2_nu(1/4),
-the upper limit of a one-sided 75% interval for its expectation. nu is R - 1, twice that where two
+That formula takes mean squares in place of their expectations. With few runs A is mostly far below
+its expectation; then the formula gives too many degrees of freedom, and intervals cover 85 to 93%.
+So A is multiplied by nu / chi2_nu(1/4), in this formula alone and not in the variance: this is the
+upper limit of a one-sided 75% interval for its expectation. nu is R - 1, twice that where two
 methods have a run component each. The 1/4 was chosen by simulation.
 
 The interval of a share is Wilson's (1927), which stays within [0, 1], for the number of answers of
 0 or 1 that would have this variance (Korn and Graubard 1998, Survey Methodology 24, 193-201).
 
-tests/evaluation/test_intervals.py holds the coverage. Left out: correction for many comparisons; problems that
-come in groups. Where only about three problems count, as for 96 problems and accuracies of 97% or
-more, intervals over eight runs cover about 90%. Two runs whose spread is small, as is what a method
-adds to single problems, give intervals that are too wide: they cover 97 to 99%.
+tests/evaluation/test_intervals.py tests the coverage. Where only about three problems decide, as
+for 96 problems and accuracies of 97% or more, intervals over eight runs cover about 90%. Two runs
+with a small spread, and a method with a small effect on single problems, give intervals that are
+too wide: they cover 97 to 99%. Left out: correction for many comparisons; problems that come in
+groups.
 """
 
 from __future__ import annotations
@@ -44,10 +46,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-TAIL = 0.025  # on either side
-RUN_LIMIT = 0.25  # of the chi-square, in the degrees of freedom
-PAIRED_RUNS = 3  # shared seeds from which on runs are paired
-BAND_RUNS = 3  # from which on curves have a band: two accuracies are equal too often by chance
+# on either side
+TAIL = 0.025
+# of the chi-square, in the degrees of freedom
+RUN_LIMIT = 0.25
+# shared seeds from which on runs are paired
+PAIRED_RUNS = 3
+# runs from which on curves have a band: two accuracies are equal too often by chance
+BAND_RUNS = 3
 
 
 class Interval(NamedTuple):
@@ -95,13 +101,13 @@ def of_shares(mean: ArrayLike, variance: ArrayLike, units: ArrayLike) -> Bounds:
 
 
 def effective_units(mean: ArrayLike, variance: ArrayLike, units: ArrayLike) -> np.ndarray:
-    """How many answers of 0 or 1 tell as much of the mean as these units; never fewer than they."""
+    """How many 0/1 answers determine the mean as precisely as these units; at least as many."""
     mean, units = np.asarray(mean, float), np.asarray(units, float)
     return units * np.maximum(1.0, mean * (1 - mean) / with_one_more(mean, variance, units))
 
 
 def with_one_more(mean: ArrayLike, variance: ArrayLike, units: ArrayLike) -> np.ndarray:
-    """Variance with one unit more, of 0 or 1: never 0, since a few equal scores prove little."""
+    """Variance with one more unit, of 0 or 1; never 0, since a few equal scores prove little."""
     share = (units * mean + 1) / (units + 2)
     return (units * variance + share * (1 - share)) / (units + 1)
 

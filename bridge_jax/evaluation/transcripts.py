@@ -1,9 +1,10 @@
-"""The files of an evaluation: a manifest that says what its numbers stand for, and transcripts that only grow.
+"""The files of an evaluation: a manifest of how it was made, and transcripts that only grow.
 
-A transcript is a JSONL file, one line for each completion, known by its problem's id and its sample. Every append is on
-disk when it returns, or nothing of it is; a line that a kill tore is cut off when the file is opened again. The manifest
-keeps rows of another model, prompt or setting from being mixed in, and a lock those of a second process.
-Left out: what a row holds (evaluate.py), how files are written (files.py).
+A transcript is a JSONL file with one line for each completion. The problem's id and the sample
+identify a line. An append is on disk completely when it returns, or not at all; an incomplete line
+of a killed process is cut off when the file is opened again. The manifest keeps out rows of another
+model, prompt or setting; a lock keeps out a second process.
+Left out: the content of a row (evaluate.py), how files are written (filesystem/files.py).
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ MANIFEST, LOCK = "manifest.json", ".evaluation.lock"
 
 
 def open_folder(folder: str | Path, manifest: Mapping[str, Mapping]) -> Path:
-    """Makes the folder with manifest.json, or checks that what stands there was made in the same way.
+    """Make the folder with manifest.json, or check that its evaluation was made in the same way.
 
-    manifest: {group: {key: value}}; a group that only one side has is no difference and is kept, so that more tasks and
-    samples can be added to a folder. ValueError shows what differs, or that the folder cannot be used.
+    manifest: {group: {key: value}}. A group that only one side has is no difference and is kept, so
+    that tasks and samples can be added to a folder. ValueError shows what differs, or why the
+    folder cannot be used.
     """
     folder = _made(folder)
     path, wanted = folder / MANIFEST, schema.to_json(manifest)
@@ -40,23 +42,27 @@ def open_folder(folder: str | Path, manifest: Mapping[str, Mapping]) -> Path:
         if changes:
             raise ValueError(
                 f"{folder} holds an evaluation that was made otherwise:\n"
-                f"{schema.format_diff(changes, 'asked for', 'there')}\nTake another --out, or ask for the same"
+                f"{schema.format_diff(changes, 'asked for', 'there')}\nTake another --out, or ask "
+                "for the same"
             )
     elif found := sorted(file.name for file in folder.glob("*.jsonl")):
         raise ValueError(
-            f"{folder} holds {', '.join(found)} but no {MANIFEST}: nobody knows how they were made. Take "
-            "another --out"
+            f"{folder} holds {', '.join(found)} but no {MANIFEST}, so that it is unknown how they "
+            "were made. Take another --out"
         )
     files.replace(path, json.dumps(there | wanted, indent=1, sort_keys=True) + "\n")
     return folder
 
 
 @contextlib.contextmanager
-def claimed(folder: str | Path) -> Iterator[None]:
-    """Makes the folder; it is this evaluation's until the end of the process. ValueError while another one has it."""
+def folder_lock(folder: str | Path) -> Iterator[None]:
+    """Make the folder and lock it for this process; ValueError while another process has it."""
     folder = _made(folder)
-    refusal = f"another process evaluates into --out={folder}; wait for it or stop it, or take another --out"
-    with files.claimed(folder / LOCK, refusal, remove=True):
+    refusal = (
+        f"another process evaluates into --out={folder}; wait for it or stop it, or take another "
+        "--out"
+    )
+    with files.file_lock(folder / LOCK, refusal, remove=True):
         files.remove_unfinished(folder)
         yield
 
@@ -67,7 +73,7 @@ def _made(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if files.is_full(error):
-            raise files.unwritten(folder, error) from error
+            raise files.write_error(folder, error) from error
         raise ValueError(
             f"--out={folder}: {error.strerror}; give a folder that can be written"
         ) from None
@@ -75,7 +81,7 @@ def _made(folder: str | Path) -> Path:
 
 
 class Transcripts:
-    """One growing JSONL file. `rows`: {(id, sample): row} of what is on disk."""
+    """One growing JSONL file. `rows`: {(id, sample): row} of the lines on disk."""
 
     def __init__(self, path: Path):
         self.path, self.rows = path, {}
@@ -88,19 +94,19 @@ class Transcripts:
                 self.rows.setdefault((row["id"], row["sample"]), row)
             except (ValueError, KeyError, TypeError):
                 raise ValueError(
-                    f"{path}: line {number} is no row of a transcript: {files.shorten(line)}. Mend or remove the "
-                    "line, or take another --out"
+                    f"{path}: line {number} is no row of a transcript: {files.shorten(line)}. "
+                    "Repair or remove the line, or take another --out"
                 ) from None
 
     def append(self, rows: Iterable[Mapping]) -> None:
-        """Writes the rows that are not there yet; on OSError the file is as it was before."""
+        """Write the rows that are not there yet; on OSError the file is as it was before."""
         new = {
             (row["id"], row["sample"]): dict(row)
             for row in rows
             if (row["id"], row["sample"]) not in self.rows
         }
-        # surrogates cannot be encoded, so that non-ASCII is escaped
+        # json escapes everything beyond ASCII: UTF-8 cannot encode surrogates
         text = "".join(json.dumps(row) + "\n" for row in new.values())
         kept = f"The {len(self.rows)} rows written before are complete"
-        files.append(self.path, text, kept=kept)
+        files.append(self.path, text, assurance=kept)
         self.rows |= new

@@ -1,1 +1,1 @@
-"""Files and streams: text in UTF-8 or refused, writes that survive a kill, output that may be lost."""
+"""Files and streams: UTF-8 text, atomic writes, output that may fail."""

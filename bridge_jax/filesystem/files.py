@@ -1,9 +1,10 @@
-"""How files are written here: replaced whole, or grown by whole lines.
+"""Atomic replacement of files, and appending of whole lines.
 
-A kill, a full disk or a lost machine at any moment leaves what was there before, or all of what is new. A file that grows
-is JSON lines; a last line that was torn is mended, by `mend`, before the next one is written. Every error names the file,
-the reason and the way out; that of a full disk is a NoSpace, for which the commands have an exit code of its own.
-Left out: what the files hold (logbook.py, transcripts.py, experiments/).
+A kill, a full disk or a lost machine leaves either the old content or all of the new. Files that
+are appended to hold JSON lines; `mend` repairs an incomplete last line before the next one is
+written. Every error names the file, the reason and the remedy. A full disk raises NoSpace, which
+has its own exit code. Left out: the content of the files (logbook.py, transcripts.py,
+experiments/).
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from bridge_jax.filesystem import textfile
 
 logger = logging.getLogger(__name__)
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# libraries that write through C++ or Rust pass the system's reason on as text alone
+# libraries in C++ or Rust report the reason as text alone, without an errno
 FULL_TEXT = re.compile(r"No space left on device|Disk quota exceeded|\bENOSPC\b|\bEDQUOT\b")
-UNCHANGED = "what stood there before is unchanged"
-# of `replace`, before the new file takes the old one's place
+UNCHANGED = "its previous content is unchanged"
+# temporary files of `replace`
 TEMPORARY = re.compile(r"\.\w[\w.-]*\.(?:json|jsonl|npz|txt|md|csv|tex)\.[a-z0-9_]{8}")
-# what to do, by the system's reason
-WAYS = dict.fromkeys(FULL, "make room and run the same command again") | {
+# errno -> what the user can do
+REMEDIES = dict.fromkeys(FULL, "make room and run the same command again") | {
     errno.EFBIG: "make room (ulimit -f limits the size of a file) and run the same command again",
-    errno.EACCES: "see to its permissions, or give another place",
-    errno.EPERM: "see to its permissions, or give another place",
+    errno.EACCES: "check its permissions, or give another place",
+    errno.EPERM: "check its permissions, or give another place",
     errno.EROFS: "its file system can only be read: give another place",
-    errno.ENOENT: "see whether the path is right",
-    errno.ENOTDIR: "see whether the path is right",
-    errno.EISDIR: "it is a folder: see whether the path is right",
-    errno.EIO: "see to the disk, and run the same command again",
-    errno.ESTALE: "see to the mount, and run the same command again",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "it is a folder: check the path",
+    errno.EIO: "check the disk, and run the same command again",
+    errno.ESTALE: "check the mount, and run the same command again",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
@@ -60,30 +61,33 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def explain(error: BaseException) -> str:
-    """The text of an error; of the system's own errors the file, the reason and the way out."""
+    """The text of an error; for errors of the operating system with file, reason and remedy."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     named = error.filename if error.filename2 is None else error.filename2
     if isinstance(named, bytes):
         named = os.fsdecode(named)
-    way = WAYS.get(error.errno)
+    way = REMEDIES.get(error.errno)
     return f"{named or 'a file'}: {error.strerror}" + (f"; {way}" if way else "")
 
 
-def unwritten(path: str | os.PathLike, error: OSError, kept: str = UNCHANGED) -> OSError:
-    """The error to raise where a file could not be written; kept: what the reader can rely on."""
+def write_error(path: str | os.PathLike, error: OSError, assurance: str = UNCHANGED) -> OSError:
+    """The error to raise for a file that could not be written.
+
+    assurance: what the message says about the file's content.
+    """
     kind = NoSpace if is_full(error) else OSError
-    way = WAYS.get(error.errno, "see to that and run the same command again")
+    way = REMEDIES.get(error.errno, "solve that and run the same command again")
     return kind(
-        f"{os.fspath(path)} could not be written ({error.strerror or error}): {kept}; {way}"
+        f"{os.fspath(path)} could not be written ({error.strerror or error}): {assurance}; {way}"
     )
 
 
 def replace(path: str | os.PathLike, content: str | bytes) -> None:
-    """Writes a file whole, so that it is on disk when this returns, and else is as it was before."""
+    """Replaces a file atomically; the new content is on disk when this returns."""
     path = os.fspath(path)
     folder, name = os.path.split(path)
-    # half a surrogate pair is no UTF-8; its escape is, and means the same in JSON
+    # half a surrogate pair is not valid UTF-8; its escape is, and means the same in JSON
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     temporary = None
     try:
@@ -92,30 +96,35 @@ def replace(path: str | os.PathLike, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes it private
+        # mkstemp creates files that only their owner can read
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
         sync_folder(folder or ".")
     except OSError as error:
-        raise unwritten(path, error) from error
+        raise write_error(path, error) from error
     finally:
         if temporary is not None:
             os.unlink(temporary)
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
-    """Removes what kills have left of files that were being replaced. For the one process that writes the folder."""
+    """Removes temporary files that killed processes left behind.
+
+    To be called by the one process that writes to the folder.
+    """
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         if TEMPORARY.fullmatch(name):
             os.unlink(os.path.join(folder, name))
 
 
-def append(path: str | os.PathLike, text: str, sync: bool = True, kept: str = UNCHANGED) -> None:
-    """Adds whole lines to a file that may not exist yet, behind a last line that is mended if it was torn.
+def append(
+    path: str | os.PathLike, text: str, sync: bool = True, assurance: str = UNCHANGED
+) -> None:
+    """Appends whole lines to a file, which is created if need be, after mending its last line.
 
-    sync: they are on disk when this returns. If they cannot be written, the file is as it was before. Other processes
-    may append to it too.
+    sync: the lines are on disk when this returns. Where they cannot be written, the file keeps its
+    previous content. Other processes may append at the same time.
     """
     left = memoryview(text.encode("utf-8", "backslashreplace"))
     try:
@@ -131,18 +140,21 @@ def append(path: str | os.PathLike, text: str, sync: bool = True, kept: str = UN
                 if sync:
                     os.fsync(file.fileno())
             except BaseException:
-                # where even that fails, the next one mends it
+                # if this fails too, the next call mends the line
                 with contextlib.suppress(OSError):
                     os.ftruncate(file.fileno(), before)
                 raise
         if new and sync:
             sync_folder(os.path.dirname(path) or ".")
     except OSError as error:
-        raise unwritten(path, error, kept) from error
+        raise write_error(path, error, assurance) from error
 
 
 def mend(path: str | os.PathLike, cut: bool = True) -> bool:
-    """Ends a last line that lacks its newline; whether it did. A part of a JSON value is cut off, unless `cut` is False."""
+    """Repairs a last line without a newline, and returns whether there was one.
+
+    A line that is no complete JSON object is removed, unless `cut` is False.
+    """
     if not os.path.exists(path):
         return False
     try:
@@ -150,42 +162,46 @@ def mend(path: str | os.PathLike, cut: bool = True) -> bool:
             _lock(file, fcntl.LOCK_EX)
             return _mend(file, cut)
     except OSError as error:
-        raise unwritten(path, error) from error
+        raise write_error(path, error) from error
 
 
 def lines(path: str | os.PathLike) -> list[bytes]:
-    """The lines of a file that grows, without their newlines; a torn last one is left out."""
+    """The lines of a file, without their newlines; an incomplete last line is left out."""
     with open(path, "rb") as file:
         content = file.read()
-    # every line of another encoding would read as torn
-    textfile.refuse_mark(content[:4], os.fspath(path))
+    # in another encoding every line would look incomplete
+    textfile.check_byte_order_mark(content[:4], os.fspath(path))
     *found, last = content.split(b"\n")
     return [*found, last] if last and _is_json(last) else found
 
 
 def rows(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each line of JSON; ValueError names a line that is none. A torn last one is left out."""
+    """(number, value) of each line of JSON; an incomplete last line is left out.
+
+    ValueError names a line that is not JSON.
+    """
     for number, line in enumerate(lines(path), 1):
         try:
             yield number, json.loads(line)
         except ValueError as error:
             raise ValueError(
-                f"{os.fspath(path)}: line {number} is no JSON ({error}): {shorten(line)}. Mend or remove the line"
+                f"{os.fspath(path)}: line {number} is no JSON ({error}): {shorten(line)}. Mend or "
+                "remove the line"
             ) from None
 
 
 def shorten(line: bytes) -> str:
-    """The beginning of a line, to be shown."""
+    """The beginning of a line, for a message."""
     return repr(line[:80].decode(errors="replace"))
 
 
 def sync_file(path: str | os.PathLike) -> None:
-    """Returns once what was written to the file is on disk; nothing where there is none."""
+    """Flushes a file to disk; does nothing where it does not exist."""
     _sync(path, os.O_RDONLY)
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
-    """Returns once the names of the files in it are on disk."""
+    """Flushes a folder's list of files to disk."""
     _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
@@ -197,23 +213,23 @@ def _sync(path: str | os.PathLike, how: int) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # some network file systems cannot do that for a folder, and need not
+        # some network file systems cannot sync a folder, and need not
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise unwritten(path, error, "what was written last may be lost") from error
+            raise write_error(path, error, "what was written last may be lost") from error
     finally:
         os.close(handle)
 
 
 @contextlib.contextmanager
 def scratch(path: str | os.PathLike, refusal: str) -> Iterator[str]:
-    """An empty folder beside `path`, for what is to be moved there once it is complete; gone at the end.
+    """A temporary folder next to `path`, for files that are moved there once they are complete.
 
-    What a kill has left of one is removed when the next begins. ValueError while another process has it, NoSpace
-    for whatever a full disk has caused in between.
+    It is removed at the end; one that a killed process left behind is removed by the next call.
+    ValueError(refusal) while another process holds it; NoSpace for every error of a full disk.
     """
     parent, name = os.path.split(os.path.abspath(path))
     folder = os.path.join(parent, f".{name}.unfinished")
-    with claimed(folder + ".lock", refusal, remove=True):
+    with file_lock(folder + ".lock", refusal, remove=True):
         shutil.rmtree(folder, ignore_errors=True)
         os.mkdir(folder)
         try:
@@ -223,14 +239,15 @@ def scratch(path: str | os.PathLike, refusal: str) -> Iterator[str]:
                 raise
             reason = " ".join(str(error).split())
             raise NoSpace(
-                f"{os.fspath(path)} could not be written ({reason}): nothing is left of it; {WAYS[errno.ENOSPC]}"
+                f"{os.fspath(path)} could not be written ({reason}): nothing is left of it; "
+                f"{REMEDIES[errno.ENOSPC]}"
             ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_name(folder: str | os.PathLike, stem: str) -> str:
-    """A path in the folder that is not taken: stem_1, stem_2, ..."""
+    """The first path of stem_1, stem_2, ... in the folder that does not exist."""
     number = 1
     while os.path.lexists(path := os.path.join(folder, f"{stem}_{number}")):
         number += 1
@@ -238,21 +255,23 @@ def free_name(folder: str | os.PathLike, stem: str) -> str:
 
 
 @contextlib.contextmanager
-def claimed(
+def file_lock(
     path: str | os.PathLike, refusal: str, shared: bool = False, remove: bool = False
 ) -> Iterator[None]:
-    """Holds a lock file, which the system lets go when the process ends, however it ends; ValueError if another holds it.
+    """Holds a lock on a file; the system releases it when the process ends, however it ends.
 
-    shared: beside others that hold it as shared. remove: the file goes with the lock, unless the process was killed.
-    A file system that has no locks is trusted.
+    ValueError(refusal) where another process holds it. shared: other shared locks are allowed.
+    remove: the file is deleted with the lock, unless the process is killed. On a file system
+    without locks the call succeeds.
     """
     try:
         file = open(path, "a")
     except OSError as error:
-        raise unwritten(path, error, "it is the lock of its folder") from error
+        raise write_error(path, error, "it is the lock of its folder") from error
     with file:
         held = _lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait=False)
-        # who held it may have removed the file since it was opened here: then the lock is of nothing
+        # The previous holder may have deleted the file after it was opened here: then the lock
+        # protects nothing.
         if not held or not _is_there(file, path):
             raise ValueError(refusal)
         try:
@@ -270,7 +289,7 @@ def _is_there(file, path: str | os.PathLike) -> bool:
 
 
 def _lock(file, how: int, wait: bool = True) -> bool:
-    """Whether the lock is held, or cannot be had on this file system."""
+    """Whether the lock is held, or the file system has no locks."""
     try:
         fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
     except OSError as error:
@@ -279,9 +298,9 @@ def _lock(file, how: int, wait: bool = True) -> bool:
 
 
 def _mend(file, cut: bool = True) -> bool:
-    """mend, of an open file whose lock is held. ValueError for a file in another encoding, before it is touched."""
+    """`mend` for an open, locked file; ValueError for another encoding, before any change."""
     size = file.seek(0, os.SEEK_END)
-    textfile.refuse_mark(_read(file, 0, min(size, 4)), os.fspath(file.name))
+    textfile.check_byte_order_mark(_read(file, 0, min(size, 4)), os.fspath(file.name))
     if not size or _read(file, size - 1, size) == b"\n":
         return False
     start = _start_of_last_line(file, size)
@@ -314,7 +333,10 @@ def _read(file, start: int, end: int) -> bytes:
 
 
 def _is_json(line: bytes) -> bool:
-    """Whether it is a whole JSON object: no part of one is, but a part of a number may be a number."""
+    """Whether the line is a complete JSON object.
+
+    Objects alone are accepted: the beginning of a number may be a number too.
+    """
     try:
         return isinstance(json.loads(line), dict)
     except ValueError:

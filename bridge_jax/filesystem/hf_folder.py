@@ -1,7 +1,8 @@
-"""Where a model's files are: a local Hugging Face folder, or a hub name that is fetched into HF's cache.
+"""Locating a model's files: a local Hugging Face folder, or a hub name to download.
 
-A usable folder holds config.json beside model.safetensors, or beside shards and model.safetensors.index.json. Nothing
-here opens weights; every incomplete folder is refused by the name of the file it lacks.
+A usable folder holds config.json, and model.safetensors or shards with
+model.safetensors.index.json. An incomplete folder is an error that names the missing file. Nothing
+here opens weights.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ HUB_NEVER = ("*/*", "consolidated*")  # copies of the weights in other formats
 
 
 def locate(path: str | Path) -> Path:
-    """Folder of a local path, or of a hub name ("Qwen/Qwen2.5-3B") once fetched; ValueError if it is incomplete."""
+    """Folder of a local path, or of a hub name ("Qwen/Qwen2.5-3B") after its download.
+
+    ValueError if the folder is incomplete.
+    """
     folder = Path(path).expanduser()
     if not folder.is_dir():
         if folder.exists():
             raise ValueError(
-                f"model {str(path)!r} is a file; give the folder that holds config.json and the weights"
+                f"model {str(path)!r} is a file; give the folder that holds config.json and the "
+                "weights"
             )
         if looks_local(str(path)):
             raise ValueError(
@@ -40,13 +45,17 @@ def locate(path: str | Path) -> Path:
 
 
 def looks_local(path: str) -> bool:
-    """Whether a path that does not exist was meant as one: it is no hub name, or starts with a folder that exists."""
+    """Whether a path that does not exist is meant as a local one rather than as a hub name.
+
+    True if it has not the form of a hub name, or if its first part is an existing folder.
+    """
     return not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path) or Path(path.split("/")[0]).is_dir()
 
 
 def fetch(name: str) -> Path:
-    """Download config, safetensors and tokenizer of a hub model; ValueError if the hub does not give it."""
-    import huggingface_hub  # here, because a local folder needs no hub
+    """Downloads config, safetensors and tokenizer of a hub model; ValueError if that fails."""
+    # imported here: a local folder needs no hub
+    import huggingface_hub
 
     try:
         folder = huggingface_hub.snapshot_download(
@@ -54,7 +63,7 @@ def fetch(name: str) -> Path:
         )
     except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
         raise ValueError(
-            f"model {name!r} is no local folder, and the hub did not give it: {error}. "
+            f"model {name!r} is not a local folder, and its download failed: {error}. "
             "Check the name, the network and HF_TOKEN, or give a local folder."
         ) from error
     return Path(folder)
@@ -66,14 +75,17 @@ def listing(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, the one or all shards of the index; ValueError names what is missing."""
+    """The safetensors files of a folder: the single file, or all shards of the index.
+
+    ValueError names missing files.
+    """
     folder = Path(folder)
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
         raise ValueError(
-            f"model folder {str(folder)!r} lacks weights: neither {SINGLE} nor {INDEX} is there; it has: "
-            f"{listing(folder)}. Convert .bin weights with transformers' save_pretrained."
+            f"model folder {str(folder)!r} lacks weights: neither {SINGLE} nor {INDEX} is there; "
+            f"it has: {listing(folder)}. Convert .bin weights with transformers' save_pretrained."
         )
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not weight_map:
@@ -81,18 +93,19 @@ def weight_files(folder: Path) -> list[Path]:
     shards = sorted(set(weight_map.values()))
     if missing := [name for name in shards if not (folder / name).is_file()]:
         raise ValueError(
-            f"model folder {str(folder)!r} lacks {', '.join(missing)}, named in {INDEX}; copy them again"
+            f"model folder {str(folder)!r} lacks {', '.join(missing)}, named in {INDEX}; copy them "
+            "again"
         )
     return [folder / name for name in shards]
 
 
 def hf_json(folder: str | Path) -> dict:
-    """The keys of a folder's config.json: what params.read_config takes and params.save writes back."""
+    """The content of a folder's config.json, which params.read_config reads and params.save writes."""
     return read_json(Path(folder) / "config.json")
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file as a dict; ValueError names the file if it is absent, broken or no UTF-8."""
+    """A JSON file as a dict; ValueError names a file that is missing, malformed or not UTF-8."""
     try:
         return json.loads(textfile.read(path))
     except FileNotFoundError as error:

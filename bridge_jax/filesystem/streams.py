@@ -1,8 +1,9 @@
-"""Standard output and standard error that never end a run: what cannot be written there is dropped.
+"""Standard output and standard error that never end a run: output that fails is dropped.
 
-A run outlives the terminal, the pipe or the file that it talks to: EPIPE, EIO, a full disk, a descriptor that was closed
-before the program began, a character that the terminal's encoding lacks. None of these is worth a step. Commands whose
-output is their result (grade, bench) ask `lost` at their end. Imports nothing of the package: workers use it, too.
+A run may outlive its terminal, pipe or log file: EPIPE, EIO, a full disk, a descriptor that was
+closed before the program began, a character that the terminal's encoding lacks. None of these may
+stop the training. Commands whose output is their result (grade, bench) check `output_error` at
+their end. This module imports nothing of the package, since grading workers use it too.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import os
 import select
 import sys
 
-PATIENCE_S = 1.0  # for a reader that is slow, where a write does not wait by itself
+PATIENCE_S = 1.0  # how long a non-blocking write waits for a slow reader
 
-_lost: dict[int, OSError] = {}
+_errors: dict[int, OSError] = {}
 
 
-class Dropping(io.RawIOBase):
-    """Writes to a descriptor; what cannot be written counts as written, and is remembered by `lost`."""
+class LossyWriter(io.RawIOBase):
+    """Writes to a descriptor.
+
+    Failed writes count as written, and `output_error` reports the first.
+    """
 
     def __init__(self, descriptor: int):
         super().__init__()
@@ -30,15 +34,15 @@ class Dropping(io.RawIOBase):
         return True
 
     def fileno(self) -> int:
-        """The descriptor, also for code that writes past Python."""
+        """The descriptor, for code that does not write through Python."""
         return self.descriptor
 
     def isatty(self) -> bool:
-        """Whether a terminal is there."""
+        """Whether the descriptor is a terminal."""
         return os.isatty(self.descriptor)
 
     def write(self, data) -> int:
-        """As many bytes as there are, or as could be written at once."""
+        """Number of bytes written, dropped ones included."""
         try:
             return os.write(self.descriptor, data)
         except BlockingIOError:
@@ -54,47 +58,50 @@ class Dropping(io.RawIOBase):
             return self._drop(data, error)
 
     def _drop(self, data, error: OSError) -> int:
-        _lost.setdefault(self.descriptor, error)
+        _errors.setdefault(self.descriptor, error)
         return memoryview(data).nbytes
 
 
 def install() -> None:
-    """Puts them in place of sys.stdout and sys.stderr, and opens what was closed, so that no other file takes its number."""
+    """Replaces sys.stdout and sys.stderr.
+
+    Closed descriptors are opened on /dev/null, so that no other file gets their numbers.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError as error:
-            # the lowest number that is free, which is this one
+            # takes the lowest free number, which is this descriptor's
             os.open(os.devnull, os.O_RDWR)
-            _lost[descriptor] = error
+            _errors[descriptor] = error
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         old = getattr(sys, name)
         terminal = os.isatty(descriptor)
         with contextlib.suppress(OSError, ValueError, AttributeError):
             old.flush()
         stream = io.TextIOWrapper(
-            io.BufferedWriter(Dropping(descriptor)),
+            io.BufferedWriter(LossyWriter(descriptor)),
             encoding=getattr(old, "encoding", None) or "utf-8",
             errors="backslashreplace",
             line_buffering=terminal or descriptor == 2,
             write_through=getattr(old, "write_through", False),
         )
         setattr(sys, name, stream)
-        # what writes at the interpreter's end, or from another thread, takes this one
+        # used by writes at the interpreter's exit and by other threads
         setattr(sys, f"__{name}__", stream)
 
 
-def lost(descriptor: int = 1) -> OSError | None:
-    """Why something that was written to standard output was dropped; None if nothing was."""
+def output_error(descriptor: int = 1) -> OSError | None:
+    """The first error that made standard output drop something; None if all was written."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         (sys.stdout if descriptor == 1 else sys.stderr).flush()
-    return _lost.get(descriptor)
+    return _errors.get(descriptor)
 
 
-def say(text: str, descriptor: int = 1) -> None:
-    """A line on standard output or standard error; dropped where it cannot be written."""
+def write_line(text: str, descriptor: int = 1) -> None:
+    """Writes a line to standard output or standard error; drops it where that fails."""
     stream = sys.stdout if descriptor == 1 else sys.stderr
-    # RuntimeError: from a signal's handler, in the middle of another line
+    # RuntimeError: called from a signal handler while another write is under way
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         print(text, file=stream, flush=True)
 

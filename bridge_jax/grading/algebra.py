@@ -1,12 +1,11 @@
-r"""Whether two formulas are equal, by their exact difference. Slow, and not safe against hostile
-text: for workers only.
+r"""Exact equality of two formulas. Slow, and unsafe for hostile text: for worker processes only.
 
-Both are worked out at several points, to more digits than a formula of their length could hide a
-difference in: 1/2^{99} is not 1/2^{98}. Where these values agree the formulas are equal, for a
-constant and for what is analytic in its letters; roots, logarithms and absolute values of letters
-have branches, and there sympy has to prove the difference zero besides. Text that formula.py does
-not read goes to math-verify, and counts as equal only if it says so both ways and sympy finds no
-difference between what it read.
+Both formulas are evaluated at several points, with so many digits that formulas of their length
+cannot differ in later ones: 1/2^{99} is not 1/2^{98}. Equal values prove equality for constants and
+for formulas that are analytic in their letters. Roots, logarithms and absolute values of letters
+have branches; there sympy must also prove that the difference is zero. Text that formula.py cannot
+read goes to math-verify. It is equal only if math-verify says so in both directions, and sympy
+finds no difference between the two parsed expressions.
 """
 
 from __future__ import annotations
@@ -36,8 +35,9 @@ _LARGE = re.compile(r"\^[\s{(-]*[0-9]{3}|\^[^a-zA-Z]*\^|[0-9)}]\s*!|\\(?:int|sum
 
 
 def equal(gold: str, answer: str, rule: Rule = Rule()) -> bool:
-    """Whether two expressions are equal; constants may be as far apart as the rule allows.
-    Unreadable if the answer is.
+    """Whether two expressions are equal; constants up to the rule's tolerance.
+
+    Unreadable if the answer cannot be parsed.
     """
     try:
         other = formula.read(answer)
@@ -75,9 +75,7 @@ def same_equation(gold: str, answer: str) -> bool:
 
 
 def _same(one: Node, other: Node, rule: Rule = Rule()) -> bool:
-    """Whether two formulas agree: at the points, and where they have branches also as formulas of
-    these.
-    """
+    """Whether two formulas agree at the points and, where they have branches, symbolically too."""
     seen = _agree(one, other, rule)
     if not formula.letters(one) | formula.letters(other):
         return seen == 1
@@ -87,11 +85,11 @@ def _same(one: Node, other: Node, rule: Rule = Rule()) -> bool:
         return False
     branches: list[Node] = []
     plain = [_without_branches(node, branches) for node in (one, other)]
-    return _agree(*plain) >= 3 or _proved(one, other)
+    return _agree(*plain) >= 3 or _is_zero_in_sympy(one, other)
 
 
 def _agree(one: Node, other: Node, rule: Rule = Rule()) -> int:
-    """At how many points both have values; 0 where these differ."""
+    """Number of points at which both have values; 0 if the values differ at one."""
     points = _points(one, other)
     digits = _digits(points, one, other)
     constant = len(points) == 1
@@ -108,17 +106,17 @@ def _agree(one: Node, other: Node, rule: Rule = Rule()) -> int:
 
 
 def _without_branches(node: Node, branches: list[Node]) -> Node:
-    """The formula with a letter of its own for each branched part; parts that agree in what they
-    are applied to share it.
+    """The formula with each branched part replaced by a new letter.
+
+    Calls of the same function with equal arguments get the same letter.
     """
     if not formula.letters(node):
         return node
     parts = tuple(_without_branches(part, branches) for part in node.parts)
     node = node._replace(parts=parts)
     power = 1
-    if (
-        node.kind in ("root", "power") and (degree := formula.exact(parts[1])) is not None
-    ):  # the cube of the square root for the power 3/2
+    # the cube of the square root for the power 3/2
+    if node.kind in ("root", "power") and (degree := formula.exact(parts[1])) is not None:
         degree = 1 / degree if node.kind == "root" and degree else degree
         power, degree = degree.numerator, degree.denominator
         if degree == 1:
@@ -127,7 +125,7 @@ def _without_branches(node: Node, branches: list[Node]) -> Node:
     elif not _branches_itself(node):
         return node
     for place, known in enumerate(branches):
-        if _alike(known, node):
+        if _same_call(known, node):
             break
     else:
         place = len(branches)
@@ -136,8 +134,8 @@ def _without_branches(node: Node, branches: list[Node]) -> Node:
     return letter if power == 1 else Node("power", None, (letter, Node("number", Fraction(power))))
 
 
-def _alike(one: Node, other: Node) -> bool:
-    """The same function of equal arguments."""
+def _same_call(one: Node, other: Node) -> bool:
+    """Whether both are the same function of equal arguments."""
     return (one.kind, one.value, len(one.parts)) == (
         other.kind,
         other.value,
@@ -146,7 +144,7 @@ def _alike(one: Node, other: Node) -> bool:
 
 
 def _close(x, y, digits: int, rule: Rule) -> bool:
-    """Equal to the digits, or as near as the rule allows."""
+    """Whether two values are equal to so many digits, or up to the rule's tolerance."""
     distance = abs(x - y)
     allowed = mpmath.mpf(10) ** -digits * max(abs(x), abs(y), 1)
     if rule.absolute or rule.relative:
@@ -155,9 +153,7 @@ def _close(x, y, digits: int, rule: Rule) -> bool:
 
 
 def _branched(node: Node) -> bool:
-    """Whether a function with branches is applied to letters, so that values at points say too
-    little.
-    """
+    """Whether a function with branches is applied to letters, so that values prove no equality."""
     return _branches_itself(node) or any(_branched(part) for part in node.parts)
 
 
@@ -173,9 +169,7 @@ def _branches_itself(node: Node) -> bool:
 
 
 def _digits(points: list[dict], *nodes: Node) -> int:
-    """Decimal digits below which no difference of these formulas can hide; Unreadable where they
-    are too many.
-    """
+    """Decimal digits that suffice to see any difference; Unreadable where they are too many."""
     height = max(sum(_height(node, point) for node in nodes) for point in points)
     degree = 1
     if len(points) == 1:  # a constant may come as near to another as its conjugates are many
@@ -187,7 +181,7 @@ def _digits(points: list[dict], *nodes: Node) -> int:
 
 
 def _height(node: Node, point: dict) -> int:
-    """Digits of numerator and denominator that a formula could come to, with some room."""
+    """An upper bound of the digits of numerator and denominator of a formula's value."""
     if node.kind == "number":
         return len(str(node.value.numerator)) + len(str(node.value.denominator))
     own = sum(_height(part, point) for part in node.parts) + 1
@@ -202,13 +196,13 @@ def _height(node: Node, point: dict) -> int:
 
 
 def _size(node: Node, point: dict) -> int:
-    """The magnitude of an exponent, in whole steps; more than is allowed where it has no value."""
+    """The magnitude of an exponent, rounded up; above the limit where it has no value."""
     found = _value(node, point)
     return MOST_DIGITS if found is None else int(min(abs(found), MOST_DIGITS)) + 1
 
 
 def _degree(node: Node) -> int:
-    """How many conjugates a formula with roots may have."""
+    """An upper bound of the number of conjugates of a formula with roots."""
     found = 1
     for part in node.parts:
         found *= _degree(part)
@@ -219,7 +213,7 @@ def _degree(node: Node) -> int:
 
 
 def _check_size(node: Node) -> None:
-    """Unreadable for powers and factorials whose value would be written out for ever."""
+    """Unreadable for powers and factorials whose value would be too long to compute."""
     for part in node.parts:
         _check_size(part)
     if node.kind == "power":
@@ -253,12 +247,13 @@ def _points(*nodes: Node) -> list[dict]:
     names = sorted(set().union(*(formula.letters(node) for node in nodes)))
     if not names:
         return [{}]
-    return [{name: _place(name, turn) for name in names} for turn in range(POINTS)]
+    return [{name: _letter_value(name, turn) for name in names} for turn in range(POINTS)]
 
 
-def _place(name: str, turn: int):
-    """Between 1 and 3, or a seventh of that: positive at the first point, negative at the second,
-    then either.
+def _letter_value(name: str, turn: int):
+    """A letter's value at point `turn`: positive at the first, negative at the second, then either.
+
+    Its magnitude is between 1 and 3, or a seventh of that.
     """
     seed = hashlib.sha256(f"{name}/{turn}".encode()).digest()
     share = Fraction(int.from_bytes(seed[:16], "big"), 2**128)
@@ -336,18 +331,32 @@ _OPERATIONS = {
     "floor": mpmath.floor,
     "ceil": mpmath.ceil,
 }
+# fmt: skip
 _FUNCTIONS = {
-    "sin": mpmath.sin, "cos": mpmath.cos, "tan": mpmath.tan, "cot": mpmath.cot,
-    "sec": mpmath.sec, "csc": mpmath.csc, "arcsin": mpmath.asin, "arccos": mpmath.acos,
-    "arctan": mpmath.atan, "arccot": mpmath.acot, "sinh": mpmath.sinh, "cosh": mpmath.cosh,
-    "tanh": mpmath.tanh, "exp": mpmath.exp, "ln": lambda value: _log(value, mpmath.e), "log": _log,
-    "max": lambda *values: max(values), "min": lambda *values: min(values),
+    "sin": mpmath.sin,
+    "cos": mpmath.cos,
+    "tan": mpmath.tan,
+    "cot": mpmath.cot,
+    "sec": mpmath.sec,
+    "csc": mpmath.csc,
+    "arcsin": mpmath.asin,
+    "arccos": mpmath.acos,
+    "arctan": mpmath.atan,
+    "arccot": mpmath.acot,
+    "sinh": mpmath.sinh,
+    "cosh": mpmath.cosh,
+    "tanh": mpmath.tanh,
+    "exp": mpmath.exp,
+    "ln": lambda value: _log(value, mpmath.e),
+    "log": _log,
+    "max": lambda *values: max(values),
+    "min": lambda *values: min(values),
     "gcd": lambda *values: _common(values, sympy.igcd),
     "lcm": lambda *values: _common(values, sympy.ilcm),
-}  # fmt: skip
+}
 
 
-def _proved(one: Node, other: Node) -> bool:
+def _is_zero_in_sympy(one: Node, other: Node) -> bool:
     """Whether sympy finds the exact difference to be zero."""
     difference = _to_sympy(one) - _to_sympy(other)
     for step in (lambda found: found, sympy.expand, sympy.simplify):
@@ -385,20 +394,33 @@ _SYMPY_OPERATIONS = {
     "floor": sympy.floor,
     "ceil": sympy.ceiling,
 }
+# fmt: skip
 _SYMPY_FUNCTIONS = {
-    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec,
-    "csc": sympy.csc, "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
-    "arccot": sympy.acot, "sinh": sympy.sinh, "cosh": sympy.cosh, "tanh": sympy.tanh,
-    "exp": sympy.exp, "ln": sympy.log, "log": lambda value, base=10: sympy.log(value, base),
-    "max": sympy.Max, "min": sympy.Min, "gcd": lambda *v: sympy.gcd(list(v)),
+    "sin": sympy.sin,
+    "cos": sympy.cos,
+    "tan": sympy.tan,
+    "cot": sympy.cot,
+    "sec": sympy.sec,
+    "csc": sympy.csc,
+    "arcsin": sympy.asin,
+    "arccos": sympy.acos,
+    "arctan": sympy.atan,
+    "arccot": sympy.acot,
+    "sinh": sympy.sinh,
+    "cosh": sympy.cosh,
+    "tanh": sympy.tanh,
+    "exp": sympy.exp,
+    "ln": sympy.log,
+    "log": lambda value, base=10: sympy.log(value, base),
+    "max": sympy.Max,
+    "min": sympy.Min,
+    "gcd": lambda *v: sympy.gcd(list(v)),
     "lcm": lambda *v: sympy.lcm(list(v)),
-}  # fmt: skip
+}
 
 
 def _by_math_verify(gold: str, answer: str) -> bool:
-    """Both texts as math-verify reads them: equal by its word, both ways, and by sympy's exact
-    difference.
-    """
+    """Whether math-verify finds both texts equal in both directions, and sympy no difference."""
     if "\x00" in gold + answer or _LARGE.search(answer):
         raise Unreadable("no expression")
     # units and equations are ours to judge; "boxed" would search the string for another answer
@@ -436,9 +458,7 @@ def _by_math_verify(gold: str, answer: str) -> bool:
 
 
 def _read_whole(text: str, found) -> bool:
-    """Whether every letter of the text is in what was read of it: the parser drops what it cannot
-    read.
-    """
+    """Whether the parsed expression has all letters of the text; the parser drops unknown parts."""
     if not isinstance(found, sympy.Expr):
         return False
     shown = re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", text))

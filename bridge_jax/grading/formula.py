@@ -1,10 +1,9 @@
-r"""A formula as a tree: sums, products, powers, roots, functions, letters and numbers, read from
-normalised LaTeX.
+r"""A parser of normalised LaTeX into a tree of operations.
 
-What is written has one reading here, that of print: `\sin 2x` is sin(2x), `1\frac12` is one and a
-half, `\log` has base 10. What people read in two ways (`1/2x`, `\sin x/2`, `2 3`) has none. Plain
-text is read as it is meant: `x^10` is x^{10}. Reading takes time linear in the text. Left out:
-integrals, sums and limits, which state a problem and not its answer.
+A text has one meaning, that of printed mathematics: `\sin 2x` is sin(2x), `1\frac12` is one and a
+half, `\log` has base 10. Ambiguous text (`1/2x`, `\sin x/2`, `2 3`) is Unreadable. In plain text
+`x^10` is x^{10}. Parsing takes time linear in the text. Left out: integrals, sums and limits, which
+state a problem rather than an answer.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from typing import NamedTuple
 
 from bridge_jax.grading.latex import FUNCTIONS, GREEK, Unreadable
 
-DEEPEST = 60  # nested readings, which is more than the brackets that latex.check_limits allows
-EXPONENT = 2100  # largest exponent that is worked out
-FACTORIAL = 30  # largest factorial that is worked out
-MOST_BITS = 20_000  # of a number that is worked out exactly
+DEEPEST = 60  # levels of recursion, more than the brackets that latex.check_limits allows
+EXPONENT = 2100  # largest exponent that is evaluated
+FACTORIAL = 30  # largest factorial that is evaluated
+MOST_BITS = 20_000  # of a number that is evaluated exactly
 
 LETTERS = frozenset([*GREEK, "ell", "hbar", "partial", "nabla", "mho", "Im", "Re"]) - {"pi"}
 ACCENTS = frozenset(
@@ -38,11 +37,48 @@ _BEGINS = frozenset(
 ) | {*FUNCTIONS, *LETTERS, *ACCENTS}
 _TIMES, _OVER = frozenset(["*", "cdot", "times"]), frozenset(["/", "div"])
 _CLOSES = {"(": ")", "{": "}", "[": "]", "lfloor": "rfloor", "lceil": "rceil"}
-_KNOWN = _BEGINS | _TIMES | _OVER | {*_CLOSES.values()} | {
-    "circ", "pm", "mp", "cup", "cap", "in", "ne", "le", "ge", "approx", "equiv", "emptyset", "dots",
-    "mathbb", "mid", "setminus", "begin", "end", "to", "Rightarrow", "euro", "pounds", "yen",
-    "rupee", "angle", "triangle", "text", "int", "sum", "prod", "lim", "langle", "rangle",
-}  # fmt: skip
+# fmt: skip
+_KNOWN = (
+    _BEGINS
+    | _TIMES
+    | _OVER
+    | {*_CLOSES.values()}
+    | {
+        "circ",
+        "pm",
+        "mp",
+        "cup",
+        "cap",
+        "in",
+        "ne",
+        "le",
+        "ge",
+        "approx",
+        "equiv",
+        "emptyset",
+        "dots",
+        "mathbb",
+        "mid",
+        "setminus",
+        "begin",
+        "end",
+        "to",
+        "Rightarrow",
+        "euro",
+        "pounds",
+        "yen",
+        "rupee",
+        "angle",
+        "triangle",
+        "text",
+        "int",
+        "sum",
+        "prod",
+        "lim",
+        "langle",
+        "rangle",
+    }
+)
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _SEVERAL = frozenset(["max", "min", "gcd", "lcm"])  # functions of several arguments
 _DIFFERENTIAL = re.compile(
@@ -54,11 +90,11 @@ _WHOLE = re.compile(r"[0-9]+")
 
 
 class Unknown(Unreadable):
-    """A command that this module does not know, where another reader might."""
+    """A command that this module does not know, but that math-verify may know."""
 
 
 class Node(NamedTuple):
-    """One operation of a formula: what it is, its name or number, and what it is applied to."""
+    """One operation of a formula: its kind, its name or number, and its operands."""
 
     kind: str
     value: object = None
@@ -66,7 +102,7 @@ class Node(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A piece of the text: its class or its own sign, how it is written, and where it begins."""
+    """A token: its class or its own sign, its text, and its position."""
 
     kind: str
     text: str
@@ -77,7 +113,7 @@ END = Token("", "", -1)
 
 
 def read(text: str) -> Node:
-    """The tree of a formula; Unreadable where it has no single reading."""
+    """The tree of a formula; Unreadable where the text is invalid or ambiguous."""
     found = _read(text)
     if isinstance(found, Unreadable):
         raise type(found)(*found.args)
@@ -86,13 +122,13 @@ def read(text: str) -> Node:
 
 @functools.lru_cache(maxsize=4096)
 def _read(text: str) -> Node | Unreadable:
-    """The tree, or why there is none."""
+    """The tree, or the error that explains why there is none."""
     try:
         reader = _Reader(text)
         found = reader.sum()
         if reader.now is not END:
             reader.base()
-            raise Unreadable(f"{reader.now.text!r} behind a formula")
+            raise Unreadable(f"{reader.now.text!r} after a formula")
         return found
     except Unreadable as error:
         return error.with_traceback(None)
@@ -113,9 +149,7 @@ def kinds(node: Node) -> set[str]:
 
 
 def exact(node: Node) -> Fraction | None:
-    """The value of a formula of rational numbers; None where it has letters, roots, or too many
-    digits.
-    """
+    """The value of a formula of rational numbers; None with letters, roots or too many digits."""
     try:
         return _exact(node)
     except (ZeroDivisionError, OverflowError):
@@ -212,7 +246,7 @@ _ARITHMETIC = {
 
 
 class _Reader:
-    """Recursive descent over the tokens of a text; `now` is the one that comes next."""
+    """Recursive descent over the tokens of a text; `now` is the next token."""
 
     def __init__(self, text: str):
         self.text = text.strip()
@@ -222,18 +256,18 @@ class _Reader:
         self.next()
 
     def next(self) -> Token:
-        """The present token; step to the one behind it."""
-        taken = self.now
+        """Returns the next token and steps over it."""
+        token = self.now
         self.place += 1
         self.now = self.tokens[self.place] if self.place < len(self.tokens) else END
-        return taken
+        return token
 
-    def behind(self) -> str:
-        """Kind of the token behind the next one."""
+    def after_next(self) -> str:
+        """Kind of the token after the next one."""
         return self.tokens[self.place + 1].kind if self.place + 1 < len(self.tokens) else ""
 
     def take(self, kind: str) -> None:
-        """Step over a token, which must be there."""
+        """Steps over a token of this kind; Unreadable for another one."""
         if self.now.kind != kind:
             raise Unreadable(f"{self.now.text!r} instead of {kind!r}")
         self.next()
@@ -254,7 +288,7 @@ class _Reader:
         return terms[0] if len(terms) == 1 else Node("sum", None, tuple(terms))
 
     def term(self) -> Node:
-        """A product behind its signs."""
+        """A product after its signs."""
         negative = False
         while self.now.kind in ("+", "-"):
             negative ^= self.next().kind == "-"
@@ -262,8 +296,9 @@ class _Reader:
         return Node("negative", None, (found,)) if negative else found
 
     def product(self) -> Node:
-        """Factors. One that stands beside a quotient could belong to its denominator or not: no
-        reading.
+        """Factors.
+
+        One directly after a quotient is ambiguous, as it may belong to the denominator.
         """
         start = self.now
         found = self.factor()
@@ -279,7 +314,7 @@ class _Reader:
                     raise Unreadable("too many quotients")
             elif self.begins():
                 if divided:
-                    raise Unreadable("a factor behind a quotient")
+                    raise Unreadable("a factor after a quotient")
                 mixed = self.is_mixed(start, last)
                 start, before = self.now, last
                 last = self.factor()
@@ -305,9 +340,7 @@ class _Reader:
         return self.text[self.now.start :]
 
     def check_beside(self, before: Node, start: Token, last: Node) -> None:
-        """Numbers side by side are no product, but for powers: 2^6 3^5, (n-2)2^n. And 0x is no
-        answer.
-        """
+        """Adjacent numbers are a product only with powers: 2^6 3^5, (n-2)2^n. 0x is Unreadable."""
         if start.kind == "number":
             of_numbers = before.kind == "power" and before.parts[0].kind == "number"
             powered = last.kind == "power" and before.kind != "number"
@@ -338,7 +371,7 @@ class _Reader:
         return found
 
     def exponent(self) -> Node:
-        """A group, or what stands behind ^ without one: -1, 10, x, a command."""
+        """A group, or an exponent without braces: -1, 10, x, a command."""
         if self.now.kind in ("+", "-"):
             negative = self.next().kind == "-"
             found = self.base()
@@ -392,7 +425,7 @@ class _Reader:
         return Node("abs", None, (found,))
 
     def argument(self) -> Node:
-        r"""A group, or the one digit, letter or command behind \frac and \sqrt without one."""
+        r"""A group, or the single digit, letter or command after \frac or \sqrt."""
         if self.now.kind == "{":
             return self.bracket("{")
         if self.now.kind == "number" and _WHOLE.fullmatch(self.now.text):
@@ -425,7 +458,10 @@ class _Reader:
         return Node("quotient", None, (top, bottom))
 
     def symbol(self) -> Node:
-        """A letter with its accents, primes and indices; for some letters a function of a bracket."""
+        """A letter with accents, primes and indices.
+
+        Some letters are functions before a bracket.
+        """
         name = self.next().text
         if name.removeprefix("\\") in ACCENTS:
             name = f"{name[1:]}({self.raw()})"
@@ -444,20 +480,21 @@ class _Reader:
         """The text of a group or of one token, without spaces and braces."""
         if self.now.kind != "{":
             if self.now is END or self.now.kind in _CLOSES.values():
-                raise Unreadable("nothing behind _")
+                raise Unreadable("nothing after _")
             return self.next().text.strip().strip("\x00")
-        depth, taken = 0, []
+        depth, texts = 0, []
         while True:
             if self.now is END:
                 raise Unreadable("a group that never closes")
             depth += (self.now.kind == "{") - (self.now.kind == "}")
-            taken.append(self.next().text)
+            texts.append(self.next().text)
             if depth == 0:
-                return re.sub(r"[\s{}\x00]", "", "".join(taken))
+                return re.sub(r"[\s{}\x00]", "", "".join(texts))
 
     def function(self) -> Node:
-        r"""\sin^2 x, \log_2 8, \ln(x+1): its argument is a bracket, or the factors up to a sign or
-        another function.
+        r"""\sin^2 x, \log_2 8, \ln(x+1).
+
+        The argument is a bracket, or all factors up to a sign or another function.
         """
         name = self.next().kind
         base = power = None
@@ -512,15 +549,15 @@ class _Reader:
         found = last = self.factor()
         while self.begins() and self.now.kind not in FUNCTIONS:
             if self.now.kind in ("(", "[", "{"):
-                raise Unreadable("a bracket behind the argument of a function")
+                raise Unreadable("a bracket after the argument of a function")
             if self.is_mixed(start, last):
                 raise Unreadable("a mixed number as an argument")
             start, before = self.now, last
             last = self.factor()
             self.check_beside(before, start, last)
             found = _times(found, last)
-        if self.now.kind in _OVER and self.behind() not in FUNCTIONS:
-            raise Unreadable("a quotient behind the argument of a function")
+        if self.now.kind in _OVER and self.after_next() not in FUNCTIONS:
+            raise Unreadable("a quotient after the argument of a function")
         return Node("negative", None, (found,)) if negative else found
 
 
@@ -544,6 +581,6 @@ def _token(found: re.Match) -> Token:
 
 
 def _value(text: str) -> Fraction:
-    """The number that a token shows."""
+    """The number of a token."""
     text = text.replace(",", "")
     return Fraction(text + "0" if text.endswith(".") else text.replace(".e", ".0e"))

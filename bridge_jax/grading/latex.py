@@ -1,11 +1,9 @@
-r"""One spelling of an answer's LaTeX, and the limits that an answer keeps. Time is linear in the
-text.
+r"""Normal form of an answer's LaTeX, and the limits of its length. Time is linear in the text.
 
-`normalise` takes away what changes how an answer looks and not what it says (delimiters, colours,
-bold, spacing), writes Unicode and plain ASCII mathematics as LaTeX, and puts words between two NUL
-characters: `5\text{ cm}` and `5\mathrm{cm}` become "5<NUL>cm<NUL>". Currency signs stay commands in
-front of their number (`\$5`). Nothing here knows what a word or a command means; see units, names,
-shapes and formula for that.
+`normalise` removes formatting without meaning (delimiters, colours, bold, spacing), writes Unicode
+and plain ASCII mathematics as LaTeX, and puts words between two NUL characters: `5\text{ cm}` and
+`5\mathrm{cm}` become "5<NUL>cm<NUL>". Currency signs stay commands in front of their number
+(`\$5`). The meaning of words and commands is left to units, names, shapes and formula.
 """
 
 from __future__ import annotations
@@ -33,15 +31,32 @@ _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₓ", 
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₓ]+")
 _ROOT_OF_NUMBER = re.compile(r"√\s*([0-9]+(?:\.[0-9]+)?)")
+# fmt: skip
 _VULGAR = {
-    "½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5),
-    "⅗": (3, 5), "⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅐": (1, 7), "⅛": (1, 8), "⅜": (3, 8),
-    "⅝": (5, 8), "⅞": (7, 8), "⅑": (1, 9), "⅒": (1, 10),
-}  # fmt: skip
+    "½": (1, 2),
+    "⅓": (1, 3),
+    "⅔": (2, 3),
+    "¼": (1, 4),
+    "¾": (3, 4),
+    "⅕": (1, 5),
+    "⅖": (2, 5),
+    "⅗": (3, 5),
+    "⅘": (4, 5),
+    "⅙": (1, 6),
+    "⅚": (5, 6),
+    "⅐": (1, 7),
+    "⅛": (1, 8),
+    "⅜": (3, 8),
+    "⅝": (5, 8),
+    "⅞": (7, 8),
+    "⅑": (1, 9),
+    "⅒": (1, 10),
+}
 _GREEK_LETTERS = (
     "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ",
     GREEK,
 )
+# fmt: skip
 _UNICODE = str.maketrans(
     {letter: rf"\{name} " for letter, name in zip(*_GREEK_LETTERS, strict=True)}
     | {vulgar: rf"\frac{{{top}}}{{{bottom}}}" for vulgar, (top, bottom) in _VULGAR.items()}
@@ -49,27 +64,94 @@ _UNICODE = str.maketrans(
     | dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000", " ")
     | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", "")
     | {
-        "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ϑ": r"\theta ", "ς": r"\sigma ", "ℏ": r"\hbar ",
-        "ℓ": r"\ell ", "∆": r"\Delta ", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
-        "≥": r"\ge ", "⩾": r"\ge ", "≧": r"\ge ", "≤": r"\le ", "⩽": r"\le ", "≦": r"\le ",
-        "≠": r"\ne ", "≈": r"\approx ", "≅": r"\cong ", "≡": r"\equiv ", "∞": r"\infty ",
-        "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ",
-        "∗": "*", "÷": r"\div ", "∕": "/", "⁄": "/", "±": r"\pm ", "∓": r"\mp ",
-        "√": r"\sqrt ", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "∪": r"\cup ", "∩": r"\cap ",
-        "∈": r"\in ", "∅": r"\emptyset ", "⌀": r"\emptyset ", "∖": r"\setminus ",
-        "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
-        "ℂ": r"\mathbb{C}", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ",
-        "℃": r"^\circ C", "℉": r"^\circ F", "′": "'", "″": "''", "’": "'", "‘": "'",
-        "“": '"', "”": '"', "∠": r"\angle ", "△": r"\triangle ", "∧": r"\land ", "∨": r"\lor ",
-        "→": r"\to ", "⇒": r"\Rightarrow ", "⟨": r"\langle ", "⟩": r"\rangle ", "∣": "|",
-        "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "、": ",",
-        "。": ".", "…": r"\dots ", "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ",
-        "￥": r"\yen ", "￡": r"\pounds ", "₹": r"\rupee ", "¢": "\x00cents\x00",
-        "元": "\x00yuan\x00", "円": "\x00yen\x00", "％": r"\%", "‰": "\x00permille\x00",
+        "ϕ": r"\phi ",
+        "ϵ": r"\epsilon ",
+        "ϑ": r"\theta ",
+        "ς": r"\sigma ",
+        "ℏ": r"\hbar ",
+        "ℓ": r"\ell ",
+        "∆": r"\Delta ",
+        "∑": r"\sum ",
+        "∏": r"\prod ",
+        "∫": r"\int ",
+        "≥": r"\ge ",
+        "⩾": r"\ge ",
+        "≧": r"\ge ",
+        "≤": r"\le ",
+        "⩽": r"\le ",
+        "≦": r"\le ",
+        "≠": r"\ne ",
+        "≈": r"\approx ",
+        "≅": r"\cong ",
+        "≡": r"\equiv ",
+        "∞": r"\infty ",
+        "×": r"\times ",
+        "⋅": r"\cdot ",
+        "·": r"\cdot ",
+        "∙": r"\cdot ",
+        "•": r"\cdot ",
+        "∗": "*",
+        "÷": r"\div ",
+        "∕": "/",
+        "⁄": "/",
+        "±": r"\pm ",
+        "∓": r"\mp ",
+        "√": r"\sqrt ",
+        "∛": r"\sqrt[3]",
+        "∜": r"\sqrt[4]",
+        "∪": r"\cup ",
+        "∩": r"\cap ",
+        "∈": r"\in ",
+        "∅": r"\emptyset ",
+        "⌀": r"\emptyset ",
+        "∖": r"\setminus ",
+        "ℝ": r"\mathbb{R}",
+        "ℤ": r"\mathbb{Z}",
+        "ℕ": r"\mathbb{N}",
+        "ℚ": r"\mathbb{Q}",
+        "ℂ": r"\mathbb{C}",
+        "°": r"^\circ ",
+        "º": r"^\circ ",
+        "˚": r"^\circ ",
+        "℃": r"^\circ C",
+        "℉": r"^\circ F",
+        "′": "'",
+        "″": "''",
+        "’": "'",
+        "‘": "'",
+        "“": '"',
+        "”": '"',
+        "∠": r"\angle ",
+        "△": r"\triangle ",
+        "∧": r"\land ",
+        "∨": r"\lor ",
+        "→": r"\to ",
+        "⇒": r"\Rightarrow ",
+        "⟨": r"\langle ",
+        "⟩": r"\rangle ",
+        "∣": "|",
+        "⌊": r"\lfloor ",
+        "⌋": r"\rfloor ",
+        "⌈": r"\lceil ",
+        "⌉": r"\rceil ",
+        "、": ",",
+        "。": ".",
+        "…": r"\dots ",
+        "€": r"\euro ",
+        "£": r"\pounds ",
+        "¥": r"\yen ",
+        "￥": r"\yen ",
+        "￡": r"\pounds ",
+        "₹": r"\rupee ",
+        "¢": "\x00cents\x00",
+        "元": "\x00yuan\x00",
+        "円": "\x00yen\x00",
+        "％": r"\%",
+        "‰": "\x00permille\x00",
     }
-)  # fmt: skip
+)
 
-# what only changes how the rest looks; an argument in braces stays as a group
+# commands of formatting alone; their argument in braces stays as a group
 _STYLE = (
     "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle "
     "textstyle scriptstyle scriptscriptstyle limits nolimits quad qquad enspace enskip thinspace "
@@ -79,24 +161,88 @@ _STYLE = (
     "mathtt mathcal mathfrak mathscr mathnormal underline uline ensuremath boxed fbox mathop "
     "mathord mathrel mathbin mathopen mathclose"
 ).split()
+# fmt: skip
 _COMMANDS = dict.fromkeys(_STYLE, " ") | {
-    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom",
-    "tbinom": r"\binom", "geq": r"\ge", "geqslant": r"\ge", "leq": r"\le", "leqslant": r"\le",
-    "neq": r"\ne", "lt": "<", "gt": ">", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[",
-    "rbrack": "]", "vert": "|", "lvert": "|", "rvert": "|", "mid": r"\mid", "degree": r"^\circ",
-    "degrees": r"^\circ", "textdegree": r"^\circ", "varnothing": r"\emptyset", "infin": r"\infty",
-    "varphi": r"\phi", "varepsilon": r"\epsilon", "vartheta": r"\theta", "varrho": r"\rho",
-    "varsigma": r"\sigma", "tg": r"\tan", "ctg": r"\cot", "arctg": r"\arctan", "simeq": r"\approx",
-    "doteq": r"\approx", "approxeq": r"\approx", "colon": ":", "ast": "*", "dots": r"\dots",
-    "ldots": r"\dots", "cdots": r"\dots", "dotsc": r"\dots", "dotsb": r"\dots", "R": r"\mathbb{R}",
-    "reals": r"\mathbb{R}", "Reals": r"\mathbb{R}", "land": "\x00and\x00", "wedge": "\x00and\x00",
-    "lor": "\x00or\x00", "vee": "\x00or\x00", "textdollar": r"\$", "texteuro": r"\euro",
-    "EUR": r"\euro", "textsterling": r"\pounds", "textyen": r"\yen", "measuredangle": r"\angle",
-    "smallsetminus": r"\setminus", "backslash": r"\setminus", "lang": r"\langle",
-    "rang": r"\rangle", "texttimes": r"\times", "implies": r"\Rightarrow",
-    ",": " ", "!": "", ";": " ", ":": " ", ">": " ", " ": " ", "\n": " ", "/": "", "-": "",
-    "_": "_", "#": "", "&": " ", "(": " ", ")": " ", "[": " ", "]": " ", "|": r"\|",
-}  # fmt: skip
+    "dfrac": r"\frac",
+    "tfrac": r"\frac",
+    "cfrac": r"\frac",
+    "dbinom": r"\binom",
+    "tbinom": r"\binom",
+    "geq": r"\ge",
+    "geqslant": r"\ge",
+    "leq": r"\le",
+    "leqslant": r"\le",
+    "neq": r"\ne",
+    "lt": "<",
+    "gt": ">",
+    "lbrace": r"\{",
+    "rbrace": r"\}",
+    "lbrack": "[",
+    "rbrack": "]",
+    "vert": "|",
+    "lvert": "|",
+    "rvert": "|",
+    "mid": r"\mid",
+    "degree": r"^\circ",
+    "degrees": r"^\circ",
+    "textdegree": r"^\circ",
+    "varnothing": r"\emptyset",
+    "infin": r"\infty",
+    "varphi": r"\phi",
+    "varepsilon": r"\epsilon",
+    "vartheta": r"\theta",
+    "varrho": r"\rho",
+    "varsigma": r"\sigma",
+    "tg": r"\tan",
+    "ctg": r"\cot",
+    "arctg": r"\arctan",
+    "simeq": r"\approx",
+    "doteq": r"\approx",
+    "approxeq": r"\approx",
+    "colon": ":",
+    "ast": "*",
+    "dots": r"\dots",
+    "ldots": r"\dots",
+    "cdots": r"\dots",
+    "dotsc": r"\dots",
+    "dotsb": r"\dots",
+    "R": r"\mathbb{R}",
+    "reals": r"\mathbb{R}",
+    "Reals": r"\mathbb{R}",
+    "land": "\x00and\x00",
+    "wedge": "\x00and\x00",
+    "lor": "\x00or\x00",
+    "vee": "\x00or\x00",
+    "textdollar": r"\$",
+    "texteuro": r"\euro",
+    "EUR": r"\euro",
+    "textsterling": r"\pounds",
+    "textyen": r"\yen",
+    "measuredangle": r"\angle",
+    "smallsetminus": r"\setminus",
+    "backslash": r"\setminus",
+    "lang": r"\langle",
+    "rang": r"\rangle",
+    "texttimes": r"\times",
+    "implies": r"\Rightarrow",
+    ",": " ",
+    "!": "",
+    ";": " ",
+    ":": " ",
+    ">": " ",
+    " ": " ",
+    "\n": " ",
+    "/": "",
+    "-": "",
+    "_": "_",
+    "#": "",
+    "&": " ",
+    "(": " ",
+    ")": " ",
+    "[": " ",
+    "]": " ",
+    "|": r"\|",
+}
 _STYLED_TOKEN = re.compile(
     r"\\(?:boldsymbol|bm|pmb|math(?:bf|it|sf|tt|cal|frak|scr|normal))\s*\{\s*([A-Za-z]|[0-9.]+)\s*\}"
 )
@@ -120,11 +266,10 @@ _TWO_LETTERS = re.compile(r"[A-Za-z]{2}")
 
 _DOLLAR_COMMA = re.compile(r"(?<!\\)\$\s*,\s*\\?\$?|,\s*\\?\$")
 _DOLLAR = re.compile(r"(?<!\\)\$")
-# in front of a number, and with no partner behind it, a dollar is money
+# a dollar sign before a number, without a closing one after it, is money
 _PRICE = re.compile(r"^(\s*-?\s*)\$(?=\s*[\d.])")
-_THOUSANDS = re.compile(
-    r"(?<=[0-9])(?:\s*,\s*\\!\s*|\{,\}|\\[!,:; ])(?=[0-9]{3}(?![0-9]))"
-)  # 12{,}345, 12,\! 345, 12\,345
+# 12{,}345, 12,\! 345, 12\,345
+_THOUSANDS = re.compile(r"(?<=[0-9])(?:\s*,\s*\\!\s*|\{,\}|\\[!,:; ])(?=[0-9]{3}(?![0-9]))")
 _EMPTY_DELIMITER = re.compile(r"\\(?:left|right)\s*\.")
 _DEGREES = re.compile(
     r"(?:\{\})?\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z])|\{\s*o\s*\}|o(?![A-Za-z]))"
@@ -171,7 +316,7 @@ class Unreadable(ValueError):
 
 
 def check_limits(text: str) -> None:
-    """Unreadable for what is too long, too deep, or has too many digits or digits not ASCII."""
+    """Unreadable for a text that is too long or too deeply nested, or has invalid digits."""
     if len(text) > LONGEST or re.search(rf"[0-9]{{{MOST_DIGITS + 1}}}", text) or "\x00" in text:
         raise Unreadable("too long, or not text")
     if not text.isascii():
@@ -186,7 +331,7 @@ def check_limits(text: str) -> None:
 
 
 def ascii_text(text: str) -> str:
-    """Unicode mathematics as LaTeX, full-width characters as ASCII; what has no such form stays."""
+    """Unicode mathematics as LaTeX, full-width characters as ASCII; other characters stay."""
     text = _RAISED.sub(_as_exponent, text)
     text = _ROOT_OF_NUMBER.sub(r"\\sqrt{\1}", text)
     text = _LOWERED.sub(lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
@@ -201,8 +346,9 @@ def _as_exponent(found: re.Match) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
-    r"""One spelling of LaTeX: no delimiters, colours or spacing commands, \frac{a}{b}, words
-    between NUL characters.
+    r"""The normal form of a LaTeX text.
+
+    No delimiters, colours or spacing commands; \frac{a}{b}; words between NUL characters.
     """
     if not text.isascii():
         text = ascii_text(text)
@@ -230,13 +376,14 @@ def normalise(text: str) -> str:
 
 
 def flat(text: str) -> str:
-    """Without white space and the marks of words."""
-    return _FLAT.sub("", text)  # "1 2" is not 12
+    """The text without white space and word marks; "1 2" stays different from 12."""
+    return _FLAT.sub("", text)
 
 
 def closing(text: str, start: int) -> int:
-    """Where the bracket closes that opened before `start`; intervals may close with the other kind.
-    -1: nowhere.
+    """Index of the bracket that closes the one opened before `start`, or -1.
+
+    Intervals may close with the other kind of bracket.
     """
     depth = 1
     for found in _BRACKET.finditer(text, start):
@@ -247,9 +394,7 @@ def closing(text: str, start: int) -> int:
 
 
 def split(text: str, separator: re.Pattern) -> list[tuple[str, str]]:
-    """Pieces between the separators that no bracket and no environment encloses, each with the
-    separator behind it.
-    """
+    """Splits at separators outside brackets and environments, into (piece, separator after it)."""
     pieces, depth, begin = [], 0, 0
     for found in separator.finditer(text):
         mark = found[0]
@@ -272,7 +417,7 @@ def outside_brackets(*separators: str) -> re.Pattern:
 
 
 def _list_mark(found: re.Match) -> str:
-    """A comma that stands between two formulas; the sign of money behind it stays."""
+    """A comma between two formulas; a currency sign after it stays."""
     return r";\$" if found[0].endswith(r"\$") else ";"
 
 
@@ -282,7 +427,7 @@ def _as_command(found: re.Match) -> str:
 
 
 def _without_delimiters(text: str) -> str:
-    """Without the pairs that enclose the whole."""
+    """The text without pairs of delimiters that enclose all of it."""
     text = text.replace("~", " ").strip().rstrip("\\").strip()
     for opens, closes in _DELIMITERS + _MORE_DELIMITERS:
         inner = text[len(opens) : -len(closes)]
@@ -294,9 +439,7 @@ def _without_delimiters(text: str) -> str:
 
 
 def _without_styles(text: str) -> str:
-    """Commands that say how something looks are dropped, synonyms become one name, words are
-    marked.
-    """
+    """Drops commands of formatting, unifies synonyms, and marks words."""
     text = _DROPPED.sub(" ", _EMPTY_DELIMITER.sub(" ", text))
     text = _STYLED_TOKEN.sub(r" \1", _NUMBER_SET.sub(r"\\mathbb{\1}", text))
     text = _COMMAND.sub(_renamed, text)
@@ -308,7 +451,7 @@ def _without_styles(text: str) -> str:
 
 
 def _equals(found: re.Match) -> str:
-    """Words that end in "is", as a name and an equals sign."""
+    """Turns words that end in "is" into a name and an equals sign."""
     return f"\x00{found[1]}\x00=" if found[1] else "="
 
 
@@ -366,7 +509,7 @@ def _braced(found: re.Match) -> str:
 
 
 def _stripped(text: str) -> str:
-    """Without a final point or comma, and without braces around the whole."""
+    """The text without a final point or comma, and without braces around the whole."""
     while True:
         text = text.strip()
         shorter = text.removesuffix(r"\\").rstrip(".,; ")

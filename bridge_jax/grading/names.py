@@ -1,9 +1,7 @@
-r"""Left-hand sides: what an answer calls the thing whose value it states, such as x =, f(2) =,
-\angle A =, \text{Area} =.
+r"""Names of the values that an answer states: x = 5, f(2) = 5, \angle A = 5, \text{Area} = 5.
 
-A name may be dropped only where the other side has none, or the same one. `5 = x` names x as well.
-What stands left of the sign and is no name (2x + 3 = y is one, 2x = 10 is not) makes an equation,
-and that has no single value.
+Two answers are comparable if one has no name, or both have the same. `5 = x` also has the name x. A
+relation with no name on either side, such as 2x = 10, is an equation, which has no single value.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ _NAME = re.compile(
     )
 )
 _TUPLE = re.compile(rf"\({_SYMBOL}(?:,{_SYMBOL})+\)")
-_OF_NO_USE = frozenset(
+_GENERIC_NAMES = frozenset(
     "answer theanswer finalanswer thefinalanswer result solution solutions ans".split()
 )
 _DECIMAL = re.compile(r"-?[0-9,]+(?:\.([0-9]+))?")
@@ -65,14 +63,14 @@ _LABEL = re.compile(r"\x00([^\x00]+)\x00\s*:\s*(.+)", re.DOTALL)
 
 
 class Relation(NamedTuple):
-    """Sides, with the signs between them."""
+    """The sides of a relation and the signs between them."""
 
     sides: tuple[str, ...]
     signs: tuple[str, ...]
 
 
 class Named(NamedTuple):
-    """What is stated, and of what ("": no name). `equation`: both sides of a sign belong to it."""
+    """A value and its name ("": none); equation: `body` is a whole relation."""
 
     name: str
     body: str
@@ -80,7 +78,7 @@ class Named(NamedTuple):
 
 
 def relation(text: str) -> Relation | None:
-    """The text taken apart at its signs of relation; None where it has none outside brackets."""
+    """The text split at relation signs outside brackets; None where it has none."""
     if not _ANY_SIGN.search(text):
         return None
     pieces = split(text, _SIGN)
@@ -93,7 +91,7 @@ def relation(text: str) -> Relation | None:
 
 @functools.lru_cache(maxsize=4096)
 def canonical(text: str) -> str:
-    """One spelling of a name, "" for what is none."""
+    """The normal form of a name; "" for a text that is not a name."""
     compact = re.sub(r"\s", "", text)
     if (
         not compact
@@ -111,7 +109,7 @@ def canonical(text: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def named(text: str) -> Named:
-    """The name and what it names; a leading sign alone (= 5, \\approx 5) names nothing."""
+    """The text split into name and value; a leading sign alone (= 5, \\approx 5) gives no name."""
     found = relation(text)
     if found is None:
         return _labelled(text)
@@ -121,7 +119,7 @@ def named(text: str) -> Named:
     if not left and found.signs[0] != r"\in":
         return Named("", right)
     if (name := canonical(left)) and not occurs(name, right):
-        return Named("" if name in _OF_NO_USE else name, right)
+        return Named("" if name in _GENERIC_NAMES else name, right)
     is_word = re.fullmatch(r"\s*[A-Za-z]{4,}\s*", right)
     if (
         found.signs[0] == "="
@@ -129,12 +127,12 @@ def named(text: str) -> Named:
         and (name := canonical(right))
         and not occurs(name, left)
     ):
-        return Named("" if name in _OF_NO_USE else name, left)
+        return Named("" if name in _GENERIC_NAMES else name, left)
     return Named("", text, equation=True)
 
 
 def _without_group(text: str) -> str:
-    """Without the braces of a group that encloses the whole, such as a colour's argument."""
+    """The text without braces that enclose all of it, such as those of a colour's argument."""
     inner = text.strip()
     while inner.startswith("{") and closing(inner, 1) == len(inner) - 1:
         inner = inner[1:-1].strip()
@@ -142,9 +140,7 @@ def _without_group(text: str) -> str:
 
 
 def without_rounding(text: str) -> str:
-    r"""The value itself where a rounded one stands behind it, as in x = \sqrt{2} \approx 1.41; else
-    the text as it is.
-    """
+    r"""The text without a rounded value after the exact one, as in x = \sqrt{2} \approx 1.41."""
     found = relation(text) if r"\approx" in text else None
     if found is None or r"\approx" not in found.signs or set(found.signs) - {"=", r"\approx"}:
         return text
@@ -157,29 +153,29 @@ def without_rounding(text: str) -> str:
 
 
 def _is_rounded(value: float, text: str) -> bool:
-    """Whether a decimal number is the value, rounded to the places that it shows."""
+    """Whether the text is a decimal number, equal to the value up to the places it shows."""
     found = _DECIMAL.fullmatch(text.replace(" ", ""))
     if not found:
         return False
     return abs(value - float(found[0].replace(",", ""))) <= 0.501 * 10.0 ** -len(found[1] or "")
 
 
-def several(name: str) -> list[str]:
-    """The names in (x,y), as they pair with the parts of a tuple; [] for a single name."""
+def tuple_names(name: str) -> list[str]:
+    """The names in (x,y), one for each part of a tuple; [] for a single name."""
     if not name.startswith("(") or "," not in name:
         return []
     return [canonical(part) for part in name[1:-1].split(",")]
 
 
-def agree(one: str, other: str) -> bool:
-    """Whether two names allow a comparison: the same, or one of them is missing."""
+def compatible(one: str, other: str) -> bool:
+    """Whether values with these names are comparable: equal names, or one is missing."""
     return not one or not other or one == other
 
 
 def _labelled(text: str) -> Named:
-    """A label of words with a colon or "is"."""
+    """The value after a label, such as words with a colon."""
     found = _LABEL.fullmatch(text)
-    if found and re.sub(r"\s", "", found[1]).casefold() in _OF_NO_USE:
+    if found and re.sub(r"\s", "", found[1]).casefold() in _GENERIC_NAMES:
         return Named("", found[2])
     if found and canonical(f"\x00{found[1]}\x00"):
         return Named(re.sub(r"\s", "", found[1]).casefold(), found[2])
@@ -187,7 +183,7 @@ def _labelled(text: str) -> Named:
 
 
 def occurs(name: str, text: str) -> bool:
-    """Whether a name that is one letter stands in the text, which then does not give its value."""
+    """Whether a one-letter name occurs in the text, which then does not give its value."""
     if not re.fullmatch(rf"{_LETTER}|[A-Za-z]_[A-Za-z0-9]+", name):
         return False
     try:

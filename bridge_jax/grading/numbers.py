@@ -1,9 +1,7 @@
-r"""Exact numbers: decimals, fractions, powers, repeating decimals; and numbers written in a base,
-times of day, ratios.
+r"""Exact numbers: decimals, fractions, repeating decimals, other bases, times of day.
 
-`52_8` is a number with a base: it equals `(52)_8` and `52_{\text{eight}}`, and nothing without a
-base but where that is ten: a problem that asks for another base is not answered by the same value
-in another one.
+`52_8` equals `(52)_8` and `52_{\text{eight}}`, but no number in another base, even with the same
+value: a problem that asks for a base wants the answer in it. Base ten may be left out.
 """
 
 from __future__ import annotations
@@ -37,8 +35,8 @@ _TIME = re.compile(
 )
 
 
-class Based(NamedTuple):
-    """A number in a base: sign, digits without idle zeros, base."""
+class BasedNumber(NamedTuple):
+    """A number with its base: sign, digits without superfluous zeros, base."""
 
     negative: bool
     digits: str
@@ -46,7 +44,7 @@ class Based(NamedTuple):
 
 
 class Time(NamedTuple):
-    """A time of day: seconds since midnight or noon, and which; "" where it is not said."""
+    """A time of day: seconds since midnight or noon, and AM or PM; "" where it is not given."""
 
     seconds: int
     half: str
@@ -83,15 +81,15 @@ def _repeating(found: re.Match) -> Fraction:
     return -value if sign == "-" else value
 
 
-def counted(text: str) -> Fraction | None:
-    """The number that a word from zero to twenty names."""
+def number_word(text: str) -> Fraction | None:
+    """The number of a word from zero to twenty."""
     word = text.replace("\x00", "").strip().casefold()
     return Fraction(COUNTED.index(word)) if word in COUNTED else None
 
 
 @functools.lru_cache(maxsize=4096)
-def based(text: str) -> Based | None:
-    """A number with its base; None for what has none, such as a letter with an index."""
+def parse_based(text: str) -> BasedNumber | None:
+    """A number with its base; None for other text, such as a letter with an index."""
     if "_" not in text and "base" not in text:
         return None
     found = _BASED.fullmatch(re.sub(r"[\s\x00{}]", "", text))
@@ -107,12 +105,12 @@ def based(text: str) -> Based | None:
         return None  # A1_2 is no number
     whole, _, part = digits.partition(".")
     digits = (whole.lstrip("0") or "0") + (f".{part.rstrip('0')}" if part.rstrip("0") else "")
-    return Based(found[1] == "-", digits, base)
+    return BasedNumber(found[1] == "-", digits, base)
 
 
 def without_base_ten(text: str) -> str:
-    """The digits of a number in base ten, which needs no base."""
-    found = based(text)
+    """A number in base ten without its base."""
+    found = parse_based(text)
     return text if not found or found.base != 10 else "-" * found.negative + found.digits
 
 
@@ -132,7 +130,10 @@ def time(text: str) -> Time | None:
 
 
 def same_time(one: Time, other: Time) -> bool:
-    """Equal times; the half of the day may be left out, but 13:20 and 1:20 without one may be ratios."""
+    """Whether two times are equal.
+
+    AM or PM may be left out; 13:20 and 1:20 without it may be ratios and are not equal.
+    """
     if one.shown is not None and other.shown is not None:
         return one.shown == other.shown
     return one.seconds == other.seconds and (

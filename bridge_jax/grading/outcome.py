@@ -1,4 +1,4 @@
-"""What is compared in grading, by which rule, and what can become of it."""
+"""Records of grading: outcomes, rules of comparison, deferred comparisons."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ from typing import NamedTuple
 
 
 class Outcome(enum.StrEnum):
-    """Only `correct` is rewarded; the others are counted apart, so that a broken grader never looks like a bad model."""
+    """The result of grading a completion.
+
+    Only `correct` is rewarded. The others are counted separately, so that a broken grader never
+    looks like a bad model.
+    """
 
     correct = "correct"
     wrong = "wrong"
-    no_answer = "no_answer"  # no box, or whatever the task asks for, in the text
-    parse_error = "parse_error"  # an answer that cannot be read
+    no_answer = "no_answer"  # the text has no box, or no other form of answer that the task wants
+    parse_error = "parse_error"  # the answer cannot be parsed
     timeout = "timeout"
     grader_error = "grader_error"
 
 
 class Rule(NamedTuple):
-    """How a benchmark compares two answers, where it differs from plain mathematical equality."""
+    """How a benchmark's comparison differs from plain mathematical equality."""
 
-    absolute: float = 0.0  # numbers this far apart are equal
-    relative: float = 0.0  # the same as a share of the gold answer
+    absolute: float = 0.0  # absolute tolerance of numbers
+    relative: float = 0.0  # relative tolerance, as a share of the gold answer
     parts: bool = False  # the gold answer is a list of several answers, in any order
-    unit: str = ""  # unit of the gold answer: an answer may state it or leave it out
+    unit: str = ""  # unit of the gold answer, which an answer may give or leave out
 
 
-class Claim(NamedTuple):
-    """An answer that only symbolic algebra can judge: work for the processes of grading.pool."""
+class DeferredComparison(NamedTuple):
+    """A comparison that needs symbolic algebra, which the processes of grading.pool compute."""
 
     gold: str
     answer: str

@@ -1,15 +1,20 @@
-"""Processes that judge Claims, each claim within a limit of processor time that the parent enforces with SIGKILL.
+"""A pool of worker processes for DeferredComparisons, each with a limit of processor time.
 
-A claim that uses up its processor time is a `timeout`. A busy machine makes none: time in which a worker does not run is not
-counted. A worker that dies (killed, out of memory) or freezes (stopped: it has a claim and uses no processor) may have done so
-for a reason of its own: its claim is judged once more, by a worker that was started since, because whatever it was may have
-struck those that stand idle too. Only the second loss is the claim's, `grader_error` after a death and `timeout` after a
-standstill, so that no claim costs more than two workers.
-Workers that are gone are replaced, and a warm spare stands by so that a loss costs no import. Where none can be started (no
-memory, no processes left) those that live go on; without any, starting is tried again for a while before PoolError.
-Workers are children of their own (`python -m bridge_jax.grading.worker`), not forks: they never see the parent's devices,
-threads or __main__. Answers come in the order of the claims; equal claims of a call are judged once. `grade` may be called
-from any thread, by one at a time. Left out: anything cheap (equivalence.compare).
+A comparison that uses up its processor time is a `timeout`, and its worker is killed by SIGKILL.
+Time in which a worker does not run is not counted, so that a busy machine causes no timeout.
+
+A worker may die (killed, out of memory) or freeze (it has a comparison and uses no processor) for a
+reason outside the comparison. The comparison is then judged once more, by a worker that was started
+after the loss, since the same cause may have hit idle workers too. The outcome after a second loss
+is `grader_error` for a death and `timeout` for a freeze, so that a comparison costs at most two
+workers. Lost workers are replaced; a spare worker is kept ready, so that no loss costs the time of
+an import. Where none can be started (no memory, no processes left) the others continue; without
+others, starts are repeated for a while before PoolError.
+
+Workers are new processes (`python -m bridge_jax.grading.worker`), not forks: they have none of the
+parent's devices, threads or __main__. Outcomes are in the order of the comparisons; equal
+comparisons of a call are judged once. `grade` may be called from any thread, one call at a time.
+Left out: cheap comparisons (equivalence.compare).
 """
 
 from __future__ import annotations
@@ -26,20 +31,20 @@ import threading
 import time
 from pathlib import Path
 
-from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.grading.worker import READY
 
 logger = logging.getLogger(__name__)
-START_SECONDS = (
-    120.0  # of processor time, within which a new worker must have imported what it needs
-)
-STALL_SECONDS = 30.0  # of wall clock: a worker that hardly ran for so long is frozen
-STALL_SHARE = (
-    0.001  # of one processor; a worker that waits for its turn on a busy machine gets more
-)
-TICK = 0.02  # seconds between two looks at a worker's processor time, which the kernel counts in hundredths
-STARTS = 6  # failures in a row to start a worker, after which the pool without any gives up
-PAUSE = 1.0  # seconds before the third start in a row; each later one waits twice as long
+# processor time that a new worker may use for its imports
+START_SECONDS = 120.0
+# a worker is frozen that used less than STALL_SHARE of a processor for so many seconds of wall
+# clock; a worker that competes for a busy processor gets more than this share
+STALL_SECONDS = 30.0
+STALL_SHARE = 0.001
+# seconds between two checks of a worker's processor time, which the kernel counts in hundredths
+TICK = 0.02
+STARTS = 6  # failed starts in a row after which a pool without workers gives up
+PAUSE = 1.0  # seconds before the third start in a row; the delay doubles with each later one
 LONGEST_PAUSE = 60.0
 USED_UP, FROZEN = "used up its processor time", "froze"
 LONGEST = 10_000  # characters of gold and answer together; more is not sent
@@ -48,13 +53,13 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class PoolError(RuntimeError):
-    """Workers cannot be started."""
+    """No worker can be started."""
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Processor time of a process and its threads, as the kernel counts it; None where no /proc shows it (macOS)."""
+    """Processor time of a process and its threads from /proc; None without /proc (macOS)."""
     try:
-        # the name in brackets may hold anything, so fields are counted from behind it
+        # the name in brackets may contain anything, so fields are counted after it
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
@@ -62,7 +67,7 @@ def cpu_seconds(pid: int) -> float | None:
 
 
 class Worker:
-    """One child process, its claim and what it may still use for it. OSError if it cannot be started."""
+    """A child process with its current comparison and limits; OSError if it cannot be started."""
 
     def __init__(self, memory_bytes: int, deadline: float):
         paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -79,23 +84,23 @@ class Worker:
             bufsize=0,
             start_new_session=True,  # a terminal's Ctrl-C is the parent's
         )
-        # neither reading from nor writing to a frozen worker may hold up the parent
+        # a frozen worker must not block the parent, neither in reading nor in writing
         os.set_blocking(self.process.stdout.fileno(), False)
         os.set_blocking(self.process.stdin.fileno(), False)
         self.started, self.ready, self.received, self.unsent = time.monotonic(), False, b"", b""
-        self.fresh = True  # it was never given a claim
-        self.claim: Claim | None = None
-        self._allow(START_SECONDS)
+        self.unused = True  # no comparison was sent to it so far
+        self.comparison: DeferredComparison | None = None
+        self._set_limit(START_SECONDS)
 
-    def send(self, claim: Claim, deadline: float) -> None:
-        """Give it a claim; OSError if it is dead."""
-        self._allow(deadline)
-        self.unsent = (json.dumps(claim) + "\n").encode()
+    def send(self, comparison: DeferredComparison, deadline: float) -> None:
+        """Sends a comparison; OSError if the process is dead."""
+        self._set_limit(deadline)
+        self.unsent = (json.dumps(comparison) + "\n").encode()
         self.push()
-        self.claim, self.fresh = claim, False
+        self.comparison, self.unused = comparison, False
 
     def push(self) -> None:
-        """Write as much of the claim as the pipe takes; OSError if it is dead."""
+        """Writes as much of the comparison as the pipe accepts; OSError if the process is dead."""
         while self.unsent:
             try:
                 self.unsent = self.unsent[os.write(self.process.stdin.fileno(), self.unsent) :]
@@ -103,7 +108,7 @@ class Worker:
                 return
 
     def read(self) -> str | None:
-        """A whole line, without its end, if there is one; EOFError if the process is gone."""
+        """A complete line without its end, or None; EOFError if the process has ended."""
         while (found := self.received.find(b"\n")) < 0:
             piece = self.process.stdout.read(4096)
             if piece is None:
@@ -114,18 +119,19 @@ class Worker:
         line, self.received = self.received[:found].decode(), self.received[found + 1 :]
         return line
 
-    def _allow(self, seconds: float) -> None:
-        """So much processor time from now on."""
+    def _set_limit(self, seconds: float) -> None:
+        """Limits the processor time from now on."""
         now, used = time.monotonic(), cpu_seconds(self.process.pid)
         self._limit, self._used_before = seconds, used
-        self._seen_at, self._used_then = now, used  # when it was last known to get on
-        # without a look at its processor time the limit is the worker's own (worker.grant)
+        # the last time at which progress was seen
+        self._seen_at, self._used_then = now, used
+        # without /proc the worker alone enforces the limit (worker.limit_cpu_time)
         self._patience = STALL_SECONDS if used is not None else max(STALL_SECONDS, 4 * seconds)
-        # when there can be something to say for the first time
+        # the earliest time at which a limit may be exceeded
         self.due = now + (self._patience if used is None else min(seconds, self._patience))
 
-    def overdue(self) -> str | None:
-        """USED_UP, FROZEN, or None while it may go on."""
+    def limit_exceeded(self) -> str | None:
+        """USED_UP, FROZEN, or None within the limits."""
         now = time.monotonic()
         if now < self.due:
             return None
@@ -144,70 +150,86 @@ class Worker:
         return None
 
     def kill(self) -> int | None:
-        """SIGKILL; no zombie is left, unless the kernel holds it. The exit code, which an earlier death decided."""
+        """Kills and reaps the process; the exit code, which may be that of an earlier death."""
         self.process.kill()
         try:
             self.process.wait(10)
-        except subprocess.TimeoutExpired:  # in the kernel, for a file system that is gone
+        except subprocess.TimeoutExpired:  # blocked in the kernel, by a lost file system
             logger.warning("grading worker %d does not die of SIGKILL", self.process.pid)
         for stream in (self.process.stdin, self.process.stdout):
             try:
                 stream.close()
-            except OSError:  # the claim that it never read
+            except OSError:  # the comparison that it never read
                 pass
         return self.process.returncode
 
 
-class Work:
-    """The claims of one call: which wait, which were lost once, what is known."""
+class GradingJob:
+    """The comparisons of one call of `grade`: waiting, to be retried, finished."""
 
-    def __init__(self, claims: list[Claim]):
-        long = [claim for claim in claims if len(claim.gold) + len(claim.answer) > LONGEST]
-        self.found = dict.fromkeys(long, Outcome.parse_error)
+    def __init__(self, comparisons: list[DeferredComparison]):
+        long = [
+            comparison
+            for comparison in comparisons
+            if len(comparison.gold) + len(comparison.answer) > LONGEST
+        ]
+        self.outcomes = dict.fromkeys(long, Outcome.parse_error)
         self.waiting = collections.deque(
-            dict.fromkeys(claim for claim in claims if claim not in self.found)
+            dict.fromkeys(
+                comparison for comparison in comparisons if comparison not in self.outcomes
+            )
         )
-        self.again: list[Claim] = []  # lost once
-        self._lost: dict[Claim, float] = {}  # clock of the loss
+        self.retries: list[DeferredComparison] = []  # those whose first worker was lost
+        self._lost_at: dict[DeferredComparison, float] = {}  # time of the loss
 
-    def choose(self, worker: Worker, workers: list[Worker]) -> Claim | None:
-        """The claim for a worker: the latest that was lost before it was started; one that was lost and to which no worker
-        comes any more (starting fails); else the next that waits."""
-        for claim in reversed(self.again):
-            if self._is_new(worker, claim):
-                return claim
-        for claim in self.again:
-            if not any(self._is_new(other, claim) for other in workers):
-                return claim
+    def next_for(self, worker: Worker, workers: list[Worker]) -> DeferredComparison | None:
+        """The next comparison for a worker, or None.
+
+        In this order: the latest that was lost before the worker was started; one that was lost and
+        that no newer worker is there for (starts fail); the first that waits.
+        """
+        for comparison in reversed(self.retries):
+            if self._is_new(worker, comparison):
+                return comparison
+        for comparison in self.retries:
+            if not any(self._is_new(other, comparison) for other in workers):
+                return comparison
         return self.waiting[0] if self.waiting else None
 
-    def _is_new(self, worker: Worker, claim: Claim) -> bool:
-        """Whether a worker was started after this claim was lost, and is still unused."""
-        return worker.fresh and worker.started >= self._lost[claim]
+    def _is_new(self, worker: Worker, comparison: DeferredComparison) -> bool:
+        """Whether a worker was started after the loss of this comparison and is still unused."""
+        return worker.unused and worker.started >= self._lost_at[comparison]
 
-    def given(self, claim: Claim) -> None:
-        """A worker has it."""
-        if claim in self.again:
-            self.again.remove(claim)
+    def mark_sent(self, comparison: DeferredComparison) -> None:
+        """Removes a comparison that was sent to a worker."""
+        if comparison in self.retries:
+            self.retries.remove(comparison)
         else:
-            self.waiting.remove(claim)
+            self.waiting.remove(comparison)
 
-    def lose(self, claim: Claim, outcome: Outcome) -> None:
-        """Its worker is gone: the claim is judged again behind others, or, the second time, this is its outcome."""
-        if claim in self._lost:
-            self.found[claim] = outcome
+    def record_loss(self, comparison: DeferredComparison, outcome: Outcome) -> None:
+        """Schedules a retry for a comparison whose worker was lost.
+
+        The second time, sets `outcome`.
+        """
+        if comparison in self._lost_at:
+            self.outcomes[comparison] = outcome
         else:
-            self._lost[claim] = time.monotonic()
-            self.again.append(claim)
+            self._lost_at[comparison] = time.monotonic()
+            self.retries.append(comparison)
 
 
 class Pool:
-    """`workers` processes and a spare; `deadline` seconds of processor time for each claim, `memory_bytes` of address space."""
+    """`workers` worker processes and a spare one.
+
+    deadline: processor seconds for each comparison; memory_bytes: address space of a worker.
+    """
 
     def __init__(self, workers: int = 2, deadline: float = 5.0, memory_bytes: int = 2 << 30):
         if workers < 1 or not deadline > 0:
             raise ValueError(
-                f"Pool(workers={workers}, deadline={deadline}); allowed: at least 1, above 0 seconds"
+                f"Pool(workers={workers}, deadline={deadline}); allowed: at least 1, above 0 "
+                "seconds"
             )
         self.deadline, self._memory_bytes, self._size = deadline, memory_bytes, workers
         self.killed = 0  # workers that had to be replaced
@@ -218,22 +240,25 @@ class Pool:
         self._workers: list[Worker] = []
         self._fill()
 
-    def grade(self, claims: list[Claim]) -> list[Outcome]:
-        """One Outcome for each claim, in order; raises for no claim, PoolError if workers cannot be started any more."""
+    def grade(self, comparisons: list[DeferredComparison]) -> list[Outcome]:
+        """The Outcome of each comparison, in order; PoolError if no worker can be started.
+
+        No comparison raises an error.
+        """
         with self._lock:
             if self._closed:
                 raise PoolError("the pool is closed; make a new one")
-            for worker in [worker for worker in self._workers if worker.claim]:
+            for worker in [worker for worker in self._workers if worker.comparison]:
                 self._remove(worker)  # a call before this one was interrupted
-            work = Work(claims)
+            job = GradingJob(comparisons)
             self._fill()
-            while work.waiting or work.again or any(worker.claim for worker in self._workers):
-                self._assign(work)
+            while job.waiting or job.retries or any(worker.comparison for worker in self._workers):
+                self._assign(job)
                 for worker in self._wait():
-                    self._hear(worker, work)
-                self._expire(work)
+                    self._receive(worker, job)
+                self._kill_overdue(job)
                 self._fill()
-            return [work.found[claim] for claim in claims]
+            return [job.outcomes[comparison] for comparison in comparisons]
 
     def close(self) -> None:
         """End all workers; may be called twice."""
@@ -242,7 +267,7 @@ class Pool:
             self._workers.pop().kill()
 
     def _fill(self) -> None:
-        """As many workers as asked for, and a spare, unless starting has just failed."""
+        """Starts the missing workers and the spare one, unless a start has just failed."""
         while len(self._workers) <= self._size and time.monotonic() >= self._next_start:
             try:
                 self._workers.append(Worker(self._memory_bytes, self.deadline))
@@ -250,7 +275,10 @@ class Pool:
                 self._start_failed(f"cannot be started ({error})")
 
     def _start_failed(self, reason: str) -> None:
-        """Wait before the next start; PoolError after too many in a row if no worker is left that could go on."""
+        """Delays the next start.
+
+        PoolError after too many failures in a row without any live worker.
+        """
         now = time.monotonic()
         self._failed_starts, self._last_failure = self._failed_starts + 1, now
         if self._failed_starts > 1:
@@ -258,31 +286,31 @@ class Pool:
         if self._failed_starts >= STARTS and not any(worker.ready for worker in self._workers):
             self.close()
             raise PoolError(
-                f"grading workers {reason}, {STARTS} times in a row; is the machine out of memory or of processes? "
-                f"What they said is above. Try by hand: "
-                f"python -m {WORKER} {self._memory_bytes} {self.deadline}"
+                f"grading workers {reason}, {STARTS} times in a row; is the machine out of memory "
+                f"or of processes? Their output is above. Try by hand: python -m {WORKER} "
+                f"{self._memory_bytes} {self.deadline}"
             )
 
-    def _assign(self, work: Work) -> None:
-        """Claims to workers that are ready; one worker stays the spare."""
+    def _assign(self, job: GradingJob) -> None:
+        """Sends comparisons to idle workers; one worker stays the spare."""
         for worker in list(self._workers):
-            if sum(worker.claim is not None for worker in self._workers) >= self._size:
+            if sum(worker.comparison is not None for worker in self._workers) >= self._size:
                 return
-            if not worker.ready or worker.claim:
+            if not worker.ready or worker.comparison:
                 continue
-            claim = work.choose(worker, self._workers)
-            if claim is None:
+            comparison = job.next_for(worker, self._workers)
+            if comparison is None:
                 continue
             try:
-                worker.send(claim, self.deadline)
-                work.given(claim)
-            except OSError:  # it died while idle: no claim's fault
-                self._lost(worker, work)
-                return  # another is started before claims are given out again
+                worker.send(comparison, self.deadline)
+                job.mark_sent(comparison)
+            except OSError:  # it died while idle: no comparison's fault
+                self._on_loss(worker, job)
+                return  # another is started before comparisons are given out again
 
     def _wait(self) -> list[Worker]:
-        """Workers that have something to say, or none when the next limit may be reached; claims are written meanwhile."""
-        ends = [worker.due for worker in self._workers if worker.claim or not worker.ready]
+        """Waits for workers with output, or for the next limit; sends pending input meanwhile."""
+        ends = [worker.due for worker in self._workers if worker.comparison or not worker.ready]
         if len(self._workers) <= self._size:
             ends.append(self._next_start)
         now = time.monotonic()
@@ -294,44 +322,49 @@ class Pool:
             events = selector.select(max(0.0, min(ends, default=now) - now))
         return list(dict.fromkeys(key.data for key, _ in events))
 
-    def _hear(self, worker: Worker, work: Work) -> None:
-        """Take a worker's line; the claim of one that is gone or talks nonsense is lost."""
+    def _receive(self, worker: Worker, job: GradingJob) -> None:
+        """Reads a worker's outcome; an end of the process or an invalid line is a loss."""
         try:
             worker.push()
             line = worker.read()
             if line == READY:
                 worker.ready = True
             elif line is not None:
-                if worker.claim is None:
-                    raise ValueError(f"{line!r} answers no claim")
-                work.found[worker.claim], worker.claim = Outcome(line), None
+                if worker.comparison is None:
+                    raise ValueError(f"{line!r} belongs to no comparison")
+                job.outcomes[worker.comparison], worker.comparison = Outcome(line), None
                 self._failed_starts, self._next_start = 0, float("-inf")
         except (EOFError, OSError, ValueError):
-            self._lost(worker, work)
+            self._on_loss(worker, job)
 
-    def _expire(self, work: Work) -> None:
-        """Kill what has used up its time, or is frozen."""
-        for worker in [worker for worker in self._workers if worker.claim or not worker.ready]:
-            came_to = worker.overdue()
-            if came_to == USED_UP and worker.claim:
-                work.found[worker.claim] = Outcome.timeout
+    def _kill_overdue(self, job: GradingJob) -> None:
+        """Kills workers that have used up their time or are frozen."""
+        for worker in [worker for worker in self._workers if worker.comparison or not worker.ready]:
+            verdict = worker.limit_exceeded()
+            if verdict == USED_UP and worker.comparison:
+                job.outcomes[worker.comparison] = Outcome.timeout
                 self._remove(worker)
-            elif came_to:
-                self._lost(worker, work, Outcome.timeout)
+            elif verdict:
+                self._on_loss(worker, job, Outcome.timeout)
 
-    def _lost(self, worker: Worker, work: Work, outcome: Outcome = Outcome.grader_error) -> None:
-        """A worker is gone without an answer, or has to go."""
+    def _on_loss(
+        self, worker: Worker, job: GradingJob, outcome: Outcome = Outcome.grader_error
+    ) -> None:
+        """Removes a worker that ended without an outcome or must be killed."""
         code = self._remove(worker)
-        if worker.claim:
-            logger.info("a grading worker was lost over a claim (exit code %s)", code)
-            # the kernel's limit of processor time strikes where the parent cannot see how much was used
-            work.lose(worker.claim, Outcome.timeout if code == -signal.SIGXCPU else outcome)
+        if worker.comparison:
+            logger.info("a grading worker was lost over a comparison (exit code %s)", code)
+            # the kernel's limit of processor time strikes where the parent cannot see how much was
+            # used
+            job.record_loss(
+                worker.comparison, Outcome.timeout if code == -signal.SIGXCPU else outcome
+            )
         # workers that were started together fail together: one failure
-        elif worker.fresh and worker.started > self._last_failure:
+        elif worker.unused and worker.started > self._last_failure:
             self._start_failed("ended before they were ready")
 
     def _remove(self, worker: Worker) -> int | None:
-        """End a worker; the exit code. `_fill` starts another."""
+        """Ends a worker and returns its exit code; `_fill` starts another one."""
         code = worker.kill()
         self._workers.remove(worker)
         self.killed += 1

@@ -1,11 +1,10 @@
-r"""The value of a formula at one fixed point: two formulas that differ there are different, and no
-algebra is needed.
+r"""Numeric values of formulas at one fixed point: formulas with different values are different.
 
-The tree of formula.py is worked out in complex floats, each value with a bound of its rounding
-error, in time linear in the text. What has no reading there, what overflows, divides by zero, or
-lies on a branch cut gives None: the question is then left to algebra. Never used to call two
-formulas equal, and never calls equal ones different: where large values cancel (10^{15}+x-10^{15})
-the bound is as large as what they lost.
+The tree of formula.py is evaluated in complex floats, with a bound of each rounding error, in time
+linear in the text. The value is None where the text is unreadable, overflows, divides by zero, or
+lies on a branch cut; algebra then decides. Equal values prove nothing, and equal formulas never
+count as different: where large values cancel (10^{15}+x-10^{15}), the error bound is as large as
+the loss.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from bridge_jax.grading.formula import Node
 from bridge_jax.grading.latex import Unreadable
 
 GREEK = "|".join(name for name in latex.GREEK if name != "pi")
-CLOSE = 1e-6  # relative difference below which two values say nothing
-ROUNDING = 1e-15  # relative error of one operation, with room
-UNSURE = 1e-3  # relative error of a value from which nothing more is worked out
+CLOSE = 1e-6  # relative difference below which two values are not counted as different
+ROUNDING = 1e-15  # bound of the relative error of one operation
+UNSURE = 1e-3  # relative error above which a value is not used any more
 
 
-class Measured(NamedTuple):
+class BoundedValue(NamedTuple):
     """A value and a bound of its error."""
 
     value: complex
@@ -36,9 +35,7 @@ class _Unclear(ValueError):
 
 
 def differ(one: str, other: str, absolute: float = 0.0, relative: float = 0.0) -> bool:
-    """Whether both have values, and these are further apart than rounding and the given tolerances
-    explain.
-    """
+    """Whether the two values differ by more than rounding errors and the tolerances."""
     x, y = measure(one), measure(other)
     if x is None or y is None:
         return False
@@ -47,15 +44,13 @@ def differ(one: str, other: str, absolute: float = 0.0, relative: float = 0.0) -
 
 
 def value(text: str) -> complex | None:
-    """The value with every letter at a number of its own, e and i at theirs; None where it is
-    unclear.
-    """
+    """The value with a fixed number for every letter (e and i as usual); None where undefined."""
     found = measure(text)
     return None if found is None else found.value
 
 
-def measure(text: str) -> Measured | None:
-    """The value and the bound of its error; None where it is unclear."""
+def measure(text: str) -> BoundedValue | None:
+    """The value and the bound of its error; None where it is undefined."""
     try:
         found = _measure(formula.read(text))
         return found if cmath.isfinite(found.value) and math.isfinite(found.error) else None
@@ -71,22 +66,22 @@ def constant(text: str) -> float | None:
     return None if abs(found.value.imag) > found.error else found.value.real
 
 
-def at(name: str) -> complex:
-    """Where the probe stands: between 1.1 and 2.8, or the constant."""
+def letter_value(name: str) -> complex:
+    """The number for a letter: a constant such as pi, otherwise between 1.1 and 2.8."""
     constants = {"e": math.e, "i": 1j, "pi": math.pi}
     name = name.removeprefix("\\")
     key = sum(ord(letter) * 31**place for place, letter in enumerate(name))
     return constants.get(name, 1.1 + 1.7 * (key * 0.6180339887 % 1))
 
 
-def _measure(node: Node) -> Measured:
+def _measure(node: Node) -> BoundedValue:
     if node.kind == "number":
         found = float(node.value)
-        return Measured(complex(found), 0.0 if found == node.value else ROUNDING * abs(found))
+        return BoundedValue(complex(found), 0.0 if found == node.value else ROUNDING * abs(found))
     if node.kind in ("symbol", "constant"):
         if node.value == "infty":
             raise _Unclear
-        return _rounded(complex(at(node.value)))
+        return _rounded(complex(letter_value(node.value)))
     parts = [_measure(part) for part in node.parts]
     if any(part.error > UNSURE * (1 + abs(part.value)) for part in parts):
         raise _Unclear
@@ -94,30 +89,30 @@ def _measure(node: Node) -> Measured:
         return _call(node.value, parts)
     if node.kind == "apply":  # any smooth function will do, the same for all that are called so
         (x,) = parts
-        return _sum(_product(x, x), _product(x, _rounded(complex(at(node.value)))))
+        return _sum(_product(x, x), _product(x, _rounded(complex(letter_value(node.value)))))
     return _OPERATIONS[node.kind](*parts)
 
 
-def _rounded(value: complex, error: float = 0.0) -> Measured:
-    return Measured(complex(value), error + ROUNDING * abs(value))
+def _rounded(value: complex, error: float = 0.0) -> BoundedValue:
+    return BoundedValue(complex(value), error + ROUNDING * abs(value))
 
 
-def _sum(*parts: Measured) -> Measured:
+def _sum(*parts: BoundedValue) -> BoundedValue:
     found = sum(part.value for part in parts)
     largest = max(abs(part.value) for part in parts)
     rounding = ROUNDING * len(parts) * largest
-    return Measured(found, sum(part.error for part in parts) + rounding)
+    return BoundedValue(found, sum(part.error for part in parts) + rounding)
 
 
-def _product(*parts: Measured) -> Measured:
-    found = Measured(1.0)
+def _product(*parts: BoundedValue) -> BoundedValue:
+    found = BoundedValue(1.0)
     for part in parts:
         error = abs(found.value) * part.error + abs(part.value) * found.error
         found = _rounded(found.value * part.value, error + found.error * part.error)
     return found
 
 
-def _quotient(top: Measured, bottom: Measured) -> Measured:
+def _quotient(top: BoundedValue, bottom: BoundedValue) -> BoundedValue:
     smallest = abs(bottom.value) - bottom.error
     if smallest <= 0 or bottom.error > UNSURE * abs(bottom.value):
         raise _Unclear
@@ -125,13 +120,13 @@ def _quotient(top: Measured, bottom: Measured) -> Measured:
     return _rounded(top.value / bottom.value, error)
 
 
-def _power(base: Measured, exponent: Measured) -> Measured:
+def _power(base: BoundedValue, exponent: BoundedValue) -> BoundedValue:
     n = exponent.value
     if n == round(n.real) and exponent.error < 1e-9 and abs(n) <= formula.EXPONENT:
         if n == 0 and base.value == 0:
             raise _Unclear
         if n.real < 0:
-            return _quotient(Measured(1.0), _power(base, Measured(-n)))
+            return _quotient(BoundedValue(1.0), _power(base, BoundedValue(-n)))
         found = base.value ** int(n.real)
         slope = abs(n) * (abs(base.value) + base.error) ** max(int(n.real) - 1, 0)
         return _rounded(found, slope * base.error + abs(n) * ROUNDING * abs(found))
@@ -139,21 +134,22 @@ def _power(base: Measured, exponent: Measured) -> Measured:
     return _exponential(_product(logarithm, exponent))
 
 
-def _root(base: Measured, degree: Measured) -> Measured:
+def _root(base: BoundedValue, degree: BoundedValue) -> BoundedValue:
     if degree.value == 2:
         if base.value.imag == 0 and base.value.real == 0 and base.error == 0:
-            return Measured(0.0)
+            return BoundedValue(0.0)
         _off_the_cut(base, exact=True)
         found = cmath.sqrt(complex(base.value.real, base.value.imag or 0.0))
         return _rounded(found, base.error / max(abs(found), 1e-300))
     if base.value.imag == 0 and base.value.real <= 0:
         raise _Unclear  # real or complex, as one likes
-    return _power(base, _quotient(Measured(1.0), degree))
+    return _power(base, _quotient(BoundedValue(1.0), degree))
 
 
-def _off_the_cut(found: Measured, exact: bool = False) -> None:
-    """Roots and logarithms jump at negative numbers: only an imaginary part that rounding cannot
-    turn is sure.
+def _off_the_cut(found: BoundedValue, exact: bool = False) -> None:
+    """Raises _Unclear near the branch cut of roots and logarithms, the negative numbers.
+
+    There rounding could flip the sign of the imaginary part.
     """
     if found.value.real > found.error or abs(found.value.imag) > found.error:
         return
@@ -162,24 +158,24 @@ def _off_the_cut(found: Measured, exact: bool = False) -> None:
 
 
 def _sure(error: float) -> None:
-    """Where an error is no longer small, its bound is none."""
+    """Raises _Unclear for a large error, for which first-order bounds do not hold."""
     if error > 0.1:
         raise _Unclear
 
 
-def _logarithm(found: Measured) -> Measured:
+def _logarithm(found: BoundedValue) -> BoundedValue:
     _off_the_cut(found)
     _sure(found.error / abs(found.value))
     return _rounded(cmath.log(found.value), 2 * found.error / abs(found.value))
 
 
-def _exponential(found: Measured) -> Measured:
+def _exponential(found: BoundedValue) -> BoundedValue:
     _sure(found.error)
     result = cmath.exp(found.value)
     return _rounded(result, 2 * found.error * abs(result))
 
 
-def _call(name: str, parts: list[Measured]) -> Measured:
+def _call(name: str, parts: list[BoundedValue]) -> BoundedValue:
     (x, *base) = parts
     if name == "exp":
         return _exponential(x)
@@ -188,7 +184,7 @@ def _call(name: str, parts: list[Measured]) -> Measured:
         return _logarithm(x) if name == "ln" else _quotient(_logarithm(x), below)
     if name in ("sec", "csc", "cot"):
         return _quotient(
-            Measured(1.0), _call({"sec": "cos", "csc": "sin", "cot": "tan"}[name], [x])
+            BoundedValue(1.0), _call({"sec": "cos", "csc": "sin", "cot": "tan"}[name], [x])
         )
     if name in ("tan", "tanh"):
         kind = "h" if name == "tanh" else ""
@@ -203,11 +199,11 @@ def _call(name: str, parts: list[Measured]) -> Measured:
         return _rounded(getattr(math, name.replace("arc", "a"))(x.value.real), 10 * x.error)
     if name in ("max", "min") and all(part.value.imag == 0 for part in parts):
         chosen = (max if name == "max" else min)(part.value.real for part in parts)
-        return Measured(chosen, max(part.error for part in parts))
+        return BoundedValue(chosen, max(part.error for part in parts))
     raise _Unclear
 
 
-def _factorial(x: Measured) -> Measured:
+def _factorial(x: BoundedValue) -> BoundedValue:
     if (
         x.value != round(x.value.real)
         or not 0 <= x.value.real <= formula.FACTORIAL
@@ -217,7 +213,7 @@ def _factorial(x: Measured) -> Measured:
     return _rounded(float(math.factorial(int(x.value.real))))
 
 
-def _binomial(n: Measured, k: Measured) -> Measured:
+def _binomial(n: BoundedValue, k: BoundedValue) -> BoundedValue:
     top, below = n.value.real, k.value.real
     whole = n.value == round(top) and k.value == round(below) and n.error + k.error < 1e-6
     if not whole or not 0 <= below <= top <= formula.EXPONENT:
@@ -226,19 +222,19 @@ def _binomial(n: Measured, k: Measured) -> Measured:
 
 
 def _step(up: bool):
-    def stepped(x: Measured) -> Measured:
+    def stepped(x: BoundedValue) -> BoundedValue:
         below = math.floor(x.value.real)
         far = min(x.value.real - below, below + 1 - x.value.real) > x.error + 1e-9
         if x.value.imag != 0 or not far:
             raise _Unclear
-        return Measured(float(below + up))
+        return BoundedValue(float(below + up))
 
     return stepped
 
 
 _OPERATIONS = {
     "sum": _sum,
-    "negative": lambda x: Measured(-x.value, x.error),
+    "negative": lambda x: BoundedValue(-x.value, x.error),
     "product": _product,
     "quotient": _quotient,
     "power": _power,
@@ -246,7 +242,7 @@ _OPERATIONS = {
     "factorial": _factorial,
     "binomial": _binomial,
     "degrees": lambda x: _product(x, _rounded(math.pi / 180)),
-    "abs": lambda x: Measured(abs(x.value), x.error),
+    "abs": lambda x: BoundedValue(abs(x.value), x.error),
     "floor": _step(False),
     "ceil": _step(True),
 }

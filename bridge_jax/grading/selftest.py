@@ -1,17 +1,17 @@
-r"""About seventy known pairs, graded through the real path before a run begins: box, cheap stage,
-worker processes.
+r"""Self-test of the grader: about seventy known pairs, graded before a run begins.
 
-A grader that is broken, by a library of another version or a pool that cannot start, would
-otherwise look like a bad model.
+They take the path of real completions: box, cheap stage, worker processes. Without the test a
+broken grader, such as one with another version of a library, would look like a bad model.
 """
 
 from __future__ import annotations
 
 from bridge_jax.grading.equivalence import compare
 from bridge_jax.grading.extract import last_boxed
-from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 
-EQUAL = (  # gold, answer
+# gold, answer
+EQUAL = (
     ("42", "42"),
     ("42", " 42. "),
     ("1234", "1,234"),
@@ -92,11 +92,11 @@ OTHERS = (
 
 
 class GraderBroken(RuntimeError):
-    """The grader says something else than it should of known pairs."""
+    """The grader gives wrong outcomes for known pairs."""
 
 
 def check(pool) -> None:
-    """GraderBroken, naming each pair that comes out otherwise."""
+    """GraderBroken names all known pairs with a wrong outcome."""
     wanted = (
         [(gold, answer, Outcome.correct) for gold, answer in EQUAL]
         + [(gold, answer, Outcome.wrong) for gold, answer in DIFFERENT]
@@ -116,19 +116,22 @@ def check(pool) -> None:
     ]
     if broken:
         raise GraderBroken(
-            f"{len(broken)} of {len(wanted)} known pairs are graded wrongly, so no reward could be trusted:\n"
+            f"{len(broken)} of {len(wanted)} known pairs are graded wrongly, so no reward could be "
+            "trusted:\n"
             + "\n".join(broken)
             + "\nIs math-verify installed as requirements.txt says?"
         )
 
 
 def grade(rows: list[tuple[str, str, Rule]], pool, extract=last_boxed) -> list[Outcome]:
-    """Outcomes of (gold, completion text, rule), by the way that training goes."""
+    """Outcomes of (gold, completion text, rule), graded as in training."""
     answers = [extract(text) for _, text, _ in rows]
     found = [
         Outcome.no_answer if answer is None else compare(gold, answer, rule)
         for (gold, _, rule), answer in zip(rows, answers)
     ]
-    claims = [outcome for outcome in found if isinstance(outcome, Claim)]
-    judged = dict(zip(claims, pool.grade(claims))) if claims else {}
-    return [judged[outcome] if isinstance(outcome, Claim) else outcome for outcome in found]
+    deferred = [outcome for outcome in found if isinstance(outcome, DeferredComparison)]
+    judged = dict(zip(deferred, pool.grade(deferred))) if deferred else {}
+    return [
+        judged[outcome] if isinstance(outcome, DeferredComparison) else outcome for outcome in found
+    ]

@@ -1,14 +1,13 @@
-r"""An answer taken apart: lists, tuples, intervals, sets, unions, matrices, determinants;
-inequalities as the sets they mean.
+r"""Structure of an answer: lists, tuples, intervals, sets, unions, matrices, inequalities.
 
-    1, 2 or 3                    list, in any order
-    (1, 2], (1, 2, 3)            by its brackets
-    3 < x \le 4                  the interval (3, 4]
-    x < 1 \text{ or } x > 3      the union of (-\infty, 1) and (3, \infty)
-    \{1, 2\}                     set
-    2 \pm \sqrt 3                the list of both values
-    pmatrix, array               matrix
-    vmatrix                      determinant, which is not the matrix
+1, 2 or 3                    list, in any order
+(1, 2], (1, 2, 3)            by its brackets
+3 < x \le 4                  the interval (3, 4]
+x < 1 \text{ or } x > 3      the union of (-\infty, 1) and (3, \infty)
+\{1, 2\}                     set
+2 \pm \sqrt 3                the list of both values
+pmatrix, array               matrix
+vmatrix                      determinant, which is not the matrix
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _MATRIX = re.compile(
 )
 _ROW, _CELL = re.compile(r"\\\\(?:\s*\[[^\]]*\])?|\\cr(?![A-Za-z])"), re.compile("&")
 _PAIRS = {"(": ")", "[": "]", "|": "|", r"\|": r"\|", "": ""}
-# before a matrix: one term, of which a sum in brackets may be part
+# the factor of a matrix: one term, which may contain a sum in brackets
 _FACTOR = re.compile(r"(-?(?:\([^()]*\)|[^-+=()])*?)\s*(?:\\cdot|\\times|\*)?")
 _BUILDER = re.compile(
     r"\\\{\s*([^|:\\]+?)\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|\||:)(.+)\\\}", re.DOTALL
@@ -52,18 +51,14 @@ _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
 class Shape(NamedTuple):
-    """One expression, or what it is made of: ONE, LIST, SET, UNION, "(]" and other brackets,
-    "matrix2,2", ...
-    """
+    """The kind of a value and its parts; kind: ONE, LIST, SET, UNION, "(]", "matrix2,2", ..."""
 
     kind: str
     parts: tuple[str, ...]
 
 
 class Part(NamedTuple):
-    """One answer of a list: its name and its value; `joined` is the word or sign that stands before
-    it.
-    """
+    """One answer of a list: its name and value; joined: the word or sign before it."""
 
     name: str
     body: str
@@ -72,7 +67,7 @@ class Part(NamedTuple):
 
 
 def parts(text: str, every_comma: bool = False) -> list[Part]:
-    """The answers that a text lists, with their names; `every_comma`: 1,234 lists two."""
+    """The answers that a text lists, with their names; every_comma: 1,234 is a list of two."""
     pieces = _pieces(text, every_comma)
     listed, before = [], ""
     for piece, separator in pieces:
@@ -85,7 +80,7 @@ def parts(text: str, every_comma: bool = False) -> list[Part]:
 
 
 def _pieces(text: str, every_comma: bool) -> list[tuple[str, str]]:
-    """At commas, semicolons, and, or, lines of cases; commas within numbers stay."""
+    """Splits at commas, semicolons, and, or, and lines of cases; commas within numbers stay."""
     text = _LINES.sub(" ", text)
     if not _SEPARATES.search(text):
         return [(text, "")]
@@ -99,12 +94,12 @@ def _pieces(text: str, every_comma: bool) -> list[tuple[str, str]]:
 
 
 def _is_grouped(piece: str) -> bool:
-    """Whether the marks in a piece group the digits of one number and of no bracket."""
+    """Whether the commas in a piece group the digits of a number, outside brackets."""
     return _THOUSANDS.fullmatch(piece.replace("\x01", ",")) is not None and "(" not in piece
 
 
 def _values(piece: str) -> list[Named]:
-    """The named values of one piece: both of a plus-minus."""
+    """The named values of one piece; two for a plus-minus."""
     found = names.named(piece)
     if found.body.count(r"\pm") + found.body.count(r"\mp") == 0 or found.body.startswith(r"\{"):
         return [found]
@@ -119,7 +114,7 @@ def _values(piece: str) -> list[Named]:
 
 
 def _with_first_name(listed: list[Part]) -> list[Part]:
-    """x = 1, 2 names both."""
+    """Gives all values the name of the first, as in x = 1, 2."""
     first, *others = listed
     if first.name and not any(other.name or other.equation for other in others):
         return [first, *(other._replace(name=first.name) for other in others)]
@@ -127,8 +122,9 @@ def _with_first_name(listed: list[Part]) -> list[Part]:
 
 
 def _joined(listed: list[Part]) -> list[Part]:
-    """Inequalities of one unknown: joined by or they are a union, two joined by and an interval; a
-    comma means and where both can be true.
+    """Joins inequalities of one unknown: a union for "or", an interval for two with "and".
+
+    A comma means "and" where both inequalities can hold.
     """
     words = {part.joined for part in listed[1:]}
     sets = [interval(part) for part in listed]
@@ -150,7 +146,7 @@ def _union(sets: list[Part]) -> Part:
 
 
 def as_union(listed: list[Part]) -> list[Part]:
-    """Intervals joined by or, or of which one is infinite, as their union; other lists stay."""
+    """The union of intervals joined by "or" or of which one is infinite; other lists stay."""
     words = {part.joined for part in listed[1:]}
     infinite = any(r"\infty" in part.body for part in listed)
     if all(_is_interval(part.body) for part in listed) and (words == {"or"} or infinite):
@@ -165,7 +161,7 @@ def _is_interval(text: str) -> bool:
 
 
 def _both(sets: list[Part]) -> list[Part] | None:
-    """The interval that two rays in opposite directions share."""
+    """The intersection of two rays of opposite directions."""
     below = [found.body for found in sets if found.body.endswith(r",\infty)")]
     above = [found.body for found in sets if found.body.startswith(r"(-\infty,")]
     if len(below) != 1 or len(above) != 1 or below == above:
@@ -175,9 +171,7 @@ def _both(sets: list[Part]) -> list[Part] | None:
 
 
 def interval(part: Part | Named) -> Part | None:
-    """The set that an inequality gives for its one unknown, as an interval or a union; None for
-    other relations.
-    """
+    """The solutions of an inequality in one unknown, as an interval or a union; otherwise None."""
     if not part.equation:
         return None
     found = names.relation(part.body)
@@ -223,7 +217,7 @@ def _between(sides: tuple[str, ...], signs: tuple[str, ...]) -> Part | None:
 
 
 def _all_but(sides: tuple[str, ...]) -> Part | None:
-    """x \\ne 3."""
+    """The solutions of x \\ne 3, a union of two intervals."""
     left, right = (names.canonical(side) for side in sides)
     if bool(left) == bool(right):
         return None
@@ -233,7 +227,7 @@ def _all_but(sides: tuple[str, ...]) -> Part | None:
 
 @functools.lru_cache(maxsize=4096)
 def shape(text: str) -> Shape:
-    """What one value is, by its outermost brackets or signs."""
+    """The shape of one value, by its outermost brackets or signs."""
     text = text.strip()
     if r"\begin" in text and (found := _MATRIX.fullmatch(text)):
         return _matrix(found)
@@ -254,7 +248,7 @@ def shape(text: str) -> Shape:
 
 
 def _reals(text: str) -> str:
-    """The reals, and the reals without some numbers, as intervals."""
+    """Writes the reals, and the reals without some numbers, as intervals."""
     if text == r"\mathbb{R}":
         return REALS
     found = _WITHOUT.fullmatch(text)
@@ -283,8 +277,9 @@ def _set(text: str) -> Shape:
 
 
 def _matrix(found: re.Match) -> Shape:
-    """Cells row by row; the kind holds the lengths of the rows, and whether bars make a determinant
-    of it.
+    """Cells row by row.
+
+    The kind has the lengths of the rows and tells a determinant by its bars.
     """
     rows = [row for row in _ROW.split(found["cells"]) if row.strip()]
     cells = [[cell.strip() for cell in _CELL.split(row)] for row in rows]

@@ -1,15 +1,14 @@
-r"""Units of a list, in all their spellings, behind a number or a formula; scale words, which
-multiply; money, which stands before.
+r"""Units after a number or a formula, scale words such as million, and currency signs.
 
     5\text{ cm}^2, 5 square centimeters, 5\,\mathrm{cm^2}    5 of cm^2
     5 m/s, 5 meters per second                               5 of m / s
     \$5, 5 dollars, USD 5                                    5 of dollar
     2.5\text{ million}                                       2500000
 
-A unit may be stated or left out, but two that are stated must be the same one; nothing is
-converted. Words that are not in the list are no unit of an answer. The gold answer is trusted: what
-stands behind its number is its unit, and an answer may repeat it. Letters without \text are
-factors: only unmistakable names (cm, feet, m/s) are read as units there.
+A unit may be given or left out, but two given units must be equal; nothing is converted. The known
+units and their spellings are listed here; other words are not accepted as the unit of an answer.
+The words after the number of a gold answer are always its unit, which an answer may repeat. Letters
+outside \text are factors, except for unmistakable names of units (cm, feet, m/s).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import NamedTuple
 from bridge_jax.grading import numbers
 from bridge_jax.grading.latex import FUNCTIONS, normalise
 
-# a unit's name, then its other spellings; plurals and capitals are understood
+# a unit's name, then its other spellings; plurals and capitals are accepted
 _MEASURES = """
 millimeter mm millimetre | centimeter cm centimetre | decimeter dm decimetre | meter m metre
 kilometer km kilometre | micrometer µm micron | nanometer nm | inch in inches | foot ft feet
@@ -44,7 +43,7 @@ bit | byte | kilobyte kb | megabyte mb
 gigabyte gb | knot | dozen-units | pixel | decibel db | becquerel | jansky jy | magnitude mag
 """.split("\n")
 
-# things that are counted; an adjective of COUNTED_AS may stand before them
+# countable things; an adjective of COUNTED_AS may stand before them
 _COUNTED = """
 unit way value integer number digit solution root answer point pair triple set subset element
 element term factor divisor multiple prime square circle triangle rectangle polygon quadrilateral
@@ -67,28 +66,42 @@ spoon fork plate dish shot trial flip roll toss tosses more bead rock stone shel
 bill gold gem diamond ring necklace button key rope ribbon string foot-pound serving portion
 """.split()
 
-# no unit, even where a gold answer is trusted
+# words that are no unit, even in a gold answer
 _NEVER = frozenset(
     "a an and answer answers are but else if is maybe no not or so than the think wrong right "
     "correct incorrect true false about around approximately plus minus times over equals yes".split()
 )
 _ADJECTIVES = frozenset("distinct different possible total such right".split())
+# fmt: skip
 _SCALES = {
-    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
-    "quadrillion": 10**15, "dozen": 12, "lakh": 10**5, "crore": 10**7,
-}  # fmt: skip
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "quadrillion": 10**15,
+    "dozen": 12,
+    "lakh": 10**5,
+    "crore": 10**7,
+}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+# fmt: skip
 _TOGETHER = {
-    "mph": {"mile": 1, "hour": -1}, "kph": {"kilometer": 1, "hour": -1},
-    "kmh": {"kilometer": 1, "hour": -1}, "kmph": {"kilometer": 1, "hour": -1},
-    "mps": {"meter": 1, "second": -1}, "fps": {"foot": 1, "second": -1},
-    "mpg": {"mile": 1, "gallon": -1}, "rpm": {"revolution": 1, "minute": -1},
-    "footpound": {"foot": 1, "pound": 1}, "kilowatthour": {"kilowatt": 1, "hour": 1},
+    "mph": {"mile": 1, "hour": -1},
+    "kph": {"kilometer": 1, "hour": -1},
+    "kmh": {"kilometer": 1, "hour": -1},
+    "kmph": {"kilometer": 1, "hour": -1},
+    "mps": {"meter": 1, "second": -1},
+    "fps": {"foot": 1, "second": -1},
+    "mpg": {"mile": 1, "gallon": -1},
+    "rpm": {"revolution": 1, "minute": -1},
+    "footpound": {"foot": 1, "pound": 1},
+    "kilowatthour": {"kilowatt": 1, "hour": 1},
     "kwh": {"kilowatt": 1, "hour": 1},
-}  # fmt: skip
+}
 _MONEY = {"\\$": "dollar", "\\euro": "euro", "\\pounds": "pound-sterling", "\\yen": "yen",
           "\\rupee": "rupee"}  # fmt: skip
-# symbols that nobody takes for a product of letters
+# symbols that cannot be mistaken for a product of letters
 _PLAIN_SYMBOLS = (
     "st nd rd th cm mm km kg ft yd lb lbs oz hr hrs min sec mph kph kmh rpm usd eur pct deg rad "
     "mol ml kw hz"
@@ -97,7 +110,7 @@ _PLAIN_QUOTIENTS = ("km/h", "km/hr", "m/s", "cm/s", "mi/h", "mi/hr", "ft/s", "ft
 
 
 class Quantity(NamedTuple):
-    """An expression and what stands behind it: its unit, or words that are none."""
+    """An expression with its unit, or with other words after it."""
 
     body: str
     unit: tuple[tuple[str, int], ...] = ()  # (name, power), sorted
@@ -116,7 +129,7 @@ def _singular(word: str) -> str:
 
 
 def _names() -> dict[str, str]:
-    """Every spelling, in the singular, and the unit that it means."""
+    """Spelling in the singular -> unit."""
     found = {}
     for line in _MEASURES:
         for kind in line.split("|"):
@@ -160,7 +173,7 @@ _TAIL = re.compile(
 
 @functools.lru_cache(maxsize=4096)
 def split(text: str) -> Quantity:
-    """The expression and its unit; words that are no unit of the list are `known=False`."""
+    """Splits a text into expression and unit; `known=False` for words that are not in the list."""
     text = text.strip()
     if found := _BEFORE.fullmatch(text):
         money = _MONEY.get(found[2] or "") or NAMES[(found[3] or found[4]).strip(".").casefold()]
@@ -177,9 +190,10 @@ def split(text: str) -> Quantity:
     return _plain(text)
 
 
-def same(gold: Quantity, answer: Quantity, unit: str = "") -> bool:
-    """Whether the units agree: the same, or one of them left out. `unit`: the gold answer's, by its
-    benchmark.
+def compatible(gold: Quantity, answer: Quantity, unit: str = "") -> bool:
+    """Whether the units are equal or one is left out.
+
+    unit: the gold answer's, from its benchmark.
     """
     if not answer.words:
         return True
@@ -191,15 +205,15 @@ def same(gold: Quantity, answer: Quantity, unit: str = "") -> bool:
     return not stated or stated == answer.unit or _degrees_of_heat(stated, answer.unit)
 
 
-def adds_nothing(words: str) -> bool:
-    """Whether marked words are a unit, a scale, or no name of anything."""
+def is_negligible(words: str) -> bool:
+    """Whether marked words are a unit, a scale, or a word without meaning for the answer."""
     found = split(f"1 {words}")
     return found.known
 
 
 @functools.lru_cache(maxsize=256)
 def named(unit: str) -> tuple[tuple[str, int], ...]:
-    """The unit that a text names, such as km/h; () for none."""
+    """The unit of a text such as km/h; () for none."""
     if not unit.strip():
         return ()
     text = normalise(unit)
@@ -211,16 +225,14 @@ def named(unit: str) -> tuple[tuple[str, int], ...]:
 
 
 def _degrees_of_heat(one, other) -> bool:
-    """Degrees without a scale may be degrees of any."""
+    """Whether both are temperatures of the same scale, or one gives no scale."""
     pair = {one, other}
     heat = {(("degree-celsius", 1),), (("degree-fahrenheit", 1),)}
     return (("degree", 1),) in pair and bool(pair & heat)
 
 
 def _of_degrees(text: str, body: str, scale: str | None) -> Quantity:
-    """Degrees behind the whole expression; those inside it belong to the formula, as in \\cos
-    60^\\circ.
-    """
+    """Degrees after the whole expression; inside a formula, as in \\cos 60^\\circ, they stay."""
     if r"\circ" in body or _FUNCTION.search(body):
         return Quantity(text)
     name = {"C": "degree-celsius", "F": "degree-fahrenheit", None: "degree"}[scale]
@@ -309,8 +321,9 @@ def _words(pieces: list) -> tuple[str, ...]:
 
 
 def _read_pieces(pieces: list) -> tuple[int, tuple[tuple[str, int], ...] | None]:
-    """The scale and the unit of (words, power, sign) pieces; None for words that are not in the
-    list.
+    """Scale and unit of (words, power, sign) pieces.
+
+    Unit None for words that are not in the list.
     """
     scale, found, over = 1, {}, 1
     for phrase, power, sign in _without_slashes(pieces):
@@ -336,8 +349,9 @@ def _read_pieces(pieces: list) -> tuple[int, tuple[tuple[str, int], ...] | None]
 
 
 def _read_words(words: list[str], found: dict[str, int], over: int) -> str | None:
-    """Add the unit of the words ("square feet", "miles per hour") to what was found; the name of
-    its last part, None where a word is not in the list.
+    """Adds the unit of the words ("square feet", "miles per hour") to `found`.
+
+    Returns the name of its last part, or None where a word is not in the list.
     """
     raised, last = 1, None
     while words:

@@ -1,8 +1,9 @@
-"""A process that judges Claims: one JSON object a line on stdin, one outcome a line on stdout. Started by grading.pool.
+"""The worker process of grading.pool: reads comparisons from stdin, writes outcomes to stdout.
 
-It cannot import jax (a worker that touched an accelerator held by its parent would wait for ever), ends with its parent,
-and limits its own memory and processor time, as far as the system lets it. Time per claim is the parent's business: code that
-never comes back to Python, such as arithmetic of huge integers, can be ended by nothing but SIGKILL.
+Each is one line, a comparison as JSON. A worker cannot import jax, since it would wait without end
+for an accelerator that its parent holds. It exits with its parent, and limits its own memory and
+processor time as far as the system allows. The parent enforces the time limit of a comparison: code
+that does not return to Python, such as arithmetic with huge integers, ends by SIGKILL alone.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ FORBIDDEN = ("jax", "jaxlib", "flax")
 READY = "ready"
 
 
-def limit(memory_bytes: int) -> None:
-    """Bound the address space, leave no core file. A lower bound that the shell has set stays; macOS may refuse any."""
+def limit_memory(memory_bytes: int) -> None:
+    """Limits the address space and disables core files.
+
+    A lower limit of the shell is kept; macOS may reject any limit.
+    """
     for kind, wanted in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
         allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -31,63 +35,76 @@ def limit(memory_bytes: int) -> None:
             resource.setrlimit(kind, (allowed, allowed))
 
 
-def have_stderr() -> None:
-    """Where the parent runs without stderr, notes go nowhere: a file that is opened next would be taken for it."""
+def ensure_stderr() -> None:
+    """Opens /dev/null as stderr where the parent runs without one.
+
+    Otherwise the next file to be opened would get descriptor 2 and receive all messages.
+    """
     try:
         os.fstat(2)
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, 2)
         sys.stderr = open(2, "w", closefd=False)
 
 
-def end_with(parent: int) -> None:
-    """End soon after the parent does. Not the kernel's PDEATHSIG, which strikes when the parent's THREAD ends."""
+def exit_with_parent(parent: int) -> None:
+    """Exits soon after the parent does.
+
+    The kernel's PDEATHSIG is no alternative: it fires when the parent's THREAD ends.
+    """
     while os.getppid() == parent:
         time.sleep(0.5)
-    os._exit(1)  # code that never lets this thread run is ended by `grant`
+    # code that never yields to this thread is ended by `limit_cpu_time`
+    os._exit(1)
 
 
-def grant(seconds: float) -> None:
-    """Processor time for one claim, counted from now: should the parent's SIGKILL not come, the kernel's does."""
+def limit_cpu_time(seconds: float) -> None:
+    """Limits the processor time from now on; the kernel enforces it if the parent does not."""
     used, hard = (
         resource.getrusage(resource.RUSAGE_SELF),
         resource.getrlimit(resource.RLIMIT_CPU)[1],
     )
     allowed = int(used.ru_utime + used.ru_stime + seconds) + 2
-    # a hard limit that the shell has set (ulimit -t) can be lowered, but not raised
+    # a hard limit of the shell (ulimit -t) can be lowered, but not raised
     soft = allowed if hard == resource.RLIM_INFINITY else min(allowed, hard)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
 def main(memory_bytes: int, deadline: float) -> None:
-    """Answer claims until stdin ends."""
-    streams.install()  # a stderr that cannot be written would cost a claim its outcome
-    sys.modules.update(dict.fromkeys(FORBIDDEN))  # None there makes their import fail
-    have_stderr()
+    """Judges comparisons until stdin ends."""
+    # a failing write to stderr must not cost a comparison its outcome
+    streams.install()
+    # None as a module makes its import fail
+    sys.modules.update(dict.fromkeys(FORBIDDEN))
+    ensure_stderr()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not be taken for an answer
-    logging.disable(
-        logging.WARNING
-    )  # math-verify says at every claim that it has no timeout of its own
-    limit(memory_bytes)
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    # the output of a library must not be read as an outcome
+    os.dup2(2, 1)
+    # math-verify warns at every comparison that it has no timeout of its own
+    logging.disable(logging.WARNING)
+    limit_memory(memory_bytes)
+    threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
     from bridge_jax.grading import equivalence
-    from bridge_jax.grading.outcome import Claim, Outcome, Rule
+    from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 
-    equivalence.symbolic(Claim("x+1", "1+x"))  # imports and caches before the first deadline runs
-    with contextlib.suppress(BrokenPipeError):  # the parent is gone, and so is stdin
+    # imports and caches before the first deadline runs
+    equivalence.symbolic(DeferredComparison("x+1", "1+x"))
+    # a parent that is gone has closed stdin too, so that the loop ends
+    with contextlib.suppress(BrokenPipeError):
         print(READY, file=answers, flush=True)
     for line in sys.stdin:
         gold, answer, rule = json.loads(line)
-        grant(deadline)
+        limit_cpu_time(deadline)
         try:
-            outcome = equivalence.symbolic(Claim(gold, answer, Rule(*rule)))
+            outcome = equivalence.symbolic(DeferredComparison(gold, answer, Rule(*rule)))
         except MemoryError:
-            os._exit(1)  # nothing that follows could be trusted
+            # later outcomes could not be trusted
+            os._exit(1)
         except Exception as error:
-            with contextlib.suppress(OSError, ValueError):  # of a stderr that is full or gone
+            # stderr may be full or closed
+            with contextlib.suppress(OSError, ValueError):
                 print(
                     f"grading {answer!r} against {gold!r}: {error!r}", file=sys.stderr, flush=True
                 )

@@ -1,7 +1,7 @@
-"""Training algorithms, one file each, found by name.
+"""Training algorithms, one file each, registered by the file's name.
 
 Each file has a frozen `Config`, whose fields are the keys config.method.<name>, and
-`make(cfg, policy, recipes, microbatch_rows) -> Method`; nothing needs to be registered.
+`make(cfg, policy, recipes, microbatch_rows) -> Method`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from types import ModuleType
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """Every method there is: the files of this folder that have a function `make`."""
+    """Names of all methods: the files of this folder with a function `make`."""
     files = pathlib.Path(__file__).parent.glob("*.py")
     return tuple(sorted(path.stem for path in files if "\ndef make(" in path.read_text("utf-8")))
 
 
 def load(name: str) -> ModuleType:
-    """The method's module; ValueError listing all names for an unknown one."""
+    """The method's module; ValueError lists all names for an unknown one."""
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -36,5 +36,5 @@ def defaults(name: str) -> dict:
 
 
 def samples(name: str, cfg, recipes) -> bool:
-    """Whether the method with this config ever samples; none of its functions is called, so that it takes no model to know."""
+    """Whether the method with this config ever samples; needs no model."""
     return bool(load(name).make(cfg, None, recipes).sampling_policies)

@@ -5,11 +5,11 @@
     w         += beta  [ (1-lam) dJ_SFT/dw(theta, w) + lam (dJ_RL/dw(theta, w) - dJ_RL/dw(theta_hat, w)) ]
 
 All gradients are taken at the same iterate. The last bracket ascends the cooperative gain
-J_RL(theta, w) - J_RL(theta_hat, w). With phi = merge(theta, w) a gradient in phi IS the gradient in
-theta, and `pull` turns it into the one in w: three passes in all. theta_hat learns from theta's
-samples by importance weights. Left out: second order terms.
+J_RL(theta, w) - J_RL(theta_hat, w). With phi = merge(theta, w) the gradient in phi equals the one
+in theta, and `pull` maps it to the gradient in w: three passes in total. theta_hat learns from
+theta's samples by importance weights. Left out: second order terms.
 
-Order of the passes: objectives/passes.py. How theta_hat is kept: optim/shadow.py. Variants of ours,
+Order of the passes: objectives/passes.py. Storage of theta_hat: optim/shadow.py. Our variants,
 checks and metrics: bridge_variants.py. Controls: beta = 0 (hybrid.py), no theta_hat (joint.py).
 """
 
@@ -35,14 +35,17 @@ class Config:
     lam: float = 0.5  # weight of J_RL; that of J_SFT is 1 - lam
     lam_schedule: Schedule = Schedule()
     advantage: str = "group"  # "group" or "mean"; the same A enters both J_RL
-    kl_coef: float = 0.0  # times KL to the initial policy, in both J_RL
-    sft_microbatches: int = 0  # at least so many parts of the demos; 0: as batch.microbatch_rows
+    kl_coef: float = 0.0  # weight of the KL to the initial policy, in both J_RL
+    sft_microbatches: int = 0  # minimum of micro-batches of the demos; 0: by batch.microbatch_rows
     shadow: Shadow = Shadow()
     variant: variants.Variant = variants.Variant()
 
 
 def step(state: TrainState, lam, policy: Policy, passes: variants.Passes, ascend, read_shadow):
-    """The three lines of the paper. ascend(state, part, gradient, what has to be finite) -> (state, metrics)."""
+    """The three update rules above; ascend(state, part, gradient, values) -> (state, metrics).
+
+    ascend skips its update where one of `values` is not finite.
+    """
     theta, w = state.params.theta, state.params.w
 
     phi = policy.merge(theta, w)
@@ -52,7 +55,7 @@ def step(state: TrainState, lam, policy: Policy, passes: variants.Passes, ascend
     dw = policy.pull(w, passes.for_w(G, lam, rl))
     state, metrics = ascend(state, "theta", G, (sft.J, rl.J))
 
-    # G is spent here, so that its memory is free during the pass of theta_hat
+    # G is used here, so that its memory is free during the pass of theta_hat
     state, after = objectives.hold(state, dw)
     phi_hat = policy.merge(read_shadow(state.params), objectives.wait_for(after, w))
     hat = passes.hat(phi_hat, rl, after=after)
@@ -65,7 +68,10 @@ def step(state: TrainState, lam, policy: Policy, passes: variants.Passes, ascend
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
-    """Binds objectives, optimizer and storage to `step`; state: Params(theta, theta_hat, w), ref if kl_coef > 0."""
+    """Combines objectives, optimizer and storage with `step`.
+
+    state: Params(theta, theta_hat, w), and ref if kl_coef > 0.
+    """
     variants.check(cfg)
     recipes = variants.shadow_recipe(cfg, recipes)
     lam_at, storage = variants.lam_rule(cfg), STORAGE[cfg.shadow.storage]
@@ -89,8 +95,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         demo_rows = variants.demo_rows(cfg, demos, microbatch_rows)
         weighted = lambda rl, hat: rows_hat | variants.behaviour(cfg, rl, hat)
         passes = variants.Passes(
-            # a branch (`after`), as that of theta_hat is: while the policies are equal, both J are,
-            # to the bit
+            # `after` makes this pass a branch like that of theta_hat: while the two policies are
+            # equal, both J are bit-equal
             rl=lambda phi: gradient(J_RL, phi, samples.seqs, rows, after=samples.reward_B.sum()),
             sft=lambda phi, after: objectives.gradient(J_SFT, phi, demos, {}, demo_rows, after),
             hat=lambda phi, rl, hat=None, after=None: gradient(
@@ -98,14 +104,14 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             ),
             for_w=variants.gradient_for_w(cfg),
         )
-        new, done, metrics = step(state, lam_at(state), policy, passes, ascend, read)
-        phi_hat, (rl, _, hat) = phi_hat_of(state.params), done
-        metrics |= variants.metrics(cfg, policy, phi_hat, batch, done, microbatch_rows)
-        again = lambda new: passes.hat(phi_hat_of(new.params), rl, hat)
-        new, metrics = variants.extra_shadow_steps(cfg, new, metrics, again, ascend)
+        new, results, metrics = step(state, lam_at(state), policy, passes, ascend, read)
+        phi_hat, (rl, _, hat) = phi_hat_of(state.params), results
+        metrics |= variants.metrics(cfg, policy, phi_hat, batch, results, microbatch_rows)
+        hat_pass = lambda new: passes.hat(phi_hat_of(new.params), rl, hat)
+        new, metrics = variants.extra_shadow_steps(cfg, new, metrics, hat_pass, ascend)
         return variants.finish(cfg, new, state.step + 1, metrics), metrics
 
-    def policy_of(params: Params, actor: str = "theta"):
-        return phi_hat_of(params) if actor == "theta_hat" else policy.merge(params.theta, params.w)
+    def policy_of(params: Params, name: str = "theta"):
+        return phi_hat_of(params) if name == "theta_hat" else policy.merge(params.theta, params.w)
 
-    return Method(init, update, policy_of, **variants.contract(cfg))
+    return Method(init, update, policy_of, **variants.method_fields(cfg))

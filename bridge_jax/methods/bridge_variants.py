@@ -1,14 +1,14 @@
-"""What stands around BRIDGE's step: variants of ours, checks of settings, metrics. Not a method itself.
+"""Variants of BRIDGE's step, checks of its settings, and its metrics. Not a method itself.
 
-Variants: w ascends the gain alone; theta_hat becomes theta again every n steps, or takes n RL steps
-for one of theta, or learns from samples of its own instead of theta's; its importance weights are
-bounded; lam follows the measured gain, so that demos count while they make theta better than RL
-alone.
+Variants (ours): w ascends the gain alone; theta_hat is re-synchronised with theta every n steps,
+takes n RL steps per step of theta, or learns from samples of its own; its importance weights are
+bounded; lam follows the measured gain, so that demos count more or less with the advantage of theta
+over RL alone.
 
-The importance weights are per token: exact for completions of one token, close for longer ones while
-theta_hat is near. With shared samples, watch bridge/ess: as theta_hat trails, the value of the gain
-comes to hang on few of them. At the exact optimum the theta_hat term vanishes, since theta can undo
-w: it acts while theta_hat trails.
+Importance weights are per token: exact for completions of one token, and a good approximation for
+longer ones while theta_hat is close to theta. With shared samples watch bridge/ess: as theta_hat
+falls behind, the estimate of the gain depends on few samples. At the exact optimum the theta_hat
+term vanishes, since theta can undo w; the term acts while theta_hat is behind.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Variant:
     shadow_rollouts: str = "shared"
     # bounds the weight of a token's gradient in theta_hat to [1/cap, cap]; 0: free
     ratio_cap: float = 0.0
-    # "both": SFT and the gain; "gain": w leaves the first term of its update out
+    # "both": SFT and the gain; "gain": without the SFT term
     w_learns: str = "both"
-    # steps after which theta_hat becomes theta again; 0: never
+    # number of steps after which theta_hat is set to theta; 0: never
     resync_every: int = 0
-    # RL steps of theta_hat for one step of theta, all on the same samples and at the same rate
+    # RL steps of theta_hat per step of theta, all on the same samples and with the same rate
     inner_steps: int = 1
 
 
@@ -62,12 +62,12 @@ CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain")}
 
 
 class Passes(NamedTuple):
-    """The three forward-backward passes of a step; `after`: a scalar that the pass waits for."""
+    """The three forward-backward passes of a step; after: a scalar that the pass waits for."""
 
     rl: Callable  # phi -> Pass of J_RL
     sft: Callable  # (phi, after) -> Pass of J_SFT
-    hat: Callable  # (phi_hat, rl, after) -> Pass of J_RL, weighted from whoever sampled
-    # (G, lam, rl) -> the gradient in phi that w's first term is pulled from
+    hat: Callable  # (phi_hat, rl, after) -> Pass of J_RL, with importance weights
+    # (G, lam, rl) -> the gradient in phi for the first term of w's update
     for_w: Callable = lambda G, lam, rl: G
 
 
@@ -80,7 +80,8 @@ def check(cfg) -> None:
     for name, allowed in CHOICES.items():
         if getattr(variant, name) not in allowed:
             raise ValueError(
-                f"{KEY}.variant.{name}={getattr(variant, name)!r}; allowed: {', '.join(map(repr, allowed))}"
+                f"{KEY}.variant.{name}={getattr(variant, name)!r}; allowed: "
+                f"{', '.join(map(repr, allowed))}"
             )
     cfg.shadow.check(f"{KEY}.shadow")
     checks.check_range(f"{KEY}.variant.resync_every", variant.resync_every, 0)
@@ -92,16 +93,16 @@ def check(cfg) -> None:
     check_gain_schedule(cfg)
     if variant.ratio_cap and not variant.ratio_cap > 1.0:
         raise ValueError(
-            f"{KEY}.variant.ratio_cap={variant.ratio_cap}; allowed: 0 (free), or above 1 to bound the ratio to "
-            "[1/cap, cap]"
+            f"{KEY}.variant.ratio_cap={variant.ratio_cap}; allowed: 0 (free), or above 1 to bound "
+            "the ratio to [1/cap, cap]"
         )
 
 
 def check_gain_schedule(cfg) -> None:
-    """ValueError where lam by the gain could never leave its end, at which every run begins: its first gain is 0.
+    """ValueError where lam, with kind "gain", could never leave its end.
 
-    With an end of 1, theta and theta_hat take the same steps; with a re-sync after each step, theta_hat
-    is theta again: their gain stays 0.
+    Every run begins there, since the first gain is 0. With lam = 1 theta and theta_hat take the
+    same steps; with a re-sync after each step they are equal. In both cases the gain stays 0.
     """
     if cfg.lam_schedule.kind != "gain":
         return
@@ -115,15 +116,16 @@ def check_gain_schedule(cfg) -> None:
             "0 (never), or at least 2",
         ),
     }
-    for given, (is_stuck, allowed) in stuck.items():
+    for key, (is_stuck, allowed) in stuck.items():
         if is_stuck:
             raise ValueError(
-                f"{KEY}.{given} with lam_schedule.kind='gain' keeps lam at its end for ever; allowed: {allowed}"
+                f"{KEY}.{key} with lam_schedule.kind='gain' keeps lam at its end; "
+                f"allowed: {allowed}"
             )
 
 
-def contract(cfg) -> dict:
-    """What the Method says of itself: who samples, what is in the host's memory, when settings take effect."""
+def method_fields(cfg) -> dict:
+    """Fields of the Method that depend on the settings."""
     own = cfg.variant.shadow_rollouts == "own"
     every = cfg.variant.resync_every
     return {
@@ -135,18 +137,18 @@ def contract(cfg) -> dict:
 
 
 def shadow_recipe(cfg, recipes: Recipes) -> Recipes:
-    """The recipes with theta_hat's moments as they are asked for, and its updates in a step."""
+    """The recipes with the settings of theta_hat's moments and updates per step."""
     return dataclasses.replace(
         recipes, shadow_moments=cfg.shadow.moments, shadow_updates=cfg.variant.inner_steps
     )
 
 
 def ascent(recipes: Recipes, storage: Storage) -> Callable:
-    """(state, part, gradient, what has to be finite) -> (state, metrics): one part moves."""
+    """(state, part, gradient, values that must be finite) -> (state, metrics): updates one part."""
 
     def ascend(state: TrainState, part: str, G, finite):
         if part == "theta_hat":
-            # fetched once more behind its pass instead of being kept through it
+            # theta_hat is read from its storage again, instead of staying in memory during its pass
             state, G = jax.lax.optimization_barrier((state, G))
         return apply_ascent(recipes, state, Params(**{"theta": None, part: G}), finite, storage)
 
@@ -157,20 +159,23 @@ def ascent(recipes: Recipes, storage: Storage) -> Callable:
 
 
 def lam_rule(cfg) -> Callable:
-    """state -> lam, fp32, by the step or by the gain of the step before:
+    """state -> lam, fp32, from the step, or from the gain of the previous step:
 
-    end + (lam - end) clip(gain / threshold, 0, 1): lam while SFT makes theta better than RL alone,
-    else lam_schedule.end.
+    end + (lam - end) clip(gain / threshold, 0, 1): lam while theta is better than RL alone,
+    otherwise lam_schedule.end.
     """
-    by = cfg.lam_schedule
-    if by.kind != "gain":
-        at = schedule(cfg.lam, by)
+    lam_schedule = cfg.lam_schedule
+    if lam_schedule.kind != "gain":
+        at = schedule(cfg.lam, lam_schedule)
         return lambda state: at(state.step)
-    return lambda state: by.end + (cfg.lam - by.end) * jnp.clip(state.last_gain / by.gain, 0.0, 1.0)
+    return lambda state: (
+        lam_schedule.end
+        + (cfg.lam - lam_schedule.end) * jnp.clip(state.last_gain / lam_schedule.gain, 0.0, 1.0)
+    )
 
 
 def init_gain(cfg, state: TrainState) -> TrainState:
-    """The state with the gain of the step before, 0, where lam follows it."""
+    """The state with last_gain = 0 where lam depends on it."""
     return state.replace(last_gain=jnp.float32(0)) if cfg.lam_schedule.kind == "gain" else state
 
 
@@ -178,71 +183,74 @@ def init_gain(cfg, state: TrainState) -> TrainState:
 
 
 def samples_of(cfg, batch: Batch) -> tuple[Rollouts, Rollouts]:
-    """theta's samples, and those that theta_hat learns from."""
-    whose = {"shared": "theta", "own": "theta_hat"}[cfg.variant.shadow_rollouts]
-    return batch.rollouts["theta"], batch.rollouts[whose]
+    """theta's samples, and the samples that theta_hat learns from."""
+    sampled_by = {"shared": "theta", "own": "theta_hat"}[cfg.variant.shadow_rollouts]
+    return batch.rollouts["theta"], batch.rollouts[sampled_by]
 
 
 def rl_objective(cfg, policy: Policy, microbatch_rows: int, ref: Tree, samples: Rollouts):
-    """J_RL on these samples, an unclipped surrogate whose weights ratio_cap may bound, and its rows."""
+    """J_RL on these samples, unclipped but for ratio_cap, and its rows."""
     term = functools.partial(objectives.surrogate, cap=cfg.variant.ratio_cap)
     rows = objectives.rl_rows(policy, ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
     return objectives.J_RL(policy, samples, term, cfg.kl_coef), rows
 
 
 def behaviour(cfg, rl: Pass, hat: Pass | None = None) -> dict:
-    """Log-probabilities of who sampled, which theta_hat is weighted from; nothing in the first pass on its own samples.
+    """Log-probabilities of the behaviour policy in theta_hat's objective.
 
-    hat: theta_hat's first pass of this step, in a further one.
+    hat: theta_hat's first pass of this step, for further passes. {} in the first pass on its own
+    samples, where the ratio is 1.
     """
     sampled_by = rl if cfg.variant.shadow_rollouts == "shared" else hat
     return {} if sampled_by is None else {"behaviour_BT": sampled_by.aux["logp_BT"]}
 
 
 def gradient_for_w(cfg) -> Callable:
-    """(G, lam, rl) -> what w's first term is pulled from: G, or J_RL's share of it alone."""
+    """(G, lam, rl) -> the gradient in phi for w's first term: G, or its J_RL part alone."""
     if cfg.variant.w_learns == "both":
         return lambda G, lam, rl: G
     return lambda G, lam, rl: jax.tree.map(lambda r: lam * r, rl.G)
 
 
 def demo_rows(cfg, demos: Sequences, microbatch_rows: int) -> int:
-    """Demos at once: at most as many as other rows, and so few that they make sft_microbatches parts.
+    """Rows of a micro-batch of demos: at most microbatch_rows, for at least sft_microbatches parts.
 
-    theta's other gradient waits in memory for their pass. ValueError where the parts are uneven.
+    Smaller parts save memory, since the RL gradient is held during their pass. ValueError where the
+    demos do not divide evenly.
     """
     D, parts = demos.length_B.shape[0], cfg.sft_microbatches
     if parts > 1 and D % parts:
         raise ValueError(
-            f"{KEY}.sft_microbatches={parts} does not divide the {D} rows of demonstrations of a step; allowed: "
-            f"{', '.join(str(n) for n in range(1, D + 1) if D % n == 0)}, or 0: as batch.microbatch_rows has it"
+            f"{KEY}.sft_microbatches={parts} does not divide the {D} rows of demonstrations of a "
+            f"step; allowed: {', '.join(str(n) for n in range(1, D + 1) if D % n == 0)}, or 0: as "
+            "batch.microbatch_rows has it"
         )
     return min(microbatch_rows or D, D // max(1, parts))
 
 
-# ---- behind the step
+# ---- after the step
 
 
 def extra_shadow_steps(
     cfg, state: TrainState, metrics: Metrics, hat_pass: Callable, ascend: Callable
 ) -> tuple[TrainState, Metrics]:
-    """theta_hat's RL steps beyond the first, at the w of now; hat_pass: state -> Pass.
+    """theta_hat's RL steps after the first, with the updated w; hat_pass: state -> Pass.
 
-    They are skipped with a step that was, and a skipped one counts as a skipped update.
+    They are skipped if the step was skipped, and a skipped one sets update/skipped.
     """
     skipped = metrics["update/skipped"]
-    lost = jnp.where(skipped > 0, jnp.nan, 0.0)
+    nonfinite_if_skipped = jnp.where(skipped > 0, jnp.nan, 0.0)
     for _ in range(cfg.variant.inner_steps - 1):
         hat = hat_pass(state)
-        state, applied = ascend(state, "theta_hat", hat.G, (hat.J, lost))
+        state, applied = ascend(state, "theta_hat", hat.G, (hat.J, nonfinite_if_skipped))
         skipped = jnp.maximum(skipped, applied["update/skipped"])
     return state, metrics | {"update/skipped": skipped}
 
 
 def finish(cfg, state: TrainState, step, metrics: Metrics) -> TrainState:
-    """The state after `step` steps: theta_hat is theta again if it is time, and the gain is remembered for lam.
+    """The state after `step` steps, with a re-sync of theta_hat if it is due, and the gain for lam.
 
-    A skipped step does not re-sync. theta_hat's moments stay its own.
+    A skipped step does not re-sync. theta_hat keeps its own moments.
     """
     state = state.replace(step=step)
     if state.last_gain is not None:
@@ -250,45 +258,47 @@ def finish(cfg, state: TrainState, step, metrics: Metrics) -> TrainState:
         state = state.replace(last_gain=jnp.where(jnp.isfinite(gain), gain, state.last_gain))
     if not cfg.variant.resync_every:
         return state
-    now = (step % cfg.variant.resync_every == 0) & (metrics["update/skipped"] == 0)
+    due = (step % cfg.variant.resync_every == 0) & (metrics["update/skipped"] == 0)
     theta_hat = on_device(state.params.theta_hat)
-    # stored as a difference, theta itself is 0
+    # stored as a difference, theta_hat = theta is 0
     full = cfg.shadow.storage == "full"
     synced = state.params.theta if full else jax.tree.map(jnp.zeros_like, theta_hat)
-    theta_hat = jax.tree.map(lambda t, h: jnp.where(now, t, h), synced, theta_hat)
+    theta_hat = jax.tree.map(lambda t, h: jnp.where(due, t, h), synced, theta_hat)
     return state.replace(params=state.params.replace(theta_hat=theta_hat))
 
 
 def metrics(
-    cfg, policy: Policy, phi_hat: Tree, batch: Batch, done, microbatch_rows: int
+    cfg, policy: Policy, phi_hat: Tree, batch: Batch, results, microbatch_rows: int
 ) -> Metrics:
-    """What a step reports of its samples and its passes `done` (rl, sft, hat); phi_hat: before the step."""
-    rl, sft, hat = done
+    """Metrics of a step's samples and passes; results: (rl, sft, hat); phi_hat: before the step."""
+    rl, sft, hat = results
     (samples, samples_hat), demos, forward = samples_of(cfg, batch), batch.demos, ()
     if cfg.variant.shadow_rollouts == "own":
         # one more forward pass: theta_hat on theta's samples
         logp_BT = objectives.logp_of(policy, phi_hat, samples, microbatch_rows)
-        given = (rl.aux["logp_BT"], logp_BT, hat.aux["logp_BT"])
-        found = objectives.own_gain(samples, samples_hat, *given)
+        logps = (rl.aux["logp_BT"], logp_BT, hat.aux["logp_BT"])
+        reported = objectives.own_gain(samples, samples_hat, *logps)
         forward += (samples.seqs,)
     else:
-        found = objectives.shared_gain(samples, rl.aux["logp_BT"], hat.aux["logp_BT"])
+        reported = objectives.shared_gain(samples, rl.aux["logp_BT"], hat.aux["logp_BT"])
     if cfg.kl_coef:
         forward += (samples.seqs, samples_hat.seqs)
     backward = (demos, samples.seqs, *[samples_hat.seqs] * cfg.variant.inner_steps)
-    found |= {
+    reported |= {
         "rl/J": rl.J,
         "bridge/J_hat": hat.J,
-        "bridge/clip_fraction": capped_share(cfg, rl, hat, samples_hat.seqs),
+        "bridge/clip_fraction": capped_fraction(cfg, rl, hat, samples_hat.seqs),
     }
-    found |= objectives.demo_metrics(sft.aux, demos) | objectives.rollout_metrics(rl.aux, samples)
-    found |= objectives.token_counts(*backward, forward=forward)
+    reported |= objectives.demo_metrics(sft.aux, demos) | objectives.rollout_metrics(
+        rl.aux, samples
+    )
+    reported |= objectives.token_counts(*backward, forward=forward)
     generated = sum(x.seqs.length_B.sum() for x in batch.rollouts.values())
-    return found | {"budget/generated_tokens": generated}
+    return reported | {"budget/generated_tokens": generated}
 
 
-def capped_share(cfg, rl: Pass, hat: Pass, seqs: Sequences) -> jax.Array:
-    """Share of the tokens whose weight in theta_hat's gradient the cap bounds; 0 where it is free."""
+def capped_fraction(cfg, rl: Pass, hat: Pass, seqs: Sequences) -> jax.Array:
+    """Share of the tokens whose weight in theta_hat's gradient is capped; 0 without a cap."""
     cap = cfg.variant.ratio_cap
     if not cap:
         return jnp.float32(0)

@@ -1,13 +1,15 @@
-"""CHORD (Zhang et al. 2025, arXiv 2508.11408): ascend (1 - mu) J_GRPO(theta) + mu J_SFT(theta), mu falling with the step.
+"""CHORD (Zhang et al. 2025, arXiv 2508.11408): RL and SFT mixed, with a falling share of SFT.
 
-The share of SFT goes from mu to mu_schedule.end by a cosine over mu_schedule.steps. weighting="phi"
-weighs each expert token by stop_grad(p (1 - p)), so that tokens the policy is sure of, either way,
-teach little; the paper pairs it with a constant mu of 0.1 (mu=0.1, mu_schedule.kind=constant). With
-a constant mu and no weights it is the hybrid, up to scale. Two backward passes, one copy of the
+    ascend (1 - mu) J_GRPO(theta) + mu J_SFT(theta)
+
+mu falls from `mu` to mu_schedule.end by a cosine over mu_schedule.steps. weighting="phi" weighs
+each demo token by stop_grad(p (1 - p)), so that tokens of high or low probability count little; the
+paper combines it with a constant mu of 0.1 (mu=0.1, mu_schedule.kind=constant). With a constant mu
+and no weights the method is the hybrid, up to scale. Two backward passes, one copy of the
 parameters.
 
-Other than in Trinity, the authors' code: J_GRPO has no clip here, which with one update on a batch
-of fresh samples would be idle, and mu has no warm-up, which there is off by default.
+Differences from Trinity, the authors' code: J_GRPO has no clip, which has no effect with one update
+per batch, and mu has no warm-up, which is off by default there.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class Config:
 
     mu: float = 0.9  # at the first step
     mu_schedule: Schedule = Schedule("cosine", end=0.05, steps=200)
-    weighting: str = "mu"  # "mu": all expert tokens alike; "phi": by p (1 - p)
+    weighting: str = "mu"  # "mu": equal weights of all demo tokens; "phi": p (1 - p)
     advantage: str = "group"
     kl_coef: float = 0.0
 
@@ -73,7 +75,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         milestones=cfg.mu_schedule.milestones("method.chord.mu_schedule"),
     )

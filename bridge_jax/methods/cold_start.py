@@ -1,11 +1,13 @@
 """Cold start: SFT for the first sft_steps, then GRPO, in one run.
 
-    theta += alpha dJ_SFT(theta) in steps 0 .. sft_steps - 1,   theta += alpha dJ_RL(theta) from then on
+    theta += alpha dJ_SFT(theta)    in steps 0, ..., sft_steps - 1
+    theta += alpha dJ_RL(theta)     in later steps
 
-The first two stages of DeepSeek-R1 (arXiv 2501.12948); the "cold-start" of the BRIDGE paper's comparison (arXiv 2509.06948).
-When RL begins the optimizer state is fresh (moments of another objective say nothing) and, with a KL term, the policy that
-SFT has made becomes the reference. The learning-rate schedule starts again as well. sft_steps = 0 is GRPO. One backward
-pass, one copy of the parameters (two with a KL term).
+The first two stages of DeepSeek-R1 (arXiv 2501.12948); the "cold-start" of the BRIDGE paper's
+comparison (arXiv 2509.06948). RL begins with a new optimizer state and learning-rate schedule,
+since the moments belong to another objective. With a KL term the policy after SFT becomes the
+reference. sft_steps = 0 is GRPO. One backward pass, one copy of the parameters (two with a KL
+term).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class Config:
 
     sft_steps: int = 50
     advantage: str = "group"
-    kl_coef: float = 0.0  # to the policy that SFT has made
+    kl_coef: float = 0.0  # weight of the KL to the policy after SFT
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
@@ -35,7 +37,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     checks.check_range("method.cold_start.sft_steps", cfg.sft_steps, 0)
     rl_cfg = grpo.Config(advantage=cfg.advantage, kl_coef=cfg.kl_coef)
     rl = grpo.make(rl_cfg, policy, recipes, microbatch_rows, "method.cold_start")
-    expert = sft.make(sft.Config(), policy, recipes, microbatch_rows)
+    sft_method = sft.make(sft.Config(), policy, recipes, microbatch_rows)
 
     def begin_rl(state: TrainState) -> TrainState:
         ref = (
@@ -45,8 +47,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
 
     def update(state: TrainState, batch: Batch):
         if not batch.rollouts:
-            return expert.update(state, batch)
-        # also after a skipped first step of RL, whose state is as fresh: `step` counts it
+            return sft_method.update(state, batch)
+        # `step` counts a skipped first step of RL too, whose optimizer state is still new
         return rl.update(
             jax.lax.cond(state.step == cfg.sft_steps, begin_rl, lambda state: state, state), batch
         )
@@ -55,7 +57,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         rl.init,
         update,
         rl.policy,
-        step_kinds=(*expert.step_kinds, *rl.step_kinds),
+        step_kinds=(*sft_method.step_kinds, *rl.step_kinds),
         kind_of_step=lambda step: int(step >= cfg.sft_steps),
         restarts=(cfg.sft_steps,),
         milestones={"method.cold_start.sft_steps": cfg.sft_steps + 1},

@@ -1,16 +1,19 @@
-"""DAPO (Yu et al. 2025, arXiv 2503.14476): GRPO with a wider upper clip, no idle groups, and a price on overlong answers.
+"""DAPO (Yu et al. 2025, arXiv 2503.14476): GRPO with a wider clip, re-sampling, a length penalty.
 
-    ascend < min(r A, clip(r, 1 - 0.2, 1 + 0.28) A) >,   A = (R' - mean) / (std + 1e-6),   R' = R + penalty(length)
+    ascend < min(r A, clip(r, 1 - 0.2, 1 + 0.28) A) >
+    A = (R' - mean) / (std + 1e-6),   R' = R + penalty(length)
 
-    penalty = 0 up to T - buffer tokens, then falling linearly to -0.5 at T, the longest completion allowed (rollout.max_new)
+    penalty = 0 up to T - buffer tokens, then linear down to -0.5 at T = rollout.max_new
 
-Tokens are averaged over the global batch; there is no KL term. Groups that all succeed or all fail teach nothing: the loop
-replaces them by groups of the next prompts, in at most `resample_rounds` further rounds; what is still equal then stays, and
-has A = 0 but for its lengths. One backward pass, one copy of the parameters; further rounds are further samples.
+Tokens are averaged over the global batch; there is no KL term. Groups with all samples right or all
+wrong have no gradient: the loop replaces them by groups of the next prompts, in at most
+`resample_rounds` further rounds. Groups that are still equal have A = 0, except for their lengths.
+One backward pass, one copy of the parameters; further rounds cost further samples.
 
-Other than in the source: its rewards are +1 and -1, so that its penalty of -1 is half of what a right answer is worth, as ours
-of 0.5 is with rewards of 1 and 0. A right answer is then worth more than a wrong one at any length. Its re-sampling goes
-on until the batch is full, ours is bounded. Set the buffer (a share of T) so that worked answers end before it.
+Differences from the paper: its rewards are +1 and -1, so that its penalty of -1 is half the
+difference between a right and a wrong answer, as ours of 0.5 is with rewards of 1 and 0; a right
+answer is then better than a wrong one at any length. The paper re-samples until the batch is full,
+ours is bounded. Set the buffer (a share of T) so that complete answers end before it.
 """
 
 from __future__ import annotations
@@ -33,17 +36,17 @@ class Config:
 
     clip_low: float = 0.2
     clip_high: float = 0.28
-    # share of the longest completion over which the penalty grows to its full size; 0: none
+    # share of T over which the penalty grows to its full size; 0: no penalty
     overlong_buffer: float = 0.2
-    # taken off the reward of a completion as long as is allowed
+    # subtracted from the reward of a completion of length T
     overlong_penalty: float = 0.5
-    # further rounds of sampling in place of groups with equal rewards
+    # maximum of further sampling rounds that replace groups with equal rewards
     resample_rounds: int = 2
     updates_per_batch: int = 1
 
 
 def penalised(rollouts: Rollouts, buffer: float, penalty: float):
-    """R less the price of the length, [B]."""
+    """R minus the penalty of the length, [B]."""
     T = rollouts.seqs.tokens_BT.shape[1]
     if not buffer:
         return rollouts.reward_B
@@ -74,8 +77,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     def update(state: TrainState, batch: Batch):
         rollouts = batch.rollouts["theta"]
         J_RL = objectives.J_RL(policy, rollouts, term)
-        priced_B = penalised(rollouts, cfg.overlong_buffer, cfg.overlong_penalty)
-        rows = {"A_B": objectives.group_advantages(priced_B, objectives.group_size(rollouts))}
+        penalised_B = penalised(rollouts, cfg.overlong_buffer, cfg.overlong_penalty)
+        rows = {"A_B": objectives.group_advantages(penalised_B, objectives.group_size(rollouts))}
         clip_fraction = lambda aux, first: objectives.clip_fraction(
             aux["logp_BT"], first["logp_BT"], rows["A_B"], **bounds, seqs=rollouts.seqs
         )
@@ -86,7 +89,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     return Method(
         init=lambda theta, key: init_train_state(recipes, Params(theta=theta)),
         update=update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=False),),
         resample_rounds=cfg.resample_rounds,
     )

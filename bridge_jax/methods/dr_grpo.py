@@ -1,9 +1,11 @@
 """Dr. GRPO (Liu et al. 2025, arXiv 2503.20783): GRPO without its two biases.
 
-    J = 1 / (B T) sum over samples and tokens of min(r A, clip(r, 1 - low, 1 + high) A),   A = R - mean
+    J = 1 / (B T) sum over samples and tokens of min(r A, clip(r, 1 - low, 1 + high) A)
+    A = R - mean,   T = rollout.max_new
 
-No division by the group's standard deviation, which favours prompts that are nearly always or hardly ever solved, and a constant,
-the longest completion allowed (rollout.max_new), in place of the tokens there are, so that length is not rewarded.
+A is not divided by the group's standard deviation, which would favour prompts that are nearly
+always or hardly ever solved. The sum is divided by the constant B T rather than by the number of
+tokens, so that length has no influence on the weight of a token.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from bridge_jax.types import Method, Policy
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of GRPO that are left."""
+    """The settings of GRPO that still apply."""
 
     clip_low: float = 0.2
     clip_high: float = 0.2

@@ -1,14 +1,15 @@
-"""GRPO, the "RL-zero" baseline: ascend < min(r A, clip(r, 1 - low, 1 + high) A) > - kl_coef < k3 > in theta.
+"""GRPO (Shao et al. 2024, arXiv 2402.03300), the "RL-zero" baseline, of all base weights.
 
-A = (R - mean) / (std + 1e-6) within a prompt's samples (Shao et al. 2024, arXiv 2402.03300), tokens
-averaged over the global batch; r = pi / pi_behaviour. With one update per batch of samples r is 1
-and the clip idle; more updates reuse the first pass's log-probabilities as the behaviour, and share
-the learning rate of their step. One backward pass per update, one copy of the parameters (two with
-a KL term).
+    ascend < min(r A, clip(r, 1 - low, 1 + high) A) > - kl_coef < k3 >
 
-Other than in the source: it averages each sample over its own tokens and then over samples, we
-average over all tokens, as verl does; its std is unbiased in verl, TRL and Trinity, which we follow;
-its KL term is on (0.04), ours off by default.
+A = (R - mean) / (std + 1e-6) within a prompt's samples, r = pi / pi_behaviour; tokens are averaged
+over the global batch. With one update per batch of samples r is 1 and the clip has no effect;
+further updates use the first pass's log-probabilities as behaviour, and share the learning rate of
+their step. One backward pass per update, one copy of the parameters (two with a KL term).
+
+Differences from the paper: it averages over the tokens of each sample and then over samples, we
+average over all tokens, as verl does. Our std is unbiased, as in verl, TRL and Trinity. The paper
+has a KL term (0.04), ours is off by default.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ class Config:
     advantage: str = "group"  # "group": mean and std; "mean": mean alone
     clip_low: float = 0.2
     clip_high: float = 0.2
-    kl_coef: float = 0.0  # times KL(pi || initial policy); SimpleRL-Zoo uses 1e-4
+    kl_coef: float = 0.0  # weight of KL(pi || initial policy); SimpleRL-Zoo uses 1e-4
     updates_per_batch: int = 1
-    # what the sum over tokens is divided by: their number ("tokens"), or samples times
-    # rollout.max_new ("longest")
+    # divisor of the sum over tokens: their number ("tokens"), or samples times rollout.max_new
+    # ("longest")
     normaliser: str = "tokens"
 
 
 def updates_on_a_batch(count: int, policy: Policy, recipes: Recipes, microbatch_rows: int):
-    """Function that takes `count` updates of theta on one batch of samples, all at its step's rate.
+    """A function that makes `count` updates of theta on one batch of samples, with the step's rate.
 
-    Shared with dapo and gspo. (state, rollouts, J, rows, clip_fraction) -> (state, metrics); rows: as
-    J reads them, with A_B. clip_fraction(aux, first aux) -> share of what the clip bounds.
+    (state, rollouts, J, rows, clip_fraction) -> (state, metrics). rows: those of J, with A_B.
+    clip_fraction(aux, first aux) -> share of clipped tokens. Shared with dapo and gspo.
     """
     recipes = dataclasses.replace(recipes, base_updates=count)
 
@@ -72,7 +73,7 @@ def make(
 ) -> Method:
     """GRPO of all base weights; state: Params(theta), and ref when kl_coef > 0.
 
-    group: where the settings come from, for the ValueError that names an invalid one.
+    group: config group of the settings, for the message of a ValueError.
     """
     objectives.check_advantage(f"{group}.advantage", cfg.advantage)
     if cfg.normaliser not in ("tokens", "longest"):
@@ -107,6 +108,6 @@ def make(
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=False),),
     )

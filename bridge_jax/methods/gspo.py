@@ -1,13 +1,15 @@
-"""GSPO (Zheng et al. 2025, arXiv 2507.18071): importance weights of whole sequences, clipped close to 1.
+"""GSPO (Zheng et al. 2025, arXiv 2507.18071): GRPO with one importance weight per sequence.
 
-    J = mean over samples of min(s A, clip(s, 1 - low, 1 + high) A),   s = exp( mean over tokens of log pi - log pi_behaviour )
+    J = mean over samples of min(s A, clip(s, 1 - low, 1 + high) A)
+    s = exp( mean over tokens of log pi - log pi_behaviour )
 
-A as in GRPO. Every sample counts alike whatever its length, and its tokens share one ratio; the clip is idle for the first
-update on a batch, and the updates of a batch share the learning rate of their step. One backward pass per update, one copy of
+A as in GRPO. All samples have equal weight, whatever their length, and the tokens of a sample share
+one ratio, which is clipped close to 1. The clip has no effect on the first update of a batch; the
+updates of a batch share the learning rate of their step. One backward pass per update, one copy of
 the parameters.
 
-Other than in the source: it makes four updates on quarters of a batch, where the clip bites; ours, `updates_per_batch` of
-them (one by default), are on the whole batch.
+Differences from the paper: it makes four updates on quarters of a batch, where the clip has an
+effect; ours, `updates_per_batch` of them (one by default), are on the whole batch.
 """
 
 from __future__ import annotations
@@ -80,6 +82,6 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=False),),
     )

@@ -1,15 +1,18 @@
-"""HPT (Lv et al. 2025, arXiv 2509.04419): for each prompt SFT on its expert if every sample failed, else GRPO.
+"""HPT (Lv et al. 2025, arXiv 2509.04419): SFT on the demos of unsolved prompts, GRPO on the others.
 
-    J = (1 - f) < r A + c H > over samples of the prompts that were solved + f < log pi(y*) + c H > over experts of the others
+    J = (1 - f) < r A + c H > over samples of the solved prompts
+      + f < log pi(y*) + c H > over demos of the unsolved prompts
 
-f: share of the prompts of which at most `gate` samples are right; A = R - mean; H: entropy of a token, c = 0.001. Needs
-demonstrations of the very prompts. Two backward passes, one copy of the parameters.
+A prompt is unsolved if at most `gate` of its samples are right; f: share of the unsolved prompts;
+A = R - mean; H: entropy of a token, c = 0.001. Needs demos of the sampled prompts. Two backward
+passes, one copy of the parameters.
 
-Defaults are those of the authors' script for Qwen2.5-Math: no sample right (`gate=0`), no division by the standard deviation
-(`advantage="mean"`), the bonus of entropy, no clip. Their script for Llama has `gate=2`, of 8 samples.
-Other than in their code: there the sum over a batch's sampled tokens is divided by the longest completion allowed, the
-experts' by their tokens, and the two are added; the bonus is a mean over all tokens that are learned from. Here each half is
-the mean over its own tokens, weighed by the share of its prompts.
+Defaults are those of the authors' script for Qwen2.5-Math: no sample right (`gate=0`), no division
+by the standard deviation (`advantage="mean"`), the entropy bonus, no clip. Their script for Llama
+has `gate=2`, of 8 samples. Differences from their code: it divides the sum over sampled tokens by
+the maximal length of a completion, that over demo tokens by their number, and adds the two; the
+bonus is a mean over all tokens. Here each part is the mean over its own tokens, weighted by its
+share of the prompts.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, TrainStat
 class Config:
     """Settings of HPT."""
 
-    gate: int = 0  # right samples of a prompt up to which its expert is learned from instead
+    gate: int = 0  # maximum of right samples with which a prompt is unsolved
     advantage: str = "mean"  # "group" divides by the standard deviation too
     entropy_coef: float = 0.001  # c
 
@@ -52,14 +55,14 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         M, D = objectives.group_size(rollouts), demos.length_B.shape[0]
         if cfg.gate >= M:
             raise ValueError(
-                f"method.hpt.gate={cfg.gate} of batch.samples_per_prompt={M}: every prompt would be one of "
-                "SFT; allowed: below the number of samples"
+                f"method.hpt.gate={cfg.gate} of batch.samples_per_prompt={M}: every prompt would "
+                "be one of SFT; allowed: below the number of samples"
             )
         right_P = jnp.sum(rollouts.reward_B.reshape(-1, M) > 0.5, axis=1)
         failed_P = (right_P <= cfg.gate).astype(jnp.float32)
         failed_D = jnp.pad(failed_P, (0, D - failed_P.size))
         solved_B = jnp.repeat(1.0 - failed_P, M)
-        tokens = lambda length_B, kept_B: jnp.maximum(jnp.sum(length_B * kept_B), 1.0)
+        tokens = lambda length_B, included_B: jnp.maximum(jnp.sum(length_B * included_B), 1.0)
         J_RL = objectives.J_RL(
             policy,
             rollouts,
@@ -75,10 +78,10 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         )
         rows = objectives.rl_rows(policy, None, rollouts, cfg.advantage, 0.0, microbatch_rows)
         G_RL, rl_J, rl = objectives.gradient(
-            J_RL, phi, rollouts.seqs, rows | {"kept_B": solved_B}, microbatch_rows
+            J_RL, phi, rollouts.seqs, rows | {"included_B": solved_B}, microbatch_rows
         )
         G_SFT, sft_J, sft = objectives.gradient(
-            J_SFT, phi, demos, {"kept_B": failed_D}, microbatch_rows
+            J_SFT, phi, demos, {"included_B": failed_D}, microbatch_rows
         )
         f = failed_P.mean()
         G = jax.tree.map(lambda r, s: (1 - f) * r + f * s, G_RL, G_SFT)
@@ -92,7 +95,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         paired=True,
     )

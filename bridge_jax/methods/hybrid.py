@@ -1,9 +1,10 @@
-"""Hybrid: ascend J_RL(theta) + mu J_SFT(theta) in one update, on separate prompts and experts.
+"""Hybrid: ascend J_RL(theta) + mu J_SFT(theta) in one update, with independent prompts and demos.
 
-The "SFT+RL hybrid" of the BRIDGE paper's comparison (arXiv 2509.06948 v3). J_RL is GRPO's with one update per batch, so without
-a clip; J_SFT the mean log-likelihood of expert tokens. The gradients are mixed before the optimizer. With mu = (1 - lam) / lam
-this is BRIDGE with a frozen adapter (beta = 0), up to the scale 1 / lam, which Adam takes out: the first control of every
-comparison. Two backward passes, one copy of the parameters.
+The "SFT+RL hybrid" of the BRIDGE paper's comparison (arXiv 2509.06948 v3). J_RL is GRPO's with one
+update per batch, hence without a clip; J_SFT is the mean log-likelihood of demo tokens. Gradients
+are mixed before the optimizer. With mu = (1 - lam) / lam this is BRIDGE with a frozen adapter (beta
+= 0), up to the scale 1 / lam, which Adam cancels: the first control of every comparison. Two
+backward passes, one copy of the parameters.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def rl_and_sft(
 
 
 def metrics_of(cfg, batch: Batch, rl: Pass, sft: Pass) -> Metrics:
-    """What a method of these two passes reports beside its update; shared with joint and chord."""
+    """Metrics of a method with these two passes; shared with joint and chord."""
     rollouts, demos = batch.rollouts["theta"], batch.demos
     metrics = objectives.rollout_metrics(rl.aux, rollouts) | objectives.demo_metrics(sft.aux, demos)
     metrics |= {"rl/J": rl.J} | objectives.gradient_alignment(sft.G, rl.G)
@@ -77,6 +78,6 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
     )

@@ -1,10 +1,11 @@
 """The control without theta_hat: theta and the adapter w both ascend (1 - lam) J_SFT + lam J_RL.
 
-    theta += alpha [ (1-lam) dJ_SFT/dtheta + lam dJ_RL/dtheta ],   w += beta [ (1-lam) dJ_SFT/dw + lam dJ_RL/dw ]
+    theta += alpha [ (1-lam) dJ_SFT/dtheta + lam dJ_RL/dtheta ]
+    w     += beta  [ (1-lam) dJ_SFT/dw + lam dJ_RL/dw ]
 
-This is BRIDGE with the bracket's second term left out ("w/o J_meta" in arXiv 2509.06948): what BRIDGE gains over it is due to the
-cooperative gain, not to the adapter's extra parameters or to its learning rate. Two backward passes, one copy of the parameters
-and the adapter.
+This is BRIDGE without the theta_hat term ("w/o J_meta" in arXiv 2509.06948). An advantage of BRIDGE
+over it comes from the cooperative gain, not from the adapter's extra parameters or learning rate.
+Two backward passes, one copy of the parameters and the adapter.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, TrainStat
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of BRIDGE that are left without theta_hat."""
+    """The settings of BRIDGE that do not concern theta_hat."""
 
     lam: float = 0.5
     lam_schedule: Schedule = Schedule()
@@ -54,7 +55,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, params.w),
+        policy=lambda params, name="theta": policy.merge(params.theta, params.w),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         milestones=cfg.lam_schedule.milestones("method.joint.lam_schedule"),
     )

@@ -1,14 +1,17 @@
-"""LUFFY (Yan et al. 2025, arXiv 2504.14945): the expert's trace joins the group of its prompt's samples.
+"""LUFFY (Yan et al. 2025, arXiv 2504.14945): the demo of a prompt joins the group of its samples.
 
-    J = < r A + c H > over own samples + < f(pi) A + c H > over expert tokens,   f(p) = p / (p + gamma)
+    J = < r A + c H > over own samples + < f(pi) A + c H > over demo tokens
+    f(p) = p / (p + gamma)
 
-as one mean over all their tokens; A = R - mean over the group of M samples and the expert (R = 1), without a standard
-deviation; own tokens without a clip; H: entropy of a token, c = 0.001 as in the authors' script. f keeps a gradient where the
-policy finds an expert token unlikely, as a plain ratio with the expert's probability taken as 1 would not. The paper's group of
-8 is batch.samples_per_prompt = 7 here. Needs demonstrations of the very prompts. Two backward passes, one copy of the parameters.
+as one mean over all their tokens. A = R - mean over the group of M samples and the demo (R = 1),
+without a standard deviation; no clip; H: entropy of a token, c = 0.001 as in the authors' script. f
+has a gradient even where a demo token is improbable, unlike a plain ratio with a behaviour
+probability of 1. The paper's group of 8 is batch.samples_per_prompt = 7 here. Needs demos of the
+sampled prompts. Two backward passes, one copy of the parameters.
 
-Other than in the authors' code: there the sum over tokens is divided by the longest completion allowed and not by their number,
-so that a batch of longer completions has a larger gradient, beside which the bonus, a mean over tokens, weighs less.
+Differences from the authors' code: it divides the sum over tokens by the maximal length of a
+completion rather than by their number. There a batch of longer completions has a larger gradient,
+relative to which the bonus, a mean over tokens, is smaller.
 """
 
 from __future__ import annotations
@@ -51,31 +54,31 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             batch.demos,
             policy.merge(state.params.theta, None),
         )
-        own_B, expert_D = objectives.advantages_with_expert(rollouts, demos, "mean")
+        own_A_B, demo_A_D = objectives.advantages_with_demo(rollouts, demos, "mean")
         total = objectives.token_total(rollouts.seqs) + objectives.token_total(demos)
         c = cfg.entropy_coef
         J_own = objectives.J_RL(policy, rollouts, objectives.surrogate, total=total, entropy_coef=c)
-        J_expert = objectives.J_SFT(policy, demos, shaped, total, entropy_coef=c)
+        J_demo = objectives.J_SFT(policy, demos, shaped, total, entropy_coef=c)
         G_own, own_J, own = objectives.gradient(
-            J_own, phi, rollouts.seqs, {"A_B": own_B}, microbatch_rows
+            J_own, phi, rollouts.seqs, {"A_B": own_A_B}, microbatch_rows
         )
-        G_expert, expert_J, expert = objectives.gradient(
-            J_expert, phi, demos, {"A_B": expert_D}, microbatch_rows
+        G_demo, demo_J, demo = objectives.gradient(
+            J_demo, phi, demos, {"A_B": demo_A_D}, microbatch_rows
         )
-        G = jax.tree.map(jnp.add, G_own, G_expert)
-        seen = objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(expert, demos)
-        # f hides an expert token of probability 0, which no sound policy has
+        G = jax.tree.map(jnp.add, G_own, G_demo)
+        seen = objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(demo, demos)
+        # f hides a demo token of probability 0, which indicates an invalid policy
         state, metrics = apply_ascent(
-            recipes, state, Params(theta=G), (own_J, expert_J, seen["sft/logp"])
+            recipes, state, Params(theta=G), (own_J, demo_J, seen["sft/logp"])
         )
         metrics |= seen
-        metrics |= {"rl/J": own_J + expert_J} | objectives.gradient_alignment(G_expert, G_own)
+        metrics |= {"rl/J": own_J + demo_J} | objectives.gradient_alignment(G_demo, G_own)
         return state, metrics | objectives.token_counts(demos, rollouts.seqs)
 
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         paired=True,
     )

@@ -1,9 +1,9 @@
-"""Supervised fine-tuning: ascend J_SFT(theta) = mean log pi(y*_t), tokens averaged over the global batch.
+"""Supervised fine-tuning (Ouyang et al. 2022, arXiv 2203.02155, first stage) of all base weights.
 
-    J_SFT = < log pi(y*_t | x, y*_<t) >,   < . > the mean over the expert tokens of the global batch
+    J_SFT = < log pi(y*_t | x, y*_<t) >,   < . > the mean over the demo tokens of the global batch
 
-(Ouyang et al. 2022, arXiv 2203.02155, first stage.) Expert completions are scored, prompts are not. Samples nothing. One backward
-pass, one copy of the parameters.
+The tokens of prompts are not trained on. No sampling. One backward pass, one copy of the
+parameters.
 """
 
 from __future__ import annotations
@@ -37,6 +37,6 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=(), demos=True),),
     )

@@ -1,14 +1,16 @@
-"""SRFT (Fu et al. 2025, arXiv 2506.19767): four terms in one stage, weighed by entropy.
+"""SRFT (Fu et al. 2025, arXiv 2506.19767): SFT and RL in one stage, weighted by entropy.
 
-    J = < a sg(e^-H) log pi(y*) > + < pi(y*) A >                  over expert tokens, behaviour probability 1, no clip
-      + < b sg(e^+H) log pi [R = 1]  -  log pi [R = 0] >            over own samples
+    J = < a sg(e^-H) log pi(y*) > + < pi(y*) A >             over demo tokens
+      + < b sg(e^+H) log pi [R = 1]  -  log pi [R = 0] >     over own samples
 
-a = 0.5, b = 0.1; H is the mean token entropy of the completion at hand; A as in GRPO with the expert (R = 1) inside the group.
-Needs demonstrations of the very prompts. Two backward passes, one copy of the parameters.
+a = 0.5, b = 0.1; H is the mean token entropy of the completion; A as in GRPO with the demo (R = 1)
+in the group, with a behaviour probability of 1 and no clip. Needs demos of the sampled prompts. Two
+backward passes, one copy of the parameters.
 
-H of each completion apart is ours (a batch's mean would need a pass of its own); the public code of HPT's authors, which has this
-method, does the same. Other than in that code: it divides the sum of the last three terms by the longest completion allowed
-and not by their tokens, takes A without a standard deviation, and adds a bonus of entropy of 0.001.
+H per completion is our choice (a batch's mean would need another pass); the public code of HPT's
+authors, which includes this method, does the same. Differences from that code: it divides the sum
+of the last three terms by the maximal length of a completion rather than by their tokens, uses A
+without a standard deviation, and adds an entropy bonus of 0.001.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, Sequences
 class Config:
     """Settings of SRFT."""
 
-    expert_coef: float = 0.5  # a, of the likelihood of expert tokens
-    rewarded_coef: float = 0.1  # b, of the likelihood of rewarded samples
+    expert_coef: float = 0.5  # a, weight of the likelihood of demo tokens
+    rewarded_coef: float = 0.1  # b, weight of the likelihood of rewarded samples
 
 
 def J_weighed(policy: Policy, value, temperature, total):
-    """Sum over tokens of value(logp_BT, H_B1, rows) / total; H_B1: mean token entropy of each completion, no gradient."""
+    """Sum over tokens of value(logp_BT, H_B1, rows) / total.
+
+    H_B1: mean token entropy of each completion, no gradient.
+    """
 
     def J(phi, seqs: Sequences, rows: dict):
         logp_BT, entropy_BT = policy.logp(phi, seqs, temperature)
@@ -50,7 +55,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     for key in ("expert_coef", "rewarded_coef"):
         checks.check_range(f"method.srft.{key}", getattr(cfg, key), 0.0)
 
-    def expert_value(logp_BT, H_B1, rows):
+    def demo_value(logp_BT, H_B1, rows):
         return cfg.expert_coef * jnp.exp(-H_B1) * logp_BT + jnp.exp(logp_BT) * rows["A_B"][:, None]
 
     def own_value(logp_BT, H_B1, rows):
@@ -67,30 +72,28 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             batch.demos,
             policy.merge(state.params.theta, None),
         )
-        _, expert_D = objectives.advantages_with_expert(rollouts, demos, "group")
-        J_expert = J_weighed(policy, expert_value, 1.0, objectives.token_total(demos))
+        _, demo_A_D = objectives.advantages_with_demo(rollouts, demos, "group")
+        J_demo = J_weighed(policy, demo_value, 1.0, objectives.token_total(demos))
         J_own = J_weighed(
             policy, own_value, rollouts.temperature, objectives.token_total(rollouts.seqs)
         )
-        G_expert, expert_J, expert = objectives.gradient(
-            J_expert, phi, demos, {"A_B": expert_D}, microbatch_rows
+        G_demo, demo_J, demo = objectives.gradient(
+            J_demo, phi, demos, {"A_B": demo_A_D}, microbatch_rows
         )
         G_own, own_J, own = objectives.gradient(
             J_own, phi, rollouts.seqs, {"R_B": rollouts.reward_B}, microbatch_rows
         )
-        G = jax.tree.map(jnp.add, G_own, G_expert)
-        finite = (own_J, expert_J, rollouts.reward_B.sum())
+        G = jax.tree.map(jnp.add, G_own, G_demo)
+        finite = (own_J, demo_J, rollouts.reward_B.sum())
         state, metrics = apply_ascent(recipes, state, Params(theta=G), finite)
-        metrics |= objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(
-            expert, demos
-        )
-        metrics |= {"rl/J": own_J + expert_J} | objectives.gradient_alignment(G_expert, G_own)
+        metrics |= objectives.rollout_metrics(own, rollouts) | objectives.demo_metrics(demo, demos)
+        metrics |= {"rl/J": own_J + demo_J} | objectives.gradient_alignment(G_demo, G_own)
         return state, metrics | objectives.token_counts(demos, rollouts.seqs)
 
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=True),),
         paired=True,
     )

@@ -1,5 +1,5 @@
-"""The model: layers, attention, log-probabilities, LoRA, HF folders; families, one file each.
+"""The model: layers, attention, log-probabilities, LoRA, HF folders, and the model families.
 
-A family (`llama`, `qwen2`, `qwen3`) is a Config read from HF's config.json, a tensor table, and the
-hooks in which it differs (layers.Config). It is found by its file's name.
+A family (`llama`, `qwen2`, `qwen3`) is one file with a Config read from HF's config.json, a tensor
+table, and overridden hooks (layers.Config). It is registered by its file's name.
 """

@@ -1,9 +1,9 @@
-"""Where a forward pass keeps rows and weights on a mesh: FSDP spelled out.
+"""Sharding of a forward pass over a mesh: explicit FSDP.
 
-Rows stay on their device. A layer's weights are gathered over the mesh axis fsdp once, when a pass
-comes to that layer (again in the backward pass where remat is on), and their gradient is reduced
-once. Left to itself the compiler gathers a layer's weights for each of their uses. The plain form
-is `ForwardSharding()`, for one device, which changes nothing.
+Rows stay on their device. A layer's weights are gathered over the mesh axis fsdp once per pass
+through that layer (again in the backward pass where remat is on), and their gradient is reduced
+once. Without these constraints the compiler gathers the weights for each of their uses. The plain
+form is `ForwardSharding()` for one device, which changes nothing.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ from bridge_jax.types import Tree
 
 
 def unchanged(tree: Tree) -> Tree:
-    """The tree itself: on one device there is nothing to place."""
+    """The tree itself, for one device."""
     return tree
 
 
 class ForwardSharding(NamedTuple):
-    """What a pass does to activations and weights, and how it attends."""
+    """Sharding constraints on activations and weights, and the form of attention."""
 
-    rows: Callable[[Tree], Tree] = unchanged  # activations -> the same, rows over the devices
-    weights: Callable[[Tree], Tree] = unchanged  # of one layer -> the same, gathered over fsdp
+    rows: Callable[[Tree], Tree] = unchanged  # activations -> activations, rows over the devices
+    weights: Callable[[Tree], Tree] = unchanged  # a layer's weights -> weights gathered over fsdp
     attend: Callable = causal  # any form of attention.causal
 
 
 def fsdp(mesh: Mesh, layer_axes: dict[str, tuple[str, ...]], attend: Callable) -> ForwardSharding:
-    """For a mesh of several devices; layer_axes: name of a weight -> its logical axes in one layer."""
+    """The ForwardSharding of a mesh of several devices.
+
+    layer_axes: name of a weight -> its logical axes in one layer.
+    """
 
     def rows(tree: Tree) -> Tree:
         return jax.lax.with_sharding_constraint(tree, sharding.of_rows(mesh, tree))
@@ -52,7 +55,7 @@ def fsdp(mesh: Mesh, layer_axes: dict[str, tuple[str, ...]], attend: Callable) -
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def gather_weight(whole: NamedSharding, part: NamedSharding, x: jax.Array) -> jax.Array:
-    """x with the sharding `whole`, its gradient with `part`: a device gets the sum of its part."""
+    """x with the sharding `whole`; its gradient is reduced into the sharding `part`."""
     return jax.lax.with_sharding_constraint(x, whole)
 
 

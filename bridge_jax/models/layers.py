@@ -1,14 +1,14 @@
-"""The decoder shared by all families: tensor table, hooks, forward, prefill, decode.
+"""The decoder of all families: tensor table, hooks, forward, prefill, decode.
 
-One block serves training, prefill and decoding, so that sampler and trainer compute the same
+Training, prefill and decoding share one block, so that sampler and trainer compute the same
 probabilities. A prompt is computed once for all rows that continue it: its keys are stored per
 prompt, [P,K,S,H], and a row's queries attend to them and to the row's own keys under one softmax.
-Prompts are right-padded; completions start at position `prompt_len`, whatever the padding.
+Prompts are right-padded; completions start at position `prompt_len`.
 
-A family is one file with a subclass of Config. It says by which tensors and hooks it differs:
-q/k/v, norm, activation, mlp, rotary angles, scale of the embedding, constants by layer such as a
-sliding window, or the whole block. Left out: mixture of experts, dropout, a soft cap on logits, a
-cache that forgets what no window reaches any more.
+A family is one file with a subclass of Config, which overrides the tensors and hooks in which it
+differs: q/k/v, norm, activation, mlp, rotary angles, scale of the embedding, constants per layer
+such as a sliding window, or the whole block. Left out: mixture of experts, dropout, a soft cap on
+logits, a cache that drops positions outside of every window.
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ from bridge_jax.types import Sequences, Tree
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One parameter: what abstract state, sharding, init, LoRA and HF conversion need to know."""
+    """One parameter, as sharding, initialization, LoRA and HF conversion need it."""
 
     shape: tuple[int, ...]  # without the layer axis
     axes: tuple[str, ...]  # logical axis of each dimension
     hf: str  # name in the HF checkpoint; "{layer}" where one HF tensor per layer is stacked
-    # Leading dimensions that are contracted: HF stores [out, in]. 0: as it is, heads merged.
+    # Number of leading dimensions that are contracted; HF stores [out, in]. 0: not a matrix, HF
+    # merges heads and head_dim.
     inputs: int = 0
     init: str = "normal"  # normal (std Config.init_std), ones, zeros
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Numbers of one model, and hooks; a family's subclass overrides those in which it differs."""
+    """Sizes and hooks of one model; a family's subclass overrides the hooks in which it differs."""
 
     family: str
     vocab: int
@@ -69,18 +70,18 @@ class Config:
         return base_tensors(self)
 
     def layer_constants(self) -> dict[str, np.ndarray]:
-        """Numbers of each layer that are not trained, [L,...]; a block finds them in p, as weights.
+        """Untrained numbers of each layer, [L,...]; a block finds them in p, among the weights.
 
-        "window", int32 [L], is read here: how many positions a query sees, itself included.
+        "window", int32 [L], sets the sliding windows: positions that a query sees, itself included.
         """
         return {}
 
     def scale_embedding(self, x_BTD: jax.Array) -> jax.Array:
-        """What enters the first layer, from the rows of the embedding."""
+        """The input of the first layer, from the rows of the embedding."""
         return x_BTD
 
     def norm(self, x: jax.Array, scale: jax.Array) -> jax.Array:
-        """The norm of the blocks, and the one before the head."""
+        """The norm in the blocks and before the head."""
         return rms_norm(x, scale, self.rms_eps)
 
     def inverse_frequencies(self) -> np.ndarray:
@@ -88,7 +89,7 @@ class Config:
         return rope.frequencies(self.rope_theta, self.head_dim)
 
     def rotary(self, position_BT: jax.Array):
-        """What a block needs to rotate by position: cos and sin [B,T,H/2]."""
+        """cos and sin of the rotation by position, [B,T,H/2]."""
         return rope.cos_sin(self.inverse_frequencies(), position_BT)
 
     def qkv(self, p: Tree, x_BTD: jax.Array):
@@ -96,7 +97,7 @@ class Config:
         return tuple(project("BTD,DNH->BTNH", x_BTD, p[name]) for name in ("q", "k", "v"))
 
     def activation(self, gate_BTF: jax.Array) -> jax.Array:
-        """What multiplies the mlp's up projection (Shazeer 2020)."""
+        """The activation that gates the mlp's up projection (Shazeer 2020)."""
         return jax.nn.silu(gate_BTF)
 
     def mlp_of(self, p: Tree, x_BTD: jax.Array) -> jax.Array:
@@ -104,7 +105,7 @@ class Config:
         return gated_mlp(self, p, x_BTD)
 
     def block(self, p: Tree, x_BTD: jax.Array, cos_sin, attend: Callable):
-        """One layer: the next x_BTD, and what `attend` returned beside its output.
+        """One layer: the next x_BTD, and the cache from `attend`.
 
         attend(q_BTNH, k_BKTH, v_BKTH) -> (out_BTNH, cache): training, prefill and decoding differ
         in this function alone, which a block calls once.
@@ -210,12 +211,15 @@ def head_weights(cfg: Config, phi: Tree) -> jax.Array:
 
 
 def self_attention(cfg: Config, p: Tree, x_BTD: jax.Array, cos_sin, attend: Callable):
-    """Attention with rotated queries and keys, projected back to [B,T,D]; `attend` as in a block."""
+    """Attention with rotated queries and keys, projected back to [B,T,D].
+
+    `attend` as in a block.
+    """
     q, k, v = cfg.qkv(p, x_BTD)
     k_BKTH = jnp.swapaxes(rope.rotate(k, *cos_sin), 1, 2)
     v_BKTH = jnp.swapaxes(v, 1, 2)
     out_BTNH, cache = attend(rope.rotate(q, *cos_sin), k_BKTH, v_BKTH)
-    # Heads and their width are one axis E: with four axes this matmul takes twice as long on a CPU.
+    # Heads and head width are one axis E: with four axes this matmul is twice as slow on a CPU.
     out_BTE, o_ED = out_BTNH.reshape(*out_BTNH.shape[:2], -1), p["o"].reshape(-1, cfg.width)
     return project("BTE,ED->BTD", out_BTE, o_ED), cache
 
@@ -229,7 +233,7 @@ def gated_mlp(cfg: Config, p: Tree, x_BTD: jax.Array) -> jax.Array:
 
 
 def layer_inputs(cfg: Config, phi: Tree) -> tuple[Tree, dict[str, jax.Array]]:
-    """What a scan over layers reads: weights and constants, both with a leading layer axis."""
+    """The inputs of a scan over layers: weights and constants, with a leading layer axis."""
     constants = cfg.layer_constants()
     return phi["layers"], {name: jnp.asarray(value) for name, value in constants.items()}
 
@@ -240,7 +244,10 @@ def has_windows(cfg: Config) -> bool:
 
 
 def last_of_prompt(x_PSD: jax.Array, length_P: jax.Array) -> jax.Array:
-    """x [P,D] at the last position of each prompt; by row, so that it stays on the row's device."""
+    """x [P,D] at the last position of each prompt.
+
+    Row by row, so that rows stay on their device.
+    """
     return jnp.take_along_axis(x_PSD, (length_P - 1)[:, None, None], axis=1)[:, 0]
 
 
@@ -257,7 +264,7 @@ def forward(
     """Final hidden states [B,T,D]: position t predicts tokens_BT[:, t]; t = 0 is the prompt's last.
 
     A prompt and the M rows that continue it are one row of W = S + M T positions on the prompt's
-    device, so that every weight has one matmul for both. Attention alone takes them apart.
+    device, so that every weight has one matmul for both. Attention alone separates them.
     """
     P, S = seqs.prompt_PS.shape
     B, T = seqs.tokens_BT.shape
@@ -308,7 +315,10 @@ def forward_packed(
     remat_policy: str = "none",
     sharding: ForwardSharding = ForwardSharding(),
 ) -> jax.Array:
-    """Final hidden states [R,W,D] of packing.Rows: a row's sequences see themselves alone."""
+    """Final hidden states [R,W,D] of packing.Rows.
+
+    Each sequence of a row attends to itself alone.
+    """
     cos_sin = cfg.rotary(rows.position_RW)
 
     def layer(x_RWD, weights_constants):
@@ -330,7 +340,7 @@ def forward_packed(
 
 
 def prefill(cfg: Config, phi: Tree, prompt_PS, prompt_len_P, cache_dtype, attend=causal):
-    """Hidden state [P,D] that predicts the first new token, and the prompts' keys and values.
+    """The hidden state [P,D] that predicts the first new token, and the prompts' cache.
 
     The cache is (k, v), each [L,P,K,S,H]. attend: a form of attention.causal.
     """
@@ -369,14 +379,14 @@ def decode(
     cache,
     attend: Callable = decode_attention.attend,
 ):
-    """Append completion token t (traced scalar) of every row.
+    """Appends completion token t (traced scalar) of every row.
 
-    Returns the hidden state [B,D] that predicts token t + 1, and the cache with t in it.
-    prompt_cache: of prefill. cache: of empty_cache, filled below t. Of both each kv head may be
-    there several times in a row. attend: a form of attention.cache.attend.
+    Returns the hidden state [B,D] that predicts token t + 1, and the cache with token t added.
+    prompt_cache: from prefill. cache: from empty_cache, filled below t. In both each kv head may be
+    repeated. attend: a form of attention.cache.attend.
 
-    The layers are scanned, which copies each layer's weights and cache out of their stack on a CPU;
-    written out they take longer to compile than that costs (docs/speed.md).
+    The layers are scanned. On a CPU this copies each layer's weights and cache out of their stack,
+    which costs less than compiling the unrolled layers (docs/speed.md).
     """
     B, P, S = token_B.shape[0], prompt_len_P.shape[0], prompt_cache[0].shape[3]
     prompt_mask_PS = jnp.arange(S) < prompt_len_P[:, None]
@@ -388,7 +398,7 @@ def decode(
 
         def attend_to_cache(q, k, v):
             k, v = jnp.repeat(k, copies, axis=1), jnp.repeat(v, copies, axis=1)
-            at = decode_attention.At(i, t, constants.get("window"))
+            at = decode_attention.Position(i, t, constants.get("window"))
             return attend(q, k, v, cache, (prompt_k, prompt_v, prompt_mask_PS), at)
 
         p = from_storage(weights) | constants

@@ -1,6 +1,4 @@
-"""Llama (1 to 3.2, and SmolLM2, which shares its shape): plain projections, optional llama3 rope
-scaling.
-"""
+"""Llama (1 to 3.2, and SmolLM2): plain projections, optional llama3 rope scaling."""
 
 from __future__ import annotations
 
@@ -15,11 +13,11 @@ LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_po
 
 @dataclasses.dataclass(frozen=True)
 class Config(layers.Config):
-    """A Llama model; attention and mlp biases are refused, no released model has them."""
+    """A Llama model without biases, which no released model has."""
 
     @classmethod
     def from_hf(cls, hf: dict) -> Config:
-        """From the keys of HF's config.json."""
+        """From HF's config.json; ValueError for biases and other kinds of rope scaling."""
         if hf.get("attention_bias") or hf.get("mlp_bias"):
             raise ValueError(
                 "llama with attention_bias or mlp_bias is not supported; allowed: both false"
@@ -42,7 +40,7 @@ class Config(layers.Config):
         return cls(family="llama", **numbers)
 
     def inverse_frequencies(self) -> np.ndarray:
-        """The plain frequencies, scaled where the checkpoint says rope_type llama3."""
+        """The frequencies, scaled where the checkpoint has rope_type llama3."""
         plain = super().inverse_frequencies()
         if self.rope_scaling is None:
             return plain

@@ -34,11 +34,11 @@ def token_logp(
     chunk_tokens: int = 512,
     mesh: Mesh | None = None,
 ):
-    """token_logp_plain by blocks of the vocabulary; gradients flow through both results.
+    """token_logp_plain by blocks of the vocabulary; both results are differentiable.
 
-    chunk_tokens: a device has as many logits in memory at once as so many positions have. mesh: the
-    rows are spread over data and fsdp, the head's width over fsdp and its vocabulary over tensor.
-    Rows that do not divide are left to the compiler.
+    chunk_tokens: a device holds the logits of this many positions at a time. mesh: rows are sharded
+    over data and fsdp, the head's width over fsdp and its vocabulary over tensor. Rows that do not
+    divide evenly are left to the compiler.
     """
     on_mesh = vocabulary_blocks.on_mesh(mesh, hidden_BTD.shape[0], head_VD.shape)
     return vocabulary_blocks.token_logp(

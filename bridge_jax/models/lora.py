@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2021) as its own pytree w: phi = theta + (alpha / r) A B on chosen matrices.
 
-The model never knows of it: `merge` is called once per step, before the forward pass, and the
-gradient in w is pulled back from the gradient in phi. A is [L, in, R] and B [L, R, out]: heads and
+The model is independent of LoRA: `merge` is called once per step, before the forward pass, and
+`pull` maps the gradient in phi to the gradient in w. A is [L, in, R] and B [L, R, out]: heads and
 head_dim are one dimension, as in PEFT's files. Left out: dropout, LoRA on embeddings and head.
 """
 
@@ -29,13 +29,14 @@ class Lora:
 
     rank: int = 16
     alpha: float = 16.0
-    targets: str = r"layers/(q|k|v|o|gate|up|down)"  # regex, matched against the whole path in the tensor table
+    # regex, matched against the whole path in the tensor table
+    targets: str = r"layers/(q|k|v|o|gate|up|down)"
 
 
 def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
     """The matrices that the pattern selects.
 
-    ValueError when it hits none, or something that is no matrix per layer.
+    ValueError when it matches nothing, or a tensor that is not a matrix of the layers.
     """
     if lora.rank < 1:
         raise ValueError(f"model.lora.rank={lora.rank}; allowed: 1 or more")
@@ -44,7 +45,7 @@ def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
         pattern = re.compile(lora.targets)
     except re.error as error:
         raise ValueError(
-            f"model.lora_targets={lora.targets!r} is no regular expression ({error})"
+            f"model.lora_targets={lora.targets!r} is not a regular expression ({error})"
         ) from None
     hit = {path: tensor for path, tensor in table.items() if pattern.fullmatch(path)}
     bad = [
@@ -60,7 +61,8 @@ def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
             else "matches no tensor"
         )
         raise ValueError(
-            f"model.lora.targets={lora.targets!r} {what}; it is matched against whole paths: {allowed}"
+            f"model.lora.targets={lora.targets!r} {what}; it is matched against whole paths: "
+            f"{allowed}"
         )
     return hit
 
@@ -80,9 +82,9 @@ def abstract(cfg: Config, lora: Lora) -> Tree:
 
 
 def logical_axes(cfg: Config, lora: Lora) -> Tree:
-    """Logical axis names of w: the side of a matrix is sharded over fsdp, whatever axis it is.
+    """Logical axis names of w: the long side of A and B is sharded over fsdp.
 
-    Adapters are small, but whole on each device they would add up, with moments and gradients.
+    Without sharding, adapters with their moments and gradients would take noticeable memory.
     """
     return {
         path: {"A": ("layers", "embed", "rank"), "B": ("layers", "rank", "embed")}
@@ -91,7 +93,7 @@ def logical_axes(cfg: Config, lora: Lora) -> Tree:
 
 
 def matrices(cfg: Config, lora: Lora) -> dict[str, Matrix]:
-    """Path in w -> the sides of A or B; both are matrices, one for each layer."""
+    """Path in w -> axes of the matrix A or B."""
     return {
         f"{path}/{side}": Matrix(rows=(1,), columns=(2,))
         for path in targets(cfg, lora)
@@ -100,7 +102,7 @@ def matrices(cfg: Config, lora: Lora) -> dict[str, Matrix]:
 
 
 def init(cfg: Config, lora: Lora, key: jax.Array) -> Tree:
-    """A uniform within +-1/sqrt(fan-in) (as PEFT draws it), B = 0: the adapter starts as nothing."""
+    """A uniform within +-1/sqrt(fan-in), as in PEFT; B = 0, so that phi = theta at the start."""
 
     def pair(path: str, shapes: dict):
         bound = shapes["A"].shape[1] ** -0.5
@@ -114,7 +116,7 @@ def init(cfg: Config, lora: Lora, key: jax.Array) -> Tree:
 
 
 def delta(lora: Lora, pair: dict) -> jax.Array:
-    """(alpha / r) A B, [L, in, out]; in fp32, which an accelerator's matmul is only if asked."""
+    """(alpha / r) A B, [L, in, out], in full fp32 precision on any device."""
     return (
         lora.alpha
         / lora.rank
@@ -142,12 +144,10 @@ def pull(lora: Lora, w: Tree, G: Tree) -> Tree:
 
 
 def save_peft(cfg: Config, lora: Lora, w: Tree, folder: str, base_model: str) -> None:
-    """Write adapter_model.safetensors and adapter_config.json as PEFT reads them.
+    """Writes adapter_model.safetensors and adapter_config.json as PEFT reads them.
 
-    A is [R, in] there and B [out, R], one of each per layer.
-
-    base_model: the folder or hub name of the very weights that w was trained with, which PEFT loads
-    and adds w to.
+    There A is [R, in] and B [out, R], one of each per layer. base_model: folder or hub name of the
+    weights that w was trained with, which PEFT loads and adds w to.
     """
     out = pathlib.Path(folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -177,10 +177,10 @@ def save_peft(cfg: Config, lora: Lora, w: Tree, folder: str, base_model: str) ->
 
 
 def load_peft(cfg: Config, folder: str | pathlib.Path) -> tuple[Lora, Tree, str]:
-    """(adapter, w, name of the base model) of a PEFT folder, by the names that PEFT goes by.
+    """(adapter, w, name of the base model) of a PEFT folder.
 
-    ValueError for a matrix that its config does not name, which PEFT would leave out, and for one
-    that the model lacks.
+    ValueError for a matrix that the folder's config does not name, which PEFT would ignore, and for
+    one that the model lacks.
     """
     source = pathlib.Path(folder)
     settings = json.loads((source / "adapter_config.json").read_text())

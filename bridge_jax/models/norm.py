@@ -1,8 +1,8 @@
-"""RMS norm (Zhang & Sennrich 2019): its formula, and a form whose gradient costs less.
+"""RMS norm (Zhang & Sennrich 2019): the formula, and a form with a cheaper gradient.
 
-The derived gradient keeps three arrays of x's size for the backward pass; `rms_norm` keeps x alone
-and computes the root mean square again. XLA's CPU compiler adds the rows of a matrix slowly, so the
-gradient of the scale is a matmul with ones (docs/speed.md).
+The automatic gradient stores three arrays of x's size for the backward pass; `rms_norm` stores x
+alone and recomputes the root mean square. XLA's CPU compiler adds the rows of a matrix slowly, so
+the gradient of the scale is a matmul with ones (docs/speed.md).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def rms_norm_plain(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """rms_norm_plain with the gradients below; x has two axes or more, scale the last one."""
+    """rms_norm_plain with a custom gradient; x has at least two axes, scale has the last one."""
     return (_normed(x, eps)[0] * scale.astype(jnp.float32)).astype(x.dtype)
 
 
 def _normed(x: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
-    """x over its root mean square, fp32, and one over that."""
+    """x / rms(x) and 1 / rms(x), fp32."""
     x32 = x.astype(jnp.float32)
     rate = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
     return x32 * rate, rate
@@ -45,7 +45,7 @@ def _rms_norm_backward(eps: float, inputs, g: jax.Array):
     g = g.astype(jnp.float32)
     G_unit = g * scale.astype(jnp.float32)
     G_x = rate * (G_unit - unit * jnp.mean(G_unit * unit, axis=-1, keepdims=True))
-    # Rows and positions are one axis. An axis of heads stays: heads may be on several devices.
+    # Rows and positions become one axis. An axis of heads stays, since heads may be sharded.
     rows = (g * unit).reshape(-1, *x.shape[2:-1], x.shape[-1])
     G_scale = fp32_einsum("R,R...->...", jnp.ones(len(rows)), rows)
     G_scale = G_scale.sum(axis=range(G_scale.ndim - 1))

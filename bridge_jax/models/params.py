@@ -35,10 +35,9 @@ from bridge_jax.models.layers import Config, Tensor
 from bridge_jax.types import Matrix, Tree
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-HARMLESS = re.compile(
-    r"rotary_emb\.inv_freq$"
-)  # a buffer that old checkpoints carry; it follows from the config
-PIECE = 16 * 2**20  # elements converted at a time
+# a buffer in old checkpoints, which follows from the config
+IGNORED = re.compile(r"rotary_emb\.inv_freq$")
+CHUNK = 16 * 2**20  # elements converted at a time
 
 
 # ---- families
@@ -58,15 +57,12 @@ def family(name: str):
 
 
 def read_config(hf: dict) -> Config:
-    """The Config of the family that HF's config.json names as its model_type.
-
-    ValueError if there is no such family.
-    """
+    """The Config of the family in model_type of HF's config.json; ValueError for an unknown one."""
     kind, known = hf.get("model_type"), families()
     if kind not in known:
         raise ValueError(
-            f"config.json has model_type={kind!r}, which is not supported; allowed: {', '.join(known)}. "
-            "A new family is one new file in bridge_jax/models."
+            f"config.json has model_type={kind!r}, which is not supported; allowed: "
+            f"{', '.join(known)}. A new family is one new file in bridge_jax/models."
         )
     return family(kind).Config.from_hf(hf)
 
@@ -83,23 +79,23 @@ def nest(flat: dict) -> Tree:
     return tree
 
 
-def at(tree: Tree, path: str):
+def leaf_at(tree: Tree, path: str):
     """The leaf, or subtree, of nested dicts under "a/b"."""
     return functools.reduce(operator.getitem, path.split("/"), tree)
 
 
-def stacked(path: str) -> bool:
+def is_stacked(path: str) -> bool:
     """Whether the tensor has one copy per layer and a leading layer axis."""
     return path.startswith("layers/")
 
 
 def full_shape(cfg: Config, path: str, tensor: Tensor) -> tuple[int, ...]:
     """Shape in the parameter tree, the layer axis included."""
-    return (cfg.layers, *tensor.shape) if stacked(path) else tensor.shape
+    return (cfg.layers, *tensor.shape) if is_stacked(path) else tensor.shape
 
 
 def abstract(cfg: Config, dtype=jnp.float32) -> Tree:
-    """The parameter tree as jax.ShapeDtypeStruct: no memory."""
+    """The parameter tree as jax.ShapeDtypeStruct, without memory."""
     return nest(
         {
             path: jax.ShapeDtypeStruct(full_shape(cfg, path, t), dtype)
@@ -109,17 +105,17 @@ def abstract(cfg: Config, dtype=jnp.float32) -> Tree:
 
 
 def logical_axes(cfg: Config) -> Tree:
-    """The parameter tree as tuples of logical axis names, each a leaf; "layers" first if stacked."""
+    """The parameter tree with tuples of logical axis names as leaves; "layers" first if stacked."""
     return nest(
         {
-            path: ("layers", *t.axes) if stacked(path) else t.axes
+            path: ("layers", *t.axes) if is_stacked(path) else t.axes
             for path, t in cfg.tensors().items()
         }
     )
 
 
 def matrices(cfg: Config) -> dict[str, Matrix | None]:
-    """Path -> the sides of the matrix; None for a norm or a bias, which HF keeps in one dimension.
+    """Path -> axes of the matrix; None for a norm or a bias, which HF stores in one dimension.
 
     A projection maps its rows to its columns; the embedding and the head have a row for each token.
     """
@@ -127,7 +123,7 @@ def matrices(cfg: Config) -> dict[str, Matrix | None]:
     def sides(path, tensor):
         if len(hf_groups(tensor)) == 1:
             return None
-        first = stacked(path)
+        first = is_stacked(path)
         rows = first + (tensor.inputs or 1)
         return Matrix(tuple(range(first, rows)), tuple(range(rows, first + len(tensor.shape))))
 
@@ -135,9 +131,9 @@ def matrices(cfg: Config) -> dict[str, Matrix | None]:
 
 
 def init(cfg: Config, key: jax.Array, dtype=jnp.float32) -> Tree:
-    """Random parameters: normal (standard deviation cfg.init_std), ones or zeros, by the table.
+    """Random parameters: normal (standard deviation cfg.init_std), ones or zeros, as in the table.
 
-    A tensor's key depends on its path alone, so that a new tensor changes no other.
+    A tensor's random key depends on its path alone, so that a new tensor changes no other.
     """
 
     def draw(path, t):
@@ -154,18 +150,18 @@ def init(cfg: Config, key: jax.Array, dtype=jnp.float32) -> Tree:
 
 
 def hf_names(cfg: Config, path: str, tensor: Tensor) -> list[str]:
-    """Names in the checkpoint: one per layer where stacked, else one."""
+    """Names in the checkpoint: one per layer for a stacked tensor, otherwise one."""
     return (
         [tensor.hf.format(layer=layer) for layer in range(cfg.layers)]
-        if stacked(path)
+        if is_stacked(path)
         else [tensor.hf]
     )
 
 
 def hf_groups(tensor: Tensor) -> list[tuple[int, ...]]:
-    """Which of our dimensions make up each dimension of the HF tensor.
+    """For each dimension of the HF tensor, our dimensions that it merges.
 
-    [out, in] for a matrix; else heads are merged.
+    [out, in] for a matrix; otherwise heads and head_dim are merged.
     """
     rank = len(tensor.shape)
     if tensor.inputs:
@@ -187,7 +183,7 @@ def hf_shape(tensor: Tensor) -> tuple[int, ...]:
 def to_hf(tensor: Tensor, array: np.ndarray) -> np.ndarray:
     """One layer's tensor in our layout -> HF's layout.
 
-    C-contiguous: of any other array save_file writes the bare memory.
+    C-contiguous, since save_file writes the memory of an array without regard to its strides.
     """
     order = [i for group in hf_groups(tensor) for i in group]
     return np.ascontiguousarray(array.transpose(order).reshape(hf_shape(tensor)))
@@ -196,8 +192,8 @@ def to_hf(tensor: Tensor, array: np.ndarray) -> np.ndarray:
 def from_hf(tensor: Tensor, stored, spans: tuple[slice, ...]) -> np.ndarray:
     """The block `spans` (a slice per dimension of tensor.shape) of one HF tensor, in our layout.
 
-    `stored` is sliced along the leading dimension of each group, so that little more than the block
-    is read.
+    stored: a lazy HF tensor. It is sliced along the leading dimension of each group, so that little
+    more than the block is read.
     """
     groups, shape = hf_groups(tensor), tensor.shape
     inner = [math.prod(shape[i] for i in group[1:]) for group in groups]
@@ -218,31 +214,33 @@ def from_hf(tensor: Tensor, stored, spans: tuple[slice, ...]) -> np.ndarray:
 
 
 def load(cfg: Config, folder: str | Path, shardings: Tree = None, dtype=jnp.float32) -> Tree:
-    """Parameters of an HF folder, each read straight into its sharding.
+    """Parameters of an HF folder, each read directly into its sharding.
 
-    shardings: a tree of them; None is the default device. At most one tensor (of a stacked one: all
-    layers) is on the host at a time, apart from what devices hold. ValueError names every tensor that is missing, unknown, doubled or misshapen.
+    shardings: a tree of them; None: the default device. At most one tensor (all layers of a stacked
+    one) is on the host at a time. ValueError names every tensor that is missing, unknown, doubled
+    or misshapen.
     """
     folder = Path(folder)
     found = open_tensors(weight_files(folder))
     if problems := check(cfg, found):
         raise ValueError(
-            f"the weights in {str(folder)!r} are not those of the {cfg.family} model in its config.json:"
+            f"the weights in {str(folder)!r} are not those of the {cfg.family} model in its "
+            "config.json:"
             + "".join("\n  " + line for line in problems)
             + "\nUse a complete float checkpoint with the config.json made for it."
         )
     flat = {}
     for path, tensor in cfg.tensors().items():
         stored = [found[name][0][1] for name in hf_names(cfg, path, tensor)]
-        sharding = None if shardings is None else at(shardings, path)
-        flat[path] = place(tensor, stored, full_shape(cfg, path, tensor), sharding, dtype)
+        sharding = None if shardings is None else leaf_at(shardings, path)
+        flat[path] = to_devices(tensor, stored, full_shape(cfg, path, tensor), sharding, dtype)
     return nest(flat)
 
 
 def open_tensors(files: list[Path]) -> dict[str, list[tuple[str, object]]]:
-    """HF name -> [(file name, lazy slice)], one entry per file that has the name.
+    """HF name -> [(file name, lazy slice)], one entry per file with this name.
 
-    Nothing but headers is read.
+    Reads headers alone.
     """
     found = {}
     for file in files:
@@ -258,7 +256,7 @@ def open_tensors(files: list[Path]) -> dict[str, list[tuple[str, object]]]:
 
 
 def check(cfg: Config, found: dict) -> list[str]:
-    """What is wrong with a checkpoint, one line per tensor; empty if it can be loaded."""
+    """Problems of a checkpoint, one line per tensor; empty if it can be loaded."""
     expected = {
         name: hf_shape(t) for path, t in cfg.tensors().items() for name in hf_names(cfg, path, t)
     }
@@ -272,7 +270,7 @@ def check(cfg: Config, found: dict) -> list[str]:
     for name, places in found.items():
         shape, kind = tuple(places[0][1].get_shape()), places[0][1].get_dtype()
         if name not in allowed:
-            if not HARMLESS.search(name):
+            if not IGNORED.search(name):
                 problems.append(f"unknown: {name}, found {list(shape)}")
             continue
         if len(places) > 1:
@@ -287,26 +285,26 @@ def check(cfg: Config, found: dict) -> list[str]:
             )
     if not problems and tied_head.keys() & found.keys() and not equal_rows(cfg, found):
         problems.append(
-            "contradictory: lm_head.weight differs from model.embed_tokens.weight, but config.json has "
-            "tie_word_embeddings=true; set it to false if the head is meant to be used"
+            "contradictory: lm_head.weight differs from model.embed_tokens.weight, but config.json "
+            "has tie_word_embeddings=true; set it to false if the head is meant to be used"
         )
     return problems
 
 
 def equal_rows(cfg: Config, found: dict) -> bool:
-    """Whether a tied model's stored head equals its embedding, compared a piece at a time."""
+    """Whether a tied model's stored head equals its embedding, compared in chunks."""
     head, embed = found["lm_head.weight"][0][1], found[cfg.tensors()["embed"].hf][0][1]
-    step = max(1, PIECE // cfg.width)
+    step = max(1, CHUNK // cfg.width)
     pieces = [slice(start, min(start + step, cfg.vocab)) for start in range(0, cfg.vocab, step)]
     return all(np.array_equal(head[piece], embed[piece]) for piece in pieces)
 
 
-def place(tensor: Tensor, stored: list, shape: tuple[int, ...], sharding, dtype) -> jax.Array:
-    """One parameter on its devices.
+def to_devices(tensor: Tensor, stored: list, shape: tuple[int, ...], sharding, dtype) -> jax.Array:
+    """Puts one parameter on its devices.
 
-    `stored` has a lazy HF tensor per layer, or one where `shape` has no layer axis.
+    stored: one lazy HF tensor per layer, or a single one where `shape` has no layer axis.
     """
-    blocks = {}  # devices that replicate a block share its host copy
+    blocks = {}  # devices with replicas of a block share its host copy
 
     def read(index):
         spans = tuple(slice(*part.indices(size)[:2]) for part, size in zip(index, shape))
@@ -319,16 +317,16 @@ def place(tensor: Tensor, stored: list, shape: tuple[int, ...], sharding, dtype)
         array = jax.device_put(read((slice(None),) * len(shape)))
     else:
         array = jax.make_array_from_callback(shape, sharding, read, dtype=dtype)
-    jax.block_until_ready(array)  # or the host copies of all tensors would wait in line together
+    # otherwise the host copies of all tensors would be alive together
+    jax.block_until_ready(array)
     blocks.clear()
-    gc.collect(
-        0
-    )  # jax drops its own references to what it has transferred at the next collection, and not before
+    # jax releases its references to transferred arrays only at the next collection
+    gc.collect(0)
     return array
 
 
 def read_block(tensor: Tensor, stored: list, spans: tuple[slice, ...], dtype) -> np.ndarray:
-    """The block `spans` of a parameter, converted piece by piece so that it never exists twice."""
+    """The block `spans` of a parameter, converted in chunks, so that it never exists twice."""
     block = np.empty([span.stop - span.start for span in spans], dtype)
     if len(spans) > len(tensor.shape):
         layers, *spans = spans
@@ -336,7 +334,7 @@ def read_block(tensor: Tensor, stored: list, spans: tuple[slice, ...], dtype) ->
     else:
         targets = [(block, stored[0])]
     rows = spans[0]
-    step = max(1, PIECE // max(1, math.prod(tensor.shape[1:])))
+    step = max(1, CHUNK // max(1, math.prod(tensor.shape[1:])))
     for target, one in targets:
         for start in range(rows.start, rows.stop, step):
             stop = min(start + step, rows.stop)
@@ -356,20 +354,20 @@ def save(
     hf_config: dict,
     max_shard_bytes: float = 5e9,
     dtype=jnp.float32,
-    also: tuple[str | Path, ...] = (),
+    extra_files: tuple[str | Path, ...] = (),
 ) -> None:
-    """Write params as an HF folder that transformers loads, with copies of the files `also`.
+    """Writes params as an HF folder that transformers loads, with copies of `extra_files`.
 
-    Everything is written next to the target, which appears by one rename; `folder` must be new or
-    empty. With several processes all must call: each takes part in gathering, process 0 writes. One
-    shard at a time is on the host.
+    Everything is written to a temporary folder next to the target and renamed at the end; `folder`
+    must be new or empty. With several processes all must call this function: all take part in
+    gathering, process 0 writes. One shard at a time is on the host.
     """
     folder = Path(folder).expanduser().absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(
             f"{str(folder)!r} exists and is not an empty folder; give a new one, or remove it"
         )
-    if absent := [str(file) for file in also if not Path(file).is_file()]:
+    if absent := [str(file) for file in extra_files if not Path(file).is_file()]:
         raise ValueError(f"cannot copy {', '.join(absent)} into {str(folder)!r}: no such file")
     if problems := mismatches(cfg, params, hf_config):
         raise ValueError(f"cannot write {str(folder)!r}:\n  " + "\n  ".join(problems))
@@ -380,12 +378,11 @@ def save(
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        ready = (
-            Path(scratch) / "folder"
-        )  # a plain mkdir: the scratch itself is readable by its owner only
+        # a plain mkdir, since the temporary folder itself is readable by its owner alone
+        ready = Path(scratch) / "folder"
         ready.mkdir()
         write_shards(cfg, params, shards, dtype, ready)
-        for file in also:
+        for file in extra_files:
             shutil.copy(file, ready)
         (ready / "config.json").write_text(
             json.dumps(exported_config(cfg, hf_config, dtype), indent=2) + "\n"
@@ -394,24 +391,26 @@ def save(
 
 
 def mismatches(cfg: Config, params: Tree, hf_config: dict) -> list[str]:
-    """Why this tree cannot be written as the model that hf_config describes, one line each."""
+    """Differences of this tree from the model that hf_config describes, one line each."""
     problems = []
     if (
         read_config(hf_config).tensors() != cfg.tensors()
         or hf_config["num_hidden_layers"] != cfg.layers
     ):
         problems.append(
-            "hf_config describes other tensors than cfg; pass the config.json that cfg was read from"
+            "hf_config describes other tensors than cfg; pass the config.json that cfg was read "
+            "from"
         )
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    given = {
+    found = {
         jax.tree_util.keystr(keys, simple=True, separator="/"): leaf.shape for keys, leaf in leaves
     }
     wanted = {path: full_shape(cfg, path, t) for path, t in cfg.tensors().items()}
-    for path in sorted(given.keys() | wanted.keys()):
-        if given.get(path) != wanted.get(path):
+    for path in sorted(found.keys() | wanted.keys()):
+        if found.get(path) != wanted.get(path):
             problems.append(
-                f"parameter {path}: expected {wanted.get(path, 'none')}, found {given.get(path, 'none')}"
+                f"parameter {path}: expected {wanted.get(path, 'none')}, found "
+                f"{found.get(path, 'none')}"
             )
     return problems
 
@@ -419,10 +418,7 @@ def mismatches(cfg: Config, params: Tree, hf_config: dict) -> list[str]:
 def plan_shards(
     cfg: Config, dtype, max_shard_bytes: float
 ) -> list[list[tuple[str, int | None, str]]]:
-    """Which tensors go into which file, in table order and within the limit.
-
-    Of each file a list of (path, layer or None, HF name).
-    """
+    """For each file a list of (path, layer or None, HF name), in table order and within the limit."""
     shards, size = [[]], 0
     for path, tensor in cfg.tensors().items():
         size_of_one = math.prod(tensor.shape) * jnp.dtype(dtype).itemsize
@@ -430,16 +426,13 @@ def plan_shards(
             if shards[-1] and size + size_of_one > max_shard_bytes:
                 shards.append([])
                 size = 0
-            shards[-1].append((path, layer if stacked(path) else None, name))
+            shards[-1].append((path, layer if is_stacked(path) else None, name))
             size += size_of_one
     return shards
 
 
 def gather(cfg: Config, params: Tree, shard: list, dtype) -> dict[str, np.ndarray]:
-    """The tensors of one file on this host, in HF's layout.
-
-    Every process must call it with the same arguments.
-    """
+    """The tensors of one file on this host, in HF's layout; to be called by all processes alike."""
 
     def on_host(array):
         whole = getattr(array, "is_fully_addressable", True)
@@ -447,7 +440,7 @@ def gather(cfg: Config, params: Tree, shard: list, dtype) -> dict[str, np.ndarra
 
     table, arrays = cfg.tensors(), {}
     for path, layer, name in shard:
-        array = at(params, path)
+        array = leaf_at(params, path)
         arrays[name] = to_hf(
             table[path], on_host(array if layer is None else array[layer]).astype(dtype)
         )
@@ -455,19 +448,17 @@ def gather(cfg: Config, params: Tree, shard: list, dtype) -> dict[str, np.ndarra
 
 
 def write_shards(cfg: Config, params: Tree, shards: list, dtype, folder: Path) -> None:
-    """model.safetensors, or numbered shards and their index."""
+    """Writes model.safetensors, or numbered shards and their index."""
     weight_map, total = {}, 0
     for number, shard in enumerate(shards, start=1):
         file = (
             SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         )
         arrays = gather(cfg, params, shard, dtype)
-        save_file(
-            arrays, folder / file, metadata={"format": "pt"}
-        )  # transformers refuses a file without it
-        os.chmod(
-            folder / file, folder.stat().st_mode & 0o666
-        )  # save_file lets nobody but its owner read
+        # transformers rejects a file without this metadata
+        save_file(arrays, folder / file, metadata={"format": "pt"})
+        # save_file creates files that only their owner can read
+        os.chmod(folder / file, folder.stat().st_mode & 0o666)
         weight_map |= dict.fromkeys(arrays, file)
         total += sum(array.nbytes for array in arrays.values())
     if len(shards) > 1:
@@ -481,8 +472,9 @@ def exported_config(cfg: Config, hf_config: dict, dtype) -> dict:
         name for name in hf_config.get("architectures") or () if name.endswith("ForCausalLM")
     ]
     name = jnp.dtype(dtype).name
+    # transformers 5 reads the first, older tools the second
     return hf_config | {
         "architectures": classes or [f"{cfg.family.capitalize()}ForCausalLM"],
         "dtype": name,
         "torch_dtype": name,
-    }  # transformers 5 reads the first, older tools the second
+    }

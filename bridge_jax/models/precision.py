@@ -1,7 +1,7 @@
-"""Precision of matmuls: fp32 inputs are multiplied as fp32, and sums leave a matmul in fp32.
+"""Precision: names of compute dtypes; fp32 inputs of a matmul are multiplied, and summed, as fp32.
 
-Left to itself an accelerator multiplies fp32 in fewer bits, and returns the sums of a bfloat16
-matmul in bfloat16. Left out: the sums of gradients over positions (weight_grads.py).
+By default an accelerator multiplies fp32 with fewer bits, and returns the sums of a bfloat16 matmul
+in bfloat16. Left out: the sums of gradients over positions (weight_grads.py).
 """
 
 from __future__ import annotations
@@ -9,9 +9,18 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def dtype_of(key: str, name: str):
+    """The dtype of a config value or flag; ValueError lists what is allowed."""
+    if name not in DTYPES:
+        raise ValueError(f"{key}={name!r}; allowed: {', '.join(DTYPES)}")
+    return DTYPES[name]
+
 
 def matmul_precision(dtype) -> str | None:
-    """What jax calls the precision of matmuls of this dtype: all bits of fp32, else the default."""
+    """jax's precision of matmuls for this dtype: all bits for fp32, otherwise the default."""
     return "highest" if dtype == jnp.float32 else None
 
 

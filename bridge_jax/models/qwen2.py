@@ -15,13 +15,14 @@ class Config(layers.Config):
 
     @classmethod
     def from_hf(cls, hf: dict) -> Config:
-        """From the keys of HF's config.json; sliding windows and rope scaling are refused."""
+        """From HF's config.json; ValueError for sliding windows and rope scaling."""
         if hf.get("use_sliding_window"):
             raise ValueError("qwen2 with use_sliding_window=true is not supported; allowed: false")
         numbers = layers.hf_numbers(hf)
         if numbers["rope_scaling"]:
             raise ValueError(
-                f"qwen2 rope_scaling={dict(numbers['rope_scaling'])} is not supported; allowed: none"
+                f"qwen2 rope_scaling={dict(numbers['rope_scaling'])} is not supported; allowed: "
+                "none"
             )
         return cls(family="qwen2", **numbers)
 

@@ -13,16 +13,18 @@ class Config(layers.Config):
 
     @classmethod
     def from_hf(cls, hf: dict) -> Config:
-        """From the keys of HF's config.json; biases, sliding windows and rope scaling are refused."""
+        """From HF's config.json; ValueError for biases, sliding windows and rope scaling."""
         if hf.get("attention_bias") or hf.get("use_sliding_window"):
             raise ValueError(
-                "qwen3 with attention_bias or use_sliding_window is not supported; allowed: both false"
+                "qwen3 with attention_bias or use_sliding_window is not supported; allowed: both "
+                "false"
             )
-        # HF's default here is no quotient of the width.
+        # HF's default head_dim of this family is 128, not width / heads.
         numbers = layers.hf_numbers({"head_dim": 128} | hf)
         if numbers["rope_scaling"]:
             raise ValueError(
-                f"qwen3 rope_scaling={dict(numbers['rope_scaling'])} is not supported; allowed: none"
+                f"qwen3 rope_scaling={dict(numbers['rope_scaling'])} is not supported; allowed: "
+                "none"
             )
         return cls(family="qwen3", **numbers)
 

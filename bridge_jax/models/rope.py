@@ -19,8 +19,8 @@ def llama3_frequencies(
 ) -> np.ndarray:
     """Llama 3's long-context scaling: slow channels divided by `factor`, fast ones unchanged.
 
-    original: positions of the model's first training. Between the two factors, in rotations within
-    `original`, the scaling is a linear ramp.
+    original: context length of the pretraining. For channels with a number of rotations within
+    `original` between the two factors the scaling is interpolated linearly.
     """
     turns = original * plain / (2 * math.pi)
     ramp = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0.0, 1.0)
@@ -34,7 +34,7 @@ def cos_sin(inverse_frequencies: np.ndarray, position: jax.Array) -> tuple[jax.A
 
 
 def rotate(x_BTNH: jax.Array, cos_BTH: jax.Array, sin_BTH: jax.Array) -> jax.Array:
-    """Channels i and i + H/2 of each head turned by the angle of their position."""
+    """Rotates channels i and i + H/2 of each head by the angle of their position."""
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     cos, sin = cos_BTH[:, :, None], sin_BTH[:, :, None]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)

@@ -1,9 +1,9 @@
-"""bfloat16 weights and caches, stored as their bits in the loops of a CPU.
+"""bfloat16 weights and caches stored as uint16 bits, for loops on a CPU.
 
-XLA's CPU compiler slices and updates bfloat16 by way of fp32, and converts the whole of a stack of
-layers, or of a cache, for every slice of it. It moves uint16 as it is (docs/speed.md). The plain
-form is no conversion at all: `to_storage(x, x.dtype)` and `from_storage` then return x. Not for
-what is differentiated.
+XLA's CPU compiler slices and updates bfloat16 through fp32, and converts a whole stack of layers,
+or a whole cache, for every slice of it. It moves uint16 without a conversion (docs/speed.md). The
+plain form is the identity: `to_storage(x, x.dtype)` and `from_storage` then return x. Not
+differentiable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BITS = jnp.uint16
 
 
 def storage_dtype(dtype, as_bits: bool):
-    """BITS for bfloat16 where bits are asked for, else the dtype."""
+    """BITS for bfloat16 if as_bits, otherwise the dtype."""
     return BITS if as_bits and dtype == jnp.bfloat16 else dtype
 
 
@@ -30,7 +30,7 @@ def to_storage(x: jax.Array, dtype) -> jax.Array:
 
 
 def from_storage(tree: Tree) -> Tree:
-    """Arrays of bits as bfloat16 again; other arrays as they are."""
+    """Arrays of bits converted back to bfloat16; other arrays unchanged."""
     return jax.tree.map(
         lambda x: jax.lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == BITS else x, tree
     )

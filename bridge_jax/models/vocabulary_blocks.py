@@ -1,17 +1,18 @@
-"""Log-probabilities and entropies by blocks of the vocabulary: logits [B,T,V] never exist at once.
+"""Log-probabilities and entropies by blocks of the vocabulary, never all logits [B,T,V].
 
-    log p(token) = logit(token) - log Z,    entropy = log Z - sum_v p_v logit_v,    Z = sum_v exp(logit_v)
+    log p(token) = logit(token) - log Z,    Z = sum_v exp(logit_v)
+    entropy = log Z - sum_v p_v logit_v
 
-Z and the entropy are summed from block to block under a running maximum (online softmax, Milakov &
-Gimelshein 2018, arXiv 1805.02867), and the backward pass computes the logits of each block again:
+Z and the entropy are accumulated over blocks under a running maximum (online softmax, Milakov &
+Gimelshein 2018, arXiv 1805.02867), and the backward pass recomputes the logits of each block:
 
     d logit_v = [ (1[v = token] - p_v) g  -  p_v (log p_v + entropy) g_entropy ] / temperature
     d head_v = sum_t d logit_v hidden_t,    d hidden = sum_v d logit_v head_v
 
-g and g_entropy are the gradients of log p and of the entropy; the second term is computed only
-where an objective has one. A block's part of the head's gradient is complete when the block is
-done: one matmul sums it over positions in fp32, and it is reduced over the devices at once, in
-fp32, so that neither the gathered head nor its gradient is ever whole on a device.
+g and g_entropy are the gradients with respect to log p and the entropy; the second term is computed
+only where an objective uses the entropy. One matmul per block gives that part of the head's
+gradient, summed over positions in fp32. It is reduced over the devices at once, in fp32, so that
+neither the gathered head nor its gradient is ever whole on a device.
 
 The plain form is logprobs.token_logp_plain.
 """
@@ -32,7 +33,8 @@ from bridge_jax.models.weight_grads import weight_grad_einsum
 
 # Finite, so that 0 times it is 0.
 LOWEST = -1e30
-# Entries of a tile in an accelerator's memory: blocks cut elsewhere would be moved entry by entry.
+# Entries of a tile in an accelerator's memory; blocks with other boundaries would be moved entry by
+# entry.
 LANES = 128
 
 
@@ -40,16 +42,16 @@ LANES = 128
 
 
 class Axes(NamedTuple):
-    """Mesh axes inside a shard_map; None and () outside of one, or where they do not divide."""
+    """Mesh axes inside a shard_map; None and () outside, and where sizes do not divide evenly."""
 
     rows: tuple[str, ...] = ()
     width: str | None = None  # of the head
     vocab: str | None = None  # of the head
 
     def sum(self, x: jax.Array, *axes: str | None) -> jax.Array:
-        """x summed over those of the mesh axes that are there."""
-        there = tuple(axis for axis in axes if axis)
-        return jax.lax.psum(x, there) if there else x
+        """x summed over the mesh axes that are not None."""
+        present = tuple(axis for axis in axes if axis)
+        return jax.lax.psum(x, present) if present else x
 
     def gather(self, head_UD: jax.Array) -> jax.Array:
         """A block's rows in full width."""
@@ -58,14 +60,14 @@ class Axes(NamedTuple):
         return jax.lax.all_gather(head_UD, self.width, axis=1, tiled=True)
 
     def reduce(self, G_UD: jax.Array) -> jax.Array:
-        """A block's gradient, summed over all rows; of the width this device's part."""
+        """A block's gradient summed over all rows, this device's part of the width."""
         G_UD = self.sum(G_UD, *(axis for axis in self.rows if axis != self.width))
         if not self.width:
             return G_UD
         return jax.lax.psum_scatter(G_UD, self.width, scatter_dimension=1, tiled=True)
 
-    def own_part(self, tokens_BT: jax.Array, head_VD: jax.Array) -> jax.Array:
-        """Tokens counted from where this device's part of the vocabulary begins.
+    def local_tokens(self, tokens_BT: jax.Array, head_VD: jax.Array) -> jax.Array:
+        """Tokens relative to the start of this device's part of the vocabulary.
 
         Those below 0, and from V on, belong to other devices.
         """
@@ -75,14 +77,14 @@ class Axes(NamedTuple):
 
 
 class OnMesh(NamedTuple):
-    """A mesh of several devices and the axes over which rows and head are spread."""
+    """A mesh of several devices and the axes over which rows and head are sharded."""
 
     mesh: Mesh
     axes: Axes
 
 
 def on_mesh(mesh: Mesh | None, rows: int, head_shape: tuple[int, int]) -> OnMesh | None:
-    """Axes for so many rows and a head [V,D]; None for one device, or rows that do not divide."""
+    """The axes for these sizes; None for one device, and where the rows do not divide evenly."""
     if mesh is None or mesh.size == 1 or rows % (mesh.shape["data"] * mesh.shape["fsdp"]):
         return None
     divides = lambda n, axis: axis if n % mesh.shape[axis] == 0 else None
@@ -93,8 +95,7 @@ def on_mesh(mesh: Mesh | None, rows: int, head_shape: tuple[int, int]) -> OnMesh
 def on_devices(function, where: OnMesh | None, chunk_tokens: int, inputs, outputs):
     """function(Axes, chunk_tokens, ...) on each device's part.
 
-    inputs, outputs: for each argument and result, whether it is sharded as "rows", as the "head",
-    or "" not at all.
+    inputs, outputs: the sharding of each argument and result, "rows", "head", or "" for none.
     """
     if where is None:
         return functools.partial(function, Axes(), chunk_tokens)
@@ -113,14 +114,14 @@ def on_devices(function, where: OnMesh | None, chunk_tokens: int, inputs, output
     )
 
 
-# ---- how the vocabulary is cut
+# ---- how the vocabulary is divided
 
 
 class Blocks(NamedTuple):
     """`count` blocks of `size` entries of a vocabulary of V.
 
-    The last one ends where the vocabulary does, and may begin before the one before it ends. What
-    both have belongs to the earlier one.
+    The last block ends with the vocabulary and may overlap the one before it; entries in both
+    belong to the earlier one.
     """
 
     V: int
@@ -136,19 +137,19 @@ class Blocks(NamedTuple):
         return jnp.minimum(k * self.size, self.V - self.size)
 
     def logits(self, k, hidden_BTD, head_UD, temperature) -> jax.Array:
-        """[B,T,U] over the temperature; entries of an earlier block are so low that exp gives 0."""
+        """Logits / temperature, [B,T,U]; entries of an earlier block are LOWEST, whose exp is 0."""
         earlier_U = self.start(k) + jnp.arange(self.size) < k * self.size
         logits = fp32_einsum("BTD,UD->BTU", hidden_BTD, head_UD) / temperature
         return jnp.where(earlier_U, LOWEST, logits)
 
     def chosen(self, k: jax.Array, tokens_BT: jax.Array) -> jax.Array:
-        """[B,T,U]: whether an entry is the token, and of no earlier block."""
+        """[B,T,U]: whether an entry is the token and belongs to no earlier block."""
         own_BT = jnp.where(tokens_BT >= k * self.size, tokens_BT - self.start(k), -1)
         return own_BT[..., None] == jnp.arange(self.size)
 
 
-def cut(V: int, positions: int, chunk_tokens: int) -> Blocks:
-    """Blocks with as many logits of these positions as chunk_tokens positions have of all of V."""
+def choose_blocks(V: int, positions: int, chunk_tokens: int) -> Blocks:
+    """Blocks such that all positions have as many logits as chunk_tokens positions have in V."""
     size = math.ceil(V * min(1.0, chunk_tokens / positions))
     return Blocks(V, min(V, size if size < LANES else -(-size // LANES) * LANES))
 
@@ -159,19 +160,19 @@ def cut(V: int, positions: int, chunk_tokens: int) -> Blocks:
 def forward(axes: Axes, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, temperature):
     """logp, entropy and log Z, [B,T] fp32."""
     B, T, _ = hidden_BTD.shape
-    blocks = cut(head_VD.shape[0], B * T, chunk_tokens)
-    own_BT = axes.own_part(tokens_BT, head_VD)
+    blocks = choose_blocks(head_VD.shape[0], B * T, chunk_tokens)
+    own_BT = axes.local_tokens(tokens_BT, head_VD)
 
     def step(k, carry):
         top, Z, mean, chosen = carry  # mean: sum of exp(logit - top) logit
         head_UD = axes.gather(jax.lax.dynamic_slice_in_dim(head_VD, blocks.start(k), blocks.size))
         logits = blocks.logits(k, hidden_BTD, head_UD, temperature)
-        higher = jnp.maximum(top, logits.max(axis=-1))
-        weights, less = jnp.exp(logits - higher[..., None]), jnp.exp(top - higher)
+        new_top = jnp.maximum(top, logits.max(axis=-1))
+        weights, rescale = jnp.exp(logits - new_top[..., None]), jnp.exp(top - new_top)
         return (
-            higher,
-            Z * less + weights.sum(axis=-1),
-            mean * less + jnp.sum(weights * logits, axis=-1),
+            new_top,
+            Z * rescale + weights.sum(axis=-1),
+            mean * rescale + jnp.sum(weights * logits, axis=-1),
             chosen + jnp.sum(jnp.where(blocks.chosen(k, own_BT), logits, 0.0), axis=-1),
         )
 
@@ -180,19 +181,19 @@ def forward(axes: Axes, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, tempe
     top, Z, mean, chosen = jax.lax.fori_loop(0, blocks.count, step, start)
     if axes.vocab:
         highest = jax.lax.pmax(top, axes.vocab)
-        less = jnp.exp(top - highest)
-        Z, mean, chosen = (axes.sum(x, axes.vocab) for x in (Z * less, mean * less, chosen))
+        rescale = jnp.exp(top - highest)
+        Z, mean, chosen = (axes.sum(x, axes.vocab) for x in (Z * rescale, mean * rescale, chosen))
         top = highest
     log_z = top + jnp.log(Z)
     return chosen - log_z, log_z - mean / Z, log_z
 
 
 class Gradients(NamedTuple):
-    """What the backward pass is given beside the inputs, [B,T] each."""
+    """The arguments of the backward pass besides the inputs, [B,T] each."""
 
     log_z_BT: jax.Array
     g_BT: jax.Array
-    # Only where an objective has a gradient of the entropy.
+    # only where an objective uses the entropy
     entropy_BT: jax.Array | None = None
     g_entropy_BT: jax.Array | None = None
 
@@ -200,29 +201,29 @@ class Gradients(NamedTuple):
 def backward(
     axes: Axes, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, temperature, *gradients
 ):
-    """Gradients to hidden_BTD and head_VD of the sum of g * logp, and of g_entropy * entropy.
+    """Gradients in hidden_BTD and head_VD of the sum of g * logp + g_entropy * entropy.
 
     gradients: the fields of Gradients.
     """
     B, T, _ = hidden_BTD.shape
-    given, dtype = Gradients(*gradients), hidden_BTD.dtype
-    blocks = cut(head_VD.shape[0], B * T, chunk_tokens)
-    own_BT = axes.own_part(tokens_BT, head_VD)
+    saved, dtype = Gradients(*gradients), hidden_BTD.dtype
+    blocks = choose_blocks(head_VD.shape[0], B * T, chunk_tokens)
+    own_BT = axes.local_tokens(tokens_BT, head_VD)
 
     def step(k, carry):
         G_hidden, G_head = carry
         start = blocks.start(k)
         head_UD = axes.gather(jax.lax.dynamic_slice_in_dim(head_VD, start, blocks.size))
         logits = blocks.logits(k, hidden_BTD, head_UD, temperature)
-        logp = logits - given.log_z_BT[..., None]
+        logp = logits - saved.log_z_BT[..., None]
         p = jnp.exp(logp)
-        d = (blocks.chosen(k, own_BT) - p) * (given.g_BT / temperature)[..., None]
-        if given.g_entropy_BT is not None:
-            of_entropy = (given.g_entropy_BT / temperature)[..., None]
-            d -= p * (logp + given.entropy_BT[..., None]) * of_entropy
+        d = (blocks.chosen(k, own_BT) - p) * (saved.g_BT / temperature)[..., None]
+        if saved.g_entropy_BT is not None:
+            of_entropy = (saved.g_entropy_BT / temperature)[..., None]
+            d -= p * (logp + saved.entropy_BT[..., None]) * of_entropy
         d = d.astype(dtype)
         G_UD = axes.reduce(weight_grad_einsum("U,D->UD", d, hidden_BTD)).astype(head_VD.dtype)
-        # Entries that an earlier block has get zeros here: they are added to, not written over.
+        # Entries of an earlier block have zeros here, so they are added and not overwritten.
         G_UD += jax.lax.dynamic_slice_in_dim(G_head, start, blocks.size)
         G_head = jax.lax.dynamic_update_slice_in_dim(G_head, G_UD, start, 0)
         return G_hidden + fp32_einsum("BTU,UD->BTD", d, head_UD), G_head
@@ -232,14 +233,14 @@ def backward(
     return axes.sum(G_hidden, axes.vocab).astype(dtype), G_head
 
 
-# ---- the two as one function with a gradient
+# ---- both passes as one function with a custom gradient
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def token_logp(
     where: OnMesh | None, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, temperature
 ):
-    """logp and entropy, [B,T] fp32; where: of on_mesh."""
+    """logp and entropy, [B,T] fp32; where: from on_mesh."""
     return _outputs(where, chunk_tokens, hidden_BTD, head_VD, tokens_BT, temperature)[:2]
 
 
@@ -256,10 +257,10 @@ def _token_logp_forward(where: OnMesh | None, chunk_tokens: int, *inputs):
 
 
 def _token_logp_backward(where: OnMesh | None, chunk_tokens: int, saved, gradients):
-    """Gradients to the hidden states and the head; none to tokens and temperature."""
+    """Gradients in the hidden states and the head; none in tokens and temperature."""
     *inputs, log_z, entropy = saved
     g, g_entropy = gradients
-    # Most objectives do not reward entropy: then there is no gradient of it, not even zeros.
+    # Most objectives do not use the entropy; then its gradient is a SymbolicZero.
     of_entropy = () if isinstance(g_entropy, SymbolicZero) else (entropy, g_entropy)
     g = jnp.zeros_like(log_z) if isinstance(g, SymbolicZero) else g
     kinds = ("rows", "head", "rows", "", "rows", "rows", *("rows" for _ in of_entropy))

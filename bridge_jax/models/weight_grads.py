@@ -1,14 +1,13 @@
-"""Products with a weight, whose gradient is summed over positions in fp32 whatever the compute
-dtype.
+"""Products with a weight, with the weight's gradient summed over positions in fp32.
 
-The transpose of a bfloat16 matmul gives its sums in bfloat16, and devices then add theirs in
-bfloat16 too. The gradient of a table, added token by token, stands still once an entry is 256 times
-what is added to it. Here the products of a weight's gradient leave their matmul in fp32, are added
-over rows and devices in fp32, and are rounded to the weight's dtype once. (A compiler may still
-send fp32 sums as bfloat16 where only the rounded sum is used, as the TPU's does.) Activations and
-their gradients are of the compute dtype.
+The transpose of a bfloat16 matmul returns its sums in bfloat16, and devices then add theirs in
+bfloat16 too. The gradient of an embedding, summed token by token, stops growing once an entry is
+256 times the next addend. Here a weight's gradient leaves its matmul in fp32, is summed over rows
+and devices in fp32, and is rounded to the weight's dtype once. (A compiler may still send fp32 sums
+as bfloat16 where only the rounded sum is used, as the TPU compiler does.) Activations and their
+gradients have the compute dtype.
 
-Each function has its plain form beside it, `..._plain`: in fp32 both give the same numbers, which
+Each function has a plain form, `..._plain`. In fp32 both give the same numbers, as
 tests/models/test_weight_grads.py checks.
 """
 
@@ -22,8 +21,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bridge_jax.models.precision import fp32_einsum, matmul_precision
 
-# The name of a projection's output to the policies of recomputation (remat.py), which do not see
-# what is inside a function with a gradient of its own.
+# The name of a projection's output for the remat policies (remat.py), which cannot see inside a
+# function with a custom gradient.
 PROJECTED = "projected"
 
 
@@ -31,15 +30,18 @@ PROJECTED = "projected"
 
 
 def weight_grad_einsum_plain(subscripts: str, x_BT: jax.Array, g_BT: jax.Array) -> jax.Array:
-    """Sum over the two leading axes of both; subscripts are those of the others, such as D,F->DF."""
+    """einsum of x and g, summed over their two leading axes.
+
+    subscripts: of the other axes, such as D,F->DF.
+    """
     (of_x, of_g), of_W = subscripts.split("->")[0].split(","), subscripts.split("->")[1]
     return fp32_einsum(f"YZ{of_x},YZ{of_g}->{of_W}", x_BT, g_BT)
 
 
 def weight_grad_einsum(subscripts: str, x_BT: jax.Array, g_BT: jax.Array) -> jax.Array:
-    """weight_grad_einsum_plain with the two leading axes made one.
+    """weight_grad_einsum_plain with the two leading axes merged into one.
 
-    XLA's CPU compiler makes a transposed copy of what it sums along two axes (docs/speed.md).
+    XLA's CPU compiler transposes an operand that is summed along two axes (docs/speed.md).
     """
     (of_x, of_g), of_W = subscripts.split("->")[0].split(","), subscripts.split("->")[1]
     one_axis = lambda y: y.reshape(-1, *y.shape[2:])
@@ -55,13 +57,13 @@ def project_plain(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
 
 
 def project(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
-    """project_plain; its sums and those of W's gradient are fp32. PROJECTED is its name to remat."""
+    """project_plain with fp32 sums, also in W's gradient; named PROJECTED for remat."""
     return checkpoint_name(_project(subscripts, x, W), PROJECTED)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _project(subscripts: str, x: jax.Array, W: jax.Array) -> jax.Array:
-    # CPUs that multiply bfloat16 do so in this form alone: an fp32 result, then rounded once.
+    # CPUs with bfloat16 products use them in this form alone: an fp32 result, rounded once.
     return fp32_einsum(subscripts, x, W).astype(x.dtype)
 
 

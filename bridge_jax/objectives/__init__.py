@@ -1,14 +1,14 @@
-"""Objectives, which are maximised: terms of J, their gradients over micro-batches, what a step reports."""
+"""Objectives, which are maximised: terms of J, gradients over micro-batches, metrics of a step."""
 
 from bridge_jax.objectives.metrics import (
     by_layer_group,
     clip_fraction,
     demo_metrics,
+    elementwise_product,
     gradient_alignment,
-    inner,
+    inner_product,
     mean_gain,
     own_gain,
-    products,
     rollout_metrics,
     shared_gain,
     token_counts,
@@ -25,7 +25,7 @@ from bridge_jax.objectives.terms import (
     J_RL,
     J_SFT,
     LOG_RATIO_BOUND,
-    advantages_with_expert,
+    advantages_with_demo,
     check_advantage,
     clipped_surrogate,
     group_advantages,
@@ -35,7 +35,7 @@ from bridge_jax.objectives.terms import (
     ratio,
     rl_rows,
     row_mask,
-    scored,
+    score,
     surrogate,
     token_mask,
     token_total,

@@ -1,4 +1,4 @@
-"""What a step reports of its gradients, its samples and its demonstrations."""
+"""Metrics of a step: of its gradients, its samples and its demonstrations."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bridge_jax.types import Metrics, Rollouts, Sequences, Tree
 
 
 def mean_gain(gain_B, prompts: int) -> Metrics:
-    """The mean of the samples' shares of the gain, and its standard error.
+    """The mean of gain_B over samples, and its standard error, clustered by prompt.
 
-    The samples of a prompt are one cluster; of a single prompt, the error is over its samples.
+    With a single prompt the error is over its samples.
     """
     gain_C = gain_B.reshape(prompts, -1).mean(axis=1) if prompts > 1 else gain_B
     return {
@@ -23,11 +23,12 @@ def mean_gain(gain_B, prompts: int) -> Metrics:
 
 
 def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
-    """On theta's samples: the gain from raw rewards, mean[(1 - rho_seq) R] with rho_seq = pi_hat / pi; KL(pi || pi_hat); ESS.
+    """The cooperative gain, KL(pi || pi_hat) and ESS, estimated on theta's samples.
 
-    A surrogate's own value says nothing here: its baseline makes it about 0 whatever the reward. ESS is
-    (sum rho)^2 / sum rho^2 as a share of the samples: near 1 theta_hat is close, near 0 the estimate hangs on few samples,
-    and so does its standard error.
+    gain = mean[(1 - rho_seq) R] with rho_seq = pi_hat / pi. It uses raw rewards, since the baseline
+    makes the value of a surrogate about 0 for any reward. ESS = (sum rho)^2 / sum rho^2 as a share
+    of the samples: near 1 theta_hat is close to theta; near 0 the estimate and its standard error
+    depend on few samples.
     """
     mask_BT = terms.token_mask(rollouts.seqs.length_B, logp_BT.shape[1])
     rho_B = terms.ratio(jnp.sum(logp_hat_BT * mask_BT, axis=1), jnp.sum(logp_BT * mask_BT, axis=1))
@@ -39,7 +40,7 @@ def shared_gain(rollouts: Rollouts, logp_BT, logp_hat_BT) -> Metrics:
 
 
 def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_BT) -> Metrics:
-    """The gain as the difference of two sampled means, and how far the sampler of theta_hat's own samples was off.
+    """The gain as the difference of two sampled means, and the sampler's error for theta_hat.
 
     logp_hat_BT: theta_hat on theta's samples, for KL and ESS; logp_own_BT: theta_hat on its own.
     """
@@ -57,37 +58,40 @@ def own_gain(rollouts: Rollouts, own: Rollouts, logp_BT, logp_hat_BT, logp_own_B
 def clip_fraction(
     logp_BT, behaviour_BT, A_B, low: float, high: float, seqs: Sequences
 ) -> jax.Array:
-    """Share of the tokens whose gradient `clipped_surrogate` takes: rho > 1 + high at A > 0, or rho < 1 - low at A < 0.
+    """Share of the tokens without a gradient by the clip of `clipped_surrogate`.
 
-    logp_BT and behaviour_BT may also be [B,1], one ratio for all tokens of a sample.
+    They have rho > 1 + high at A > 0, or rho < 1 - low at A < 0. logp_BT and behaviour_BT may also
+    be [B,1], one ratio for all tokens of a sample.
     """
     rho, A = ratio(logp_BT, behaviour_BT), A_B[:, None]
     clipped = ((rho > 1.0 + high) & (A > 0)) | ((rho < 1.0 - low) & (A < 0))
     return mean_tokens(jnp.broadcast_to(clipped, seqs.tokens_BT.shape).astype(jnp.float32), seqs)
 
 
-def inner(a: Tree, b: Tree) -> jax.Array:
+def inner_product(a: Tree, b: Tree) -> jax.Array:
     """Inner product of two pytrees, fp32."""
-    return sum(products(x, y).sum() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+    return sum(
+        elementwise_product(x, y).sum() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
+    )
 
 
-def products(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Entry by entry, fp32; to be summed as it lies: to flatten an array that is spread over devices is to gather it."""
+def elementwise_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x * y in fp32, with its shape kept: flattening a sharded array would gather it."""
     return x.astype(jnp.float32) * y.astype(jnp.float32)
 
 
 def by_layer_group(a: Tree, b: Tree) -> dict[str, jax.Array]:
-    """Inner products of two gradients by group of layers: early, middle and late thirds, and what lies outside the layers.
+    """Inner products of two gradients by group: early, middle and late layers, and "rest".
 
-    Leaves under the key "layers" have the layer as their leading axis; a tree without such a key is one group, "rest".
+    Leaves under the key "layers" have the layer as their leading axis; all others are "rest".
     """
     found: dict[str, jax.Array] = {}
     pairs = zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b))
     for (path, x), y in pairs:
         if getattr(path[0], "key", None) != "layers":
-            found["rest"] = found.get("rest", 0.0) + inner(x, y)
+            found["rest"] = found.get("rest", 0.0) + inner_product(x, y)
             continue
-        inner_L = products(x, y).sum(axis=tuple(range(1, x.ndim)))
+        inner_L = elementwise_product(x, y).sum(axis=tuple(range(1, x.ndim)))
         L = inner_L.shape[0]
         for i, name in enumerate(("early", "middle", "late")):
             if L * i // 3 < L * (i + 1) // 3:
@@ -96,10 +100,11 @@ def by_layer_group(a: Tree, b: Tree) -> dict[str, jax.Array]:
 
 
 def gradient_alignment(G_SFT: Tree, G_RL: Tree) -> Metrics:
-    """How two gradients at one iterate agree, whole and by group of layers.
+    """Alignment of two gradients at the same parameters, in total and by group of layers.
 
-    grad/cos_sft_rl; coop/inner: their inner product, which is by how much a small step along one raises the other's
-    objective, per unit of step (the first-order gain); coop/norm_ratio: |G_SFT| / |G_RL|. 0 where one of them is 0.
+    grad/cos_sft_rl: their cosine. coop/inner: their inner product, the first-order increase of one
+    objective by a unit step along the other's gradient. coop/norm_ratio: |G_SFT| / |G_RL|. 0 where
+    one gradient is 0.
     """
     products = [by_layer_group(*pair) for pair in ((G_SFT, G_RL), (G_SFT, G_SFT), (G_RL, G_RL))]
     groups = (
@@ -120,9 +125,11 @@ def gradient_alignment(G_SFT: Tree, G_RL: Tree) -> Metrics:
 
 
 def token_counts(*rows: Sequences, forward: tuple[Sequences, ...] = ()) -> Metrics:
-    """Tokens that an update computes: those of completions, and of their prompts, in backward passes,
-    and all tokens in passes that are forward only. Rows that are passed twice are given twice. A
-    prompt counts once; packed, once for each of its samples.
+    """The numbers of tokens that an update computes.
+
+    rows: the sequences of each backward pass; forward: those of each forward-only pass. Sequences
+    of several passes are given several times. A prompt counts once; with packing, once for each of
+    its samples.
     """
 
     def prompts(seqs):
@@ -141,8 +148,11 @@ def token_counts(*rows: Sequences, forward: tuple[Sequences, ...] = ()) -> Metri
 
 
 def demo_metrics(aux: dict, demos: Sequences) -> Metrics:
-    """What every method that reads demonstrations reports, whatever it ascends: mean log-probability of expert tokens, entropy,
-    and stop_prob, the probability of ending where the expert ends."""
+    """Metrics of every method that reads demonstrations, for any objective.
+
+    Mean log-probability and entropy of their tokens, and stop_prob, the probability of ending where
+    the demonstration ends.
+    """
     real_B = (demos.length_B > 0).astype(jnp.float32)
     stop_B = jnp.take_along_axis(
         aux["logp_BT"], jnp.maximum(demos.length_B - 1, 0)[:, None], axis=1
@@ -156,9 +166,10 @@ def demo_metrics(aux: dict, demos: Sequences) -> Metrics:
 
 
 def rollout_metrics(aux: dict, rollouts: Rollouts) -> Metrics:
-    """What every method that samples reports; logp_error compares the sampler's log-probabilities with the trainer's.
+    """Metrics of every method that samples.
 
-    rl/clip_fraction is 0 here, as it is for one update on a batch; methods that make several report their own.
+    rollout/logp_error compares the sampler's log-probabilities with the trainer's. rl/clip_fraction
+    is 0, as for a single update on a batch; methods with several updates report their own.
     """
     seqs, R_PM = rollouts.seqs, rollouts.reward_B.reshape(-1, group_size(rollouts))
     mask_BT = token_mask(seqs.length_B, aux["logp_BT"].shape[1])

@@ -1,4 +1,4 @@
-"""A batch cut into micro-batches, which are computed one after the other."""
+"""Division of a batch into micro-batches, which are computed one after the other."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from bridge_jax.types import Policy, Rollouts, Sequences, Tree
 
 
 def micro_count(B: int, microbatch_rows: int) -> int:
-    """How many micro-batches B rows make; microbatch_rows 0, or more than B, means one."""
+    """Number of micro-batches of B rows; 1 for microbatch_rows = 0 or more than B."""
     return max(1, B // microbatch_rows) if microbatch_rows else 1
 
 
 def micro_split(seqs: Sequences, rows: Tree, count: int):
-    """(seqs, rows) with a leading axis of `count` micro-batches: whole groups each, or an even part of one group.
+    """(seqs, rows) with a leading axis of `count` micro-batches.
 
-    rows: pytree of [B, ...] arrays. A group's prompt is repeated when its rows are spread over micro-batches. Micro-batch i
-    takes the groups i, i + count, ...: a batch that lies over devices by its leading axis then does so in every micro-batch.
+    A micro-batch has whole groups, or an even part of one group, whose prompt is then repeated.
+    rows: pytree of [B, ...] arrays. Micro-batch i has the groups i, i + count, ..., so that a batch
+    sharded along its leading axis is so in every micro-batch.
     """
     P, B = seqs.prompt_len_P.shape[0], seqs.length_B.shape[0]
     if B % count or (P % count and count % P):
         raise ValueError(
-            f"{B} rows of {P} prompts cannot be cut into {count} micro-batches: the rows of a micro-batch must "
-            f"divide, or be a multiple of, the {B // P} samples of a prompt"
+            f"{B} rows of {P} prompts cannot be cut into {count} micro-batches: the rows of a "
+            f"micro-batch must divide, or be a multiple of, the {B // P} samples of a prompt"
         )
     strides = min(count, P)
 
@@ -54,9 +55,10 @@ def micro_join(x: jax.Array, P: int) -> jax.Array:
 
 
 def over_micro_batches(step, carry: Tree, seqs: Sequences, rows: Tree, microbatch_rows: int = 0):
-    """step(carry, seqs, rows) -> (carry, aux) on one micro-batch after the other; the last carry, and aux [B, ...] of all.
+    """Applies step(carry, seqs, rows) -> (carry, aux) to one micro-batch after the other.
 
-    Packed sequences make as many micro-batches as their rows fill; what is on nobody's row has an aux of 0.
+    Returns the last carry, and aux [B, ...] of all rows. Packed sequences have as many
+    micro-batches as their rows fill; samples in no row have an aux of 0.
     """
     B = seqs.length_B.shape[0]
     if seqs.packing is None:
@@ -71,14 +73,14 @@ def over_micro_batches(step, carry: Tree, seqs: Sequences, rows: Tree, microbatc
         slots = jax.lax.dynamic_slice_in_dim(slot_RK, i * R, R)
         return (
             slots,
-            packing.taken(seqs, slots),
+            packing.select_rows(seqs, slots),
             jax.tree.map(lambda x: x[jnp.maximum(slots, 0).reshape(-1)], rows),
         )
 
     def body(i, state):
         carry, aux = state
-        slots, *given = micro(i)
-        carry, new = step(carry, *given)
+        slots, *inputs = micro(i)
+        carry, new = step(carry, *inputs)
         place = jnp.where(slots < 0, B, slots).reshape(-1)
         return carry, jax.tree.map(lambda all, x: all.at[place].set(x, mode="drop"), aux, new)
 

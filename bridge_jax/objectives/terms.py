@@ -1,7 +1,7 @@
-"""Building blocks of the objectives J: likelihood, importance-weighted surrogates, KL, advantages, and their gradient.
+"""Terms of the objectives J: likelihood, importance-weighted surrogates, KL, advantages.
 
-Objectives are maximised. Each returns a sum over tokens; the caller divides by a count taken over the GLOBAL batch before
-the first micro-batch, so that the number of micro-batches changes nothing. Masks follow from lengths.
+Objectives are maximised. Each is a sum over tokens divided by a count of the GLOBAL batch, so that
+the number of micro-batches changes nothing. Masks follow from lengths.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ def token_mask(length_B: jax.Array, T: int) -> jax.Array:
 
 
 def ratio(logp: jax.Array, behaviour: jax.Array) -> jax.Array:
-    """rho = exp(logp - behaviour), the difference bounded to +-20; no gradient through the behaviour."""
+    """rho = exp(logp - behaviour), the difference bounded to +-20; no gradient in the behaviour."""
     return jnp.exp(
         jnp.clip(logp - jax.lax.stop_gradient(behaviour), -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     )
 
 
 def surrogate(logp_BT, behaviour_BT, A_B, cap: float = 0.0) -> jax.Array:
-    """rho_t A per token, [B,T]; its gradient at pi != behaviour is the importance-weighted policy gradient.
+    """rho_t A per token, [B,T]; its gradient is the importance-weighted policy gradient.
 
-    cap > 1 bounds that weight to [1/cap, cap], by both signs of A alike, and every token keeps its gradient; 0 leaves it free.
+    cap > 1 bounds the weight to [1/cap, cap] for both signs of A, and every token keeps a gradient;
+    0: no bound.
     """
     rho = ratio(logp_BT, behaviour_BT)
-    if cap:  # a clip alone would take the gradient of every token beyond it
+    # a clip alone would remove the gradient of all tokens beyond it
+    if cap:
         rho *= jax.lax.stop_gradient(jnp.clip(rho, 1.0 / cap, cap) / rho)
     return rho * A_B[:, None]
 
@@ -45,40 +47,44 @@ def clipped_surrogate(logp_BT, behaviour_BT, A_B, low: float, high: float) -> ja
 
 
 def k3(logp: jax.Array, logp_ref: jax.Array) -> jax.Array:
-    """e^d - d - 1 with d = logp_ref - logp bounded to +-20: estimates KL(pi || ref) on samples of pi (Schulman 2020)."""
+    """e^d - d - 1 with d = logp_ref - logp: KL(pi || ref) from samples of pi (Schulman 2020).
+
+    d is bounded to +-20.
+    """
     d = jnp.clip(logp_ref - logp, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     return jnp.exp(d) - d - 1.0
 
 
 def check_advantage(key: str, kind: str) -> None:
-    """ValueError for a kind of advantage that there is not; key: the setting."""
+    """ValueError for an unknown kind of advantage; key: the setting."""
     if kind not in ("group", "mean"):
         raise ValueError(f"{key}={kind!r}; allowed: 'group', 'mean'")
 
 
 def group_advantages(reward_B: jax.Array, M: int, kind: str = "group") -> jax.Array:
-    """A = (R - mean) / (std + 1e-6) over the M samples of a prompt (GRPO), or R - mean alone (kind "mean", Dr. GRPO).
+    """A = (R - mean) / (std + 1e-6) over the M samples of a prompt (GRPO).
 
-    std divides by M - 1, as in verl, TRL and Trinity. For RL alone that is a factor which Adam takes out; where SFT is mixed in,
-    RL weighs sqrt((M - 1) / M) of what it does with the division by M. A group of one sample has A = 0.
+    kind "mean": A = R - mean (Dr. GRPO). std divides by M - 1, as in verl, TRL and Trinity. For RL
+    alone this is a factor that Adam cancels; mixed with SFT it weighs RL by sqrt((M - 1) / M)
+    relative to a division by M. A group of one sample has A = 0.
     """
     check_advantage("advantage", kind)
     R_PM = reward_B.reshape(-1, M)
-    R_PM = (
-        R_PM - R_PM[:, :1]
-    )  # equal rewards become exact zeros: rounding of their mean, over 1e-6, would be an advantage
+    # equal rewards become exact zeros; otherwise the rounding error of their mean, divided by 1e-6,
+    # would be an advantage
+    R_PM = R_PM - R_PM[:, :1]
     centred = R_PM - R_PM.mean(axis=1, keepdims=True)
     if kind == "group":
         centred = centred / (R_PM.std(axis=1, ddof=min(1, M - 1), keepdims=True) + 1e-6)
     return centred.reshape(-1)
 
 
-def advantages_with_expert(
+def advantages_with_demo(
     rollouts: Rollouts, demos: Sequences, kind: str
 ) -> tuple[jax.Array, jax.Array]:
-    """A of the samples [B] and of the experts [D], where row p of demos is prompt p's expert, of reward 1, in its group.
+    """A of the samples [B] and of the demos [D]: demo p, of reward 1, joins the group of prompt p.
 
-    Rows of demos beyond the prompts (padding) get 0.
+    Padding rows of demos get 0.
     """
     M, P = group_size(rollouts), rollouts.seqs.prompt_len_P.shape[0]
     R_PN = jnp.concatenate([rollouts.reward_B.reshape(P, M), jnp.ones((P, 1))], axis=1)
@@ -86,8 +92,8 @@ def advantages_with_expert(
     return A_PN[:, :M].reshape(-1), jnp.pad(A_PN[:, M], (0, demos.length_B.shape[0] - P))
 
 
-def scored(policy: Policy, phi: Tree, seqs: Sequences, temperature, entropy_coef: float):
-    """logp_BT and entropy_BT; the entropy without a gradient where it has no weight: it is reported, not ascended."""
+def score(policy: Policy, phi: Tree, seqs: Sequences, temperature, entropy_coef: float):
+    """logp_BT and entropy_BT; without entropy_coef the entropy is a metric and has no gradient."""
     logp_BT, entropy_BT = policy.logp(phi, seqs, temperature)
     return logp_BT, entropy_BT if entropy_coef else jax.lax.stop_gradient(entropy_BT)
 
@@ -99,15 +105,16 @@ def J_SFT(
     total=None,
     entropy_coef: float = 0.0,
 ):
-    """J_SFT(phi) = mean log pi_phi(y*_t) over the expert tokens of the whole batch; prompts are not scored.
+    """J_SFT(phi) = mean log pi_phi(y*_t) over the demo tokens of the whole batch.
 
-    term(logp_BT, rows) [B,T] stands in for log pi where a method weighs the tokens; total: what the sum is divided by.
-    entropy_coef times the token's entropy is added. rows may hold kept_B, 0 where a row is left out.
+    term(logp_BT, rows) [B,T] replaces log pi where a method weighs the tokens. total: the divisor
+    of the sum. entropy_coef times the token's entropy is added. rows may have included_B, 0 for
+    rows that are left out.
     """
     total = token_total(demos) if total is None else total
 
     def J(phi, seqs: Sequences, rows):
-        logp_BT, entropy_BT = scored(policy, phi, seqs, 1.0, entropy_coef)
+        logp_BT, entropy_BT = score(policy, phi, seqs, 1.0, entropy_coef)
         value_BT = term(logp_BT, rows)
         if entropy_coef:
             value_BT += entropy_coef * entropy_BT
@@ -125,18 +132,18 @@ def J_RL(
     total=None,
     entropy_coef: float = 0.0,
 ):
-    """J_RL(phi) = mean over sampled tokens of term(log pi_phi, behaviour, A) - kl_coef k3(pi_phi || ref) + entropy_coef H.
+    """J_RL(phi) = mean over tokens of term(log pi, behaviour, A) - kl_coef KL + entropy_coef H.
 
-    term: surrogate or clipped_surrogate with its bounds set. The rows given with it: A_B; behaviour_BT (absent: the policy
-    itself, so that the ratio is 1, right for the first update on its own samples); ref_BT (needed when kl_coef > 0); kept_B
-    where some rows are left out (0). Off policy the KL of a token counts by the same ratio; its entropy H does not. total: what
-    the sum is divided by, all sampled tokens unless given.
+    term: surrogate or clipped_surrogate with its bounds set. KL is k3(pi_phi || ref), weighted by
+    the importance ratio; the entropy H is not. total: the divisor of the sum; None: the number of
+    sampled tokens. rows: A_B; behaviour_BT (absent: the policy itself, with ratio 1, as in the
+    first update on its own samples); ref_BT (if kl_coef > 0); included_B (0 for rows left out).
     """
     total = token_total(rollouts.seqs) if total is None else total
 
     def J(phi, seqs: Sequences, rows: dict):
         logp_BT, entropy_BT = jax.lax.optimization_barrier(
-            scored(policy, phi, seqs, rollouts.temperature, entropy_coef)
+            score(policy, phi, seqs, rollouts.temperature, entropy_coef)
         )
         behaviour_BT = rows.get("behaviour_BT", logp_BT)
         value_BT = term(logp_BT, behaviour_BT, rows["A_B"])
@@ -152,9 +159,9 @@ def J_RL(
 
 
 def row_mask(seqs: Sequences, rows: dict, T: int) -> jax.Array:
-    """1.0 at the tokens of the rows that count, [B,T]."""
+    """1.0 at the tokens of the included rows, [B,T]."""
     mask_BT = token_mask(seqs.length_B, T)
-    return mask_BT * rows["kept_B"][:, None] if "kept_B" in rows else mask_BT
+    return mask_BT * rows["included_B"][:, None] if "included_B" in rows else mask_BT
 
 
 def group_size(rollouts: Rollouts) -> int:
@@ -170,7 +177,7 @@ def rl_rows(
     kl_coef: float,
     microbatch_rows: int,
 ) -> dict:
-    """What J_RL reads beside the samples: advantages, and the reference's log-probabilities where a KL term needs them."""
+    """The rows of J_RL: advantages, and the reference's log-probabilities if kl_coef > 0."""
     rows = {"A_B": group_advantages(rollouts.reward_B, group_size(rollouts), advantage)}
     if kl_coef:
         rows["ref_BT"] = logp_of(policy, ref, rollouts, microbatch_rows)

@@ -1,16 +1,16 @@
-"""Optimizers by label, Adam's moments in less memory, storage of theta_hat."""
+"""Optimizers by label, low-memory Adam moments, storage of theta_hat."""
 
 from bridge_jax.optim.moments import (
     FACTORED_FROM,
     MOMENTS,
-    Declared,
+    MatrixTable,
     is_factored,
-    kept_in_bfloat16,
     matrix_of,
     scale_by_factored_adam,
     to_bfloat16,
     to_float32,
-    updates_made,
+    update_count,
+    with_bfloat16_moments,
 )
 from bridge_jax.optim.recipes import (
     LABELS,
@@ -22,7 +22,7 @@ from bridge_jax.optim.recipes import (
     init_train_state,
     labels,
     learning_rate,
-    misfits,
+    schedule_warnings,
 )
 from bridge_jax.optim.schedules import interpolate, schedule
 from bridge_jax.optim.shadow import (

@@ -1,4 +1,4 @@
-"""Adam's moments in less memory: bfloat16 with stochastic rounding, and factored."""
+"""Adam moments with less memory: bfloat16 with stochastic rounding, and factored."""
 
 from __future__ import annotations
 
@@ -10,36 +10,40 @@ import optax
 
 from bridge_jax.types import Matrix, Tree
 
-MOMENTS = {  # bytes a weight
+# name -> bytes per weight
+MOMENTS = {
     "float32": 8,
-    "bfloat16": 4,  # both, rounded at random
-    "factored": 2,  # the first in bfloat16, of the second means over rows and columns alone
+    "bfloat16": 4,  # both moments, with stochastic rounding
+    "factored": 2,  # the first in bfloat16; the second as means over rows and over columns
 }
-FACTORED_FROM = 128  # rows and columns of the smallest matrix whose second moment is factored
-Declared = tuple[tuple[str, Matrix | None], ...]  # a path in Params -> its sides; None: no matrix
+FACTORED_FROM = 128  # minimum of rows and of columns of a matrix with a factored second moment
+# pairs (path in Params, axes of the matrix); None: not a matrix
+MatrixTable = tuple[tuple[str, Matrix | None], ...]
 
 
-def matrix_of(declared: Declared | None, path) -> Matrix | None:
-    """What is declared of the parameter at this path of jax; of theta_hat what is declared of theta."""
+def matrix_of(declared: MatrixTable | None, path) -> Matrix | None:
+    """The matrix axes of the parameter at this jax path; theta_hat has those of theta."""
     if declared is None:
         raise ValueError(
-            "optim: weight decay and factored moments need to know which parameters are matrices; give "
-            "Recipes(matrices=...), for a model setup.matrices"
+            "optim: weight decay and factored moments need to know which parameters are matrices; "
+            "give Recipes(matrices=...), for a model setup.matrices"
         )
     name, table = jax.tree_util.keystr(path, simple=True, separator="/"), dict(declared)
     part, slash, rest = name.partition("/")
     name = f"theta{slash}{rest}" if part == "theta_hat" else name
     if name not in table:
         raise ValueError(
-            f"optim: nothing is declared of parameter {name!r}, which may be a matrix; declared: {', '.join(table)}"
+            f"optim: nothing is declared of parameter {name!r}, which may be a matrix; declared: "
+            f"{', '.join(table)}"
         )
     return table[name]
 
 
 def to_bfloat16(tree: Tree, key: jax.Array) -> Tree:
-    """fp32 leaves rounded up or down at random, so that the mean is exact; numbers that bfloat16 has stay what they are.
+    """Stochastic rounding of fp32 leaves, unbiased; numbers that bfloat16 can represent stay exact.
 
-    Rounding to nearest would lose every change below 1/512 of a number: a moment with b2 = 0.999 would never move.
+    Rounding to nearest would lose every relative change below 1/512: a moment with b2 = 0.999 would
+    never move.
     """
     leaves, structure = jax.tree.flatten(tree)
 
@@ -49,8 +53,8 @@ def to_bfloat16(tree: Tree, key: jax.Array) -> Tree:
         bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(
             key, x.shape, jnp.uint16
         ).astype(jnp.uint32)
-        kept = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
-        return jnp.where(jnp.isfinite(x), kept, x).astype(jnp.bfloat16)
+        truncated = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
+        return jnp.where(jnp.isfinite(x), truncated, x).astype(jnp.bfloat16)
 
     return structure.unflatten(
         [rounded(x, jax.random.fold_in(key, i)) for i, x in enumerate(leaves)]
@@ -58,15 +62,18 @@ def to_bfloat16(tree: Tree, key: jax.Array) -> Tree:
 
 
 def to_float32(tree: Tree) -> Tree:
-    """bfloat16 leaves as fp32, the others as they are."""
+    """bfloat16 leaves as fp32, other leaves unchanged."""
     return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)
 
 
-def kept_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same transformation, its moments kept in bfloat16 between updates; the count in its state seeds the rounding."""
+def with_bfloat16_moments(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transformation with its moments in bfloat16 between updates.
+
+    The update count in its state seeds the rounding.
+    """
 
     def store(state):
-        return to_bfloat16(state, jax.random.fold_in(jax.random.key(0), updates_made(state)))
+        return to_bfloat16(state, jax.random.fold_in(jax.random.key(0), update_count(state)))
 
     def update(updates, state, params=None):
         updates, state = inner.update(updates, to_float32(state), params)
@@ -76,17 +83,20 @@ def kept_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTrans
 
 
 def is_factored(matrix: Matrix | None, shape: tuple[int, ...]) -> bool:
-    """Whether the second moment of a parameter of this shape is kept as means over rows and columns."""
+    """Whether the second moment of a parameter of this shape is factored."""
     size = lambda axes: math.prod(shape[axis] for axis in axes)
     return matrix is not None and min(size(matrix.rows), size(matrix.columns)) >= FACTORED_FROM
 
 
 def scale_by_factored_adam(
-    b1: float, b2: float, eps: float, matrices: Declared | None
+    b1: float, b2: float, eps: float, matrices: MatrixTable | None
 ) -> optax.GradientTransformation:
-    """Adam whose second moment of a matrix is v_ij = r_i c_j / mean(r), r and c the moving means of g^2 over columns and over
-    rows (Adafactor, Shazeer & Stern 2018, with Adam's b2, bias correction and eps); the first is kept in bfloat16, rounded at
-    random. Right where the g^2 of a matrix are an outer product; small matrices, and vectors, keep theirs whole.
+    """Adam with a factored second moment for matrices, v_ij = r_i c_j / mean(r).
+
+    r and c are the moving means of g^2 over columns and over rows (Adafactor, Shazeer & Stern 2018,
+    with Adam's b2, bias correction and eps). This is exact where g^2 is an outer product. Small
+    matrices and vectors have a full second moment. The first moment is in bfloat16 with stochastic
+    rounding.
     """
     by_path = jax.tree_util.tree_map_with_path
 
@@ -133,6 +143,6 @@ def scale_by_factored_adam(
     return optax.GradientTransformation(init, update)
 
 
-def updates_made(inner_state: Tree) -> jax.Array:
-    """How many updates an optimizer has made: every counter in its state says so."""
+def update_count(inner_state: Tree) -> jax.Array:
+    """Number of updates of an optimizer, from any counter in its state."""
     return next(x for x in jax.tree.leaves(inner_state) if jnp.issubdtype(x.dtype, jnp.integer))

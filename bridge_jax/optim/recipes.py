@@ -1,12 +1,14 @@
-"""Two optimizer recipes over three labels, schedules, and the one guarded update that every method ends with.
+"""Optimizers: two recipes for three labels, learning rates, and the guarded update of all methods.
 
-alpha is the learning rate of the base recipe (theta, and theta_hat by exactly the same recipe in its own right), beta that
-of the lora recipe (w). Each label clips by its OWN global norm: under a common one a large shadow gradient would shrink
-theta's step. Directions are gradients of objectives to be maximised; the one minus sign stands in `apply_ascent`.
+alpha is the learning rate of the base recipe (theta, and theta_hat with an optimizer of its own),
+beta that of the lora recipe (w). Each label clips by its OWN global norm: under a common norm a
+large gradient of theta_hat would shrink theta's step. Directions are gradients of objectives to be
+maximised; the only minus sign is in `apply_ascent`.
 
-Which parameters are matrices is declared (`Recipes.matrices`, of a run by the model's tensor table), for a shape does not tell:
-the norms of all layers are one array of two dimensions, and so are their biases. Weight decay reaches matrices alone, the
-embedding and the head among them, as in Hugging Face's Trainer and in nanoGPT; factored moments take rows and columns from it.
+`Recipes.matrices`, from the model's tensor table, declares which parameters are matrices. The shape
+does not tell: the norms of all layers are one array of two dimensions, as are their biases. Weight
+decay applies to matrices alone, including embedding and head, as in Hugging Face's Trainer and in
+nanoGPT. Factored moments take rows and columns from the same table.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ import optax
 
 from bridge_jax.optim.moments import (
     MOMENTS,
-    Declared,
-    kept_in_bfloat16,
+    MatrixTable,
     matrix_of,
     scale_by_factored_adam,
-    updates_made,
+    update_count,
+    with_bfloat16_moments,
 )
 from bridge_jax.optim.schedules import interpolate
 from bridge_jax.optim.shadow import Storage, on_device
@@ -39,9 +41,8 @@ class Recipe:
     """AdamW for one label."""
 
     learning_rate: float = 5e-7
-    schedule: str = (
-        "constant"  # constant, linear, cosine: from learning_rate to learning_rate * end_ratio
-    )
+    # constant, linear, cosine: from learning_rate to learning_rate * end_ratio
+    schedule: str = "constant"
     end_ratio: float = 0.0
     warmup_steps: int = 0  # linear from 0
     decay_steps: int = 0  # length of the schedule after warm-up; needed unless constant
@@ -50,13 +51,13 @@ class Recipe:
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
-    moments: str = "float32"  # how Adam's are kept: a key of MOMENTS
+    moments: str = "float32"  # storage of Adam's moments: a key of MOMENTS
 
 
-def learning_rate(recipe: Recipe, per: int = 1) -> Callable:
-    """The recipe's learning rate as a function of the update count: linear warm-up, then its schedule.
+def learning_rate(recipe: Recipe, updates_per_step: int = 1) -> Callable:
+    """update count -> learning rate: linear warm-up, then the recipe's schedule.
 
-    per: updates that make one step of the schedule.
+    updates_per_step: updates during one step of the schedule.
     """
     for key in ("learning_rate", "end_ratio", "warmup_steps", "clip_norm", "weight_decay"):
         if not getattr(recipe, key) >= 0:
@@ -70,35 +71,36 @@ def learning_rate(recipe: Recipe, per: int = 1) -> Callable:
         raise ValueError(f"optim: schedule={recipe.schedule!r}; allowed: {', '.join(RATES)}")
     if recipe.schedule != "constant" and np.float32(recipe.end_ratio) == 1:
         raise ValueError(
-            f"optim: end_ratio=1 with schedule={recipe.schedule!r} never leaves the learning rate; give another "
-            "ratio, or schedule='constant'"
+            f"optim: end_ratio=1 with schedule={recipe.schedule!r} never leaves the learning rate; "
+            "give another ratio, or schedule='constant'"
         )
     if recipe.schedule != "constant" and recipe.learning_rate and recipe.decay_steps < 1:
         raise ValueError(
-            f"optim: decay_steps={recipe.decay_steps} with schedule={recipe.schedule!r}; allowed: 1 or more"
+            f"optim: decay_steps={recipe.decay_steps} with schedule={recipe.schedule!r}; allowed: "
+            "1 or more"
         )
     rate, end = recipe.learning_rate, recipe.learning_rate * recipe.end_ratio
-    # a rate of 0 (a frozen part) has nowhere to go
+    # a rate of 0, of a frozen part, is constant
     if recipe.schedule == "constant" or not rate:
-        after = lambda step: jnp.full((), rate, jnp.float32)
+        decayed_rate = lambda step: jnp.full((), rate, jnp.float32)
     else:
-        after = interpolate(recipe.schedule, rate, end, recipe.decay_steps)
+        decayed_rate = interpolate(recipe.schedule, rate, end, recipe.decay_steps)
     if not recipe.warmup_steps:
-        return lambda count: after(count // per)
-    warm = lambda step: recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    at = lambda step: jnp.where(
-        step < recipe.warmup_steps, warm(step), after(step - recipe.warmup_steps)
+        return lambda count: decayed_rate(count // updates_per_step)
+    warmup_rate = lambda step: recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    rate_at = lambda step: jnp.where(
+        step < recipe.warmup_steps, warmup_rate(step), decayed_rate(step - recipe.warmup_steps)
     )
-    return lambda count: at(count // per)
+    return lambda count: rate_at(count // updates_per_step)
 
 
-def misfits(recipe: Recipe, steps: int) -> list[str]:
-    """What the recipe's schedule does not do within so many steps, or does too early; one sentence each, for warnings."""
+def schedule_warnings(recipe: Recipe, steps: int) -> list[str]:
+    """Warnings about a schedule that does not fit this number of steps."""
     end, found = recipe.warmup_steps + recipe.decay_steps, []
     if recipe.learning_rate and recipe.warmup_steps > steps:
         found.append(
-            f"warmup_steps={recipe.warmup_steps} is longer than the {steps} steps it trains for: the rate never "
-            f"reaches learning_rate={recipe.learning_rate}"
+            f"warmup_steps={recipe.warmup_steps} is longer than the {steps} steps it trains for: "
+            f"the rate never reaches learning_rate={recipe.learning_rate}"
         )
     if (
         recipe.learning_rate
@@ -107,68 +109,68 @@ def misfits(recipe: Recipe, steps: int) -> list[str]:
         and end < steps
     ):
         found.append(
-            f"the learning rate is 0 from step {end + 1} on (warmup_steps={recipe.warmup_steps} and "
-            f"decay_steps={recipe.decay_steps}, of the {steps} steps it trains for): they change nothing; raise "
-            "decay_steps, or end_ratio"
+            f"the learning rate is 0 from step {end + 1} on (warmup_steps={recipe.warmup_steps} "
+            f"and decay_steps={recipe.decay_steps}, of the {steps} steps it trains for): they "
+            "change nothing; raise decay_steps, or end_ratio"
         )
     return found
 
 
 def adamw(
-    recipe: Recipe, per: int = 1, matrices: Declared | None = None
+    recipe: Recipe, updates_per_step: int = 1, matrices: MatrixTable | None = None
 ) -> optax.GradientTransformation:
-    """Clip, Adam with its moments as the recipe keeps them, decoupled weight decay on matrices alone, learning rate.
+    """The optimizer of a recipe: clip, Adam, decoupled weight decay on matrices, learning rate.
 
-    matrices: which parameters are; needed for weight decay and for factored moments.
+    matrices: which parameters are matrices; needed for weight decay and for factored moments.
     """
     if recipe.moments not in MOMENTS:
         raise ValueError(f"optim: moments={recipe.moments!r}; allowed: {', '.join(MOMENTS)}")
     clip = optax.clip_by_global_norm(recipe.clip_norm) if recipe.clip_norm else optax.identity()
 
-    def decayed(tree: Tree) -> Tree:
-        """Which leaves weight decay reaches."""
-        reached = lambda path, x: recipe.weight_decay > 0 and matrix_of(matrices, path) is not None
-        return jax.tree_util.tree_map_with_path(reached, tree)
+    def decay_mask(tree: Tree) -> Tree:
+        """Which leaves have weight decay."""
+        decays = lambda path, x: recipe.weight_decay > 0 and matrix_of(matrices, path) is not None
+        return jax.tree_util.tree_map_with_path(decays, tree)
 
     if recipe.moments == "factored":
         return optax.chain(
             clip,
             optax.chain(
                 scale_by_factored_adam(recipe.b1, recipe.b2, recipe.eps, matrices),
-                optax.add_decayed_weights(recipe.weight_decay, decayed),
-                optax.scale_by_learning_rate(learning_rate(recipe, per)),
+                optax.add_decayed_weights(recipe.weight_decay, decay_mask),
+                optax.scale_by_learning_rate(learning_rate(recipe, updates_per_step)),
             ),
         )
     adam = optax.chain(
         clip,
         optax.adamw(
-            learning_rate(recipe, per),
+            learning_rate(recipe, updates_per_step),
             recipe.b1,
             recipe.b2,
             recipe.eps,
             weight_decay=recipe.weight_decay,
-            mask=decayed,
+            mask=decay_mask,
         ),
     )
-    return adam if recipe.moments == "float32" else kept_in_bfloat16(adam)
+    return adam if recipe.moments == "float32" else with_bfloat16_moments(adam)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipes:
-    """The two recipes of a run; theta_hat's is the base one, but for how its moments are kept, and updates that it makes alone.
+    """The recipes of a run; theta_hat has the base recipe with its own moments and updates.
 
-    A schedule counts steps of the run: where a part makes several updates in one, they share one learning rate.
+    Schedules count steps of the run: all updates of a part in one step share a learning rate.
     """
 
     base: Recipe
     lora: Recipe
-    shadow_moments: str = ""  # a key of MOMENTS; "": as the base recipe keeps its own
-    base_updates: int = 1  # of theta in a step
-    shadow_updates: int = 1  # of theta_hat
-    matrices: Declared | None = None  # paths in Params(theta, w); None: nothing is declared
+    shadow_moments: str = ""  # a key of MOMENTS; "": as in the base recipe
+    base_updates: int = 1  # updates of theta per step
+    shadow_updates: int = 1  # updates of theta_hat per step
+    matrices: MatrixTable | None = None  # paths in Params(theta, w); None: nothing is declared
 
-    def of_label(self, label: str) -> tuple[Recipe, int]:
-        """Its recipe, and how many updates it makes in a step."""
+    def recipe_of(self, label: str) -> tuple[Recipe, int]:
+        """The recipe of a label, and its updates per step."""
         shadow = dataclasses.replace(self.base, moments=self.shadow_moments or self.base.moments)
         return {
             "base": (self.base, self.base_updates),
@@ -178,12 +180,12 @@ class Recipes:
 
     def optimizer(self) -> optax.GradientTransformation:
         """One transformation over Params, partitioned by the labels base, shadow and lora."""
-        parts = {label: adamw(*self.of_label(label), self.matrices) for label in LABELS.values()}
+        parts = {label: adamw(*self.recipe_of(label), self.matrices) for label in LABELS.values()}
         return optax.multi_transform(parts, labels)
 
 
 def init_train_state(recipes: Recipes, params: Params, ref=None) -> TrainState:
-    """The state before the first step; ref: a tree that stays as it is, copied because the state is donated."""
+    """The state before the first step; ref: a frozen tree, copied because the state is donated."""
     ref = None if ref is None else jax.tree.map(jnp.copy, ref)
     return TrainState(jnp.int32(0), params, recipes.optimizer().init(params), ref)
 
@@ -192,7 +194,7 @@ LABELS = {"theta": "base", "theta_hat": "shadow", "w": "lora"}
 
 
 def labels(params: Params) -> Params:
-    """Label of every part of Params; None where the method has no such part."""
+    """Params with the optimizer label of every leaf; None for a part that the method lacks."""
     name = lambda part: jax.tree.map(lambda _: LABELS[part], getattr(params, part))
     return Params(**{part: name(part) for part in LABELS})
 
@@ -200,14 +202,13 @@ def labels(params: Params) -> Params:
 def apply_ascent(
     recipes: Recipes, state: TrainState, ascent: Params, values=(), storage=Storage()
 ) -> tuple[TrainState, Metrics]:
-    """Move the parts of the parameters that have a direction along it, all of them or none.
+    """Updates all parts of the parameters that have a direction, or none of them.
 
-    ascent: gradients of what is maximised; a part whose direction is None stays as it is, and so
-    does its optimizer. A gradient norm that is not finite, or an entry of `values` (the objectives)
-    that is not, leaves parameters and optimizer states as they were and is reported as
-    update/skipped = 1. The step counts either way, so that the next batch is another one.
-    Metrics: the norm of each direction before its clip, the learning rate of each label that moves,
-    update/skipped.
+    ascent: gradients of the objective; a part with None, and its optimizer, stay unchanged. If a
+    gradient norm or an entry of `values` (the objectives) is not finite, parameters and optimizer
+    states stay unchanged, and update/skipped is 1. The step counts in any case, so that the next
+    batch is a new one. Metrics: the norm of each direction before its clip, the learning rate of
+    each updated label, update/skipped.
     """
     directions = {name: tree for name in LABELS if (tree := getattr(ascent, name)) is not None}
     norms = {f"grad/norm_{name}": optax.global_norm(tree) for name, tree in directions.items()}
@@ -215,17 +216,17 @@ def apply_ascent(
     finite = jnp.all(jnp.isfinite(jnp.stack(guarded)))
     all_inner = state.opt_state.inner_states
     # theta_hat, stored as a difference from theta, is written anew when theta moves
-    written = [
+    parts_to_write = [
         name
         for name in LABELS
         if name in directions or "theta" in directions and name in storage.stored_relative
     ]
-    storage = storage if set(written) & set(storage.stored_relative) else Storage()
+    storage = storage if set(parts_to_write) & set(storage.stored_relative) else Storage()
     key = jax.random.fold_in(jax.random.key("theta" in directions), state.step)
     zeros_like = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
 
     def move(_, stored: tuple[dict, dict]) -> tuple[dict, dict]:
-        """({part: as stored}, {label: its optimizer's state}) after the move.
+        """({part: as stored}, {label: optimizer state}) after the update.
 
         One optimizer covers all parts; those without a direction are zeros here, and cost nothing.
         """
@@ -244,8 +245,8 @@ def apply_ascent(
             descent, state.opt_state._replace(inner_states=frozen_states | moments), old
         )
         new = optax.apply_updates(old, updates)
-        moved = {name: getattr(new, name) for name in directions}
-        new = storage.write(unpacked.replace(**moved), key)
+        updated = {name: getattr(new, name) for name in directions}
+        new = storage.write(unpacked.replace(**updated), key)
         return (
             {name: getattr(new, name) for name in parts},
             {label: opt_state.inner_states[label] for label in moments},
@@ -255,7 +256,7 @@ def apply_ascent(
         finite,
         move,
         (
-            {name: getattr(state.params, name) for name in written},
+            {name: getattr(state.params, name) for name in parts_to_write},
             {LABELS[name]: all_inner[LABELS[name]] for name in directions},
         ),
     )
@@ -265,17 +266,17 @@ def apply_ascent(
         opt_state=state.opt_state._replace(inner_states=all_inner | moments),
     )
     rates = {
-        f"lr/{label}": learning_rate(*recipes.of_label(label))(updates_made(all_inner[label]))
+        f"lr/{label}": learning_rate(*recipes.recipe_of(label))(update_count(all_inner[label]))
         for label in (LABELS[name] for name in directions)
     }
     return state, norms | rates | {"update/skipped": 1.0 - finite.astype(jnp.float32)}
 
 
 def if_finite(finite: jax.Array, move: Callable, stored: Tree) -> Tree:
-    """move(0, stored) where `finite`, else `stored`; written over its operand.
+    """move(0, stored) where `finite`, otherwise `stored`; in place.
 
-    A loop of one round or none, for two reasons. Its body is a fusion boundary: theta and theta_hat,
-    bit-equal so far, are rounded alike in their optimizers. And a loop changes its operand in place,
-    while the results of a branch take memory of their own beside its operands.
+    A loop of at most one iteration, for two reasons. Its body is a fusion boundary, so that theta
+    and theta_hat, while bit-equal, have the same rounding in their optimizers. And a loop changes
+    its operand in place, while the results of a branch need memory in addition to its operands.
     """
     return jax.lax.fori_loop(0, finite.astype(jnp.int32), move, on_device(stored))

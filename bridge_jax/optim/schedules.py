@@ -1,4 +1,4 @@
-"""Numbers that change with the step, as functions that are traced into the update."""
+"""Schedules as functions of the step, traced into the update."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def interpolate(kind: str, start: float, end: float, steps: int) -> Callable:
 
 
 def schedule(start: float, by: Schedule) -> Callable:
-    """step -> the weight, fp32; `by` is checked (config.schedule.check_schedule) and not by the gain."""
+    """step -> the weight, fp32.
+
+    by: a valid schedule (config.schedule.check_schedule), not "gain".
+    """
     if by.kind == "constant":
         return lambda step: jnp.full((), start, jnp.float32)
     if by.kind == "step":

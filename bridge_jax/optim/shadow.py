@@ -1,4 +1,4 @@
-"""How theta_hat is kept: whole or as its difference from theta, on the device or in the host's memory."""
+"""Storage of theta_hat: in full or as its difference from theta, in device or host memory."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from bridge_jax.types import Params, Tree
 
 
 class Storage(NamedTuple):
-    """How parameters are kept between steps: both functions change the parts that are `stored_relative` alone."""
+    """The stored form of parameters between steps.
+
+    It differs in the parts `stored_relative` alone.
+    """
 
     read: Callable[[Params], Params] = lambda params: params
-    # the key is for rounding at random
+    # the key is for stochastic rounding
     write: Callable[[Params, jax.Array], Params] = lambda params, key: params
-    # parts that are stored in terms of theta, and so are written anew when theta moves
+    # parts that are stored relative to theta, and so are written again when theta changes
     stored_relative: tuple[str, ...] = ()
 
 
 def from_difference(params: Params) -> Params:
-    """Params with theta_hat itself, from the bfloat16 difference theta_hat - theta."""
+    """Params with theta_hat in full, from the bfloat16 difference theta_hat - theta."""
     theta_hat = jax.tree.map(lambda t, d: t + d.astype(t.dtype), params.theta, params.theta_hat)
     return params.replace(theta_hat=theta_hat)
 
 
 def to_difference(params: Params, key: jax.Array) -> Params:
-    """Params with the difference theta_hat - theta in bfloat16, rounded at random."""
+    """Params with the difference theta_hat - theta in bfloat16, by stochastic rounding."""
     difference = jax.tree.map(jnp.subtract, params.theta_hat, params.theta)
     return params.replace(theta_hat=to_bfloat16(difference, key))
 
@@ -43,23 +46,24 @@ STORAGE = {
 
 @dataclasses.dataclass(frozen=True)
 class Shadow:
-    """Settings of theta_hat's memory; the defaults are exact."""
+    """Settings of theta_hat's storage; the defaults are exact."""
 
     storage: str = "full"  # "full", or "difference": theta_hat - theta in bfloat16
-    moments: str = ""  # of its Adam: float32, bfloat16 or factored; "": as optim.base.moments
-    offload: bool = False  # whether it and its moments are in the host's memory between steps
+    moments: str = ""  # Adam moments: float32, bfloat16 or factored; "": as optim.base.moments
+    offload: bool = False  # whether it and its moments are in host memory between steps
 
     def check(self, key: str) -> None:
-        """ValueError for a choice that there is not."""
+        """ValueError for invalid settings."""
         for name, allowed in (("storage", tuple(STORAGE)), ("moments", ("", *MOMENTS))):
             if getattr(self, name) not in allowed:
                 raise ValueError(
-                    f"{key}.{name}={getattr(self, name)!r}; allowed: {', '.join(map(repr, allowed))}"
+                    f"{key}.{name}={getattr(self, name)!r}; allowed: "
+                    f"{', '.join(map(repr, allowed))}"
                 )
 
 
 def on_device(tree: Tree) -> Tree:
-    """Traced arrays that are in the host's memory fetched to the device; the others as they are."""
+    """Transfers traced arrays in host memory to the device; other leaves stay unchanged."""
     in_host_memory = lambda x: (
         isinstance(x, jax.core.Tracer) and jax.typeof(x).memory_space == jax.memory.Space.Host
     )
@@ -68,5 +72,5 @@ def on_device(tree: Tree) -> Tree:
 
 
 def read_shadow(storage: Storage, params: Params) -> Tree:
-    """theta_hat itself, from Params as they are stored."""
+    """theta_hat in full, from stored Params."""
     return storage.read(on_device(params)).theta_hat

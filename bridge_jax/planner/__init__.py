@@ -1,1 +1,1 @@
-"""Ahead-of-time plans: memory and FLOP estimates of a config on a described topology."""
+"""The ahead-of-time planner: memory and FLOP estimates of a config on a described topology."""

@@ -1,8 +1,9 @@
-"""The chips that a plan can be made for, and topologies by name: "v5e:4x4", "cpu:8", "gpu:8".
+"""Chips with their peak rates, and topologies by name: "v5e:4x4", "cpu:8", "gpu:8".
 
-Peaks are those of the makers' pages (CHIPS names them), per chip: dense bfloat16 matmuls, memory, and one link in one direction.
-A TPU slice is a torus only along some dimensions (`links`); along the others the chips at its edge have one link less, and
-a collective goes at their pace. Nothing here reaches for a device before `devices` is called.
+Peaks come from the makers' pages, which CHIPS names, per chip: dense bfloat16 matmuls, memory, and
+one link in one direction. A TPU slice is a torus only along some dimensions (`torus`); along the
+others the chips at the edge have one link less, and the slowest chip sets the pace of a collective.
+No device is initialized before `devices` is called.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Chip(NamedTuple):
     memory: float  # bytes per second to and from it
     link: float  # bytes per second over one link, one direction
     links: int  # of a chip inside a torus: two for each dimension; a GPU's switch counts as one
-    torus: int  # a slice closes to a ring along dimensions that are a multiple of this; 0: it does not matter
+    # a slice is a ring along dimensions that are a multiple of this; 0: not applicable
+    torus: int
     source: str
 
 
@@ -67,19 +69,22 @@ _CUBES = (
     "8x16x16",
     "16x16x16",
 )
+# slices that can be rented; libtpu knows more
 SLICES = {
     "v4": _CUBES,
     "v5e": _FLAT,
     "v5p": _CUBES,
     "v6e": _FLAT,
-}  # those that can be rented; libtpu knows more
-SOLD = {
+}
+# product name before "-" -> (generation, cores per chip); the number after "-" counts cores
+PRODUCT_NAMES = {
     "v5litepod": ("v5e", 1),
     "v6e": ("v6e", 1),
     "v4": ("v4", 2),
     "v5p": ("v5p", 2),
-}  # behind "-" stand cores, so many a chip
-TPU_SETTINGS = {  # before libtpu is loaded: ask no metadata server, take no lock, say nothing of hosts
+}
+# set before libtpu is loaded: no metadata server, no lock, no messages about hosts
+TPU_SETTINGS = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -92,7 +97,7 @@ TPU_SETTINGS = {  # before libtpu is loaded: ask no metadata server, take no loc
 
 
 class Topology(NamedTuple):
-    """A name that was understood."""
+    """A topology, parsed from its name."""
 
     name: str
     kind: str  # cpu, gpu, or a TPU's generation
@@ -105,25 +110,25 @@ class Topology(NamedTuple):
 
     @property
     def tpu(self) -> bool:
-        """Whether it takes the TPU's compiler."""
+        """Whether the TPU compiler is needed."""
         return self.kind not in ("cpu", "gpu")
 
 
 def parse(name: str) -> Topology:
-    """The topology of this name; ValueError with the nearest valid ones for a name that cannot be one."""
+    """The topology of this name; ValueError gives the nearest valid ones."""
     kind, _, rest = name.partition(":")
     kind = kind.lower()
-    if (sold := re.fullmatch(r"(\w+)-([1-9]\d*)", name.lower())) and sold[1] in SOLD:
-        kind, cores = SOLD[sold[1]]
+    if (product := re.fullmatch(r"(\w+)-([1-9]\d*)", name.lower())) and product[1] in PRODUCT_NAMES:
+        kind, cores = PRODUCT_NAMES[product[1]]
         raise ValueError(
-            f"--topology={name!r} is unknown: {_nearest(name, kind, str(int(sold[2]) // cores))}"
+            f"--topology={name!r} is unknown: {_nearest(name, kind, str(int(product[2]) // cores))}"
         )
     simple = re.fullmatch(r"[1-9]\d*", rest)
     if kind == "cpu" and simple or kind == "gpu" and (simple or name.lower() == "gpu"):
         return Topology(name, kind, (int(rest),) if rest else ())
     if kind in ("cpu", "gpu"):
         raise ValueError(
-            f"--topology={name!r}: behind {kind}: stands the number of devices, such as {kind}:8"
+            f"--topology={name!r}: after {kind}: write the number of devices, such as {kind}:8"
         )
     if kind in SLICES and not re.fullmatch(
         r"[1-9]\d*" + r"x[1-9]\d*" * SLICES[kind][0].count("x"), rest
@@ -131,30 +136,32 @@ def parse(name: str) -> Topology:
         raise ValueError(f"--topology={name!r} is unknown: {_nearest(name, kind, rest)}")
     if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)*", name):
         raise ValueError(
-            f"--topology={name!r} is unknown: {did_you_mean(kind, known())} Written as KIND:AxB or KIND:AxBxC, such "
-            "as v5e:4x4 and v5p:4x4x4, or cpu:8, gpu, gpu:8"
+            f"--topology={name!r} is unknown: {did_you_mean(kind, known())} Written as KIND:AxB or "
+            "KIND:AxBxC, such as v5e:4x4 and v5p:4x4x4, or cpu:8, gpu, gpu:8"
         )
     return Topology(f"{kind}:{rest}", kind, tuple(int(n) for n in rest.split("x")))
 
 
 def known() -> list[str]:
-    """What can stand before the colon; libtpu may know more generations."""
+    """The kinds before the colon; libtpu may know more generations."""
     return ["cpu", "gpu", *SLICES]
 
 
 def _nearest(name: str, kind: str, rest: str) -> str:
-    """The slices of this generation, the one of the nearest number of chips first."""
+    """A message with the slices of this generation, the one closest in number of chips first."""
     count = lambda shape: math.prod(int(n) for n in shape.split("x"))
     asked = math.prod(int(n) for n in re.findall(r"[1-9]\d*", rest)) or 1
     nearest = min(SLICES[kind], key=lambda shape: (abs(math.log(count(shape) / asked)), shape))
-    return f"did you mean '{kind}:{nearest}'? Allowed: {', '.join(f'{kind}:{shape}' for shape in SLICES[kind])}."
+    allowed = ", ".join(f"{kind}:{shape}" for shape in SLICES[kind])
+    return f"did you mean '{kind}:{nearest}'? Allowed: {allowed}."
 
 
 def prepare(topology: Topology) -> None:
-    """The environment that this topology's compiler needs; before jax is imported."""
+    """Sets the environment of this topology's compiler; to be called before jax is imported."""
     if topology.kind == "gpu":
         return
-    os.environ["JAX_PLATFORMS"] = "cpu"  # a TPU or GPU of this machine has no part in it
+    # a TPU or GPU of this machine is not used
+    os.environ["JAX_PLATFORMS"] = "cpu"
     if topology.kind == "cpu":
         flags = [
             flag
@@ -175,12 +182,14 @@ def devices(topology: Topology) -> list:
     if topology.tpu:
         return tpu_devices(topology)
     if topology.kind == "gpu":
-        platforms.devices()  # prepare has left the platform to the user
+        # `prepare` has left the platform to the user
+        platforms.devices()
     try:
         found = jax.devices(topology.kind)
     except RuntimeError:
         raise ValueError(
-            f"--topology={topology.name!r}: jax sees no {topology.kind} here. A plan for GPUs is compiled on a "
+            f"--topology={topology.name!r}: jax sees no {topology.kind} here. A plan for GPUs is "
+            "compiled on a "
             'machine that has one, with pip install "jax[cuda13]"; for TPUs and CPUs none is needed'
         ) from None
     count = topology.shape[0] if topology.shape else len(found)
@@ -206,33 +215,36 @@ def tpu_devices(topology: Topology) -> list:
     if importlib.util.find_spec("libtpu") is None:
         if rest not in SLICES.get(topology.kind, ()):
             raise ValueError(
-                f"--topology={topology.name!r} is unknown: {hint} libtpu, which is not installed, may know more: "
-                "pip install libtpu"
+                f"--topology={topology.name!r} is unknown: {hint} libtpu, which is not installed, "
+                "may know more: pip install libtpu"
             )
         raise ValueError(
-            f"--topology={topology.name!r} takes the TPU's compiler, which is not installed: pip install libtpu "
-            "(it is part of jax[tpu]; no TPU is needed). Without it: --topology=cpu:8"
+            f"--topology={topology.name!r} takes the TPU's compiler, which is not installed: pip "
+            "install libtpu (it is part of jax[tpu]; no TPU is needed). Without it: "
+            "--topology=cpu:8"
         )
     os.environ.update({key: value for key, value in TPU_SETTINGS.items() if key not in os.environ})
-    jax.devices(
-        "cpu"
-    )  # has now read XLA_FLAGS; libtpu reads them later, and a flag of another backend ends the process
+    # The CPU backend reads XLA_FLAGS now. libtpu reads them later, and a flag of another backend
+    # would end the process.
+    jax.devices("cpu")
     flags = os.environ.get("XLA_FLAGS", "").split()
     os.environ["XLA_FLAGS"] = " ".join(
         flag for flag in flags if not flag.startswith(("--xla_cpu_", "--xla_gpu_"))
     )
     try:
         return list(topologies.get_topology_desc(topology.name, platform="tpu").devices)
-    except Exception as error:  # jax hands libtpu's refusal on in types of its own
+    except Exception as error:  # jax raises libtpu's errors as types of its own
         raise ValueError(
-            f"--topology={topology.name!r} is unknown to libtpu ({str(error).splitlines()[0]}): {hint}"
+            f"--topology={topology.name!r} is unknown to libtpu ({str(error).splitlines()[0]}): "
+            f"{hint}"
         ) from None
 
 
 def chip_of(topology: Topology, devices: list) -> Chip | None:
-    """Peaks of one of the DEVICES: those of v4, for one, are half a chip each; None where the table has no such chip.
+    """Peaks of one jax device, or None for an unknown chip; a v4 device is half a chip.
 
-    A GPU's memory is what jax may have of the one that is there: an A100 has 40 or 80 GB, and a part is kept for others.
+    A GPU's memory is what jax may use of the device present: an A100 has 40 or 80 GB, and a part is
+    reserved.
     """
     if topology.kind == "gpu":
         kind, memory = devices[0].device_kind.lower(), devices[0].memory_stats() or {}
@@ -251,9 +263,10 @@ def chip_of(topology: Topology, devices: list) -> Chip | None:
 
 
 def interconnect(topology: Topology, chip: Chip) -> float:
-    """Bytes per second that the worst-placed chip of the slice can receive: its links, one direction.
+    """Bytes per second that the chip with the fewest links in the slice can receive.
 
-    Along a dimension that does not close to a ring a chip at the edge has one link, along one of a single chip none.
+    A chip at the edge has one link along a dimension that is not a ring, and none along a dimension
+    of a single chip.
     """
     if not chip.torus:
         return chip.link * chip.links

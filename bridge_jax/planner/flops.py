@@ -1,11 +1,14 @@
-"""Work by counting, per phase and over all chips: FLOPs of the matmuls, bytes to and from memory. No compiler is asked.
+"""Counted work per phase, over all chips: FLOPs of the matmuls, bytes to and from memory.
 
-FLOPs: 2 per weight of a matrix and token; 4 per layer, head, head width and pair of a query and a key that is computed, masked
-or not (a kernel skips pairs); a backward pass twice its forward pass, what remat computes again once more; the head likewise, its
-logits always computed again. A prompt is computed once for all rows of a micro-batch. Left out: norms, softmax, rotations,
-LoRA's products, the optimizer's arithmetic (all small, or bound by memory).
-Bytes: weights as often as chips read them, states and gradients, activations written and read between matmuls, scores, caches.
-A lower bound, as everything in a roofline: what stays in fast memory between two operations is not known before.
+FLOPs: 2 per token and weight of a matrix; 4 per layer, head, head width and computed pair of query
+and key, masked or not (some kernels skip masked pairs). A backward pass counts as two forward
+passes, and recomputation by remat as one more; the logits are always recomputed. A prompt is
+computed once for all its rows in a micro-batch. Left out: norms, softmax, rotary embeddings, LoRA's
+products, the optimizer's arithmetic (all small, or bound by memory).
+
+Bytes: weights as often as chips read them, states and gradients, activations written and read
+between matmuls, attention scores, caches. A lower bound, as in every roofline; reuse in fast memory
+between two operations is not known. No compiler is involved.
 """
 
 from __future__ import annotations
@@ -24,21 +27,25 @@ from bridge_jax.training import budget, policy, programs, settings
 from bridge_jax.training.build import Setup
 from bridge_jax.types import Tree
 
-AGAIN = {
+# remat.REMAT -> passes computed again: of weights, of attention
+RECOMPUTED = {
     "none": (0, 0),
     "dots": (0, 1),
     "full": (1, 1),
-}  # remat.REMAT -> passes computed again: of weights, of attention
+}
 
 LOGIT_BYTES = 12  # of one entry of the logits: written once and read twice, fp32
 
 
 class Kernel(NamedTuple):
-    """How attention is computed."""
+    """Costs of an attention kernel."""
 
     skips: bool  # whether pairs that a causal mask hides are left out, tile by tile
-    backward: float  # products of its backward pass, in forward passes: a kernel computes the scores again
-    score_bytes: int  # of one pair of query and key, forward: fp32 scores written, read and written again, weights read
+    # products of the backward pass in units of the forward pass; kernels recompute the scores
+    backward: float
+    # bytes per pair of query and key, forward: fp32 scores written, read and rewritten, weights
+    # read
+    score_bytes: int
 
 
 KERNELS = {
@@ -49,33 +56,36 @@ KERNELS = {
 
 
 class Work(NamedTuple):
-    """Of one phase, over all chips."""
+    """Work of one phase, over all chips."""
 
     flops: float
     bytes: float
 
 
 class Rows(NamedTuple):
-    """Padded sizes of what one pass computes."""
+    """Padded sizes of the rows of one pass."""
 
-    prompts: float  # P, as often as they are computed
+    prompts: float  # P, counted as often as they are computed
     rows: float  # B
     S: int
     T: int
 
     @property
     def tokens(self) -> float:
-        """Positions that pass through the layers."""
+        """Positions that the layers compute."""
         return self.prompts * self.S + self.rows * self.T
 
     def pairs(self, kernel: Kernel) -> float:
-        """Of queries and keys: every prompt token meets the prompt, every completion token the prompt and the completion."""
+        """Pairs of queries and keys.
+
+        Prompt tokens attend to the prompt, completion tokens to prompt and completion.
+        """
         seen = 0.5 if kernel.skips else 1.0
         return self.prompts * self.S**2 * seen + self.rows * self.T * (self.S + self.T * seen)
 
 
 def kernel_of(setup: Setup) -> Kernel:
-    """That of training and prefill."""
+    """The attention kernel of training and prefill."""
     model = setup.settings.model
     return KERNELS[
         form_of(
@@ -89,7 +99,10 @@ def kernel_of(setup: Setup) -> Kernel:
 
 
 def chip_bytes(tree: Tree, on_host: bool = False) -> int:
-    """Of what one device holds of a tree of shapes with shardings; on_host: of what lies in the host's memory for it instead."""
+    """Bytes of a tree of shapes with shardings on one device.
+
+    on_host: in its host memory instead.
+    """
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -101,56 +114,74 @@ def forward_flops(
     cfg: layers.Config,
     rows: Rows,
     kernel: Kernel = KERNELS["xla"],
-    again: tuple[int, int] = (0, 0),
+    recomputed: tuple[int, int] = (0, 0),
     backward: bool = False,
 ) -> float:
-    """Of one pass without the head. again: further forward passes of weights and of attention that remat makes."""
-    weights, attention = 1 + 2 * backward + again[0], 1 + kernel.backward * backward + again[1]
+    """FLOPs of one pass without the head.
+
+    recomputed: further forward passes of weights and of attention by remat.
+    """
+    weights, attention = (
+        1 + 2 * backward + recomputed[0],
+        1 + kernel.backward * backward + recomputed[1],
+    )
     matrices = budget.matrix_weights(cfg) - budget.head_weights(cfg)
     products = 4 * cfg.layers * cfg.heads * cfg.head_dim * rows.pairs(kernel)
     return 2 * matrices * rows.tokens * weights + products * attention
 
 
 def head_flops(cfg: layers.Config, tokens: float, backward: bool = False) -> float:
-    """Of the output projection; a backward pass computes the logits again."""
+    """FLOPs of the output projection; a backward pass recomputes the logits."""
     return 2 * budget.head_weights(cfg) * tokens * (4 if backward else 1)
 
 
 def pass_bytes(setup: Setup, rows: Rows, microbatches: float, backward: bool) -> float:
-    """Of one pass over the rows in so many micro-batches, forward alone or with its backward pass."""
+    """Bytes of one pass over the rows in so many micro-batches, forward alone or with backward."""
     cfg, s = setup.cfg, setup.settings
-    wide = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
-    again = AGAIN[s.model.remat] if backward else (0, 0)
+    itemsize = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
+    recomputed = RECOMPUTED[s.model.remat] if backward else (0, 0)
     kernel = kernel_of(setup)
-    weights, attention = 1 + 2 * backward + again[0], 1 + kernel.backward * backward + again[1]
-    readers = (
-        setup.mesh.size / setup.mesh.shape["tensor"]
-    )  # devices that read one and the same weight
-    matrices = (
-        budget.matrix_weights(cfg) * wide * readers * microbatches * (1 + backward + again[0])
+    weights, attention = (
+        1 + 2 * backward + recomputed[0],
+        1 + kernel.backward * backward + recomputed[1],
     )
-    gradients = (
-        budget.matrix_weights(cfg) * 4 * microbatches * (readers + 2) if backward else 0
-    )  # each sum; accumulated
-    between = (
+    # number of devices that read the same weight
+    readers = setup.mesh.size / setup.mesh.shape["tensor"]
+    matrices = (
+        budget.matrix_weights(cfg)
+        * itemsize
+        * readers
+        * microbatches
+        * (1 + backward + recomputed[0])
+    )
+    # written by each reader; read and written once more by the accumulation
+    gradients = budget.matrix_weights(cfg) * 4 * microbatches * (readers + 2) if backward else 0
+    # numbers written and read per token and layer
+    activation_width = (
         4 * cfg.width + 2 * (2 * cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 6 * cfg.mlp
-    )  # written and read
-    activations = rows.tokens * cfg.layers * between * wide * weights
+    )
+    activations = rows.tokens * cfg.layers * activation_width * itemsize * weights
     scores = rows.pairs(kernel) * cfg.layers * cfg.heads * kernel.score_bytes * attention
     logits = rows.rows * rows.T * cfg.vocab * LOGIT_BYTES * (3 if backward else 1)
-    heads = budget.head_weights(cfg) * wide * readers * microbatches * (4 if backward else 1)
-    # hidden states are read for each block of the vocabulary, twice backward, where their fp32 gradient is added to
+    heads = budget.head_weights(cfg) * itemsize * readers * microbatches * (4 if backward else 1)
+    # Hidden states are read for each block of the vocabulary. The backward pass reads them twice
+    # and adds to their fp32 gradient.
     blocks = (
         max(1.0, rows.rows * rows.T / (microbatches * readers * s.model.logp_chunk))
         if microbatches
         else 0.0
     )
-    hidden = rows.rows * rows.T * cfg.width * blocks * (3 * wide + 2 * 4 if backward else wide)
+    hidden = (
+        rows.rows * rows.T * cfg.width * blocks * (3 * itemsize + 2 * 4 if backward else itemsize)
+    )
     return matrices + gradients + activations + scores + logits + heads + hidden
 
 
 def passes(update: jax.stages.Traced, batch: Tree, S: int, T: int) -> dict[str, float]:
-    """The method's own ledger (budget/*) for rows of full length: what of its update decides it, run with numbers."""
+    """The update's token counts (budget/*) for rows of full length.
+
+    Only the part of the update's program that computes these metrics is evaluated.
+    """
     closed = update.jaxpr
     metrics = sorted(update.out_info[1])
     wanted = [key.startswith("budget/") for key in metrics]
@@ -170,8 +201,10 @@ def passes(update: jax.stages.Traced, batch: Tree, S: int, T: int) -> dict[str, 
 
 
 def prompts_of(setup: Setup, rows: float) -> float:
-    """How many prompts are computed with so many sampled rows of whole groups: one for each part of a group that a micro-batch
-    or a device has; packed, one for each row."""
+    """Number of prompts computed for so many sampled rows of whole groups.
+
+    One for each part of a group in a micro-batch or on a device; with packing, one for each row.
+    """
     batch = setup.settings.batch
     if batch.pack:
         return rows
@@ -180,24 +213,24 @@ def prompts_of(setup: Setup, rows: float) -> float:
     return rows / M * policy.parts_of_group(at_once // M, M, setup.mesh)
 
 
-def update(setup: Setup, spent: dict[str, float], bucket: int, state: Tree) -> Work:
-    """Of one update whose ledger is `spent`."""
+def update(setup: Setup, ledger: dict[str, float], bucket: int, state: Tree) -> Work:
+    """Work of one update; ledger: its token counts, from `passes`."""
     s, S, T = setup.settings, bucket, setup.settings.rollout.max_new
     batch, P = s.batch, s.batch.prompts_per_step
-    demo_rows = spent.get("budget/demo_tokens", 0.0) / T
-    rows = spent["budget/gradient_tokens"] / T - demo_rows
-    learnt = [Rows(prompts_of(setup, rows), rows, S, T), Rows(demo_rows, demo_rows, S, T)]
+    demo_rows = ledger.get("budget/demo_tokens", 0.0) / T
+    rows = ledger["budget/gradient_tokens"] / T - demo_rows
+    gradient_rows = [Rows(prompts_of(setup, rows), rows, S, T), Rows(demo_rows, demo_rows, S, T)]
     whole = P * S + batch.rollout_rows * T
     read = Rows(prompts_of(setup, batch.rollout_rows), batch.rollout_rows, S, T)
-    kernel, again, forward_passes = (
+    kernel, recomputed, forward_passes = (
         kernel_of(setup),
-        AGAIN[s.model.remat],
-        spent.get("budget/forward_tokens", 0.0) / whole,
+        RECOMPUTED[s.model.remat],
+        ledger.get("budget/forward_tokens", 0.0) / whole,
     )
     flops = sum(
-        forward_flops(setup.cfg, part, kernel, again, True)
+        forward_flops(setup.cfg, part, kernel, recomputed, True)
         + head_flops(setup.cfg, part.rows * T, True)
-        for part in learnt
+        for part in gradient_rows
     )
     flops += forward_passes * (
         forward_flops(setup.cfg, read, kernel) + head_flops(setup.cfg, read.rows * T)
@@ -207,13 +240,15 @@ def update(setup: Setup, spent: dict[str, float], bucket: int, state: Tree) -> W
         math.ceil(rows / batch.microbatch),
         max(own_parts, math.ceil(demo_rows / batch.microbatch)),
     ]
-    moved = sum(pass_bytes(setup, part, n, True) for part, n in zip(learnt, microbatches))
-    moved += forward_passes * pass_bytes(setup, read, batch.rollout_microbatches, False)
-    return Work(flops, moved + 2 * chip_bytes(state) * setup.mesh.size)
+    bytes_moved = sum(
+        pass_bytes(setup, part, n, True) for part, n in zip(gradient_rows, microbatches)
+    )
+    bytes_moved += forward_passes * pass_bytes(setup, read, batch.rollout_microbatches, False)
+    return Work(flops, bytes_moved + 2 * chip_bytes(state) * setup.mesh.size)
 
 
 def logp(setup: Setup, bucket: int) -> Work:
-    """Of one forward pass over the sampled rows of a step."""
+    """Work of one forward pass over the sampled rows of a step."""
     batch, T = setup.settings.batch, setup.settings.rollout.max_new
     rows = Rows(prompts_of(setup, batch.rollout_rows), batch.rollout_rows, bucket, T)
     flops = forward_flops(setup.cfg, rows, kernel_of(setup)) + head_flops(setup.cfg, rows.rows * T)
@@ -221,43 +256,47 @@ def logp(setup: Setup, bucket: int) -> Work:
 
 
 def prefill(setup: Setup, bucket: int, P: int) -> Work:
-    """Of the prompts of one call of the sampler, their cache written."""
+    """Work of the prefill of one call of the sampler, including writing the cache."""
     cfg, s, rows, kernel = setup.cfg, setup.settings, Rows(P, 0, bucket, 0), kernel_of(setup)
-    wide = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
+    itemsize = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
     readers = setup.decode_mesh.size / setup.decode_mesh.shape["tensor"]
-    between = 4 * cfg.width + 2 * (2 * cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 6 * cfg.mlp
-    moved = (
-        (budget.matrix_weights(cfg) - budget.head_weights(cfg)) * wide * readers
-        + rows.tokens * cfg.layers * between * wide
+    activation_width = (
+        4 * cfg.width + 2 * (2 * cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim + 6 * cfg.mlp
+    )
+    bytes_moved = (
+        (budget.matrix_weights(cfg) - budget.head_weights(cfg)) * itemsize * readers
+        + rows.tokens * cfg.layers * activation_width * itemsize
         + rows.pairs(kernel) * cfg.layers * cfg.heads * kernel.score_bytes
         + P * bucket * token_cache(setup)
     )
-    return Work(forward_flops(cfg, rows, kernel), moved)
+    return Work(forward_flops(cfg, rows, kernel), bytes_moved)
 
 
 def token_cache(setup: Setup) -> int:
-    """Bytes that one position of one row takes in the cache, all layers."""
-    wide = settings.dtype_of(
+    """Bytes of one position of one row in the cache, over all layers."""
+    itemsize = settings.dtype_of(
         "rollout.cache_dtype", setup.settings.rollout.cache_dtype
     ).dtype.itemsize
-    return 2 * setup.cfg.layers * setup.cfg.kv_heads * setup.cfg.head_dim * wide
+    return 2 * setup.cfg.layers * setup.cfg.kv_heads * setup.cfg.head_dim * itemsize
 
 
 def loops(setup: Setup) -> tuple[tuple[int, ...], ...]:
-    """Of each loop of one call of the sampler, where its cache segments end, in tokens."""
-    return programs.plan_of(setup).loops
+    """Per decode loop of one call of the sampler: the ends of its cache segments, in tokens."""
+    return programs.decode_plan_of(setup).loops
 
 
 def decode(setup: Setup, bucket: int, P: int) -> Work:
-    """Of max_new tokens for all samples of P prompts: once a token the weights, and the cache up to its segment's end."""
+    """Work of decoding max_new tokens for all samples of P prompts.
+
+    Each token reads the weights once, and the cache up to the end of its segment.
+    """
     cfg, s = setup.cfg, setup.settings
     B, T = P * s.batch.samples_per_prompt, s.rollout.max_new
-    wide = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
+    itemsize = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
     readers = setup.decode_mesh.size / setup.decode_mesh.shape["tensor"]
     ends = [end for loop in loops(setup) for end in loop]
-    read = (
-        sum(end * (end - begin) for begin, end in zip([0, *ends], ends)) / T
-    )  # of a row's positions, in the mean
+    # mean number of a row's positions that a token reads
+    read = sum(end * (end - begin) for begin, end in zip([0, *ends], ends)) / T
     flops = (
         B
         * T
@@ -270,5 +309,5 @@ def decode(setup: Setup, bucket: int, P: int) -> Work:
     cache = (B * read + P * bucket) * token_cache(setup) * copies
     return Work(
         flops,
-        T * (budget.matrix_weights(cfg) * wide * readers + cache + B * cfg.vocab * LOGIT_BYTES),
+        T * (budget.matrix_weights(cfg) * itemsize * readers + cache + B * cfg.vocab * LOGIT_BYTES),
     )

@@ -1,8 +1,9 @@
-"""What a compiled module says of itself, read from its text: instructions, loops with their trip counts, collectives.
+"""A parser of compiled XLA modules: instructions, loops with their trip counts, collectives.
 
-XLA's own cost analysis counts a loop's body once, and its buffer assignment is not given out for TPUs; the scheduled text has
-both, since it lists every instruction in the order of execution with its shape, layout and origin. Trip counts: those that XLA
-notes (known_trip_count), else of loops that count up to a constant; others, such as the sampler's, are unknown.
+XLA's own cost analysis counts a loop's body once, and its buffer assignment is not available for
+TPUs. The scheduled text has both, since it lists all instructions in the order of execution with
+shape, layout and origin. Trip counts are those that XLA notes (known_trip_count), or those of loops
+that count up to a constant; others, such as the sampler's, are unknown.
 """
 
 from __future__ import annotations
@@ -56,39 +57,43 @@ class Instruction(NamedTuple):
     opcode: str
     arrays: tuple[Array, ...]  # its result, tuples flattened
     operands: tuple[str, ...]
-    text: str  # what follows the operands
+    text: str  # the text after the operands
     root: bool
 
     @property
     def bytes(self) -> int:
-        """Of the whole result, wherever it is."""
+        """Bytes of the whole result, in any memory."""
         return sum(array.bytes for array in self.arrays)
 
     def attribute(self, key: str) -> str:
-        """The name after key=, "" where there is none."""
+        """The name after key=; "" where there is none."""
         found = re.search(rf"[ ,]{key}=%?([\w.\-]+)", self.text)
         return found[1] if found else ""
 
     @property
-    def made(self) -> slice:
-        """Which arrays are new. One that starts what goes on beside other work lists its operands too, before or, in copies,
-        behind what it makes."""
+    def outputs(self) -> slice:
+        """Which of `arrays` are new.
+
+        An asynchronous "-start" lists its operands too: before the results or, in copies, after.
+        """
         k = len(self.operands)
         if self.opcode == "copy-start":
             return slice(0, 1)
-        beside = self.opcode.endswith("-start") and len(self.arrays) > k
-        return slice(k, min(2 * k, len(self.arrays))) if beside else slice(0, len(self.arrays))
+        asynchronous = self.opcode.endswith("-start") and len(self.arrays) > k
+        return (
+            slice(k, min(2 * k, len(self.arrays))) if asynchronous else slice(0, len(self.arrays))
+        )
 
     @property
     def called(self) -> tuple[str, ...]:
-        """Names of all computations that it calls."""
+        """Names of all computations that the instruction calls."""
         return tuple(
             name for group in CALLED.findall(self.text) for name in NAME.findall(group.strip("{}"))
         )
 
     @property
     def origin(self) -> str:
-        """The jax operations that it comes from."""
+        """The jax operations that the instruction comes from."""
         found = re.search(r'op_name="([^"]*)"', self.text)
         return found[1] if found else ""
 
@@ -99,7 +104,7 @@ class Module(NamedTuple):
     computations: dict[str, list[Instruction]]  # in the order of execution
     entry: str
     partitions: int
-    aliased: frozenset[int]  # outputs that are written in the place of an argument
+    aliased: frozenset[int]  # outputs that share the buffer of an argument
 
 
 class Visit(NamedTuple):
@@ -107,22 +112,22 @@ class Visit(NamedTuple):
 
     instruction: Instruction
     times: int
-    unknown: int  # loops around it whose trip count is unknown: `times` takes them once
-    within: str  # the computation it stands in
+    unknown: int  # number of enclosing loops of unknown trip count, which `times` counts as 1
+    computation: str  # the computation that contains the instruction
 
 
 class Collective(NamedTuple):
     """One communicating instruction."""
 
     kind: str
-    bytes: float  # that each chip receives, each time
+    bytes: float  # that each chip receives per execution
     times: int
     unknown: int
     origin: str
 
 
 def stored_bytes(dtype: str, shape: tuple[int, ...], layout: str, minor_to_major: str) -> int:
-    """Of one array; a tile T(8,128) pads the two minor dimensions to multiples of 8 and 128."""
+    """Bytes of one array; a tile T(8,128) pads the minor dimensions to multiples of 8 and 128."""
     order = [int(i) for i in minor_to_major.split(",") if i] or list(range(len(shape)))[::-1]
     sizes = [shape[i] for i in order]
     tile = re.search(r"T\(([\d,]+)\)", layout)
@@ -135,7 +140,7 @@ def stored_bytes(dtype: str, shape: tuple[int, ...], layout: str, minor_to_major
 
 
 def arrays_of(text: str) -> tuple[Array, ...]:
-    """The arrays of a type, as it is written before an opcode."""
+    """The arrays of a type as XLA writes it before an opcode."""
     found = []
     for dtype, shape, order, layout in ARRAY.findall(text):
         sizes = tuple(int(n) for n in shape.split(",") if n)
@@ -182,9 +187,8 @@ def _instruction(line: str) -> Instruction | None:
         for part in inside.split(",")
         if part.strip() and opcode not in ("constant", "parameter")
     )
-    text = (
-        rest[end:] if opcode not in ("constant", "parameter") else rest
-    )  # these have their value as operand
+    # the "operand" of these is their value
+    text = rest[end:] if opcode not in ("constant", "parameter") else rest
     return Instruction(head[2], opcode, arrays_of(shape), operands, text, bool(head[1]))
 
 
@@ -200,9 +204,8 @@ def parse(text: str) -> Module:
             current = None
         elif current is not None and (found := _instruction(line)):
             current.append(found)
-        elif (
-            current
-        ):  # a kernel's attributes go on over several lines, the names of its origin behind them
+        # the attributes of a kernel take several lines, with its origin on the last
+        elif current:
             current[-1] = current[-1]._replace(text=current[-1].text + line)
     partitions = re.search(r"num_partitions=(\d+)", text[:100000])
     first = text.split("\n", 1)[0]
@@ -211,10 +214,13 @@ def parse(text: str) -> Module:
 
 
 def trip_count(module: Module, loop: Instruction, around: list[Instruction]) -> int | None:
-    """How often a while loop's body runs; None where that is not known before it runs. around: where the loop stands."""
-    noted = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.text)
-    if noted:
-        return int(noted[1])
+    """The trip count of a while loop, or None where it depends on data.
+
+    around: the instructions of the computation that contains the loop.
+    """
+    known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.text)
+    if known:
+        return int(known[1])
     condition = {i.name: i for i in module.computations[loop.attribute("condition")]}
     body = {i.name: i for i in module.computations[loop.attribute("body")]}
     begin = {i.name: i for i in around}
@@ -234,23 +240,23 @@ def trip_count(module: Module, loop: Instruction, around: list[Instruction]) -> 
         )
         root = next(i for i in inner.values() if i.root)
         root = root._replace(
-            operands=tuple(values.get(_behind(inner, name), name) for name in root.operands)
+            operands=tuple(values.get(_source(inner, name), name) for name in root.operands)
         )
         condition = inner | condition
     if root.opcode != "compare" or len(root.operands) != 2:
         return None
     carried = {}
-    start = begin.get(_behind(begin, loop.operands[0]))
+    start = begin.get(_source(begin, loop.operands[0]))
     end_of_body = next(i for i in body.values() if i.root)
     if start is None or start.opcode != "tuple" or end_of_body.opcode != "tuple":
         return None
 
     def value(name: str, table: dict) -> int | None:
-        found = table.get(_behind(table, name))
+        found = table.get(_source(table, name))
         return _constant(found) if found is not None and found.opcode == "constant" else None
 
     for side, name in enumerate(root.operands):
-        found = condition.get(_behind(condition, name))
+        found = condition.get(_source(condition, name))
         if found is not None and found.opcode == "get-tuple-element":
             carried[side] = int(re.search(r"index=(\d+)", found.text)[1])
     bound = [
@@ -277,8 +283,8 @@ def _constant(instruction: Instruction) -> int | None:
     return int(found[1]) if found else None
 
 
-def _behind(table: dict[str, Instruction], name: str) -> str:
-    """The name behind copies and other instructions that change nothing."""
+def _source(table: dict[str, Instruction], name: str) -> str:
+    """The value's name before copies and other instructions that do not change it."""
     while name in table and table[name].opcode in (
         "copy",
         "bitcast",
@@ -290,17 +296,20 @@ def _behind(table: dict[str, Instruction], name: str) -> str:
 
 
 def _step(body: dict[str, Instruction], name: str) -> int | None:
-    """The constant that a loop's counter grows by."""
-    found = body.get(_behind(body, name))
+    """The constant increment of a loop's counter, or None."""
+    found = body.get(_source(body, name))
     if found is None or found.opcode != "add":
         return None
-    terms = [body.get(_behind(body, operand)) for operand in found.operands]
+    terms = [body.get(_source(body, operand)) for operand in found.operands]
     steps = [_constant(term) for term in terms if term is not None and term.opcode == "constant"]
     return steps[0] if len(steps) == 1 else None
 
 
 def visits(module: Module) -> list[Visit]:
-    """Every instruction that is reached from the entry, with how often it runs; all branches of a conditional count."""
+    """All instructions reachable from the entry, with their number of executions.
+
+    All branches of a conditional are counted.
+    """
     found = []
 
     def walk(computation: str, times: int, unknown: int) -> None:
@@ -323,7 +332,7 @@ def visits(module: Module) -> list[Visit]:
 
 
 def group_size(text: str, partitions: int) -> int:
-    """Devices that one group of a collective spans, from its replica_groups in any of XLA's three notations."""
+    """Devices in one group of a collective, from replica_groups in any of XLA's three notations."""
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
         parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
@@ -340,8 +349,11 @@ def group_size(text: str, partitions: int) -> int:
 
 
 def collectives(module: Module) -> list[Collective]:
-    """All communication. With n devices in a group each receives: all-gather (n-1)/n of its result, reduce-scatter (n-1)/n of
-    its operand, all-reduce twice that, all-to-all (n-1)/n, collective-permute all of it."""
+    """All collectives with the bytes that each device receives.
+
+    With n devices in a group: all-gather (n-1)/n of its result, reduce-scatter (n-1)/n of its
+    operand, all-reduce twice that, all-to-all (n-1)/n, collective-permute all of it.
+    """
     found, seen = [], set()
     for visit in visits(module):
         instruction = visit.instruction
@@ -350,29 +362,33 @@ def collectives(module: Module) -> list[Collective]:
             continue
         channel = re.search(r"channel_id=(\d+)", instruction.text)
         if channel and (channel[1], visit.times, visit.unknown) in seen:
-            continue  # the TPU's compiler runs it beside other work, in pieces that are all written like the whole
+            # the TPU compiler splits an asynchronous collective into parts, each written like the
+            # whole
+            continue
         seen |= {(channel[1], visit.times, visit.unknown)} if channel else set()
-        if kind == "all-reduce" and "all-reduce-scatter" in visit.within:
+        if kind == "all-reduce" and "all-reduce-scatter" in visit.computation:
             kind = "reduce-scatter"  # fused with the slice of its result that a device keeps
-        size = sum(array.bytes for array in instruction.arrays[instruction.made])
+        size = sum(array.bytes for array in instruction.arrays[instruction.outputs])
         n = group_size(instruction.text, module.partitions)
         share = (n - 1) / n
-        whole = (
-            n if instruction.opcode.startswith("reduce-scatter") else 1
-        )  # its result is one part; a fused one's is not
-        moved = {
+        # the result is one part of n, except in a fusion
+        whole = n if instruction.opcode.startswith("reduce-scatter") else 1
+        received = {
             "all-gather": size * share,
             "reduce-scatter": size * share * whole,
             "all-reduce": 2 * size * share,
             "all-to-all": size * share,
             "collective-permute": size,
         }[kind]
-        found.append(Collective(kind, moved, visit.times, visit.unknown, instruction.origin))
+        found.append(Collective(kind, received, visit.times, visit.unknown, instruction.origin))
     return found
 
 
 def totals(found: list[Collective], trips: float = 1) -> dict[str, dict]:
-    """Per kind: instructions, how often they run, bytes received per chip; loops of unknown length taken `trips` times."""
+    """Per kind of collective: instructions, executions, bytes received per chip.
+
+    trips: trip count of loops of unknown length.
+    """
     table = collections.defaultdict(lambda: dict(instructions=0, times=0, bytes=0.0))
     for one in found:
         times = one.times * (trips if one.unknown else 1)

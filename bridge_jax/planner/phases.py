@@ -1,10 +1,11 @@
-"""The programs of one training step, compiled for devices that may only be described, and what each takes.
+"""The programs of one training step, compiled for real or described devices, with their costs.
 
-Phases: merge (the weights handed to the sampler, once a rollout for each actor), prefill and decode (one call of the sampler; its
-program holds both), logp (the sampled rows once more, forward only), and one update for every kind of step the method has.
-Memory, collectives and the compiler's own figures are of the compiled program; work is counted (count.py), and time a
-roofline: the longest of FLOPs, memory and interconnect at their peaks. It says what a phase cannot beat, not what it will take.
-Assumed: every prompt and completion has its full length, and all samples run to max_new tokens.
+Phases: merge (the sampler's weights, once per rollout and sampling policy), prefill and decode (one
+call of the sampler, whose program contains both), logp (a forward pass over the samples), and one
+update per kind of step. Memory, collectives and the compiler's cost analysis come from the compiled
+program. FLOPs and bytes are counted (flops.py). Time is a roofline: the maximum of FLOPs, memory
+traffic and communication at peak rates, a lower bound rather than a forecast. Assumed: all prompts
+and completions have full length.
 """
 
 from __future__ import annotations
@@ -30,39 +31,41 @@ from bridge_jax.training import build, programs
 from bridge_jax.training.build import Setup
 from bridge_jax.types import BatchSpec, Tree
 
-LARGEST = 12  # buffers that are listed
+LARGEST = 12  # number of buffers that are listed
+# keys of a phase that follow from its program alone
 COMPILED = (
     "compile_s",
     "memory",
     "collectives",
     "compiler",
     "refused",
-)  # of a phase, what follows from its program alone
-Known = dict[str, dict[str, Any]]  # these, by a hash of the program and its compiler
+)
+# hash of program and compiler -> values of the keys COMPILED
+CompiledPrograms = dict[str, dict[str, Any]]
 
 
 class Phase(NamedTuple):
-    """One program and what is counted for it."""
+    """One program of a step, and the function that counts its work."""
 
     name: str
     trace: Callable[[], jax.stages.Traced]
     work: Callable[[jax.stages.Traced], flops.Work]
-    resident: int = 0  # bytes per device that lie beside the program's own: the training state while samples are drawn
-    loop: float | None = (
-        None  # most trips of its loops of unknown length, in the mean; what lies outside them is another phase
-    )
-    packed: float = (
-        1.0  # the same of a loop over micro-batches of packed rows, beside what lies outside of it
-    )
+    # bytes per device in addition to the program's own, such as the training state during sampling
+    resident: int = 0
+    # mean trip count of the loops of unknown length, in a phase whose code outside of them is
+    # counted in another phase
+    loop: float | None = None
+    # trip count of the loop over micro-batches of packed rows
+    packed: float = 1.0
 
 
-def kind_of(spec: BatchSpec) -> str:
-    """How one kind of step is named."""
+def step_kind_name(spec: BatchSpec) -> str:
+    """The name of a kind of step."""
     return "+".join(["demos"] * spec.demos + ["samples"] * bool(spec.sampled_by))
 
 
 def phases(setup: Setup, state: Tree) -> list[Phase]:
-    """Everything that a step of this run computes, at its longest bucket; state: of setup.abstract_state."""
+    """All phases of a step at the longest bucket; state: from build.abstract_state."""
     s, bucket = setup.settings, setup.buckets[-1]
     P, M, resident = (
         s.batch.prompts_per_step // s.rollout.calls,
@@ -78,17 +81,18 @@ def phases(setup: Setup, state: Tree) -> list[Phase]:
     )
     found = []
     if setup.method.sampling_policies:
-        # the weights of all actors are handed out before the first has sampled
+        # the weights of all sampling policies are merged before the first of them samples
         sampling = resident + (
             max(len(spec.sampled_by) for spec in setup.method.step_kinds) - 1
         ) * flops.chip_bytes(phi)
+        # the merge program's own arguments are not resident a second time
         found = [
             Phase(
                 "merge",
                 lambda: programs.trace_policy(setup, state, "theta"),
                 nothing,
                 sampling - flops.chip_bytes((state.params.theta, state.params.w)),
-            ),  # what it is given it counts itself
+            ),
             Phase(
                 "prefill",
                 lambda: trace_prefill(setup, phi, bucket, P),
@@ -111,12 +115,12 @@ def phases(setup: Setup, state: Tree) -> list[Phase]:
             ),
         ]
     for spec in setup.method.step_kinds:
-        name = "update" if len(setup.method.step_kinds) == 1 else f"update {kind_of(spec)}"
+        name = "update" if len(setup.method.step_kinds) == 1 else f"update {step_kind_name(spec)}"
         found.append(
             Phase(
                 name,
                 lambda spec=spec: programs.trace_update(setup, state, bucket, spec),
-                lambda traced, spec=spec: of_update(setup, state, bucket, spec, traced),
+                lambda traced, spec=spec: update_work(setup, state, bucket, spec, traced),
                 packed=packed,
             )
         )
@@ -124,8 +128,8 @@ def phases(setup: Setup, state: Tree) -> list[Phase]:
 
 
 def trace_prefill(setup: Setup, phi: Tree, bucket: int, P: int) -> jax.stages.Traced:
-    """The prompts of one call of the sampler."""
-    plan = programs.plan_of(setup)
+    """The prefill of one call of the sampler."""
+    plan = programs.decode_plan_of(setup)
     rows = (jax.ShapeDtypeStruct((P, bucket), jnp.int32), jax.ShapeDtypeStruct((P,), jnp.int32))
     precise = jax.default_matmul_precision(matmul_precision(phi["embed"].dtype))
 
@@ -136,12 +140,12 @@ def trace_prefill(setup: Setup, phi: Tree, bucket: int, P: int) -> jax.stages.Tr
         return hidden_PD, plan.place_cache(cache)
 
     return jax.jit(prefill).trace(
-        phi, *programs.placed(rows, sharding.of_rows(setup.decode_mesh, rows))
+        phi, *programs.with_shardings(rows, sharding.of_rows(setup.decode_mesh, rows))
     )
 
 
 def trace_logp(setup: Setup, state: Tree, bucket: int) -> jax.stages.Traced:
-    """Log-probabilities of a step's samples under the current policy, micro-batched as in an update."""
+    """Log-probabilities of a step's samples, micro-batched as in an update."""
     spec = next(spec for spec in setup.method.step_kinds if spec.sampled_by)
     rollouts = programs.abstract_batch(setup, bucket, spec).rollouts[spec.sampled_by[0]]
     phi = jax.eval_shape(lambda params: setup.method.policy(params, "theta"), state.params)
@@ -151,19 +155,19 @@ def trace_logp(setup: Setup, state: Tree, bucket: int) -> jax.stages.Traced:
         )
     )
     return score.trace(
-        programs.placed(phi, build.theta_shardings(setup)),
-        programs.placed(rollouts, sharding.of_rows(setup.mesh, rollouts)),
+        programs.with_shardings(phi, build.theta_shardings(setup)),
+        programs.with_shardings(rollouts, sharding.of_rows(setup.mesh, rollouts)),
     )
 
 
-def of_update(
+def update_work(
     setup: Setup, state: Tree, bucket: int, spec: BatchSpec, traced: jax.stages.Traced
 ) -> flops.Work:
-    """Work of one update, by the ledger that the method itself keeps."""
-    spent = flops.passes(
+    """Work of one update, from the method's own token counts (budget/*)."""
+    ledger = flops.passes(
         traced, programs.abstract_batch(setup, bucket, spec), bucket, setup.settings.rollout.max_new
     )
-    return flops.update(setup, spent, bucket, state)
+    return flops.update(setup, ledger, bucket, state)
 
 
 def compile_phase(
@@ -173,16 +177,19 @@ def compile_phase(
     devices: int,
     options: dict,
     compiler: str,
-    known: Known,
+    cache: CompiledPrograms,
 ) -> dict[str, Any]:
-    """Everything there is to say of one phase, as JSON; a program that the compiler cannot place says what it asked for."""
+    """Compiles a phase and returns its costs as JSON.
+
+    Where the program does not fit, the key "refused" has the compiler's message.
+    """
     began = time.monotonic()
     traced = phase.trace()
     work = phase.work(traced)
     lowered, traced_s = traced.lower(), time.monotonic() - began
     program = hashlib.sha256(f"{compiler} {options} {lowered.as_text()}".encode()).hexdigest()[:16]
-    if program not in known:
-        known[program] = of_program(lowered, phase, options)
+    if program not in cache:
+        cache[program] = compile_program(lowered, phase, options)
     found = {
         "phase": phase.name,
         "program": program,
@@ -190,7 +197,7 @@ def compile_phase(
         "bytes": work.bytes / devices,
         "resident": phase.resident,
         "trace_s": traced_s,
-    } | known[program]
+    } | cache[program]
     if "refused" in found:
         return found | {"fits": False}
     found["peak"] = found["memory"]["peak"] + phase.resident
@@ -199,8 +206,8 @@ def compile_phase(
     )
 
 
-def of_program(lowered: jax.stages.Lowered, phase: Phase, options: dict) -> dict[str, Any]:
-    """What the compiler makes of the program of a phase, under the keys COMPILED."""
+def compile_program(lowered: jax.stages.Lowered, phase: Phase, options: dict) -> dict[str, Any]:
+    """Compiles the program of a phase; values of the keys COMPILED."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -208,12 +215,12 @@ def of_program(lowered: jax.stages.Lowered, phase: Phase, options: dict) -> dict
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return {"compile_s": time.monotonic() - began, "refused": refusal(str(error))}
+            return {"compile_s": time.monotonic() - began, "refused": compile_error(str(error))}
         seconds, module = time.monotonic() - began, hlo.parse(text_of(compiled, Path(folder)))
     return {
         "compile_s": seconds,
         "memory": memory_of(compiled, module),
-        "collectives": communicated(module, phase),
+        "collectives": communication(module, phase),
         "compiler": {
             key: value
             for key, value in (compiled.cost_analysis() or {}).items()
@@ -223,10 +230,10 @@ def of_program(lowered: jax.stages.Lowered, phase: Phase, options: dict) -> dict
 
 
 def text_of(compiled, folder: Path) -> str:
-    """The compiled program, as the TPU's compiler itself wrote it into the folder; other compilers' as jaxlib reads it.
+    """The text of the compiled program: the TPU compiler's dump in `folder`, otherwise jaxlib's.
 
-    jaxlib fails, and says so at length on stderr, at the asynchronous instructions of a libtpu that is newer (seen with jaxlib
-    0.10.2 and libtpu 0.0.52 on v5p).
+    jaxlib cannot read asynchronous instructions of a newer libtpu (seen with jaxlib 0.10.2 and
+    libtpu 0.0.52 on v5p).
     """
     for stage in ("after_codegen", "after_optimizations"):
         if written := sorted(folder.glob(f"*.{stage}.txt"), key=lambda path: path.stat().st_size):
@@ -234,8 +241,8 @@ def text_of(compiled, folder: Path) -> str:
     return compiled.as_text()
 
 
-def known_of(plans: list[dict]) -> Known:
-    """The programs of earlier plans, by what they were compiled from."""
+def compiled_programs(plans: list[dict]) -> CompiledPrograms:
+    """The compiled programs of earlier plans."""
     return {
         phase["program"]: {key: phase[key] for key in COMPILED if key in phase}
         for plan in plans
@@ -244,8 +251,8 @@ def known_of(plans: list[dict]) -> Known:
     }
 
 
-def refusal(message: str) -> dict[str, Any]:
-    """What the compiler says of a program that is too large for the device; sizes in bytes where it gives them."""
+def compile_error(message: str) -> dict[str, Any]:
+    """The compiler's message about a program that is too large, with sizes in bytes if given."""
     unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     sizes = [
         float(number) * unit[letter]
@@ -257,12 +264,13 @@ def refusal(message: str) -> dict[str, Any]:
 
 
 def memory_of(compiled, module: hlo.Module) -> dict[str, Any]:
-    """Bytes per device, by the compiler; and the buffers alive at the peak, by a walk through the schedule.
+    """Bytes per device from the compiler, and the buffers alive at the peak (buffers.py).
 
-    XLA's CPU backend leaves temporaries out of its peak: there it is the sum of everything, which is an upper bound.
+    XLA's CPU backend leaves temporaries out of its peak; there the peak is the sum of all parts, an
+    upper bound.
     """
-    told = compiled.memory_analysis()
-    size = lambda name: int(getattr(told, f"{name}_in_bytes"))
+    analysis = compiled.memory_analysis()
+    size = lambda name: int(getattr(analysis, f"{name}_in_bytes"))
     found = {name: size(f"{name}_size") for name in ("argument", "output", "alias", "temp")}
     walked = buffers.peak(module)
     own = found["argument"] + found["output"] - found["alias"] + found["temp"]
@@ -274,7 +282,7 @@ def memory_of(compiled, module: hlo.Module) -> dict[str, Any]:
     }
 
 
-def communicated(module: hlo.Module, phase: Phase) -> dict[str, dict]:
+def communication(module: hlo.Module, phase: Phase) -> dict[str, dict]:
     """Per kind of collective: instructions, times, bytes received per device."""
     found = hlo.collectives(module)
     if phase.loop is not None:
@@ -286,49 +294,54 @@ def communicated(module: hlo.Module, phase: Phase) -> dict[str, dict]:
 
 
 def roofline(phase: dict, chip: chips.Chip, network: float) -> dict[str, float]:
-    """Seconds at the chip's peaks: of FLOPs, of memory, of the interconnect, and the longest of them."""
-    moved = sum(row.get("bytes", 0.0) for row in phase["collectives"].values())
+    """Seconds at peak rates of FLOPs, memory and interconnect, and their maximum."""
+    received = sum(row.get("bytes", 0.0) for row in phase["collectives"].values())
     parts = {
         "compute_s": phase["flops"] / chip.flops,
         "memory_s": phase["bytes"] / chip.memory,
-        "network_s": moved / network if network else 0.0,
+        "network_s": received / network if network else 0.0,
     }
     return parts | {"seconds": max(parts.values())}
 
 
-def step_seconds(found: list[dict], calls: int, actors: int, grading: float) -> dict[str, float]:
-    """One step by the rooflines: all actors' rollouts, grading, and each kind of update as a step of its own; {} where a phase
-    of it was left out, does not fit, or has no roofline."""
+def step_seconds(found: list[dict], calls: int, policies: int, grading: float) -> dict[str, float]:
+    """Roofline seconds of each kind of step, of the rollout, and of grading.
+
+    policies: number of sampling policies. {} where a phase was left out, does not fit, or has no
+    roofline.
+    """
     by_name = {phase["phase"]: phase for phase in found}
-    needed = ("merge", "prefill", "decode") if actors else ()
+    needed = ("merge", "prefill", "decode") if policies else ()
     if any("seconds" not in phase for phase in found) or any(
         name not in by_name for name in needed
     ):
         return {}
     seconds = lambda name: by_name[name]["seconds"]
     rollout = (
-        actors * (seconds("merge") + calls * (seconds("prefill") + seconds("decode")))
-        if actors
+        policies * (seconds("merge") + calls * (seconds("prefill") + seconds("decode")))
+        if policies
         else 0.0
     )
     updates = {name: seconds(name) for name in by_name if name.startswith("update")}
     samples = lambda name: name == "update" or name.endswith("samples")
     return {
-        name: value + (rollout + grading) * (actors > 0 and samples(name))
+        name: value + (rollout + grading) * (policies > 0 and samples(name))
         for name, value in updates.items()
     } | {"rollout": rollout, "grading": grading}
 
 
 def state_bytes(setup: Setup, devices: int, on_host: bool = False) -> int:
-    """Of the training state per device on `devices` of them, all along fsdp, by the shardings alone; on_host: what each of them
-    keeps in the host's memory between steps (method.bridge.shadow.offload)."""
+    """Bytes of the training state per device, on `devices` devices along fsdp, from the shardings.
+
+    on_host: the part in host memory between steps instead (method.bridge.shadow.offload).
+    """
     return flops.chip_bytes(
         build.abstract_state(setup, AbstractMesh((1, devices, 1), sharding.AXES)), on_host
     )
 
 
 def largest_that_fits(candidates: list[int], fits: Callable[[int], bool]) -> int | None:
-    """The largest of rising candidates that fits, by halving: what a size needs is taken to grow with it."""
+    """The largest of rising candidates that fits, by bisection; memory must grow with them."""
     low, high, best = 0, len(candidates) - 1, None
     while low <= high:
         middle = (low + high) // 2
@@ -340,5 +353,5 @@ def largest_that_fits(candidates: list[int], fits: Callable[[int], bool]) -> int
 
 
 def parameters(setup: Setup) -> int:
-    """Of the base model."""
+    """Number of parameters of the base model."""
     return sum(leaf.size for leaf in jax.tree.leaves(params.abstract(setup.cfg)))

@@ -1,4 +1,4 @@
-"""A plan: all phases of a config on a topology, as one JSON object, and the same as a table."""
+"""A plan: all phases of a config on a topology, compiled ahead of time, as one JSON object."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bridge_jax.training.build import Setup
 
 CHIP_COUNTS = (16, 32, 64, 128, 256)  # of the table of state memory
 GB = 1e9
-AT_A_TIME = 2  # programs compiled: one keeps little more than a core busy
+PARALLEL_COMPILATIONS = 2  # one compilation uses little more than one core
 
 
 def make(
@@ -25,15 +25,16 @@ def make(
     devices: list,
     grading: float = 0.0,
     only: Callable[[str], bool] = lambda phase: True,
-    tell: Callable[[str], None] = lambda line: None,
-    known: phases.Known | None = None,
+    report: Callable[[str], None] = lambda line: None,
+    cache: phases.CompiledPrograms | None = None,
 ) -> dict[str, Any]:
-    """Compile the phases whose names `only` wants; tell: called with a line for each that is done.
+    """Compiles the phases whose names satisfy `only`, and returns the plan as a JSON object.
 
-    known: programs that need no compiling (phases.known_of); those that were compiled are added to it.
+    grading: seconds of grading per step. report: called with one line for each compiled phase.
+    cache: programs of earlier plans (phases.compiled_programs); new ones are added.
     """
-    began, known = time.monotonic(), {} if known is None else known
-    setup = build.sketch(config, devices)
+    began, cache = time.monotonic(), {} if cache is None else cache
+    setup = build.make_setup(config, devices)
     state = build.abstract_state(setup)
     chip = chips.chip_of(topology, devices)
     network = chips.interconnect(topology, chip) if chip else 0.0
@@ -42,28 +43,27 @@ def make(
         programs.compiler_options(emitters=sampling(phase)) if topology.kind == "cpu" else {}
     )
 
-    def compiled(phase: phases.Phase) -> dict[str, Any]:
-        made = phases.compile_phase(
-            phase, chip, network, len(devices), options(phase), compiler_of(topology), known
+    def compile_one(phase: phases.Phase) -> dict[str, Any]:
+        result = phases.compile_phase(
+            phase, chip, network, len(devices), options(phase), compiler_of(topology), cache
         )
-        tell(line_of(made))
-        return made
+        report(phase_line(result))
+        return result
 
-    with futures.ThreadPoolExecutor(
-        AT_A_TIME
-    ) as pool:  # the update takes longest and comes last: it begins first
-        begun = [
-            pool.submit(compiled, phase)
+    # The update is the last phase and takes the longest to compile, so it is submitted first.
+    with futures.ThreadPoolExecutor(PARALLEL_COMPILATIONS) as pool:
+        jobs = [
+            pool.submit(compile_one, phase)
             for phase in reversed(phases.phases(setup, state))
             if only(phase.name)
         ]
-    found = [one.result() for one in reversed(begun)]
-    actors = max(len(spec.sampled_by) for spec in setup.method.step_kinds)
-    return about(setup, topology, devices) | {
+    found = [one.result() for one in reversed(jobs)]
+    policies = max(len(spec.sampled_by) for spec in setup.method.step_kinds)
+    return describe(setup, topology, devices) | {
         "chip": None if chip is None else chip._asdict() | {"interconnect": network},
         "phases": found,
         "peak": max((phase.get("peak", float("inf")) for phase in found), default=0),
-        "step": phases.step_seconds(found, setup.settings.rollout.calls, actors, grading),
+        "step": phases.step_seconds(found, setup.settings.rollout.calls, policies, grading),
         "state_by_chips": {str(n): phases.state_bytes(setup, n) for n in CHIP_COUNTS},
         "host_bytes": flops.chip_bytes(state, on_host=True),
         "host_state_by_chips": {
@@ -74,13 +74,13 @@ def make(
 
 
 def compiler_of(topology: chips.Topology) -> str:
-    """Everything but the program on which a compiled program depends."""
+    """All that determines the compiled program besides the program: topology and versions."""
     packages = [name for name in ("jax", "jaxlib", "libtpu") if name != "libtpu" or topology.tpu]
     return " ".join([topology.name, *(f"{name} {metadata.version(name)}" for name in packages)])
 
 
-def about(setup: Setup, topology: chips.Topology, devices: list) -> dict[str, Any]:
-    """What a plan is of."""
+def describe(setup: Setup, topology: chips.Topology, devices: list) -> dict[str, Any]:
+    """The part of a plan that describes the run: topology, model, method, batch."""
     s = setup.settings
     return {
         "topology": topology.name,
@@ -104,54 +104,59 @@ def about(setup: Setup, topology: chips.Topology, devices: list) -> dict[str, An
     }
 
 
-def line_of(phase: dict) -> str:
+def phase_line(phase: dict) -> str:
     """A phase in one line."""
+    compiled = f"compiled {phase['compile_s']:.0f} s"
     if "memory" not in phase:
-        return f"{phase['phase']}: does not fit ({phase['refused']['message']}; compiled {phase['compile_s']:.0f} s)"
+        return f"{phase['phase']}: does not fit ({phase['refused']['message']}; {compiled})"
     seconds = f", roofline {phase['seconds']:.3g} s" if "seconds" in phase else ""
-    return f"{phase['phase']}: peak {phase['peak'] / GB:.2f} GB per device{seconds} (compiled {phase['compile_s']:.0f} s)"
+    return f"{phase['phase']}: peak {phase['peak'] / GB:.2f} GB per device{seconds} ({compiled})"
 
 
 def fit(
     config: ConfigDict,
     topology: chips.Topology,
     devices: list,
-    tell: Callable[[str], None],
-    known: phases.Known | None = None,
+    report: Callable[[str], None],
+    cache: phases.CompiledPrograms | None = None,
 ) -> int | None:
-    """The largest batch.microbatch_rows with which everything fits the chip, found by compiling; None: not even the least.
+    """The largest batch.microbatch_rows with which all phases fit the chip, or None.
 
-    Sampling does not depend on it, and is compiled once. known: as make's.
+    Found by compiling. Sampling does not depend on it, so it is compiled once. cache: as in `make`.
     """
-    known = {} if known is None else known
+    cache = {} if cache is None else cache
 
     def fits(rows: int) -> bool:
-        made = make(
+        result = make(
             with_rows(config, rows),
             topology,
             devices,
-            tell=lambda line: tell(f"microbatch_rows={rows}: {line}"),
-            known=known,
+            report=lambda line: report(f"microbatch_rows={rows}: {line}"),
+            cache=cache,
         )
-        return all(phase["fits"] for phase in made["phases"])
+        return all(phase["fits"] for phase in result["phases"])
 
     return phases.largest_that_fits(microbatch_candidates(config, devices), fits)
 
 
 def with_rows(config: ConfigDict, rows: int) -> ConfigDict:
-    """The config with so many rows in a micro-batch."""
+    """The config with this batch.microbatch_rows."""
     tried = config.copy_and_resolve_references()
     tried.batch.microbatch_rows = rows
     return tried
 
 
 def microbatch_candidates(config: ConfigDict, devices: list) -> list[int]:
-    """Every batch.microbatch_rows with which a run would begin, rising; ValueError where the config is refused as it stands."""
-    batch, found = build.sketch(config, devices).settings.batch, []
+    """All valid values of batch.microbatch_rows, in rising order.
+
+    ValueError where the config itself is invalid.
+    """
+    batch, found = build.make_setup(config, devices).settings.batch, []
     for rows in range(1, batch.rollout_rows // batch.devices + 1):
         try:
-            build.sketch(with_rows(config, rows), devices)
+            build.make_setup(with_rows(config, rows), devices)
         except ValueError:
-            continue  # rows or demonstrations that do not come out even
+            # rows or demonstrations are not divisible
+            continue
         found.append(rows)
     return found

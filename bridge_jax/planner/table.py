@@ -1,22 +1,22 @@
-"""A plan as text for a terminal, and the tables of many (docs/plans.md)."""
+"""A plan as text for a terminal, and the tables of many plans (docs/plans.md)."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from bridge_jax.evaluation import results
+from bridge_jax.evaluation import markdown as markdown_tables
 from bridge_jax.planner.plan import CHIP_COUNTS, GB
 
 ASSUMED = (
-    "Assumed: prompts and completions of full length, every sample to max_new tokens, and rooflines: the longest of "
-    "FLOPs, memory and interconnect at the makers' peaks. A bound from below, not a forecast. Memory and collectives are "
-    "the compiler's."
+    "Assumed: prompts and completions of full length, every sample to max_new tokens, and "
+    "rooflines: the longest of FLOPs, memory and interconnect at the makers' peaks. A bound from "
+    "below, not a forecast. Memory and collectives are the compiler's."
 )
 
 
 def aligned(rows: list[tuple]) -> str:
-    """Rows of cells under each other, the first column to the left."""
+    """A table with aligned columns, the first one flush left."""
     texts = [[cell if isinstance(cell, str) else f"{cell:,.3g}" for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
     pad = lambda i, cell: cell.rjust(widths[i]) if i else cell.ljust(widths[i])
@@ -25,19 +25,22 @@ def aligned(rows: list[tuple]) -> str:
 
 
 def text(plan: dict[str, Any]) -> str:
-    """All of one plan."""
+    """A whole plan as text."""
     mesh = (
         " x ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1)
         or "one device"
     )
     chip = plan["chip"]
     lines = [
-        f"{plan['method']}, {plan['model']} of {plan['parameters']:,} parameters on {plan['topology']}: {plan['devices']} "
-        f"device(s) ({plan['device_kind']}), {mesh}; decoding with tensor {plan['decode_mesh']['tensor']}",
-        f"{plan['prompts']} prompts x {plan['samples']} samples, {plan['bucket']} + {plan['max_new']} tokens, "
-        f"{plan['microbatch_rows']} row(s) per device at a time, {plan['dtype']}, remat {plan['remat']}",
-        f"per device: {chip['flops'] / 1e12:.0f} TFLOP/s, {chip['hbm'] / GB:.0f} GB at {chip['memory'] / GB:.0f} GB/s, "
-        f"interconnect {chip['interconnect'] / GB:.0f} GB/s ({chip['source']})"
+        f"{plan['method']}, {plan['model']} of {plan['parameters']:,} parameters on "
+        f"{plan['topology']}: {plan['devices']} device(s) ({plan['device_kind']}), {mesh}; "
+        f"decoding with tensor {plan['decode_mesh']['tensor']}",
+        f"{plan['prompts']} prompts x {plan['samples']} samples, {plan['bucket']} + "
+        f"{plan['max_new']} tokens, {plan['microbatch_rows']} row(s) per device at a time, "
+        f"{plan['dtype']}, remat {plan['remat']}",
+        f"per device: {chip['flops'] / 1e12:.0f} TFLOP/s, {chip['hbm'] / GB:.0f} GB at "
+        f"{chip['memory'] / GB:.0f} GB/s, interconnect {chip['interconnect'] / GB:.0f} GB/s "
+        f"({chip['source']})"
         if chip
         else "no peaks are known of this device: neither seconds nor what fits",
         "",
@@ -50,7 +53,7 @@ def text(plan: dict[str, Any]) -> str:
 
 
 def memory_table(phases: list[dict], chip: dict | None) -> str:
-    """Gigabytes per device of every phase."""
+    """The table of every phase's memory, in gigabytes per device."""
     rows = [
         (
             "GB per device",
@@ -59,7 +62,7 @@ def memory_table(phases: list[dict], chip: dict | None) -> str:
             "aliased",
             "temporaries",
             "program",
-            "beside it",
+            "resident",
             "peak",
             "fits",
             "compiled s",
@@ -101,11 +104,13 @@ def memory_table(phases: list[dict], chip: dict | None) -> str:
             )
         )
     limit = f" of {chip['hbm'] / GB:.0f} GB" if chip else ""
-    return f"{aligned(rows)}\n  peak{limit}: the program's, and what lies beside it of the training state"
+    return (
+        f"{aligned(rows)}\n  peak{limit}: of the program and of the training state that is resident"
+    )
 
 
 def work_table(phases: list[dict], chip: dict | None) -> str:
-    """Counted work of every phase and its roofline."""
+    """The table of every phase's counted work and roofline."""
     rows = [
         (
             "per device",
@@ -133,21 +138,20 @@ def detail(phase: dict) -> str:
     """Collectives and the largest buffers of one phase."""
     if "memory" not in phase:
         return f"{phase['phase']}: refused by the compiler: {phase['refused']['message']}"
-    told = phase["compiler"]
     lines = [
         f"{phase['phase']}: the compiler counts "
-        + ", ".join(f"{key} {value:.3g}" for key, value in told.items())
-        + " (a loop's body once; its optimal_seconds is no speed)"
+        + ", ".join(f"{key} {value:.3g}" for key, value in phase["compiler"].items())
+        + " (a loop's body once; its optimal_seconds is no measurement)"
     ]
     for kind, row in sorted(
         phase["collectives"].items(), key=lambda item: -item[1].get("bytes", 0.0)
     ):
-        told = (
+        cost = (
             f"run {row['times']:,} times, {row['bytes'] / GB:.3f} GB received"
             if "bytes" in row
-            else "in loops of unknown length: these are taken once"
+            else "in loops of unknown length: these are counted once"
         )
-        lines.append(f"  {kind.replace('_', ' ')}: {row['instructions']} instruction(s), {told}")
+        lines.append(f"  {kind.replace('_', ' ')}: {row['instructions']} instruction(s), {cost}")
     memory = phase["memory"]
     lines.append(
         f"  alive at the peak (a walk through the schedule: {memory['walked'] / GB:.3f} GB):"
@@ -160,25 +164,32 @@ def detail(phase: dict) -> str:
 
 
 def step_lines(plan: dict) -> str:
-    """Seconds of a whole step."""
+    """The lines about the seconds of a whole step."""
     step = dict(plan["step"])
     if not step:
-        return "step: no estimate (a phase does not fit, was left out, or the device's peaks are unknown)"
+        return (
+            "step: no estimate (a phase does not fit, was left out, or the device's peaks are "
+            "unknown)"
+        )
     rollout, grading = step.pop("rollout"), step.pop("grading")
     lines = [
-        f"step ({name}): {seconds:.2f} s, of it rollout {rollout:.2f} s and grading {grading:.2f} s (given)"
+        f"step ({name}): {seconds:.2f} s, of it rollout {rollout:.2f} s and grading {grading:.2f} "
+        "s (given)"
         for name, seconds in step.items()
     ]
     if plan["host_bytes"]:
         lines.append(
-            f"  Not in these seconds: {plan['host_bytes'] / GB:.2f} GB per device lie on the host between steps; "
-            "each update fetches them and puts them back."
+            f"  Not in these seconds: {plan['host_bytes'] / GB:.2f} GB per device are in host "
+            "memory between steps; each update transfers them in both directions."
         )
     return "\n".join(lines)
 
 
 def ratios(plan: dict, against: dict) -> dict[str, float]:
-    """Of one plan to another: peak of the fullest update, and seconds of the longest step; without those that are unknown."""
+    """Ratios of two plans: peak memory of the largest update, seconds of the longest step.
+
+    Unknown ones are left out.
+    """
 
     def most(one: dict) -> tuple[float, float]:
         updates = [
@@ -191,21 +202,21 @@ def ratios(plan: dict, against: dict) -> dict[str, float]:
     return {name: mine / theirs for name, mine, theirs in pairs if mine and theirs}
 
 
-def side_by_side(plan: dict, against: dict) -> str:
-    """Two plans in a few lines."""
+def compare(plan: dict, against: dict) -> str:
+    """The ratios of two plans in one line."""
     found = ratios(plan, against)
-    told = (
+    summary = (
         ", ".join(f"{name} {ratio:.2f}x" for name, ratio in found.items())
         or "nothing that can be compared"
     )
-    return f"{plan['method']} against {against['method']}: {told}"
+    return f"{plan['method']} against {against['method']}: {summary}"
 
 
 def markdown(plans: list[dict]) -> dict[str, str]:
-    """The tables of docs/plans.md, from the lines of docs/plans/*.jsonl: plans, and states (memory per chip by their number).
+    """The tables of docs/plans.md, from docs/plans/*.jsonl.
 
-    Of two plans of the same settings the later one counts; those with other shared settings come last; "x grpo" is beside a plan
-    of grpo with the same shared settings.
+    Of two plans with the same settings the later one counts. Plans with other shared settings come
+    last. "x grpo" is the ratio to the plan of grpo with the same shared settings.
     """
     last = {
         (plan["name"], plan["topology"], plan["method"], plan["changed"]): plan for plan in plans
@@ -242,22 +253,22 @@ def markdown(plans: list[dict]) -> dict[str, str]:
         for *names, of in ((*one[:3], one[3:]) for one in sorted(sizes))
     ]
     return {
-        "plans": results.grid(head, [row(plan, grpo.get(key(plan))) for plan in plans]),
-        "states": results.grid(
+        "plans": markdown_tables.grid(head, [row(plan, grpo.get(key(plan))) for plan in plans]),
+        "states": markdown_tables.grid(
             ("model", "method", head[3], *(f"{n} chips" for n in CHIP_COUNTS)), states
         ),
     }
 
 
 def shared(changed: str) -> str:
-    """Of the settings that a plan has away from its config those that are not one method's own."""
+    """The changed settings of a plan, without those of a single method."""
     return ", ".join(
         one for one in re.split(r", (?=[\w.]+=)", changed) if not one.startswith("method.")
     )
 
 
 def row(plan: dict, grpo: dict | None) -> list[str]:
-    """The cells of one plan."""
+    """The cells of one plan's row."""
     phases = {phase["phase"]: phase for phase in plan["phases"]}
     size = lambda names: (
         "refused"

@@ -1,13 +1,16 @@
-"""Checkpoints of a run: the training state and JSON notes about it, written together in the background by orbax.
+"""Checkpoints of a run: the training state, and JSON notes about it, written together by orbax.
 
-A checkpoint is complete or it is not there: orbax renames a finished directory into place. It comes back bit for bit,
-on any layout of devices. Orbax stores arrays without checksums and reads a flipped bit as a number, so that each
-array's checksum is part of the notes and is compared after reading. A checkpoint that cannot be read, or reads as other
-numbers, is passed over for the one before; it is renamed only once an older one has been read, so that a fault outside
-the files (a full memory, a wrong mount) never renames anything. State of another shape, such as another method's, is no
-damage: it is refused with what differs. A checkpoint is known to be good once an update that began from it was finite; the
-newest such one is kept whatever `keep` says, and a run that diverged goes back to it (`retreat`).
-Left out: when to save (training/loop.py), choosing a checkpoint by its score.
+A checkpoint is complete or does not exist: orbax writes in the background and renames a finished
+directory. A state is restored bit for bit, onto any layout of devices. orbax stores arrays without
+checksums and would read a flipped bit as a number; so the notes have a checksum of each array,
+which is compared after reading.
+
+A checkpoint that cannot be read, or whose checksums differ, is damaged: the one before is restored
+instead. Damaged ones are renamed only after an older one was read, so that a fault elsewhere (no
+memory, a wrong mount) renames nothing. A state of other shapes, such as another method's, is not
+damaged: it is refused with the differences. A checkpoint is good once an update from it was finite.
+The newest good one is kept in addition to the newest `keep`; a run that diverged goes back to it
+(`retreat`). Left out: when to save (training/loop.py), choosing a checkpoint by its score.
 """
 
 from __future__ import annotations
@@ -22,7 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -30,18 +32,26 @@ from jax.experimental import multihost_utils
 from bridge_jax.config import schema
 from bridge_jax.distributed import multihost
 from bridge_jax.filesystem import files
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import layout
+from bridge_jax.rundir.state_arrays import (
+    by_path,
+    check_same_arrays,
+    checksums,
+    describe_leaf,
+    name_some,
+    path_name,
+)
 from bridge_jax.types import Tree
 
 logger = logging.getLogger(__name__)
-SHOWN = 4  # paths named per kind of difference
-LONGEST_WRITE_S = (
-    6 * 3600
-)  # of one checkpoint in the background; orbax would give up on the other hosts after 20 minutes
-ASIDE = re.compile(r"(?:damaged|diverged)_step_(\d+)(?:_\d+)?")  # no checkpoints any more
-UNREAD = ...  # stands in an abstract state for a part that is not to be read
+# of one checkpoint in the background; orbax would give up on the other hosts after 20 minutes
+LONGEST_WRITE_S = 6 * 3600
+# names of directories that are checkpoints no more
+ASIDE = re.compile(r"(?:damaged|diverged)_step_(\d+)(?:_\d+)?")
+# marks a part of an abstract state that is not to be read
+UNREAD = ...
 
-# orbax tells each phase of each save at INFO, through absl; its warnings pass
+# orbax logs each phase of each save at INFO, through absl; its warnings pass
 logging.getLogger("absl").addFilter(
     lambda record: (
         record.levelno >= logging.WARNING or f"{os.sep}orbax{os.sep}" not in record.pathname
@@ -50,10 +60,11 @@ logging.getLogger("absl").addFilter(
 
 
 class Checkpoints:
-    """The checkpoints/ of a run directory: the newest `keep` of them, and the last good one. Every process of a run makes
-    one and calls it alike.
+    """The checkpoints/ of a run directory: the newest `keep` of them, and the last good one.
 
-    `read_only`: for a reader beside a run that may be alive: creates, deletes and renames nothing."""
+    Every process of a run makes one and calls the same methods. read_only: for other readers, since
+    the run may be alive; nothing is created, deleted or renamed.
+    """
 
     def __init__(self, workdir: str, keep: int = 1, read_only: bool = False):
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
@@ -68,11 +79,13 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Tree, meta: dict, good: int = -1) -> bool:
-        """Starts to write; returns once the state is copied to the host, so that the caller may donate it at once.
+        """Start to write the state of a step, after the save before is finished.
 
-        `meta` is a JSON object. The save before is waited for. False, and nothing written, if this step is there.
-        good: states up to this step are known to be; the newest checkpoint of one is kept beside the newest `keep`.
-        ValueError for a step before the newest; OSError if the save before could not be written (a full disk)."""
+        Returns once the state is copied to the host, so that the caller may donate it. False, and
+        nothing is written, if there is a checkpoint of this step. meta: a JSON object. good: states
+        up to this step are good; the newest checkpoint of one is kept. ValueError for a step before
+        the newest; OSError if the save before could not be written, as on a full disk.
+        """
         assert not self.read_only, "these checkpoints were opened to be read"
         with self._writing():
             self._manager.wait_until_finished()
@@ -81,10 +94,10 @@ class Checkpoints:
             if step in self._manager.all_steps():
                 return False
             raise ValueError(
-                f"{self.directory} holds step {newest}, later than step {step}: restore it and go on "
-                "from there, or take another --workdir."
+                f"{self.directory} holds step {newest}, later than step {step}: restore it and go "
+                "on from there, or take another --workdir."
             )
-        arrays = _by_path(state)
+        arrays = by_path(state)
         assert all(isinstance(leaf, jax.Array) for leaf in arrays.values()), (
             "a training state holds jax arrays alone"
         )
@@ -92,14 +105,13 @@ class Checkpoints:
         notes = {
             "step": step,
             "meta": _json_object(meta),
-            "arrays": {key: _kind(leaf) for key, leaf in arrays.items()},
+            "arrays": {key: describe_leaf(leaf) for key, leaf in arrays.items()},
             "checksums": checksums(state),
         }
-        stored = {
-            key: leaf for key, leaf in arrays.items() if leaf.size
-        }  # orbax refuses empty arrays
+        # orbax refuses empty arrays
+        stored = {key: leaf for key, leaf in arrays.items() if leaf.size}
         with self._writing():
-            # before the new one is written, so that the disk never holds more than `keep` beside it
+            # before the new one is written, so that there are never more than `keep` others on disk
             for old in self._keep.dispensable(self._manager.all_steps()):
                 self._manager.delete(old)
             self._manager.save(
@@ -117,9 +129,11 @@ class Checkpoints:
     def restore(self, abstract_state: Tree) -> tuple[Tree, dict] | None:
         """(state, meta) of the newest checkpoint that can be read, None where there is none.
 
-        `abstract_state`: ShapeDtypeStructs, with shardings to restore onto; a part given as UNREAD (`...`) is not read
-        and stays `...`. If newer checkpoints were damaged, meta["restore_warning"] says which and why. ValueError if
-        all are damaged, or if the arrays saved are not those wanted."""
+        abstract_state: ShapeDtypeStructs, with the shardings to restore onto. A part that is UNREAD
+        is not read and stays UNREAD. If newer checkpoints were damaged, meta["restore_warning"]
+        says which and why. ValueError if all are damaged, or if the arrays saved are not those
+        wanted.
+        """
         self.wait()
         self._manager.reload()
         damaged: dict[int, str] = {}
@@ -137,46 +151,48 @@ class Checkpoints:
         if damaged:
             reasons = "\n".join(f"  step {step}: {reason}" for step, reason in damaged.items())
             raise ValueError(
-                f"no checkpoint in {self.directory} can be read:\n{reasons}\nNothing was changed. Bring "
-                "one back, or move the directory away to start from step 0."
+                f"no checkpoint in {self.directory} can be read:\n{reasons}\nNothing was changed. "
+                "Bring one back, or move the directory away to start from step 0."
             )
         return None
 
     def path(self, step: int) -> str:
-        """Where the checkpoint of a step is."""
+        """The directory of the checkpoint of a step."""
         return os.path.join(self.directory, _step_name(step))
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, the oldest first; damaged ones that nobody has tried to read included."""
+        """Steps of the complete checkpoints, the oldest first; some may be damaged."""
         self._manager.reload()
         return sorted(self._manager.all_steps())
 
     def retreat(self, good: int) -> tuple[int | None, list[str]]:
-        """Renames what is newer than the last checkpoint up to step `good`; returns that one's step and the new names.
+        """Rename the checkpoints after step `good`: (step of the newest that stays, new names).
 
-        (None, []), and nothing renamed, where there is none so old: a checkpoint in doubt is better than no checkpoint."""
+        (None, []), and nothing is renamed, where no checkpoint would stay: a doubtful checkpoint is
+        better than none.
+        """
         self.wait()
         known = self.steps()
         found = max((step for step in known if step <= good), default=None)
         doubtful = [step for step in known if found is not None and step > found]
-        # of one step the last is kept: a run that diverges again and again shall not fill the disk
+        # keep one of each step, so that a run that diverges repeatedly does not fill the disk
         for step in doubtful if jax.process_index() == 0 else ():
             shutil.rmtree(os.path.join(self.directory, f"diverged_{_step_name(step)}"), True)
         moved = self._rename(doubtful, "diverged")
         return found, list(moved.values())
 
     def went_back(self, step: int) -> bool:
-        """Whether checkpoints later than this step were renamed, as damaged or after a run diverged."""
+        """Whether checkpoints after this step were renamed, as damaged or as diverged."""
         found = map(ASIDE.fullmatch, os.listdir(self.directory))
         return any(match and int(match[1]) > step for match in found)
 
     def wait(self) -> None:
-        """Returns when the last save is on disk; OSError if it could not be written."""
+        """Wait until the last save is on disk; OSError if it could not be written."""
         with self._writing():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends the threads; may be called twice."""
+        """Wait for the last save and end the threads; may be called twice."""
         with multihost.watchdog("the end of the last checkpoint"), self._writing():
             self._manager.close()
 
@@ -187,22 +203,22 @@ class Checkpoints:
         self.close()
 
     def _read(self, step: int, abstract_state: Tree) -> tuple[Tree, dict]:
-        """One checkpoint, verified; _Damaged in every process if it is damaged for any."""
+        """One verified checkpoint; _Damaged in every process if it is damaged for one of them."""
         notes = _in_all_processes(lambda: self._read_notes(step))
-        wanted = _by_path(abstract_state)
+        wanted = by_path(abstract_state)
         skipped = tuple(key for key, leaf in wanted.items() if leaf is UNREAD)
         saved = {key: kind for key, kind in notes["arrays"].items() if not _under(key, skipped)}
         wanted = {key: leaf for key, leaf in wanted.items() if leaf is not UNREAD}
-        kinds = {key: _kind(leaf) for key, leaf in wanted.items()}
-        _refuse_difference(f"{self.directory} at step {step}", saved, kinds)
+        kinds = {key: describe_leaf(leaf) for key, leaf in wanted.items()}
+        check_same_arrays(f"{self.directory} at step {step}", saved, kinds)
         arrays = _in_all_processes(lambda: self._read_arrays(step, wanted))
         state = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if leaf is UNREAD else arrays[_name(path)], abstract_state
+            lambda path, leaf: leaf if leaf is UNREAD else arrays[path_name(path)], abstract_state
         )
         sums = checksums(arrays)
         wrong = [key for key in arrays if sums[key] != notes["checksums"][key]]
         if wrong:
-            raise _Damaged(f"other numbers than were saved in {_some(wrong)}")
+            raise _Damaged(f"other numbers than were saved in {name_some(wrong)}")
         return state, notes["meta"]
 
     def _read_notes(self, step: int) -> dict:
@@ -240,18 +256,18 @@ class Checkpoints:
         return dict(arrays) | empty
 
     def _set_aside(self, good: int, damaged: dict[int, str]) -> str:
-        """Renames the damaged ones, so that their steps can be saved again; returns the warning."""
+        """Rename damaged checkpoints, so that their steps can be saved again; the warning."""
         moved = {} if self.read_only else self._rename(list(damaged), "damaged")
-        told = "; ".join(
+        message = "; ".join(
             f"step {step} is damaged{f' (now {moved[step]})' if step in moved else ''}: {reason}"
             for step, reason in damaged.items()
         )
-        warning = f"{self.directory}: went back to the checkpoint of step {good}, because {told}"
+        warning = f"{self.directory}: went back to the checkpoint of step {good}, because {message}"
         logger.warning(warning)
         return warning
 
     def _rename(self, steps: list[int], why: str) -> dict[int, str]:
-        """{step: new name}: they are checkpoints no more, and their steps can be saved again."""
+        """Rename checkpoints, so that their steps can be saved again: {step: new name}."""
         moved = {step: _free_name(self.directory, why, step) for step in steps}
         _meet(f"names of {why} checkpoints chosen")
         if jax.process_index() == 0:
@@ -270,12 +286,16 @@ class Checkpoints:
             with multihost.io_grace():
                 yield
         except Exception as error:
-            self._manager.reload()  # the manager has already crossed out what the failed save would have replaced
+            # the manager has already removed from its list what the failed save would have replaced
+            self._manager.reload()
             full = files.is_full(error)
-            way = "make room, and run" if full else "run"
+            way_out = "make room, and run" if full else "run"
             raise (files.NoSpace if full else OSError)(
-                f"a checkpoint could not be written to {self.directory}: {_reason(error)}. Complete there: "
-                f"steps {self._manager.all_steps()}; {way} the same command again: it goes on from the last of them."
+                f"a checkpoint could not be written to {self.directory}: {_reason(error)}. "
+                "Complete "
+                f"there: steps {self._manager.all_steps()}; {way_out} the same command again: it "
+                "goes "
+                "on from the last of them."
             ) from error
 
 
@@ -284,7 +304,7 @@ class _Damaged(Exception):
 
 
 class _Keep:
-    """Orbax's rule for what stays: the newest `count`, and the last one up to step `good`."""
+    """orbax's policy of preservation: the newest `count`, and the last one up to step `good`."""
 
     def __init__(self, count: int):
         self.count, self.good = count, -1
@@ -294,18 +314,21 @@ class _Keep:
         return [info.step not in gone for info in checkpoints]
 
     def dispensable(self, steps: Sequence[int]) -> list[int]:
-        """Those of the steps that need not stay."""
+        """The steps whose checkpoints may be deleted."""
         kept = sorted(steps)[-self.count :]
         kept.append(max((step for step in steps if step <= self.good), default=-1))
         return [step for step in steps if step not in kept]
 
 
 def remove_unfinished(workdir: str) -> None:
-    """Removes saves that were cut off, each up to a whole state. For the owner of the directory, while nobody saves."""
+    """Remove incomplete saves, which can be as large as a state.
+
+    Only the run that has locked the directory may call it, while it does not save.
+    """
     directory = os.path.join(os.path.abspath(workdir), "checkpoints")
     for name in os.listdir(directory) if os.path.isdir(directory) else ():
         path = os.path.join(directory, name)
-        if logbook.UNFINISHED in name and not os.path.islink(path):
+        if layout.UNFINISHED in name and not os.path.islink(path):
             logger.info("%s: a save that was cut off is removed", path)
             with multihost.io_grace():
                 shutil.rmtree(path)
@@ -343,10 +366,11 @@ def _make(directory: str) -> None:
         os.unlink(probe)
     except OSError as error:
         if files.is_full(error):
-            raise files.unwritten(directory, error) from error
+            raise files.write_error(directory, error) from error
         reason = f"{error.strerror};"
         if os.path.islink(directory) and not os.path.exists(directory):
-            reason = f"it is a link to {os.readlink(directory)!r}, which is not there; bring that back, or"
+            target = os.readlink(directory)
+            reason = f"it is a link to {target!r}, which is not there; bring that back, or"
         elif os.path.exists(directory) and not os.path.isdir(directory):
             reason = "it is no folder; bring that back, or"
         raise ValueError(
@@ -354,68 +378,8 @@ def _make(directory: str) -> None:
         ) from None
 
 
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _by_path(state: Tree) -> dict[str, Any]:
-    """{"params/theta/embed": leaf}: flat, so that what is stored knows nothing of tuples, None and empty nodes."""
-    pairs = jax.tree_util.tree_flatten_with_path(state)[0]
-    named = {_name(path): leaf for path, leaf in pairs}
-    assert len(named) == len(pairs), "two leaves of the state have the same path"
-    return named
-
-
-def _kind(leaf: Any) -> str:
-    return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
-
-
 def _under(key: str, prefixes: tuple[str, ...]) -> bool:
     return any(key == prefix or key.startswith(prefix + "/") for prefix in prefixes)
-
-
-def _refuse_difference(where: str, saved: dict[str, str], wanted: dict[str, str]) -> None:
-    """ValueError if two tables of path -> dtype[shape] differ."""
-    if saved == wanted:
-        return
-    changed = [
-        f"{key} ({saved[key]} saved, {wanted[key]} wanted)"
-        for key in saved
-        if key in wanted and saved[key] != wanted[key]
-    ]
-    kinds = {
-        "only in the checkpoint": _branches(saved, wanted),
-        "only in this run": _branches(wanted, saved),
-        "not the same": changed,
-    }
-    lines = "\n".join(f"  {kind}: {_some(names)}" for kind, names in kinds.items() if names)
-    raise ValueError(
-        f"the checkpoint {where} is of another model, method or optimizer:\n{lines}\nRun with the config "
-        "that it was saved with, or take another --workdir."
-    )
-
-
-def _branches(mine: dict[str, str], theirs: dict[str, str]) -> list[str]:
-    """Largest parts of the tree `mine` that have no array in `theirs`, each with its number of arrays."""
-
-    def above(key: str) -> list[str]:
-        parts = key.split("/")
-        return ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
-
-    known = {path for key in theirs for path in above(key)}
-    counts: dict[str, int] = {}
-    for key in mine:
-        branch = next((path for path in above(key) if path not in known), None)
-        if branch is not None:
-            counts[branch] = counts.get(branch, 0) + 1
-    return [
-        f"{branch} ({count} array{'s' if count > 1 else ''})" for branch, count in counts.items()
-    ]
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _json_object(meta: dict) -> dict:
@@ -439,14 +403,15 @@ def _meet(point: str) -> None:
 
 
 def _in_all_processes(read: Callable[[], Any]) -> Any:
-    """read(); _Damaged if it failed in any process, so that all of them take the same way."""
+    """read(); _Damaged if it failed in any process, so that all processes go on alike."""
     result, reason = None, ""
     try:
         with multihost.io_grace():
             result = read()
     except Exception as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise  # the fault is not the file's
+            # the file is not at fault
+            raise
         reason = str(error) if isinstance(error, _Damaged) else _reason(error)
     if jax.process_count() > 1 and not np.all(
         multihost_utils.process_allgather(np.array(not reason))
@@ -455,28 +420,3 @@ def _in_all_processes(read: Callable[[], Any]) -> Any:
     if reason:
         raise _Damaged(reason)
     return result
-
-
-def checksums(state: Tree) -> dict[str, int]:
-    """{path: sum_i bits_i (2 i + 1) mod 2^32}, i the flat index: a change of one element changes it, a layout does not.
-
-    Computed where the arrays are; the first call compiles one small program for each shape and dtype."""
-    # one at a time: many reductions in flight over simulated CPU devices may wait for each other for ever
-    return {key: int(jax.device_get(_checksum(leaf))) for key, leaf in _by_path(state).items()}
-
-
-@jax.jit
-def _checksum(x: jax.Array) -> jax.Array:
-    x = jax.device_put(
-        x, jax.memory.Space.Device
-    )  # from the host's memory, where a method keeps a part there
-    if x.dtype == jnp.bool_:
-        x = x.astype(jnp.uint8)
-    # integers wrap, so that the order of summation does not matter; 64-bit elements give two words on a last axis
-    width = min(x.dtype.itemsize, 4)
-    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * width}")).astype(jnp.uint32)
-    index, stride = jnp.uint32(0), 1
-    for axis in reversed(range(bits.ndim)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= bits.shape[axis]
-    return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)

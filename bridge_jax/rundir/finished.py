@@ -1,8 +1,9 @@
-"""finished.json: that a run stands at a step with nothing left to do, told without reading its state.
+"""finished.json: the run has nothing left to do, which is known without reading its state.
 
-Written when a run has ended and its last checkpoint is whole: the step, and the size of each file of that checkpoint. Believed
-as long as this is the newest checkpoint, its files have these sizes, and the last line of metrics is of this step; otherwise the
-checkpoint is read, and what is damaged is trained again. Left out: flipped bits, which whoever reads the state finds.
+It is written when a run has ended and its last checkpoint is complete, and has the step and the
+size of each file of that checkpoint. It holds as long as this is the newest checkpoint, its files
+have these sizes, and the last line of metrics is of this step. Otherwise the checkpoint is read,
+and damaged steps are trained again. Left out: flipped bits, which are found when the state is read.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import logging
 from pathlib import Path
 
 from bridge_jax.filesystem import files
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import layout, logbook
 
 logger = logging.getLogger(__name__)
-NAME = logbook.FINISHED
+NAME = layout.FINISHED
 
 
 def write(workdir: str, step: int) -> None:
-    """The run stands at this step. What cannot be written costs the next start a reading, and nothing else."""
+    """Write finished.json. If that fails, the next start reads the checkpoint, that is all."""
     try:
         record = {"step": step, "files": sizes(workdir, step)}
         files.replace(Path(workdir) / NAME, json.dumps(record, indent=1))
@@ -28,7 +29,7 @@ def write(workdir: str, step: int) -> None:
 
 
 def last_line(workdir: str, end: int) -> dict | None:
-    """The last line of metrics of a run that stands at step `end` or behind it; None where there is something left to do."""
+    """The last line of metrics of a run that has taken step `end`; None where it has more to do."""
     try:
         record = json.loads((Path(workdir) / NAME).read_text())
         step, saved = record["step"], record["files"]
@@ -57,5 +58,5 @@ def sizes(workdir: str, step: int) -> dict[str, int]:
 
 
 def checkpoints(workdir: str) -> Path:
-    """Where they are."""
+    """The directory of the checkpoints."""
     return Path(workdir) / "checkpoints"

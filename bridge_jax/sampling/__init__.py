@@ -1,1 +1,1 @@
-"""Sampling completions from a policy: the sampler, drawing, and the plan that makes it fast."""
+"""Sampling of completions from a policy: the sampler, drawing of tokens, and the decode plan."""

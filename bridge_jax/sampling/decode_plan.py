@@ -1,8 +1,8 @@
-"""The decode plan: everything that makes sampling fast on some device, and changes no token.
+"""The decode plan: all speed-ups of sampling, none of which changes a token.
 
-`DecodePlan()` is the plain one: one loop over all rows, which reads the whole cache, on one device.
-It is the oracle of every other plan in the tests. `choose` is the one place that says what pays on
-which device; docs/speed.md has the measurements.
+`DecodePlan()` is the plain plan: one loop over all rows, which reads the whole cache, on one
+device. It is the oracle of all other plans in the tests. `choose` selects the fastest plan for a
+device; docs/speed.md has the measurements.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from bridge_jax.models.attention import cache as decode_attention
 from bridge_jax.models.attention.over_mesh import cache_over_mesh
 from bridge_jax.types import Tree
 
-# Segments end at multiples of it: of a tile of an accelerator's memory the whole is read anyway.
+# Segments end at multiples of it, since an accelerator reads whole tiles of memory.
 TILE = 128
-# The same on one CPU device, whose memory has no such tiles.
+# The same on a single CPU device, whose memory has no such tiles.
 CPU_TILE = 32
 SEGMENTS = 4
 CPU_COMPACTIONS = 2
@@ -35,45 +35,45 @@ class DecodePlan:
     """How completions are decoded; static under jit."""
 
     # ---- the buffers: 2 L B K T H entries for the samples, 2 L P K S H for the prompts
-    max_new: int = 64  # T, most new tokens of a row
+    max_new: int = 64  # T, maximum of new tokens per row
     cache_dtype: Any = jnp.float32
 
     # ---- less work
-    # Loops, one after the other, and of each the ends of its cache segments, all ascending to T.
-    # A loop of several segments chooses among them at every step. (): one loop, one segment.
+    # For each of the successive loops the ends of its cache segments, all ascending to T. A loop
+    # with several segments chooses among them at every step. (): one loop, one segment.
     loops: tuple[tuple[int, ...], ...] = ()
-    # How often the rows that are not done are copied to a batch of half the size. All loops are
-    # compiled for every size.
+    # How often the unfinished rows are copied to a batch of half the size. All loops are compiled
+    # for every size.
     compactions: int = 0
 
     # ---- storage and placement
     as_bits: bool = False  # bfloat16 weights and caches are stored as bits (storage_bits.py)
-    mesh: jax.sharding.Mesh | None = None  # where caches are sharded, and attention to them
+    mesh: jax.sharding.Mesh | None = None  # mesh of the caches and of attention to them
 
-    prefill_attention: Callable = attention.causal  # a form of it
+    prefill_attention: Callable = attention.causal  # a form of attention.causal
 
     @property
     def storage_dtype(self):
-        """In which the cache is stored."""
+        """The dtype in which the cache is stored."""
         return storage.storage_dtype(self.cache_dtype, self.as_bits)
 
     def to_storage(self, phi: Tree) -> Tree:
-        """Weights as the loops read them."""
+        """The weights in the form that the loops read."""
         stored = lambda x: storage.to_storage(x, storage.storage_dtype(x.dtype, self.as_bits))
         return jax.tree.map(stored, phi)
 
     def place_cache(self, cache: Tree) -> Tree:
-        """A cache of `prefill` or `empty_cache` with its sharding on the mesh."""
+        """A cache from `prefill` or `empty_cache` with its sharding on the mesh."""
         return cache if self.mesh is None else sharding.constrain_cache(self.mesh, cache)
 
     def cache_attention(self, segment_ends: tuple[int, ...]) -> Callable:
-        """Attention of a loop with these segments to its cache, for layers.decode."""
+        """Attention to the cache in a loop with these segments, for layers.decode."""
         attend = functools.partial(decode_attention.attend, ends=segment_ends)
         return attend if self.mesh is None else cache_over_mesh(attend, self.mesh)
 
 
 def segment_ends(T: int, segments: int, tile: int) -> tuple[int, ...]:
-    """Where the segments of T tokens end: about evenly, at multiples of the tile, and at T."""
+    """Ends of the segments of T tokens: of about equal size, at multiples of the tile, and at T."""
     even = (-(-T * i // (segments * tile)) * tile for i in range(1, segments + 1))
     return tuple(sorted({min(T, end) for end in even}))
 
@@ -86,12 +86,12 @@ def choose(
     segments: int = -1,
     prefill_attention: Callable = attention.causal,
 ) -> DecodePlan:
-    """The plan that pays on this mesh; compactions and segments: as given, or -1 for what pays.
+    """The fastest plan on this mesh; compactions and segments: as given, or -1 for the fastest.
 
-    On one CPU device the time is that of matmuls with the weights, and falls with the rows: they
-    are compacted twice. Each time one loop chooses among all segments, since loops take long to
-    compile. Elsewhere a step of half the rows takes about as long, since it is bound by reading
-    weights and cache: rows are not compacted, and each segment has a loop of its own.
+    On a single CPU device the time is that of matmuls with the weights, in proportion to the rows:
+    they are compacted twice. One loop chooses among all segments, since loops take long to compile.
+    Elsewhere a step with half the rows takes about as long, since it is bound by reading weights
+    and cache: rows are not compacted, and each segment has a loop of its own.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     one_cpu = on_cpu and mesh.size == 1

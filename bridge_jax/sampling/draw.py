@@ -1,9 +1,9 @@
-"""Drawing one token a row, the keys it is drawn with, and when a row ends.
+"""Drawing of one token per row, random keys, and the end of a row.
 
 A row's key is fold_in(seed, step, prompt id, sample id), so that a prompt's samples are the same in
 any batch layout, and token t is drawn with fold_in(row key, t). The log-probabilities are those of
-the distribution that the tokens are drawn from, softmax(logits / temperature). Top-k and top-p are
-left out on purpose: the trainer's log-probabilities could not mirror them.
+the distribution of the tokens, softmax(logits / temperature). Top-k and top-p are left out on
+purpose: the trainer's log-probabilities could not reproduce them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 
 class Sampling(NamedTuple):
-    """Traced settings: changing them compiles nothing."""
+    """Traced settings, which can change without a new compilation."""
 
-    # float32 scalar. 0 is greedy, and then log-probabilities are those at temperature 1.
+    # float32 scalar. 0 is greedy; log-probabilities are then those at temperature 1.
     temperature: jax.Array
     eos_E: jax.Array  # int32 [E], ids that end a row
-    limit: jax.Array  # int32 scalar, most new tokens per row, at most the plan's max_new
+    limit: jax.Array  # int32 scalar, maximum of new tokens per row, at most the plan's max_new
 
 
 def row_keys(
@@ -38,14 +38,15 @@ def row_keys(
 
 
 def ends(token_B: jax.Array, sampling: Sampling) -> jax.Array:
-    """Which rows end with this token: any of the ids that end a row."""
+    """Which rows end with this token."""
     return jnp.any(token_B[:, None] == sampling.eos_E, axis=1)
 
 
 def draw_plain(logits_BV, key_B, t, temperature):
-    """Token and its log-probability of each row: the argmax of logits / temperature + Gumbel noise.
+    """One token per row and its log-probability: argmax of logits / temperature + Gumbel noise.
 
-    At temperature 0 the argmax of the logits. `draw` has the same distribution, from other numbers.
+    At temperature 0 the argmax of the logits. `draw` has the same distribution with other random
+    numbers.
     """
     logits = logits_BV / jnp.where(temperature > 0, temperature, 1.0)
     noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, t), logits.shape[1:]))
@@ -60,26 +61,26 @@ def block_width(V: int) -> int:
 
 
 def draw(logits_BV, key_B, t, temperature):
-    """draw_plain in two steps: a block of the vocabulary by its share, then a token within it.
+    """draw_plain in two steps: a block of the vocabulary by its probability, then a token in it.
 
-    Each step is the argmax of log-weight + Gumbel noise. That is one pass over the logits and about
-    2 sqrt(V) random numbers a row instead of V (docs/speed.md).
+    Each step is the argmax of log-weight + Gumbel noise. This takes one pass over the logits and
+    about 2 sqrt(V) random numbers per row instead of V (docs/speed.md).
     """
     B, V = logits_BV.shape
     width = block_width(V)
     logits = logits_BV / jnp.where(temperature > 0, temperature, 1.0)
     blocks_BNU = logits.reshape(B, V // width, width)
     top_BN, share_BN = blocks_BNU.max(axis=-1), jax.nn.logsumexp(blocks_BNU, axis=-1)
-    two_B = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, t)))(key_B)
+    keys_B2 = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, t)))(key_B)
 
     def noise(key_B, like):
         gumbel = jax.vmap(lambda key: jax.random.gumbel(key, like.shape[1:]))(key_B)
         return jnp.where(temperature > 0, gumbel, 0.0)
 
     weight_BN = jnp.where(temperature > 0, share_BN, top_BN)
-    block_B = jnp.argmax(weight_BN + noise(two_B[:, 0], share_BN), axis=-1)
+    block_B = jnp.argmax(weight_BN + noise(keys_B2[:, 0], share_BN), axis=-1)
     within_BU = jnp.take_along_axis(blocks_BNU, block_B[:, None, None], axis=1)[:, 0]
-    place_B = jnp.argmax(within_BU + noise(two_B[:, 1], within_BU), axis=-1)
+    place_B = jnp.argmax(within_BU + noise(keys_B2[:, 1], within_BU), axis=-1)
     chosen_B = jnp.take_along_axis(within_BU, place_B[:, None], axis=-1)[:, 0]
     token_B = (block_B * width + place_B).astype(jnp.int32)
     return token_B, chosen_B - jax.nn.logsumexp(share_BN, axis=-1)

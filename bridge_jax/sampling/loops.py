@@ -1,12 +1,12 @@
-"""The loop of decoding, `while not all rows are done: state = step(rows, state)`, as a plan has it.
+"""The decode loop, `while not all rows are done: state = step(rows, state)`, under a decode plan.
 
-The plain plan is one while loop. A fast one makes two changes, neither of which changes a token.
+The plain plan is one while loop. Other plans add two speed-ups, neither of which changes a token.
 
-Cache segments: completions are cut by length, and a step reads of the cache only the segments that
-can be filled. Each segment has a loop of its own, or one loop chooses among them at every step.
+Cache segments: the cache is divided by position, and a step reads only the segments that can be
+filled. Each segment has a loop of its own, or one loop chooses among them at every step.
 
-Batch compaction: when half of the rows are done, the loop ends and another goes on with the rest
-alone, each with a copy of its prompt's cache.
+Batch compaction: when half of the rows are done, the loop ends, and another one continues with the
+rest alone, each row with a copy of its prompt's cache.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from bridge_jax.sampling.decode_plan import DecodePlan
 
 
 class Rows(NamedTuple):
-    """What a step reads of the rows that it decodes and does not change; P divides B."""
+    """The constant inputs of a step; P divides B."""
 
     key_B: jax.Array
     prompt_len_P: jax.Array
     prompt_cache: tuple[jax.Array, jax.Array]  # k, v [L,P,K,S,H]
 
     def select_rows(self, row_b: jax.Array) -> Rows:
-        """These rows, each with a copy of its prompt: no fixed number of them shares a prompt."""
+        """These rows, each with a copy of its prompt: prompts may have unequal numbers of rows."""
         prompt_b = row_b // (self.key_B.shape[0] // self.prompt_len_P.shape[0])
         cache = tuple(x[:, prompt_b] for x in self.prompt_cache)
         return Rows(self.key_B[row_b], self.prompt_len_P[prompt_b], cache)
 
 
 class Outputs(NamedTuple):
-    """What a rollout is read from. Finished rows are filled with token 0 at log-probability 0."""
+    """The outputs of decoding; finished rows are padded with token 0 at log-probability 0."""
 
     tokens_BT: jax.Array
     logp_BT: jax.Array
@@ -44,7 +44,7 @@ class Outputs(NamedTuple):
 
     @classmethod
     def empty(cls, B: int, T: int) -> Outputs:
-        """Of rows that have not begun."""
+        """The outputs before the first token."""
         return cls(
             jnp.zeros((B, T), jnp.int32),
             jnp.zeros((B, T), jnp.float32),
@@ -53,7 +53,7 @@ class Outputs(NamedTuple):
         )
 
     def append(self, t, token_B, logp_B, ends_B) -> tuple[Outputs, jax.Array]:
-        """With token t in the rows that are not done; and the tokens, 0 in those that are."""
+        """The outputs with token t added to unfinished rows, and the tokens, 0 in finished rows."""
         live_B = ~self.done_B
         token_B = jnp.where(live_B, token_B, 0)
         outputs = Outputs(
@@ -66,10 +66,10 @@ class Outputs(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a step changes."""
+    """The loop state, which a step changes."""
 
-    t: jax.Array  # the next token's position in the completions
-    hidden_BD: jax.Array  # predicts it
+    t: jax.Array  # position of the next token in the completions
+    hidden_BD: jax.Array  # the hidden state that predicts it
     cache: tuple[jax.Array, jax.Array]
     outputs: Outputs
 
@@ -83,14 +83,17 @@ class State(NamedTuple):
 def while_not_done(
     plan: DecodePlan, step: Callable, rows: Rows, state: State, limit: jax.Array
 ) -> Outputs:
-    """The outputs when all rows are done or t is at the limit; step(rows, state, attend) -> state."""
+    """Decodes until all rows are done or t reaches the limit.
+
+    step(rows, state, attend) -> state.
+    """
     B = rows.key_B.shape[0]
     state = over_segments(plan, step, rows, state, limit, B // 2 if plan.compactions else 0)
     outputs, place_B = state.outputs, jnp.arange(B)
-    for later in reversed(range(plan.compactions)):
+    for remaining in reversed(range(plan.compactions)):
         row_b = unfinished_half(state.outputs.done_B)
         rows, state, place_B = rows.select_rows(row_b), state.select_rows(row_b), place_B[row_b]
-        state = over_segments(plan, step, rows, state, limit, len(row_b) // 2 if later else 0)
+        state = over_segments(plan, step, rows, state, limit, len(row_b) // 2 if remaining else 0)
         outputs = Outputs(
             *(whole.at[place_B].set(part) for whole, part in zip(outputs, state.outputs))
         )
@@ -98,23 +101,23 @@ def while_not_done(
 
 
 def unfinished_half(done_B: jax.Array) -> jax.Array:
-    """Half of the rows, at least one: those that are not done first, in their order."""
+    """Indices of half of the rows, at least one: unfinished rows first, in their order."""
     return jnp.argsort(done_B)[: max(1, len(done_B) // 2)]
 
 
 def over_segments(
-    plan: DecodePlan, step: Callable, rows: Rows, state: State, limit: jax.Array, left: int
+    plan: DecodePlan, step: Callable, rows: Rows, state: State, limit: jax.Array, max_live: int
 ) -> State:
-    """Decode until at most `left` rows are not done: a while loop for each of the plan's loops."""
+    """Runs each of the plan's loops, until at most `max_live` rows are unfinished."""
     for segment_ends in plan.loops or ((plan.max_new,),):
         attend = plan.cache_attention(segment_ends)
         until = jnp.minimum(limit, segment_ends[-1])
 
-        def more(state: State, until=until) -> jax.Array:
-            return (state.t < until) & (jnp.sum(~state.outputs.done_B) > left)
+        def unfinished(state: State, until=until) -> jax.Array:
+            return (state.t < until) & (jnp.sum(~state.outputs.done_B) > max_live)
 
         def next_token(state: State, attend=attend) -> State:
             return step(rows, state, attend)
 
-        state = jax.lax.while_loop(more, next_token, state)
+        state = jax.lax.while_loop(unfinished, next_token, state)
     return state

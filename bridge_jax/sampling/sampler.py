@@ -1,8 +1,8 @@
-"""Sampling in JAX: prefill; while not all rows are done: draw a token a row, decode it.
+"""The sampler: prefill; while not all rows are done: draw a token per row, decode it.
 
-Each prompt is prefilled once for its M samples. Everything that makes it fast is one argument, the
-DecodePlan. Under the plain one, `DecodePlan()`, `while_not_done` is a while loop over all rows and
-the whole cache. A plan changes no token, and log-probabilities by rounding alone.
+Each prompt is prefilled once for its M samples. All speed-ups are in one argument, the DecodePlan.
+Under the plain plan, `DecodePlan()`, `while_not_done` is a while loop over all rows and the whole
+cache. A plan changes no token, and log-probabilities only by rounding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bridge_jax.types import Sequences, Tree
 
 
 class Samples(NamedTuple):
-    """Completions, their log-probabilities, and which of them ended by themselves."""
+    """Completions, their log-probabilities, and whether they ended with an eos id."""
 
     seqs: Sequences
     logp_BT: jax.Array  # float32
@@ -39,9 +39,9 @@ def sample(
     sampling: Sampling,
     plan: DecodePlan = DecodePlan(),
 ) -> Samples:
-    """B / P completions of every prompt, of at most sampling.limit tokens; pure, jit at the caller.
+    """B / P completions of every prompt, of at most sampling.limit tokens; the caller compiles it.
 
-    phi: merged weights in the compute dtype. key_B: of row_keys. cfg and plan are static.
+    phi: merged weights in the compute dtype. key_B: from row_keys. cfg and plan are static.
     """
     precise = jax.default_matmul_precision(matmul_precision(phi["embed"].dtype))
     head_VD, phi = layers.head_weights(cfg, phi), plan.to_storage(phi)
@@ -50,7 +50,7 @@ def sample(
     rows = Rows(key_B, prompt_len_P, plan.place_cache(cache))
 
     def step(rows: Rows, state: State, attend) -> State:
-        """Token t of every row, drawn and decoded."""
+        """Draws token t of every row and decodes it."""
         t, outputs = state.t, state.outputs
         logits_BV = logits_of(state.hidden_BD, head_VD)
         token_B, logp_B = draw(logits_BV, rows.key_B, t, sampling.temperature)

@@ -1,4 +1,7 @@
-"""AIME 2025 I and II: 30 problems whose answers are integers from 0 to 999. Not among the paper's five."""
+"""AIME 2025 I and II: 30 problems whose answers are integers from 0 to 999.
+
+It is not one of the paper's five benchmarks.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from bridge_jax import tasks
 from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
-CLAIMS = True
+DEFERS_COMPARISONS = True
 Config = tasks.Benchmark
 SOURCE = Source("benchmarks/aime25.jsonl", ("math-ai/aime25",), "test", 30, "58b6f8f2ab78", {})
 

@@ -1,4 +1,7 @@
-"""AMC 2023 (12A and 12B): 40 problems with integer answers; the hub's copy has them as floats ("27.0")."""
+"""AMC 2023 (12A and 12B): 40 problems with integer answers.
+
+The hub's copy has them as floats ("27.0").
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from bridge_jax import tasks
 from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
-CLAIMS = True
+DEFERS_COMPARISONS = True
 Config = tasks.Benchmark
 SOURCE = Source(
     "benchmarks/amc23.jsonl",

@@ -1,14 +1,16 @@
-"""Sums and differences to be worked out step by step: generated, verifiable, with written-out expert solutions.
+"""Generated sums and differences, with step-by-step solutions as demonstrations.
 
-    chat     What is 12 + 7 - 5?   ->   12 + 7 = 19 / 19 - 5 = 14 / The answer is \\boxed{14}.   (a line each)
-    compact  12+7-5=               ->   12+7=19;19-5=14;#14       (for a model that reads characters: ALPHABET)
+    chat     What is 12 + 7 - 5?   ->   12 + 7 = 19 / 19 - 5 = 14 / The answer is \\boxed{14}.
+                                        (one line each)
+    compact  12+7-5=               ->   12+7=19;19-5=14;#14    (for models of characters: ALPHABET)
 
-A level is a row of LEVELS; all terms have exactly its digits. A hash of the question decides, for ever, whether it is
-held out: no question of `train` or `demos` is in a split, whatever the sizes and seeds. `seed` moves train, demos and
-the corruption; the splits stay, so that runs of different seeds are judged by the same questions. Growing a size keeps
-what a smaller one held; demos are drawn from the same list as train, hence are questions of train while demo_size <=
-train_size. Small levels are soon exhausted: a list ends, with a warning, at what exists. Rows of `train` carry no
-solution: experts are as scarce as demo_size says.
+A level is a row of LEVELS; all terms have exactly its number of digits. A hash of the question
+decides whether it is held out, so that no question of `train` or `demos` is in a split, for any
+sizes and seeds. `seed` changes train, demos and the corruption, but not the splits, so that runs
+with different seeds are evaluated on the same questions. A larger size keeps all questions of a
+smaller one. Demos are drawn from the same list as train, so that they are questions of train while
+demo_size <= train_size. Small levels have few questions: where a list is exhausted, it is shorter,
+with a warning. Problems of `train` have no solution: demo_size alone sets the number of demos.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from bridge_jax.grading.outcome import Outcome
 from bridge_jax.tasks import boxed_messages, check_rows, question_id
 from bridge_jax.types import Problem, Task
 
+# -> (digits, terms)
 LEVELS = {
     1: (1, 2),
     2: (2, 2),
@@ -36,37 +39,35 @@ LEVELS = {
     7: (2, 5),
     8: (4, 4),
     9: (1, 5),
-}  # -> (digits, terms)
+}
 STYLES = ("chat", "compact")
 ALPHABET = "0123456789+-=;#"  # of the compact style
-HELD_OUT = 5  # one question in so many is held out
-SLIPS = (1, -1, 2, -2, 10, -10)  # by how much a corrupt step may be wrong
-SHOTS = ((3, 4), (52, -21, 6))  # terms of the worked examples, never asked otherwise
+HELD_OUT = 5  # one question in five is held out
+SLIPS = (1, -1, 2, -2, 10, -10)  # errors of a corrupted step
+SHOTS = ((3, 4), (52, -21, 6))  # terms of the worked examples, which no list contains
 NUMBER = re.compile(r"(?<![0-9.,])-?[0-9]+(?:,[0-9]{3})*(?![0-9])")
 ANSWER = re.compile(r"[+-]?(?:[0-9]{1,30}|[0-9]{1,3}(?:,[0-9]{3}){1,9})")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to generate. Sizes count questions; each list is shared out among its levels."""
+    """Settings. Sizes are numbers of questions, divided among the levels of the list."""
 
     levels: tuple[int, ...] = (2, 3)
-    weights: tuple[
-        float, ...
-    ] = ()  # share of each level in every list, any positive scale; empty: equal
-    hard_levels: tuple[
-        int, ...
-    ] = ()  # levels of the split "hard", in equal shares; empty: no such split
+    # share of each level in every list, any positive scale; empty: equal
+    weights: tuple[float, ...] = ()
+    # levels of the split "hard", in equal shares; empty: no such split
+    hard_levels: tuple[int, ...] = ()
     train_size: int = 1000  # RL prompts
     demo_size: int = 100  # expert demonstrations; 0: none
     eval_size: int = 100  # of each split
-    dev_size: int = 0  # of the split "dev", held out beside "held_out" for tuning; 0: no such split
-    corrupt: float = (
-        0.0  # share of demonstrations with a wrong step and so a wrong answer, in [0, 1]
+    dev_size: int = (
+        0  # of the split "dev", held out besides "held_out", for tuning; 0: no such split
     )
-    direct: float = (
-        0.0  # share of demonstrations that state the answer without the steps, in [0, 1]
-    )
+    # share of demonstrations with a wrong step and so a wrong answer, in [0, 1]
+    corrupt: float = 0.0
+    # share of demonstrations that state the answer without the steps, in [0, 1]
+    direct: float = 0.0
     negative: bool = False  # whether a partial result may be below 0
     style: str = "compact"
     system: str = ""  # system message of the chat style, "" for none
@@ -75,13 +76,14 @@ class Config:
 
 
 def make(cfg: Config) -> Task:
-    """Task with the splits "held_out" (levels as in training) and, if there are hard levels, "hard"."""
+    """The task, with the split "held_out" and, if asked for, "dev" and "hard"."""
     check(cfg)
     shots = tuple(example(terms) for terms in SHOTS[: cfg.shots])
-    # id -> question over the whole task: of two questions with one id the later is left out, and every worked example
+    # id -> question over the whole task. Left out: the later of two questions with the same id, and
+    # the worked examples.
     named = {question_id(question): "" for question, _ in shots}
     weights = cfg.weights or (1.0,) * len(cfg.levels)
-    rows = functools.partial(finish, cfg)
+    rows = functools.partial(build_problems, cfg)
 
     def split(name, levels, weights, size=cfg.eval_size):
         shares = share_out(size, weights)
@@ -153,12 +155,14 @@ def check(cfg: Config) -> None:
     for key, least in (("train_size", 1), ("eval_size", 1), ("demo_size", 0), ("dev_size", 0)):
         if getattr(cfg, key) < least:
             raise ValueError(
-                f"task.{key}={getattr(cfg, key)}; it must be at least {least}, or a list would be empty"
+                f"task.{key}={getattr(cfg, key)}; it must be at least {least}, or a list would be "
+                "empty"
             )
     for key in ("corrupt", "direct"):
         if not 0 <= getattr(cfg, key) <= 1:
             raise ValueError(
-                f"task.{key}={getattr(cfg, key)}; it is a share of the demonstrations, allowed: 0 to 1"
+                f"task.{key}={getattr(cfg, key)}; it is a share of the demonstrations, allowed: 0 "
+                "to 1"
             )
     if cfg.style not in STYLES:
         raise ValueError(f"task.style={cfg.style!r}; allowed: {', '.join(STYLES)}")
@@ -166,13 +170,13 @@ def check(cfg: Config) -> None:
         raise ValueError(f"task.shots={cfg.shots}; allowed: 0 to {len(SHOTS)}")
     if (cfg.system or cfg.shots) and cfg.style == "compact":
         raise ValueError(
-            f"task.system={cfg.system!r} and task.shots={cfg.shots} would never be read: the compact style has "
-            "no other messages. Empty them, or take task.style='chat'"
+            f"task.system={cfg.system!r} and task.shots={cfg.shots} would never be read: the "
+            "compact style has no other messages. Empty them, or take task.style='chat'"
         )
 
 
 def share_out(size: int, weights: tuple[float, ...]) -> list[int]:
-    """How many of `size` each weight gets; one more in size is one more for one of them and no less for any."""
+    """Divides `size` by the weights; no share shrinks when size grows."""
     counts, total = [0] * len(weights), sum(weights)
     for given in range(1, size + 1):
         counts[max(range(len(weights)), key=lambda i: given * weights[i] / total - counts[i])] += 1
@@ -180,12 +184,12 @@ def share_out(size: int, weights: tuple[float, ...]) -> list[int]:
 
 
 def chance(key: str) -> int:
-    """A 64-bit number that looks random and depends on the key alone, on every machine and version."""
+    """A pseudo-random 64-bit number, a hash of the key: the same on every machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
 
 
 def shuffled(size: int, key: str) -> Iterator[int]:
-    """Distinct numbers of range(size) in an order that the key decides: all of them where size is small."""
+    """Distinct numbers of range(size) in an order given by the key; all of them up to size 2^16."""
     if size <= 2**16:
         yield from sorted(range(size), key=lambda number: chance(f"{key}/{number}"))
         return
@@ -198,7 +202,7 @@ def shuffled(size: int, key: str) -> Iterator[int]:
 
 
 def terms_at(level: int, number: int) -> tuple[int, ...]:
-    """Signed terms of the level's expression of that number, such as (12, 7, -5)."""
+    """Signed terms of the level's expression with this number, such as (12, 7, -5)."""
     digits, count = LEVELS[level]
     low, choices = 10 ** (digits - 1), 9 * 10 ** (digits - 1)
     number, first = divmod(number, choices)
@@ -212,7 +216,10 @@ def terms_at(level: int, number: int) -> tuple[int, ...]:
 def draw(
     cfg: Config, level: int, count: int, held_out: bool, named: dict[int, str]
 ) -> list[tuple[int, ...]]:
-    """`count` expressions of a level from one side of the split, fewer where no more exist. `named` grows."""
+    """`count` expressions of a level, held out or not; fewer, with a warning, where no more exist.
+
+    named: id -> question of the task; the new questions are added to it.
+    """
     digits, terms_count = LEVELS[level]
     size = (9 * 10 ** (digits - 1)) ** terms_count * 2 ** (terms_count - 1)
     found: list[tuple[int, ...]] = []
@@ -241,14 +248,14 @@ def is_held_out(id: int) -> bool:
     return id % HELD_OUT == 0
 
 
-def finish(
+def build_problems(
     cfg: Config, name: str, expressions: list[tuple[int, tuple[int, ...]]]
 ) -> tuple[Problem, ...]:
-    """Checked Problems of (level, terms), sorted by id: any piece of the list is a fair mixture of the levels."""
+    """Checked Problems from (level, terms), sorted by id, which mixes the levels."""
     if not expressions:
         raise ValueError(
-            f"arithmetic: {name} would be empty; raise its size or add levels (task.levels={cfg.levels}, "
-            f"task.hard_levels={cfg.hard_levels})"
+            f"arithmetic: {name} would be empty; raise its size or add levels "
+            f"(task.levels={cfg.levels}, task.hard_levels={cfg.hard_levels})"
         )
     rows = []
     for level, terms in expressions:
@@ -281,7 +288,10 @@ def question_of(terms: tuple[int, ...], style: str) -> str:
 
 
 def solution_of(terms: tuple[int, ...], style: str, wrong_step: int = 0, slip: int = 0) -> str:
-    """The sum worked out from left to right; step `wrong_step` (from 1; 0: none) and all after it are off by `slip`."""
+    """The sum computed from left to right.
+
+    The result of step `wrong_step` (from 1; 0: none) and all later ones are off by `slip`.
+    """
     total, steps = terms[0], []
     for step, term in enumerate(terms[1:], 1):
         result = total + term + (slip if step == wrong_step else 0)
@@ -293,7 +303,7 @@ def solution_of(terms: tuple[int, ...], style: str, wrong_step: int = 0, slip: i
 
 
 def without_steps(solution: str, style: str) -> str:
-    """The last part of a solution: what it answers, right or wrong."""
+    """The last part of a solution, its answer, correct or not."""
     return solution.rpartition("\n" if style == "chat" else ";")[2]
 
 
@@ -303,7 +313,7 @@ def example(terms: tuple[int, ...]) -> tuple[str, str]:
 
 
 def corrupted(cfg: Config, terms: tuple[int, ...], id: int) -> str:
-    """A solution with one wrong step, which is otherwise well formed: no partial result below 0 where none may be."""
+    """A solution with one wrong step; partial results stay at 0 or above unless cfg.negative."""
     key = f"{cfg.seed}/slip/{id}"
     wrong_step = 1 + chance(key + "/step") % (len(terms) - 1)
     lowest = min(list(itertools.accumulate(terms))[wrong_step:])
@@ -317,19 +327,22 @@ def plain_message(problem: Problem) -> list[dict[str, str]]:
 
 
 def after_mark(text: str) -> str | None:
-    """What stands behind the last '#': the answer of the compact style."""
+    """The text after the last '#', the answer of the compact style."""
     _, mark, answer = text.rpartition("#")
     return answer if mark else None
 
 
 def last_number(text: str) -> str | None:
-    """The last whole number of the text: the lenient reading of either style."""
+    """The last whole number of the text: the lenient reading of both styles."""
     found = NUMBER.findall(text)
     return found[-1] if found else None
 
 
 def compare(problem: Problem, answer: str) -> Outcome:
-    """Exact comparison of two integers; the answer may carry spaces, $, a +, a final point and thousands commas."""
+    """Exact comparison of two integers.
+
+    The answer may carry spaces, $, a +, a final point and thousands commas.
+    """
     answer = answer.strip(" \t\n$").removesuffix(".").rstrip(" \t\n$")
     if not ANSWER.fullmatch(answer):
         return Outcome.parse_error

@@ -1,7 +1,8 @@
-r"""GSM8K (Cobbe et al. 2021): grade-school word problems with integer answers; 7,473 to train on, its own 1,319 held out.
+"""GSM8K (Cobbe et al. 2021): grade-school word problems with integer answers.
 
-The data's solutions end in "#### n", or, in the JSONL, in the sentence before it: the demonstration says the answer in a box at
-its end, as the prompt asks. Calculator marks <<...>> are removed.
+7,473 problems to train on; the data's own test set of 1,319 is held out. The hub's solutions end in
+"#### n", the JSONL's in the sentence before it. A demonstration ends with the boxed answer instead,
+as the prompt asks. Calculator marks <<...>> are removed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bridge_jax.data import datasets
 from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
-CLAIMS = True
+DEFERS_COMPARISONS = True
 MARKS = re.compile(r"<<.*?>>")
 FIELDS = {
     "problem": "question",
@@ -46,5 +47,5 @@ def make(cfg: Config) -> Task:
         datasets.read(source, cfg.data_dir, cfg.allow_changed_data) for source in (TRAIN, TEST)
     )
     return tasks.training(
-        "gsm8k", train, solution, cfg, {"gsm8k": tuple(tasks.of_row(row) for row in test)}
+        "gsm8k", train, solution, cfg, {"gsm8k": tuple(tasks.problem_from_row(row) for row in test)}
     )

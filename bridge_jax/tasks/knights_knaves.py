@@ -1,9 +1,11 @@
-"""Knights and knaves: generated logic puzzles with one solution; knights always tell the truth, knaves always lie.
+"""Knights and knaves: generated logic puzzles with exactly one solution.
 
-Level n has n people, each making one statement about one or two of them. A puzzle is kept if exactly one assignment fits, found
-by trying all 2^n. The expert solution tries assignments in order, says why each fails, and boxes the one that fits. A hash of
-the question decides for ever whether it is held out, so no training question is in a split whatever sizes and seeds. The
-answer names every person as knight or knave, in any order and wording that has these words. Compared here, exactly.
+Knights always tell the truth, knaves always lie. A puzzle of level n has n people, each with one
+statement about one or two of them; all 2^n assignments are tried, and only puzzles with exactly one
+consistent assignment are kept. The demonstration tries assignments in order, says why each fails,
+and boxes the one that fits. A hash of the question decides whether it is held out, so that no
+training question is in a split, for any sizes and seeds. An answer must name every person with the
+word knight or knave, in any order and wording.
 """
 
 from __future__ import annotations
@@ -20,20 +22,20 @@ from bridge_jax.tasks import PROMPTS, STOPS, check_rows, question_id
 from bridge_jax.types import Problem, Task
 
 NAMES = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus")
-FEWEST = 3  # people; two can say so little that there are 20 puzzles
-HELD_OUT = 5  # one question in so many is held out
+FEWEST = 3  # people; for two there are only 20 puzzles
+HELD_OUT = 5  # one question in five is held out
 PATIENCE = 20_000  # tries without a new puzzle after which a level counts as exhausted
 KINDS = ("knight", "knave")
 INTRODUCTION = (
-    "On an island every person is either a knight, who always tells the truth, or a knave, who always lies. "
-    "You meet {people}. {statements} Who is a knight and who is a knave?"
+    "On an island every person is either a knight, who always tells the truth, or a knave, who "
+    "always lies. You meet {people}. {statements} Who is a knight and who is a knave?"
 )
-CLAIMED = re.compile(r"\b([A-Z][a-z]+)\b(?:\s+is|\s*[:=])?\s*(?:an?\s+)?\b(knight|knave)\b")
+NAMED_KIND = re.compile(r"\b([A-Z][a-z]+)\b(?:\s+is|\s*[:=])?\s*(?:an?\s+)?\b(knight|knave)\b")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to generate."""
+    """Settings."""
 
     levels: tuple[int, ...] = (3, 4)  # people in a puzzle, in equal shares
     hard_levels: tuple[int, ...] = (5, 6)  # of the split "hard"; empty: no such split
@@ -45,7 +47,7 @@ class Config:
 
 
 def make(cfg: Config) -> Task:
-    """Task with the splits "held_out" and, if there are hard levels, "hard"."""
+    """The task, with the split "held_out" and, if there are hard levels, "hard"."""
     check(cfg)
     train = puzzles(cfg.levels, max(cfg.train_size, cfg.demo_size), f"train/{cfg.seed}", False)
     splits = {"held_out": puzzles(cfg.levels, cfg.eval_size, "held_out", True)}
@@ -73,8 +75,8 @@ def check(cfg: Config) -> None:
             key == "levels" and not cfg.levels
         ):
             raise ValueError(
-                f"task.{key}={getattr(cfg, key)}; allowed: numbers of people from {FEWEST} to {len(NAMES)}"
-                + (", at least one" if key == "levels" else "")
+                f"task.{key}={getattr(cfg, key)}; allowed: numbers of people from {FEWEST} to "
+                f"{len(NAMES)}" + (", at least one" if key == "levels" else "")
             )
     for key, least in (("train_size", 1), ("eval_size", 1), ("demo_size", 0)):
         if getattr(cfg, key) < least:
@@ -84,12 +86,15 @@ def check(cfg: Config) -> None:
 
 
 def chance(key: str, below: int) -> int:
-    """A number below `below` that depends on the key alone, on every machine."""
+    """A pseudo-random number in [0, below), a hash of the key: the same on every machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % below
 
 
 def puzzles(levels: tuple[int, ...], count: int, key: str, held_out: bool) -> tuple[Problem, ...]:
-    """`count` different puzzles with one solution from one side of the split, levels in turn; ValueError if few exist."""
+    """`count` different puzzles, held out or not, of the levels in turn.
+
+    ValueError where fewer exist.
+    """
     shares = [len(range(place, count, len(levels))) for place in range(len(levels))]
     of_levels = []
     for level, share in zip(levels, shares):
@@ -102,15 +107,15 @@ def puzzles(levels: tuple[int, ...], count: int, key: str, held_out: bool) -> tu
             turn += 1
         if len(found) < share:
             raise ValueError(
-                f"knights_knaves: {share} puzzles with {level} people were asked for, {len(found)} could be found; "
-                "lower the size, or take more people"
+                f"knights_knaves: {share} puzzles with {level} people were asked for, {len(found)} "
+                "could be found; lower the size, or take more people"
             )
         of_levels.append(list(found.values()))
     return tuple(of_levels[i % len(levels)][i // len(levels)] for i in range(count))
 
 
 def puzzle(level: int, key: str) -> Problem | None:
-    """One puzzle, or None where it has not exactly one solution."""
+    """The puzzle of this key, or None where it does not have exactly one solution."""
     statements = [statement(speaker, level, f"{key}/{speaker}") for speaker in range(level)]
     fits = [
         kinds
@@ -120,15 +125,15 @@ def puzzle(level: int, key: str) -> Problem | None:
     if len(fits) != 1:
         return None
     people = ", ".join(NAMES[: level - 1]) + f" and {NAMES[level - 1]}"
-    said = " ".join(f'{NAMES[i]} says: "{text}"' for i, (text, _) in enumerate(statements))
-    question = INTRODUCTION.format(people=people, statements=said)
+    quotes = " ".join(f'{NAMES[i]} says: "{text}"' for i, (text, _) in enumerate(statements))
+    question = INTRODUCTION.format(people=people, statements=quotes)
     return Problem(
         question_id(question), question, answer_of(fits[0]), solution_of(fits[0], statements), level
     )
 
 
 def statement(speaker: int, level: int, key: str):
-    """(text, truth) of what somebody says; truth is a function of who is a knight."""
+    """(text, truth) of a speaker's statement; truth: function of the tuple of who is a knight."""
     others = [i for i in range(level) if i != speaker]
     first = others[chance(f"{key}/first", len(others))]
     kind = chance(f"{key}/kind", 2)
@@ -148,7 +153,7 @@ def statement(speaker: int, level: int, key: str):
 
 
 def consistent(kinds: tuple[bool, ...], statements) -> bool:
-    """Whether knights, and they alone, tell the truth."""
+    """Whether exactly the knights tell the truth."""
     return all(truth(kinds) == knight for knight, (_, truth) in zip(kinds, statements))
 
 
@@ -158,7 +163,10 @@ def answer_of(kinds: tuple[bool, ...]) -> str:
 
 
 def solution_of(fit: tuple[bool, ...], statements) -> str:
-    """Assignments in order until the one that fits, each with the first statement that speaks against it."""
+    """Tries assignments in order up to the one that fits.
+
+    A wrong one by its first contradiction.
+    """
     lines = []
     for kinds in itertools.product((True, False), repeat=len(fit)):
         if kinds == fit:
@@ -171,26 +179,29 @@ def solution_of(fit: tuple[bool, ...], statements) -> str:
 
 
 def lenient(text: str) -> str | None:
-    """The last box, else the last line that names a kind."""
+    """The last box, otherwise the last line that calls somebody a knight or a knave."""
     if (boxed := last_boxed(text)) is not None:
         return boxed
-    lines = [line for line in text.splitlines() if CLAIMED.search(line)]
+    lines = [line for line in text.splitlines() if NAMED_KIND.search(line)]
     return lines[-1] if lines else None
 
 
-def claimed(text: str) -> dict[str, str] | None:
-    """Name -> kind; None where nothing is said, or somebody is called both."""
+def named_kinds(text: str) -> dict[str, str] | None:
+    """Name -> kind; None where nobody is named, or somebody is called both."""
     text = re.sub(r"\\text\{([^{}]*)\}|[\\$]", lambda found: found[1] or " ", text)
     found: dict[str, str] = {}
-    for name, kind in CLAIMED.findall(text):
+    for name, kind in NAMED_KIND.findall(text):
         if found.setdefault(name, kind) != kind:
             return None
     return found or None
 
 
 def compare(problem: Problem, answer: str) -> Outcome:
-    """Correct if every person, and nobody else, is named with the right kind; negations cannot be read."""
-    found = claimed(answer)
+    """Correct if exactly the persons of the puzzle are named, each with the right kind.
+
+    An answer with a negation or an alternative is a parse_error.
+    """
+    found = named_kinds(answer)
     if found is None or re.search(r"\b(?:not|either|or|nor)\b|n't", answer):
         return Outcome.parse_error
     return Outcome.correct if found == _gold(problem.answer) else Outcome.wrong
@@ -198,4 +209,4 @@ def compare(problem: Problem, answer: str) -> Outcome:
 
 @functools.lru_cache(maxsize=4096)
 def _gold(answer: str) -> dict[str, str] | None:
-    return claimed(answer)
+    return named_kinds(answer)

@@ -1,7 +1,8 @@
-"""LIMR (Li et al. 2025, arXiv 2502.11886): the 1,389 MATH problems of levels 3 to 5 chosen for RL; the paper's training set.
+"""LIMR (Li et al. 2025, arXiv 2502.11886): 1,389 MATH problems of levels 3 to 5, chosen for RL.
 
-Demonstrations: expert traces (`traces`; the paper's are by DeepSeek-R1), else MATH's own solutions where the JSONL has them.
-Held out by default: the paper's five benchmarks.
+This is the paper's training set. Demonstrations are expert traces (`traces`; the paper's are by
+DeepSeek-R1), otherwise MATH's own solutions where the JSONL has them. Held out by default: the
+paper's five benchmarks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from bridge_jax.data import datasets
 from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
-CLAIMS = True
+DEFERS_COMPARISONS = True
 PAPER = ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")
 SOURCE = Source(
     "train/limr.jsonl", ("GAIR/LIMR",), "train", 1389, "34d418b94878", {"problem": "prompt"}

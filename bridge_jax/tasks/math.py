@@ -1,7 +1,8 @@
-"""MATH (Hendrycks et al. 2021): competition problems by level; the training set, levels 3 to 5 as the paper's second choice.
+"""MATH (Hendrycks et al. 2021): the training set of competition problems, by level.
 
-Demonstrations: expert traces (`traces`), else the data's own worked solutions where it has them. The training set's problems are
-not those of MATH500. Rows whose level is unknown are left out unless all levels are asked for.
+The default, levels 3 to 5, is the second training set of the paper. Demonstrations are expert
+traces (`traces`), otherwise the data's own solutions where it has them. No problem of MATH500 is in
+the training set. Rows of unknown level are left out unless all levels are asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bridge_jax.data import datasets
 from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
-CLAIMS = True
+DEFERS_COMPARISONS = True
 LEVELS = (1, 2, 3, 4, 5)
 
 

@@ -1,6 +1,6 @@
-"""MATH500: 500 problems of the MATH test set (Hendrycks et al. 2021), chosen by Lightman et al. 2023.
+"""MATH500 (Lightman et al. 2023): 500 problems of the MATH test set (Hendrycks et al. 2021).
 
-Answers are compared as mathematics; units and degrees may be left out.
+Answers are compared mathematically; units and degree signs may be left out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from bridge_jax import tasks
 from bridge_jax.data.datasets import Source
 from bridge_jax.types import Task
 
-CLAIMS = True
+DEFERS_COMPARISONS = True
 Config = tasks.Benchmark
 SOURCE = Source(
     "benchmarks/math500.jsonl",

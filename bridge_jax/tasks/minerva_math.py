@@ -1,7 +1,8 @@
-"""Minerva Math: 272 problems of MIT OpenCourseWare (Lewkowycz et al. 2022); answers are numbers, formulas or equations.
+"""Minerva Math (Lewkowycz et al. 2022): 272 problems of MIT OpenCourseWare.
 
-The gold answer is the last box of the reference solution. Physics is rounded, so numbers are
-equal up to a relative 1e-4, the tolerance of the evaluation that the paper uses (Qwen2.5-Math). Units may be left out.
+Answers are numbers, formulas or equations. The gold answer is the last box of the reference
+solution. Physical quantities are rounded, so numbers are equal up to a relative 1e-4, the tolerance
+of the evaluation that the paper uses (Qwen2.5-Math). Units may be left out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from bridge_jax.data.datasets import Source
 from bridge_jax.grading.outcome import Rule
 from bridge_jax.types import Task
 
-CLAIMS = True
+DEFERS_COMPARISONS = True
 Config = tasks.Benchmark
 SOURCE = Source(
     "benchmarks/minerva_math.jsonl",

@@ -1,8 +1,9 @@
-r"""OlympiadBench (He et al. 2024), OE_TO_maths_en_COMP: 675 open-ended competition problems in English, text only.
+"""OlympiadBench (He et al. 2024), OE_TO_maths_en_COMP: 675 open-ended problems in English.
 
-Its own rules, from its fields: `is_multiple_answer` - several answers, in any order; `error` - an absolute tolerance; `unit` -
-may be stated or left out; tuples in order, intervals with their brackets. The gold answer is the first entry of `final_answer`
-without its outer dollars, so that several answers keep an inner "$,$".
+Fields of the data set the rule of comparison: `is_multiple_answer`, several answers in any order;
+`error`, an absolute tolerance; `unit`, which an answer may give or leave out. Tuples are compared
+in order, intervals with their brackets. The gold answer is the first entry of `final_answer`
+without its outer dollar signs; several answers keep an inner "$,$".
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from bridge_jax.data.datasets import Source
 from bridge_jax.grading.outcome import Rule
 from bridge_jax.types import Task
 
-CLAIMS = True
+DEFERS_COMPARISONS = True
 Config = tasks.Benchmark
 SOURCE = Source(
     "benchmarks/olympiadbench.jsonl",
@@ -29,12 +30,14 @@ SOURCE = Source(
 
 
 def rule(row: dict) -> Rule:
-    """How this row is compared."""
+    """The rule by which this row's answers are compared."""
     error = row.get("error") or "0"
     try:
         absolute = float(error)
     except ValueError:
-        raise ValueError(f"olympiadbench, id {row['id']}: error {error!r} is no number") from None
+        raise ValueError(
+            f"olympiadbench, id {row['id']}: error {error!r} is not a number"
+        ) from None
     return Rule(
         absolute=absolute, parts=bool(row.get("is_multiple_answer")), unit=row.get("unit") or ""
     )

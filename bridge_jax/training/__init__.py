@@ -1,1 +1,1 @@
-"""Training: settings, assembly, compiled programs, the loop."""
+"""Training: settings, assembly of a run, compiled programs, the loop."""

@@ -1,33 +1,33 @@
-"""Warnings at the start of a run: settings that nothing reads, schedules that do not fit it, prices on right answers."""
+"""Warnings at the start of a run: unread settings, unfitting schedules, penalised right answers."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from bridge_jax.config.schedule import Schedule
-from bridge_jax.optim import Recipe, misfits
+from bridge_jax.optim import Recipe, schedule_warnings
 from bridge_jax.training.settings import Batch, Model, Rollout, Settings, logger
 from bridge_jax.types import Method, Task
 
 
 def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
-    """Name the keys that are away from their defaults although nobody has a use for them: this method, or the chosen schedule.
+    """Warns of changed settings that neither the method nor the chosen schedule reads.
 
     adapter: whether the method trains one.
     """
-    idle = []  # (group, values, defaults, keys that nobody reads)
+    candidates = []  # (group, values, defaults, unread keys)
     for label in ("base", "lora")[: 1 + adapter]:
         recipe = getattr(s.recipes, label)
         if recipe.schedule == "constant":
-            idle.append((f"optim.{label}", recipe, Recipe(), ["end_ratio", "decay_steps"]))
-    usual = type(s.method)()
+            candidates.append((f"optim.{label}", recipe, Recipe(), ["end_ratio", "decay_steps"]))
+    default = type(s.method)()
     for field in dataclasses.fields(s.method):
-        by = getattr(s.method, field.name)
-        if isinstance(by, Schedule):
+        schedule = getattr(s.method, field.name)
+        if isinstance(schedule, Schedule):
             group = f"method.{s.method_name}.{field.name}"
-            idle.append((group, by, getattr(usual, field.name), by.unread()))
+            candidates.append((group, schedule, getattr(default, field.name), schedule.unread()))
     if not adapter:
-        idle += [
+        candidates += [
             (
                 "optim.lora",
                 s.recipes.lora,
@@ -37,15 +37,15 @@ def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
             ("model", s.model, Model(), ["lora_rank", "lora_alpha", "lora_targets"]),
         ]
     if not method.sampling_policies:
-        idle += [
+        candidates += [
             ("rollout", s.rollout, Rollout(), ["temperature", "reward_noise", "calls"]),
             ("batch", s.batch, Batch(), ["prompts_per_step", "samples_per_prompt"]),
         ]
     if not method.demos:
-        idle += [("batch", s.batch, Batch(), ["demos_per_step"])]
+        candidates += [("batch", s.batch, Batch(), ["demos_per_step"])]
     unread = [
         f"{group}.{key}={getattr(values, key)!r}"
-        for group, values, defaults, keys in idle
+        for group, values, defaults, keys in candidates
         for key in keys
         if getattr(values, key) != getattr(defaults, key)
     ]
@@ -57,26 +57,27 @@ def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
         )
 
 
-OVERLONG_ROWS = 200  # demonstrations that are measured
+OVERLONG_ROWS = 200  # number of demonstrations whose length is measured
 OVERLONG_SHARE = 0.05
 
 
 def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
-    """A warning where a price on length (dapo.overlong_buffer) falls on right answers: worked solutions that reach into it."""
+    """Warns if the length penalty (dapo.overlong_buffer) affects the task's own solutions."""
     buffer, T = getattr(s.method, "overlong_buffer", 0.0), s.rollout.max_new
     rows = [problem.solution for problem in task.demos if problem.solution][:OVERLONG_ROWS]
     if not buffer or not rows:
         return
-    # the end-of-sequence token counts, and what is longer than T is never sampled
+    # the end-of-sequence token counts, and no sample is longer than T
     lengths = [min(T, len(tokenizer.encode(text)) + 1) for text in rows]
-    free = (1.0 - buffer) * T
-    share = sum(length > free for length in lengths) / len(lengths)
+    free_length = (1.0 - buffer) * T
+    share = sum(length > free_length for length in lengths) / len(lengths)
     if share > OVERLONG_SHARE:
         logger.warning(
-            "method.dapo.overlong_buffer=%g takes reward off completions longer than %g of %d tokens; %.0f%% of the task's "
-            "worked solutions are: set it to at most %.3g, or raise rollout.max_new",
+            "method.dapo.overlong_buffer=%g takes reward off completions longer than %g of %d "
+            "tokens; %.0f%% of the task's worked solutions are: set it to at most %.3g, or raise "
+            "rollout.max_new",
             buffer,
-            free,
+            free_length,
             T,
             100 * share,
             max(0.0, 1.0 - max(lengths) / T),
@@ -84,14 +85,14 @@ def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
 
 
 def warn_schedules(s: Settings, method: Method, adapter: bool) -> None:
-    """Name what ends before the run does and leaves a learning rate of 0, and what would take longer than the run.
+    """Warns of schedules that end with a learning rate of 0 before the run, or last longer than it.
 
-    A run that is lengthened behind the end of its schedule would else spend its further steps without a change.
+    The further steps of a run that is extended beyond its schedule would otherwise change nothing.
     """
-    begun = sorted({0, *(step for step in method.restarts if step < s.steps), s.steps})
-    longest = max(end - start for start, end in zip(begun, begun[1:]))
+    starts = sorted({0, *(step for step in method.restarts if step < s.steps), s.steps})
+    longest = max(end - start for start, end in zip(starts, starts[1:]))
     for label in ("base", "lora")[: 1 + adapter]:
-        for sentence in misfits(getattr(s.recipes, label), longest):
+        for sentence in schedule_warnings(getattr(s.recipes, label), longest):
             logger.warning("optim.%s: %s", label, sentence)
     for key, step in method.milestones.items():
         if step > s.steps:

@@ -1,12 +1,16 @@
-"""What a run has spent, so that runs can be compared at equal budgets: FLOPs, wall time, processor time, peak memory.
+"""The budget of a run, for comparisons at equal cost: tokens, FLOPs, times, peak memory.
 
-Tokens are counted by the methods (`objectives.passed`) and the loop. FLOPs are those of the model alone: 2 per weight of a matrix
-and token in a forward pass, 4 per layer, head, head width and attended position, three times both in a forward-and-backward
-pass; padding, recomputation (remat), norms and the optimizer are not counted. A prompt is computed once for all its samples, and
-without the output head (but in the forward-only passes of a KL term or of theta_hat's own samples, which are not told apart).
-time/device_s (summed by the loop) is what sampling and updates took from dispatch until the host had the result: the device's
-time where the host is not the slower one. Processor time and memory/host_peak_gib are those of the first host's process, and the
-peak is of all it ever held: loading, compiling and evaluation too.
+Methods (`objectives.token_counts`) and the loop count tokens. FLOPs are those of the model alone: 2
+per token and weight of a matrix in a forward pass, 4 per layer, head, head width and attended
+position, and three times both in a forward-backward pass. Padding, recomputation (remat), norms and
+the optimizer are not counted. A prompt is computed once for all its samples, and without the output
+head (except in the forward-only passes of a KL term or of theta_hat's own samples, whose prompt
+tokens are not counted separately).
+
+time/device_s, summed by the loop, is the time of sampling and updates from dispatch until the host
+has the result: the device's time, unless the host is slower. Processor time and
+memory/host_peak_gib are those of the first host's process; the peak includes loading, compiling and
+evaluation.
 """
 
 from __future__ import annotations
@@ -26,7 +30,10 @@ from bridge_jax.types import Batch
 
 
 def matrix_weights(cfg: layers.Config) -> int:
-    """Weights that a token is multiplied with: all matrices, the embedding only where it is also the head."""
+    """Number of weights in matmuls per token: all matrices.
+
+    The embedding only if it is the head.
+    """
     table = cfg.tensors()
     sizes = {
         path: math.prod(params.full_shape(cfg, path, table[path]))
@@ -37,47 +44,54 @@ def matrix_weights(cfg: layers.Config) -> int:
 
 
 def head_weights(cfg: layers.Config) -> int:
-    """Those of them that are the output head."""
+    """Number of weights of the output head."""
     return cfg.vocab * cfg.width
 
 
 def forward_flops(cfg: layers.Config, tokens: float, context: float, head: bool = True) -> float:
-    """Of a forward pass of that many tokens, each of which attends to `context` positions on average."""
+    """FLOPs of a forward pass over so many tokens; context: mean number of attended positions."""
     weights = matrix_weights(cfg) - (0 if head else head_weights(cfg))
     return tokens * (2.0 * weights + 4.0 * cfg.layers * cfg.heads * cfg.head_dim * context)
 
 
 def step_flops(
-    cfg: layers.Config, spent: dict[str, float], prompt: float, completion: float
+    cfg: layers.Config, counts: dict[str, float], prompt: float, completion: float
 ) -> float:
-    """Of one step. spent: its budget/* counts; prompt and completion: mean lengths of its rows, for attention."""
-    count = lambda name: spent.get(f"budget/{name}", 0.0)
-    within, behind = prompt / 2, prompt + completion / 2
+    """FLOPs of one step.
+
+    counts: its budget/* metrics; prompt and completion: mean lengths of its rows, for attention.
+    """
+    count = lambda name: counts.get(f"budget/{name}", 0.0)
+    prompt_context, completion_context = prompt / 2, prompt + completion / 2
     return forward_flops(
-        cfg, count("prefilled_tokens") + 3 * count("gradient_prompt_tokens"), within, head=False
+        cfg,
+        count("prefilled_tokens") + 3 * count("gradient_prompt_tokens"),
+        prompt_context,
+        head=False,
     ) + forward_flops(
         cfg,
         count("generated_tokens") + 3 * count("gradient_tokens") + count("forward_tokens"),
-        behind,
+        completion_context,
     )
 
 
-def token_rates(spent: dict[str, float], rollout_s: float, update_s: float) -> dict[str, float]:
-    """Tokens a second of one step. spent: its budget/* counts.
+def token_rates(counts: dict[str, float], rollout_s: float, update_s: float) -> dict[str, float]:
+    """Tokens per second of one step; counts: its budget/* metrics.
 
-    time/rollout_tokens_per_s: generated tokens over the seconds that sampling took; where nothing is sampled there is none.
-    time/update_tokens_per_s: tokens that went through a pass of the update, backward or forward alone, over its seconds.
+    time/rollout_tokens_per_s: generated tokens per second of sampling; absent without sampling.
+    time/update_tokens_per_s: tokens of all passes of the update, with or without gradient, per
+    second of it.
     """
-    count = lambda *names: sum(spent.get(f"budget/{name}", 0.0) for name in names)
-    passed = count("gradient_tokens", "gradient_prompt_tokens", "forward_tokens")
-    rates = {"time/update_tokens_per_s": passed / max(update_s, 1e-9)}
-    if "budget/generated_tokens" in spent:
+    count = lambda *names: sum(counts.get(f"budget/{name}", 0.0) for name in names)
+    processed = count("gradient_tokens", "gradient_prompt_tokens", "forward_tokens")
+    rates = {"time/update_tokens_per_s": processed / max(update_s, 1e-9)}
+    if "budget/generated_tokens" in counts:
         rates["time/rollout_tokens_per_s"] = count("generated_tokens") / max(rollout_s, 1e-9)
     return rates
 
 
 def mean_lengths(batch: Batch) -> tuple[float, float]:
-    """Of a step's prompts and of its completions."""
+    """Mean lengths of a step's prompts and of its completions."""
     rows = [samples.seqs for samples in batch.rollouts.values()] + (
         [batch.demos] if batch.demos else []
     )
@@ -86,7 +100,7 @@ def mean_lengths(batch: Batch) -> tuple[float, float]:
 
 
 def peak_memory() -> dict[str, float]:
-    """Peak GiB of this process, and of the fullest local device where the backend tells."""
+    """Peak GiB of this process, and of the fullest local device if the backend reports it."""
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     found = {
         "memory/host_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
@@ -97,17 +111,20 @@ def peak_memory() -> dict[str, float]:
 
 
 class Meter:
-    """Wall and processor seconds of training, evaluation and saving left out; goes on from what an earlier process spent."""
+    """Wall and processor seconds of training, without evaluation and saving.
 
-    def __init__(self, before: dict[str, float]):
-        self._spent = {name: before.get(name, 0.0) for name in ("time/wall_s", "time/cpu_s")}
+    earlier: seconds of earlier processes of the run, which are included.
+    """
+
+    def __init__(self, earlier: dict[str, float]):
+        self._spent = {name: earlier.get(name, 0.0) for name in ("time/wall_s", "time/cpu_s")}
         self._since, self._paused = self._now(), False
 
     def _now(self) -> dict[str, float]:
         return {"time/wall_s": time.monotonic(), "time/cpu_s": time.process_time()}
 
     def read(self) -> dict[str, float]:
-        """Seconds so far."""
+        """The seconds until now."""
         if self._paused:
             return dict(self._spent)
         now = self._now()
@@ -115,7 +132,7 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside does not count."""
+        """Excludes the time inside of the context."""
         self._spent, self._paused = self.read(), True
         try:
             yield

@@ -1,7 +1,7 @@
-"""From a ConfigDict to everything a run is made of: settings, task, tokenizer, encoded data, model, method.
+"""Assembly of a run from its ConfigDict: settings, task, tokenizer, encoded data, model, method.
 
-The ConfigDict ends here: what goes on is frozen dataclasses. `experiments.train` and `experiments.export` call the same
-`build`, so that a run is put together in one place only. Nothing here allocates parameters: `initial_theta` does.
+All later code sees frozen dataclasses instead of the ConfigDict. All commands call the same
+`build`, so that a run is assembled in one place. Only `initial_theta` allocates parameters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bridge_jax.filesystem import hf_folder
 from bridge_jax.models import attention, layers, params
 from bridge_jax.models import lora as models_lora
 from bridge_jax.models.lora import Lora, logical_axes, targets
-from bridge_jax.optim import Declared, learning_rate
+from bridge_jax.optim import MatrixTable, learning_rate
 from bridge_jax.training.advice import warn_overlong, warn_schedules, warn_unread
 from bridge_jax.training.policy import make
 from bridge_jax.training.settings import (
@@ -36,7 +36,7 @@ from bridge_jax.types import Method, Policy, Task, Tree
 
 
 class Setup(NamedTuple):
-    """What the programs of a run are made of: settings, model, method, devices. No data."""
+    """Settings, model, method and devices of a run, without data."""
 
     settings: Settings
     cfg: layers.Config
@@ -45,25 +45,25 @@ class Setup(NamedTuple):
     policy: Policy
     method: Method
     mesh: jax.sharding.Mesh
-    decode_mesh: jax.sharding.Mesh  # the same devices, as sampling and evaluation use them
-    buckets: tuple[int, ...]  # prompt lengths that programs are compiled for
+    decode_mesh: jax.sharding.Mesh  # the same devices, arranged for sampling and evaluation
+    buckets: tuple[int, ...]  # padded prompt lengths of the compiled programs
     eos_ids: tuple[int, ...]
 
 
 class RunData(NamedTuple):
-    """What a run reads: its task, tokenised."""
+    """The tokenised data of a run."""
 
     task: Task
     tokenizer: Any
     prompts: batches.Prompts
-    demos: batches.Demos  # without rows where the method reads none
+    demos: batches.Demos  # empty where the method reads none
     splits: dict[str, batches.Prompts]
-    held_out_demos: batches.Demos  # on held-out problems, for eval.cooperation; else without rows
-    demo_counts: dict[str, int]  # what became of the demonstrations' rows (traces.told)
+    held_out_demos: batches.Demos  # of held-out problems, for eval.cooperation; otherwise empty
+    demo_counts: dict[str, int]  # how the rows of the traces were used (traces.count_rows)
 
 
 def read_model(model: Model) -> tuple[layers.Config, dict]:
-    """Architecture and HF's config.json; a folder and model.arch, both given, must tell of the same model."""
+    """Architecture and HF's config.json; model.path and model.arch, if both are set, must agree."""
     if not model.path and not model.arch:
         raise ValueError(
             "neither model.path nor model.arch is set; give a model folder, a hub name, or an "
@@ -74,10 +74,11 @@ def read_model(model: Model) -> tuple[layers.Config, dict]:
     hf = hf_folder.hf_json(hf_folder.locate(model.path))
     cfg = params.read_config(hf)
     if model.arch:
+        # fields that do not change the shape
         stated, numbers = (
             params.read_config(model.arch),
             ("eos_ids", "init_std"),
-        )  # these do not change the shape
+        )
         pairs = {
             f.name: (getattr(cfg, f.name), getattr(stated, f.name, None))
             for f in dataclasses.fields(cfg)
@@ -98,7 +99,7 @@ def read_model(model: Model) -> tuple[layers.Config, dict]:
 def make_policy(
     cfg: layers.Config, model: Model, adapter: Lora, mesh: jax.sharding.Mesh | None = None
 ) -> Policy:
-    """The four functions that a method may know of the model, on the mesh that trains."""
+    """The Policy of the model, on the training mesh."""
     dtype = dtype_of("model.dtype", model.dtype)
     return make(cfg, adapter, dtype, model.remat, model.logp_chunk, model.attention, mesh)
 
@@ -109,46 +110,47 @@ def make_tokenizer(model: Model, chosen: Data, task_name: str):
         alphabet = getattr(tasks.load(task_name), "ALPHABET", None)
         if alphabet is None:
             raise ValueError(
-                f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; set a tokenizer folder"
+                f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; set a tokenizer "
+                "folder"
             )
         return tokenizers.CharTokenizer(alphabet)
     source = chosen.tokenizer or model.path
     if not source:
         raise ValueError(
-            "data.tokenizer is empty and there is no model.path to take it from; set it to 'chars' or a "
-            "folder"
+            "data.tokenizer is empty and there is no model.path to take it from; set it to 'chars' "
+            "or a folder"
         )
     return tokenizers.HFTokenizer(
         str(source if Path(source).is_dir() else hf_folder.locate(source))
     )
 
 
-def shape_of_model(model: Model) -> tuple[layers.Config, dict]:
-    """As read_model, from model.arch alone or a local folder: no hub is asked."""
+def read_architecture(model: Model) -> tuple[layers.Config, dict]:
+    """read_model from model.arch or a local folder, without access to the hub."""
     if model.arch:
         return read_model(dataclasses.replace(model, path=""))
     if model.path and not Path(model.path).is_dir():
         raise ValueError(
-            f"model.path={model.path!r} is no folder here and model.arch is empty; set model.arch to the keys of "
-            "its config.json, or model.path to a folder"
+            f"model.path={model.path!r} is not a folder here and model.arch is empty; set model.arch "
+            "to the keys of its config.json, or model.path to a folder"
         )
     return read_model(model)
 
 
-def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Setup:
-    """The part of a run that needs no data, with all of data.buckets; enough for abstract programs."""
+def make_setup(config: ConfigDict, devices=None, read_model=read_architecture) -> Setup:
+    """The Setup with all of data.buckets; needs no data, and suffices for abstract programs."""
     devices = platforms.devices() if devices is None else devices
     s = read(config, len(devices))
     for recipe in (s.recipes.base, s.recipes.lora):
-        learning_rate(recipe)  # refuses what is invalid
+        learning_rate(recipe)  # raises for invalid settings
     cfg, hf = read_model(s.model)
     adapter = Lora(s.model.lora_rank, s.model.lora_alpha, s.model.lora_targets)
     targets(cfg, adapter)
     longest = max(s.data.buckets, default=0) + s.rollout.max_new
     if longest > cfg.max_positions:
         raise ValueError(
-            f"data.buckets={s.data.buckets} and rollout.max_new={s.rollout.max_new} make up to {longest} "
-            f"positions, the model has {cfg.max_positions}; lower one of the two"
+            f"data.buckets={s.data.buckets} and rollout.max_new={s.rollout.max_new} make up to "
+            f"{longest} positions, the model has {cfg.max_positions}; lower one of the two"
         )
     mesh, decode_mesh = (
         sharding.make_mesh(s.mesh, devices),
@@ -168,8 +170,11 @@ def sketch(config: ConfigDict, devices=None, read_model=shape_of_model) -> Setup
 
 
 def build(config: ConfigDict, devices=None) -> tuple[Setup, RunData]:
-    """Put a run together from its config; ValueErrors name the key at fault. Tokenises all data; loads no weights."""
-    setup = sketch(config, devices, read_model)
+    """Assembles a run from its config and tokenises all data; loads no weights.
+
+    A ValueError names the invalid key.
+    """
+    setup = make_setup(config, devices, read_model)
     s, cfg, method = setup.settings, setup.cfg, setup.method
     task = tasks.load(s.task_name).make(s.task)
     for name, rows in {"train": task.train, "demos": task.demos, **task.splits}.items():
@@ -196,15 +201,15 @@ def build(config: ConfigDict, devices=None) -> tuple[Setup, RunData]:
 
 
 def no_demos(s: Settings) -> str:
-    """The message where the method reads demonstrations and the task has none."""
+    """The message for a method that reads demonstrations and a task without any."""
     way = (
         "give task.traces=FILE, JSONL of problem, solution, answer"
         if hasattr(s.task, "traces")
         else "raise task.demo_size"
     )
     return (
-        f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; {way} or choose "
-        "another method"
+        f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; "
+        f"{way} or choose another method"
     )
 
 
@@ -225,18 +230,18 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
     demos, counts = batches.NO_DEMOS, {}
     if method.demos:
         demos, dropped = encode_demos(task.demos)
-        counts = traces.recount(
+        counts = traces.update_counts(
             task.demo_counts,
             dropped=[row.part for row in dropped],
-            refused=[row.part for row in demos.refused],
+            rejected=[row.part for row in demos.rejected],
         )
     prompts = encode(task.train)
     if method.paired:
-        prompts, demos = batches.pair(s, prompts, demos)
+        prompts, demos = batches.pair_with_demos(s, prompts, demos)
     splits = {name: encode(rows[: s.eval.limit or None]) for name, rows in task.splits.items()}
     held_out_demos = batches.NO_DEMOS
     if s.eval.cooperation:
-        splits |= {name: encode(rows) for name, rows in touched_and_not(task, s.eval.rows).items()}
+        splits |= {name: encode(rows) for name, rows in split_by_demos(task, s.eval.rows).items()}
         solved = [problem for problem in next(iter(task.splits.values())) if problem.solution]
         if solved:
             held_out_demos = encode_demos(solved[: s.eval.rows])[0]
@@ -246,7 +251,7 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
 def check_mesh(
     s: Settings, cfg: layers.Config, mesh: jax.sharding.Mesh, decode_mesh: jax.sharding.Mesh
 ) -> None:
-    """ValueError where width, heads, mlp, or the rows that are sampled together, do not divide over the devices."""
+    """ValueError where width, heads, mlp or rows of sampling do not divide over the devices."""
     sharding.check_model(mesh, cfg.width, cfg.heads, cfg.kv_heads, cfg.mlp)
     sharding.check_heads(
         "mesh.decode_tensor", decode_mesh.shape["tensor"], cfg.heads, cfg.kv_heads, mesh.size
@@ -264,31 +269,36 @@ def check_mesh(
         ][:1]
         more = sharding.multiples(prompts, math.lcm(calls * spread, s.batch.prompts_unit))
         raise ValueError(
-            f"batch.prompts_per_step={prompts} in rollout.calls={calls} parts makes {prompts // calls} prompts a "
-            f"part, which do not divide over the {spread} groups of devices that sample; nearest that do: "
+            f"batch.prompts_per_step={prompts} in rollout.calls={calls} parts makes "
+            f"{prompts // calls} prompts a part, which do not divide over the {spread} groups of "
+            "devices that sample; nearest that do: "
             f"{' or '.join([*ways, f'batch.prompts_per_step={more}'])}"
         )
     if s.eval.every and s.eval.rows % spread:
         raise ValueError(
-            f"eval.rows={s.eval.rows} does not divide over the {spread} groups of devices that sample; nearest: "
-            f"{sharding.multiples(s.eval.rows, spread)}"
+            f"eval.rows={s.eval.rows} does not divide over the {spread} groups of devices that "
+            f"sample; nearest: {sharding.multiples(s.eval.rows, spread)}"
         )
 
 
-def touched_and_not(task: Task, count: int) -> dict[str, tuple]:
-    """Training prompts that have a demonstration, and such that have none, at most `count` each; without the empty ones."""
-    shown = {problem.id for problem in task.demos}
+def split_by_demos(task: Task, count: int) -> dict[str, tuple]:
+    """Training prompts with ("touched") and without a demonstration, at most `count` each.
+
+    Empty lists are left out.
+    """
+    with_demo = {problem.id for problem in task.demos}
     groups = {
-        "touched": [p for p in task.train if p.id in shown],
-        "untouched": [p for p in task.train if p.id not in shown],
+        "touched": [p for p in task.train if p.id in with_demo],
+        "untouched": [p for p in task.train if p.id not in with_demo],
     }
     return {name: tuple(rows[:count]) for name, rows in groups.items() if rows}
 
 
 def fingerprints(data: RunData) -> dict[str, Any]:
-    """What decides a run beside its config: fingerprints of the rendered prompts and of every list of problems.
+    """Data that determines a run in addition to its config, as JSON.
 
-    Also where samples are cut, and what became of the demonstrations' rows.
+    Fingerprints of the rendered prompts and of every list of problems, stop strings, and the counts
+    of the demonstrations' rows.
     """
     lists = {
         "train": data.prompts.problems,
@@ -308,14 +318,14 @@ def fingerprints(data: RunData) -> dict[str, Any]:
 
 
 def theta_shardings(setup: Setup, mesh: jax.sharding.Mesh | None = None) -> Tree:
-    """Layout of the base weights on the mesh (default: the one they train on)."""
+    """Shardings of the base weights on a mesh (default: the training mesh)."""
     return sharding.of_tree(
         mesh or setup.mesh, params.logical_axes(setup.cfg), params.abstract(setup.cfg)
     )
 
 
 def initial_theta(setup: Setup) -> Tree:
-    """The base weights, fp32, laid out on the mesh: read from model.path, or drawn from the seed."""
+    """The base weights, fp32, sharded over the mesh: from model.path, or random from the seed."""
     layout = theta_shardings(setup)
     if setup.settings.model.path:
         return params.load(setup.cfg, hf_folder.locate(setup.settings.model.path), layout)
@@ -324,8 +334,8 @@ def initial_theta(setup: Setup) -> Tree:
     )
 
 
-def matrices(cfg: layers.Config, adapter: Lora) -> Declared:
-    """What the tensor table and the adapter declare, for the optimizer: the sides of each matrix, by its path in Params."""
+def matrices(cfg: layers.Config, adapter: Lora) -> MatrixTable:
+    """The matrix axes of all parameters, for the optimizer; None for those that are no matrix."""
     table = {f"theta/{path}": matrix for path, matrix in params.matrices(cfg).items()}
     table |= {f"w/{path}": matrix for path, matrix in models_lora.matrices(cfg, adapter).items()}
     return tuple(table.items())
@@ -334,7 +344,7 @@ def matrices(cfg: layers.Config, adapter: Lora) -> Declared:
 def abstract_state(
     setup: Setup, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
 ) -> Tree:
-    """Shapes, dtypes and layout of the whole training state, nothing allocated; on the run's mesh or another one."""
+    """Shapes, dtypes and shardings of the training state, on the run's mesh or another one."""
     theta = params.abstract(setup.cfg)
     state = jax.eval_shape(lambda theta: setup.method.init(theta, jax.random.key(0)), theta)
     layout = sharding.of_state(

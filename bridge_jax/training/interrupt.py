@@ -1,8 +1,9 @@
-"""Signals that ask a run to end: acknowledged at once, obeyed after the step under way; a second Ctrl-C ends at once.
+"""Signals that stop a run after the current step; acknowledged at once, a second Ctrl-C ends it.
 
-Python runs its handlers in the main thread, between two of its own instructions: while that thread waits for a device, a
-signal is not even noticed. So `listening` has the interpreter write each signal into a pipe, from which a thread of its own
-reads. Left out: agreeing among several processes (multihost.py), saving (loop.py).
+Python runs signal handlers in the main thread, between two of its instructions: while that thread
+waits for a device, no handler runs. So the interpreter writes each signal into a pipe, and
+`signal_listener` reads it in a thread of its own. Left out: agreement among several processes
+(multihost.py), saving (loop.py).
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ from collections.abc import Callable, Iterator
 
 from bridge_jax.distributed import multihost, watchdog
 
-ENDED_AT_ONCE = 130  # exit code, as of a program that Ctrl-C ends
-SECONDS = 1.0  # that a line may take which nobody reads: a second signal shall still be heard
+ENDED_AT_ONCE = 130  # exit code of a program that Ctrl-C ends
+# seconds that printing may block without a reader, so that a second signal is still handled
+PRINT_TIMEOUT_S = 1.0
 
 
 class Stopped(BaseException):
-    """A signal asked the run to end where nothing is lost by ending at once; no error, so no `except Exception` eats it."""
+    """Raised by a signal where ending at once loses nothing.
+
+    A BaseException, so that no `except Exception` catches it.
+    """
 
 
 @contextlib.contextmanager
-def listening(heard: Callable[[int], None]) -> Iterator[None]:
-    """heard(number) of every signal that has a Python handler, at once, in a thread of its own.
+def signal_listener(callback: Callable[[int], None]) -> Iterator[None]:
+    """Calls callback(number) at once, in its own thread, for signals with a Python handler.
 
-    In the main thread alone, which signals belong to; elsewhere nothing is heard."""
+    Works in the main thread alone, which receives the signals; elsewhere it does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -38,7 +44,7 @@ def listening(heard: Callable[[int], None]) -> Iterator[None]:
     def listen() -> None:
         while numbers := os.read(reads, 64):
             for number in numbers:
-                heard(number)
+                callback(number)
 
     thread = threading.Thread(target=listen, name="signals", daemon=True)
     thread.start()
@@ -48,40 +54,44 @@ def listening(heard: Callable[[int], None]) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(before)
         os.close(writes)  # ends the thread
-        thread.join(2 * SECONDS)
+        thread.join(2 * PRINT_TIMEOUT_S)
         os.close(reads)
 
 
-def tell(text: str) -> None:
-    """A line on stderr, from any thread, whatever has become of stderr."""
-    start = "\n" if sys.__stderr__ and sys.__stderr__.isatty() else ""  # there is "^C", or a bar
-    watchdog.attempt(lambda: os.write(2, f"{start}{text}\n".encode()), SECONDS)
+def print_to_stderr(text: str) -> None:
+    """Prints a line to stderr, from any thread, whatever the state of stderr."""
+    # a terminal already shows "^C" or a progress bar on this line
+    start = "\n" if sys.__stderr__ and sys.__stderr__.isatty() else ""
+    watchdog.attempt(lambda: os.write(2, f"{start}{text}\n".encode()), PRINT_TIMEOUT_S)
 
 
 def end_at_once(text: str) -> None:
-    """Ends the process from whatever thread, without Python's shutdown; other processes of the run are told."""
-    tell(text)
+    """Ends the process from any thread, without Python's shutdown, and informs the other hosts."""
+    print_to_stderr(text)
     multihost.announce_end("by a second signal")
     os._exit(ENDED_AT_ONCE)
 
 
 @contextlib.contextmanager
-def acknowledged(doing: str, kept: str) -> Iterator[None]:
-    """Ctrl-C is answered at once, though KeyboardInterrupt waits until the devices are done; a second one ends at once."""
+def acknowledge_interrupts(doing: str, hint: str) -> Iterator[None]:
+    """Acknowledges Ctrl-C at once, although KeyboardInterrupt waits for the devices.
+
+    A second Ctrl-C ends the process. doing, hint: parts of the two messages.
+    """
     count = 0
 
-    def heard(number: int) -> None:
+    def callback(number: int) -> None:
         nonlocal count
         count += number == signal.SIGINT
         if number == signal.SIGINT and count == 1:
-            tell(f"{doing}; again to end at once")
+            print_to_stderr(f"{doing}; again to end at once")
         elif number == signal.SIGINT:
-            end_at_once(f"ended at once; {kept}")
+            end_at_once(f"ended at once; {hint}")
 
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.default_int_handler) if main else None
     try:
-        with listening(heard):
+        with signal_listener(callback):
             yield
     finally:
         if main:
@@ -89,26 +99,24 @@ def acknowledged(doing: str, kept: str) -> Iterator[None]:
 
 
 class Interrupt:
-    """SIGTERM, SIGINT and SIGHUP ask the loop to end after the step under way; handlers are restored on exit.
+    """SIGTERM, SIGINT and SIGHUP stop the loop after the current step; a context manager.
 
-    SIGHUP is that of a terminal that is closed; where it is ignored, as nohup has it, it stays so.
-
-    While `starting`, before the first step, there is nothing to finish: they raise Stopped where they strike. A SIGINT behind
-    another signal ends the process at once, as SIGKILL would: the last checkpoint stands. A second SIGTERM does not: schedulers
-    repeat theirs.
+    SIGHUP comes from a closed terminal; where it is ignored, as under nohup, it stays ignored.
+    While `starting`, before the first step, the signals raise Stopped directly. A SIGINT after
+    another signal ends the process at once, like SIGKILL: the last checkpoint is kept. A second
+    SIGTERM does not, since schedulers repeat theirs.
     """
 
     def __enter__(self) -> Interrupt:
-        self.asked, self.starting = threading.Event(), True
-        self.step = 0  # that will be finished and saved
+        self.requested, self.starting = threading.Event(), True
+        self.step = 0  # the step that will be finished and saved
         self._signals = 0
-        main = (
-            threading.current_thread() is threading.main_thread()
-        )  # only there can signals be handled
+        # only the main thread can handle signals
+        main = threading.current_thread() is threading.main_thread()
 
         def ask(*_) -> None:
-            again = self.asked.is_set()
-            self.asked.set()
+            again = self.requested.is_set()
+            self.requested.set()
             if self.starting and not again:
                 raise Stopped
 
@@ -117,32 +125,33 @@ class Interrupt:
             numbers.append(signal.SIGHUP)
         self._old = {number: signal.signal(number, ask) for number in numbers if main}
         self._listening = contextlib.ExitStack()
-        self._listening.enter_context(listening(self._heard))
+        self._listening.enter_context(signal_listener(self._on_signal))
         return self
 
-    def _heard(self, number: int) -> None:
-        """In the thread that listens."""
+    def _on_signal(self, number: int) -> None:
+        """Callback of the signal listener."""
         if number not in self._old:
             return
         self._signals += 1
         if self._signals == 1:
             doing = "ending" if self.starting else f"finishing step {self.step}, saving"
             again = "again" if number == signal.SIGINT else "Ctrl-C"
-            tell(f"{doing}; {again} to end at once")
+            print_to_stderr(f"{doing}; {again} to end at once")
         elif number == signal.SIGINT:
             end_at_once(
-                "ended at once; the same command goes on from the last checkpoint, from the beginning if there is none"
+                "ended at once; the same command resumes from the last checkpoint, from the "
+                "beginning if there is none"
             )
 
-    def agreed(self) -> bool:
-        """Whether a signal came, to this host or another; all hosts ask at the same place."""
-        if multihost.any_process("whether a signal came", self.asked.is_set()):
-            self.asked.set()
-        return self.asked.is_set()
+    def stop_requested(self) -> bool:
+        """Whether this host or another one received a signal; to be called by all hosts alike."""
+        if multihost.any_process("whether a signal came", self.requested.is_set()):
+            self.requested.set()
+        return self.requested.is_set()
 
     def check(self) -> None:
-        """Stopped if a signal came."""
-        if self.agreed():
+        """Raises Stopped if any host received a signal."""
+        if self.stop_requested():
             raise Stopped
 
     def __exit__(self, *error) -> None:

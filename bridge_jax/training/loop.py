@@ -1,11 +1,12 @@
-"""The training loop, read top to bottom: sample, grade, update, log, evaluate, save. One method, one run directory.
+"""The training loop: sample, grade, update, log, evaluate, save.
 
-Order of one step: prompts and demonstrations of the step (a pure function of seed and cursors) - the method's actors
-sample, in `rollout.calls` parts, each graded while the next is generated - one compiled update, dispatched and not
-waited for - meanwhile rollouts are written and the next step's rows are padded - then the metrics of this step are
-fetched and logged while the next samples are already under way.
-Randomness is fold_in(seed, step, prompt, sample), data order a function of two cursors: a run that is killed and
-resumed goes on bit for bit. This is the only module that sees a ConfigDict, a mesh and a clock.
+A step takes its prompts and demonstrations, a pure function of seed and cursors. The sampling
+policies of the method generate in `rollout.calls` parts; each part is graded while the next is
+generated. One compiled update is dispatched. While it runs, rollouts are written and the next rows
+are padded; its metrics are fetched and logged after the next samples were dispatched.
+
+Random keys are fold_in(seed, step, prompt, sample) and the data order is a function of two cursors,
+so that a run that is killed and resumed continues bit for bit.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from bridge_jax.filesystem import files, hf_folder
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
 from bridge_jax.models import params
-from bridge_jax.rundir import checkpoint, finished, logbook
+from bridge_jax.rundir import (
+    checkpoint,
+    finished,
+    lock,
+    logbook,
+    progress,
+    run_config,
+    state_arrays,
+)
 from bridge_jax.training import build, rollouts, validation
 from bridge_jax.training.build import RunData, Setup
 from bridge_jax.training.interrupt import Interrupt, Stopped
@@ -38,14 +47,15 @@ from bridge_jax.training.step_log import Pending, StepLog
 from bridge_jax.types import Batch, TrainState
 
 logger = logging.getLogger(__name__)
-FREE_KEYS = (
+# keys that may change when a run resumes, since its numbers do not depend on them
+CHANGEABLE_KEYS = (
     "steps",
     "eval.",
     "checkpoint.",
     "log.",
     "hosts.",
-    "facts.demonstrations.",  # the fingerprint of the demonstrations decides
-)  # may change when a run resumes: they do not decide its numbers
+    "facts.demonstrations.",  # the fingerprint of the demonstrations is compared instead
+)
 
 
 class Diverged(RuntimeError):
@@ -53,11 +63,11 @@ class Diverged(RuntimeError):
 
 
 class GraderFailed(RuntimeError):
-    """Too many samples of a step ended as timeout or grader_error: its rewards say nothing of the model."""
+    """Too many samples of a step have the outcome timeout or grader_error."""
 
 
-def restore_or_begin(setup: Setup, store: checkpoint.Checkpoints) -> tuple[TrainState, dict]:
-    """The newest readable checkpoint of the run directory, or a fresh state and zeroed counters."""
+def restore_or_init(setup: Setup, store: checkpoint.Checkpoints) -> tuple[TrainState, dict]:
+    """(state, meta) of the newest readable checkpoint, or an initial state and zeroed counters."""
     abstract = build.abstract_state(setup)
     with multihost.watchdog("reading of the checkpoint"):
         found = store.restore(abstract)
@@ -69,7 +79,8 @@ def restore_or_begin(setup: Setup, store: checkpoint.Checkpoints) -> tuple[Train
         donate_argnums=0,
         compiler_options=compiler_options(),
     )
-    with multihost.io_grace():  # others may wait for this host's share of the weights
+    # other hosts may wait for this host's part of the weights
+    with multihost.io_grace():
         theta = build.initial_theta(setup)
     state = init(theta, jax.random.fold_in(jax.random.key(setup.settings.seed), 1))
     return state, {
@@ -83,41 +94,43 @@ def restore_or_begin(setup: Setup, store: checkpoint.Checkpoints) -> tuple[Train
     }
 
 
-def announce(setup: Setup, data: RunData, meta: dict, end: int) -> None:
-    """The derived batch table and the facts one checks before leaving a run alone, which shall go to step `end`."""
+def print_summary(setup: Setup, data: RunData, meta: dict, end: int) -> None:
+    """Prints a summary of the run: model, devices, batch table, data, and the steps up to `end`."""
     s, start = setup.settings, meta["step"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params.abstract(setup.cfg)))
     demos = len(data.demos.problems)
     held_out = {name: len(split.problems) for name, split in data.splits.items()}
     template = batches.template_hash(data.tokenizer, data.task.messages)
     further = "raise --config.steps" if start >= s.steps else "raise or leave out --stop_at"
-    hosts_told = f" of {multihost.count()} hosts" if multihost.count() > 1 else ""
+    hosts = f" of {multihost.count()} hosts" if multihost.count() > 1 else ""
     multihost.print_on_main(
-        f"{s.method_name} on {s.task_name}: {setup.cfg.family} with {count:,} parameters, compute {s.model.dtype}, "
-        f"{setup.mesh.size} device(s) {dict(setup.mesh.shape)}{hosts_told}\n{s.batch.format()}\n"
-        f"{len(data.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; buckets {setup.buckets}, "
-        f"at most {s.rollout.max_new} new tokens; prompt template {template}\n"
-        + (f"{traces.told(data.demo_counts)}\n" if data.demo_counts else "")
+        f"{s.method_name} on {s.task_name}: {setup.cfg.family} with {count:,} parameters, compute "
+        f"{s.model.dtype}, {setup.mesh.size} device(s) {dict(setup.mesh.shape)}{hosts}\n"
+        f"{s.batch.format()}\n"
+        f"{len(data.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; "
+        f"buckets {setup.buckets}, at most {s.rollout.max_new} new tokens; prompt template "
+        f"{template}\n"
+        + (f"{traces.summary(data.demo_counts)}\n" if data.demo_counts else "")
         + (f"samples end at the first of {data.task.stop}\n" if data.task.stop else "")
         + (f"warning: {meta['restore_warning']}\n" if "restore_warning" in meta else "")
         + (
             f"steps {start + 1} to {end}"
             if start < end
-            else f"nothing to do: the run stands at step {start} of {s.steps}; {further} to go on"
+            else f"nothing to do: the run is at step {start} of {s.steps}; {further} to go on"
         )
     )
 
 
 def check_grader(metrics: dict[str, float], step: int, limit: float) -> None:
-    """GraderFailed if the grader gave up on more than this share of the step's samples."""
+    """GraderFailed if the grader gave up on more than the share `limit` of the step's samples."""
     names = ("timeout", "grader_error")
     shares = {name: metrics.get(f"reward/outcome_{name}", 0.0) for name in names}
     if sum(shares.values()) > limit:
-        told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        reasons = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
         raise GraderFailed(
-            f"step {step}: the grader gave up on too many samples ({told}; allowed together: {limit:.1%}). "
-            "Its rewards would teach nothing. Look at their texts in rollouts/ of the last steps, or raise "
-            "log.ungraded_limit; start again from the last checkpoint"
+            f"step {step}: the grader gave up on too many samples ({reasons}; allowed together: "
+            f"{limit:.1%}). Its rewards would teach nothing. Look at their texts in rollouts/ of "
+            "the last steps, or raise log.ungraded_limit; start again from the last checkpoint"
         )
 
 
@@ -129,31 +142,40 @@ def train(
     defaults: ConfigDict | None = None,
     devices=None,
 ) -> dict[str, Any]:
-    """Run the config in workdir, resuming what stands there, on the given (default: all) devices.
+    """Runs the config in workdir, or resumes the run there, on the given devices (default: all).
 
-    Returns the last line of metrics that was written, with "stopped" true if a signal cut the run short.
+    Returns the last line of metrics, with "stopped" true if a signal ended the run early.
     """
     with Interrupt() as interrupt:
         try:
             with (
                 multihost.joined(config),
                 grader(config) as pool,
-                contextlib.ExitStack() as held,
-            ):  # before anything touches a device
+                contextlib.ExitStack() as resources,
+            ):
                 return train_with(
-                    pool, held, config, workdir, stop_at, force_config, defaults, devices, interrupt
+                    pool,
+                    resources,
+                    config,
+                    workdir,
+                    stop_at,
+                    force_config,
+                    defaults,
+                    devices,
+                    interrupt,
                 )
         except Stopped:
             multihost.print_on_main(
-                "stopped by a signal before a step was begun; nothing is lost, the same command goes on"
+                "stopped by a signal before a step was begun; nothing is lost, the same command "
+                "goes on"
             )
             return {"stopped": True}
 
 
 @contextlib.contextmanager
 def grader(config: ConfigDict) -> Iterator[Pool | None]:
-    """The processes that judge Claims, self-tested; None for a task that makes none."""
-    if not getattr(tasks.load(config.get("task", {}).get("name", "")), "CLAIMS", False):
+    """A tested pool for DeferredComparisons; None for a task without them."""
+    if not getattr(tasks.load(config.get("task", {}).get("name", "")), "DEFERS_COMPARISONS", False):
         yield None
         return
     with Pool() as pool:
@@ -163,7 +185,7 @@ def grader(config: ConfigDict) -> Iterator[Pool | None]:
 
 def train_with(
     pool: Pool | None,
-    held: contextlib.ExitStack,
+    resources: contextlib.ExitStack,
     config: ConfigDict,
     workdir: str,
     stop_at: int | None,
@@ -172,34 +194,42 @@ def train_with(
     devices,
     interrupt: Interrupt,
 ) -> dict[str, Any]:
-    """train, with its grader running; held: keeps the run directory for this run until the end."""
+    """`train` with its pool; resources: holds the locks of the run directory until the end."""
     with multihost.watchdog("the devices of all hosts"):
-        platforms.devices()  # hosts tell each other of theirs
+        # the hosts exchange their lists of devices
+        platforms.devices()
     setup, data = build.build(config, devices)
     s, changes = setup.settings, schema.diff(config, defaults) if defaults else {}
-    facts = build.fingerprints(data)
+    fingerprints = build.fingerprints(data)
     model_files = (
         consistency.model_files(str(hf_folder.locate(s.model.path)))
         if s.model.path and multihost.count() > 1
         else {}
     )
+    # each host has its own copy of a model from the hub
     multihost.agree(
         "data and devices",
         {"devices of a host": len(jax.local_devices()), "stop_at": stop_at}
-        | schema.flatten({"facts": facts})
-        | {f"model file {name}": said for name, said in model_files.items()},
-    )  # a hub's: each host has its own copy
+        | schema.flatten({"facts": fingerprints})
+        | {f"model file {name}": digest for name, digest in model_files.items()},
+    )
     multihost.check_shared(workdir)
-    usual = schema.to_json(defaults) if defaults else None
+    default_config = schema.to_json(defaults) if defaults else None
     multihost.broadcast_from_main(
-        "who writes the run directory", lambda: held.enter_context(logbook.claimed(workdir))
+        "who writes the run directory", lambda: resources.enter_context(lock.run_lock(workdir))
     )
     if not multihost.first():
-        held.enter_context(logbook.attended(workdir))
+        resources.enter_context(lock.shared_run_lock(workdir))
     record = multihost.broadcast_from_main(
         "the run directory",
-        lambda: logbook.check_run(
-            workdir, schema.to_json(config), changes, force_config, FREE_KEYS, facts, usual
+        lambda: run_config.check_run(
+            workdir,
+            schema.to_json(config),
+            changes,
+            force_config,
+            CHANGEABLE_KEYS,
+            fingerprints,
+            default_config,
         ),
     )
     multihost.broadcast_from_main(
@@ -222,9 +252,10 @@ def train_with(
     if last is None:
         last = resume(setup, data, pool, workdir, end, interrupt, record)
         if multihost.first() and not last["stopped"]:
-            finished.write(workdir, last["step"])  # now that the last checkpoint is whole
+            # only after the last checkpoint is complete
+            finished.write(workdir, last["step"])
         return last
-    announce(setup, data, last, end)
+    print_summary(setup, data, last, end)
     if multihost.first():
         logbook.warn_of_flaws(workdir, last["step"])
     return {"stopped": False} | last
@@ -239,44 +270,45 @@ def resume(
     interrupt: Interrupt,
     record: dict,
 ) -> dict[str, Any]:
-    """From where the run directory stands to step `end`: restore or begin, compile, evaluate what is owed, loop."""
+    """Runs up to step `end`: restore or initialize, compile, pending evaluation, loop."""
     s = setup.settings
     with checkpoint.Checkpoints(workdir, s.checkpoint.keep) as store:
-        state, meta = restore_or_begin(setup, store)
+        state, meta = restore_or_init(setup, store)
         start, began = meta["step"], time.monotonic()
         if multihost.first():
-            same = not store.went_back(start) and not logbook.changed(workdir, record, FREE_KEYS)
-            keep_record(workdir, start, same)
-            logbook.write_config(
-                workdir, record
-            )  # only now: a checkpoint of another method would have been refused
-        announce(setup, data, meta, end)
+            same = not store.went_back(start) and not run_config.changed(
+                workdir, record, CHANGEABLE_KEYS
+            )
+            set_aside_later_records(workdir, start, same)
+            # written only now, after a checkpoint of another method would have been rejected
+            run_config.write_config(workdir, record)
+        print_summary(setup, data, meta, end)
         if start >= end and not meta.get("unlogged"):
             if multihost.first():
                 logbook.warn_of_flaws(workdir, start)
             return {"step": start, "stopped": False}
-        # a line that is still owed is cut off too, in case an earlier attempt wrote it and was killed before it saved
-        kept = -1 if not start else start - bool(meta.get("unlogged"))
+        # The line of a pending evaluation is removed too, in case an earlier attempt wrote it and
+        # was killed before it saved.
+        logged = -1 if not start else start - bool(meta.get("unlogged"))
         with logbook.Logbook(
-            workdir, kept, s.log.mirrors, writes=multihost.first(), taken=start
+            workdir, logged, s.log.mirrors, writes=multihost.first(), taken=start
         ) as book:
             demo_logp = bool(data.held_out_demos.problems)
             programs = compile_programs(setup, build.abstract_state(setup), demo_logp)
             sampler = StepSampler(setup, data, programs, pool)
-            multihost.barrier(
-                "compiled programs"
-            )  # a collective of CPU processes waits 30 s for the slowest, and no more
+            # a collective of CPU processes waits at most 30 s for the slowest
+            multihost.barrier("compiled programs")
             with multihost.watchdog("the first checksums"):
-                checkpoint.checksums(
-                    state
-                )  # its programs too: the first save shall compile nothing
+                # compiled now, so that the first save compiles nothing
+                state_arrays.checksums(state)
             multihost.print_on_main(f"compiled in {time.monotonic() - began:.1f} s")
             if not start and s.eval.every:
                 base = validation.evaluation(sampler, state, interrupt, book, 0)
                 book.write(0, base)
                 shown = (f"{key} {value:.3f}" for key, value in base.items() if "accuracy" in key)
                 multihost.print_on_main("before training: " + "  ".join(shown))
-            if meta.get("unlogged"):  # a signal came when this step was to be evaluated
+            # the pending evaluation of a step during which a signal came
+            if meta.get("unlogged"):
                 line = {key: float(text) for key, text in meta["unlogged"].items()}
                 book.write(
                     start,
@@ -293,9 +325,10 @@ def resume(
 
 
 def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) -> str:
-    """Goes back to the last good checkpoint; says which that is, and how to go on. finite: the last update that was.
+    """Goes back to the last good checkpoint; returns a message with its path and how to continue.
 
-    What that update led to is in doubt: an update that is finite may throw the weights so far that no later one is.
+    finite: the step of the last finite update. The state after it is in doubt, since a finite
+    update may move the weights so far that no later one is finite.
     """
     with multihost.watchdog("the last good checkpoint"):
         good, renamed = store.retreat(finite - 1)
@@ -305,35 +338,36 @@ def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) ->
         newest = max(store.steps(), default=None)
         there = "there is none" if newest is None else f"that of step {newest} may be ruined"
         return (
-            f"No checkpoint is known to be good: {there}. Begin in another --workdir with {lower}, or go on here "
-            f"{longer}"
+            f"No checkpoint is known to be good: {there}. Begin in another --workdir with {lower}, "
+            f"or go on here {longer}"
         )
     ruined = f" (later ones may be ruined: now {', '.join(renamed)})" if renamed else ""
     return (
-        f"The last good checkpoint is that of step {good}, {store.path(good)}{ruined}; the same command goes on "
-        f"from it, with --force_config and {lower}, or {longer}"
+        f"The last good checkpoint is that of step {good}, {store.path(good)}{ruined}; the same "
+        f"command goes on from it, with --force_config and {lower}, or {longer}"
     )
 
 
-def keep_record(workdir: str, start: int, same: bool) -> None:
-    """Sets the record of later steps aside, unless a kill explains that no checkpoint stands behind them.
+def set_aside_later_records(workdir: str, start: int, same: bool) -> None:
+    """Moves the records of steps after `start` aside, unless a kill explains them.
 
-    A kill costs up to two intervals between checkpoints: one of steps, and one whose save was under way. What it cost is
-    taken again and comes out the same, so that its lines can be cut. same: no checkpoint was passed over, and the config
-    is that under which they were written.
+    A kill loses up to two checkpoint intervals: one of steps, and one whose save was under way.
+    These steps are repeated with the same results, so that their lines can be removed. same: no
+    checkpoint was skipped, and the config is unchanged.
     """
-    interval, last = logbook.save_interval(workdir), logbook.last_step(workdir)
+    interval, last = run_config.save_interval(workdir), logbook.last_step(workdir)
     killed = start and same and (not interval or last - start <= 2 * interval)
     place = None if killed else logbook.set_aside(workdir, start or -1)
     if place:
         behind = (
-            f"its newest checkpoint is that of step {start}: the run goes on from there"
+            f"its newest checkpoint is that of step {start}: the run resumes from there"
             if start
             else "it has no checkpoint: the run begins again"
         )
         multihost.print_on_main(
-            f"warning: the record in {workdir} reaches step {max(0, last)}, but {behind}. What is later was set aside, "
-            f"not deleted: {place}. If checkpoints were moved away, stop now and bring them back"
+            f"warning: the record in {workdir} reaches step {max(0, last)}, but {behind}. What is "
+            f"later was set aside, not deleted: {place}. If checkpoints were moved away, stop now "
+            "and bring them back"
         )
 
 
@@ -346,32 +380,32 @@ def loop(
     interrupt: Interrupt,
     end: int,
 ) -> dict[str, Any]:
-    """Steps meta["step"] + 1 to end."""
+    """Runs the steps meta["step"] + 1 to end."""
     setup, programs, s = sampler.setup, sampler.programs, sampler.setup.settings
     cursors, pending = {"rl": meta["rl"], "sft": meta["sft"]}, None
     save_due = False
     quiet = not multihost.first()
 
-    with logbook.progress(end, meta["step"], s.method_name, quiet=quiet) as show:
+    with progress.progress(end, meta["step"], s.method_name, quiet=quiet) as show:
         log = StepLog(setup, book, meta, show)
 
-        def finish(pending: Pending | None, *given, **how) -> None:
-            log.finish(pending, *given, **how)
+        def finish(pending: Pending | None, *args, **kwargs) -> None:
+            log.finish(pending, *args, **kwargs)
             if log.skipped_in_row >= s.log.skipped_limit:
                 raise Diverged(diverged(log, store, pending.number))
 
         for number in range(meta["step"] + 1, end + 1):
             interrupt.step = number
             rows = sampler.rows(number - 1, cursors)
-            under_way = sampler.start(state.params, rows)
-            # the last update is done when this returns; the samplers are queued behind it
+            handles = sampler.start(state.params, rows)
+            # waits for the previous update; the samplers are queued after it
             finish(pending, {})
-            sampled = sampler.collect(state.params, rows, under_way)
+            sampled = sampler.collect(state.params, rows, handles)
             check_grader(sampled.metrics, number, s.log.ungraded_limit)
             batch, dispatched = Batch(rows.demos, sampled.rollouts), time.monotonic()
             with multihost.watchdog(f"the start of update {number}"):
                 state, metrics = programs.update[rows.bucket, rows.spec](
-                    state, rollouts.on_mesh(setup.mesh, rollouts.packed(s.batch.pack, batch))
+                    state, rollouts.on_mesh(setup.mesh, rollouts.pack_batch(s.batch.pack, batch))
                 )
             tokens = sampler.sampled_tokens(sampled.groups)
             pending = Pending(number, metrics, sampled.metrics, tokens, batch, dispatched)
@@ -379,9 +413,9 @@ def loop(
             cursors = {"rl": sampled.cursor, "sft": cursors["sft"] + demos_read}
             if s.log.rollouts_every and number % s.log.rollouts_every == 0 and sampled.groups:
                 book.write_rollouts(number, sampler.transcript(sampled.groups))
-            stopping = interrupt.agreed()
-            # by the config's last step, not by `end`: a run that is cut at stop_at logs what an
-            # unbroken one does
+            stopping = interrupt.stop_requested()
+            # s.steps rather than `end`: a run that ends at stop_at logs the same as one that does
+            # not
             evaluate_due = bool(s.eval.every) and (number % s.eval.every == 0 or number == s.steps)
             save_due |= bool(s.checkpoint.every) and number % s.checkpoint.every == 0
             evaluation_pending = False
@@ -389,7 +423,7 @@ def loop(
                 with multihost.watchdog(f"update of step {number}"):
                     jax.block_until_ready(metrics)
                 updated = time.monotonic()
-                # who sends SIGTERM may not wait: the evaluation is done when the run goes on
+                # the sender of SIGTERM may not wait: the evaluation follows when the run resumes
                 evaluation_pending = evaluate_due and stopping
                 with log.meter.paused():
                     scores = {}
@@ -399,24 +433,25 @@ def loop(
                         except Stopped:
                             evaluation_pending = True
                 finish(pending, scores, updated, log=not evaluation_pending)
-                pending, stopping = None, stopping or interrupt.agreed()
-            # of a signal from now on
+                pending, stopping = None, stopping or interrupt.stop_requested()
+            # the step that a signal from now on would finish
             interrupt.step = number if stopping else min(number + 1, end)
-            # while updates are skipped the state may be ruined: then only what would be lost by ending
-            # is saved, beside the last good checkpoint, and what is due once an update was finite
+            # While updates are skipped the state may be ruined. Then a periodic save waits for the
+            # next finite update; a save at the end leaves the last good checkpoint in place.
             if (save_due and not log.skipped_in_row) or number == end or stopping:
                 save_due = False
                 with log.meter.paused():
                     save(store, book, log, state, log.meta(number, cursors, evaluation_pending))
             if stopping:
                 multihost.print_on_main(
-                    f"stopped by a signal after step {number}; saved. The same command goes on from here"
+                    f"stopped by a signal after step {number}; saved. The same command goes on "
+                    "from here"
                 )
                 return {"step": number, "stopped": True} | log.last
     if log.skipped_in_row:
         logger.warning(
-            "the run ended while updates were skipped: the state of step %d may be ruined, and those up to "
-            "step %d are good",
+            "the run ended while updates were skipped: the state of step %d may be ruined, and "
+            "those up to step %d are good",
             end,
             end - log.skipped_in_row - 1,
         )
@@ -424,10 +459,11 @@ def loop(
 
 
 def diverged(log: StepLog, store: checkpoint.Checkpoints, number: int) -> str:
-    """The message of a run whose last updates were not finite, after its retreat to a good checkpoint."""
+    """The message about updates that were not finite, after the retreat to a good checkpoint."""
     count, rate = log.skipped_in_row, log.setup.settings.recipes.base.learning_rate
     return (
-        f"{count} updates in a row were not finite, the last at step {number}; nothing was changed by them. Their "
+        f"{count} updates in a row were not finite, the last at step {number}; nothing was changed "
+        "by them. Their "
         f"batches are in {log.book.workdir}/batches. " + retreat(store, number - count, rate)
     )
 
@@ -439,10 +475,10 @@ def save(
     state: TrainState,
     meta: dict,
 ) -> None:
-    """A checkpoint, once what it says is done is on the disk."""
+    """Saves a checkpoint, after the records of its steps are on disk."""
     book.sync()
     number = meta["step"]
-    # the last update that was finite began from the state of the step before it
+    # the state before the last finite update
     good = number - log.skipped_in_row - 1
     with multihost.watchdog(f"checkpoint of step {number}"):
         store.save(number, state, meta, good=good)

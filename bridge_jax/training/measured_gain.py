@@ -1,13 +1,16 @@
-"""What cooperation does to a model, measured every eval.every steps where eval.cooperation is set.
+"""The measured cooperative gain, every eval.every steps where eval.cooperation is set.
 
-    coop/gain                     mean of R(theta) - R(theta_hat) over held-out prompts, both sampled at the training
-                                  temperature with the same keys, one sample each, the same ones at every evaluation of a run
-    coop/gain_stderr, _low, _high standard error and 95% interval, by the paired differences
-    coop/expert_logp              mean log-probability of held-out expert tokens: falls where SFT's knowledge is forgotten
-    eval/touched_*, eval/untouched_*   greedy accuracy on training prompts with and without a demonstration (splits of
-                                  build.touched_and_not); what SFT and RL did to them is the difference from step 0
+    coop/gain             mean of R(theta) - R(theta_hat) over held-out prompts, with one sample
+                          each at the training temperature, from the same random keys for both
+                          policies and at every evaluation of a run
+    coop/gain_stderr, _low, _high    standard error and 95% interval of the paired differences
+    coop/expert_logp      mean log-probability of the tokens of held-out demos: falls where the
+                          policy forgets what SFT taught it
+    eval/touched_*, eval/untouched_*    greedy accuracy on training prompts with and without a
+                          demonstration (build.split_by_demos)
 
-Left out: gradients and ratios of the step itself, which every step logs (objectives.gradient_alignment, objectives.shared_gain).
+Left out: gradients and importance ratios, which every step logs (objectives.gradient_alignment,
+objectives.shared_gain).
 """
 
 from __future__ import annotations
@@ -25,24 +28,24 @@ from bridge_jax.types import TrainState
 
 
 def measured_gain(sampler: StepSampler, state: TrainState) -> dict[str, float]:
-    """On the first eval.rows problems of the first split; nothing for a method without theta_hat."""
+    """The gain on the first eval.rows problems of the first split; {} without theta_hat."""
     if state.params.theta_hat is None:
         return {}
     setup, data, programs = sampler.setup, sampler.data, sampler.programs
     prompts, rows = next(iter(data.splits.values())), setup.settings.eval.rows
-    asked = list(range(min(rows, len(prompts.problems))))
-    batch = batches.prompt_batch(prompts, (asked * rows)[:rows], setup.buckets)
+    indices = list(range(min(rows, len(prompts.problems))))
+    batch = batches.prompt_batch(prompts, (indices * rows)[:rows], setup.buckets)
     device = rollouts.on_mesh(setup.decode_mesh, (batch.prompt_PS, batch.prompt_len_P))
     keys = programs.paired_keys(batch.ids_P, np.int32(0))
     rewards = []
-    for actor in ("theta", "theta_hat"):
+    for name in ("theta", "theta_hat"):
         sample = programs.greedy[batch.prompt_PS.shape[1]]
         temperature = rollouts.sampling(setup, setup.settings.rollout.temperature)
-        samples = sample(programs.policy[actor](state.params), *device, keys, temperature)
-        problems = [prompts.problems[i] for i in (asked * rows)[:rows]]
+        samples = sample(programs.policy[name](state.params), *device, keys, temperature)
+        problems = [prompts.problems[i] for i in (indices * rows)[:rows]]
         graded = sampler.grade(problems, multihost.device_get("samples of the gain", samples))
-        rewards.append(graded.reward_B[: len(asked)])
-    found, n = intervals.difference_of_models(*rewards), len(asked)
+        rewards.append(graded.reward_B[: len(indices)])
+    found, n = intervals.difference_of_models(*rewards), len(indices)
     error = (rewards[0] - rewards[1]).std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return {
         "coop/gain": found.mean,
@@ -52,8 +55,8 @@ def measured_gain(sampler: StepSampler, state: TrainState) -> dict[str, float]:
     }
 
 
-def expert_logp(sampler: StepSampler, state: TrainState) -> dict[str, float]:
-    """On the held-out demos of build.read_data; nothing where the task has none."""
+def demo_logp(sampler: StepSampler, state: TrainState) -> dict[str, float]:
+    """The log-probability of held-out demos (build.read_data); {} where the task has none."""
     setup, demos, programs = sampler.setup, sampler.data.held_out_demos, sampler.programs
     if not demos.problems:
         return {}
@@ -66,5 +69,5 @@ def expert_logp(sampler: StepSampler, state: TrainState) -> dict[str, float]:
 
 
 def measure(sampler: StepSampler, state: TrainState) -> dict[str, float]:
-    """All that is not an accuracy of a split."""
-    return measured_gain(sampler, state) | expert_logp(sampler, state)
+    """All of these metrics except for the accuracies of splits."""
+    return measured_gain(sampler, state) | demo_logp(sampler, state)

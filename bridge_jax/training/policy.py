@@ -1,7 +1,7 @@
-"""The model as the methods see it: four pure functions of merged weights, on the mesh that trains.
+"""The Policy of a model: four pure functions of merged weights, on the training mesh.
 
-On several devices a pass is FSDP spelled out (bridge_jax.models.forward_sharding); the head is
-gathered and its gradient reduced block by block (bridge_jax.models.vocabulary_blocks).
+On several devices a pass is explicit FSDP (models/forward_sharding.py); the head is gathered and
+its gradient reduced by blocks (models/vocabulary_blocks.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bridge_jax.types import Policy, Sequences, Tree
 
 
 def forward_sharding_of(cfg: layers.Config, mesh: Mesh | None, kind: str) -> ForwardSharding:
-    """How a pass keeps rows and weights on the mesh, and its attention (a key of attention.KINDS)."""
+    """The ForwardSharding of a mesh; kind: of attention, a key of attention.KINDS."""
     if mesh is None:
         return ForwardSharding()
     attend = attention.choose(kind, mesh, layers.has_windows(cfg))
@@ -31,31 +31,31 @@ def forward_sharding_of(cfg: layers.Config, mesh: Mesh | None, kind: str) -> For
 
 
 def parts_of_group(P: int, M: int, mesh: Mesh | None) -> int:
-    """In how many parts the devices share the M rows of each of P prompts.
+    """Number of parts into which the M rows of each of P prompts are divided over the devices.
 
-    As few as give each device the same number of parts.
+    The smallest number that gives each device the same number of parts.
     """
     devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     return next((n for n in sharding.divisors(M) if P * n % devices == 0), 1)
 
 
-def shared_out(seqs: Sequences, mesh: Mesh | None) -> Sequences:
-    """The same rows, with a copy of a prompt for each part of its rows (parts_of_group)."""
+def repeat_prompts(seqs: Sequences, mesh: Mesh | None) -> Sequences:
+    """The sequences with a copy of a prompt for each part of its rows (parts_of_group)."""
     P = seqs.prompt_len_P.shape[0]
     times = parts_of_group(P, seqs.length_B.shape[0] // P, mesh)
-    again = lambda x: jnp.repeat(x, times, axis=0)
+    repeat = lambda x: jnp.repeat(x, times, axis=0)
     return (
         seqs
         if times == 1
-        else seqs.replace(prompt_PS=again(seqs.prompt_PS), prompt_len_P=again(seqs.prompt_len_P))
+        else seqs.replace(prompt_PS=repeat(seqs.prompt_PS), prompt_len_P=repeat(seqs.prompt_len_P))
     )
 
 
 def constrain_adapter(cfg: layers.Config, adapter: lora.Lora, mesh: Mesh | None):
-    """w -> w, each side of an adapter sharded as that side of its matrix.
+    """w -> w, with A and B sharded like the rows and columns of their matrix.
 
-    Their product is then computed where the matrix is. Left to itself the compiler gathers over
-    tensor the gradient of a whole stack of matrices instead.
+    Their product is then computed on the devices of the matrix. Otherwise the compiler gathers the
+    gradient of a whole stack of matrices over tensor.
     """
     if mesh is None or mesh.size == 1:
         return lambda w: w
@@ -75,10 +75,7 @@ def make(
     kind: str = "auto",
     mesh: Mesh | None = None,
 ) -> Policy:
-    """Log-probabilities, merge, pull and the adapter's start.
-
-    dtype: of merged weights and activations.
-    """
+    """The Policy of a model with an adapter; dtype: of merged weights and activations."""
     forward_sharding = forward_sharding_of(cfg, mesh, kind)
     constrain = constrain_adapter(cfg, adapter, mesh)
 
@@ -89,13 +86,13 @@ def make(
             hidden, head_VD, tokens, temperature, logp_chunk, mesh
         )
         if seqs.packing is not None:
-            rows = packing.inline(seqs)
+            rows = packing.concatenate(seqs)
             hidden_RWD = layers.forward_packed(cfg, phi, rows, remat, forward_sharding)
-            # With few samples in a row the completions are fewer positions than the whole row.
+            # with few samples per row the completions have fewer positions than the rows
             if seqs.tokens_BT.size < rows.token_RW.size:
-                return score(rows.back(hidden_RWD), seqs.tokens_BT)
-            return tuple(map(rows.back, score(hidden_RWD, rows.target_RW)))
-        shared = shared_out(seqs, mesh)
+                return score(rows.unpack(hidden_RWD), seqs.tokens_BT)
+            return tuple(map(rows.unpack, score(hidden_RWD, rows.target_RW)))
+        shared = repeat_prompts(seqs, mesh)
         return score(layers.forward(cfg, phi, shared, remat, forward_sharding), seqs.tokens_BT)
 
     return Policy(

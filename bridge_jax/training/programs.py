@@ -1,22 +1,23 @@
-"""Everything that a run computes on the device, compiled before its first step: policies, samplers, updates.
+"""The compiled programs of a run: policies, samplers, updates.
 
-One program per prompt bucket, from shapes alone, so that nothing compiles once training is under way (`compile_count` is
-logged with every step). Left out: what is compiled for evaluation outside a run (experiments/evaluate.py).
+There is one program per prompt bucket, compiled from shapes alone before the first step, so that
+nothing compiles during training (`compile_count` is logged with every step). Left out: programs for
+evaluation outside a run (evaluation/generate.py).
 """
 
 from __future__ import annotations
 
 import collections
 import functools
-import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bridge_jax import objectives
 from bridge_jax.distributed import sharding
+from bridge_jax.distributed.compiler import compiler_options
 from bridge_jax.models import attention, layers
 from bridge_jax.models.precision import matmul_precision
 from bridge_jax.sampling import decode_plan
@@ -30,7 +31,7 @@ COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Programs(NamedTuple):
-    """Everything that runs on the device, compiled before the first step for each prompt bucket."""
+    """The compiled programs, for each prompt bucket."""
 
     policy: dict[str, Callable]  # name of a policy -> params -> phi
     keys: Callable  # (step, prompt ids [P], first sample id [P]) -> keys [P * M]
@@ -58,24 +59,8 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 
 
 def compile_count() -> int:
-    """Programs compiled (or fetched from the compilation cache) by this process so far."""
+    """Number of programs that this process has compiled or read from the compilation cache."""
     return _compiled[True]
-
-
-def compiler_options(emitters: bool = False) -> dict[str, Any]:
-    """On a CPU, cheaper code generation, unless XLA_FLAGS decide; emitters: XLA's newer ones for what is no matmul.
-
-    Measured on the quickstart's grpo update: 7.6 s of compilation instead of 21.6, the update as fast (1.1 s). Samplers gain from
-    the emitters, whose copies of weights and cache are faster: a step of SmolLM2-135M with 64 rows takes .177 s instead of .200,
-    and .099 instead of .122 in bfloat16.
-    """
-    cheap = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": emitters}
-    flags = os.environ.get("XLA_FLAGS", "")
-    return (
-        {key: value for key, value in cheap.items() if key not in flags}
-        if jax.default_backend() == "cpu"
-        else {}
-    )
 
 
 def abstract_rows(P: int, S: int, T: int, B: int = 0, pack: int = 0) -> Sequences:
@@ -87,19 +72,19 @@ def abstract_rows(P: int, S: int, T: int, B: int = 0, pack: int = 0) -> Sequence
 
 
 def abstract_batch(setup: Setup, bucket: int, spec: BatchSpec) -> Batch:
-    """Shapes of what one update of this kind reads."""
+    """Shapes of the batch of one kind of step."""
     s, T = setup.settings, setup.settings.rollout.max_new
     rows = lambda P, B: abstract_rows(P, bucket, T, B, s.batch.pack)
     P, B = s.batch.prompts_per_step, s.batch.rollout_rows
     floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     samples = {
-        actor: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for actor in spec.sampled_by
+        name: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for name in spec.sampled_by
     }
     D = s.batch.demos_per_step + s.batch.demo_padding
     return Batch(rows(D, D) if spec.demos else None, samples)
 
 
-def placed(tree, layout):
+def with_shardings(tree, layout):
     """Shapes with their shardings."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -108,16 +93,16 @@ def placed(tree, layout):
     )
 
 
-def trace_policy(setup: Setup, state: TrainState, actor: str) -> jax.stages.Traced:
-    """The weights that this actor samples with, sharded for sampling; the state may be abstract."""
+def trace_policy(setup: Setup, state: TrainState, name: str) -> jax.stages.Traced:
+    """The weights of a sampling policy, sharded for sampling; the state may be abstract."""
     layout = build.theta_shardings(setup, setup.decode_mesh)
-    return jax.jit(lambda params: setup.method.policy(params, actor), out_shardings=layout).trace(
+    return jax.jit(lambda params: setup.method.policy(params, name), out_shardings=layout).trace(
         state.params
     )
 
 
-def plan_of(setup: Setup) -> decode_plan.DecodePlan:
-    """How this run decodes, by its settings and its devices."""
+def decode_plan_of(setup: Setup) -> decode_plan.DecodePlan:
+    """The decode plan for the run's settings and devices."""
     s, mesh = setup.settings, setup.decode_mesh
     return decode_plan.choose(
         mesh,
@@ -132,47 +117,48 @@ def plan_of(setup: Setup) -> decode_plan.DecodePlan:
 def trace_sampler(setup: Setup, phi, bucket: int, P: int, M: int) -> jax.stages.Traced:
     """M completions of each of P prompts of up to `bucket` tokens.
 
-    phi: weights of trace_policy, or their shapes.
+    phi: weights from trace_policy, or their shapes.
     """
     s, mesh = setup.settings, setup.decode_mesh
     number = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
     keys = jax.eval_shape(lambda: row_keys(jax.random.key(s.seed), 0, jnp.zeros(P, jnp.int32), M))
     rows = (number(jnp.int32, P, bucket), number(jnp.int32, P), keys)
-    sample = functools.partial(sampling_sampler.sample, setup.cfg, plan=plan_of(setup))
+    sample = functools.partial(sampling_sampler.sample, setup.cfg, plan=decode_plan_of(setup))
     how = Sampling(number(jnp.float32), number(jnp.int32, len(setup.eos_ids)), number(jnp.int32))
-    return jax.jit(sample).trace(phi, *placed(rows, sharding.of_rows(mesh, rows)), how)
+    return jax.jit(sample).trace(phi, *with_shardings(rows, sharding.of_rows(mesh, rows)), how)
 
 
 def trace_update(
     setup: Setup, state: TrainState, bucket: int, spec: BatchSpec
 ) -> jax.stages.Traced:
-    """One update of this kind, which takes the place of the state it is given."""
+    """The update of one kind of step; the state is donated."""
     layout, batch = (
         jax.tree.map(lambda leaf: leaf.sharding, state),
         abstract_batch(setup, bucket, spec),
     )
+    # applies to the backward passes too
     precise = jax.default_matmul_precision(
         matmul_precision(settings.dtype_of("model.dtype", setup.settings.model.dtype))
-    )  # backward passes too
+    )
     update = jax.jit(precise(setup.method.update), donate_argnums=0, out_shardings=(layout, None))
-    return update.trace(state, placed(batch, sharding.of_rows(setup.mesh, batch)))
+    return update.trace(state, with_shardings(batch, sharding.of_rows(setup.mesh, batch)))
 
 
 def abstract_phi(setup: Setup, state: TrainState):
-    """Shapes and shardings of what the sampler is given."""
-    return placed(
+    """Shapes and shardings of the sampler's weights."""
+    return with_shardings(
         jax.eval_shape(lambda params: setup.method.policy(params, "theta"), state.params),
         build.theta_shardings(setup, setup.decode_mesh),
     )
 
 
-def compiled(traced: jax.stages.Traced, emitters: bool = False) -> Callable:
+def compile_traced(traced: jax.stages.Traced, emitters: bool = False) -> Callable:
     """The traced program, compiled for the devices that its arguments are on."""
     return traced.lower().compile(compiler_options=compiler_options(emitters))
 
 
 def trace_keys(setup: Setup, P: int, M: int) -> jax.stages.Traced:
-    """(step, prompt ids [P], first sample id [P]) -> keys of M samples of each prompt, over the devices that sample."""
+    """(step, prompt ids [P], first sample id [P]) -> keys [P * M], sharded over the decode mesh."""
     root = jax.random.key(setup.settings.seed)
     keys = lambda step, ids, first: row_keys(root, step, ids, M, first)
     number = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
@@ -181,7 +167,7 @@ def trace_keys(setup: Setup, P: int, M: int) -> jax.stages.Traced:
 
 
 def trace_paired_keys(setup: Setup) -> jax.stages.Traced:
-    """(prompt ids [eval.rows], sample id) -> keys of one sample each, in no step's stream."""
+    """(prompt ids [eval.rows], sample id) -> keys of one sample each, independent of all steps."""
     root, rows = jax.random.key(setup.settings.seed), setup.settings.eval.rows
     # no step of training has this number
     keys = lambda ids, sample: row_keys(root, 2**30, ids, 1, sample)
@@ -196,36 +182,39 @@ def trace_demo_logp(setup: Setup, phi, bucket: int) -> jax.stages.Traced:
     mean_logp = lambda phi, seqs: objectives.mean_tokens(
         setup.policy.logp(phi, seqs, jnp.float32(1.0))[0], seqs
     )
-    return jax.jit(mean_logp).trace(phi, placed(rows, sharding.of_rows(setup.decode_mesh, rows)))
+    return jax.jit(mean_logp).trace(
+        phi, with_shardings(rows, sharding.of_rows(setup.decode_mesh, rows))
+    )
 
 
 def compile_programs(setup: Setup, state: TrainState, demo_logp: bool = False) -> Programs:
-    """Compile policy, sampler and update for every bucket, from shapes alone (`state` may be abstract).
+    """Compiles policies, samplers and updates for every bucket; `state` may be abstract.
 
     demo_logp: whether there are held-out demos to score.
     """
     s, method, buckets = setup.settings, setup.method, setup.buckets
-    phi, actors = abstract_phi(setup, state), method.sampling_policies
+    phi, policies = abstract_phi(setup, state), method.sampling_policies
     parts, M = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
     shadow = ("theta_hat",) if s.eval.cooperation and state.params.theta_hat is not None else ()
-    sampler = lambda *shape: compiled(trace_sampler(setup, phi, *shape), emitters=True)
+    sampler = lambda *shape: compile_traced(trace_sampler(setup, phi, *shape), emitters=True)
     first = jnp.zeros(s.eval.rows, jnp.int32)
     return Programs(
         policy={
-            name: compiled(trace_policy(setup, state, name)) for name in {"theta", *actors, *shadow}
+            name: compile_traced(trace_policy(setup, state, name))
+            for name in {"theta", *policies, *shadow}
         },
         keys=trace_keys(setup, parts, M).lower().compile(),
-        sample={bucket: sampler(bucket, parts, M) for bucket in buckets if actors},
+        sample={bucket: sampler(bucket, parts, M) for bucket in buckets if policies},
         greedy={bucket: sampler(bucket, s.eval.rows, 1) for bucket in buckets if s.eval.every},
         update={
-            (bucket, spec): compiled(trace_update(setup, state, bucket, spec))
+            (bucket, spec): compile_traced(trace_update(setup, state, bucket, spec))
             for bucket in buckets
             for spec in method.step_kinds
         },
         eval_keys=trace_keys(setup, s.eval.rows, 1).lower().compile()(jnp.int32(0), first, first),
         paired_keys=trace_paired_keys(setup).lower().compile(),
         demo_logp={
-            bucket: compiled(trace_demo_logp(setup, phi, bucket))
+            bucket: compile_traced(trace_demo_logp(setup, phi, bucket))
             for bucket in buckets[-1:]
             if demo_logp
         },

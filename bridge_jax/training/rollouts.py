@@ -1,7 +1,7 @@
-"""What a step asks, samples and grades: rows of the step, sampling in parts, further rounds.
+"""Rollouts of a step: its rows, sampling in parts, grading, re-sampling of uninformative groups.
 
-Everything is a function of seed, step and cursors, whatever was done before. A part of the samples is
-graded while the next is generated.
+All results are functions of seed, step and cursors alone. A part of the samples is graded while the
+next one is generated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from bridge_jax.data import batches, packing
 from bridge_jax.distributed import multihost, sharding
-from bridge_jax.evaluation import evaluate
+from bridge_jax.evaluation import reading
 from bridge_jax.grading.pool import Pool
 from bridge_jax.sampling import draw, sampler
 from bridge_jax.training.build import RunData, Setup
@@ -24,7 +24,7 @@ from bridge_jax.types import Batch, BatchSpec, Params, Problem, Rollouts, Sequen
 
 
 def on_mesh(mesh: jax.sharding.Mesh, tree):
-    """Host arrays onto the mesh, rows spread over its data axes."""
+    """Puts host arrays on the mesh, with rows sharded over its data axes."""
     return multihost.place(tree, sharding.of_rows(mesh, tree))
 
 
@@ -34,8 +34,8 @@ def sampling(setup: Setup, temperature: float) -> draw.Sampling:
     return draw.Sampling(jnp.float32(temperature), eos_E, limit)
 
 
-def packed(pack: int, batch: Batch) -> Batch:
-    """The batch with up to `pack` samples in each row of a pass; as it is where that is 0."""
+def pack_batch(pack: int, batch: Batch) -> Batch:
+    """The batch with up to `pack` samples packed into each row; unchanged for 0."""
 
     def part(seqs: Sequences) -> Sequences:
         width = seqs.prompt_PS.shape[1] + seqs.tokens_BT.shape[1]
@@ -50,13 +50,13 @@ def packed(pack: int, batch: Batch) -> Batch:
 
 
 class Rows(NamedTuple):
-    """What a step asks: prompts and demonstrations, padded to their common bucket."""
+    """The prompts and demonstrations of a step, padded to their common bucket."""
 
     step: int  # 0 for the first
     spec: BatchSpec
     bucket: int
-    prompts: np.ndarray  # indices of the data's prompts; empty where nothing is sampled
-    cursor: int  # of the order of prompts, behind these
+    prompts: np.ndarray  # indices into data.prompts; empty where nothing is sampled
+    cursor: int  # position in the order of prompts after these
     demos: Sequences | None
 
 
@@ -65,15 +65,15 @@ class Group(NamedTuple):
 
     policy: str
     prompts: np.ndarray  # indices
-    graded: list[evaluate.Graded]  # of each part
+    graded: list[reading.Graded]  # of each part
 
 
 class Sampled(NamedTuple):
-    """What a step sampled."""
+    """The samples of a step."""
 
-    rollouts: dict[str, Rollouts]  # what the update reads
-    groups: list[Group]  # all that was sampled, further rounds too
-    cursor: int  # of the prompts, behind all that were asked
+    rollouts: dict[str, Rollouts]  # input of the update
+    groups: list[Group]  # all samples, including those of further rounds
+    cursor: int  # position in the order of prompts after all sampled ones
     metrics: dict[str, float]
 
 
@@ -83,11 +83,11 @@ class StepSampler(NamedTuple):
     setup: Setup
     data: RunData
     programs: Programs
-    pool: Pool | None  # of a task that makes Claims
+    pool: Pool | None  # for a task with DeferredComparisons
 
-    def grade(self, problems: list[Problem], samples: sampler.Samples) -> evaluate.Graded:
-        """What became of each sample; row b is of problem b // M."""
-        return evaluate.grade(self.data.task, self.data.tokenizer, problems, samples, self.pool)
+    def grade(self, problems: list[Problem], samples: sampler.Samples) -> reading.Graded:
+        """Grades samples; row b belongs to problem b // M."""
+        return reading.grade(self.data.task, self.data.tokenizer, problems, samples, self.pool)
 
     def rows(self, step: int, cursors: dict[str, int]) -> Rows:
         """The step's prompts and demonstrations: a pure function of seed and cursors."""
@@ -104,7 +104,7 @@ class StepSampler(NamedTuple):
         used = [data.prompts.tokens[i] for i in prompts] + [data.demos.tokens[i] for i in demos]
         bucket = min(b for b in self.setup.buckets if b >= max(map(len, used)))
         if method.resample_rounds:
-            # one that fits the prompts of further rounds, too
+            # must fit the prompts of further rounds too
             bucket = self.setup.buckets[-1]
         demo_rows = None
         if spec.demos:
@@ -119,43 +119,43 @@ class StepSampler(NamedTuple):
         return batches.order(s.seed, "rl", count, cursor, s.batch.prompts_per_step)
 
     def start(self, params: Params, rows: Rows) -> dict[str, list[sampler.Samples]]:
-        """Begin to sample the step's prompts by every policy of the step, in parts; waits for nothing."""
+        """Dispatches sampling of the step's prompts by all its policies, in parts; does not wait."""
         return {
             name: self.dispatch(self.programs.policy[name](params), rows, rows.prompts)
             for name in rows.spec.sampled_by
         }
 
     def dispatch(self, phi, rows: Rows, prompts: np.ndarray) -> list[sampler.Samples]:
-        """Begin to sample these prompts with the weights phi."""
+        """Dispatches sampling of these prompts with the weights phi."""
         s, parts = self.setup.settings, []
         size = len(prompts) // s.rollout.calls
         how = sampling(self.setup, s.rollout.temperature)
-        # a prompt may come twice in a step, at the turn of an epoch: its second group has sample
-        # ids of its own
-        before = [int(np.sum(prompts[:i] == index)) for i, index in enumerate(prompts)]
-        first_P = np.asarray(before, np.int32) * s.batch.samples_per_prompt
+        # At the end of an epoch a prompt may occur twice in a step; its second group then has other
+        # sample ids.
+        earlier = [int(np.sum(prompts[:i] == index)) for i, index in enumerate(prompts)]
+        first_P = np.asarray(earlier, np.int32) * s.batch.samples_per_prompt
         for begin in range(0, len(prompts), size):
             part = slice(begin, begin + size)
             batch = batches.prompt_batch(self.data.prompts, prompts[part], (rows.bucket,))
             keys = self.programs.keys(jnp.int32(rows.step), batch.ids_P, first_P[part])
             asked = on_mesh(self.setup.decode_mesh, (batch.prompt_PS, batch.prompt_len_P))
-            # where programs run one by one, this waits for the last one
+            # on devices that run one program at a time this waits for the previous one
             with multihost.watchdog(f"the sampler's start in step {rows.step + 1}"):
                 samples = self.programs.sample[rows.bucket](phi, *asked, keys, how)
                 parts.append(multihost.replicate(samples))
         return parts
 
-    def collect(self, params: Params, rows: Rows, under_way: dict) -> Sampled:
-        """Fetch and grade what was started, and sample again in place of groups that teach nothing."""
+    def collect(self, params: Params, rows: Rows, handles: dict) -> Sampled:
+        """Fetches and grades the samples; replaces groups of equal rewards if the method asks so."""
         began, grading = time.monotonic(), 0.0
         rollouts, groups, cursor = {}, [], rows.cursor
         for name in rows.spec.sampled_by:
-            rollouts[name], graded, seconds = self.fetch(rows, rows.prompts, under_way.pop(name))
+            rollouts[name], graded, seconds = self.fetch(rows, rows.prompts, handles.pop(name))
             groups.append(Group(name, rows.prompts, graded))
             grading += seconds
         metrics = self.metrics(groups[0], rollouts["theta"]) if rollouts else {}
         if rollouts and self.setup.method.resample_rounds:
-            # of all that was asked first
+            # over the first round alone, without replaced groups
             metrics["reward/mean"] = float(rollouts["theta"].reward_B.mean())
             rounds, seconds = self.replace_equal_groups(params, rows, rollouts["theta"])
             groups, grading = groups + rounds, grading + seconds
@@ -166,7 +166,7 @@ class StepSampler(NamedTuple):
         return Sampled(rollouts, groups, cursor, metrics)
 
     def fetch(self, rows: Rows, prompts: np.ndarray, parts: list[sampler.Samples]):
-        """(Rollouts, [Graded], seconds of grading): each part is graded while the next is generated."""
+        """(Rollouts, [Graded], seconds of grading) of dispatched parts."""
         s, graded, grading = self.setup.settings, [], 0.0
         size = len(prompts) // len(parts)
         for part, begin in zip(parts, range(0, len(prompts), size)):
@@ -185,9 +185,9 @@ class StepSampler(NamedTuple):
         return Rollouts(samples.seqs, samples.logp_BT, reward_B, temperature), graded, grading
 
     def metrics(self, group: Group, rollouts: Rollouts) -> dict[str, float]:
-        """What the host reports of theta's samples."""
+        """The host's metrics of theta's samples."""
         length_B = rollouts.seqs.length_B
-        found = evaluate.rates([o for part in group.graded for o in part.outcomes])
+        found = reading.rates([o for part in group.graded for o in part.outcomes])
         found |= {
             "rollout/tokens": int(length_B.sum()),
             "rollout/length": float(length_B.mean()),
@@ -200,10 +200,11 @@ class StepSampler(NamedTuple):
     def replace_equal_groups(
         self, params: Params, rows: Rows, rollouts: Rollouts
     ) -> tuple[list[Group], float]:
-        """Replace groups of equal rewards in place by informative ones of the next prompts, in at most resample_rounds rounds.
+        """Replaces groups of equal rewards in place by groups of the next prompts.
 
-        Returns the rounds and the seconds of grading. Every prompt that is asked moves the cursor,
-        used or not, so that the order stays a function of it. What cannot be replaced stays.
+        At most resample_rounds rounds; groups that cannot be replaced stay. Returns the rounds and
+        the seconds of grading. Every sampled prompt advances the cursor, used or not, so that the
+        order stays a function of the cursor.
         """
         M, rounds, grading = self.setup.settings.batch.samples_per_prompt, [], 0.0
         cursor, phi = rows.cursor, self.programs.policy["theta"](params)
@@ -214,17 +215,17 @@ class StepSampler(NamedTuple):
                 break
             asked = self.order(cursor)
             cursor += len(asked)
-            more, graded, seconds = self.fetch(rows, asked, self.dispatch(phi, rows, asked))
-            more_PM = more.reward_B.reshape(-1, M)
-            useful = [p for p in range(len(asked)) if more_PM[p].min() != more_PM[p].max()]
+            extra, graded, seconds = self.fetch(rows, asked, self.dispatch(phi, rows, asked))
+            extra_PM = extra.reward_B.reshape(-1, M)
+            useful = [p for p in range(len(asked)) if extra_PM[p].min() != extra_PM[p].max()]
             for old, new in zip(equal, useful):
-                put(rollouts, old, more, new, M)
+                replace_group(rollouts, old, extra, new, M)
             rounds.append(Group("theta", asked, graded))
             grading += seconds
         return rounds, grading
 
     def sampled_tokens(self, groups: list[Group]) -> dict[str, float]:
-        """What sampling took: prompts, each computed once, and completions; of all policies and rounds."""
+        """Token counts of sampling: prompts, each computed once, and completions."""
         tokens, graded = self.data.prompts.tokens, [x for group in groups for x in group.graded]
         prompts = sum(len(tokens[i]) for group in groups for i in group.prompts)
         generated = sum(int(part.samples.seqs.length_B.sum()) for part in graded)
@@ -266,7 +267,10 @@ class StepSampler(NamedTuple):
 
 
 def with_noise(s, reward_B: np.ndarray, ids: list[int], step: int) -> np.ndarray:
-    """Each reward flipped with probability rollout.reward_noise, by seed, step and problem alone; outcomes stay what they are."""
+    """Rewards, each flipped with probability rollout.reward_noise; outcomes stay unchanged.
+
+    The flips depend on seed, step and problem alone.
+    """
     p, M = s.rollout.reward_noise, s.batch.samples_per_prompt
     if not p:
         return reward_B
@@ -274,9 +278,9 @@ def with_noise(s, reward_B: np.ndarray, ids: list[int], step: int) -> np.ndarray
     return np.where(np.concatenate(draws) < p, 1.0 - reward_B, reward_B).astype(np.float32)
 
 
-def put(rollouts: Rollouts, old: int, more: Rollouts, new: int, M: int) -> None:
-    """Group `new` of one batch in the place of group `old` of another, in host memory."""
-    for leaf, other in zip(jax.tree.leaves(rollouts), jax.tree.leaves(more)):
+def replace_group(rollouts: Rollouts, old: int, extra: Rollouts, new: int, M: int) -> None:
+    """Overwrites group `old` of rollouts with group `new` of extra, in host memory."""
+    for leaf, other in zip(jax.tree.leaves(rollouts), jax.tree.leaves(extra)):
         if leaf.ndim:
             rows = leaf.shape[0] // (rollouts.reward_B.shape[0] // M)
             leaf[old * rows : (old + 1) * rows] = other[new * rows : (new + 1) * rows]

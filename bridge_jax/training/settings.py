@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bridge_jax import methods, tasks
@@ -14,8 +13,9 @@ from bridge_jax.config import batch_table, renamed, schema
 from bridge_jax.distributed import multihost, sharding
 from bridge_jax.models import attention, remat
 from bridge_jax.models.lora import Lora
+from bridge_jax.models.precision import dtype_of
 from bridge_jax.optim import Recipe, Recipes
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import mirrors
 
 logger = logging.getLogger(__name__)
 GROUPS = (
@@ -45,21 +45,20 @@ LEAST = {
     "log.skipped_limit": 1,
     "model.logp_chunk": 1,
 }
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Where the base weights come from and in what precision they compute; masters are always fp32."""
+    """The base weights and their compute precision; master weights are always fp32."""
 
     path: schema.LocalPath = ""  # HF folder or hub name; "" draws random weights of shape `arch`
-    arch: dict = dataclasses.field(
-        default_factory=dict
-    )  # keys of HF's config.json; beside a path it must agree
+    # keys of HF's config.json; must agree with the model in `path` if both are set
+    arch: dict = dataclasses.field(default_factory=dict)
     dtype: str = "float32"  # compute dtype: float32 or bfloat16
-    attention: str = "auto"  # how training and prefill compute it: a key of attention.KINDS; auto: what the devices can
-    remat: str = "full"  # what a layer keeps for the backward pass: a key of remat.REMAT
-    logp_chunk: int = 512  # as many logits are in memory at once as so many positions have
+    # form of attention in training and prefill: a key of attention.KINDS; auto: by the devices
+    attention: str = "auto"
+    remat: str = "full"  # what a layer stores for the backward pass: a key of remat.REMAT
+    logp_chunk: int = 512  # a device holds the logits of so many positions at a time
     lora_rank: int = 16
     lora_alpha: float = 16.0
     lora_targets: str = Lora.targets
@@ -69,44 +68,41 @@ class Model:
 class Data:
     """Tokenizer and lengths."""
 
-    tokenizer: schema.LocalPath = (
-        ""  # "": the model's own; "chars": the task's alphabet; else a folder or hub name
-    )
-    buckets: tuple[int, ...] = (64,)  # prompt lengths that programs are compiled for
+    # "": the model's own; "chars": the task's alphabet; else a folder or hub name
+    tokenizer: schema.LocalPath = ""
+    buckets: tuple[int, ...] = (64,)  # padded prompt lengths, each with its compiled programs
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """How training samples are drawn. Temperature alone: training could not mirror top-k and top-p."""
+    """Sampling for training; without top-k and top-p, which training could not reproduce."""
 
     temperature: float = 1.0
-    # texts at which a completion is cut when it is read, in evaluations too, beside the task's own:
-    # those that mark a next question in its template
+    # further stop strings besides the task's own, also in evaluations, such as the mark of a next
+    # question: a completion ends with the first of them
     stop: tuple[str, ...] = ()
-    task_stop: bool = True  # whether the task's own apply
-    max_new: int = 64  # tokens, end-of-sequence counted; also the longest expert trace
+    task_stop: bool = True  # whether the task's own stop strings apply
+    max_new: int = 64  # maximum of tokens, end-of-sequence included; also of a demonstration
     cache_dtype: str = "float32"
-    reward_noise: float = (
-        0.0  # probability with which a reward is flipped: for studies of a grader that errs
-    )
+    # probability of flipping a reward, for studies of an unreliable grader
+    reward_noise: float = 0.0
     calls: int = 1  # parts of a step's prompts: one is graded while the next is generated
-    # how often the sampler goes on with the half of its rows that is not done; -1: where it pays
+    # how often the sampler continues with the unfinished half of its rows; -1: by the device
     compactions: int = -1
-    # into how many segments the cache is cut, of which a step reads those it can fill; -1: four
+    # number of segments of the cache, of which a step reads those it can fill; -1: four
     cache_segments: int = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """The three batch words; the rest is derived and printed (config/batch_table.py)."""
+    """Batch sizes; all other sizes are derived and printed (config/batch_table.py)."""
 
     prompts_per_step: int = 64
     samples_per_prompt: int = 5
     demos_per_step: int = 64
     microbatch_rows: int = 8  # per device
-    pack: int = (
-        0  # most samples in one row of a forward pass (packing.py); 0: each has a row of its own
-    )
+    # maximum of samples packed into one row (packing.py); 0: one sample per row
+    pack: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +110,14 @@ class Eval:
     """Held-out greedy evaluation during training."""
 
     every: int = 10  # steps; also before the first and after the last. 0: never
-    rows: int = 64  # prompts generated at once
+    rows: int = 64  # prompts generated at a time
     limit: int = 0  # problems of each split; 0: all
-    samples: int = (
-        0  # of each held-out problem at the training temperature, beside the greedy one; at most 9
-    )
-    cooperation: bool = False  # whether what cooperation does is measured too (measured_gain.py), on `rows` problems of each kind
+    # samples of each held-out problem at the training temperature, besides the greedy one; at most
+    # 9
+    samples: int = 0
+    # whether the cooperative gain is measured too (measured_gain.py), on `rows` problems of each
+    # kind
+    cooperation: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,19 +130,18 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """What is written beside metrics.jsonl."""
+    """Records besides metrics.jsonl, and limits that stop a run."""
 
     rollouts_every: int = 1  # steps between rollout files; 0: none
-    eval_problems: int = 8  # of each held-out split whose answers are kept at every evaluation
+    eval_problems: int = 8  # problems of each held-out split whose answers every evaluation writes
     mirrors: tuple[str, ...] = ()  # tensorboard, wandb
     skipped_limit: int = 5  # non-finite updates in a row after which the run stops
-    ungraded_limit: float = (
-        0.1  # share of a step's samples ended by the grader's timeout or error that stops it
-    )
+    # share of a step's samples with a timeout or error of the grader above which the run stops
+    ungraded_limit: float = 0.1
 
 
 class Settings(NamedTuple):
-    """All of a config, typed."""
+    """The typed settings of a run."""
 
     seed: int
     steps: int
@@ -165,7 +162,10 @@ class Settings(NamedTuple):
 
 
 def read(config: ConfigDict, devices: int) -> Settings:
-    """Check and type every group; ValueError for the first key that is invalid, warnings for keys nobody reads."""
+    """The checked settings of a config for this number of devices.
+
+    ValueError names the first invalid key.
+    """
     for key in config:
         if key not in KEYS:
             raise ValueError(f"unknown key config.{key}: {schema.did_you_mean(key, KEYS)}")
@@ -223,7 +223,7 @@ def read(config: ConfigDict, devices: int) -> Settings:
 
 
 def method_settings(group: ConfigDict, name: str, cls: type) -> Any:
-    """The settings of the chosen method, config.method.<name>; a warning for those of others that are set."""
+    """The settings of the chosen method, config.method.<name>; warns of changed ones of others."""
     for key in group:
         if key not in ("name", *methods.names()):
             raise ValueError(
@@ -231,10 +231,10 @@ def method_settings(group: ConfigDict, name: str, cls: type) -> Any:
                 + (renamed.hint(name, key) or schema.did_you_mean(key, ("name", *methods.names())))
             )
     for other in sorted(set(group) - {"name", name}):
-        usual = methods.defaults(other)
-        if group[other].to_dict() == usual:
+        default = methods.defaults(other)
+        if group[other].to_dict() == default:
             continue
-        for key, (value, _) in schema.diff(group[other], usual).items():
+        for key, (value, _) in schema.diff(group[other], default).items():
             if value != schema.NOT_SET:
                 logger.warning(
                     "method.%s.%s=%r is set, but the method is %r", other, key, value, name
@@ -243,29 +243,30 @@ def method_settings(group: ConfigDict, name: str, cls: type) -> Any:
 
 
 def check(s: Settings) -> None:
-    """ValueError for numbers and names of the right type that are invalid."""
+    """ValueError for settings that have the right type but an invalid value."""
     for key, least in LEAST.items():
         section, name = key.split(".")
         if (value := getattr(getattr(s, section), name)) < least:
             raise ValueError(f"{key}={value}; allowed: a whole number of at least {least}")
     if s.rollout.temperature <= 0 or s.rollout.max_new < 1:
         raise ValueError(
-            f"rollout.temperature={s.rollout.temperature}, rollout.max_new={s.rollout.max_new}; allowed: "
-            "above 0, and at least 1"
+            f"rollout.temperature={s.rollout.temperature}, rollout.max_new={s.rollout.max_new}; "
+            "allowed: above 0, and at least 1"
         )
     if s.rollout.compactions < -1:
         raise ValueError(
-            f"rollout.compactions={s.rollout.compactions}; allowed: 0, 1, ..., or -1: 2 on one CPU, "
-            "0 elsewhere"
+            f"rollout.compactions={s.rollout.compactions}; allowed: 0, 1, ..., or -1: 2 on one "
+            "CPU, 0 elsewhere"
         )
     if s.rollout.cache_segments < 1 and s.rollout.cache_segments != -1:
         raise ValueError(
-            f"rollout.cache_segments={s.rollout.cache_segments}; allowed: 1, 2, ..., or -1, which is 4"
+            f"rollout.cache_segments={s.rollout.cache_segments}; allowed: 1, 2, ..., or -1, which "
+            "is 4"
         )
     if "" in s.rollout.stop:
         raise ValueError(
-            f"rollout.stop={s.rollout.stop}: an empty text stands everywhere; leave it out, allowed are "
-            "texts such as '\\nQuestion:'"
+            f"rollout.stop={s.rollout.stop}: an empty text is in every text; leave it out, "
+            "allowed are texts such as '\\nQuestion:'"
         )
     if not 0 <= s.rollout.reward_noise <= 1:
         raise ValueError(
@@ -283,12 +284,13 @@ def check(s: Settings) -> None:
         )
     if s.eval.samples > 9:
         raise ValueError(
-            f"eval.samples={s.eval.samples}; allowed: up to 9. For more of them: experiments.evaluate --samples"
+            f"eval.samples={s.eval.samples}; allowed: up to 9. For more of them: "
+            "experiments.evaluate --samples"
         )
     for name in s.log.mirrors:
-        if name not in logbook.MIRRORS:
+        if name not in mirrors.MIRRORS:
             raise ValueError(
-                f"unknown mirror log.mirrors={name!r}: {schema.did_you_mean(name, logbook.MIRRORS)}"
+                f"unknown mirror log.mirrors={name!r}: {schema.did_you_mean(name, mirrors.MIRRORS)}"
             )
     if s.model.remat not in remat.REMAT:
         raise ValueError(f"model.remat={s.model.remat!r}; allowed: {', '.join(remat.REMAT)}")
@@ -298,10 +300,3 @@ def check(s: Settings) -> None:
         )
     dtype_of("model.dtype", s.model.dtype)
     dtype_of("rollout.cache_dtype", s.rollout.cache_dtype)
-
-
-def dtype_of(key: str, name: str):
-    """The dtype of a config value; ValueError lists what is allowed."""
-    if name not in DTYPES:
-        raise ValueError(f"{key}={name!r}; allowed: {', '.join(DTYPES)}")
-    return DTYPES[name]

@@ -1,4 +1,4 @@
-"""What the host logs of a step once its update is done, and what a checkpoint says beside the state."""
+"""Deferred logging of a step after its update, and the metadata of checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bridge_jax.training.programs import compile_count
 from bridge_jax.types import Batch
 
 logger = logging.getLogger(__name__)
-SHOWN = {
+PROGRESS_KEYS = {
     "reward": "reward/mean",
     "J_SFT": "sft/logp",
     "gain": "bridge/gain",
@@ -25,20 +25,20 @@ SHOWN = {
 
 
 class Pending(NamedTuple):
-    """A step whose update is under way: its metrics are on the device."""
+    """A step whose update was dispatched, with its deferred metrics."""
 
     number: int  # 1 for the first
     metrics: dict  # device scalars, not fetched
     host_metrics: dict[str, float]
-    sampled: dict[str, float]  # tokens that sampling took, whether the update read them or not
-    batch: Batch  # kept until the update is known to be finite
-    dispatched: float  # clock
+    sampled: dict[str, float]  # token counts of sampling, including samples that were replaced
+    batch: Batch  # held until the update is known to be finite
+    dispatched: float  # time of dispatch, time.monotonic()
 
 
 class StepLog:
-    """Writes a line for each step, adds up what was spent, counts skipped updates.
+    """Writes a line per step, accumulates the budget, and counts skipped updates.
 
-    meta: of the checkpoint the run goes on from. show(step, text): the line of progress.
+    meta: from the checkpoint that the run resumes from. show(step, text): shows progress.
     """
 
     def __init__(self, setup: Setup, book: logbook.Logbook, meta: dict, show: Callable):
@@ -46,16 +46,16 @@ class StepLog:
         self.totals = collections.Counter(meta["totals"])
         self.skipped_in_row = meta["skipped_in_row"]
         self.meter = budget.Meter(meta.get("times", {}))
-        self.last: dict[str, float] = {}  # the last line
+        self.last: dict[str, float] = {}  # the line of the last step
         self._trained, self._since = meta["train_s"], time.monotonic()
 
     def finish(
         self, step: Pending | None, extra: dict, updated: float = 0.0, log: bool = True
     ) -> None:
-        """Fetch the metrics of a step, which waits for its update, and log them.
+        """Fetches the metrics of a step, which waits for its update, and logs them.
 
-        extra: of its evaluation. updated: when the update ended, if that is known. log: whether a line
-        is written now.
+        extra: scores of its evaluation. updated: time of the update's end, if known. log: whether
+        the line is written now.
         """
         if step is None:
             return
@@ -67,7 +67,11 @@ class StepLog:
         self.last |= {"compile/count": compile_count(), "time/train_s": self.trained()}
         if log:
             self.book.write(step.number, self.last)
-        shown = [f"{name} {self.last[key]:.3f}" for name, key in SHOWN.items() if key in self.last]
+        shown = [
+            f"{name} {self.last[key]:.3f}"
+            for name, key in PROGRESS_KEYS.items()
+            if key in self.last
+        ]
         self.show(step.number, "  ".join(shown))
         self.skipped_in_row = self.skipped_in_row + 1 if metrics["update/skipped"] else 0
         if metrics["update/skipped"]:
@@ -78,23 +82,23 @@ class StepLog:
             )
 
     def _spent(self, step: Pending, metrics: dict[str, float]) -> dict[str, float]:
-        """Rates of this step, and all that the run has spent, also what this kind of step does not."""
+        """Token rates of this step, and the totals of the run."""
         counted = {key: value for key, value in metrics.items() if key.startswith("budget/")}
         spent = counted | step.sampled
         lengths = budget.mean_lengths(step.batch)
         spent["budget/flops"] = budget.step_flops(self.setup.cfg, spent, *lengths)
         rollout_s, update_s = step.host_metrics["time/rollout_s"], metrics["time/update_s"]
-        # as the host sees it
+        # as measured by the host
         spent["time/device_s"] = update_s + rollout_s
         self.totals.update(spent)
         return budget.token_rates(spent, rollout_s, update_s) | self.totals
 
     def trained(self) -> float:
-        """Seconds of training, of earlier processes too."""
+        """Seconds of training, including those of earlier processes."""
         return self._trained + time.monotonic() - self._since
 
     def meta(self, number: int, cursors: dict[str, int], pending_evaluation: bool) -> dict:
-        """What a checkpoint says beside the state; the last line too where its evaluation is still to come."""
+        """Metadata of a checkpoint; "unlogged": the last line, if its evaluation is pending."""
         line = {key: repr(value) for key, value in self.last.items()} if pending_evaluation else {}
         return {
             **cursors,

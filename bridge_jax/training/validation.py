@@ -18,66 +18,66 @@ from bridge_jax.types import TrainState
 def evaluation(
     sampler: rollouts.StepSampler, state: TrainState, interrupt: Interrupt, book, step: int
 ) -> dict[str, float]:
-    """Greedy accuracy on every held-out split, as in experiments.evaluate; Stopped between two batches after a signal.
+    """Greedy accuracy on every held-out split, as in experiments.evaluate.
 
     With eval.samples also the mean accuracy of so many samples, eval/{split}_sampled_accuracy; with
-    eval.cooperation, what measured_gain.py measures. Which problems were solved, and by how many of
-    their samples, goes to the logbook.
+    eval.cooperation the metrics of measured_gain.py. The solved problems, and the numbers of right
+    samples, go to the logbook. Raises Stopped between two batches after a signal.
     """
     setup, data, programs = sampler.setup, sampler.data, sampler.programs
     s, began, phi = setup.settings, time.monotonic(), programs.policy["theta"](state.params)
 
-    def one_each(phi, batch: batches.PromptBatch, sample: int | None = None):
-        """One completion a prompt: greedy, or the sample of this number."""
+    def generate_one(phi, batch: batches.PromptBatch, sample: int | None = None):
+        """One completion per prompt: greedy, or the sample with this number."""
         interrupt.check()
         asked = rollouts.on_mesh(setup.decode_mesh, (batch.prompt_PS, batch.prompt_len_P))
         greedy = sample is None
         keys = programs.eval_keys if greedy else programs.paired_keys(batch.ids_P, np.int32(sample))
-        how = rollouts.sampling(setup, 0.0 if greedy else s.rollout.temperature)
+        settings = rollouts.sampling(setup, 0.0 if greedy else s.rollout.temperature)
         generate = programs.greedy[batch.prompt_PS.shape[1]]
         with multihost.watchdog("samples of an evaluation"):
             return multihost.device_get(
-                "samples of an evaluation", generate(phi, *asked, keys, how)
+                "samples of an evaluation", generate(phi, *asked, keys, settings)
             )
 
-    def correct(generated, split, prompts, too_long):
+    def correct(generate, split, prompts, too_long):
         scores, transcripts = evaluate.evaluate(
-            generated,
-            phi,
-            data.task,
-            data.tokenizer,
+            functools.partial(generate, phi),
+            evaluate.Grading(data.task, data.tokenizer, sampler.pool),
             split,
             prompts,
             s.eval.rows,
             setup.buckets,
-            sampler.pool,
-            too_long=too_long,
+            too_long,
         )
-        right = (row for row in transcripts if row["outcome"] == evaluate.Outcome.correct)
-        return scores, {row["id"] for row in right}, transcripts
+        solved_ids = (row for row in transcripts if row["outcome"] == evaluate.Outcome.correct)
+        return scores, {row["id"] for row in solved_ids}, transcripts
 
-    metrics, solved, kept = {}, {}, []
+    metrics, solved, records = {}, {}, []
     for split, prompts in data.splits.items():
         asked = data.task.splits.get(split, prompts.problems)[: s.eval.limit or None]
-        scores, right, transcripts = correct(
-            one_each, split, prompts, len(asked) - len(prompts.problems)
+        scores, solved_ids, transcripts = correct(
+            generate_one, split, prompts, len(asked) - len(prompts.problems)
         )
-        kept += [
+        records += [
             {"actor": f"theta, greedy, {split}"} | row for row in transcripts[: s.log.eval_problems]
         ]
         metrics |= scores
-        solved[split] = "".join(str(int(problem.id in right)) for problem in asked)
+        solved[split] = "".join(str(int(problem.id in solved_ids)) for problem in asked)
         if s.eval.samples and split in data.task.splits:
-            times = [
-                correct(functools.partial(one_each, sample=k), split, prompts, 0)[1]
+            solved_by_sample = [
+                correct(functools.partial(generate_one, sample=k), split, prompts, 0)[1]
                 for k in range(s.eval.samples)
             ]
-            counts = [sum(problem.id in right for right in times) for problem in asked]
+            counts = [
+                sum(problem.id in solved_ids for solved_ids in solved_by_sample)
+                for problem in asked
+            ]
             metrics[f"eval/{split}_sampled_accuracy"] = sum(counts) / (s.eval.samples * len(asked))
             solved[f"{split}_sampled"] = "".join(map(str, counts))
     with multihost.watchdog("the measures of cooperation"):
         metrics |= measured_gain.measure(sampler, state) if s.eval.cooperation else {}
     book.write_solved(step, solved)
-    if kept:
-        book.write_rollouts(step, kept, "eval")
+    if records:
+        book.write_rollouts(step, records, "eval")
     return metrics | {"time/eval_s": time.monotonic() - began}

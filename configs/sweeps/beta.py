@@ -1,9 +1,11 @@
-"""How fast the adapter learns: beta from .1 to 1,000 times alpha, for BRIDGE, for its gain alone, and without theta_hat.
+"""The adapter's learning rate: beta from .1 to 1,000 times alpha.
 
-    python -m experiments.pretrain --out=runs/study/base    # once: the base model that every run starts from
+    python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
     python -m experiments.sweep --sweep=configs/sweeps/beta.py --workdir=runs/beta --jobs=2
 
-The paper gives w the learning rate of theta, 5e-7, at which an adapter hardly moves; beta = 0 is hybrid, which stands beside it.
+For BRIDGE, for the variant whose w ascends the gain alone, and for joint, which has no theta_hat.
+The paper gives w the learning rate of theta, 5e-7, at which an adapter hardly moves. beta = 0 is
+hybrid, which is included.
 """
 
 from configs.sweeps import ladder

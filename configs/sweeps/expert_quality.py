@@ -1,14 +1,14 @@
-"""How much wrong experts hurt: a share of the demonstrations has one wrong step and so a wrong answer.
+"""Wrong demonstrations: a share of them has one wrong step and so a wrong answer.
 
-python -m experiments.pretrain --out=runs/study/base    # once: the base model that every run starts from
-python -m experiments.sweep --sweep=configs/sweeps/expert_quality.py --workdir=runs/expert_quality --jobs=2
+python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs python -m
+experiments.sweep --sweep=configs/sweeps/expert_quality.py --workdir=runs/expert_quality --jobs=2
 """
 
 from configs.sweeps import ladder
 
 
 def get_sweep() -> dict:
-    """None, 20% and 50% of the experts wrong x 6 methods x 4 seeds."""
+    """None, 20% and 50% of the demonstrations wrong x 6 methods x 4 seeds."""
     return dict(
         config="configs/ladder.py",
         set=ladder.common(),

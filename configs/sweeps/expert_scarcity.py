@@ -1,7 +1,11 @@
-"""How many experts it takes: 16 (half of what a step reads: each twice in every step) to 2,000 (each prompt has one).
+"""Number of demonstrations, from 16 to 2,000.
 
-python -m experiments.pretrain --out=runs/study/base    # once: the base model that every run starts from
-python -m experiments.sweep --sweep=configs/sweeps/expert_scarcity.py --workdir=runs/expert_scarcity --jobs=2
+    python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
+    python -m experiments.sweep --sweep=configs/sweeps/expert_scarcity.py --workdir=runs/expert_scarcity \\
+        --jobs=2
+
+16 are half of what a step reads, so that each is read twice in every step; with 2,000 each prompt
+has one.
 """
 
 from configs.sweeps import ladder

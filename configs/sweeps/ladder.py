@@ -1,10 +1,11 @@
-"""What the sweeps of the study share: the methods, their settings beside the learning rate, and how long each trains.
+"""Shared settings of the study's sweeps: methods, their settings, learning rates, lengths of runs.
 
-Equal budgets: each method reads 3,200 experts (100 steps of 32, from task.demo_size) and generates 25,600 samples (100 steps of
-32 prompts x 8); steps that generate nothing (the first half of cold_start, every second one of alternate) come on top and are
-cheap. What generates more a step has fewer steps: bridge_own samples twice, dapo 2.3 times (measured). Each warms up for a
-tenth and falls to 0 by a cosine at its own end. Equal time: AT_EQUAL_TIME, the same methods for as long as bridge takes. Not a
-sweep itself.
+Equal budgets: each method reads 3,200 demonstrations (100 steps of 32, from task.demo_size) and
+generates 25,600 samples (100 steps of 32 prompts x 8). Steps without sampling (the first half of
+cold_start, every second step of alternate) come on top and are cheap. Methods that generate more
+per step have fewer steps: bridge_own samples twice, dapo 2.3 times (measured). Each has a warm-up
+of a tenth, and a cosine to 0 at its own end. Equal time: AT_EQUAL_TIME, the same methods for as
+long as bridge takes. Not a sweep itself.
 """
 
 import json
@@ -12,7 +13,8 @@ import pathlib
 
 ROLLOUTS = 100  # generating steps of each run
 TUNED = pathlib.Path(__file__).resolve().parents[2] / "docs" / "study" / "tuned.json"
-METHODS = {  # variant -> method and what it sets beside the learning rates
+# variant -> method and its settings other than learning rates
+METHODS = {
     "sft": {"method": "sft"},
     "grpo": {"method": "grpo"},
     "cold_start": {
@@ -58,12 +60,12 @@ MAIN = ("sft", "grpo", "cold_start", "alternate", "hybrid", "bridge")
 MAIN_WITH_SAMPLES = MAIN[1:]  # sft reads no reward
 ALPHA = 1e-4  # the base rate of configs/ladder.py
 RATES = (1e-4, 3e-4, 1e-3)  # alpha of every method
-LOWER = 3e-5  # as well for those whose best of the three is the lowest; it was tried for the main ones and was best for none
+# also tried for LOWEST_BEST, the variants whose best rate of the three is the lowest; for the main
+# variants it was tried and never the best
+LOWER = 3e-5
 LOWEST_BEST = ("chord_phi", "luffy", "dr_grpo", "gspo", "dapo", "srft", "hpt")
-RATIOS = (
-    10,
-    1,
-)  # beta / alpha of those with an adapter, which so have twice as many settings to choose from
+# beta / alpha of variants with an adapter, which therefore have twice as many settings to try
+RATIOS = (10, 1)
 
 
 def common(**given) -> dict:
@@ -72,12 +74,12 @@ def common(**given) -> dict:
 
 
 def given_of(variant: str) -> dict:
-    """What a variant sets beside the learning rates; a method that METHODS has not, its defaults."""
+    """The settings of a variant other than learning rates; the defaults for another method."""
     return METHODS.get(variant, {"method": variant})
 
 
 def annealed(given: dict) -> dict:
-    """The settings with both learning rates falling to 0 at the end of the run, of each phase where there are two."""
+    """The settings with learning rates that fall to 0 at the end of the run, or of each phase."""
     steps = given.get("steps", ROLLOUTS)
     length = steps - given.get("method.cold_start.sft_steps", 0)
     every = {"warmup_steps": length // 10, "decay_steps": length - length // 10}
@@ -90,7 +92,7 @@ def annealed(given: dict) -> dict:
 
 
 def at_rate(variant: str, rate: float, ratio: float = RATIOS[0], **given) -> dict:
-    """The settings of a variant, and those given, at a learning rate alpha; beta is `ratio` times alpha."""
+    """The settings of a variant, and those given, with alpha = rate and beta = ratio * alpha."""
     adapter = (
         {"optim.lora.learning_rate": float(f"{ratio * rate:.3g}")}
         if variant in WITH_ADAPTER
@@ -100,17 +102,17 @@ def at_rate(variant: str, rate: float, ratio: float = RATIOS[0], **given) -> dic
 
 
 def ratios(variant: str) -> tuple[float, ...]:
-    """beta / alpha that is tried; without an adapter it says nothing."""
+    """The ratios beta / alpha to try; a single one without an adapter, where it has no effect."""
     return RATIOS if variant in WITH_ADAPTER else RATIOS[:1]
 
 
 def setting(variant: str, rate: float, ratio: float) -> str:
-    """What a setting of the tuning is called: METHOD@ALPHA, with xRATIO behind it where that is not the first."""
+    """The name of a tuning setting: METHOD@ALPHA, with xRATIO for a ratio other than 10."""
     return f"{variant}@{rate:g}" + ("" if ratio == RATIOS[0] else f"x{ratio}")
 
 
 def grid(variant: str) -> dict[str, tuple[float, float]]:
-    """What is tried in tuning: setting -> (alpha, beta / alpha)."""
+    """The settings to try in tuning: name -> (alpha, beta / alpha)."""
     rates = (LOWER, *RATES) if variant in LOWEST_BEST else RATES
     return {
         setting(variant, rate, ratio): (rate, ratio) for rate in rates for ratio in ratios(variant)
@@ -118,7 +120,7 @@ def grid(variant: str) -> dict[str, tuple[float, float]]:
 
 
 def scaled(variant: str, factor: float) -> dict:
-    """The lengths of a variant that trains for `factor` times its steps, each phase alike."""
+    """The lengths of a variant with all phases scaled by `factor`."""
     given = {"steps": ROLLOUTS} | given_of(variant)
     return {
         key: round(factor * given[key])
@@ -128,7 +130,7 @@ def scaled(variant: str, factor: float) -> dict:
 
 
 def tuned() -> dict[str, tuple[float, float]]:
-    """Variant -> (alpha, beta / alpha), of those that the study has tuned (docs/study/tuned.json)."""
+    """Variant -> (alpha, beta / alpha), for the tuned variants (docs/study/tuned.json)."""
     return (
         {name: tuple(rates) for name, rates in json.loads(TUNED.read_text()).items()}
         if TUNED.exists()
@@ -137,10 +139,10 @@ def tuned() -> dict[str, tuple[float, float]]:
 
 
 def at_tuned(variant: str, **given) -> dict:
-    """The settings of a variant, and those given, at its tuned rates, else at those of the config."""
+    """The settings of a variant, and those given, at its tuned rates, or at the config's."""
     return at_rate(variant, *tuned().get(variant, (ALPHA, RATIOS[0])), **given)
 
 
 def settled(*variants: str) -> dict:
-    """{variant: its settings at its rates}; unless named, of all that are tuned, or of all where none is."""
+    """{variant: its settings at its rates}; by default all tuned variants, or all if none is."""
     return {name: at_tuned(name) for name in variants or tuned() or METHODS}

@@ -1,9 +1,10 @@
-"""The paper's comparison of methods, with everything people compare it with and its controls: up to 20 variants x 8 seeds.
+"""The paper's comparison of methods, with related ones and controls: 20 variants x 8 seeds.
 
-    python -m experiments.pretrain --out=runs/study/base    # once: the base model that every run starts from
+    python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
     python -m experiments.sweep --sweep=configs/sweeps/methods.py --workdir=runs/methods --jobs=2
 
-Variants and rates of docs/study/tuned.json; without that file all of them, at the config's rate.
+Variants and rates are those of docs/study/tuned.json; without that file all variants run at the
+config's rate.
 """
 
 from configs.sweeps import ladder

@@ -1,9 +1,11 @@
-"""The paper's test of robustness: each training reward flipped with probability p; evaluation is never flipped.
+"""The paper's test of robustness: each training reward is flipped with probability p.
 
-    python -m experiments.pretrain --out=runs/study/base    # once: the base model that every run starts from
-    python -m experiments.sweep --sweep=configs/sweeps/reward_noise.py --workdir=runs/reward_noise --jobs=2
+    python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
+    python -m experiments.sweep --sweep=configs/sweeps/reward_noise.py --workdir=runs/reward_noise \\
+        --jobs=2
 
-Published at p = 0.2, Qwen2.5-3B: BRIDGE 32.9, RL 13.9 (arXiv 2509.06948 v3; not ours).
+Rewards of evaluations are not flipped. Published at p = 0.2, Qwen2.5-3B: BRIDGE 32.9, RL 13.9
+(arXiv 2509.06948 v3; not ours).
 """
 
 from configs.sweeps import ladder

@@ -1,6 +1,6 @@
-"""How far seeds alone spread: RL alone, the fixed mixture and BRIDGE on 16 seeds each.
+"""The spread over seeds: RL alone, the fixed mixture and BRIDGE on 16 seeds each.
 
-python -m experiments.pretrain --out=runs/study/base    # once: the base model that every run starts from
+python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
 python -m experiments.sweep --sweep=configs/sweeps/seeds.py --workdir=runs/seeds --jobs=2
 """
 

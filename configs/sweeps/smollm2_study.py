@@ -1,14 +1,16 @@
-"""The smaller study on a real pretrained model: SmolLM2-135M-Instruct, 20 generating steps of five methods, two seeds.
+"""The smaller study on a real pretrained model, SmolLM2-135M-Instruct: five methods, two seeds.
 
     python -m experiments.get_smollm2 --out=models_local/smollm2
-    python -m experiments.sweep --sweep=configs/sweeps/smollm2_study.py --workdir=runs/smollm2_study \\
-        --results=docs/study/results/smollm2.jsonl
+    python -m experiments.sweep --sweep=configs/sweeps/smollm2_study.py \\
+        --workdir=runs/smollm2_study --results=docs/study/results/smollm2.jsonl
     python -m experiments.report --runs='runs/smollm2_study/*' --out=runs/smollm2_study.html
     python -m experiments.study --stages=     # its tables and picture in docs/study.md
 
-Two CPU cores, one run at a time, 11 GB: three to four hours. The base solves 27% of the task greedily (docs/smollm2.md). One rate
-for all, and for sft also the 5e-5 of a strong recipe; beta = alpha, as in the paper and as the ladder's tuning chose, and for
-bridge also ten times that. Warm-up over a tenth, then a cosine to 0, as in the ladder's study.
+Each run has 20 generating steps. On two CPU cores, one run at a time, it takes 11 GB and three to
+four hours. The base model solves 27% of the task greedily (docs/smollm2.md). All methods have one
+learning rate; sft also has the 5e-5 of a strong recipe. beta = alpha, as in the paper and in the
+ladder's tuning; bridge also has ten times that. Warm-up over a tenth, then a cosine to 0, as in the
+ladder's study.
 """
 
 from configs.sweeps import ladder
@@ -31,9 +33,8 @@ def get_sweep() -> dict:
         )
         for name, given in lengths.items()
     }
-    for variant in (
-        variants.values()
-    ):  # an evaluation takes as long as three steps of grpo: at the start, half-way, at the end
+    # an evaluation takes as long as three steps of grpo: at the start, half-way, at the end
+    for variant in variants.values():
         variant["eval.every"] = variant["steps"] // 2
     variants["bridge"] |= {"optim.lora.learning_rate": ALPHA, "optim.lora.schedule": "cosine"}
     variants["sft_5e-5"] = variants["sft"] | {"optim.base.learning_rate": 5e-5}

@@ -1,8 +1,10 @@
-"""The study's hard conditions: rewards flipped with probability 0.2, 20% and 50% of the experts wrong, 16 experts for 200.
+"""The study's hard conditions: flipped rewards, wrong demonstrations, few demonstrations.
 
     python -m experiments.study --stages=conditions
 
-A variant is METHOD+CONDITION. The learning rates are those tuned without any of this, as a user would have them.
+Rewards are flipped with probability 0.2; 20% and 50% of the demonstrations are wrong; there are 16
+instead of 200. A variant is METHOD+CONDITION. The learning rates are those tuned without these
+conditions, as a user would have them.
 """
 
 from configs.sweeps import ladder

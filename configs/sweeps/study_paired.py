@@ -1,9 +1,10 @@
-"""An expert for every prompt (2,000 for 200): what luffy, srft and hpt need to sample from as many prompts as the others.
+"""A demonstration for every prompt, 2,000 instead of 200.
 
     python -m experiments.study --stages=paired
 
-A variant is METHOD+all experts, at its tuned rates; those three were tuned on 200 prompts, so each is run at both rates that were
-ever chosen for a method without an adapter, as METHOD+all experts@RATE.
+luffy, srft and hpt need this to sample from as many prompts as the other methods. A variant is
+METHOD+all experts, at its tuned rates. These three were tuned on 200 prompts, so each is run at
+both rates that were ever chosen for a method without an adapter, as METHOD+all experts@RATE.
 """
 
 from configs.sweeps import ladder

@@ -1,8 +1,9 @@
-"""The study in ten minutes: the main methods at the config's learning rate, two seeds, 40% of the steps.
+"""The study in ten minutes: the main methods at the config's rate, two seeds, 40% of the steps.
 
     python -m experiments.study --quick
 
-It shows how, it proves nothing. Its base model is its own: made on all cores, which is faster, it is not the one of the study.
+It demonstrates the procedure and proves nothing. It has its own base model, made on all cores,
+which is faster; it is not the base model of the study.
 """
 
 from configs.sweeps import ladder

@@ -1,8 +1,9 @@
-"""Where does the cooperative gain pay: settings of bridge one by one around the tuned one, and a few together.
+"""The regime of the cooperative gain: settings of bridge around the tuned ones.
 
     python -m experiments.study --stages=regime
 
-A variant is bridge/SETTING. lam "by the gain": more weight on the experts while theta, with them, is better than theta_hat.
+Settings are changed one by one, and a few together. A variant is bridge/SETTING. lam "by the gain"
+gives demonstrations more weight while theta, with them, is better than theta_hat.
 """
 
 from configs.sweeps import ladder

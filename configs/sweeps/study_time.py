@@ -1,12 +1,13 @@
-"""The study's comparison at equal time: each method for as many steps as take the processor time of bridge's 100.
+"""The study's comparison at equal time: each method for the processor time of bridge's 100 steps.
 
     python -m experiments.study --stages=time
 
-A variant is METHOD+equal time. bridge itself stands in the main sweep.
+A variant is METHOD+equal time. bridge itself is in the main sweep.
 """
 
 from configs.sweeps import ladder
 
+# by the main table on B
 LONGER = {
     "sft": 17.0,
     "grpo": 2.0,
@@ -14,7 +15,7 @@ LONGER = {
     "alternate": 1.8,
     "hybrid": 1.85,
     "joint": 1.75,
-}  # by the main table on B
+}
 
 
 def get_sweep() -> dict:

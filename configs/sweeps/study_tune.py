@@ -1,13 +1,18 @@
-"""Learning rates of every method, by the same grid and two seeds, judged on the dev split (experiments.study reads them off).
+"""Learning rates of every method: the same grid and two seeds, compared on the dev split.
 
-python -m experiments.study --stages=tune
+    python -m experiments.study --stages=tune
+
+experiments.study selects the rates.
 """
 
 from configs.sweeps import ladder
 
 
 def get_sweep() -> dict:
-    """Methods x rates x 2 seeds that the main sweep does not use; a variant is METHOD@ALPHA, or METHOD@ALPHAxRATIO."""
+    """Methods x rates x 2 seeds that the main sweep does not use.
+
+    A variant is METHOD@ALPHA, or METHOD@ALPHAxRATIO.
+    """
     variants = {
         setting: ladder.at_rate(name, *rates)
         for name in ladder.METHODS

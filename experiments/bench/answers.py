@@ -6,7 +6,10 @@ import random
 
 
 def made_up(count: int) -> list[tuple[str, str]]:
-    """(gold, text) of answers in about MATH's proportions: two thirds whole numbers, then fractions, roots, expressions."""
+    """(gold, text) of answers in about MATH's proportions.
+
+    Two thirds are whole numbers; the others are fractions, roots and expressions.
+    """
     draw = random.Random(0)
     number = lambda: draw.randint(2, 99)
     kinds = (
@@ -27,7 +30,8 @@ def made_up(count: int) -> list[tuple[str, str]]:
     return [
         (
             gold,
-            f"Working it out step by step gives {number()} and then more. So it is \\boxed{{{gold}}}.",
+            f"Working it out step by step gives {number()} and then more. "
+            f"So it is \\boxed{{{gold}}}.",
         )
         for gold in golds
     ]

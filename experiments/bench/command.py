@@ -1,14 +1,23 @@
-"""Measure: `python -m experiments.bench CASE [--repeats=5]`; one JSON line for each repeat, the last with the medians.
+"""Measure: `python -m experiments.bench CASE [--repeats=5]`.
 
-Cases: grade - answers a second through box, cheap stage and worker processes, and the share that the cheap stage decides.
-Its answers are those of reference solutions (--data_dir: a folder with MATH's and GSM8K's JSONL), each one graded against
-its own gold answer and against that of the next problem; without --data_dir a made-up mix in about MATH's proportions.
-rollout, rollout_uneven - tokens a second of the sampler, 64 rows of 128 tokens, or to their ends, which those of made-up prompts
-reach only at the limit. update, update_repeated - a grpo update of these rows, each prompt computed once, or once for every
-sample. update_bridge, update_bridge_repeated - bridge's beside grpo's on fewer of them, in turn.
-step_grpo, step_bridge - both in turn, and for each phase what this machine could not beat: its counted FLOPs and bytes at the
-rates of a matmul and a read, measured in between. All of --model, a local folder; --dtype; prompts of GSM8K from --data_dir, else
-made up. reference - these rates alone.
+Prints a JSON line for each repeat; the last line has the medians. Cases:
+
+    grade                  answers a second through box, cheap stage and worker processes, and the
+                           share that the cheap stage decides
+    rollout                tokens a second of the sampler: 64 rows of 128 tokens
+    rollout_uneven         the same to their ends, which made-up prompts reach only at the limit
+    update                 a grpo update of these rows, where each prompt is computed once
+    update_repeated        the same, where each prompt is computed for every sample
+    update_bridge          an update of bridge and one of grpo, in turn, on fewer rows
+    update_bridge_repeated the same, where each prompt is computed for every sample
+    step_grpo, step_bridge a whole step; and for each phase the time that this machine cannot beat:
+                           its FLOPs and bytes at the measured rates of a matmul and a read
+    reference              these rates alone
+
+`grade` takes reference solutions (--data_dir: a folder with the JSONL of MATH and GSM8K). Each is
+graded against its own gold answer and against that of the next problem. Without --data_dir answers
+are made up in about MATH's proportions. The other cases take --model, a local folder, --dtype, and
+prompts of GSM8K in --data_dir, or made-up ones.
 """
 
 from __future__ import annotations
@@ -28,7 +37,7 @@ from absl import flags
 from bridge_jax.data import datasets
 from bridge_jax.grading import equivalence, selftest
 from bridge_jax.grading.extract import last_boxed
-from bridge_jax.grading.outcome import Claim, Rule
+from bridge_jax.grading.outcome import DeferredComparison, Rule
 from bridge_jax.grading.pool import Pool
 from experiments.bench.answers import made_up
 from experiments.cli import (
@@ -42,14 +51,12 @@ from experiments.cli import (
 )
 
 VERSIONS = ("jax", "jaxlib", "sympy", "math-verify")
-FILES = (
-    "math_test_minus_math500.jsonl",
-    "gsm8k_test.jsonl",
-)  # their solutions were made by people, not by us
+# data with reference solutions
+FILES = ("math_test_minus_math500.jsonl", "gsm8k_test.jsonl")
 
 
 def solutions(data_dir: str) -> list[tuple[str, str]]:
-    """(gold, solution) of the reference solutions there are under data_dir."""
+    """(gold, solution) of the reference solutions in data_dir."""
     rows = []
     for name in FILES:
         path = Path(data_dir) / "train" / name
@@ -68,14 +75,14 @@ def solutions(data_dir: str) -> list[tuple[str, str]]:
 
 
 def grade(repeats: int) -> list[dict]:
-    """Answers a second, and what the cheap stage decides of them."""
+    """Answers a second, and the share of them that the cheap stage decides."""
     data_dir = flags.FLAGS.data_dir
     right = solutions(data_dir) if data_dir else made_up(4000)
     other = [(gold, text) for (gold, _), (_, text) in zip(right, right[1:] + right[:1])]
     rows = [(gold, text, Rule()) for gold, text in right + other]
     random.Random(1).shuffle(rows)
-    claims = sum(
-        isinstance(equivalence.compare(gold, last_boxed(text) or "", rule), Claim)
+    deferred = sum(
+        isinstance(equivalence.compare(gold, last_boxed(text) or "", rule), DeferredComparison)
         for gold, text, rule in rows
     )
     lines = []
@@ -92,7 +99,7 @@ def grade(repeats: int) -> list[dict]:
                     "answers_per_s": len(rows) / seconds,
                     "seconds": seconds,
                     "answers": len(rows),
-                    "cheap_share": 1 - claims / len(rows),
+                    "cheap_share": 1 - deferred / len(rows),
                     "selftest_s": start,
                     "workers_killed": pool.killed,
                     "correct_share": sum(outcome == "correct" for outcome in outcomes) / len(rows),
@@ -112,12 +119,11 @@ def on_model(case: str, **how):
         from experiments.bench import model_cases
 
         platforms.devices()
-        jax.config.update(
-            "jax_enable_compilation_cache", False
-        )  # compile_s is what compiling takes
+        # compile_s is the time of compiling
+        jax.config.update("jax_enable_compilation_cache", False)
         given = flags.FLAGS
         measured = getattr(model_cases, case)
-        with interrupt.acknowledged("ending", "nothing was measured"):
+        with interrupt.acknowledge_interrupts("ending", "nothing was measured"):
             return measured(repeats, given.model, given.data_dir, given.dtype, **how)
 
     return measure
@@ -138,7 +144,7 @@ CASES = {
 
 
 def instructions() -> str:
-    """The widest vector instructions that the processor names, on Linux: figures of other kinds do not compare."""
+    """The widest vector instructions of the processor, on Linux; others give other figures."""
     about = Path("/proc/cpuinfo")
     named = set(about.read_text().split()) if about.is_file() else set()
     return next((kind for kind in ("amx_bf16", "avx512f", "avx2") if kind in named), "")
@@ -151,7 +157,8 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.repeats < 1:
         fail(f"--repeats={flags.FLAGS.repeats}; allowed: at least 1")
     log_to_stderr()
-    keep_freed_memory()  # as training does
+    # as in training
+    keep_freed_memory()
     about = {
         "case": argv[1],
         "cores": os.cpu_count(),

@@ -1,8 +1,8 @@
-"""The cases of experiments.bench that run a model: the sampler and the updates at the sizes of the peers' measurements.
+"""The cases of experiments.bench that run a model: sampler and updates, at the peers' sizes.
 
-8 prompts x 8 samples (5 x 8 where bridge is set beside grpo), prompts padded to 256 tokens, 128 new tokens, all weights trained
-by AdamW at 8 rows a micro-batch. The programs are those of training (programs.trace_sampler, trace_update), compiled as training
-compiles them.
+There are 8 prompts x 8 samples (5 x 8 where bridge is compared with grpo). Prompts are padded to
+256 tokens and have 128 new ones. All weights are trained by AdamW at 8 rows a micro-batch. The
+programs are those of training (programs.trace_sampler, trace_update), compiled as in training.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax.data import datasets, tokenizers
+from bridge_jax.distributed.compiler import compiler_options
 from bridge_jax.grading import selftest
 from bridge_jax.grading.outcome import Rule
 from bridge_jax.grading.pool import Pool
@@ -30,7 +31,8 @@ from configs import base
 from experiments.bench.answers import made_up
 
 PROMPTS, SAMPLES, DEMOS, BUCKET, NEW = 8, 8, 16, 256, 128
-FEWER = 5  # prompts where bridge is set beside grpo: their 40 samples and 8 demonstrations are whole micro-batches
+# prompts where bridge is compared with grpo: their 40 samples and 8 demos are whole micro-batches
+FEWER = 5
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 STEADY = dict(learning_rate=1e-6, schedule="constant", warmup_steps=0, decay_steps=0)
 
@@ -45,7 +47,10 @@ def make(
     demos: int = 0,
     sft_microbatches: int = 0,
 ) -> Setup:
-    """A run of these sizes, without data; demonstrations: one for every five samples, as in the paper, to the next 8."""
+    """A run of these sizes, without data.
+
+    demos: by default one for every five samples, as in the paper, rounded up to a multiple of 8.
+    """
     config = base.get_config(method)
     config.model.update(dict(path=model, dtype=dtype, remat="none"))
     config.data.buckets = (BUCKET,)
@@ -63,11 +68,14 @@ def make(
         config.method.bridge.sft_microbatches = sft_microbatches
     config.optim.base.update(STEADY)
     config.optim.lora.update(STEADY)
-    return build.sketch(config, jax.devices()[:1])
+    return build.make_setup(config, jax.devices()[:1])
 
 
 def texts(model: str, data_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prompts [8, 256] and their lengths, and a stream of tokens of solutions: GSM8K's of data_dir, or made up."""
+    """Prompts [8, 256], their lengths, and a stream of tokens of solutions.
+
+    They are those of GSM8K in data_dir, or made up.
+    """
     if not data_dir:
         rng = np.random.default_rng(0)
         return (
@@ -91,7 +99,7 @@ def texts(model: str, data_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def completions(setup: Setup, model: str, data_dir: str) -> Batch:
-    """What an update reads: full-length completions cut from solutions, rewards of 0 and 1 in every group."""
+    """The batch of an update: full-length completions cut from solutions, rewards 0 and 1."""
     prompt, length, stream = texts(model, data_dir)
     s = setup.settings.batch
     P, B, D = s.prompts_per_step, s.rollout_rows, s.demos_per_step
@@ -99,9 +107,8 @@ def completions(setup: Setup, model: str, data_dir: str) -> Batch:
     def rows(P: int, B: int, first: int) -> Sequences:
         cut = stream[first * NEW : (first + B) * NEW].reshape(B, NEW)
         ints, which = lambda x: jnp.asarray(x, jnp.int32), np.arange(P) % PROMPTS
-        alone = (
-            Packing(ints(np.arange(B)[:, None]), ints(B)) if s.pack else None
-        )  # a row for each sample, its prompt in it
+        # a row for each sample, with its prompt in it
+        alone = Packing(ints(np.arange(B)[:, None]), ints(B)) if s.pack else None
         return Sequences(
             ints(prompt[which]), ints(length[which]), ints(cut), ints(np.full(B, NEW)), alone
         )
@@ -113,14 +120,14 @@ def completions(setup: Setup, model: str, data_dir: str) -> Batch:
 
 
 def compiled(trace: Callable, emitters: bool = False) -> tuple[jax.stages.Compiled, float]:
-    """The program and how long it took to trace and compile."""
+    """The program, and the seconds of tracing and compiling it."""
     began = time.monotonic()
-    program = trace().lower().compile(compiler_options=programs.compiler_options(emitters))
+    program = trace().lower().compile(compiler_options=compiler_options(emitters))
     return program, time.monotonic() - began
 
 
 def timed(call: Callable) -> tuple[float, object]:
-    """Seconds until the result is there, and the result."""
+    """Seconds until the result is ready, and the result."""
     began = time.monotonic()
     result = jax.block_until_ready(call())
     return time.monotonic() - began, result
@@ -129,7 +136,7 @@ def timed(call: Callable) -> tuple[float, object]:
 def sampler(
     setup: Setup, model: str, data_dir: str, uneven: bool = False
 ) -> tuple[Callable, float]:
-    """(phi, number of the call) -> (seconds to the first token, seconds to the last, Samples); and what compiling it took."""
+    """call(phi, repeat) -> (seconds to the first token, to the last, Samples); compile seconds."""
     prompt, length, _ = texts(model, data_dir)
     shapes = programs.abstract_phi(setup, build.abstract_state(setup))
     program, compile_s = compiled(
@@ -151,7 +158,10 @@ def sampler(
 
 
 def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) -> list[dict]:
-    """The sampler, every row to 128 tokens; or uneven: to its end or 256. And the rate of a matmul right before."""
+    """The sampler, and the rate of a matmul right before.
+
+    Every row has 128 tokens; uneven: it goes to its end, or to 256 tokens.
+    """
     setup = make("grpo", model, dtype, 2 * NEW if uneven else NEW)
     phi = jax.tree.map(lambda x: x.astype(dtype), build.initial_theta(setup))
     sample, compile_s = sampler(setup, model, data_dir, uneven)
@@ -171,14 +181,18 @@ def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) 
                 **rates,
             }
         )
-    return lines[1:]  # the first call warms up
+    # the first call warms up
+    return lines[1:]
 
 
 def updates(
     setup: Setup, model: str, data_dir: str
 ) -> tuple[Callable[[], tuple[float, dict]], dict]:
-    """() -> seconds of one more update and its metrics; and of its program what compiling took, the bytes of the training state
-    and those that it takes above that."""
+    """call() -> (seconds of an update, its metrics); and figures of its program.
+
+    These are the seconds of compiling, the bytes of the training state, and those it takes above
+    it.
+    """
     shapes = build.abstract_state(setup)
     program, compile_s = compiled(
         lambda: programs.trace_update(setup, shapes, BUCKET, setup.method.step_kinds[0])
@@ -201,7 +215,7 @@ def updates(
 
 
 def update(repeats: int, model: str, data_dir: str, dtype: str, shared: bool) -> list[dict]:
-    """grpo's update of 64 samples; shared: each prompt is computed once for its 8 samples."""
+    """An update of grpo on 64 samples; shared: each prompt is computed once for its 8 samples."""
     setup = make("grpo", model, dtype, NEW, pack=0 if shared else 1)
     (call, about), rows, lines = (
         updates(setup, model, data_dir),
@@ -219,13 +233,17 @@ def update(repeats: int, model: str, data_dir: str, dtype: str, shared: bool) ->
                 "grad_norm": float(metrics["grad/norm_theta"]),
             }
         )
-    return lines[1:]  # the first call warms up
+    # the first call warms up
+    return lines[1:]
 
 
 def cooperation(repeats: int, model: str, data_dir: str, dtype: str, shared: bool) -> list[dict]:
-    """An update of bridge and one of grpo in turn, on the same 40 samples and, for bridge, 8 experts, exactly one for every five
-    samples. The experts are passed two at a time, which is not the default: all 8 have more positions than a prompt and its
-    samples, and so would take more memory. times_*: what bridge takes over what grpo does."""
+    """An update of bridge and one of grpo in turn, on the same 40 samples.
+
+    bridge has 8 demos, exactly one for every five samples. They are passed two at a time, which is
+    not the default: all 8 have more positions than a prompt and its samples, and so would take more
+    memory. times_*: the figure of bridge divided by that of grpo.
+    """
     demos = FEWER * SAMPLES // 5
     sized = functools.partial(
         make,
@@ -249,45 +267,49 @@ def cooperation(repeats: int, model: str, data_dir: str, dtype: str, shared: boo
         lines.append(
             {**line, **spent, "times_seconds": spent["bridge_seconds"] / spent["grpo_seconds"]}
         )
-    return lines[1:]  # the first calls warm up
+    # the first calls warm up
+    return lines[1:]
 
 
 def machine(dtype: str, read: bool = True) -> Callable[[], dict[str, float]]:
-    """() -> what this machine does now: matmuls of 2048 in GFLOP/s, and sums of 1 GiB in GB/s, each the best of five."""
+    """measure() -> rates of this machine: matmuls of 2048 in GFLOP/s, sums of 1 GiB in GB/s.
+
+    Each is the best of five, since a single one may take five times as long.
+    """
     matmul, total = jax.jit(jnp.matmul), jax.jit(jnp.sum)
-    best = lambda call, *given: min(
-        timed(lambda: call(*given))[0] for _ in range(5)
-    )  # one alone may take five times as long
+    best = lambda call, *given: min(timed(lambda: call(*given))[0] for _ in range(5))
 
     def measure() -> dict[str, float]:
-        a = jnp.ones(
-            (2048, 2048), dtype
-        )  # given as an argument: of a constant, the compiler knows the result
+        # an argument of the program: the compiler would fold a constant
+        a = jnp.ones((2048, 2048), dtype)
         rates = {"matmul_gflops": 2 * 2048**3 / best(matmul, a, a) / 1e9}
         if read:
             x = jnp.ones(2**28)
             rates["read_gb_s"] = x.nbytes / best(total, x) / 1e9
         return rates
 
-    measure()  # compiles
+    # compile
+    measure()
     return measure
 
 
 def reference(repeats: int, model: str, data_dir: str, dtype: str) -> list[dict]:
-    """The machine alone."""
+    """The rates of the machine alone."""
     measure = machine(dtype)
     return [measure() for _ in range(repeats)]
 
 
 def step(repeats: int, model: str, data_dir: str, dtype: str, method: str) -> list[dict]:
-    """One step phase by phase: merge, prefill, decode, grading of made-up answers, update; NAME_s, and NAME_limit_s, the longest
-    of its FLOPs at the rate of a matmul and its bytes at that of a read, both measured right before; NAME_share is their ratio.
+    """One step by phases: merge, prefill, decode, grading of made-up answers, update.
 
-    prefill and decode are told apart by a call that samples one token. tokens_per_s: new tokens over the whole step's seconds."""
+    NAME_s: seconds of a phase. NAME_limit_s: the larger of its FLOPs at the rate of a matmul and
+    its bytes at that of a read, both measured right before. NAME_share: limit / seconds. A call
+    that samples one token separates prefill from decode. tokens_per_s: new tokens over the seconds
+    of the whole step.
+    """
     answers = [(gold, text, Rule()) for gold, text in made_up(PROMPTS * SAMPLES)]
-    with (
-        Pool() as pool
-    ):  # first: a process counts what its parent held when it was started as memory of its own
+    # first: a process counts the memory of its parent at the start as its own
+    with Pool() as pool:
         selftest.grade(answers, pool)
         setup = make(method, model, dtype, NEW)
         shapes, batch = build.abstract_state(setup), completions(setup, model, data_dir)
@@ -326,4 +348,5 @@ def step(repeats: int, model: str, data_dir: str, dtype: str, method: str) -> li
                     "tokens_per_s": int(samples.seqs.length_B.sum()) / seconds,
                 }
             )
-    return lines[1:]  # the first step warms up
+    # the first step warms up
+    return lines[1:]

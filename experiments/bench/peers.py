@@ -1,13 +1,15 @@
-"""Measure beside the peers, in turn:
+"""Measure this project and its peers, in turn:
 
     python -m experiments.bench.peers --scripts=DIR --tunix=PYTHON --torch=PYTHON --data_dir=DIR
     python -m experiments.bench.peers --table
 
-Tunix (JAX), and transformers and TRL (torch), each in an environment of its own, by scripts that give them the inputs of
-experiments.bench: tunix_rollout.py, tunix_train.py, torch_rollout.py and torch_train.py, which read BENCH_MODEL, a model folder,
-and BENCH_DATA, problems of GSM8K, and write one JSON object to --out. A round runs every case once, each in its own process,
-loaded and compiled before the clock starts, so that what the machine does in the meantime meets all alike. Each result is a line
-of --out, which is also the memory: what stands there is not run again. The table has medians, and ratios within a round.
+The peers are Tunix (JAX), and transformers and TRL (torch), each in an environment of its own.
+Scripts give them the inputs of experiments.bench: tunix_rollout.py, tunix_train.py,
+torch_rollout.py and torch_train.py. They read BENCH_MODEL, a model folder, and BENCH_DATA, problems
+of GSM8K, and write a JSON object to --out. A round runs every case once, each in its own process,
+loaded and compiled before the clock starts; so changes of the machine over time affect all cases
+alike. Each result is a line of --out; a case of a round with a line is not run again. The table has
+medians, and ratios within a round.
 """
 
 from __future__ import annotations
@@ -26,32 +28,34 @@ from absl import flags
 from bridge_jax.filesystem import files
 from experiments.cli import define_path, fail, fail_by, run_command
 
-CASES = {  # in the order of a round: name -> (flag of the peer's python, script and arguments); "": experiments.bench
+# in the order of a round: name -> (flag of the peer's python, script and arguments); without a flag
+# it is a case of experiments.bench
+CASES = {
     "rollout": ("", ["rollout"]),
     "rollout bf16": ("", ["rollout", "--dtype=bfloat16"]),
     "rollout Tunix": ("tunix", ["tunix_rollout.py", "--repeats=1"]),
     "rollout transformers": ("torch", ["torch_rollout.py", "--repeats=1"]),
     "rollout_uneven": ("", ["rollout_uneven"]),
     "update_repeated": ("", ["update_repeated"]),
-    "update Tunix": (
-        "tunix",
-        ["tunix_train.py", "--micros=5", "--update-s=0.1"],
-    ),  # calls 3 to 5: the first two compile
+    # calls 3 to 5 are measured: the first two compile
+    "update Tunix": ("tunix", ["tunix_train.py", "--micros=5", "--update-s=0.1"]),
     "update": ("", ["update"]),
     "update TRL": ("torch", ["torch_train.py", "--micros=4"]),
 }
-BESIDE = {  # case -> what its rate is divided by
+# case -> cases that its rate is divided by
+COMPARED = {
     "rollout": ("rollout Tunix", "rollout transformers"),
     "rollout_uneven": ("rollout",),
     "rollout bf16": ("rollout Tunix", "rollout transformers", "rollout"),
     "update_repeated": ("update Tunix", "update TRL"),
     "update": ("update Tunix", "update TRL", "update_repeated"),
 }
-ROWS = 64  # of each update
+# of each update
+ROWS = 64
 
 
 def own(name: str) -> dict:
-    """The medians' line of a case of experiments.bench."""
+    """The medians of a case of experiments.bench."""
     given = flags.FLAGS
     out = run(
         [
@@ -76,7 +80,7 @@ def own(name: str) -> dict:
 
 
 def peer(name: str) -> dict:
-    """What a peer's script found."""
+    """The figures of a peer's script."""
     given, (which, arguments) = flags.FLAGS, CASES[name]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
@@ -103,7 +107,7 @@ def peer(name: str) -> dict:
 
 
 def run(command: list[str], folder: Path, **env: str) -> str:
-    """What the command prints; RuntimeError with the end of its errors where it fails."""
+    """The output of the command; RuntimeError with the end of its errors if it fails."""
     done = subprocess.run(command, cwd=folder, env=os.environ | env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(
@@ -119,14 +123,15 @@ def table(lines: list[dict]) -> str:
         by_name.setdefault(line["name"], {})[line["round"]] = line
     median = lambda name, key: statistics.median(line[key] for line in by_name[name].values())
     rows = [
-        "| work | rate | seconds (least, most) | compile s | peak GB | times the rate of | rounds |",
+        "| work | rate | seconds (least, most) | compile s | peak GB | times the rate of | rounds "
+        "|",
         "| --- | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     for name in CASES:
         if name not in by_name:
             continue
         seconds, ratios = [line["seconds"] for line in by_name[name].values()], []
-        for other in BESIDE.get(name, ()):
+        for other in COMPARED.get(name, ()):
             both = sorted(set(by_name[name]) & set(by_name.get(other, ())))
             if both:
                 each = [by_name[name][k]["rate"] / by_name[other][k]["rate"] for k in both]
@@ -135,15 +140,15 @@ def table(lines: list[dict]) -> str:
                 )
         unit = "tokens/s" if "rollout" in name else "rows/s"
         rows.append(
-            f"| {name} | {median(name, 'rate'):.3g} {unit} | {statistics.median(seconds):.1f} ({min(seconds):.1f}, "
-            f"{max(seconds):.1f}) | {median(name, 'compile_s'):.1f} | {median(name, 'peak_gb'):.1f} | "
-            f"{'; '.join(ratios)} | {len(seconds)} |"
+            f"| {name} | {median(name, 'rate'):.3g} {unit} | {statistics.median(seconds):.1f} "
+            f"({min(seconds):.1f}, {max(seconds):.1f}) | {median(name, 'compile_s'):.1f} | "
+            f"{median(name, 'peak_gb'):.1f} | {'; '.join(ratios)} | {len(seconds)} |"
         )
     return "\n".join(rows)
 
 
 def main(argv: list[str]) -> None:
-    """Run what is not yet there, or print the table."""
+    """Run the cases that have no result, or print the table."""
     given, out = flags.FLAGS, Path(flags.FLAGS.out)
     try:
         lines = [line for _, line in files.rows(out)] if out.is_file() else []
@@ -155,7 +160,8 @@ def main(argv: list[str]) -> None:
         f"--{name}" for name in ("scripts", "tunix", "torch", "data_dir") if not given[name].value
     ]:
         fail(f"{', '.join(missing)} must be given; see python -m experiments.bench.peers --help")
-    out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written fails before the work
+    # what cannot be written fails before the work
+    out.parent.mkdir(parents=True, exist_ok=True)
     there = {(line["name"], line["round"]) for line in lines}
     for k in range(given.rounds):
         for name in CASES:
@@ -194,7 +200,7 @@ def define_flags() -> None:
     define_path("model", "models_local/smollm2", "a local model folder")
     define_path("out", "docs/speed/peers.jsonl", "one line for each result")
     flags.DEFINE_integer("rounds", 5, "how often each case")
-    flags.DEFINE_bool("table", False, "print the table of what is there")
+    flags.DEFINE_bool("table", False, "print the table of the results")
 
 
 if __name__ == "__main__":

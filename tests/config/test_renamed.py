@@ -10,7 +10,7 @@ from bridge_jax.config import renamed, schema
 
 def test_every_new_name_is_a_setting():
     """Of the method it is said to belong to, and of one old key alone."""
-    for name in {*renamed.RENAMED, *renamed.KEPT}:
+    for name in {*renamed.RENAMED, *renamed.UNCHANGED}:
         settings = schema.flatten({name: methods.defaults(name)})
         new = list(renamed.keys_of(name).values())
         assert set(new) <= set(settings) and len(set(new)) == len(new), name

@@ -6,7 +6,7 @@ import pytest
 
 from bridge_jax import methods
 from configs.sweeps import ladder
-from experiments import sweep
+from experiments.sweep import plan
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "configs" / "sweeps"
 FILES = sorted(path for path in FOLDER.glob("*.py") if "def get_sweep" in path.read_text())
@@ -34,7 +34,7 @@ def at_the_root(request):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_runs_are_valid_and_distinct(path):
-    runs = sweep.runs_of(sweep.load(str(path)))
+    runs = plan.runs_of(plan.load(str(path)))
     assert len({run.fingerprint for run in runs}) == len(runs)
     by_variant = {}
     for run in runs:
@@ -75,7 +75,7 @@ def test_a_method_that_the_study_has_not_stands_beside_its_variants():
 
 
 def test_lam_has_the_papers_range_and_every_schedule():
-    runs = sweep.runs_of(sweep.load(str(FOLDER / "lam.py")))
+    runs = plan.runs_of(plan.load(str(FOLDER / "lam.py")))
     assert {0.1, 0.3, 0.5, 0.7, 0.9} <= {run.settings["method.bridge.lam"] for run in runs}
     assert {run.settings.get("method.bridge.lam_schedule.kind", "constant") for run in runs} == {
         "constant",

@@ -114,7 +114,7 @@ def test_changed_data_is_refused_or_said(tmp_path, caplog):
             datasets.read(SOURCE, folder)
         assert (
             datasets.read(SOURCE, folder, allow_changed=True) == rows
-            and "used all the same" in caplog.text
+            and "used anyway" in caplog.text
         )
         caplog.clear()
 
@@ -140,7 +140,7 @@ def of(id: int, question: str, solution: str = "", answer: str = "1") -> Problem
 
 
 def test_doubled_problems_are_left_out_and_counted(caplog):
-    kept = traces.once([of(1, "a"), of(2, "b"), of(1, "a", "later")], "here")
+    kept = traces.deduplicate([of(1, "a"), of(2, "b"), of(1, "a", "later")], "here")
     assert (
         [row.id for row in kept] == [1, 2]
         and kept[0].solution == ""
@@ -152,7 +152,7 @@ def test_solutions_are_dropped_by_why(caplog):
     kept = traces.right_solutions(
         [of(1, "a"), of(2, "b"), of(3, "c"), of(4, "d")],
         {"a": ["right"], "b": ["wrong"], "d": ["<think> right"]},
-        are_right,
+        check_solutions,
         "here",
     )
     assert [row.id for row in kept.demos] == [1]
@@ -163,7 +163,7 @@ def test_solutions_are_dropped_by_why(caplog):
     assert "1 whose solution ends inside an open <think>" in caplog.text
 
 
-def are_right(candidates: list[Problem]) -> list[bool]:
+def check_solutions(candidates: list[Problem]) -> list[bool]:
     """By the last word."""
     return [candidate.solution.endswith("right") for candidate in candidates]
 
@@ -171,7 +171,7 @@ def are_right(candidates: list[Problem]) -> list[bool]:
 def test_problems_that_differ_in_white_space_share_their_rows():
     """Each row is counted once, although both problems train on it."""
     twins = [of(1, "a b"), of(2, "a  b")]
-    found = traces.right_solutions(twins, {"a b": ["wrong", "right"]}, are_right, "here")
+    found = traces.right_solutions(twins, {"a b": ["wrong", "right"]}, check_solutions, "here")
     assert [row.solution for row in found.demos] == ["right", "right"]
     assert {key: value for key, value in found.counts.items() if value} == dict(
         problems=2, matched=2, rows=2, used=1, wrong=1
@@ -187,7 +187,7 @@ def test_the_first_right_solution_counts_and_every_row_is_accounted_for(caplog):
         "nobody asks": ["right", "right"],
     }
     found = traces.right_solutions(
-        [of(1, "a"), of(2, "b"), of(3, "c"), of(4, "d")], given, are_right, "here"
+        [of(1, "a"), of(2, "b"), of(3, "c"), of(4, "d")], given, check_solutions, "here"
     )
     assert {row.id: row.solution for row in found.demos} == {
         1: "right",
@@ -197,20 +197,20 @@ def test_the_first_right_solution_counts_and_every_row_is_accounted_for(caplog):
     assert {key: value for key, value in found.counts.items() if value} == dict(
         problems=4, matched=3, rows=11, used=2, repeated=3, wrong=3, unfinished=1, unmatched=2
     )
-    assert sum(found.counts[fate] for fate in traces.FATES) == 11
-    assert "the problems of 2 solutions are not asked" in caplog.text
+    assert sum(found.counts[state] for state in traces.ROW_STATES) == 11
+    assert "2 solutions match no problem" in caplog.text
     assert "'nobody asks'" in caplog.text
     # what is known once they are tokenised
-    left = traces.recount(found.counts, ["trace", "stop"], ["trace", "trace", "stop"])
+    left = traces.update_counts(found.counts, ["trace", "stop"], ["trace", "trace", "stop"])
     assert (left["used"], left["repeated"]) == (0, 2)
     assert (left["too_long"], left["stopped"]) == (2, 1)
-    assert sum(left[fate] for fate in traces.FATES) == 11
+    assert sum(left[state] for state in traces.ROW_STATES) == 11
     assert all(
-        f"{left[fate]} {fate.replace('_', ' ')}" in traces.told(left)
-        for fate in left
-        if fate in traces.FATES
+        f"{left[state]} {state.replace('_', ' ')}" in traces.summary(left)
+        for state in left
+        if state in traces.ROW_STATES
     )
-    assert traces.recount({}, ["trace"], ["trace"]) == {}
+    assert traces.update_counts({}, ["trace"], ["trace"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_the_first_right_solution_counts_and_every_row_is_accounted_for(caplog):
     ],
 )
 def test_problems_that_differ_are_told_apart(one, other):
-    assert traces.exact(one) != traces.exact(other)
+    assert traces.text_key(one) != traces.text_key(other)
 
 
 @pytest.mark.parametrize(
@@ -244,19 +244,19 @@ def test_problems_that_differ_are_told_apart(one, other):
     ],
 )
 def test_spellings_of_one_text_are_the_same_problem(one, other):
-    assert one != other and traces.exact(one) == traces.exact(other)
+    assert one != other and traces.text_key(one) == traces.text_key(other)
 
 
 def test_traces(tmp_path):
     row = {"problem": "What is 2 + 2?", "solution": "It is 4.", "answer": "4"}
     path = write(tmp_path, [row]) / "some.jsonl"
-    assert traces.traces(str(path)) == {"What is 2 + 2?": ["It is 4."]}
+    assert traces.read_traces(str(path)) == {"What is 2 + 2?": ["It is 4."]}
     with pytest.raises(ValueError, match=r"some.jsonl, row 2: solution is ''"):
-        traces.traces(str(write(tmp_path, [row, dict(row, solution="")]) / "some.jsonl"))
+        traces.read_traces(str(write(tmp_path, [row, dict(row, solution="")]) / "some.jsonl"))
     with pytest.raises(ValueError, match=r"some.jsonl, row 2: solution is None"):
-        traces.traces(str(write(tmp_path, [row, dict(row, solution=None)]) / "some.jsonl"))
+        traces.read_traces(str(write(tmp_path, [row, dict(row, solution=None)]) / "some.jsonl"))
     with pytest.raises(ValueError, match=r"some.jsonl, row 1: problem is None"):
-        traces.traces(str(write(tmp_path, [dict(question="a", solution="b")]) / "some.jsonl"))
+        traces.read_traces(str(write(tmp_path, [dict(question="a", solution="b")]) / "some.jsonl"))
 
 
 def test_all_solutions_of_a_problem_are_kept_in_their_order(tmp_path):
@@ -268,7 +268,7 @@ def test_all_solutions_of_a_problem_are_kept_in_their_order(tmp_path):
     ]
     path = tmp_path / "traces.jsonl"
     path.write_bytes("\r\n".join(map(json.dumps, rows)).encode("utf-8-sig"))
-    assert traces.traces(str(path)) == {
+    assert traces.read_traces(str(path)) == {
         "What is 2 + 2?": ["first", "second"],
         "What is 2 * 2?": ["other"],
     }
@@ -292,9 +292,9 @@ def test_a_hub_row_that_lacks_what_is_taken_from_it_is_named(monkeypatch):
 
 
 def test_two_problems_of_one_id_are_not_called_the_same(caplog):
-    kept = traces.once([of(1, "a"), of(1, "b"), of(1, "a")], "here")
+    kept = traces.deduplicate([of(1, "a"), of(1, "b"), of(1, "a")], "here")
     assert [row.question for row in kept] == ["a"]
-    assert "1 of 3 problems left out, they stand there twice" in caplog.text
+    assert "1 of 3 problems left out, they are repeated" in caplog.text
     assert "1 of 3 problems left out, their ids [1] are those of other problems" in caplog.text
 
 
@@ -363,7 +363,7 @@ def test_phrasing_is_no_overlap():
 def test_training_on_a_held_out_problem_is_refused():
     with pytest.raises(
         ValueError,
-        match=r"1 problems of held stand in the training set, word for word \(ids \[9\]\)",
+        match=r"1 problems of held are also in the training set \(ids \[9\]\)",
     ):
         contamination.overlap_report(
             [of(1, LONG.upper())],

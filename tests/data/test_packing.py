@@ -59,13 +59,13 @@ def test_a_row_by_hand():
         jnp.array([3, 1]),
         Packing(jnp.array([[1, 0, -1], [-1, -1, -1]]), jnp.int32(1)),
     )
-    rows = packing.inline(packing.taken(seqs, seqs.packing.slot_RK[:1]))
+    rows = packing.concatenate(packing.select_rows(seqs, seqs.packing.slot_RK[:1]))
     np.testing.assert_array_equal(rows.token_RW, [[9, 4, 7, 8, 1, 2, 3]])
     np.testing.assert_array_equal(rows.segment_RW, [[1, 1, 2, 2, 2, 2, 2]])
     np.testing.assert_array_equal(rows.position_RW, [[0, 1, 0, 1, 2, 3, 4]])
-    back = np.asarray(rows.back(rows.target_RW))
+    back = np.asarray(rows.unpack(rows.target_RW))
     assert back[0, 0] == 4 and list(back[1, :3]) == [1, 2, 3]
-    where = np.asarray(rows.back(jnp.arange(7)[None]))
+    where = np.asarray(rows.unpack(jnp.arange(7)[None]))
     assert where[0, 0] == 0 and list(where[1, :3]) == [
         3,
         4,
@@ -91,7 +91,9 @@ def test_log_probabilities_are_those_of_single_rows(places, monkeypatch):
         lambda hidden, *given: scored.append(hidden.shape) or token_logp(hidden, *given),
     )
     packed = seqs.replace(packing=whole)
-    mine, mine_entropy = policy.logp(theta, packing.taken(packed, jnp.asarray(whole.slot_RK)), 0.7)
+    mine, mine_entropy = policy.logp(
+        theta, packing.select_rows(packed, jnp.asarray(whole.slot_RK)), 0.7
+    )
     assert scored[0][:2] == ((12, seqs.tokens_BT.shape[1]) if places == 1 else (12, 11))
     for b in range(12):
         place, length = (

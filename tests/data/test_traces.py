@@ -10,8 +10,8 @@ import pytest
 
 from bridge_jax.config import schema
 from bridge_jax.data import tokenizers
-from bridge_jax.data.traces import FATES
-from bridge_jax.rundir import logbook
+from bridge_jax.data.traces import ROW_STATES
+from bridge_jax.rundir import logbook, run_config
 from bridge_jax.training import build as training_build
 from bridge_jax.training import loop
 from bridge_jax.training.build import RunData, Setup
@@ -78,8 +78,8 @@ def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row
     for problem, row in zip(data.demos.problems, data.demos.completions):
         assert data.tokenizer.decode(row) == problem.solution
     assert {key: value for key, value in data.demo_counts.items() if value} == COUNTS
-    assert sum(data.demo_counts[fate] for fate in FATES) == len(TRACES)
-    loop.announce(setup, data, {"step": 0}, 1)
+    assert sum(data.demo_counts[state] for state in ROW_STATES) == len(TRACES)
+    loop.print_summary(setup, data, {"step": 0}, 1)
     told = capsys.readouterr().out
     assert "8 solutions for 4 of 6 problems: 2 used, 1 repeated, 2 wrong, " in told
     assert training_build.fingerprints(data)["demonstrations"] == data.demo_counts
@@ -94,17 +94,17 @@ def test_further_rows_that_change_no_demonstration_do_not_stop_a_run(folder, tmp
     other = training_build.fingerprints(build(folder, [trace(1, "So " + BOX % 1), *TRACES])[1])
     begun = training_build.fingerprints(build(folder, TRACES)[1])
     workdir = str(tmp_path / "run")
-    record = logbook.check_run(workdir, {"steps": 1}, {}, facts=begun)
-    logbook.write_config(workdir, record)
+    record = run_config.check_run(workdir, {"steps": 1}, {}, facts=begun)
+    run_config.write_config(workdir, record)
     with logbook.Logbook(workdir, -1) as book:
         book.write(0, {})
-    go_on = lambda facts: logbook.check_run(
-        workdir, {"steps": 1}, {}, ignore=loop.FREE_KEYS, facts=facts
+    go_on = lambda facts: run_config.check_run(
+        workdir, {"steps": 1}, {}, ignore=loop.CHANGEABLE_KEYS, facts=facts
     )
     assert go_on(more)["facts"]["demonstrations"]["unmatched"] == 2
     old = dict(begun)
     del old["demonstrations"]  # as a run says that was begun before there was a report
-    logbook.write_config(workdir, record | {"facts": schema.to_json(old)})
+    run_config.write_config(workdir, record | {"facts": schema.to_json(old)})
     assert go_on(begun)
     with pytest.raises(ValueError, match="facts.rows.demos"):
         go_on(other)
@@ -114,6 +114,6 @@ def test_no_demonstration_left_says_what_became_of_all(folder, caplog):
     with pytest.raises(ValueError, match="give task.traces=FILE"):
         build(folder, TRACES[-1:])
     assert "6 without a solution" in caplog.text
-    assert "the problems of 1 solutions are not asked" in caplog.text
+    assert "1 solutions match no problem" in caplog.text
     with pytest.raises(ValueError, match="none of 1 problems remains; allowed: .*trace at most 40"):
         build(folder, TRACES[4:5])

@@ -96,7 +96,7 @@ def test_recipe(heading, devices, before, options):
     if s.model.arch:
         build.check_mesh(s, params.read_config(s.model.arch), mesh, decode)
     if devices <= len(jax.devices()) and s.model.arch:
-        build.sketch(given.config, jax.devices()[:devices])
+        build.make_setup(given.config, jax.devices()[:devices])
     if "experiments.train" in before and hasattr(s.task, "traces"):  # all recipes are of bridge
         assert s.task.traces, "the hub's rows of this task have no solutions"
     read = multihost.read(
@@ -171,8 +171,8 @@ def test_no_traces_no_start(monkeypatch):
     config = qwen25_3b.get_config("bridge")
     config.mesh.decode_tensor = 1
     monkeypatch.setattr(build, "read_model", lambda model: (params.read_config(model.arch), {}))
-    run = build.sketch(config, jax.devices()[:1])
-    monkeypatch.setattr(build, "sketch", lambda *_: run)
+    run = build.make_setup(config, jax.devices()[:1])
+    monkeypatch.setattr(build, "make_setup", lambda *_: run)
     nothing = types.SimpleNamespace(train=(), demos=(), splits={}, messages=None)
     monkeypatch.setattr(tasks, "load", lambda name: types.SimpleNamespace(make=lambda cfg: nothing))
     monkeypatch.setattr(tasks, "check_rows", lambda *_, **__: None)

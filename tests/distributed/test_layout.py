@@ -117,7 +117,7 @@ def stacks_gathered(text: str) -> list[tuple]:
         for visit in hlo.visits(hlo.parse(text))
         if "all-gather" in visit.instruction.opcode
     ]
-    shapes = [array.shape for gather in gathers for array in gather.arrays[gather.made]]
+    shapes = [array.shape for gather in gathers for array in gather.arrays[gather.outputs]]
     return [shape for shape in shapes if 5 in shape and 3 not in shape]
 
 
@@ -229,7 +229,7 @@ def test_the_samplers_weights_are_gathered_once(method, sizes, passes):
     )
     config.model.arch.update(SHAPES["arch"])
     config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, microbatch_rows=2))
-    run = build.sketch(config, jax.devices()[:8])
+    run = build.make_setup(config, jax.devices()[:8])
     state = build.abstract_state(run)
     text = programs.trace_policy(run, state, "theta").lower().compile().as_text()
     moves = hlo.collectives(hlo.parse(text))
@@ -256,7 +256,7 @@ def test_the_tpus_compiler_gathers_each_matrix_of_a_layer_twice(method, passes):
     config.batch.update(
         dict(prompts_per_step=16, samples_per_prompt=2, demos_per_step=16, microbatch_rows=2)
     )
-    run = build.sketch(config, chips.devices(chips.parse("v5e:2x4")))
+    run = build.make_setup(config, chips.devices(chips.parse("v5e:2x4")))
     state = build.abstract_state(run)
     traced = programs.trace_update(run, state, run.buckets[-1], run.method.batch_spec(0))
     moves = hlo.collectives(hlo.parse(traced.lower().compile().as_text()))
@@ -292,7 +292,7 @@ def test_the_tpus_compiler_decodes_with_two_sums_a_layer(decode_tensor):
         dict(num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=2, head_dim=128)
     )
     config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, microbatch_rows=2))
-    run = build.sketch(config, chips.devices(chips.parse("v5e:2x4")))
+    run = build.make_setup(config, chips.devices(chips.parse("v5e:2x4")))
     phi = programs.abstract_phi(run, build.abstract_state(run))
     moves = hlo.collectives(
         hlo.parse(
@@ -319,7 +319,7 @@ def test_the_tpus_compiler_keeps_the_shadow_on_the_host():
         config.batch.update(
             dict(prompts_per_step=16, samples_per_prompt=2, demos_per_step=16, microbatch_rows=2)
         )
-        run = build.sketch(config, chips.devices(chips.parse("v5e:2x4")))
+        run = build.make_setup(config, chips.devices(chips.parse("v5e:2x4")))
         states[offload] = build.abstract_state(run)
         traced = programs.trace_update(
             run, states[offload], run.buckets[-1], run.method.batch_spec(0)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from bridge_jax.distributed import consistency, multihost
-from bridge_jax.evaluation import evaluate
+from bridge_jax.evaluation import reading
 from bridge_jax.grading.outcome import Outcome
-from bridge_jax.rundir import checkpoint, logbook
+from bridge_jax.rundir import checkpoint, lock, logbook
 from bridge_jax.training import build, loop, settings
 from configs import base
 from tests import tiny_runs
@@ -316,7 +316,7 @@ def test_each_grades_its_share_alone(monkeypatch):
     )
     texts = ("a", "b", "c", "", "e")
     extract = lambda text: text or None
-    whole = evaluate.readings(task, texts, texts, (extract,))
+    whole = reading.readings(task, texts, texts, (extract,))
     for index in (0, 1, 0):  # the second time, host 0 knows what host 1 said
         seen.clear()
         as_one_of(
@@ -325,7 +325,7 @@ def test_each_grades_its_share_alone(monkeypatch):
             2,
             lambda what, mine: said.update({index: mine}) or [said.get(i, "[]") for i in (0, 1)],
         )
-        found = evaluate.readings(task, texts, texts, (extract,))
+        found = reading.readings(task, texts, texts, (extract,))
         assert seen == [["a", "b"], ["c", "e"]][index]
     assert found == whole and found[0][3] == (None, Outcome.no_answer)
 
@@ -372,7 +372,7 @@ def test_a_workdir_of_each_hosts_own_is_refused(monkeypatch, tmp_path):
 
 def test_hosts_may_change_when_a_run_resumes():
     assert (
-        "hosts." in loop.FREE_KEYS
+        "hosts." in loop.CHANGEABLE_KEYS
         and settings.read(tiny_runs.config(), 1).hosts == multihost.Hosts()
     )
     assert base.get_config().hosts.to_dict() == dataclasses.asdict(multihost.Hosts())
@@ -529,7 +529,7 @@ def test_a_run_is_refused_while_a_process_of_the_last_one_is_there(tmp_path, cac
     """It may still write its part of a checkpoint: nothing of the directory changes, and once it is gone all is well."""
     left = tmp_path / "run" / "checkpoints" / "step_000004.orbax-checkpoint-tmp"
     left.mkdir(parents=True)
-    with logbook.attended(str(tmp_path / "run")):
+    with lock.shared_run_lock(str(tmp_path / "run")):
         assert host_runs.run(tmp_path, 2, cache, steps=2) == [2, 2]
         for index in range(2):
             (told,) = host_runs.errors(tmp_path, index)

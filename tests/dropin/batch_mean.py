@@ -57,7 +57,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     return Method(
         init,
         update,
-        policy=lambda params, actor="theta": policy.merge(params.theta, None),
+        policy=lambda params, name="theta": policy.merge(params.theta, None),
         step_kinds=(BatchSpec(sampled_by=("theta",), demos=False),),
         milestones=cfg.baseline_schedule.milestones("method.batch_mean.baseline_schedule"),
     )

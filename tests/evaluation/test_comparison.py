@@ -40,7 +40,7 @@ def test_groups_differ_in_more_than_the_seed():
 
 
 def test_groups_of_equal_numbers_and_of_other_problems():
-    """1 and 1.0 are one setting; another number of held-out problems is not, however alike the rest."""
+    """1 and 1.0 are one setting; another number of held-out problems makes another group."""
     runs = [a_run(seed, method="bridge") for seed in range(4)]
     runs[0].config["method"]["lam"], runs[1].config["method"]["lam"] = 1, 1.0
     runs[2].config["eval"], runs[3].config["eval"] = (
@@ -51,7 +51,7 @@ def test_groups_of_equal_numbers_and_of_other_problems():
 
 
 def test_curve_and_budget():
-    """Seeds 0 and 1 end at 1 and 2: halfway in between their mean is .75; beyond a run's last point there is nothing."""
+    """Seeds 0 and 1 end at 1 and 2, so their mean at .75; after a last point there is no value."""
     group = [a_run(0), a_run(1)]
     made = comparison.curve(group, "m/x", "step")
     assert made.seeds == 2 and made.mean[0] == 0 and made.mean[-1] == 1.5
@@ -64,14 +64,14 @@ def test_curve_and_budget():
     )
 
 
-def test_notes_tell_what_cannot_be_compared():
+def test_notes_name_what_cannot_be_compared():
     groups = {
         "a": [a_run(0, levels=[1]), a_run(0, levels=[1])],
         "b": [a_run(0, levels=[2], lines=[{"step": 1}])],
     }
-    told = "\n".join(comparison.notes(groups, "m/x"))
-    assert "2 different tasks" in told and "not distinct" in told and "one seed" in told
-    assert "at step 1 of 2, not finished" in told and "no m/x; b has no mean" in told
+    notes = "\n".join(comparison.notes(groups, "m/x"))
+    assert "2 different tasks" in notes and "not distinct" in notes and "one seed" in notes
+    assert "at step 1 of 2, not finished" in notes and "no m/x; b has no mean" in notes
     assert comparison.notes({"a": [a_run(0), a_run(1)]}, "m/x") == []
     nameless = a_run(7)
     del nameless.config["seed"]
@@ -80,14 +80,16 @@ def test_notes_tell_what_cannot_be_compared():
     )
 
 
-def test_runs_are_judged_by_their_problems():
-    """The same settings, other rows behind the split of the metric: not to be compared; other training rows do not matter."""
+def test_runs_are_comparable_only_on_the_same_problems():
+    """Other rows of the metric's split make another task; other training rows do not."""
     rows = lambda held_out, train="t": {"rows": {"held_out": held_out, "train": train}}
-    runs = lambda facts: [a_run(seed)._replace(facts=one) for seed, one in enumerate(facts)]
-    told = lambda *facts: "\n".join(comparison.notes({"a": runs(facts)}, "eval/held_out_accuracy"))
-    assert "2 different tasks" in told(rows("x"), rows("y")) and "different tasks" not in told(
-        rows("x"), rows("x", "u")
+    key = lambda found: comparison.eval_key(
+        a_run()._replace(fingerprints=found), "eval/held_out_accuracy"
     )
+    assert key(rows("x")) != key(rows("y")) and key(rows("x")) == key(rows("x", "u"))
+    runs = [a_run(0)._replace(fingerprints=rows("x")), a_run(1)._replace(fingerprints=rows("y"))]
+    (note,) = comparison.notes({"a": runs}, "eval/held_out_accuracy")[:1]
+    assert "2 different tasks" in note
 
 
 def test_curves_of_shares_stay_within_0_and_1():

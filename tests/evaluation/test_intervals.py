@@ -39,7 +39,7 @@ def answers(rng, ease, luck, level: float, spread: float, samples: int = 1) -> n
 
 
 def pairs(runs, problems: int, spread: float, samples: int = 1, shared_luck: float = 0.0):
-    """Chunks of scores of two methods; shared_luck: share of the runs' variance that a seed fixes."""
+    """Chunks of scores of two methods; shared_luck: share of the runs' variance due to the seed."""
     rng = np.random.default_rng([*runs, problems, int(100 * spread)])
     for _ in range(DRAWS // CHUNK):
         ease, common = normal(rng, 1, problems), normal(rng, max(runs), 1)
@@ -220,7 +220,7 @@ def test_problems_without_a_score_are_left_out():
 
 @pytest.mark.parametrize("runs", [2, 4])
 def test_equal_scores_prove_little(runs):
-    """No score differs: as far as a share that was 0 of n times may be above 0 (Clopper and Pearson)."""
+    """No score differs: the bound is that of a share of 0 of n (Clopper and Pearson)."""
     same = {seed: np.ones(96) for seed in range(runs)}
     bound = 1 - 0.025 ** (1 / 96)
     assert intervals.difference(same, same) == pytest.approx((0, -bound, bound, 96))

@@ -123,14 +123,14 @@ def test_folders_that_cannot_be_used(tmp_path):
 
 def test_a_second_evaluation_of_a_folder_is_refused(tmp_path):
     out = tmp_path / "deep" / "out"
-    with transcripts.claimed(out):
+    with transcripts.folder_lock(out):
         for _ in range(2):
             with pytest.raises(ValueError, match="another process evaluates into --out=.*deep/out"):
-                with transcripts.claimed(out):
+                with transcripts.folder_lock(out):
                     pytest.fail("both write it")
-    with transcripts.claimed(out):
+    with transcripts.folder_lock(out):
         (out / ".table.md.ab12_cd3").touch()
-    with transcripts.claimed(out):
+    with transcripts.folder_lock(out):
         assert [file.name for file in out.iterdir()] == [transcripts.LOCK]
     assert list(out.iterdir()) == []
 

@@ -15,7 +15,8 @@ import pytest
 from bridge_jax import tasks
 from bridge_jax.config import schema
 from bridge_jax.training import settings
-from experiments import cli, sweep_plan
+from experiments import cli
+from experiments.sweep import plan
 from tests import tiny_runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -126,7 +127,7 @@ def test_a_sweep_over_models_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
-    assert sweep_plan.weights_of("~/model") == sweep_plan.weights_of(str(tmp_path / "model")) != ""
+    assert plan.weights_of("~/model") == plan.weights_of(str(tmp_path / "model")) != ""
 
 
 def test_expand_config_leaves_the_rest_alone(monkeypatch):

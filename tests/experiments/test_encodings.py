@@ -7,11 +7,13 @@ import json
 import pytest
 
 from bridge_jax.data import datasets, traces
-from bridge_jax.evaluation import comparison, transcripts
+from bridge_jax.evaluation import comparison, report_samples, transcripts
 from bridge_jax.filesystem import hf_folder
-from bridge_jax.rundir import logbook
-from experiments import evaluate, export, plan, regrade, report, sweep
-from experiments.study import command
+from bridge_jax.rundir import logbook, run_config
+from bridge_jax.training import reopen
+from experiments import plan, regrade
+from experiments.study import results
+from experiments.sweep import results as sweep_results
 
 CONFIG = json.dumps({"config": {"steps": 1, "task": {"name": "arithmetic"}}})
 LINE = json.dumps({"step": 1, "reward/mean": 0.5}) + "\n"
@@ -20,7 +22,7 @@ ROW = json.dumps({"id": 1, "sample": 0}) + "\n"
 
 def rerun(folder):
     """A run that goes on in the directory."""
-    logbook.check_run(str(folder), {"steps": 1}, {})
+    run_config.check_run(str(folder), {"steps": 1}, {})
 
 
 def go_on(folder):
@@ -31,7 +33,7 @@ def go_on(folder):
 def samples(folder):
     """The report's page of samples."""
     run = comparison.Run(str(folder), {}, [], {})
-    return report.samples({"a": [run]})
+    return report_samples.samples({"a": [run]})
 
 
 @pytest.mark.parametrize(
@@ -39,9 +41,9 @@ def samples(folder):
     [
         ("config.json", CONFIG, lambda folder: rerun(folder)),
         ("config.json", CONFIG, lambda folder: comparison.load(str(folder))),
-        ("config.json", CONFIG, lambda folder: export.rebuild(str(folder))),
+        ("config.json", CONFIG, lambda folder: reopen.rebuild(str(folder))),
         ("config.json", CONFIG, lambda folder: regrade.task_of(folder)),
-        ("config.json", CONFIG, lambda folder: evaluate.run_config(str(folder))),
+        ("config.json", CONFIG, lambda folder: reopen.recorded_config(str(folder))),
         ("config.json", '{"model_type": "qwen3"}', lambda folder: hf_folder.hf_json(folder)),
         ("metrics.jsonl", LINE, lambda folder: logbook.read(str(folder))),
         ("metrics.jsonl", LINE, lambda folder: go_on(folder)),
@@ -49,11 +51,11 @@ def samples(folder):
         ("rollouts/step_000001.jsonl", ROW, lambda folder: samples(folder)),
         ("manifest.json", "{}", lambda folder: transcripts.open_folder(folder, {})),
         ("math500.jsonl", ROW, lambda folder: transcripts.Transcripts(folder / "math500.jsonl")),
-        ("results.jsonl", ROW, lambda folder: sweep.done(str(folder / "results.jsonl"))),
-        ("results.jsonl", ROW, lambda folder: command.read(folder)),
+        ("results.jsonl", ROW, lambda folder: sweep_results.done(str(folder / "results.jsonl"))),
+        ("results.jsonl", ROW, lambda folder: results.read(folder)),
         ("plans.jsonl", ROW, lambda folder: plan.earlier(str(folder / "plans.jsonl"))),
         ("limr.jsonl", ROW, lambda folder: datasets.jsonl(folder / "limr.jsonl")),
-        ("traces.jsonl", ROW, lambda folder: traces.traces(str(folder / "traces.jsonl"))),
+        ("traces.jsonl", ROW, lambda folder: traces.read_traces(str(folder / "traces.jsonl"))),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])

@@ -1,4 +1,4 @@
-"""The evaluate command: the numbers of training, any layout, interruptions, full disks, bad input."""
+"""The evaluate command: training's numbers, any layout, interruptions, full disks, bad input."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import pytest
 
 from bridge_jax import tasks
 from bridge_jax.data import tokenizers
-from bridge_jax.evaluation import evaluate, transcripts
-from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.evaluation import evaluate, lazy_pool, session, transcripts
+from bridge_jax.evaluation.options import Options
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.models import lora, params
+from bridge_jax.models.precision import dtype_of
 from bridge_jax.tasks import arithmetic
-from bridge_jax.training import programs
-from bridge_jax.training.settings import dtype_of
+from bridge_jax.training import programs, reopen
 from experiments import evaluate as command
-from experiments import export
-from experiments.evaluate import Asked, evaluate_model
+from experiments.evaluate import evaluate_model
 from tests import tiny_runs
 from tests.filesystem import full_disk
 from tests.filesystem.full_disk import disk_for
@@ -42,7 +42,7 @@ ARCH = dict(
     eos_token_id=0,
     initializer_range=0.4,
 )
-ASKED = Asked(tasks=("arithmetic",), samples=2, max_new=12, limit=7, buckets=(6, 8), rows=4)
+OPTIONS = Options(tasks=("arithmetic",), samples=2, max_new=12, limit=7, buckets=(6, 8), rows=4)
 FILES = {"manifest.json", "results.json", "table.md", "table.csv", "table.tex"}
 
 
@@ -56,7 +56,7 @@ def model(tmp_path_factory) -> str:
         params.init(cfg, jax.random.key(1)),
         folder / "tiny",
         ARCH,
-        also=tuple((folder / "extra").iterdir()),
+        extra_files=tuple((folder / "extra").iterdir()),
     )
     return str(folder / "tiny")
 
@@ -69,9 +69,9 @@ def lively(monkeypatch):
 
 
 def run(model: str, out, devices=1, **changes) -> dict:
-    """evaluate_model of ASKED with changes, on the first devices."""
+    """evaluate_model of OPTIONS with changes, on the first devices."""
     return evaluate_model(
-        model, str(out), dataclasses.replace(ASKED, **changes), jax.devices()[:devices]
+        model, str(out), dataclasses.replace(OPTIONS, **changes), jax.devices()[:devices]
     )
 
 
@@ -89,10 +89,10 @@ def texts(out) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("method", ["bridge", "sft"])
-def test_a_run_is_judged_as_in_its_training(unbroken, tmp_path, method, capsys):
+def test_a_run_is_evaluated_as_in_its_training(unbroken, tmp_path, method, capsys):
     """Greedy numbers of the newest checkpoint: those that training logged, to the last digit."""
     folder = unbroken(method)
-    report = evaluate_model(str(folder), str(tmp_path / "out"), Asked())
+    report = evaluate_model(str(folder), str(tmp_path / "out"), Options())
     logged = tiny_runs.lines(folder)[-1]
     part = report["benchmarks"]["arithmetic"]
     strict, facts = part["scores"]["strict"]["greedy pass@1"], part["facts"]["greedy"]
@@ -111,7 +111,9 @@ def test_a_run_is_judged_as_in_its_training(unbroken, tmp_path, method, capsys):
 def test_a_trained_run_is_no_random_model(unbroken, tmp_path):
     """What the test above compares depends on the weights: two methods' transcripts differ."""
     made = [
-        rows(evaluate_model(str(unbroken(name)), str(tmp_path / name), Asked()) and tmp_path / name)
+        rows(
+            evaluate_model(str(unbroken(name)), str(tmp_path / name), Options()) and tmp_path / name
+        )
         for name in ("bridge", "sft")
     ]
     assert made[0].keys() == made[1].keys() and [row["text"] for row in made[0].values()] != [
@@ -122,9 +124,11 @@ def test_a_trained_run_is_no_random_model(unbroken, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_weights_of_a_run_are_its_merged_policy(unbroken, dtype):
     """theta + w, cast behind the sum as in training, bit for bit; w matters."""
-    (setup, _), dtype = export.rebuild(str(unbroken("bridge"))), dtype_of("dtype", dtype)
-    parts, _ = export.restore(setup, str(unbroken("bridge")))
-    loaded, at_step = command.open_run(str(unbroken("bridge"))).load(setup.mesh, dtype)
+    (setup, _), dtype = reopen.rebuild(str(unbroken("bridge"))), dtype_of("dtype", dtype)
+    parts, _ = reopen.restore_params(setup, str(unbroken("bridge")))
+    loaded, at_step = reopen.open_run(str(unbroken("bridge")), own_task=True).load(
+        setup.mesh, dtype
+    )
     assert at_step == f", step {tiny_runs.STEPS}"
     merge = jax.jit(lambda theta, w: lora.merge(setup.lora, theta, w, dtype))
     same = lambda one, other: all(
@@ -150,7 +154,7 @@ def test_batches_change_nothing(model, lively, tmp_path):
 
 @pytest.mark.slow
 def test_programs_are_compiled_once(model, lively, monkeypatch, tmp_path):
-    """One for each bucket that is used, for greedy and for samples; another task on the same buckets: none."""
+    """One program for each bucket and kind; another task on the same buckets compiles none."""
     fake_task(monkeypatch)
     run(model, tmp_path / "one", max_new=11)
     before = programs.compile_count()
@@ -176,9 +180,9 @@ def test_eight_devices_give_what_one_gives(model, lively, tmp_path, tensor):
 
 @pytest.mark.parametrize("killed_at", [1, 3])
 def test_an_interrupted_evaluation_goes_on(model, lively, tmp_path, monkeypatch, killed_at):
-    """Killed before its n-th batch is written, in the middle of a line: only what is missing is generated again."""
+    """Killed in the middle of a line, before the n-th batch: only missing rows are generated."""
     run(model, tmp_path / "whole")
-    append, calls, asked = transcripts.Transcripts.append, [], []
+    append, calls, generated = transcripts.Transcripts.append, [], []
 
     def killed(self, new):
         calls.append(1)
@@ -198,26 +202,26 @@ def test_an_interrupted_evaluation_goes_on(model, lively, tmp_path, monkeypatch,
     assert len(done) == {1: 0, 3: 7}[killed_at]
     transcribe = evaluate.transcribe
 
-    def watched(generate, task, tokenizer, prompts, *rest):
-        asked.extend((rest[2], problem.id) for problem in prompts.problems)
-        return transcribe(generate, task, tokenizer, prompts, *rest)
+    def watched(generate, grading, prompts, *rest):
+        generated.extend((rest[2], problem.id) for problem in prompts.problems)
+        return transcribe(generate, grading, prompts, *rest)
 
     monkeypatch.setattr(evaluate, "transcribe", watched)
     run(model, tmp_path / "out")
     every = {(1 if sample == "greedy" else 2, id) for id, sample in rows(tmp_path / "whole")}
     finished = {(1, id) for id, sample in done if sample == "greedy"}
-    assert sorted(asked) == sorted(every - finished)
+    assert sorted(generated) == sorted(every - finished)
     assert rows(tmp_path / "out") == rows(tmp_path / "whole") and texts(tmp_path / "out") == texts(
         tmp_path / "whole"
     )
     assert (tmp_path / "out" / "arithmetic.jsonl").read_text().startswith(before)
-    asked.clear()
+    generated.clear()
     run(model, tmp_path / "out")
-    assert not asked and texts(tmp_path / "out") == texts(tmp_path / "whole")
+    assert not generated and texts(tmp_path / "out") == texts(tmp_path / "whole")
 
 
 def test_a_folder_grows(model, lively, tmp_path):
-    """More problems, and samples beside greedy completions, are added to what is there."""
+    """More problems, and samples in addition to greedy completions, are added to the rows."""
     run(model, tmp_path / "whole")
     run(model, tmp_path / "out", limit=3, samples=1)
     first = (tmp_path / "out" / "arithmetic.jsonl").read_text()
@@ -249,28 +253,28 @@ def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path):
         params.init(cfg, jax.random.key(2)),
         other,
         ARCH,
-        also=tuple(file for file in pathlib.Path(model).iterdir() if "token" in file.name),
+        extra_files=tuple(file for file in pathlib.Path(model).iterdir() if "token" in file.name),
     )
     with pytest.raises(ValueError, match="(?s)made otherwise:.*model.weights"):
         run(str(other), tmp_path / "out", limit=2)
 
 
 def fake_task(monkeypatch, **parts) -> list:
-    """A task "math500" with questions of two lengths, and a Config that knows data_dir; returns the Configs it got."""
+    """A task "math500" with questions of two lengths and data_dir; returns the Configs it got."""
 
     @dataclasses.dataclass(frozen=True)
     class Config:
         data_dir: str = ""
 
     base, configs = arithmetic.make(arithmetic.Config(levels=(1, 2), eval_size=8)), []
-    fields = {key: value for key, value in parts.items() if key != "CLAIMS"}
+    fields = {key: value for key, value in parts.items() if key != "DEFERS_COMPARISONS"}
     task = dataclasses.replace(
         base, **{"name": "math500", "splits": {"test": base.splits["held_out"]}} | fields
     )
     module = types.SimpleNamespace(
         Config=Config,
         make=lambda cfg: configs.append(cfg) or task,
-        CLAIMS=parts.get("CLAIMS", False),
+        DEFERS_COMPARISONS=parts.get("DEFERS_COMPARISONS", False),
     )
     load = tasks.load
     monkeypatch.setattr(tasks, "load", lambda name: module if name == "math500" else load(name))
@@ -286,7 +290,7 @@ def test_too_long_prompts_stay_in_the_denominator(model, monkeypatch, tmp_path, 
         model, tmp_path / "out", tasks=("math500",), data_dir="there", buckets=(5,), limit=0
     )["benchmarks"]["math500"]
     assert configs[-1].data_dir == "there" and (part["n"], part["too_long"]) == (8, 4)
-    assert part["scores"]["lenient"]["greedy pass@1"].value == 0.5  # all that were asked, of all
+    assert part["scores"]["lenient"]["greedy pass@1"].value == 0.5  # right wherever the prompt fits
     assert part["scores"]["lenient"]["pass@2"].value == 0.5
     for kind, made in (("greedy", 4), ("sampled", 8)):
         outcomes = part["facts"][kind]["outcomes"]["lenient"]
@@ -294,13 +298,10 @@ def test_too_long_prompts_stay_in_the_denominator(model, monkeypatch, tmp_path, 
             part["facts"][kind]["rows"] == made
             and outcomes["too_long"] == outcomes["correct"] == 0.5
         )
-    assert (
-        "math500: 4 of 8 prompts are longer than 5 tokens: not asked, counted as not answered"
-        in capsys.readouterr().out
-    )
+    assert "math500: 4 of 8 prompts are longer than 5 tokens" in capsys.readouterr().out
 
 
-def test_published_rows_stand_beside_ours(model, lively, monkeypatch, tmp_path):
+def test_published_rows_are_added_to_ours(model, lively, monkeypatch, tmp_path):
     fake_task(monkeypatch)
     report = run(model, tmp_path / "out", tasks=("math500", "arithmetic"), limit=2, samples=1)
     assert list(report["benchmarks"]) == ["math500", "arithmetic"]
@@ -326,9 +327,9 @@ class FakePool:
 
     events: list = []
 
-    def start(grader):
+    def start(pool):
         FakePool.events.append("start")
-        grader.pool = FakePool()
+        pool.pool = FakePool()
 
     def grade(self, claims):
         FakePool.events.append("grade")
@@ -340,17 +341,19 @@ class FakePool:
 
 @pytest.mark.parametrize("says_so", [True, False])
 def test_the_pool_is_started_first_or_with_the_first_claim(model, monkeypatch, tmp_path, says_so):
-    """A task that says that it makes Claims gets its workers before anything of the model is opened."""
+    """The workers of a task that declares DEFERS_COMPARISONS are started before the model is opened."""
     fake_task(
         monkeypatch,
-        compare=lambda problem, answer: Claim(problem.answer, answer),
+        compare=lambda problem, answer: DeferredComparison(problem.answer, answer),
         lenient=lambda text: text,
-        CLAIMS=says_so,
+        DEFERS_COMPARISONS=says_so,
     )
     FakePool.events, opened = [], command.open_model
-    monkeypatch.setattr(command.Grader, "start", FakePool.start)
+    monkeypatch.setattr(lazy_pool.LazyPool, "start", FakePool.start)
     monkeypatch.setattr(
-        command, "open_model", lambda *given: FakePool.events.append("open") or opened(*given)
+        command,
+        "open_model",
+        lambda *given, **named: FakePool.events.append("open") or opened(*given, **named),
     )
     report = run(model, tmp_path / "out", tasks=("math500",), limit=3, samples=1)
     assert report["benchmarks"]["math500"]["scores"]["lenient"]["greedy pass@1"].value == 1
@@ -368,7 +371,7 @@ def test_a_full_disk(model, lively, tmp_path, monkeypatch, capsys):
         types.SimpleNamespace(
             model=model,
             out=str(tmp_path / "out"),
-            **dataclasses.asdict(ASKED) | {"tasks": ["arithmetic"], "buckets": ["6", "8"]},
+            **dataclasses.asdict(OPTIONS) | {"tasks": ["arithmetic"], "buckets": ["6", "8"]},
         ),
     )
     monkeypatch.setattr(command, "use_compilation_cache", lambda: None)
@@ -391,7 +394,7 @@ def test_a_full_disk(model, lively, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "raised,code,said",
+    "raised,code,message",
     [
         (KeyboardInterrupt(), 130, "stopped; every batch that was graded is on disk"),
         (
@@ -402,11 +405,11 @@ def test_a_full_disk(model, lively, tmp_path, monkeypatch, capsys):
         (RuntimeError("self-test failed"), 2, "error: self-test failed"),
     ],
 )
-def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, said):
+def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, message):
     def fails(*given):
         raise raised
 
-    flags = types.SimpleNamespace(model="", out="", **dataclasses.asdict(ASKED))
+    flags = types.SimpleNamespace(model="", out="", **dataclasses.asdict(OPTIONS))
     for name, value in (
         ("use_compilation_cache", lambda: None),
         ("log_to_stderr", lambda: None),
@@ -416,7 +419,7 @@ def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, 
     monkeypatch.setattr(command.flags, "FLAGS", flags)
     with pytest.raises(SystemExit) as ended:
         command.main(["evaluate"])
-    assert ended.value.code == code and said in capsys.readouterr().err
+    assert ended.value.code == code and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -427,27 +430,14 @@ def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, 
             "task 'arithmetics' does not exist. Did you mean 'arithmetic'",
         ),
         (dict(tasks=()), "--tasks is empty and --model=.* is no run directory"),
-        (
-            dict(max_new=57),
-            r"--max_new=57 behind prompts of up to 8 tokens .* makes 65 positions, the model has 64",
-        ),
-        (dict(buckets=(64,)), "the model has 64"),
-        (dict(buckets=(8, 6)), r"prompt buckets \(8, 6\); allowed: positive, in rising order"),
-        (dict(samples=0), "--samples=0; allowed: a whole number of at least 1"),
-        (dict(temperature=0.0), "--temperature=0.0 would make all samples of a problem equal"),
-        (dict(dtype="float16"), "--dtype='float16'; allowed: float32, bfloat16"),
+        (dict(max_new=57), "--max_new=57 .* 65 positions"),
+        (dict(samples=0), "--samples=0; allowed: .* at least 1"),
         (dict(decode_tensor=3), "--decode_tensor=3 does not divide the model's"),
         (
             dict(decode_tensor=2),
-            "mesh.decode_tensor=2 does not divide the 1 devices; nearest that does: 1",
+            "mesh.decode_tensor=2 does not divide the 1 devices",
         ),
-        (dict(prompt="chat"), "--prompt='chat'; allowed: boxed, plain"),
         (dict(prompt="plain"), "--prompt=plain: task 'arithmetic' has one way to ask only"),
-        (dict(prompt="plain", tasks=()), "--prompt=plain without --tasks"),
-        (dict(prompt="user"), "--prompt=user: task 'arithmetic' has one way to ask only"),
-        (dict(stop=("#", "")), "--stop= is empty"),
-        (dict(stop=("#",), tasks=()), "--stop='#' without --tasks"),
-        (dict(task_stop=False, tasks=()), "--notask_stop without --tasks"),
     ],
 )
 def test_bad_input(model, tmp_path, changes, message):
@@ -456,32 +446,8 @@ def test_bad_input(model, tmp_path, changes, message):
     assert not (tmp_path / "out" / "arithmetic.jsonl").exists()
 
 
-def test_plain_prompts_go_around_the_chat_template():
-    """Through command and task down to the tokens, with the tokenizer of a real model; another template, other rows."""
-    folder = str(ROOT.parent / "shared" / "data" / "tokenizers" / "qwen3")
-    if not pathlib.Path(folder).is_dir():
-        pytest.skip("no real tokenizers beside the project")
-    opened = command.Model("m", params.read_config(ARCH), tokenizers.HFTokenizer(folder), None)
-    made = {}
-    for prompt in ("boxed", "plain"):
-        asked = dataclasses.replace(
-            ASKED, tasks=("knights_knaves",), prompt=prompt, limit=1, buckets=(512,)
-        )
-        benchmark = command.read_tasks(asked, opened)[0]
-        text = opened.tokenizer.inner.decode(benchmark.prompts.tokens[0])
-        assert ("<|im_start|>" in text) == (prompt == "boxed") and ("Answer:" in text[-10:]) == (
-            prompt == "plain"
-        )
-        assert benchmark.problems[0].question in text
-        made[prompt] = command.manifest(asked, opened, [benchmark])["task knights_knaves/held_out"]
-    assert (
-        made["boxed"]["template"] != made["plain"]["template"]
-        and made["boxed"]["data"] == made["plain"]["data"]
-    )
-
-
 def test_stop_strings_cut_what_is_read_and_are_part_of_the_manifest(model, lively, tmp_path):
-    """The texts are those without stop strings, up to the first one; rows of other stop strings are not mixed in."""
+    """Texts are cut at the first stop string; rows with other stop strings are not mixed in."""
     run(model, tmp_path / "free")
     run(model, tmp_path / "cut", stop=("=", "-7"))
     free, cut = rows(tmp_path / "free"), rows(tmp_path / "cut")
@@ -517,14 +483,14 @@ def test_the_tasks_own_stop_strings_and_those_of_the_flags(model, monkeypatch, t
 
 def test_newlines_of_the_stop_flag(monkeypatch):
     given = {"buckets": ["6", "8"], "stop": [r"\nQuestion:", "User:"]}
-    flags = types.SimpleNamespace(**dataclasses.asdict(ASKED) | given)
+    flags = types.SimpleNamespace(**dataclasses.asdict(OPTIONS) | given)
     monkeypatch.setattr(command.flags, "FLAGS", flags)
     assert command.read_flags().stop == ("\nQuestion:", "User:")
 
 
 def test_a_second_evaluation_of_a_folder_is_refused(model, tmp_path, monkeypatch):
     """While the first is under way, and before the second has read any weights."""
-    out, complete, second = tmp_path / "out", command.complete, []
+    out, generate_missing, second = tmp_path / "out", session.generate_missing, []
 
     def at_the_same_time(*given):
         if not second:
@@ -533,9 +499,9 @@ def test_a_second_evaluation_of_a_folder_is_refused(model, tmp_path, monkeypatch
                 with pytest.raises(ValueError, match="another process evaluates into --out=") as no:
                     run(model, out)
             second.append(str(no.value))
-        return complete(*given)
+        return generate_missing(*given)
 
-    monkeypatch.setattr(command, "complete", at_the_same_time)
+    monkeypatch.setattr(session, "generate_missing", at_the_same_time)
     run(model, out)
     assert len(second) == 1 and {path.name for path in out.iterdir()} == FILES | {
         "arithmetic.jsonl"
@@ -544,13 +510,13 @@ def test_a_second_evaluation_of_a_folder_is_refused(model, tmp_path, monkeypatch
 
 
 def test_a_full_disk_has_an_exit_code_of_its_own(model, tmp_path, monkeypatch, capsys):
-    """What was written before is complete, and with room the same command ends as if nothing had been."""
+    """The rows written before are complete; with room, the same command finishes as usual."""
     whole = run(model, tmp_path / "whole", rows=2)
     with full_disk.small(tmp_path / "disk", 32) as disk:
         (disk / "ballast").write_bytes(b"x" * 16384)
         full_disk.fill(disk, leave=6000)
         given = types.SimpleNamespace(
-            model=model, out=str(disk / "out"), **dataclasses.asdict(ASKED) | {"rows": 2}
+            model=model, out=str(disk / "out"), **dataclasses.asdict(OPTIONS) | {"rows": 2}
         )
         monkeypatch.setattr(command.flags, "FLAGS", given)
         for name in ("use_compilation_cache", "log_to_stderr"):
@@ -558,8 +524,8 @@ def test_a_full_disk_has_an_exit_code_of_its_own(model, tmp_path, monkeypatch, c
         with pytest.raises(SystemExit) as ended:
             command.main(["evaluate"])
         assert ended.value.code == 5
-        assert "No space left on device" in (told := capsys.readouterr().err)
-        assert str(disk / "out") in told and "make room and run the same command again" in told
+        assert "No space left on device" in (error := capsys.readouterr().err)
+        assert str(disk / "out") in error and "make room" in error
         (disk / "filler").unlink()
         (disk / "ballast").unlink()
         report = run(model, disk / "out", rows=2)
@@ -577,10 +543,10 @@ def test_bad_folders(model, tmp_path, unbroken):
         run(str(bare), tmp_path / "out")
 
 
-def test_what_is_left_open_follows_the_model(model, tmp_path, capsys):
-    """max_new is what the model has room for behind the largest bucket, and that is said."""
+def test_defaults_follow_the_model(model, tmp_path, capsys):
+    """max_new is the room behind the largest bucket, and the command prints that."""
     report = evaluate_model(
-        model, str(tmp_path / "out"), Asked(tasks=("arithmetic",), limit=2), jax.devices()[:1]
+        model, str(tmp_path / "out"), Options(tasks=("arithmetic",), limit=2), jax.devices()[:1]
     )
     settings = report["settings"]
     assert (settings["buckets"], settings["max_new"], settings["dtype"], settings["rows"]) == (
@@ -589,10 +555,7 @@ def test_what_is_left_open_follows_the_model(model, tmp_path, capsys):
         "float32",
         16,
     )
-    assert (
-        "--max_new=32: 5000 is usual, but the model has 64 positions, 32 of them kept for the prompt"
-        in capsys.readouterr().out
-    )
+    assert "--max_new=32: 5000 is usual, but the model has 64 positions" in capsys.readouterr().out
 
 
 def test_the_command(model, tmp_path):

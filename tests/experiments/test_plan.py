@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from bridge_jax.evaluation import results
+from bridge_jax.evaluation import markdown
 from bridge_jax.planner import table
 from experiments import plan as command
 
@@ -188,7 +188,7 @@ def test_the_committed_page_is_drawn_from_the_committed_plans():
         [json.loads(line) for file in files for line in file.read_text().splitlines()]
     )
     page = (ROOT / command.TABLE).read_text()
-    assert results.filled(page, made.__getitem__) == page and all(
+    assert markdown.fill_tables(page, made.__getitem__) == page and all(
         f"<!-- table {name} -->" in page for name in made
     )
 

@@ -13,7 +13,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from bridge_jax.evaluation import comparison, intervals
+from bridge_jax.evaluation import comparison, intervals, report_samples, report_tables
 from experiments import report
 
 METRIC = "eval/held_out_accuracy"
@@ -39,7 +39,7 @@ def write_run(
             "reward/mean": 0.2 + 0.5 * step / steps + 0.05 * rng.standard_normal(),
         }
         line |= {key: float(step) * 100 for key in comparison.BUDGETS if key != "step"}
-        line |= {key: float(rng.random()) for key in report.METRICS[1:14]} | {
+        line |= {key: float(rng.random()) for key in report_tables.METRICS[1:14]} | {
             "memory/host_peak_gib": 1.0
         }
         line |= (
@@ -151,7 +151,7 @@ def test_what_is_missing_is_marked(tmp_path, browser):
     assert re.search(r'<p id="missing">No curve, [^<]*: sft</p>', dom)
     (line,) = [line for line in tables["md"].splitlines() if line.startswith("| sft |")]
     assert line.split("|")[2].strip() == "-"
-    assert report.curves(groups, METRIC)[METRIC]["step"].keys() == {"grpo", "bridge"}
+    assert report_tables.curves(groups, METRIC)[METRIC]["step"].keys() == {"grpo", "bridge"}
     assert tables["tex"].count("\\\\") == 4 and tables["csv"].splitlines()[0].startswith("method,")
 
 
@@ -162,7 +162,7 @@ def test_table_by_hand(tmp_path):
     groups, _, _ = made(tmp_path)
     solved = np.stack([run.solved["held_out"] for run in groups["grpo"]])
     mean, low, high, _ = intervals.over_runs_and_problems(solved)
-    row = report.rows_of(groups, METRIC)[0]
+    row = report_tables.rows_of(groups, METRIC)[0]
     assert row[1] == f"{mean:.3f} [{low:.3f}, {high:.3f}]" and "[" not in row[2]
     for seed in range(3):
         (tmp_path / "runs" / f"grpo{seed}" / "solved.jsonl").unlink()
@@ -170,7 +170,7 @@ def test_table_by_hand(tmp_path):
     mean, low, high, _ = intervals.over_runs(
         [run.lines[-1][METRIC] for run in groups["grpo"]], shares=True
     )
-    assert report.rows_of(groups, METRIC)[0][1] == f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    assert report_tables.rows_of(groups, METRIC)[0][1] == f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def test_differences_by_hand(tmp_path):
@@ -189,16 +189,16 @@ def test_differences_by_hand(tmp_path):
         for name, group in groups.items()
     }
     assert list(solved["sft"]) != list(solved["grpo"])
-    found = {frozenset(row[:2]): row for row in report.differences(groups, METRIC)}
+    found = {frozenset(row[:2]): row for row in report_tables.differences(groups, METRIC)}
     first, second, difference, _ = found[frozenset(("grpo", "sft"))]
     expected = intervals.difference(solved[first], solved[second])
-    assert difference == report.signed(expected)
+    assert difference == report_tables.signed(expected)
     first, second, difference, mark = found[frozenset(("grpo", "bridge"))]
     means = [np.mean(list(solved[name].values()), axis=0) for name in (first, second)]
-    assert difference == report.signed(intervals.difference_of_models(*means))
+    assert difference == report_tables.signed(intervals.difference_of_models(*means))
     assert "of one seed" in mark
     groups["grpo"][1].config["seed"] = 0
-    assert list(report.solved_by(groups, METRIC)["grpo"]) == [(0, 0), (0, 1), (2, 0)]
+    assert list(report_tables.solved_by(groups, METRIC)["grpo"]) == [(0, 0), (0, 1), (2, 0)]
 
 
 def test_an_unfinished_seed_is_not_averaged(tmp_path):
@@ -210,12 +210,12 @@ def test_an_unfinished_seed_is_not_averaged(tmp_path):
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
     groups, _, _ = made(tmp_path)
     cells = {
-        row[0]: dict(zip(["method", *report.COLUMNS], row))
-        for row in report.rows_of(groups, METRIC)
+        row[0]: dict(zip(["method", *report_tables.COLUMNS], row))
+        for row in report_tables.rows_of(groups, METRIC)
     }
     assert cells["sft"]["final"] == cells["sft"]["time/wall_s"] == "-" != cells["sft"]["base"]
-    assert cells["grpo"]["final"] != "-" and report.differences(groups, METRIC) == []
-    told = report.notes(groups, METRIC)
+    assert cells["grpo"]["final"] != "-" and report_tables.differences(groups, METRIC) == []
+    told = report_tables.notes(groups, METRIC)
     assert any("sft1: at step 3 of 4, not finished" in note for note in told) and told[-1].endswith(
         "solved: sft"
     )
@@ -228,7 +228,7 @@ def test_other_problems_are_not_paired(tmp_path):
             tmp_path / "runs" / method, method, 0, steps=1, facts={"rows": {"held_out": rows}}
         )
     groups, _, _ = made(tmp_path)
-    found = {frozenset(row[:2]): row[2:] for row in report.differences(groups, METRIC)}
+    found = {frozenset(row[:2]): row[2:] for row in report_tables.differences(groups, METRIC)}
     assert (
         found[frozenset(("grpo", "sft"))]
         == found[frozenset(("bridge", "sft"))]
@@ -236,7 +236,7 @@ def test_other_problems_are_not_paired(tmp_path):
     )
     difference, mark = found[frozenset(("grpo", "bridge"))]
     assert "[" in difference and "of one seed" in mark
-    assert "2 different tasks" in report.notes(groups, METRIC)[0]
+    assert "2 different tasks" in report_tables.notes(groups, METRIC)[0]
 
 
 def test_viewer_shows_a_problem_across_steps_and_methods(tmp_path):
@@ -253,27 +253,27 @@ def test_viewer_shows_a_problem_across_steps_and_methods(tmp_path):
             }
             rows = [
                 row | {"sample": m, "outcome": "wrong", "text": "a\u2028b"}
-                for m in range(report.SAMPLES + 1)
+                for m in range(report_samples.SAMPLES + 1)
             ]
             (tmp_path / "runs" / method / "rollouts" / f"step_{step:06d}.jsonl").write_text(
                 "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             )
-    first, *others = report.samples(made(tmp_path)[0])
+    first, *others = report_samples.samples(made(tmp_path)[0])
     expected = [
         (method, step)
         for method in ("grpo", "sft")
         for step in (3, 20)
-        for _ in range(report.SAMPLES)
+        for _ in range(report_samples.SAMPLES)
     ]
     assert [tuple(row[:2]) for row in first["rows"]] == expected and len(
         others
-    ) == report.PROBLEMS - 1
+    ) == report_samples.PROBLEMS - 1
 
 
 def test_tables_hold_any_name():
     """A name with what Markdown, CSV and LaTeX read as their own."""
     name = 'bridge (lora_targets=layers/(q|k)_proj$, x="^a")'
-    tables = report.tables([[name, *["-"] * len(report.COLUMNS)]])
+    tables = report_tables.tables([[name, *["-"] * len(report_tables.COLUMNS)]])
     assert next(iter(csv.reader([tables["csv"].splitlines()[1]])))[0] == name
     assert tables["md"].splitlines()[2].startswith("| bridge (lora_targets=layers/(q\\|k)_proj$")
     assert 'layers/(q|k)\\_proj\\$, x="\\^{}a")' in tables["tex"]

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from experiments import INTERRUPTED, cli
-from experiments.study import command as study
+from experiments.study import stages
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # as they are started: experiments.study, but experiments.bench.peers
@@ -92,8 +92,9 @@ HELD = """
 # what holds the main thread, in code that is not Python's, in the place of the devices' work
 PLACES = {
     "export": """
+        from bridge_jax.training import reopen
         from experiments import export as command
-        command.rebuild = held
+        reopen.rebuild = held
         given = ["--workdir=/nowhere", "--out=/nowhere/model"]
     """,
     "plan": """
@@ -183,8 +184,8 @@ def test_the_study_waits_until_the_command_under_way_has_saved(tmp_path, monkeyp
         "os.kill(os.getppid(), signal.SIGINT)\n"
         "time.sleep(30)\n"
     )
-    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        study.run("slow")
+        stages.run("slow")
     assert (tmp_path / "saved").exists() and time.monotonic() - began < 20

@@ -1,4 +1,4 @@
-"""The study's tables from made-up results with known answers, and the committed page from the committed results."""
+"""The study's tables from made-up results, and the committed page from the committed results."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from configs.sweeps import ladder
-from experiments.study import command
+from experiments.study import pictures, results, stages, tables
 
 PROBLEMS = 200
 
 
 def line(variant: str, seed: int, share: float, rng, **point) -> dict:
-    """A finished run that solves about this share of the problems, greedily, and half of that when it samples."""
+    """A finished run that solves about `share` of the problems greedily, half of it sampled."""
     bits = (rng.random(PROBLEMS) < share).astype(int)
     sampled = (rng.random((2, PROBLEMS)) < share / 2).sum(axis=0)
     scores = {
-        command.GREEDY: bits.mean(),
-        command.SAMPLED: sampled.mean() / 2,
+        results.GREEDY: bits.mean(),
+        results.SAMPLED: sampled.mean() / 2,
         "eval/dev_accuracy": share,
         "eval/dev_sampled_accuracy": share / 2,
     }
@@ -30,7 +30,7 @@ def line(variant: str, seed: int, share: float, rng, **point) -> dict:
         "weights": "w",
         "settings": {"optim.base.learning_rate": 1e-4},
         "curve": [
-            {"step": 0, command.GREEDY: 0.2, command.SAMPLED: 0.1},
+            {"step": 0, results.GREEDY: 0.2, results.SAMPLED: 0.1},
             {"step": 100, **scores, **point},
         ],
         "solved": {
@@ -40,7 +40,7 @@ def line(variant: str, seed: int, share: float, rng, **point) -> dict:
     }
 
 
-def rows_of(tmp_path, shares: dict[str, float], seeds: int = 4) -> command.Rows:
+def rows_of(tmp_path, shares: dict[str, float], seeds: int = 4) -> results.Rows:
     """The results file of these variants, all from one base, read back."""
     rng = np.random.default_rng(0)
     made = [
@@ -50,7 +50,7 @@ def rows_of(tmp_path, shares: dict[str, float], seeds: int = 4) -> command.Rows:
     ]
     (tmp_path / "tune.jsonl").write_text("".join(made[::2]))
     (tmp_path / "main.jsonl").write_text("".join(made[1::2]))
-    return command.read(tmp_path)["w"]
+    return results.read(tmp_path)["w"]
 
 
 def test_the_rate_is_the_best_on_dev_and_only_where_the_grid_is_complete(tmp_path):
@@ -59,8 +59,8 @@ def test_the_rate_is_the_best_on_dev_and_only_where_the_grid_is_complete(tmp_pat
         setting: 0.3 + 0.1 * (rates == (1e-4, 1)) for setting, rates in ladder.grid("joint").items()
     }
     rows = rows_of(tmp_path, shares | {"grpo@0.0001": 0.9, "sft@0.5": 0.99, "nobody@0.0001": 0.9})
-    assert command.choose(rows) == {"sft": (3e-4, 10), "joint": (1e-4, 1)}
-    table = command.tuning_table(rows)
+    assert results.choose(rows) == {"sft": (3e-4, 10), "joint": (1e-4, 1)}
+    table = tables.tuning_table(rows)
     assert "| `sft` |  | - | 30.0 / 15.0 | **40.0 / 20.0** | 30.0 / 15.0 |" in table
     assert "| `grpo` |  | - | 90.0 / 45.0 | - | - |" in table and "hybrid" not in table
     assert "| `joint` | 1 | - | **40.0 / 20.0** | 30.0 / 15.0 | 30.0 / 15.0 |" in table
@@ -74,20 +74,20 @@ def test_rates_are_chosen_on_the_last_base_with_the_whole_grid(tmp_path):
         rows_of(tmp_path, {"sft@0.0001": 0.9, "sft@0.0003": 0.3}),
         rows_of(tmp_path, whole),
     )
-    assert command.tuned({"first": second, "second": first}) == {"sft": (1e-3, 10)}
+    assert results.tuned({"first": second, "second": first}) == {"sft": (1e-3, 10)}
     better = rows_of(
         tmp_path,
         {setting: 0.9 * (rate == 1e-4) for setting, (rate, _) in ladder.grid("sft").items()},
     )
-    assert command.tuned({"first": second, "second": better}) == {"sft": (1e-4, 10)}
-    assert command.tuned({"first": first}) == {}
+    assert results.tuned({"first": second, "second": better}) == {"sft": (1e-4, 10)}
+    assert results.tuned({"first": first}) == {}
 
 
 def test_runs_of_two_bases_are_kept_apart(tmp_path):
     rng = np.random.default_rng(0)
     made = [line("sft", 0, 0.5, rng), line("sft", 0, 0.7, rng) | {"weights": "2ff9e7f2dd4d"}]
     (tmp_path / "main.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-    bases = command.read(tmp_path)
+    bases = results.read(tmp_path)
     assert {base: rows["sft"][0]["weights"] for base, rows in bases.items()} == {
         "w": "w",
         "A": "2ff9e7f2dd4d",
@@ -97,67 +97,65 @@ def test_runs_of_two_bases_are_kept_apart(tmp_path):
 def test_what_was_solved_is_read_back(tmp_path):
     """Leading zeros kept; the mean over problems is the accuracy that the run reported."""
     rows = rows_of(tmp_path, {"sft": 0.03})
-    for metric in (command.GREEDY, command.SAMPLED):
-        found = command.solved(rows["sft"], metric)
+    for metric in (results.GREEDY, results.SAMPLED):
+        found = results.solved(rows["sft"], metric)
         assert found.shape == (4, PROBLEMS)
-        assert np.allclose(found.mean(axis=1), command.final(rows["sft"], metric))
+        assert np.allclose(found.mean(axis=1), results.final(rows["sft"], metric))
 
 
 def test_verdicts(tmp_path):
-    """A clear difference is called one, either way; none is called none; a missing metric is refused by the run's name."""
+    """A clear difference is found in either direction; a missing metric names its run."""
     rows = rows_of(tmp_path, {"bridge": 0.6, "alternate": 0.6, "cold_start": 0.3, "grpo": 0.5})
-    table = command.order_table(rows).splitlines()
+    table = tables.order_table(rows).splitlines()
     assert table[2].startswith("| `bridge` > `alternate`") and "no difference seen" in table[2]
     assert "higher" in table[3] and "lower" in table[4] and len(table) == 5
-    assert "hybrid" not in command.controls_table(rows)
-    del rows["grpo"][2]["curve"][-1][command.GREEDY]
+    assert "hybrid" not in tables.controls_table(rows)
+    del rows["grpo"][2]["curve"][-1][results.GREEDY]
     with pytest.raises(ValueError, match="missing in grpo__seed=2"):
-        command.main_table(rows)
+        tables.main_table(rows)
 
 
 def test_runs_are_compared_seed_by_seed(tmp_path):
     """Whatever the order of the files' lines; one seed has no interval, and no verdict."""
     rows = rows_of(tmp_path, {"bridge": 0.6, "sft": 0.4})
-    found = command.difference(rows, "bridge", "sft", command.GREEDY)
+    found = results.difference(rows, "bridge", "sft", results.GREEDY)
     rows["sft"] = dict(reversed(rows["sft"].items()))
-    assert command.difference(rows, "bridge", "sft", command.GREEDY) == found
-    assert command.verdict(found) == "higher"
+    assert results.difference(rows, "bridge", "sft", results.GREEDY) == found
+    assert tables.verdict(found) == "higher"
     alone = {"bridge": rows["bridge"], "sft": {3: rows["sft"][3]}}
-    found = command.difference(alone, "sft", "bridge", command.GREEDY)
-    assert command.verdict(found) == "one seed"
-    assert (
-        command.shown(found, True).endswith(" (one seed)") and command.shown(found, True)[0] == "-"
-    )
+    found = results.difference(alone, "sft", "bridge", results.GREEDY)
+    assert tables.verdict(found) == "one seed"
+    assert tables.shown(found, True).endswith(" (one seed)") and tables.shown(found, True)[0] == "-"
 
 
 def test_committed_accuracies_stay_within_0_and_1():
     """Of every variant of every base, in either measure."""
-    bases = command.read(command.ROOT / "docs" / "study" / "results")
+    bases = results.read(stages.ROOT / "docs" / "study" / "results")
     for rows in bases.values():
         for runs in rows.values():
-            for metric in (command.GREEDY, command.SAMPLED):
-                found = command.accuracy(runs, metric)
+            for metric in (results.GREEDY, results.SAMPLED):
+                found = results.accuracy(runs, metric)
                 assert len(runs) == 1 or 0 <= found.low <= found.mean <= found.high <= 1
 
 
-def test_conditions_stand_beside_the_clean_run(tmp_path):
+def test_conditions_are_shown_next_to_the_clean_run(tmp_path):
     rows = rows_of(
         tmp_path, {"bridge": 0.6, "bridge+noise 0.2": 0.4, "grpo": 0.5, "grpo+equal time": 0.5}
     )
-    table = command.conditions_table(rows, command.GREEDY).splitlines()
+    table = tables.conditions_table(rows, results.GREEDY).splitlines()
     assert table[0] == "| variant | clean | noise 0.2 |"
     bridge = next(row for row in table if "`bridge`" in row).split("|")
     assert float(bridge[2].split("[")[0]) > float(bridge[3].split("[")[0]) > 0
     assert next(row for row in table if "`grpo`" in row).split("|")[3].strip() == "-"
 
 
-def test_seeds_that_are_still_to_run_are_told_of(tmp_path):
+def test_missing_seeds_are_counted_in_the_cell(tmp_path):
     """A mean of fewer seeds than the others have says so, in the cell."""
     rows = rows_of(
         tmp_path, {"sft": 0.5, "sft+corrupt 0.5": 0.4, "bridge": 0.6, "bridge+corrupt 0.5": 0.3}
     )
     del rows["bridge+corrupt 0.5"][0], rows["bridge+corrupt 0.5"][1]
-    table = command.conditions_table(rows, command.GREEDY).splitlines()
+    table = tables.conditions_table(rows, results.GREEDY).splitlines()
     sft, bridge = (next(row for row in table if f"`{name}`" in row) for name in ("sft", "bridge"))
     assert bridge.endswith(" (2 seeds) |") and bridge.count("seeds") == 1 and "seeds" not in sft
 
@@ -166,42 +164,42 @@ def test_the_page_is_filled_between_its_marks(tmp_path):
     """Twice the same; the words around stay; a mark of no table is refused."""
     rows = rows_of(tmp_path, {"bridge": 0.6, "sft": 0.4})
     page = "before\n<!-- table main on w -->\nold\n<!-- end -->\nafter\n"
-    filled = command.fill(page, {"w": rows})
+    filled = tables.fill(page, {"w": rows})
     assert filled.startswith("before\n<!-- table main on w -->\n| variant") and filled.endswith(
         "<!-- end -->\nafter\n"
     )
-    assert "old" not in filled and command.fill(filled, {"w": rows}) == filled
+    assert "old" not in filled and tables.fill(filled, {"w": rows}) == filled
     with pytest.raises(ValueError, match="did you mean 'main'"):
-        command.fill(page.replace("main", "mains"), {"w": rows})
+        tables.fill(page.replace("main", "mains"), {"w": rows})
     with pytest.raises(ValueError, match="on base 'v'.*hold runs on w"):
-        command.fill(page.replace("on w", "on v"), {"w": rows})
+        tables.fill(page.replace("on w", "on v"), {"w": rows})
 
 
 def test_pictures_are_drawn(tmp_path):
     rows = rows_of(tmp_path, {"bridge": 0.6, "sft": 0.4, "luffy": 0.5})
-    command.pictures(rows, tmp_path, "w")
+    pictures.draw(rows, tmp_path, "w")
     assert all(
         (tmp_path / name).stat().st_size > 10_000 for name in ("dynamics_w.png", "methods_w.png")
     )
 
 
 def test_the_committed_page_is_drawn_from_the_committed_results():
-    """docs/study.md is what `python -m experiments.study --stages=` makes of docs/study/results, with every table."""
-    page = (command.ROOT / "docs" / "study.md").read_text()
-    bases = command.read(command.ROOT / "docs" / "study" / "results")
-    assert command.fill(page, bases) == page
-    assert all(f"<!-- table {name} on " in page for name in command.TABLES)
+    """docs/study.md is drawn from docs/study/results, and has every table."""
+    page = (stages.ROOT / "docs" / "study.md").read_text()
+    bases = results.read(stages.ROOT / "docs" / "study" / "results")
+    assert tables.fill(page, bases) == page
+    assert all(f"<!-- table {name} on " in page for name in tables.TABLES)
     assert all(f"<!-- table main on {base} -->" in page for base in bases)
 
 
 def test_the_committed_rates_are_chosen_from_the_committed_results():
-    """docs/study/tuned.json, and that every run of a main table was made at the rates chosen on its base, if any were."""
-    bases = command.read(command.ROOT / "docs" / "study" / "results")
-    assert command.tuned(bases) == ladder.tuned()
-    for rows in (rows for rows in bases.values() if command.choose(rows)):
-        chosen = ladder.tuned() | command.choose(rows)
+    """tuned.json; and every run of a main table has the rates chosen on its base, if any."""
+    bases = results.read(stages.ROOT / "docs" / "study" / "results")
+    assert results.tuned(bases) == ladder.tuned()
+    for rows in (rows for rows in bases.values() if results.choose(rows)):
+        chosen = ladder.tuned() | results.choose(rows)
         for name, (alpha, ratio) in (
-            (name, chosen[name]) for name in command.plain(rows) if name in chosen
+            (name, chosen[name]) for name in results.plain(rows) if name in chosen
         ):
             for row in rows[name].values():
                 given = row["settings"]

@@ -1,4 +1,4 @@
-"""Sweeps: what a file may say, what is run, skipped, resumed and told of; with runs that take a second."""
+"""Sweeps: valid files; runs that are run, skipped, resumed and reported, each within a second."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import types
 
 import pytest
 
-from experiments import sweep as command
-from experiments import sweep_plan
+from experiments.sweep import command, launch, plan, results
 from tests.experiments.test_train_cli import environment  # noqa: F401  (a fixture)
 from tests.filesystem import full_disk
 
@@ -55,11 +54,11 @@ def at_root(monkeypatch):
 
 
 def names(tmp_path, **parts) -> list[str]:
-    return [run.name for run in command.runs_of(command.load(write(tmp_path, **parts)))]
+    return [run.name for run in plan.runs_of(plan.load(write(tmp_path, **parts)))]
 
 
 def test_grid_zip_seeds_and_variants(at_root, tmp_path):
-    """All combinations of the grid, the zipped keys in step, each for every variant and seed; seeds innermost."""
+    """All combinations of variants, zip, grid and seeds; seeds innermost."""
     found = names(
         tmp_path,
         seeds=[0, 1],
@@ -72,23 +71,23 @@ def test_grid_zip_seeds_and_variants(at_root, tmp_path):
         f"sft__lora_rank=2__lora_alpha=2.0__demo_size=8__seed={seed}" for seed in (0, 1)
     ]
     assert not any("lora_rank=2__lora_alpha=8.0" in name for name in found)
-    runs = command.runs_of(
-        command.load(
+    runs = plan.runs_of(
+        plan.load(
             write(tmp_path, variants={"half": {"method": "bridge", "method.bridge.lam": 0.5}})
         )
     )
     assert runs[0].config == "configs/ladder.py:bridge" and runs[0].settings == {
         "method.bridge.lam": 0.5
     }
-    assert "--config.method.bridge.lam=0.5" in command.command_of(
+    assert "--config.method.bridge.lam=0.5" in launch.command_of(
         runs[0], "D"
-    ) and "--config.seed=0" in command.command_of(runs[0], "D")
+    ) and "--config.seed=0" in launch.command_of(runs[0], "D")
 
 
 def test_a_run_is_known_by_its_config(at_root, tmp_path):
-    """Same settings, same fingerprint; another value, another; so a result of other settings is never taken for this one's."""
+    """Other values have another fingerprint, so that their results are never mistaken."""
     prints = lambda **parts: [
-        run.fingerprint for run in command.runs_of(command.load(write(tmp_path, **parts)))
+        run.fingerprint for run in plan.runs_of(plan.load(write(tmp_path, **parts)))
     ]
     assert (
         prints() == prints()
@@ -100,7 +99,7 @@ def test_a_key_that_came_later_makes_no_other_run(at_root, tmp_path, monkeypatch
     """At its default it is no part of the fingerprint; set, it is."""
     from configs import base
 
-    (before,) = command.runs_of(command.load(write(tmp_path)))
+    (before,) = plan.runs_of(plan.load(write(tmp_path)))
     get_config = base.get_config
 
     def with_later_key(*args):
@@ -109,16 +108,14 @@ def test_a_key_that_came_later_makes_no_other_run(at_root, tmp_path, monkeypatch
         return config
 
     monkeypatch.setattr(base, "get_config", with_later_key)
-    monkeypatch.setattr(sweep_plan, "all_defaults", sweep_plan.all_defaults.__wrapped__)
-    assert sweep_plan.fingerprint(with_later_key()) == sweep_plan.fingerprint(
-        with_later_key("bridge")
-    )
+    monkeypatch.setattr(plan, "all_defaults", plan.all_defaults.__wrapped__)
+    assert plan.fingerprint(with_later_key()) == plan.fingerprint(with_later_key("bridge"))
     monkeypatch.setattr(
         "bridge_jax.training.settings.read", lambda *_, **__: None
     )  # which does not know the key
-    assert command.runs_of(command.load(write(tmp_path)))[0].fingerprint == before.fingerprint
+    assert plan.runs_of(plan.load(write(tmp_path)))[0].fingerprint == before.fingerprint
     assert (
-        command.runs_of(command.load(write(tmp_path, set={"later": 2})))[0].fingerprint
+        plan.runs_of(plan.load(write(tmp_path, set={"later": 2})))[0].fingerprint
         != before.fingerprint
     )
 
@@ -128,9 +125,9 @@ def test_the_weights_that_a_run_began_from(tmp_path):
     hashes = []
     for content in (b"one", b"one", b"two"):
         (tmp_path / "model.safetensors").write_bytes(content)
-        hashes.append(command.weights_of(str(tmp_path)))
+        hashes.append(plan.weights_of(str(tmp_path)))
     assert hashes[0] == hashes[1] != hashes[2] and all(len(text) == 12 for text in hashes)
-    assert command.weights_of("") == command.weights_of("org/name") == ""
+    assert plan.weights_of("") == plan.weights_of("org/name") == ""
 
 
 @pytest.mark.parametrize(
@@ -165,7 +162,7 @@ def test_the_weights_that_a_run_began_from(tmp_path):
 )
 def test_refused(at_root, tmp_path, parts, message):
     with pytest.raises(ValueError, match=message):
-        command.runs_of(command.load(write(tmp_path, **parts)))
+        plan.runs_of(plan.load(write(tmp_path, **parts)))
 
 
 def test_numbers_of_numpy_are_given_as_pythons(at_root, tmp_path):
@@ -174,21 +171,22 @@ def test_numbers_of_numpy_are_given_as_pythons(at_root, tmp_path):
         "import numpy as np\n\ndef get_sweep():\n    return {'config': 'configs/ladder.py:bridge', 'seeds': [0], "
         "'grid': {'method.bridge.lam': list(np.linspace(0.1, 0.9, 2))}}\n"
     )
-    assert [
-        command.command_of(run, "D")[-1] for run in command.runs_of(command.load(str(path)))
-    ] == ["--config.method.bridge.lam=0.1", "--config.method.bridge.lam=0.9"]
+    assert [launch.command_of(run, "D")[-1] for run in plan.runs_of(plan.load(str(path)))] == [
+        "--config.method.bridge.lam=0.1",
+        "--config.method.bridge.lam=0.9",
+    ]
 
 
 @pytest.mark.parametrize("text", ['{"name": "a"}\n', "torn{}\n", "[]\n"])
-def test_results_that_are_none_are_told_of(tmp_path, text):
+def test_a_file_of_another_kind_is_refused(tmp_path, text):
     path = tmp_path / "results.jsonl"
     path.write_text('{"name": "a", "fingerprint": "b", "weights": ""}\n' + text)
     with pytest.raises(ValueError, match="results.jsonl, line 2, is no result"):
-        command.done(str(path))
+        results.done(str(path))
     with pytest.raises(ValueError, match="cannot be read"):
-        command.done(str(tmp_path))
+        results.done(str(tmp_path))
     path.write_text('{"name": "a", "fingerprint": "b", "weights": ""}\n{"na')
-    assert command.done(str(path)) == {("a", "b", "")}
+    assert results.done(str(path)) == {("a", "b", "")}
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -197,9 +195,11 @@ def test_a_signal_stops_the_sweep(at_root, tmp_path, monkeypatch, sent):
     begun = tmp_path / "begun"
     sleeper = f"open({str(begun)!r}, 'a').write('x'); import time; time.sleep(60)"
     script = (
-        "from absl import app; from experiments import sweep; import signal, sys; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell may have it ignored in the background
-        f"sweep.command_of = lambda *_: [sys.executable, '-c', {sleeper!r}]; sweep.define_flags(); app.run(sweep.main)"
+        "from absl import app; from experiments.sweep import command, launch; import signal, sys; "
+        # a shell may have it ignored in the background
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"launch.command_of = lambda *_: [sys.executable, '-c', {sleeper!r}]; "
+        "command.define_flags(); app.run(command.main)"
     )
     process = subprocess.Popen(
         [
@@ -227,7 +227,7 @@ def test_a_file_that_is_no_sweep(at_root, tmp_path, text):
     path = tmp_path / "broken.py"
     path.write_text(text)
     with pytest.raises(ValueError, match="broken.py: get_sweep.. does not return a sweep"):
-        command.load(str(path))
+        plan.load(str(path))
 
 
 def test_what_goes_wrong_around_a_run_is_its_own(at_root, tmp_path, monkeypatch):
@@ -236,9 +236,9 @@ def test_what_goes_wrong_around_a_run_is_its_own(at_root, tmp_path, monkeypatch)
     def broken(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr(command.subprocess, "Popen", broken)
-    runs = command.runs_of(command.load(write(tmp_path, seeds=[0, 1])))
-    ended = command.locally(runs, str(tmp_path), str(tmp_path / "results.jsonl"), 1)
+    monkeypatch.setattr(launch.subprocess, "Popen", broken)
+    runs = plan.runs_of(plan.load(write(tmp_path, seeds=[0, 1])))
+    ended = launch.locally(runs, str(tmp_path), str(tmp_path / "results.jsonl"), 1)
     assert [result.error for result in ended] == ["OSError: no space left"] * 2
 
 
@@ -287,55 +287,57 @@ def finished(workdir, run) -> None:
 
 @pytest.mark.parametrize("kept", [0, 1, -1])
 def test_a_torn_result_swallows_no_other(at_root, tmp_path, kept):
-    """A kill in the middle of a line: that run is to do again, and the next line stands alone."""
-    results = tmp_path / "results.jsonl"
-    one, two = command.runs_of(command.load(write(tmp_path, seeds=[0, 1])))
+    """After a kill in the middle of a line that run is done again, and the next line is whole."""
+    path = tmp_path / "results.jsonl"
+    one, two = plan.runs_of(plan.load(write(tmp_path, seeds=[0, 1])))
     finished(tmp_path, one), finished(tmp_path, two)
-    assert command.record(one, str(tmp_path), str(results)) == ""
-    whole = results.read_bytes()
+    assert results.record(one, str(tmp_path), str(path)) == ""
+    whole = path.read_bytes()
     torn = whole[:kept] if kept >= 0 else whole[:-2]
-    results.write_bytes(torn)
-    assert command.done(str(results)) == set()
-    assert command.record(two, str(tmp_path), str(results)) == ""
-    assert command.done(str(results)) == {two.identity}
-    assert command.record(one, str(tmp_path), str(results)) == ""
-    assert command.done(str(results)) == {one.identity, two.identity}
+    path.write_bytes(torn)
+    assert results.done(str(path)) == set()
+    assert results.record(two, str(tmp_path), str(path)) == ""
+    assert results.done(str(path)) == {two.identity}
+    assert results.record(one, str(tmp_path), str(path)) == ""
+    assert results.done(str(path)) == {one.identity, two.identity}
     # a line that lacks its newline alone is whole
-    results.write_bytes(whole[:-1])
-    assert command.done(str(results)) == {one.identity}
-    assert command.record(two, str(tmp_path), str(results)) == ""
-    assert command.done(str(results)) == {one.identity, two.identity}
+    path.write_bytes(whole[:-1])
+    assert results.done(str(path)) == {one.identity}
+    assert results.record(two, str(tmp_path), str(path)) == ""
+    assert results.done(str(path)) == {one.identity, two.identity}
 
 
-def test_results_that_a_full_disk_keeps_out_are_told_apart(at_root, tmp_path, monkeypatch):
+def test_a_full_disk_under_the_results_has_its_own_exit_code(at_root, tmp_path, monkeypatch):
     """The run is to do again; the sweep's own exit code says that room is wanted."""
-    (run,) = command.runs_of(command.load(write(tmp_path)))
-    monkeypatch.setattr(command, "command_of", lambda *_: ["true"])
+    (run,) = plan.runs_of(plan.load(write(tmp_path)))
+    monkeypatch.setattr(launch, "command_of", lambda *_: ["true"])
     with full_disk.small(tmp_path / "disk", 64) as disk:
         finished(tmp_path, run)
         filler = full_disk.fill(disk)
-        results = str(disk / "results.jsonl")
-        ended = command.execute(run, str(tmp_path), results)
-        assert ended.full and f"{results} could not be written (No space left" in ended.error
+        path = str(disk / "results.jsonl")
+        ended = launch.execute(run, str(tmp_path), path)
+        assert ended.full and f"{path} could not be written (No space left" in ended.error
         filler.unlink()
-        assert command.execute(run, str(tmp_path), results) == command.Result(run, "")
-        assert command.done(results) == {run.identity}
+        assert launch.execute(run, str(tmp_path), path) == launch.Result(run, "")
+        assert results.done(path) == {run.identity}
 
 
 @pytest.mark.parametrize("code, full", [(5, True), (2, False)])
-def test_a_run_that_found_the_disk_full_is_told_apart(at_root, tmp_path, monkeypatch, code, full):
-    (run,) = command.runs_of(command.load(write(tmp_path)))
-    monkeypatch.setattr(command, "command_of", lambda *_: ["sh", "-c", f"echo why; exit {code}"])
+def test_a_run_on_a_full_disk_gives_the_sweep_its_exit_code(
+    at_root, tmp_path, monkeypatch, code, full
+):
+    (run,) = plan.runs_of(plan.load(write(tmp_path)))
+    monkeypatch.setattr(launch, "command_of", lambda *_: ["sh", "-c", f"echo why; exit {code}"])
     (tmp_path / (run.folder + ".log")).write_text("cut off in the middle of a li")
-    ended = command.execute(run, str(tmp_path), str(tmp_path / "results.jsonl"))
+    ended = launch.execute(run, str(tmp_path), str(tmp_path / "results.jsonl"))
     assert (ended.full, ended.error.partition(" (")[0]) == (full, f"exit code {code}: why")
-    monkeypatch.setattr(command, "locally", lambda runs, *_: [ended])
+    monkeypatch.setattr(launch, "locally", lambda runs, *_: [ended])
     given = dict(sweep="s", workdir=str(tmp_path), results="", launcher="local", jobs=1, slurm="{}")
     monkeypatch.setattr(
         command, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(dry_run=False, **given))
     )
-    monkeypatch.setattr(command, "load", lambda _: None)
-    monkeypatch.setattr(command, "runs_of", lambda _: [run])
+    monkeypatch.setattr(plan, "load", lambda _: None)
+    monkeypatch.setattr(plan, "runs_of", lambda _: [run])
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as left:
@@ -347,7 +349,7 @@ def test_a_run_that_found_the_disk_full_is_told_apart(at_root, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noqa: F811
-    """One run fails, the other is done all the same; again: done is skipped, what was cut off goes on, the failure is told again."""
+    """A failed run does not stop the other; a second sweep skips, resumes, and fails again."""
     parts = dict(
         set=TINY,
         variants={
@@ -359,10 +361,10 @@ def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noq
     args = (f"--sweep={file}", f"--workdir={work}")
     code, out, _ = run(environment, *args, "--dry_run")
     assert code == 0 and out.count("to do") == 2 and not work.exists()
-    first = command.runs_of(command.load(file))[0]
+    first = plan.runs_of(plan.load(file))[0]
     assert (
         subprocess.run(
-            [*command.command_of(first, str(work)), "--stop_at=1"], cwd=ROOT, env=environment
+            [*launch.command_of(first, str(work)), "--stop_at=1"], cwd=ROOT, env=environment
         ).returncode
         == 0
     )
@@ -382,7 +384,7 @@ def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noq
     assert len(f"{int(line['solved']['held_out'], 16):b}") == 1 + 8
     code, out, _ = run(environment, *args)
     assert code == 1 and "2 runs, 1 done, 1 to do" in out
-    # a line that is lost, as of a sweep that was killed before it wrote it: the finished run is not trained again
+    # a killed sweep may not have written the line: the finished run is not trained again
     (work / "results.jsonl").unlink()
     before = (work / first.folder / "metrics.jsonl").read_text()
     code, out, _ = run(environment, *args, "--dry_run")
@@ -393,26 +395,26 @@ def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noq
 
 
 def test_runs_from_other_weights_are_to_do_again(at_root, tmp_path):
-    """What stands in the results was made from one base model; with another one under the same path it says nothing."""
-    base, results = tmp_path / "base", tmp_path / "results.jsonl"
+    """Results are of one base model; another one under the same path is run again."""
+    base, path = tmp_path / "base", tmp_path / "results.jsonl"
     base.mkdir()
     (base / "model.safetensors").write_bytes(b"one")
-    planned = lambda: command.runs_of(
-        command.load(write(tmp_path, set={"model.path": str(base)}, seeds=[0, 1]))
+    planned = lambda: plan.runs_of(
+        plan.load(write(tmp_path, set={"model.path": str(base)}, seeds=[0, 1]))
     )
     runs = planned()
-    assert runs[0].weights == runs[1].weights == command.weights_of(str(base))
+    assert runs[0].weights == runs[1].weights == plan.weights_of(str(base))
     line = {"name": runs[0].name, "fingerprint": runs[0].fingerprint, "weights": runs[0].weights}
-    results.write_text(json.dumps(line) + "\n")
-    assert [run.identity in command.done(str(results)) for run in planned()] == [True, False]
+    path.write_text(json.dumps(line) + "\n")
+    assert [run.identity in results.done(str(path)) for run in planned()] == [True, False]
     (base / "model.safetensors").write_bytes(b"two")
-    assert [run.identity in command.done(str(results)) for run in planned()] == [False, False]
+    assert [run.identity in results.done(str(path)) for run in planned()] == [False, False]
 
 
 def test_other_settings_or_weights_have_a_directory_of_their_own(at_root, tmp_path):
-    """A sweep whose file or base model has changed goes on beside its old runs; nothing resumes from what was another run."""
-    planned = lambda **given: command.runs_of(
-        command.load(write(tmp_path, set={"model.path": str(tmp_path)} | given))
+    """A sweep whose file or base model has changed leaves its old runs alone and begins anew."""
+    planned = lambda **given: plan.runs_of(
+        plan.load(write(tmp_path, set={"model.path": str(tmp_path)} | given))
     )[0]
     (tmp_path / "model.safetensors").write_bytes(b"one")
     runs = [planned(), planned(), planned(**{"optim.base.learning_rate": 0.5})]
@@ -421,7 +423,7 @@ def test_other_settings_or_weights_have_a_directory_of_their_own(at_root, tmp_pa
     assert {run.name for run in runs} == {"run__seed=0"}
     assert runs[0].folder == runs[1].folder and len({run.folder for run in runs}) == 3
     assert all(
-        f"--workdir={os.path.join('D', run.folder)}" in command.command_of(run, "D") for run in runs
+        f"--workdir={os.path.join('D', run.folder)}" in launch.command_of(run, "D") for run in runs
     )
 
 
@@ -429,7 +431,7 @@ def test_other_settings_or_weights_have_a_directory_of_their_own(at_root, tmp_pa
 @pytest.mark.parametrize("shown", ["--dry_run", "--launcher=tpu"])
 def test_a_table_may_be_cut_short_by_its_reader(environment, tmp_path, shown):  # noqa: F811
     """As `| head` does: no traceback."""
-    told = subprocess.Popen(
+    process = subprocess.Popen(
         [
             sys.executable,
             "-m",
@@ -444,8 +446,8 @@ def test_a_table_may_be_cut_short_by_its_reader(environment, tmp_path, shown):  
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    told.stdout.close()
-    assert "BrokenPipe" not in told.stderr.read() and told.wait() == -signal.SIGPIPE
+    process.stdout.close()
+    assert "BrokenPipe" not in process.stderr.read() and process.wait() == -signal.SIGPIPE
 
 
 @pytest.mark.slow
@@ -454,21 +456,17 @@ def test_submitit(environment, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(ROOT)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    runs = command.runs_of(
-        command.load(write(tmp_path, set=TINY, variants={"sft": {"method": "sft"}}))
-    )
-    results = str(tmp_path / "results.jsonl")
+    runs = plan.runs_of(plan.load(write(tmp_path, set=TINY, variants={"sft": {"method": "sft"}})))
+    path = str(tmp_path / "results.jsonl")
     os.makedirs(tmp_path / "runs")
-    ended = command.by_submitit(runs, str(tmp_path / "runs"), results, "local", {"timeout_min": 5})
-    assert [result.error for result in ended] == [""] and command.done(results) == {
-        runs[0].identity
-    }
+    ended = launch.by_submitit(runs, str(tmp_path / "runs"), path, "local", {"timeout_min": 5})
+    assert [result.error for result in ended] == [""] and results.done(path) == {runs[0].identity}
 
 
 def test_tpu_commands(at_root, tmp_path):
     """A line a run, which a shell reads back as the training command."""
-    runs = command.runs_of(command.load(write(tmp_path, set={"data.buckets": (9,)}, seeds=[0, 1])))
-    lines = command.tpu_commands(runs, "gs/x").splitlines()
+    runs = plan.runs_of(plan.load(write(tmp_path, set={"data.buckets": (9,)}, seeds=[0, 1])))
+    lines = launch.tpu_commands(runs, "gs/x").splitlines()
     assert len(lines) == 2 and all(
         "--worker=all" in line and "experiments.train" in line for line in lines
     )

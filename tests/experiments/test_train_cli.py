@@ -197,7 +197,7 @@ def test_ctrl_c_is_acknowledged_at_once_and_a_second_one_ends_at_once(environmen
     out, err = process.communicate(timeout=240)
     assert process.returncode == 130 and "let go" not in out, (out, err)
     assert err.endswith(
-        "ended at once; the same command goes on from the last checkpoint, from the beginning if there is none\n"
+        "ended at once; the same command resumes from the last checkpoint, from the beginning if there is none\n"
     )
     assert checkpoint.Checkpoints(str(hurt), read_only=True).steps()[-1] in (4, 5)
 

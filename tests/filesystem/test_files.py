@@ -70,7 +70,7 @@ def test_what_cannot_be_appended_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "a.jsonl"
     files.append(path, '{"a": 1}\n')
     with disk_for(20), pytest.raises(OSError, match="a.jsonl could not be written .*: unchanged; "):
-        files.append(path, json.dumps({"a": "2" * 50}) + "\n", kept="unchanged")
+        files.append(path, json.dumps({"a": "2" * 50}) + "\n", assurance="unchanged")
     assert path.read_text() == '{"a": 1}\n'
 
 
@@ -153,7 +153,7 @@ def test_appended_lines_are_on_disk_when_it_returns(tmp_path, monkeypatch):
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "table.md"
     files.replace(path, "old")
-    with disk_for(100), pytest.raises(OSError, match="what stood there before is unchanged"):
+    with disk_for(100), pytest.raises(OSError, match="previous content is unchanged"):
         files.replace(path, "new" * 100)
     assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["table.md"]
     files.replace(path, b"\x00new")
@@ -244,7 +244,7 @@ def test_is_full(error, full):
 @pytest.mark.parametrize(
     "raise_it, named",
     [
-        (lambda folder: open(folder / "none"), "none: No such file or directory; see whether"),
+        (lambda folder: open(folder / "none"), "none: No such file or directory; check the path"),
         (lambda folder: open(folder), "Is a directory; it is a folder"),
         (lambda folder: os.rename(folder / "none", folder / "other"), "other: No such file"),
         (lambda folder: os.rename(os.fsencode(folder / "none"), b"other"), "other: No such file"),
@@ -259,7 +259,7 @@ def test_the_systems_errors_are_explained(tmp_path, raise_it, named):
 
 def test_other_errors_explain_themselves():
     assert files.explain(ValueError("steps=-1")) == "steps=-1"
-    assert files.explain(files.unwritten("a", OSError(errno.EIO, "I/O error"))).startswith(
+    assert files.explain(files.write_error("a", OSError(errno.EIO, "I/O error"))).startswith(
         "a could not"
     )
 
@@ -267,7 +267,7 @@ def test_other_errors_explain_themselves():
 HOLDS = """
     import sys, time
     from bridge_jax.filesystem import files
-    with files.claimed(sys.argv[1], "held", shared=sys.argv[2] == "shared"):
+    with files.file_lock(sys.argv[1], "held", shared=sys.argv[2] == "shared"):
         print("held", flush=True)
         time.sleep(600)
 """
@@ -281,16 +281,16 @@ def test_a_lock_is_held_until_its_process_ends(tmp_path, shared):
         assert holder.stdout.readline() == "held\n"
         with (
             pytest.raises(ValueError, match="held by another"),
-            files.claimed(lock, "held by another"),
+            files.file_lock(lock, "held by another"),
         ):
             pytest.fail("both hold it")
         refused = contextlib.nullcontext() if shared else pytest.raises(ValueError)
-        with refused, files.claimed(lock, "held by another", shared=True):
+        with refused, files.file_lock(lock, "held by another", shared=True):
             assert shared
     finally:
         holder.kill()
         holder.wait()
-    with files.claimed(lock, "held by another"):
+    with files.file_lock(lock, "held by another"):
         pass
 
 
@@ -304,10 +304,10 @@ def test_a_lock_that_is_removed_is_not_held_by_two(tmp_path, monkeypatch):
         return real(file, how, wait)
 
     monkeypatch.setattr(files, "_lock", late)
-    with pytest.raises(ValueError, match="refused"), files.claimed(lock, "refused", remove=True):
+    with pytest.raises(ValueError, match="refused"), files.file_lock(lock, "refused", remove=True):
         pytest.fail("it holds nothing")
     monkeypatch.undo()
-    with files.claimed(lock, "refused", remove=True):
+    with files.file_lock(lock, "refused", remove=True):
         assert lock.exists()
     assert not lock.exists()
 

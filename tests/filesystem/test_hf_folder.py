@@ -64,7 +64,7 @@ def test_a_hub_that_does_not_answer_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(
         ValueError,
-        match="'Qwen/Nothing' is no local folder, and the hub did not give it.*no network",
+        match="'Qwen/Nothing' is not a local folder, and its download failed.*no network",
     ):
         hf_folder.locate("Qwen/Nothing")
 

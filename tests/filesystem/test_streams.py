@@ -15,7 +15,7 @@ import pytest
 
 from bridge_jax.distributed import multihost
 from bridge_jax.filesystem import streams
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import progress
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TALKS = """
@@ -142,7 +142,7 @@ def test_a_command_whose_output_is_its_result_can_ask(tmp_path, redirected, lost
         from bridge_jax.filesystem import streams
         streams.install()
         print("a result")
-        error = streams.lost()
+        error = streams.output_error()
         pathlib.Path("answer").write_text(str(error and error.strerror))
     """
     command = ["bash", "-c", f'exec "$0" -c "$1" {redirected}', sys.executable]
@@ -166,7 +166,7 @@ def test_the_library_itself_needs_no_stream(monkeypatch, stream):
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(sys, "stderr", stream)
     multihost.print_on_main("it goes on")
-    with logbook.progress(2, 0, "train") as show:
+    with progress.progress(2, 0, "train") as show:
         show(1, "and on")
         show(2, "to the end")
-    streams.say("and on", descriptor=2)
+    streams.write_line("and on", descriptor=2)

@@ -5,13 +5,13 @@ tests wrote themselves.
 from __future__ import annotations
 
 from bridge_jax.grading.equivalence import compare, symbolic
-from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 
 
 def outcome(gold: str, answer: str, rule: Rule = Rule()) -> Outcome:
     """The cheap stage and, where it leaves off, algebra in this process."""
     found = compare(gold, answer, rule)
-    return symbolic(found) if isinstance(found, Claim) else found
+    return symbolic(found) if isinstance(found, DeferredComparison) else found
 
 
 def both_ways(gold: str, answer: str, rule: Rule = Rule()) -> list[bool]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from bridge_jax.grading.equivalence import compare
-from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 from bridge_jax.grading.pool import Pool
 from tests.grading import golds
 from tests.grading.different import CHANGED
@@ -101,9 +101,11 @@ def one_of_each(found: Iterable[Gold]) -> list[Pair]:
 def grade(found: list[Pair], pool: Pool) -> list[Outcome]:
     """The grader's outcomes: the cheap stage, and workers under a deadline for what it leaves open."""
     first = [compare(pair.gold.text, pair.answer, pair.gold.rule) for pair in found]
-    claims = [outcome for outcome in first if isinstance(outcome, Claim)]
-    judged = dict(zip(claims, pool.grade(claims))) if claims else {}
-    return [judged[outcome] if isinstance(outcome, Claim) else outcome for outcome in first]
+    deferred = [outcome for outcome in first if isinstance(outcome, DeferredComparison)]
+    judged = dict(zip(deferred, pool.grade(deferred))) if deferred else {}
+    return [
+        judged[outcome] if isinstance(outcome, DeferredComparison) else outcome for outcome in first
+    ]
 
 
 class Rate(NamedTuple):

@@ -1,4 +1,4 @@
-"""A worker of the grading pool that does what its claim's gold text says, instead of judging it. Started by test_pool.
+"""A worker of the grading pool that does what its comparison's gold text says, instead of judging it. Started by test_pool.
 
     correct            answer at once
     burn SECONDS       use so much processor time, then answer
@@ -55,12 +55,12 @@ def act(script: str) -> str:
 def main() -> None:
     """As worker.main."""
     memory_bytes, deadline = int(sys.argv[1]), float(sys.argv[2])
-    worker.limit(memory_bytes)
-    threading.Thread(target=worker.end_with, args=(os.getppid(),), daemon=True).start()
+    worker.limit_memory(memory_bytes)
+    threading.Thread(target=worker.exit_with_parent, args=(os.getppid(),), daemon=True).start()
     act(os.environ.get("SCRIPTED_START", "correct"))
     print(worker.READY, flush=True)
     for line in sys.stdin:
-        worker.grant(deadline)
+        worker.limit_cpu_time(deadline)
         print(act(json.loads(line)[0]), flush=True)
 
 

@@ -129,7 +129,7 @@ def test_gold_answers_in_a_base():
     """MATH and LIMR: another base is wrong, brackets around the digits are nothing."""
     names = ("benchmarks/math500", *(f"train/{name}" for name in TRAIN_OF_MATH))
     golds = [row["answer"] for name in names for row in rows(name)]
-    based = [gold for gold in golds if numbers.based(normalise(gold))]
+    based = [gold for gold in golds if numbers.parse_based(normalise(gold))]
     assert len(based) >= 72
     for gold in based:
         other = re.sub(r"_\{?([0-9]+)\}?", lambda found: f"_{{{int(found[1]) + 1}}}", gold)

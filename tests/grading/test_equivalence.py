@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bridge_jax.grading import equivalence
 from bridge_jax.grading.equivalence import LONGEST, Unreadable, compare, number
 from bridge_jax.grading.extract import last_boxed
-from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 from tests.grading.judged import outcome
 
 DATA = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -180,7 +180,7 @@ def test_equal_and_cheap(gold, answer):
 @pytest.mark.parametrize("gold, answer", BY_ALGEBRA)
 def test_equal_by_algebra(gold, answer):
     assert (
-        isinstance(compare(gold, answer), Claim)
+        isinstance(compare(gold, answer), DeferredComparison)
         and outcome(gold, answer) == outcome(answer, gold) == "correct"
     )
 
@@ -259,7 +259,7 @@ def test_powers_and_factorials_do_not_reach_sympy(text):
 @given(st.text(alphabet="0123456789+-*/^_{}()[],.=\\ $x%!&|<>πa\n\x00", max_size=60))
 def test_any_text_has_an_outcome(text):
     """No exception, whatever comes; and an answer is equal to itself or unreadable."""
-    assert isinstance(compare("42", text), (Outcome, Claim))
+    assert isinstance(compare("42", text), (Outcome, DeferredComparison))
     assert compare(text, text) in ("correct", "parse_error")
 
 
@@ -336,10 +336,10 @@ def test_rewritten_answers_stay_correct():
     for row in rows("benchmarks/math500"):
         for form in rewritten(row["answer"]):
             cheap = compare(row["answer"], form)
-            found["claims"] += isinstance(cheap, Claim)
+            found["comparisons"] += isinstance(cheap, DeferredComparison)
             found[str(outcome(row["answer"], form))] += 1
-    assert found["correct"] > 0.99 * (found.total() - found["claims"]), found
-    assert found["claims"] < 0.05 * found["correct"]
+    assert found["correct"] > 0.99 * (found.total() - found["comparisons"]), found
+    assert found["comparisons"] < 0.05 * found["correct"]
 
 
 def test_other_problems_answers_are_wrong():

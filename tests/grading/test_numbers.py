@@ -139,4 +139,4 @@ def test_number(text, value):
     "text", ["x_8", "a_{2024}", "A_{11}", "52", "1_{60}", "59_1", r"\lambda_1"]
 )
 def test_no_base(text):
-    assert numbers.based(normalise(text)) is None
+    assert numbers.parse_based(normalise(text)) is None

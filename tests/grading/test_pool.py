@@ -19,11 +19,11 @@ import pytest
 
 from bridge_jax.grading import pool as module
 from bridge_jax.grading import selftest, worker
-from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 from bridge_jax.grading.pool import Pool, PoolError
 
-GOOD, BAD = Claim("x+1", "1+x"), Claim("x+1", "x+2")
-SLOW = Claim(
+GOOD, BAD = DeferredComparison("x+1", "1+x"), DeferredComparison("x+1", "x+2")
+SLOW = DeferredComparison(
     r"\sqrt{12x}+(x+y+z)^{100}", r"2\sqrt{3x}+((x+y)^{2}+2(x+y)z+z^{2})^{50}"
 )  # sympy expands the difference for minutes, in code that Python's own alarms do not end soon
 ISSUE_65 = r"\dfrac{5^{\left(5^{\left(5^{\left(5^5\right)}\right)} - 4\right)} - 5}{16}"  # of Math-Verify's tracker
@@ -61,7 +61,7 @@ def pool():
 
 
 def test_order_duplicates_and_rules(pool):
-    assert pool.grade([GOOD, BAD, GOOD, Claim("x", "y"), GOOD]) == [
+    assert pool.grade([GOOD, BAD, GOOD, DeferredComparison("x", "y"), GOOD]) == [
         "correct",
         "wrong",
         "correct",
@@ -69,7 +69,9 @@ def test_order_duplicates_and_rules(pool):
         "correct",
     ]
     assert pool.grade([]) == []
-    assert pool.grade([Claim("a, b", r"\frac{2b}{2}, a", Rule(parts=True))]) == ["correct"]
+    assert pool.grade([DeferredComparison("a, b", r"\frac{2b}{2}, a", Rule(parts=True))]) == [
+        "correct"
+    ]
 
 
 def test_a_deadline_kills_and_the_rest_is_judged(pool):
@@ -86,11 +88,11 @@ def test_a_deadline_kills_and_the_rest_is_judged(pool):
     assert pool.grade([GOOD]) == ["correct"]
 
 
-def test_a_worker_that_dies_costs_no_claim(pool):
-    """By SIGKILL from outside while it works, and while it is idle: the claim ends as it does without."""
+def test_a_worker_that_dies_costs_no_comparison(pool):
+    """By SIGKILL from outside while it works, and while it is idle: the comparison ends as it does without."""
     before = pool.killed
     threading.Timer(
-        0.3, lambda: [os.kill(w.process.pid, signal.SIGKILL) for w in pool._workers if w.claim]
+        0.3, lambda: [os.kill(w.process.pid, signal.SIGKILL) for w in pool._workers if w.comparison]
     ).start()
     assert pool.grade([SLOW]) == ["timeout"] and pool.killed == before + 2
     for each in pool._workers:
@@ -125,7 +127,7 @@ def test_from_another_thread(pool):
 
 def test_too_long_for_the_pipe_and_closed():
     made = Pool(workers=1)
-    assert made.grade([Claim("x", "7" * 10**6)]) == ["parse_error"]
+    assert made.grade([DeferredComparison("x", "7" * 10**6)]) == ["parse_error"]
     made.close()
     made.close()
     with pytest.raises(PoolError, match="closed"):
@@ -188,7 +190,7 @@ def test_what_a_library_prints_is_no_answer(pool):
     """The protocol has a stream of its own: stdout of the worker's libraries goes to stderr."""
     code = (
         "import sys; from bridge_jax.grading import worker, equivalence\n"
-        "equivalence.symbolic = lambda claim: print('noise') or 'wrong'\nworker.main(4 << 30, 1.0)"
+        "equivalence.symbolic = lambda comparison: print('noise') or 'wrong'\nworker.main(4 << 30, 1.0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -230,9 +232,9 @@ def test_thousand_hostile_items(pool):
     assert pool.grade([GOOD, BAD]) == ["correct", "wrong"]
 
 
-def test_hostile_claims_past_the_limits(pool):
+def test_hostile_comparisons_past_the_limits(pool):
     """Sent to the workers directly, where compare would have refused them."""
-    found = pool.grade([Claim("42", text) for text in HOSTILE])
+    found = pool.grade([DeferredComparison("42", text) for text in HOSTILE])
     assert Outcome.correct not in found and pool.grade([GOOD]) == ["correct"]
 
 
@@ -245,7 +247,7 @@ def test_selftest_passes_and_names_what_is_broken(pool, monkeypatch):
     assert module.LONGEST >= 2 * 400
 
 
-# ---- what a worker comes to for a reason of its own; scripted_worker.py does what a claim says
+# ---- what a worker comes to for a reason of its own; scripted_worker.py does what a comparison says
 
 
 @pytest.fixture
@@ -258,8 +260,8 @@ def scripted(monkeypatch):
         yield lambda **given: stack.enter_context(Pool(**{"deadline": 1.0} | given))
 
 
-def scripts(*texts: str) -> list[Claim]:
-    return [Claim(text, str(number)) for number, text in enumerate(texts)]
+def scripts(*texts: str) -> list[DeferredComparison]:
+    return [DeferredComparison(text, str(number)) for number, text in enumerate(texts)]
 
 
 def send_to(workers, number) -> None:
@@ -268,11 +270,11 @@ def send_to(workers, number) -> None:
 
 
 @pytest.mark.parametrize("kind", ["die", "stop", "sleep", "eat", "nonsense"])
-def test_a_claim_whose_worker_is_lost_is_judged_by_another(scripted, tmp_path, kind):
-    """Killed, stopped, asleep, out of memory, out of its mind: the claim, and those beside it, have their outcome."""
+def test_a_comparison_whose_worker_is_lost_is_judged_by_another(scripted, tmp_path, kind):
+    """Killed, stopped, asleep, out of memory, out of its mind: the comparison, and those beside it, have their outcome."""
     made = scripted()
-    claims = scripts(f"once {tmp_path / 'mark'} {kind}", *["correct"] * 5)
-    assert made.grade(claims) == ["correct"] * 6
+    comparisons = scripts(f"once {tmp_path / 'mark'} {kind}", *["correct"] * 5)
+    assert made.grade(comparisons) == ["correct"] * 6
     assert made.killed == 1 and (tmp_path / "mark").exists()
 
 
@@ -286,7 +288,7 @@ def test_a_claim_whose_worker_is_lost_is_judged_by_another(scripted, tmp_path, k
         ("sleep", "timeout"),
     ],
 )
-def test_the_second_loss_is_the_claims(scripted, kind, outcome):
+def test_the_second_loss_is_the_comparisons(scripted, kind, outcome):
     """Two workers and no more, whether others wait or not."""
     made = scripted(workers=1)
     assert made.grade(scripts(kind)) == [outcome] and made.killed == 2
@@ -294,31 +296,31 @@ def test_the_second_loss_is_the_claims(scripted, kind, outcome):
     assert made.killed == 4
 
 
-def test_claims_that_kill_every_worker_end(scripted):
+def test_comparisons_that_kill_every_worker_end(scripted):
     made = scripted()
-    claims = scripts(*["die", "correct"] * 12)
-    assert made.grade(claims) == ["grader_error", "correct"] * 12
+    comparisons = scripts(*["die", "correct"] * 12)
+    assert made.grade(comparisons) == ["grader_error", "correct"] * 12
     assert made.killed == 24 and made.grade(scripts("correct")) == ["correct"]
 
 
-def test_a_claim_that_was_lost_gets_a_worker_that_was_started_since(scripted, monkeypatch):
+def test_a_comparison_that_was_lost_gets_a_worker_that_was_started_since(scripted, monkeypatch):
     """Not one that has already worked or stood idle, and that may be in the same state."""
     given, send = collections.defaultdict(list), module.Worker.send
 
-    def noted(self, claim, deadline):
-        given[claim].append((self.fresh, self.started))
-        send(self, claim, deadline)
+    def noted(self, comparison, deadline):
+        given[comparison].append((self.unused, self.started))
+        send(self, comparison, deadline)
 
     monkeypatch.setattr(module.Worker, "send", noted)
     made = scripted()
     made.grade(scripts(*["correct"] * 8))
     given.clear()
     began = time.monotonic()
-    claims = scripts("die", "correct", "correct", "die", "correct", "correct")
-    assert made.grade(claims) == ["grader_error", *["correct"] * 2] * 2
-    assert [len(given[claim]) for claim in claims] == [2, 1, 1] * 2
-    for claim in (claims[0], claims[3]):
-        fresh, started = given[claim][1]
+    comparisons = scripts("die", "correct", "correct", "die", "correct", "correct")
+    assert made.grade(comparisons) == ["grader_error", *["correct"] * 2] * 2
+    assert [len(given[comparison]) for comparison in comparisons] == [2, 1, 1] * 2
+    for comparison in (comparisons[0], comparisons[3]):
+        fresh, started = given[comparison][1]
         assert fresh and started > began
 
 
@@ -329,7 +331,7 @@ def test_processor_time_counts_and_not_the_clock(scripted):
 
     def share_the_processor():
         while not over.is_set():
-            busy = [each for each in made._workers if each.claim]
+            busy = [each for each in made._workers if each.comparison]
             send_to(busy, signal.SIGSTOP)
             time.sleep(0.08)
             send_to(busy, signal.SIGCONT)
@@ -346,7 +348,7 @@ def test_processor_time_counts_and_not_the_clock(scripted):
         thread.join()
 
 
-def test_processor_time_that_is_used_up_is_the_claims(scripted, monkeypatch):
+def test_processor_time_that_is_used_up_is_the_comparisons(scripted, monkeypatch):
     """Once, without a second worker; and not before it is used up."""
     used, kill = [], module.Worker.kill
 
@@ -362,7 +364,7 @@ def test_processor_time_that_is_used_up_is_the_claims(scripted, monkeypatch):
 
 
 def test_a_worker_that_waits_for_its_turn_is_not_frozen(scripted, monkeypatch):
-    """It runs a little of the time, so that its claim takes longer than a frozen worker is waited for."""
+    """It runs a little of the time, so that its comparison takes longer than a frozen worker is waited for."""
     monkeypatch.setattr(module, "STALL_SECONDS", 0.5)
     test_processor_time_counts_and_not_the_clock(scripted)
 
@@ -391,14 +393,14 @@ def test_a_whole_pool_that_is_gone(scripted, number):
 
 
 def test_frozen_workers_never_hold_up_the_parent(scripted):
-    """A claim that is longer than a pipe holds, for workers that do not read."""
+    """A comparison that is longer than a pipe holds, for workers that do not read."""
     made, long = scripted(), "\U0001d7d8" * module.LONGEST
     made.grade(scripts("correct"))
     send_to(made._workers, signal.SIGSTOP)
     found = []
-    claim = Claim("correct", long[: module.LONGEST - 7])
-    assert len(json.dumps(claim)) > 65536
-    thread = threading.Thread(target=lambda: found.extend(made.grade([claim])), daemon=True)
+    comparison = DeferredComparison("correct", long[: module.LONGEST - 7])
+    assert len(json.dumps(comparison)) > 65536
+    thread = threading.Thread(target=lambda: found.extend(made.grade([comparison])), daemon=True)
     thread.start()
     thread.join(30)
     assert found == ["correct"]
@@ -443,14 +445,14 @@ def test_workers_that_cannot_be_started(scripted, tmp_path, monkeypatch):
     made.grade(scripts("correct"))
     with monkeypatch.context() as patch:
         tried = failing_starts(patch, 3)
-        claims = scripts(f"once {tmp_path / 'mark'} die", *["burn 0.1"] * 8)
-        assert made.grade(claims) == ["correct"] * 9
+        comparisons = scripts(f"once {tmp_path / 'mark'} die", *["burn 0.1"] * 8)
+        assert made.grade(comparisons) == ["correct"] * 9
         assert tried == [True] * 3 + [False] and len(made._workers) == 3
     with monkeypatch.context() as patch:
         failing_starts(patch, float("inf"))
         # the last worker that lives judges even what should have a fresh one
-        claims = scripts(f"once {tmp_path / 'a'} die", f"once {tmp_path / 'b'} die", "correct")
-        assert made.grade(claims) == ["correct"] * 3 and len(made._workers) == 1
+        comparisons = scripts(f"once {tmp_path / 'a'} die", f"once {tmp_path / 'b'} die", "correct")
+        assert made.grade(comparisons) == ["correct"] * 3 and len(made._workers) == 1
         with pytest.raises(PoolError, match="Cannot allocate memory.*6 times in a row"):
             made.grade(scripts("die"))
     with monkeypatch.context() as patch:
@@ -464,7 +466,7 @@ def test_a_call_after_one_that_was_interrupted(scripted, monkeypatch):
     made.grade(scripts("correct"))
     monkeypatch.setattr(module, "STALL_SECONDS", 60.0)
     with monkeypatch.context() as patch:
-        patch.setattr(made, "_expire", lambda work: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(made, "_kill_overdue", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             made.grade(scripts("sleep"))
     began = time.monotonic()
@@ -478,8 +480,8 @@ def test_limits_that_the_shell_has_set(monkeypatch, hard, allowed):
     given = {}
     monkeypatch.setattr(worker.resource, "getrlimit", lambda kind: (hard, hard))
     monkeypatch.setattr(worker.resource, "setrlimit", given.__setitem__)
-    worker.limit(10**9)
-    worker.grant(10**9)
+    worker.limit_memory(10**9)
+    worker.limit_cpu_time(10**9)
     assert given[resource.RLIMIT_AS] == (allowed, allowed)
     soft, same = given[resource.RLIMIT_CPU]
     assert same == hard and soft >= allowed and (hard < 0 or soft <= hard)
@@ -492,15 +494,15 @@ def test_limits_that_the_system_refuses(monkeypatch):
         raise ValueError("current limit exceeds maximum limit")
 
     monkeypatch.setattr(worker.resource, "setrlimit", refuse)
-    worker.limit(10**9)
-    worker.grant(1.0)
+    worker.limit_memory(10**9)
+    worker.limit_cpu_time(1.0)
 
 
 def test_no_stderr():
     """What a library prints is no answer either where the parent was started without stderr."""
     code = (
         "import sys; from bridge_jax.grading import worker, equivalence\n"
-        "equivalence.symbolic = lambda claim: print('noise') or print('more', file=sys.stderr) or 'wrong'\n"
+        "equivalence.symbolic = lambda comparison: print('noise') or print('more', file=sys.stderr) or 'wrong'\n"
         "worker.main(4 << 30, 1.0)"
     )
     done = subprocess.run(

@@ -138,15 +138,15 @@ def test_values():
         ("e^2", math.e**2),
         (r"2\pi", 2 * math.pi),
         (r"\sqrt[3]{27}(2)", 6),
-        ("2x^2", 2 * probe.at("x") ** 2),
+        ("2x^2", 2 * probe.letter_value("x") ** 2),
         (r"1\frac12", 1.5),
         (r"1\frac{1}{2}", 1.5),
-        ("x^23", probe.at("x") ** 23),
-        ("x_1", probe.at("x_1")),
+        ("x^23", probe.letter_value("x") ** 23),
+        ("x_1", probe.letter_value("x_1")),
         (r"\log 2", math.log10(2)),
         (r"\log_2 8", 3),
         (r"\ln e^2", 2),
-        ("|x|", probe.at("x")),
+        ("|x|", probe.letter_value("x")),
         ("|2-5|", 3),
         ("5!", 120),
         (r"\binom{5}{2}", 10),
@@ -171,7 +171,7 @@ def test_tolerances():
 
 def test_letters_stand_at_different_points():
     names = [*"abcdfghjklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", *probe.GREEK.split("|")]
-    values = sorted(probe.at(name) for name in names)
+    values = sorted(probe.letter_value(name) for name in names)
     assert (
         min(b - a for a, b in zip(values, values[1:])) > 1e-6
         and 1.1 <= values[0]

@@ -161,7 +161,7 @@ def test_directions_are_the_gradients_of_their_objectives():
             )
             slope = float(moved(1e-5) - moved(-1e-5)) / 2e-5
             np.testing.assert_allclose(
-                objectives.inner(getattr(up, part), along), slope, rtol=1e-6, atol=1e-9
+                objectives.inner_product(getattr(up, part), along), slope, rtol=1e-6, atol=1e-9
             )
 
 

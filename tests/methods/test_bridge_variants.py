@@ -9,7 +9,7 @@ import pytest
 
 from bridge_jax import objectives, optim
 from bridge_jax.methods import bridge, bridge_variants
-from bridge_jax.optim import kept_in_bfloat16, to_bfloat16
+from bridge_jax.optim import to_bfloat16, with_bfloat16_moments
 from bridge_jax.types import Params
 from tests import toys
 from tests.methods.test_bridge import advanced, bigram_batch, bigram_method, start
@@ -102,7 +102,7 @@ def test_inner_steps_are_taken_at_thetas_rate():
     from bridge_jax.optim import Recipe, Recipes, learning_rate
 
     falling = Recipe(learning_rate=1.0, schedule="linear", decay_steps=4, warmup_steps=2)
-    rates = [float(learning_rate(falling, per=3)(count)) for count in range(21)]
+    rates = [float(learning_rate(falling, updates_per_step=3)(count)) for count in range(21)]
     assert rates == [
         rate for step in range(7) for rate in [float(learning_rate(falling)(step))] * 3
     ]
@@ -160,7 +160,7 @@ def test_moments_in_bfloat16_move():
     from bridge_jax.optim import Recipe, adamw
 
     params, inner = {"x": jnp.ones((50, 50))}, adamw(Recipe(learning_rate=1e-3, clip_norm=0.0))
-    kept, plain = kept_in_bfloat16(inner), inner
+    kept, plain = with_bfloat16_moments(inner), inner
     states = [kept.init(params), plain.init(params)]
     for k in range(400):
         g = {"x": jnp.full((50, 50), 1.0 if k < 100 else 0.25)}

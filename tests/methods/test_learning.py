@@ -6,7 +6,7 @@ way pays. A method passes if accuracy rises by more than three standard errors o
 
     after - before > 3 sqrt(stderr_before^2 + stderr_after^2),
 
-errors as of results.binomial_error. Both are of the same questions, so this errs on the strict side. A method file that is new is
+errors as of scores.binomial_error. Both are of the same questions, so this errs on the strict side. A method file that is new is
 picked up by itself; one whose Config counts steps needs them in `small`.
 """
 

@@ -297,7 +297,7 @@ def test_cudnn_by_name_is_refused_where_it_cannot(given, message):
     """Before anything is compiled, on whatever machine; auto takes the same config, and cudnn what
     it can.
     """
-    sketch = lambda kind, **given: build.sketch(
+    sketch = lambda kind, **given: build.make_setup(
         tiny_runs.config("grpo", model__attention=kind, **given), jax.devices()[:1]
     )
     with pytest.raises(ValueError, match=f"model.attention='cudnn' does not compute {message}"):

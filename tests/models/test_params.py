@@ -210,7 +210,7 @@ def test_load_holds_one_tensor_on_the_host(sharded, vocab, mlp, tmp_path, monkey
     hf = HF | dict(num_hidden_layers=4, hidden_size=64, intermediate_size=mlp, vocab_size=vocab)
     cfg = params.read_config(hf)
     folder = tiny.write_folder(tmp_path, hf, dtype="bfloat16")
-    monkeypatch.setattr(params, "PIECE", 4096)
+    monkeypatch.setattr(params, "CHUNK", 4096)
     shardings = shardings_for(cfg, **LAYOUTS["fsdp and heads"]) if sharded else None
     params.load(cfg, folder, shardings)  # caches of jax and of the interpreter
     gc.collect()
@@ -231,7 +231,7 @@ def test_load_converts_piece_by_piece(folder, monkeypatch):
     """The result does not depend on the size of the pieces, one row included."""
     whole = params.load(CFG, folder)
     for piece in (1, 100):
-        monkeypatch.setattr(params, "PIECE", piece)
+        monkeypatch.setattr(params, "CHUNK", piece)
         assert_trees_equal(params.load(CFG, folder), whole)
 
 
@@ -291,7 +291,7 @@ def test_a_file_cut_short_is_named(folder, tmp_path):
 
 
 def test_a_tied_model_accepts_its_embedding_as_head_and_no_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(params, "PIECE", 24 * 10)  # compared ten rows at a time
+    monkeypatch.setattr(params, "CHUNK", 24 * 10)  # compared ten rows at a time
     cfg, weights = params.read_config(TIED), tiny.hf_weights(TIED)
     plain = params.load(cfg, tiny.write_folder(tmp_path / "plain", TIED))
     same = tiny.write_folder(tmp_path / "same", TIED, weights | {HEAD: weights[EMBED]})
@@ -381,7 +381,7 @@ def test_config_json_says_what_was_written(given, classes, tmp_path, folder):
         tmp_path / "out",
         hf,
         dtype=jnp.bfloat16,
-        also=[tmp_path / "tokenizer.json"],
+        extra_files=[tmp_path / "tokenizer.json"],
     )
     written = params.hf_json(tmp_path / "out")
     assert written == hf | dict(architectures=classes, torch_dtype="bfloat16", dtype="bfloat16")
@@ -410,7 +410,10 @@ def test_save_refuses_what_it_would_spoil(tmp_path, folder):
     )
     refused("hf_config describes other tensors than cfg", hf=HF | dict(intermediate_size=41))
     refused("hf_config describes other tensors than cfg", hf=HF | dict(num_hidden_layers=3))
-    refused("cannot copy .*tokenizer.json into .*no such file", also=[tmp_path / "tokenizer.json"])
+    refused(
+        "cannot copy .*tokenizer.json into .*no such file",
+        extra_files=[tmp_path / "tokenizer.json"],
+    )
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("")
     refused("exists and is not an empty folder; give a new one, or remove it")

@@ -267,10 +267,10 @@ def test_bonus_of_entropy(coef):
     rolled = on_policy(seqs, [1, 0, 1]).replace(temperature=jnp.float32(0.7))
     of = dict(total=total, entropy_coef=coef)
     cases = {
-        "sft": (objectives.J_SFT(policy, seqs, **of), {"kept_B": kept}, jnp.ones(3), 1.0),
+        "sft": (objectives.J_SFT(policy, seqs, **of), {"included_B": kept}, jnp.ones(3), 1.0),
         "rl": (
             objectives.J_RL(policy, rolled, objectives.surrogate, **of),
-            {"kept_B": kept, "A_B": A},
+            {"included_B": kept, "A_B": A},
             A,
             0.7,
         ),
@@ -383,7 +383,7 @@ def test_inner_and_cosine():
         {"x": jnp.array([3.0, 0]), "y": jnp.array([[4.0]])},
         {"x": jnp.array([1.0, 5]), "y": jnp.array([[2.0]])},
     )
-    close(objectives.inner(a, b), 11.0)
+    close(objectives.inner_product(a, b), 11.0)
     found = objectives.gradient_alignment(a, b)
     assert set(found) == {"grad/cos_sft_rl", "coop/inner", "coop/norm_ratio"}
     close(found["grad/cos_sft_rl"], 11 / (5 * math.sqrt(30)))

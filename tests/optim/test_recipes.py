@@ -57,13 +57,13 @@ def test_misfits_of_a_schedule_and_a_run():
     rate = optim.learning_rate(falling)
     assert at(rate, 100) == [0.0] and at(rate, 99)[0] > 0
     assert at(rate, 9) == [1.0] and at(rate, 8)[0] < 1.0
-    assert optim.misfits(falling, 100) == optim.misfits(falling, 10) == []
-    assert [sentence.split(" (")[0] for sentence in optim.misfits(falling, 101)] == [
+    assert optim.schedule_warnings(falling, 100) == optim.schedule_warnings(falling, 10) == []
+    assert [sentence.split(" (")[0] for sentence in optim.schedule_warnings(falling, 101)] == [
         "the learning rate is 0 from step 101 on"
     ]
-    assert "warmup_steps=10 is longer than the 9 steps" in optim.misfits(falling, 9)[0]
+    assert "warmup_steps=10 is longer than the 9 steps" in optim.schedule_warnings(falling, 9)[0]
     for fields in (dict(end_ratio=0.1), dict(schedule="constant"), dict(learning_rate=0.0)):
-        assert optim.misfits(dataclasses.replace(falling, **fields), 1000) == []
+        assert optim.schedule_warnings(dataclasses.replace(falling, **fields), 1000) == []
 
 
 @pytest.mark.parametrize("per", [1, 3])

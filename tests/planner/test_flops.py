@@ -53,7 +53,7 @@ def test_forward_and_backward_against_the_compiler(samples, policy_name):
     ours = flops.forward_flops(CFG, rows) + flops.head_flops(CFG, B * T)
     assert ours == pytest.approx(compiled_flops(J, theta, seqs), rel=0.1)
     both = flops.forward_flops(
-        CFG, rows, again=flops.AGAIN[policy_name], backward=True
+        CFG, rows, recomputed=flops.RECOMPUTED[policy_name], backward=True
     ) + flops.head_flops(CFG, B * T, True)
     assert both == pytest.approx(compiled_flops(jax.value_and_grad(J), theta, seqs), rel=0.1)
 
@@ -91,7 +91,7 @@ def sketch(method: str, **given):
         dict(prompts_per_step=2, samples_per_prompt=4, demos_per_step=8, microbatch_rows=8)
     )
     config.data.buckets, config.rollout.max_new, config.rollout.calls = (48,), 64, 1
-    return build.sketch(config, jax.devices()[:1])
+    return build.make_setup(config, jax.devices()[:1])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_whole_update_against_the_compiler(method, passes):
     assert spent["budget/gradient_tokens"] == 64 * 8 * (rollouts + demos)
     assert spent["budget/gradient_prompt_tokens"] == 48 * (2 * rollouts + 8 * demos)
     assert spent["budget/forward_tokens"] == forward
-    ours = phases.of_update(run, state, 48, spec, traced).flops
+    ours = phases.update_work(run, state, 48, spec, traced).flops
     assert ours == pytest.approx(traced.lower().compile().cost_analysis()["flops"], rel=0.1)
 
 
@@ -138,7 +138,7 @@ def test_prompts_are_counted_as_they_are_computed(devices, M, rows, prompts):
     config = tiny_runs.config("grpo")
     config.mesh.fsdp, config.rollout.calls = devices, 1
     config.batch.update(dict(prompts_per_step=64, samples_per_prompt=M, microbatch_rows=rows))
-    run = build.sketch(config, jax.devices()[:devices])
+    run = build.make_setup(config, jax.devices()[:devices])
     batch = run.settings.batch
     seqs = programs.abstract_rows(64, 48, 64, batch.rollout_rows)
     n = objectives.micro_count(batch.rollout_rows, batch.microbatch)
@@ -147,11 +147,13 @@ def test_prompts_are_counted_as_they_are_computed(devices, M, rows, prompts):
     )
     computed = (
         n
-        * jax.eval_shape(lambda seqs: policy.shared_out(seqs, run.mesh), one).prompt_len_P.shape[0]
+        * jax.eval_shape(
+            lambda seqs: policy.repeat_prompts(seqs, run.mesh), one
+        ).prompt_len_P.shape[0]
     )
     assert flops.prompts_of(run, batch.rollout_rows) == computed == prompts
     config.batch.pack = M
-    packed = build.sketch(config, jax.devices()[:devices])
+    packed = build.make_setup(config, jax.devices()[:devices])
     assert flops.prompts_of(packed, batch.rollout_rows) == batch.rollout_rows
 
 
@@ -200,7 +202,7 @@ def test_the_experts_are_read_for_as_many_micro_batches_as_they_make():
     for parts in (0, 4):
         run = sketch("bridge", method__bridge__sft_microbatches=parts)
         state, spec = build.abstract_state(run), run.method.step_kinds[0]
-        moved[parts] = phases.of_update(
+        moved[parts] = phases.update_work(
             run, state, 48, spec, programs.trace_update(run, state, 48, spec)
         ).bytes
     rows = flops.Rows(8, 8, 48, 64)
@@ -227,9 +229,9 @@ def test_decoding_in_cache_segments_by_hand():
     32 read 160 and 40 all."""
     config = tiny_runs.config("grpo")
     config.rollout.update(dict(max_new=200, cache_segments=4))
-    assert flops.loops(build.sketch(config, jax.devices()[:1])) == ((64, 128, 160, 200),)
+    assert flops.loops(build.make_setup(config, jax.devices()[:1])) == ((64, 128, 160, 200),)
     config.batch.microbatch_rows, config.rollout.calls = 4, 1
-    run = build.sketch(config, jax.devices()[:2])
+    run = build.make_setup(config, jax.devices()[:2])
     assert flops.loops(run) == ((128,), (200,))
     whole = flops.decode(
         run._replace(
@@ -253,7 +255,7 @@ def test_bytes_of_a_device_by_hand():
     config = tiny_runs.config("grpo")
     config.mesh.fsdp = 8
     config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, microbatch_rows=2))
-    run = build.sketch(config, jax.devices()[:8])
+    run = build.make_setup(config, jax.devices()[:8])
     state = build.abstract_state(run)
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     head_norms = 2 * run.cfg.layers * run.cfg.head_dim  # of q and k: their axis is not width
@@ -271,7 +273,7 @@ def test_factored_moments_are_counted_by_the_sides_of_each_matrix(monkeypatch):
     monkeypatch.setattr(moments, "FACTORED_FROM", 8)
     config = tiny_runs.config("grpo")
     config.optim.base.moments = "factored"
-    run = build.sketch(config, jax.devices()[:1])
+    run = build.make_setup(config, jax.devices()[:1])
     cfg, D, F, V = run.cfg, run.cfg.width, run.cfg.mlp, run.cfg.vocab
     q, kv = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
     sides = cfg.layers * [(D, q), (D, kv), (D, kv), (q, D), (D, F), (D, F), (F, D)] + [(V, D)]
@@ -289,7 +291,7 @@ def test_what_lies_in_the_hosts_memory_is_counted_apart():
     for offload in (False, True):
         config = tiny_runs.config("bridge")
         config.method.bridge.shadow.offload = offload
-        run = build.sketch(config, jax.devices()[:1])
+        run = build.make_setup(config, jax.devices()[:1])
         sizes[offload] = [phases.state_bytes(run, 4, on_host) for on_host in (False, True)]
     weights = sum(leaf.size for leaf in jax.tree.leaves(build.abstract_state(run).params.theta_hat))
     assert sizes[False][1] == 0 and sum(sizes[True]) == sizes[False][0]

@@ -26,7 +26,7 @@ def config(method: str):
 
 
 def sketch(method: str):
-    return build.sketch(config(method), jax.devices()[:8])
+    return build.make_setup(config(method), jax.devices()[:8])
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -45,13 +45,13 @@ def test_every_method_has_its_phases(method):
         assert not sampled
 
 
-def test_both_actors_weights_lie_beside_the_sampler():
+def test_weights_of_both_policies_are_resident_beside_the_sampler():
     """Where theta_hat draws samples of its own, the weights of both are handed out before the first has sampled."""
     beside = {}
     for own in ("shared", "own"):
         given = config("bridge")
         given.method.bridge.variant.shadow_rollouts = own
-        run = build.sketch(given, jax.devices()[:8])
+        run = build.make_setup(given, jax.devices()[:8])
         state = build.abstract_state(run)
         beside[own] = {phase.name: phase.resident for phase in phases.phases(run, state)}
     phi = flops.chip_bytes(programs.abstract_phi(run, state))
@@ -79,14 +79,14 @@ def test_a_model_of_a_hub_needs_its_shape():
     given = config("sft")
     given.model.path, given.model.arch = "someone/some-model", type(given.model.arch)()
     with pytest.raises(ValueError, match="someone/some-model.*model.arch"):
-        build.sketch(given, jax.devices()[:8])
+        build.make_setup(given, jax.devices()[:8])
 
 
 def test_a_mesh_that_does_not_divide_is_refused():
     given = config("sft")
     given.mesh.fsdp = 3
     with pytest.raises(ValueError, match="takes 3 devices, there are 8"):
-        build.sketch(given, jax.devices()[:8])
+        build.make_setup(given, jax.devices()[:8])
 
 
 def test_arguments_of_an_update_are_the_state_and_the_batch_over_the_devices():
@@ -129,11 +129,11 @@ def test_what_fits_is_found_by_compiling_everything(monkeypatch):
     known, given = {}, config("grpo")
     given.rollout.max_new = 64
     given.batch.microbatch_rows = 1
-    one = make(given, topology, devices, known=known)
+    one = make(given, topology, devices, cache=known)
     chip = CHIP._replace(hbm=one["peak"] + 1)
-    compiled, of_program = [], phases.of_program
+    compiled, of_program = [], phases.compile_program
     monkeypatch.setattr(
-        phases, "of_program", lambda *given: compiled.append(1) or of_program(*given)
+        phases, "compile_program", lambda *given: compiled.append(1) or of_program(*given)
     )
     monkeypatch.setattr(chips, "chip_of", lambda *given: chip)
     assert fit(given, topology, devices, lambda line: None, known) == 1
@@ -146,18 +146,18 @@ def test_a_known_program_is_not_compiled_again(monkeypatch):
     """From the JSON of an earlier plan; another program, or another compiler, is."""
     topology, devices = chips.parse("cpu:8"), chips.devices(chips.parse("cpu:8"))
     merge = lambda known: make(
-        config("grpo"), topology, devices, only=lambda name: name == "merge", known=known
+        config("grpo"), topology, devices, only=lambda name: name == "merge", cache=known
     )
     made = json.loads(json.dumps(merge(None)))
-    monkeypatch.setattr(phases, "of_program", lambda *given: pytest.fail("compiled"))
-    again = merge(phases.known_of([made]))
+    monkeypatch.setattr(phases, "compile_program", lambda *given: pytest.fail("compiled"))
+    again = merge(phases.compiled_programs([made]))
     drop = lambda plan: (
         plan | {"planned_s": 0, "phases": [phase | {"trace_s": 0} for phase in plan["phases"]]}
     )
     assert drop(json.loads(json.dumps(again))) == drop(made)
     monkeypatch.setattr(planner_plan, "compiler_of", lambda topology: "another")
     with pytest.raises(pytest.fail.Exception, match="compiled"):
-        merge(phases.known_of([made]))
+        merge(phases.compiled_programs([made]))
 
 
 def test_candidates_come_out_even():
@@ -194,10 +194,10 @@ def test_roofline_and_step_by_hand():
             ("update samples", 4.0),
         )
     ]
-    step = phases.step_seconds(made, calls=2, actors=2, grading=0.5)
+    step = phases.step_seconds(made, calls=2, policies=2, grading=0.5)
     rollout = 2 * (1.0 + 2 * 12.0)
     assert (
-        phases.step_seconds(made[:1] + made[2:], calls=2, actors=2, grading=0.5) == {}
+        phases.step_seconds(made[:1] + made[2:], calls=2, policies=2, grading=0.5) == {}
     )  # no prefill: no estimate
     assert step == {
         "update demos": 3.0,
@@ -212,7 +212,7 @@ def test_what_the_compiler_says_of_a_program_that_is_too_large():
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
         "temporaries (20.53G) exceeds available HBM (15.75G). HLO module: jit_update."
     )
-    found = phases.refusal(message)
+    found = phases.compile_error(message)
     assert (found["asked"], found["available"]) == (20.53 * 2**30, 15.75 * 2**30)
 
 
@@ -251,7 +251,7 @@ def test_what_the_seconds_leave_out_is_told():
         table.step_lines(plan_of)
         == "step (update): 3.00 s, of it rollout 2.00 s and grading 0.00 s (given)"
     )
-    assert "Not in these seconds: 5.25 GB per device lie on the host" in table.step_lines(
+    assert "5.25 GB per device are in host memory" in table.step_lines(
         plan_of | {"host_bytes": 5.25e9}
     )
 
@@ -280,7 +280,7 @@ def test_the_compilers_own_file_comes_before_what_jaxlib_reads(tmp_path):
 @pytest.mark.tpu_compiler
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_the_compilers_own_file_says_the_same(tmp_path):
-    run = build.sketch(config("grpo"), chips.devices(chips.parse("v5e:2x4")))
+    run = build.make_setup(config("grpo"), chips.devices(chips.parse("v5e:2x4")))
     traced = programs.trace_update(
         run, build.abstract_state(run), run.buckets[-1], run.method.batch_spec(0)
     )

@@ -10,7 +10,7 @@ import pytest
 from bridge_jax import tasks
 from bridge_jax.data import contamination, tokenizers
 from bridge_jax.grading.extract import last_boxed, lenient_answer
-from bridge_jax.grading.outcome import Claim, Outcome, Rule
+from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 from bridge_jax.grading.pool import Pool
 from bridge_jax.tasks import knights_knaves
 
@@ -52,9 +52,9 @@ def test_benchmarks_are_complete_and_right_answers_grade_right(name):
     rows = task.splits[name]
     assert len(rows) == SIZES[name] and not task.train and not task.demos
     found = [task.compare(row, row.answer) for row in rows]
-    claims = [outcome for outcome in found if isinstance(outcome, Claim)]
+    deferred = [outcome for outcome in found if isinstance(outcome, DeferredComparison)]
     with Pool() as pool:
-        judged = dict(zip(claims, pool.grade(claims)))
+        judged = dict(zip(deferred, pool.grade(deferred)))
     outcomes = [judged.get(outcome, outcome) for outcome in found]
     assert all(outcome == Outcome.correct for outcome in outcomes), [
         (row.answer, outcome) for row, outcome in zip(rows, outcomes) if outcome != Outcome.correct
@@ -73,7 +73,7 @@ def test_training_sets(name):
         for row in task.demos:
             outcome = task.compare(row, last_boxed(row.solution))
             assert (
-                pool.grade([outcome])[0] if isinstance(outcome, Claim) else outcome
+                pool.grade([outcome])[0] if isinstance(outcome, DeferredComparison) else outcome
             ) == Outcome.correct
     assert (
         contamination.overlap_report((*task.train, *task.demos), task.splits).count("\n")
@@ -251,7 +251,7 @@ def test_each_template_has_its_stop_strings(made, prompt, stop):
 
 def test_a_prompt_without_a_system_message():
     """For templates that refuse one: otherwise the words of the boxed prompt."""
-    problem = tasks.of_row({"problem": "q", "answer": "1"})
+    problem = tasks.problem_from_row({"problem": "q", "answer": "1"})
     boxed, user = (tasks.PROMPTS[name](problem) for name in ("boxed", "user"))
     assert [message["role"] for message in boxed] == ["system", "user"] and user == boxed[1:]
 
@@ -276,9 +276,9 @@ def test_bad_settings(made, given, message):
 
 
 def test_plain_tolerance_reaches_the_comparison():
-    problem = tasks.of_row({"problem": "q", "answer": "1000.0"}, Rule(relative=1e-4))
+    problem = tasks.problem_from_row({"problem": "q", "answer": "1000.0"}, Rule(relative=1e-4))
     assert (
-        tasks.by_rule(problem, "1000.09") == Outcome.correct
-        and tasks.by_rule(problem, "1000.2") == Outcome.wrong
+        tasks.compare_by_rule(problem, "1000.09") == Outcome.correct
+        and tasks.compare_by_rule(problem, "1000.2") == Outcome.wrong
     )
     assert lenient_answer("so the answer is 12.") == "12"

@@ -15,7 +15,7 @@ import pytest
 from bridge_jax import tasks
 from bridge_jax.config import schema
 from bridge_jax.data.tokenizers import CharTokenizer
-from bridge_jax.grading.outcome import Claim, Outcome
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
 
 GENERATED = [
     name
@@ -70,7 +70,7 @@ def test_experts_are_graded_correct_and_others_are_not(name):
     for row in task.demos:
         for read in (task.extract, task.lenient):
             outcome = task.compare(row, read(row.solution))
-            assert isinstance(outcome, Claim) or outcome == Outcome.correct, row
+            assert isinstance(outcome, DeferredComparison) or outcome == Outcome.correct, row
     answers = {row.answer for row in task.demos}
     row = next(iter(task.demos))
     for answer in answers - {row.answer}:

@@ -439,7 +439,7 @@ def test_buckets_that_no_prompt_needs_are_not_compiled_for():
         ("optim__lora__eps", 0.0, "eps=0.0"),
         ("log__ungraded_limit", -1.0, "ungraded_limit=-1.0"),
         ("log__mirrors", ("tensorbord",), "did you mean 'tensorboard'"),
-        ("model__lora_targets", "(", "no regular expression"),
+        ("model__lora_targets", "(", "not a regular expression"),
         ("rollout__reward_noise", 1.5, "reward_noise=1.5"),
         ("eval__samples", 10, "eval.samples=10"),
         ("eval__samples", -1, "at least 0"),
@@ -460,7 +460,9 @@ ON_EIGHT = dict(
 
 def on_eight(**given) -> Setup:
     """16 prompts x 2 samples on eight devices, of a model of 2 heads and width 32."""
-    return training_build.sketch(tiny_runs.config("grpo", **ON_EIGHT | given), jax.devices()[:8])
+    return training_build.make_setup(
+        tiny_runs.config("grpo", **ON_EIGHT | given), jax.devices()[:8]
+    )
 
 
 @pytest.mark.parametrize(
@@ -541,9 +543,9 @@ def test_prompts_of_a_method_that_samples_nothing_need_not_divide():
     given = ON_EIGHT | dict(
         batch__prompts_per_step=3, batch__samples_per_prompt=5, rollout__calls=2
     )
-    training_build.sketch(tiny_runs.config("sft", **given), jax.devices()[:8])
+    training_build.make_setup(tiny_runs.config("sft", **given), jax.devices()[:8])
     with pytest.raises(ValueError, match="neither divide batch.samples_per_prompt=5"):
-        training_build.sketch(tiny_runs.config("grpo", **given), jax.devices()[:8])
+        training_build.make_setup(tiny_runs.config("grpo", **given), jax.devices()[:8])
 
 
 def test_rows_of_an_evaluation_that_is_not_made():
@@ -552,7 +554,7 @@ def test_rows_of_an_evaluation_that_is_not_made():
 
 def test_experts_that_cannot_be_cut_finer():
     """8 demonstrations over eight devices are one on each."""
-    sketch = lambda demos: training_build.sketch(
+    sketch = lambda demos: training_build.make_setup(
         tiny_runs.config(
             "bridge", **ON_EIGHT, batch__demos_per_step=demos, method__bridge__sft_microbatches=2
         ),

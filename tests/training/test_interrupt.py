@@ -55,7 +55,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has no pthr
 @pytest.fixture
 def send(monkeypatch):
     """Function that sends signals to this process, each once the one before was heard."""
-    heard, listening = queue.SimpleQueue(), interrupt.listening
+    heard, listening = queue.SimpleQueue(), interrupt.signal_listener
 
     def noted(answer):
         def answer_and_note(number: int) -> None:
@@ -69,7 +69,7 @@ def send(monkeypatch):
             os.kill(os.getpid(), number)
             assert heard.get(timeout=60) == number
 
-    monkeypatch.setattr(interrupt, "listening", noted)
+    monkeypatch.setattr(interrupt, "signal_listener", noted)
     return send_all
 
 
@@ -77,7 +77,7 @@ def send(monkeypatch):
 def said(monkeypatch):
     """What is told, and whether the process would have ended."""
     told = []
-    monkeypatch.setattr(interrupt, "tell", told.append)
+    monkeypatch.setattr(interrupt, "print_to_stderr", told.append)
     monkeypatch.setattr(interrupt, "end_at_once", lambda text: told.append("END"))
     return told
 
@@ -93,7 +93,7 @@ def test_signals_are_heard_while_the_main_thread_is_held():
 
     before = signal.signal(signal.SIGUSR1, lambda number, _: events.append(("handled", number)))
     try:
-        with interrupt.listening(heard):
+        with interrupt.signal_listener(heard):
             sender = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
             sender.start()
             held.hold()
@@ -121,7 +121,7 @@ def test_nothing_is_left_behind(said):
 
     def elsewhere():
         with Interrupt() as asked:
-            seen.append(asked.agreed())
+            seen.append(asked.stop_requested())
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
@@ -161,9 +161,9 @@ def test_nothing_is_left_behind(said):
 def test_what_a_signal_is_answered(said, send, numbers, told):
     with Interrupt() as asked:
         asked.starting, asked.step = False, 7
-        assert not asked.agreed()
+        assert not asked.stop_requested()
         send(*numbers)
-        assert asked.agreed()
+        assert asked.stop_requested()
     assert said == told
 
 
@@ -174,7 +174,7 @@ def test_a_terminal_that_is_closed_is_nothing_to_nohup(said):
         with Interrupt() as asked:
             asked.starting = False
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not asked.agreed()
+            assert not asked.stop_requested()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -211,13 +211,13 @@ def test_a_command_that_ctrl_c_interrupts(monkeypatch):
         first.wait(50)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(interrupt, "tell", tell)
+    monkeypatch.setattr(interrupt, "print_to_stderr", tell)
     monkeypatch.setattr(interrupt, "end_at_once", end_at_once)
     # as commands begin, which end at once where there is nothing to clear up
     signal.signal(signal.SIGINT, lambda *_: told.append("not for it"))
     given = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        with interrupt.acknowledged("ending", "all is kept"):
+        with interrupt.acknowledge_interrupts("ending", "all is kept"):
             sender = threading.Timer(0.2, send_two)
             sender.start()
             # KeyboardInterrupt comes at its end

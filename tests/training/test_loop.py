@@ -14,7 +14,7 @@ import pytest
 from bridge_jax import methods
 from bridge_jax.data import batches
 from bridge_jax.evaluation import evaluate
-from bridge_jax.rundir import checkpoint, logbook
+from bridge_jax.rundir import checkpoint, lock, logbook
 from bridge_jax.training import build, loop
 from bridge_jax.training import rollouts as training_rollouts
 from bridge_jax.training.rollouts import StepSampler
@@ -213,8 +213,7 @@ def test_what_is_printed_at_start(quick, tmp_path, capsys):
     )
     end = go(tmp_path, "sft", steps=1)
     assert (
-        "nothing to do: the run stands at step 1 of 1" in capsys.readouterr().out
-        and end["step"] == 1
+        "nothing to do: the run is at step 1 of 1" in capsys.readouterr().out and end["step"] == 1
     )
 
 
@@ -230,7 +229,7 @@ def test_a_finished_run_says_so_before_it_reads_or_compiles(quick, tmp_path, mon
             patch.setattr(module, name, lambda *_: pytest.fail("read or compiled"))
         capsys.readouterr()
         again = go(tmp_path, "sft", stop_at=3)
-        assert "nothing to do: the run stands at step 3 of" in capsys.readouterr().out
+        assert "nothing to do: the run is at step 3 of" in capsys.readouterr().out
         assert again == end and go(tmp_path, "sft", steps=2) == end
         with pytest.raises(ValueError, match="task.seed"):
             go(tmp_path, "sft", stop_at=3, task__seed=1)
@@ -546,7 +545,7 @@ def test_saves_that_were_cut_off_are_removed_by_the_owner_alone(quick, tmp_path)
     (left / "state").mkdir(parents=True)
     (left / "state" / "half").write_bytes(b"x" * 1000)
     # another process may be writing it
-    with logbook.claimed(str(tmp_path)):
+    with lock.run_lock(str(tmp_path)):
         with pytest.raises(ValueError, match="another process trains in"):
             go(tmp_path, "grpo", eval__every=0)
         # nor does a reader touch it
@@ -811,7 +810,10 @@ def test_a_broken_grader_stops_the_run(quick, tmp_path, monkeypatch):
 def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatch):
     """A changed prompt or problem is told apart although no key of the config differs."""
     go(tmp_path, "sft", stop_at=1)
-    message, finish = tiny_runs.arithmetic.plain_message, tiny_runs.arithmetic.finish
+    message, build_problems = (
+        tiny_runs.arithmetic.plain_message,
+        tiny_runs.arithmetic.build_problems,
+    )
     with monkeypatch.context() as patch:
         patch.setattr(
             tiny_runs.arithmetic,
@@ -825,12 +827,12 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(
             tiny_runs.arithmetic,
-            "finish",
+            "build_problems",
             lambda cfg, name, rows: tuple(
                 p._replace(level=p.level, solution=p.solution.replace("1", "2"))
                 if name == "demos"
                 else p
-                for p in finish(cfg, name, rows)
+                for p in build_problems(cfg, name, rows)
             ),
         )
         with pytest.raises(ValueError, match=r"facts.rows.demos") as error:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax.evaluation import evaluate
+from bridge_jax.evaluation import reading
 from bridge_jax.rundir import logbook
 from bridge_jax.training import build, loop, measured_gain, rollouts
 from bridge_jax.training.programs import compile_programs
@@ -86,7 +86,7 @@ def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
     sampler, state = made
     settings = sampler.setup.settings
     seen, temperatures, factor = [], [], 1.0
-    grade, sampling = evaluate.grade, rollouts.sampling
+    grade, sampling = reading.grade, rollouts.sampling
 
     def graded(task, tokenizer, problems, samples, pool):
         seen.append(({problem.id for problem in problems}, np.asarray(samples.seqs.tokens_BT)))
@@ -96,7 +96,7 @@ def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
         temperatures.append(temperature)
         return sampling(setup, factor * temperature)
 
-    monkeypatch.setattr(evaluate, "grade", graded)
+    monkeypatch.setattr(reading, "grade", graded)
     monkeypatch.setattr(measured_gain.rollouts, "sampling", sampled)
     measured_gain.measured_gain(sampler, state)
     factor = 0.0
@@ -125,7 +125,7 @@ def test_expert_logp(made):
     phi = setup.policy.merge(state.params.theta, state.params.w)
     logp_BT = np.asarray(setup.policy.logp(phi, rollouts.on_mesh(setup.mesh, rows), 1.0)[0])
     kept = np.arange(logp_BT.shape[1]) < np.asarray(rows.length_B)[:, None]
-    assert measured_gain.expert_logp(sampler, state)["coop/expert_logp"] == pytest.approx(
+    assert measured_gain.demo_logp(sampler, state)["coop/expert_logp"] == pytest.approx(
         logp_BT[kept].mean(), rel=1e-4
     )
 

@@ -5,10 +5,10 @@
     splash      the Pallas kernel that jax has for TPUs: scores exist a tile at a time
     cudnn       jax.nn.dot_product_attention, cuDNN's flash attention on GPUs; bfloat16 alone
 
-    masks       which keys a query sees
-    cache       decoding: one query a row, against its cache, by einsums
+    masks       the keys that a query sees
+    cache       decoding: one query per row, against its cache, by einsums
     over_mesh   the same on several devices
-    choice      which of them model.attention means on which devices
+    choice      the form that model.attention selects on given devices
 
 All compute softmax(q k' / sqrt(H)) v with products summed in fp32. A training or prefill pass is
 `causal` over a row's own keys and sees all of its prompt, or as much as a sliding window leaves.

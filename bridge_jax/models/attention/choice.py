@@ -1,4 +1,4 @@
-"""Which form of `causal` attention model.attention means on which devices."""
+"""The form of `causal` attention that model.attention selects on given devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge_jax.models.attention.over_mesh import causal_over_mesh
 logger = logging.getLogger(__name__)
 
 KINDS = ("auto", "xla", "splash", "cudnn")
-GPU = ("gpu", "cuda")  # what jax calls NVIDIA's
+GPU = ("gpu", "cuda")  # jax's platform names of NVIDIA GPUs
 
 ON_OTHER_DEVICES = {
     "splash": "Pallas interprets the kernel, which takes many times as long",
@@ -30,31 +30,30 @@ def form_of(
     head_dim: int = splash.TILE,
     windows: bool = False,
 ) -> str:
-    """xla, splash or cudnn: what model.attention means for such activations on these devices."""
+    """The form (xla, splash or cudnn) of model.attention=kind for such activations and devices."""
     if kind not in KINDS:
         raise ValueError(f"model.attention={kind!r}; allowed: {', '.join(KINDS)}")
     if kind != "auto":
         return kind
     device = mesh.devices.flat[0]
     if device.platform in GPU:
-        return "xla" if cudnn.refusal(dtype, head_dim, device) else "cudnn"
+        return "xla" if cudnn.unsupported(dtype, head_dim, device) else "cudnn"
     return "splash" if device.platform == "tpu" and not windows else "xla"
 
 
 def check(kind: str, dtype, head_dim: int, mesh: Mesh, windows: bool = False) -> None:
-    """ValueError where model.attention names what cannot compute such activations and heads.
+    """ValueError where the form of model.attention does not support such activations and heads.
 
-    windows: whether layers have sliding windows. A form that is made for other devices is a
-    warning.
+    windows: whether layers have sliding windows. A form made for other devices gives a warning.
     """
     device = mesh.devices.flat[0]
-    refused = cudnn.refusal(dtype, head_dim, device) if kind == "cudnn" else ""
+    reason = cudnn.unsupported(dtype, head_dim, device) if kind == "cudnn" else ""
     if kind == "splash" and windows:
-        refused = "sliding windows"
-    if refused:
+        reason = "sliding windows"
+    if reason:
         raise ValueError(
-            f"model.attention={kind!r} does not compute {refused}; set model.attention=auto, which "
-            "takes another form there"
+            f"model.attention={kind!r} does not compute {reason}; set model.attention=auto, which "
+            "selects another form"
         )
     form, platform = form_of(kind, mesh, dtype, head_dim, windows), device.platform
     if form == "splash" and platform != "tpu" or form == "cudnn" and platform not in GPU:
@@ -80,8 +79,8 @@ def choose(kind: str, mesh: Mesh, windows: bool = False) -> Callable:
     return einsums.causal
 
 
-def on_gpu(kind: str, mesh: Mesh, q_BTNH, *given, **more):
-    """cuDNN's where it takes these queries, else einsums."""
+def on_gpu(kind: str, mesh: Mesh, q_BTNH, *args, **kwargs):
+    """cuDNN's attention where it supports these queries, otherwise einsums."""
     form = form_of(kind, mesh, q_BTNH.dtype, q_BTNH.shape[-1])
     causal = cudnn.causal if form == "cudnn" else einsums.causal
-    return causal(q_BTNH, *given, **more)
+    return causal(q_BTNH, *args, **kwargs)

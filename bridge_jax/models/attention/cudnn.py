@@ -19,8 +19,8 @@ def causal(
 ):
     """einsums.causal; the shared prompt is repeated for its rows.
 
-    With a mask cuDNN trains on even lengths alone. Odd ones are padded: by a prompt position that
-    is masked, and by a last position of the row, which no query before it sees.
+    With a mask cuDNN's backward pass needs even lengths. Odd ones are padded: by a masked prompt
+    position, and by a last position of the row, which no earlier query sees.
     """
     T, even_T = q_BTNH.shape[1], q_BTNH.shape[1] + q_BTNH.shape[1] % 2
 
@@ -43,11 +43,11 @@ def causal(
     return out[:, :T]
 
 
-def refusal(dtype, head_dim: int, device) -> str:
-    """What of these cuDNN's kernel does not take, with what it takes; "" where it takes all.
+def unsupported(dtype, head_dim: int, device) -> str:
+    """The first argument that cuDNN's kernel does not support, with what it supports; "" for none.
 
-    The rules of jax's fused_attention_stablehlo.py; `causal` pads lengths to what it takes. A
-    device that is no GPU is treated as a Hopper.
+    The rules are those of jax's fused_attention_stablehlo.py; `causal` pads the lengths. A device
+    that is not a GPU is treated as a Hopper.
     """
     major = int(str(getattr(device, "compute_capability", "9.0")).split(".")[0])
     widest = 256 if major >= 9 else 128

@@ -1,9 +1,9 @@
-"""Attention by einsums, with two speed-ups for CPUs; its plain form is reference.py.
+"""Attention by einsums, with two speed-ups for CPUs; the plain form is reference.py.
 
 The rows of a prompt, the heads of a group and the queries are one axis of a matmul per kv head, so
 that a prompt's keys are read once for all of its rows. Keys of prompt and row are not concatenated:
-each part has its own scores, and the two softmaxes are joined by their maximum and their sum.
-docs/speed.md has what both save.
+each part has its own scores, and the two softmaxes are combined by their maximum and their sum. See
+docs/speed.md for the savings.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import jax.numpy as jnp
 
 from bridge_jax.models.attention.masks import own_mask, prompt_mask
 
-# Finite, so that a row with nothing to attend to stays finite.
+# Finite, so that a row without any visible key stays finite.
 MASKED = -1e30
 
 
 def causal(q_BTNH, k_BKTH, v_BKTH, prompt=None, segment_BT=None, window=None):
-    """Each query sees its own past and itself, and its prompt: (k_PKSH, v_PKSH, mask_PS) or None.
+    """Attention of each query to itself, its own past, and its prompt.
 
-    segment_BT: int32, for rows of several sequences; a query sees keys of its own segment alone.
-    window: how many positions a query sees, itself included (masks.py); None: all.
+    prompt: (k_PKSH, v_PKSH, mask_PS) or None. segment_BT: int32, for rows of several sequences; a
+    query sees keys of its own segment alone. window: number of positions that a query sees, itself
+    included (masks.py); None: all.
     """
     T = q_BTNH.shape[1]
     own = jnp.swapaxes(k_BKTH, 2, 3), v_BKTH, own_mask(T, segment_BT, window)[:, None, None]
@@ -58,12 +59,12 @@ def attention(q_BTNH, own, prompt=None):
             return x.reshape(P, K, B // P * G * T, *x.shape[4:])
 
         def by_row(x):
-            """The way back."""
+            """The inverse of by_prompt."""
             x = jnp.swapaxes(x.reshape(P, K, B // P, G * T, *x.shape[3:]), 1, 2)
             return x.reshape(B, K, G * T, *x.shape[4:])
 
         seen = jnp.einsum("PKQH,PKSH->PKQS", by_prompt(q_BKQH), k_PKSH, **fp32)
-        seen = hide(seen, mask_PTS)
+        seen = mask_scores(seen, mask_PTS)
         top_BKQ = jnp.maximum(top_BKQ, by_row(seen.max(axis=-1)))
 
     top_BKQ = jax.lax.stop_gradient(top_BKQ)
@@ -80,10 +81,8 @@ def attention(q_BTNH, own, prompt=None):
     return jnp.moveaxis(out, 3, 1).reshape(B, T, N, H)
 
 
-def hide(scores_PKQS, mask_PTS):
-    """MASKED where a query does not see the prompt's position; the queries T are the last part of
-    Q.
-    """
+def mask_scores(scores_PKQS, mask_PTS):
+    """MASKED where a query does not see the prompt's position; T is the last factor of Q."""
     P, T, S = mask_PTS.shape
     if T == 1:
         return jnp.where(mask_PTS[:, None], scores_PKQS, MASKED)

@@ -1,8 +1,8 @@
-"""Which keys a query sees: its own past, its segment, its prompt, all within a sliding window.
+"""Masks: a query sees its own past, within its segment, and its prompt, within a sliding window.
 
-A window of n positions shows a query itself and the n - 1 positions before it, over the border
-between prompt and completion. `window` is a traced scalar, since layers of one scan may have
-different ones; None means that nothing is hidden.
+A window of n positions contains the query itself and the n - 1 positions before it, across the
+border between prompt and completion. `window` is a traced scalar, since the layers of one scan may
+have different ones; None: no window.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def own_mask(T: int, segment_BT=None, window=None) -> jax.Array:
 
 
 def prompt_mask(mask_PS, t_T, window=None) -> jax.Array:
-    """Which positions of its prompt a query at completion positions t_T sees, [P,1,S] or [P,T,S]."""
+    """Which prompt positions the queries at completion positions t_T see, [P,1,S] or [P,T,S]."""
     if window is None:
         return mask_PS[:, None]
     length_P = jnp.sum(mask_PS, axis=1, dtype=jnp.int32)
@@ -34,7 +34,7 @@ def prompt_mask(mask_PS, t_T, window=None) -> jax.Array:
 
 
 def after_prompt(prompt, k, v, pad_to: int = 1):
-    """Keys and values [B,K,S'+T,H] of each row after those of its prompt, and which S' are real.
+    """Each row's keys and values [B,K,S'+T,H] after its prompt's, and the mask of the prompt.
 
     prompt: (k_PKSH, v_PKSH, mask_PS) or None. Prompts of S positions are padded to S', the next
     multiple of pad_to; the third result is [P,S'] bool, of [B,0] without a prompt.

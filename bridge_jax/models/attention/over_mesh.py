@@ -1,8 +1,8 @@
 """Attention on several devices: rows over the mesh axes data and fsdp, heads over tensor.
 
-The partitioner cannot cut a kernel, so `causal` is put into a shard_map. Decoding's einsums it can
-cut, but left to itself it moves queries, keys and parts of the cache between devices many times in
-a layer. The plain form is the same function on one device.
+The partitioner cannot split a kernel, so `causal` runs inside a shard_map. It can split the einsums
+of decoding, but then moves queries, keys and parts of the cache between devices many times per
+layer, so that decoding uses a shard_map too. The plain form is the same function on one device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bridge_jax.distributed.sharding import kv_copies
 
 
 def row_axes(mesh: Mesh, *arrays: jax.Array) -> tuple[str, ...] | None:
-    """The axes over which the rows of all these arrays are spread; None where they do not divide."""
+    """The mesh axes of the rows of all these arrays; None where the rows do not divide evenly."""
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     return ("data", "fsdp") if all(x.shape[0] % devices == 0 for x in arrays) else None
 
@@ -25,7 +25,7 @@ def row_axes(mesh: Mesh, *arrays: jax.Array) -> tuple[str, ...] | None:
 def causal_over_mesh(causal: Callable, mesh: Mesh) -> Callable:
     """A `causal` of one device -> the same over a mesh.
 
-    Each kv head is repeated for the devices that share it.
+    Kv heads are repeated for devices that share one.
     """
 
     def attend(q_BTNH, k_BKTH, v_BKTH, prompt=None, segment_BT=None, window=None):
@@ -54,7 +54,7 @@ def causal_over_mesh(causal: Callable, mesh: Mesh) -> Callable:
 
 
 def cache_over_mesh(attend: Callable, mesh: Mesh) -> Callable:
-    """cache.attend of one device -> the same over a mesh; on a mesh of one device itself."""
+    """cache.attend of one device -> the same over a mesh."""
     if mesh.size == 1:
         return attend
 

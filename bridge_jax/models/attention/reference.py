@@ -1,4 +1,4 @@
-"""Attention as its formula: one softmax over the prompt's keys and a row's own. Slow, and short."""
+"""Attention as its formula: one softmax over the prompt's keys and a row's own; short, but slow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def attention(q_BTNH, k_BKSH, v_BKSH, mask_BTS):
 
 
 def causal(q_BTNH, k_BKTH, v_BKTH, prompt=None, segment_BT=None, window=None):
-    """Each query sees its own past and itself, and its prompt: (k_PKSH, v_PKSH, mask_PS) or None."""
+    """einsums.causal by the formula."""
     B, T = q_BTNH.shape[:2]
     own = jnp.broadcast_to(own_mask(T, segment_BT, window), (B, T, T))
     if prompt is None:

@@ -1,4 +1,4 @@
-"""Attention by the Pallas kernel that jax has for TPUs, on one device: scores a tile at a time."""
+"""Attention by jax's Pallas kernel for TPUs, on one device: scores a tile at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from bridge_jax.models.attention.masks import after_prompt
 
-# The kernel's lanes: lengths and blocks are multiples of it.
+# The kernel's lanes; lengths and blocks are multiples of it.
 TILE = 128
 
 
@@ -37,7 +37,8 @@ def kernel_of(N: int, T: int, S: int, interpret: bool):
         block_kv_dq=kv,
     )
     mask = masks.MultiHeadMask([masks.CausalMask((T, S + T), offset=S)] * N)
-    # Its tables are arrays. Without this they would belong to the trace that asked first.
+    # The kernel contains arrays. Without this they would belong to the trace of the first call,
+    # although the kernel is cached.
     with jax.ensure_compile_time_eval():
         return kernel.make_splash_mha(
             mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret
@@ -55,8 +56,8 @@ def causal(
 ):
     """einsums.causal; lengths and head width are padded to the kernel's tiles.
 
-    A padded prompt position has another segment id than the queries, so that none sees it. Queries
-    padded after the last one are cut off, and no query before them sees their keys.
+    A padded prompt position has another segment id than the queries, so that no query sees it.
+    Padding queries at the end are cut off, and no earlier query sees their keys.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import SegmentIds
 

@@ -1,4 +1,4 @@
-"""What a sweep file says, checked, and the runs that it means (experiments.sweep runs them; what a file holds stands there)."""
+"""Plan a sweep: read and check its file, and list its runs. command.py describes the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import itertools
 import os
 import pathlib
 import re
+from types import ModuleType
 from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from bridge_jax.config import schema
+from configs import base
 
 PARTS = ("config", "set", "variants", "grid", "zip", "seeds")
 
@@ -21,53 +27,68 @@ class Run(NamedTuple):
     name: str
     variant: str
     seed: int
-    config: str  # file, with :METHOD behind it
+    # FILE:METHOD
+    config: str
     settings: dict[str, Any]
-    fingerprint: str  # of what the resolved config changes in the defaults
-    weights: str = ""  # weights_of it
+    # of the keys that the resolved config changes
+    fingerprint: str
+    # weights_of the model that the run begins with
+    weights: str = ""
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What makes a finished run this run: another base model makes another one."""
+        """What a result is of: with another base model it is another run."""
         return self.name, self.fingerprint, self.weights
 
     @property
     def folder(self) -> str:
-        """Its directory in the sweep's: of other settings or other weights, another one."""
+        """Name of its directory; other settings or weights have another one."""
         return f"{self.name}.{hashlib.sha256(repr(self.identity).encode()).hexdigest()[:6]}"
 
 
 def load(path: str) -> dict:
-    """What get_sweep of the file returns, checked; ValueError with the part at fault."""
-    from bridge_jax.config import schema
-
+    """The checked result of the file's get_sweep; ValueError names the part at fault."""
     if not os.path.exists(path):
         there = sorted(str(p) for p in pathlib.Path(path).parent.glob("*.py"))
         raise ValueError(f"--sweep={path}: no such file; there are {', '.join(there) or 'none'}")
-    spec = importlib.util.spec_from_file_location("sweep_file", path)
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        sweep = dict(module.get_sweep())
+        sweep = dict(import_file(path).get_sweep())
     except Exception as error:
         raise ValueError(f"{path}: get_sweep() does not return a sweep: {error!r}") from error
     for part in sweep:
         if part not in PARTS:
             raise ValueError(f"{path}: unknown part {part!r}: {schema.did_you_mean(part, PARTS)}")
+    check_tables(path, sweep)
+    check_lists(path, sweep)
+    return sweep
+
+
+def import_file(path: str) -> ModuleType:
+    """The module of a Python file anywhere."""
+    spec = importlib.util.spec_from_file_location("imported_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_tables(path: str, sweep: dict) -> None:
+    """ValueError unless settings are dicts by names, none of which sets the seed."""
     tables = {part: sweep.get(part, {}) for part in ("set", "variants", "grid", "zip")}
-    tables |= (
-        {f"variants[{name!r}]": given for name, given in dict(tables["variants"]).items()}
-        if isinstance(tables["variants"], dict)
-        else {}
-    )
+    if isinstance(tables["variants"], dict):
+        for name, given in list(tables["variants"].items()):
+            tables[f"variants[{name!r}]"] = given
     for name, given in tables.items():
         if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
             raise ValueError(f"{path}: {name} must be a dict with names for keys, got {given!r}")
         if "seed" in given and name != "variants":
             raise ValueError(
-                f"{path}: {name} sets 'seed', and the runs would not have the seeds that they are named by; give "
-                "them in 'seeds'"
+                f"{path}: {name} sets 'seed', and the runs would not have the seeds that they are "
+                "named by; give them in 'seeds'"
             )
+
+
+def check_lists(path: str, sweep: dict) -> None:
+    """ValueError unless lists are lists, there are runs, and seeds and 'zip' are consistent."""
     listed = {"seeds": sweep.get("seeds", ())} | {
         f"{part}[{key!r}]": values
         for part in ("grid", "zip")
@@ -82,29 +103,25 @@ def load(path: str) -> dict:
         raise ValueError(f"{path}: {', '.join(empty)} is empty, which leaves no run")
     if len(set(sweep["seeds"])) < len(sweep["seeds"]):
         raise ValueError(f"{path}: seeds {list(sweep['seeds'])} are not distinct")
-    if len({len(values) for values in sweep.get("zip", {}).values()}) > 1:
-        raise ValueError(
-            f"{path}: the lists of 'zip' differ in length: "
-            f"{ ({key: len(values) for key, values in sweep['zip'].items()}) }"
-        )
-    return sweep
+    lengths = {key: len(values) for key, values in sweep.get("zip", {}).items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{path}: the lists of 'zip' differ in length: {lengths}")
 
 
-def resolved(config: str, given: dict[str, Any]):
-    """The config with the given keys set; ValueError with the nearest key for one that it does not have, or of another type."""
-    from ml_collections import ConfigDict
+def resolved(config: str, given: dict[str, Any]) -> ConfigDict:
+    """The config with the given keys set.
 
-    from bridge_jax.config import schema
+    ValueError for a key that it does not have, with the nearest one, or of another type.
+    """
+    # slow to import
     from bridge_jax.training.settings import read
 
     path, _, method = config.partition(":")
     path = schema.expand_user(path)
     if not os.path.exists(path):
         raise ValueError(f"no config file {path!r}")
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = import_file(path)
     except Exception as error:
         raise ValueError(f"{path} cannot be read: {error!r}") from error
     made = module.get_config(*[method] * bool(method))
@@ -126,12 +143,11 @@ def resolved(config: str, given: dict[str, Any]):
 
 
 def fingerprint(config) -> str:
-    """Of the keys that are not at the default of configs/base.py: one that comes later, at its default, makes no other run of it.
+    """Fingerprint of the keys that are not at the default of configs/base.py.
 
-    So whoever changes a default there makes the finished runs of sweeps those of other settings; remove them.
+    A key that is added later, at its default, does not change it. A default that is changed there
+    does not change it either: then remove the results of the runs that had the old one.
     """
-    from bridge_jax.config import schema
-
     return schema.fingerprint(
         {key: mine for key, (mine, _) in schema.diff(config, all_defaults()).items()}
     )
@@ -140,19 +156,17 @@ def fingerprint(config) -> str:
 @functools.cache
 def all_defaults() -> dict:
     """configs/base.py as JSON."""
-    from bridge_jax.config import schema
-    from configs import base
-
     return schema.to_json(base.get_config())
 
 
 def runs_of(sweep: dict) -> list[Run]:
-    """All runs in order: seeds innermost, so that a sweep that is cut off has its seeds complete for the first variants."""
+    """All runs, seeds innermost: a sweep that is cut off has all seeds of its first variants."""
     zipped = sweep.get("zip", {})
     rows = [dict(zip(zipped, values)) for values in zip(*zipped.values())] if zipped else [{}]
     grid = sweep.get("grid", {})
     combinations = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
-    found, weights = [], functools.cache(weights_of)  # a folder is read once for all of its runs
+    # a folder is read once for all of its runs
+    found, weights = [], functools.cache(weights_of)
     for (variant, own), row, combination, seed in itertools.product(
         sweep.get("variants", {"": {}}).items(), rows, combinations, sweep["seeds"]
     ):
@@ -183,20 +197,21 @@ def runs_of(sweep: dict) -> list[Run]:
     ]
     if doubled:
         raise ValueError(
-            f"several runs are named {', '.join(doubled[:3])}: a grid names a run by the last part of each key"
+            f"several runs are named {', '.join(doubled[:3])}: a grid names a run by the last part "
+            "of each key"
         )
     return found
 
 
 def plain(value: Any) -> Any:
-    """The value as a command line can give it: np.linspace's numbers are Python's."""
+    """The value with Python's numbers, which a command line can give, in place of numpy's."""
     if isinstance(value, (list, tuple)):
         return type(value)(map(plain, value))
     return value.item() if hasattr(value, "item") else value
 
 
 def weights_of(path: str) -> str:
-    """A hash of the weights of a local model folder, from which a run begins; "" for a hub name, or "", random weights."""
+    """A hash of the weights in a local model folder; "" for a hub name or random weights."""
     folder = pathlib.Path(path or "/nowhere").expanduser()
     files = sorted(folder.glob("*.safetensors"))
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""A trained tiny run as HF folders: what is written is what was trained, and transformers agrees."""
+"""A tiny run as HF folders: they hold the trained weights, and transformers agrees."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from bridge_jax.models import params
-from bridge_jax.rundir import checkpoint
-from bridge_jax.training import build, loop
-from experiments import export as command
+from bridge_jax.rundir import checkpoint, run_config
+from bridge_jax.training import build, export_checks, loop
+from bridge_jax.training import export as exporting
 from experiments.export import export
 from tests import tiny_runs
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
@@ -36,6 +36,10 @@ def weights(folder) -> dict[str, np.ndarray]:
 @pytest.fixture
 def no_torch(monkeypatch):
     """As on a machine without torch, whatever is installed here."""
+    import transformers
+
+    # transformers looks once and remembers: it must not remember what this fixture pretends
+    transformers.utils.is_torch_available()
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -45,7 +49,7 @@ def no_torch(monkeypatch):
 
 
 def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
-    """The folders hold theta + w and theta, a tokenizer that renders the same prompts, and the ids that end a row."""
+    """theta + w or theta, a tokenizer that renders the same prompts, and the ids that end a row."""
     setup, data, state = trained(unbroken("bridge"))
     for what, w in (("merged", state.params.w), ("base", None)):
         folder = export(str(unbroken("bridge")), str(tmp_path / what), what)
@@ -66,7 +70,7 @@ def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
             setup.policy.merge(state.params.theta, w),
         )
         for ours, theirs in zip(jax.tree.leaves(phi), jax.tree.leaves(back), strict=True):
-            # the export merges on all devices, this test on one: the product A B may round differently
+            # the export merges on all devices, this test on one: A B may round differently
             np.testing.assert_allclose(
                 theirs, ours, rtol=0 if w is None else 1e-5, atol=0 if w is None else 1e-7
             )
@@ -90,7 +94,8 @@ def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
 def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
     """W + (alpha / r) B A, as PEFT applies it, over every matrix of the base export."""
     folders = {
-        what: export(str(unbroken("bridge")), str(tmp_path / what), what) for what in command.KINDS
+        what: export(str(unbroken("bridge")), str(tmp_path / what), what)
+        for what in exporting.KINDS
     }
     adapter = load_file(folders["adapter"] / "adapter_model.safetensors")
     settings = json.loads((folders["adapter"] / "adapter_config.json").read_text())
@@ -120,11 +125,13 @@ def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
 
 
 def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys):
-    """By logits, from the files alone: another base, scale, matrix, target or name is found, each by itself."""
+    """From the files alone: another base, scale, matrix, target or name is found by its logits."""
     folder = export(str(unbroken("bridge")), str(tmp_path / "out"), "adapter")
     assert "from those of base and adapter" in capsys.readouterr().out
     setup, data, state = trained(unbroken("bridge"))
-    check = lambda: command.verify_adapter(setup, data, state.params, folder, str(folder / "base"))
+    check = lambda: export_checks.verify_adapter(
+        setup, data, state.params, folder, str(folder / "base")
+    )
     check()
     config, tensors = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     weights_file = folder / "base" / "model.safetensors"
@@ -139,7 +146,9 @@ def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys
             name.write_bytes(old)
 
     # the model that the run began with, as it was named before
-    params.save(setup.cfg, build.initial_theta(setup), tmp_path / "begun", command.hf_config(setup))
+    params.save(
+        setup.cfg, build.initial_theta(setup), tmp_path / "begun", exporting.hf_config(setup)
+    )
     begun = (tmp_path / "begun" / "model.safetensors").read_bytes()
     tampered(RuntimeError, "differ by .* of base and adapter", weights_file, begun)
     changed = lambda **given: json.dumps(settings | given).encode()
@@ -157,7 +166,7 @@ def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys
 
 
 def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
-    """From model.path: unknown fields of config.json and generation_config.json go through to the export."""
+    """Unknown fields of config.json and generation_config.json of model.path are exported."""
     source = export(str(unbroken("bridge")), str(tmp_path / "source"))
     for name, extra in (
         ("config.json", {"field_of_theirs": [1]}),
@@ -167,9 +176,9 @@ def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
     workdir = tmp_path / "run"
     config = tiny_runs.config("sft", model__path=str(source), data__tokenizer="")
     setup, _ = build.build(config, jax.devices()[:1])
-    loop.logbook.open_run(str(workdir), config.to_dict(), {})
+    run_config.open_run(str(workdir), config.to_dict(), {})
     with checkpoint.Checkpoints(str(workdir)) as store:
-        state, meta = loop.restore_or_begin(setup, store)
+        state, meta = loop.restore_or_init(setup, store)
         store.save(1, state, meta | {"step": 1})
     folder = export(str(workdir), str(tmp_path / "again"))
     assert json.loads((folder / "config.json").read_text()) == json.loads(
@@ -239,9 +248,9 @@ def test_what_fails_verification_never_gets_its_name(unbroken, monkeypatch, tmp_
     )
     for shift in (1e-3, float("nan")):
         monkeypatch.setattr(
-            command, "transformers_logits", lambda folder, ids: np.full((len(ids), 16), shift)
+            export_checks, "transformers_logits", lambda folder, ids: np.full((len(ids), 16), shift)
         )
-        monkeypatch.setattr(command, "logits", lambda cfg, phi, ids: np.zeros((len(ids), 16)))
+        monkeypatch.setattr(export_checks, "logits", lambda cfg, phi, ids: np.zeros((len(ids), 16)))
         with pytest.raises(RuntimeError, match="differ by"):
             export(run, str(tmp_path / "out"))
     assert not list(tmp_path.iterdir())
@@ -250,21 +259,24 @@ def test_what_fails_verification_never_gets_its_name(unbroken, monkeypatch, tmp_
 @pytest.mark.parity
 @pytest.mark.parametrize("method", ["bridge", "sft"])
 def test_transformers_gives_our_logits(unbroken, tmp_path, capsys, method):
-    """Of the trained policy, on a prompt and a completion, to 1e-4; and the command says so itself."""
+    """Those of the trained policy, on a prompt and a completion, to 1e-4; the command prints it."""
     pytest.importorskip("torch", reason="compares with transformers' torch models")
     folder = export(str(unbroken(method)), str(tmp_path / "out"))
     assert "from those of transformers" in capsys.readouterr().out
     setup, data, state = trained(unbroken(method), method)
     phi = setup.method.policy(state.params, "theta")
     ids = np.concatenate([data.prompts.tokens[0], np.arange(1, 15)]).astype(np.int32)
-    ours, theirs = command.logits(setup.cfg, phi, ids), command.transformers_logits(folder, ids)
+    ours, theirs = (
+        export_checks.logits(setup.cfg, phi, ids),
+        export_checks.transformers_logits(folder, ids),
+    )
     assert np.abs(theirs).max() > 0.1
     np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
 @pytest.mark.parity
 def test_peft_loads_the_adapter_with_its_base(unbroken, tmp_path):
-    """By the adapter's folder alone, as PEFT and as transformers do it: the logits of the trained policy, to 1e-4."""
+    """From the adapter's folder alone, PEFT and transformers give the policy's logits, to 1e-4."""
     torch = pytest.importorskip("torch", reason="PEFT's own forward pass needs torch")
     peft = pytest.importorskip("peft", reason="the adapter is loaded by PEFT itself")
     import transformers
@@ -272,8 +284,8 @@ def test_peft_loads_the_adapter_with_its_base(unbroken, tmp_path):
     folder = export(str(unbroken("bridge")), str(tmp_path / "out"), "adapter")
     setup, data, state = trained(unbroken("bridge"))
     ids = np.concatenate([data.prompts.tokens[0], np.arange(1, 15)]).astype(np.int32)
-    ours = command.logits(setup.cfg, setup.method.policy(state.params, "theta"), ids)
-    start = command.logits(setup.cfg, build.initial_theta(setup), ids)
+    ours = export_checks.logits(setup.cfg, setup.method.policy(state.params, "theta"), ids)
+    start = export_checks.logits(setup.cfg, build.initial_theta(setup), ids)
     assert np.abs(ours - start).max() > 0.01
     for auto in (peft.AutoPeftModelForCausalLM, transformers.AutoModelForCausalLM):
         model = auto.from_pretrained(str(folder), dtype=torch.float32).eval()

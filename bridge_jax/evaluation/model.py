@@ -1,0 +1,50 @@
+"""A model to evaluate: architecture, tokenizer, how to load its weights, and its defaults.
+
+A Hugging Face folder is opened here; a run directory by training/reopen.py, since it takes what
+puts a run together. Both give the same record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from bridge_jax.data import tokenizers
+from bridge_jax.distributed import sharding
+from bridge_jax.evaluation.options import Defaults
+from bridge_jax.filesystem import hf_folder
+from bridge_jax.models import layers, params
+from bridge_jax.types import Task
+
+
+class EvalModel(NamedTuple):
+    """A policy that can be evaluated. Its weights are not in memory before `load`."""
+
+    label: str
+    cfg: layers.Config
+    tokenizer: Any
+    # (mesh, dtype) -> (phi on the mesh, text to add to the label)
+    load: Callable
+    defaults: Defaults
+    # dtype of the KV cache; "": the compute dtype
+    cache_dtype: str = ""
+    # tasks to evaluate where none is named: the task of a run directory
+    own_tasks: tuple[Task, ...] = ()
+
+
+def open_folder(path: str) -> EvalModel:
+    """The model of an HF folder or hub name; no weights are read yet."""
+    folder = hf_folder.locate(path)
+    cfg = params.read_config(hf_folder.hf_json(folder))
+    tokenizer = tokenizers.HFTokenizer(str(folder))
+    tokenizers.check_vocabulary(tokenizer, cfg.vocab)
+
+    def load(mesh, dtype):
+        layout = sharding.of_tree(mesh, params.logical_axes(cfg), params.abstract(cfg))
+        return params.load(cfg, folder, layout, dtype), ""
+
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return EvalModel(Path(path).name, cfg, tokenizer, load, Defaults(dtype))

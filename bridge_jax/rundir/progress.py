@@ -1,0 +1,54 @@
+"""Progress of a run on the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+
+from bridge_jax.filesystem import streams
+
+# between two lines of progress where there is no terminal
+PROGRESS_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def progress(total: int, initial: int, desc: str, quiet: bool = False) -> Iterator[Callable]:
+    """`with progress(...) as show: show(step, text)`.
+
+    It shows a bar on a terminal, else a line on stderr every few seconds.
+    """
+    if quiet:
+        yield lambda step, text="": None
+        return
+    start, shown = time.monotonic(), -math.inf
+
+    def line(step: int, text: str = "") -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if step < total and now - shown < PROGRESS_SECONDS:
+            return
+        shown, pace = now, (now - start) / max(1, step - initial)
+        left = f"{pace:.3g} s/step, {pace * (total - step):.0f} s left"
+        streams.write_line(f"{desc} {step}/{total}  {left}  {text}".rstrip(), descriptor=2)
+
+    if not streams.has_terminal(2):
+        yield line
+        return
+    # only a terminal needs it
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, initial=initial, desc=desc)
+
+    def advance(step: int, text: str = "") -> None:
+        # the terminal may be gone by now
+        with contextlib.suppress(OSError, ValueError):
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(step - bar.n)
+
+    try:
+        yield advance
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            bar.close()

@@ -1,0 +1,158 @@
+"""Launch the runs of a sweep: here, by submitit, or as commands for a TPU pod."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import shlex
+import subprocess
+import sys
+from typing import NamedTuple
+
+from bridge_jax.filesystem import files
+from experiments.cli import DISK_FULL
+from experiments.sweep.plan import Run
+from experiments.sweep.results import record
+
+# training processes under way
+_children: set[subprocess.Popen] = set()
+
+
+class Result(NamedTuple):
+    """How a run ended."""
+
+    run: Run
+    # "" if it is done
+    error: str
+    # whether a full disk was the reason
+    full: bool = False
+
+
+def command_of(run: Run, workdir: str) -> list[str]:
+    """The training command of one run; running it again resumes the run."""
+    write = lambda value: value if isinstance(value, str) else repr(value)
+    given = [f"--config.{key}={write(value)}" for key, value in run.settings.items()]
+    return [
+        sys.executable,
+        "-m",
+        "experiments.train",
+        f"--config={run.config}",
+        f"--workdir={os.path.join(workdir, run.folder)}",
+        f"--config.seed={run.seed}",
+        *given,
+    ]
+
+
+def execute(run: Run, workdir: str, results: str, cores: tuple[int, ...] = ()) -> Result:
+    """Train in a process of its own, then record the result.
+
+    cores: that the process may use; (): all. Its output goes to DIR/NAME.HASH.log.
+    """
+    try:
+        return train(run, workdir, results, cores)
+    except Exception as error:
+        # an error of this run alone: the others go on, and the sweep reports it at the end
+        message = f"{type(error).__name__}: {files.explain(error)}"
+        return Result(run, message, files.is_full(error))
+
+
+def train(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Result:
+    """`execute`, whose exceptions are not caught."""
+    log = os.path.join(workdir, run.folder + ".log")
+    pin = None
+    if cores and hasattr(os, "sched_setaffinity"):
+        pin = lambda: os.sched_setaffinity(0, cores)
+    files.mend(log, cut=False)
+    with (
+        open(log, "a") as file,
+        subprocess.Popen(
+            command_of(run, workdir), stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin
+        ) as child,
+    ):
+        _children.add(child)
+        code = child.wait()
+        _children.discard(child)
+    if code:
+        with open(log, errors="replace") as file:
+            output = [line for line in file.read().splitlines() if line.strip()]
+        error = f"exit code {code}: {output[-1] if output else 'no output'} (see {log})"
+        return Result(run, error, code == DISK_FULL)
+    return Result(run, record(run, workdir, results))
+
+
+def core_shares(jobs: int) -> list[tuple[int, ...]]:
+    """The cores of each of several jobs; [()] for a single job, which may use all."""
+    if jobs == 1:
+        return [()]
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+    else:
+        cores = list(range(os.cpu_count() or 1))
+    size = max(1, len(cores) // jobs)
+    firsts = [i * size % len(cores) for i in range(jobs)]
+    return [tuple(cores[first : first + size]) for first in firsts]
+
+
+def locally(runs: list[Run], workdir: str, results: str, jobs: int) -> list[Result]:
+    """`jobs` runs at a time, each on its own share of the cores, so that they do not share cores.
+
+    KeyboardInterrupt: the runs under way are asked to save and end, the others are not begun.
+    """
+    free = core_shares(jobs)
+    ended = []
+
+    def one(run: Run) -> Result:
+        cores = free.pop()
+        try:
+            return execute(run, workdir, results, cores)
+        finally:
+            free.append(cores)
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        try:
+            for future in concurrent.futures.as_completed([pool.submit(one, run) for run in runs]):
+                ended.append(future.result())
+                state = f"failed: {ended[-1].error}" if ended[-1].error else "done"
+                print(f"[{len(ended)}/{len(runs)}] {ended[-1].run.name}: {state}", flush=True)
+        except KeyboardInterrupt:
+            print("stopping: the runs under way save and end", file=sys.stderr, flush=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in list(_children):
+                child.terminate()
+            raise
+    return ended
+
+
+def by_submitit(
+    runs: list[Run], workdir: str, results: str, cluster: str, parameters: dict
+) -> list[Result]:
+    """Each run as a job of submitit (cluster "slurm", or "local" for a trial); waits for all."""
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=os.path.join(workdir, "submitit"), cluster=cluster)
+    executor.update_parameters(name="bridge_jax", **parameters)
+    jobs = [(run, executor.submit(execute, run, workdir, results)) for run in runs]
+    ended = []
+    for run, job in jobs:
+        error = job.exception()
+        ended.append(Result(run, str(error)) if error else job.result())
+        print(f"[{len(ended)}/{len(runs)}] {run.name}: {ended[-1].error or 'done'}", flush=True)
+    return ended
+
+
+def tpu_commands(runs: list[Run], workdir: str) -> str:
+    """A command for each run on a TPU pod, to be copied; the reader sets $TPU and $ZONE.
+
+    See docs/launch.md.
+    """
+    shell = lambda run: (
+        "cd bridge_jax && "
+        + shlex.join(
+            [".venv/bin/python", *command_of(run, workdir)[1:], "--config.hosts.coordinator=auto"]
+        )
+    )
+    return "\n".join(
+        "gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker=all "
+        f"--command={shlex.quote(shell(run))}"
+        for run in runs
+    )

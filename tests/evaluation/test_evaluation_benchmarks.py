@@ -1,0 +1,87 @@
+"""Benchmarks: every split tokenised, prompts that do not fit, and the manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from bridge_jax.data import tokenizers
+from bridge_jax.evaluation import benchmarks
+from bridge_jax.evaluation.model import EvalModel
+from bridge_jax.evaluation.options import Defaults, Options
+from bridge_jax.tasks import arithmetic
+from tests import toys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOKENIZER = tokenizers.CharTokenizer(arithmetic.ALPHABET)
+OPTIONS = Options(("arithmetic",), max_new=9, prompt="boxed", buckets=(8,), dtype="float32")
+
+
+def model(tokenizer=TOKENIZER) -> EvalModel:
+    """A model without weights."""
+    return EvalModel("m", toys.CFG, tokenizer, None, Defaults("float32"))
+
+
+def read(options: Options = OPTIONS, **config) -> list[benchmarks.Benchmark]:
+    """The splits of arithmetic."""
+    task = arithmetic.make(arithmetic.Config(**config))
+    return benchmarks.read([task], options, TOKENIZER)
+
+
+def test_splits_of_one_task_are_benchmarks_of_their_own():
+    (alone,) = read(levels=(1,), eval_size=3)
+    assert alone.name == "arithmetic" and len(alone.problems) == 3
+    both = read(levels=(1,), hard_levels=(2,), eval_size=3)
+    assert [one.name for one in both] == ["arithmetic/held_out", "arithmetic/hard"]
+
+
+def test_prompts_that_do_not_fit_are_counted():
+    (found,) = read(dataclasses.replace(OPTIONS, buckets=(5,)), levels=(1, 2), eval_size=40)
+    fit = [problem for problem in found.problems if len(problem.question) <= 5]
+    assert 0 < found.too_long == len(found.problems) - len(fit)
+    assert list(found.prompts.problems) == fit
+
+
+def test_the_manifest_has_a_group_for_each_thing_that_can_be_added():
+    found = read(levels=(1,), eval_size=3)
+    groups = benchmarks.manifest(OPTIONS, model(), found)
+    assert set(groups) == {"model", "generation", "task arithmetic"}
+    assert groups["generation"] == {"dtype": "float32", "max_new": 9}
+    assert set(groups["task arithmetic"]) == {"template", "data"}
+    sampled = Options(samples=4, seed=3, temperature=0.5, dtype="float32", max_new=9)
+    groups = benchmarks.manifest(sampled, model(), found)
+    assert groups["sampled"] == {"samples": 4, "temperature": 0.5, "seed": 3}
+
+
+def test_a_prompt_option_is_refused_by_a_task_without_it():
+    with pytest.raises(ValueError, match="--prompt=plain: task 'arithmetic'"):
+        benchmarks.make_tasks(Options(("arithmetic",), prompt="plain"))
+
+
+def test_plain_prompts_go_around_the_chat_template():
+    """With a real tokenizer, down to the tokens; another template makes other rows."""
+    folder = str(ROOT.parent / "shared" / "data" / "tokenizers" / "qwen3")
+    if not pathlib.Path(folder).is_dir():
+        pytest.skip("no real tokenizers next to the project")
+    tokenizer = tokenizers.HFTokenizer(folder)
+    opened = model(tokenizer)
+    made = {}
+    for prompt in ("boxed", "plain"):
+        options = Options(
+            ("knights_knaves",), max_new=12, prompt=prompt, limit=1, buckets=(512,), dtype="float32"
+        )
+        benchmark = benchmarks.read(benchmarks.make_tasks(options), options, tokenizer)[0]
+        text = tokenizer.inner.decode(benchmark.prompts.tokens[0])
+        assert ("<|im_start|>" in text) == (prompt == "boxed") and ("Answer:" in text[-10:]) == (
+            prompt == "plain"
+        )
+        assert benchmark.problems[0].question in text
+        made[prompt] = benchmarks.manifest(options, opened, [benchmark])[
+            "task knights_knaves/held_out"
+        ]
+    assert (
+        made["boxed"]["template"] != made["plain"]["template"]
+        and made["boxed"]["data"] == made["plain"]["data"]
+    )

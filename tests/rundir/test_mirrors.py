@@ -1,0 +1,93 @@
+"""Mirrors get every number at its step, and never stop a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import types
+
+import pytest
+
+from bridge_jax.rundir import logbook
+from bridge_jax.rundir.logbook import Logbook
+from bridge_jax.rundir.run_config import open_run
+from tests.rundir.run_records import CONFIG
+
+
+class FakeWriter:
+    """Stands for tensorboardX.SummaryWriter."""
+
+    made = []
+
+    def __init__(self, logdir, purge_step):
+        self.logdir, self.purge_step, self.points, self.closed = logdir, purge_step, [], False
+        self.made.append(self)
+
+    def add_scalar(self, key, value, step):
+        self.points.append((key, value, step))
+
+    def close(self):
+        self.closed = True
+
+
+def test_tensorboard_mirrors_numbers_at_explicit_steps(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=FakeWriter)
+    )
+    with Logbook(tmp_path, 4, mirrors=("tensorboard",)) as book:
+        book.write(7, {"a/b": 1.0, "a/name": "text", "a/none": None, "a/nan": math.nan})
+    writer = FakeWriter.made.pop()
+    assert (writer.purge_step, writer.points, writer.closed) == (5, [("a/b", 1.0, 7)], True)
+
+
+def fake_wandb(calls: list, fails_at: int = 99):
+    def log(values):
+        if values["step"] == fails_at:
+            raise ConnectionError("no network")
+        calls.append(("log", values))
+
+    run = types.SimpleNamespace(
+        log=log,
+        finish=lambda: calls.append(("finish",)),
+        define_metric=lambda *a, **k: calls.append(("define", a, k)),
+    )
+    return types.SimpleNamespace(init=lambda **k: calls.append(("init", k)) or run)
+
+
+def test_wandb_gets_the_step_as_a_metric_and_resumes_one_run(tmp_path, monkeypatch):
+    open_run(tmp_path, CONFIG, {})
+    calls = []
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(calls))
+    for start in (0, 1):
+        with Logbook(tmp_path, start, mirrors=("wandb",)) as book:
+            book.write(start + 1, {"a/b": 1.0})
+    first, second = (call[1] for call in calls if call[0] == "init")
+    assert first == second and first["resume"] == "allow" and first["config"]["seed"] == 1
+    assert ("define", ("*",), {"step_metric": "step"}) in calls
+    assert [call[1] for call in calls if call[0] == "log"] == [
+        {"step": 1, "a/b": 1.0},
+        {"step": 2, "a/b": 1.0},
+    ]
+    assert calls[-1] == ("finish",)
+
+
+def test_a_mirror_that_fails_is_left_out_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    calls = []
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(calls, fails_at=2))
+    with caplog.at_level(logging.WARNING), Logbook(tmp_path, 0, mirrors=("wandb",)) as book:
+        for step in (1, 2, 3):
+            book.write(step, {"a/b": 1.0})
+    assert [call[1]["step"] for call in calls if call[0] == "log"] == [1] and len(
+        logbook.read(tmp_path)
+    ) == 3
+    assert caplog.text.count("mirror 'wandb' failed at step 2") == 1
+
+
+@pytest.mark.parametrize("name, module", [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_a_mirror_that_is_not_installed_names_the_pip_command(tmp_path, monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)  # makes `import` fail
+    with pytest.raises(ValueError, match=f"log.mirrors has '{name}'.*pip install {module}"):
+        Logbook(tmp_path, 0, mirrors=(name,))
+    with pytest.raises(ValueError, match="unknown mirror .*did you mean"):
+        Logbook(tmp_path, 0, mirrors=(name[:-1],))

@@ -1,0 +1,28 @@
+"""Progress is a bar on a terminal, and a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+
+from bridge_jax.rundir import progress
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
+    clock = iter([0.0, 1.0, 2.0, 30.0, 31.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress(10, 6, "train") as show:
+        for step in (7, 8, 9, 10):
+            show(step, f"reward {step}")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["7/10", "9/10", "10/10"]
+    assert lines[0] == "train 7/10  1 s/step, 3 s left  reward 7"
+    assert lines[1] == "train 9/10  10 s/step, 10 s left  reward 9"
+
+
+def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress.progress(4, 1, "train") as show:
+        show(3, "reward 0.5")
+        show(4, "reward 1")
+    text = capsys.readouterr().err
+    assert "4/4" in text and "train" in text
