@@ -228,7 +228,7 @@ def test_bad_settings():
     [
         (
             dict(lam_schedule__kind="gain"),
-            r"bridge.lam_schedule.end=1.0 with .* for ever; allowed: below 1",
+            r"bridge.lam_schedule.end=1.0 with .* keeps lam at its end; allowed: below 1",
         ),
         (
             dict(lam_schedule__kind="gain", lam_schedule__end=0.99999999),
