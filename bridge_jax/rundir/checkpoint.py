@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from bridge_jax.config import schema
 from bridge_jax.distributed import multihost
@@ -124,7 +123,9 @@ class Checkpoints:
         self._manager.reload()
         damaged: dict[int, str] = {}
         for step in multihost.broadcast_from_main(
-            "steps of the checkpoints", lambda: sorted(self._manager.all_steps(), reverse=True)
+            "steps of the checkpoints",
+            lambda: sorted(self._manager.all_steps(), reverse=True),
+            io_grace=True,
         ):
             try:
                 state, meta = self._read(step, abstract_state)
@@ -177,7 +178,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, and ends the threads; may be called twice."""
-        with multihost.watchdog("the end of the last checkpoint"), self._writing():
+        with (
+            multihost.watchdog("the end of the last checkpoint", io_grace=True),
+            self._writing(),
+        ):
             self._manager.close()
 
     def __enter__(self) -> Checkpoints:
@@ -253,22 +257,21 @@ class Checkpoints:
     def _rename(self, steps: list[int], why: str) -> dict[int, str]:
         """{step: new name}: they are checkpoints no more, and their steps can be saved again."""
         moved = {step: _free_name(self.directory, why, step) for step in steps}
-        _meet(f"names of {why} checkpoints chosen")
+        multihost.barrier(f"names of {why} checkpoints chosen", io_grace=True)
         if jax.process_index() == 0:
             for step, name in moved.items():
                 os.rename(
                     os.path.join(self.directory, _step_name(step)),
                     os.path.join(self.directory, name),
                 )
-        _meet(f"{why} checkpoints renamed")
+        multihost.barrier(f"{why} checkpoints renamed", io_grace=True)
         self._manager.reload()
         return moved
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with multihost.io_grace():
-                yield
+            yield
         except Exception as error:
             self._manager.reload()  # the manager has already crossed out what the failed save would have replaced
             full = files.is_full(error)
@@ -307,8 +310,7 @@ def remove_unfinished(workdir: str) -> None:
         path = os.path.join(directory, name)
         if logbook.UNFINISHED in name and not os.path.islink(path):
             logger.info("%s: a save that was cut off is removed", path)
-            with multihost.io_grace():
-                shutil.rmtree(path)
+            shutil.rmtree(path)
 
 
 def _options(keep: _Keep) -> ocp.CheckpointManagerOptions:
@@ -433,27 +435,17 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _meet(point: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(point)
-
-
 def _in_all_processes(read: Callable[[], Any]) -> Any:
     """read(); _Damaged if it failed in any process, so that all of them take the same way."""
     result, reason = None, ""
     try:
-        with multihost.io_grace():
-            result = read()
+        result = read()
     except Exception as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise  # the fault is not the file's
         reason = str(error) if isinstance(error, _Damaged) else _reason(error)
-    if jax.process_count() > 1 and not np.all(
-        multihost_utils.process_allgather(np.array(not reason))
-    ):
+    if multihost.any_process("a checkpoint that cannot be read", bool(reason), io_grace=True):
         raise _Damaged(reason or "another process could not read it")
-    if reason:
-        raise _Damaged(reason)
     return result
 
 

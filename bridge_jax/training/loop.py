@@ -59,7 +59,7 @@ class GraderFailed(RuntimeError):
 def restore_or_begin(setup: Setup, store: checkpoint.Checkpoints) -> tuple[TrainState, dict]:
     """The newest readable checkpoint of the run directory, or a fresh state and zeroed counters."""
     abstract = build.abstract_state(setup)
-    with multihost.watchdog("reading of the checkpoint"):
+    with multihost.watchdog("reading of the checkpoint", io_grace=True):
         found = store.restore(abstract)
     if found:
         return found
@@ -69,8 +69,10 @@ def restore_or_begin(setup: Setup, store: checkpoint.Checkpoints) -> tuple[Train
         donate_argnums=0,
         compiler_options=compiler_options(),
     )
-    with multihost.io_grace():  # others may wait for this host's share of the weights
+    with multihost.watchdog("the initial weights", io_grace=True):
         theta = build.initial_theta(setup)
+    # the others may wait long for this host's share of the weights
+    multihost.barrier("the initial weights", io_grace=True)
     state = init(theta, jax.random.fold_in(jax.random.key(setup.settings.seed), 1))
     return state, {
         "step": 0,
@@ -173,6 +175,8 @@ def train_with(
     interrupt: Interrupt,
 ) -> dict[str, Any]:
     """train, with its grader running; held: keeps the run directory for this run until the end."""
+    if multihost.count() > 1:
+        consistency.check("configs, code and versions", consistency.identity(config))
     with multihost.watchdog("the devices of all hosts"):
         platforms.devices()  # hosts tell each other of theirs
     setup, data = build.build(config, devices)
@@ -183,13 +187,13 @@ def train_with(
         if s.model.path and multihost.count() > 1
         else {}
     )
-    multihost.agree(
+    consistency.check(
         "data and devices",
         {"devices of a host": len(jax.local_devices()), "stop_at": stop_at}
         | schema.flatten({"facts": facts})
         | {f"model file {name}": said for name, said in model_files.items()},
     )  # a hub's: each host has its own copy
-    multihost.check_shared(workdir)
+    consistency.check_shared(workdir)
     usual = schema.to_json(defaults) if defaults else None
     multihost.broadcast_from_main(
         "who writes the run directory", lambda: held.enter_context(logbook.claimed(workdir))
@@ -203,7 +207,9 @@ def train_with(
         ),
     )
     multihost.broadcast_from_main(
-        "unfinished checkpoints", lambda: checkpoint.remove_unfinished(workdir)
+        "unfinished checkpoints",
+        lambda: checkpoint.remove_unfinished(workdir),
+        io_grace=True,
     )
     if changes:
         multihost.print_on_main(f"{schema.format_diff(changes)}\nall keys: {workdir}/config.json")
@@ -297,7 +303,7 @@ def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) ->
 
     What that update led to is in doubt: an update that is finite may throw the weights so far that no later one is.
     """
-    with multihost.watchdog("the last good checkpoint"):
+    with multihost.watchdog("the last good checkpoint", io_grace=True):
         good, renamed = store.retreat(finite - 1)
     lower = f"--config.optim.base.learning_rate below {learning_rate:g}"
     longer = "with --config.log.skipped_limit raised"
@@ -444,5 +450,5 @@ def save(
     number = meta["step"]
     # the last update that was finite began from the state of the step before it
     good = number - log.skipped_in_row - 1
-    with multihost.watchdog(f"checkpoint of step {number}"):
+    with multihost.watchdog(f"checkpoint of step {number}", io_grace=True):
         store.save(number, state, meta, good=good)
