@@ -5,8 +5,8 @@ SIGTERM, Ctrl-C, or a terminal that is closed (SIGHUP, unless nohup has it ignor
 Ctrl-C after that ends at once, and the last checkpoint stands.
 Exit codes: 0 done (or saved, after a signal), 2 what was asked for cannot be done, 3 the run diverged or its grader failed, 4
 another host of the run is gone, has stopped, or did not come to where this one waited (hosts.timeout_s): start all of them
-again, and the run goes on from its last checkpoint (134: that host was host 0, and jax ended this one), 5 the disk is full: make room, and the same command goes on from there,
-130 a second Ctrl-C.
+again, and the run goes on from its last checkpoint (134: that host was host 0, and jax ended this one), 5 the disk is full: make
+room, and the same command goes on from there, 130 a second Ctrl-C.
 Output that cannot be written is dropped. How several hosts are started: docs/launch.md.
 """
 

@@ -58,7 +58,9 @@ def attempt(workdir, count: int, compiled, **given) -> types.SimpleNamespace:
 def chain(tmp_path_factory, compiled):
     """One run directory through all that may come: each attempt goes on from what the last one left."""
     workdir, made = tmp_path_factory.mktemp("chain"), {}
-    go = lambda name, count, **given: made.update({name: attempt(workdir, count, compiled, **given)})
+    go = lambda name, count, **given: made.update(
+        {name: attempt(workdir, count, compiled, **given)}
+    )
     go("signal", 4, at={1: ["terminate", 1]})
     left = workdir / "run" / "checkpoints" / "step_000004.orbax-checkpoint-tmp" / "state"
     left.mkdir(parents=True)
