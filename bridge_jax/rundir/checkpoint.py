@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from bridge_jax.config import schema
 from bridge_jax.distributed import multihost
@@ -138,7 +137,9 @@ class Checkpoints:
         self._manager.reload()
         damaged: dict[int, str] = {}
         for step in multihost.broadcast_from_main(
-            "steps of the checkpoints", lambda: sorted(self._manager.all_steps(), reverse=True)
+            "steps of the checkpoints",
+            lambda: sorted(self._manager.all_steps(), reverse=True),
+            io_grace=True,
         ):
             try:
                 state, meta = self._read(step, abstract_state)
@@ -193,7 +194,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the last save and end the threads; may be called twice."""
-        with multihost.watchdog("the end of the last checkpoint"), self._writing():
+        with (
+            multihost.watchdog("the end of the last checkpoint", io_grace=True),
+            self._writing(),
+        ):
             self._manager.close()
 
     def __enter__(self) -> Checkpoints:
@@ -269,22 +273,21 @@ class Checkpoints:
     def _rename(self, steps: list[int], why: str) -> dict[int, str]:
         """Rename checkpoints, so that their steps can be saved again: {step: new name}."""
         moved = {step: _free_name(self.directory, why, step) for step in steps}
-        _meet(f"names of {why} checkpoints chosen")
+        multihost.barrier(f"names of {why} checkpoints chosen", io_grace=True)
         if jax.process_index() == 0:
             for step, name in moved.items():
                 os.rename(
                     os.path.join(self.directory, _step_name(step)),
                     os.path.join(self.directory, name),
                 )
-        _meet(f"{why} checkpoints renamed")
+        multihost.barrier(f"{why} checkpoints renamed", io_grace=True)
         self._manager.reload()
         return moved
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with multihost.io_grace():
-                yield
+            yield
         except Exception as error:
             # the manager has already removed from its list what the failed save would have replaced
             self._manager.reload()
@@ -330,8 +333,7 @@ def remove_unfinished(workdir: str) -> None:
         path = os.path.join(directory, name)
         if layout.UNFINISHED in name and not os.path.islink(path):
             logger.info("%s: a save that was cut off is removed", path)
-            with multihost.io_grace():
-                shutil.rmtree(path)
+            shutil.rmtree(path)
 
 
 def _options(keep: _Keep) -> ocp.CheckpointManagerOptions:
@@ -397,26 +399,16 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _meet(point: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(point)
-
-
 def _in_all_processes(read: Callable[[], Any]) -> Any:
     """read(); _Damaged if it failed in any process, so that all processes go on alike."""
     result, reason = None, ""
     try:
-        with multihost.io_grace():
-            result = read()
+        result = read()
     except Exception as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             # the file is not at fault
             raise
         reason = str(error) if isinstance(error, _Damaged) else _reason(error)
-    if jax.process_count() > 1 and not np.all(
-        multihost_utils.process_allgather(np.array(not reason))
-    ):
+    if multihost.any_process("a checkpoint that cannot be read", bool(reason), io_grace=True):
         raise _Damaged(reason or "another process could not read it")
-    if reason:
-        raise _Damaged(reason)
     return result

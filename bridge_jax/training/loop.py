@@ -69,7 +69,7 @@ class GraderFailed(RuntimeError):
 def restore_or_init(setup: Setup, store: checkpoint.Checkpoints) -> tuple[TrainState, dict]:
     """(state, meta) of the newest readable checkpoint, or an initial state and zeroed counters."""
     abstract = build.abstract_state(setup)
-    with multihost.watchdog("reading of the checkpoint"):
+    with multihost.watchdog("reading of the checkpoint", io_grace=True):
         found = store.restore(abstract)
     if found:
         return found
@@ -79,9 +79,10 @@ def restore_or_init(setup: Setup, store: checkpoint.Checkpoints) -> tuple[TrainS
         donate_argnums=0,
         compiler_options=compiler_options(),
     )
-    # other hosts may wait for this host's part of the weights
-    with multihost.io_grace():
+    with multihost.watchdog("the initial weights", io_grace=True):
         theta = build.initial_theta(setup)
+    # the others may wait long for this host's share of the weights
+    multihost.barrier("the initial weights", io_grace=True)
     state = init(theta, jax.random.fold_in(jax.random.key(setup.settings.seed), 1))
     return state, {
         "step": 0,
@@ -195,6 +196,8 @@ def train_with(
     interrupt: Interrupt,
 ) -> dict[str, Any]:
     """`train` with its pool; resources: holds the locks of the run directory until the end."""
+    if multihost.count() > 1:
+        consistency.check("configs, code and versions", consistency.identity(config))
     with multihost.watchdog("the devices of all hosts"):
         # the hosts exchange their lists of devices
         platforms.devices()
@@ -207,13 +210,13 @@ def train_with(
         else {}
     )
     # each host has its own copy of a model from the hub
-    multihost.agree(
+    consistency.check(
         "data and devices",
         {"devices of a host": len(jax.local_devices()), "stop_at": stop_at}
         | schema.flatten({"facts": fingerprints})
         | {f"model file {name}": digest for name, digest in model_files.items()},
     )
-    multihost.check_shared(workdir)
+    consistency.check_shared(workdir)
     default_config = schema.to_json(defaults) if defaults else None
     multihost.broadcast_from_main(
         "who writes the run directory", lambda: resources.enter_context(lock.run_lock(workdir))
@@ -233,7 +236,9 @@ def train_with(
         ),
     )
     multihost.broadcast_from_main(
-        "unfinished checkpoints", lambda: checkpoint.remove_unfinished(workdir)
+        "unfinished checkpoints",
+        lambda: checkpoint.remove_unfinished(workdir),
+        io_grace=True,
     )
     if changes:
         multihost.print_on_main(f"{schema.format_diff(changes)}\nall keys: {workdir}/config.json")
@@ -330,7 +335,7 @@ def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) ->
     finite: the step of the last finite update. The state after it is in doubt, since a finite
     update may move the weights so far that no later one is finite.
     """
-    with multihost.watchdog("the last good checkpoint"):
+    with multihost.watchdog("the last good checkpoint", io_grace=True):
         good, renamed = store.retreat(finite - 1)
     lower = f"--config.optim.base.learning_rate below {learning_rate:g}"
     longer = "with --config.log.skipped_limit raised"
@@ -480,5 +485,5 @@ def save(
     number = meta["step"]
     # the state before the last finite update
     good = number - log.skipped_in_row - 1
-    with multihost.watchdog(f"checkpoint of step {number}"):
+    with multihost.watchdog(f"checkpoint of step {number}", io_grace=True):
         store.save(number, state, meta, good=good)

@@ -1,4 +1,4 @@
-"""Runs of several processes over loopback, for tests/distributed/test_multihost.py: `python -m tests.distributed.host_runs PLAN.json` is one of them.
+"""Runs of several processes over loopback, for tests/distributed/test_host_runs.py and test_host_faults.py: `python -m tests.distributed.host_runs PLAN.json` is one of them.
 
 Each is a whole `experiments.train` of the tiny config, graded by parity, with its own share of the simulated devices; a plan
 may have it killed, signalled or frozen while the rollouts of a step are written.
@@ -19,7 +19,7 @@ from tests.filesystem import full_disk
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEVICES = 4  # of all processes together
-TIMEOUT = 60  # seconds, hosts.timeout_s
+TIMEOUT = 20  # seconds, hosts.timeout_s; half of it without a heartbeat, and a host is gone
 CONFIG = dict(
     batch__prompts_per_step=8,
     batch__samples_per_prompt=2,
@@ -45,7 +45,9 @@ def start(
     differ: dict | None = None,
     **given,
 ) -> list[subprocess.Popen]:
-    """`count` processes of one run. at: {index: [what, step]}, what of ACTS; differ: {index: {key: value}}."""
+    """`count` processes of one run.
+
+    at: {index: [what, step]} of ACTS, or [what, step, "save"]; differ: {index: {key: value}}."""
     workdir.mkdir(parents=True, exist_ok=True)
     address, started = f"127.0.0.1:{free_port()}", []
     for index in range(count):
@@ -146,7 +148,7 @@ def main(plan: str) -> None:
     workdir, method, given, act = json.loads(pathlib.Path(plan).read_text())
     from absl import app
 
-    from bridge_jax.rundir import logbook
+    from bridge_jax.rundir import checkpoint, logbook
     from experiments import cli
     from experiments import train as command
     from tests import tiny_runs
@@ -155,17 +157,26 @@ def main(plan: str) -> None:
         tiny_runs.parity,
         tiny_runs.whole,
     )
-    write = logbook.Logbook.write_rollouts
+    write, save = logbook.Logbook.write_rollouts, checkpoint.Checkpoints.save
+
+    def do(step, where):
+        if act and [step, where] == [*act[1:], "step"][:2]:
+            if act[0] == "die" and where == "step":
+                await_saved(workdir, step - 1)
+            fill(workdir) if act[0] == "fill" else ACTS[act[0]]()
 
     def write_rollouts(self, step, rows, kind="step"):
         rows = list(rows)
-        if act and kind == "step" and step == act[1]:
-            if act[0] == "die":
-                await_saved(workdir, step - 1)
-            fill(workdir) if act[0] == "fill" else ACTS[act[0]]()
+        if kind == "step":
+            do(step, "step")
         return write(self, step, rows, kind)
 
-    logbook.Logbook.write_rollouts = write_rollouts
+    def save_and_do(self, step, *given, **named):
+        # the files are written in the background, and count once all processes have written theirs
+        save(self, step, *given, **named)
+        do(step, "save")
+
+    logbook.Logbook.write_rollouts, checkpoint.Checkpoints.save = write_rollouts, save_and_do
     given = {
         key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
     }

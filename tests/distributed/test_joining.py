@@ -1,158 +1,162 @@
-"""Processes that jax finds by itself, as on Slurm: they join, and name whoever has not come. No training, so that it is quick."""
+"""Processes that find each other, or do not; without training, so that it is quick."""
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
-import time
 
 import jax
 import pytest
 
-from bridge_jax.distributed import multihost, rendezvous
+from bridge_jax.distributed import multihost
 from tests.distributed import host_runs
 
 CHILD = """
-import logging, os, sys
+import logging, os, signal, sys
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-from bridge_jax.distributed import multihost, rendezvous
+from bridge_jax.distributed import multihost
+from bridge_jax.training import interrupt
 from tests import tiny_runs
-if "undetected" in sys.argv:
-    rendezvous.cluster = lambda seconds: None  # as of a jax that keeps its detection elsewhere
-config = tiny_runs.config(hosts__coordinator="auto", hosts__timeout_s=int(sys.argv[1]))
+what, given = sys.argv[1], dict(pair.split("=") for pair in sys.argv[2:])
+given = {key: value if key.endswith("coordinator") else int(value) for key, value in given.items()}
 try:
-    with multihost.joined(config):
+    with multihost.joined(tiny_runs.config(**given)):
         logging.info("a note"), logging.warning("a warning")
-        print(multihost.count(), multihost.gather("names", f"host {multihost.index()}"))
-except (ValueError, multihost.Lost) as error:
+        for i in range(3):
+            told = multihost.gather(f"indices {i}", f"host {multihost.index()}")
+        kept = len(multihost._service()[0].key_value_dir_get("bridge/gather/"))
+        print(multihost.count(), told, kept <= 2 * multihost.count())
+        if what == "apart":
+            multihost.gather("rewards" if multihost.first() else "what to save", "")
+        if what in ("stop", "interrupt") and multihost.first():
+            os.kill(os.getpid(), signal.SIGSTOP) if what == "stop" else interrupt.end_at_once("end")
+        if what == "fail" and not multihost.first():
+            raise ValueError("this host alone")
+        multihost.barrier("there")
+except (ValueError, RuntimeError) as error:
     print(f"{type(error).__name__}: {error}", flush=True)
-    os._exit(1)
+    os._exit(4 if isinstance(error, multihost.Lost) else 1)
 """
 
 
-def task(index: int, port: int, timeout_s: int, *argv: str) -> subprocess.Popen:
-    """One of two tasks of a job of Slurm's on this machine."""
-    slurm = dict(
-        SLURM_JOB_ID="7",
-        SLURM_STEP_NODELIST="127.0.0.1",
-        SLURM_NTASKS="2",
-        SLURM_PROCID=str(index),
-        SLURM_LOCALID="0",
-        JAX_COORDINATOR_PORT=str(port),
-    )
-    environment = {
+def child(what: str, environment: dict | None = None, **given) -> subprocess.Popen:
+    inherited = {
         key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "JAX_"))
     }
-    environment |= dict(PYTHONPATH=str(host_runs.ROOT), JAX_PLATFORMS="cpu", XLA_FLAGS="") | slurm
+    inherited |= dict(PYTHONPATH=str(host_runs.ROOT), JAX_PLATFORMS="cpu", XLA_FLAGS="")
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(timeout_s), *argv],
+        [sys.executable, "-c", CHILD, what, *(f"hosts__{k}={v}" for k, v in given.items())],
         cwd=host_runs.ROOT,
-        env=environment,
+        env=inherited | (environment or {}),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
 
 
+def slurm(index: int, port: int, count: str = "2") -> dict[str, str]:
+    """Variables of one of two tasks of a job on this machine."""
+    return dict(
+        SLURM_JOB_ID="7",
+        SLURM_STEP_NODELIST="127.0.0.1",
+        SLURM_NTASKS=count,
+        SLURM_PROCID=str(index),
+        SLURM_LOCALID="0",
+        JAX_COORDINATOR_PORT=str(port),
+    )
+
+
+def ends(children: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """(exit code, output, errors) of each."""
+    found = [one.communicate(timeout=120) for one in children]
+    return [(one.returncode, *texts) for one, texts in zip(children, found)]
+
+
 def test_two_tasks_of_slurm_join():
-    """And host 0 alone tells its notes; warnings come from all."""
+    """Host 0 alone tells its notes, warnings come from all; what was gathered does not stay in the service."""
     port = host_runs.free_port()
-    said = [one.communicate(timeout=250) for one in [task(0, port, 100), task(1, port, 100)]]
-    assert [out for out, _ in said] == ["2 ['host 0', 'host 1']\n"] * 2, said
-    assert ["INFO a note" in err for _, err in said] == [True, False]
-    assert ["WARNING a warning" in err for _, err in said] == [True, True]
+    found = ends([child("", slurm(i, port), coordinator="auto") for i in (0, 1)])
+    assert [end[:2] for end in found] == [(0, "2 ['host 0', 'host 1'] True\n")] * 2, found
+    assert ["INFO a note" in errors for _, _, errors in found] == [True, False]
+    assert ["WARNING a warning" in errors for _, _, errors in found] == [True, True]
 
 
-def test_who_does_not_come_is_named():
-    """By the roll-call; where jax's detection is not to be had, jax's own wait says less, and the stacks come first."""
-    ports = [host_runs.free_port() for _ in range(2)]
-    alone = [task(0, ports[0], 10), task(1, ports[1], 10, "undetected")]
-    (found, _), (undetected, stacks) = [one.communicate(timeout=250) for one in alone]
-    assert found == (
-        f"Lost: host 0 waited up to 10 s (hosts.timeout_s) at 127.0.0.1:{ports[0]}, and host 1 of 2 did not come; "
-        "see whether all tasks of the job run, and can reach that address\n"
+def test_who_waits_in_vain_is_told_what_to_check():
+    """Side by side: host 1 does not come, host 0 does not come, Slurm's variables cannot be read."""
+    port, alone = host_runs.free_port(), f"127.0.0.1:{host_runs.free_port()}"
+    zero, one, broken = ends(
+        [
+            child("", slurm(0, port), coordinator="auto", timeout_s=10),
+            child("", coordinator=alone, count=3, index=1, timeout_s=10),
+            child("", slurm(0, port, "two"), coordinator="auto", timeout_s=10),
+        ]
     )
-    assert undetected.startswith(
-        f"Lost: host 1 waited 10 s (hosts.timeout_s) at 127.0.0.1:{ports[1]}, and nobody listens there, "
-        "where host 0 should; see whether all tasks"
+    assert zero[:2] == (
+        4,
+        f"Lost: host 0 waited 10 s (hosts.timeout_s) at 127.0.0.1:{port} for all 2 hosts, and not all came "
+        "(host 0 listens there); see whether all tasks of the job run, and can reach that address\n",
     )
-    assert (
-        "the stacks of this host's threads stand above" in undetected
-        and "jax/_src/distributed.py" in stacks
+    assert one[:2] == (
+        4,
+        f"Lost: host 1 waited 10 s (hosts.timeout_s) at {alone} for all 3 hosts, and not all came (nobody listens "
+        "there); start all hosts, each with its own hosts.index and the same hosts.count, and can reach that address\n",
     )
+    assert broken[0] == 1 and "the hosts cannot find each other (invalid literal" in broken[1]
+    assert "set hosts.coordinator=HOST:PORT" in broken[1]
 
 
-def test_what_jax_finds(monkeypatch):
-    """Slurm's variables, JAX_COORDINATOR_ADDRESS before them; None outside of any cluster and for another jax."""
-    for key in [key for key in os.environ if key.startswith(("SLURM_", "JAX_COORDINATOR"))]:
-        monkeypatch.delenv(key)
-    assert rendezvous.cluster(10) is None
-    for key, value in dict(
-        JOB_ID="5", STEP_NODELIST="node[07-09,12]", NTASKS="4", PROCID="3", LOCALID="1"
-    ).items():
-        monkeypatch.setenv(f"SLURM_{key}", value)
-    assert rendezvous.cluster(10) == ("node07:61445", 4, 3)
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:1234")
-    assert rendezvous.cluster(10) == ("10.0.0.1:1234", 4, 3)
-    from jax._src import clusters
-
-    monkeypatch.setattr(
-        clusters.ClusterEnv, "auto_detect_unset_distributed_params", lambda: None
-    )  # takes other arguments
-    assert rendezvous.cluster(10) is None
-    monkeypatch.delattr(clusters, "ClusterEnv")
-    assert rendezvous.cluster(10) is None
+@pytest.mark.parametrize("what", ["apart", "fail"])
+def test_hosts_that_do_not_do_the_same_end(what):
+    """One saves while the other samples on; or one fails, and the other is told and waits no longer."""
+    address = f"127.0.0.1:{host_runs.free_port()}"
+    given = dict(coordinator=address, count=2, timeout_s=60)
+    zero, one = ends([child(what, index=i, **given) for i in (0, 1)])
+    if what == "apart":
+        assert "RuntimeError: the hosts diverged: here it is about 'rewards', elsewhere" in zero[1]
+        assert "RuntimeError: the hosts diverged: here it is about 'what to save'" in one[1]
+    else:
+        assert one[0] == 1 and "ValueError: this host alone" in one[1]
+        assert zero[0] == multihost.LOST and "stopped: this host alone\n" in zero[2]
 
 
-def test_what_is_found_wrongly(monkeypatch):
-    """A variable that cannot be read, no cluster at all, and a port that is taken: each with its way out."""
-    for key, value in dict(
-        JOB_ID="5", STEP_NODELIST="127.0.0.1", NTASKS="two", PROCID="0", LOCALID="0"
-    ).items():
-        monkeypatch.setenv(f"SLURM_{key}", value)
-    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
-    with pytest.raises(
-        ValueError, match="the hosts cannot find each other .invalid literal .*'two'"
-    ):
-        multihost.connect(multihost.Hosts("auto"))
-    monkeypatch.setattr(
-        rendezvous, "cluster", lambda seconds: None
-    )  # and jax's own attempt, which comes too late here, fails
-    with pytest.raises(
-        ValueError,
-        match="cannot find each other .jax.distributed.initialize.. must be .*hosts.coordinator=HOST",
-    ):
-        jax.devices(), multihost.connect(multihost.Hosts("auto"))
+def test_host_0_that_stops_or_goes_at_once_ends_the_others():
+    """It holds jax's coordination service: jax aborts them, with a message of its own."""
+    groups = {}
+    for what in ("stop", "interrupt"):
+        address = f"127.0.0.1:{host_runs.free_port()}"
+        given = dict(coordinator=address, count=2, timeout_s=20)
+        groups[what] = [child(what, index=i, **given) for i in (0, 1)]
+    for zero, one in groups.values():
+        text = one.communicate(timeout=60)[1]
+        zero.kill()
+        assert one.returncode == -signal.SIGABRT and "JAX distributed service" in text
+    assert [group[0].wait() for group in groups.values()] == [-signal.SIGKILL, 130]
+
+
+def test_a_port_that_is_taken():
+    """jax would crash, or end the run whose host 0 listens there."""
+    with socket.create_server(("", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ValueError, match="host 0 cannot listen there.*in use.*a free port"):
+            multihost.initialize(multihost.Hosts(address, 2, 0))
     assert not multihost.started()
-    monkeypatch.undo()
-    for key, value in dict(
-        JOB_ID="5", STEP_NODELIST="127.0.0.1", NTASKS="2", PROCID="0", LOCALID="0"
-    ).items():
-        monkeypatch.setenv(f"SLURM_{key}", value)
-    monkeypatch.setattr(rendezvous, "call", lambda *given: (_ for _ in ()).throw(OSError("in use")))
-    with pytest.raises(
-        ValueError,
-        match="127.0.0.1:61445'.*cannot listen there .in use.; set JAX_COORDINATOR_PORT, the same",
-    ):
-        multihost.connect(multihost.Hosts("auto"))
 
 
-@pytest.mark.parametrize(
-    "came, told",
-    [(True, "not all of the others came"), (False, "nobody listens there, where host 0")],
-)
-def test_jax_waits_in_vain(monkeypatch, capfd, came, told):
-    """After a roll-call to which all came."""
-    monkeypatch.setattr(rendezvous, "call", lambda *given: rendezvous.Found(()))
-    monkeypatch.setattr(
-        multihost.jax.distributed, "initialize", lambda *given, **waits: time.sleep(3)
-    )
-    monkeypatch.setattr(multihost.watching, "reachable", lambda address: came)
-    monkeypatch.setattr(multihost, "_started", False)
-    with pytest.raises(
-        multihost.Lost,
-        match=f"waited 0.5 s .hosts.timeout_s. .*, and {told}.*; start all hosts.*stand above",
-    ):
-        multihost.connect(multihost.Hosts("127.0.0.1:1234", 2, 1, 0.5))
-    assert "Current thread" in capfd.readouterr().err
+def test_what_is_private_in_jax_is_there():
+    """Should a version of jax lack it, multihost._service is the one place to change."""
+    assert multihost._service()[2:] == (0, 1)
+    from jax._src.lib import _jax
+
+    needed = {
+        "get_live_nodes",
+        "key_value_delete",
+        "key_value_dir_get",
+        "key_value_set",
+        "wait_at_barrier",
+    }
+    assert needed <= set(dir(_jax.DistributedRuntimeClient))
+    assert jax.config.jax_enable_recoverability is False
+    assert jax.config.jax_enable_preemption_service is True

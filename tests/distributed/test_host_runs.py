@@ -1,0 +1,82 @@
+"""Real processes over loopback train what one process trains."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge_jax.rundir import logbook
+from tests import tiny_runs
+from tests.distributed import host_runs
+from tests.distributed.compare_runs import MAXIMISED, assert_same, samples
+from tests.tiny_runs import STEPS
+
+# times are for a machine that has other work, too
+pytestmark = pytest.mark.timeout(1800)
+
+
+def test_two_processes_train_like_one(tmp_path, compiled):
+    """BRIDGE, with evaluations and checkpoints; the first step, before any update, is the same to the last bit."""
+    runs = {n: host_runs.start(tmp_path / str(n), n, compiled, method="bridge") for n in (1, 2)}
+    for count, processes in runs.items():
+        assert host_runs.finish(processes) == [0] * count, tmp_path
+    assert_same(tmp_path / "2", tmp_path / "1", "bridge")
+    first = [
+        (tmp_path / count / "run" / "rollouts" / "step_000001.jsonl").read_text() for count in "12"
+    ]
+    assert first[0] == first[1]
+    lines = logbook.read(str(tmp_path / "2" / "run"))
+    assert any(
+        0 < line["reward/mean"] < 1 for line in lines[1:]
+    )  # or equal rewards would say nothing
+    assert "steps 1 to 5" in host_runs.output(
+        tmp_path / "2", 0
+    ) and "steps" not in host_runs.output(tmp_path / "2", 1)
+    for step in (2, STEPS):  # each has written what its own devices hold
+        state = tmp_path / "2" / "run" / "checkpoints" / f"step_{step:06d}" / "state"
+        written = [
+            sum(path.stat().st_size for path in (state / f"ocdbt.process_{i}" / "d").iterdir())
+            for i in (0, 1)
+        ]
+        assert min(written) > sum(written) / 4, written
+
+
+@pytest.mark.parametrize(
+    "differ, told",
+    [
+        (
+            dict(optim__base__learning_rate=0.5),
+            "config.optim.base.learning_rate is 0.5, elsewhere 0.01",
+        ),
+        (dict(stop_at=2), "stop_at is 2, elsewhere null"),
+    ],
+)
+def test_different_configs_are_refused(tmp_path, compiled, differ, told):
+    codes = host_runs.run(tmp_path, 2, compiled, differ={1: differ})
+    assert codes == [2, 2]
+    for index in range(2):
+        said = host_runs.output(tmp_path, index)
+        assert "error: the hosts are not alike" in said and told in said and "  host 1 (" in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dapo", "luffy"])
+def test_methods_that_ask_again_and_pair(tmp_path, compiled, method):
+    """Further rounds by rewards, paired rows, cooperation and sampled evaluation: the same from two processes as from one."""
+    given = dict(method=method, steps=2, eval__samples=1, eval__cooperation=True)
+    runs = {
+        count: host_runs.start(tmp_path / str(count), count, compiled, **given) for count in (1, 2)
+    }
+    for count, processes in runs.items():
+        assert host_runs.finish(processes) == [0] * count
+    for step in (1, 2):
+        assert samples(tmp_path / "1", step) == samples(tmp_path / "2", step)
+    for a, b in zip(
+        tiny_runs.lines(tmp_path / "1" / "run"),
+        tiny_runs.lines(tmp_path / "2" / "run"),
+        strict=True,
+    ):
+        assert a.keys() == b.keys()
+        for key in a:
+            if key.startswith((*MAXIMISED, "reward/", "coop/expert_logp")):
+                assert a[key] == pytest.approx(b[key], abs=1e-6, rel=0), (a["step"], key)
