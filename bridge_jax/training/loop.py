@@ -12,6 +12,7 @@ so that a run that is killed and resumed continues bit for bit.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import time
@@ -135,6 +136,18 @@ def check_grader(metrics: dict[str, float], step: int, limit: float) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The arguments of `train`."""
+
+    config: ConfigDict
+    workdir: str
+    stop_at: int | None = None
+    force_config: bool = False
+    defaults: ConfigDict | None = None
+    devices: Any = None
+
+
 def train(
     config: ConfigDict,
     workdir: str,
@@ -147,6 +160,7 @@ def train(
 
     Returns the last line of metrics, with "stopped" true if a signal ended the run early.
     """
+    request = Request(config, workdir, stop_at, force_config, defaults, devices)
     with Interrupt() as interrupt:
         try:
             with (
@@ -154,17 +168,7 @@ def train(
                 grader(config) as pool,
                 contextlib.ExitStack() as resources,
             ):
-                return train_with(
-                    pool,
-                    resources,
-                    config,
-                    workdir,
-                    stop_at,
-                    force_config,
-                    defaults,
-                    devices,
-                    interrupt,
-                )
+                return train_with(request, pool, resources, interrupt)
         except Stopped:
             multihost.print_on_main(
                 "stopped by a signal before a step was begun; nothing is lost, the same command "
@@ -185,39 +189,66 @@ def grader(config: ConfigDict) -> Iterator[Pool | None]:
 
 
 def train_with(
+    request: Request,
     pool: Pool | None,
     resources: contextlib.ExitStack,
-    config: ConfigDict,
-    workdir: str,
-    stop_at: int | None,
-    force_config: bool,
-    defaults: ConfigDict | None,
-    devices,
     interrupt: Interrupt,
 ) -> dict[str, Any]:
     """`train` with its pool; resources: holds the locks of the run directory until the end."""
     if multihost.count() > 1:
-        consistency.check("configs, code and versions", consistency.identity(config))
+        identity = consistency.identity(request.config)
+        consistency.check("configs, code and versions", identity)
     with multihost.watchdog("the devices of all hosts"):
         # the hosts exchange their lists of devices
         platforms.devices()
-    setup, data = build.build(config, devices)
-    s, changes = setup.settings, schema.diff(config, defaults) if defaults else {}
+    setup, data = build.build(request.config, request.devices)
     fingerprints = build.fingerprints(data)
+    check_hosts(request, setup, fingerprints)
+    record = open_run_directory(request, fingerprints, resources)
+    write_overviews(request, setup, data)
+    end = min(setup.settings.steps, request.stop_at or setup.settings.steps)
+    last = multihost.broadcast_from_main(
+        "whether anything is left to do",
+        lambda: None if request.force_config else finished.last_line(request.workdir, end),
+    )
+    if last is None:
+        last = resume(setup, data, pool, request.workdir, end, interrupt, record)
+        if multihost.first() and not last["stopped"]:
+            # only after the last checkpoint is complete
+            finished.write(request.workdir, last["step"])
+        return last
+    print_summary(setup, data, last, end)
+    if multihost.first():
+        logbook.warn_of_flaws(request.workdir, last["step"])
+    return {"stopped": False} | last
+
+
+def check_hosts(request: Request, setup: Setup, fingerprints: dict) -> None:
+    """ValueError on every host unless all have the same data, model files and run directory."""
+    path = setup.settings.model.path
+    # each host has its own copy of a model from the hub
     model_files = (
-        consistency.model_files(str(hf_folder.locate(s.model.path)))
-        if s.model.path and multihost.count() > 1
+        consistency.model_files(str(hf_folder.locate(path)))
+        if path and multihost.count() > 1
         else {}
     )
-    # each host has its own copy of a model from the hub
     consistency.check(
         "data and devices",
-        {"devices of a host": len(jax.local_devices()), "stop_at": stop_at}
+        {"devices of a host": len(jax.local_devices()), "stop_at": request.stop_at}
         | schema.flatten({"facts": fingerprints})
         | {f"model file {name}": digest for name, digest in model_files.items()},
     )
-    consistency.check_shared(workdir)
-    default_config = schema.to_json(defaults) if defaults else None
+    consistency.check_shared(request.workdir)
+
+
+def open_run_directory(
+    request: Request, fingerprints: dict, resources: contextlib.ExitStack
+) -> dict:
+    """Locks the run directory for this run and checks what is in it; returns the record to write.
+
+    ValueError where another run owns it, or where it belongs to another config or other data.
+    """
+    workdir, defaults = request.workdir, request.defaults
     multihost.broadcast_from_main(
         "who writes the run directory", lambda: resources.enter_context(lock.run_lock(workdir))
     )
@@ -227,43 +258,32 @@ def train_with(
         "the run directory",
         lambda: run_config.check_run(
             workdir,
-            schema.to_json(config),
-            changes,
-            force_config,
+            schema.to_json(request.config),
+            schema.diff(request.config, defaults) if defaults else {},
+            request.force_config,
             CHANGEABLE_KEYS,
             fingerprints,
-            default_config,
+            schema.to_json(defaults) if defaults else None,
         ),
     )
     multihost.broadcast_from_main(
-        "unfinished checkpoints",
-        lambda: checkpoint.remove_unfinished(workdir),
-        io_grace=True,
+        "unfinished checkpoints", lambda: checkpoint.remove_unfinished(workdir)
     )
-    if changes:
-        multihost.print_on_main(f"{schema.format_diff(changes)}\nall keys: {workdir}/config.json")
-    seen = {problem.id: problem for problem in (*data.task.train, *data.task.demos)}.values()
-    overlap = contamination.overlap_report(tuple(seen), data.task.splits)
+    return record
+
+
+def write_overviews(request: Request, setup: Setup, data: RunData) -> None:
+    """Prints what differs from the defaults and how the data overlap, and keeps it in the run."""
+    if changes := schema.diff(request.config, request.defaults) if request.defaults else {}:
+        keys = f"{request.workdir}/config.json"
+        multihost.print_on_main(f"{schema.format_diff(changes)}\nall keys: {keys}")
+    problems = {problem.id: problem for problem in (*data.task.train, *data.task.demos)}
+    overlap = contamination.overlap_report(tuple(problems.values()), data.task.splits)
     multihost.print_on_main(overlap)
-    for name, text in (
-        (("batch.txt", s.batch.format()), ("overlap.txt", overlap)) if multihost.first() else ()
-    ):
-        files.replace(os.path.join(workdir, name), text + "\n")
-    end = min(s.steps, stop_at or s.steps)
-    last = multihost.broadcast_from_main(
-        "whether anything is left to do",
-        lambda: None if force_config else finished.last_line(workdir, end),
-    )
-    if last is None:
-        last = resume(setup, data, pool, workdir, end, interrupt, record)
-        if multihost.first() and not last["stopped"]:
-            # only after the last checkpoint is complete
-            finished.write(workdir, last["step"])
-        return last
-    print_summary(setup, data, last, end)
     if multihost.first():
-        logbook.warn_of_flaws(workdir, last["step"])
-    return {"stopped": False} | last
+        batch = setup.settings.batch.format()
+        for name, text in (("batch.txt", batch), ("overlap.txt", overlap)):
+            files.replace(os.path.join(request.workdir, name), text + "\n")
 
 
 def resume(

@@ -12,7 +12,7 @@ import types
 import pytest
 
 from bridge_jax.distributed import multihost
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import lock
 from tests.distributed import host_runs
 from tests.distributed.compare_runs import assert_same
 from tests.filesystem import full_disk
@@ -64,7 +64,7 @@ def chain(tmp_path_factory, compiled):
     go("signal", 4, at={1: ["terminate", 1]})
     left = workdir / "run" / "checkpoints" / "step_000004.orbax-checkpoint-tmp" / "state"
     left.mkdir(parents=True)
-    with logbook.attended(str(workdir / "run")):
+    with lock.shared_run_lock(str(workdir / "run")):
         go("attended", 2)
     go("kill 1", 2, at={1: ["die", 3]})
     go("kill 1 in a save", 2, at={1: ["die", 4, "save"]})
