@@ -40,6 +40,14 @@ def test_two_processes_train_like_one(tmp_path, compiled):
         assert min(written) > sum(written) / 4, written
 
 
+@pytest.mark.slow
+def test_four_processes_train_like_one(tmp_path, compiled):
+    runs = {n: host_runs.start(tmp_path / str(n), n, compiled) for n in (1, 4)}
+    for count, processes in runs.items():
+        assert host_runs.finish(processes) == [0] * count, tmp_path
+    assert_same(tmp_path / "4", tmp_path / "1")
+
+
 @pytest.mark.parametrize(
     "differ, told",
     [

@@ -444,7 +444,8 @@ TWO = """
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
+    from bridge_jax.distributed import multihost
+    multihost.initialize(multihost.Hosts(sys.argv[2], 2, int(sys.argv[3])))
     from bridge_jax.rundir.checkpoint import Checkpoints
 
     sharding = NamedSharding(jax.make_mesh((2,), ("data",)), PartitionSpec("data"))
@@ -466,6 +467,7 @@ TWO = """
         assert all(np.array_equal(shard.data, want[shard.index]) for shard in got["x"].addressable_shards)
         assert "now damaged_step_000002)" in meta["restore_warning"] and checkpoints.save(2, got, {})
         print("restored", meta["step"], checkpoints.steps())
+    multihost._peers.leave()
 """
 
 
