@@ -9,7 +9,7 @@ import jax
 
 
 def compiler_options(emitters: bool = False) -> dict[str, Any]:
-    """Cheaper code generation on a CPU; {} on other devices. Options that XLA_FLAGS sets stay as they are.
+    """Cheaper code generation on a CPU, {} on other devices; options set by XLA_FLAGS stay.
 
     Compiling an update this way takes about a third of the time, and the update is as fast.
     emitters: use XLA's newer emitters for everything that is no matmul. Samplers run faster with

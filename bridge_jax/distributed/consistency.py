@@ -1,4 +1,7 @@
-"""What must be the same on all hosts before they train together; whoever differs is named, with the key or file."""
+"""What must be equal on all hosts before they train together; a host that differs is named.
+
+A pod that starts with two versions is worse than one that does not start.
+"""
 
 from __future__ import annotations
 
@@ -137,6 +140,6 @@ def check_shared(folder: str) -> None:
         os.unlink(path)
     if blind := [multihost.name(i) for i, found in enumerate(seen) if not found]:
         raise ValueError(
-            f"--workdir={folder!r} is not one directory: {', '.join(blind)} do not see what host 0 writes there. "
-            "Give all hosts the same --workdir on a file system that they share"
+            f"--workdir={folder!r} is not one directory: {', '.join(blind)} do not see what host 0 "
+            "writes there. Give all hosts the same --workdir on a file system that they share"
         )

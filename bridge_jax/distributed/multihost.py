@@ -1,10 +1,10 @@
 """Several processes, one run: how they find each other, agree, and share work on the host side.
 
-Every host holds the same prompts, samples and rewards, so that it decides the same from them; devices
-hold each its own rows. What hosts cannot know of each other (a signal, outcomes of samples that
-another one graded) goes through the key-value store of jax's coordination service, since a gather of
-`jax.experimental.multihost_utils` queues behind the devices' work: measured in docs/launch.md.
-With one process every function here is the identity, at no cost. No wait is for ever: watchdog.py.
+Every host holds the same prompts, samples and rewards, and so decides the same from them; each
+device holds its own rows. What hosts cannot know of each other (a signal, outcomes of samples that
+another one graded) goes through the key-value store of jax's coordination service, since a gather
+of `jax.experimental.multihost_utils` queues behind the devices' work: measured in docs/launch.md.
+With one process every function here is the identity, at no cost. watchdog.py limits each wait.
 Left out: meshes and layouts (sharding.py), what must be the same on all hosts (consistency.py).
 """
 
@@ -43,7 +43,7 @@ START_AUTO = "see whether all tasks of the job run"
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """How the processes find each other; what stands at its default may come from VARIABLES."""
+    """How the processes find each other; keys at their defaults may come from VARIABLES."""
 
     # "": one process; "auto": as TPU pods, GKE and Slurm tell; "host:port", at which host 0 listens
     coordinator: str = ""
@@ -77,20 +77,23 @@ def read(given: Hosts, environment: Mapping[str, str]) -> Hosts:
     if h.coordinator in ("", "auto"):
         if (h.count, h.index) != (0, -1) and (h.coordinator, h.count) != ("", 1):
             raise ValueError(
-                f"hosts.coordinator={h.coordinator!r}, hosts.count={h.count}, hosts.index={h.index}; "
-                "allowed: count and index beside hosts.coordinator=HOST:PORT alone, where host 0 listens"
+                f"hosts.coordinator={h.coordinator!r}, hosts.count={h.count}, "
+                f"hosts.index={h.index}; allowed: count and index only together with "
+                "hosts.coordinator=HOST:PORT, at which host 0 listens"
             )
         return h
     address = re.fullmatch(r"(\[[\da-fA-F:]+\]|[\w.-]+):(\d{1,5})", h.coordinator)
     if not address or not 1 <= int(address[2]) <= 65535:
         raise ValueError(
-            f"hosts.coordinator={h.coordinator!r}; allowed: '' (one process), 'auto' (TPU pod, GKE, Slurm), or "
-            "HOST:PORT at which host 0 shall listen, PORT from 1 to 65535, such as 10.0.0.1:1234"
+            f"hosts.coordinator={h.coordinator!r}; allowed: '' (one process), 'auto' (TPU pod, GKE, "
+            "Slurm), or HOST:PORT at which host 0 shall listen, PORT from 1 to 65535, such as "
+            "10.0.0.1:1234"
         )
     if h.count < 1 or not 0 <= h.index < h.count:
         raise ValueError(
-            f"hosts.count={h.count}, hosts.index={h.index}; allowed: a count of at least 1, and for each process an "
-            f"index of its own, 0 to count - 1. Set --config.hosts.index or the variable {VARIABLES['index']}"
+            f"hosts.count={h.count}, hosts.index={h.index}; allowed: a count of at least 1, and for "
+            "each process an index of its own, 0 to count - 1. Set --config.hosts.index or the "
+            f"variable {VARIABLES['index']}"
         )
     return h if h.count > 1 else dataclasses.replace(h, coordinator="")
 
@@ -167,15 +170,17 @@ def initialize(h: Hosts) -> int:
         _started = jax.distributed.is_initialized()
         reason = " ".join(str(errors[0]).split())[:400]
         raise ValueError(
-            f"hosts.coordinator={h.coordinator!r}: the hosts cannot find each other ({reason}). If this is no "
-            "cluster that jax knows, set hosts.coordinator=HOST:PORT, hosts.count and hosts.index"
+            f"hosts.coordinator={h.coordinator!r}: the hosts cannot find each other ({reason}). If "
+            "jax does not know this kind of cluster, set hosts.coordinator=HOST:PORT, hosts.count "
+            "and hosts.index"
         ) from errors[0]
     client, address, _index, count = _service()
     if thread.is_alive():
         there = "host 0 listens there" if _listens(address) else "nobody listens there"
         raise Lost(
-            f"host {_index} waited {h.timeout_s} s (hosts.timeout_s) at {address} for all {count} hosts, and not all "
-            f"came ({there}); {START_AUTO if auto else START_ALL}, and can reach that address"
+            f"host {_index} waited {h.timeout_s} s (hosts.timeout_s) at {address} for all {count} "
+            f"hosts, and not all came ({there}); {START_AUTO if auto else START_ALL}, and can reach "
+            "that address"
         )
     if count > 1:
         _peers = Peers(client, _index, count, h.timeout_s)
@@ -198,8 +203,8 @@ def _check_port(h: Hosts) -> None:
         socket.create_server(("", int(h.coordinator.rpartition(":")[2]))).close()
     except OSError as error:
         raise ValueError(
-            f"hosts.coordinator={h.coordinator!r}: host 0 cannot listen there ({error}); give an address of this "
-            "machine and a free port"
+            f"hosts.coordinator={h.coordinator!r}: host 0 cannot listen there ({error}); give an "
+            "address of this machine and a free port"
         ) from error
 
 
@@ -244,7 +249,7 @@ def print_on_main(text: str) -> None:
 
 
 def announce_end(text: str) -> None:
-    """Tell the others why this host ends, before it ends of itself; they follow with exit code LOST."""
+    """Tell the others why this host ends of itself; they follow with exit code LOST."""
     if _peers:
         _peers.announce(LOST, text)
         if not first():  # the others hear of it at once; with host 0 the service ends
@@ -315,7 +320,7 @@ def any_process(label: str, mine: bool, io_grace: bool = False) -> bool:
 
 
 def process_slice(rows: int) -> slice:
-    """The part of so many rows that this host works on; the parts in the hosts' order are the whole."""
+    """The part of `rows` rows that this host works on; in the hosts' order they make the whole."""
     if not _peers:
         return slice(rows)
     return slice(rows * index() // count(), rows * (index() + 1) // count())

@@ -1,7 +1,7 @@
-"""The devices of this machine, or one line that says which platform was asked for, which are here, and the way out.
+"""The devices of this machine, or an error that names the platforms that can be started.
 
-jax itself ends in an AssertionError, or a RuntimeError of its backends, where JAX_PLATFORMS names a platform that it cannot
-start. So whatever is the first to look at devices asks here.
+Where JAX_PLATFORMS names a platform that jax cannot start, jax raises an AssertionError or a
+RuntimeError of its backends. So whatever looks at devices first calls `devices` here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SECONDS = 60.0  # for a look at which platforms there are
 
 
 def devices() -> list:
-    """jax.devices(), all of all processes; ValueError where the platform that was asked for cannot be started."""
+    """jax.devices() of all processes; ValueError where the wanted platform cannot be started."""
     try:
         return jax.devices()
     except (AssertionError, RuntimeError) as error:
@@ -35,15 +35,18 @@ def missing(error: Exception) -> str:
     here = startable()
     return (
         f"{asked or 'JAX_PLATFORMS is not set'}: jax cannot start the devices"
-        f"{f' ({reason})' if reason else ', there is no plugin for them'}. Platforms that can be started here: "
-        f"{', '.join(here) or 'none'}. "
+        f"{f' ({reason})' if reason else ', there is no plugin for them'}. Platforms that can be "
+        f"started here: {', '.join(here) or 'none'}. "
         f"Set JAX_PLATFORMS={here[0] if here else 'cpu'}, or unset it, or install what is missing: "
         'pip install "jax[cuda13]" for NVIDIA GPUs, "jax[tpu]" for TPUs'
     )
 
 
 def startable() -> list[str]:
-    """Names of the platforms that jax can start here, in a process of its own: this one may be bound to others already."""
+    """Names of the platforms that jax can start here.
+
+    Found in a process of its own, since this one may be bound to a platform already.
+    """
     code = "import jax.extend.backend as backend; print(*backend.backends())"
     ignored = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
     environment = {key: value for key, value in os.environ.items() if key not in ignored}

@@ -1,10 +1,12 @@
 """The device mesh and the one table from logical axes to mesh axes.
 
-Rows are spread over data and fsdp, parameters and their optimizer moments over fsdp (width) and tensor (heads, mlp,
-vocabulary). A dimension that its mesh axes do not divide stays whole: a vocabulary, kv heads that devices share, the adapter's
-rank; a run whose width, heads, mlp or rows do not divide is refused before it begins (setup.check_mesh).
-Decoding has a mesh of its own over the same devices: weights are gathered once for a rollout instead of once for a token, so
-that nothing is spread over fsdp; heads lie over decode_tensor devices, rows over the others. Arrays across processes: multihost.py.
+Rows are sharded over data and fsdp; parameters and their optimizer moments over fsdp (width) and
+tensor (heads, mlp, vocabulary). A dimension that its mesh axes do not divide is replicated: a
+vocabulary, kv heads that devices share, the adapter's rank. A run whose width, heads, mlp or rows
+do not divide is refused before it begins. Decoding has a mesh of its own over the same devices:
+weights are gathered once for a rollout instead of once for a token, so nothing is sharded over
+fsdp; heads are sharded over decode_tensor devices, rows over the others. Arrays across processes:
+multihost.py.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class MeshConfig:
 
 
 def sizes_of(cfg: MeshConfig, devices: int) -> dict[str, int]:
-    """Devices along each axis, -1 filled in; ValueError, with the nearest sizes that do, when they do not take all devices."""
+    """Devices along each axis, -1 filled in; ValueError unless they take all devices."""
     given = {axis: getattr(cfg, axis) for axis in AXES}
     sizes = list(given.values())
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
@@ -89,7 +91,10 @@ def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
 
 
 def make_decode_mesh(cfg: MeshConfig, devices=None) -> Mesh:
-    """The mesh of sampling and evaluation over the same devices in the same order; ValueError where heads cannot lie so."""
+    """The mesh of sampling and evaluation, over the same devices in the same order.
+
+    ValueError where the heads cannot be sharded over so many devices.
+    """
     devices = platforms.devices() if devices is None else devices
     tensor = cfg.decode_tensor or sizes_of(cfg, len(devices))["tensor"]
     if tensor < 1 or len(devices) % tensor:
@@ -114,12 +119,15 @@ def multiples(number: int, unit: int) -> str:
 
 
 def heads_fit(tensor: int, heads: int, kv_heads: int) -> bool:
-    """Whether `tensor` devices can share the heads evenly: whole kv heads on each, or each on as many devices."""
+    """Whether `tensor` devices can share the heads evenly.
+
+    Each device has whole kv heads, or each kv head is on the same number of devices.
+    """
     return heads % tensor == 0 and (kv_heads % tensor == 0 or tensor % kv_heads == 0)
 
 
 def kv_copies(tensor: int, kv_heads: int) -> int:
-    """How often a kv head is held where `tensor` devices share the heads: once for each device that attends with it."""
+    """On how many of the `tensor` devices that share the heads each kv head is held."""
     return max(1, tensor // kv_heads)
 
 
@@ -172,7 +180,7 @@ def of_axes(
 
 
 def of_tree(mesh: Mesh, axes: Tree, abstract: Tree) -> Tree:
-    """Shardings of a tree of arrays whose logical axes stand in a tree of tuples of the same shape."""
+    """Shardings of a tree of arrays; their logical axes are a tree of tuples of the same shape."""
     return jax.tree.map(lambda leaf, names: of_axes(mesh, names, leaf.shape), abstract, axes)
 
 
@@ -193,7 +201,7 @@ def of_state(
     sides = dict(matrices)
 
     def names_of(part: str, keys: list[str]) -> tuple[str, ...]:
-        """Logical axes of the parameter under these keys, or of the means that are kept of its squares."""
+        """Logical axes of the parameter under these keys, or of its factored second moments."""
         names, owner = axes[part], "w" if part == "w" else "theta"
         for i, key in enumerate(keys):
             if isinstance(names, tuple):

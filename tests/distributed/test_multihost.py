@@ -69,7 +69,7 @@ def test_config_and_environment(given, environment, found):
         (
             dict(index=1),
             {},
-            "hosts.index=1; allowed: count and index beside hosts.coordinator=HOST:PORT",
+            "hosts.index=1; allowed: count and index only together with hosts.coordinator=HOST:PORT",
         ),
         (dict(coordinator="auto", count=4), {}, "hosts.count=4"),
         (
