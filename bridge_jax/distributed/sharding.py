@@ -36,14 +36,13 @@ ROWS = PartitionSpec(("data", "fsdp"))  # of a batch
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis; one of data, fsdp and tensor may be -1: all that the others leave."""
+    """Devices along each axis; one of data, fsdp and tensor may be -1: all that remain."""
 
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
-    decode_tensor: int = (
-        0  # devices that share the heads of the sampler's weights and cache; 0: as tensor
-    )
+    # devices that share the heads of the sampler's weights and cache; 0: as tensor
+    decode_tensor: int = 0
 
 
 def sizes_of(cfg: MeshConfig, devices: int) -> dict[str, int]:
@@ -55,9 +54,9 @@ def sizes_of(cfg: MeshConfig, devices: int) -> dict[str, int]:
     known, rest = math.prod(size for size in sizes if size != -1), -1 in sizes
     if devices % known or not rest and known != devices:
         raise ValueError(
-            f"mesh {given} takes {'a multiple of ' * rest}{known} devices, there are {devices}; nearest that takes "
-            f"all: {_nearest_sizes(given, devices)}. Allowed for each: {', '.join(map(str, divisors(devices)))}, or "
-            "-1 for one of them: what the others leave"
+            f"mesh {given} takes {'a multiple of ' * rest}{known} devices, there are {devices}; "
+            f"nearest that takes all: {_nearest_sizes(given, devices)}. Allowed for each: "
+            f"{', '.join(map(str, divisors(devices)))}, or -1 for one of them: all that remain"
         )
     return {axis: devices // known if size == -1 else size for axis, size in given.items()}
 
@@ -67,9 +66,9 @@ def _nearest_sizes(
     devices: int,
     fits: Callable[[int, int], bool] = lambda fsdp, tensor: True,
 ) -> dict:
-    """Of all sizes that take all devices, and fit, those that are away from the given ones by the smallest factor; -1 stays.
+    """The sizes that take all devices, and fit, with the smallest factor to the given ones.
 
-    Of several the one with the least tensor: it must divide the heads too.
+    A given -1 stays. Of several the one with the least tensor, which must divide the heads too.
     """
     sizes = [
         (a, b, devices // a // b)
@@ -101,8 +100,8 @@ def make_decode_mesh(cfg: MeshConfig, devices=None) -> Mesh:
         allowed = divisors(len(devices))
         nearest = min(allowed, key=lambda n: abs(n - tensor))
         raise ValueError(
-            f"mesh.decode_tensor={tensor} does not divide the {len(devices)} devices; nearest that does: {nearest}. "
-            f"Allowed: {', '.join(map(str, allowed))}, or 0: as mesh.tensor"
+            f"mesh.decode_tensor={tensor} does not divide the {len(devices)} devices; nearest that "
+            f"does: {nearest}. Allowed: {', '.join(map(str, allowed))}, or 0: as mesh.tensor"
         )
     return make_mesh(MeshConfig(data=len(devices) // tensor, fsdp=1, tensor=tensor), devices)
 
@@ -132,29 +131,35 @@ def kv_copies(tensor: int, kv_heads: int) -> int:
 
 
 def check_heads(key: str, tensor: int, heads: int, kv_heads: int, devices: int = 0) -> None:
-    """ValueError, with the nearest of all numbers that so many devices allow (0: as many as you like), unless heads_fit."""
+    """ValueError, with the nearest allowed number, unless heads_fit.
+
+    devices: only its divisors are allowed; 0: any number.
+    """
     if not heads_fit(tensor, heads, kv_heads):
         allowed = [n for n in divisors(math.gcd(heads, devices)) if heads_fit(n, heads, kv_heads)]
         nearest = min(allowed, key=lambda n: abs(n - tensor))
         raise ValueError(
-            f"{key}={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; nearest that does: "
-            f"{nearest}. Allowed{f' on {devices} devices' * bool(devices)}: {', '.join(map(str, allowed))}"
+            f"{key}={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads; "
+            f"nearest that does: {nearest}. Allowed{f' on {devices} devices' * bool(devices)}: "
+            f"{', '.join(map(str, allowed))}"
         )
 
 
 def check_model(mesh: Mesh, width: int, heads: int, kv_heads: int, mlp: int) -> None:
-    """ValueError, with the nearest sizes that do, unless fsdp divides the width and tensor heads and mlp: the weights and their
-    moments would be whole where they should be spread."""
+    """ValueError, with the nearest sizes, unless fsdp divides the width and tensor heads and mlp.
+
+    Otherwise weights and their moments would be replicated where they should be sharded.
+    """
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
     fit = {
-        f"mesh.fsdp={fsdp} does not divide the model's width {width}": lambda fsdp, tensor: (
-            width % fsdp == 0
+        f"mesh.fsdp={fsdp} does not divide the model's width {width}": (
+            lambda fsdp, tensor: width % fsdp == 0
         ),
-        f"mesh.tensor={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads": lambda fsdp, tensor: (
-            heads_fit(tensor, heads, kv_heads)
+        f"mesh.tensor={tensor} does not divide the model's {heads} heads and {kv_heads} kv heads": (
+            lambda fsdp, tensor: heads_fit(tensor, heads, kv_heads)
         ),
-        f"mesh.tensor={tensor} does not divide the model's mlp width {mlp}": lambda fsdp, tensor: (
-            mlp % tensor == 0
+        f"mesh.tensor={tensor} does not divide the model's mlp width {mlp}": (
+            lambda fsdp, tensor: mlp % tensor == 0
         ),
     }
     if wrong := [what for what, fits in fit.items() if not fits(fsdp, tensor)]:
@@ -192,10 +197,11 @@ def of_state(
     on_host: tuple[str, ...] = (),
     matrices: tuple = (),
 ) -> Tree:
-    """Shardings of a whole training state: every leaf under theta, theta_hat, w or ref is laid out as that parameter.
+    """Shardings of a whole training state: theta, theta_hat, w and ref as the parameters.
 
-    Optimizer moments are found by the same path; scalars, such as counts, are whole on every device. What is under a name of
-    `on_host` lies in the host's memory, next to the device that it belongs to. matrices: of optim.Recipes, for factored moments.
+    Optimizer moments are found by the same path; scalars, such as counts, are replicated. on_host:
+    parts whose leaves are kept in the host's memory, next to their device. matrices: those of
+    optim.Recipes, for factored moments.
     """
     axes = {"theta": theta_axes, "theta_hat": theta_axes, "ref": theta_axes, "w": w_axes}
     sides = dict(matrices)
@@ -224,7 +230,7 @@ def of_state(
 
 
 def of_cache(mesh: Mesh, cache: Tree) -> Tree:
-    """Shardings of a cache, [L, rows, K, positions and H] each: rows over data and fsdp, kv heads over tensor."""
+    """Shardings of a cache of [L, rows, K, ...]: rows over data and fsdp, kv heads over tensor."""
     rows, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
 
     def of_leaf(leaf):
@@ -248,13 +254,16 @@ def constrain_cache(mesh: Mesh, cache: Tree) -> Tree:
 
 
 def of_means(axes: tuple[str, ...], matrix: Matrix, kept: str) -> tuple[str, ...]:
-    """Logical axes of a factored second moment: of its matrix without the columns ("row"), or without the rows ("col")."""
+    """Logical axes of a factored second moment: the matrix's without its columns or its rows.
+
+    kept: "row" or "col", the side that the moment has.
+    """
     gone = matrix.columns if kept == "row" else matrix.rows
     return tuple(name for axis, name in enumerate(axes) if axis not in gone)
 
 
 def of_rows(mesh: Mesh, batch: Tree) -> Tree:
-    """Shardings of a batch: the leading axis over data and fsdp where they divide it, scalars whole."""
+    """Shardings of a batch: the leading axis over data and fsdp where they divide it."""
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     spread = lambda leaf: (
         ROWS if np.ndim(leaf) and np.shape(leaf)[0] % devices == 0 else PartitionSpec()

@@ -40,7 +40,7 @@ def test_eight_devices():
     ],
 )
 def test_mesh_sizes(given, expected):
-    """-1 takes what the others leave."""
+    """-1 takes all devices that remain."""
     mesh = mesh_of(**given)
     assert tuple(mesh.shape[axis] for axis in ("data", "fsdp", "tensor")) == expected
 
