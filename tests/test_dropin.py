@@ -35,6 +35,7 @@ ENUMERATING = (
     "tests/methods/test_conformance.py",
     "tests/models/test_families.py",
     "tests/models/test_params.py",
+    "tests/optim/test_moments.py",
     "tests/optim/test_recipes.py",
     "tests/planner/test_phases.py",
     "tests/tasks/test_benchmarks.py",
