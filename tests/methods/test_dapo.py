@@ -16,7 +16,7 @@ from bridge_jax.training.rollouts import Rows, StepSampler, with_noise
 from bridge_jax.types import Rollouts, Sequences
 from configs import ladder
 from tests import tiny_runs, toys
-from tests.methods.test_baselines import A, G_of, batch, e
+from tests.methods.by_hand import A, G_of, batch, e
 
 
 def test_penalty_by_hand():

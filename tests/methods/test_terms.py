@@ -16,7 +16,7 @@ from bridge_jax import methods
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, Params, Rollouts
 from tests import toys
-from tests.methods.test_baselines import rows
+from tests.methods.by_hand import rows
 
 TEMPERATURE, KL = 0.7, 0.3
 STILL = Recipe(learning_rate=0.0, eps=1e5, clip_norm=0.0)
