@@ -117,5 +117,6 @@ def test_factored_moments_where_squares_are_none(shape, matrix):
 
 
 def test_unknown_moments_are_refused():
+    """Another kind of moments is refused with the kinds that are allowed."""
     with pytest.raises(ValueError, match="moments='float16'; allowed: float32, bfloat16, factored"):
         optim.adamw(Recipe(moments="float16"))

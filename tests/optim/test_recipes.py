@@ -45,6 +45,7 @@ def test_learning_rate_by_hand():
     ],
 )
 def test_rates_that_could_never_leave_their_start(fields, message):
+    """A schedule that is unknown, or under which the rate never changes, is refused."""
     with pytest.raises(ValueError, match=message):
         optim.learning_rate(Recipe(learning_rate=1.0, **fields))
 
