@@ -101,5 +101,6 @@ def test_bridge_without_an_adapter_is_the_hybrid_up_to_scale(lam):
     ],
 )
 def test_refused(name, fields, message):
+    """A setting outside its range is refused under its full key."""
     with pytest.raises(ValueError, match=message):
         made(name, **fields)

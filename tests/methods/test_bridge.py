@@ -430,6 +430,7 @@ def test_distances_of_own_rollouts():
     ],
 )
 def test_invalid_numbers(given, message):
+    """A setting outside its range is refused under its full key."""
     with pytest.raises(ValueError, match=message):
         bigram_method(**given)
 

@@ -34,6 +34,7 @@ def test_chord_falls_by_a_cosine():
 
 @pytest.mark.parametrize("mu", [0.2, 0.5])
 def test_chord_with_a_constant_mu_is_the_hybrid_up_to_scale(mu):
+    """CHORD's direction is 1 - mu times that of the hybrid with mu / (1 - mu)."""
     theta = toys.bigram_theta()
     G = G_of("chord", random_batch(), theta, mu=mu, mu_schedule__kind="constant")
     np.testing.assert_allclose(

@@ -66,6 +66,7 @@ def test_the_penalty_is_in_the_advantage():
 
 
 def test_refused():
+    """The settings of overlong samples are refused outside their range."""
     for given in ("overlong_buffer=1.5", "overlong_penalty=-0.5"):
         key, _, value = given.partition("=")
         with pytest.raises(ValueError, match=f"method.dapo.{given}"):

@@ -169,6 +169,7 @@ kinds = pytest.mark.parametrize("kind", ["group", "mean"])
 
 @kinds
 def test_hybrid(kind):
+    """The hybrid moves theta along G_RL + mu G_SFT and reports how the two agree."""
     before, after, metrics = updated("hybrid", mu=0.6, advantage=kind, kl_coef=KL)
     close(moved(before, after), G_RL(THETA, kind, KL) + 0.6 * G_SFT(THETA))
     agree(metrics, G_SFT(THETA), G_RL(THETA, kind, KL))
@@ -192,6 +193,7 @@ def test_chord(kind, weighting):
 
 @kinds
 def test_alternate(kind):
+    """The first step of alternation moves theta along G_RL alone."""
     before, after, _ = updated("alternate", advantage=kind, kl_coef=KL)
     close(moved(before, after), G_RL(THETA, kind, KL))
 
