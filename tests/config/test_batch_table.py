@@ -11,6 +11,7 @@ from bridge_jax.config.batch_table import BatchTable
 
 
 def test_batch_table_by_hand():
+    """Micro-batches, rows per device and padding are those worked out by hand."""
     table = BatchTable(
         prompts_per_step=6, samples_per_prompt=4, demos_per_step=16, microbatch_rows=2, devices=4
     )
@@ -117,6 +118,7 @@ def test_a_method_that_samples_nothing_has_no_rollout_rows_to_divide():
 
 
 def test_batch_table_prints_what_was_derived():
+    """The table shows rows, micro-batches, padding and groups of both columns."""
     head, *lines = BatchTable(6, 4, 16, 2, 4).format().splitlines()
     rollouts, demos = head.index("rollouts"), head.index("demos")
     assert [(line[rollouts:].split()[0], line[demos:].split()[0]) for line in lines] == [
@@ -153,12 +155,14 @@ def test_batch_table_prints_what_was_derived():
     ],
 )
 def test_batch_table_refuses_and_names_the_nearest_valid_values(given, says):
+    """The error has the key, the value given and the nearest values that work."""
     with pytest.raises(ValueError) as error:
         BatchTable(*given)
     assert says in str(error.value)
 
 
 def test_batch_table_over_a_grid_agrees_with_the_rules_and_its_advice_works():
+    """A table exists where the rules allow it; each value that an error names works."""
     names = [field.name for field in dataclasses.fields(BatchTable)]
     for given in itertools.product((1, 3, 4), (2, 3, 8), (1, 4, 6), (1, 2, 3), (1, 2), (0, 2)):
         prompts, samples, demos, rows, devices, pack = given

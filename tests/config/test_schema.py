@@ -40,6 +40,7 @@ def recipe(**given) -> Recipe:
 
 
 def test_section_keeps_defaults_and_takes_what_is_given():
+    """Fields that are not given keep the dataclass's defaults."""
     assert recipe() == Recipe() == schema.section(ConfigDict(), "optim", Recipe)
     assert recipe(lr=0.5, warmup=3, nesterov=True, schedule="cosine") == Recipe(
         0.5, 3, True, schedule="cosine"
@@ -60,6 +61,7 @@ def test_section_keeps_defaults_and_takes_what_is_given():
     ],
 )
 def test_section_converts_what_is_the_same_thing(key, given, want):
+    """Whole numbers become floats and lists tuples, where the field's type says so."""
     got = getattr(recipe(**{key: given}), key)
     assert got == want and type(got) is type(want)
 
@@ -84,12 +86,14 @@ def test_section_converts_what_is_the_same_thing(key, given, want):
     ],
 )
 def test_section_refuses_another_type_and_shows_key_value_and_type(key, given, wanted):
+    """The error has the full key, the value given and the type wanted."""
     with pytest.raises(ValueError) as error:
         recipe(**{key: given})
     assert f"config.optim.{key}={given!r}" in str(error.value) and wanted in str(error.value)
 
 
 def test_section_refuses_an_unknown_key_and_guesses():
+    """The error has the nearest key, where there is one, and all that are allowed."""
     with pytest.raises(
         ValueError,
         match=r"config\.optim\.warmpu: did you mean 'warmup'\? Allowed: betas, .*warmup\.",
@@ -100,6 +104,7 @@ def test_section_refuses_an_unknown_key_and_guesses():
 
 
 def test_section_passes_over_keys_of_others_but_reads_its_own_among_them():
+    """A group may hold the keys of others; those that are fields too are read."""
     config = ConfigDict({"method": {"lr": 2.0, "lam": 0.3, "name": "sft"}})
     assert schema.section(config, "method", Recipe, others=("lam", "lr")) == Recipe(
         lr=2.0, name="sft"
@@ -107,6 +112,7 @@ def test_section_passes_over_keys_of_others_but_reads_its_own_among_them():
 
 
 def test_section_names_missing_fields_unset_placeholders_and_groups_that_are_none():
+    """The error names the field without a value, or the key that should be a group."""
     with pytest.raises(ValueError, match=r"config\.data lacks path.*--config\.data\.path="):
         schema.section(ConfigDict({"data": {"size": 2}}), "data", Needs)
     with pytest.raises(ValueError, match=r"config\.data\.path=None is None; wanted: str"):
@@ -116,6 +122,7 @@ def test_section_names_missing_fields_unset_placeholders_and_groups_that_are_non
 
 
 def test_did_you_mean():
+    """The nearest word is offered, then all that are allowed."""
     assert (
         schema.did_you_mean("grpp", ["sft", "grpo"]) == "did you mean 'grpo'? Allowed: grpo, sft."
     )
@@ -124,6 +131,7 @@ def test_did_you_mean():
 
 
 def test_diff_and_its_table():
+    """Only values that differ are listed, a missing key among them, in aligned columns."""
     config = ConfigDict({"a": {"b": 1, "t": (1, 2)}, "flag": True, "same": 1.0})
     changes = schema.diff(config, {"a": {"b": 2, "t": [1, 2], "c": None}, "flag": 1, "same": 1})
     assert changes == {"a.b": (1, 2), "a.c": (schema.NOT_SET, None), "flag": (True, 1)}
@@ -139,6 +147,7 @@ def test_diff_and_its_table():
 
 
 def test_to_json_survives_json_and_says_what_it_cannot_hold():
+    """Keys are sorted and tuples become lists; NaN, objects and sets are refused."""
     plain = schema.to_json(ConfigDict({"b": {"y": (1, (2,)), "x": None}, "a": "s"}))
     assert plain == {"a": "s", "b": {"x": None, "y": [1, [2]]}} and list(plain) == ["a", "b"]
     assert json.loads(json.dumps(plain)) == plain
@@ -148,6 +157,7 @@ def test_to_json_survives_json_and_says_what_it_cannot_hold():
 
 
 def test_fingerprint_is_of_the_content_alone():
+    """Order, container types and the process's hash seed do not change a fingerprint."""
     mark = schema.fingerprint({"a": 1, "b": {"c": (1, 2)}})
     assert mark == schema.fingerprint(ConfigDict({"b": {"c": [1, 2]}, "a": 1})) and len(mark) == 12
     assert mark != schema.fingerprint({"a": 2, "b": {"c": (1, 2)}})

@@ -34,6 +34,7 @@ def at_the_root(request):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_runs_are_valid_and_distinct(path):
+    """Each sweep has distinct runs, two seeds or more a variant, and varies what it names."""
     runs = plan.runs_of(plan.load(str(path)))
     assert len({run.fingerprint for run in runs}) == len(runs)
     by_variant = {}
@@ -75,6 +76,7 @@ def test_a_method_that_the_study_has_not_stands_beside_its_variants():
 
 
 def test_lam_has_the_papers_range_and_every_schedule():
+    """The sweep of lam covers 0.1 to 0.9 and all kinds of schedule."""
     runs = plan.runs_of(plan.load(str(FOLDER / "lam.py")))
     assert {0.1, 0.3, 0.5, 0.7, 0.9} <= {run.settings["method.bridge.lam"] for run in runs}
     assert {run.settings.get("method.bridge.lam_schedule.kind", "constant") for run in runs} == {
