@@ -25,6 +25,7 @@ BUCKETS = (4, 8)
 
 
 def test_what_does_not_fit_is_named_and_left_out(caplog):
+    """Prompts longer than the largest bucket are left out and listed, longest first."""
     rows = [
         problem(11, "1+1="),
         problem(22, "111111+11="),
@@ -43,6 +44,7 @@ def test_what_does_not_fit_is_named_and_left_out(caplog):
 
 
 def test_long_traces_are_dropped_not_cut(caplog):
+    """A trace whose end does not fit in max_new is left out whole."""
     rows = [problem(1, "1=", "12345"), problem(2, "1=", "123456"), problem(3, "1" * 9, "1")]
     with caplog.at_level(logging.WARNING):
         kept, dropped = batches.encode_demos(CHAR, rows, plain, BUCKETS, max_new=6)
@@ -124,6 +126,7 @@ def test_the_first_solution_that_fits_is_taken(caplog):
 
 
 def test_a_solution_that_would_be_cut_at_a_stop_string_is_left_out(caplog):
+    """A solution that holds a stop string is no demonstration."""
     rows = [problem(1, "1=", "12;#3"), problem(2, "1=", "12;+")]
     with caplog.at_level(logging.WARNING):
         demos, dropped = batches.encode_demos(CHAR, rows, plain, BUCKETS, 9, {}, (";#", "++"))
@@ -132,6 +135,7 @@ def test_a_solution_that_would_be_cut_at_a_stop_string_is_left_out(caplog):
 
 
 def test_many_left_out_are_counted_and_ten_are_named(caplog):
+    """A warning counts all that are left out and names the ten longest."""
     rows = [problem(i, "1" * (9 + i)) for i in range(30)] + [problem(99, "1")]
     with caplog.at_level(logging.WARNING):
         batches.encode_prompts(CHAR, rows, plain, BUCKETS)
@@ -143,6 +147,7 @@ def test_many_left_out_are_counted_and_ten_are_named(caplog):
 
 
 def test_nothing_left_is_an_error():
+    """An empty result is refused with the limits that left it so."""
     with pytest.raises(
         ValueError, match="none of 1 problems remains; allowed: prompt at most 8.*left out: 10"
     ):
@@ -155,11 +160,13 @@ def test_nothing_left_is_an_error():
 
 @pytest.mark.parametrize("buckets", [(), (8, 4), (4, 4), (0, 4)])
 def test_buckets_must_rise(buckets):
+    """Buckets that are empty, not rising or not positive are refused."""
     with pytest.raises(ValueError, match="prompt buckets"):
         batches.encode_prompts(CHAR, [problem(1, "1")], plain, buckets)
 
 
 def test_errors_name_the_problem(tmp_path):
+    """Errors of encoding carry the id of the problem or demonstration."""
     with pytest.raises(ValueError, match="problem 5: .*lacks: 'x'"):
         batches.encode_prompts(CHAR, [problem(5, "x")], plain, BUCKETS)
     with pytest.raises(ValueError, match="problem 5: .*no token"):
@@ -175,6 +182,7 @@ def test_errors_name_the_problem(tmp_path):
     "tokenizer, style", [("char", "compact"), ("qwen3", "chat"), ("llama3_1", "chat")]
 )
 def test_sft_and_rl_prompts_are_the_same_ids(tokenizer, style):
+    """A problem has one prompt for both objectives; its trace decodes to the solution."""
     tokenizer = CHAR if tokenizer == "char" else real(tokenizer)
     task = arithmetic.make(
         arithmetic.Config(levels=(1, 3), train_size=20, demo_size=20, eval_size=5, style=style)
@@ -191,6 +199,7 @@ def test_sft_and_rl_prompts_are_the_same_ids(tokenizer, style):
 
 
 def test_template_hash_tells_renderings_apart():
+    """Another question, alphabet or list of messages makes another hash; equals share it."""
     hashes = {
         batches.template_hash(CHAR, plain),
         batches.template_hash(CHAR, plain, "1+2="),
@@ -212,6 +221,7 @@ def test_template_hash_of_an_alphabet_without_the_question():
 
 
 def test_template_hash_sees_the_system_message():
+    """Another system message makes another hash."""
     chat = functools.partial(tasks.boxed_messages)
     assert batches.template_hash(real("qwen3"), chat) != batches.template_hash(
         real("qwen3"),
@@ -230,6 +240,7 @@ def test_template_hash_sees_the_system_message():
     data_=st.data(),
 )
 def test_every_epoch_has_each_row_once_and_cuts_do_not_matter(seed, size, epochs, data_):
+    """Each epoch is a permutation; a part of the order is the same whoever asks."""
     total = size * epochs
     whole = batches.order(seed, "rl", size, 0, total)
     for epoch in range(epochs):
@@ -243,6 +254,7 @@ def test_every_epoch_has_each_row_once_and_cuts_do_not_matter(seed, size, epochs
 
 
 def test_order_depends_on_seed_stream_and_epoch():
+    """Another seed, stream or epoch shuffles otherwise."""
     asked = [(0, "rl", 0), (1, "rl", 0), (0, "sft", 0), (0, "rl", 1)]
     orders = {
         tuple(batches.order(seed, stream, 30, epoch * 30, 30)) for seed, stream, epoch in asked
@@ -256,6 +268,7 @@ def test_order_is_what_it_always_was():
 
 
 def test_order_hands_out_copies():
+    """A caller that writes into its order changes nobody else's."""
     first = batches.order(3, "rl", 10, 0, 10)
     kept = first.tolist()
     first[:] = 0
@@ -263,6 +276,7 @@ def test_order_hands_out_copies():
 
 
 def test_order_far_away_is_cheap_and_bad_calls_are_refused():
+    """The order of epoch 10^9 needs no epochs before it; bad arguments are refused."""
     assert len(batches.order(0, "rl", 7, 7 * 10**9, 5)) == 5
     for bad in (
         (-1, "rl", 5, 0, 1),
@@ -291,6 +305,7 @@ def encoded():
 
 
 def test_prompt_batch_takes_the_smallest_bucket():
+    """Prompts are padded with 0 to the smallest bucket that holds the longest."""
     prompts, _ = encoded()
     batch = batches.prompt_batch(prompts, np.array([1, 0]), BUCKETS)
     assert batch.prompt_PS.tolist() == [CHAR.encode("1+1="), CHAR.encode("1=") + [0, 0]]
@@ -300,6 +315,7 @@ def test_prompt_batch_takes_the_smallest_bucket():
 
 
 def test_padding_rows():
+    """Added rows have id -1, a prompt of one token and no completion."""
     prompts, demos = encoded()
     batch = batches.prompt_batch(prompts, [1], BUCKETS, pad_to=3)
     assert batch.prompt_PS.shape == (3, 4) and not batch.prompt_PS[1:].any()
@@ -313,6 +329,7 @@ def test_padding_rows():
 
 
 def test_the_end_token_counts_although_it_is_the_pad_token():
+    """A demonstration's length includes its end token, whose id is that of padding."""
     _, demos = encoded()
     seqs = batches.demo_batch(demos, [0, 1], BUCKETS, 12)
     assert isinstance(seqs, Sequences) and seqs.tokens_BT.shape == (2, 12)
@@ -330,6 +347,7 @@ def test_the_end_token_counts_although_it_is_the_pad_token():
 
 
 def test_batches_refuse_other_limits_than_the_encoding_had():
+    """Prompts or traces that no longer fit are refused."""
     prompts, demos = encoded()
     with pytest.raises(ValueError, match="prompt of 6 tokens does not fit"):
         batches.prompt_batch(prompts, [2], (4,))

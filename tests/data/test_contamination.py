@@ -51,6 +51,7 @@ CHINESE = "一列火车从甲站出发以每小时六十公里的速度行驶三
     ],
 )
 def test_overlap_reads_every_script_and_the_marks_of_formulas(train, held, shared):
+    """Overlap is told by characters in Chinese, by words in Cyrillic, by marks in formulas."""
     assert contamination.overlap([of(1, train)], [of(9, held)]) == [(1, 9)] * shared
 
 
@@ -70,6 +71,7 @@ def test_phrasing_is_no_overlap():
 
 
 def test_training_on_a_held_out_problem_is_refused():
+    """The error names the split and the ids that are also in the training set."""
     with pytest.raises(
         ValueError,
         match=r"1 problems of held are also in the training set \(ids \[9\]\)",

@@ -55,6 +55,7 @@ def test_files_and_hub_give_the_same_rows(tmp_path, monkeypatch):
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch):
+    """The error names the data set, the cause and the local file that would do."""
     hub(monkeypatch, [], error=ConnectionError("no route"))
     with pytest.raises(
         ValueError,
@@ -91,6 +92,7 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch):
     ],
 )
 def test_bad_rows_are_named(tmp_path, row, message):
+    """A row that lacks a field or holds another type is named by file and number."""
     with pytest.raises(ValueError, match=message):
         datasets.read(SOURCE, str(write(tmp_path, [*ROWS[:2], row])))
 
@@ -114,6 +116,7 @@ def test_changed_data_is_refused_or_said(tmp_path, caplog):
 
 
 def test_files_that_are_not_there(tmp_path):
+    """A missing file and an empty one are refused with the folders that were searched."""
     with pytest.raises(ValueError, match=r"no some.jsonl in .*, nor in its folder benchmarks"):
         datasets.read(SOURCE, str(tmp_path))
     with pytest.raises(ValueError, match="has no rows"):
@@ -130,6 +133,7 @@ def test_line_ends_inside_strings_do_not_cut_rows(tmp_path):
 
 
 def test_files_that_are_no_utf8_and_half_characters_are_named(tmp_path):
+    """The error names the file of another encoding, and the row with half a character."""
     path = tmp_path / "some.jsonl"
     path.write_bytes("".join(json.dumps(row) + "\n" for row in ROWS).encode("utf-16"))
     with pytest.raises(ValueError, match="some.jsonl is not UTF-8 text: .*iconv -f UTF-16"):
@@ -140,6 +144,7 @@ def test_files_that_are_no_utf8_and_half_characters_are_named(tmp_path):
 
 
 def test_a_hub_row_that_lacks_what_is_taken_from_it_is_named(monkeypatch):
+    """The error names the data set, the row and the field."""
     fields = {"problem": "question", "answer": lambda row: row["answer"].strip()}
     hub(monkeypatch, [{"question": "a", "answer": "1"}, {"question": "b", "answer": None}])
     with pytest.raises(ValueError, match="who/what/main/test, row 2: 'answer' cannot be taken"):

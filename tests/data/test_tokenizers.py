@@ -16,6 +16,7 @@ from tests.data.chars import CHAR, TOKENIZERS, plain, problem, real, small_hf
 
 
 def test_char_tokenizer_by_hand():
+    """Ids count from 1 and 0 ends a sequence; only the user's message is rendered."""
     tokenizer = CharTokenizer("abc")
     assert tokenizer.encode("cab") == [3, 1, 2] and tokenizer.decode([3, 0, 1, 2, 0]) == "cab"
     assert (tokenizer.vocab_size, tokenizer.eos_ids) == (4, (0,))
@@ -28,6 +29,7 @@ def test_char_tokenizer_by_hand():
 
 
 def test_char_tokenizer_refuses():
+    """Foreign characters and alphabets that are not distinct ASCII are refused."""
     with pytest.raises(ValueError, match="lacks: ' x'.*0123456789"):
         CHAR.encode("1 x")
     for alphabet in ("", "aa", "é"):
@@ -86,6 +88,7 @@ def test_saved_characters_are_an_ordinary_hf_tokenizer(tmp_path, family, alphabe
     ],
 )
 def test_real_chat_prompts(name, prompt, eos_ids):
+    """A chat prompt is that of the model's own template, with one begin-of-text."""
     tokenizer = real(name)
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi 12?"}]
     ids = tokenizer.render(messages)
@@ -100,6 +103,7 @@ def test_real_chat_prompts(name, prompt, eos_ids):
 
 @pytest.mark.parametrize("name", ["qwen3", "llama3_1"])
 def test_real_round_trip(name):
+    """Text comes back as it was; ids beyond the vocabulary become replacement characters."""
     tokenizer = real(name)
     # older transformers may "clean up" the spaces before punctuation
     text = "<think>\nSo , 12 + 7 = 19 .\n</think>\n\n The answer is \\boxed{19}."
@@ -112,6 +116,7 @@ def test_real_round_trip(name):
 
 
 def test_eos_is_a_set_from_all_who_name_one(tmp_path):
+    """The tokenizer, generation_config.json and config.json each add their ends."""
     small_hf(
         tmp_path,
         {
@@ -130,6 +135,7 @@ def test_config_defaults_name_no_eos(tmp_path):
 
 
 def test_the_end_of_a_turn_ends_a_sequence(tmp_path):
+    """The special token that closes a turn in the template is an end too."""
     turns = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>\n{% endfor %}"
     small_hf(tmp_path, chat_template=turns, additional_special_tokens=["<|im_end|>"])
     tokenizer = HFTokenizer(str(tmp_path))
@@ -161,6 +167,7 @@ def test_the_end_of_a_turn_ends_a_sequence(tmp_path):
     ],
 )
 def test_templates_that_are_hard_to_ask_for_the_end_of_a_turn(tmp_path, template, ends):
+    """The end of a turn is found where the template shows it, and never guessed."""
     small_hf(tmp_path, chat_template=template, additional_special_tokens=["<|im_end|>"])
     tokenizer = HFTokenizer(str(tmp_path))
     end = tokenizer.inner.convert_tokens_to_ids("<|im_end|>")
@@ -258,6 +265,7 @@ def test_a_template_that_refuses_the_system_role(tmp_path, file):
 
 
 def test_a_template_that_fails_of_itself_is_named_at_once(tmp_path):
+    """A template that always fails is refused when the tokenizer is read."""
     small_hf(
         tmp_path, chat_template="{% for m in messages %}{{ m['content'] | nothing }}{% endfor %}"
     )
@@ -268,6 +276,7 @@ def test_a_template_that_fails_of_itself_is_named_at_once(tmp_path):
 
 
 def test_without_a_template_the_prompt_is_a_line(tmp_path):
+    """A tokenizer without a template renders the question and a line's end."""
     small_hf(tmp_path, chat_template=None)
     tokenizer = HFTokenizer(str(tmp_path))
     assert tokenizer.render(plain(problem(1, "12"))) == CharTokenizer("<|im_endstarb>12\n").encode(
@@ -276,6 +285,7 @@ def test_without_a_template_the_prompt_is_a_line(tmp_path):
 
 
 def test_without_a_template_the_begin_token_stays(tmp_path):
+    """The tokenizer's begin-of-text stands before a prompt without a template."""
     tokenizer = real("llama3_1")
     config = json.loads((TOKENIZERS / "llama3_1" / "tokenizer_config.json").read_text())
     config.pop("chat_template")
@@ -290,6 +300,7 @@ def test_without_a_template_the_begin_token_stays(tmp_path):
 
 
 def test_hf_refuses(tmp_path):
+    """A folder without a tokenizer, and one without an end of sequence, are refused."""
     with pytest.raises(ValueError, match="no tokenizer in .*tokenizer.json"):
         HFTokenizer(str(tmp_path))
     small_hf(tmp_path, eos_token=None)
@@ -298,6 +309,7 @@ def test_hf_refuses(tmp_path):
 
 
 def test_hf_save_keeps_the_files(tmp_path):
+    """A saved tokenizer has the source's files byte for byte, in its own folder too."""
     source = small_hf(tmp_path / "source")
     HFTokenizer(str(source)).save(tmp_path / "export")
     assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == {
@@ -307,6 +319,7 @@ def test_hf_save_keeps_the_files(tmp_path):
 
 
 def test_vocabulary_must_fit_the_model():
+    """A tokenizer with ids beyond the model's vocabulary is refused."""
     tokenizers.check_vocabulary(CHAR, 16)
     tokenizers.check_vocabulary(CHAR, 32)
     with pytest.raises(ValueError, match="up to 15, the model's end at 14"):
@@ -314,6 +327,7 @@ def test_vocabulary_must_fit_the_model():
 
 
 def test_eos_ids_must_fit_the_model_too(tmp_path):
+    """An end of sequence beyond the model's vocabulary is refused."""
     small_hf(tmp_path, {"generation_config.json": {"eos_token_id": 40}})
     with pytest.raises(ValueError, match="up to 40"):
         tokenizers.check_vocabulary(HFTokenizer(str(tmp_path)), 32)

@@ -12,6 +12,7 @@ from tests.data.problems import of, write
 
 
 def test_doubled_problems_are_left_out_and_counted(caplog):
+    """Of equal problems the first stays, and the others are counted."""
     kept = traces.deduplicate([of(1, "a"), of(2, "b"), of(1, "a", "later")], "here")
     assert (
         [row.id for row in kept] == [1, 2]
@@ -21,6 +22,7 @@ def test_doubled_problems_are_left_out_and_counted(caplog):
 
 
 def test_solutions_are_dropped_by_why(caplog):
+    """Missing, wrong and unfinished solutions are left out, each counted by its reason."""
     kept = traces.right_solutions(
         [of(1, "a"), of(2, "b"), of(3, "c"), of(4, "d")],
         {"a": ["right"], "b": ["wrong"], "d": ["<think> right"]},
@@ -101,6 +103,7 @@ def test_the_first_right_solution_counts_and_every_row_is_accounted_for(caplog):
     ],
 )
 def test_problems_that_differ_are_told_apart(one, other):
+    """A difference in a sign, case, script or digit makes another problem."""
     assert traces.text_key(one) != traces.text_key(other)
 
 
@@ -116,10 +119,12 @@ def test_problems_that_differ_are_told_apart(one, other):
     ],
 )
 def test_spellings_of_one_text_are_the_same_problem(one, other):
+    """White space, invisible marks and composed characters make no other problem."""
     assert one != other and traces.text_key(one) == traces.text_key(other)
 
 
 def test_traces(tmp_path):
+    """Traces are read by their problem; a row that lacks a text is named."""
     row = {"problem": "What is 2 + 2?", "solution": "It is 4.", "answer": "4"}
     path = write(tmp_path, [row]) / "some.jsonl"
     assert traces.read_traces(str(path)) == {"What is 2 + 2?": ["It is 4."]}
@@ -147,6 +152,7 @@ def test_all_solutions_of_a_problem_are_kept_in_their_order(tmp_path):
 
 
 def test_two_problems_of_one_id_are_not_called_the_same(caplog):
+    """Different problems under one id are counted apart from repeated ones."""
     kept = traces.deduplicate([of(1, "a"), of(1, "b"), of(1, "a")], "here")
     assert [row.question for row in kept] == ["a"]
     assert "1 of 3 problems left out, they are repeated" in caplog.text

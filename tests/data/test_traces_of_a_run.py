@@ -72,6 +72,7 @@ COUNTS = dict(problems=6, matched=4, rows=8, used=2, repeated=1, wrong=2, too_lo
 
 
 def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row(folder, capsys):
+    """A run trains on the first right solution that fits and reports what became of all."""
     setup, data = build(folder, TRACES)
     trained = {problem.question: problem.solution for problem in data.demos.problems}
     assert trained == {MADE[1]["problem"]: BOX % 1, MADE[3]["problem"]: BOX % 9}
@@ -111,6 +112,7 @@ def test_further_rows_that_change_no_demonstration_do_not_stop_a_run(folder, tmp
 
 
 def test_no_demonstration_left_says_what_became_of_all(folder, caplog):
+    """The error says why no solution is left, and which key gives others."""
     with pytest.raises(ValueError, match="give task.traces=FILE"):
         build(folder, TRACES[-1:])
     assert "6 without a solution" in caplog.text
