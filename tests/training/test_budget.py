@@ -90,6 +90,7 @@ def clock(monkeypatch):
 
 
 def test_meter_goes_on_from_an_earlier_process_and_leaves_pauses_out(clock):
+    """Wall time adds to that of the earlier process; a pause counts nowhere."""
     meter = budget.Meter({"time/wall_s": 5.0})
     clock.seconds += 2
     with meter.paused():
@@ -110,4 +111,5 @@ def test_what_is_read_in_a_pause_is_what_was_spent_before(clock):
 
 
 def test_peak_memory():
+    """The peak of this process's memory is reported in GiB."""
     assert 0.05 < budget.peak_memory()["memory/host_peak_gib"] < 100

@@ -62,6 +62,7 @@ GROUPS = {
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_base_lists_every_field_with_its_default(group):
+    """Each group of the base config has its dataclass's fields and defaults, and no other."""
     listed = schema.to_json(base.get_config())
     for key in group.split("."):
         listed = listed[key]
@@ -83,6 +84,7 @@ def test_every_task_has_its_group(name):
 
 
 def test_a_task_that_is_unknown_is_named_with_the_nearest():
+    """A misspelt task or key of a task is refused with the name that was meant."""
     with pytest.raises(ValueError, match="'arithmetics' does not exist. Did you mean 'arithmetic'"):
         task_groups.group("arithmetics")
     with pytest.raises(ValueError, match="unknown key task.trainsize: did you mean 'train_size'"):
@@ -178,6 +180,7 @@ def test_every_config_is_read(name, method, caplog):
     ],
 )
 def test_settings_that_cannot_be_meant(given, message):
+    """Unknown keys, wrong types and numbers out of range are refused with a way out."""
     with pytest.raises(ValueError, match=message):
         build(**given)
 
@@ -223,6 +226,7 @@ def test_settings_that_cannot_be_meant(given, message):
     ],
 )
 def test_models_and_data_that_do_not_fit(given, message):
+    """A model, tokenizer or task that does not fit the settings is refused with the key."""
     with pytest.raises(ValueError, match=message):
         build(**given)
 
@@ -428,6 +432,7 @@ def test_what_does_not_fit_is_dropped_and_counted(caplog):
 
 
 def test_buckets_that_no_prompt_needs_are_not_compiled_for():
+    """Only buckets that some prompt falls into are kept."""
     assert build(data__buckets=(2, 4, 6, 64))[0].buckets == (4, 6)
     assert inspect.signature(training_build.build).parameters["devices"].default is None
 
@@ -446,6 +451,7 @@ def test_buckets_that_no_prompt_needs_are_not_compiled_for():
     ],
 )
 def test_values_that_cannot_be_meant(key, value, message):
+    """A value outside its range is refused with the key and the value."""
     with pytest.raises(ValueError, match=message):
         build(**{key: value})
 
@@ -540,6 +546,7 @@ def test_what_does_not_divide_over_the_mesh(given, says, ways):
 
 
 def test_prompts_of_a_method_that_samples_nothing_need_not_divide():
+    """Rows of rollouts must divide over the mesh only where the method samples."""
     given = ON_EIGHT | dict(
         batch__prompts_per_step=3, batch__samples_per_prompt=5, rollout__calls=2
     )
@@ -549,6 +556,7 @@ def test_prompts_of_a_method_that_samples_nothing_need_not_divide():
 
 
 def test_rows_of_an_evaluation_that_is_not_made():
+    """Rows that do not divide over the devices pass where no evaluation is due."""
     on_eight(eval__rows=12, eval__every=0)
 
 

@@ -159,6 +159,7 @@ def test_nothing_is_left_behind(said):
     ],
 )
 def test_what_a_signal_is_answered(said, send, numbers, told):
+    """The first signal is acknowledged; only a later Ctrl-C ends the process at once."""
     with Interrupt() as asked:
         asked.starting, asked.step = False, 7
         assert not asked.stop_requested()

@@ -179,12 +179,14 @@ def test_a_run_lengthened_behind_its_schedule_says_so(quick, tmp_path, caplog):
 
 
 def test_handlers_are_given_back(quick, tmp_path):
+    """After a run SIGTERM and SIGINT have the handlers they had before it."""
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     go(tmp_path, "sft", stop_at=1)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_another_config_is_refused(quick, tmp_path, capsys):
+    """A resumed run keeps its config unless forced; keys that change no result are free."""
     go(tmp_path, "sft", stop_at=1)
     text = (tmp_path / "config.json").read_text()
     with pytest.raises(ValueError, match="task.seed +0 +1\n") as error:
@@ -200,6 +202,7 @@ def test_another_config_is_refused(quick, tmp_path, capsys):
 
 
 def test_what_is_printed_at_start(quick, tmp_path, capsys):
+    """A run prints what its config changes, its rows and its steps; a finished one says so."""
     go(tmp_path, "sft", steps=1)
     printed = capsys.readouterr().out
     assert (
@@ -316,6 +319,7 @@ def saved_steps(monkeypatch) -> list[int]:
 def test_nothing_that_is_due_is_saved_while_updates_are_skipped(
     quick, tmp_path, monkeypatch, caplog, every, skipped, saved
 ):
+    """What falls due meanwhile is saved at the next finite update, or at the end."""
     poison(monkeypatch, skipped)
     steps = saved_steps(monkeypatch)
     given = dict(log__skipped_limit=9, eval__every=0, checkpoint__every=every)
@@ -390,6 +394,7 @@ def test_a_run_that_diverged_goes_back_to_the_last_good_checkpoint(
 def test_without_a_checkpoint_that_is_known_to_be_good_none_is_renamed(
     quick, tmp_path, monkeypatch
 ):
+    """A diverged run without a good checkpoint says so and leaves its checkpoints in place."""
     poison(monkeypatch, range(2, 99))
     given = dict(log__skipped_limit=2, eval__every=0)
     for every, told in ((1, "that of step 1 may be ruined"), (0, "there is none")):
@@ -520,6 +525,7 @@ def test_what_is_taken_again_under_another_config_is_set_aside(quick, tmp_path, 
 
 
 def test_checkpoints_none_of_which_can_be_read_are_refused(quick, tmp_path):
+    """A run whose checkpoints are all broken is refused and left as it is."""
     go(tmp_path, "grpo", stop_at=4, eval__every=0)
     for folder in (tmp_path / "checkpoints").glob("step_*"):
         shutil.rmtree(folder / "state")
@@ -530,6 +536,7 @@ def test_checkpoints_none_of_which_can_be_read_are_refused(quick, tmp_path):
 
 
 def test_a_run_without_its_config_is_refused(quick, tmp_path):
+    """Checkpoints without config.json are refused, and taken up only with force."""
     go(tmp_path, "grpo", stop_at=2, eval__every=0)
     (tmp_path / "config.json").unlink()
     before = contents(tmp_path)
@@ -540,6 +547,7 @@ def test_a_run_without_its_config_is_refused(quick, tmp_path):
 
 
 def test_saves_that_were_cut_off_are_removed_by_the_owner_alone(quick, tmp_path):
+    """Only a process that holds the run's lock removes half a checkpoint."""
     go(tmp_path, "grpo", stop_at=2, eval__every=0)
     left = tmp_path / "checkpoints" / "step_000004.orbax-checkpoint-tmp"
     (left / "state").mkdir(parents=True)
@@ -577,6 +585,7 @@ def test_what_a_checkpoint_counts_on_is_on_disk_before_it(quick, tmp_path, monke
 
 
 def test_a_hole_in_the_record_is_said_at_resume(quick, tmp_path, caplog):
+    """A resumed run warns of the step whose line is missing."""
     go(tmp_path, "grpo", stop_at=4, eval__every=0)
     path = tmp_path / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -721,12 +730,14 @@ def test_own_shadow_rollouts_are_counted(quick, tmp_path):
     ],
 )
 def test_refused_before_anything_is_compiled(tmp_path, monkeypatch, given, message):
+    """Bad settings of mirrors and checkpoints are refused before the first compilation."""
     monkeypatch.setattr(loop, "compile_programs", lambda *_: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
         go(tmp_path, **given)
 
 
 def test_workdir_that_cannot_be_written(tmp_path):
+    """The error tells the user to give another --workdir."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write to workdir .*another --workdir"):
         go(tmp_path / "file" / "run")
@@ -789,6 +800,8 @@ def test_sigterm_during_an_evaluation(quick, unbroken, tmp_path, monkeypatch):
 
 
 def test_a_broken_grader_stops_the_run(quick, tmp_path, monkeypatch):
+    """A step with too many ungraded samples stops the run; the limit is a setting."""
+
     def broken(problem, answer):
         raise RuntimeError("out of order")
 
@@ -842,6 +855,7 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
 
 
 def test_derived_batch_is_saved(quick, tmp_path):
+    """batch.txt holds the table of the run's rows."""
     go(tmp_path, "sft", stop_at=1)
     built, _ = build.build(tiny_runs.config("sft"), jax.devices()[:1])
     assert (tmp_path / "batch.txt").read_text() == built.settings.batch.format() + "\n"

@@ -60,6 +60,7 @@ def test_a_run_is_that_of_a_sampler_which_ends_a_row_there(quick, tmp_path, monk
 def test_a_run_with_stop_strings_resumes_bit_for_bit_and_is_judged_as_in_its_training(
     quick, tmp_path
 ):
+    """Stop strings hold in resumed runs, in evaluations and in the budget alike."""
     given = dict(GIVEN, eval__every=1)
     go(tmp_path / "whole", "grpo", **given)
     for stop_at in (1, 2, None):
@@ -107,6 +108,7 @@ def test_the_tasks_own_stop_strings_are_facts_of_a_run(quick, tmp_path, monkeypa
 
 
 def test_an_empty_stop_string_is_refused():
+    """An empty text is refused as a stop string; the base config has none."""
     config = tiny_runs.config("grpo", rollout__stop=("#", ""))
     with pytest.raises(ValueError, match="rollout.stop=.*an empty text"):
         settings.read(config, 1)
