@@ -14,8 +14,9 @@ from bridge_jax.data import packing
 from bridge_jax.models import logprobs
 from bridge_jax.training import build
 from bridge_jax.training.settings import Model
-from bridge_jax.types import Batch, Packing, Sequences
+from bridge_jax.types import Packing, Sequences
 from tests import tiny_runs, toys
+from tests.data.packed import packed
 from tests.distributed.test_mesh import made, on_one_device
 from tests.tiny_runs import quick  # noqa: F401 (a fixture)
 
@@ -102,22 +103,6 @@ def test_log_probabilities_are_those_of_single_rows(places, monkeypatch):
         )
         np.testing.assert_allclose(mine[place, :length], logp_BT[b, :length], atol=1e-5)
         np.testing.assert_allclose(mine_entropy[place, :length], entropy_BT[b, :length], atol=1e-5)
-
-
-def packed(batch: Batch, places: int) -> Batch:
-    """The batch with all of its parts packed."""
-
-    def part(seqs):
-        width = seqs.prompt_PS.shape[1] + seqs.tokens_BT.shape[1]
-        return seqs.replace(packing=packing.plan(np.asarray(packing.lengths(seqs)), width, places))
-
-    return Batch(
-        part(batch.demos) if batch.demos else None,
-        {
-            actor: samples.replace(seqs=part(samples.seqs))
-            for actor, samples in batch.rollouts.items()
-        },
-    )
 
 
 def assert_same_update(name: str, places: int = 3) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,40 +10,12 @@ import pytest
 
 from bridge_jax import objectives
 from bridge_jax.methods import bridge, bridge_variants, grpo, sft
-from bridge_jax.types import Batch, Params, Rollouts
+from bridge_jax.types import Batch, Params
 from tests import toys
+from tests.methods.bigram_bridge import advanced, bigram_batch, bigram_method, start
 
 AT_HOME = pytest.param({}, id="quick")
 AS_USERS = pytest.param(toys.AS_USERS, id="as-users", marks=pytest.mark.slow)
-
-
-@functools.cache
-def bigram_method(recipes=toys.recipes(3e-2, 3e-2), **fields):
-    """BRIDGE on the table, and its compiled update."""
-    method = bridge.make(
-        toys.method_config("bridge", **toys.LAM_BY_STEP | fields), toys.bigram(), recipes
-    )
-    return method, jax.jit(method.update)
-
-
-def bigram_batch(seed: int) -> Batch:
-    """Random rows of the table's vocabulary."""
-    return toys.batch(seed, vocab=toys.V)
-
-
-def start(method, theta, lam: float, seed: int = 0):
-    """The state at step 0, or at the step where this lam holds."""
-    return method.init(theta, jax.random.key(seed)).replace(step=jnp.int32(toys.LAM[lam]))
-
-
-def advanced(update, state, steps: int, make_batch=bigram_batch, first: int = 0) -> list:
-    """States after each of some steps on different batches."""
-    states = []
-    for seed in range(first, first + steps):
-        state, metrics = update(state, make_batch(seed))
-        assert metrics["update/skipped"] == 0
-        states.append(state)
-    return states
 
 
 # ---- step 0
@@ -330,49 +300,7 @@ def test_kl_is_in_both_objectives():
     )
 
 
-# ---- the gain's value
-
-
-def rolled_out(length, reward) -> Rollouts:
-    """Rows of at most 2 tokens."""
-    seqs = toys.sequences(0, P=1, M=len(length), T=2).replace(
-        length_B=jnp.asarray(length, jnp.int32)
-    )
-    return Rollouts(
-        seqs, jnp.zeros((len(length), 2)), jnp.asarray(reward, jnp.float32), jnp.float32(1)
-    )
-
-
-def test_gain_and_ess_by_hand():
-    """Sequence ratios 2 * 3 = 6, 1/2, 1 (tokens beyond the length do not count), for two right answers and a wrong one."""
-    logp = jnp.log(jnp.array([[0.1, 0.2], [0.4, 0.3], [0.5, 0.5]]))
-    hat = jnp.log(jnp.array([[0.2, 0.6], [0.2, 0.9], [0.5, 0.5]]))
-    metrics = objectives.shared_gain(rolled_out([2, 1, 2], [1, 1, 0]), logp, hat)
-    np.testing.assert_allclose(metrics["bridge/gain"], ((1 - 6) + (1 - 0.5) + 0) / 3, rtol=1e-5)
-    np.testing.assert_allclose(metrics["bridge/ess"], 7.5**2 / (3 * (36 + 0.25 + 1)), rtol=1e-5)
-    k3 = [r - np.log(r) - 1 for r in (2, 3, 0.5, 1, 1)]
-    np.testing.assert_allclose(metrics["bridge/kl_hat"], np.sum(k3) / 5, rtol=1e-5)
-
-
-def test_error_of_the_gain_is_over_prompts():
-    """The samples of a prompt are one cluster: two prompts of gains 1 1 1 and 0 0 3; of one prompt, over its samples."""
-    gain = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0, 3.0])
-    assert objectives.mean_gain(gain, 2)["bridge/gain_stderr"] == 0
-    three = objectives.mean_gain(gain, 3)["bridge/gain_stderr"]
-    np.testing.assert_allclose(three, np.std([1, 0.5, 1.5], ddof=1) / 3**0.5, rtol=1e-6)
-    alone = objectives.mean_gain(gain, 1)["bridge/gain_stderr"]
-    np.testing.assert_allclose(alone, np.std([1, 1, 1, 0, 0, 3], ddof=1) / 6**0.5, rtol=1e-6)
-
-
-def test_error_of_the_gain_covers():
-    """Prompts that differ, eight samples of each: the error is the spread of the mean over new prompts and samples."""
-    rng = np.random.default_rng(0)
-    chance = rng.beta(0.5, 0.5, (2000, 16, 1))
-    gain = (rng.random((2000, 16, 8)) < chance).astype(np.float32).reshape(2000, -1)
-    error = np.asarray(
-        jax.vmap(lambda gain_B: objectives.mean_gain(gain_B, 16)["bridge/gain_stderr"])(gain)
-    )
-    assert np.sqrt((error**2).mean()) == pytest.approx(gain.mean(axis=1).std(), rel=0.03)
+# ---- the shadow's own rollouts
 
 
 def test_gain_of_own_rollouts_by_hand():

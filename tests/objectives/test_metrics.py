@@ -7,8 +7,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bridge_jax import objectives
+from bridge_jax.types import Rollouts
+from tests import toys
 from tests.objectives.examples import close, on_policy, rows
 
 
@@ -112,3 +115,45 @@ def test_rollout_metrics():
     assert set(metrics) == set(expected)
     for name, value in expected.items():
         close(metrics[name], value)
+
+
+def rolled_out(length, reward) -> Rollouts:
+    """Rows of at most 2 tokens."""
+    seqs = toys.sequences(0, P=1, M=len(length), T=2).replace(
+        length_B=jnp.asarray(length, jnp.int32)
+    )
+    return Rollouts(
+        seqs, jnp.zeros((len(length), 2)), jnp.asarray(reward, jnp.float32), jnp.float32(1)
+    )
+
+
+def test_gain_and_ess_by_hand():
+    """Sequence ratios 2 * 3 = 6, 1/2, 1 (tokens beyond the length do not count), for two right answers and a wrong one."""
+    logp = jnp.log(jnp.array([[0.1, 0.2], [0.4, 0.3], [0.5, 0.5]]))
+    hat = jnp.log(jnp.array([[0.2, 0.6], [0.2, 0.9], [0.5, 0.5]]))
+    metrics = objectives.shared_gain(rolled_out([2, 1, 2], [1, 1, 0]), logp, hat)
+    np.testing.assert_allclose(metrics["bridge/gain"], ((1 - 6) + (1 - 0.5) + 0) / 3, rtol=1e-5)
+    np.testing.assert_allclose(metrics["bridge/ess"], 7.5**2 / (3 * (36 + 0.25 + 1)), rtol=1e-5)
+    k3 = [r - np.log(r) - 1 for r in (2, 3, 0.5, 1, 1)]
+    np.testing.assert_allclose(metrics["bridge/kl_hat"], np.sum(k3) / 5, rtol=1e-5)
+
+
+def test_error_of_the_gain_is_over_prompts():
+    """The samples of a prompt are one cluster: two prompts of gains 1 1 1 and 0 0 3; of one prompt, over its samples."""
+    gain = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0, 3.0])
+    assert objectives.mean_gain(gain, 2)["bridge/gain_stderr"] == 0
+    three = objectives.mean_gain(gain, 3)["bridge/gain_stderr"]
+    np.testing.assert_allclose(three, np.std([1, 0.5, 1.5], ddof=1) / 3**0.5, rtol=1e-6)
+    alone = objectives.mean_gain(gain, 1)["bridge/gain_stderr"]
+    np.testing.assert_allclose(alone, np.std([1, 1, 1, 0, 0, 3], ddof=1) / 6**0.5, rtol=1e-6)
+
+
+def test_error_of_the_gain_covers():
+    """Prompts that differ, eight samples of each: the error is the spread of the mean over new prompts and samples."""
+    rng = np.random.default_rng(0)
+    chance = rng.beta(0.5, 0.5, (2000, 16, 1))
+    gain = (rng.random((2000, 16, 8)) < chance).astype(np.float32).reshape(2000, -1)
+    error = np.asarray(
+        jax.vmap(lambda gain_B: objectives.mean_gain(gain_B, 16)["bridge/gain_stderr"])(gain)
+    )
+    assert np.sqrt((error**2).mean()) == pytest.approx(gain.mean(axis=1).std(), rel=0.03)
