@@ -1,4 +1,4 @@
-"""A batch that divides over micro-batches and devices is tabulated; any other is refused with the nearest that work."""
+"""A batch that divides is tabulated; any other is refused with the nearest that work."""
 
 from __future__ import annotations
 

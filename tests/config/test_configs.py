@@ -1,4 +1,4 @@
-"""The paper's three models at full size: every method's state and step traced, nothing allocated."""
+"""The paper's three models trace at full size, for every method and step, unallocated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user types either becomes the dataclass that was meant or dies with a message that names the way out."""
+"""What a user types becomes the dataclass that was meant, or an error with a way out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every sweep file of configs/sweeps: it can be meant, its runs differ, and the ablations vary what they are named for."""
+"""Every sweep file is valid, its runs differ, and ablations vary what they name."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Prompts and demonstrations are dropped without cutting; their order is a pure function; lengths tell padding."""
+"""What is too long is dropped whole; order is a pure function; lengths tell padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several samples in a row: who goes where, what a row holds, and updates that equal those without."""
+"""Rows that hold several samples fill up well and give the same updates."""
 
 from __future__ import annotations
 

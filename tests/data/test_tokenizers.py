@@ -1,4 +1,4 @@
-"""Both tokenizers encode, decode and render alike; every file that names an end of sequence is heard."""
+"""Both tokenizers encode, decode and render alike; all files that name an end are heard."""
 
 from __future__ import annotations
 

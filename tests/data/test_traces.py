@@ -1,4 +1,4 @@
-"""Traces join their problems by text; the first right solution counts, and every row is accounted for."""
+"""Traces join their problems by text; the first right solution counts."""
 
 from __future__ import annotations
 

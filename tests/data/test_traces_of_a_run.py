@@ -1,4 +1,4 @@
-"""From a file of traces to what a run trains on, says at its start, and keeps among its facts."""
+"""A run trains on the right ones of its traces and keeps the counts among its facts."""
 
 from __future__ import annotations
 

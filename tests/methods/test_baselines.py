@@ -1,4 +1,4 @@
-"""What several baselines share: the sides of the clip, the rate of a step, equalities and refusals."""
+"""Baselines share the sides of the clip, the rate of a step, equalities and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BRIDGE against its exact equalities: step 0, lam 0 and 1, beta 0, its directions, and the estimator."""
+"""BRIDGE meets its exact equalities at step 0, at lam 0 and 1, and at beta 0."""
 
 from __future__ import annotations
 

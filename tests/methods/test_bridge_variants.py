@@ -1,4 +1,4 @@
-"""BRIDGE's controls: the gain alone, re-sync, inner steps, and the shadow kept in less memory."""
+"""BRIDGE's variants: gain alone, re-sync, inner steps, a shadow in less memory."""
 
 from __future__ import annotations
 

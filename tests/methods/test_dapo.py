@@ -1,4 +1,4 @@
-"""DAPO: its price on length and its first update by hand, and groups of equal rewards replaced in the loop."""
+"""DAPO's price on length and first update are those by hand; equal groups are replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every term of an objective equals numbers worked out by hand and stays finite at the extremes."""
+"""Every term of an objective equals numbers by hand and is finite at the extremes."""
 
 from __future__ import annotations
 

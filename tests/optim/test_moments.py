@@ -1,4 +1,4 @@
-"""Factored moments of the large matrices are Adam's where they can be; what they need is declared."""
+"""Factored and bfloat16 moments follow Adam's; which matrices there are is declared."""
 
 from __future__ import annotations
 

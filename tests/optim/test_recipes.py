@@ -1,4 +1,4 @@
-"""Schedules and warm-up by hand, one clip per label, what is a matrix, and an update that happens to all parts or to none."""
+"""Rates, clips and decay act per label; an update happens to all parts or to none."""
 
 from __future__ import annotations
 

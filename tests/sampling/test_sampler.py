@@ -1,4 +1,4 @@
-"""The sampler: what the trainer scores, the same samples in any batch, and a loop that stops."""
+"""The trainer scores what was sampled, the batch changes nothing, and the loop stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FLOPs against XLA's own count and against numbers by hand; seconds that do not count while paused."""
+"""FLOPs equal XLA's count and numbers by hand; seconds in a pause do not count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals are heard at once whatever the main thread is at, and a second Ctrl-C ends the process."""
+"""Signals are heard whatever the main thread does; a second Ctrl-C ends the process."""
 
 from __future__ import annotations
 

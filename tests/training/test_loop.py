@@ -1,4 +1,4 @@
-"""The loop's promises on tiny runs: resuming bit for bit, signals, damage, divergence, nothing compiled later."""
+"""Tiny runs resume bit for bit and survive signals, damage and divergence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stop strings in whole runs: as if the sampler had stopped there, in training, evaluation and after a kill."""
+"""Stop strings hold in training, in evaluation and after a kill."""
 
 from __future__ import annotations
 
