@@ -75,7 +75,9 @@ def test_any_task_is_chosen_on_the_command_line():
 
 
 def test_base_has_a_group_for_every_method():
-    """So that a new method's keys can be set from the command line, and read what their defaults are."""
+    """So that a new method's keys can be set from the command line, and read what their defaults
+    are.
+    """
     listed = schema.to_json(base.get_config().method)
     groups = {name: defaults(methods.load(name).Config) for name in methods.names()}
     assert listed == {"name": "bridge", **groups}

@@ -43,7 +43,9 @@ def test_batch_table_by_hand():
 
 
 def test_demonstrations_are_cut_as_far_as_each_device_has_some():
-    """64 and 60 of them (4 empty rows are added) over 16 devices are 4 on each: 1, 2 or 4 micro-batches; 64 over 64 are one."""
+    """64 and 60 of them (4 empty rows are added) over 16 devices are 4 on each: 1, 2 or 4
+    micro-batches; 64 over 64 are one.
+    """
     table = lambda demos, devices: BatchTable(
         prompts_per_step=64,
         samples_per_prompt=5,
@@ -66,7 +68,9 @@ def test_demonstrations_are_cut_as_far_as_each_device_has_some():
 
 
 def test_batch_table_of_packed_rows():
-    """Cut anywhere, also into fewer rows than a micro-batch may have: 24 rows in sixteens and 8 empty ones, 8 rows in one."""
+    """Cut anywhere, also into fewer rows than a micro-batch may have: 24 rows in sixteens and 8
+    empty ones, 8 rows in one.
+    """
     table = BatchTable(
         prompts_per_step=6,
         samples_per_prompt=4,
@@ -100,7 +104,9 @@ def test_batch_table_of_packed_rows():
 
 
 def test_a_method_that_samples_nothing_has_no_rollout_rows_to_divide():
-    """Refused for a method that samples, taken for one that does not; the table then has demonstrations alone."""
+    """Refused for a method that samples, taken for one that does not; the table then has
+    demonstrations alone.
+    """
     numbers = dict(
         prompts_per_step=3, samples_per_prompt=5, demos_per_step=16, microbatch_rows=2, devices=8
     )

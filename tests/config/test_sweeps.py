@@ -53,7 +53,9 @@ def test_runs_are_valid_and_distinct(path):
 
 
 def test_the_variants_of_the_study():
-    """Of methods that there are; dapo and the shadow's own samples have fewer steps, which generate more each."""
+    """Of methods that there are; dapo and the shadow's own samples have fewer steps, which generate
+    more each.
+    """
     assert {given["method"] for given in ladder.METHODS.values()} <= set(methods.names())
     assert set(ladder.MAIN) | set(ladder.WITH_ADAPTER) <= set(ladder.METHODS)
     lengths = {name: ladder.at_rate(name, 1e-4)["steps"] for name in ladder.METHODS}

@@ -88,7 +88,9 @@ THOUGHTS = "<think>\n12\n</think>\n\nSo 2."
     ],
 )
 def test_reasoning_is_opened_once_and_closed(tmp_path, opened, solution, trained):
-    """Whether the generation prompt opens it, the trace, or neither; what stays open is no demonstration."""
+    """Whether the generation prompt opens it, the trace, or neither; what stays open is no
+    demonstration.
+    """
     generation = f"{{% if add_generation_prompt %}}{{{{ {opened!r} }}}}{{% endif %}}"
     CharTokenizer("</think>12So.\n ").save(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
@@ -213,7 +215,9 @@ def test_template_hash_tells_renderings_apart():
 
 
 def test_template_hash_of_an_alphabet_without_the_question():
-    """A task's own characters, none of them in a sum: told apart by which they are and by their order."""
+    """A task's own characters, none of them in a sum: told apart by which they are and by their
+    order.
+    """
     alphabets = ("ab>#", "ba>#", "cd>#")
     found = [batches.template_hash(CharTokenizer(alphabet), plain) for alphabet in alphabets]
     assert len({*found, batches.template_hash(CHAR, plain)}) == 4
@@ -263,7 +267,9 @@ def test_order_depends_on_seed_stream_and_epoch():
 
 
 def test_order_is_what_it_always_was():
-    """A change would give a resumed run other rows; the figures come from the definition, worked out once apart."""
+    """A change would give a resumed run other rows; the figures come from the definition, worked
+    out once apart.
+    """
     assert batches.order(0, "rl", 8, 5, 9).tolist() == [6, 1, 0, 2, 7, 5, 6, 3, 0]
 
 

@@ -44,7 +44,9 @@ def test_char_tokenizer_refuses():
     "alphabet", [arithmetic.ALPHABET, "ab \n\t\"\\{}<eos012'"], ids=["compact", "odd"]
 )
 def test_saved_characters_are_an_ordinary_hf_tokenizer(tmp_path, family, alphabet):
-    """Beside any of our config.json's: AutoTokenizer goes by the model_type and may rebuild what it reads."""
+    """Beside any of our config.json's: AutoTokenizer goes by the model_type and may rebuild what it
+    reads.
+    """
     transformers = pytest.importorskip("transformers")
     tokenizer = CharTokenizer(alphabet)
     tokenizer.save(tmp_path)
@@ -185,7 +187,9 @@ TURNS = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>\n{% end
     ],
 )
 def test_real_files_whose_eos_is_not_the_end_of_a_turn(tmp_path, name, eos, eos_ids):
-    """Base models' files: both end a sequence, the tokenizer's own is taught; generation_config.json adds its list."""
+    """Base models' files: both end a sequence, the tokenizer's own is taught;
+    generation_config.json adds its list.
+    """
     assert real(name)
     config = json.loads((TOKENIZERS / name / "tokenizer_config.json").read_text(encoding="utf-8"))
     # named for no purpose, so that only added_tokens_decoder knows what is special

@@ -21,9 +21,10 @@ from tests.methods.by_hand import P_TOKEN, UNIFORM, A, G_of, batch, made, random
     ],
 )
 def test_each_side_of_the_clip(name, low, high):
-    """A second update on one batch, r above 1 for the right answer and below for the wrong: `high` bounds the first alone, `low`
-    the second. What is left is r A / 2 times onehot - p, of which the norm is known; half of the second update's tokens are cut,
-    none of the first one's."""
+    """A second update on one batch, r above 1 for the right answer and below for the wrong: `high`
+    bounds the first alone, `low` the second. What is left is r A / 2 times onehot - p, of which the
+    norm is known; half of the second update's tokens are cut, none of the first one's.
+    """
     recipes = Recipes(Recipe(learning_rate=3e3, eps=1e3, clip_norm=0.0, b1=0.0, b2=0.0), Recipe())
     given = batch().replace(demos=None)
     once = made(name, recipes)
@@ -42,7 +43,9 @@ def test_each_side_of_the_clip(name, low, high):
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo"])
 def test_updates_of_a_batch_share_the_rate_of_their_step(name):
-    """Falling to 0 over 2 steps: with 2 updates a step the second step still learns, at half the rate."""
+    """Falling to 0 over 2 steps: with 2 updates a step the second step still learns, at half the
+    rate.
+    """
     falling = Recipe(learning_rate=0.1, schedule="linear", decay_steps=2)
     method = made(name, Recipes(falling, Recipe()), updates_per_batch=2)
     update, state = jax.jit(method.update), method.init(UNIFORM, jax.random.key(0))

@@ -24,7 +24,9 @@ AS_USERS = pytest.param(toys.AS_USERS, id="as-users", marks=pytest.mark.slow)
 @pytest.mark.parametrize("shadow", ["shared", "own"])
 @pytest.mark.parametrize("options", [AT_HOME, AS_USERS])
 def test_step_0_on_the_table(shadow, options):
-    """Gain exactly 0, ESS exactly 1, KL to theta_hat exactly 0, both J_RL bit-equal, and w moves all the same."""
+    """Gain exactly 0, ESS exactly 1, KL to theta_hat exactly 0, both J_RL bit-equal, and w moves
+    all the same.
+    """
     method, _ = bigram_method(variant__shadow_rollouts=shadow)
     state, metrics = jax.jit(method.update, compiler_options=options)(
         start(method, toys.bigram_theta(), 0.5), bigram_batch(0)
@@ -79,7 +81,9 @@ def test_step_0_w_gradient_is_that_of_sft(lam):
     ids=["quick", "as-users", "kl-as-users"],
 )
 def test_lam_1_is_grpo(kl_coef, options):
-    """theta == theta_hat and B == 0 bit for bit through Adam steps; theta follows grpo's trajectory."""
+    """theta == theta_hat and B == 0 bit for bit through Adam steps; theta follows grpo's
+    trajectory.
+    """
     method, _ = bigram_method(kl_coef=kl_coef)
     other = grpo.make(grpo.Config(kl_coef=kl_coef), toys.bigram(), toys.recipes(3e-2, 3e-2))
     compiled = lambda update: jax.jit(update, compiler_options=options)
@@ -96,7 +100,9 @@ def test_lam_1_is_grpo(kl_coef, options):
 
 
 def test_lam_0_is_sft():
-    """theta follows sft's trajectory when w stands still (beta 0), and SFT's gradient at theta + w when it does not."""
+    """theta follows sft's trajectory when w stands still (beta 0), and SFT's gradient at theta + w
+    when it does not.
+    """
     recipes = toys.recipes(3e-2, 0.0)
     method, update = bigram_method(recipes)
     other = sft.make(sft.Config(), toys.bigram(), recipes)
@@ -109,7 +115,9 @@ def test_lam_0_is_sft():
 
 
 def test_beta_0_is_naive_mixing():
-    """With w frozen theta ascends (1 - lam) SFT + lam RL, computed here with plain jax.grad and Adam by hand."""
+    """With w frozen theta ascends (1 - lam) SFT + lam RL, computed here with plain jax.grad and
+    Adam by hand.
+    """
     method, update = bigram_method(toys.recipes(3e-2, 0.0, clip_norm=0.0))
     theta, batches = toys.bigram_theta(), [bigram_batch(seed) for seed in range(5)]
     state = start(method, theta, 0.5)
@@ -244,7 +252,9 @@ def test_schedules_of_lam_that_could_never_leave_their_start(given, message):
 
 @pytest.mark.parametrize("lam_end, moves", [(1.0, False), (0.8, True)])
 def test_lam_by_the_gain_is_stuck_at_1_alone(monkeypatch, lam_end, moves):
-    """Why lam_end = 1 is refused: let through, gain and lam stay at 0 and 1 for ever; from 0.8 they leave."""
+    """Why lam_end = 1 is refused: let through, gain and lam stay at 0 and 1 for ever; from 0.8 they
+    leave.
+    """
     monkeypatch.setattr(bridge_variants, "check_gain_schedule", lambda cfg: None)
     cfg = toys.method_config(
         "bridge", lam_schedule__kind="gain", lam=0.2, lam_schedule__end=lam_end
@@ -276,7 +286,9 @@ def test_policies():
 
 
 def test_kl_is_in_both_objectives():
-    """ref is the initial policy, KL to it is 0 at step 0; with all rewards equal the KL alone moves theta AND theta_hat."""
+    """ref is the initial policy, KL to it is 0 at step 0; with all rewards equal the KL alone moves
+    theta AND theta_hat.
+    """
     method, update = bigram_method(kl_coef=0.5)
     state = start(method, toys.bigram_theta(), 1.0)
     batch = bigram_batch(0)
@@ -320,7 +332,9 @@ def test_gain_of_own_rollouts_by_hand():
 
 
 def test_distances_of_own_rollouts():
-    """KL and ESS are those of theta_hat on theta's samples; the sampler's error is that on theta_hat's own."""
+    """KL and ESS are those of theta_hat on theta's samples; the sampler's error is that on
+    theta_hat's own.
+    """
     method, update = bigram_method(variant__shadow_rollouts="own")
     state, batch = start(method, toys.bigram_theta(), 0.5), bigram_batch(0)
     far = toys.bigram_theta(5)
@@ -364,7 +378,9 @@ def test_invalid_numbers(given, message):
 
 
 def test_ratio_cap_reaches_the_shadow():
-    """With theta_hat far away the cap bounds the weight of each of its tokens, by hand; theta (ratio 1) it does not touch."""
+    """With theta_hat far away the cap bounds the weight of each of its tokens, by hand; theta
+    (ratio 1) it does not touch.
+    """
     far = Params(
         toys.bigram_theta(0),
         toys.bigram_theta(5, 3.0),

@@ -52,7 +52,9 @@ def test_w_gain_direction():
 
 
 def test_resync():
-    """After every third step theta_hat is theta, bit for bit, and at no other; the next step has gain 0."""
+    """After every third step theta_hat is theta, bit for bit, and at no other; the next step has
+    gain 0.
+    """
     method, update = bigram_method(variant__resync_every=3)
     state, gains = start(method, toys.bigram_theta(), 0.5), []
     for seed in range(7):
@@ -63,7 +65,9 @@ def test_resync():
 
 
 def test_inner_steps():
-    """lam 1 and one step: theta_hat takes GRPO's step and a second one, importance-weighted, on the same samples; theta takes one."""
+    """lam 1 and one step: theta_hat takes GRPO's step and a second one, importance-weighted, on the
+    same samples; theta takes one.
+    """
     recipes = toys.linear(0.5)
     method, update = bigram_method(recipes, variant__inner_steps=2)
     plain, plain_update = bigram_method(recipes)
@@ -97,7 +101,9 @@ def test_inner_steps():
 
 
 def test_inner_steps_are_taken_at_thetas_rate():
-    """A rate that falls to 0 over 4 steps of theta: theta_hat, with 3 steps to one, learns in the third as well, at .5 then."""
+    """A rate that falls to 0 over 4 steps of theta: theta_hat, with 3 steps to one, learns in the
+    third as well, at .5 then.
+    """
     from bridge_jax.optim import Recipe, Recipes, learning_rate
 
     falling = Recipe(learning_rate=1.0, schedule="linear", decay_steps=4, warmup_steps=2)
@@ -118,7 +124,9 @@ def test_inner_steps_are_taken_at_thetas_rate():
 
 
 def test_low_memory_shadow():
-    """Differences and moments in bfloat16: exact at step 0, lam 1 keeps theta_hat == theta, and the path stays near the full one's."""
+    """Differences and moments in bfloat16: exact at step 0, lam 1 keeps theta_hat == theta, and the
+    path stays near the full one's.
+    """
     method, update = bigram_method(shadow__storage="difference", shadow__moments="bfloat16")
     full, full_update = bigram_method()
     theta = toys.bigram_theta()

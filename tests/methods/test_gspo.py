@@ -15,7 +15,9 @@ def test_gspo():
 
 
 def test_gspo_clips_whole_sequences():
-    """After a strong first update both sequences are outside the narrow clip: the second finds nothing."""
+    """After a strong first update both sequences are outside the narrow clip: the second finds
+    nothing.
+    """
     recipes = Recipes(Recipe(learning_rate=3e3, eps=1e3, clip_norm=0.0, b1=0.0, b2=0.0), Recipe())
     method = made("gspo", recipes, updates_per_batch=2)
     _, metrics = jax.jit(method.update)(

@@ -16,7 +16,9 @@ from tests.objectives.examples import close, on_policy, rows
 
 
 def test_clip_fraction():
-    """The tokens whose gradient the clip takes, of those that count; of a ratio per sample all its tokens."""
+    """The tokens whose gradient the clip takes, of those that count; of a ratio per sample all its
+    tokens.
+    """
     rho = jnp.array([[1.5, 1.1], [0.5, 1.5], [1.5, 0.9], [0.5, 0.5]])
     A, seqs = jnp.array([1.0, 1.0, -1.0, -1.0]), rows([0], [[1, 1]] * 4, [2, 2, 2, 1])
     bounds = dict(low=0.2, high=0.3)
@@ -48,7 +50,9 @@ def test_inner_and_cosine():
 
 
 def test_cooperation_by_group_of_layers():
-    """Four layers: the first alone is early, the second middle, the last two late; what is outside the layers is the rest."""
+    """Four layers: the first alone is early, the second middle, the last two late; what is outside
+    the layers is the rest.
+    """
     a = {"layers": {"q": jnp.array([[1.0, 0], [0, 2], [1, 1], [3, 0]])}, "embed": jnp.array([2.0])}
     b = {
         "layers": {"q": jnp.array([[1.0, 1], [0, -1], [0, 0], [1, 0]])},
@@ -68,7 +72,9 @@ def test_cooperation_by_group_of_layers():
 
 
 def test_passed_by_hand():
-    """Two prompts of 1 and 2 tokens with two completions each; a group that is nothing but padding costs nothing."""
+    """Two prompts of 1 and 2 tokens with two completions each; a group that is nothing but padding
+    costs nothing.
+    """
     seqs = rows([0, 0], [[1, 1], [1, 1], [1, 1], [1, 1]], [1, 2, 2, 0])
     seqs = seqs.replace(prompt_len_P=jnp.array([3, 4]))
     found = objectives.token_counts(seqs, seqs, forward=(seqs,))
@@ -82,7 +88,9 @@ def test_passed_by_hand():
 
 
 def test_demo_metrics():
-    """stop_prob is the mean probability of the last expert token over real rows; padding rows count nowhere."""
+    """stop_prob is the mean probability of the last expert token over real rows; padding rows count
+    nowhere.
+    """
     demos = rows([0, 0, 0], [[1, 0], [0, 0], [0, 0]], [2, 1, 0])
     aux = {
         "logp_BT": jnp.log(jnp.array([[0.9, 0.5], [0.25, 0.9], [0.9, 0.9]])),
@@ -128,7 +136,9 @@ def rolled_out(length, reward) -> Rollouts:
 
 
 def test_gain_and_ess_by_hand():
-    """Sequence ratios 2 * 3 = 6, 1/2, 1 (tokens beyond the length do not count), for two right answers and a wrong one."""
+    """Sequence ratios 2 * 3 = 6, 1/2, 1 (tokens beyond the length do not count), for two right
+    answers and a wrong one.
+    """
     logp = jnp.log(jnp.array([[0.1, 0.2], [0.4, 0.3], [0.5, 0.5]]))
     hat = jnp.log(jnp.array([[0.2, 0.6], [0.2, 0.9], [0.5, 0.5]]))
     metrics = objectives.shared_gain(rolled_out([2, 1, 2], [1, 1, 0]), logp, hat)
@@ -139,7 +149,9 @@ def test_gain_and_ess_by_hand():
 
 
 def test_error_of_the_gain_is_over_prompts():
-    """The samples of a prompt are one cluster: two prompts of gains 1 1 1 and 0 0 3; of one prompt, over its samples."""
+    """The samples of a prompt are one cluster: two prompts of gains 1 1 1 and 0 0 3; of one prompt,
+    over its samples.
+    """
     gain = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0, 3.0])
     assert objectives.mean_gain(gain, 2)["bridge/gain_stderr"] == 0
     three = objectives.mean_gain(gain, 3)["bridge/gain_stderr"]
@@ -149,7 +161,9 @@ def test_error_of_the_gain_is_over_prompts():
 
 
 def test_error_of_the_gain_covers():
-    """Prompts that differ, eight samples of each: the error is the spread of the mean over new prompts and samples."""
+    """Prompts that differ, eight samples of each: the error is the spread of the mean over new
+    prompts and samples.
+    """
     rng = np.random.default_rng(0)
     chance = rng.beta(0.5, 0.5, (2000, 16, 1))
     gain = (rng.random((2000, 16, 8)) < chance).astype(np.float32).reshape(2000, -1)

@@ -12,7 +12,9 @@ from tests.objectives.examples import close
 
 
 def test_micro_split():
-    """16 rows of 4 prompts: whole groups per micro-batch, or parts of one; a row keeps its own prompt; join undoes it."""
+    """16 rows of 4 prompts: whole groups per micro-batch, or parts of one; a row keeps its own
+    prompt; join undoes it.
+    """
     seqs = toys.sequences(0, P=4, M=4)
     for count in (1, 2, 4, 8, 16):
         split, (index,) = objectives.micro_split(seqs, (jnp.arange(16),), count)

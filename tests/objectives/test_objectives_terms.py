@@ -27,7 +27,9 @@ def test_token_mask():
 
 
 def test_group_advantages():
-    """Rewards 1 0 0 0 have mean 1/4 and unbiased std 1/2, 0 1 1 0 one of sqrt(1/3); an all-equal group gets exactly 0."""
+    """Rewards 1 0 0 0 have mean 1/4 and unbiased std 1/2, 0 1 1 0 one of sqrt(1/3); an all-equal
+    group gets exactly 0.
+    """
     A = objectives.group_advantages(jnp.array([1.0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 1, 0]), 4)
     std, half = 0.5 + 1e-6, math.sqrt(1 / 3) + 1e-6
     close(
@@ -76,7 +78,9 @@ def test_advantages_of_a_group_have_unit_variance(M):
 
 @pytest.mark.parametrize("options", [{}, toys.AS_USERS], ids=["quick", "as-users"])
 def test_equal_rewards_have_no_advantage(options):
-    """Exactly 0 for any number of samples: a mean that rounds to 1 + 6e-8, divided by 1e-6, would be an advantage of .06."""
+    """Exactly 0 for any number of samples: a mean that rounds to 1 + 6e-8, divided by 1e-6, would
+    be an advantage of .06.
+    """
     for M in (3, 5, 15, 41, 63):
         A = jax.jit(lambda R, M=M: objectives.group_advantages(R, M), compiler_options=options)(
             jnp.ones(2 * M)
@@ -85,7 +89,9 @@ def test_equal_rewards_have_no_advantage(options):
 
 
 def test_surrogate():
-    """rho A with rho = pi / behaviour; a cap of 2 bounds rho to [1/2, 2] whatever the sign of A; the gradient is the same as the value."""
+    """rho A with rho = pi / behaviour; a cap of 2 bounds rho to [1/2, 2] whatever the sign of A;
+    the gradient is the same as the value.
+    """
     logp, behaviour = jnp.log(column(0.6, 0.1, 0.3, 0.6)), jnp.log(column(0.2, 0.4, 0.2, 0.2))
     A = jnp.array([2.0, 1.0, -1.0, -1.0])
     close(objectives.surrogate(logp, behaviour, A)[:, 0], [6.0, 0.25, -1.5, -3.0])
@@ -105,7 +111,9 @@ def test_no_gradient_through_the_behaviour():
 
 
 def test_clipped_surrogate():
-    """min(rho A, clip(rho, 0.8, 1.3) A): flat where a step further along A would leave the range, never elsewhere."""
+    """min(rho A, clip(rho, 0.8, 1.3) A): flat where a step further along A would leave the range,
+    never elsewhere.
+    """
     rho, A = column(1.5, 1.5, 0.5, 0.5, 1.0), jnp.array([2.0, -2.0, 2.0, -2.0, 3.0])
     J = lambda logp: objectives.clipped_surrogate(logp, jnp.zeros((5, 1)), A, low=0.2, high=0.3)
     close(J(jnp.log(rho))[:, 0], [2.6, -3.0, 1.0, -1.6, 3.0])
@@ -113,7 +121,9 @@ def test_clipped_surrogate():
 
 
 def test_k3():
-    """e^d - d - 1 with d = log ref - log pi: 0 at equality, positive elsewhere; gradient in log pi is 1 - e^d."""
+    """e^d - d - 1 with d = log ref - log pi: 0 at equality, positive elsewhere; gradient in log pi
+    is 1 - e^d.
+    """
     d = jnp.log(jnp.array([1.0, 2.0, 0.5]))
     close(
         objectives.k3(-d, jnp.zeros(3)),
@@ -146,7 +156,9 @@ def test_extremes_are_finite(gap):
 
 
 def test_J_SFT_by_hand():
-    """Ragged lengths 2, 1, 0, 0: the mean over the 3 tokens that count, and its gradient (onehot - p) / 3 per token."""
+    """Ragged lengths 2, 1, 0, 0: the mean over the 3 tokens that count, and its gradient (onehot -
+    p) / 3 per token.
+    """
     table = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [1 / 3, 1 / 3, 1 / 3]]))
     demos = rows([0, 1, 2, 2], [[1, 2, 0], [0, 2, 2], [1, 1, 1], [2, 2, 2]], [2, 1, 0, 0])
     J = objectives.J_SFT(toys.bigram(), demos)
@@ -161,7 +173,9 @@ def test_J_SFT_by_hand():
 
 
 def test_J_RL_by_hand():
-    """Tokens, not rows, are averaged: lengths 1 and 3 make 4 tokens, each weighted with its row's advantage."""
+    """Tokens, not rows, are averaged: lengths 1 and 3 make 4 tokens, each weighted with its row's
+    advantage.
+    """
     table = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
     rolled = on_policy(rows([0], [[1, 0, 0], [1, 1, 0]], [1, 3]), [1, 0])
     J = objectives.J_RL(toys.bigram(), rolled, objectives.surrogate)
@@ -184,7 +198,9 @@ def test_J_RL_by_hand():
 
 
 def spread_policy(asked: list):
-    """A table of logits; `asked` is told, in each backward pass, whether a gradient of the entropy was wanted."""
+    """A table of logits; `asked` is told, in each backward pass, whether a gradient of the entropy
+    was wanted.
+    """
 
     @jax.custom_vjp
     def scored(table):
@@ -212,8 +228,10 @@ def spread_policy(asked: list):
 
 @pytest.mark.parametrize("coef", [0.0, 0.3])
 def test_bonus_of_entropy(coef):
-    """coef times the mean entropy is added to either objective, value and gradient, of the rows that are kept; without it nobody
-    asks for a gradient of the entropy, so that its backward pass is none the dearer."""
+    """coef times the mean entropy is added to either objective, value and gradient, of the rows
+    that are kept; without it nobody asks for a gradient of the entropy, so that its backward pass
+    is none the dearer.
+    """
     asked, seqs = [], rows([0, 1], [[1, 2], [0, 0], [2, 1]], [2, 1, 2])
     seqs = seqs.replace(prompt_PS=jnp.ones((3, 1), int), prompt_len_P=jnp.ones(3, int))
     policy, phi = spread_policy(asked), jnp.array([[0.3, -0.2, 1.0], [0.1, 0.7, -0.4]])
@@ -266,8 +284,10 @@ def test_temperature_reaches_the_policy():
 
 @pytest.mark.parametrize("behaved", [False, True])
 def test_gradient_of_the_kl_by_hand(behaved):
-    """One state, every token seen once. As samples of a uniform behaviour the ratio makes it an expectation under pi:
-    -c E_pi[(1 - ref/pi) (onehot - pi)] = -c (pi - ref). Without a behaviour the tokens count alike."""
+    """One state, every token seen once. As samples of a uniform behaviour the ratio makes it an
+    expectation under pi: -c E_pi[(1 - ref/pi) (onehot - pi)] = -c (pi - ref). Without a behaviour
+    the tokens count alike.
+    """
     p, ref, c = np.array([0.6, 0.3, 0.1]), np.array([0.2, 0.3, 0.5]), 0.7
     rolled = on_policy(rows([0, 0, 0], [[0], [1], [2]], [1, 1, 1]), [0, 0, 0])
     J = objectives.J_RL(toys.bigram(), rolled, objectives.surrogate, kl_coef=c)

@@ -11,7 +11,9 @@ from tests.objectives.examples import close, rows
 
 
 def test_gradient_over_micro_batches():
-    """1, 2, 4, 8 micro-batches: the same gradient, value and aux, since the count is global. G is fp32 for bf16 weights."""
+    """1, 2, 4, 8 micro-batches: the same gradient, value and aux, since the count is global. G is
+    fp32 for bf16 weights.
+    """
     policy, demos = toys.bigram(), toys.sequences(1, P=8, M=1, vocab=toys.V)
     J, phi = objectives.J_SFT(policy, demos), toys.bigram_theta()
     whole = objectives.gradient(J, phi, demos, {})
@@ -22,7 +24,9 @@ def test_gradient_over_micro_batches():
 
 
 def test_a_pass_of_a_lost_step_is_not_made():
-    """Before a finite number the pass is what it is without one; after any other its J is NaN, and it costs nothing."""
+    """Before a finite number the pass is what it is without one; after any other its J is NaN, and
+    it costs nothing.
+    """
     seqs = rows([0, 1, 2, 0], [[1, 2], [2, 0], [1, 1], [0, 0]], [2, 1, 2, 1])
     J, theta = objectives.J_SFT(toys.bigram(), seqs), toys.bigram_theta()
     of = jax.jit(lambda done: objectives.gradient(J, theta, seqs, {}, 2, done))

@@ -18,7 +18,9 @@ from tests.optim.trees import by_name, declared, one
 
 @pytest.mark.parametrize("family", params.families())
 def test_every_large_matrix_has_factored_moments(family):
-    """o's rows are all heads together. Norms and biases are never factored, of 130 layers, 128 heads and a width of 128 either."""
+    """o's rows are all heads together. Norms and biases are never factored, of 130 layers, 128
+    heads and a width of 128 either.
+    """
     tree, matrices, vectors = declared(family, size=128, layers=130)
     state = jax.eval_shape(optim.scale_by_factored_adam(0.9, 0.999, 1e-8, matrices).init, tree)
     found = {name: leaf.shape for name, leaf in by_name(state.nu).items()}
@@ -53,7 +55,9 @@ def test_what_is_not_declared_is_asked_for():
 
 
 def test_factored_moments_are_adams_where_squares_are_an_outer_product():
-    """Five steps of gradients +-a_i b_j: the same steps as Adam's, but for the rounding of the first moment to bfloat16."""
+    """Five steps of gradients +-a_i b_j: the same steps as Adam's, but for the rounding of the
+    first moment to bfloat16.
+    """
     rng = np.random.RandomState(0)
     a, b = rng.uniform(0.1, 2, (3, 140, 1)), rng.uniform(0.1, 2, (3, 1, 256))
     params = {
@@ -100,8 +104,9 @@ def test_factored_moments_are_adams_where_squares_are_an_outer_product():
     ids=["q", "o"],
 )
 def test_factored_moments_where_squares_are_none(shape, matrix):
-    """v_ij = r_i c_j / mean(r), by hand after one step; heads and their width are one side together, of q the columns, of o the
-    rows: as for the matrix that has them as one dimension."""
+    """v_ij = r_i c_j / mean(r), by hand after one step; heads and their width are one side
+    together, of q the columns, of o the rows: as for the matrix that has them as one dimension.
+    """
     rng = np.random.RandomState(1)
     g = rng.standard_normal(shape).astype(np.float32)
     scale = optim.scale_by_factored_adam(0.9, 0.999, 1e-8, (("x", matrix),))
@@ -123,7 +128,9 @@ def test_unknown_moments_are_refused():
 
 
 def test_rounding_to_bfloat16():
-    """Right on average where rounding to nearest would be wrong by its whole remainder; what bfloat16 has stays."""
+    """Right on average where rounding to nearest would be wrong by its whole remainder; what
+    bfloat16 has stays.
+    """
     x = jnp.full(
         40_000, 1.0 + 2.0**-10
     )  # an eighth of the way from 1 to the next bfloat16, 1 + 2^-7
@@ -138,7 +145,9 @@ def test_rounding_to_bfloat16():
 
 
 def test_moments_in_bfloat16_move():
-    """Adam's second moment follows a gradient that halves, which plain bfloat16 (1/512 at most) would never notice."""
+    """Adam's second moment follows a gradient that halves, which plain bfloat16 (1/512 at most)
+    would never notice.
+    """
     params, inner = (
         {"x": jnp.ones((50, 50))},
         optim.adamw(Recipe(learning_rate=1e-3, clip_norm=0.0)),

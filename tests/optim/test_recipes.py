@@ -24,7 +24,9 @@ def at(function, *steps):
 
 
 def test_learning_rate_by_hand():
-    """Warm-up of 4 reaches the peak with its 4th update; the schedule's own steps count from the end of warm-up."""
+    """Warm-up of 4 reaches the peak with its 4th update; the schedule's own steps count from the
+    end of warm-up.
+    """
     warm = optim.learning_rate(
         Recipe(learning_rate=2.0, warmup_steps=4, schedule="linear", decay_steps=10, end_ratio=0.5)
     )
@@ -51,7 +53,9 @@ def test_rates_that_could_never_leave_their_start(fields, message):
 
 
 def test_misfits_of_a_schedule_and_a_run():
-    """10 steps of warm-up and 90 of decay: fine for 100 steps; in 101 the last one has a rate of 0; in 9 the peak is not reached."""
+    """10 steps of warm-up and 90 of decay: fine for 100 steps; in 101 the last one has a rate of 0;
+    in 9 the peak is not reached.
+    """
     falling = Recipe(learning_rate=1.0, schedule="cosine", warmup_steps=10, decay_steps=90)
     rate = optim.learning_rate(falling)
     assert at(rate, 100) == [0.0] and at(rate, 99)[0] > 0
@@ -97,7 +101,9 @@ def start(recipes: Recipes, params: Params) -> TrainState:
 
 
 def test_first_update_by_hand():
-    """Adam's first step is lr g / (|g| + eps), UP the gradient; weight decay pulls matrices alone, by lr wd theta."""
+    """Adam's first step is lr g / (|g| + eps), UP the gradient; weight decay pulls matrices alone,
+    by lr wd theta.
+    """
     recipes = Recipes(
         Recipe(learning_rate=0.1, weight_decay=0.5, clip_norm=0.0),
         Recipe(learning_rate=0.01, clip_norm=0.0),
@@ -122,7 +128,9 @@ def test_first_update_by_hand():
 
 
 def test_clip_is_per_label():
-    """A gradient of norm 5 is clipped to 1; the first moment keeps 0.1 of it. The shadow's own norm is another one."""
+    """A gradient of norm 5 is clipped to 1; the first moment keeps 0.1 of it. The shadow's own norm
+    is another one.
+    """
     recipes = Recipes(Recipe(clip_norm=1.0), Recipe(clip_norm=1.0))
     params = one([0.0, 0.0], [0.0, 0.0], [0.0, 0.0])
     state, _ = optim.apply_ascent(
@@ -138,7 +146,9 @@ def test_clip_is_per_label():
 
 
 def test_a_huge_shadow_gradient_does_not_touch_theta():
-    """Bit for bit under three labels. Under one label it shrinks theta's step: the control that this can be seen."""
+    """Bit for bit under three labels. Under one label it shrinks theta's step: the control that
+    this can be seen.
+    """
     recipes = toys.recipes(1.0, 1.0, clip_norm=1.0, eps=1.0)
     params = one([0.0, 0.0], [0.0, 0.0], [0.0])
     small, huge = one([0.3, 0.4], [0.3, 0.4], [0.1]), one([0.3, 0.4], [3e4, 4e4], [0.1])
@@ -157,7 +167,9 @@ def test_a_huge_shadow_gradient_does_not_touch_theta():
 
 
 def test_theta_and_its_shadow_share_one_recipe():
-    """Equal directions keep them equal bit for bit, warm-up, decay and all; w follows the other recipe."""
+    """Equal directions keep them equal bit for bit, warm-up, decay and all; w follows the other
+    recipe.
+    """
     recipes = Recipes(
         Recipe(
             learning_rate=0.1, warmup_steps=2, schedule="cosine", decay_steps=5, weight_decay=0.1
@@ -179,7 +191,9 @@ def test_theta_and_its_shadow_share_one_recipe():
 @pytest.mark.parametrize("bad", ["theta", "theta_hat", "w", "value"])
 @pytest.mark.parametrize("what", [np.nan, np.inf])
 def test_non_finite_skips_everything(bad, what):
-    """One bad number anywhere: no part moves, no optimizer state changes, the step still counts, and it is reported."""
+    """One bad number anywhere: no part moves, no optimizer state changes, the step still counts,
+    and it is reported.
+    """
     recipes = toys.recipes()
     state = start(recipes, one([1.0, 2.0], [1.0, 2.0], [3.0]))
     state, _ = optim.apply_ascent(recipes, state, one([0.1, 0.2], [0.1, 0.2], [0.3]))
@@ -196,7 +210,9 @@ def test_non_finite_skips_everything(bad, what):
 
 @pytest.mark.parametrize("family", params.families())
 def test_weight_decay_reaches_matrices_alone(family):
-    """Zero gradients: a step is the decay alone. Stacked norms and biases stay; projections, embedding, head, A and B shrink."""
+    """Zero gradients: a step is the decay alone. Stacked norms and biases stay; projections,
+    embedding, head, A and B shrink.
+    """
     tree, matrices, vectors = declared(family, size=2, layers=3)
     recipe = Recipe(learning_rate=0.5, weight_decay=0.5, clip_norm=0.0)
     tx = Recipes(recipe, recipe, matrices=matrices).optimizer()

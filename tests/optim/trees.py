@@ -21,7 +21,9 @@ def one(theta, theta_hat=None, w=None) -> Params:
 
 @functools.cache
 def declared(family: str, size: int, layers: int):
-    """(abstract Params, what is declared of them, names of norms and biases) of a model whose sides all have this size."""
+    """(abstract Params, what is declared of them, names of norms and biases) of a model whose sides
+    all have this size.
+    """
     sides = ("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
     hf = tiny.hf_of(family) | dict.fromkeys((*sides, "intermediate_size"), size)
     cfg = params.read_config(hf | dict(num_hidden_layers=layers))

@@ -27,7 +27,9 @@ def test_keys_that_the_method_never_reads(caplog):
 
 
 def test_keys_that_the_chosen_schedule_never_reads(caplog):
-    """A schedule that is set up and not chosen never leaves its start: its keys are named, those of the chosen one are not."""
+    """A schedule that is set up and not chosen never leaves its start: its keys are named, those of
+    the chosen one are not.
+    """
     told = lambda: [
         record.getMessage() for record in caplog.records if "never reads" in record.getMessage()
     ]
@@ -151,7 +153,9 @@ FALLING = dict(
     ],
 )
 def test_schedules_that_do_not_fit_the_run_are_named(method, given, expected, caplog):
-    """Steps behind a schedule that has ended at 0, and what would come after the last step; all else goes without a word."""
+    """Steps behind a schedule that has ended at 0, and what would come after the last step; all
+    else goes without a word.
+    """
     build(method=method, **FALLING | given)
     told = [
         record.getMessage()

@@ -79,7 +79,9 @@ def test_models_and_data_that_do_not_fit(given, message):
 
 
 def test_a_folder_of_another_model(tmp_path):
-    """model.path and model.arch, both given, must agree; a folder without weights is named by what it lacks."""
+    """model.path and model.arch, both given, must agree; a folder without weights is named by what
+    it lacks.
+    """
     (tmp_path / "config.json").write_text(
         json.dumps(tiny_runs.config().model.arch.to_dict() | {"hidden_size": 48})
     )
@@ -93,7 +95,9 @@ def test_a_folder_of_another_model(tmp_path):
 
 
 def test_what_does_not_fit_is_dropped_and_counted(caplog):
-    """Prompts of six characters against a bucket of four, traces of fifteen tokens against fourteen."""
+    """Prompts of six characters against a bucket of four, traces of fifteen tokens against
+    fourteen.
+    """
     with caplog.at_level(logging.WARNING):
         _, data = build(data__buckets=(4,), rollout__max_new=14)
     assert {len(tokens) for tokens in data.prompts.tokens} == {4} and len(

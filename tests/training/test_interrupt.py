@@ -19,7 +19,8 @@ from bridge_jax.training.interrupt import Interrupt, Stopped
 
 
 class Held:
-    """Holds the main thread in code that is not Python's, as a wait for a device does, until `let_go`.
+    """Holds the main thread in code that is not Python's, as a wait for a device does, until
+    `let_go`.
 
     Python's signal handlers do not run meanwhile: a barrier of C goes on waiting behind a signal.
     """
@@ -210,7 +211,9 @@ def test_before_the_first_step(said, send):
 
 @on_linux
 def test_a_command_that_ctrl_c_interrupts(monkeypatch):
-    """KeyboardInterrupt comes when the main thread is let go, the line about it at once; a second signal does not wait."""
+    """KeyboardInterrupt comes when the main thread is let go, the line about it at once; a second
+    signal does not wait.
+    """
     held, told, first = Held(), [], threading.Event()
     before = signal.getsignal(signal.SIGINT)
 

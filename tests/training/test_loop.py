@@ -124,7 +124,9 @@ def poison(monkeypatch, steps) -> None:
 
 @every_method
 def test_resumed_equals_unbroken(quick, unbroken, tmp_path, method, k=1):
-    """k steps, then the rest: the same metrics, transcripts, parameters and optimizer states as without a stop."""
+    """k steps, then the rest: the same metrics, transcripts, parameters and optimizer states as
+    without a stop.
+    """
     assert go(tmp_path, method, stop_at=k)["step"] == k
     assert tiny_runs.lines(tmp_path) == tiny_runs.lines(unbroken(method))[: k + 1]
     go(tmp_path, method)
@@ -133,7 +135,9 @@ def test_resumed_equals_unbroken(quick, unbroken, tmp_path, method, k=1):
 
 @every_method
 def test_the_run_moves_what_it_trains(quick, unbroken, method):
-    """Rewards vary and every part of the parameters has moved: the equalities above are not those of idle runs."""
+    """Rewards vary and every part of the parameters has moved: the equalities above are not those
+    of idle runs.
+    """
     begun, _ = build.build(tiny_runs.config(method), jax.devices()[:1])
     theta, end = build.initial_theta(begun), tiny_runs.state(unbroken(method), method)
     for part in ("theta", "theta_hat"):
@@ -163,7 +167,9 @@ def test_sigterm_saves_within_the_step_and_goes_on(quick, unbroken, tmp_path, mo
 
 
 def test_a_run_lengthened_behind_its_schedule_says_so(quick, tmp_path, caplog):
-    """Its rate falls to 0 within two steps: nothing is said of two, and of four it is, before they change nothing."""
+    """Its rate falls to 0 within two steps: nothing is said of two, and of four it is, before they
+    change nothing.
+    """
     falling = dict(optim__base__schedule="linear", optim__base__warmup_steps=0)
     falling |= dict(optim__base__decay_steps=2, eval__every=0)
     go(tmp_path, "sft", steps=2, **falling)
@@ -221,7 +227,9 @@ def test_what_is_printed_at_start(quick, tmp_path, capsys):
 
 
 def test_a_finished_run_says_so_before_it_reads_or_compiles(quick, tmp_path, monkeypatch, capsys):
-    """Neither model nor checkpoint is read; the last line of metrics comes back. More steps go on from there."""
+    """Neither model nor checkpoint is read; the last line of metrics comes back. More steps go on
+    from there.
+    """
     end = go(tmp_path, "sft", stop_at=3)
     with monkeypatch.context() as patch:
         for module, name in (
@@ -241,7 +249,9 @@ def test_a_finished_run_says_so_before_it_reads_or_compiles(quick, tmp_path, mon
 
 @pytest.mark.parametrize("hurt", ["checkpoint", "metrics", "mark"])
 def test_a_finished_run_that_was_damaged_is_mended(quick, unbroken, tmp_path, monkeypatch, hurt):
-    """What was said to be finished is read, and trained again as far as it must be; what can be read is not compiled for."""
+    """What was said to be finished is read, and trained again as far as it must be; what can be
+    read is not compiled for.
+    """
     go(tmp_path)
     if hurt == "checkpoint":
         for file in (tmp_path / "checkpoints" / f"step_{STEPS:06d}").rglob("*"):
@@ -265,7 +275,9 @@ def test_a_finished_run_that_was_damaged_is_mended(quick, unbroken, tmp_path, mo
 
 @pytest.mark.parametrize("method", ["grpo", "bridge"])
 def test_a_poisoned_step_changes_nothing(quick, tmp_path, monkeypatch, caplog, method):
-    """NaN rewards at steps 2 and 3: parameters and optimizer states stay, the batches are kept, the run goes on."""
+    """NaN rewards at steps 2 and 3: parameters and optimizer states stay, the batches are kept, the
+    run goes on.
+    """
     poison(monkeypatch, {2, 3})
     given = dict(log__skipped_limit=3, checkpoint__every=1)
     (setup, _), found = build.build(tiny_runs.config(method), jax.devices()[:1]), {}
@@ -347,7 +359,9 @@ def test_a_signal_while_updates_are_skipped_saves_beside_the_last_good(
 
 @pytest.mark.parametrize("method", ["grpo", "sft"])
 def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
-    """Every update not finite: stops after the limit, says where the batches are; no checkpoint holds a NaN."""
+    """Every update not finite: stops after the limit, says where the batches are; no checkpoint
+    holds a NaN.
+    """
     given = dict(log__skipped_limit=2, checkpoint__every=1)
     if method == "sft":  # a learning rate that throws the weights out of range in one step
         given |= dict(optim__base__learning_rate=1e38)
@@ -368,7 +382,9 @@ def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
 def test_a_run_that_diverged_goes_back_to_the_last_good_checkpoint(
     quick, tmp_path, monkeypatch, keep
 ):
-    """The newest may be ruined, although its update was finite: the message names the one before, and the flags."""
+    """The newest may be ruined, although its update was finite: the message names the one before,
+    and the flags.
+    """
     given = dict(log__skipped_limit=2, eval__every=0, checkpoint__every=1, checkpoint__keep=keep)
     whole, hurt = tmp_path / "whole", tmp_path / "hurt"
     go(whole, "grpo", **given | dict(steps=2))
@@ -405,7 +421,9 @@ def test_without_a_checkpoint_that_is_known_to_be_good_none_is_renamed(
 
 @pytest.mark.parametrize("keep", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_last_good_checkpoint_takes_no_more_room(quick, tmp_path, monkeypatch, keep):
-    """While a checkpoint is written there are as many beside it as are kept, and one of them is good."""
+    """While a checkpoint is written there are as many beside it as are kept, and one of them is
+    good.
+    """
     there, save = [], checkpoint.ocp.CheckpointManager.save
 
     def noted(self, step, *given, **named):
@@ -661,7 +679,9 @@ def test_metrics_contract(quick, unbroken, method):
 
 
 def test_rollout_files_are_complete(quick, unbroken):
-    """Every sample with its prompt, ids, behaviour log-probabilities and outcome; the mean reward is theirs."""
+    """Every sample with its prompt, ids, behaviour log-probabilities and outcome; the mean reward
+    is theirs.
+    """
     _, data = build.build(tiny_runs.config(), jax.devices()[:1])
     for line in logbook.read(str(unbroken("bridge")))[1:]:
         rows = tiny_runs.rows(unbroken("bridge") / "rollouts" / f"step_{line['step']:06d}.jsonl")
@@ -693,7 +713,9 @@ def test_rollout_files_are_complete(quick, unbroken):
 
 
 def test_nothing_compiles_after_warm_up(quick, tmp_path, monkeypatch):
-    """Two prompt buckets, evaluations, checkpoints: the count of the first step is that of the last; also resumed."""
+    """Two prompt buckets, evaluations, checkpoints: the count of the first step is that of the
+    last; also resumed.
+    """
     used, rows = [], StepSampler.rows
     monkeypatch.setattr(StepSampler, "rows", lambda *given: used.append(rows(*given)) or used[-1])
     given = dict(data__buckets=(4, 6), eval__every=2)
@@ -744,7 +766,9 @@ def test_workdir_that_cannot_be_written(tmp_path):
 
 
 def test_a_step_is_logged_behind_the_next_samples(quick, tmp_path, monkeypatch):
-    """The device never waits for the log: step n is fetched when the samples of n + 1 are under way."""
+    """The device never waits for the log: step n is fetched when the samples of n + 1 are under
+    way.
+    """
     told, start, write = [], StepSampler.start, logbook.Logbook.write
 
     def started(self, params, rows):
@@ -780,7 +804,9 @@ def test_sigterm_before_the_first_step(quick, unbroken, tmp_path, monkeypatch, a
 
 
 def test_sigterm_during_an_evaluation(quick, unbroken, tmp_path, monkeypatch):
-    """Ends between two batches of it; the evaluation is made up for when the run goes on, also after a second signal."""
+    """Ends between two batches of it; the evaluation is made up for when the run goes on, also
+    after a second signal.
+    """
     evaluate_split, seen = evaluate.evaluate, []
 
     def second_batch(*given, **named):
@@ -863,7 +889,9 @@ def test_derived_batch_is_saved(quick, tmp_path):
 
 @pytest.mark.slow
 def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples(quick, tmp_path):
-    """Three problems for eight prompts a step: equal prompts, different samples, whatever part of the step they are in."""
+    """Three problems for eight prompts a step: equal prompts, different samples, whatever part of
+    the step they are in.
+    """
     go(tmp_path, "grpo", steps=1, eval__every=0, batch__prompts_per_step=8, task__train_size=3)
     rows = tiny_runs.rows(tmp_path / "rollouts" / "step_000001.jsonl")
     groups = [tuple(tuple(row["ids"]) for row in rows[i : i + 4]) for i in range(0, 32, 4)]
@@ -872,7 +900,9 @@ def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples(quick, tmp_path)
 
 @pytest.mark.slow
 def test_held_out_problems_are_sampled_too(quick, tmp_path):
-    """eval.samples: the mean of so many samples of each held-out problem, which solved.jsonl counts; no training prompt has them."""
+    """eval.samples: the mean of so many samples of each held-out problem, which solved.jsonl
+    counts; no training prompt has them.
+    """
     go(tmp_path, "grpo", steps=2, eval__every=2, eval__samples=3)
     lines, counted = logbook.read(str(tmp_path)), tiny_runs.rows(tmp_path / "solved.jsonl")
     evaluated = [line for line in lines if "eval/held_out_accuracy" in line]
@@ -889,7 +919,9 @@ def test_held_out_problems_are_sampled_too(quick, tmp_path):
 
 
 def test_a_refused_force_config_changes_nothing(quick, tmp_path):
-    """Another method cannot go on from the checkpoint: config.json still tells of the run that is there, which goes on."""
+    """Another method cannot go on from the checkpoint: config.json still tells of the run that is
+    there, which goes on.
+    """
     go(tmp_path, "bridge", steps=2, eval__every=0)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(ValueError, match="another model, method or optimizer"):

@@ -27,7 +27,9 @@ OTHERWISE = ("rollout/unread_tokens", "rollout/logp_error", "rollout/logp_error_
 
 
 def test_a_run_is_that_of_a_sampler_which_ends_a_row_there(quick, tmp_path, monkeypatch):
-    """Every number, sample and parameter equals those of a run for which the mark is an end-of-sequence token."""
+    """Every number, sample and parameter equals those of a run for which the mark is an
+    end-of-sequence token.
+    """
     go(tmp_path / "stop", "grpo", **GIVEN)
     free = dict(GIVEN, rollout__stop=())
     # the sampler's ids of ends are traced, but their number is part of a program's shape
