@@ -26,6 +26,7 @@ FILES = ("README.md", "pyproject.toml")
 # Where something is asked of every method, task or family, or a list of them is written out.
 ENUMERATING = (
     "tests/test_architecture.py",
+    "tests/config/test_base.py",
     "tests/config/test_configs.py",
     "tests/config/test_sweeps.py",
     "tests/data/test_packing.py",
@@ -35,12 +36,15 @@ ENUMERATING = (
     "tests/methods/test_conformance.py",
     "tests/models/test_families.py",
     "tests/models/test_params.py",
+    "tests/optim/test_moments.py",
     "tests/optim/test_recipes.py",
     "tests/planner/test_phases.py",
     "tests/tasks/test_benchmarks.py",
     "tests/tasks/test_generated.py",
+    "tests/training/test_advice.py",
     "tests/training/test_build.py",
     "tests/training/test_loop.py",
+    "tests/training/test_settings.py",
 )
 # The tests of the toys themselves, and those that read all names at once.
 CHOSEN = (

@@ -1,4 +1,4 @@
-"""The paper's three models at full size: every method's state and step traced, nothing allocated."""
+"""The paper's three models trace at full size, for every method and step, unallocated."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def traced_cases():
 
 @pytest.mark.parametrize("name, method", traced_cases())
 def test_state_and_step_of_the_papers_models_trace_at_full_size(name, method):
+    """The paper's settings give states and updates of the expected shapes."""
     config = importlib.import_module(f"configs.{name}").get_config(method)
     s = settings.read(config, devices=1)
     assert (s.batch.prompts_per_step, s.batch.samples_per_prompt, s.rollout.max_new) == (

@@ -1,4 +1,4 @@
-"""Every sweep file of configs/sweeps: it can be meant, its runs differ, and the ablations vary what they are named for."""
+"""Every sweep file is valid, its runs differ, and ablations vary what they name."""
 
 import pathlib
 
@@ -34,6 +34,7 @@ def at_the_root(request):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_runs_are_valid_and_distinct(path):
+    """Each sweep has distinct runs, two seeds or more a variant, and varies what it names."""
     runs = plan.runs_of(plan.load(str(path)))
     assert len({run.fingerprint for run in runs}) == len(runs)
     by_variant = {}
@@ -52,7 +53,9 @@ def test_runs_are_valid_and_distinct(path):
 
 
 def test_the_variants_of_the_study():
-    """Of methods that there are; dapo and the shadow's own samples have fewer steps, which generate more each."""
+    """Of methods that there are; dapo and the shadow's own samples have fewer steps, which generate
+    more each.
+    """
     assert {given["method"] for given in ladder.METHODS.values()} <= set(methods.names())
     assert set(ladder.MAIN) | set(ladder.WITH_ADAPTER) <= set(ladder.METHODS)
     lengths = {name: ladder.at_rate(name, 1e-4)["steps"] for name in ladder.METHODS}
@@ -75,6 +78,7 @@ def test_a_method_that_the_study_has_not_stands_beside_its_variants():
 
 
 def test_lam_has_the_papers_range_and_every_schedule():
+    """The sweep of lam covers 0.1 to 0.9 and all kinds of schedule."""
     runs = plan.runs_of(plan.load(str(FOLDER / "lam.py")))
     assert {0.1, 0.3, 0.5, 0.7, 0.9} <= {run.settings["method.bridge.lam"] for run in runs}
     assert {run.settings.get("method.bridge.lam_schedule.kind", "constant") for run in runs} == {

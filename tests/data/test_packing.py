@@ -1,4 +1,4 @@
-"""Several samples in a row: who goes where, what a row holds, and updates that equal those without."""
+"""Rows that hold several samples fill up well and give the same updates."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from bridge_jax.data import packing
 from bridge_jax.models import logprobs
 from bridge_jax.training import build
 from bridge_jax.training.settings import Model
-from bridge_jax.types import Batch, Packing, Sequences
+from bridge_jax.types import Packing, Sequences
 from tests import tiny_runs, toys
+from tests.data.packed import packed
 from tests.distributed.test_mesh import made, on_one_device
 from tests.tiny_runs import quick  # noqa: F401 (a fixture)
 
@@ -23,7 +24,9 @@ from tests.tiny_runs import quick  # noqa: F401 (a fixture)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=40), st.integers(1, 6))
 def test_plan(lengths, places):
-    """Everybody once, nobody of length 0, no row too long or too full, no two rows that would fit in one."""
+    """Everybody once, nobody of length 0, no row too long or too full, no two rows that would fit
+    in one.
+    """
     found = packing.plan(np.array(lengths), 20, places)
     rows = [[b for b in row if b >= 0] for row in found.slot_RK]
     assert found.slot_RK.shape == (len(lengths), places) and found.slot_RK.dtype == np.int32
@@ -40,7 +43,9 @@ def test_plan(lengths, places):
 
 
 def test_plan_by_hand():
-    """9 and 8 begin rows, 5 joins neither (10 wide), 4 joins the 5, 1 the 9; the empty one goes nowhere."""
+    """9 and 8 begin rows, 5 joins neither (10 wide), 4 joins the 5, 1 the 9; the empty one goes
+    nowhere.
+    """
     found = packing.plan(np.array([4, 8, 0, 9, 1, 5]), 10, 3)
     np.testing.assert_array_equal(
         found.slot_RK[:4], [[3, 4, -1], [1, -1, -1], [5, 0, -1], [-1, -1, -1]]
@@ -51,7 +56,9 @@ def test_plan_by_hand():
 
 
 def test_a_row_by_hand():
-    """Prompts 7 8 and 9, completions 1 2 3 and 4: tokens, targets, positions, segments; and the way back."""
+    """Prompts 7 8 and 9, completions 1 2 3 and 4: tokens, targets, positions, segments; and the way
+    back.
+    """
     seqs = Sequences(
         jnp.array([[7, 8, 0], [9, 0, 0]]),
         jnp.array([2, 1]),
@@ -75,8 +82,9 @@ def test_a_row_by_hand():
 
 @pytest.mark.parametrize("places", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_log_probabilities_are_those_of_single_rows(places, monkeypatch):
-    """Of ragged samples of shared prompts; what lies behind a row's last sample changes nothing. With one place in a row the
-    completions alone are scored, with four the whole row."""
+    """Of ragged samples of shared prompts; what lies behind a row's last sample changes nothing.
+    With one place in a row the completions alone are scored, with four the whole row.
+    """
     policy = build.make_policy(toys.CFG, Model(), toys.ADAPTER)
     theta, seqs = toys.transformer_theta(), toys.sequences(0, 4, 3)
     whole = packing.plan(np.asarray(packing.lengths(seqs)), 11, places)
@@ -104,24 +112,10 @@ def test_log_probabilities_are_those_of_single_rows(places, monkeypatch):
         np.testing.assert_allclose(mine_entropy[place, :length], entropy_BT[b, :length], atol=1e-5)
 
 
-def packed(batch: Batch, places: int) -> Batch:
-    """The batch with all of its parts packed."""
-
-    def part(seqs):
-        width = seqs.prompt_PS.shape[1] + seqs.tokens_BT.shape[1]
-        return seqs.replace(packing=packing.plan(np.asarray(packing.lengths(seqs)), width, places))
-
-    return Batch(
-        part(batch.demos) if batch.demos else None,
-        {
-            actor: samples.replace(seqs=part(samples.seqs))
-            for actor, samples in batch.rollouts.items()
-        },
-    )
-
-
 def assert_same_update(name: str, places: int = 3) -> None:
-    """Parameters and moments to 1e-5, metrics; every kind of step. Micro-batches of 8 rows, of which packing fills fewer."""
+    """Parameters and moments to 1e-5, metrics; every kind of step. Micro-batches of 8 rows, of
+    which packing fills fewer.
+    """
     method = made(name)
     for state, batch, expected, expected_metrics in on_one_device(name):
         after, metrics = jax.jit(method.update)(state, packed(batch, places))
@@ -140,18 +134,22 @@ def assert_same_update(name: str, places: int = 3) -> None:
 
 @pytest.mark.parametrize("places", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_same_update_packed(places):
+    """BRIDGE makes the same update of packed rows as of plain ones."""
     assert_same_update("bridge", places)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", methods.names())
 def test_the_same_update_of_every_method(name):
+    """Every method makes the same update of packed rows as of plain ones."""
     assert_same_update(name)
 
 
 @pytest.mark.slow
 def test_a_run_with_packed_rows(quick, tmp_path):
-    """Through the loop: the same samples and, to rounding, the same numbers as without; more prompt tokens, and told so."""
+    """Through the loop: the same samples and, to rounding, the same numbers as without; more prompt
+    tokens, and told so.
+    """
     given = dict(steps=2, eval__every=2, optim__base__eps=10.0, optim__lora__eps=10.0)
     tiny_runs.go(tmp_path / "single", **given)
     tiny_runs.go(tmp_path / "packed", batch__pack=3, **given)

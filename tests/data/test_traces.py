@@ -1,119 +1,159 @@
-"""From a file of traces to what a run trains on, says at its start, and keeps among its facts."""
+"""Traces join their problems by text; the first right solution counts."""
 
 from __future__ import annotations
 
 import json
-import string
 
-import jax
 import pytest
 
-from bridge_jax.config import schema
-from bridge_jax.data import tokenizers
-from bridge_jax.data.traces import ROW_STATES
-from bridge_jax.rundir import logbook, run_config
-from bridge_jax.training import build as training_build
-from bridge_jax.training import loop
-from bridge_jax.training.build import RunData, Setup
-from configs import tasks as task_groups
-from tests import tiny_runs
-
-MADE = [
-    {"id": f"p{i}", "problem": f"What is {i} times {i}?", "answer": str(i * i)} for i in range(8)
-]
-LETTERS = "".join(c for c in string.printable if c not in "<>\r\x0b\x0c")
-BOX = r"\boxed{%s}."
+from bridge_jax.data import traces
+from bridge_jax.types import Problem
+from tests.data.problems import of, write
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A data folder, and a tokenizer of the letters that its texts need."""
-    for name, rows in {"train/limr": MADE[:6], "benchmarks/math500": MADE[6:]}.items():
-        path = tmp_path / f"{name}.jsonl"
-        path.parent.mkdir()
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tokenizers.CharTokenizer(LETTERS).save(tmp_path / "tokenizer")
-    return tmp_path
-
-
-def build(folder, traces: list[dict], method: str = "sft", **given) -> tuple[Setup, RunData]:
-    """A run on the made-up problems with these traces."""
-    path = folder / "traces.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in traces))
-    config = tiny_runs.config(method, data__tokenizer=str(folder / "tokenizer"), **given)
-    config.task = task_groups.group(
-        "limr",
-        data_dir=str(folder),
-        allow_changed_data=True,
-        held_out=("math500",),
-        traces=str(path),
+def test_doubled_problems_are_left_out_and_counted(caplog):
+    """Of equal problems the first stays, and the others are counted."""
+    kept = traces.deduplicate([of(1, "a"), of(2, "b"), of(1, "a", "later")], "here")
+    assert (
+        [row.id for row in kept] == [1, 2]
+        and kept[0].solution == ""
+        and "1 of 3 problems left out" in caplog.text
     )
-    config.model.arch.vocab_size = 128
-    config.model.arch.max_position_embeddings = 1024
-    config.data.buckets, config.rollout.max_new = (256,), 40
-    return training_build.build(config, jax.devices()[:1])
 
 
-def trace(i: int, solution: str) -> dict:
-    return {"problem": MADE[i]["problem"], "solution": solution, "answer": MADE[i]["answer"]}
-
-
-TRACES = [
-    trace(1, BOX % 2),
-    trace(1, "Right, but too long to be sampled: " + BOX % 1),
-    trace(1, BOX % 1),
-    trace(1, BOX % 1),
-    trace(2, "Too long in all its solutions, which are " + BOX % 4),
-    trace(3, BOX % 9),
-    trace(4, BOX % 15),
-    {"problem": "Nobody asks?", "solution": BOX % 1, "answer": "1"},
-]
-COUNTS = dict(problems=6, matched=4, rows=8, used=2, repeated=1, wrong=2, too_long=2, unmatched=1)
-
-
-def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row(folder, capsys):
-    setup, data = build(folder, TRACES)
-    trained = {problem.question: problem.solution for problem in data.demos.problems}
-    assert trained == {MADE[1]["problem"]: BOX % 1, MADE[3]["problem"]: BOX % 9}
-    for problem, row in zip(data.demos.problems, data.demos.completions):
-        assert data.tokenizer.decode(row) == problem.solution
-    assert {key: value for key, value in data.demo_counts.items() if value} == COUNTS
-    assert sum(data.demo_counts[state] for state in ROW_STATES) == len(TRACES)
-    loop.print_summary(setup, data, {"step": 0}, 1)
-    told = capsys.readouterr().out
-    assert "8 solutions for 4 of 6 problems: 2 used, 1 repeated, 2 wrong, " in told
-    assert training_build.fingerprints(data)["demonstrations"] == data.demo_counts
-    # a method without demonstrations has nothing to report
-    assert "demonstrations" not in training_build.fingerprints(build(folder, TRACES, "grpo")[1])
-
-
-def test_further_rows_that_change_no_demonstration_do_not_stop_a_run(folder, tmp_path):
-    """The fingerprint of the demonstrations decides whether a run is the same; the report is kept."""
-    unmatched = {"problem": "Nor this?", "solution": BOX % 1, "answer": "1"}
-    more = training_build.fingerprints(build(folder, [*TRACES, unmatched])[1])
-    other = training_build.fingerprints(build(folder, [trace(1, "So " + BOX % 1), *TRACES])[1])
-    begun = training_build.fingerprints(build(folder, TRACES)[1])
-    workdir = str(tmp_path / "run")
-    record = run_config.check_run(workdir, {"steps": 1}, {}, facts=begun)
-    run_config.write_config(workdir, record)
-    with logbook.Logbook(workdir, -1) as book:
-        book.write(0, {})
-    go_on = lambda facts: run_config.check_run(
-        workdir, {"steps": 1}, {}, ignore=loop.CHANGEABLE_KEYS, facts=facts
+def test_solutions_are_dropped_by_why(caplog):
+    """Missing, wrong and unfinished solutions are left out, each counted by its reason."""
+    kept = traces.right_solutions(
+        [of(1, "a"), of(2, "b"), of(3, "c"), of(4, "d")],
+        {"a": ["right"], "b": ["wrong"], "d": ["<think> right"]},
+        check_solutions,
+        "here",
     )
-    assert go_on(more)["facts"]["demonstrations"]["unmatched"] == 2
-    old = dict(begun)
-    del old["demonstrations"]  # as a run says that was begun before there was a report
-    run_config.write_config(workdir, record | {"facts": schema.to_json(old)})
-    assert go_on(begun)
-    with pytest.raises(ValueError, match="facts.rows.demos"):
-        go_on(other)
+    assert [row.id for row in kept.demos] == [1]
+    assert (
+        "1 demonstrations of 4 problems; left out: 1 without a solution, 1 whose own answer is not"
+        in caplog.text
+    )
+    assert "1 whose solution ends inside an open <think>" in caplog.text
 
 
-def test_no_demonstration_left_says_what_became_of_all(folder, caplog):
-    with pytest.raises(ValueError, match="give task.traces=FILE"):
-        build(folder, TRACES[-1:])
-    assert "6 without a solution" in caplog.text
-    assert "1 solutions match no problem" in caplog.text
-    with pytest.raises(ValueError, match="none of 1 problems remains; allowed: .*trace at most 40"):
-        build(folder, TRACES[4:5])
+def check_solutions(candidates: list[Problem]) -> list[bool]:
+    """By the last word."""
+    return [candidate.solution.endswith("right") for candidate in candidates]
+
+
+def test_problems_that_differ_in_white_space_share_their_rows():
+    """Each row is counted once, although both problems train on it."""
+    twins = [of(1, "a b"), of(2, "a  b")]
+    found = traces.right_solutions(twins, {"a b": ["wrong", "right"]}, check_solutions, "here")
+    assert [row.solution for row in found.demos] == ["right", "right"]
+    assert {key: value for key, value in found.counts.items() if value} == dict(
+        problems=2, matched=2, rows=2, used=1, wrong=1
+    )
+
+
+def test_the_first_right_solution_counts_and_every_row_is_accounted_for(caplog):
+    """Wrong before right, right twice, the same row twice, cut inside <think>, rows of no problem."""
+    given = {
+        "a": ["wrong", "<think> cut, right", "right", "also right", "wrong", "right"],
+        "b": ["wrong", "wronger"],
+        "c": ["<think>x</think> right"],
+        "nobody asks": ["right", "right"],
+    }
+    found = traces.right_solutions(
+        [of(1, "a"), of(2, "b"), of(3, "c"), of(4, "d")], given, check_solutions, "here"
+    )
+    assert {row.id: row.solution for row in found.demos} == {
+        1: "right",
+        3: "<think>x</think> right",
+    }
+    assert found.others == {1: ("also right",)}
+    assert {key: value for key, value in found.counts.items() if value} == dict(
+        problems=4, matched=3, rows=11, used=2, repeated=3, wrong=3, unfinished=1, unmatched=2
+    )
+    assert sum(found.counts[state] for state in traces.ROW_STATES) == 11
+    assert "2 solutions match no problem" in caplog.text
+    assert "'nobody asks'" in caplog.text
+    # what is known once they are tokenised
+    left = traces.update_counts(found.counts, ["trace", "stop"], ["trace", "trace", "stop"])
+    assert (left["used"], left["repeated"]) == (0, 2)
+    assert (left["too_long"], left["stopped"]) == (2, 1)
+    assert sum(left[state] for state in traces.ROW_STATES) == 11
+    assert all(
+        f"{left[state]} {state.replace('_', ' ')}" in traces.summary(left)
+        for state in left
+        if state in traces.ROW_STATES
+    )
+    assert traces.update_counts({}, ["trace"], ["trace"]) == {}
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("2+2", "2*2"),
+        ("k>0", "k<0"),
+        ("Find N if n = 2", "Find n if n = 2"),
+        ("x^2", "x^{2}"),
+        ("x²", "x2"),
+        ("½", "1/2"),
+        ("设 x 为 3 的倍数", "设 x 为 3 的约数"),
+        ("1 2", "12"),
+        ("-5", "5"),
+        ("𝐱 = 1", "x = 1"),
+    ],
+)
+def test_problems_that_differ_are_told_apart(one, other):
+    """A difference in a sign, case, script or digit makes another problem."""
+    assert traces.text_key(one) != traces.text_key(other)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("What is\r\n2 + 2?", " What is 2\u00a0+\u20092? "),
+        ("\ufeffWhat is 2?", "What is 2?"),
+        ("Poincare\u0301", "Poincar\u00e9"),
+        ("a\u200b b", "a b"),
+        ("求\u3000x", "求 x"),
+        ("a \u2260 b", "a =\u0338 b"),
+    ],
+)
+def test_spellings_of_one_text_are_the_same_problem(one, other):
+    """White space, invisible marks and composed characters make no other problem."""
+    assert one != other and traces.text_key(one) == traces.text_key(other)
+
+
+def test_traces(tmp_path):
+    """Traces are read by their problem; a row that lacks a text is named."""
+    row = {"problem": "What is 2 + 2?", "solution": "It is 4.", "answer": "4"}
+    path = write(tmp_path, [row]) / "some.jsonl"
+    assert traces.read_traces(str(path)) == {"What is 2 + 2?": ["It is 4."]}
+    with pytest.raises(ValueError, match=r"some.jsonl, row 2: solution is ''"):
+        traces.read_traces(str(write(tmp_path, [row, dict(row, solution="")]) / "some.jsonl"))
+    with pytest.raises(ValueError, match=r"some.jsonl, row 2: solution is None"):
+        traces.read_traces(str(write(tmp_path, [row, dict(row, solution=None)]) / "some.jsonl"))
+    with pytest.raises(ValueError, match=r"some.jsonl, row 1: problem is None"):
+        traces.read_traces(str(write(tmp_path, [dict(question="a", solution="b")]) / "some.jsonl"))
+
+
+def test_all_solutions_of_a_problem_are_kept_in_their_order(tmp_path):
+    """Spelled with other spaces, line ends and a mark at the beginning of the file."""
+    rows = [
+        {"problem": "What is\n 2 + 2?", "solution": "first", "answer": "4"},
+        {"problem": "What is 2 * 2?", "solution": "other", "answer": "4"},
+        {"problem": " What is 2 +\u00a02?", "solution": "second", "answer": "4"},
+    ]
+    path = tmp_path / "traces.jsonl"
+    path.write_bytes("\r\n".join(map(json.dumps, rows)).encode("utf-8-sig"))
+    assert traces.read_traces(str(path)) == {
+        "What is 2 + 2?": ["first", "second"],
+        "What is 2 * 2?": ["other"],
+    }
+
+
+def test_two_problems_of_one_id_are_not_called_the_same(caplog):
+    """Different problems under one id are counted apart from repeated ones."""
+    kept = traces.deduplicate([of(1, "a"), of(1, "b"), of(1, "a")], "here")
+    assert [row.question for row in kept] == ["a"]
+    assert "1 of 3 problems left out, they are repeated" in caplog.text
+    assert "1 of 3 problems left out, their ids [1] are those of other problems" in caplog.text

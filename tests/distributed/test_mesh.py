@@ -139,7 +139,7 @@ on_both = pytest.mark.parametrize(
 @pytest.mark.parametrize("places", [1, 3])
 def test_the_same_update_packed(sizes, places):
     """One or three samples in a row on the mesh, each in its own row on one device. Of one, the completion alone is scored."""
-    from tests.data.test_packing import packed  # which imports this module
+    from tests.data.packed import packed
 
     assert_same_update(
         "bridge",

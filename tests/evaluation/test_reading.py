@@ -16,7 +16,7 @@ from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.sampling.sampler import Samples
 from bridge_jax.tasks import arithmetic
 from bridge_jax.types import Problem, Sequences
-from tests.data.test_batches import real
+from tests.data.chars import real
 
 TOKENIZER = tokenizers.CharTokenizer(arithmetic.ALPHABET)
 TASK = arithmetic.make(arithmetic.Config(levels=(1,), train_size=5, demo_size=0, eval_size=5))

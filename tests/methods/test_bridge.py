@@ -1,8 +1,6 @@
-"""BRIDGE against its exact equalities: step 0, lam 0 and 1, beta 0, its directions, and the estimator."""
+"""BRIDGE meets its exact equalities at step 0, at lam 0 and 1, and at beta 0."""
 
 from __future__ import annotations
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,40 +10,12 @@ import pytest
 
 from bridge_jax import objectives
 from bridge_jax.methods import bridge, bridge_variants, grpo, sft
-from bridge_jax.types import Batch, Params, Rollouts
+from bridge_jax.types import Batch, Params
 from tests import toys
+from tests.methods.bigram_bridge import advanced, bigram_batch, bigram_method, start
 
 AT_HOME = pytest.param({}, id="quick")
 AS_USERS = pytest.param(toys.AS_USERS, id="as-users", marks=pytest.mark.slow)
-
-
-@functools.cache
-def bigram_method(recipes=toys.recipes(3e-2, 3e-2), **fields):
-    """BRIDGE on the table, and its compiled update."""
-    method = bridge.make(
-        toys.method_config("bridge", **toys.LAM_BY_STEP | fields), toys.bigram(), recipes
-    )
-    return method, jax.jit(method.update)
-
-
-def bigram_batch(seed: int) -> Batch:
-    """Random rows of the table's vocabulary."""
-    return toys.batch(seed, vocab=toys.V)
-
-
-def start(method, theta, lam: float, seed: int = 0):
-    """The state at step 0, or at the step where this lam holds."""
-    return method.init(theta, jax.random.key(seed)).replace(step=jnp.int32(toys.LAM[lam]))
-
-
-def advanced(update, state, steps: int, make_batch=bigram_batch, first: int = 0) -> list:
-    """States after each of some steps on different batches."""
-    states = []
-    for seed in range(first, first + steps):
-        state, metrics = update(state, make_batch(seed))
-        assert metrics["update/skipped"] == 0
-        states.append(state)
-    return states
 
 
 # ---- step 0
@@ -54,7 +24,9 @@ def advanced(update, state, steps: int, make_batch=bigram_batch, first: int = 0)
 @pytest.mark.parametrize("shadow", ["shared", "own"])
 @pytest.mark.parametrize("options", [AT_HOME, AS_USERS])
 def test_step_0_on_the_table(shadow, options):
-    """Gain exactly 0, ESS exactly 1, KL to theta_hat exactly 0, both J_RL bit-equal, and w moves all the same."""
+    """Gain exactly 0, ESS exactly 1, KL to theta_hat exactly 0, both J_RL bit-equal, and w moves
+    all the same.
+    """
     method, _ = bigram_method(variant__shadow_rollouts=shadow)
     state, metrics = jax.jit(method.update, compiler_options=options)(
         start(method, toys.bigram_theta(), 0.5), bigram_batch(0)
@@ -109,7 +81,9 @@ def test_step_0_w_gradient_is_that_of_sft(lam):
     ids=["quick", "as-users", "kl-as-users"],
 )
 def test_lam_1_is_grpo(kl_coef, options):
-    """theta == theta_hat and B == 0 bit for bit through Adam steps; theta follows grpo's trajectory."""
+    """theta == theta_hat and B == 0 bit for bit through Adam steps; theta follows grpo's
+    trajectory.
+    """
     method, _ = bigram_method(kl_coef=kl_coef)
     other = grpo.make(grpo.Config(kl_coef=kl_coef), toys.bigram(), toys.recipes(3e-2, 3e-2))
     compiled = lambda update: jax.jit(update, compiler_options=options)
@@ -126,7 +100,9 @@ def test_lam_1_is_grpo(kl_coef, options):
 
 
 def test_lam_0_is_sft():
-    """theta follows sft's trajectory when w stands still (beta 0), and SFT's gradient at theta + w when it does not."""
+    """theta follows sft's trajectory when w stands still (beta 0), and SFT's gradient at theta + w
+    when it does not.
+    """
     recipes = toys.recipes(3e-2, 0.0)
     method, update = bigram_method(recipes)
     other = sft.make(sft.Config(), toys.bigram(), recipes)
@@ -139,7 +115,9 @@ def test_lam_0_is_sft():
 
 
 def test_beta_0_is_naive_mixing():
-    """With w frozen theta ascends (1 - lam) SFT + lam RL, computed here with plain jax.grad and Adam by hand."""
+    """With w frozen theta ascends (1 - lam) SFT + lam RL, computed here with plain jax.grad and
+    Adam by hand.
+    """
     method, update = bigram_method(toys.recipes(3e-2, 0.0, clip_norm=0.0))
     theta, batches = toys.bigram_theta(), [bigram_batch(seed) for seed in range(5)]
     state = start(method, theta, 0.5)
@@ -274,7 +252,9 @@ def test_schedules_of_lam_that_could_never_leave_their_start(given, message):
 
 @pytest.mark.parametrize("lam_end, moves", [(1.0, False), (0.8, True)])
 def test_lam_by_the_gain_is_stuck_at_1_alone(monkeypatch, lam_end, moves):
-    """Why lam_end = 1 is refused: let through, gain and lam stay at 0 and 1 for ever; from 0.8 they leave."""
+    """Why lam_end = 1 is refused: let through, gain and lam stay at 0 and 1 for ever; from 0.8 they
+    leave.
+    """
     monkeypatch.setattr(bridge_variants, "check_gain_schedule", lambda cfg: None)
     cfg = toys.method_config(
         "bridge", lam_schedule__kind="gain", lam=0.2, lam_schedule__end=lam_end
@@ -306,7 +286,9 @@ def test_policies():
 
 
 def test_kl_is_in_both_objectives():
-    """ref is the initial policy, KL to it is 0 at step 0; with all rewards equal the KL alone moves theta AND theta_hat."""
+    """ref is the initial policy, KL to it is 0 at step 0; with all rewards equal the KL alone moves
+    theta AND theta_hat.
+    """
     method, update = bigram_method(kl_coef=0.5)
     state = start(method, toys.bigram_theta(), 1.0)
     batch = bigram_batch(0)
@@ -330,49 +312,7 @@ def test_kl_is_in_both_objectives():
     )
 
 
-# ---- the gain's value
-
-
-def rolled_out(length, reward) -> Rollouts:
-    """Rows of at most 2 tokens."""
-    seqs = toys.sequences(0, P=1, M=len(length), T=2).replace(
-        length_B=jnp.asarray(length, jnp.int32)
-    )
-    return Rollouts(
-        seqs, jnp.zeros((len(length), 2)), jnp.asarray(reward, jnp.float32), jnp.float32(1)
-    )
-
-
-def test_gain_and_ess_by_hand():
-    """Sequence ratios 2 * 3 = 6, 1/2, 1 (tokens beyond the length do not count), for two right answers and a wrong one."""
-    logp = jnp.log(jnp.array([[0.1, 0.2], [0.4, 0.3], [0.5, 0.5]]))
-    hat = jnp.log(jnp.array([[0.2, 0.6], [0.2, 0.9], [0.5, 0.5]]))
-    metrics = objectives.shared_gain(rolled_out([2, 1, 2], [1, 1, 0]), logp, hat)
-    np.testing.assert_allclose(metrics["bridge/gain"], ((1 - 6) + (1 - 0.5) + 0) / 3, rtol=1e-5)
-    np.testing.assert_allclose(metrics["bridge/ess"], 7.5**2 / (3 * (36 + 0.25 + 1)), rtol=1e-5)
-    k3 = [r - np.log(r) - 1 for r in (2, 3, 0.5, 1, 1)]
-    np.testing.assert_allclose(metrics["bridge/kl_hat"], np.sum(k3) / 5, rtol=1e-5)
-
-
-def test_error_of_the_gain_is_over_prompts():
-    """The samples of a prompt are one cluster: two prompts of gains 1 1 1 and 0 0 3; of one prompt, over its samples."""
-    gain = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0, 3.0])
-    assert objectives.mean_gain(gain, 2)["bridge/gain_stderr"] == 0
-    three = objectives.mean_gain(gain, 3)["bridge/gain_stderr"]
-    np.testing.assert_allclose(three, np.std([1, 0.5, 1.5], ddof=1) / 3**0.5, rtol=1e-6)
-    alone = objectives.mean_gain(gain, 1)["bridge/gain_stderr"]
-    np.testing.assert_allclose(alone, np.std([1, 1, 1, 0, 0, 3], ddof=1) / 6**0.5, rtol=1e-6)
-
-
-def test_error_of_the_gain_covers():
-    """Prompts that differ, eight samples of each: the error is the spread of the mean over new prompts and samples."""
-    rng = np.random.default_rng(0)
-    chance = rng.beta(0.5, 0.5, (2000, 16, 1))
-    gain = (rng.random((2000, 16, 8)) < chance).astype(np.float32).reshape(2000, -1)
-    error = np.asarray(
-        jax.vmap(lambda gain_B: objectives.mean_gain(gain_B, 16)["bridge/gain_stderr"])(gain)
-    )
-    assert np.sqrt((error**2).mean()) == pytest.approx(gain.mean(axis=1).std(), rel=0.03)
+# ---- the shadow's own rollouts
 
 
 def test_gain_of_own_rollouts_by_hand():
@@ -392,7 +332,9 @@ def test_gain_of_own_rollouts_by_hand():
 
 
 def test_distances_of_own_rollouts():
-    """KL and ESS are those of theta_hat on theta's samples; the sampler's error is that on theta_hat's own."""
+    """KL and ESS are those of theta_hat on theta's samples; the sampler's error is that on
+    theta_hat's own.
+    """
     method, update = bigram_method(variant__shadow_rollouts="own")
     state, batch = start(method, toys.bigram_theta(), 0.5), bigram_batch(0)
     far = toys.bigram_theta(5)
@@ -430,12 +372,15 @@ def test_distances_of_own_rollouts():
     ],
 )
 def test_invalid_numbers(given, message):
+    """A setting outside its range is refused under its full key."""
     with pytest.raises(ValueError, match=message):
         bigram_method(**given)
 
 
 def test_ratio_cap_reaches_the_shadow():
-    """With theta_hat far away the cap bounds the weight of each of its tokens, by hand; theta (ratio 1) it does not touch."""
+    """With theta_hat far away the cap bounds the weight of each of its tokens, by hand; theta
+    (ratio 1) it does not touch.
+    """
     far = Params(
         toys.bigram_theta(0),
         toys.bigram_theta(5, 3.0),

@@ -1,4 +1,5 @@
-"""What BRIDGE is meant to ascend, in float64: the analytic bilevel problem, finite differences, and the exact estimator.
+"""What BRIDGE is meant to ascend, in float64: the analytic bilevel problem, finite differences, and
+the exact estimator.
 
 Everything here goes through `bridge.step` and the objectives that `bridge.update` gives it.
 """
@@ -57,7 +58,9 @@ def ascend(
     steps: int = 4000,
     rate: float = 0.1,
 ):
-    """Plain gradient ascent by bridge.step. hat_in_w 0 drops the shadow's gradient from w; hat_rate -1 flips its step."""
+    """Plain gradient ascent by bridge.step. hat_in_w 0 drops the shadow's gradient from w; hat_rate
+    -1 flips its step.
+    """
     square = lambda x: jnp.sum(x**2)
     J_RL = lambda phi: (
         -square(phi["theta"] - p["C"] @ phi["w"] - p["a"]) / 2
@@ -119,8 +122,10 @@ def test_a_descending_shadow_diverges():
 
 
 def test_directions_are_the_gradients_of_their_objectives():
-    """Central differences on the table, theta_hat elsewhere: of (1-lam) J_SFT + lam J_RL in theta, of J_RL in theta_hat, and of
-    (1-lam) J_SFT + lam (J_RL(theta, w) - J_RL(theta_hat, w)) in w, as each is estimated from theta's samples."""
+    """Central differences on the table, theta_hat elsewhere: of (1-lam) J_SFT + lam J_RL in theta,
+    of J_RL in theta_hat, and of (1-lam) J_SFT + lam (J_RL(theta, w) - J_RL(theta_hat, w)) in w, as
+    each is estimated from theta's samples.
+    """
     policy, lam, batch = toys.bigram(), 0.3, toys.batch(0, vocab=toys.V)
     rolled, demos = batch.rollouts["theta"], batch.demos
     double = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
@@ -167,8 +172,10 @@ def test_directions_are_the_gradients_of_their_objectives():
 
 @pytest.mark.parametrize("storage", ["full", "difference"])
 def test_update_applies_these_directions(storage):
-    """bridge.update's first moments are 0.1 times the directions, for theta, theta_hat and w, theta_hat elsewhere; all three are
-    taken at the iterate before, although theta moves first, and what is stored of theta_hat has followed both moves."""
+    """bridge.update's first moments are 0.1 times the directions, for theta, theta_hat and w,
+    theta_hat elsewhere; all three are taken at the iterate before, although theta moves first, and
+    what is stored of theta_hat has followed both moves.
+    """
     policy, lam, batch = toys.bigram(), 0.3, toys.batch(0, vocab=toys.V)
     single = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
     w = single(toys.noise_like({"A": np.zeros((toys.V, 2)), "B": np.zeros((2, toys.V))}, 3, 0.5))
@@ -238,7 +245,9 @@ def test_update_applies_these_directions(storage):
 
 
 def everything(P: int, tokens: int, T: int, table, reward_PB) -> Rollouts:
-    """All tokens**T completions of each one-token prompt; row weights pi * count make the batch mean an expectation."""
+    """All tokens**T completions of each one-token prompt; row weights pi * count make the batch
+    mean an expectation.
+    """
     all_BT = np.stack(np.meshgrid(*[np.arange(tokens)] * T, indexing="ij"), axis=-1).reshape(-1, T)
     n = len(all_BT)
     seqs = Sequences(
@@ -306,14 +315,18 @@ def mean_cosine(many: list, name: str) -> float:
 
 
 def test_importance_weighting_is_exact_for_one_token(far):
-    """The expected G_hat is the policy gradient AT theta_hat. Measured mean cosines: clipped .55, without a ratio .67."""
+    """The expected G_hat is the policy gradient AT theta_hat. Measured mean cosines: clipped .55,
+    without a ratio .67.
+    """
     for found in far:
         np.testing.assert_allclose(found["ours"], found["exact"], rtol=1e-6, atol=1e-9)
     assert mean_cosine(far, "clipped") < 0.65 and mean_cosine(far, "no ratio") < 0.75
 
 
 def test_importance_weighting_of_longer_sequences():
-    """3 tokens: the ratio is per token, not of the prefix, so no longer exact. Measured .85, clipped .23, without .71."""
+    """3 tokens: the ratio is per token, not of the prefix, so no longer exact. Measured .85,
+    clipped .23, without .71.
+    """
     many = [estimates(T=3, distance=1.0, seed=seed) for seed in range(8)]
     assert (
         mean_cosine(many, "ours")

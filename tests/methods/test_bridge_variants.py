@@ -1,4 +1,4 @@
-"""BRIDGE's controls: the gain alone, re-sync, inner steps, and the shadow kept in less memory."""
+"""BRIDGE's variants: gain alone, re-sync, inner steps, a shadow in less memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pytest
 
 from bridge_jax import objectives, optim
 from bridge_jax.methods import bridge, bridge_variants
-from bridge_jax.optim import to_bfloat16, with_bfloat16_moments
 from bridge_jax.types import Params
 from tests import toys
-from tests.methods.test_bridge import advanced, bigram_batch, bigram_method, start
+from tests.methods.bigram_bridge import advanced, bigram_batch, bigram_method, start
 
 
 def test_gain_alone():
@@ -53,7 +52,9 @@ def test_w_gain_direction():
 
 
 def test_resync():
-    """After every third step theta_hat is theta, bit for bit, and at no other; the next step has gain 0."""
+    """After every third step theta_hat is theta, bit for bit, and at no other; the next step has
+    gain 0.
+    """
     method, update = bigram_method(variant__resync_every=3)
     state, gains = start(method, toys.bigram_theta(), 0.5), []
     for seed in range(7):
@@ -64,7 +65,9 @@ def test_resync():
 
 
 def test_inner_steps():
-    """lam 1 and one step: theta_hat takes GRPO's step and a second one, importance-weighted, on the same samples; theta takes one."""
+    """lam 1 and one step: theta_hat takes GRPO's step and a second one, importance-weighted, on the
+    same samples; theta takes one.
+    """
     recipes = toys.linear(0.5)
     method, update = bigram_method(recipes, variant__inner_steps=2)
     plain, plain_update = bigram_method(recipes)
@@ -98,7 +101,9 @@ def test_inner_steps():
 
 
 def test_inner_steps_are_taken_at_thetas_rate():
-    """A rate that falls to 0 over 4 steps of theta: theta_hat, with 3 steps to one, learns in the third as well, at .5 then."""
+    """A rate that falls to 0 over 4 steps of theta: theta_hat, with 3 steps to one, learns in the
+    third as well, at .5 then.
+    """
     from bridge_jax.optim import Recipe, Recipes, learning_rate
 
     falling = Recipe(learning_rate=1.0, schedule="linear", decay_steps=4, warmup_steps=2)
@@ -119,7 +124,9 @@ def test_inner_steps_are_taken_at_thetas_rate():
 
 
 def test_low_memory_shadow():
-    """Differences and moments in bfloat16: exact at step 0, lam 1 keeps theta_hat == theta, and the path stays near the full one's."""
+    """Differences and moments in bfloat16: exact at step 0, lam 1 keeps theta_hat == theta, and the
+    path stays near the full one's.
+    """
     method, update = bigram_method(shadow__storage="difference", shadow__moments="bfloat16")
     full, full_update = bigram_method()
     theta = toys.bigram_theta()
@@ -138,37 +145,6 @@ def test_low_memory_shadow():
         for x in jax.tree.leaves((state.params.theta_hat, state.opt_state.inner_states["shadow"]))
     )
     assert shadow(small[-1]) < 0.51 * shadow(large[-1])
-
-
-def test_rounding_to_bfloat16():
-    """Right on average where rounding to nearest would be wrong by its whole remainder; what bfloat16 has stays."""
-    x = jnp.full(
-        40_000, 1.0 + 2.0**-10
-    )  # an eighth of the way from 1 to the next bfloat16, 1 + 2^-7
-    rounded = to_bfloat16({"x": x}, jax.random.key(0))["x"]
-    assert rounded.dtype == jnp.bfloat16 and set(np.unique(np.asarray(rounded, np.float32))) == {
-        1.0,
-        1.0 + 2.0**-7,
-    }
-    assert abs(float(rounded.astype(jnp.float32).mean()) - (1.0 + 2.0**-10)) < 2e-4
-    exact = jnp.array([0.0, -1.5, 3.0, jnp.inf])
-    np.testing.assert_array_equal(to_bfloat16(exact, jax.random.key(1)).astype(jnp.float32), exact)
-
-
-def test_moments_in_bfloat16_move():
-    """Adam's second moment follows a gradient that halves, which plain bfloat16 (1/512 at most) would never notice."""
-    from bridge_jax.optim import Recipe, adamw
-
-    params, inner = {"x": jnp.ones((50, 50))}, adamw(Recipe(learning_rate=1e-3, clip_norm=0.0))
-    kept, plain = with_bfloat16_moments(inner), inner
-    states = [kept.init(params), plain.init(params)]
-    for k in range(400):
-        g = {"x": jnp.full((50, 50), 1.0 if k < 100 else 0.25)}
-        states = [t.update(g, s, params)[1] for t, s in zip((kept, plain), states)]
-    second = lambda state: np.mean(
-        [float(x.astype(jnp.float32).mean()) for x in jax.tree.leaves(state) if x.ndim == 2][1::2]
-    )
-    assert abs(second(states[0]) / second(states[1]) - 1) < 0.02
 
 
 @pytest.mark.parametrize("kind", ["shared", "own"])

@@ -1,8 +1,9 @@
-"""What every method promises, asked of every file in bridge_jax/methods: a new one is picked up by itself.
+"""What every method promises, asked of every file in bridge_jax/methods: a new one is picked up by
+itself.
 
-Each is tried with its default Config, once more for each of WORDS that its Config has, which mean the same in every method, and
-for those of VARIANTS, which are its own. A method that needs more than demonstrations and rollouts of its actors would need a
-line in `make_batch`.
+Each is tried with its default Config, once more for each of WORDS that its Config has, which mean
+the same in every method, and for those of VARIANTS, which are its own. A method that needs more
+than demonstrations and rollouts of its actors would need a line in `make_batch`.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ def built(name: str, fields=()):
 
 
 def make_batch(method: Method, step: int, seed: int = 0) -> Batch:
-    """Random ragged rows for what the method reads in this step: each actor its own, the last demo a padding row."""
+    """Random ragged rows for what the method reads in this step: each actor its own, the last demo
+    a padding row.
+    """
     demos = toys.sequences(100 + seed, DEMOS, 1, vocab=BAD)
     demos = demos.replace(length_B=demos.length_B.at[P if method.paired else -1 :].set(0))
     rolled = {
@@ -119,7 +122,9 @@ def copy(tree):
 
 @every_case
 def test_contract(name, fields):
-    """One step: the same tree of shapes and dtypes, step + 1, scalar metrics named group/name, parameters that moved."""
+    """One step: the same tree of shapes and dtypes, step + 1, scalar metrics named group/name,
+    parameters that moved.
+    """
     method, update, state = built(name, fields)
     assert (
         isinstance(method, Method)
@@ -160,7 +165,9 @@ def test_update_is_pure(name, fields):
 
 @every_case
 def test_policy(name, fields):
-    """Each actor, and "theta" always, gives a phi in which log-probabilities can be computed; at step 0 all are theta."""
+    """Each actor, and "theta" always, gives a phi in which log-probabilities can be computed; at
+    step 0 all are theta.
+    """
     method, _, state = built(name, fields)
     theta = toys.bigram_theta()
     fresh = method.init(theta, jax.random.key(0))
@@ -175,7 +182,9 @@ def test_policy(name, fields):
 
 @every_case
 def test_donation(name, fields):
-    """The state is given away from the first step on: no leaf is two others' buffer, and the result is the same."""
+    """The state is given away from the first step on: no leaf is two others' buffer, and the result
+    is the same.
+    """
     method, update, _ = built(name, fields)
     start = lambda: method.init(jax.tree.map(jnp.copy, toys.bigram_theta()), jax.random.key(0))
     batch = make_batch(method, 0)
@@ -219,7 +228,9 @@ def test_micro_batches(name, fields):
 
 @every_case
 def test_what_lies_beyond_a_length_does_not_matter(name, fields):
-    """Other pads in prompts and completions, other numbers behind the sampler's log-probabilities: the same bits."""
+    """Other pads in prompts and completions, other numbers behind the sampler's log-probabilities:
+    the same bits.
+    """
     method, update, state = built(name, fields)
     batch = make_batch(method, 2)
 
@@ -247,9 +258,11 @@ def test_what_lies_beyond_a_length_does_not_matter(name, fields):
 
 @every_case
 def test_a_non_finite_update_is_skipped(name, fields):
-    """A reward or log-probability that is not finite, in any one place: parameters and optimizer states stay, step counts.
+    """A reward or log-probability that is not finite, in any one place: parameters and optimizer
+    states stay, step counts.
 
-    Where theta_hat's own samples are to blame, theta has moved before their pass: theta_hat and w stay.
+    Where theta_hat's own samples are to blame, theta has moved before their pass: theta_hat and w
+    stay.
     """
     method, update, state = built(name, fields)
     good = make_batch(method, 2)

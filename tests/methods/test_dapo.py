@@ -1,4 +1,4 @@
-"""DAPO: its price on length and its first update by hand, and groups of equal rewards replaced in the loop."""
+"""DAPO's price on length and first update are those by hand; equal groups are replaced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bridge_jax.training.rollouts import Rows, StepSampler, with_noise
 from bridge_jax.types import Rollouts, Sequences
 from configs import ladder
 from tests import tiny_runs, toys
-from tests.methods.test_baselines import A, G_of, batch, e
+from tests.methods.by_hand import A, G_of, batch, e
 
 
 def test_penalty_by_hand():
@@ -30,8 +30,10 @@ def test_penalty_by_hand():
 
 
 def test_a_right_answer_is_worth_more_than_a_wrong_one_at_any_length():
-    """By the defaults: of 1 to 40 tokens, right and wrong, the least that a right one is paid is above the most of a wrong one,
-    and the price is half of what lies between right and wrong, as with the source's rewards of +1 and -1."""
+    """By the defaults: of 1 to 40 tokens, right and wrong, the least that a right one is paid is
+    above the most of a wrong one, and the price is half of what lies between right and wrong, as
+    with the source's rewards of +1 and -1.
+    """
     cfg, T = dapo.Config(), 40
     length_B = jnp.tile(jnp.arange(1, T + 1), 2)
     seqs = Sequences(jnp.ones((1, 1), int), jnp.ones(1, int), jnp.ones((2 * T, T), int), length_B)
@@ -43,7 +45,9 @@ def test_a_right_answer_is_worth_more_than_a_wrong_one_at_any_length():
 
 
 def test_first_update_by_hand():
-    """Without a penalty it is GRPO's: A / 2 of (e1 - e2); penalised, a right and a wrong answer of equal length, too."""
+    """Without a penalty it is GRPO's: A / 2 of (e1 - e2); penalised, a right and a wrong answer of
+    equal length, too.
+    """
     for buffer in (0.0, 0.2):
         G = G_of("dapo", overlong_buffer=buffer)
         np.testing.assert_allclose(G[0], A * (e[1] - e[2]) / 2, rtol=3e-3, atol=2e-4)
@@ -52,7 +56,9 @@ def test_first_update_by_hand():
 
 
 def test_the_penalty_is_in_the_advantage():
-    """Both right; T = 5 and a buffer of .4 take .5 off the sample of 5 tokens, none off that of 1: -A and A over 6 tokens."""
+    """Both right; T = 5 and a buffer of .4 take .5 off the sample of 5 tokens, none off that of 1:
+    -A and A over 6 tokens.
+    """
     G = G_of("dapo", batch(tokens=((1,) * 5, (2,)), reward=(1, 1)), overlong_buffer=0.4)
     np.testing.assert_allclose(
         G[:2], A * np.array([e[2] - e[1], -4 * e[1]]) / 6, rtol=3e-3, atol=2e-4
@@ -66,6 +72,7 @@ def test_the_penalty_is_in_the_advantage():
 
 
 def test_refused():
+    """The settings of overlong samples are refused outside their range."""
     for given in ("overlong_buffer=1.5", "overlong_penalty=-0.5"):
         key, _, value = given.partition("=")
         with pytest.raises(ValueError, match=f"method.dapo.{given}"):
@@ -73,7 +80,9 @@ def test_refused():
 
 
 def test_equal_groups_are_replaced(monkeypatch):
-    """Groups 0 and 2 are equal: the useful group of the next prompts takes the first place, none is left for the second."""
+    """Groups 0 and 2 are equal: the useful group of the next prompts takes the first place, none is
+    left for the second.
+    """
     setup, data = build.build(
         tiny_runs.config(
             "dapo",
@@ -134,7 +143,9 @@ def test_reward_noise():
 
 @pytest.mark.parametrize("buffer, share", [(0.07, 0.0), (0.2, 0.645)])
 def test_the_study_punishes_no_worked_answer_for_its_length(buffer, share, caplog):
-    """Worked solutions of the ladder are right answers; a buffer that reaches into them is warned about."""
+    """Worked solutions of the ladder are right answers; a buffer that reaches into them is warned
+    about.
+    """
     config = ladder.get_config("dapo")
     assert config.method.dapo.overlong_buffer == 0.07
     config.method.dapo.overlong_buffer = buffer

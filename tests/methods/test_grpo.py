@@ -47,7 +47,9 @@ def direction(before, after) -> np.ndarray:
 
 @pytest.mark.parametrize("advantage, scale", [("group", 1 / (0.5**0.5 + 1e-6)), ("mean", 1.0)])
 def test_first_update_by_hand(advantage, scale):
-    """Rewards 1 0 for tokens 1 2 of uniform 6: G = mean of A (onehot - 1/6), A = +-1/2 times the scale; other rows rest."""
+    """Rewards 1 0 for tokens 1 2 of uniform 6: G = mean of A (onehot - 1/6), A = +-1/2 times the
+    scale; other rows rest.
+    """
     theta = {"table": jnp.zeros((toys.V, toys.V))}
     _, state, metrics = step(grpo.Config(advantage=advantage), theta, one_prompt([1, 2], [1, 0]))
     expected = np.zeros((toys.V, toys.V))
@@ -77,7 +79,9 @@ def test_equal_rewards_teach_nothing():
 
 
 def test_later_updates_are_clipped_against_the_first():
-    """Strong updates on one batch: with a clip the second finds nothing left to gain, without one it goes on."""
+    """Strong updates on one batch: with a clip the second finds nothing left to gain, without one
+    it goes on.
+    """
     batch, theta = one_prompt([1, 2], [1, 0]), {"table": jnp.zeros((toys.V, toys.V))}
     recipes = Recipes(Recipe(learning_rate=3e3, eps=1e3, clip_norm=0.0, b1=0.0, b2=0.0), Recipe())
 
@@ -94,7 +98,9 @@ def test_later_updates_are_clipped_against_the_first():
 
 
 def test_kl_pulls_back_to_the_start():
-    """Rewards equal and theta away from ref: at a large kl_coef the step lowers KL(pi || ref); at theta = ref it is 0."""
+    """Rewards equal and theta away from ref: at a large kl_coef the step lowers KL(pi || ref); at
+    theta = ref it is 0.
+    """
     theta = toys.bigram_theta()
     batch = one_prompt([0, 1, 2, 3, 4, 5], [0] * 6)
     method, state, metrics = step(grpo.Config(kl_coef=1.0), theta, batch)

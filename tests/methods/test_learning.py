@@ -1,13 +1,16 @@
-"""Every method learns: greedy held-out accuracy on one-digit sums of three terms rises, from one base model, by its defaults.
+"""Every method learns: greedy held-out accuracy on one-digit sums of three terms rises, from one
+base model, by its defaults.
 
-The base is made as experiments.pretrain makes one, in under a minute. A share of its demonstrations blurts out the first partial
-result, which is always wrong, so it knows the steps and mostly does not take them: 20 steps of rewards or of experts show which
-way pays. A method passes if accuracy rises by more than three standard errors of the difference,
+The base is made as experiments.pretrain makes one, in under a minute. A share of its demonstrations
+blurts out the first partial result, which is always wrong, so it knows the steps and mostly does
+not take them: 20 steps of rewards or of experts show which way pays. A method passes if accuracy
+rises by more than three standard errors of the difference,
 
     after - before > 3 sqrt(stderr_before^2 + stderr_after^2),
 
-errors as of scores.binomial_error. Both are of the same questions, so this errs on the strict side. A method file that is new is
-picked up by itself; one whose Config counts steps needs them in `small`.
+errors as of scores.binomial_error. Both are of the same questions, so this errs on the strict side.
+A method file that is new is picked up by itself; one whose Config counts steps needs them in
+`small`.
 """
 
 from __future__ import annotations
@@ -75,7 +78,9 @@ def base(tmp_path_factory):
 def rise(
     workdir, base, method: str, reward_noise: float = 0.0, beta: float = 10 * RATE, **fields
 ) -> float:
-    """By how many standard errors of the difference greedy accuracy rises in a run of the method, its config's fields set."""
+    """By how many standard errors of the difference greedy accuracy rises in a run of the method,
+    its config's fields set.
+    """
     c = small(method)
     c.optim.lora.learning_rate = beta
     c.model.path = str(base)
@@ -96,6 +101,7 @@ def rise(
 
 @pytest.mark.parametrize("method", methods.names())
 def test_learns(base, tmp_path, method):
+    """Held-out accuracy rises by more than three standard errors, whatever the method."""
     assert rise(tmp_path, base, method) > 3
 
 
@@ -118,8 +124,9 @@ VARIANTS = {
     "method, fields", [(name, fields) for name, all in VARIANTS.items() for fields in all], ids=str
 )
 def test_variants_learn(base, tmp_path, method, fields):
-    """What a method's config makes of it, with beta = alpha: ten times that, the gain alone ruins a policy (docs/study.md, 9).
-    lam = 1 is BRIDGE by rewards alone."""
+    """What a method's config makes of it, with beta = alpha: ten times that, the gain alone ruins a
+    policy (docs/study.md, 9). lam = 1 is BRIDGE by rewards alone.
+    """
     assert rise(tmp_path, base, method, beta=RATE, **fields) > 3
 
 

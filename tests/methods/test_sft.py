@@ -27,7 +27,9 @@ def experts(prompt, tokens, length) -> Batch:
 
 
 def test_first_update_by_hand():
-    """3 tokens, uniform policy over 6: G = sum of (onehot - 1/6) / 3 in the rows they are seen from; one Adam step follows."""
+    """3 tokens, uniform policy over 6: G = sum of (onehot - 1/6) / 3 in the rows they are seen
+    from; one Adam step follows.
+    """
     recipes = Recipes(Recipe(learning_rate=0.1, eps=1e3, clip_norm=0.0), Recipe())
     method = sft.make(sft.Config(), toys.bigram(), recipes)
     theta = {"table": jnp.zeros((toys.V, toys.V))}

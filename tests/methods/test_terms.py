@@ -1,8 +1,9 @@
 """Every term of every method against the formula, token by token, where nothing cancels.
 
-Each policy gradient is a sum over tokens of c_t times d log pi(token) / d phi. The tests below write down the c_t of METHOD's
-formulas in plain numpy for rows of uneven lengths, a table that is not flat, a temperature that is not 1 and a reference that is
-not the policy; what divides what, which tokens count, and whose probabilities are old are then all visible in the update.
+Each policy gradient is a sum over tokens of c_t times d log pi(token) / d phi. The tests below
+write down the c_t of METHOD's formulas in plain numpy for rows of uneven lengths, a table that is
+not flat, a temperature that is not 1 and a reference that is not the policy; what divides what,
+which tokens count, and whose probabilities are old are then all visible in the update.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from bridge_jax import methods
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, Params, Rollouts
 from tests import toys
-from tests.methods.test_baselines import rows
+from tests.methods.by_hand import rows
 
 TEMPERATURE, KL = 0.7, 0.3
 STILL = Recipe(learning_rate=0.0, eps=1e5, clip_norm=0.0)
@@ -40,7 +41,9 @@ def softmax(x):
 
 
 class Tokens:
-    """Rows under a table: for each row the log-probabilities of its tokens; `score` sums c times their gradients."""
+    """Rows under a table: for each row the log-probabilities of its tokens; `score` sums c times
+    their gradients.
+    """
 
     def __init__(self, table, prompts, given, temperature=1.0):
         M = len(given) // len(prompts)
@@ -90,7 +93,9 @@ def advantages(kind="group", R=REWARD, M=3):
 
 
 def G_RL(table, kind="group", kl=0.0, behaviour=None, given=SAMPLES, R=REWARD):
-    """sum of [rho A - kl rho (1 - pi_ref / pi)] over all sampled tokens; rho is 1 where nothing else is the behaviour."""
+    """sum of [rho A - kl rho (1 - pi_ref / pi)] over all sampled tokens; rho is 1 where nothing
+    else is the behaviour.
+    """
     seen, ref = sampled(table, given), sampled(REF, given)
     old = seen.logp if behaviour is None else sampled(behaviour, given).logp
     return seen.score(
@@ -169,6 +174,7 @@ kinds = pytest.mark.parametrize("kind", ["group", "mean"])
 
 @kinds
 def test_hybrid(kind):
+    """The hybrid moves theta along G_RL + mu G_SFT and reports how the two agree."""
     before, after, metrics = updated("hybrid", mu=0.6, advantage=kind, kl_coef=KL)
     close(moved(before, after), G_RL(THETA, kind, KL) + 0.6 * G_SFT(THETA))
     agree(metrics, G_SFT(THETA), G_RL(THETA, kind, KL))
@@ -177,7 +183,9 @@ def test_hybrid(kind):
 @kinds
 @pytest.mark.parametrize("weighting", ["mu", "phi"])
 def test_chord(kind, weighting):
-    """phi: an expert token counts by p (1 - p), at temperature 1, divided by the number of all expert tokens."""
+    """phi: an expert token counts by p (1 - p), at temperature 1, divided by the number of all
+    expert tokens.
+    """
     seen = experts(THETA)
     weights = [
         np.exp(logp) * (1 - np.exp(logp)) if weighting == "phi" else 1.0 for logp in seen.logp
@@ -192,6 +200,7 @@ def test_chord(kind, weighting):
 
 @kinds
 def test_alternate(kind):
+    """The first step of alternation moves theta along G_RL alone."""
     before, after, _ = updated("alternate", advantage=kind, kl_coef=KL)
     close(moved(before, after), G_RL(THETA, kind, KL))
 
@@ -205,7 +214,9 @@ def with_expert(kind):
 
 
 def test_luffy():
-    """All tokens, own and expert, are one mean, and so is the bonus of entropy; f'(p) p = gamma p / (p + gamma)^2."""
+    """All tokens, own and expert, are one mean, and so is the bonus of entropy; f'(p) p = gamma p /
+    (p + gamma)^2.
+    """
     own, expert, gamma, c = sampled(THETA), experts(THETA), 0.2, 0.3
     A, A_expert = with_expert("mean")
     total = own.total + expert.total
@@ -219,7 +230,9 @@ def test_luffy():
 
 
 def test_srft():
-    """H is the mean of a row's entropies, not their sum; each half is divided by its own number of tokens."""
+    """H is the mean of a row's entropies, not their sum; each half is divided by its own number of
+    tokens.
+    """
     own, expert, a, b = sampled(THETA), experts(THETA), 0.4, 0.15
     sft = expert.score(
         [
@@ -238,8 +251,9 @@ def test_srft():
 @kinds
 @pytest.mark.parametrize("gate, R", [(0, [0, 0, 0, 1, 1, 0]), (1, [0, 1, 0, 1, 1, 0])])
 def test_hpt(kind, gate, R):
-    """Prompt 0 failed: its expert alone, whatever its samples' advantages; prompt 3 did not: its samples, divided by THEIR
-    tokens; the bonus of entropy likewise; each half by its share."""
+    """Prompt 0 failed: its expert alone, whatever its samples' advantages; prompt 3 did not: its
+    samples, divided by THEIR tokens; the bonus of entropy likewise; each half by its share.
+    """
     R, c = np.array(R, float), 0.3
     own, expert = sampled(THETA), experts(THETA)
     solved, tokens = np.array([0, 0, 0, 1, 1, 1]), sum(map(len, SAMPLES[3:]))
@@ -294,7 +308,9 @@ WIDE = {
 
 @pytest.mark.parametrize("name", list(WIDE))
 def test_the_behaviour_is_who_sampled(name):
-    """Three updates on one batch: the ratio of the third is to the policy before the first, not to the one before it."""
+    """Three updates on one batch: the ratio of the third is to the policy before the first, not to
+    the one before it.
+    """
     table = THETA.copy()
     for _ in range(3):
         seen, old = sampled(table), sampled(THETA)
@@ -345,7 +361,9 @@ def test_joint(kind, step, lam):
 @pytest.mark.parametrize("actor", ["shared", "own"])
 @pytest.mark.parametrize("step, lam", [(0, 0.5), (10, 0.8)])
 def test_bridge(kind, actor, step, lam):
-    """All three parts at one iterate, theta_hat apart from theta, by the lam of the step, with the KL term in both J_RL."""
+    """All three parts at one iterate, theta_hat apart from theta, by the lam of the step, with the
+    KL term in both J_RL.
+    """
     before, after, metrics = updated(
         "bridge",
         step,
@@ -371,7 +389,9 @@ def test_bridge(kind, actor, step, lam):
 
 @pytest.mark.parametrize("actor", ["shared", "own"])
 def test_bridge_with_inner_steps(actor):
-    """w standing still: theta_hat's second and third step are weighed by whoever sampled, theta or theta_hat before the first."""
+    """w standing still: theta_hat's second and third step are weighed by whoever sampled, theta or
+    theta_hat before the first.
+    """
     fields = (
         dict(given=OWN, R=OWN_REWARD, behaviour=PHI_HAT) if actor == "own" else dict(behaviour=PHI)
     )

@@ -97,6 +97,7 @@ def test_a_sliding_window(form, window, with_prompt):
 
 @windowed_forms
 def test_a_sliding_window_within_segments(form):
+    """A window never reaches into the segment before its own."""
     q, k, v, _ = draw(P=1, M=1, T=6, seed=4)
     segment_BT = jnp.asarray([[1, 1, 2, 2, 2, 2]], jnp.int32)
     out = np.asarray(form(*map(jnp.asarray, (q, k, v)), segment_BT=segment_BT, window=2))
@@ -106,6 +107,7 @@ def test_a_sliding_window_within_segments(form):
 
 
 def test_windows_are_not_for_the_splash_kernel():
+    """On a TPU a model with windows gets the XLA form; splash by name is refused."""
     tpu = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform="tpu")], object))
     assert attention.form_of("auto", tpu) == "splash"
     assert attention.form_of("auto", tpu, windows=True) == "xla"
@@ -212,6 +214,7 @@ def test_choice():
 
 
 def test_a_kernel_for_other_devices_is_told(caplog):
+    """A kernel by name on a CPU is warned of; what auto chooses is not."""
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     attention.check("auto", jnp.bfloat16, 64, mesh)
     assert not caplog.messages
@@ -248,6 +251,7 @@ BF16, FP32 = jnp.bfloat16, jnp.float32
     ],
 )
 def test_auto_on_a_gpu_is_cudnn_where_it_can(capability, dtype, head_dim, form):
+    """cuDNN's kernel is chosen where the GPU, the dtype and the head's width allow it."""
     assert attention.form_of("auto", gpu(capability), dtype, head_dim) == form
 
 

@@ -96,11 +96,13 @@ RELEASED = {  # from the models' config.json; the last number is how many parame
 
 
 def test_the_families_that_ship_are_found():
+    """Every family that ships is listed, and no other module of the room."""
     assert set(SHIPPED) <= set(params.families())
     assert not {"layers", "params", "hf_folder"} & set(params.families())
 
 
 def test_one_new_file_is_one_new_family(tmp_path, monkeypatch):
+    """A module with a Config of layers is a family; one with another Config is none."""
     (tmp_path / "toyfamily.py").write_text(
         "from bridge_jax.models import layers\n"
         "class Config(layers.Config):\n"
@@ -219,6 +221,7 @@ def stack(cfg, path, tensor):
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_released_models_have_their_published_size(name):
+    """Released models have their published size, RoPE base and end of sequence."""
     hf, published = RELEASED[name]
     cfg = params.read_config(hf)
     sizes = [
@@ -270,12 +273,14 @@ def test_llama3_frequencies_against_the_formula():
     ],
 )
 def test_every_spelling_of_rope_is_read(rope):
+    """RoPE's settings are read as transformers 4 and 5 write them, defaults included."""
     bare = {k: v for k, v in tiny.TINY.items() if k != "rope_theta"}
     cfg = params.read_config(bare | dict(model_type="llama") | rope)
     assert cfg.rope_theta == 5e5 and dict(cfg.rope_scaling) == tiny.LLAMA3
 
 
 def test_defaults_are_those_of_transformers():
+    """Keys that config.json leaves out have the values that transformers gives them."""
     bare = {
         k: v
         for k, v in tiny.TINY.items()
@@ -354,11 +359,13 @@ def test_defaults_are_those_of_transformers():
     ],
 )
 def test_what_we_do_not_compute_is_refused(family, change, message):
+    """A config.json that asks for what is not computed is refused by the key's name."""
     with pytest.raises(ValueError, match=message):
         params.read_config(tiny.TINY | dict(model_type=family) | change)
 
 
 def test_missing_numbers_are_named():
+    """The error names the numbers that config.json lacks."""
     with pytest.raises(
         ValueError, match="config.json lacks hidden_size, intermediate_size; it has "
     ):

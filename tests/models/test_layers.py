@@ -233,5 +233,6 @@ def test_remat_policies_give_one_gradient_and_keep_less_and_less():
 
 
 def test_an_unknown_remat_policy_is_refused():
+    """The error lists the policies that are allowed."""
     with pytest.raises(ValueError, match="model.remat='all'; allowed: none, dots, full"):
         remat.remat(lambda x: x, "all")

@@ -50,6 +50,7 @@ def assert_trees_equal(a, b):
 
 @pytest.mark.parametrize("name", tiny.CASES)
 def test_abstract_init_and_axes_are_one_tree(name):
+    """Abstract parameters, initial ones and axes agree; a tied model has no head."""
     cfg = params.read_config(tiny.CASES[name])
     shapes = params.abstract(cfg, jnp.bfloat16)
     made = jax.eval_shape(lambda key: params.init(cfg, key, jnp.bfloat16), jax.random.key(0))
@@ -64,6 +65,7 @@ def test_abstract_init_and_axes_are_one_tree(name):
 
 
 def test_axes_and_shapes_carry_the_layers():
+    """Tensors of layers are stacked along a first axis; the dtype is the one asked for."""
     shapes, axes = params.abstract(CFG, jnp.bfloat16), params.logical_axes(CFG)
     assert axes["layers"]["q"] == ("layers", "embed", "heads", "head_dim") and axes["embed"] == (
         "vocab",
@@ -120,6 +122,7 @@ def test_load_puts_every_number_where_the_table_says(folder):
 
 @pytest.mark.parametrize("stored", ["float16", "bfloat16", "float64"])
 def test_other_float_types_are_converted(stored, folder, tmp_path):
+    """Weights stored as float16, bfloat16 or float64 arrive in the dtype asked for."""
     half = tiny.write_folder(tmp_path, HF, dtype=stored)
     rounded = {
         name: array.astype(stored).astype(np.float32) for name, array in tiny.hf_weights(HF).items()
@@ -236,6 +239,7 @@ def test_load_converts_piece_by_piece(folder, monkeypatch):
 
 
 def test_every_fault_of_a_checkpoint_is_in_one_error(tmp_path):
+    """One error lists all tensors that are missing, doubled, misshapen or unknown."""
     weights = tiny.hf_weights(HF)
     del weights[UP], weights["model.layers.0.self_attn.k_proj.bias"]
     weights["model.layers.0.mlp.down_proj.weight"] = np.zeros((40, 24), np.float32)  # [in, out]
@@ -264,6 +268,7 @@ def test_every_fault_of_a_checkpoint_is_in_one_error(tmp_path):
 
 
 def test_buffers_that_follow_from_the_config_are_ignored(folder, tmp_path):
+    """RoPE frequencies stored beside the weights change nothing."""
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4, np.float32)}
     assert_trees_equal(
         params.load(CFG, tiny.write_folder(tmp_path, HF, tiny.hf_weights(HF) | extra)),
@@ -272,6 +277,7 @@ def test_buffers_that_follow_from_the_config_are_ignored(folder, tmp_path):
 
 
 def test_integer_weights_are_refused(tmp_path):
+    """The error names the tensor, its type and the types that are allowed."""
     weights = tiny.hf_weights(HF)
     weights[UP] = weights[UP].astype(np.int8)
     (tmp_path / "config.json").write_text(json.dumps(HF))
@@ -283,6 +289,7 @@ def test_integer_weights_are_refused(tmp_path):
 
 
 def test_a_file_cut_short_is_named(folder, tmp_path):
+    """The error names the file and says to copy it again."""
     (tmp_path / params.SINGLE).write_bytes((folder / params.SINGLE).read_bytes()[:-100])
     with pytest.raises(
         ValueError, match="model.safetensors cannot be read as safetensors .*; copy it again"
@@ -291,6 +298,7 @@ def test_a_file_cut_short_is_named(folder, tmp_path):
 
 
 def test_a_tied_model_accepts_its_embedding_as_head_and_no_other(tmp_path, monkeypatch):
+    """A head equal to the embedding is taken; one that differs anywhere is refused."""
     monkeypatch.setattr(params, "CHUNK", 24 * 10)  # compared ten rows at a time
     cfg, weights = params.read_config(TIED), tiny.hf_weights(TIED)
     plain = params.load(cfg, tiny.write_folder(tmp_path / "plain", TIED))
@@ -354,6 +362,7 @@ def test_shards_are_within_the_limit_and_indexed(folder, tmp_path):
 
 
 def test_a_tensor_beyond_the_limit_has_a_file_of_its_own(tmp_path, folder):
+    """With a limit that every tensor exceeds, each lies in its own file."""
     params.save(CFG, params.load(CFG, folder), tmp_path / "out", HF, max_shard_bytes=1)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == len(tiny.hf_weights(HF))
 
@@ -393,6 +402,7 @@ def test_config_json_says_what_was_written(given, classes, tmp_path, folder):
 
 
 def test_save_refuses_what_it_would_spoil(tmp_path, folder):
+    """Wrong trees, configs and extra files are refused before anything is written."""
     phi = jax.device_get(params.load(CFG, folder))
 
     def refused(message, tree=phi, hf=HF, **more):
@@ -462,6 +472,7 @@ def test_a_killed_save_leaves_nothing_that_loads(target, at, tmp_path, folder, m
 
 
 def test_a_failed_save_tidies_up(tmp_path, folder, monkeypatch):
+    """A save that runs out of disk leaves nothing behind."""
     monkeypatch.setattr(
         params, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full"))
     )

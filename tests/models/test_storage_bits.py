@@ -9,6 +9,7 @@ from bridge_jax.models.storage_bits import BITS, from_storage, storage_dtype, to
 
 
 def test_bits_come_back_as_the_same_bfloat16():
+    """Zeros with their sign, subnormals and infinities survive storage as bits."""
     x = jnp.asarray([0.0, -0.0, 1.5, -3e38, 1e-40, np.inf, -np.inf], jnp.bfloat16)
     stored = to_storage(x, storage_dtype(x.dtype, as_bits=True))
     assert stored.dtype == BITS and from_storage(stored).dtype == jnp.bfloat16
@@ -27,6 +28,7 @@ def test_what_is_stored_as_bits_is_rounded_first():
 
 
 def test_other_dtypes_are_stored_as_they_are():
+    """Only bfloat16 is stored as bits, and only where that is asked for."""
     assert storage_dtype(jnp.float32, as_bits=True) == jnp.float32
     assert storage_dtype(jnp.bfloat16, as_bits=False) == jnp.bfloat16
     x = jnp.arange(3.0)

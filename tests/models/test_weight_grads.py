@@ -22,6 +22,7 @@ FORMS = {
 
 @pytest.mark.parametrize("subscripts", FORMS)
 def test_a_projection_is_einsum_with_its_gradients(subscripts):
+    """A projection's value and both gradients equal those of the plain einsum."""
     x, W, g = (
         np.random.RandomState(i).standard_normal(shape).astype(np.float32)
         for i, shape in enumerate(
@@ -45,6 +46,7 @@ def test_a_projection_is_einsum_with_its_gradients(subscripts):
     [("D,F->DF", (5,), (7,)), ("NH,D->NHD", (2, 3), (5,)), ("U,D->UD", (4,), (5,))],
 )
 def test_the_gradient_of_a_weight_is_a_sum_over_both_leading_axes(subscripts, of_x, of_g):
+    """A weight's gradient equals the plain sum over rows and positions."""
     draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
     x, g = draw(0, 3, 4, *of_x), draw(1, 3, 4, *of_g)
     np.testing.assert_allclose(
@@ -56,6 +58,7 @@ def test_the_gradient_of_a_weight_is_a_sum_over_both_leading_axes(subscripts, of
 
 
 def test_the_gradient_of_an_embedding_is_that_of_indexing():
+    """A look-up and its gradient equal those of plain indexing, repeated tokens included."""
     table, index = jax.random.normal(jax.random.key(0), (6, 3)), jnp.array([[0, 5, 5], [2, 0, 5]])
     g = jax.random.normal(jax.random.key(1), (2, 3, 3))
     pull = lambda form: jax.vjp(lambda table: form(table, index), table)

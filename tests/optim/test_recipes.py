@@ -1,9 +1,8 @@
-"""Schedules and warm-up by hand, one clip per label, what is a matrix, and an update that happens to all parts or to none."""
+"""Rates, clips and decay act per label; an update happens to all parts or to none."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,11 @@ import optax
 import pytest
 
 from bridge_jax import optim
-from bridge_jax.models import lora, params
+from bridge_jax.models import params
 from bridge_jax.optim import Recipe, Recipes
-from bridge_jax.training import build
-from bridge_jax.types import Matrix, Params, TrainState
+from bridge_jax.types import Params, TrainState
 from tests import toys
-from tests.models import tiny
+from tests.optim.trees import by_name, declared, one
 
 
 def at(function, *steps):
@@ -26,7 +24,9 @@ def at(function, *steps):
 
 
 def test_learning_rate_by_hand():
-    """Warm-up of 4 reaches the peak with its 4th update; the schedule's own steps count from the end of warm-up."""
+    """Warm-up of 4 reaches the peak with its 4th update; the schedule's own steps count from the
+    end of warm-up.
+    """
     warm = optim.learning_rate(
         Recipe(learning_rate=2.0, warmup_steps=4, schedule="linear", decay_steps=10, end_ratio=0.5)
     )
@@ -47,12 +47,15 @@ def test_learning_rate_by_hand():
     ],
 )
 def test_rates_that_could_never_leave_their_start(fields, message):
+    """A schedule that is unknown, or under which the rate never changes, is refused."""
     with pytest.raises(ValueError, match=message):
         optim.learning_rate(Recipe(learning_rate=1.0, **fields))
 
 
 def test_misfits_of_a_schedule_and_a_run():
-    """10 steps of warm-up and 90 of decay: fine for 100 steps; in 101 the last one has a rate of 0; in 9 the peak is not reached."""
+    """10 steps of warm-up and 90 of decay: fine for 100 steps; in 101 the last one has a rate of 0;
+    in 9 the peak is not reached.
+    """
     falling = Recipe(learning_rate=1.0, schedule="cosine", warmup_steps=10, decay_steps=90)
     rate = optim.learning_rate(falling)
     assert at(rate, 100) == [0.0] and at(rate, 99)[0] > 0
@@ -92,19 +95,15 @@ def test_learning_rates_are_reported_by_label():
     assert skipped["update/skipped"] == 1 and skipped["lr/base"] == 0.25
 
 
-def one(theta, theta_hat=None, w=None) -> Params:
-    """Params of single arrays."""
-    leaf = lambda x: None if x is None else {"x": jnp.asarray(x, jnp.float32)}
-    return Params(leaf(theta), leaf(theta_hat), leaf(w))
-
-
 def start(recipes: Recipes, params: Params) -> TrainState:
     """A state at step 0."""
     return TrainState(jnp.int32(0), params, recipes.optimizer().init(params))
 
 
 def test_first_update_by_hand():
-    """Adam's first step is lr g / (|g| + eps), UP the gradient; weight decay pulls matrices alone, by lr wd theta."""
+    """Adam's first step is lr g / (|g| + eps), UP the gradient; weight decay pulls matrices alone,
+    by lr wd theta.
+    """
     recipes = Recipes(
         Recipe(learning_rate=0.1, weight_decay=0.5, clip_norm=0.0),
         Recipe(learning_rate=0.01, clip_norm=0.0),
@@ -129,7 +128,9 @@ def test_first_update_by_hand():
 
 
 def test_clip_is_per_label():
-    """A gradient of norm 5 is clipped to 1; the first moment keeps 0.1 of it. The shadow's own norm is another one."""
+    """A gradient of norm 5 is clipped to 1; the first moment keeps 0.1 of it. The shadow's own norm
+    is another one.
+    """
     recipes = Recipes(Recipe(clip_norm=1.0), Recipe(clip_norm=1.0))
     params = one([0.0, 0.0], [0.0, 0.0], [0.0, 0.0])
     state, _ = optim.apply_ascent(
@@ -145,7 +146,9 @@ def test_clip_is_per_label():
 
 
 def test_a_huge_shadow_gradient_does_not_touch_theta():
-    """Bit for bit under three labels. Under one label it shrinks theta's step: the control that this can be seen."""
+    """Bit for bit under three labels. Under one label it shrinks theta's step: the control that
+    this can be seen.
+    """
     recipes = toys.recipes(1.0, 1.0, clip_norm=1.0, eps=1.0)
     params = one([0.0, 0.0], [0.0, 0.0], [0.0])
     small, huge = one([0.3, 0.4], [0.3, 0.4], [0.1]), one([0.3, 0.4], [3e4, 4e4], [0.1])
@@ -164,7 +167,9 @@ def test_a_huge_shadow_gradient_does_not_touch_theta():
 
 
 def test_theta_and_its_shadow_share_one_recipe():
-    """Equal directions keep them equal bit for bit, warm-up, decay and all; w follows the other recipe."""
+    """Equal directions keep them equal bit for bit, warm-up, decay and all; w follows the other
+    recipe.
+    """
     recipes = Recipes(
         Recipe(
             learning_rate=0.1, warmup_steps=2, schedule="cosine", decay_steps=5, weight_decay=0.1
@@ -186,7 +191,9 @@ def test_theta_and_its_shadow_share_one_recipe():
 @pytest.mark.parametrize("bad", ["theta", "theta_hat", "w", "value"])
 @pytest.mark.parametrize("what", [np.nan, np.inf])
 def test_non_finite_skips_everything(bad, what):
-    """One bad number anywhere: no part moves, no optimizer state changes, the step still counts, and it is reported."""
+    """One bad number anywhere: no part moves, no optimizer state changes, the step still counts,
+    and it is reported.
+    """
     recipes = toys.recipes()
     state = start(recipes, one([1.0, 2.0], [1.0, 2.0], [3.0]))
     state, _ = optim.apply_ascent(recipes, state, one([0.1, 0.2], [0.1, 0.2], [0.3]))
@@ -201,32 +208,11 @@ def test_non_finite_skips_everything(bad, what):
     assert after.step == state.step + 1 and metrics["update/skipped"] == 1
 
 
-@functools.cache
-def declared(family: str, size: int, layers: int):
-    """(abstract Params, what is declared of them, names of norms and biases) of a model whose sides all have this size."""
-    sides = ("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-    hf = tiny.hf_of(family) | dict.fromkeys((*sides, "intermediate_size"), size)
-    cfg = params.read_config(hf | dict(num_hidden_layers=layers))
-    adapter = lora.Lora(rank=size)
-    tree = Params(params.abstract(cfg), params.abstract(cfg), lora.abstract(cfg, adapter))
-    vectors = {
-        f"{part}/{path}"
-        for path, tensor in cfg.tensors().items()
-        for part in ("theta", "theta_hat")
-        if tensor.hf.endswith(("norm.weight", ".bias"))
-    }
-    return tree, build.matrices(cfg, adapter), vectors
-
-
-def by_name(tree) -> dict:
-    """Path in jax's words -> leaf."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
 @pytest.mark.parametrize("family", params.families())
 def test_weight_decay_reaches_matrices_alone(family):
-    """Zero gradients: a step is the decay alone. Stacked norms and biases stay; projections, embedding, head, A and B shrink."""
+    """Zero gradients: a step is the decay alone. Stacked norms and biases stay; projections,
+    embedding, head, A and B shrink.
+    """
     tree, matrices, vectors = declared(family, size=2, layers=3)
     recipe = Recipe(learning_rate=0.5, weight_decay=0.5, clip_norm=0.0)
     tx = Recipes(recipe, recipe, matrices=matrices).optimizer()
@@ -242,108 +228,3 @@ def test_weight_decay_reaches_matrices_alone(family):
     assert all(float(found[name]) == -0.25 for name in decayed)
     assert found.keys() - decayed == vectors
     assert {"theta/embed", "theta/head", "theta_hat/layers/o", "w/layers/o/A"} <= decayed
-
-
-@pytest.mark.parametrize("family", params.families())
-def test_every_large_matrix_has_factored_moments(family):
-    """o's rows are all heads together. Norms and biases are never factored, of 130 layers, 128 heads and a width of 128 either."""
-    tree, matrices, vectors = declared(family, size=128, layers=130)
-    state = jax.eval_shape(optim.scale_by_factored_adam(0.9, 0.999, 1e-8, matrices).init, tree)
-    found = {name: leaf.shape for name, leaf in by_name(state.nu).items()}
-    L, heads, D = 130, (128, 128), 128
-    expected = {
-        "embed": ((D,), (D,)),
-        "head": ((D,), (D,)),
-        "layers/q": ((L, D), (L, *heads)),
-        "layers/o": ((L, *heads), (L, D)),
-        "layers/down": ((L, 128), (L, D)),
-    }
-    for path, shapes in expected.items():
-        for part in ("theta", "theta_hat"):
-            assert (found[f"{part}/{path}/row"], found[f"{part}/{path}/col"]) == shapes, path
-    assert found["w/layers/o/A/row"] == (L, 128 * 128) and found["w/layers/o/B/col"] == (L, D)
-    assert {name for name in found if name.split("/")[-1] not in ("row", "col")} == vectors
-
-
-def test_what_is_not_declared_is_asked_for():
-    """Weight decay and factored moments guess nothing; without them a toy needs no declaration."""
-    tree = one([[1.0, 2.0]])
-    for fields in (dict(weight_decay=0.1), dict(moments="factored")):
-        recipes = Recipes(Recipe(**fields), Recipe())
-        with pytest.raises(
-            ValueError, match="which parameters are matrices; give Recipes.matrices"
-        ):
-            recipes.optimizer().init(tree)
-        other = dataclasses.replace(recipes, matrices=(("theta/y", None),))
-        with pytest.raises(ValueError, match="nothing is declared of parameter 'theta/x'.*theta/y"):
-            other.optimizer().init(tree)
-    Recipes(Recipe(), Recipe()).optimizer().init(tree)
-
-
-def test_factored_moments_are_adams_where_squares_are_an_outer_product():
-    """Five steps of gradients +-a_i b_j: the same steps as Adam's, but for the rounding of the first moment to bfloat16."""
-    rng = np.random.RandomState(0)
-    a, b = rng.uniform(0.1, 2, (3, 140, 1)), rng.uniform(0.1, 2, (3, 1, 256))
-    params = {
-        "matrix": jnp.zeros((3, 140, 256)),
-        "small": jnp.zeros((4, 5)),
-        "vector": jnp.zeros(300),
-    }
-    recipe = Recipe(learning_rate=1e-2, clip_norm=0.0)
-    sides = {"matrix": Matrix((1,), (2,)), "small": Matrix((0,), (1,)), "vector": None}
-    exact, factored = (
-        optim.adamw(recipe),
-        optim.adamw(dataclasses.replace(recipe, moments="factored"), matrices=tuple(sides.items())),
-    )
-    states = [exact.init(params), factored.init(params)]
-    for _ in range(5):
-        g = {
-            "matrix": jnp.asarray(a * b * rng.choice([-1, 1], (3, 140, 256)), jnp.float32),
-            "small": jnp.asarray(rng.standard_normal((4, 5)), jnp.float32),
-            "vector": jnp.asarray(rng.standard_normal(300), jnp.float32),
-        }
-        (one, states[0]), (other, states[1]) = (
-            exact.update(g, states[0], params),
-            factored.update(g, states[1], params),
-        )
-        for name in params:
-            np.testing.assert_allclose(
-                other[name], one[name], atol=2e-4, err_msg=name
-            )  # of steps up to 1e-2
-    nu = next(
-        x
-        for x in jax.tree.leaves(states[1], is_leaf=lambda x: hasattr(x, "nu"))
-        if hasattr(x, "nu")
-    ).nu
-    assert jax.tree.map(jnp.shape, nu) == {
-        "matrix": {"row": (3, 140), "col": (3, 256)},
-        "small": (4, 5),
-        "vector": (300,),
-    }
-
-
-@pytest.mark.parametrize(
-    "shape, matrix",
-    [((2, 128, 4, 32), Matrix((1,), (2, 3))), ((2, 4, 32, 128), Matrix((1, 2), (3,)))],
-    ids=["q", "o"],
-)
-def test_factored_moments_where_squares_are_none(shape, matrix):
-    """v_ij = r_i c_j / mean(r), by hand after one step; heads and their width are one side together, of q the columns, of o the
-    rows: as for the matrix that has them as one dimension."""
-    rng = np.random.RandomState(1)
-    g = rng.standard_normal(shape).astype(np.float32)
-    scale = optim.scale_by_factored_adam(0.9, 0.999, 1e-8, (("x", matrix),))
-    out, state = scale.update({"x": jnp.asarray(g)}, scale.init({"x": jnp.zeros(shape)}))
-    flat = g.reshape(2, 128, 128)
-    row, col = (flat**2).mean(2), (flat**2).mean(1)
-    v = row[:, :, None] * col[:, None] / row.mean(1)[:, None, None]
-    np.testing.assert_allclose(state.nu["x"]["row"].reshape(2, 128), 0.001 * row, rtol=1e-5)
-    np.testing.assert_allclose(state.nu["x"]["col"].reshape(2, 128), 0.001 * col, rtol=1e-5)
-    expected = (flat / (np.sqrt(v) + 1e-8)).reshape(shape)
-    np.testing.assert_allclose(out["x"], expected, rtol=1e-3, atol=1e-6)
-    assert state.mu["x"].dtype == jnp.bfloat16
-
-
-def test_unknown_moments_are_refused():
-    with pytest.raises(ValueError, match="moments='float16'; allowed: float32, bfloat16, factored"):
-        optim.adamw(Recipe(moments="float16"))

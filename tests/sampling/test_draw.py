@@ -19,6 +19,7 @@ def test_blocks_of_the_vocabulary(V, width):
 
 
 def test_greedy_takes_the_first_of_equal_logits():
+    """At temperature 0 the largest logit wins, and of several equal ones the first."""
     logits = jnp.zeros((2, 12)).at[0, 5].set(1.0).at[0, 10].set(1.0)
     token, _ = draw.draw(
         logits, jax.random.split(jax.random.key(0), 2), jnp.int32(0), jnp.float32(0.0)

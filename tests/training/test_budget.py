@@ -1,4 +1,4 @@
-"""FLOPs against XLA's own count and against numbers by hand; seconds that do not count while paused."""
+"""FLOPs equal XLA's count and numbers by hand; seconds in a pause do not count."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from tests import toys
 
 
 def test_matrix_weights_by_hand():
-    """Attention 4 matrices (4 heads, 2 kv heads of width 8), mlp 3, for 2 layers, and the tied embedding once."""
+    """Attention 4 matrices (4 heads, 2 kv heads of width 8), mlp 3, for 2 layers, and the tied
+    embedding once.
+    """
     per_layer = 16 * 4 * 8 + 2 * 16 * 2 * 8 + 4 * 8 * 16 + 3 * 16 * 24
     assert budget.matrix_weights(toys.CFG) == 2 * per_layer + 32 * 16
 
 
 def test_step_by_hand():
-    """10 prefilled, 20 generated, 30 + 12 tokens through a backward pass: 2 W and 4 L N H context each, thrice backward; prompts without the head."""
+    """10 prefilled, 20 generated, 30 + 12 tokens through a backward pass: 2 W and 4 L N H context
+    each, thrice backward; prompts without the head.
+    """
     W, head, attended = budget.matrix_weights(toys.CFG), 32 * 16, 4 * 2 * 4 * 8
     spent = {
         "budget/prefilled_tokens": 10,
@@ -34,7 +38,9 @@ def test_step_by_hand():
 
 
 def test_token_rates_by_hand():
-    """20 tokens in 4 s of sampling; 30 + 12 through backward passes and 8 forward alone in 2 s; without samples one rate alone."""
+    """20 tokens in 4 s of sampling; 30 + 12 through backward passes and 8 forward alone in 2 s;
+    without samples one rate alone.
+    """
     spent = {
         "budget/prefilled_tokens": 10,
         "budget/generated_tokens": 20,
@@ -53,7 +59,9 @@ def test_token_rates_by_hand():
 
 
 def test_against_the_compiler():
-    """One layer (XLA counts a loop's body once), 8 rows of 48 tokens behind 16: within 10% of what XLA counts for the pass."""
+    """One layer (XLA counts a loop's body once), 8 rows of 48 tokens behind 16: within 10% of what
+    XLA counts for the pass.
+    """
     cfg = toys.qwen3.Config(**{**toys.CFG.__dict__, "layers": 1, "width": 64, "mlp": 192})
     ints = lambda *shape: jnp.ones(shape, jnp.int32)
     seqs = Sequences(ints(8, 16), 16 * ints(8), ints(8, 48), 48 * ints(8))
@@ -69,7 +77,9 @@ def test_against_the_compiler():
 
 
 class Clock:
-    """The clock of `budget.time`, which the test moves: one second of work takes half a second of the processor."""
+    """The clock of `budget.time`, which the test moves: one second of work takes half a second of
+    the processor.
+    """
 
     def __init__(self):
         self.seconds = 100.0
@@ -90,6 +100,7 @@ def clock(monkeypatch):
 
 
 def test_meter_goes_on_from_an_earlier_process_and_leaves_pauses_out(clock):
+    """Wall time adds to that of the earlier process; a pause counts nowhere."""
     meter = budget.Meter({"time/wall_s": 5.0})
     clock.seconds += 2
     with meter.paused():
@@ -110,4 +121,5 @@ def test_what_is_read_in_a_pause_is_what_was_spent_before(clock):
 
 
 def test_peak_memory():
+    """The peak of this process's memory is reported in GiB."""
     assert 0.05 < budget.peak_memory()["memory/host_peak_gib"] < 100

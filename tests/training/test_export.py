@@ -213,6 +213,7 @@ def test_a_run_of_many_devices_is_exported_on_fewer(unbroken, no_torch, tmp_path
 
 
 def test_errors(unbroken, no_torch, tmp_path):
+    """What cannot be exported is refused, and nothing is written or lost."""
     run = str(unbroken("sft"))
     with pytest.raises(ValueError, match="is not a run directory: it has no config.json"):
         export(str(tmp_path), str(tmp_path / "out"))
@@ -235,6 +236,7 @@ def test_errors(unbroken, no_torch, tmp_path):
 
 
 def test_what_fails_verification_never_gets_its_name(unbroken, monkeypatch, tmp_path):
+    """An export with other weights or other logits is refused and leaves no folder."""
     run, load = str(unbroken("sft")), params.load
     with monkeypatch.context() as patch:
         patch.setattr(

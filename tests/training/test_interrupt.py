@@ -1,4 +1,4 @@
-"""Signals are heard at once whatever the main thread is at, and a second Ctrl-C ends the process."""
+"""Signals are heard whatever the main thread does; a second Ctrl-C ends the process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -18,7 +19,8 @@ from bridge_jax.training.interrupt import Interrupt, Stopped
 
 
 class Held:
-    """Holds the main thread in code that is not Python's, as a wait for a device does, until `let_go`.
+    """Holds the main thread in code that is not Python's, as a wait for a device does, until
+    `let_go`.
 
     Python's signal handlers do not run meanwhile: a barrier of C goes on waiting behind a signal.
     """
@@ -29,8 +31,8 @@ class Held:
         self.freed_by_the_test = False
 
     def hold(self) -> None:
-        """To be called in the main thread; after a minute it is let go whatever has come."""
-        rescue = threading.Timer(60, self._wait)
+        """To be called in the main thread; after four minutes it is let go whatever has come."""
+        rescue = threading.Timer(240, self._wait)
         rescue.daemon = True
         rescue.start()
         try:
@@ -44,6 +46,21 @@ class Held:
         """From another thread."""
         self.freed_by_the_test = True
         self._wait()
+
+    def when_held(self, act: Callable[[], None]) -> threading.Thread:
+        """Thread that calls `act` once the main thread is held."""
+        main = threading.main_thread().ident
+
+        def wait_and_act() -> None:
+            while sys._current_frames()[main].f_code is not Held._wait.__code__:
+                time.sleep(0.01)
+            # the frame is there a moment before the C code
+            time.sleep(0.2)
+            act()
+
+        thread = threading.Thread(target=wait_and_act, daemon=True)
+        thread.start()
+        return thread
 
     def _wait(self) -> None:
         self._c.pthread_barrier_wait(self._barrier)
@@ -67,7 +84,7 @@ def send(monkeypatch):
     def send_all(*numbers: int) -> None:
         for number in numbers:
             os.kill(os.getpid(), number)
-            assert heard.get(timeout=60) == number
+            assert heard.get(timeout=240) == number
 
     monkeypatch.setattr(interrupt, "signal_listener", noted)
     return send_all
@@ -94,8 +111,7 @@ def test_signals_are_heard_while_the_main_thread_is_held():
     before = signal.signal(signal.SIGUSR1, lambda number, _: events.append(("handled", number)))
     try:
         with interrupt.signal_listener(heard):
-            sender = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
-            sender.start()
+            sender = held.when_held(lambda: os.kill(os.getpid(), signal.SIGUSR1))
             held.hold()
             sender.join()
     finally:
@@ -159,6 +175,7 @@ def test_nothing_is_left_behind(said):
     ],
 )
 def test_what_a_signal_is_answered(said, send, numbers, told):
+    """The first signal is acknowledged; only a later Ctrl-C ends the process at once."""
     with Interrupt() as asked:
         asked.starting, asked.step = False, 7
         assert not asked.stop_requested()
@@ -194,7 +211,9 @@ def test_before_the_first_step(said, send):
 
 @on_linux
 def test_a_command_that_ctrl_c_interrupts(monkeypatch):
-    """KeyboardInterrupt comes when the main thread is let go, the line about it at once; a second signal does not wait."""
+    """KeyboardInterrupt comes when the main thread is let go, the line about it at once; a second
+    signal does not wait.
+    """
     held, told, first = Held(), [], threading.Event()
     before = signal.getsignal(signal.SIGINT)
 
@@ -208,7 +227,7 @@ def test_a_command_that_ctrl_c_interrupts(monkeypatch):
 
     def send_two() -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        first.wait(50)
+        first.wait(240)
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(interrupt, "print_to_stderr", tell)
@@ -218,11 +237,10 @@ def test_a_command_that_ctrl_c_interrupts(monkeypatch):
     given = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         with interrupt.acknowledge_interrupts("ending", "all is kept"):
-            sender = threading.Timer(0.2, send_two)
-            sender.start()
+            sender = held.when_held(send_two)
             # KeyboardInterrupt comes at its end
             held.hold()
-            threading.Event().wait(30)
+            threading.Event().wait(240)
     sender.join()
     assert signal.signal(signal.SIGINT, before) is given
     assert told == ["ending; again to end at once", "ended at once; all is kept"]
@@ -235,6 +253,9 @@ from bridge_jax.training.interrupt import Interrupt
 with Interrupt() as asked:
     asked.starting, asked.step = False, 1
     print("ready", flush=True)
+    while not asked.stop_requested():
+        time.sleep(0.01)
+    print("heard", flush=True)
     while True:
         time.sleep(1)
 """
@@ -256,10 +277,10 @@ def test_a_second_signal_ends_the_process_though_nobody_reads_stderr(stderr):
     try:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        assert process.stdout.readline() == "heard\n"
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == interrupt.ENDED_AT_ONCE
+        assert process.wait(240) == interrupt.ENDED_AT_ONCE
     finally:
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""The loop's promises on tiny runs: resuming bit for bit, signals, damage, divergence, nothing compiled later."""
+"""Tiny runs resume bit for bit and survive signals, damage and divergence."""
 
 from __future__ import annotations
 
@@ -124,7 +124,9 @@ def poison(monkeypatch, steps) -> None:
 
 @every_method
 def test_resumed_equals_unbroken(quick, unbroken, tmp_path, method, k=1):
-    """k steps, then the rest: the same metrics, transcripts, parameters and optimizer states as without a stop."""
+    """k steps, then the rest: the same metrics, transcripts, parameters and optimizer states as
+    without a stop.
+    """
     assert go(tmp_path, method, stop_at=k)["step"] == k
     assert tiny_runs.lines(tmp_path) == tiny_runs.lines(unbroken(method))[: k + 1]
     go(tmp_path, method)
@@ -133,7 +135,9 @@ def test_resumed_equals_unbroken(quick, unbroken, tmp_path, method, k=1):
 
 @every_method
 def test_the_run_moves_what_it_trains(quick, unbroken, method):
-    """Rewards vary and every part of the parameters has moved: the equalities above are not those of idle runs."""
+    """Rewards vary and every part of the parameters has moved: the equalities above are not those
+    of idle runs.
+    """
     begun, _ = build.build(tiny_runs.config(method), jax.devices()[:1])
     theta, end = build.initial_theta(begun), tiny_runs.state(unbroken(method), method)
     for part in ("theta", "theta_hat"):
@@ -163,7 +167,9 @@ def test_sigterm_saves_within_the_step_and_goes_on(quick, unbroken, tmp_path, mo
 
 
 def test_a_run_lengthened_behind_its_schedule_says_so(quick, tmp_path, caplog):
-    """Its rate falls to 0 within two steps: nothing is said of two, and of four it is, before they change nothing."""
+    """Its rate falls to 0 within two steps: nothing is said of two, and of four it is, before they
+    change nothing.
+    """
     falling = dict(optim__base__schedule="linear", optim__base__warmup_steps=0)
     falling |= dict(optim__base__decay_steps=2, eval__every=0)
     go(tmp_path, "sft", steps=2, **falling)
@@ -179,12 +185,14 @@ def test_a_run_lengthened_behind_its_schedule_says_so(quick, tmp_path, caplog):
 
 
 def test_handlers_are_given_back(quick, tmp_path):
+    """After a run SIGTERM and SIGINT have the handlers they had before it."""
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     go(tmp_path, "sft", stop_at=1)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_another_config_is_refused(quick, tmp_path, capsys):
+    """A resumed run keeps its config unless forced; keys that change no result are free."""
     go(tmp_path, "sft", stop_at=1)
     text = (tmp_path / "config.json").read_text()
     with pytest.raises(ValueError, match="task.seed +0 +1\n") as error:
@@ -200,6 +208,7 @@ def test_another_config_is_refused(quick, tmp_path, capsys):
 
 
 def test_what_is_printed_at_start(quick, tmp_path, capsys):
+    """A run prints what its config changes, its rows and its steps; a finished one says so."""
     go(tmp_path, "sft", steps=1)
     printed = capsys.readouterr().out
     assert (
@@ -218,7 +227,9 @@ def test_what_is_printed_at_start(quick, tmp_path, capsys):
 
 
 def test_a_finished_run_says_so_before_it_reads_or_compiles(quick, tmp_path, monkeypatch, capsys):
-    """Neither model nor checkpoint is read; the last line of metrics comes back. More steps go on from there."""
+    """Neither model nor checkpoint is read; the last line of metrics comes back. More steps go on
+    from there.
+    """
     end = go(tmp_path, "sft", stop_at=3)
     with monkeypatch.context() as patch:
         for module, name in (
@@ -238,7 +249,9 @@ def test_a_finished_run_says_so_before_it_reads_or_compiles(quick, tmp_path, mon
 
 @pytest.mark.parametrize("hurt", ["checkpoint", "metrics", "mark"])
 def test_a_finished_run_that_was_damaged_is_mended(quick, unbroken, tmp_path, monkeypatch, hurt):
-    """What was said to be finished is read, and trained again as far as it must be; what can be read is not compiled for."""
+    """What was said to be finished is read, and trained again as far as it must be; what can be
+    read is not compiled for.
+    """
     go(tmp_path)
     if hurt == "checkpoint":
         for file in (tmp_path / "checkpoints" / f"step_{STEPS:06d}").rglob("*"):
@@ -262,7 +275,9 @@ def test_a_finished_run_that_was_damaged_is_mended(quick, unbroken, tmp_path, mo
 
 @pytest.mark.parametrize("method", ["grpo", "bridge"])
 def test_a_poisoned_step_changes_nothing(quick, tmp_path, monkeypatch, caplog, method):
-    """NaN rewards at steps 2 and 3: parameters and optimizer states stay, the batches are kept, the run goes on."""
+    """NaN rewards at steps 2 and 3: parameters and optimizer states stay, the batches are kept, the
+    run goes on.
+    """
     poison(monkeypatch, {2, 3})
     given = dict(log__skipped_limit=3, checkpoint__every=1)
     (setup, _), found = build.build(tiny_runs.config(method), jax.devices()[:1]), {}
@@ -316,6 +331,7 @@ def saved_steps(monkeypatch) -> list[int]:
 def test_nothing_that_is_due_is_saved_while_updates_are_skipped(
     quick, tmp_path, monkeypatch, caplog, every, skipped, saved
 ):
+    """What falls due meanwhile is saved at the next finite update, or at the end."""
     poison(monkeypatch, skipped)
     steps = saved_steps(monkeypatch)
     given = dict(log__skipped_limit=9, eval__every=0, checkpoint__every=every)
@@ -343,7 +359,9 @@ def test_a_signal_while_updates_are_skipped_saves_beside_the_last_good(
 
 @pytest.mark.parametrize("method", ["grpo", "sft"])
 def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
-    """Every update not finite: stops after the limit, says where the batches are; no checkpoint holds a NaN."""
+    """Every update not finite: stops after the limit, says where the batches are; no checkpoint
+    holds a NaN.
+    """
     given = dict(log__skipped_limit=2, checkpoint__every=1)
     if method == "sft":  # a learning rate that throws the weights out of range in one step
         given |= dict(optim__base__learning_rate=1e38)
@@ -364,7 +382,9 @@ def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
 def test_a_run_that_diverged_goes_back_to_the_last_good_checkpoint(
     quick, tmp_path, monkeypatch, keep
 ):
-    """The newest may be ruined, although its update was finite: the message names the one before, and the flags."""
+    """The newest may be ruined, although its update was finite: the message names the one before,
+    and the flags.
+    """
     given = dict(log__skipped_limit=2, eval__every=0, checkpoint__every=1, checkpoint__keep=keep)
     whole, hurt = tmp_path / "whole", tmp_path / "hurt"
     go(whole, "grpo", **given | dict(steps=2))
@@ -390,6 +410,7 @@ def test_a_run_that_diverged_goes_back_to_the_last_good_checkpoint(
 def test_without_a_checkpoint_that_is_known_to_be_good_none_is_renamed(
     quick, tmp_path, monkeypatch
 ):
+    """A diverged run without a good checkpoint says so and leaves its checkpoints in place."""
     poison(monkeypatch, range(2, 99))
     given = dict(log__skipped_limit=2, eval__every=0)
     for every, told in ((1, "that of step 1 may be ruined"), (0, "there is none")):
@@ -400,7 +421,9 @@ def test_without_a_checkpoint_that_is_known_to_be_good_none_is_renamed(
 
 @pytest.mark.parametrize("keep", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_last_good_checkpoint_takes_no_more_room(quick, tmp_path, monkeypatch, keep):
-    """While a checkpoint is written there are as many beside it as are kept, and one of them is good."""
+    """While a checkpoint is written there are as many beside it as are kept, and one of them is
+    good.
+    """
     there, save = [], checkpoint.ocp.CheckpointManager.save
 
     def noted(self, step, *given, **named):
@@ -520,6 +543,7 @@ def test_what_is_taken_again_under_another_config_is_set_aside(quick, tmp_path, 
 
 
 def test_checkpoints_none_of_which_can_be_read_are_refused(quick, tmp_path):
+    """A run whose checkpoints are all broken is refused and left as it is."""
     go(tmp_path, "grpo", stop_at=4, eval__every=0)
     for folder in (tmp_path / "checkpoints").glob("step_*"):
         shutil.rmtree(folder / "state")
@@ -530,6 +554,7 @@ def test_checkpoints_none_of_which_can_be_read_are_refused(quick, tmp_path):
 
 
 def test_a_run_without_its_config_is_refused(quick, tmp_path):
+    """Checkpoints without config.json are refused, and taken up only with force."""
     go(tmp_path, "grpo", stop_at=2, eval__every=0)
     (tmp_path / "config.json").unlink()
     before = contents(tmp_path)
@@ -540,6 +565,7 @@ def test_a_run_without_its_config_is_refused(quick, tmp_path):
 
 
 def test_saves_that_were_cut_off_are_removed_by_the_owner_alone(quick, tmp_path):
+    """Only a process that holds the run's lock removes half a checkpoint."""
     go(tmp_path, "grpo", stop_at=2, eval__every=0)
     left = tmp_path / "checkpoints" / "step_000004.orbax-checkpoint-tmp"
     (left / "state").mkdir(parents=True)
@@ -577,6 +603,7 @@ def test_what_a_checkpoint_counts_on_is_on_disk_before_it(quick, tmp_path, monke
 
 
 def test_a_hole_in_the_record_is_said_at_resume(quick, tmp_path, caplog):
+    """A resumed run warns of the step whose line is missing."""
     go(tmp_path, "grpo", stop_at=4, eval__every=0)
     path = tmp_path / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -652,7 +679,9 @@ def test_metrics_contract(quick, unbroken, method):
 
 
 def test_rollout_files_are_complete(quick, unbroken):
-    """Every sample with its prompt, ids, behaviour log-probabilities and outcome; the mean reward is theirs."""
+    """Every sample with its prompt, ids, behaviour log-probabilities and outcome; the mean reward
+    is theirs.
+    """
     _, data = build.build(tiny_runs.config(), jax.devices()[:1])
     for line in logbook.read(str(unbroken("bridge")))[1:]:
         rows = tiny_runs.rows(unbroken("bridge") / "rollouts" / f"step_{line['step']:06d}.jsonl")
@@ -684,7 +713,9 @@ def test_rollout_files_are_complete(quick, unbroken):
 
 
 def test_nothing_compiles_after_warm_up(quick, tmp_path, monkeypatch):
-    """Two prompt buckets, evaluations, checkpoints: the count of the first step is that of the last; also resumed."""
+    """Two prompt buckets, evaluations, checkpoints: the count of the first step is that of the
+    last; also resumed.
+    """
     used, rows = [], StepSampler.rows
     monkeypatch.setattr(StepSampler, "rows", lambda *given: used.append(rows(*given)) or used[-1])
     given = dict(data__buckets=(4, 6), eval__every=2)
@@ -721,19 +752,23 @@ def test_own_shadow_rollouts_are_counted(quick, tmp_path):
     ],
 )
 def test_refused_before_anything_is_compiled(tmp_path, monkeypatch, given, message):
+    """Bad settings of mirrors and checkpoints are refused before the first compilation."""
     monkeypatch.setattr(loop, "compile_programs", lambda *_: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
         go(tmp_path, **given)
 
 
 def test_workdir_that_cannot_be_written(tmp_path):
+    """The error tells the user to give another --workdir."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write to workdir .*another --workdir"):
         go(tmp_path / "file" / "run")
 
 
 def test_a_step_is_logged_behind_the_next_samples(quick, tmp_path, monkeypatch):
-    """The device never waits for the log: step n is fetched when the samples of n + 1 are under way."""
+    """The device never waits for the log: step n is fetched when the samples of n + 1 are under
+    way.
+    """
     told, start, write = [], StepSampler.start, logbook.Logbook.write
 
     def started(self, params, rows):
@@ -769,7 +804,9 @@ def test_sigterm_before_the_first_step(quick, unbroken, tmp_path, monkeypatch, a
 
 
 def test_sigterm_during_an_evaluation(quick, unbroken, tmp_path, monkeypatch):
-    """Ends between two batches of it; the evaluation is made up for when the run goes on, also after a second signal."""
+    """Ends between two batches of it; the evaluation is made up for when the run goes on, also
+    after a second signal.
+    """
     evaluate_split, seen = evaluate.evaluate, []
 
     def second_batch(*given, **named):
@@ -789,6 +826,8 @@ def test_sigterm_during_an_evaluation(quick, unbroken, tmp_path, monkeypatch):
 
 
 def test_a_broken_grader_stops_the_run(quick, tmp_path, monkeypatch):
+    """A step with too many ungraded samples stops the run; the limit is a setting."""
+
     def broken(problem, answer):
         raise RuntimeError("out of order")
 
@@ -842,6 +881,7 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
 
 
 def test_derived_batch_is_saved(quick, tmp_path):
+    """batch.txt holds the table of the run's rows."""
     go(tmp_path, "sft", stop_at=1)
     built, _ = build.build(tiny_runs.config("sft"), jax.devices()[:1])
     assert (tmp_path / "batch.txt").read_text() == built.settings.batch.format() + "\n"
@@ -849,7 +889,9 @@ def test_derived_batch_is_saved(quick, tmp_path):
 
 @pytest.mark.slow
 def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples(quick, tmp_path):
-    """Three problems for eight prompts a step: equal prompts, different samples, whatever part of the step they are in."""
+    """Three problems for eight prompts a step: equal prompts, different samples, whatever part of
+    the step they are in.
+    """
     go(tmp_path, "grpo", steps=1, eval__every=0, batch__prompts_per_step=8, task__train_size=3)
     rows = tiny_runs.rows(tmp_path / "rollouts" / "step_000001.jsonl")
     groups = [tuple(tuple(row["ids"]) for row in rows[i : i + 4]) for i in range(0, 32, 4)]
@@ -858,7 +900,9 @@ def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples(quick, tmp_path)
 
 @pytest.mark.slow
 def test_held_out_problems_are_sampled_too(quick, tmp_path):
-    """eval.samples: the mean of so many samples of each held-out problem, which solved.jsonl counts; no training prompt has them."""
+    """eval.samples: the mean of so many samples of each held-out problem, which solved.jsonl
+    counts; no training prompt has them.
+    """
     go(tmp_path, "grpo", steps=2, eval__every=2, eval__samples=3)
     lines, counted = logbook.read(str(tmp_path)), tiny_runs.rows(tmp_path / "solved.jsonl")
     evaluated = [line for line in lines if "eval/held_out_accuracy" in line]
@@ -875,7 +919,9 @@ def test_held_out_problems_are_sampled_too(quick, tmp_path):
 
 
 def test_a_refused_force_config_changes_nothing(quick, tmp_path):
-    """Another method cannot go on from the checkpoint: config.json still tells of the run that is there, which goes on."""
+    """Another method cannot go on from the checkpoint: config.json still tells of the run that is
+    there, which goes on.
+    """
     go(tmp_path, "bridge", steps=2, eval__every=0)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(ValueError, match="another model, method or optimizer"):

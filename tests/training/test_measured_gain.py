@@ -45,7 +45,8 @@ def test_splits(made):
 def test_gain_is_paired(made, monkeypatch):
     """theta_hat == theta: exactly 0, with error 0, as both have the same keys; by hand with others.
 
-    That eight answers are equal still leaves 1 - .025^(1/8) of the problems on which they may differ.
+    That eight answers are equal still leaves 1 - .025^(1/8) of the problems on which they may
+    differ.
     """
     sampler, state = made
     unseen = 1 - 0.025 ** (1 / 8)
@@ -82,7 +83,9 @@ def test_gain_is_paired(made, monkeypatch):
 
 
 def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
-    """What is graded are problems of held_out, and answers drawn at rollout.temperature, other than the greedy ones."""
+    """What is graded are problems of held_out, and answers drawn at rollout.temperature, other than
+    the greedy ones.
+    """
     sampler, state = made
     settings = sampler.setup.settings
     seen, temperatures, factor = [], [], 1.0
@@ -132,7 +135,9 @@ def test_expert_logp(made):
 
 @pytest.mark.slow
 def test_in_a_run(tmp_path):
-    """Every evaluation has it, nothing else does, and nothing compiles for it once training is under way."""
+    """Every evaluation has it, nothing else does, and nothing compiles for it once training is
+    under way.
+    """
     loop.train(
         tiny_runs.config("bridge", steps=4, eval__every=2, eval__cooperation=True),
         str(tmp_path),

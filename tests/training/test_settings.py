@@ -1,338 +1,92 @@
-"""What a user types either becomes the dataclass that was meant, or dies with a message that names the way out."""
+"""A setting that cannot be meant is refused with a sentence that helps."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import json
-import os
-import subprocess
-import sys
-from typing import Any, Literal
-
 import pytest
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from bridge_jax.config import schema
-from bridge_jax.config.batch_table import BatchTable
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    lr: float = 1e-3
-    warmup: int = 10
-    nesterov: bool = False
-    name: str = "adamw"
-    eos_ids: tuple[int, ...] = ()
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["constant", "cosine"] = "constant"
-    cap: float | None = None
-    extra: Any = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Needs:
-    path: str
-    size: int = 1
-
-
-def recipe(**given) -> Recipe:
-    return schema.section(ConfigDict({"optim": given}), "optim", Recipe)
-
-
-def test_section_keeps_defaults_and_takes_what_is_given():
-    assert recipe() == Recipe() == schema.section(ConfigDict(), "optim", Recipe)
-    assert recipe(lr=0.5, warmup=3, nesterov=True, schedule="cosine") == Recipe(
-        0.5, 3, True, schedule="cosine"
-    )
+from tests.training.builds import build
 
 
 @pytest.mark.parametrize(
-    "key, given, want",
+    "given, message",
     [
-        ("lr", 1, 1.0),
-        ("eos_ids", [1, 2], (1, 2)),
-        ("eos_ids", (), ()),
-        ("betas", [0, 1], (0.0, 1.0)),
-        ("cap", None, None),
-        ("cap", 2, 2.0),
-        ("extra", "anything", "anything"),
-        ("name", "", ""),
-    ],
-)
-def test_section_converts_what_is_the_same_thing(key, given, want):
-    got = getattr(recipe(**{key: given}), key)
-    assert got == want and type(got) is type(want)
-
-
-@pytest.mark.parametrize(
-    "key, given, wanted",
-    [
-        ("lr", "fast", "float"),
-        ("lr", True, "float"),
-        ("lr", None, "float"),
-        ("warmup", 1.0, "int"),
-        ("warmup", True, "int"),
-        ("warmup", "3", "int"),
-        ("nesterov", 1, "bool"),
-        ("name", 3, "str"),
-        ("eos_ids", 3, "tuple[int, ...]"),
-        ("eos_ids", (1, 2.5), "tuple[int, ...]"),
-        ("eos_ids", "12", "tuple[int, ...]"),
-        ("betas", (0.9,), "tuple[float, float]"),
-        ("cap", "2", "float | None"),
-        ("schedule", "linear", "'cosine'"),
-    ],
-)
-def test_section_refuses_another_type_and_shows_key_value_and_type(key, given, wanted):
-    with pytest.raises(ValueError) as error:
-        recipe(**{key: given})
-    assert f"config.optim.{key}={given!r}" in str(error.value) and wanted in str(error.value)
-
-
-def test_section_refuses_an_unknown_key_and_guesses():
-    with pytest.raises(
-        ValueError,
-        match=r"config\.optim\.warmpu: did you mean 'warmup'\? Allowed: betas, .*warmup\.",
-    ):
-        recipe(warmpu=3)
-    with pytest.raises(ValueError, match=r"config\.optim\.zzz: Allowed: betas"):
-        recipe(zzz=3)
-
-
-def test_section_passes_over_keys_of_others_but_reads_its_own_among_them():
-    config = ConfigDict({"method": {"lr": 2.0, "lam": 0.3, "name": "sft"}})
-    assert schema.section(config, "method", Recipe, others=("lam", "lr")) == Recipe(
-        lr=2.0, name="sft"
-    )
-
-
-def test_section_names_missing_fields_unset_placeholders_and_groups_that_are_none():
-    with pytest.raises(ValueError, match=r"config\.data lacks path.*--config\.data\.path="):
-        schema.section(ConfigDict({"data": {"size": 2}}), "data", Needs)
-    with pytest.raises(ValueError, match=r"config\.data\.path=None is None; wanted: str"):
-        schema.section(ConfigDict({"data": {"path": placeholder(str)}}), "data", Needs)
-    with pytest.raises(ValueError, match=r"config\.data must be a group of keys, got 3"):
-        schema.section(ConfigDict({"data": 3}), "data", Needs)
-
-
-def test_did_you_mean():
-    assert (
-        schema.did_you_mean("grpp", ["sft", "grpo"]) == "did you mean 'grpo'? Allowed: grpo, sft."
-    )
-    assert schema.did_you_mean("xyz", ["sft"]) == "Allowed: sft."
-    assert schema.did_you_mean("xyz", []) == "Allowed: nothing."
-
-
-def test_diff_and_its_table():
-    config = ConfigDict({"a": {"b": 1, "t": (1, 2)}, "flag": True, "same": 1.0})
-    changes = schema.diff(config, {"a": {"b": 2, "t": [1, 2], "c": None}, "flag": 1, "same": 1})
-    assert changes == {"a.b": (1, 2), "a.c": (schema.NOT_SET, None), "flag": (True, 1)}
-    lines = schema.format_diff(changes, "in the run", "given").splitlines()
-    assert [line.split() for line in lines[:2]] == [
-        ["key", "in", "the", "run", "given"],
-        ["a.b", "1", "2"],
-    ]
-    assert (
-        len({line.index(cell) for line, cell in zip(lines, ("given", "2", "null", "1"))}) == 1
-    )  # one column
-    assert schema.diff(config, config) == {}
-
-
-def test_to_json_survives_json_and_says_what_it_cannot_hold():
-    plain = schema.to_json(ConfigDict({"b": {"y": (1, (2,)), "x": None}, "a": "s"}))
-    assert plain == {"a": "s", "b": {"x": None, "y": [1, [2]]}} and list(plain) == ["a", "b"]
-    assert json.loads(json.dumps(plain)) == plain
-    for bad in (float("nan"), object(), {1, 2}):
-        with pytest.raises(ValueError, match="JSON cannot hold"):
-            schema.to_json({"a": bad})
-
-
-def test_fingerprint_is_of_the_content_alone():
-    mark = schema.fingerprint({"a": 1, "b": {"c": (1, 2)}})
-    assert mark == schema.fingerprint(ConfigDict({"b": {"c": [1, 2]}, "a": 1})) and len(mark) == 12
-    assert mark != schema.fingerprint({"a": 2, "b": {"c": (1, 2)}})
-    code = "from bridge_jax.config.schema import fingerprint; print(fingerprint({'b': {'c': [1, 2]}, 'a': 1}))"
-    env = os.environ | {"PYTHONHASHSEED": "7"}
-    other = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert other.stdout.strip() == mark, other.stderr
-
-
-def test_batch_table_by_hand():
-    table = BatchTable(
-        prompts_per_step=6, samples_per_prompt=4, demos_per_step=16, microbatch_rows=2, devices=4
-    )
-    assert (table.microbatch, table.rollout_rows, table.rollout_microbatches) == (8, 24, 3)
-    assert (table.rollout_rows_per_device, table.prompts_per_microbatch) == (6, 2)
-    assert (table.demo_microbatch, table.demo_microbatches, table.demo_rows_per_device) == (8, 2, 4)
-    part = BatchTable(
-        prompts_per_step=2, samples_per_prompt=8, demos_per_step=2, microbatch_rows=1, devices=2
-    )
-    assert (part.microbatch, part.rollout_microbatches, part.prompts_per_microbatch) == (2, 8, 1)
-    few = BatchTable(
-        prompts_per_step=2, samples_per_prompt=4, demos_per_step=3, microbatch_rows=2, devices=2
-    )
-    assert (
-        few.demo_microbatch,
-        few.demo_microbatches,
-        few.demo_padding,
-        few.demo_rows_per_device,
-    ) == (3, 1, 1, 2)
-    odd = BatchTable(
-        prompts_per_step=64, samples_per_prompt=5, demos_per_step=64, microbatch_rows=5, devices=4
-    )
-    assert (
-        odd.demo_microbatch,
-        odd.demo_microbatches,
-        odd.demo_padding,
-        odd.demo_rows_per_device,
-    ) == (20, 4, 16, 20)
-
-
-def test_demonstrations_are_cut_as_far_as_each_device_has_some():
-    """64 and 60 of them (4 empty rows are added) over 16 devices are 4 on each: 1, 2 or 4 micro-batches; 64 over 64 are one."""
-    table = lambda demos, devices: BatchTable(
-        prompts_per_step=64,
-        samples_per_prompt=5,
-        demos_per_step=demos,
-        microbatch_rows=5,
-        devices=devices,
-    )
-    for parts in (0, 1, 2, 4):
-        table(64, 16).check_demo_parts("k", parts)
-        table(60, 16).check_demo_parts("k", parts)
-    with pytest.raises(
-        ValueError,
-        match=r"k=8 does not divide the 4 demon.* on each of 16 device.*allowed: 1, 2, 4, or 0",
-    ):
-        table(64, 16).check_demo_parts("k", 8)
-    with pytest.raises(
-        ValueError, match="k=2 does not divide the 1 demonstration.*allowed: 1, or 0"
-    ):
-        table(64, 64).check_demo_parts("k", 2)
-
-
-def test_batch_table_of_packed_rows():
-    """Cut anywhere, also into fewer rows than a micro-batch may have: 24 rows in sixteens and 8 empty ones, 8 rows in one."""
-    table = BatchTable(
-        prompts_per_step=6,
-        samples_per_prompt=4,
-        demos_per_step=16,
-        microbatch_rows=2,
-        devices=8,
-        pack=4,
-    )
-    assert (table.rollout_microbatch, table.rollout_microbatches) == (16, 2)
-    assert (table.rollout_rows_per_device, table.prompts_unit) == (3, 2)
-    lines = table.format().splitlines()
-    assert [line.split()[2 if "micro" not in line else 1] for line in lines[1:3]] == ["24", "2"]
-    assert (
-        "at most, those that packing fills" in lines[2]
-        and "a row holds up to 4 samples" in lines[3]
-    )
-    assert lines[4].split()[3:5] == ["8", "0"]
-    few = BatchTable(
-        prompts_per_step=2,
-        samples_per_prompt=4,
-        demos_per_step=2,
-        microbatch_rows=2,
-        devices=8,
-        pack=4,
-    )
-    assert (few.rollout_microbatch, few.rollout_microbatches, few.rollout_rows_per_device) == (
-        8,
-        1,
-        1,
-    )
-
-
-def test_a_method_that_samples_nothing_has_no_rollout_rows_to_divide():
-    """Refused for a method that samples, taken for one that does not; the table then has demonstrations alone."""
-    numbers = dict(
-        prompts_per_step=3, samples_per_prompt=5, demos_per_step=16, microbatch_rows=2, devices=8
-    )
-    with pytest.raises(ValueError, match="micro-batches of 16 rows"):
-        BatchTable(**numbers)
-    lines = BatchTable(**numbers, samples=False).format().splitlines()
-    assert [line.split()[-1] for line in lines] == [
-        "demos",
-        "16",
-        "1",
-        "16",
-        "0",
-        "2",
-    ] and "rollouts" not in lines[0]
-
-
-def test_batch_table_prints_what_was_derived():
-    head, *lines = BatchTable(6, 4, 16, 2, 4).format().splitlines()
-    rollouts, demos = head.index("rollouts"), head.index("demos")
-    assert [(line[rollouts:].split()[0], line[demos:].split()[0]) for line in lines] == [
-        ("24", "16"),
-        ("3", "2"),
-        ("8", "8"),
-        ("0", "0"),
-        ("6", "4"),
-    ]
-    assert BatchTable(64, 5, 64, 5, 4).format().splitlines()[4].split()[3:5] == ["0", "16"]
-    assert "2 whole group(s)" in lines[2] and "1/4 of a group" in BatchTable(2, 8, 2, 1, 2).format()
-
-
-@pytest.mark.parametrize(
-    "given, says",
-    [
+        (dict(stepz=3), r"unknown key config.stepz: did you mean 'steps'\?"),
         (
-            (4, 5, 4, 2, 2),
-            "batch.microbatch_rows=5; batch.samples_per_prompt=4 or 8",
-        ),  # 4 rows v. groups of 5
+            dict(optim__base__learning_rat=1.0),
+            r"config.optim.*learning_rat: did you mean 'learning_rate'\?",
+        ),
+        (dict(optim__bass=ConfigDict()), r"unknown key config.optim.bass: did you mean 'base'\?"),
         (
-            (3, 4, 4, 8, 1),
-            "batch.prompts_per_step=2 or 4; batch.microbatch_rows=4 or 12",
-        ),  # 12 rows in eights
-        ((4, 1, 4, 1, 1), "batch.samples_per_prompt=1: must be a whole number of at least 2"),
-        ((0, 4, 4, 1, 1), "batch.prompts_per_step=0: must be a whole number of at least 1"),
-        ((4, 4, 4, 1.0, 1), "batch.microbatch_rows=1.0"),
-        ((4, 4, True, 1, 1), "batch.demos_per_step=True"),
+            dict(method__bridge__lamb=0.5),
+            r"unknown key config.method.bridge.lamb: did you mean 'lam'\?",
+        ),
+        (dict(task="arithmetic"), "config.task must be a group of keys, got 'arithmetic'"),
         (
-            (3, 4, 4, 2, 8, 4),
-            "= 12 rollout rows do not divide over 8 devices. Nearest that work: batch.prompts_per_step=2 or 4; "
-            "batch.samples_per_prompt=8",
+            dict(method__name="bridg"),
+            "method.name='bridg' is unknown; allowed: .*, bridge, .*Did you mean 'bridge'",
+        ),
+        (
+            dict(method__name=""),
+            "method.name='' is unknown; allowed: .*, bridge, .*, sft, .*srft",
+        ),
+        (dict(task__name="arithmetics"), "Did you mean 'arithmetic'"),
+        (dict(steps=0), "config.steps=0; allowed: a whole number of at least 1"),
+        (dict(steps=True), "config.steps=True; allowed"),
+        (dict(seed=-1), "config.seed=-1; allowed"),
+        (dict(optim__base__clip_norm="1"), "clip_norm='1' is of type str; wanted: float"),
+        (dict(rollout__temperature=0.0), "rollout.temperature=0.0"),
+        (
+            dict(rollout__calls=3),
+            "rollout.calls=3 must divide batch.prompts_per_step=2; allowed: 1, 2",
+        ),
+        (dict(rollout__compactions=-2), "rollout.compactions=-2; allowed: 0, 1, ..., or -1"),
+        (dict(rollout__cache_segments=0), "rollout.cache_segments=0; allowed: 1, 2, ..., or -1"),
+        (dict(rollout__cache_dtype="fp8"), "rollout.cache_dtype='fp8'; allowed: float32, bfloat16"),
+        (dict(model__dtype="float16"), "model.dtype='float16'; allowed: float32, bfloat16"),
+        (dict(model__remat="some"), "model.remat='some'; allowed: none, dots, full"),
+        (dict(eval__rows=0), "eval.rows=0; allowed: a whole number of at least 1"),
+        (dict(eval__every=-1), "eval.every=-1; allowed: a whole number of at least 0"),
+        (dict(log__skipped_limit=0), "log.skipped_limit=0; allowed: a whole number of at least 1"),
+        (
+            dict(batch__samples_per_prompt=1),
+            "batch.samples_per_prompt=1: must be a whole number of at least 2 .the adv",
+        ),
+        (
+            dict(batch__microbatch_rows=3),
+            r"which neither divide batch.samples_per_prompt=4.*Nearest that work: "
+            r"batch.microbatch_rows=2 or 4",
+        ),
+        (
+            dict(batch__prompts_per_step=3),
+            r"12 rollout rows are not a whole number.*batch.prompts_per_step=2 or 4",
+        ),
+        (
+            dict(mesh__data=3),
+            "mesh .*takes a multiple of 3 devices, there are 1; nearest that takes all: .'data': 1, 'fsdp': -1, ",
         ),
     ],
 )
-def test_batch_table_refuses_and_names_the_nearest_valid_values(given, says):
-    with pytest.raises(ValueError) as error:
-        BatchTable(*given)
-    assert says in str(error.value)
+def test_settings_that_cannot_be_meant(given, message):
+    """Unknown keys, wrong types and numbers out of range are refused with a way out."""
+    with pytest.raises(ValueError, match=message):
+        build(**given)
 
 
-def test_batch_table_over_a_grid_agrees_with_the_rules_and_its_advice_works():
-    names = [field.name for field in dataclasses.fields(BatchTable)]
-    for given in itertools.product((1, 3, 4), (2, 3, 8), (1, 4, 6), (1, 2, 3), (1, 2), (0, 2)):
-        prompts, samples, demos, rows, devices, pack = given
-        micro = rows * devices
-        even = prompts * samples % micro == 0 and (samples % micro == 0 or micro % samples == 0)
-        allowed = prompts * samples % devices == 0 if pack else even
-        try:
-            table = BatchTable(*given)
-        except ValueError as error:
-            assert not allowed, given
-            if "Nearest that work: " not in str(error):
-                continue
-            for part in str(error).split("Nearest that work: ")[1].rstrip(".").split("; "):
-                key, values = part.removeprefix("batch.").split("=")
-                for value in values.split(" or "):
-                    BatchTable(**dict(zip(names, given)) | {key: int(value)})
-        else:
-            assert allowed, given
-            assert pack or table.rollout_microbatches * table.microbatch == table.rollout_rows
-            assert table.rollout_microbatch % devices == 0 and prompts % table.prompts_unit == 0
-            padded = demos + table.demo_padding
-            assert 0 <= table.demo_padding < micro and padded % devices == 0
-            assert (
-                padded == micro * table.demo_microbatches
-                if demos > micro
-                else table.demo_microbatches == 1
-            )
-            assert table.demo_rows_per_device * devices == padded
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("optim__base__b1", 1.5, "b1=1.5"),
+        ("optim__lora__eps", 0.0, "eps=0.0"),
+        ("log__ungraded_limit", -1.0, "ungraded_limit=-1.0"),
+        ("log__mirrors", ("tensorbord",), "did you mean 'tensorboard'"),
+        ("model__lora_targets", "(", "not a regular expression"),
+        ("rollout__reward_noise", 1.5, "reward_noise=1.5"),
+        ("eval__samples", 10, "eval.samples=10"),
+        ("eval__samples", -1, "at least 0"),
+    ],
+)
+def test_values_that_cannot_be_meant(key, value, message):
+    """A value outside its range is refused with the key and the value."""
+    with pytest.raises(ValueError, match=message):
+        build(**{key: value})

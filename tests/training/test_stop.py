@@ -1,4 +1,4 @@
-"""Stop strings in whole runs: as if the sampler had stopped there, in training, evaluation and after a kill."""
+"""Stop strings hold in training, in evaluation and after a kill."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ OTHERWISE = ("rollout/unread_tokens", "rollout/logp_error", "rollout/logp_error_
 
 
 def test_a_run_is_that_of_a_sampler_which_ends_a_row_there(quick, tmp_path, monkeypatch):
-    """Every number, sample and parameter equals those of a run for which the mark is an end-of-sequence token."""
+    """Every number, sample and parameter equals those of a run for which the mark is an
+    end-of-sequence token.
+    """
     go(tmp_path / "stop", "grpo", **GIVEN)
     free = dict(GIVEN, rollout__stop=())
     # the sampler's ids of ends are traced, but their number is part of a program's shape
@@ -60,6 +62,7 @@ def test_a_run_is_that_of_a_sampler_which_ends_a_row_there(quick, tmp_path, monk
 def test_a_run_with_stop_strings_resumes_bit_for_bit_and_is_judged_as_in_its_training(
     quick, tmp_path
 ):
+    """Stop strings hold in resumed runs, in evaluations and in the budget alike."""
     given = dict(GIVEN, eval__every=1)
     go(tmp_path / "whole", "grpo", **given)
     for stop_at in (1, 2, None):
@@ -107,6 +110,7 @@ def test_the_tasks_own_stop_strings_are_facts_of_a_run(quick, tmp_path, monkeypa
 
 
 def test_an_empty_stop_string_is_refused():
+    """An empty text is refused as a stop string; the base config has none."""
     config = tiny_runs.config("grpo", rollout__stop=("#", ""))
     with pytest.raises(ValueError, match="rollout.stop=.*an empty text"):
         settings.read(config, 1)

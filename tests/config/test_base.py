@@ -1,0 +1,84 @@
+"""The base config lists what the dataclasses of every group, task and method have."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from ml_collections import ConfigDict
+
+from bridge_jax import methods, optim, tasks
+from bridge_jax.config import schema
+from bridge_jax.distributed import sharding
+from bridge_jax.training import settings
+from configs import any_task, base
+from configs import tasks as task_groups
+
+
+def defaults(cls: type) -> dict:
+    """Defaults of a dataclass as JSON would hold them."""
+    return schema.to_json(dataclasses.asdict(cls()))
+
+
+GROUPS = {
+    "model": settings.Model,
+    "data": settings.Data,
+    "rollout": settings.Rollout,
+    "batch": settings.Batch,
+    "mesh": sharding.MeshConfig,
+    "eval": settings.Eval,
+    "checkpoint": settings.Checkpoint,
+    "log": settings.Log,
+    "optim.base": optim.Recipe,
+    "optim.lora": optim.Recipe,
+    "task": tasks.load("arithmetic").Config,
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_base_lists_every_field_with_its_default(group):
+    """Each group of the base config has its dataclass's fields and defaults, and no other."""
+    listed = schema.to_json(base.get_config())
+    for key in group.split("."):
+        listed = listed[key]
+    listed.pop("name", None)
+    assert listed == defaults(GROUPS[group])
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_every_task_has_its_group(name):
+    """Its name and its settings with their defaults, but for what is given; read back as they are."""
+    Config = tasks.load(name).Config
+    group = task_groups.group(name)
+    assert schema.to_json(group) == {"name": name} | defaults(Config)
+    assert schema.section(ConfigDict({"task": group}), "task", Config, ("name",)) == Config()
+    field = dataclasses.fields(Config)[0].name
+    assert task_groups.group(name, **{field: "given"}) == ConfigDict(
+        group.to_dict() | {field: "given"}
+    )
+
+
+def test_a_task_that_is_unknown_is_named_with_the_nearest():
+    """A misspelt task or key of a task is refused with the name that was meant."""
+    with pytest.raises(ValueError, match="'arithmetics' does not exist. Did you mean 'arithmetic'"):
+        task_groups.group("arithmetics")
+    with pytest.raises(ValueError, match="unknown key task.trainsize: did you mean 'train_size'"):
+        task_groups.group("limr", trainsize=3)
+
+
+def test_any_task_is_chosen_on_the_command_line():
+    """METHOD,TASK behind the config's name; the task's own keys can be set."""
+    config = any_task.get_config("grpo,knights_knaves")
+    assert config.method.name == "grpo"
+    assert config.task == task_groups.group("knights_knaves")
+    assert any_task.get_config("grpo") == any_task.get_config("grpo,arithmetic")
+
+
+def test_base_has_a_group_for_every_method():
+    """So that a new method's keys can be set from the command line, and read what their defaults
+    are.
+    """
+    listed = schema.to_json(base.get_config().method)
+    groups = {name: defaults(methods.load(name).Config) for name in methods.names()}
+    assert listed == {"name": "bridge", **groups}
+    assert set(base.get_config()) == set(settings.KEYS)
