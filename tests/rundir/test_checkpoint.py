@@ -96,6 +96,7 @@ def largest_file(workdir, step: int) -> str:
 
 
 def test_structure_types_and_bits_come_back_with_the_notes(tmp_path):
+    """A restored state has the saved types, bits and notes; a step is saved once."""
     state = make_state(3, shadow=True)
     meta = {"cursors": {"rl": [0, 12]}, "seed": 3, "best": None, "score": 0.1}
     with Checkpoints(tmp_path, keep=1) as checkpoints:
@@ -108,6 +109,7 @@ def test_structure_types_and_bits_come_back_with_the_notes(tmp_path):
 
 
 def test_restored_state_is_ready_for_a_donating_step(run):
+    """A jitted step may donate the arrays of a restored state."""
     with Checkpoints(run) as checkpoints:
         state, _ = checkpoints.restore(abstract(make_state(0)))
     want = make_state(2).params.theta["embed"] + 1
@@ -116,6 +118,7 @@ def test_restored_state_is_ready_for_a_donating_step(run):
 
 
 def test_a_part_marked_unread_stays_unread(run):
+    """A part given as `...` is not read, and the other parts are."""
     with Checkpoints(run, read_only=True) as checkpoints:
         got, _ = checkpoints.restore(abstract(make_state(0)).replace(opt_state=...))
     assert got.opt_state is ...
@@ -123,6 +126,7 @@ def test_a_part_marked_unread_stays_unread(run):
 
 
 def test_keep_holds_the_newest_and_a_failed_save_deletes_nothing(tmp_path):
+    """`keep` newest checkpoints stay; a save that fails deletes none of them."""
     big = make_state(1, width=512)  # 1 MiB of noise, which does not compress
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Checkpoints(tmp_path, keep=1) as checkpoints:
@@ -167,6 +171,7 @@ def test_a_full_disk_is_told_apart_and_costs_no_checkpoint(tmp_path):
 
 
 def test_what_is_removed_as_unfinished_is_no_checkpoint(run):
+    """remove_unfinished deletes temporary directories and no checkpoint."""
     folder = f"{run}/checkpoints"
     os.mkdir(f"{folder}/damaged_step_000001")
     before = sorted(os.listdir(folder))
@@ -192,6 +197,7 @@ def test_what_is_removed_as_unfinished_is_no_checkpoint(run):
     ],
 )
 def test_the_last_good_one_is_kept_beside_the_newest(tmp_path, keep, good, kept):
+    """Beside the newest checkpoints, the newest one that is known to be good stays."""
     with Checkpoints(tmp_path, keep=keep) as checkpoints:
         for step in (1, 2, 3, 4):
             checkpoints.save(step, {"x": jnp.full(3, step)}, {}, good=good[step - 1])
@@ -200,6 +206,7 @@ def test_the_last_good_one_is_kept_beside_the_newest(tmp_path, keep, good, kept)
 
 
 def test_retreat_renames_what_is_newer_than_the_last_good_one(run):
+    """A retreat renames the checkpoints after the good step as diverged."""
     folder = f"{run}/checkpoints"
     with Checkpoints(run, keep=3) as checkpoints:
         assert checkpoints.retreat(0) == (None, []) and checkpoints.steps() == [1, 2]
@@ -215,6 +222,7 @@ def test_retreat_renames_what_is_newer_than_the_last_good_one(run):
 
 
 def test_the_caller_may_donate_delete_and_overwrite_at_once(tmp_path):
+    """A save holds the values of its call, whatever becomes of the arrays afterwards."""
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     arrays = {str(i): jax.random.normal(jax.random.key(i), (300_000,)) for i in range(4)}
     want, meta = host(arrays), {"cursor": [1]}
@@ -270,6 +278,7 @@ def change_the_cursor(path):
     ],
 )
 def test_a_damaged_newest_falls_back_says_so_and_makes_room(run, caplog, damage, name):
+    """A damaged newest checkpoint is renamed, and the one before it is restored."""
     newest = f"{run}/checkpoints/step_000002"
     damage(f"{newest}/{name}" if name else largest_file(run, 2))
     with caplog.at_level(logging.WARNING), Checkpoints(run, keep=3) as checkpoints:
@@ -288,6 +297,7 @@ def test_a_damaged_newest_falls_back_says_so_and_makes_room(run, caplog, damage,
 
 
 def test_a_second_quarantine_finds_another_name_and_a_reader_renames_nothing(run):
+    """A damaged checkpoint gets a free name; a reader leaves it where it is."""
     os.mkdir(f"{run}/checkpoints/damaged_step_000002")
     truncate(largest_file(run, 2))
     before = sorted(os.listdir(f"{run}/checkpoints"))
@@ -302,6 +312,7 @@ def test_a_second_quarantine_finds_another_name_and_a_reader_renames_nothing(run
 
 
 def test_all_damaged_is_an_error_that_lists_them_and_changes_nothing(run):
+    """If every checkpoint is damaged, the error lists each and none is renamed."""
     truncate(largest_file(run, 1))
     flip_a_bit(largest_file(run, 2))
     with Checkpoints(run) as checkpoints:
@@ -315,6 +326,7 @@ def test_all_damaged_is_an_error_that_lists_them_and_changes_nothing(run):
 
 
 def test_a_full_memory_is_not_taken_for_damage(run, monkeypatch):
+    """An error for lack of memory is raised, and the checkpoints stay."""
     with Checkpoints(run) as checkpoints:
         for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: out of memory")):
             monkeypatch.setattr(
@@ -326,6 +338,7 @@ def test_a_full_memory_is_not_taken_for_damage(run, monkeypatch):
 
 
 def test_another_methods_state_is_refused_with_what_differs(run):
+    """A state of another structure or shape is refused with the differences."""
     with Checkpoints(run) as checkpoints:
         with pytest.raises(ValueError, match="of another model, method or optimizer") as error:
             checkpoints.restore(abstract(make_state(0, shadow=True)))
@@ -345,6 +358,7 @@ def test_another_methods_state_is_refused_with_what_differs(run):
 
 
 def test_unfinished_directories_are_ignored_and_replaced(run):
+    """An unfinished checkpoint is not restored, and a save of its step replaces it."""
     folder = f"{run}/checkpoints"
     os.rename(f"{folder}/step_000002", f"{folder}/step_000002.orbax-checkpoint-tmp")
     with Checkpoints(run, keep=3) as checkpoints:
@@ -375,10 +389,11 @@ def in_another_process(code: str, *args: str, **env: str) -> subprocess.Complete
     root = str(pathlib.Path(__file__).resolve().parents[2])
     env = os.environ | {"PYTHONPATH": root, "JAX_PLATFORMS": "cpu"} | env
     command = [sys.executable, "-c", textwrap.dedent(code), *args]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, env=env, timeout=120)
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, env=env, timeout=240)
 
 
 def test_kill_9_during_a_save_leaves_the_step_before_to_another_process(tmp_path):
+    """After SIGKILL in a save, another process restores the step before."""
     child = in_another_process(KILLED, str(tmp_path))
     assert child.returncode == -signal.SIGKILL, child.stderr
     left = os.listdir(tmp_path / "checkpoints")
@@ -432,6 +447,7 @@ LAYOUTS = """
 
 
 def test_eight_devices_to_one_and_back_and_to_another_mesh(tmp_path):
+    """A state saved on one mesh is restored equal on another."""
     child = in_another_process(
         LAYOUTS, str(tmp_path / "run"), XLA_FLAGS="--xla_force_host_platform_device_count=8"
     )
@@ -472,6 +488,7 @@ TWO = """
 
 
 def test_two_processes_fall_back_together_when_one_cannot_read(tmp_path):
+    """If one process cannot read a step, all restore the same earlier one."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
@@ -487,6 +504,7 @@ def test_two_processes_fall_back_together_when_one_cannot_read(tmp_path):
 
 
 def test_users_errors_name_the_way_out(tmp_path, run):
+    """Unusable folders, settings, steps and notes are errors that name the way out."""
     (tmp_path / "file").write_text("")
     with pytest.raises(
         ValueError,
@@ -513,6 +531,7 @@ def test_users_errors_name_the_way_out(tmp_path, run):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can take its own rights away for a moment")
 def test_a_directory_without_write_permission_is_refused(tmp_path):
+    """A workdir without write permission is refused at once."""
     os.chmod(tmp_path, 0o555)
     os.seteuid(65534)
     try:
@@ -523,6 +542,7 @@ def test_a_directory_without_write_permission_is_refused(tmp_path):
 
 
 def test_orbax_keeps_quiet_below_warnings_and_others_do_not(tmp_path, caplog):
+    """Info messages of orbax are dropped, and those of others are kept."""
     from absl import logging as absl_logging
 
     with caplog.at_level(logging.INFO), caplog.at_level(logging.INFO, logger="absl"):

@@ -20,6 +20,7 @@ from tests.rundir.run_records import make_record
 
 
 def test_metrics_are_one_valid_object_a_line_with_step_first(tmp_path):
+    """Each line of metrics is strict JSON with the step first and null for nonfinite."""
     with Logbook(tmp_path, 0) as book:
         book.write(
             1,
@@ -66,6 +67,7 @@ def test_metrics_are_one_valid_object_a_line_with_step_first(tmp_path):
 
 
 def test_what_is_no_metric_is_refused(tmp_path):
+    """A bad key, a value that is no scalar, and a repeated step are errors."""
     with Logbook(tmp_path, 0) as book:
         for key in ("loss", "reward/", "/mean", "a b/c", "step"):
             with pytest.raises(ValueError, match="wanted group/name"):
@@ -84,6 +86,7 @@ def test_what_is_no_metric_is_refused(tmp_path):
     "tail", ["", '{"step": 5, "a/b": 0.', '{"step": 5}', "\0\0\0", '[1]\n{"step": 5}\n', "\n"]
 )
 def test_resume_cuts_back_to_the_restored_step_and_drops_a_torn_line(tmp_path, tail):
+    """A resumed record ends with the restored step, even after a torn line."""
     with Logbook(tmp_path, 0) as book:
         for step in range(1, 5):
             book.write(step, {"a/b": float(step)})
@@ -105,6 +108,7 @@ def test_resume_cuts_back_to_the_restored_step_and_drops_a_torn_line(tmp_path, t
 
 
 def test_resume_at_the_end_keeps_a_whole_line_that_lacks_its_newline(tmp_path):
+    """A whole last line without a newline is kept at resume."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}')
     with Logbook(tmp_path, 2) as book:
         book.write(3, {})
@@ -112,6 +116,7 @@ def test_resume_at_the_end_keeps_a_whole_line_that_lacks_its_newline(tmp_path):
 
 
 def test_nothing_to_cut_leaves_the_file_itself_alone(tmp_path):
+    """A record that ends with the restored step is not rewritten."""
     with Logbook(tmp_path, 0) as book:
         book.write(1, {})
     before = os.stat(tmp_path / "metrics.jsonl").st_ino
@@ -120,6 +125,7 @@ def test_nothing_to_cut_leaves_the_file_itself_alone(tmp_path):
 
 
 def test_rollouts_hold_arrays_as_lists_and_unicode_as_itself(tmp_path):
+    """Dumped rollouts hold arrays as lists, NaN as null and Unicode as itself."""
     with Logbook(tmp_path, 0) as book:
         path = book.write_rollouts(
             12,
@@ -152,6 +158,7 @@ def test_rollouts_hold_arrays_as_lists_and_unicode_as_itself(tmp_path):
 
 
 def test_a_batch_is_dumped_by_the_paths_of_its_arrays(tmp_path):
+    """A dumped batch names each array by its path in the tree."""
     seqs = Sequences(
         np.ones((1, 2), np.int32),
         np.ones(1, np.int32),
@@ -171,6 +178,7 @@ def test_a_batch_is_dumped_by_the_paths_of_its_arrays(tmp_path):
 
 
 def test_a_logbook_that_does_not_write_accepts_everything(tmp_path):
+    """A logbook with writes=False accepts all calls and makes no file."""
     with Logbook(tmp_path / "none", 0, mirrors=("tensorboard",), writes=False) as book:
         book.write(1, {"a/b": 1.0})
         assert book.write_rollouts(1, [{}]) is book.write_batch(1, {"x": np.ones(1)}) is None
@@ -190,6 +198,7 @@ def contents(folder) -> dict[str, bytes]:
 
 
 def test_a_whole_record_is_renamed_and_none_of_it_is_lost(tmp_path):
+    """A whole record set aside is unchanged in a folder of its own number."""
     make_record(tmp_path, 13)
     before = contents(tmp_path)
     place = logbook.set_aside(str(tmp_path), -1)
@@ -202,6 +211,7 @@ def test_a_whole_record_is_renamed_and_none_of_it_is_lost(tmp_path):
 
 
 def test_the_later_part_of_a_record_is_set_aside_with_all_lines(tmp_path):
+    """What lies after the restored step is copied aside before it is cut."""
     make_record(tmp_path, 5)
     before = contents(tmp_path)
     assert logbook.set_aside(str(tmp_path), 5) is None
@@ -246,6 +256,7 @@ def test_a_record_is_known_by_any_part_of_it(tmp_path, what):
     ],
 )
 def test_a_hole_in_the_metrics_is_reported_at_resume(tmp_path, caplog, steps, flaws):
+    """Missing, repeated and disordered steps are reported and left as they are."""
     (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in steps))
     with caplog.at_level(logging.WARNING):
         Logbook(tmp_path, 5).close()
@@ -257,6 +268,7 @@ def test_a_hole_in_the_metrics_is_reported_at_resume(tmp_path, caplog, steps, fl
 
 
 def test_a_missing_file_of_metrics_is_reported(tmp_path, caplog):
+    """A resumed run without metrics.jsonl gets a warning, a new run none."""
     Logbook(tmp_path, 2).close()
     assert "the line of steps 1 to 2 is missing" in caplog.text
     caplog.clear()
@@ -266,6 +278,7 @@ def test_a_missing_file_of_metrics_is_reported(tmp_path, caplog):
 
 @pytest.mark.parametrize("broken", ["{", "[1]", '{"a": 2}', '{"step": 1}{"step": 2}', "\0\0"])
 def test_a_corrupt_line_in_the_middle_is_reported_and_kept_in_a_copy(tmp_path, caplog, broken):
+    """A corrupt line is cut after a copy of the file was kept."""
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1}}\n{broken}\n{{"step": 3}}\n{{"step": 4}}\n')
     before = path.read_text()
@@ -281,6 +294,7 @@ def test_a_corrupt_line_in_the_middle_is_reported_and_kept_in_a_copy(tmp_path, c
 
 
 def test_solved_problems_are_cut_back_and_mended_like_the_metrics(tmp_path):
+    """solved.jsonl follows the restored step and survives torn lines."""
     path = tmp_path / "solved.jsonl"
     path.write_text('{"step": 1, "held_out": "01"}\n{"step": 3, "held_out": "11"}\n{"step": 5, "he')
     with Logbook(tmp_path, 3) as book:
@@ -310,6 +324,7 @@ def test_sync_puts_all_that_was_written_on_disk(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_names_the_file_and_loses_no_line(tmp_path):
+    """A write to a full disk names its file and leaves earlier lines whole."""
     with full_disk.small(tmp_path / "disk", 64) as disk, Logbook(disk, 0) as book:
         book.write(1, {"a/b": 1.0})
         filler = full_disk.fill(disk)

@@ -32,6 +32,7 @@ class FakeWriter:
 
 
 def test_tensorboard_mirrors_numbers_at_explicit_steps(tmp_path, monkeypatch):
+    """TensorBoard gets the finite numbers at their steps, and nothing else."""
     monkeypatch.setitem(
         sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=FakeWriter)
     )
@@ -56,6 +57,7 @@ def fake_wandb(calls: list, fails_at: int = 99):
 
 
 def test_wandb_gets_the_step_as_a_metric_and_resumes_one_run(tmp_path, monkeypatch):
+    """A resumed run logs to the same wandb run, with the step as a metric."""
     open_run(tmp_path, CONFIG, {})
     calls = []
     monkeypatch.setitem(sys.modules, "wandb", fake_wandb(calls))
@@ -73,6 +75,7 @@ def test_wandb_gets_the_step_as_a_metric_and_resumes_one_run(tmp_path, monkeypat
 
 
 def test_a_mirror_that_fails_is_left_out_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    """A mirror that raises is dropped with one warning, and the run goes on."""
     calls = []
     monkeypatch.setitem(sys.modules, "wandb", fake_wandb(calls, fails_at=2))
     with caplog.at_level(logging.WARNING), Logbook(tmp_path, 0, mirrors=("wandb",)) as book:
@@ -86,6 +89,7 @@ def test_a_mirror_that_fails_is_left_out_and_the_run_goes_on(tmp_path, monkeypat
 
 @pytest.mark.parametrize("name, module", [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
 def test_a_mirror_that_is_not_installed_names_the_pip_command(tmp_path, monkeypatch, name, module):
+    """A mirror that is not installed or not known is an error with the remedy."""
     monkeypatch.setitem(sys.modules, module, None)  # makes `import` fail
     with pytest.raises(ValueError, match=f"log.mirrors has '{name}'.*pip install {module}"):
         Logbook(tmp_path, 0, mirrors=(name,))

@@ -8,6 +8,7 @@ from bridge_jax.rundir import progress
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
+    """Without a terminal, progress is a line with pace and time left at intervals."""
     clock = iter([0.0, 1.0, 2.0, 30.0, 31.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with progress.progress(10, 6, "train") as show:
@@ -20,6 +21,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch)
 
 
 def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
+    """On a terminal, progress is a bar with its count and label."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with progress.progress(4, 1, "train") as show:
         show(3, "reward 0.5")

@@ -31,6 +31,7 @@ def begin(workdir) -> None:
 
 
 def test_open_run_takes_a_corrected_config_where_nothing_was_begun(tmp_path):
+    """A run without any step takes another config without complaint."""
     open_run(tmp_path, CONFIG, {}, ignore=IGNORE)
     (tmp_path / "metrics.jsonl").touch()
     open_run(tmp_path, changed(optim={"lr": 0.2}), {}, ignore=IGNORE)
@@ -38,6 +39,7 @@ def test_open_run_takes_a_corrected_config_where_nothing_was_begun(tmp_path):
 
 
 def test_open_run_writes_the_config_and_opens_the_same_run_again(tmp_path):
+    """The same config opens the run again and leaves the file as it was."""
     workdir = tmp_path / "a" / "b"
     for _ in range(2):
         open_run(workdir, CONFIG, {"seed": (1, 0)}, ignore=IGNORE)
@@ -52,6 +54,7 @@ def test_open_run_writes_the_config_and_opens_the_same_run_again(tmp_path):
 
 
 def test_open_run_refuses_another_config_and_shows_it(tmp_path):
+    """Another config for a begun run is refused with old and new values."""
     open_run(tmp_path, CONFIG, {}, ignore=IGNORE)
     begin(tmp_path)
     with pytest.raises(ValueError) as error:
@@ -65,6 +68,7 @@ def test_open_run_refuses_another_config_and_shows_it(tmp_path):
 
 
 def test_open_run_lets_harmless_keys_change_and_keeps_what_changed(tmp_path, caplog):
+    """Ignored keys may change; every change is kept in config.json."""
     open_run(tmp_path, CONFIG, {}, ignore=IGNORE)
     begin(tmp_path)
     open_run(tmp_path, changed(steps=20, log={"every": 5, "new": True}), {}, ignore=IGNORE)
@@ -85,6 +89,7 @@ def test_open_run_lets_harmless_keys_change_and_keeps_what_changed(tmp_path, cap
 
 
 def test_an_ignored_key_is_not_a_prefix_of_others(tmp_path):
+    """An ignored key does not cover a longer key that starts with it."""
     open_run(tmp_path, {"steps": 1, "steps_between": 1}, {}, ignore=("steps",))
     begin(tmp_path)
     with pytest.raises(ValueError, match="steps_between"):
@@ -92,6 +97,7 @@ def test_an_ignored_key_is_not_a_prefix_of_others(tmp_path):
 
 
 def test_open_run_says_why_it_cannot(tmp_path):
+    """A workdir that is a file, and a broken config.json, are clear errors."""
     (tmp_path / "file").write_text("")
     with pytest.raises(
         ValueError, match="cannot write to workdir .*Not a directory; take another --workdir"
@@ -104,6 +110,7 @@ def test_open_run_says_why_it_cannot(tmp_path):
 
 
 def test_a_kill_while_a_file_is_replaced_leaves_the_old_one(tmp_path, monkeypatch):
+    """An interrupted replacement leaves the old config and no other file."""
     open_run(tmp_path, CONFIG, {})
     before = on_disk(tmp_path)
 

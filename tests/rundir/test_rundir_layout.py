@@ -8,6 +8,7 @@ from bridge_jax.rundir import layout, run_config
 
 
 def test_a_probe_that_a_kill_left_is_no_checkpoint(tmp_path):
+    """A leftover probe file does not make a run count as begun."""
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / ".writable_0_123").touch()
     assert not layout.begun(tmp_path)

@@ -9,6 +9,7 @@ from bridge_jax.rundir.state_arrays import checksums
 
 
 def test_checksum_by_hand_and_on_every_changed_element():
+    """A checksum equals the hand-computed one and changes with bits, order and sign."""
     sums = checksums(
         {
             "a": jnp.uint32([[5, 6], [7, 8]]),
