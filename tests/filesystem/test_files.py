@@ -42,6 +42,7 @@ def in_another_process(code: str, *args) -> subprocess.Popen:
     ],
 )
 def test_a_torn_last_line_never_swallows_the_next(tmp_path, torn, kept):
+    """A torn last line is dropped or completed, and the next append is a line of its own."""
     path = tmp_path / "a.jsonl"
     files.append(path, '{"a": 1}\n{"a": 2}\n')
     with path.open("ab") as file:
@@ -52,6 +53,7 @@ def test_a_torn_last_line_never_swallows_the_next(tmp_path, torn, kept):
 
 
 def test_mending_a_file_that_is_no_json_keeps_what_is_there(tmp_path):
+    """Without cutting, mend adds the missing newline and keeps the text."""
     path = tmp_path / "a.log"
     path.write_text("one\ntw")
     assert files.mend(path, cut=False) and not files.mend(path, cut=False)
@@ -60,6 +62,7 @@ def test_mending_a_file_that_is_no_json_keeps_what_is_there(tmp_path):
 
 
 def test_a_broken_line_inside_is_named(tmp_path):
+    """A broken line before the last is an error that names its number."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n{"a"{"a": 2}\n')
     with pytest.raises(ValueError, match="a.jsonl: line 2 is no JSON .*Mend or remove the line"):
@@ -67,6 +70,7 @@ def test_a_broken_line_inside_is_named(tmp_path):
 
 
 def test_what_cannot_be_appended_leaves_the_file_as_it_was(tmp_path):
+    """An append that fails for lack of room leaves the file unchanged."""
     path = tmp_path / "a.jsonl"
     files.append(path, '{"a": 1}\n')
     with disk_for(20), pytest.raises(OSError, match="a.jsonl could not be written .*: unchanged; "):
@@ -75,6 +79,7 @@ def test_what_cannot_be_appended_leaves_the_file_as_it_was(tmp_path):
 
 
 def test_an_append_that_is_interrupted_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    """An append that is interrupted leaves the file unchanged."""
     path = tmp_path / "a.jsonl"
     files.append(path, '{"a": 1}\n')
 
@@ -88,6 +93,7 @@ def test_an_append_that_is_interrupted_leaves_the_file_as_it_was(tmp_path, monke
 
 
 def test_processes_that_append_at_once_never_mix_their_lines(tmp_path):
+    """Lines that several processes append at once are all there and whole."""
     path = tmp_path / "a.jsonl"
     code = """
         import sys
@@ -96,7 +102,7 @@ def test_processes_that_append_at_once_never_mix_their_lines(tmp_path):
             files.append(sys.argv[1], '{"who": %s, "n": %d, "text": "%s"}\\n' % (sys.argv[2], n, "x" * 5000), sync=False)
     """
     writers = [in_another_process(code, path, who) for who in range(3)]
-    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(240) for writer in writers] == [0, 0, 0]
     found = [(row["who"], row["n"]) for _, row in files.rows(path)]
     assert sorted(found) == [(who, n) for who in range(3) for n in range(50)]
 
@@ -128,12 +134,13 @@ def test_a_kill_between_the_bytes_of_a_line_costs_that_line_alone(tmp_path):
             file.write(b'{"a": ')
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    assert in_another_process(code, path).wait(60) == -signal.SIGKILL
+    assert in_another_process(code, path).wait(240) == -signal.SIGKILL
     files.append(path, '{"a": 3}\n')
     assert path.read_text() == '{"a": 1}\n{"a": 3}\n'
 
 
 def test_appended_lines_are_on_disk_when_it_returns(tmp_path, monkeypatch):
+    """An append syncs the line and a new file's folder, unless told not to."""
     path, synced = tmp_path / "a.jsonl", []
     real = os.fsync
 
@@ -151,6 +158,7 @@ def test_appended_lines_are_on_disk_when_it_returns(tmp_path, monkeypatch):
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    """A failed replacement leaves the old content and no other file."""
     path = tmp_path / "table.md"
     files.replace(path, "old")
     with disk_for(100), pytest.raises(OSError, match="previous content is unchanged"):
@@ -170,6 +178,7 @@ def test_half_a_surrogate_pair_is_written_as_its_escape(tmp_path):
 
 
 def test_what_kills_left_of_replaced_files_is_removed_and_nothing_else(tmp_path):
+    """remove_unfinished deletes leftover temporary files alone."""
     stay = [
         "config.json",
         ".lock",
@@ -186,6 +195,7 @@ def test_what_kills_left_of_replaced_files_is_removed_and_nothing_else(tmp_path)
 
 
 def test_a_full_disk_is_told_apart_and_named(tmp_path):
+    """A full disk raises NoSpace with the file's name, and loses nothing."""
     with full_disk.small(tmp_path / "disk", 64) as disk:
         files.append(disk / "a.jsonl", '{"a": 1}\n')
         files.replace(disk / "b.json", "{}")
@@ -207,6 +217,7 @@ def test_a_full_disk_is_told_apart_and_named(tmp_path):
 
 
 def test_a_full_device_without_root():
+    """/dev/full counts as a full disk."""
     with pytest.raises(files.NoSpace, match="/dev/full could not be written"):
         files.append("/dev/full", "{}\n")
 
@@ -227,6 +238,7 @@ def test_a_full_device_without_root():
     ],
 )
 def test_is_full(error, full):
+    """A full disk is recognised by number or text, and through a raised cause."""
     assert files.is_full(error) == full
     try:
         raise RuntimeError("the save failed") from error
@@ -252,12 +264,14 @@ def test_is_full(error, full):
     ],
 )
 def test_the_systems_errors_are_explained(tmp_path, raise_it, named):
+    """A system error is explained with file, reason and remedy, without its number."""
     with pytest.raises(OSError) as error:
         raise_it(tmp_path)
     assert named in files.explain(error.value) and "Errno" not in files.explain(error.value)
 
 
 def test_other_errors_explain_themselves():
+    """Other errors are shown by their own message."""
     assert files.explain(ValueError("steps=-1")) == "steps=-1"
     assert files.explain(files.write_error("a", OSError(errno.EIO, "I/O error"))).startswith(
         "a could not"
@@ -275,6 +289,7 @@ HOLDS = """
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_lock_is_held_until_its_process_ends(tmp_path, shared):
+    """A lock excludes others until its process ends; shared holders admit each other."""
     lock = tmp_path / ".lock"
     holder = in_another_process(HOLDS, lock, "shared" if shared else "")
     try:
@@ -313,6 +328,7 @@ def test_a_lock_that_is_removed_is_not_held_by_two(tmp_path, monkeypatch):
 
 
 def test_scratch_beside_a_folder_is_one_processs_and_is_gone_at_the_end(tmp_path):
+    """A scratch folder is emptied of leftovers, is locked, and is gone at the end."""
     target = tmp_path / "model"
     code = """
         import os, signal, sys
@@ -321,7 +337,7 @@ def test_scratch_beside_a_folder_is_one_processs_and_is_gone_at_the_end(tmp_path
             open(os.path.join(folder, "weights"), "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
     """
-    assert in_another_process(code, target).wait(60) == -signal.SIGKILL
+    assert in_another_process(code, target).wait(240) == -signal.SIGKILL
     assert os.listdir(tmp_path / ".model.unfinished") == ["weights"]
     with files.scratch(target, "busy") as folder:
         assert os.listdir(folder) == []

@@ -21,6 +21,7 @@ def folder(tmp_path_factory):
 
 
 def test_locate_takes_a_local_folder_as_it_is(folder):
+    """An existing folder is returned unchanged."""
     assert hf_folder.locate(str(folder)) == folder and params.locate is hf_folder.locate
 
 
@@ -58,6 +59,8 @@ def test_locate_asks_the_hub_for_little(folder, monkeypatch):
 
 
 def test_a_hub_that_does_not_answer_is_one_clear_error(monkeypatch):
+    """A failed download is an error that names the model and the cause."""
+
     def refuse(name, **_):
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
 
@@ -73,6 +76,7 @@ def test_a_hub_that_does_not_answer_is_one_clear_error(monkeypatch):
     "path", ["./missing", "/missing/model", "~/missing-model", "a/b/c", "runs/missing", "a name"]
 )
 def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(path, tmp_path, monkeypatch):
+    """A name that can only be a path is never looked up on the hub."""
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
@@ -86,6 +90,8 @@ def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(path, tmp_path, monk
 
 
 def test_incomplete_folders_are_refused_by_the_missing_file(folder, tmp_path):
+    """An incomplete folder is refused with the name of the missing or broken file."""
+
     def refused(message):
         with pytest.raises(ValueError, match=message):
             hf_folder.locate(tmp_path)

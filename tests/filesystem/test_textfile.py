@@ -14,6 +14,7 @@ TEXT = '{"problem": "Für x² ≤ 4, 求 x"}\n{"problem": "é"}\n'
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_utf8_is_read_whatever_its_mark_and_line_ends(tmp_path, encoding, end):
+    """UTF-8 is read alike with or without a byte order mark, with any line ends."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(TEXT.replace("\n", end).encode(encoding))
     assert textfile.read(path) == TEXT
@@ -42,6 +43,7 @@ def test_other_line_ends_inside_a_line_stay(tmp_path):
     ],
 )
 def test_other_encodings_are_refused_by_name(tmp_path, encoding, way):
+    """Text that is not UTF-8 is refused with the iconv command that converts it."""
     text = '{"problem": "é", "answer": "1"}\n' * 2
     path = tmp_path / "odd.jsonl"
     path.write_bytes(text.encode(encoding))
@@ -55,6 +57,7 @@ def test_other_encodings_are_refused_by_name(tmp_path, encoding, way):
 
 
 def test_the_line_at_fault_is_named_and_those_before_it_are_read():
+    """A bad byte is reported with its line, after the lines before it were read."""
     found = []
     with pytest.raises(ValueError, match="a.jsonl, line 3 .*byte 0xe9 at 1 "):
         for line in textfile.lines(io.BytesIO(b"1\n\xc3\xa9\n2\xe9\n4\n"), "a.jsonl"):
