@@ -44,11 +44,13 @@ def questions(problems):
 
 
 def test_load_finds_a_task_by_its_file():
+    """A task is found by the name of its file."""
     assert "arithmetic" in tasks.names() and not any(name.startswith("_") for name in tasks.names())
     assert tasks.load("arithmetic") is arithmetic
 
 
 def test_load_names_what_exists():
+    """An unknown task is an error with a suggestion and the list of tasks."""
     with pytest.raises(ValueError, match="Did you mean 'arithmetic'.*Tasks: .*arithmetic"):
         tasks.load("arithmatic")
     with pytest.raises(ValueError, match="does not exist. Tasks: "):
@@ -74,6 +76,7 @@ GOOD = Problem(7, "q", "a", "s", 1)
     ],
 )
 def test_check_rows_names_the_bad_row(row, complaint):
+    """A bad row is an error that names the file, the row and the field."""
     first = GOOD._replace(id=3)
     assert tasks.check_rows([first, GOOD], "f.jsonl", demos=True) == (first, GOOD)
     with pytest.raises(ValueError, match=f"f.jsonl: row 1 .*{complaint}"):
@@ -81,10 +84,12 @@ def test_check_rows_names_the_bad_row(row, complaint):
 
 
 def test_a_solution_is_needed_only_of_demos():
+    """A row that is no demonstration may lack a solution."""
     assert tasks.check_rows([GOOD._replace(solution="")], "f")
 
 
 def test_question_id_is_what_it_always_was():
+    """The id of a question never changes and fits 31 bits."""
     assert (
         tasks.question_id("12+7-5=") == 624582925
     )  # a change would move every split and every sampling key
@@ -92,6 +97,7 @@ def test_question_id_is_what_it_always_was():
 
 
 def test_boxed_messages():
+    """The boxed prompt is one user turn after an optional system turn."""
     user = {
         "role": "user",
         "content": "q\nPlease reason step by step, and put your final answer within \\boxed{}.",
@@ -108,6 +114,7 @@ def test_boxed_messages():
 
 @pytest.mark.parametrize("style", arithmetic.STYLES)
 def test_examples_of_both_styles(style):
+    """Questions, solutions and corrupted solutions have their exact text in both styles."""
     question = arithmetic.question_of((12, 7, -5), style)
     solution = arithmetic.solution_of((12, 7, -5), style)
     wrong = arithmetic.solution_of((12, 7, -5), style, 1, 10)
@@ -138,6 +145,7 @@ def check_trace(problem, negative):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("negative", [False, True])
 def test_every_level_has_right_problems(level, negative):
+    """Problems of a level have its digits and terms, right answers and right steps."""
     task = make(
         Config(levels=(level,), train_size=30, demo_size=30, eval_size=20, negative=negative)
     )
@@ -159,6 +167,7 @@ def test_every_level_has_right_problems(level, negative):
 
 
 def test_numbering_reaches_every_expression_once():
+    """The numbers of a level name each of its expressions once."""
     everything = {arithmetic.terms_at(1, number) for number in range(9 * 9 * 2)}
     assert everything == {
         (a, sign * b) for a in range(1, 10) for b in range(1, 10) for sign in (1, -1)
@@ -167,6 +176,7 @@ def test_numbering_reaches_every_expression_once():
 
 @pytest.mark.parametrize("size", [7, 2**16 + 1])
 def test_shuffled_repeats_nothing(size):
+    """A shuffle repeats no number and is the same each time."""
     numbers = list(itertools.islice(arithmetic.shuffled(size, "a"), 5000))
     assert len(set(numbers)) == len(numbers) == min(size, 5000) and set(numbers) <= set(range(size))
     assert (
@@ -177,6 +187,7 @@ def test_shuffled_repeats_nothing(size):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=6), st.integers(0, 300))
 def test_shares_are_fair_and_only_grow(weights, size):
+    """Shares sum to the size, follow the weights, and never shrink as the size grows."""
     counts = arithmetic.share_out(size, tuple(weights))
     assert sum(counts) == size
     assert all(
@@ -189,6 +200,7 @@ def test_shares_are_fair_and_only_grow(weights, size):
 
 
 def test_weights_set_the_mixture():
+    """Weights set how many training problems each level has."""
     task = make(
         dataclasses.replace(SMALL, levels=(4, 6), hard_levels=(), weights=(3.0, 1.0), train_size=80)
     )
@@ -221,6 +233,7 @@ def test_no_training_question_is_ever_held_out(style):
 
 
 def test_ids_and_questions_do_not_depend_on_sizes():
+    """A larger task contains every problem of a smaller one."""
     small, large = (
         make(SMALL),
         make(dataclasses.replace(SMALL, train_size=120, demo_size=50, eval_size=30)),
@@ -236,6 +249,7 @@ def test_ids_and_questions_do_not_depend_on_sizes():
 
 
 def test_the_seed_moves_training_but_not_the_splits():
+    """Another seed gives other training problems and the same held-out splits."""
     first, other = make(SMALL), make(dataclasses.replace(SMALL, seed=1))
     assert first.train != other.train and first.demos != other.demos
     assert first.splits == other.splits
@@ -253,6 +267,7 @@ def test_two_questions_with_one_id_never_meet(monkeypatch):
 
 
 def test_an_exhausted_level_ends_the_list_with_a_warning(caplog):
+    """If more problems are asked than exist, all are taken with a warning."""
     with caplog.at_level(logging.WARNING):
         task = make(Config(levels=(1,), train_size=5000, demo_size=3, eval_size=5000))
     every = {
@@ -271,6 +286,7 @@ def test_an_exhausted_level_ends_the_list_with_a_warning(caplog):
 @pytest.mark.parametrize("share, wrong", [(0.0, 0), (0.25, 10), (0.34, 14), (1.0, 40)])
 @pytest.mark.parametrize("negative", [False, True])
 def test_exactly_the_corrupt_share_grades_wrong(style, share, wrong, negative):
+    """The corrupt share of demonstrations grades wrong, and all else is as without it."""
     clean = make(dataclasses.replace(SMALL, style=style, negative=negative))
     task = make(dataclasses.replace(SMALL, style=style, negative=negative, corrupt=share))
     outcomes = [grade(task, problem) for problem in task.demos]
@@ -312,12 +328,14 @@ def test_the_direct_share_states_answers_alone(style, last):
 
 
 def test_more_corruption_keeps_what_was_corrupt():
+    """A larger corrupt share contains the demonstrations of a smaller one."""
     quarter, half = (make(dataclasses.replace(SMALL, corrupt=share)) for share in (0.25, 0.5))
     wrong = [{p for p in task.demos if grade(task, p) == Outcome.wrong} for task in (quarter, half)]
     assert wrong[0] < wrong[1]
 
 
 def test_clean_solutions_grade_correct_on_held_out():
+    """Clean solutions of held-out problems grade correct in every style."""
     for style in arithmetic.STYLES:
         task = make(dataclasses.replace(SMALL, style=style))
         for problem in itertools.chain(*task.splits.values()):
@@ -325,6 +343,7 @@ def test_clean_solutions_grade_correct_on_held_out():
 
 
 def test_messages():
+    """Prompts have the system and user turns of their style, and a task pickles."""
     problem = Problem(1, "What is 1 + 2?", "3", "", 1)
     task = make(dataclasses.replace(SMALL, style="chat", system="Be brief."))
     assert [m["role"] for m in task.messages(problem)] == ["system", "user"]
@@ -373,6 +392,7 @@ CHAT = {
 
 @pytest.mark.parametrize("text", CHAT, ids=range(len(CHAT)))
 def test_chat_grading(text):
+    """Boxed answers of the chat style get their outcome."""
     assert judged(last_boxed(text), "14") == CHAT[text]
 
 
@@ -393,6 +413,7 @@ def test_chat_grading(text):
     ],
 )
 def test_compact_grading(gold, text, outcome):
+    """Answers after the last mark of the compact style get their outcome."""
     assert judged(arithmetic.after_mark(text), gold) == outcome
 
 
@@ -422,22 +443,26 @@ def test_compact_grading(gold, text, outcome):
     ],
 )
 def test_bad_settings_say_what_is_allowed(change, complaint):
+    """An invalid setting is an error that names it and what is allowed."""
     with pytest.raises(ValueError, match=complaint):
         make(dataclasses.replace(SMALL, **change))
 
 
 def test_an_empty_split_is_refused(monkeypatch):
+    """A split that would be empty is refused."""
     monkeypatch.setattr(arithmetic, "is_held_out", lambda id: False)
     with pytest.raises(ValueError, match="held_out would be empty"):
         make(Config(levels=(1,)))
 
 
 def test_a_task_without_experts():
+    """A task may have no demonstrations."""
     task = make(dataclasses.replace(SMALL, demo_size=0))
     assert task.demos == () and task.train
 
 
 def test_worked_examples_are_earlier_turns_and_never_asked():
+    """Worked examples are turns before the question and no problem of the task."""
     plain, shown = (
         make(Config(style="chat", levels=(1,), shots=shots, train_size=200, demo_size=200))
         for shots in (0, 1)

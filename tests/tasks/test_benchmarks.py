@@ -64,6 +64,7 @@ def test_benchmarks_are_complete_and_right_answers_grade_right(name):
 @real
 @pytest.mark.parametrize("name", TRAINING)
 def test_training_sets(name):
+    """Training sets have their sizes and splits, right demonstrations and no overlap."""
     size, held_out = TRAINING[name]
     task = make(name, demo_size=50)
     assert len({row.id for row in task.train}) == len(task.train) == size
@@ -161,6 +162,7 @@ def made(tmp_path):
 
 
 def test_made_up_data_need_leave(made):
+    """Data of another size than declared are refused unless they are allowed."""
     with pytest.raises(ValueError, match="math_train.jsonl has 6 rows .* declared are 7498"):
         make("math", made)
     task = make("math", made, allow_changed_data=True)
@@ -271,11 +273,13 @@ def test_a_prompt_without_a_system_message():
     ],
 )
 def test_bad_settings(made, given, message):
+    """An invalid setting is an error that names it and what is allowed."""
     with pytest.raises((ValueError, OSError), match=message):
         make("math", made, **dict(allow_changed_data=True) | given)
 
 
 def test_plain_tolerance_reaches_the_comparison():
+    """A relative tolerance decides the comparison, and the last number is read leniently."""
     problem = tasks.problem_from_row({"problem": "q", "answer": "1000.0"}, Rule(relative=1e-4))
     assert (
         tasks.compare_by_rule(problem, "1000.09") == Outcome.correct

@@ -38,6 +38,7 @@ def everything(task) -> list:
 
 
 def test_the_tasks_that_are_generated_are_found():
+    """Generated tasks are told apart from those that read data."""
     assert {"arithmetic", "knights_knaves"} <= set(GENERATED)
     assert not {"gsm8k", "math500"} & set(GENERATED)
 
@@ -58,6 +59,7 @@ def test_rows_are_usable_and_held_out(name):
 
 @every_task
 def test_the_same_settings_give_the_same_problems(name):
+    """Two tasks made with the same settings are equal."""
     module = tasks.load(name)
     again, task = module.make(module.Config()), made(name)
     assert (again.train, again.demos, again.splits) == (task.train, task.demos, task.splits)
@@ -80,6 +82,7 @@ def test_experts_are_graded_correct_and_others_are_not(name):
 
 @every_task
 def test_prompts_are_messages_and_characters_are_spelled(name):
+    """Prompts are messages, and the task's alphabet spells all its text."""
     task, alphabet = made(name), getattr(tasks.load(name), "ALPHABET", None)
     for row in everything(task):
         messages = task.messages(row)

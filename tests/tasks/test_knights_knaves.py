@@ -46,6 +46,7 @@ def solve(question: str) -> list[dict[str, bool]]:
 
 
 def test_one_solution_and_it_is_the_answer(task):
+    """Every puzzle has exactly one solution, and it is the answer."""
     for problem in (*task.train, *itertools.chain(*task.splits.values())):
         (fit,) = solve(problem.question)
         wanted = ", ".join(
@@ -55,6 +56,7 @@ def test_one_solution_and_it_is_the_answer(task):
 
 
 def test_sizes_levels_and_splits(task):
+    """Sizes and levels are as asked; held-out puzzles stay so whatever size and seed."""
     assert (len(task.train), len(task.demos), {k: len(v) for k, v in task.splits.items()}) == (
         60,
         40,
@@ -74,6 +76,7 @@ def test_sizes_levels_and_splits(task):
 
 
 def test_demonstrations_grade_correct(task):
+    """Every demonstration grades correct and argues by a supposition."""
     for problem in task.demos:
         assert task.compare(problem, task.extract(problem.solution)) is Outcome.correct
         assert problem.solution.count("Suppose") >= 1
@@ -100,10 +103,12 @@ PUZZLE = Problem(1, "?", "Ann is a knight, Bob is a knave, Cid is a knave", "", 
     ],
 )
 def test_answers(answer, outcome):
+    """Answers that name each person's kind once get their outcome; all others are none."""
     assert knights_knaves.compare(PUZZLE, answer) == outcome
 
 
 def test_lenient_reading_takes_the_last_line_that_says_something():
+    """Without a box, the last line that names kinds is the answer."""
     text = (
         "Suppose Ann is a knave.\nSo Ann is a knight, Bob is a knave, Cid is a knave\nThat is all."
     )
@@ -132,5 +137,6 @@ def test_lenient_reading_takes_the_last_line_that_says_something():
     ],
 )
 def test_refused(given, message):
+    """An invalid setting is an error that names it and what is allowed."""
     with pytest.raises(ValueError, match=message):
         tasks.load("knights_knaves").make(knights_knaves.Config(**given))
