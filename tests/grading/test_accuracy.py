@@ -145,5 +145,6 @@ TRAIN_OF_MATH = ("math_train", "math_test_minus_math500", "limr")
 
 @pytest.mark.parametrize("name", TRAIN_OF_MATH)
 def test_every_gold_answer_is_itself(name):
+    """Every gold answer of the training sets is correct against itself."""
     golds = [row["answer"] for row in rows(f"train/{name}")]
     assert [gold for gold in golds if outcome(gold, gold) != "correct"] == []

@@ -80,11 +80,13 @@ OTHER = [
 
 @pytest.mark.parametrize("gold, answer", SAME)
 def test_same(gold, answer):
+    """Formulas that are equal by algebra are correct both ways."""
     assert both_ways(gold, answer) == [True, True]
 
 
 @pytest.mark.parametrize("gold, answer", OTHER)
 def test_other(gold, answer):
+    """Formulas that differ, however little, are not correct either way."""
     assert both_ways(gold, answer) == [False, False]
 
 
@@ -123,6 +125,7 @@ def test_math_verify_alone_is_not_enough(monkeypatch):
     ],
 )
 def test_tolerances(gold, answer, rule, expected):
+    """A tolerance applies to values without letters, and to each part."""
     assert outcome(gold, answer, rule) == expected
 
 
@@ -132,4 +135,5 @@ def test_tolerances(gold, answer, rule, expected):
      "e^{10^6}", r"\int_0^1 x dx", r"\sum_{k=1}^{3} k"],
 )  # fmt: skip
 def test_beyond_the_limits(text):
+    """A formula too large to compute is a parse error."""
     assert outcome("7", text) == "parse_error"

@@ -174,11 +174,13 @@ TRAPS = [  # gold, answer: never correct
 
 @pytest.mark.parametrize("gold, answer", EQUAL)
 def test_equal_and_cheap(gold, answer):
+    """Equal pairs of this list are correct without sympy."""
     assert compare(gold, answer) == compare(answer, gold) == "correct"
 
 
 @pytest.mark.parametrize("gold, answer", BY_ALGEBRA)
 def test_equal_by_algebra(gold, answer):
+    """Equal pairs of this list are left to the pool, which finds them correct."""
     assert (
         isinstance(compare(gold, answer), DeferredComparison)
         and outcome(gold, answer) == outcome(answer, gold) == "correct"
@@ -187,6 +189,7 @@ def test_equal_by_algebra(gold, answer):
 
 @pytest.mark.parametrize("gold, answer", TRAPS)
 def test_traps_are_never_correct(gold, answer):
+    """A pair that only looks equal is never correct."""
     assert outcome(gold, answer) in ("wrong", "parse_error")
 
 
@@ -228,10 +231,12 @@ def test_committed_pairs():
     ],
 )
 def test_rules_of_benchmarks(gold, answer, rule, expected):
+    """Tolerances, units and order of parts follow the benchmark's rule."""
     assert outcome(gold, answer, rule) == expected
 
 
 def test_numbers_are_exact():
+    """Numbers are exact at any length, or none."""
     assert (
         number("0.1") * 3 == number("0.3")
         and number("1e4000") is None
@@ -245,6 +250,7 @@ def test_numbers_are_exact():
     "text", ["7" * (LONGEST + 1), "{" * 30 + "7" + "}" * 30, "7\x00", "", " ", "{}", "9" * 80]
 )
 def test_beyond_the_limits(text):
+    """A text that is too long, too deep or empty is a parse error."""
     assert compare("7", text) == "parse_error"
 
 
@@ -252,6 +258,7 @@ def test_beyond_the_limits(text):
     "text", ["9^{9^9}", "9^9^9^9", "(10!)!", "2^{100000}", "100!", r"5^{\left(5^{5}\right)}"]
 )
 def test_powers_and_factorials_do_not_reach_sympy(text):
+    """Huge powers and factorials are parse errors without sympy."""
     assert outcome("7", text) == "parse_error"
 
 

@@ -25,6 +25,7 @@ from bridge_jax.grading.latex import Unreadable, normalise
     ],
 )
 def test_readings(text, same):
+    """Two spellings of a formula have the same reading."""
     assert formula.read(normalise(text)) == formula.read(normalise(same))
 
 
@@ -54,6 +55,7 @@ def test_readings(text, same):
     ],
 )
 def test_no_reading(text):
+    """Text that is ambiguous, incomplete or too deep has no reading."""
     with pytest.raises(Unreadable):
         formula.read(normalise(text))
 
@@ -80,6 +82,7 @@ def test_unknown_commands_are_told_apart():
     ],
 )
 def test_letters(text, names):
+    """The letters of a formula are its variables and functions, without constants."""
     assert formula.letters(formula.read(normalise(text))) == names
 
 
@@ -102,6 +105,7 @@ def test_letters(text, names):
     ],
 )
 def test_exact(text, value):
+    """A formula has its exact rational value, or none where it is irrational or too large."""
     try:
         found = formula.exact(formula.read(normalise(text)))
     except Unreadable:

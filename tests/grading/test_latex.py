@@ -88,11 +88,13 @@ OTHER = [
 
 @pytest.mark.parametrize("gold, answer", SAME)
 def test_same(gold, answer):
+    """Spellings of one answer are correct both ways."""
     assert both_ways(gold, answer) == [True, True]
 
 
 @pytest.mark.parametrize("gold, answer", OTHER)
 def test_other(gold, answer):
+    """Answers that differ in more than spelling are not correct."""
     assert outcome(gold, answer) != "correct"
     assert "=" in answer or outcome(answer, gold) != "correct"
 
@@ -123,9 +125,11 @@ def test_choices():
     ],
 )
 def test_spelling(text, spelled):
+    """A text has its one normal spelling."""
     assert normalise(text) == spelled
 
 
 @pytest.mark.parametrize("text", ["½" * LONGEST, "²" * LONGEST, "√" * LONGEST, "$" * LONGEST])
 def test_what_grows_is_refused_or_small(text):
+    """A text that grows when it is normalised is never correct."""
     assert outcome("7", text) in ("parse_error", "wrong")

@@ -134,11 +134,13 @@ OTHER = [
 
 @pytest.mark.parametrize("gold, answer", SAME)
 def test_same(gold, answer):
+    """Pairs that differ in a name at most are correct both ways."""
     assert both_ways(gold, answer) == [True, True]
 
 
 @pytest.mark.parametrize("gold, answer", OTHER)
 def test_other(gold, answer):
+    """Pairs whose names or values differ are not correct either way."""
     assert both_ways(gold, answer) == [False, False]
 
 
@@ -170,6 +172,7 @@ def test_gold_that_says_it_twice():
     ],
 )
 def test_a_rounded_value_behind_the_exact_one(answer, right):
+    """A rounded value after ≈ is ignored only if it fits the exact one."""
     assert (outcome(r"\sqrt{2}", answer) == "correct") == right
 
 
@@ -188,10 +191,12 @@ def test_a_rounded_value_behind_the_exact_one(answer, right):
     ],
 )
 def test_named(text, name, body):
+    """A name on either side of an equation is split from its value."""
     found = names.named(normalise(text))
     assert (found.name, found.body, found.equation) == (name, body, False)
 
 
 @pytest.mark.parametrize("text", ["2x+3 = 7", "x = x+1", "x < 5", "x^2 = 4", "a = b = c", "i = 3"])
 def test_equations_have_no_name(text):
+    """An equation that defines no name stays an equation."""
     assert names.named(normalise(text)) == ("", normalise(text), True)

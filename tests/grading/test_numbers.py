@@ -74,11 +74,13 @@ OTHER = [
 
 @pytest.mark.parametrize("gold, answer", SAME)
 def test_same(gold, answer):
+    """Equal numbers in other spellings are correct both ways."""
     assert both_ways(gold, answer) == [True, True]
 
 
 @pytest.mark.parametrize("gold, answer", OTHER)
 def test_other(gold, answer):
+    """Numbers that differ are not correct either way."""
     assert both_ways(gold, answer) == [False, False]
 
 
@@ -100,10 +102,12 @@ def test_other(gold, answer):
     ],
 )
 def test_lists_that_look_like_thousands(gold, answer, expected):
+    """A list is never read as one number, nor one number as a list."""
     assert outcome(gold, answer, Rule(parts=True)) == expected
 
 
 def test_thousands_in_lists():
+    """Numbers of a list may have separators of thousands."""
     assert outcome("1234, 5678", "1,234, 5,678") == outcome("1,234, 5", "1234, 5") == "correct"
     assert outcome("1,234", "1234") == "correct" and outcome("1,234", "1, 2, 3, 4") == "wrong"
 
@@ -132,6 +136,7 @@ def test_thousands_in_lists():
     ],
 )
 def test_number(text, value):
+    """A text has its exact rational value, or none."""
     assert numbers.number(normalise(text)) == value
 
 
@@ -139,4 +144,5 @@ def test_number(text, value):
     "text", ["x_8", "a_{2024}", "A_{11}", "52", "1_{60}", "59_1", r"\lambda_1"]
 )
 def test_no_base(text):
+    """An index that can be no base gives no number in a base."""
     assert numbers.parse_based(normalise(text)) is None

@@ -9,9 +9,11 @@ import json
 import os
 import random
 import resource
+import select
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 
@@ -53,6 +55,42 @@ HOSTILE = [
 ]
 
 
+def wait_until(event, seconds: float = 240) -> None:
+    """Waits until event() holds; the limit is for hangs."""
+    end = time.monotonic() + seconds
+    while not event() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert event()
+
+
+def at_work(pool) -> list:
+    """The workers that have a comparison."""
+    return [worker for worker in list(pool._workers) if worker.comparison]
+
+
+def send_to(workers, number) -> None:
+    for each in list(workers):
+        os.kill(each.process.pid, number)
+
+
+def send_once_at_work(pool, count, number, workers) -> threading.Thread:
+    """In a thread: as soon as `count` workers have a comparison, `number` is sent to `workers()`."""
+
+    def send():
+        wait_until(lambda: len(at_work(pool)) >= count)
+        send_to(workers(), number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+def has_ended(worker) -> bool:
+    """Whether the worker's process is dead; it is not reaped, which is the pool's part."""
+    flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    return os.waitid(os.P_PID, worker.process.pid, flags) is not None
+
+
 @pytest.fixture(scope="module")
 def pool():
     with Pool(workers=2, deadline=1.0) as made:
@@ -61,6 +99,7 @@ def pool():
 
 
 def test_order_duplicates_and_rules(pool):
+    """Outcomes are in the order given, for duplicates and rules too."""
     assert pool.grade([GOOD, BAD, GOOD, DeferredComparison("x", "y"), GOOD]) == [
         "correct",
         "wrong",
@@ -75,6 +114,7 @@ def test_order_duplicates_and_rules(pool):
 
 
 def test_a_deadline_kills_and_the_rest_is_judged(pool):
+    """Comparisons past the deadline are timeouts, and the others are judged."""
     before, began = pool.killed, time.monotonic()
     assert pool.grade(
         [SLOW, GOOD, SLOW._replace(answer=r"2\sqrt{3x}+((y+z)^{2}+2(y+z)x+x^{2})^{50}"), BAD]
@@ -84,21 +124,19 @@ def test_a_deadline_kills_and_the_rest_is_judged(pool):
         "timeout",
         "wrong",
     ]
-    assert pool.killed == before + 2 and time.monotonic() - began < 8
+    assert pool.killed == before + 2 and time.monotonic() - began < 60
     assert pool.grade([GOOD]) == ["correct"]
 
 
 def test_a_worker_that_dies_costs_no_comparison(pool):
     """By SIGKILL from outside while it works, and while it is idle: the comparison ends as it does without."""
     before = pool.killed
-    threading.Timer(
-        0.3, lambda: [os.kill(w.process.pid, signal.SIGKILL) for w in pool._workers if w.comparison]
-    ).start()
+    thread = send_once_at_work(pool, 1, signal.SIGKILL, lambda: at_work(pool))
     assert pool.grade([SLOW]) == ["timeout"] and pool.killed == before + 2
-    for each in pool._workers:
-        if each.ready:
-            os.kill(each.process.pid, signal.SIGKILL)
-    time.sleep(0.1)
+    thread.join()
+    idle = [each for each in pool._workers if each.ready]
+    send_to(idle, signal.SIGKILL)
+    wait_until(lambda: all(map(has_ended, idle)))
     assert pool.grade([GOOD, BAD]) == ["correct", "wrong"]
 
 
@@ -109,23 +147,38 @@ def test_memory_is_limited(monkeypatch):
         Pool(workers=1, memory_bytes=40 << 20).grade([GOOD])
 
 
-def test_nobody_waits_for_an_import_after_a_kill(pool):
-    pool.grade([SLOW])
-    time.sleep(3)  # the spare becomes ready
-    began = time.monotonic()
-    pool.grade([GOOD])
-    assert time.monotonic() - began < 0.5
+def test_nobody_waits_for_an_import_after_a_kill(monkeypatch):
+    """The comparison after a kill goes to the spare, which was ready before the kill."""
+    given, send = [], module.Worker.send
+
+    def noted(self, comparison, deadline):
+        given.append(self)
+        send(self, comparison, deadline)
+
+    monkeypatch.setattr(module.Worker, "send", noted)
+    with Pool(workers=1, deadline=1.0) as made:
+        made.grade([GOOD])
+        before = list(made._workers)
+        for each in before:
+            if not each.ready:
+                assert select.select([each.process.stdout], [], [], 240)[0]
+        given.clear()
+        assert made.grade([SLOW, GOOD]) == ["timeout", "correct"]
+    first, second = given
+    assert {first, second} == set(before)
 
 
 def test_from_another_thread(pool):
+    """A pool judges when it is called from another thread."""
     found = []
     thread = threading.Thread(target=lambda: found.extend(pool.grade([GOOD, SLOW, BAD])))
     thread.start()
-    thread.join(20)
+    thread.join(240)
     assert found == ["correct", "timeout", "wrong"]
 
 
 def test_too_long_for_the_pipe_and_closed():
+    """An answer that is too long is a parse error, and a closed pool an error."""
     made = Pool(workers=1)
     assert made.grade([DeferredComparison("x", "7" * 10**6)]) == ["parse_error"]
     made.close()
@@ -137,12 +190,13 @@ def test_too_long_for_the_pipe_and_closed():
 
 
 def test_worker_cannot_import_jax():
+    """A worker has no jax module and cannot import one."""
     code = (
         "import sys; from bridge_jax.grading import worker; sys.stdin = open('/dev/null'); worker.main(4 << 30, 1.0)\n"
         "bad = [n for n in sys.modules if n.split('.')[0] in ('jax', 'jaxlib', 'flax') and sys.modules[n] is not None]\n"
         "try:\n    import jax\nexcept ImportError:\n    print('none', bad, file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert (
         done.stdout.splitlines()[0] == worker.READY and done.stderr.splitlines()[-1] == "none []"
     ), done.stderr
@@ -153,23 +207,32 @@ def test_worker_cannot_import_jax():
 )
 def test_no_orphans():
     """The parent is killed while a worker computes: nobody remains."""
-    code = (
-        "import threading, sys; from tests.grading.test_pool import SLOW, GOOD; from bridge_jax.grading.pool import Pool\n"
-        "p = Pool(1, 60.0); p.grade([GOOD]); print(*[w.process.pid for w in p._workers], flush=True); p.grade([SLOW])"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    code = f"""
+        import threading, time
+        from bridge_jax.grading.outcome import DeferredComparison, Rule
+        from bridge_jax.grading.pool import Pool, cpu_seconds
+        pool = Pool(1, 600.0)
+        pool.grade([{GOOD!r}])
+        threading.Thread(target=pool.grade, args=([{SLOW!r}],), daemon=True).start()
+        while not (busy := [each.process.pid for each in pool._workers if each.comparison]):
+            time.sleep(0.01)
+        used = cpu_seconds(busy[0])
+        while cpu_seconds(busy[0]) < used + 0.2:
+            time.sleep(0.01)
+        print(*[each.process.pid for each in pool._workers], flush=True)
+        time.sleep(600)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2
-    time.sleep(0.3)
     process.kill()
     process.wait()
-    end = time.monotonic() + 10
     gone = lambda pid: (
         not os.path.exists(f"/proc/{pid}") or open(f"/proc/{pid}/stat").read().split()[2] == "Z"
     )
-    while not all(map(gone, pids)) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert all(map(gone, pids))
+    # less than the comparison and its processor time would last
+    wait_until(lambda: all(map(gone, pids)), seconds=60)
 
 
 def test_a_worker_whose_parent_is_gone_ends_in_silence():
@@ -182,7 +245,7 @@ def test_a_worker_whose_parent_is_gone_ends_in_silence():
     os.close(writes)
     assert os.read(reads, 100) == b"ready\n"
     os.close(reads)
-    _, told = child.communicate((json.dumps(GOOD) + "\n").encode(), timeout=60)
+    _, told = child.communicate((json.dumps(GOOD) + "\n").encode(), timeout=240)
     assert told == b"" and child.returncode == 1
 
 
@@ -197,7 +260,7 @@ def test_what_a_library_prints_is_no_answer(pool):
         input=json.dumps(GOOD) + "\n",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.stdout == "ready\nwrong\n" and "noise" in done.stderr
 
@@ -239,6 +302,7 @@ def test_hostile_comparisons_past_the_limits(pool):
 
 
 def test_selftest_passes_and_names_what_is_broken(pool, monkeypatch):
+    """The self-test passes, and names the first pair that a broken grader misjudges."""
     selftest.check(pool)
     assert len(selftest.EQUAL) + len(selftest.DIFFERENT) + len(selftest.OTHERS) >= 50
     monkeypatch.setattr(selftest, "compare", lambda gold, answer, rule: Outcome.wrong)
@@ -262,11 +326,6 @@ def scripted(monkeypatch):
 
 def scripts(*texts: str) -> list[DeferredComparison]:
     return [DeferredComparison(text, str(number)) for number, text in enumerate(texts)]
-
-
-def send_to(workers, number) -> None:
-    for each in list(workers):
-        os.kill(each.process.pid, number)
 
 
 @pytest.mark.parametrize("kind", ["die", "stop", "sleep", "eat", "nonsense"])
@@ -297,6 +356,7 @@ def test_the_second_loss_is_the_comparisons(scripted, kind, outcome):
 
 
 def test_comparisons_that_kill_every_worker_end(scripted):
+    """Comparisons that kill each worker get an outcome, and the pool still judges."""
     made = scripted()
     comparisons = scripts(*["die", "correct"] * 12)
     assert made.grade(comparisons) == ["grader_error", "correct"] * 12
@@ -360,12 +420,12 @@ def test_processor_time_that_is_used_up_is_the_comparisons(scripted, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(module.Worker, "kill", noted)
         assert made.grade(scripts("burn 60", "correct")) == ["timeout", "correct"]
-    assert made.killed == 1 and 1.0 <= used[0] < 2.0
+    assert made.killed == 1 and 1.0 <= used[0] < 3.0
 
 
 def test_a_worker_that_waits_for_its_turn_is_not_frozen(scripted, monkeypatch):
     """It runs a little of the time, so that its comparison takes longer than a frozen worker is waited for."""
-    monkeypatch.setattr(module, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(module, "STALL_SECONDS", 1.0)
     test_processor_time_counts_and_not_the_clock(scripted)
 
 
@@ -388,8 +448,9 @@ def test_a_whole_pool_that_is_gone(scripted, number):
     assert made.grade(scripts(*["correct"] * 4)) == ["correct"] * 4
     send_to(made._workers, number)
     assert made.grade(scripts(*["correct"] * 4)) == ["correct"] * 4
-    threading.Timer(0.3, lambda: send_to(made._workers, number)).start()
+    thread = send_once_at_work(made, 2, number, lambda: made._workers)
     assert made.grade(scripts(*["burn 0.7"] * 2)) == ["correct"] * 2
+    thread.join()
 
 
 def test_frozen_workers_never_hold_up_the_parent(scripted):
@@ -402,7 +463,7 @@ def test_frozen_workers_never_hold_up_the_parent(scripted):
     assert len(json.dumps(comparison)) > 65536
     thread = threading.Thread(target=lambda: found.extend(made.grade([comparison])), daemon=True)
     thread.start()
-    thread.join(30)
+    thread.join(240)
     assert found == ["correct"]
 
 
@@ -410,6 +471,7 @@ def test_a_worker_that_dies_at_its_start(scripted, tmp_path, monkeypatch):
     """One of them, or the first of them all: another is started. Every one of them: PoolError."""
     monkeypatch.setenv("SCRIPTED_START", f"once {tmp_path / 'mark'} die")
     made = scripted()
+    wait_until(lambda: any(map(has_ended, made._workers)))
     assert made.grade(scripts("correct")) == ["correct"] and made.killed == 1
     monkeypatch.setenv("SCRIPTED_START", "die")
     # those that live go on while none can be started
@@ -419,9 +481,11 @@ def test_a_worker_that_dies_at_its_start(scripted, tmp_path, monkeypatch):
 
 
 def test_a_worker_that_freezes_at_its_start(scripted, tmp_path, monkeypatch):
+    """A worker that freezes before it is ready is replaced while others judge."""
     monkeypatch.setenv("SCRIPTED_START", f"once {tmp_path / 'mark'} stop")
-    made = scripted(workers=2)
-    assert made.grade(scripts(*["burn 0.9"] * 8)) == ["correct"] * 8
+    made, end = scripted(workers=2), time.monotonic() + 240
+    while not made.killed and time.monotonic() < end:
+        assert made.grade(scripts(*["burn 0.5"] * 4)) == ["correct"] * 4
     assert made.killed == 1
 
 
@@ -510,6 +574,6 @@ def test_no_stderr():
         input=json.dumps(GOOD) + "\n",
         stdout=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.stdout == "ready\nwrong\n"

@@ -78,6 +78,7 @@ UNCLEAR = [
 
 @pytest.mark.parametrize("one, other", EQUAL)
 def test_equal_formulas_do_not_differ(one, other):
+    """Equal formulas have the same value and never differ."""
     assert probe.value(one) == pytest.approx(probe.value(other), rel=1e-12)
     assert not probe.differ(one, other) and not probe.differ(other, one)
 
@@ -116,11 +117,13 @@ def test_the_error_is_no_larger_than_needed():
 
 @pytest.mark.parametrize("one, other", DIFFERENT)
 def test_different_formulas_differ(one, other):
+    """Different formulas differ, in either order."""
     assert probe.differ(one, other) and probe.differ(other, one)
 
 
 @pytest.mark.parametrize("text", UNCLEAR)
 def test_no_value_and_so_no_verdict(text):
+    """A text that is unclear has no value and differs from nothing."""
     assert probe.value(text) is None
     assert not probe.differ(text, "7") and not probe.differ("7", text)
 
@@ -161,6 +164,7 @@ def test_values():
 
 
 def test_tolerances():
+    """A difference within the tolerance is none."""
     assert probe.differ(r"100\sqrt{1}", "100.5") and not probe.differ(
         r"100\sqrt{1}", "100.5", absolute=0.5
     )
@@ -170,6 +174,7 @@ def test_tolerances():
 
 
 def test_letters_stand_at_different_points():
+    """Every letter has a value of its own, within the range."""
     names = [*"abcdfghjklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", *probe.GREEK.split("|")]
     values = sorted(probe.letter_value(name) for name in names)
     assert (
@@ -205,12 +210,14 @@ def spelled(tree, swap: bool) -> str:
 
 @given(FORMULA)
 def test_spelling_changes_no_value(tree):
+    """Two spellings of a random formula have the same value."""
     one, other = (probe.value(spelled(tree, swap)) for swap in (False, True))
     assert one is not None and cmath.isclose(one, other, rel_tol=1e-9)
 
 
 @given(FORMULA, st.integers(0, 16))
 def test_cancellation_never_tells_equal_formulas_apart(tree, power):
+    """Equal formulas do not differ, even if large terms cancel."""
     one = spelled(tree, False)
     assert not probe.differ(one, f"10^{{{power}}}+{one}-10^{{{power}}}")
     assert not probe.differ(one, f"(10^{{{power}}}+1)({one})-10^{{{power}}}({one})")
@@ -218,10 +225,12 @@ def test_cancellation_never_tells_equal_formulas_apart(tree, power):
 
 @given(st.text(alphabet="12x+-*/^(){}[]\\ fracsqti", max_size=60))
 def test_any_text_is_survived(text):
+    """No text raises an error."""
     probe.value(text)
 
 
 def test_linear_in_the_text():
+    """Nested and long texts take little processor time."""
     began = time.process_time()
     for text in (
         "(" * 400,

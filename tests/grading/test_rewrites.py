@@ -51,12 +51,14 @@ def failures(rates: dict) -> str:
 
 @pytest.mark.parametrize("kind", KEPT)
 def test_other_spellings_are_correct(kind, rates):
+    """Gold answers in other spellings are correct at the required rate."""
     told = failures({(True, kind): rates[True, kind]})
     assert not told, told
 
 
 @pytest.mark.parametrize("kind", CHANGED)
 def test_other_meanings_are_never_correct(kind, rates):
+    """Changed gold answers are never correct."""
     told = failures({(False, kind): rates[False, kind]})
     assert not told, told
 
@@ -65,6 +67,7 @@ def test_other_meanings_are_never_correct(kind, rates):
 @pytest.mark.timeout(7200)
 @real_golds
 def test_every_gold_of_the_benchmarks_and_training_sets():
+    """The rates hold for every gold answer of benchmarks and training sets."""
     every = [*golds.BUILT_IN, *golds.benchmarks(), *golds.training(each=0)]
     told = failures(graded(rewrites.one_of_each(every)))
     assert not told, told
@@ -96,6 +99,7 @@ def test_golds_written_by_hand_have_every_kind():
 
 
 def test_samples_are_the_same_each_time():
+    """Two samples of rewrites are equal."""
     one, other = (rewrites.sample(golds.BUILT_IN, 10) for _ in range(2))
     assert one == other and len(one) > 900
 
@@ -126,4 +130,5 @@ def test_real_golds_are_read_and_understood():
     ],
 )
 def test_shapes_of_golds(text, shape):
+    """Each gold answer has the shape by which it is sampled."""
     assert golds.Gold(text).shape == shape

@@ -113,11 +113,13 @@ OTHER = [
 
 @pytest.mark.parametrize("gold, answer", SAME)
 def test_same(gold, answer):
+    """The same list, set, interval or matrix in other spellings is correct both ways."""
     assert both_ways(gold, answer) == [True, True]
 
 
 @pytest.mark.parametrize("gold, answer", OTHER)
 def test_other(gold, answer):
+    """Lists, sets, intervals or matrices that differ are not correct either way."""
     assert both_ways(gold, answer) == [False, False]
 
 
@@ -134,10 +136,12 @@ def test_other(gold, answer):
     ],
 )
 def test_shape(text, kind, found):
+    """A text has its kind of shape and its parts."""
     assert shape(normalise(text)) == (kind, found)
 
 
 def test_parts():
+    """A list is split into its named parts, but not at separators of thousands."""
     listed = parts(normalise(r"x=1, 2\text{ or }y=3"))
     assert [(part.name, part.body) for part in listed] == [("x", "1"), ("", "2"), ("y", "3")]
     assert [part.body for part in parts("1,234")] == ["1,234"]

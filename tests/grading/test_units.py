@@ -121,16 +121,19 @@ OTHER = [
 
 @pytest.mark.parametrize("gold, answer", SAME)
 def test_same(gold, answer):
+    """The same quantity in other spellings of its unit is correct both ways."""
     assert both_ways(gold, answer) == [True, True]
 
 
 @pytest.mark.parametrize("gold, answer", [pair for pair in OTHER if "wrong" not in pair[1]])
 def test_other(gold, answer):
+    """Quantities that differ in number or unit are not correct either way."""
     assert both_ways(gold, answer) == [False, False]
 
 
 @pytest.mark.parametrize("word", ["wrong", "nonsense", "plus one", "is not it", "maybe"])
 def test_words_that_are_no_unit(word):
+    """A word that is no unit makes an answer wrong."""
     assert outcome("5", rf"5\text{{ {word}}}") == outcome("5", f"5 {word}") == "wrong"
 
 
@@ -169,6 +172,7 @@ def test_the_gold_answer_is_trusted():
     ],
 )
 def test_units_of_a_benchmark(unit, answer, expected):
+    """With a unit given by the rule, that unit may stand in the answer, and no other."""
     assert outcome("5", "5", Rule(unit=unit)) == "correct"
     assert outcome("5", answer, Rule(unit=unit)) == expected
 
@@ -188,5 +192,6 @@ def test_units_of_a_benchmark(unit, answer, expected):
     ],
 )
 def test_split(text, body, unit):
+    """An answer is split into its number and its unit with powers."""
     found = units.split(normalise(text))
     assert (found.body, found.unit, found.known) == (body, unit, True)
