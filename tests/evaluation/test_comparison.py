@@ -28,6 +28,7 @@ def a_run(seed=0, method="grpo", lines=None, steps=2, solved=None, **task) -> Ru
 
 
 def test_groups_differ_in_more_than_the_seed():
+    """Runs that differ in their seed alone form one group, named by what differs."""
     half = a_run(method="bridge")
     other = a_run(method="bridge")
     other.config["method"]["lam"] = 0.3
@@ -65,6 +66,7 @@ def test_curve_and_budget():
 
 
 def test_notes_name_what_cannot_be_compared():
+    """Notes name different tasks, repeated seeds, unfinished runs and lacking means."""
     groups = {
         "a": [a_run(0, levels=[1]), a_run(0, levels=[1])],
         "b": [a_run(0, levels=[2], lines=[{"step": 1}])],

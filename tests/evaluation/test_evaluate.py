@@ -45,6 +45,7 @@ def test_evaluation_covers_every_problem_once(rows):
 
 
 def test_prompts_that_were_too_long_count_as_not_answered():
+    """Prompts that were too long count in the denominator as unanswered."""
     prompts, _ = encode_prompts(TOKENIZER, TASK.splits["held_out"], TASK.messages, (4,))
     known = {problem.id: problem for problem in prompts.problems}
     generate = lambda batch: samples([f"#{known[id].answer}" for id in batch.ids_P.tolist()])

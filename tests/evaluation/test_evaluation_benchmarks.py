@@ -31,6 +31,7 @@ def read(options: Options = OPTIONS, **config) -> list[benchmarks.Benchmark]:
 
 
 def test_splits_of_one_task_are_benchmarks_of_their_own():
+    """Each split of a task is a benchmark with a name of its own."""
     (alone,) = read(levels=(1,), eval_size=3)
     assert alone.name == "arithmetic" and len(alone.problems) == 3
     both = read(levels=(1,), hard_levels=(2,), eval_size=3)
@@ -38,6 +39,7 @@ def test_splits_of_one_task_are_benchmarks_of_their_own():
 
 
 def test_prompts_that_do_not_fit_are_counted():
+    """Prompts longer than the last bucket are left out and counted."""
     (found,) = read(dataclasses.replace(OPTIONS, buckets=(5,)), levels=(1, 2), eval_size=40)
     fit = [problem for problem in found.problems if len(problem.question) <= 5]
     assert 0 < found.too_long == len(found.problems) - len(fit)
@@ -45,6 +47,7 @@ def test_prompts_that_do_not_fit_are_counted():
 
 
 def test_the_manifest_has_a_group_for_each_thing_that_can_be_added():
+    """The manifest has a group for the model, the generation and each task."""
     found = read(levels=(1,), eval_size=3)
     groups = benchmarks.manifest(OPTIONS, model(), found)
     assert set(groups) == {"model", "generation", "task arithmetic"}
@@ -56,6 +59,7 @@ def test_the_manifest_has_a_group_for_each_thing_that_can_be_added():
 
 
 def test_a_prompt_option_is_refused_by_a_task_without_it():
+    """--prompt is refused for a task that has no such setting."""
     with pytest.raises(ValueError, match="--prompt=plain: task 'arithmetic'"):
         benchmarks.make_tasks(Options(("arithmetic",), prompt="plain"))
 

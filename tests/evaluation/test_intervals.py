@@ -81,6 +81,7 @@ def test_difference_covers(runs, problems, spread):
 
 @pytest.mark.parametrize("runs,samples", [((2, 4), 1), ((4, 8), 1), ((2, 2), 4), ((4, 4), 4)])
 def test_difference_covers_with_unequal_numbers_of_runs_and_with_samples(runs, samples):
+    """Intervals of a difference cover the truth at their level."""
     for spread in SPREADS.values():
         found = coverage_of_difference(runs, 96, spread, (runs[0] == runs[1],), samples=samples)
         assert LOW <= found[0] <= HIGH, (spread, found)
@@ -181,6 +182,7 @@ def test_two_shared_seeds_are_not_paired():
 
 
 def test_too_few_runs_or_problems_have_no_interval():
+    """Too few runs or problems give a mean without an interval."""
     rng = np.random.default_rng(3)
     x, y = (rng.random((3, 20)) for _ in range(2))
     several = dict(enumerate(x))
@@ -254,6 +256,7 @@ def test_difference_of_models_covers():
 @pytest.mark.parametrize("problems", [96, 500])
 @pytest.mark.parametrize("runs", [4, 8])
 def test_accuracy_over_runs_and_problems_covers(runs, problems, spread):
+    """Intervals of an accuracy cover the truth at their level."""
     found = [intervals.crossed_mean(x) for x, _ in pairs((runs, runs), problems, SPREADS[spread])]
     assert LOW <= np.mean([covered(one, LEVELS[0]) for one in found]) <= HIGH
     assert all((one.low >= 0).all() and (one.high <= 1).all() for one in found)

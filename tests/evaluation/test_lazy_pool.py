@@ -34,6 +34,7 @@ def pools(monkeypatch):
 
 
 def test_the_pool_starts_with_the_first_deferred_comparison(pools):
+    """The pool starts once, at the first comparison, and is closed."""
     with LazyPool() as one:
         assert pools == []
         for _ in range(2):
@@ -43,12 +44,14 @@ def test_the_pool_starts_with_the_first_deferred_comparison(pools):
 
 
 def test_a_pool_that_is_not_needed_is_never_started(pools):
+    """Without a comparison, no pool is started."""
     with LazyPool():
         pass
     assert pools == []
 
 
 def test_a_task_declares_that_it_needs_the_pool():
+    """A list of tasks needs the pool if one of its tasks does."""
     assert not needs_pool(["arithmetic"]) and needs_pool(["arithmetic", "math500"])
     with pytest.raises(ValueError, match="'arithmetics' does not exist"):
         needs_pool(["math500", "arithmetics"])

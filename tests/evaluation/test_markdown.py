@@ -6,6 +6,7 @@ from bridge_jax.evaluation import markdown
 
 
 def test_a_grid_escapes_bars():
+    """Bars in cells are escaped, and numbers are aligned right."""
     assert markdown.grid(["a", "b"], [["x|y", "1"]]).splitlines() == [
         "| a | b |",
         "| --- | ---: |",

@@ -28,6 +28,7 @@ NAMED = Options(tasks=("arithmetic",))
     ],
 )
 def test_an_invalid_option_names_the_flag_and_what_is_allowed(changes, flag, allowed):
+    """An invalid option is an error with its flag and what is allowed."""
     with pytest.raises(ValueError) as error:
         options.check(dataclasses.replace(NAMED, **changes))
     assert flag in str(error.value) and allowed in str(error.value)
@@ -43,6 +44,7 @@ def test_an_invalid_option_names_the_flag_and_what_is_allowed(changes, flag, all
     ],
 )
 def test_kinds_are_those_that_were_asked_for(changes, kinds):
+    """Greedy and sampled completions are made as asked for."""
     assert dataclasses.replace(NAMED, **changes).kinds == kinds
 
 
@@ -60,6 +62,7 @@ def test_without_defaults_the_model_decides():
 
 
 def test_a_runs_defaults_give_way_to_options():
+    """Options that are given win over a run's settings; the others are the run's."""
     trained = Defaults("bfloat16", "plain", ("Q:",), False, 7, 8, (6, 8), 12)
     resolved = options.resolve_defaults(Options(), trained, 64)
     assert Defaults(*(getattr(resolved, key) for key in Defaults._fields)) == trained
@@ -79,6 +82,7 @@ def test_a_runs_defaults_give_way_to_options():
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(changes, facts):
+    """Lengths that exceed the model's positions are refused with the numbers."""
     with pytest.raises(ValueError) as error:
         options.resolve_defaults(dataclasses.replace(NAMED, **changes), Defaults("float32"), 64)
     assert all(fact in str(error.value) for fact in facts)

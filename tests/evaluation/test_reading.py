@@ -48,6 +48,8 @@ def test_rows_are_graded_against_their_own_prompt():
 
 
 def test_a_grader_that_raises_is_counted_and_does_not_end_the_run():
+    """A comparison that raises is a grader error without reward."""
+
     def broken(problem, text):
         raise RuntimeError("out of order")
 
@@ -91,6 +93,7 @@ def test_a_row_ends_where_its_first_stop_string_does():
 
 
 def test_without_stop_strings_nothing_is_touched():
+    """Without a stop string in them, samples are returned unchanged."""
     made = samples(["#1;2", "1"])
     for task in (TASK, stopping("##", ";#")):
         assert reading.grade(task, TOKENIZER, [TASK.train[0]], made).samples is made
@@ -107,6 +110,7 @@ def test_without_stop_strings_nothing_is_touched():
     ],
 )
 def test_of_several_stop_strings_the_one_that_ends_first_counts(stop, end):
+    """A text is cut before the stop string that is completed first."""
     (text,) = reading.grade(stopping(*stop), TOKENIZER, [TASK.train[0]], samples(["1+2#9"])).texts
     assert text == end
 
@@ -179,6 +183,7 @@ def test_what_runs_on_after_its_answer_keeps_it():
 
 
 def test_rates_name_every_outcome():
+    """Rates name every outcome and sum to one."""
     rates = reading.rates([Outcome.correct, Outcome.wrong, Outcome.wrong, Outcome.timeout])
     assert set(rates) == {f"reward/outcome_{kind}" for kind in Outcome}
     assert rates["reward/outcome_wrong"] == 0.5 and rates["reward/outcome_parse_error"] == 0
@@ -198,6 +203,7 @@ class FakePool:
 
 
 def test_claims_go_to_the_pool_in_one_call_each_once():
+    """The pool gets all deferred comparisons in one call, each once."""
     compare = lambda problem, answer: (
         DeferredComparison(problem.answer, answer) if len(answer) > 1 else Outcome.wrong
     )
@@ -214,6 +220,7 @@ def test_claims_go_to_the_pool_in_one_call_each_once():
 
 
 def test_an_answer_may_spell_the_name_of_an_outcome():
+    """An answer that spells an outcome is still compared."""
     compare = lambda problem, answer: Outcome.correct
     task = dataclasses.replace(TASK, extract=lambda text: "grader_error", compare=compare)
     (strict,) = reading.readings(task, [TASK.train[0]], ["x"], (task.extract,))
@@ -221,6 +228,8 @@ def test_an_answer_may_spell_the_name_of_an_outcome():
 
 
 def test_a_reader_that_raises_is_a_grader_error_of_its_own_reading():
+    """A reader that raises is a grader error in its own reading alone."""
+
     def broken(text):
         raise KeyError(text)
 

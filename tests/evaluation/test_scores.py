@@ -104,10 +104,12 @@ def test_intervals_over_problems_cover(a, b, problems, k):
     ],
 )
 def test_pass_at_k_by_hand(n, c, k, expected):
+    """pass@k equals values worked out by hand."""
     assert scores.pass_at_k(n, c, k) == pytest.approx(expected)
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample():
+    """pass@k equals the share of subsets with a correct sample."""
     for n, c, k in [(6, 2, 3), (7, 1, 4), (5, 4, 2)]:
         subsets = list(itertools.combinations([1] * c + [0] * (n - c), k))
         assert scores.pass_at_k(n, c, k) == pytest.approx(sum(map(max, subsets)) / len(subsets))
@@ -136,6 +138,7 @@ def test_sampling_error_is_the_spread_over_new_samples():
 
 
 def test_steps_to():
+    """The values of k are 1, the powers of two below n, and n."""
     assert [scores.steps_to(n) for n in (1, 2, 4, 6, 8)] == [
         [1],
         [1, 2],

@@ -22,6 +22,7 @@ PUBLISHED = json.loads(
 
 
 def test_published_averages_are_the_means_of_their_rows():
+    """Published averages are the means of their rows, or absent."""
     names = ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"]
     lines = tables.published_lines(PUBLISHED, names)
     assert len(lines) == 8 and all(line.published and "Qwen2.5-3B" in line.label for line in lines)
@@ -54,6 +55,7 @@ def report(*names: str) -> dict:
 
 
 def test_tables():
+    """The Markdown, JSON, CSV and TeX files hold the same scores and intervals."""
     made = tables.tables(report("math500", "aime24"), PUBLISHED)
     text, score = made["table.md"], scores.problems_score([1.0, 0.0])
     lines = text.splitlines()
@@ -98,6 +100,7 @@ def test_tables():
 
 
 def test_without_published_benchmarks_nothing_is_said_of_them():
+    """Without a published benchmark, no table mentions published rows."""
     made = tables.tables(report("gsm8k"), PUBLISHED)
     assert "published" not in made["table.md"] and "published" not in json.loads(
         made["results.json"]

@@ -18,6 +18,7 @@ def row(id: int, sample=0, text: str = "é\ud800\n") -> dict:
 
 
 def test_rows_come_back_and_none_is_written_twice(tmp_path):
+    """Rows are read back in order, and a known row is not written again."""
     path = tmp_path / "task.jsonl"
     store = Transcripts(path)
     store.append([row(1), row(1, "greedy"), row(2)])
@@ -42,6 +43,7 @@ def test_a_torn_last_line_is_dropped(tmp_path, cut):
 
 
 def test_a_row_that_lacks_its_newline_alone_is_a_row(tmp_path):
+    """A whole last row without a newline is kept and completed."""
     path = tmp_path / "task.jsonl"
     Transcripts(path).append([row(1), row(2)])
     whole = path.read_bytes()
@@ -51,6 +53,7 @@ def test_a_row_that_lacks_its_newline_alone_is_a_row(tmp_path):
 
 
 def test_a_broken_line_inside_is_named(tmp_path):
+    """A broken line before the last is an error that names its number."""
     path = tmp_path / "task.jsonl"
     Transcripts(path).append([row(1), row(2)])
     lines = path.read_text().splitlines()
@@ -61,6 +64,7 @@ def test_a_broken_line_inside_is_named(tmp_path):
 
 
 def test_a_full_disk_loses_nothing_that_was_written(tmp_path):
+    """A failed append leaves the rows before it and can be repeated."""
     path = tmp_path / "task.jsonl"
     store = Transcripts(path)
     store.append([row(1)])
@@ -83,6 +87,7 @@ MADE = {
 
 
 def test_a_folder_that_was_made_otherwise_is_refused(tmp_path):
+    """A folder made with other settings is refused with the differences."""
     folder = transcripts.open_folder(tmp_path / "deep" / "out", MADE)
     assert transcripts.open_folder(folder, MADE) == folder
     with pytest.raises(
@@ -96,6 +101,7 @@ def test_a_folder_that_was_made_otherwise_is_refused(tmp_path):
 
 
 def test_groups_can_be_added(tmp_path):
+    """A folder accepts new tasks and samples, but no changed ones."""
     other = {key: MADE[key] for key in ("model", "generation")} | {
         "task two": {"data": "z"},
         "sampled": {"samples": 4},
@@ -108,6 +114,7 @@ def test_groups_can_be_added(tmp_path):
 
 
 def test_folders_that_cannot_be_used(tmp_path):
+    """A file, a lost manifest and a broken one are clear errors."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="--out=.*give a folder that can be written"):
         transcripts.open_folder(tmp_path / "file", MADE)
@@ -122,6 +129,7 @@ def test_folders_that_cannot_be_used(tmp_path):
 
 
 def test_a_second_evaluation_of_a_folder_is_refused(tmp_path):
+    """One evaluation at a time has a folder; the lock is gone afterwards."""
     out = tmp_path / "deep" / "out"
     with transcripts.folder_lock(out):
         for _ in range(2):
@@ -136,6 +144,7 @@ def test_a_second_evaluation_of_a_folder_is_refused(tmp_path):
 
 
 def test_a_full_disk_is_no_wrong_folder(tmp_path):
+    """A full disk is reported as such when the folder is made."""
     with full_disk.small(tmp_path / "disk", 64) as disk:
         full_disk.fill(disk)
         with pytest.raises(files.NoSpace, match="manifest.json could not be written"):
