@@ -37,6 +37,7 @@ def test_sampling(folder, small):
 
 
 def test_updates_compute_the_same_gradient_with_a_prompt_shared_or_repeated(folder, small):
+    """The gradient is the same with a shared or a repeated prompt."""
     shared, repeated = (
         model_cases.update(1, folder, "", "float32", shared)[0]["grad_norm"]
         for shared in (True, False)
@@ -63,6 +64,7 @@ def test_bridge_beside_grpo(folder, small, shared, monkeypatch):
 
 
 def test_the_command_prints_a_line_a_repeat_and_the_medians(capsys, monkeypatch):
+    """The command prints each repeat and then the medians."""
     values = iter([{"x": 1.0}, {"x": 5.0}, {"x": 3.0}])
     monkeypatch.setitem(
         command.CASES, "reference", lambda repeats: [next(values) for _ in range(repeats)]
@@ -93,6 +95,7 @@ def test_a_step_is_the_sum_of_its_phases(folder, small, method):
 
 
 def test_the_reference_measures_both():
+    """The reference measures plausible rates of matmul and memory."""
     line = model_cases.reference(1, "", "", "float32")[0]
     assert (
         1 < line["matmul_gflops"] < 1e5 and 0.5 < line["read_gb_s"] < 2000

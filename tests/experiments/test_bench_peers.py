@@ -111,6 +111,7 @@ def test_what_stands_in_the_file_is_not_run_again(tmp_path):
     "broken, words", [("script", "no torch here"), ("python", "/nowhere/python")]
 )
 def test_what_cannot_be_run_ends_the_bench_with_a_line(tmp_path, monkeypatch, broken, words):
+    """A failing script or a missing Python ends the bench with a clear error."""
     given = [name for name in peers.CASES if name != "update TRL"]
     (tmp_path / "peers.jsonl").write_text(
         "".join(json.dumps(line(name, 0, 1.0)) + "\n" for name in given)

@@ -131,6 +131,7 @@ def test_a_sweep_over_models_at_home(tmp_path, monkeypatch):
 
 
 def test_expand_config_leaves_the_rest_alone(monkeypatch):
+    """Only the path of --config is expanded."""
     monkeypatch.setenv("HOME", "/home/me")
     given = ["train", "--config=~/a.py:sft", "-config=~/b.py", "--config.model.path=~/m", "x~/y"]
     assert cli.expand_config(given) == [

@@ -60,6 +60,7 @@ def samples(folder):
 )
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
 def test_a_file_in_another_encoding(tmp_path, name, text, read, encoding):
+    """A file in UTF-16 is refused with its name and stays unchanged."""
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     mark = "\ufeff" if encoding == "utf-16-be" else ""

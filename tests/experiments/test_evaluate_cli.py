@@ -172,6 +172,7 @@ def test_programs_are_compiled_once(model, lively, monkeypatch, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_eight_devices_give_what_one_gives(model, lively, tmp_path, tensor):
+    """Eight devices give the same rows and scores as one."""
     one = run(model, tmp_path / "one", rows=8)
     eight = run(model, tmp_path / "eight", devices=8, rows=8, decode_tensor=tensor)
     assert rows(tmp_path / "one") == rows(tmp_path / "eight")
@@ -237,6 +238,7 @@ def test_a_folder_grows(model, lively, tmp_path):
 
 
 def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path):
+    """A folder of other settings or weights is refused with what differs."""
     run(model, tmp_path / "out", limit=2)
     for change, key in (
         (dict(max_new=11), "generation.max_new +11 +12"),
@@ -283,6 +285,7 @@ def fake_task(monkeypatch, **parts) -> list:
 
 @pytest.mark.slow
 def test_too_long_prompts_stay_in_the_denominator(model, monkeypatch, tmp_path, capsys):
+    """Prompts that are too long count as not correct."""
     configs = fake_task(
         monkeypatch, compare=lambda problem, answer: Outcome.correct, lenient=lambda text: text
     )
@@ -302,6 +305,7 @@ def test_too_long_prompts_stay_in_the_denominator(model, monkeypatch, tmp_path, 
 
 
 def test_published_rows_are_added_to_ours(model, lively, monkeypatch, tmp_path):
+    """The table has the published rows beside ours."""
     fake_task(monkeypatch)
     report = run(model, tmp_path / "out", tasks=("math500", "arithmetic"), limit=2, samples=1)
     assert list(report["benchmarks"]) == ["math500", "arithmetic"]
@@ -315,6 +319,7 @@ def test_published_rows_are_added_to_ours(model, lively, monkeypatch, tmp_path):
 
 
 def test_splits_of_one_task_are_benchmarks_of_their_own(model, monkeypatch, tmp_path):
+    """Each split of a task is evaluated into a file of its own."""
     splits = arithmetic.make(arithmetic.Config(levels=(1,), hard_levels=(2,), eval_size=3)).splits
     fake_task(monkeypatch, splits=splits)
     report = run(model, tmp_path / "out", tasks=("math500",), samples=1)
@@ -406,6 +411,8 @@ def test_a_full_disk(model, lively, tmp_path, monkeypatch, capsys):
     ],
 )
 def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, message):
+    """Interruption, lack of memory and a broken grader have exit code and message."""
+
     def fails(*given):
         raise raised
 
@@ -441,6 +448,7 @@ def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, 
     ],
 )
 def test_bad_input(model, tmp_path, changes, message):
+    """Invalid options are refused before any row is written."""
     with pytest.raises(ValueError, match=message):
         run(model, tmp_path / "out", **changes)
     assert not (tmp_path / "out" / "arithmetic.jsonl").exists()
@@ -465,6 +473,7 @@ def test_stop_strings_cut_what_is_read_and_are_part_of_the_manifest(model, livel
 
 
 def test_the_tasks_own_stop_strings_and_those_of_the_flags(model, monkeypatch, tmp_path):
+    """Stop strings of the task and the flags are combined as asked."""
     fake_task(monkeypatch, stop=("##",))
     given = dict(tasks=("math500",), samples=1, limit=1)
     for name, changes, stop in (
@@ -482,6 +491,7 @@ def test_the_tasks_own_stop_strings_and_those_of_the_flags(model, monkeypatch, t
 
 
 def test_newlines_of_the_stop_flag(monkeypatch):
+    """An escaped newline in --stop is a newline."""
     given = {"buckets": ["6", "8"], "stop": [r"\nQuestion:", "User:"]}
     flags = types.SimpleNamespace(**dataclasses.asdict(OPTIONS) | given)
     monkeypatch.setattr(command.flags, "FLAGS", flags)
@@ -534,6 +544,7 @@ def test_a_full_disk_has_an_exit_code_of_its_own(model, tmp_path, monkeypatch, c
 
 
 def test_bad_folders(model, tmp_path, unbroken):
+    """A missing model and a run without a checkpoint are clear errors."""
     with pytest.raises(ValueError, match="model folder .* does not exist"):
         run(str(tmp_path / "absent"), tmp_path / "out")
     bare = tmp_path / "bare"

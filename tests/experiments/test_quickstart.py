@@ -24,6 +24,7 @@ def lines(sampled: bool) -> list[dict]:
 
 
 def test_table_and_picture(tmp_path: pathlib.Path):
+    """The table has each method's accuracy with its interval, and the picture is drawn."""
     from experiments import quickstart
 
     metrics = {"sft": lines(False), "grpo": lines(True), "bridge": lines(True)}

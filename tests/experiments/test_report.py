@@ -93,7 +93,7 @@ def opened(browser: str, path) -> str:
         "--dump-dom",
         f"file://{path}",
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
 
 
 def made(tmp_path, **options):

@@ -44,6 +44,7 @@ def fallen(kept: dict, now: dict) -> list[str]:
 
 
 def test_what_falls_is_found():
+    """A slowdown beyond the margin is found, relative to the machine's speed."""
     kept = {
         "update_s": 60.0,
         "update_limit_s": 40.0,

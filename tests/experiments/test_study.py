@@ -54,6 +54,7 @@ def rows_of(tmp_path, shares: dict[str, float], seeds: int = 4) -> results.Rows:
 
 
 def test_the_rate_is_the_best_on_dev_and_only_where_the_grid_is_complete(tmp_path):
+    """The best rate is chosen where the whole grid has results."""
     shares = {f"sft@{rate:g}": 0.3 + 0.1 * (rate == 3e-4) for rate in ladder.RATES}
     shares |= {
         setting: 0.3 + 0.1 * (rates == (1e-4, 1)) for setting, rates in ladder.grid("joint").items()
@@ -67,6 +68,7 @@ def test_the_rate_is_the_best_on_dev_and_only_where_the_grid_is_complete(tmp_pat
 
 
 def test_rates_are_chosen_on_the_last_base_with_the_whole_grid(tmp_path):
+    """Rates come from the last base whose grid is complete."""
     whole = {
         setting: 0.3 + 0.1 * (rate == 1e-3) for setting, (rate, _) in ladder.grid("sft").items()
     }
@@ -84,6 +86,7 @@ def test_rates_are_chosen_on_the_last_base_with_the_whole_grid(tmp_path):
 
 
 def test_runs_of_two_bases_are_kept_apart(tmp_path):
+    """Results of different base weights are kept apart."""
     rng = np.random.default_rng(0)
     made = [line("sft", 0, 0.5, rng), line("sft", 0, 0.7, rng) | {"weights": "2ff9e7f2dd4d"}]
     (tmp_path / "main.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
@@ -139,6 +142,7 @@ def test_committed_accuracies_stay_within_0_and_1():
 
 
 def test_conditions_are_shown_next_to_the_clean_run(tmp_path):
+    """A condition is shown beside the clean run, or a dash without one."""
     rows = rows_of(
         tmp_path, {"bridge": 0.6, "bridge+noise 0.2": 0.4, "grpo": 0.5, "grpo+equal time": 0.5}
     )
@@ -176,6 +180,7 @@ def test_the_page_is_filled_between_its_marks(tmp_path):
 
 
 def test_pictures_are_drawn(tmp_path):
+    """Both pictures are written."""
     rows = rows_of(tmp_path, {"bridge": 0.6, "sft": 0.4, "luffy": 0.5})
     pictures.draw(rows, tmp_path, "w")
     assert all(

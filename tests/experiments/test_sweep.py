@@ -161,11 +161,13 @@ def test_the_weights_that_a_run_began_from(tmp_path):
     ],
 )
 def test_refused(at_root, tmp_path, parts, message):
+    """An invalid sweep is an error that names the part and a remedy."""
     with pytest.raises(ValueError, match=message):
         plan.runs_of(plan.load(write(tmp_path, **parts)))
 
 
 def test_numbers_of_numpy_are_given_as_pythons(at_root, tmp_path):
+    """Numbers of numpy appear as plain numbers in the command."""
     path = tmp_path / "lam.py"
     path.write_text(
         "import numpy as np\n\ndef get_sweep():\n    return {'config': 'configs/ladder.py:bridge', 'seeds': [0], "
@@ -179,6 +181,7 @@ def test_numbers_of_numpy_are_given_as_pythons(at_root, tmp_path):
 
 @pytest.mark.parametrize("text", ['{"name": "a"}\n', "torn{}\n", "[]\n"])
 def test_a_file_of_another_kind_is_refused(tmp_path, text):
+    """A line that is no result is refused; a torn last one is dropped."""
     path = tmp_path / "results.jsonl"
     path.write_text('{"name": "a", "fingerprint": "b", "weights": ""}\n' + text)
     with pytest.raises(ValueError, match="results.jsonl, line 2, is no result"):
@@ -193,7 +196,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, text):
 def test_a_signal_stops_the_sweep(at_root, tmp_path, monkeypatch, sent):
     """Of three runs the first is asked to end, and the others are not begun."""
     begun = tmp_path / "begun"
-    sleeper = f"open({str(begun)!r}, 'a').write('x'); import time; time.sleep(60)"
+    sleeper = f"open({str(begun)!r}, 'a').write('x'); import time; time.sleep(600)"
     script = (
         "from absl import app; from experiments.sweep import command, launch; import signal, sys; "
         # a shell may have it ignored in the background
@@ -217,13 +220,14 @@ def test_a_signal_stops_the_sweep(at_root, tmp_path, monkeypatch, sent):
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(sent)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 130 and begun.read_text() == "x"
     assert "the runs under way save and end" in err and "the same command goes on" in err
 
 
 @pytest.mark.parametrize("text", ["def get_sweep(:", "x = 1", "def get_sweep():\n    return 3"])
 def test_a_file_that_is_no_sweep(at_root, tmp_path, text):
+    """A file without a valid get_sweep is refused."""
     path = tmp_path / "broken.py"
     path.write_text(text)
     with pytest.raises(ValueError, match="broken.py: get_sweep.. does not return a sweep"):
@@ -271,6 +275,7 @@ def run(environment, *args):
     ],
 )
 def test_a_command_line_that_cannot_be_run_is_one_line(environment, tmp_path, given, message):  # noqa: F811
+    """Invalid flags are an error without a traceback."""
     code, _, err = run(
         environment, f"--sweep={write(tmp_path, set=TINY)}", f"--workdir={tmp_path / 'runs'}", given
     )
@@ -326,6 +331,7 @@ def test_a_full_disk_under_the_results_has_its_own_exit_code(at_root, tmp_path, 
 def test_a_run_on_a_full_disk_gives_the_sweep_its_exit_code(
     at_root, tmp_path, monkeypatch, code, full
 ):
+    """A full disk in a run gives the sweep exit code 5, other failures 1."""
     (run,) = plan.runs_of(plan.load(write(tmp_path)))
     monkeypatch.setattr(launch, "command_of", lambda *_: ["sh", "-c", f"echo why; exit {code}"])
     (tmp_path / (run.folder + ".log")).write_text("cut off in the middle of a li")

@@ -248,6 +248,7 @@ def test_command_lines_that_cannot_be_meant(environment, tmp_path, arguments, me
 
 
 def test_no_such_config(environment, tmp_path):
+    """A missing config and a missing workdir are errors of one line."""
     code, _, err = run(environment, "--config=configs/quickstrat.py", f"--workdir={tmp_path}")
     assert (
         code == 2
@@ -274,6 +275,8 @@ def test_what_the_config_cannot_mean(environment, tmp_path):
     "raised, code", [(loop.Diverged("3 updates in a row"), 3), (ValueError("no such thing"), 2)]
 )
 def test_exit_codes(monkeypatch, capsys, raised, code):
+    """Divergence and invalid input have exit codes of their own and one line."""
+
     def end(*_, **__):
         raise raised
 
