@@ -29,6 +29,7 @@ needs_libtpu = pytest.mark.skipif(
     ),
 )
 def test_names(name, kind, shape):
+    """The name of a topology gives its kind and shape."""
     assert chips.parse(name)[1:] == (kind, shape)
 
 
@@ -54,6 +55,7 @@ def test_names(name, kind, shape):
     ),
 )
 def test_names_that_are_none(name, hint):
+    """An invalid name is refused with the nearest valid one."""
     with pytest.raises(ValueError) as refused:
         chips.parse(name)
     assert hint in str(refused.value) and repr(name) in str(refused.value)
@@ -92,11 +94,13 @@ def test_links_of_the_worst_placed_chip(name, links):
 
 
 def test_more_cpus_than_there_are():
+    """More CPU devices than exist are refused with a valid name."""
     with pytest.raises(ValueError, match="cpu:8"):
         chips.devices(chips.parse("cpu:4096"))
 
 
 def test_no_gpu_here():
+    """Without a GPU, the gpu topology is refused."""
     if any(device.platform == "gpu" for device in jax.devices()):
         pytest.skip("there is one")
     with pytest.raises(ValueError, match="jax sees no gpu here.*cuda13"):
@@ -104,6 +108,7 @@ def test_no_gpu_here():
 
 
 def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
+    """Without libtpu, a TPU topology is refused with the pip command."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install libtpu"):
         chips.devices(chips.parse("v5e:4x4"))
@@ -150,6 +155,7 @@ def test_memory_of_a_gpu_that_is_there(kind, stats, hbm):
 @pytest.mark.tpu_compiler
 @needs_libtpu
 def test_described_slices():
+    """Described TPU slices have their number of devices and memory."""
     for name in ("v5e:4x4", "v5p:4x4x4", "v6e:8x8", "v4:2x2x2"):
         topology = chips.parse(name)
         devices = chips.devices(topology)

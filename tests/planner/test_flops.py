@@ -158,6 +158,7 @@ def test_prompts_are_counted_as_they_are_computed(devices, M, rows, prompts):
 
 
 def test_a_kernel_skips_what_is_masked_and_computes_scores_again():
+    """A kernel skips masked scores and recomputes them in the backward pass."""
     rows, cfg = flops.Rows(0, 1, 0, 1000), CFG
     attention = lambda kernel, **how: (
         flops.forward_flops(cfg, rows, flops.KERNELS[kernel], **how)

@@ -76,6 +76,7 @@ def layered(ws_LDD, x_BD):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_stands_in_a_loop_counts_as_often_as_it_runs(target):
+    """A collective in a loop counts once an iteration."""
     mesh = mesh_of(target, "x")
     found = collectives(
         layered, shape(mesh, (LAYERS, D, D), None, "x"), shape(mesh, (8 * D, D), "x")
@@ -208,11 +209,13 @@ ENTRY %main (a: f32[8]) -> (f32[8], f32[16]) {
 
 @pytest.mark.parametrize("donated, total", ((True, 32 + 64), (False, 32 + 32 + 64)))
 def test_a_donated_arguments_place_is_taken(donated, total):
+    """The peak counts a donated argument and its output once."""
     text = OUTPUTS if donated else OUTPUTS.replace("{ {0}: (0, {}, may-alias) }", "{ }")
     assert buffers.peak(hlo.parse(text)).bytes == total
 
 
 def test_a_noted_trip_count_is_taken():
+    """A trip count in the backend config is used."""
     noted = ', backend_config={"known_trip_count":{"n":"77"},"x":1}'
     assert [one.times for one in hlo.collectives(module(noted=noted))] == [77]
 
@@ -229,6 +232,7 @@ def test_a_noted_trip_count_is_taken():
     ),
 )
 def test_sizes_of_groups(groups, size):
+    """Each notation of replica groups gives its size."""
     assert hlo.collectives(module(groups=groups))[0].bytes == 2 * 32 * (size - 1) / size
 
 

@@ -31,6 +31,7 @@ def sketch(method: str):
 
 @pytest.mark.parametrize("method", methods.names())
 def test_every_method_has_its_phases(method):
+    """Each method has the sampling phases and updates of its step kinds."""
     run = sketch(method)
     names = [phase.name for phase in phases.phases(run, build.abstract_state(run))]
     kinds = len(run.method.step_kinds)
@@ -76,6 +77,7 @@ def test_a_sketch_reads_no_data(monkeypatch):
 
 
 def test_a_model_of_a_hub_needs_its_shape():
+    """A hub model without a given shape is refused."""
     given = config("sft")
     given.model.path, given.model.arch = "someone/some-model", type(given.model.arch)()
     with pytest.raises(ValueError, match="someone/some-model.*model.arch"):
@@ -83,6 +85,7 @@ def test_a_model_of_a_hub_needs_its_shape():
 
 
 def test_a_mesh_that_does_not_divide_is_refused():
+    """A mesh that does not divide the devices is refused."""
     given = config("sft")
     given.mesh.fsdp = 3
     with pytest.raises(ValueError, match="takes 3 devices, there are 8"):
@@ -208,6 +211,7 @@ def test_roofline_and_step_by_hand():
 
 
 def test_what_the_compiler_says_of_a_program_that_is_too_large():
+    """The memory asked and available is read from the compiler's error."""
     message = (
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
         "temporaries (20.53G) exceeds available HBM (15.75G). HLO module: jit_update."
@@ -280,6 +284,7 @@ def test_the_compilers_own_file_comes_before_what_jaxlib_reads(tmp_path):
 @pytest.mark.tpu_compiler
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_the_compilers_own_file_says_the_same(tmp_path):
+    """The compiler's dump gives the same collectives and peak as the module's text."""
     run = build.make_setup(config("grpo"), chips.devices(chips.parse("v5e:2x4")))
     traced = programs.trace_update(
         run, build.abstract_state(run), run.buckets[-1], run.method.batch_spec(0)
