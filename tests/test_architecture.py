@@ -76,11 +76,13 @@ def import_graph() -> dict[str, set[str]]:
 
 
 def test_every_room_has_its_place():
+    """ROOMS lists every room of the package."""
     assert {room_of(module) for module in MODULES - {""}} == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_the_package_imports_no_command(path):
+    """No module of the package imports the commands or the tests."""
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -89,6 +91,7 @@ def test_the_package_imports_no_command(path):
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_down(path):
+    """A module imports only its own room and rooms below it."""
     name = name_of(path)
     if not name:
         return
@@ -125,6 +128,7 @@ def test_methods_stand_alone(path):
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_and_docstrings(path):
+    """Modules have plain names, and all public things have docstrings."""
     assert path.stem not in BANNED
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), "a module docstring says what it computes"
@@ -134,6 +138,7 @@ def test_names_and_docstrings(path):
 
 
 def test_grading_runs_without_jax():
+    """Importing the grading modules imports no jax."""
     modules = sorted(name for name in MODULES if name.startswith("grading."))
     assert modules
     code = f"""
@@ -147,6 +152,7 @@ sys.exit(any(name.split(".")[0] in ("jax", "jaxlib", "flax") for name in sys.mod
 
 
 def test_configs_import_nothing_of_the_package_but_settings_of_methods_and_tasks():
+    """Configs import only the settings of methods and tasks."""
     may = {"base.py": {"methods"}, "tasks.py": {"tasks", "config.schema"}}
     for path in (ROOT / "configs").rglob("*.py"):
         allowed = may.get(path.name, set())
@@ -154,5 +160,6 @@ def test_configs_import_nothing_of_the_package_but_settings_of_methods_and_tasks
 
 
 def test_the_readmes_tree_names_every_room():
+    """The tree in the README names every room."""
     tree = (ROOT / "README.md").read_text().partition("## The tree")[2]
     assert [room for room in ROOMS if room not in tree] == []
