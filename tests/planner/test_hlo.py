@@ -1,33 +1,15 @@
-"""Collectives, trip counts and buffers of compiled functions whose numbers are known by hand."""
+"""Collectives and trip counts of compiled functions whose numbers are known by hand."""
 
 from __future__ import annotations
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bridge_jax.planner import buffers, chips, hlo
-
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
-)
-TARGETS = ["cpu:8", pytest.param("v5e:2x4", marks=[pytest.mark.tpu_compiler, needs_libtpu])]
-D, LAYERS = 256, 5
-
-
-def mesh_of(name: str, *axes: str) -> Mesh:
-    topology = chips.parse(name)
-    sizes = (8,) if len(axes) == 1 else (2, 4)
-    return Mesh(np.asarray(chips.devices(topology)).reshape(sizes), axes)
-
-
-def shape(mesh, dims, *spec, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(dims, dtype, sharding=NamedSharding(mesh, P(*spec)))
+from bridge_jax.planner import hlo
+from tests.planner.programs import LAYERS, LOOP, TARGETS, D, layered, mesh_of, module, shape
 
 
 def collectives(f, *shapes, out=None):
@@ -69,11 +51,6 @@ def test_groups_of_a_part_of_the_devices(target):
     assert found["all-reduce"]["bytes"] == 2 * D * D * 4 * 3 / 4
 
 
-def layered(ws_LDD, x_BD):
-    """Five layers whose weights lie over the devices: each is gathered when it is its turn."""
-    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x_BD, ws_LDD)[0]
-
-
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_stands_in_a_loop_counts_as_often_as_it_runs(target):
     """A collective in a loop counts once an iteration."""
@@ -111,46 +88,6 @@ def test_a_loop_of_unknown_length_is_told(target):
     assert hlo.totals(found, 100)["all-reduce"]["times"] == 101
 
 
-LOOP = """HloModule jit_f, is_scheduled=true, input_output_alias={ {0}: (0, {}, may-alias) }, num_partitions=4
-
-%condition (p: (s32[], f32[8])) -> pred[] {
-  %bound = s32[] constant(BOUND)
-  %p = (s32[], f32[8]{0}) parameter(0)
-  %i = s32[] get-tuple-element(%p), index=0
-  ROOT %lt = pred[] compare(%i, %bound), direction=LT
-}
-
-%body (q: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %step = s32[] constant(STEP)
-  %q = (s32[], f32[8]{0}) parameter(0)
-  %j = s32[] get-tuple-element(%q), index=0
-  %x = f32[8]{0} get-tuple-element(%q), index=1
-  %sum = f32[8]{0} all-reduce(%x), replica_groups=GROUPS, to_apply=%add
-  %next = s32[] add(%j, %step)
-  ROOT %r = (s32[], f32[8]{0}) tuple(%next, %sum)
-}
-
-ENTRY %main (a: f32[8]) -> f32[8] {
-  %zero = s32[] constant(2)
-  %a = f32[8]{0} parameter(0)
-  %copied = s32[] copy(%zero)
-  %t = (s32[], f32[8]{0}) tuple(%copied, %a)
-  %w = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%bodyNOTED
-  ROOT %out = f32[8]{0} get-tuple-element(%w), index=1
-}
-"""
-
-
-def module(bound="11", step="3", groups="{{0,1},{2,3}}", noted=""):
-    text = (
-        LOOP.replace("BOUND", bound)
-        .replace("STEP", step)
-        .replace("GROUPS", groups)
-        .replace("NOTED", noted)
-    )
-    return hlo.parse(text)
-
-
 @pytest.mark.parametrize(
     "bound, step, trips", (("11", "3", 3), ("11", "1", 9), ("2", "1", 0), ("12", "3", 4))
 )
@@ -177,41 +114,6 @@ def test_a_kernel_whose_attributes_take_several_lines():
     )
     assert [one.times for one in hlo.collectives(found)] == [9]
     assert next(one for one in found.computations["body"] if one.name == "sum").origin == "here"
-
-
-def test_the_walk_by_hand():
-    """An argument of 32 bytes and a counter of 4 go around; a sum inside takes the state's place, one that is read first does not."""
-    found = buffers.peak(module())
-    assert found.bytes == 32 + 4 + 0 and [one.name for one in found.alive] == ["a", "copied"]
-    twice = LOOP.replace("tuple(%next, %sum)", "tuple(%next, %sum2)").replace(
-        "  %next", "  %sum2 = f32[8]{0} negate(%sum)\n  %next"
-    )
-    text = (
-        twice.replace("BOUND", "11")
-        .replace("STEP", "1")
-        .replace("NOTED", "")
-        .replace("GROUPS", "{}")
-    )
-    found = buffers.peak(hlo.parse(text))
-    assert found.bytes == 32 + 4 + 32 and "sum" in [one.name for one in found.alive]
-
-
-OUTPUTS = """HloModule f, is_scheduled=true, input_output_alias={ {0}: (0, {}, may-alias) }
-
-ENTRY %main (a: f32[8]) -> (f32[8], f32[16]) {
-  %a = f32[8]{0} parameter(0)
-  %new = f32[8]{0} negate(%a)
-  %other = f32[16]{0} concatenate(%a, %new), dimensions={0}
-  ROOT %out = (f32[8]{0}, f32[16]{0}) tuple(%new, %other)
-}
-"""
-
-
-@pytest.mark.parametrize("donated, total", ((True, 32 + 64), (False, 32 + 32 + 64)))
-def test_a_donated_arguments_place_is_taken(donated, total):
-    """The peak counts a donated argument and its output once."""
-    text = OUTPUTS if donated else OUTPUTS.replace("{ {0}: (0, {}, may-alias) }", "{ }")
-    assert buffers.peak(hlo.parse(text)).bytes == total
 
 
 def test_a_noted_trip_count_is_taken():
@@ -245,32 +147,6 @@ def test_stored_bytes_of_tiles():
     assert [
         one.bytes for one in hlo.arrays_of("(s32[], /*index=1*/f32[3,4]{1,0}, pred[7]{0})")
     ] == [4, 48, 7]
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_walk_finds_the_compilers_peak_and_who_is_in_it(target):
-    """The gradient of five layers: within 10% of what the compiler allocates, the weights by their argument's name."""
-    mesh = mesh_of(target, "x")
-    loss = lambda ws, x: layered(ws, x).sum()
-    ws = shape(mesh, (LAYERS, 16 * D, 16 * D), None, "x")
-    f = jax.jit(
-        lambda ws, x: jax.tree.map(lambda w, g: w - g, ws, jax.grad(loss)(ws, x)),
-        donate_argnums=0,
-        out_shardings=ws.sharding,
-    )
-    compiled = f.lower(ws, shape(mesh, (8 * D, 16 * D), "x")).compile()
-    told = compiled.memory_analysis()
-    allocated = (
-        told.argument_size_in_bytes
-        + told.temp_size_in_bytes
-        + told.output_size_in_bytes
-        - told.alias_size_in_bytes
-    )
-    found = buffers.peak(hlo.parse(compiled.as_text()))
-    assert found.bytes == pytest.approx(allocated, rel=0.1)
-    argument = next(one for one in found.alive if one.origin == "ws")
-    assert argument.bytes == LAYERS * (16 * D) ** 2 * 4 / 8
-    assert sum(one.bytes for one in found.alive) == found.bytes
 
 
 def test_a_collective_in_pieces_counts_once():

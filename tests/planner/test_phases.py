@@ -1,32 +1,16 @@
-"""What is compiled for a step, what is said of it, and the search for the largest micro-batch."""
+"""The phases of a step, their estimated seconds, and the search for what fits."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import re
 
 import jax
 import pytest
 
 from bridge_jax import methods
-from bridge_jax.planner import buffers, chips, flops, hlo, phases, table
-from bridge_jax.planner import plan as planner_plan
-from bridge_jax.planner.plan import fit, make, microbatch_candidates
+from bridge_jax.planner import buffers, chips, flops, hlo, phases
 from bridge_jax.training import build, programs
-from tests import tiny_runs
-
-
-def config(method: str):
-    """16 prompts x 2 samples over 8 devices."""
-    made = tiny_runs.config(method)
-    made.mesh.fsdp = 8
-    made.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, microbatch_rows=2))
-    return made
-
-
-def sketch(method: str):
-    return build.make_setup(config(method), jax.devices()[:8])
+from tests.planner.setups import CHIP, config, sketch
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -92,25 +76,6 @@ def test_a_mesh_that_does_not_divide_is_refused():
         build.make_setup(given, jax.devices()[:8])
 
 
-def test_arguments_of_an_update_are_the_state_and_the_batch_over_the_devices():
-    """What the compiler says of the arguments is what the shardings say, to the byte; the state is written in place."""
-    topology = chips.parse("cpu:8")
-    made = make(
-        config("grpo"), topology, chips.devices(topology), only=lambda name: name == "update"
-    )
-    run, (update,) = sketch("grpo"), made["phases"]
-    state, T, S = flops.chip_bytes(build.abstract_state(run)), 15, 6
-    # prompts and their lengths; tokens, log-probabilities, lengths, rewards; the temperature
-    batch = 16 // 8 * (S + 1) * 4 + 32 // 8 * (2 * T + 1 + 1) * 4 + 4
-    assert (
-        0 <= state + batch - update["memory"]["argument"] <= 64
-    )  # scalars and arguments that the method never reads
-    assert update["memory"]["alias"] == state
-    assert update["peak"] >= update["memory"]["argument"] and made["state_by_chips"]["16"] < state
-    told = table.text(made)
-    assert "step: no estimate" in told and "alive at the peak" in told and "all-gather" in told
-
-
 @pytest.mark.parametrize("largest", (0, 1, 4, 5, 20, 32))
 def test_the_search_for_what_fits(largest):
     """Whatever fits up to `largest`: the same as trying all, with few compilations."""
@@ -123,59 +88,6 @@ def test_the_search_for_what_fits(largest):
     expected = max((rows for rows in candidates if rows <= largest), default=None)
     assert phases.largest_that_fits(candidates, fits) == expected
     assert len(tried) <= 3
-
-
-@pytest.mark.slow
-def test_what_fits_is_found_by_compiling_everything(monkeypatch):
-    """On chips between the peaks of 1 and of 2 rows at a time; then on chips too small for the sampler, whatever the update."""
-    topology, devices = chips.parse("cpu:8"), chips.devices(chips.parse("cpu:8"))
-    known, given = {}, config("grpo")
-    given.rollout.max_new = 64
-    given.batch.microbatch_rows = 1
-    one = make(given, topology, devices, cache=known)
-    chip = CHIP._replace(hbm=one["peak"] + 1)
-    compiled, of_program = [], phases.compile_program
-    monkeypatch.setattr(
-        phases, "compile_program", lambda *given: compiled.append(1) or of_program(*given)
-    )
-    monkeypatch.setattr(chips, "chip_of", lambda *given: chip)
-    assert fit(given, topology, devices, lambda line: None, known) == 1
-    assert len(compiled) == 2  # logp and update of 2 rows a device; all else is known
-    chip = chip._replace(hbm=1.0)
-    assert fit(given, topology, devices, lambda line: None, known) is None
-
-
-def test_a_known_program_is_not_compiled_again(monkeypatch):
-    """From the JSON of an earlier plan; another program, or another compiler, is."""
-    topology, devices = chips.parse("cpu:8"), chips.devices(chips.parse("cpu:8"))
-    merge = lambda known: make(
-        config("grpo"), topology, devices, only=lambda name: name == "merge", cache=known
-    )
-    made = json.loads(json.dumps(merge(None)))
-    monkeypatch.setattr(phases, "compile_program", lambda *given: pytest.fail("compiled"))
-    again = merge(phases.compiled_programs([made]))
-    drop = lambda plan: (
-        plan | {"planned_s": 0, "phases": [phase | {"trace_s": 0} for phase in plan["phases"]]}
-    )
-    assert drop(json.loads(json.dumps(again))) == drop(made)
-    monkeypatch.setattr(planner_plan, "compiler_of", lambda topology: "another")
-    with pytest.raises(pytest.fail.Exception, match="compiled"):
-        merge(phases.compiled_programs([made]))
-
-
-def test_candidates_come_out_even():
-    """32 rows of groups of 2 over 8 devices: micro-batches of 8, 16 and 32 rows; three parts of 24 demonstrations
-    do not go with 2 rows a device, where they are filled up to 32."""
-    assert microbatch_candidates(config("grpo"), jax.devices()[:8]) == [1, 2, 4]
-    parts = config("bridge")
-    parts.batch.demos_per_step, parts.method.bridge.sft_microbatches = 24, 3
-    parts.batch.microbatch_rows = 1
-    assert microbatch_candidates(parts, jax.devices()[:8]) == [1, 4]
-
-
-CHIP = chips.Chip(
-    flops=100.0, hbm=1000.0, memory=10.0, link=1.0, links=2, torus=1, source="made up"
-)
 
 
 def test_roofline_and_step_by_hand():
@@ -218,46 +130,6 @@ def test_what_the_compiler_says_of_a_program_that_is_too_large():
     )
     found = phases.compile_error(message)
     assert (found["asked"], found["available"]) == (20.53 * 2**30, 15.75 * 2**30)
-
-
-@pytest.mark.tpu_compiler
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-def test_every_phase_compiles_for_a_slice(monkeypatch):
-    """A tiny model on v5e:2x4, the splash kernel in it: everything fits, the arguments are alive, seconds at the peaks.
-
-    The kernel: not in merge, its forward pass in the sampler's two programs and logp, all three of its passes in the update.
-
-    The walk is held against the compiler's peak elsewhere: in programs as small as this one fixed buffers are most of it.
-    """
-    topology = chips.parse("v5e:2x4")
-    given = config("bridge")
-    given.model.arch.head_dim = 128
-    texts, parse = [], hlo.parse
-    monkeypatch.setattr(hlo, "parse", lambda text: texts.append(text) or parse(text))
-    made = make(given, topology, chips.devices(topology), grading=1.0)
-    calls = lambda text: " ".join(
-        re.findall(r"^.*custom_call_target=\"tpu_custom_call\".*$", text, re.MULTILINE)
-    )
-    kernels = sorted(
-        sorted(set(re.findall("splash_mha_(fwd|dq|dkv)", calls(text)))) for text in texts
-    )
-    assert kernels == [[], ["dkv", "dq", "fwd"], ["fwd"], ["fwd"], ["fwd"]]
-    assert all(phase["fits"] and 0 < phase["seconds"] < 1 for phase in made["phases"])
-    for phase in made["phases"]:
-        assert phase["memory"]["walked"] > 0 and phase["memory"]["largest"]
-    assert made["step"]["update"] > 1.0
-
-
-def test_what_the_seconds_leave_out_is_told():
-    """What lies in the host's memory between steps is moved in each."""
-    plan_of = {"step": {"update": 3.0, "rollout": 2.0, "grading": 0.0}, "host_bytes": 0}
-    assert (
-        table.step_lines(plan_of)
-        == "step (update): 3.00 s, of it rollout 2.00 s and grading 0.00 s (given)"
-    )
-    assert "5.25 GB per device are in host memory" in table.step_lines(
-        plan_of | {"host_bytes": 5.25e9}
-    )
 
 
 class Told:
