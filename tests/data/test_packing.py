@@ -17,7 +17,7 @@ from bridge_jax.training.settings import Model
 from bridge_jax.types import Packing, Sequences
 from tests import tiny_runs, toys
 from tests.data.packed import packed
-from tests.distributed.test_mesh import made, on_one_device
+from tests.distributed.one_device import made, on_one_device
 from tests.tiny_runs import quick  # noqa: F401 (a fixture)
 
 

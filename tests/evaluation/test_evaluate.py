@@ -10,7 +10,7 @@ import pytest
 from bridge_jax.data.batches import Prompts, encode_prompts
 from bridge_jax.evaluation import evaluate, scores
 from bridge_jax.grading.outcome import Outcome
-from tests.evaluation.test_reading import TASK, TOKENIZER, samples
+from tests.evaluation.completions import TASK, TOKENIZER, samples
 
 GRADING = evaluate.Grading(TASK, TOKENIZER)
 

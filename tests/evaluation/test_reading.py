@@ -9,31 +9,13 @@ import numpy as np
 import pytest
 
 from bridge_jax import tasks
-from bridge_jax.data import tokenizers
 from bridge_jax.evaluation import evaluate, reading
 from bridge_jax.grading.extract import last_boxed
 from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.sampling.sampler import Samples
-from bridge_jax.tasks import arithmetic
 from bridge_jax.types import Problem, Sequences
 from tests.data.chars import real
-
-TOKENIZER = tokenizers.CharTokenizer(arithmetic.ALPHABET)
-TASK = arithmetic.make(arithmetic.Config(levels=(1,), train_size=5, demo_size=0, eval_size=5))
-T = 8
-
-
-def samples(texts: list[str], cut: tuple[int, ...] = ()) -> Samples:
-    """Completions that end by themselves, except for the rows in `cut`, which the limit ends."""
-    tokens, length = np.full((len(texts), T), 7, np.int32), np.zeros(len(texts), np.int32)
-    for b, text in enumerate(texts):
-        ids = TOKENIZER.encode(text) + ([] if b in cut else [0])
-        tokens[b, : len(ids)], length[b] = ids, len(ids)
-    stopped = np.asarray([b not in cut for b in range(len(texts))])
-    seqs = Sequences(
-        np.zeros((len(texts), 4), np.int32), np.full(len(texts), 4, np.int32), tokens, length
-    )
-    return Samples(seqs, np.zeros((len(texts), T), np.float32), stopped)
+from tests.evaluation.completions import TASK, TOKENIZER, samples
 
 
 def test_rows_are_graded_against_their_own_prompt():

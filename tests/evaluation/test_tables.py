@@ -12,7 +12,7 @@ import pytest
 
 from bridge_jax.evaluation import scores, tables
 from bridge_jax.evaluation.scores import Score
-from tests.evaluation.test_scores import rows
+from tests.evaluation.graded_rows import rows
 
 PUBLISHED = json.loads(
     (

@@ -14,7 +14,6 @@ import types
 import pytest
 
 from experiments.sweep import command, launch, plan, results
-from tests.experiments.test_train_cli import environment  # noqa: F401  (a fixture)
 from tests.filesystem import full_disk
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -274,7 +273,7 @@ def run(environment, *args):
         ("--jobs=0", "--jobs"),
     ],
 )
-def test_a_command_line_that_cannot_be_run_is_one_line(environment, tmp_path, given, message):  # noqa: F811
+def test_a_command_line_that_cannot_be_run_is_one_line(environment, tmp_path, given, message):
     """Invalid flags are an error without a traceback."""
     code, _, err = run(
         environment, f"--sweep={write(tmp_path, set=TINY)}", f"--workdir={tmp_path / 'runs'}", given
@@ -354,7 +353,7 @@ def test_a_run_on_a_full_disk_gives_the_sweep_its_exit_code(
 
 
 @pytest.mark.slow
-def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):  # noqa: F811
+def test_runs_skips_resumes_and_survives(environment, at_root, tmp_path):
     """A failed run does not stop the other; a second sweep skips, resumes, and fails again."""
     parts = dict(
         set=TINY,
@@ -435,7 +434,7 @@ def test_other_settings_or_weights_have_a_directory_of_their_own(at_root, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shown", ["--dry_run", "--launcher=tpu"])
-def test_a_table_may_be_cut_short_by_its_reader(environment, tmp_path, shown):  # noqa: F811
+def test_a_table_may_be_cut_short_by_its_reader(environment, tmp_path, shown):
     """As `| head` does: no traceback."""
     process = subprocess.Popen(
         [
@@ -457,7 +456,7 @@ def test_a_table_may_be_cut_short_by_its_reader(environment, tmp_path, shown):  
 
 
 @pytest.mark.slow
-def test_submitit(environment, tmp_path, monkeypatch):  # noqa: F811
+def test_submitit(environment, tmp_path, monkeypatch):
     """The Slurm path by submitit's own local executor."""
     monkeypatch.chdir(ROOT)
     for key, value in environment.items():

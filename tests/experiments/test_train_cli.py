@@ -31,20 +31,6 @@ STEPS = 24
 GIVEN = dict(steps=STEPS, checkpoint__every=4, checkpoint__keep=2, eval__every=0)
 
 
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """One CPU device, quick compilation, and a compilation cache that the processes share."""
-    cache = str(tmp_path_factory.mktemp("xla"))
-    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    return os.environ | dict(
-        XLA_FLAGS=flags,
-        JAX_COMPILATION_CACHE_DIR=cache,
-        JAX_PLATFORMS="cpu",
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-        PYTHONPATH=str(ROOT),
-    )
-
-
 def config_file(folder: pathlib.Path) -> pathlib.Path:
     """The tiny config as a file of its own, which also sees to it that rewards vary.
 
