@@ -175,7 +175,7 @@ def parse_flags(argv: list[str]) -> list[str]:
             list(flags.FLAGS.config)
         return rest
     except flags.Error as error:
-        fail(str(error))
+        fail(without_traceback(str(error)))
     except (AttributeError, KeyError, TypeError) as error:
         # of ml_collections, for a key that the config does not have
         if message := unknown_key(argv):
@@ -184,6 +184,18 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (ValueError, OSError) as error:
         # of the config file: it does not exist, or it refuses its argument
         fail(" ".join(str(error).split()))
+
+
+def without_traceback(text: str) -> str:
+    """An error of a config file on one line where the file refused its argument, else as it is.
+
+    ml_collections puts the traceback into the message; a mistake in the file's code keeps it.
+    """
+    last = text.strip().splitlines()[-1]
+    if "Traceback (most recent call last)" not in text or not last.startswith("ValueError: "):
+        return text
+    flag = text.split(": Error whilst parsing config file", 1)[0]
+    return f"{flag}: {last.removeprefix('ValueError: ')}"
 
 
 def unknown_key(argv: list[str]) -> str:

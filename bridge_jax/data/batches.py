@@ -5,7 +5,7 @@ that a problem has the same prompt in both. Problems that do not fit (a prompt l
 largest bucket, a solution longer than max_new) are left out and logged, never truncated. Padding
 is recognised by lengths, never by an id, since the padding id may be the end-of-sequence id. The
 rows of a step follow from (seed, stream, position) alone, so that a checkpoint stores only the
-position. Left out: packing, streaming of data that does not fit in memory.
+position. Left out: streaming of data that does not fit in memory; packing (packing.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Training algorithms, one file each, registered by the file's name.
 
 Each file has a frozen `Config`, whose fields are the keys config.method.<name>, and
-`make(cfg, policy, recipes, microbatch_rows) -> Method`.
+`make(cfg, policy, recipes, microbatch_rows) -> Method`. Its update returns the new state and
+metrics, among them `objectives.token_counts` of its passes, from which FLOPs are counted.
 """
 
 from __future__ import annotations

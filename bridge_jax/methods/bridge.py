@@ -41,10 +41,11 @@ class Config:
     variant: variants.Variant = variants.Variant()
 
 
-def step(state: TrainState, lam, policy: Policy, passes: variants.Passes, ascend, read_shadow):
+def step(state: TrainState, lam, policy: Policy, passes: variants.Passes, ascend, read):
     """The three update rules above; ascend(state, part, gradient, values) -> (state, metrics).
 
-    ascend skips its update where one of `values` is not finite.
+    ascend skips its update where one of `values` is not finite; then theta may already have moved,
+    while theta_hat and w stay. read(params): theta_hat as it was before the step, however stored.
     """
     theta, w = state.params.theta, state.params.w
 
@@ -55,9 +56,9 @@ def step(state: TrainState, lam, policy: Policy, passes: variants.Passes, ascend
     dw = policy.pull(w, passes.for_w(G, lam, rl))
     state, metrics = ascend(state, "theta", G, (sft.J, rl.J))
 
-    # G is used here, so that its memory is free during the pass of theta_hat
+    # dw is computed here, so that the memory of G is free during the pass of theta_hat
     state, after = objectives.hold(state, dw)
-    phi_hat = policy.merge(read_shadow(state.params), objectives.wait_for(after, w))
+    phi_hat = policy.merge(read(state.params), objectives.wait_for(after, w))
     hat = passes.hat(phi_hat, rl, after=after)
     dw = jax.tree.map(lambda joint, shadow: joint - lam * shadow, dw, policy.pull(w, hat.G))
     finite = (sft.J, rl.J, hat.J, hat.ordering_token, *metrics.values())
@@ -99,7 +100,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
             # equal, both J are bit-equal
             rl=lambda phi: gradient(J_RL, phi, samples.seqs, rows, after=samples.reward_B.sum()),
             sft=lambda phi, after: objectives.gradient(J_SFT, phi, demos, {}, demo_rows, after),
-            hat=lambda phi, rl, hat=None, after=None: gradient(
+            hat=lambda phi, rl, hat=None, *, after=None: gradient(
                 J_hat, phi, samples_hat.seqs, weighted(rl, hat), after=after
             ),
             for_w=variants.gradient_for_w(cfg),

@@ -66,7 +66,7 @@ class Passes(NamedTuple):
 
     rl: Callable  # phi -> Pass of J_RL
     sft: Callable  # (phi, after) -> Pass of J_SFT
-    hat: Callable  # (phi_hat, rl, after) -> Pass of J_RL, with importance weights
+    hat: Callable  # (phi_hat, rl, after=) -> Pass of J_RL, with importance weights
     # (G, lam, rl) -> the gradient in phi for the first term of w's update
     for_w: Callable = lambda G, lam, rl: G
 

@@ -39,7 +39,7 @@ def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
     ValueError when it matches nothing, or a tensor that is not a matrix of the layers.
     """
     if lora.rank < 1:
-        raise ValueError(f"model.lora.rank={lora.rank}; allowed: 1 or more")
+        raise ValueError(f"model.lora_rank={lora.rank}; allowed: 1 or more")
     table = cfg.tensors()
     try:
         pattern = re.compile(lora.targets)
@@ -61,7 +61,7 @@ def targets(cfg: Config, lora: Lora) -> dict[str, Tensor]:
             else "matches no tensor"
         )
         raise ValueError(
-            f"model.lora.targets={lora.targets!r} {what}; it is matched against whole paths: "
+            f"model.lora_targets={lora.targets!r} {what}; it is matched against whole paths: "
             f"{allowed}"
         )
     return hit

@@ -206,8 +206,9 @@ def apply_ascent(
 
     ascent: gradients of the objective; a part with None, and its optimizer, stay unchanged. If a
     gradient norm or an entry of `values` (the objectives) is not finite, parameters and optimizer
-    states stay unchanged, and update/skipped is 1. The step counts in any case, so that the next
-    batch is a new one. Metrics: the norm of each direction before its clip, the learning rate of
+    states stay unchanged, and update/skipped is 1. Each call adds 1 to state.step, also then, so
+    that the next batch is a new one; a method that calls it several times in a step sets the step
+    itself. Metrics: the norm of each direction before its clip, the learning rate of
     each updated label, update/skipped.
     """
     directions = {name: tree for name in LABELS if (tree := getattr(ascent, name)) is not None}

@@ -487,9 +487,9 @@ def diverged(log: StepLog, store: checkpoint.Checkpoints, number: int) -> str:
     """The message about updates that were not finite, after the retreat to a good checkpoint."""
     count, rate = log.skipped_in_row, log.setup.settings.recipes.base.learning_rate
     return (
-        f"{count} updates in a row were not finite, the last at step {number}; nothing was changed "
-        "by them. Their "
-        f"batches are in {log.book.workdir}/batches. " + retreat(store, number - count, rate)
+        f"{count} updates in a row were not finite, the last at step {number}, and "
+        f"were skipped. Their batches are in {log.book.workdir}/batches. "
+        + retreat(store, number - count, rate)
     )
 
 

@@ -60,7 +60,7 @@ class Rows(NamedTuple):
     demos: Sequences | None
 
 
-class Group(NamedTuple):
+class PolicySamples(NamedTuple):
     """Samples of one policy in one round, on the host."""
 
     policy: str
@@ -72,7 +72,7 @@ class Sampled(NamedTuple):
     """The samples of a step."""
 
     rollouts: dict[str, Rollouts]  # input of the update
-    groups: list[Group]  # all samples, including those of further rounds
+    groups: list[PolicySamples]  # all samples, including those of further rounds
     cursor: int  # position in the order of prompts after all sampled ones
     metrics: dict[str, float]
 
@@ -151,7 +151,7 @@ class StepSampler(NamedTuple):
         rollouts, groups, cursor = {}, [], rows.cursor
         for name in rows.spec.sampled_by:
             rollouts[name], graded, seconds = self.fetch(rows, rows.prompts, handles.pop(name))
-            groups.append(Group(name, rows.prompts, graded))
+            groups.append(PolicySamples(name, rows.prompts, graded))
             grading += seconds
         metrics = self.metrics(groups[0], rollouts["theta"]) if rollouts else {}
         if rollouts and self.setup.method.resample_rounds:
@@ -184,7 +184,7 @@ class StepSampler(NamedTuple):
         temperature = np.float32(s.rollout.temperature)
         return Rollouts(samples.seqs, samples.logp_BT, reward_B, temperature), graded, grading
 
-    def metrics(self, group: Group, rollouts: Rollouts) -> dict[str, float]:
+    def metrics(self, group: PolicySamples, rollouts: Rollouts) -> dict[str, float]:
         """The host's metrics of theta's samples."""
         length_B = rollouts.seqs.length_B
         found = reading.rates([o for part in group.graded for o in part.outcomes])
@@ -199,7 +199,7 @@ class StepSampler(NamedTuple):
 
     def replace_equal_groups(
         self, params: Params, rows: Rows, rollouts: Rollouts
-    ) -> tuple[list[Group], float]:
+    ) -> tuple[list[PolicySamples], float]:
         """Replaces groups of equal rewards in place by groups of the next prompts.
 
         At most resample_rounds rounds; groups that cannot be replaced stay. Returns the rounds and
@@ -220,11 +220,11 @@ class StepSampler(NamedTuple):
             useful = [p for p in range(len(asked)) if extra_PM[p].min() != extra_PM[p].max()]
             for old, new in zip(equal, useful):
                 replace_group(rollouts, old, extra, new, M)
-            rounds.append(Group("theta", asked, graded))
+            rounds.append(PolicySamples("theta", asked, graded))
             grading += seconds
         return rounds, grading
 
-    def sampled_tokens(self, groups: list[Group]) -> dict[str, float]:
+    def sampled_tokens(self, groups: list[PolicySamples]) -> dict[str, float]:
         """Token counts of sampling: prompts, each computed once, and completions."""
         tokens, graded = self.data.prompts.tokens, [x for group in groups for x in group.graded]
         prompts = sum(len(tokens[i]) for group in groups for i in group.prompts)
@@ -236,11 +236,11 @@ class StepSampler(NamedTuple):
             "budget/generated_tokens": float(generated),
         }
 
-    def transcript(self, groups: list[Group]) -> list[dict]:
+    def transcript(self, groups: list[PolicySamples]) -> list[dict]:
         """The step's samples as rows of rollouts/step_*.jsonl."""
         return [row for group in groups for row in self.rows_of_transcript(group)]
 
-    def rows_of_transcript(self, group: Group) -> list[dict]:
+    def rows_of_transcript(self, group: PolicySamples) -> list[dict]:
         """The samples of one policy in one round."""
         rows, M = [], self.setup.settings.batch.samples_per_prompt
         for part in group.graded:

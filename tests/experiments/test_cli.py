@@ -1,4 +1,4 @@
-"""Paths on command lines: ~ is the home directory in every flag and every key of the config that is one."""
+"""What commands share: ~ in every flag and key that is a path, and messages on one line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import sys
 import typing
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from bridge_jax import tasks
 from bridge_jax.config import schema
@@ -140,3 +142,17 @@ def test_expand_config_leaves_the_rest_alone(monkeypatch):
         "-config=/home/me/b.py",
         *given[3:],
     ]
+
+
+def test_a_config_file_that_refuses_its_argument_shows_no_traceback(tmp_path):
+    """A ValueError of the file is one line; every other message stays as it is."""
+    file = tmp_path / "f.py"
+    file.write_text("def get_config():\n    raise ValueError('no task of that name')\n")
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    with pytest.raises(flags.Error, match="Traceback") as error:
+        values(["program", f"--config={file}"])
+    text = cli.without_traceback(str(error.value))
+    assert text == f"flag --config={file}: no task of that name"
+    for other in ("flag --steps=abc: no int", "Traceback (most recent call last)\nKeyError: 3"):
+        assert cli.without_traceback(other) == other

@@ -144,6 +144,9 @@ def test_contract(name, fields):
     shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert shape(after) == shape(state) and state.step == 2 and after.step == 3
     assert metrics["update/skipped"] == 0
+    # FLOPs are counted from them (objectives.token_counts)
+    assert metrics["budget/gradient_tokens"] > 0 and metrics["budget/gradient_prompt_tokens"] > 0
+    assert metrics["budget/forward_tokens"] >= 0
     for key, value in metrics.items():
         assert METRIC.fullmatch(key) and value.shape == () and np.isfinite(value), key
     assert toys.change(after.params.theta, state.params.theta) > 1e-4

@@ -121,13 +121,13 @@ def test_bad_targets():
     """
     wrong = lambda **fields: lora.targets(toys.CFG, lora.Lora(**fields))
     with pytest.raises(
-        ValueError, match=r"model.lora.targets='q_proj' matches no tensor.*layers/q, layers/k"
+        ValueError, match=r"model.lora_targets='q_proj' matches no tensor.*layers/q, layers/k"
     ):
         wrong(targets="q_proj")
     for pattern, culprit in (("layers/(q|q_norm)", "layers/q_norm"), ("embed|layers/q", "embed")):
         with pytest.raises(ValueError, match=f"also matches {culprit}, which LoRA does not cover"):
             wrong(targets=pattern)
-    with pytest.raises(ValueError, match="model.lora.rank=0; allowed: 1 or more"):
+    with pytest.raises(ValueError, match="model.lora_rank=0; allowed: 1 or more"):
         wrong(rank=0)
     assert list(lora.targets(toys.CFG, lora.Lora(targets="layers/[qv]"))) == [
         "layers/q",
