@@ -256,6 +256,17 @@ def announce_end(text: str) -> None:
             attempt(jax.distributed.shutdown, 2.0)
 
 
+def close_with_limit(close: Callable[[], None]) -> None:
+    """Calls close() after an error, for hosts.timeout_s at most where there are other hosts.
+
+    Its end may hang on a host that never comes, which would keep the error from being told.
+    """
+    if _peers:
+        attempt(close, _peers.timeout_s)
+    else:
+        close()
+
+
 def watchdog(label: str, io_grace: bool = False):
     """`with watchdog("update of step 3"):` around whatever needs the other hosts to go on.
 

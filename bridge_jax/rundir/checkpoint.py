@@ -203,8 +203,12 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *error) -> None:
-        self.close()
+    def __exit__(self, kind, *error) -> None:
+        if kind is None:
+            self.close()
+        else:
+            # another host may never come to its part of the save that is under way
+            multihost.close_with_limit(self.close)
 
     def _read(self, step: int, abstract_state: Tree) -> tuple[Tree, dict]:
         """One verified checkpoint; _Damaged in every process if it is damaged for one of them."""

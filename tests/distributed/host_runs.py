@@ -51,7 +51,9 @@ def start(
     workdir.mkdir(parents=True, exist_ok=True)
     address, started = f"127.0.0.1:{free_port()}", []
     for index in range(count):
-        own = CONFIG | given | (differ or {}).get(index, {})
+        # without a fault no wait is too long, however busy the machine
+        own = CONFIG | ({} if at else {"hosts__timeout_s": 600}) | given
+        own |= (differ or {}).get(index, {})
         if count > 1:
             own |= dict(hosts__coordinator=address, hosts__count=count)
         plan = workdir / f"plan_{index}.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 import types
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from bridge_jax.distributed import consistency, multihost
 from bridge_jax.evaluation import reading
 from bridge_jax.grading.outcome import Outcome
+from bridge_jax.rundir import checkpoint
 from bridge_jax.training import loop, settings
 from configs import base
 from tests import tiny_runs
@@ -337,3 +339,21 @@ def test_hosts_may_change_when_a_run_resumes():
         and settings.read(tiny_runs.config(), 1).hosts == multihost.Hosts()
     )
     assert base.get_config().hosts.to_dict() == dataclasses.asdict(multihost.Hosts())
+
+
+def test_an_error_is_not_kept_back_by_a_save_that_waits_for_others(monkeypatch, tmp_path):
+    """Checkpoints that close after an error wait hosts.timeout_s at most; without others, as ever."""
+    never = threading.Event()
+    store = checkpoint.Checkpoints(str(tmp_path))
+    close = store.close
+    monkeypatch.setattr(store, "close", never.wait)
+    monkeypatch.setattr(multihost, "_peers", types.SimpleNamespace(timeout_s=0.1))
+    with pytest.raises(RuntimeError, match="the first error"), store:
+        raise RuntimeError("the first error")
+    monkeypatch.setattr(multihost, "_peers", None)
+    closed = []
+    monkeypatch.setattr(store, "close", lambda: closed.append(True))
+    with pytest.raises(RuntimeError, match="another"), store:
+        raise RuntimeError("another")
+    assert closed == [True]
+    close()
