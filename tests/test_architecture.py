@@ -19,7 +19,7 @@ CODE = [
 ]
 BANNED = {"utils", "util", "common", "helpers", "misc", "core"}
 
-# From the ground up: a room imports itself and the rooms above it in this list, never one below.
+# From the ground up: a room imports itself and the rooms before it in this list, never a later one.
 ROOMS = (
     "filesystem",
     "grading",
@@ -91,13 +91,13 @@ def test_the_package_imports_no_command(path):
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_down(path):
-    """A module imports only its own room and rooms below it."""
+    """A module imports only its own room and rooms before it in ROOMS."""
     name = name_of(path)
     if not name:
         return
     here = ROOMS.index(room_of(name))
     upward = {other for other in imports(path) if ROOMS.index(room_of(other)) > here}
-    assert not upward, f"{name} imports {sorted(upward)}, which lie above it; rooms: {ROOMS}"
+    assert not upward, f"{name} imports {sorted(upward)}, which come later; rooms: {ROOMS}"
 
 
 def test_no_module_imports_itself_by_way_of_others():

@@ -104,7 +104,7 @@ def model_files(path: str) -> dict[str, str]:
 
 
 def differences(given: list[dict[str, Any]]) -> dict[int, str]:
-    """Host -> in what it differs from most of them, in words."""
+    """{host: a text that names the keys in which it differs from the majority}."""
     differs = collections.defaultdict(list)
     for key in sorted({key for one in given for key in one}):
         values = [json.dumps(one.get(key, schema.NOT_SET), sort_keys=True) for one in given]

@@ -61,9 +61,10 @@ _numbers = itertools.count()  # of gathers
 
 
 def read(given: Hosts, environment: Mapping[str, str]) -> Hosts:
-    """With what the environment adds; ValueError for what is invalid.
+    """The settings, completed from the environment; ValueError for invalid ones.
 
-    coordinator "" in the result: one process."""
+    coordinator "" in the result: one process.
+    """
     default, found = Hosts(), {}
     for key, variable in VARIABLES.items():
         if variable in environment and getattr(given, key) == getattr(default, key):
@@ -135,7 +136,7 @@ def joined(config) -> Iterator[None]:
 
 
 def initialize(h: Hosts) -> int:
-    """jax.distributed.initialize, and a look at who lives from then on; the number of processes."""
+    """Join the other processes and start to monitor them; returns their number."""
     global _peers, _index, _started
     auto = h.coordinator == "auto"
     if not auto and h.index == 0:
@@ -275,7 +276,7 @@ def watchdog(label: str, io_grace: bool = False):
 
 
 def gather(label: str, mine: str, io_grace: bool = False) -> list[str]:
-    """What every host gives, in the order of the hosts, on every host; waits for all of them."""
+    """The texts of all hosts, in the order of the hosts, on every host; waits for all of them."""
     if not _peers:
         return [mine]
     client, number, limit = _peers.client, next(_numbers), _peers.limit(io_grace)
@@ -326,7 +327,7 @@ def broadcast_from_main(label: str, function: Callable[[], Any], io_grace: bool 
 
 
 def any_process(label: str, mine: bool, io_grace: bool = False) -> bool:
-    """Whether it is so on any host."""
+    """Whether the flag `mine` is set on any host."""
     return "yes" in gather(label, "yes" if mine else "", io_grace)
 
 

@@ -1,9 +1,9 @@
-"""No wait for another host is for ever: a timer around each wait, and a look at who lives.
+"""Limits every wait for another host, and ends this process when another host is lost.
 
 jax's coordination service keeps heartbeats in C++ and knows who is gone. By default it aborts all
 others (SIGABRT). As `recoverable` tasks, they go on and may ask: a thread of each host asks every
-second, and ends its process with one line and exit code LOST. When host 0 is gone the service is gone
-with it; then jax aborts the others with a message of its own.
+second, and ends its process with one line and exit code LOST. When host 0 is gone the service is
+gone with it; then jax aborts the others with a message of its own.
 A host that stops for a reason of its own writes it into the service's key-value store, and the
 others end with that line. Left out: the waits themselves (multihost.py).
 """
@@ -91,7 +91,7 @@ class Peers:
         attempt(lambda: self.client.key_value_set(f"bridge/end/{self.index}", message), 5.0)
 
     def leave(self) -> None:
-        """Part from the others; host 0 goes last, since jax aborts whoever outlives the service."""
+        """Leave the run; host 0 leaves last, because jax aborts the others when its service ends."""
         self.leaving.set()
         self._stay()
         self._closed.set()
@@ -138,7 +138,7 @@ class Peers:
                 ends = self.client.key_value_dir_get("bridge/end/")
             except jax.errors.JaxRuntimeError as error:
                 if not self.leaving.is_set():
-                    logger.warning("nobody looks at the other hosts any more: %s", error)
+                    logger.warning("the other hosts are not monitored any more: %s", error)
                 return
             first = first or self.live
             gone = [i for i in range(self.count) if self.live.get(i) != first.get(i, -1)]
@@ -165,7 +165,7 @@ def heartbeat(timeout_s: float) -> int:
 
 
 def attempt(call: Callable[[], object], seconds: float) -> None:
-    """Calls it, whatever comes of it, and waits so long at most."""
+    """Run call() in a thread, ignore its errors, and return after at most `seconds`."""
 
     def suppressed() -> None:
         with contextlib.suppress(Exception):

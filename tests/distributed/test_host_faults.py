@@ -103,6 +103,7 @@ def test_the_end_of_one_ends_the_others_and_names_it(chain, name):
 
 
 def test_each_attempt_goes_on_from_the_last_checkpoint(chain):
+    """Whatever ended the one before."""
     ends = [end for name, end in chain.made.items() if name != "attended"]
     for before, after in zip(ends, ends[1:]):
         assert f"steps {before.steps[-1] + 1} to {STEPS}" in after.texts[0]
@@ -116,6 +117,7 @@ def test_the_end_of_host_0_ends_the_others(chain):
 
 
 def test_the_numbers_are_those_of_a_run_that_nothing_befell(chain, one):
+    """State and metrics of the chain are those of one whole run."""
     end = chain.made["last"]
     assert end.codes == [0] and end.unfinished == []
     assert_same(chain.workdir, one)
@@ -160,6 +162,7 @@ def test_a_process_that_the_system_has_stopped_ends_the_others(stuck):
 
 
 def test_host_0_that_is_killed_in_a_step_ends_the_others(stuck):
+    """jax aborts them when its service is gone."""
     assert stuck["kill 0"][0] == [-signal.SIGKILL, ABORTED]
 
 

@@ -42,6 +42,7 @@ def test_two_processes_train_like_one(tmp_path, compiled):
 
 @pytest.mark.slow
 def test_four_processes_train_like_one(tmp_path, compiled):
+    """A whole run, with a device for each process."""
     runs = {n: host_runs.start(tmp_path / str(n), n, compiled) for n in (1, 4)}
     for count, processes in runs.items():
         assert host_runs.finish(processes) == [0] * count, tmp_path
@@ -59,6 +60,7 @@ def test_four_processes_train_like_one(tmp_path, compiled):
     ],
 )
 def test_different_configs_are_refused(tmp_path, compiled, differ, told):
+    """Every host names the host, the key and both values."""
     codes = host_runs.run(tmp_path, 2, compiled, differ={1: differ})
     assert codes == [2, 2]
     for index in range(2):

@@ -107,6 +107,7 @@ def test_recipe(heading, devices, before, options):
 
 @pytest.mark.parametrize("heading", SIZES)
 def test_sizes(heading):
+    """The sizes in a recipe's text multiply to the number of devices that it is tested for."""
     sizes = re.search(SIZES[heading], sections()[heading])
     product = 1
     for size in sizes.groups():
@@ -120,7 +121,7 @@ def test_slurm_script(tmp_path, late, code):
     script = sections()["Slurm"].replace("$SLURM_JOB_ID", "77")
     calls = tmp_path / "calls"
     stand_ins = {
-        "srun": f'echo $$ > {tmp_path}/pid; trap "echo saved >> {calls}; exit 0" TERM\n'
+        "srun": f'trap "echo saved >> {calls}; exit 0" TERM; echo $$ > {tmp_path}/pid\n'
         + ("for i in $(seq 300); do sleep 0.1; done" if late else "sleep 0.3")
         + f"\nexit {code}",
         "scancel": f"echo scancel $* >> {calls}; kill -TERM $(cat {tmp_path}/pid)",
@@ -135,9 +136,8 @@ def test_slurm_script(tmp_path, late, code):
     if late:
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             time.sleep(0.05)
-        time.sleep(0.3)  # until its trap is set
         job.send_signal(signal.SIGUSR1)
-    assert job.wait(30) == code
+    assert job.wait(240) == code
     expected = "scancel --signal=TERM 77\nsaved\nscontrol requeue 77\n" if late else ""
     assert (calls.read_text() if calls.exists() else "") == expected
 
@@ -160,7 +160,7 @@ def test_xpk_hands_the_signal_to_python(tmp_path):
     while not (tmp_path / "said").exists():
         time.sleep(0.05)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(30) == 0 and (tmp_path / "said").read_text() == "saved\n"
+    assert job.wait(240) == 0 and (tmp_path / "said").read_text() == "saved\n"
 
 
 def test_no_traces_no_start(monkeypatch):

@@ -49,6 +49,7 @@ def mlp_rows(run, text: str, M: int) -> set[int]:
 
 @pytest.mark.parametrize("axis", ("data", "fsdp"))
 def test_each_device_computes_its_share_of_a_micro_batch(axis):
+    """Rows of a micro-batch are divided among the devices."""
     run, _, text = compiled("grpo", {axis: 8}, prompts_per_step=32, microbatch_rows=4)
     assert mlp_rows(run, text, M=2) == {2}, (
         "a micro-batch gives each device 2 of its 16 prompts, with 2 completions each"

@@ -70,6 +70,7 @@ def assert_same_update(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["grpo", "bridge"])
 def test_the_same_update_on_all_three_axes(name):
+    """data, fsdp and tensor at once."""
     assert_same_update(name, MESHES["2x2x2"])
 
 
@@ -77,6 +78,7 @@ def test_the_same_update_on_all_three_axes(name):
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
 @pytest.mark.parametrize("name", methods.names())
 def test_the_same_update_of_every_method(name, sizes):
+    """Each method gives on each mesh what one device gives."""
     assert_same_update(name, sizes)
 
 

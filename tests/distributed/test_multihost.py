@@ -48,6 +48,7 @@ EXPLICIT = dict(coordinator="10.0.0.1:1234", count=2, index=1)
     ],
 )
 def test_config_and_environment(given, environment, found):
+    """The environment fills in the keys that stand at their defaults."""
     h = multihost.read(multihost.Hosts(**given), environment)
     assert (h.coordinator, h.count, h.index) == found
 
@@ -88,6 +89,7 @@ def test_config_and_environment(given, environment, found):
     ],
 )
 def test_what_cannot_be_meant(given, environment, told):
+    """Invalid settings are refused with what is allowed."""
     if told is None:
         assert multihost.read(multihost.Hosts(**given), environment).index == 1
         return
@@ -139,6 +141,7 @@ def as_one_of(monkeypatch, index: int, count: int, gather=None) -> None:
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 16])
 def test_shares_make_up_the_whole(monkeypatch, rows):
+    """The slices of all hosts are disjoint and cover every row."""
     parts = []
     for index in range(4):
         as_one_of(monkeypatch, index, 4)
@@ -165,6 +168,7 @@ def test_shares_make_up_the_whole(monkeypatch, rows):
     ],
 )
 def test_differences_are_named(monkeypatch, given, told):
+    """The host in the minority is named, with the key and both values."""
     as_one_of(monkeypatch, 0, len(given), lambda what, mine, *_: [json.dumps(one) for one in given])
     if not told:
         return consistency.check("it", given[0])
@@ -334,6 +338,7 @@ def test_a_workdir_of_each_hosts_own_is_refused(monkeypatch, tmp_path):
 
 
 def test_hosts_may_change_when_a_run_resumes():
+    """hosts.* is no part of what a run is."""
     assert (
         "hosts." in loop.CHANGEABLE_KEYS
         and settings.read(tiny_runs.config(), 1).hosts == multihost.Hosts()

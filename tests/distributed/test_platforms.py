@@ -47,6 +47,7 @@ def refused(done: subprocess.CompletedProcess, asked: str) -> None:
     ],
 )
 def test_a_platform_that_is_missing(name, value):
+    """One line names what was asked for, what is here and the way out."""
     here = platforms.startable()
     if value in here or value == "gpu" and len(here) > 1:
         pytest.skip("this machine has it")
@@ -80,6 +81,7 @@ def test_platforms_that_are_there():
     ids=lambda command: command[0],
 )
 def test_every_command_that_looks_at_devices(tmp_path, command):
+    """Each command ends with that line instead of a traceback."""
     record = {"config": tiny_runs.config("sft").to_dict()}
     (tmp_path / "config.json").write_text(json.dumps(record))
     name, *given = (text.format(tmp_path) for text in command)

@@ -67,7 +67,7 @@ def hosts(monkeypatch):
         thread.join()
 
 
-def until(condition, seconds: float = 10.0) -> None:
+def until(condition, seconds: float = 240.0) -> None:
     """Waits for it."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
@@ -76,10 +76,12 @@ def until(condition, seconds: float = 10.0) -> None:
 
 
 def test_nobody_ends_while_all_live(hosts):
+    """A wait that is over does not expire afterwards."""
     _, made, ends = hosts
     with made[0].watchdog("samples"), made[1].watchdog("samples"):
-        time.sleep(1)
-    time.sleep(1.5)
+        pass
+    # longer than the timeout of 2 s
+    time.sleep(2.5)
     assert ends == []
 
 
@@ -98,9 +100,10 @@ def test_who_is_gone_is_named(hosts, capfd, again):
 
 
 def test_a_wait_that_is_too_long_is_told_with_stacks(hosts, capfd):
+    """Its host shows its threads, and all hosts end."""
     _, made, ends = hosts
     with made[1].watchdog("rewards of step 3"):
-        until(lambda: {index for index, _ in ends} == {0, 1, 2}, 20)
+        until(lambda: {index for index, _ in ends} == {0, 1, 2})
     assert {code for _, code in ends} == {watchdog.LOST}
     text = capfd.readouterr().err
     assert "error: host 1 (beta) waited 2 s (hosts.timeout_s)" in text
@@ -109,22 +112,25 @@ def test_a_wait_that_is_too_long_is_told_with_stacks(hosts, capfd):
 
 def test_files_get_more_time(hosts, capfd, monkeypatch):
     """But not any time."""
-    monkeypatch.setattr(watchdog, "IO_GRACE", 2)
+    monkeypatch.setattr(watchdog, "IO_GRACE", 3)
     _, made, ends = hosts
     with made[0].watchdog("checkpoint of step 2", io_grace=True):
-        time.sleep(3)
+        time.sleep(2.5)
         assert ends == []
-        until(lambda: (0, watchdog.LOST) in ends)
-    assert "waited 4 s (2 times hosts.timeout_s)" in capfd.readouterr().err
+        until(lambda: (0, watchdog.LOST) in ends, 240)
+    assert "waited 6 s (3 times hosts.timeout_s)" in capfd.readouterr().err
 
 
-def test_inner_waits_leave_the_outer_one_its_time(hosts):
+def test_inner_waits_leave_the_outer_one_its_time(hosts, capfd):
+    """The outer wait expires though each inner one is short."""
     _, made, ends = hosts
     with made[0].watchdog("outer"):
-        for _ in range(3):
+        for _ in range(6):
             with made[0].watchdog("inner"):
-                time.sleep(0.8)
-        until(lambda: (0, watchdog.LOST) in ends)
+                time.sleep(0.4)
+        until(lambda: (0, watchdog.LOST) in ends, 240)
+    text = capfd.readouterr().err
+    assert "'outer'" in text and "'inner'" not in text
 
 
 @pytest.mark.parametrize("code", [0, watchdog.LOST])
@@ -137,11 +143,14 @@ def test_a_reason_that_was_given_ends_the_others(hosts, capfd, code):
     assert "host 2 (gamma) stopped: the disk is full" in capfd.readouterr().err
 
 
-def test_who_comes_to_the_same_end_by_itself_says_its_own_words(hosts):
+def test_who_comes_to_the_same_end_by_itself_says_its_own_words(hosts, monkeypatch):
+    """A host that ends by itself is not ended by the message of another."""
     _, made, ends = hosts
+    # however late the second one is on a busy machine
+    monkeypatch.setattr(watchdog, "GRACE_S", 3.0)
     made[2].announce(watchdog.LOST, "diverged")
     made[0].announce(watchdog.LOST, "diverged")
-    until(lambda: len(ends) == 1)
+    until(lambda: len(ends) == 1, 240)
     time.sleep(0.5)
     assert ends == [(1, watchdog.LOST)]
 
@@ -156,6 +165,7 @@ def test_a_broken_connection():
 
 
 def test_a_broken_connection_of_nobody_gone(hosts, monkeypatch):
+    """The error says that all hosts are alive."""
     _, made, _ = hosts
     monkeypatch.setattr(watchdog, "heartbeat", lambda _: 0.1)
     assert "all of them are alive: Gloo failed" in str(
@@ -176,7 +186,7 @@ def test_host_0_leaves_last(monkeypatch):
     time.sleep(0.5)
     assert leaving.is_alive()
     service.live = {0: 100}
-    leaving.join(5)
+    leaving.join(240)
     assert not leaving.is_alive()
 
 
