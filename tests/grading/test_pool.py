@@ -289,7 +289,7 @@ def test_a_comparison_whose_worker_is_lost_is_judged_by_another(scripted, tmp_pa
         ("die", "grader_error"),
         ("eat", "grader_error"),
         ("nonsense", "grader_error"),
-        ("stop", "timeout"),
+        pytest.param("stop", "timeout", marks=pytest.mark.slow),
         ("sleep", "timeout"),
     ],
 )
@@ -375,6 +375,7 @@ def test_a_worker_that_waits_for_its_turn_is_not_frozen(scripted, monkeypatch):
     test_processor_time_counts_and_not_the_clock(scripted)
 
 
+@pytest.mark.slow
 def test_where_the_system_does_not_show_processor_time(scripted, monkeypatch):
     """As on macOS: the worker's own limit ends it, which is a timeout; and one that hangs is waited for longer."""
     monkeypatch.setattr(module, "cpu_seconds", lambda pid: None)
