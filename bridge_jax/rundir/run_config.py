@@ -19,18 +19,6 @@ from bridge_jax.rundir import layout, logbook
 logger = logging.getLogger(__name__)
 
 
-def open_run(
-    workdir: str,
-    resolved: dict,
-    defaults_diff: dict,
-    force: bool = False,
-    ignore: Iterable[str] = (),
-    facts: dict | None = None,
-) -> None:
-    """Make the run directory with its config.json, or check that its run has this config."""
-    write_config(workdir, check_run(workdir, resolved, defaults_diff, force, ignore, facts))
-
-
 def write_config(workdir: str, record: dict) -> None:
     """Write the result of check_run to config.json, once the run is certain to go on with it."""
     files.replace(

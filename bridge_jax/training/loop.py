@@ -26,6 +26,7 @@ from bridge_jax import tasks
 from bridge_jax.config import schema
 from bridge_jax.data import batches, contamination, traces
 from bridge_jax.distributed import consistency, multihost, platforms
+from bridge_jax.distributed.compiler import compiler_options
 from bridge_jax.filesystem import files, hf_folder
 from bridge_jax.grading import selftest
 from bridge_jax.grading.pool import Pool
@@ -42,7 +43,7 @@ from bridge_jax.rundir import (
 from bridge_jax.training import build, rollouts, validation
 from bridge_jax.training.build import RunData, Setup
 from bridge_jax.training.interrupt import Interrupt, Stopped
-from bridge_jax.training.programs import compile_programs, compiler_options
+from bridge_jax.training.programs import compile_programs
 from bridge_jax.training.rollouts import StepSampler
 from bridge_jax.training.step_log import Pending, StepLog
 from bridge_jax.types import Batch, TrainState
@@ -146,6 +147,11 @@ class Request:
     force_config: bool = False
     defaults: ConfigDict | None = None
     devices: Any = None
+
+    @property
+    def changes(self) -> dict[str, tuple]:
+        """{key: (given, default)} of the keys that are not at their default."""
+        return schema.diff(self.config, self.defaults) if self.defaults else {}
 
 
 def train(
@@ -259,7 +265,7 @@ def open_run_directory(
         lambda: run_config.check_run(
             workdir,
             schema.to_json(request.config),
-            schema.diff(request.config, defaults) if defaults else {},
+            request.changes,
             request.force_config,
             CHANGEABLE_KEYS,
             fingerprints,
@@ -274,7 +280,7 @@ def open_run_directory(
 
 def write_overviews(request: Request, setup: Setup, data: RunData) -> None:
     """Prints what differs from the defaults and how the data overlap, and keeps it in the run."""
-    if changes := schema.diff(request.config, request.defaults) if request.defaults else {}:
+    if changes := request.changes:
         keys = f"{request.workdir}/config.json"
         multihost.print_on_main(f"{schema.format_diff(changes)}\nall keys: {keys}")
     problems = {problem.id: problem for problem in (*data.task.train, *data.task.demos)}

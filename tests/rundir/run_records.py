@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from bridge_jax.rundir import run_config
 from bridge_jax.rundir.logbook import Logbook
-from bridge_jax.rundir.run_config import open_run
 
 CONFIG = {"seed": 1, "steps": 10, "optim": {"lr": 0.1, "betas": (0.9, 0.99)}, "log": {"every": 1}}
 IGNORE = ("steps", "log.")
+
+
+def open_run(workdir, config: dict, differs: dict, force: bool = False, ignore=()) -> None:
+    """Makes the run directory with its config.json, or checks that its run has this config."""
+    record = run_config.check_run(workdir, config, differs, force, ignore)
+    run_config.write_config(workdir, record)
 
 
 def make_record(workdir, steps: int) -> None:

@@ -11,8 +11,7 @@ import pytest
 
 from bridge_jax.rundir import logbook
 from bridge_jax.rundir.logbook import Logbook
-from bridge_jax.rundir.run_config import open_run
-from tests.rundir.run_records import CONFIG
+from tests.rundir.run_records import CONFIG, open_run
 
 
 class FakeWriter:

@@ -9,8 +9,7 @@ import os
 import pytest
 
 from bridge_jax.rundir import run_config
-from bridge_jax.rundir.run_config import open_run
-from tests.rundir.run_records import CONFIG, IGNORE, make_record
+from tests.rundir.run_records import CONFIG, IGNORE, make_record, open_run
 
 
 def on_disk(workdir):

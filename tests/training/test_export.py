@@ -12,11 +12,12 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from bridge_jax.models import params
-from bridge_jax.rundir import checkpoint, run_config
+from bridge_jax.rundir import checkpoint
 from bridge_jax.training import build, export_checks, loop
 from bridge_jax.training import export as exporting
 from experiments.export import export
 from tests import tiny_runs
+from tests.rundir.run_records import open_run
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
 
 CLOSE = dict(rtol=0, atol=1e-4)
@@ -176,7 +177,7 @@ def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
     workdir = tmp_path / "run"
     config = tiny_runs.config("sft", model__path=str(source), data__tokenizer="")
     setup, _ = build.build(config, jax.devices()[:1])
-    run_config.open_run(str(workdir), config.to_dict(), {})
+    open_run(str(workdir), config.to_dict(), {})
     with checkpoint.Checkpoints(str(workdir)) as store:
         state, meta = loop.restore_or_init(setup, store)
         store.save(1, state, meta | {"step": 1})
