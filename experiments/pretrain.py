@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bridge_jax.rundir import logbook
-from bridge_jax.training import loop
+from bridge_jax.training import trainer
 from configs import base
 from experiments.cli import (
     define_path,
@@ -34,7 +34,9 @@ from experiments.export import export
 
 def pretrain(config, out: pathlib.Path, devices=None) -> dict:
     """Train the base model and export it to out/model; its last line of metrics."""
-    if loop.train(config, str(out / "run"), defaults=base.get_config(), devices=devices)["stopped"]:
+    if trainer.train(config, str(out / "run"), defaults=base.get_config(), devices=devices)[
+        "stopped"
+    ]:
         # a signal came; the same command goes on
         leave()
     if not (out / "model").exists():

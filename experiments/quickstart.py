@@ -19,7 +19,7 @@ from absl import flags
 from bridge_jax.evaluation import intervals
 from bridge_jax.filesystem import files
 from bridge_jax.rundir import logbook
-from bridge_jax.training import loop
+from bridge_jax.training import trainer
 from configs import quickstart
 from experiments.cli import (
     define_path,
@@ -59,7 +59,7 @@ def run(out: pathlib.Path) -> dict[str, list[dict]]:
 
 def trained(config, folder: pathlib.Path) -> None:
     """Train to the end; a signal ends the program, since the next step needs the finished run."""
-    if loop.train(config, str(folder))["stopped"]:
+    if trainer.train(config, str(folder))["stopped"]:
         leave()
 
 

@@ -55,18 +55,18 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     from bridge_jax.distributed import multihost
     from bridge_jax.grading import pool, selftest
-    from bridge_jax.training import loop
+    from bridge_jax.training import divergence, loop, trainer
     from configs.base import get_config
 
     given = flags.FLAGS
     try:
-        end = loop.train(
+        end = trainer.train(
             given.config, given.workdir, given.stop_at, given.force_config, defaults=get_config()
         )
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("where it came from", exc_info=True)
         fail_by(error, at_once=multihost.started())
-    except (loop.Diverged, loop.GraderFailed, selftest.GraderBroken, pool.PoolError) as error:
+    except (divergence.Diverged, loop.GraderFailed, selftest.GraderBroken, pool.PoolError) as error:
         fail(str(error), code=3, at_once=multihost.started())
     except multihost.Lost as error:
         fail(str(error), code=multihost.LOST, at_once=True)

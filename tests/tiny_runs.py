@@ -16,7 +16,7 @@ import pytest
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.rundir import checkpoint, logbook
 from bridge_jax.tasks import arithmetic
-from bridge_jax.training import build, loop
+from bridge_jax.training import build, trainer
 from configs import base, quickstart
 
 STEPS = 5
@@ -70,7 +70,7 @@ def whole(text: str) -> str:
 
 
 def compiled_once(setup, state, demo_logp=False):
-    """loop.compile_programs, remembered for runs whose programs are the same."""
+    """trainer.compile_programs, remembered for runs whose programs are the same."""
     s = setup.settings
     key = repr(
         (
@@ -96,13 +96,13 @@ def compiled_once(setup, state, demo_logp=False):
     return _programs[key]
 
 
-compile_programs = loop.compile_programs
+compile_programs = trainer.compile_programs
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Runs share their programs, and rewards vary."""
-    monkeypatch.setattr(loop, "compile_programs", compiled_once)
+    monkeypatch.setattr(trainer, "compile_programs", compiled_once)
     monkeypatch.setattr(arithmetic, "compare", parity)
     monkeypatch.setattr(arithmetic, "after_mark", whole)
 
@@ -124,7 +124,7 @@ def unbroken(quick, tmp_path_factory):
 
 def go(workdir, method: str = "bridge", stop_at=None, force=False, **given):
     """train.train of the tiny config on one device."""
-    return loop.train(
+    return trainer.train(
         config(method, **given), str(workdir), stop_at, force, base.get_config(), jax.devices()[:1]
     )
 

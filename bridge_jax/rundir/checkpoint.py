@@ -10,7 +10,7 @@ instead. Damaged ones are renamed only after an older one was read, so that a fa
 memory, a wrong mount) renames nothing. A state of other shapes, such as another method's, is not
 damaged: it is refused with the differences. A checkpoint is good once an update from it was finite.
 The newest good one is kept in addition to the newest `keep`; a run that diverged goes back to it
-(`retreat`). Left out: when to save (training/loop.py), choosing a checkpoint by its score.
+(`retreat`). Left out: when to save (training/end_of_step.py), choosing a checkpoint by its score.
 """
 
 from __future__ import annotations

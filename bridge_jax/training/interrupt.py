@@ -3,7 +3,7 @@
 Python runs signal handlers in the main thread, between two of its instructions: while that thread
 waits for a device, no handler runs. So the interpreter writes each signal into a pipe, and
 `signal_listener` reads it in a thread of its own. Left out: agreement among several processes
-(multihost.py), saving (loop.py).
+(multihost.py), saving (end_of_step.py).
 """
 
 from __future__ import annotations

@@ -49,15 +49,16 @@ def pack_batch(pack: int, batch: Batch) -> Batch:
     return Batch(part(batch.demos) if batch.demos else None, rollouts)
 
 
-class Rows(NamedTuple):
+class StepRows(NamedTuple):
     """The prompts and demonstrations of a step, padded to their common bucket."""
 
     step: int  # 0 for the first
     spec: BatchSpec
     bucket: int
     prompts: np.ndarray  # indices into data.prompts; empty where nothing is sampled
-    cursor: int  # position in the order of prompts after these
+    prompt_cursor: int  # position in the order of prompts after these
     demos: Sequences | None
+    demo_cursor: int  # position in the order of demonstrations after these
 
 
 class PolicySamples(NamedTuple):
@@ -73,7 +74,7 @@ class Sampled(NamedTuple):
 
     rollouts: dict[str, Rollouts]  # input of the update
     groups: list[PolicySamples]  # all samples, including those of further rounds
-    cursor: int  # position in the order of prompts after all sampled ones
+    prompt_cursor: int  # position in the order of prompts after all sampled ones
     metrics: dict[str, float]
 
 
@@ -89,7 +90,7 @@ class StepSampler(NamedTuple):
         """Grades samples; row b belongs to problem b // M."""
         return reading.grade(self.data.task, self.data.tokenizer, problems, samples, self.pool)
 
-    def rows(self, step: int, cursors: dict[str, int]) -> Rows:
+    def rows(self, step: int, cursors: dict[str, int]) -> StepRows:
         """The step's prompts and demonstrations: a pure function of seed and cursors."""
         s, method, data = self.setup.settings, self.setup.method, self.data
         spec, prompts, demos = method.batch_spec(step), (), ()
@@ -110,7 +111,16 @@ class StepSampler(NamedTuple):
         if spec.demos:
             count = s.batch.demos_per_step + s.batch.demo_padding
             demo_rows = batches.demo_batch(data.demos, demos, (bucket,), s.rollout.max_new, count)
-        return Rows(step, spec, bucket, prompts, cursors["rl"] + len(prompts), demo_rows)
+        demos_read = s.batch.demos_per_step * spec.demos
+        return StepRows(
+            step,
+            spec,
+            bucket,
+            prompts,
+            prompt_cursor=cursors["rl"] + len(prompts),
+            demos=demo_rows,
+            demo_cursor=cursors["sft"] + demos_read,
+        )
 
     def order(self, cursor: int) -> np.ndarray:
         """Indices of the prompts of one round."""
@@ -118,14 +128,14 @@ class StepSampler(NamedTuple):
         count = len(self.data.prompts.problems)
         return batches.order(s.seed, "rl", count, cursor, s.batch.prompts_per_step)
 
-    def start(self, params: Params, rows: Rows) -> dict[str, list[sampler.Samples]]:
+    def start(self, params: Params, rows: StepRows) -> dict[str, list[sampler.Samples]]:
         """Dispatches sampling of the step's prompts by all its policies, in parts; does not wait."""
         return {
             name: self.dispatch(self.programs.policy[name](params), rows, rows.prompts)
             for name in rows.spec.sampled_by
         }
 
-    def dispatch(self, phi, rows: Rows, prompts: np.ndarray) -> list[sampler.Samples]:
+    def dispatch(self, phi, rows: StepRows, prompts: np.ndarray) -> list[sampler.Samples]:
         """Dispatches sampling of these prompts with the weights phi."""
         s, parts = self.setup.settings, []
         size = len(prompts) // s.rollout.calls
@@ -145,10 +155,10 @@ class StepSampler(NamedTuple):
                 parts.append(multihost.replicate(samples))
         return parts
 
-    def collect(self, params: Params, rows: Rows, handles: dict) -> Sampled:
+    def collect(self, params: Params, rows: StepRows, handles: dict) -> Sampled:
         """Fetches and grades the samples; replaces groups of equal rewards if the method asks so."""
         began, grading = time.monotonic(), 0.0
-        rollouts, groups, cursor = {}, [], rows.cursor
+        rollouts, groups, cursor = {}, [], rows.prompt_cursor
         for name in rows.spec.sampled_by:
             rollouts[name], graded, seconds = self.fetch(rows, rows.prompts, handles.pop(name))
             groups.append(PolicySamples(name, rows.prompts, graded))
@@ -165,7 +175,7 @@ class StepSampler(NamedTuple):
         metrics["time/rollout_s"] = time.monotonic() - began - grading
         return Sampled(rollouts, groups, cursor, metrics)
 
-    def fetch(self, rows: Rows, prompts: np.ndarray, parts: list[sampler.Samples]):
+    def fetch(self, rows: StepRows, prompts: np.ndarray, parts: list[sampler.Samples]):
         """(Rollouts, [Graded], seconds of grading) of dispatched parts."""
         s, graded, grading = self.setup.settings, [], 0.0
         size = len(prompts) // len(parts)
@@ -198,7 +208,7 @@ class StepSampler(NamedTuple):
         return found
 
     def replace_equal_groups(
-        self, params: Params, rows: Rows, rollouts: Rollouts
+        self, params: Params, rows: StepRows, rollouts: Rollouts
     ) -> tuple[list[PolicySamples], float]:
         """Replaces groups of equal rewards in place by groups of the next prompts.
 
@@ -207,7 +217,7 @@ class StepSampler(NamedTuple):
         order stays a function of the cursor.
         """
         M, rounds, grading = self.setup.settings.batch.samples_per_prompt, [], 0.0
-        cursor, phi = rows.cursor, self.programs.policy["theta"](params)
+        cursor, phi = rows.prompt_cursor, self.programs.policy["theta"](params)
         for _ in range(self.setup.method.resample_rounds):
             R_PM = rollouts.reward_B.reshape(-1, M)
             equal = [p for p in range(len(R_PM)) if R_PM[p].min() == R_PM[p].max()]

@@ -47,14 +47,24 @@ class StepLog:
         self.skipped_in_row = meta["skipped_in_row"]
         self.meter = budget.Meter(meta.get("times", {}))
         self.last: dict[str, float] = {}  # the line of the last step
+        self.number = meta["step"]  # the last step whose update is known to be over
         self._trained, self._since = meta["train_s"], time.monotonic()
 
+    def rollouts_due(self, number: int) -> bool:
+        """Whether the samples of step `number` are written."""
+        every = self.setup.settings.log.rollouts_every
+        return bool(every) and number % every == 0
+
     def finish(
-        self, step: Pending | None, extra: dict, updated: float = 0.0, log: bool = True
+        self,
+        step: Pending | None,
+        scores: dict[str, float] | None = None,
+        updated: float = 0.0,
+        log: bool = True,
     ) -> None:
         """Fetches the metrics of a step, which waits for its update, and logs them.
 
-        extra: scores of its evaluation. updated: time of the update's end, if known. log: whether
+        scores: of its evaluation. updated: time of the update's end, if known. log: whether
         the line is written now.
         """
         if step is None:
@@ -63,7 +73,9 @@ class StepLog:
         metrics = {key: float(value) for key, value in fetched.items()}
         metrics["time/update_s"] = (updated or time.monotonic()) - step.dispatched
         metrics |= self._spent(step, metrics)
-        self.last = metrics | step.host_metrics | extra | self.meter.read() | budget.peak_memory()
+        self.last = (
+            metrics | step.host_metrics | (scores or {}) | self.meter.read() | budget.peak_memory()
+        )
         self.last |= {"compile/count": compile_count(), "time/train_s": self.trained()}
         if log:
             self.book.write(step.number, self.last)
@@ -73,6 +85,7 @@ class StepLog:
             if key in self.last
         ]
         self.show(step.number, "  ".join(shown))
+        self.number = step.number
         self.skipped_in_row = self.skipped_in_row + 1 if metrics["update/skipped"] else 0
         if metrics["update/skipped"]:
             logger.warning(

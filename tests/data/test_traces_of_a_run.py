@@ -13,7 +13,7 @@ from bridge_jax.data import tokenizers
 from bridge_jax.data.traces import ROW_STATES
 from bridge_jax.rundir import logbook, run_config
 from bridge_jax.training import build as training_build
-from bridge_jax.training import loop
+from bridge_jax.training import trainer
 from bridge_jax.training.build import RunData, Setup
 from configs import tasks as task_groups
 from tests import tiny_runs
@@ -80,7 +80,7 @@ def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row
         assert data.tokenizer.decode(row) == problem.solution
     assert {key: value for key, value in data.demo_counts.items() if value} == COUNTS
     assert sum(data.demo_counts[state] for state in ROW_STATES) == len(TRACES)
-    loop.print_summary(setup, data, {"step": 0}, 1)
+    trainer.print_summary(setup, data, {"step": 0}, 1)
     told = capsys.readouterr().out
     assert "8 solutions for 4 of 6 problems: 2 used, 1 repeated, 2 wrong, " in told
     assert training_build.fingerprints(data)["demonstrations"] == data.demo_counts
@@ -100,7 +100,7 @@ def test_further_rows_that_change_no_demonstration_do_not_stop_a_run(folder, tmp
     with logbook.Logbook(workdir, -1) as book:
         book.write(0, {})
     go_on = lambda facts: run_config.check_run(
-        workdir, {"steps": 1}, {}, ignore=loop.CHANGEABLE_KEYS, facts=facts
+        workdir, {"steps": 1}, {}, ignore=trainer.CHANGEABLE_KEYS, facts=facts
     )
     assert go_on(more)["facts"]["demonstrations"]["unmatched"] == 2
     old = dict(begun)

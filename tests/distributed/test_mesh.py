@@ -193,7 +193,7 @@ def test_the_same_samples_whatever_the_mesh(decode_tensor):
 @pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(quick, tmp_path):
     """Two steps on 1x8x1, the rest on 2x2x2: samples as in the run on one device, numbers to 1e-5."""
-    from bridge_jax.training import loop
+    from bridge_jax.training import trainer
     from configs import base
 
     shape = dict(
@@ -210,7 +210,7 @@ def test_a_run_goes_on_on_another_mesh(quick, tmp_path):
 
     def go(where: str, sizes: dict, stop_at, devices: int):
         given = shape | {f"mesh__{axis}": size for axis, size in sizes.items()}
-        loop.train(
+        trainer.train(
             tiny_runs.config("bridge", **given),
             str(tmp_path / where),
             stop_at,

@@ -15,7 +15,7 @@ from bridge_jax.distributed import consistency, multihost
 from bridge_jax.evaluation import reading
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.rundir import checkpoint
-from bridge_jax.training import loop, settings
+from bridge_jax.training import settings, trainer
 from configs import base
 from tests import tiny_runs
 
@@ -340,7 +340,7 @@ def test_a_workdir_of_each_hosts_own_is_refused(monkeypatch, tmp_path):
 def test_hosts_may_change_when_a_run_resumes():
     """hosts.* is no part of what a run is."""
     assert (
-        "hosts." in loop.CHANGEABLE_KEYS
+        "hosts." in trainer.CHANGEABLE_KEYS
         and settings.read(tiny_runs.config(), 1).hosts == multihost.Hosts()
     )
     assert base.get_config().hosts.to_dict() == dataclasses.asdict(multihost.Hosts())

@@ -26,7 +26,7 @@ def test_pretrain(tmp_path):
 
 def test_nothing_is_exported_of_a_run_that_was_stopped(tmp_path, monkeypatch):
     """A run that was stopped exports no model and is no error."""
-    monkeypatch.setattr(pretrain.loop, "train", lambda *_, **__: {"stopped": True})
+    monkeypatch.setattr(pretrain.trainer, "train", lambda *_, **__: {"stopped": True})
     monkeypatch.setattr(pretrain, "leave", sys.exit)
     with pytest.raises(SystemExit) as end:
         pretrain.pretrain(tiny_runs.config("sft", steps=2), tmp_path)

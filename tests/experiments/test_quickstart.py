@@ -43,7 +43,7 @@ def test_nothing_is_built_on_a_run_that_was_stopped(tmp_path: pathlib.Path, monk
 
     begun = []
     train = lambda config, workdir: begun.append(workdir) or {"stopped": True}
-    monkeypatch.setattr(quickstart.loop, "train", train)
+    monkeypatch.setattr(quickstart.trainer, "train", train)
     monkeypatch.setattr(quickstart, "export", lambda *_: begun.append("export"))
     monkeypatch.setattr(quickstart, "leave", sys.exit)
     with pytest.raises(SystemExit) as end:

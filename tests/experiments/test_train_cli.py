@@ -20,7 +20,7 @@ import pytest
 
 from bridge_jax import methods
 from bridge_jax.rundir import checkpoint
-from bridge_jax.training import loop
+from bridge_jax.training import divergence, trainer
 from experiments import cli
 from experiments import train as command
 from tests import tiny_runs
@@ -258,7 +258,8 @@ def test_what_the_config_cannot_mean(environment, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "raised, code", [(loop.Diverged("3 updates in a row"), 3), (ValueError("no such thing"), 2)]
+    "raised, code",
+    [(divergence.Diverged("3 updates in a row"), 3), (ValueError("no such thing"), 2)],
 )
 def test_exit_codes(monkeypatch, capsys, raised, code):
     """Divergence and invalid input have exit codes of their own and one line."""
@@ -272,7 +273,7 @@ def test_exit_codes(monkeypatch, capsys, raised, code):
     monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=given))
     monkeypatch.setattr(cli, "log_to_stderr", lambda: None)
     monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
-    monkeypatch.setattr(loop, "train", end)
+    monkeypatch.setattr(trainer, "train", end)
     with pytest.raises(SystemExit) as exit:
         command.main(["train"])
     assert exit.value.code == code and capsys.readouterr().err == f"error: {raised}\n"

@@ -23,7 +23,7 @@ import pytest
 from bridge_jax import methods
 from bridge_jax.rundir import logbook
 from bridge_jax.tasks import arithmetic
-from bridge_jax.training import loop, programs
+from bridge_jax.training import programs, trainer
 from configs import ladder
 from experiments import pretrain
 
@@ -87,7 +87,7 @@ def rise(
     c.rollout.reward_noise = reward_noise
     flat = {key.replace("__", "."): value for key, value in fields.items()}
     c.method[method].update_from_flattened_dict(flat)
-    loop.train(c, str(workdir), devices=jax.devices()[:1])
+    trainer.train(c, str(workdir), devices=jax.devices()[:1])
     before, after = (
         line for line in logbook.read(str(workdir)) if "eval/held_out_accuracy" in line
     )

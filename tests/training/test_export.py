@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 
 from bridge_jax.models import params
 from bridge_jax.rundir import checkpoint
-from bridge_jax.training import build, export_checks, loop
+from bridge_jax.training import build, export_checks, trainer
 from bridge_jax.training import export as exporting
 from experiments.export import export
 from tests import tiny_runs
@@ -179,7 +179,7 @@ def test_a_model_folder_keeps_what_its_files_say(unbroken, no_torch, tmp_path):
     setup, _ = build.build(config, jax.devices()[:1])
     open_run(str(workdir), config.to_dict(), {})
     with checkpoint.Checkpoints(str(workdir)) as store:
-        state, meta = loop.restore_or_init(setup, store)
+        state, meta = trainer.restore_or_init(setup, store)
         store.save(1, state, meta | {"step": 1})
     folder = export(str(workdir), str(tmp_path / "again"))
     assert json.loads((folder / "config.json").read_text()) == json.loads(

@@ -15,7 +15,7 @@ from bridge_jax import methods
 from bridge_jax.data import batches
 from bridge_jax.evaluation import evaluate
 from bridge_jax.rundir import checkpoint, lock, logbook
-from bridge_jax.training import build, loop
+from bridge_jax.training import build, divergence, loop, trainer
 from bridge_jax.training import rollouts as training_rollouts
 from bridge_jax.training.rollouts import StepSampler
 from tests import tiny_runs
@@ -233,7 +233,7 @@ def test_a_finished_run_says_so_before_it_reads_or_compiles(quick, tmp_path, mon
     end = go(tmp_path, "sft", stop_at=3)
     with monkeypatch.context() as patch:
         for module, name in (
-            (loop, "compile_programs"),
+            (trainer, "compile_programs"),
             (build, "initial_theta"),
             (checkpoint.Checkpoints, "restore"),
         ):
@@ -263,7 +263,7 @@ def test_a_finished_run_that_was_damaged_is_mended(quick, unbroken, tmp_path, mo
     else:
         (tmp_path / "finished.json").write_text("{")
     if hurt != "checkpoint":
-        monkeypatch.setattr(loop, "compile_programs", lambda *_: pytest.fail("compiled"))
+        monkeypatch.setattr(trainer, "compile_programs", lambda *_: pytest.fail("compiled"))
     restored, restore = [], checkpoint.Checkpoints.restore
     monkeypatch.setattr(
         checkpoint.Checkpoints, "restore", lambda *given: restored.append(1) or restore(*given)
@@ -368,7 +368,7 @@ def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
     else:
         poison(monkeypatch, range(2, 99))
     told = "2 updates in a row were not finite, the last at step 3.*batches"
-    with pytest.raises(loop.Diverged, match=told) as error:
+    with pytest.raises(divergence.Diverged, match=told) as error:
         go(tmp_path, method, **given)
     assert "optim.base.learning_rate" in str(error.value) and "log.skipped_limit" in str(
         error.value
@@ -390,7 +390,7 @@ def test_a_run_that_diverged_goes_back_to_the_last_good_checkpoint(
     go(whole, "grpo", **given | dict(steps=2))
     with monkeypatch.context() as patch:
         poison(patch, range(4, 99))
-        with pytest.raises(loop.Diverged) as error:
+        with pytest.raises(divergence.Diverged) as error:
             go(hurt, "grpo", **given)
     good = hurt / "checkpoints" / "step_000002"
     assert f"The last good checkpoint is that of step 2, {good}" in str(error.value)
@@ -414,7 +414,9 @@ def test_without_a_checkpoint_that_is_known_to_be_good_none_is_renamed(
     poison(monkeypatch, range(2, 99))
     given = dict(log__skipped_limit=2, eval__every=0)
     for every, told in ((1, "that of step 1 may be ruined"), (0, "there is none")):
-        with pytest.raises(loop.Diverged, match=f"known to be good: {told}.*another --workdir"):
+        with pytest.raises(
+            divergence.Diverged, match=f"known to be good: {told}.*another --workdir"
+        ):
             go(tmp_path / str(every), "grpo", checkpoint__every=every, **given)
     assert os.listdir(tmp_path / "1" / "checkpoints") == ["step_000001"]
 
@@ -753,7 +755,7 @@ def test_own_shadow_rollouts_are_counted(quick, tmp_path):
 )
 def test_refused_before_anything_is_compiled(tmp_path, monkeypatch, given, message):
     """Bad settings of mirrors and checkpoints are refused before the first compilation."""
-    monkeypatch.setattr(loop, "compile_programs", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(trainer, "compile_programs", lambda *_: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
         go(tmp_path, **given)
 
@@ -791,7 +793,7 @@ def test_a_step_is_logged_behind_the_next_samples(quick, tmp_path, monkeypatch):
 def test_sigterm_before_the_first_step(quick, unbroken, tmp_path, monkeypatch, at):
     """Ends at once, not after the start-up; nothing is left that could hurt the next start."""
     module, name = {
-        "compile": (loop, "compile_programs"),
+        "compile": (trainer, "compile_programs"),
         "first evaluation": (training_rollouts, "on_mesh"),
     }[at]
     with monkeypatch.context() as patch:
@@ -925,7 +927,7 @@ def test_a_refused_force_config_changes_nothing(quick, tmp_path):
     go(tmp_path, "bridge", steps=2, eval__every=0)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(ValueError, match="another model, method or optimizer"):
-        loop.train(
+        trainer.train(
             tiny_runs.config("sft", steps=2, eval__every=0),
             str(tmp_path),
             force_config=True,

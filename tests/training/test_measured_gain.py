@@ -8,7 +8,7 @@ import pytest
 
 from bridge_jax.evaluation import reading
 from bridge_jax.rundir import logbook
-from bridge_jax.training import build, loop, measured_gain, rollouts
+from bridge_jax.training import build, measured_gain, rollouts, trainer
 from bridge_jax.training.programs import compile_programs
 from bridge_jax.types import Params
 from tests import tiny_runs
@@ -138,7 +138,7 @@ def test_in_a_run(tmp_path):
     """Every evaluation has it, nothing else does, and nothing compiles for it once training is
     under way.
     """
-    loop.train(
+    trainer.train(
         tiny_runs.config("bridge", steps=4, eval__every=2, eval__cooperation=True),
         str(tmp_path),
         devices=jax.devices()[:1],

@@ -13,7 +13,7 @@ from bridge_jax.data import tokenizers
 from bridge_jax.evaluation.options import Options
 from bridge_jax.rundir import logbook
 from bridge_jax.tasks import arithmetic
-from bridge_jax.training import build, loop, settings
+from bridge_jax.training import build, settings, trainer
 from configs import base
 from experiments.evaluate import evaluate_model
 from tests import tiny_runs
@@ -33,7 +33,7 @@ def test_a_run_is_that_of_a_sampler_which_ends_a_row_there(quick, tmp_path, monk
     go(tmp_path / "stop", "grpo", **GIVEN)
     free = dict(GIVEN, rollout__stop=())
     # the sampler's ids of ends are traced, but their number is part of a program's shape
-    monkeypatch.setattr(loop, "compile_programs", tiny_runs.compile_programs)
+    monkeypatch.setattr(trainer, "compile_programs", tiny_runs.compile_programs)
     monkeypatch.setattr(tokenizers.CharTokenizer, "eos_ids", property(lambda self: (0, ID)))
     decode = tokenizers.CharTokenizer.decode
     monkeypatch.setattr(
