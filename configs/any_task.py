@@ -11,7 +11,7 @@ configs/smollm2_arithmetic.py; `config.task = tasks.group(NAME)` selects the tas
 
 from ml_collections import ConfigDict
 
-from configs import base, quickstart, tasks
+from configs import base, from_scratch, tasks
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
@@ -20,7 +20,9 @@ def get_config(method: str = "bridge") -> ConfigDict:
     config = base.get_config(method)
     config.steps = 20
     # 127 ASCII characters and the end-of-sequence id
-    config.model.update(dict(arch=ConfigDict(quickstart.ARCH | dict(vocab_size=128)), remat="none"))
+    config.model.update(
+        dict(arch=ConfigDict(from_scratch.ARCH | dict(vocab_size=128)), remat="none")
+    )
     config.task = tasks.group(task or "arithmetic")
     config.data.update(dict(tokenizer="chars", buckets=(16, 64)))
     config.rollout.max_new = 32

@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 
 from configs import base
 
+# the base model that the repository ships, made by `base` (its README.md says how)
+BASE = "configs/ladder_base"
 ARCH = dict(
     model_type="qwen3",
     vocab_size=16,
@@ -40,7 +42,8 @@ def get_config(method: str = "bridge") -> ConfigDict:
     Method "base" is the recipe of the base model.
     """
     config = base.get_config("sft" if method == "base" else method)
-    config.model.update(dict(arch=ConfigDict(ARCH), remat="none"))
+    path = "" if method == "base" else BASE
+    config.model.update(dict(path=path, arch=ConfigDict(ARCH), remat="none"))
     config.task.update(
         dict(levels=(4,), train_size=2000, demo_size=200, eval_size=500, dev_size=300, seed=1)
     )

@@ -2,7 +2,7 @@
 
     python -m tests.same_digits --against=REV [--methods=bridge,grpo] [--keep=DIR]
 
-Runs each method for six steps of the quickstart's model and task, one seed, first in a worktree of
+Runs each method for six steps of a small model (configs/from_scratch.py), one seed, first in a worktree of
 REV and then in this checkout, and compares the lines of metrics.jsonl. A change that only moves code
 leaves every digit as it was; one that changes the order of a sum says which digits moved. What
 depends on the clock or on the machine's memory is left out. Not a test by itself: it takes about a
@@ -72,6 +72,12 @@ for part in {key!r}.split("."):
     return done.returncode == 0
 
 
+def config_file(tree: pathlib.Path) -> str:
+    """The config of the small model, which was the quickstart's once."""
+    name = "configs/from_scratch.py"
+    return name if (tree / name).exists() else "configs/quickstart.py"
+
+
 def run(tree: pathlib.Path, method: str, workdir: pathlib.Path) -> list[dict]:
     """Lines of metrics.jsonl of a fresh run of the method in a checkout."""
     given = dict(SMALL)
@@ -84,7 +90,7 @@ def run(tree: pathlib.Path, method: str, workdir: pathlib.Path) -> list[dict]:
         sys.executable,
         "-m",
         "experiments.train",
-        f"--config=configs/quickstart.py:{method}",
+        f"--config={config_file(tree)}:{method}",
         f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in given.items()),
     ]

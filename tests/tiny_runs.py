@@ -17,7 +17,7 @@ from bridge_jax.grading.outcome import Outcome
 from bridge_jax.rundir import checkpoint, logbook
 from bridge_jax.tasks import arithmetic
 from bridge_jax.training import build, trainer
-from configs import base, quickstart
+from configs import base, from_scratch
 
 STEPS = 5
 TINY = dict(
@@ -33,8 +33,8 @@ _programs, _unbroken = {}, {}
 
 
 def config(method: str = "bridge", **given):
-    """The quickstart's config made tiny; given: {"group__key": value}."""
-    c = quickstart.get_config(method)
+    """configs/from_scratch.py made tiny; given: {"group__key": value}."""
+    c = from_scratch.get_config(method)
     c.steps = STEPS
     c.model.arch.update(TINY)
     c.optim.base.learning_rate, c.optim.lora.learning_rate = 1e-2, 3e-3

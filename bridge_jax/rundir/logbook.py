@@ -185,10 +185,11 @@ def read(workdir: str) -> list[dict]:
     return [line for line, _ in _lines(path) if line is not None]
 
 
-def read_solved(workdir: str) -> dict[str, str]:
-    """The last complete line of solved.jsonl without its step; {} where there is none."""
+def read_solved(workdir: str, step: int | None = None) -> dict[str, str]:
+    """The line of solved.jsonl of this step (None: the last) without its step; {} where none is."""
     path = os.path.join(workdir, "solved.jsonl")
-    lines = [line for line, _ in _lines(path) if line is not None] if os.path.exists(path) else [{}]
+    lines = [line for line, _ in _lines(path) if line is not None] if os.path.exists(path) else []
+    lines = [line for line in lines if step in (None, line["step"])]
     return {key: value for key, value in (lines or [{}])[-1].items() if key != "step"}
 
 

@@ -36,7 +36,7 @@ from bridge_jax.rundir import (
     run_config,
     state_arrays,
 )
-from bridge_jax.training import build, loop, validation
+from bridge_jax.training import build, compile_times, loop, validation
 from bridge_jax.training.build import RunData, Setup
 from bridge_jax.training.end_of_step import EndOfStep
 from bridge_jax.training.interrupt import Interrupt, Stopped
@@ -292,6 +292,7 @@ def keep_records(workdir: str, record: dict, store: checkpoint.Checkpoints, star
 
 def compile_run(setup: Setup, data: RunData, state: TrainState) -> Programs:
     """All programs of the run, on all hosts, so that no step waits for the compiler."""
+    multihost.print_on_main(compile_times.announcement(setup))
     began = time.monotonic()
     demo_logp = bool(data.held_out_demos.problems)
     programs = compile_programs(setup, build.abstract_state(setup), demo_logp)
@@ -300,7 +301,10 @@ def compile_run(setup: Setup, data: RunData, state: TrainState) -> Programs:
     with multihost.watchdog("the first checksums"):
         # compiled now, so that the first save compiles nothing
         state_arrays.checksums(state)
-    multihost.print_on_main(f"compiled in {time.monotonic() - began:.1f} s")
+    seconds = time.monotonic() - began
+    if multihost.first():
+        compile_times.record(setup, seconds)
+    multihost.print_on_main(f"compiled in {seconds:.1f} s")
     return programs
 
 

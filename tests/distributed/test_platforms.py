@@ -69,12 +69,12 @@ def test_platforms_that_are_there():
 @pytest.mark.parametrize(
     "command",
     [
-        ["train", "--config=configs/quickstart.py:sft", "--workdir={0}/run"],
+        ["train", "--config=configs/from_scratch.py:sft", "--workdir={0}/run"],
         ["evaluate", "--model={0}/model", "--tasks=arithmetic", "--out={0}/out"],
         ["export", "--workdir={0}", "--out={0}/out"],
         ["pretrain", "--out={0}/base"],
         ["quickstart", "--out={0}/quick"],
-        ["plan", "--config=configs/quickstart.py:sft", "--topology=gpu"],
+        ["plan", "--config=configs/from_scratch.py:sft", "--topology=gpu"],
         ["bench", "reference"],
         ["methods", "--out={0}/methods.md"],
     ],

@@ -1,51 +1,175 @@
-"""The quickstart's table and picture from metrics written by hand; `make quickstart` itself is run by people."""
+"""The quickstart's page from files written by hand, and its launcher with processes that train
+nothing; `make quickstart` itself is run by people."""
 
 from __future__ import annotations
 
+import json
 import pathlib
+import signal
 import sys
+import threading
 
+import numpy as np
 import pytest
 
+from experiments.quickstart import launch, page
 
-def lines(sampled: bool) -> list[dict]:
-    judged = lambda step, value: {
-        "step": step,
-        "eval/held_out_accuracy": value,
-        "eval/held_out_n": 100,
-    }
-    step = {"step": 1, "budget/demo_tokens": 1234.0, "time/train_s": 12.3}
-    return [
-        judged(0, 0.25),
-        step
-        | judged(1, 0.5)
-        | ({"reward/mean": 0.375, "budget/generated_tokens": 99.0} if sampled else {}),
-    ]
+PROBLEMS = 200
 
 
-def test_table_and_picture(tmp_path: pathlib.Path):
-    """The table has each method's accuracy with its interval, and the picture is drawn."""
-    from experiments import quickstart
+def write_run(folder: pathlib.Path, greedy: float, sampled: float) -> None:
+    """Files of a run that solves these shares of 200 problems, the first of them; 2 samples each."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"config": {"eval": {"samples": 2}}}))
+    lines, solved = [], []
+    for step, share, of_samples in ((0, 0.2, 0.1), (5, greedy, sampled)):
+        right = round(share * PROBLEMS)
+        accuracy = {"eval/held_out_accuracy": right / PROBLEMS, "eval/held_out_n": PROBLEMS}
+        lines.append({"step": step, **accuracy, "time/train_s": 2.0 * step})
+        both = round(of_samples * PROBLEMS)
+        solved.append(
+            {
+                "step": step,
+                "held_out": "1" * right + "0" * (PROBLEMS - right),
+                "held_out_sampled": "2" * both + "0" * (PROBLEMS - both),
+            }
+        )
+    for name, rows in (("metrics.jsonl", lines), ("solved.jsonl", solved)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    metrics = {"sft": lines(False), "grpo": lines(True), "bridge": lines(True)}
-    text = quickstart.table(metrics).splitlines()
-    assert text[0].split()[:2] == ["method", "accuracy"]
-    assert text[1].split() == ["base", "0.250", "[0.175,", "0.344]"]  # Wilson's, with t of 99
-    assert "0.500 [0.403, 0.597]" in text[2]
-    assert "samples none" in text[2] and "0.375" in text[3] and "1,234" in text[4]
-    quickstart.draw(metrics, tmp_path / "rewards.png")
-    assert (tmp_path / "rewards.png").read_bytes()[:4] == b"\x89PNG"
+
+@pytest.fixture
+def results(tmp_path: pathlib.Path) -> dict[str, page.Result]:
+    """bridge is above all greedily, and level with hybrid when sampled."""
+    for name, greedy, sampled in (
+        ("sft", 0.4, 0.3),
+        ("grpo", 0.5, 0.4),
+        ("hybrid", 0.6, 0.55),
+        ("bridge", 0.7, 0.55),
+    ):
+        write_run(tmp_path / name, greedy, sampled)
+    return page.read(tmp_path)
 
 
-def test_nothing_is_built_on_a_run_that_was_stopped(tmp_path: pathlib.Path, monkeypatch):
-    """A base that a signal cut short is no base: it is not exported, and no method begins."""
-    from experiments import quickstart
+def test_read_and_table(results):
+    """The base is the first evaluation of a run, the methods are the last of theirs."""
+    assert list(results) == ["base", "sft", "grpo", "hybrid", "bridge"]
+    assert results["base"].accuracy(page.GREEDY).mean == 0.2
+    assert results["base"].accuracy(page.SAMPLED).mean == 0.1
+    rows = [line.split("  ") for line in page.table(results).splitlines()]
+    assert rows[1][0] == "base" and "20.0 [" in " ".join(rows[1])
+    text = " ".join(rows[5])
+    assert "70.0 [" in text and "55.0 [" in text and text.endswith("10")
 
-    begun = []
-    train = lambda config, workdir: begun.append(workdir) or {"stopped": True}
-    monkeypatch.setattr(quickstart.trainer, "train", train)
-    monkeypatch.setattr(quickstart, "export", lambda *_: begun.append("export"))
-    monkeypatch.setattr(quickstart, "leave", sys.exit)
-    with pytest.raises(SystemExit) as end:
-        quickstart.run(tmp_path)
-    assert not end.value.code and begun == [str(tmp_path / "base")]
+
+def test_findings(results):
+    """Each comparison says what its paired interval allows, measure by measure."""
+    by_other = {line.split()[2].rstrip(":"): line for line in page.findings(results).splitlines()}
+    assert "+30.0 [" in by_other["sft"] and "above sft (greedy, sampled)" in by_other["sft"]
+    assert "above hybrid (greedy)" in by_other["hybrid"] and "below" not in by_other["hybrid"]
+
+
+def test_verdict_of_level_and_below():
+    """An interval that holds 0 says nothing; one below it says below."""
+    gap = lambda low, high: page.Interval((low + high) / 2, low, high, 9)
+    level = {page.GREEDY: gap(-0.1, 0.1), page.SAMPLED: gap(-0.2, 0.1)}
+    assert page.verdict("grpo", level) == "level with grpo"
+    below = level | {page.SAMPLED: gap(-0.3, -0.1)}
+    assert page.verdict("grpo", below) == "below grpo (sampled)"
+
+
+def test_missing_run(results, tmp_path):
+    """A run without metrics is named."""
+    (tmp_path / "grpo" / "metrics.jsonl").unlink()
+    with pytest.raises(ValueError, match="grpo"):
+        page.read(tmp_path)
+
+
+def test_picture(results, tmp_path):
+    """The picture is a PNG in which not all is white."""
+    from matplotlib import image
+
+    page.draw(results, tmp_path / "picture.png")
+    pixels = image.imread(tmp_path / "picture.png")
+    assert pixels.shape[1] == 1200 and np.mean(pixels[..., :3] < 0.9) > 0.01
+
+
+# ---- launcher
+
+
+def command(text: str) -> list[str]:
+    """A process that runs this code; FOLDER stands for its run directory."""
+    return [sys.executable, "-c", text]
+
+
+def test_all_are_trained(tmp_path, monkeypatch, capfd):
+    """Every method runs once, in the given order, on a share of the cores, and shows its step."""
+    code = """
+import json, os, pathlib, sys, time
+folder = pathlib.Path({folder!r}); folder.mkdir()
+(folder / "metrics.jsonl").write_text(json.dumps({{"step": 7, "reward/mean": 0.25}}) + "\\n")
+(folder / "cores").write_text(str(len(os.sched_getaffinity(0))))
+while not (folder.parent / "seen").exists(): time.sleep(0.05)
+"""
+    monkeypatch.setattr(launch, "LOOK_S", 0.05)
+    monkeypatch.setattr(launch, "LINE_S", 0.0)
+    monkeypatch.setattr(
+        launch, "command_of", lambda _, folder: command(code.format(folder=str(folder)))
+    )
+    shown = launch.Display.show
+
+    def show(self, text):
+        shown(self, text)
+        if "step 7 reward 0.25" in text:
+            (tmp_path / "seen").touch()
+
+    monkeypatch.setattr(launch.Display, "show", show)
+    assert launch.train(("bridge", "sft"), tmp_path) == []
+    share = max(1, launch.core_count() // 2)
+    assert {(tmp_path / name / "cores").read_text() for name in ("bridge", "sft")} == {str(share)}
+    assert "bridge step 7 reward 0.25" in capfd.readouterr().err
+
+
+def test_failures_are_reported(tmp_path, monkeypatch):
+    """The last line of the log, the exit code, and whether the disk was full."""
+    codes = {"bridge": 5, "sft": 0, "grpo": 2}
+    monkeypatch.setattr(launch, "LOOK_S", 0.05)
+    monkeypatch.setattr(
+        launch,
+        "command_of",
+        lambda name, _: command(f"print('no room'); print(); raise SystemExit({codes[name]})"),
+    )
+    failed = launch.train(("bridge", "sft", "grpo"), tmp_path)
+    assert [one.disk_full for one in failed] == [True, False]
+    assert "bridge" in failed[0].message and "code 5: no room" in failed[0].message
+
+
+def test_an_interrupt_reaches_the_runs(tmp_path, monkeypatch):
+    """Each run under way is asked to end, and has ended when the interrupt is raised."""
+    code = """
+import pathlib, signal, sys, time
+folder = pathlib.Path({folder!r})
+signal.signal(signal.SIGTERM, lambda *_: ((folder.with_suffix(".saved")).touch(), sys.exit(0)))
+folder.with_suffix(".ready").touch()
+time.sleep(600)
+"""
+    monkeypatch.setattr(launch, "LOOK_S", 0.05)
+    monkeypatch.setattr(
+        launch, "command_of", lambda _, folder: command(code.format(folder=str(folder)))
+    )
+    shown = launch.Display.show
+
+    def show(self, text):
+        shown(self, text)
+        if (tmp_path / "bridge.ready").exists():
+            signal.raise_signal(signal.SIGINT)
+
+    assert threading.current_thread() is threading.main_thread()
+    monkeypatch.setattr(launch.Display, "show", show)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch.train(("bridge",), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "bridge.saved").exists()

@@ -100,7 +100,7 @@ PLACES = {
     "plan": """
         from experiments import plan as command
         command.report = held
-        given = ["--config=configs/quickstart.py:bridge", "--topology=cpu:1"]
+        given = ["--config=configs/from_scratch.py:bridge", "--topology=cpu:1"]
     """,
     "bench": """
         from experiments.bench import command, model_cases

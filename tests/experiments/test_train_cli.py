@@ -225,7 +225,7 @@ def test_command_lines_that_cannot_be_meant(environment, tmp_path, arguments, me
     """One line that starts with "error:", exit code 2, before jax is even imported."""
     code, out, err = run(
         environment,
-        "--config=configs/quickstart.py:sft",
+        "--config=configs/from_scratch.py:sft",
         f"--workdir={tmp_path / 'run'}",
         *arguments,
     )
@@ -242,14 +242,14 @@ def test_no_such_config(environment, tmp_path):
         and "configs/quickstrat.py" in err
         and err.count("\n") == 1
     )
-    code, _, err = run(environment, "--config=configs/quickstart.py")
+    code, _, err = run(environment, "--config=configs/from_scratch.py")
     assert code == 2 and "--workdir must have a value" in err
 
 
 def test_what_the_config_cannot_mean(environment, tmp_path):
     """A ValueError of the package is one line, too; here a method's name, and a group of the wrong shape."""
     code, _, err = run(
-        environment, "--config=configs/quickstart.py:bridg", f"--workdir={tmp_path / 'run'}"
+        environment, "--config=configs/from_scratch.py:bridg", f"--workdir={tmp_path / 'run'}"
     )
     assert code == 2 and err == (
         f"error: method.name='bridg' is unknown; allowed: {', '.join(methods.names())}. "

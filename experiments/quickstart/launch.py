@@ -1,0 +1,161 @@
+"""Trains several methods side by side, and shows how far each is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+from bridge_jax.filesystem import streams
+from experiments.cli import DISK_FULL
+from experiments.sweep.launch import core_shares
+
+# between two looks at the runs, and between two lines where there is no terminal
+LOOK_S, LINE_S = 0.5, 5.0
+
+
+class Failure(NamedTuple):
+    """A run that failed: why, and whether a full disk was the reason."""
+
+    message: str
+    disk_full: bool
+
+
+@dataclasses.dataclass
+class Run:
+    """One method's training, in a process of its own once it is started."""
+
+    method: str
+    folder: pathlib.Path
+    process: subprocess.Popen | None = None
+    cores: tuple[int, ...] = ()
+
+    @property
+    def log(self) -> pathlib.Path:
+        """What the process prints."""
+        return self.folder.with_suffix(".log")
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the process is started and has not ended."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self, cores: tuple[int, ...]) -> None:
+        """Train on these cores; (): on all."""
+        pin = None
+        if cores and hasattr(os, "sched_setaffinity"):
+            pin = lambda: os.sched_setaffinity(0, cores)
+        self.cores = cores
+        with open(self.log, "w") as file:
+            self.process = subprocess.Popen(
+                command_of(self.method, self.folder),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                preexec_fn=pin,
+            )
+
+    def last_line(self) -> str:
+        """The last line of the log that is not empty."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return next((line for line in reversed(text.splitlines()) if line.strip()), "")
+
+    def status(self) -> str:
+        """Where the run is, in a few words."""
+        if self.process is None:
+            return f"{self.method} waits"
+        metrics = last_metrics(self.folder)
+        if not self.under_way:
+            return f"{self.method} {'failed' if self.process.returncode else 'done'}"
+        if metrics is None:
+            compiling = self.last_line().startswith("compiling")
+            return f"{self.method} {'compiles' if compiling else 'starts'}"
+        reward = f" reward {metrics['reward/mean']:.2f}" if "reward/mean" in metrics else ""
+        return f"{self.method} step {metrics['step']}{reward}"
+
+
+def command_of(method: str, folder: pathlib.Path) -> list[str]:
+    """The training command, as one would type it."""
+    return [
+        sys.executable,
+        "-m",
+        "experiments.train",
+        f"--config=configs/quickstart.py:{method}",
+        f"--workdir={folder}",
+    ]
+
+
+def last_metrics(folder: pathlib.Path) -> dict | None:
+    """The last complete line of metrics.jsonl; None where there is none."""
+    path = folder / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    complete = text.rpartition("\n")[0].rpartition("\n")[2]
+    return json.loads(complete) if complete else None
+
+
+class Display:
+    """One line that is rewritten on a terminal; elsewhere a line every few seconds."""
+
+    def __init__(self):
+        self.terminal, self.shown = streams.has_terminal(2), 0.0
+
+    def show(self, text: str) -> None:
+        """Shows the text, on a terminal in place of the one before."""
+        if self.terminal:
+            width = os.get_terminal_size(2).columns
+            sys.stderr.write(f"\r{text[: width - 1]:<{width - 1}}")
+            sys.stderr.flush()
+        elif time.monotonic() - self.shown >= LINE_S:
+            self.shown = time.monotonic()
+            streams.write_line(text, descriptor=2)
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self.terminal:
+            streams.write_line("", descriptor=2)
+
+
+def train(methods: tuple[str, ...], out: pathlib.Path) -> list[Failure]:
+    """Trains the methods in the given order, as many at a time as there are cores.
+
+    Returns what failed. KeyboardInterrupt: the runs under way save and end before it is raised.
+    """
+    runs = [Run(method, out / method) for method in methods]
+    waiting, free, began = list(runs), core_shares(min(len(runs), core_count())), time.monotonic()
+    display = Display()
+    try:
+        while waiting or any(run.under_way for run in runs):
+            in_use = [run.cores for run in runs if run.under_way]
+            free_now = [cores for cores in free if cores not in in_use]
+            while waiting and free_now:
+                waiting.pop(0).start(free_now.pop(0))
+            states = "   ".join(run.status() for run in runs)
+            display.show(f"{time.monotonic() - began:4.0f} s   {states}")
+            time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        for run in runs:
+            if run.under_way:
+                run.process.terminate()
+                run.process.wait()
+        raise
+    finally:
+        display.close()
+    return [failure(run) for run in runs if run.process.returncode]
+
+
+def failure(run: Run) -> Failure:
+    """Why a run failed: the last line of its log."""
+    code = run.process.returncode
+    message = f"{run.method} ended with exit code {code}: {run.last_line()} (see {run.log})"
+    return Failure(message, code == DISK_FULL)
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
