@@ -175,5 +175,5 @@ def draw_scores(axis, results: dict[str, Result]) -> None:
     axis.invert_yaxis()
     axis.plot([], [], "o", color="0.3", label="greedy")
     axis.plot([], [], "s", color="0.3", mfc="white", label="sampled")
-    axis.legend(loc="lower right")
+    axis.legend(loc="lower left")
     axis.grid(alpha=0.3)
