@@ -1,4 +1,4 @@
-"""The study's model and task: a character model with 0.16 million parameters on sums.
+"""The study's model and task: a character model with 0.15 million parameters on sums.
 
     python -m experiments.pretrain --out=runs/study/base
     python -m experiments.train --config=configs/ladder.py:bridge --workdir=runs/one \\

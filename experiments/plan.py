@@ -9,7 +9,7 @@ v5p:4x4x4 (pip install libtpu; no TPU is needed), cpu:8, or the GPUs of this mac
     --fit          also search the largest batch.microbatch_rows that fits, by compiling
     --phases=a,b   only these: merge, prefill, decode, logp, update
     --out=FILE     append each plan as a line of JSON; plans in the file are not compiled again
-    --table        only draw the tables of docs/plans.md from docs/plans/*.jsonl
+    --table        only draw the tables of docs/plan.md from docs/plans/*.jsonl
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bridge_jax.planner import chips
 from experiments.cli import check_output, define_path, fail, fail_by, log_to_stderr, run_command
 
 PHASES = ("merge", "prefill", "decode", "logp", "update")
-TABLE = Path("docs/plans.md")
+TABLE, PLANS = Path("docs/plan.md"), Path("docs/plans")
 
 
 def define_flags() -> None:
@@ -52,22 +52,19 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "table",
         False,
-        f"draw the tables of {TABLE} from {TABLE.with_suffix('')}/*.jsonl, and nothing else",
+        f"draw the tables of {TABLE} from {PLANS}/*.jsonl, and nothing else",
     )
 
 
 def write_table() -> None:
-    """Draw the tables of docs/plans.md from the plans on disk; the text around them stays."""
+    """Draw the tables of docs/plan.md from the plans on disk; the text around them stays."""
     from bridge_jax.evaluation import markdown
     from bridge_jax.planner import table
 
-    found = sorted(TABLE.with_suffix("").glob("*.jsonl"))
+    found = sorted(PLANS.glob("*.jsonl"))
     plans = [plan for path in found for _, plan in files.rows(path)]
     if not plans:
-        fail(
-            f"no plans in {TABLE.with_suffix('')}/*.jsonl; make some with "
-            f"--out={TABLE.with_suffix('')}/NAME.jsonl"
-        )
+        fail(f"no plans in {PLANS}/*.jsonl; make some with --out={PLANS}/NAME.jsonl")
     try:
         files.replace(
             TABLE, markdown.fill_tables(TABLE.read_text(), table.markdown(plans).__getitem__)

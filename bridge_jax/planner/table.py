@@ -1,4 +1,4 @@
-"""A plan as text for a terminal, and the tables of many plans (docs/plans.md)."""
+"""A plan as text for a terminal, and the tables of many plans (docs/plan.md)."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def compare(plan: dict, against: dict) -> str:
 
 
 def markdown(plans: list[dict]) -> dict[str, str]:
-    """The tables of docs/plans.md, from docs/plans/*.jsonl.
+    """The tables of docs/plan.md, from docs/plans/*.jsonl.
 
     Of two plans with the same settings the later one counts. Plans with other shared settings come
     last. "x grpo" is the ratio to the plan of grpo with the same shared settings.

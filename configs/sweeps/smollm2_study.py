@@ -4,7 +4,7 @@
     python -m experiments.sweep --sweep=configs/sweeps/smollm2_study.py \\
         --workdir=runs/smollm2_study --results=docs/study/results/smollm2.jsonl
     python -m experiments.report --runs='runs/smollm2_study/*' --out=runs/smollm2_study.html
-    python -m experiments.study --stages=     # its tables and picture in docs/study.md
+    python -m experiments.study --stages=     # its tables and pictures in docs/
 
 Each run has 20 generating steps. On two CPU cores, one run at a time, it takes 11 GB and three to
 four hours. The base model solves 27% of the task greedily (docs/smollm2.md). All methods have one

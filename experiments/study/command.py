@@ -1,4 +1,4 @@
-"""The study of docs/study.md: `python -m experiments.study [--jobs=2] [--stages=tune,main,...]`.
+"""The study of docs/study.md and its appendix: `python -m experiments.study [--jobs=2] [--stages=tune,main,...]`.
 
 Makes the base model and runs the sweeps of the stages one after the other. After the stage "tune"
 it chooses the learning rates of each variant on the dev split (docs/study/tuned.json). Every
@@ -6,7 +6,7 @@ finished run is a line of docs/study/results/STAGE_BASE.jsonl. A run with such a
 again, unless the base model came out with other weights, as it does on another kind of processor.
 
 Then tables and pictures are drawn from these files alone (`--stages=` only draws), for each base:
-the parts of docs/study.md between `<!-- table NAME on BASE -->` and `<!-- end -->`, and
+the parts of docs/study_appendix.md between `<!-- table NAME on BASE -->` and `<!-- end -->`, and
 docs/study/*_BASE.png.
 --quick: two seeds of the main methods, untuned, in about ten minutes, in runs/study_quick. It shows
 how the study works; it proves nothing.

@@ -1,4 +1,4 @@
-"""The pictures of docs/study.md, drawn from the runs from one base model."""
+"""The pictures of docs/study.md and its appendix, drawn from the runs from one base model."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from configs.sweeps import ladder
 
 GREEDY, SAMPLED = "eval/held_out_accuracy", "eval/held_out_sampled_accuracy"
 METRICS = (GREEDY, SAMPLED)
-# hash of the weights -> letter in docs/study.md; other base models go by their hash
+# hash of the weights -> letter in docs/study_appendix.md; other base models go by their hash
 BASES = {
     "2ff9e7f2dd4d": "A",
     "278f2a140599": "B",

@@ -47,7 +47,7 @@ class Study(NamedTuple):
     @property
     def page(self) -> pathlib.Path:
         """The page that holds the tables."""
-        return (self.work if self.quick else ROOT / "docs") / "study.md"
+        return self.work / "study.md" if self.quick else ROOT / "docs" / "study_appendix.md"
 
     @property
     def results(self) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""The tables of docs/study.md, each drawn from the runs from one base model."""
+"""The tables of docs/study_appendix.md, each drawn from the runs from one base model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes of docs/launch.md and of the README, read out of them: flags, devices, expert traces, and scripts around them."""
+"""The recipes of docs/launch.md, read out of it: flags, devices, expert traces, and scripts around them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ DEVICES = {  # of all processes together, by the heading above a recipe, in the 
     "Slurm": (16,),
     "A TPU pod slice": (64,),
     "GKE through xpk": (64,),
-    "On a GPU, on a TPU pod": (8,),
 }
 SIZES = {
     "Slurm": r"--nodes=(\d+)[^$]*--ntasks-per-node=(\d+)",
@@ -47,12 +46,8 @@ class Device:
 
 def sections() -> dict[str, str]:
     """Code of each section by its heading, lines that go on joined."""
-    pages = (
-        (ROOT / "docs" / "launch.md").read_text()
-        + (ROOT / "README.md").read_text().partition("\n## On a GPU")[1]
-        + ((ROOT / "README.md").read_text().partition("\n## On a GPU")[2].partition("\n### ")[0])
-    )
-    found = dict(part.partition("\n")[::2] for part in re.split(r"^## ", pages, flags=re.M)[1:])
+    page = (ROOT / "docs" / "launch.md").read_text()
+    found = dict(part.partition("\n")[::2] for part in re.split(r"^## ", page, flags=re.M)[1:])
     code = lambda text: "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
     return {heading: re.sub(r"\\\n\s*", "", code(text)) for heading, text in found.items()}
 

@@ -124,7 +124,7 @@ def test_the_tables_are_drawn_between_their_marks(tmp_path):
     """--table alone, with no config: of the plans beside the page, whose own words stay."""
     pages = tmp_path / "docs" / "plans"
     pages.mkdir(parents=True)
-    page = pages.with_suffix(".md")
+    page = pages.with_name("plan.md")
     page.write_text("Words.\n<!-- table states -->\nstale\n<!-- end -->\nMore.\n")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     draw = lambda: subprocess.run(
@@ -185,7 +185,7 @@ def test_plans_are_set_beside_grpo_of_the_same_settings():
 
 def test_the_committed_page_is_drawn_from_the_committed_plans():
     """The tables of the committed page equal those of the committed plans."""
-    files = sorted((ROOT / command.TABLE).with_suffix("").glob("*.jsonl"))
+    files = sorted((ROOT / command.PLANS).glob("*.jsonl"))
     made = table.markdown(
         [json.loads(line) for file in files for line in file.read_text().splitlines()]
     )

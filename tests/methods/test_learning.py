@@ -125,7 +125,7 @@ VARIANTS = {
 )
 def test_variants_learn(base, tmp_path, method, fields):
     """What a method's config makes of it, with beta = alpha: ten times that, the gain alone ruins a
-    policy (docs/study.md, 9). lam = 1 is BRIDGE by rewards alone.
+    policy (docs/study_appendix.md, 9). lam = 1 is BRIDGE by rewards alone.
     """
     assert rise(tmp_path, base, method, beta=RATE, **fields) > 3
 
