@@ -75,7 +75,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
                 pack=0,
             ),
             mesh=dict(data=1, fsdp=-1, tensor=1, decode_tensor=0),
-            eval=dict(every=10, rows=64, limit=0, samples=0, cooperation=False),
+            eval=dict(every=10, rows=64, limit=0, samples=0, measured_gain=False),
             checkpoint=dict(every=50, keep=2),
             log=dict(
                 rollouts_every=1, eval_problems=8, mirrors=(), skipped_limit=5, ungraded_limit=0.1

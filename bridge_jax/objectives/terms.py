@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from bridge_jax.objectives.fusion import fusion_boundary
 from bridge_jax.objectives.microbatch import logp_of
 from bridge_jax.types import Policy, Rollouts, Sequences, Tree
 
@@ -142,7 +143,7 @@ def J_RL(
     total = token_total(rollouts.seqs) if total is None else total
 
     def J(phi, seqs: Sequences, rows: dict):
-        logp_BT, entropy_BT = jax.lax.optimization_barrier(
+        logp_BT, entropy_BT = fusion_boundary(
             score(policy, phi, seqs, rollouts.temperature, entropy_coef)
         )
         behaviour_BT = rows.get("behaviour_BT", logp_BT)

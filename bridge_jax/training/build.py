@@ -58,7 +58,7 @@ class RunData(NamedTuple):
     prompts: batches.Prompts
     demos: batches.Demos  # empty where the method reads none
     splits: dict[str, batches.Prompts]
-    held_out_demos: batches.Demos  # of held-out problems, for eval.cooperation; otherwise empty
+    held_out_demos: batches.Demos  # of held-out problems, for eval.measured_gain; otherwise empty
     demo_counts: dict[str, int]  # how the rows of the traces were used (traces.count_rows)
 
 
@@ -240,7 +240,7 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
         prompts, demos = batches.pair_with_demos(s, prompts, demos)
     splits = {name: encode(rows[: s.eval.limit or None]) for name, rows in task.splits.items()}
     held_out_demos = batches.NO_DEMOS
-    if s.eval.cooperation:
+    if s.eval.measured_gain:
         splits |= {name: encode(rows) for name, rows in split_by_demos(task, s.eval.rows).items()}
         solved = [problem for problem in next(iter(task.splits.values())) if problem.solution]
         if solved:

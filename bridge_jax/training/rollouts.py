@@ -260,7 +260,7 @@ class StepSampler(NamedTuple):
                 length = seqs.length_B[b]
                 rows.append(
                     {
-                        "actor": group.policy,
+                        "policy": group.policy,
                         "id": problem.id,
                         "level": problem.level,
                         "sample": len(rows) % M,

@@ -117,7 +117,7 @@ class Eval:
     samples: int = 0
     # whether the cooperative gain is measured too (measured_gain.py), on `rows` problems of each
     # kind
-    cooperation: bool = False
+    measured_gain: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

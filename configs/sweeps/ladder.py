@@ -70,7 +70,7 @@ RATIOS = (10, 1)
 
 def common(**given) -> dict:
     """Keys that all runs of the study set."""
-    return {"model.path": "runs/study/base/model", "eval.cooperation": True} | given
+    return {"model.path": "runs/study/base/model", "eval.measured_gain": True} | given
 
 
 def given_of(variant: str) -> dict:

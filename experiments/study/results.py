@@ -10,6 +10,7 @@ import pathlib
 
 import numpy as np
 
+from bridge_jax.config import renamed
 from bridge_jax.evaluation import intervals
 from bridge_jax.evaluation.intervals import Interval
 from bridge_jax.filesystem import files
@@ -39,6 +40,7 @@ def read(folder: pathlib.Path) -> dict[str, Rows]:
     for path in sorted(folder.glob("*.jsonl")):
         for _, row in files.rows(path):
             rows = found.setdefault(BASES.get(row["weights"], row["weights"]), {})
+            row["curve"] = [renamed.metrics(point) for point in row["curve"]]
             rows.setdefault(row["variant"], {})[row["seed"]] = row
     return {base: rows for base, rows in found.items() if rows}
 

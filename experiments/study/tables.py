@@ -201,15 +201,15 @@ def paired_table(rows: Rows) -> str:
 
 
 def gain_table(rows: Rows) -> str:
-    """Measures of cooperation over a run: means over seeds at each evaluation."""
+    """The measured gain and its companions over a run: means over seeds at each evaluation."""
     keys = {
-        "coop/gain": "measured gain",
-        "coop/gain_stderr": "its standard error (one run)",
+        "measured_gain/gain": "measured gain",
+        "measured_gain/gain_stderr": "its standard error (one run)",
         "bridge/gain": "gain by weights",
         "bridge/ess": "ESS",
         "bridge/kl_hat": "KL to theta_hat",
         "grad/cos_sft_rl": "cos of gradients",
-        "coop/expert_logp": "held-out demos' log p",
+        "eval/demo_logp": "held-out demos' log p",
         "eval/touched_accuracy": "touched",
         "eval/untouched_accuracy": "untouched",
     }
@@ -240,7 +240,7 @@ def regime_table(rows: Rows) -> str:
             f"{np.mean([point[key] for point in last]):.3f}"
             if all(key in point for point in last)
             else "-"
-            for key in ("coop/gain", "bridge/ess")
+            for key in ("measured_gain/gain", "bridge/ess")
         ]
         body.append(
             [

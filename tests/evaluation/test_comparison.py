@@ -109,7 +109,9 @@ def test_curves_of_shares_stay_within_0_and_1():
     two = comparison.curve(group[:2], metric, "step")
     assert two.mean[-1] == pytest.approx(0.975) and np.isnan([*two.low, *two.high]).all()
     assert comparison.is_share("reward/mean") and comparison.is_share("bridge/ess")
-    assert not comparison.is_share("rollout/length") and not comparison.is_share("coop/gain")
+    assert not comparison.is_share("rollout/length") and not comparison.is_share(
+        "measured_gain/gain"
+    )
 
 
 def test_load(tmp_path):

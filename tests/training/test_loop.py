@@ -59,7 +59,7 @@ BRIDGE = {
 }
 COOPERATION = {
     f"{key}{group}"
-    for key in ("grad/cos_sft_rl", "coop/inner", "coop/norm_ratio")
+    for key in ("grad/cos_sft_rl", "grad/inner_sft_rl", "grad/norm_ratio_sft_rl")
     for group in ("", "_rest", "_middle", "_late")
 }  # two layers have no early third
 OF_METHOD = {  # what each that ships reports beside the rest; a new one may report what it likes
@@ -707,7 +707,7 @@ def test_rollout_files_are_complete(quick, unbroken):
             assert (
                 row["stopped"] == (row["ids"][-1] == 0)
                 and max(row["logp"]) <= 0
-                and row["actor"] == "theta"
+                and row["policy"] == "theta"
             )
             assert row["outcome"] == tiny_runs.parity(problem, row["text"])
         assert np.mean([row["outcome"] == "correct" for row in rows]) == line["reward/mean"]
@@ -733,7 +733,7 @@ def test_own_shadow_rollouts_are_counted(quick, tmp_path):
     """theta_hat samples too: its tokens are generated and pass backward once, like theta's."""
     go(tmp_path, method__bridge__variant__shadow_rollouts="own", steps=2, eval__every=0)
     rows = tiny_runs.rows(tmp_path / "rollouts" / "step_000002.jsonl")
-    assert [row["actor"] for row in rows] == ["theta"] * 8 + ["theta_hat"] * 8
+    assert [row["policy"] for row in rows] == ["theta"] * 8 + ["theta_hat"] * 8
     last = logbook.read(str(tmp_path))[-1]
     sampled = [
         sum(len(row["ids"]) for row in tiny_runs.rows(file))
@@ -863,7 +863,7 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
                 {"role": "user", "content": message(problem)[0]["content"].replace("=", "-")}
             ],
         )
-        with pytest.raises(ValueError, match=r"facts.template +\"\w{12}\" +\"\w{12}\"\n"):
+        with pytest.raises(ValueError, match=r"fingerprints.template +\"\w{12}\" +\"\w{12}\"\n"):
             go(tmp_path, "sft")
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -876,9 +876,9 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
                 for p in build_problems(cfg, name, rows)
             ),
         )
-        with pytest.raises(ValueError, match=r"facts.rows.demos") as error:
+        with pytest.raises(ValueError, match=r"fingerprints.rows.demos") as error:
             go(tmp_path, "sft")
-    assert "facts.rows.train" not in str(error.value)
+    assert "fingerprints.rows.train" not in str(error.value)
     assert go(tmp_path, "sft")["step"] == STEPS
 
 
