@@ -89,7 +89,7 @@ def parse(module: str, arguments: tuple[str, ...], monkeypatch) -> None:
         getattr(command, "start", getattr(command, "define_flags", None))()
         flags.FLAGS.unparse_flags()
         cli.parse_flags(sys.argv)
-        if "config" in flags.FLAGS:
+        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             methods.load(flags.FLAGS.config.method.name)
         if "sweep" in flags.FLAGS:
             plan.load(flags.FLAGS.sweep)
@@ -175,6 +175,18 @@ def test_links(page):
         there = page.parent / path if path else page
         assert there.exists(), f"{name_of(page)} links to {target}"
         assert not heading or heading in anchors(there.read_text()), target
+
+
+def test_every_page_is_found_from_the_readme():
+    """By links from page to page."""
+    found, new = set(), {ROOT / "README.md"}
+    while new:
+        page = new.pop()
+        found.add(page)
+        targets = re.findall(r"\]\(([^)\s#]+\.md)[^)]*\)", page.read_text())
+        new |= {there for name in targets if (there := (page.parent / name).resolve()).exists()}
+        new -= found
+    assert set(PAGES) - found == set()
 
 
 def anchors(text: str) -> set[str]:
