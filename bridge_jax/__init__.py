@@ -1,1 +1,1 @@
-"""bridge_jax: supervised fine-tuning and reinforcement learning that cooperate (BRIDGE, arXiv 2509.06948), in JAX."""
+"""bridge_jax: SFT and reinforcement learning that cooperate (BRIDGE, arXiv 2509.06948), in JAX."""

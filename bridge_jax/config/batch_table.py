@@ -91,7 +91,7 @@ class BatchTable:
 
     @property
     def demo_padding(self) -> int:
-        """Empty rows appended to the demonstrations, so that micro-batches and devices get as many."""
+        """Empty rows appended to the demonstrations, for equal micro-batches and devices."""
         whole = self.devices if self.demos_per_step < self.microbatch else self.microbatch
         return -self.demos_per_step % whole
 

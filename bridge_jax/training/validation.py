@@ -21,8 +21,8 @@ def evaluation(
     """Greedy accuracy on every held-out split, as in experiments.evaluate.
 
     With eval.samples also the mean accuracy of so many samples, eval/{split}_sampled_accuracy; with
-    eval.measured_gain the metrics of measured_gain.py. The solved problems, and the numbers of right
-    samples, go to the logbook. Raises Stopped between two batches after a signal.
+    eval.measured_gain the metrics of measured_gain.py. The solved problems, and the numbers of
+    right samples, go to the logbook. Raises Stopped between two batches after a signal.
     """
     setup, data, programs = sampler.setup, sampler.data, sampler.programs
     s, began, phi = setup.settings, time.monotonic(), programs.policy["theta"](state.params)

@@ -12,7 +12,7 @@ import pytest
 from bridge_jax.data import batches
 from bridge_jax.methods import dapo
 from bridge_jax.training import build, settings
-from bridge_jax.training.rollouts import Rows, StepSampler, with_noise
+from bridge_jax.training.rollouts import StepRows, StepSampler, with_noise
 from bridge_jax.types import Rollouts, Sequences
 from configs import ladder
 from tests import tiny_runs, toys
@@ -114,7 +114,7 @@ def test_equal_groups_are_replaced(monkeypatch):
     )
     programs = types.SimpleNamespace(policy={"theta": lambda params: None})
     step_sampler = StepSampler(setup, data, programs, None)
-    step = Rows(4, setup.method.batch_spec(4), 6, np.arange(3), 9, None)
+    step = StepRows(4, setup.method.batch_spec(4), 6, np.arange(3), 9, None, 0)
     rounds, seconds = step_sampler.replace_equal_groups(None, step, here)
     assert seconds == 0.5 and [list(group.prompts) for group in rounds] == asked
     assert asked == [list(batches.order(0, "rl", len(data.prompts.problems), 9, 3))]
