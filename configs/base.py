@@ -78,7 +78,12 @@ def get_config(method: str = "bridge") -> ConfigDict:
             eval=dict(every=10, rows=64, limit=0, samples=0, measured_gain=False),
             checkpoint=dict(every=50, keep=2),
             log=dict(
-                rollouts_every=1, eval_problems=8, mirrors=(), skipped_limit=5, ungraded_limit=0.1
+                rollouts_every=1,
+                eval_problems=8,
+                mirrors=(),
+                profile=0,
+                skipped_limit=5,
+                ungraded_limit=0.1,
             ),
             hosts=dict(coordinator="", count=0, index=-1, timeout_s=600),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import logging
 import os
 import re
@@ -20,12 +21,17 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
+import bridge_jax
 from bridge_jax.config import renamed, schema
 from bridge_jax.filesystem import files, streams
 from experiments import INTERRUPTED
 
 # exit code of every command: the same command can go on once there is room
 DISK_FULL = 5
+
+
+# flags defined here belong to the module that asks for them, so that its --help shows them
+flags.disclaim_key_flags()
 
 
 class PathParser(flags.ArgumentParser):
@@ -52,6 +58,26 @@ def define_path(
         serializer=flags.ArgumentSerializer(),
         required=required,
     )
+
+
+class VersionFlag(flags.BooleanFlag):
+    """--version: while the command line is read, print `version` and end the command."""
+
+    def __init__(self):
+        super().__init__("version", False, "print the versions of bridge_jax and jax, and end")
+
+    def parse(self, argument) -> None:
+        """End the command here, before absl asks for flags that are required."""
+        super().parse(argument)
+        if self.value:
+            print(version())
+            check_output()
+            sys.exit(0)
+
+
+def version() -> str:
+    """The line that a report of a bug begins with; jax is not imported for it."""
+    return f"bridge_jax {bridge_jax.__version__}, jax {importlib.metadata.version('jax')}"
 
 
 def expand_config(argv: list[str]) -> list[str]:
@@ -134,6 +160,7 @@ def fail_by(error: Exception, code: int = 2, at_once: bool = False) -> None:
 def run_command(main: Callable) -> None:
     """Parse the flags and call main(argv), as every command does; lost output does not end it."""
     streams.install()
+    flags.DEFINE_flag(VersionFlag())
     # absl took its stream when it was imported; it may be None, which absl could not close
     absl_logging.get_absl_handler().python_handler.stream = sys.stderr
     app.run(functools.partial(interruptible, main), flags_parser=parse_flags)

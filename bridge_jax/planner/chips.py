@@ -1,7 +1,6 @@
-"""Chips with their peak rates, and topologies by name: "v5e:4x4", "cpu:8", "gpu:8".
+"""Topologies by name: "v5e:4x4", "cpu:8", "gpu:8"; their chips are those of distributed/peaks.py.
 
-Peaks come from the makers' pages, which CHIPS names, per chip: dense bfloat16 matmuls, memory, and
-one link in one direction. A TPU slice is a torus only along some dimensions (`torus`); along the
+A TPU slice is a torus only along some dimensions (`torus`); along the
 others the chips at the edge have one link less, and the slowest chip sets the pace of a collective.
 No device is initialized before `devices` is called.
 """
@@ -15,46 +14,8 @@ import re
 from typing import NamedTuple
 
 from bridge_jax.config.schema import did_you_mean
+from bridge_jax.distributed.peaks import CHIPS, Chip
 
-
-class Chip(NamedTuple):
-    """Peaks of one chip, per second and in bytes."""
-
-    flops: float  # bfloat16 matmuls
-    hbm: float  # bytes of memory
-    memory: float  # bytes per second to and from it
-    link: float  # bytes per second over one link, one direction
-    links: int  # of a chip inside a torus: two for each dimension; a GPU's switch counts as one
-    # a slice is a ring along dimensions that are a multiple of this; 0: not applicable
-    torus: int
-    source: str
-
-
-_TPU = "cloud.google.com/tpu/docs/"
-CHIPS = {  # link: the pages' bidirectional interconnect bandwidth per chip, / 2 directions / links
-    "v4": Chip(275e12, 32e9, 1228e9, 50e9, 6, 4, _TPU + "v4 (2400 Gbps a direction)"),
-    "v5e": Chip(197e12, 16e9, 819e9, 50e9, 4, 16, _TPU + "v5e (400 GBps both directions)"),
-    "v5p": Chip(459e12, 95e9, 2765e9, 100e9, 6, 4, _TPU + "v5p (1200 GBps both directions)"),
-    "v6e": Chip(918e12, 32e9, 1638e9, 100e9, 4, 16, _TPU + "v6e (800 GBps both directions)"),
-    "a100": Chip(
-        312e12,
-        80e9,
-        2039e9,
-        300e9,
-        1,
-        0,
-        "nvidia.com/en-us/data-center/a100 (SXM 80 GB, NVLink 600 GBps)",
-    ),
-    "h100": Chip(
-        989e12,
-        80e9,
-        3350e9,
-        450e9,
-        1,
-        0,
-        "nvidia.com/en-us/data-center/h100 (SXM, NVLink 900 GBps)",
-    ),
-}
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = (
     "2x2x1",

@@ -38,6 +38,7 @@ def loop(
     cursors, pending = {"rl": meta["rl"], "sft": meta["sft"]}, None
     for number in range(meta["step"] + 1, end + 1):
         interrupt.step = number
+        log.begin(number)
         rows = sampler.rows(number - 1, cursors)
         handles = sampler.start(state.params, rows)
         # waits for the previous update; the samplers are queued after it

@@ -42,6 +42,7 @@ LEAST = {
     "checkpoint.keep": 1,
     "log.rollouts_every": 0,
     "log.eval_problems": 0,
+    "log.profile": 0,
     "log.skipped_limit": 1,
     "model.logp_chunk": 1,
 }
@@ -135,6 +136,7 @@ class Log:
     rollouts_every: int = 1  # steps between rollout files; 0: none
     eval_problems: int = 8  # problems of each held-out split whose answers every evaluation writes
     mirrors: tuple[str, ...] = ()  # tensorboard, wandb
+    profile: int = 0  # a step that jax's profiler traces into profile/; 0: none
     skipped_limit: int = 5  # non-finite updates in a row after which the run stops
     # share of a step's samples with a timeout or error of the grader above which the run stops
     ungraded_limit: float = 0.1

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bridge_jax.distributed import multihost
+from bridge_jax.distributed import multihost, peaks
 from bridge_jax.rundir import logbook
 from bridge_jax.training import budget
 from bridge_jax.training.build import Setup
+from bridge_jax.training.profile import Profile
 from bridge_jax.training.programs import compile_count
 from bridge_jax.types import Batch
 
@@ -49,6 +50,11 @@ class StepLog:
         self.last: dict[str, float] = {}  # the line of the last step
         self.number = meta["step"]  # the last step whose update is known to be over
         self._trained, self._since = meta["train_s"], time.monotonic()
+        self._profile = Profile(book.workdir, setup.settings.log.profile)
+
+    def begin(self, number: int) -> None:
+        """Starts the profiler where step `number` is the one of log.profile."""
+        self._profile.start(number)
 
     def rollouts_due(self, number: int) -> bool:
         """Whether the samples of step `number` are written."""
@@ -70,6 +76,7 @@ class StepLog:
         if step is None:
             return
         fetched = multihost.device_get(f"update of step {step.number}", step.metrics)
+        self._profile.stop(step.number)
         metrics = {key: float(value) for key, value in fetched.items()}
         metrics["time/update_s"] = (updated or time.monotonic()) - step.dispatched
         metrics |= self._spent(step, metrics)
@@ -103,8 +110,11 @@ class StepLog:
         rollout_s, update_s = step.host_metrics["time/rollout_s"], metrics["time/update_s"]
         # as measured by the host
         spent["time/device_s"] = update_s + rollout_s
+        rates = budget.token_rates(spent, rollout_s, update_s)
+        devices = list(self.setup.mesh.devices.flat)
+        mfu = peaks.utilization(spent["budget/flops"], update_s + rollout_s, devices)
         self.totals.update(spent)
-        return budget.token_rates(spent, rollout_s, update_s) | self.totals
+        return rates | ({} if mfu is None else {"time/mfu": mfu}) | self.totals
 
     def trained(self) -> float:
         """Seconds of training, including those of earlier processes."""

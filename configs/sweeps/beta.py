@@ -1,6 +1,5 @@
 """The adapter's learning rate: beta from .1 to 1,000 times alpha.
 
-    python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
     python -m experiments.sweep --sweep=configs/sweeps/beta.py --workdir=runs/beta --jobs=2
 
 For BRIDGE, for the variant whose w ascends the gain alone, and for joint, which has no theta_hat.

@@ -1,6 +1,5 @@
 """Number of demonstrations, from 16 to 2,000.
 
-    python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
     python -m experiments.sweep --sweep=configs/sweeps/expert_scarcity.py --workdir=runs/expert_scarcity \\
         --jobs=2
 

@@ -11,6 +11,8 @@ long as bridge takes. Not a sweep itself.
 import json
 import pathlib
 
+from configs.ladder import BASE
+
 ROLLOUTS = 100  # generating steps of each run
 TUNED = pathlib.Path(__file__).resolve().parents[2] / "docs" / "study" / "tuned.json"
 # variant -> method and its settings other than learning rates
@@ -70,7 +72,7 @@ RATIOS = (10, 1)
 
 def common(**given) -> dict:
     """Keys that all runs of the study set."""
-    return {"model.path": "runs/study/base/model", "eval.measured_gain": True} | given
+    return {"model.path": BASE, "eval.measured_gain": True} | given
 
 
 def given_of(variant: str) -> dict:

@@ -1,6 +1,5 @@
 """The paper's ablation of lam: constants from 0.1 to 0.9, and three schedules from 0 to 1.
 
-    python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
     python -m experiments.sweep --sweep=configs/sweeps/lam.py --workdir=runs/lam --jobs=2
 
 The paper reports 0.3 to 0.7 as robust and uses 0.5 (arXiv 2509.06948); its text also describes a

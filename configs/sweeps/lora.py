@@ -1,6 +1,5 @@
 """The paper's ablation of the adapter: rank x alpha. The paper uses 16 and 16.
 
-python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
 python -m experiments.sweep --sweep=configs/sweeps/lora.py --workdir=runs/lora --jobs=2
 """
 

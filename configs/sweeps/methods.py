@@ -1,6 +1,5 @@
 """The paper's comparison of methods, with related ones and controls: 20 variants x 8 seeds.
 
-    python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
     python -m experiments.sweep --sweep=configs/sweeps/methods.py --workdir=runs/methods --jobs=2
 
 Variants and rates are those of docs/study/tuned.json; without that file all variants run at the

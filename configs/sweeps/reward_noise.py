@@ -1,6 +1,5 @@
 """The paper's test of robustness: each training reward is flipped with probability p.
 
-    python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
     python -m experiments.sweep --sweep=configs/sweeps/reward_noise.py --workdir=runs/reward_noise \\
         --jobs=2
 

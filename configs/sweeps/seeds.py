@@ -1,6 +1,5 @@
 """The spread over seeds: RL alone, the fixed mixture and BRIDGE on 16 seeds each.
 
-python -m experiments.pretrain --out=runs/study/base    # once: the base model of all runs
 python -m experiments.sweep --sweep=configs/sweeps/seeds.py --workdir=runs/seeds --jobs=2
 """
 

@@ -2,8 +2,7 @@
 
     python -m experiments.study --quick
 
-It demonstrates the procedure and proves nothing. It has its own base model, made on all cores,
-which is faster; it is not the base model of the study.
+It demonstrates the procedure and proves nothing.
 """
 
 from configs.sweeps import ladder
@@ -14,5 +13,4 @@ def get_sweep() -> dict:
     variants = {
         name: ladder.at_rate(name, ladder.ALPHA, **ladder.scaled(name, 0.4)) for name in ladder.MAIN
     }
-    common = ladder.common(**{"model.path": "runs/study_quick/base/model"})
-    return dict(config="configs/ladder.py", set=common, variants=variants, seeds=(0, 1))
+    return dict(config="configs/ladder.py", set=ladder.common(), variants=variants, seeds=(0, 1))

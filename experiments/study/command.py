@@ -1,9 +1,10 @@
-"""The study of docs/study.md and its appendix: `python -m experiments.study [--jobs=2] [--stages=tune,main,...]`.
+"""Run the study of docs/study.md: `python -m experiments.study [--jobs=2] [--stages=tune,...]`.
 
-Makes the base model and runs the sweeps of the stages one after the other. After the stage "tune"
-it chooses the learning rates of each variant on the dev split (docs/study/tuned.json). Every
-finished run is a line of docs/study/results/STAGE_BASE.jsonl. A run with such a line is not run
-again, unless the base model came out with other weights, as it does on another kind of processor.
+Runs the sweeps of the stages one after the other, from the base model that the repository ships
+(configs/ladder_base). After the stage "tune" it chooses the learning rates of each variant on the
+dev split (docs/study/tuned.json). Every finished run is a line of
+docs/study/results/STAGE_BASE.jsonl. A run with such a line is not run again. Lines of other base
+models, which were made on other processors, stay.
 
 Then tables and pictures are drawn from these files alone (`--stages=` only draws), for each base:
 the parts of docs/study_appendix.md between `<!-- table NAME on BASE -->` and `<!-- end -->`, and
@@ -48,7 +49,7 @@ def draw(study: Study) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Base model, stages, tables; turn errors into one line and an exit code."""
+    """Stages, then tables; turn errors into one line and an exit code."""
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}")
     study, codes = Study(flags.FLAGS.quick), []
@@ -56,8 +57,6 @@ def main(argv: list[str]) -> None:
     try:
         stages.check(chosen)
         interrupt_by_signals()
-        if chosen and (code := stages.make_base_model(study)):
-            leave([code])
         for stage in chosen:
             codes.append(stages.run_stage(study, stage, flags.FLAGS.jobs))
             if codes[-1] == DISK_FULL:

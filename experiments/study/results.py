@@ -19,12 +19,14 @@ from configs.sweeps import ladder
 
 GREEDY, SAMPLED = "eval/held_out_accuracy", "eval/held_out_sampled_accuracy"
 METRICS = (GREEDY, SAMPLED)
-# hash of the weights -> letter in docs/study_appendix.md; other base models go by their hash
+# hash of the weights -> letter in docs/study_appendix.md, E: the shipped one; others go by their
+# hash
 BASES = {
     "2ff9e7f2dd4d": "A",
     "278f2a140599": "B",
     "f8d52236e23f": "C",
     "c9f215d034f2": "D",
+    "b4660cb363cc": "E",
     "cd340b6fe2c3": "SmolLM2",
 }
 # variant -> seed -> its line of the results

@@ -1,4 +1,4 @@
-"""The stages of the study: the base model, then the sweeps, each in a process of its own."""
+"""The stages of the study: its sweeps, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from bridge_jax.config import schema
 from bridge_jax.filesystem import files
+from configs.ladder import BASE
 from configs.sweeps import ladder
 from experiments.cli import DISK_FULL
 from experiments.study import results
@@ -36,7 +37,7 @@ class Study(NamedTuple):
 
     @property
     def work(self) -> pathlib.Path:
-        """The folder of the base model and the run directories."""
+        """The folder of the run directories."""
         return ROOT / "runs" / ("study_quick" if self.quick else "study")
 
     @property
@@ -79,17 +80,12 @@ def run(module: str, *arguments: str) -> int:
         raise
 
 
-def make_base_model(study: Study) -> int:
-    """Train the base model unless it is there; the exit code."""
-    return run("pretrain", f"--out={study.work / 'base'}", *["--cores=0"] * study.quick)
-
-
 def run_stage(study: Study, stage: str, jobs: int) -> int:
     """Run the stage's sweep without the runs that have results; the exit code.
 
     After the stage "tune" the learning rates are chosen.
     """
-    weights = weights_of(str(study.work / "base" / "model"))
+    weights = weights_of(str(ROOT / BASE))
     base = results.BASES.get(weights, weights)
     code = run(
         "sweep",

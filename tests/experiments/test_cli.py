@@ -1,8 +1,9 @@
-"""What commands share: ~ in every flag and key that is a path, and messages on one line."""
+"""What commands share: ~ in every flag and key that is a path, messages on one line, --version."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+import bridge_jax
 from bridge_jax import tasks
 from bridge_jax.config import schema
 from bridge_jax.training import settings
@@ -156,3 +158,41 @@ def test_a_config_file_that_refuses_its_argument_shows_no_traceback(tmp_path):
     assert text == f"flag --config={file}: no task of that name"
     for other in ("flag --steps=abc: no int", "Traceback (most recent call last)\nKeyError: 3"):
         assert cli.without_traceback(other) == other
+
+
+def command(folder: pathlib.Path, *words: str, **given) -> subprocess.CompletedProcess:
+    """`python -m WORDS` in another folder than the repository's."""
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        **given,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.mark.parametrize("module", ["experiments.train", "experiments.bench"])
+def test_version(module, tmp_path):
+    """It takes one line, also of commands with required flags; --noversion asks for nothing."""
+    done = command(tmp_path, module, "--version", capture_output=True)
+    expected = f"bridge_jax {bridge_jax.__version__}, jax {importlib.metadata.version('jax')}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
+    done = command(tmp_path, module, "--noversion", capture_output=True)
+    assert done.returncode == 2 and expected not in done.stdout
+
+
+def test_a_version_that_cannot_be_printed(tmp_path):
+    """A full disk has its exit code here, too."""
+    with open("/dev/full", "w") as full:
+        done = command(
+            tmp_path, "experiments.train", "--version", stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == cli.DISK_FULL and done.stderr.count("\n") == 1
+
+
+def test_help_shows_every_flag_of_the_command(tmp_path):
+    """Also those that cli.py defines for it."""
+    done = command(tmp_path, "experiments.train", "--help", capture_output=True)
+    for flag in ("--config", "--workdir", "--stop_at", "--[no]force_config", "--[no]version"):
+        assert f"\n  {flag}: " in done.stdout

@@ -13,11 +13,13 @@ import types
 
 import pytest
 
+from configs import ladder
 from experiments.sweep import command, launch, plan, results
 from tests.filesystem import full_disk
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = {
+    "model.path": "",
     "model.arch.hidden_size": 32,
     "model.arch.num_hidden_layers": 1,
     "model.arch.num_attention_heads": 2,
@@ -285,7 +287,9 @@ def finished(workdir, run) -> None:
     """The directory of a run as it is at its end."""
     folder = workdir / run.folder
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"config": {"steps": 2, "model": {"path": ""}}}')
+    (folder / "config.json").write_text(
+        json.dumps({"config": {"steps": 2, "model": {"path": ladder.BASE}}})
+    )
     (folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "eval/dev_accuracy": 0.5}\n')
 
 

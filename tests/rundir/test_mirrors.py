@@ -94,3 +94,38 @@ def test_a_mirror_that_is_not_installed_names_the_pip_command(tmp_path, monkeypa
         Logbook(tmp_path, 0, mirrors=(name,))
     with pytest.raises(ValueError, match="unknown mirror .*did you mean"):
         Logbook(tmp_path, 0, mirrors=(name[:-1],))
+
+
+@pytest.mark.slow  # with the packages that .ci/run installs for the second selection
+def test_a_real_offline_run_of_wandb(tmp_path, monkeypatch):
+    """Without a network and an account W&B keeps the run's files, with every key in its summary."""
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    open_run(tmp_path, CONFIG, {})
+    with Logbook(tmp_path, 0, mirrors=("wandb",)) as book:
+        book.write(1, {"time/mfu": 0.25, "lr/base": 1e-4})
+        run = wandb.run
+        assert run.offline and run.id == (tmp_path / "wandb_id").read_text()
+        assert dict(run.summary)["time/mfu"] == 0.25 and dict(run.summary)["lr/base"] == 1e-4
+    files = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 1 and files[0].stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_real_event_files_of_tensorboard(tmp_path):
+    """The events can be read back: key, step, value."""
+    pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
+    from tensorboardX.proto import event_pb2
+
+    with Logbook(tmp_path, 0, mirrors=("tensorboard",)) as book:
+        book.write(3, {"time/mfu": 0.25})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    data, found = path.read_bytes(), []
+    while data:
+        # a record: its length, 8 bytes; a checksum of 4; the event; a checksum of 4
+        length = int.from_bytes(data[:8], "little")
+        event = event_pb2.Event.FromString(data[12 : 12 + length])
+        found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+        data = data[16 + length :]
+    assert found == [("time/mfu", 3, 0.25)]
