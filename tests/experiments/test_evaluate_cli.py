@@ -11,7 +11,6 @@ import sys
 import types
 
 import jax
-import numpy as np
 import pytest
 
 from bridge_jax import tasks
@@ -19,10 +18,9 @@ from bridge_jax.data import tokenizers
 from bridge_jax.evaluation import evaluate, lazy_pool, session, transcripts
 from bridge_jax.evaluation.options import Options
 from bridge_jax.grading.outcome import DeferredComparison, Outcome
-from bridge_jax.models import lora, params
-from bridge_jax.models.precision import dtype_of
+from bridge_jax.models import params
 from bridge_jax.tasks import arithmetic
-from bridge_jax.training import programs, reopen
+from bridge_jax.training import programs
 from experiments import evaluate as command
 from experiments.evaluate import evaluate_model
 from tests import tiny_runs
@@ -119,23 +117,6 @@ def test_a_trained_run_is_no_random_model(unbroken, tmp_path):
     assert made[0].keys() == made[1].keys() and [row["text"] for row in made[0].values()] != [
         row["text"] for row in made[1].values()
     ]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_weights_of_a_run_are_its_merged_policy(unbroken, dtype):
-    """theta + w, cast behind the sum as in training, bit for bit; w matters."""
-    (setup, _), dtype = reopen.rebuild(str(unbroken("bridge"))), dtype_of("dtype", dtype)
-    parts, _ = reopen.restore_params(setup, str(unbroken("bridge")))
-    loaded, at_step = reopen.open_run(str(unbroken("bridge")), own_task=True).load(
-        setup.mesh, dtype
-    )
-    assert at_step == f", step {tiny_runs.STEPS}"
-    merge = jax.jit(lambda theta, w: lora.merge(setup.lora, theta, w, dtype))
-    same = lambda one, other: all(
-        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other))
-    )
-    assert same(loaded, merge(parts.theta, parts.w)) and not same(loaded, merge(parts.theta, None))
-    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(dtype)}
 
 
 @pytest.mark.slow
