@@ -16,7 +16,7 @@ from bridge_jax.grading.outcome import Outcome
 from bridge_jax.rundir import checkpoint
 from bridge_jax.training import settings, trainer
 from configs import base
-from tests import tiny_runs
+from tests import errors, tiny_runs
 from tests.distributed.one_of_several import as_one_of
 
 EXPLICIT = dict(coordinator="10.0.0.1:1234", count=2, index=1)
@@ -56,36 +56,36 @@ def test_config_and_environment(given, environment, found):
 @pytest.mark.parametrize(
     "given, environment, told",
     [
-        (dict(coordinator="10.0.0.1"), {}, "hosts.coordinator='10.0.0.1'; allowed: .*HOST:PORT"),
+        (dict(coordinator="10.0.0.1"), {}, ("hosts.coordinator='10.0.0.1'", "HOST:PORT")),
         (
             EXPLICIT | dict(index=2),
             {},
-            "hosts.count=2, hosts.index=2; allowed: .*BRIDGE_HOST_INDEX",
+            ("hosts.count=2, hosts.index=2", "BRIDGE_HOST_INDEX"),
         ),
         (EXPLICIT | dict(index=-1), {}, "hosts.index=-1"),
         (EXPLICIT, {"BRIDGE_HOST_INDEX": "one"}, None),
         (
             dict(coordinator="10.0.0.1:1234", count=2),
             {"BRIDGE_HOST_INDEX": "one"},
-            "BRIDGE_HOST_INDEX='one'; allowed: a whole",
+            "BRIDGE_HOST_INDEX='one'",
         ),
         (
             dict(index=1),
             {},
-            "hosts.index=1; allowed: count and index only together with hosts.coordinator=HOST:PORT",
+            ("hosts.index=1", "hosts.coordinator=HOST:PORT"),
         ),
         (dict(coordinator="auto", count=4), {}, "hosts.count=4"),
         (
             EXPLICIT | dict(coordinator="10.0.0.1:99999"),
             {},
-            "hosts.coordinator='10.0.0.1:99999'; allowed: .*PORT from 1 to 65535",
+            ("hosts.coordinator='10.0.0.1:99999'", "1 to 65535"),
         ),
         (
             EXPLICIT | dict(coordinator="10.0.0.1:0"),
             {},
-            "hosts.coordinator='10.0.0.1:0'; allowed: ",
+            "hosts.coordinator='10.0.0.1:0'",
         ),
-        (dict(timeout_s=1), {}, "hosts.timeout_s=1; allowed: at least 10"),
+        (dict(timeout_s=1), {}, ("hosts.timeout_s=1", "at least 10")),
     ],
 )
 def test_what_cannot_be_meant(given, environment, told):
@@ -93,7 +93,7 @@ def test_what_cannot_be_meant(given, environment, told):
     if told is None:
         assert multihost.read(multihost.Hosts(**given), environment).index == 1
         return
-    with pytest.raises(ValueError, match=told):
+    with errors.raises(ValueError, told):
         multihost.read(multihost.Hosts(**given), environment)
 
 

@@ -23,7 +23,7 @@ from bridge_jax.tasks import arithmetic
 from bridge_jax.training import programs
 from experiments import evaluate as command
 from experiments.evaluate import evaluate_model
-from tests import tiny_runs
+from tests import errors, tiny_runs
 from tests.filesystem import full_disk
 from tests.filesystem.full_disk import disk_for
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
@@ -228,7 +228,7 @@ def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path):
         (dict(seed=5), "sampled.seed"),
         (dict(dtype="bfloat16"), "generation.dtype"),
     ):
-        with pytest.raises(ValueError, match=f"(?s)made otherwise:.*{key}"):
+        with pytest.raises(ValueError, match=key):
             run(model, tmp_path / "out", limit=2, **change)
     other, cfg = tmp_path / "other", params.read_config(ARCH)
     params.save(
@@ -238,7 +238,7 @@ def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path):
         ARCH,
         extra_files=tuple(file for file in pathlib.Path(model).iterdir() if "token" in file.name),
     )
-    with pytest.raises(ValueError, match="(?s)made otherwise:.*model.weights"):
+    with pytest.raises(ValueError, match="model.weights"):
         run(str(other), tmp_path / "out", limit=2)
 
 
@@ -415,22 +415,22 @@ def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, 
     [
         (
             dict(tasks=("arithmetics",)),
-            "task 'arithmetics' does not exist. Did you mean 'arithmetic'",
+            ("'arithmetics'", "'arithmetic'"),
         ),
-        (dict(tasks=()), "--tasks is empty and --model=.* is no run directory"),
-        (dict(max_new=57), "--max_new=57 .* 65 positions"),
-        (dict(samples=0), "--samples=0; allowed: .* at least 1"),
-        (dict(decode_tensor=3), "--decode_tensor=3 does not divide the model's"),
+        (dict(tasks=()), ("--tasks", "--model")),
+        (dict(max_new=57), ("--max_new=57", "65 positions")),
+        (dict(samples=0), ("--samples=0", "at least 1")),
+        (dict(decode_tensor=3), "--decode_tensor=3"),
         (
             dict(decode_tensor=2),
-            "mesh.decode_tensor=2 does not divide the 1 devices",
+            ("mesh.decode_tensor=2", "1 devices"),
         ),
-        (dict(prompt="plain"), "--prompt=plain: task 'arithmetic' has one way to ask only"),
+        (dict(prompt="plain"), ("--prompt=plain", "'arithmetic'")),
     ],
 )
 def test_bad_input(model, tmp_path, changes, message):
     """Invalid options are refused before any row is written."""
-    with pytest.raises(ValueError, match=message):
+    with errors.raises(ValueError, message):
         run(model, tmp_path / "out", **changes)
     assert not (tmp_path / "out" / "arithmetic.jsonl").exists()
 
@@ -449,7 +449,7 @@ def test_stop_strings_cut_what_is_read_and_are_part_of_the_manifest(model, livel
     assert all(cut[key]["stopped"] for key in shorter)
     run(model, tmp_path / "cut", stop=("=", "-7"))
     for folder, stop in (("cut", ()), ("free", ("=",)), ("cut", ("=",))):
-        with pytest.raises(ValueError, match="(?s)made otherwise:.*task arithmetic.stop"):
+        with pytest.raises(ValueError, match="task arithmetic.stop"):
             run(model, tmp_path / folder, stop=stop)
 
 
@@ -487,7 +487,7 @@ def test_a_second_evaluation_of_a_folder_is_refused(model, tmp_path, monkeypatch
         if not second:
             with monkeypatch.context() as patch:
                 patch.setattr(params, "load", lambda *_: pytest.fail("read the weights"))
-                with pytest.raises(ValueError, match="another process evaluates into --out=") as no:
+                with errors.raises(ValueError, "--out=") as no:
                     run(model, out)
             second.append(str(no.value))
         return generate_missing(*given)
@@ -526,12 +526,12 @@ def test_a_full_disk_has_an_exit_code_of_its_own(model, tmp_path, monkeypatch, c
 
 def test_bad_folders(model, tmp_path, unbroken):
     """A missing model and a run without a checkpoint are clear errors."""
-    with pytest.raises(ValueError, match="model folder .* does not exist"):
+    with errors.raises(ValueError, str(tmp_path / "absent")):
         run(str(tmp_path / "absent"), tmp_path / "out")
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_bytes((unbroken("sft") / "config.json").read_bytes())
-    with pytest.raises(ValueError, match="has no checkpoint: bring"):
+    with errors.raises(ValueError, str(bare), "checkpoint"):
         run(str(bare), tmp_path / "out")
 
 

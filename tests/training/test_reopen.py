@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bridge_jax.models import lora
+from bridge_jax.models.precision import dtype_of
 from bridge_jax.rundir import checkpoint
 from bridge_jax.training import reopen
-from bridge_jax.training.settings import dtype_of
-from tests import tiny_runs
+from tests import errors, tiny_runs
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
 
 
@@ -31,9 +31,8 @@ def test_what_is_no_run_is_not_rebuilt(tmp_path, text):
     """The error names the place."""
     if text is not None:
         (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=str(tmp_path)) as error:
+    with errors.raises(ValueError, str(tmp_path), "config.json"):
         reopen.rebuild(str(tmp_path))
-    assert "config.json" in str(error.value)
 
 
 def test_a_config_is_read_on_any_devices(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from bridge_jax.rundir import checkpoint, lock
 from bridge_jax.training import build, trainer
 from bridge_jax.training import rollouts as training_rollouts
-from tests import tiny_runs
+from tests import errors, tiny_runs
 from tests.tiny_runs import STEPS, go, quick, unbroken  # noqa: F401 (fixtures)
 from tests.training.faults import contents
 
@@ -229,7 +229,7 @@ def test_checkpoints_none_of_which_can_be_read_are_refused(quick, tmp_path):
     for folder in (tmp_path / "checkpoints").glob("step_*"):
         shutil.rmtree(folder / "state")
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match="no checkpoint in .* can be read"):
+    with errors.raises(ValueError, str(tmp_path / "checkpoints"), "step 2", "step 4"):
         go(tmp_path, "grpo", eval__every=0)
     assert contents(tmp_path) == before
 
@@ -239,7 +239,7 @@ def test_a_run_without_its_config_is_refused(quick, tmp_path):
     go(tmp_path, "grpo", stop_at=2, eval__every=0)
     (tmp_path / "config.json").unlink()
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match="but no config.json"):
+    with errors.raises(ValueError, "config.json", "--force_config"):
         go(tmp_path, "grpo", eval__every=0, optim__base__learning_rate=1.0)
     assert contents(tmp_path) == before
     assert go(tmp_path, "grpo", force=True, eval__every=0)["step"] == STEPS
@@ -253,7 +253,7 @@ def test_saves_that_were_cut_off_are_removed_by_the_owner_alone(quick, tmp_path)
     (left / "state" / "half").write_bytes(b"x" * 1000)
     # another process may be writing it
     with lock.run_lock(str(tmp_path)):
-        with pytest.raises(ValueError, match="another process trains in"):
+        with errors.raises(ValueError, str(tmp_path)):
             go(tmp_path, "grpo", eval__every=0)
         # nor does a reader touch it
         tiny_runs.state(tmp_path, "grpo", eval__every=0)
@@ -288,7 +288,7 @@ def test_a_hole_in_the_record_of_a_finished_run_is_said(quick, tmp_path, caplog,
     [
         (
             dict(log__mirrors=("tensorbord",)),
-            "unknown mirror log.mirrors='tensorbord': did you mean 'tensorboard'",
+            ("log.mirrors='tensorbord'", "'tensorboard'"),
         ),
         (dict(checkpoint__keep=0), "checkpoint.keep=0"),
     ],
@@ -296,14 +296,14 @@ def test_a_hole_in_the_record_of_a_finished_run_is_said(quick, tmp_path, caplog,
 def test_refused_before_anything_is_compiled(tmp_path, monkeypatch, given, message):
     """Bad settings of mirrors and checkpoints are refused before the first compilation."""
     monkeypatch.setattr(trainer, "compile_programs", lambda *_: pytest.fail("compiled"))
-    with pytest.raises(ValueError, match=message):
+    with errors.raises(ValueError, message):
         go(tmp_path, **given)
 
 
 def test_workdir_that_cannot_be_written(tmp_path):
     """The error tells the user to give another --workdir."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot write to workdir .*another --workdir"):
+    with errors.raises(ValueError, str(tmp_path / "file" / "run"), "--workdir"):
         go(tmp_path / "file" / "run")
 
 
@@ -372,7 +372,7 @@ def test_a_refused_force_config_changes_nothing(quick, tmp_path):
     """
     go(tmp_path, "bridge", steps=2, eval__every=0)
     before = (tmp_path / "config.json").read_text()
-    with pytest.raises(ValueError, match="another model, method or optimizer"):
+    with errors.raises(ValueError, "model", "method", "optimizer"):
         trainer.train(
             tiny_runs.config("sft", steps=2, eval__every=0),
             str(tmp_path),
