@@ -106,7 +106,7 @@ def test_a_method_that_samples_nothing_has_no_rollout_rows_to_divide():
     numbers = dict(
         prompts_per_step=3, samples_per_prompt=5, demos_per_step=16, microbatch_rows=2, devices=8
     )
-    with errors.raises(ValueError, "batch.prompts_per_step=3", "16"):
+    with errors.raises(ValueError, "batch.samples_per_prompt=5", "16"):
         BatchTable(**numbers)
     lines = BatchTable(**numbers, samples=False).format().splitlines()
     assert [line.split()[-1] for line in lines] == [

@@ -134,7 +134,7 @@ def test_a_second_evaluation_of_a_folder_is_refused(tmp_path):
     out = tmp_path / "deep" / "out"
     with transcripts.folder_lock(out):
         for _ in range(2):
-            with errors.raises(ValueError, f"--out={str(out)!r}"):
+            with errors.raises(ValueError, f"--out={out}"):
                 with transcripts.folder_lock(out):
                     pytest.fail("both write it")
     with transcripts.folder_lock(out):

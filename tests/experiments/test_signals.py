@@ -145,7 +145,7 @@ def test_commands_of_the_devices_acknowledge_it_at_once(name, times):
 def test_signals_that_interrupt(number):
     """What a command has opened is closed, and it ends with one line; nohup's SIGHUP is ignored."""
     code = textwrap.dedent("""
-        import contextlib, time
+        import contextlib, os, time
         from experiments import cli
         from experiments.cli import flags
 
@@ -153,7 +153,8 @@ def test_signals_that_interrupt(number):
             cli.interrupt_by_signals()
             with contextlib.ExitStack() as stack:
                 stack.callback(print, "cleared up", flush=True)
-                print("ready", flush=True)
+                # print would keep its text where the signal comes before it is done
+                os.write(1, b"ready\n")
                 time.sleep(600)
 
         cli.run_command(main)

@@ -45,7 +45,7 @@ def test_what_is_not_declared_is_asked_for():
     tree = one([[1.0, 2.0]])
     for fields in (dict(weight_decay=0.1), dict(moments="factored")):
         recipes = Recipes(Recipe(**fields), Recipe())
-        with errors.raises(ValueError, "Recipes.matrices"):
+        with errors.raises(ValueError, "Recipes(matrices=...)"):
             recipes.optimizer().init(tree)
         other = dataclasses.replace(recipes, matrices=(("theta/y", None),))
         with errors.raises(ValueError, "'theta/x'", "theta/y"):

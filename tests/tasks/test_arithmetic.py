@@ -369,8 +369,8 @@ def test_compact_grading(gold, text, outcome):
         (dict(direct=1.5), ("task.direct=1.5", "0 to 1")),
         (dict(corrupt=float("nan")), "task.corrupt=nan"),
         (dict(style="chatty"), ("task.style='chatty'", "chat, compact")),
-        (dict(style="compact", system="x"), "task.style='compact'"),
-        (dict(style="compact", shots=1), "task.style='compact'"),
+        (dict(style="compact", system="x"), ("task.system='x'", "task.style='chat'")),
+        (dict(style="compact", shots=1), ("task.shots=1", "task.style='chat'")),
         (dict(style="chat", shots=3), ("task.shots=3", "0 to 2")),
     ],
 )

@@ -17,7 +17,7 @@ from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
 
 
 @pytest.mark.parametrize(
-    "text", [None, "{", "[1]", '{"model_type": "llama", "config": {}}', '{"config": 3}', "{}"]
+    "text", [None, "{", "[1]", '{"model_type": "llama", "config": {"a": 1}}', '{"config": 3}', "{}"]
 )
 def test_what_is_no_run_has_no_config(tmp_path, text):
     """No file, no JSON, the config of a model folder, a record without a config."""
