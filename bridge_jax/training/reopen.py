@@ -67,7 +67,7 @@ def rebuild(workdir: str) -> tuple[Setup, RunData]:
         )
     )
     config.rollout.calls = 1
-    return build.build(config)
+    return build.build(config, given=())
 
 
 def restore_params(setup: Setup, workdir: str) -> tuple[Params, int]:
