@@ -1,3 +1,3 @@
-"""bridge_jax: supervised fine-tuning and reinforcement learning that cooperate (BRIDGE, arXiv 2509.06948), in JAX."""
+"""bridge_jax: SFT and reinforcement learning that cooperate (BRIDGE, arXiv 2509.06948), in JAX."""
 
 __version__ = "0.1.0"

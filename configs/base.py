@@ -1,8 +1,8 @@
-"""Every key there is, with its default; other configs start from here and set what differs. Not an experiment itself.
+"""Every key there is, with its default; other configs start from here. Not an experiment itself.
 
-The groups mirror the dataclasses of bridge_jax (a test compares them key by key). config.method has a
-group for each method, read from the method's file: bridge's lam is --config.method.bridge.lam. What
-is set in the group of another method than the chosen one is warned about.
+The groups mirror the dataclasses of bridge_jax (a test compares them key by key). config.method has
+a group for each method, read from the method's file: bridge's lam is --config.method.bridge.lam.
+What is set in the group of another method than the chosen one is warned about.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +31,7 @@ def recipe(learning_rate: float) -> ConfigDict:
 
 
 def method_groups() -> dict:
-    """{name: its settings with their defaults} of every method there is; each stands in its own file."""
+    """{name: its settings with their defaults} of every method; each stands in its own file."""
     return {name: methods.defaults(name) for name in methods.names()}
 
 
@@ -75,7 +75,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
                 pack=0,
             ),
             mesh=dict(data=1, fsdp=-1, tensor=1, decode_tensor=0),
-            eval=dict(every=10, rows=64, limit=0, samples=0, cooperation=False),
+            eval=dict(every=10, rows=64, limit=0, samples=0, measured_gain=False),
             checkpoint=dict(every=50, keep=2),
             log=dict(
                 rollouts_every=1,

@@ -235,9 +235,9 @@ def unknown_key(argv: list[str]) -> str:
         for key in path.split(".")[1:]:
             if not isinstance(group, ConfigDict) or key not in group:
                 allowed = group if isinstance(group, ConfigDict) else ()
-                if path.startswith(("config.method.", "config.rollout.")) and (
-                    hint := renamed.hint(config.method.name, key)
-                ):
+                if path.startswith(
+                    ("config.method.", *(f"config.{name}." for name in renamed.GROUPS))
+                ) and (hint := renamed.hint(config.method.name, key)):
                     return f"unknown key {path}: {hint}"
                 return f"unknown key {path}: {schema.did_you_mean(key, allowed)}"
             group = group[key]

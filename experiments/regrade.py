@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from bridge_jax.config import schema
+from bridge_jax.config import renamed, schema
 from bridge_jax.filesystem.files import replace
 from experiments.cli import check_output, define_path, fail, fail_by, log_to_stderr, run_command
 
@@ -29,11 +29,11 @@ SHOWN = 5
 def task_of(run: Path):
     """The task of a run, made from its config; ValueError where there is no run."""
     from bridge_jax import tasks
-    from bridge_jax.config import schema
     from bridge_jax.filesystem import textfile
 
     try:
-        config = ConfigDict(json.loads(textfile.read(run / "config.json"))["config"])
+        record = renamed.record(json.loads(textfile.read(run / "config.json")))
+        config = ConfigDict(record["config"])
         module = tasks.load(config.task.name)
     except (OSError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -65,7 +65,7 @@ def regrade(run: Path) -> list[dict]:
         if pool:
             selftest.check(pool)
         for file in files:
-            rows = datasets.jsonl(file)
+            rows = [renamed.transcript(row) for row in datasets.jsonl(file)]
             try:
                 asked = [
                     Problem(

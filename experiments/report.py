@@ -20,6 +20,7 @@ import pathlib
 
 from absl import flags
 
+from bridge_jax.config import renamed
 from bridge_jax.evaluation import comparison, report_samples, report_tables
 from bridge_jax.evaluation.comparison import BUDGETS, Run
 from bridge_jax.filesystem import files
@@ -65,12 +66,15 @@ def main(argv: list[str]) -> None:
             f"--out={out}: the page is HTML, and the table gets this name; take another, such as "
             "report.html"
         )
+    metric = flags.FLAGS.metric
+    if (new := renamed.metric(metric)) != metric:
+        fail(f"--metric={metric}: it is {new} now")
     try:
         not_started = comparison.not_started(flags.FLAGS.runs)
         groups = comparison.grouped(
             [comparison.load(folder) for folder in comparison.find(flags.FLAGS.runs)]
         )
-        text, made = page(groups, flags.FLAGS.metric, not_started)
+        text, made = page(groups, metric, not_started)
         out.parent.mkdir(parents=True, exist_ok=True)
         files.replace(out, text)
         for suffix, table in made.items():
@@ -78,7 +82,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         fail_by(error)
     print(f"{made['md']}\n{out}: {len(text) / 1e6:.1f} MB")
-    for note in not_started + report_tables.notes(groups, flags.FLAGS.metric):
+    for note in not_started + report_tables.notes(groups, metric):
         print(f"note: {note}")
 
 

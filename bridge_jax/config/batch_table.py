@@ -36,6 +36,8 @@ class BatchTable:
                 raise ValueError(
                     f"batch.{name}={value!r}: must be a whole number of at least {least}{why}."
                 )
+        # demonstrations are padded, so that any number of them will do
+        given.pop("demos_per_step")
         problem, keys = _problem(**given) if self.samples else ("", ())
         if problem:
             raise ValueError(f"{problem} {_ways_out(given, keys)}")
@@ -91,7 +93,7 @@ class BatchTable:
 
     @property
     def demo_padding(self) -> int:
-        """Empty rows appended to the demonstrations, so that micro-batches and devices get as many."""
+        """Empty rows appended to the demonstrations, for equal micro-batches and devices."""
         whole = self.devices if self.demos_per_step < self.microbatch else self.microbatch
         return -self.demos_per_step % whole
 
@@ -164,7 +166,6 @@ class BatchTable:
 def _problem(
     prompts_per_step: int,
     samples_per_prompt: int,
-    demos_per_step: int,
     microbatch_rows: int,
     devices: int,
     pack: int,

@@ -1,7 +1,11 @@
-"""Renamed config keys: those of config.method, once one flat group, and of config.rollout.
+"""Renamed keys of configs, of metrics, and of the other records in a run directory.
 
-A run directory with old keys resumes under the new names. An old key on a command line is an error
-that gives the new name.
+A run directory with old keys is read, and resumes, under the new names: its readers pass what they
+read through `record` (config.json), `metrics` (lines of metrics.jsonl and of study results),
+`checkpoint_meta` and `transcript`. Nothing that is stored is rewritten. An old key on a command
+line is an error that gives the new name.
+
+config.method was once one flat group; it has a group for each method now.
 """
 
 from __future__ import annotations
@@ -58,8 +62,20 @@ UNCHANGED = {
     "alternate": ("advantage", "kl_coef"),
 }
 
-# {old key of config.rollout: new key}
-ROLLOUT = {"halvings": "compactions", "stretches": "cache_segments"}
+# group of the config -> {old key: new key}
+GROUPS = {
+    "rollout": {"halvings": "compactions", "stretches": "cache_segments"},
+    "eval": {"cooperation": "measured_gain"},
+}
+# beginning of an old metric -> beginning of the new one
+METRICS = {
+    "coop/inner": "grad/inner_sft_rl",
+    "coop/norm_ratio": "grad/norm_ratio_sft_rl",
+    "coop/gain": "measured_gain/gain",
+    "coop/expert_logp": "eval/demo_logp",
+}
+# new config keys that `fingerprint_key` replaces by the name that stored fingerprints were made of
+FINGERPRINTED = {"eval.measured_gain": "eval.cooperation"}
 
 
 def keys_of(method: str) -> dict[str, str]:
@@ -69,12 +85,13 @@ def keys_of(method: str) -> dict[str, str]:
 
 
 def hint(method: str, key: str) -> str:
-    """The new name of an old key of config.method or config.rollout.
+    """The new name of an old key of config.method, config.rollout or config.eval.
 
     "" for a key that never was.
     """
-    if key in ROLLOUT:
-        return f"it is config.rollout.{ROLLOUT[key]} now."
+    for group, keys in GROUPS.items():
+        if key in keys:
+            return f"it is config.{group}.{keys[key]} now."
     chosen = keys_of(method).get(key)
     others = [keys[key] for keys in map(keys_of, {*RENAMED, *UNCHANGED}) if key in keys]
     places = [chosen] if chosen else sorted(others)
@@ -87,8 +104,10 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
     Settings that the run's method did not read are left out. chord's mu was constant where its two
     ends were equal.
     """
-    rollout = {ROLLOUT.get(key, key): value for key, value in config.get("rollout", {}).items()}
-    config = dict(config) | ({"rollout": rollout} if "rollout" in config else {})
+    config = dict(config)
+    for name, keys in GROUPS.items():
+        if name in config:
+            config[name] = {keys.get(key, key): value for key, value in config[name].items()}
     group = dict(config.get("method", {}))
     flat = {key: value for key, value in group.items() if not isinstance(value, Mapping)}
     method = flat.pop("name", "")
@@ -110,3 +129,55 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
                 place = place.setdefault(name, {})
             place[last] = value
     return dict(config) | {"method": {"name": method, **found}}
+
+
+def config_key(method: str, key: str) -> str:
+    """The new name of a key such as "eval.cooperation" of a run of this method."""
+    group, _, name = key.partition(".")
+    if group == "method":
+        return f"method.{keys_of(method).get(name, name)}"
+    return f"{group}.{GROUPS[group].get(name, name)}" if group in GROUPS else key
+
+
+def fingerprint_key(key: str) -> str:
+    """The name of a config key in fingerprints, which stay the same when a key is renamed."""
+    return FINGERPRINTED.get(key, key)
+
+
+def record(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with its config, "diff" and "fingerprints" (once "facts") under new names."""
+    config = stored["config"]
+    method = config.get("method", {}).get("name", "")
+    found = {key: value for key, value in stored.items() if key != "facts"}
+    found["config"] = translated(config)
+    found["fingerprints"] = stored.get("fingerprints", stored.get("facts", {}))
+    found["diff"] = {config_key(method, key): pair for key, pair in stored.get("diff", {}).items()}
+    return found
+
+
+def metric(key: str) -> str:
+    """The new name of a metric."""
+    for old, new in METRICS.items():
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    return key
+
+
+def metrics(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of metrics under their new names; "nonfinite" lists some of them."""
+    found = {metric(key): value for key, value in line.items()}
+    if "nonfinite" in found:
+        found["nonfinite"] = [metric(key) for key in found["nonfinite"]]
+    return found
+
+
+def checkpoint_meta(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of a checkpoint, with "deferred_line", once "unlogged"."""
+    found = {key: value for key, value in stored.items() if key != "unlogged"}
+    line = stored.get("deferred_line", stored.get("unlogged", {}))
+    return found | {"deferred_line": metrics(line)}
+
+
+def transcript(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a file of rollouts, with its "policy", once "actor"."""
+    return {"policy" if key == "actor" else key: value for key, value in row.items()}

@@ -19,6 +19,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from bridge_jax.config import renamed
+
 LocalPath = typing.NewType("LocalPath", str)  # of a field: a path of this machine, ~ allowed
 NOT_SET = "(not set)"  # stands in a diff for a key that one side does not have
 
@@ -53,7 +55,10 @@ def section(
         if key in ignored:
             continue
         if key not in fields:
-            raise ValueError(f"unknown key config.{name}.{key}: {did_you_mean(key, fields)}")
+            hint = renamed.hint("", key) if name in renamed.GROUPS else ""
+            raise ValueError(
+                f"unknown key config.{name}.{key}: {hint or did_you_mean(key, fields)}"
+            )
         if dataclasses.is_dataclass(hints[key]):
             inner, usual = f"{name}.{key}", getattr(default, key, fields[key].default)
             values[key] = section({inner: value}, inner, hints[key], default=usual)

@@ -4,7 +4,8 @@ Without packing every completion is padded to the longest allowed length. With p
 width S + T holds as many samples as fit, and an update computes only the rows it needs: one
 compiled program, whose loop over micro-batches ends early. The cost: a prompt is computed once for
 each of its samples. `plan` (numpy, on the host) assigns samples to rows, `concatenate` (traced)
-joins the tokens of a micro-batch, `Rows.unpack` maps values per position back to [samples, T].
+joins the tokens of a micro-batch, `PackedRows.unpack` maps values per position back to
+[samples, T].
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def plan(length_B: np.ndarray, width: int, places: int) -> Packing:
     return Packing(slot_RK, np.int32(len(room)))
 
 
-class Rows(NamedTuple):
+class PackedRows(NamedTuple):
     """The packed rows of a micro-batch; width W = S + T."""
 
     token_RW: jax.Array  # int32
@@ -87,7 +88,7 @@ def select_rows(seqs: Sequences, slot_RK: jax.Array) -> Sequences:
     )
 
 
-def concatenate(seqs: Sequences) -> Rows:
+def concatenate(seqs: Sequences) -> PackedRows:
     """The result of `select_rows` as packed rows."""
     (R, K), S, T = seqs.packing.slot_RK.shape, seqs.prompt_PS.shape[1], seqs.tokens_BT.shape[1]
     by_row = lambda x: x.reshape(R, K, *x.shape[1:])
@@ -113,7 +114,7 @@ def concatenate(seqs: Sequences) -> Rows:
 
     inside_RW = place_W < end_RK[:, -1:]
     token_RW = jnp.where(t_RW < 0, from_prompt, completion(t_RW))
-    return Rows(
+    return PackedRows(
         token_RW,
         completion(t_RW + 1),
         jnp.where(inside_RW, position_RW, 0),

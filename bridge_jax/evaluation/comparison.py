@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bridge_jax.config import schema
+from bridge_jax.config import renamed, schema
 from bridge_jax.evaluation import intervals
 from bridge_jax.filesystem import textfile
 from bridge_jax.rundir import logbook
@@ -53,7 +53,7 @@ class Run(NamedTuple):
     lines: list[dict]
     # split -> share of each problem's answers that are right, at the last evaluation
     solved: dict[str, np.ndarray]
-    # fingerprints of the data, the "facts" of config.json
+    # fingerprints of the data, of config.json
     fingerprints: dict = {}
     # keys of the config that are not at their default
     changed: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ def load(folder: str) -> Run:
     """The run of a directory; ValueError where it cannot be read."""
     path = os.path.join(folder, "config.json")
     try:
-        record = json.loads(textfile.read(path))
+        record = renamed.record(json.loads(textfile.read(path)))
         config = record["config"]
         schema.flatten(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -113,9 +113,7 @@ def load(folder: str) -> Run:
         for key, digits in logbook.read_solved(folder).items()
     }
     lines = logbook.read(folder) if os.path.exists(os.path.join(folder, "metrics.jsonl")) else []
-    return Run(
-        folder, config, lines, solved, record.get("facts", {}), tuple(record.get("diff", {}))
-    )
+    return Run(folder, config, lines, solved, record["fingerprints"], tuple(record["diff"]))
 
 
 def finished(run: Run) -> bool:
@@ -291,12 +289,3 @@ def smooth(y: np.ndarray, reach: int) -> np.ndarray:
         np.minimum(np.arange(len(y)) + reach + 1, len(y)),
     )
     return (total[high] - total[low]) / (high - low)
-
-
-def at_budget(run: Run, metric: str, budget: str, value: float) -> float:
-    """The metric when `value` of the budget was spent, interpolated between evaluations.
-
-    nan before the first evaluation and after the last.
-    """
-    x, y = series(run, metric, budget)
-    return float(np.interp(value, x, y)) if len(x) and x[0] <= value <= x[-1] else float("nan")

@@ -35,7 +35,7 @@ class LazyPool:
 
 
 def needs_pool(names: Iterable[str]) -> bool:
-    """Whether one of the tasks declares deferred comparisons, by DEFERS_COMPARISONS = True in its file.
+    """Whether the file of one of the tasks declares DEFERS_COMPARISONS = True.
 
     Every task is loaded, so that an unknown name raises ValueError at once.
     """

@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 
+from bridge_jax.config import renamed
 from bridge_jax.evaluation.comparison import Run
 from bridge_jax.filesystem import textfile
 
@@ -54,11 +55,12 @@ def samples(groups: dict[str, list[Run]]) -> list[dict]:
     for name, path in sorted(
         wanted, key=lambda place: (list(groups).index(place[0]), place[1].stem[-6:])
     ):
-        for row in map(json.loads, textfile.read(path).rstrip("\n").split("\n")):
+        for stored in map(json.loads, textfile.read(path).rstrip("\n").split("\n")):
+            row = renamed.transcript(stored)
             if row["id"] in wanted[name, path] and row["sample"] < SAMPLES:
                 found[row["id"]] |= {"question": row["question"], "answer": row["answer"]}
                 found[row["id"]]["rows"].append(
-                    [name, int(path.stem[-6:]), row["actor"], row["outcome"], row["text"][:2000]]
+                    [name, int(path.stem[-6:]), row["policy"], row["outcome"], row["text"][:2000]]
                 )
     sizes = itertools.accumulate(sum(len(row[-1]) for row in one["rows"]) for one in found.values())
     return [one for one, size in zip(found.values(), sizes) if size <= LETTERS]

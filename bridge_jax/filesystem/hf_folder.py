@@ -100,7 +100,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def hf_json(folder: str | Path) -> dict:
-    """The content of a folder's config.json, which params.read_config reads and params.save writes."""
+    """The content of a folder's config.json, for params.read_config; params.save writes it."""
     return read_json(Path(folder) / "config.json")
 
 

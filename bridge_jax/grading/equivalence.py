@@ -226,7 +226,7 @@ class _Judge:
         return self.all_equal(pairs)
 
     def one_of_chained(self, gold: names.Relation, answer: Part) -> Verdict:
-        """Compares with a gold answer of several equal values, 0.56 = 56\\%: any of them will do."""
+        """Compares with a gold answer of several equal values, 0.56 = 56\\%: any one will do."""
         if not set(gold.signs) <= {"=", r"\approx"} or answer.equation:
             return False
         if any(number(units.split(side).body) is None for side in gold.sides):

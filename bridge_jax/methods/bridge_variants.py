@@ -26,7 +26,14 @@ from bridge_jax import objectives
 from bridge_jax.config import checks
 from bridge_jax.config.schedule import KINDS, check_schedule
 from bridge_jax.objectives import Pass
-from bridge_jax.optim import Recipes, Storage, apply_ascent, on_device, schedule
+from bridge_jax.optim import (
+    Recipes,
+    Storage,
+    apply_ascent,
+    on_device,
+    read_again_after,
+    schedule,
+)
 from bridge_jax.types import (
     Batch,
     BatchSpec,
@@ -148,8 +155,7 @@ def ascent(recipes: Recipes, storage: Storage) -> Callable:
 
     def ascend(state: TrainState, part: str, G, finite):
         if part == "theta_hat":
-            # theta_hat is read from its storage again, instead of staying in memory during its pass
-            state, G = jax.lax.optimization_barrier((state, G))
+            state, G = read_again_after(state, G)
         return apply_ascent(recipes, state, Params(**{"theta": None, part: G}), finite, storage)
 
     return ascend

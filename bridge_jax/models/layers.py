@@ -315,7 +315,7 @@ def forward_packed(
     remat_policy: str = "none",
     sharding: ForwardSharding = ForwardSharding(),
 ) -> jax.Array:
-    """Final hidden states [R,W,D] of packing.Rows.
+    """Final hidden states [R,W,D] of packing.PackedRows.
 
     Each sequence of a row attends to itself alone.
     """

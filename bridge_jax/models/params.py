@@ -418,7 +418,7 @@ def mismatches(cfg: Config, params: Tree, hf_config: dict) -> list[str]:
 def plan_shards(
     cfg: Config, dtype, max_shard_bytes: float
 ) -> list[list[tuple[str, int | None, str]]]:
-    """For each file a list of (path, layer or None, HF name), in table order and within the limit."""
+    """For each file a list of (path, layer or None, HF name), in table order, in the limit."""
     shards, size = [[]], 0
     for path, tensor in cfg.tensors().items():
         size_of_one = math.prod(tensor.shape) * jnp.dtype(dtype).itemsize

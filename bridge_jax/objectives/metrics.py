@@ -102,9 +102,9 @@ def by_layer_group(a: Tree, b: Tree) -> dict[str, jax.Array]:
 def gradient_alignment(G_SFT: Tree, G_RL: Tree) -> Metrics:
     """Alignment of two gradients at the same parameters, in total and by group of layers.
 
-    grad/cos_sft_rl: their cosine. coop/inner: their inner product, the first-order increase of one
-    objective by a unit step along the other's gradient. coop/norm_ratio: |G_SFT| / |G_RL|. 0 where
-    one gradient is 0.
+    grad/cos_sft_rl: their cosine. grad/inner_sft_rl: their inner product, the first-order increase
+    of one objective by a unit step along the other's gradient. grad/norm_ratio_sft_rl:
+    |G_SFT| / |G_RL|. 0 where one gradient is 0.
     """
     products = [by_layer_group(*pair) for pair in ((G_SFT, G_RL), (G_SFT, G_SFT), (G_RL, G_RL))]
     groups = (
@@ -116,8 +116,8 @@ def gradient_alignment(G_SFT: Tree, G_RL: Tree) -> Metrics:
     for name, (both, sft, rl) in {"": [sum(p.values()) for p in products], **groups}.items():
         metrics |= {
             f"grad/cos_sft_rl{name}": both / jnp.maximum(jnp.sqrt(sft * rl), 1e-30),
-            f"coop/inner{name}": both,
-            f"coop/norm_ratio{name}": jnp.where(
+            f"grad/inner_sft_rl{name}": both,
+            f"grad/norm_ratio_sft_rl{name}": jnp.where(
                 rl > 0, jnp.sqrt(sft / jnp.maximum(rl, 1e-30)), 0.0
             ),
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from bridge_jax.objectives.fusion import fusion_boundary
 from bridge_jax.objectives.microbatch import logp_of
 from bridge_jax.types import Policy, Rollouts, Sequences, Tree
 
@@ -142,7 +143,7 @@ def J_RL(
     total = token_total(rollouts.seqs) if total is None else total
 
     def J(phi, seqs: Sequences, rows: dict):
-        logp_BT, entropy_BT = jax.lax.optimization_barrier(
+        logp_BT, entropy_BT = fusion_boundary(
             score(policy, phi, seqs, rollouts.temperature, entropy_coef)
         )
         behaviour_BT = rows.get("behaviour_BT", logp_BT)
@@ -167,6 +168,11 @@ def row_mask(seqs: Sequences, rows: dict, T: int) -> jax.Array:
 def group_size(rollouts: Rollouts) -> int:
     """M, samples of each prompt."""
     return rollouts.seqs.length_B.shape[0] // rollouts.seqs.prompt_len_P.shape[0]
+
+
+def reference(policy: Policy, theta: Tree, kl_coef: float) -> Tree | None:
+    """phi of the initial policy for the KL term; None without one."""
+    return policy.merge(theta, None) if kl_coef else None
 
 
 def rl_rows(

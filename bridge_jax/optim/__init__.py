@@ -1,5 +1,6 @@
 """Optimizers by label, low-memory Adam moments, storage of theta_hat."""
 
+from bridge_jax.optim.in_place import select_if_finite, update_if_finite
 from bridge_jax.optim.moments import (
     FACTORED_FROM,
     MOMENTS,
@@ -30,5 +31,6 @@ from bridge_jax.optim.shadow import (
     Shadow,
     Storage,
     on_device,
+    read_again_after,
     read_shadow,
 )

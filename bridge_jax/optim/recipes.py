@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bridge_jax.optim.in_place import update_if_finite
 from bridge_jax.optim.moments import (
     MOMENTS,
     MatrixTable,
@@ -226,7 +227,7 @@ def apply_ascent(
     key = jax.random.fold_in(jax.random.key("theta" in directions), state.step)
     zeros_like = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
 
-    def move(_, stored: tuple[dict, dict]) -> tuple[dict, dict]:
+    def update(stored: tuple[dict, dict]) -> tuple[dict, dict]:
         """({part: as stored}, {label: optimizer state}) after the update.
 
         One optimizer covers all parts; those without a direction are zeros here, and cost nothing.
@@ -253,14 +254,11 @@ def apply_ascent(
             {label: opt_state.inner_states[label] for label in moments},
         )
 
-    parts, moments = if_finite(
-        finite,
-        move,
-        (
-            {name: getattr(state.params, name) for name in parts_to_write},
-            {LABELS[name]: all_inner[LABELS[name]] for name in directions},
-        ),
+    stored = (
+        {name: getattr(state.params, name) for name in parts_to_write},
+        {LABELS[name]: all_inner[LABELS[name]] for name in directions},
     )
+    parts, moments = update_if_finite(finite, update, on_device(stored))
     state = state.replace(
         step=state.step + 1,
         params=state.params.replace(**parts),
@@ -271,13 +269,3 @@ def apply_ascent(
         for label in (LABELS[name] for name in directions)
     }
     return state, norms | rates | {"update/skipped": 1.0 - finite.astype(jnp.float32)}
-
-
-def if_finite(finite: jax.Array, move: Callable, stored: Tree) -> Tree:
-    """move(0, stored) where `finite`, otherwise `stored`; in place.
-
-    A loop of at most one iteration, for two reasons. Its body is a fusion boundary, so that theta
-    and theta_hat, while bit-equal, have the same rounding in their optimizers. And a loop changes
-    its operand in place, while the results of a branch need memory in addition to its operands.
-    """
-    return jax.lax.fori_loop(0, finite.astype(jnp.int32), move, on_device(stored))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_jax.optim.moments import MOMENTS, to_bfloat16
-from bridge_jax.types import Params, Tree
+from bridge_jax.types import Params, TrainState, Tree
 
 
 class Storage(NamedTuple):
@@ -74,3 +74,13 @@ def on_device(tree: Tree) -> Tree:
 def read_shadow(storage: Storage, params: Params) -> Tree:
     """theta_hat in full, from stored Params."""
     return storage.read(on_device(params)).theta_hat
+
+
+def read_again_after(state: TrainState, G: Tree) -> tuple[TrainState, Tree]:
+    """(state, G) unchanged, but what is read from the state afterwards waits for the gradient G.
+
+    theta_hat is unpacked twice: for its pass, and for its update. Without this XLA computes the
+    full theta_hat once and holds it in memory throughout the pass; with it the update unpacks
+    theta_hat again. The plain form is the identity.
+    """
+    return jax.lax.optimization_barrier((state, G))

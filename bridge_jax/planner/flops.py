@@ -62,7 +62,7 @@ class Work(NamedTuple):
     bytes: float
 
 
-class Rows(NamedTuple):
+class PassShape(NamedTuple):
     """Padded sizes of the rows of one pass."""
 
     prompts: float  # P, counted as often as they are computed
@@ -112,7 +112,7 @@ def chip_bytes(tree: Tree, on_host: bool = False) -> int:
 
 def forward_flops(
     cfg: layers.Config,
-    rows: Rows,
+    rows: PassShape,
     kernel: Kernel = KERNELS["xla"],
     recomputed: tuple[int, int] = (0, 0),
     backward: bool = False,
@@ -135,7 +135,7 @@ def head_flops(cfg: layers.Config, tokens: float, backward: bool = False) -> flo
     return 2 * budget.head_weights(cfg) * tokens * (4 if backward else 1)
 
 
-def pass_bytes(setup: Setup, rows: Rows, microbatches: float, backward: bool) -> float:
+def pass_bytes(setup: Setup, rows: PassShape, microbatches: float, backward: bool) -> float:
     """Bytes of one pass over the rows in so many micro-batches, forward alone or with backward."""
     cfg, s = setup.cfg, setup.settings
     itemsize = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
@@ -219,9 +219,12 @@ def update(setup: Setup, ledger: dict[str, float], bucket: int, state: Tree) -> 
     batch, P = s.batch, s.batch.prompts_per_step
     demo_rows = ledger.get("budget/demo_tokens", 0.0) / T
     rows = ledger["budget/gradient_tokens"] / T - demo_rows
-    gradient_rows = [Rows(prompts_of(setup, rows), rows, S, T), Rows(demo_rows, demo_rows, S, T)]
+    gradient_rows = [
+        PassShape(prompts_of(setup, rows), rows, S, T),
+        PassShape(demo_rows, demo_rows, S, T),
+    ]
     whole = P * S + batch.rollout_rows * T
-    read = Rows(prompts_of(setup, batch.rollout_rows), batch.rollout_rows, S, T)
+    read = PassShape(prompts_of(setup, batch.rollout_rows), batch.rollout_rows, S, T)
     kernel, recomputed, forward_passes = (
         kernel_of(setup),
         RECOMPUTED[s.model.remat],
@@ -250,14 +253,14 @@ def update(setup: Setup, ledger: dict[str, float], bucket: int, state: Tree) -> 
 def logp(setup: Setup, bucket: int) -> Work:
     """Work of one forward pass over the sampled rows of a step."""
     batch, T = setup.settings.batch, setup.settings.rollout.max_new
-    rows = Rows(prompts_of(setup, batch.rollout_rows), batch.rollout_rows, bucket, T)
+    rows = PassShape(prompts_of(setup, batch.rollout_rows), batch.rollout_rows, bucket, T)
     flops = forward_flops(setup.cfg, rows, kernel_of(setup)) + head_flops(setup.cfg, rows.rows * T)
     return Work(flops, pass_bytes(setup, rows, batch.rollout_microbatches, False))
 
 
 def prefill(setup: Setup, bucket: int, P: int) -> Work:
     """Work of the prefill of one call of the sampler, including writing the cache."""
-    cfg, s, rows, kernel = setup.cfg, setup.settings, Rows(P, 0, bucket, 0), kernel_of(setup)
+    cfg, s, rows, kernel = setup.cfg, setup.settings, PassShape(P, 0, bucket, 0), kernel_of(setup)
     itemsize = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
     readers = setup.decode_mesh.size / setup.decode_mesh.shape["tensor"]
     activation_width = (

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 
+from bridge_jax.config import renamed
 from bridge_jax.filesystem import files, textfile
 
 # files that grow by a line for each step, or evaluation
@@ -36,13 +37,13 @@ def make_writable(workdir: str) -> str:
 
 
 def read_config(workdir: str) -> dict:
-    """The content of config.json; ValueError where it is no config of a run."""
+    """The content of config.json under the names of today; ValueError where it is none of a run."""
     path = os.path.join(workdir, "config.json")
     try:
         record = json.loads(textfile.read(path))
         assert isinstance(record["config"], dict)
-        return record
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        return renamed.record(record)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ValueError(
             f"{path} is no config of a run ({error!r}): repair it, or take another --workdir."
         ) from None

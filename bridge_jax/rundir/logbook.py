@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bridge_jax.config import schema
+from bridge_jax.config import renamed, schema
 from bridge_jax.filesystem import files
 from bridge_jax.rundir import layout
 from bridge_jax.rundir.mirrors import MIRRORS
@@ -182,7 +182,7 @@ def read(workdir: str) -> list[dict]:
         raise ValueError(
             f"no metrics.jsonl in {workdir!r}: give the --workdir of a run that was started."
         )
-    return [line for line, _ in _lines(path) if line is not None]
+    return [renamed.metrics(line) for line, _ in _lines(path) if line is not None]
 
 
 def read_solved(workdir: str, step: int | None = None) -> dict[str, str]:

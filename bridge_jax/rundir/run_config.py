@@ -1,7 +1,6 @@
-"""config.json of a run: {"config", "diff", "facts", "changes"}, written once, checked at every
-resume.
+"""config.json of a run: {"config", "diff", "fingerprints", "changes"}; checked at every resume.
 
-"diff" has the keys that are not at their default, "facts" the fingerprints of data and prompts,
+"diff" has the keys that are not at their default, "fingerprints" those of data and prompts,
 "changes" what was changed when the run resumed.
 """
 
@@ -12,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterable
 
-from bridge_jax.config import renamed, schema
+from bridge_jax.config import schema
 from bridge_jax.filesystem import files
 from bridge_jax.rundir import layout, logbook
 
@@ -32,16 +31,16 @@ def check_run(
     defaults_diff: dict,
     force: bool = False,
     ignore: Iterable[str] = (),
-    facts: dict | None = None,
+    fingerprints: dict | None = None,
     defaults: dict | None = None,
 ) -> dict:
     """Make the directory, check that its run has this config, and return what config.json shall
     say.
 
-    facts: fingerprints of data and prompts, which decide a run as its config does; compared like
-    keys of the config. ignore: keys ("steps") and groups ("log.") that may change when a run
-    resumes. defaults: a key at its default that the run's config does not have was added later, and
-    is no difference.
+    fingerprints: of data and prompts, which decide a run as its config does; compared like keys of
+    the config. ignore: keys ("steps") and groups ("log.") that may change when a run resumes.
+    defaults: a key at its default that the run's config does not have was added later, and is no
+    difference.
 
     ValueError if the directory cannot be written, or holds a run with another config or without a
     config.json. `force` lets the run go on all the same. Changes that are let through are added to
@@ -51,7 +50,7 @@ def check_run(
     record = {
         "config": schema.to_json(resolved),
         "diff": schema.to_json(defaults_diff),
-        "facts": schema.to_json(facts or {}),
+        "fingerprints": schema.to_json(fingerprints or {}),
         "changes": [],
     }
     if not layout.begun(workdir):
@@ -74,8 +73,8 @@ def check_run(
 
 def _changes(before: dict, record: dict, defaults: dict) -> dict[str, tuple]:
     """key -> (before, now) of everything that differs, but for keys that were added since."""
-    old = renamed.translated(before["config"]) | {"facts": before.get("facts", {})}
-    new = record["config"] | {"facts": record["facts"]}
+    old = before["config"] | {"fingerprints": before["fingerprints"]}
+    new = record["config"] | {"fingerprints": record["fingerprints"]}
     usual = schema.flatten(schema.to_json(defaults))
     return {
         key: (mine, given)

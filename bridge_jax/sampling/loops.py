@@ -20,18 +20,18 @@ import jax.numpy as jnp
 from bridge_jax.sampling.decode_plan import DecodePlan
 
 
-class Rows(NamedTuple):
+class DecodeInputs(NamedTuple):
     """The constant inputs of a step; P divides B."""
 
     key_B: jax.Array
     prompt_len_P: jax.Array
     prompt_cache: tuple[jax.Array, jax.Array]  # k, v [L,P,K,S,H]
 
-    def select_rows(self, row_b: jax.Array) -> Rows:
+    def select_rows(self, row_b: jax.Array) -> DecodeInputs:
         """These rows, each with a copy of its prompt: prompts may have unequal numbers of rows."""
         prompt_b = row_b // (self.key_B.shape[0] // self.prompt_len_P.shape[0])
         cache = tuple(x[:, prompt_b] for x in self.prompt_cache)
-        return Rows(self.key_B[row_b], self.prompt_len_P[prompt_b], cache)
+        return DecodeInputs(self.key_B[row_b], self.prompt_len_P[prompt_b], cache)
 
 
 class Outputs(NamedTuple):
@@ -81,7 +81,7 @@ class State(NamedTuple):
 
 
 def while_not_done(
-    plan: DecodePlan, step: Callable, rows: Rows, state: State, limit: jax.Array
+    plan: DecodePlan, step: Callable, rows: DecodeInputs, state: State, limit: jax.Array
 ) -> Outputs:
     """Decodes until all rows are done or t reaches the limit.
 
@@ -106,7 +106,12 @@ def unfinished_half(done_B: jax.Array) -> jax.Array:
 
 
 def over_segments(
-    plan: DecodePlan, step: Callable, rows: Rows, state: State, limit: jax.Array, max_live: int
+    plan: DecodePlan,
+    step: Callable,
+    rows: DecodeInputs,
+    state: State,
+    limit: jax.Array,
+    max_live: int,
 ) -> State:
     """Runs each of the plan's loops, until at most `max_live` rows are unfinished."""
     for segment_ends in plan.loops or ((plan.max_new,),):

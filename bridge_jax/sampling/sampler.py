@@ -18,7 +18,7 @@ from bridge_jax.models.logprobs import logits_of
 from bridge_jax.models.precision import matmul_precision
 from bridge_jax.sampling.decode_plan import DecodePlan
 from bridge_jax.sampling.draw import Sampling, draw, ends
-from bridge_jax.sampling.loops import Outputs, Rows, State, while_not_done
+from bridge_jax.sampling.loops import DecodeInputs, Outputs, State, while_not_done
 from bridge_jax.types import Sequences, Tree
 
 
@@ -47,9 +47,9 @@ def sample(
     head_VD, phi = layers.head_weights(cfg, phi), plan.to_storage(phi)
     prefill = precise(functools.partial(layers.prefill, attend=plan.prefill_attention))
     first_PD, cache = prefill(cfg, phi, prompt_PS, prompt_len_P, plan.storage_dtype)
-    rows = Rows(key_B, prompt_len_P, plan.place_cache(cache))
+    rows = DecodeInputs(key_B, prompt_len_P, plan.place_cache(cache))
 
-    def step(rows: Rows, state: State, attend) -> State:
+    def step(rows: DecodeInputs, state: State, attend) -> State:
         """Draws token t of every row and decodes it."""
         t, outputs = state.t, state.outputs
         logits_BV = logits_of(state.hidden_BD, head_VD)

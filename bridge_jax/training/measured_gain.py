@@ -1,10 +1,11 @@
-"""The measured cooperative gain, every eval.every steps where eval.cooperation is set.
+"""The measured cooperative gain, every eval.every steps where eval.measured_gain is set.
 
-    coop/gain             mean of R(theta) - R(theta_hat) over held-out prompts, with one sample
+    measured_gain/gain    mean of R(theta) - R(theta_hat) over held-out prompts, with one sample
                           each at the training temperature, from the same random keys for both
                           policies and at every evaluation of a run
-    coop/gain_stderr, _low, _high    standard error and 95% interval of the paired differences
-    coop/expert_logp      mean log-probability of the tokens of held-out demos: falls where the
+    measured_gain/gain_stderr, _low, _high    standard error and 95% interval of the paired
+                          differences
+    eval/demo_logp        mean log-probability of the tokens of held-out demos: falls where the
                           policy forgets what SFT taught it
     eval/touched_*, eval/untouched_*    greedy accuracy on training prompts with and without a
                           demonstration (build.split_by_demos)
@@ -48,10 +49,10 @@ def measured_gain(sampler: StepSampler, state: TrainState) -> dict[str, float]:
     found, n = intervals.difference_of_models(*rewards), len(indices)
     error = (rewards[0] - rewards[1]).std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return {
-        "coop/gain": found.mean,
-        "coop/gain_stderr": float(error),
-        "coop/gain_low": found.low,
-        "coop/gain_high": found.high,
+        "measured_gain/gain": found.mean,
+        "measured_gain/gain_stderr": float(error),
+        "measured_gain/gain_low": found.low,
+        "measured_gain/gain_high": found.high,
     }
 
 
@@ -65,7 +66,7 @@ def demo_logp(sampler: StepSampler, state: TrainState) -> dict[str, float]:
     rows = batches.demo_batch(demos, every, (bucket,), s.rollout.max_new, s.eval.rows)
     phi = programs.policy["theta"](state.params)
     found = programs.demo_logp[bucket](phi, rollouts.on_mesh(setup.decode_mesh, rows))
-    return {"coop/expert_logp": float(multihost.device_get("log-probability of demos", found))}
+    return {"eval/demo_logp": float(multihost.device_get("log-probability of demos", found))}
 
 
 def measure(sampler: StepSampler, state: TrainState) -> dict[str, float]:

@@ -195,7 +195,7 @@ def compile_programs(setup: Setup, state: TrainState, demo_logp: bool = False) -
     s, method, buckets = setup.settings, setup.method, setup.buckets
     phi, policies = abstract_phi(setup, state), method.sampling_policies
     parts, M = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
-    shadow = ("theta_hat",) if s.eval.cooperation and state.params.theta_hat is not None else ()
+    shadow = ("theta_hat",) if s.eval.measured_gain and state.params.theta_hat is not None else ()
     sampler = lambda *shape: compile_traced(trace_sampler(setup, phi, *shape), emitters=True)
     first = jnp.zeros(s.eval.rows, jnp.int32)
     return Programs(

@@ -40,7 +40,7 @@ def recorded_config(path: str) -> dict:
     # the config.json of a model folder has a model_type
     known = isinstance(record, dict) and "model_type" not in record
     config = record.get("config") if known else None
-    return config if isinstance(config, dict) else {}
+    return renamed.translated(config) if isinstance(config, dict) else {}
 
 
 def rebuild(workdir: str) -> tuple[Setup, RunData]:
@@ -67,7 +67,7 @@ def rebuild(workdir: str) -> tuple[Setup, RunData]:
         )
     )
     config.rollout.calls = 1
-    return build.build(config)
+    return build.build(config, given=())
 
 
 def restore_params(setup: Setup, workdir: str) -> tuple[Params, int]:

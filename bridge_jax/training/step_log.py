@@ -121,7 +121,7 @@ class StepLog:
         return self._trained + time.monotonic() - self._since
 
     def meta(self, number: int, cursors: dict[str, int], pending_evaluation: bool) -> dict:
-        """Metadata of a checkpoint; "unlogged": the last line, if its evaluation is pending."""
+        """Metadata of a checkpoint; "deferred_line": the last line, if not evaluated yet."""
         line = {key: repr(value) for key, value in self.last.items()} if pending_evaluation else {}
         return {
             **cursors,
@@ -131,5 +131,5 @@ class StepLog:
             "seed": self.setup.settings.seed,
             "train_s": self.trained(),
             "times": self.meter.read(),
-            "unlogged": line,
+            "deferred_line": line,
         }

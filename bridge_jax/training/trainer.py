@@ -12,14 +12,14 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from bridge_jax import tasks
-from bridge_jax.config import schema
+from bridge_jax.config import renamed, schema
 from bridge_jax.data import batches, contamination, traces
 from bridge_jax.distributed import consistency, multihost, platforms
 from bridge_jax.distributed.compiler import compiler_options
@@ -54,7 +54,7 @@ CHANGEABLE_KEYS = (
     "checkpoint.",
     "log.",
     "hosts.",
-    "facts.demonstrations.",  # the fingerprint of the demonstrations is compared instead
+    "fingerprints.demonstrations.",  # the fingerprint of the demonstrations is compared instead
 )
 
 
@@ -68,6 +68,7 @@ class Request:
     force_config: bool = False
     defaults: ConfigDict | None = None
     devices: Any = None
+    overrides: Collection[str] = ()  # keys that the user set, on the command line
 
     def end(self, settings: Settings) -> int:
         """The last step that is asked for."""
@@ -86,12 +87,14 @@ def train(
     force_config: bool = False,
     defaults: ConfigDict | None = None,
     devices=None,
+    overrides: Collection[str] = (),
 ) -> dict[str, Any]:
     """Runs the config in workdir, or resumes the run there, on the given devices (default: all).
 
-    Returns the last line of metrics, with "stopped" true if a signal ended the run early.
+    overrides: keys of the config that the user set himself, and is warned about if nothing reads
+    them. Returns the last line of metrics, with "stopped" true if a signal ended the run early.
     """
-    request = Request(config, workdir, stop_at, force_config, defaults, devices)
+    request = Request(config, workdir, stop_at, force_config, defaults, devices, overrides)
     with Interrupt() as interrupt:
         try:
             with (
@@ -132,7 +135,7 @@ def train_with(
     with multihost.watchdog("the devices of all hosts"):
         # the hosts exchange their lists of devices
         platforms.devices()
-    setup, data = build.build(request.config, request.devices)
+    setup, data = build.build(request.config, request.devices, request.overrides)
     fingerprints = build.fingerprints(data)
     check_hosts(request, setup, fingerprints)
     record = open_run_directory(request, fingerprints, resources)
@@ -166,7 +169,7 @@ def check_hosts(request: Request, setup: Setup, fingerprints: dict) -> None:
     consistency.check(
         "data and devices",
         {"devices of a host": len(jax.local_devices()), "stop_at": request.stop_at}
-        | schema.flatten({"facts": fingerprints})
+        | schema.flatten({"fingerprints": fingerprints})
         | {f"model file {name}": digest for name, digest in model_files.items()},
     )
     consistency.check_shared(request.workdir)
@@ -259,7 +262,7 @@ def resume(
     s, workdir, end = setup.settings, request.workdir, request.end(setup.settings)
     with checkpoint.Checkpoints(workdir, s.checkpoint.keep) as store:
         state, meta = restore_or_init(setup, store)
-        start, pending = meta["step"], meta.get("unlogged")
+        start, pending = meta["step"], meta["deferred_line"]
         if multihost.first():
             keep_records(workdir, record, store, start)
         print_summary(setup, data, meta, end)
@@ -315,7 +318,7 @@ def log_evaluation(
     step, evaluates = meta["step"], bool(sampler.setup.settings.eval.every)
     scores = validation.evaluation(sampler, state, interrupt, book, step) if evaluates else {}
     if step:
-        book.write(step, {key: float(text) for key, text in meta["unlogged"].items()} | scores)
+        book.write(step, {key: float(text) for key, text in meta["deferred_line"].items()} | scores)
     elif evaluates:
         book.write(0, scores)
         shown = (f"{key} {value:.3f}" for key, value in scores.items() if "accuracy" in key)
@@ -328,7 +331,8 @@ def restore_or_init(setup: Setup, store: checkpoint.Checkpoints) -> tuple[TrainS
     with multihost.watchdog("reading of the checkpoint", io_grace=True):
         found = store.restore(abstract)
     if found:
-        return found
+        state, meta = found
+        return state, renamed.checkpoint_meta(meta)
     init = jax.jit(
         setup.method.init,
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
@@ -347,7 +351,7 @@ def restore_or_init(setup: Setup, store: checkpoint.Checkpoints) -> tuple[TrainS
         "skipped_in_row": 0,
         "totals": {},
         "train_s": 0.0,
-        "unlogged": {},
+        "deferred_line": {},
     }
 
 

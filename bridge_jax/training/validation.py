@@ -21,8 +21,8 @@ def evaluation(
     """Greedy accuracy on every held-out split, as in experiments.evaluate.
 
     With eval.samples also the mean accuracy of so many samples, eval/{split}_sampled_accuracy; with
-    eval.cooperation the metrics of measured_gain.py. The solved problems, and the numbers of right
-    samples, go to the logbook. Raises Stopped between two batches after a signal.
+    eval.measured_gain the metrics of measured_gain.py. The solved problems, and the numbers of
+    right samples, go to the logbook. Raises Stopped between two batches after a signal.
     """
     setup, data, programs = sampler.setup, sampler.data, sampler.programs
     s, began, phi = setup.settings, time.monotonic(), programs.policy["theta"](state.params)
@@ -60,7 +60,8 @@ def evaluation(
             generate_one, split, prompts, len(asked) - len(prompts.problems)
         )
         records += [
-            {"actor": f"theta, greedy, {split}"} | row for row in transcripts[: s.log.eval_problems]
+            {"policy": f"theta, greedy, {split}"} | row
+            for row in transcripts[: s.log.eval_problems]
         ]
         metrics |= scores
         solved[split] = "".join(str(int(problem.id in solved_ids)) for problem in asked)
@@ -75,8 +76,8 @@ def evaluation(
             ]
             metrics[f"eval/{split}_sampled_accuracy"] = sum(counts) / (s.eval.samples * len(asked))
             solved[f"{split}_sampled"] = "".join(map(str, counts))
-    with multihost.watchdog("the measures of cooperation"):
-        metrics |= measured_gain.measure(sampler, state) if s.eval.cooperation else {}
+    with multihost.watchdog("the measured gain"):
+        metrics |= measured_gain.measure(sampler, state) if s.eval.measured_gain else {}
     book.write_solved(step, solved)
     if records:
         book.write_rollouts(step, records, "eval")

@@ -72,7 +72,7 @@ RATIOS = (10, 1)
 
 def common(**given) -> dict:
     """Keys that all runs of the study set."""
-    return {"model.path": BASE, "eval.cooperation": True} | given
+    return {"model.path": BASE, "eval.measured_gain": True} | given
 
 
 def given_of(variant: str) -> dict:

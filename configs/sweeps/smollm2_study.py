@@ -39,5 +39,5 @@ def get_sweep() -> dict:
     variants["bridge"] |= {"optim.lora.learning_rate": ALPHA, "optim.lora.schedule": "cosine"}
     variants["sft_5e-5"] = variants["sft"] | {"optim.base.learning_rate": 5e-5}
     variants["bridge_10"] = variants["bridge"] | {"optim.lora.learning_rate": 10 * ALPHA}
-    common = {"optim.base.schedule": "cosine", "eval.cooperation": True, "eval.samples": 2}
+    common = {"optim.base.schedule": "cosine", "eval.measured_gain": True, "eval.samples": 2}
     return dict(config="configs/smollm2_arithmetic.py", set=common, variants=variants, seeds=(0, 1))

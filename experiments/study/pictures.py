@@ -11,10 +11,10 @@ from bridge_jax.evaluation import intervals
 from bridge_jax.evaluation.intervals import Interval
 from bridge_jax.filesystem import files
 from configs.sweeps import ladder
-from experiments.study.results import METRICS, SAMPLED, Rows, accuracy, difference, final, plain
+from experiments.study.results import METRICS, SAMPLED, Results, accuracy, difference, final, plain
 
 
-def draw(rows: Rows, folder: pathlib.Path, base: str) -> None:
+def draw(rows: Results, folder: pathlib.Path, base: str) -> None:
     """Draw dynamics_BASE.png, the main methods over training, and methods_BASE.png, all methods."""
     # slow to import
     import matplotlib
@@ -30,7 +30,7 @@ def draw(rows: Rows, folder: pathlib.Path, base: str) -> None:
         pyplot.close(figure)
 
 
-def draw_dynamics(pyplot, rows: Rows):
+def draw_dynamics(pyplot, rows: Results):
     """Accuracy over training: mean and interval over seeds, for the given problems.
 
     With fewer than three seeds the line of each is drawn instead of an interval.
@@ -60,7 +60,7 @@ def draw_dynamics(pyplot, rows: Rows):
     return figure
 
 
-def draw_methods(pyplot, rows: Rows):
+def draw_methods(pyplot, rows: Results):
     """All variants at the end: accuracy, and its difference from bridge."""
     names = sorted(plain(rows), key=lambda name: np.mean(final(rows[name], SAMPLED)))
     count = 2 if "bridge" in rows else 1

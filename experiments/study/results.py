@@ -10,6 +10,7 @@ import pathlib
 
 import numpy as np
 
+from bridge_jax.config import renamed
 from bridge_jax.evaluation import intervals
 from bridge_jax.evaluation.intervals import Interval
 from bridge_jax.filesystem import files
@@ -28,23 +29,24 @@ BASES = {
     "cd340b6fe2c3": "SmolLM2",
 }
 # variant -> seed -> its line of the results
-Rows = dict[str, dict[int, dict]]
+Results = dict[str, dict[int, dict]]
 
 
-def read(folder: pathlib.Path) -> dict[str, Rows]:
+def read(folder: pathlib.Path) -> dict[str, Results]:
     """Base -> its finished runs of all stages; the bases of BASES come first.
 
     Of two lines of one variant and seed the later one counts.
     """
-    found: dict[str, Rows] = {base: {} for base in BASES.values()}
+    found: dict[str, Results] = {base: {} for base in BASES.values()}
     for path in sorted(folder.glob("*.jsonl")):
         for _, row in files.rows(path):
             rows = found.setdefault(BASES.get(row["weights"], row["weights"]), {})
+            row["curve"] = [renamed.metrics(point) for point in row["curve"]]
             rows.setdefault(row["variant"], {})[row["seed"]] = row
     return {base: rows for base, rows in found.items() if rows}
 
 
-def plain(rows: Rows) -> list[str]:
+def plain(rows: Results) -> list[str]:
     """Variants of the main sweep. The names of other stages' variants contain "@", "+" or "/"."""
     return [name for name in rows if not set(name) & set("@+/")]
 
@@ -82,7 +84,7 @@ def dev(runs: dict[int, dict]) -> list[float]:
     return [float(np.mean(final(runs, f"eval/dev{kind}_accuracy"))) for kind in ("", "_sampled")]
 
 
-def choose(rows: Rows) -> dict[str, tuple[float, float]]:
+def choose(rows: Results) -> dict[str, tuple[float, float]]:
     """(alpha, beta / alpha) of each variant whose whole grid has run.
 
     The best is the one with the highest mean of greedy and sampled accuracy on dev.
@@ -92,7 +94,7 @@ def choose(rows: Rows) -> dict[str, tuple[float, float]]:
     return {name: best(grid) for name, grid in grids.items() if set(grid) <= set(rows)}
 
 
-def tuned(bases: dict[str, Rows]) -> dict[str, tuple[float, float]]:
+def tuned(bases: dict[str, Results]) -> dict[str, tuple[float, float]]:
     """The rates of each variant, chosen on the last base on which its whole grid has run.
 
     The study goes on from that base.
@@ -107,13 +109,13 @@ def accuracy(runs: dict[int, dict], metric: str) -> Interval:
     return intervals.over_runs_and_problems(solved(runs, metric))
 
 
-def difference(rows: Rows, first: str, second: str, metric: str) -> Interval:
+def difference(rows: Results, first: str, second: str, metric: str) -> Interval:
     """first - second, over seeds and problems."""
     sides = [dict(zip(rows[name], solved(rows[name], metric))) for name in (first, second)]
     return intervals.difference(*sides)
 
 
-def of_base(rows: Rows, metric: str) -> float:
+def of_base(rows: Results, metric: str) -> float:
     """The metric of the base model, before the first step.
 
     Every run begins with the same weights, but each seed draws samples of its own.

@@ -14,7 +14,7 @@ from experiments.study.results import (
     GREEDY,
     METRICS,
     SAMPLED,
-    Rows,
+    Results,
     accuracy,
     choose,
     dev,
@@ -65,7 +65,7 @@ def verdict(found: Interval) -> str:
     return "higher" if found.low > 0 else "lower" if found.high < 0 else "no difference seen"
 
 
-def tuning_table(rows: Rows) -> str:
+def tuning_table(rows: Results) -> str:
     """Dev accuracy, greedy / sampled, of each variant at each rate; the chosen rate is in bold."""
     chosen, body, rates = choose(rows), [], (ladder.LOWER, *ladder.RATES)
     for name in ladder.METHODS:
@@ -86,7 +86,7 @@ def tuning_table(rows: Rows) -> str:
     return grid(["variant", "beta / alpha", *(f"alpha {rate:g}" for rate in rates)], body)
 
 
-def main_table(rows: Rows, suffix: str = "") -> str:
+def main_table(rows: Results, suffix: str = "") -> str:
     """Accuracy of each variant, best first, its difference from bridge, and what it spent.
 
     suffix: of the variants that are compared with bridge, such as "+equal time".
@@ -103,12 +103,12 @@ def main_table(rows: Rows, suffix: str = "") -> str:
     return grid([*COMPARED, *(name for name, *_ in SPENT.values())], body)
 
 
-def best_first(runs: Rows, metric: str) -> list[tuple[str, dict[int, dict]]]:
+def best_first(runs: Results, metric: str) -> list[tuple[str, dict[int, dict]]]:
     """(variant, its runs), the highest mean of the metric first."""
     return sorted(runs.items(), key=lambda item: -np.mean(final(item[1], metric)))
 
 
-def compared_cells(rows: Rows, name: str, reference: str) -> list[str]:
+def compared_cells(rows: Results, name: str, reference: str) -> list[str]:
     """The cells of COMPARED after the name; differences are from the variant `reference`."""
     runs = rows[name]
     rate = next(iter(runs.values()))["settings"].get("optim.base.learning_rate")
@@ -132,7 +132,7 @@ def spent_cells(runs: dict[int, dict]) -> list[str]:
     return cells
 
 
-def order_table(rows: Rows) -> str:
+def order_table(rows: Results) -> str:
     """The differences between neighbours in the paper's order."""
     body = []
     for first, second in itertools.pairwise(name for name in ORDER if name in rows):
@@ -146,7 +146,7 @@ def order_table(rows: Rows) -> str:
     return grid(["the paper says", "greedy", "", "sampled", ""], body)
 
 
-def controls_table(rows: Rows) -> str:
+def controls_table(rows: Results) -> str:
     """bridge minus each control: what each part of bridge brings."""
     parts = {
         "hybrid": "everything but the mixture: adapter, shadow, gain",
@@ -167,7 +167,7 @@ def controls_table(rows: Rows) -> str:
     return grid(["bridge minus", "what it lacks", "greedy", "sampled"], body)
 
 
-def conditions_table(rows: Rows, metric: str) -> str:
+def conditions_table(rows: Results, metric: str) -> str:
     """Accuracy of the main methods in each condition, with the number of seeds if some lack."""
     found = dict.fromkeys(name.partition("+")[2] for name in rows)
     conditions = [
@@ -190,7 +190,7 @@ def conditions_table(rows: Rows, metric: str) -> str:
     return grid(["variant", "clean", *(condition[1:] for condition in conditions[1:])], body)
 
 
-def paired_table(rows: Rows) -> str:
+def paired_table(rows: Results) -> str:
     """Methods with a demo for every prompt, best first, and their difference from such a bridge."""
     there = {name: runs for name, runs in rows.items() if "+all experts" in name}
     body = [
@@ -200,16 +200,16 @@ def paired_table(rows: Rows) -> str:
     return grid(COMPARED, body)
 
 
-def gain_table(rows: Rows) -> str:
-    """Measures of cooperation over a run: means over seeds at each evaluation."""
+def gain_table(rows: Results) -> str:
+    """The measured gain and its companions over a run: means over seeds at each evaluation."""
     keys = {
-        "coop/gain": "measured gain",
-        "coop/gain_stderr": "its standard error (one run)",
+        "measured_gain/gain": "measured gain",
+        "measured_gain/gain_stderr": "its standard error (one run)",
         "bridge/gain": "gain by weights",
         "bridge/ess": "ESS",
         "bridge/kl_hat": "KL to theta_hat",
         "grad/cos_sft_rl": "cos of gradients",
-        "coop/expert_logp": "held-out demos' log p",
+        "eval/demo_logp": "held-out demos' log p",
         "eval/touched_accuracy": "touched",
         "eval/untouched_accuracy": "untouched",
     }
@@ -226,7 +226,7 @@ def gain_table(rows: Rows) -> str:
     return grid(["variant", "step", *keys.values()], body)
 
 
-def regime_table(rows: Rows) -> str:
+def regime_table(rows: Results) -> str:
     """Every setting that was tried for bridge, best first."""
     tried = {name: runs for name, runs in rows.items() if name.startswith("bridge/")}
     if "bridge" in rows and tried:
@@ -240,7 +240,7 @@ def regime_table(rows: Rows) -> str:
             f"{np.mean([point[key] for point in last]):.3f}"
             if all(key in point for point in last)
             else "-"
-            for key in ("coop/gain", "bridge/ess")
+            for key in ("measured_gain/gain", "bridge/ess")
         ]
         body.append(
             [
@@ -277,7 +277,7 @@ TABLES = {
 }
 
 
-def fill(text: str, bases: dict[str, Rows]) -> str:
+def fill(text: str, bases: dict[str, Results]) -> str:
     """The page with each table drawn anew between its marks.
 
     ValueError for a mark that names no table, or a base without runs.
@@ -296,6 +296,6 @@ def fill(text: str, bases: dict[str, Rows]) -> str:
     return fill_tables(text, drawn)
 
 
-def quick_page(bases: dict[str, Rows]) -> str:
+def quick_page(bases: dict[str, Results]) -> str:
     """The page of the quick study: the main table and the order, of each base."""
     return "\n".join(f"{main_table(rows)}\n{order_table(rows)}" for rows in bases.values())

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from bridge_jax.config import schema
+from bridge_jax.config import renamed, schema
 from configs import base
 
 PARTS = ("config", "set", "variants", "grid", "zip", "seeds")
@@ -135,7 +135,8 @@ def resolved(config: str, given: dict[str, Any]) -> ConfigDict:
                 )
             place = place[group]
         if last not in place:
-            raise ValueError(f"unknown key {key!r} of {config}: {schema.did_you_mean(last, place)}")
+            hint = renamed.hint(method, last) or schema.did_you_mean(last, place)
+            raise ValueError(f"unknown key {key!r} of {config}: {hint}")
         with place.ignore_type():
             place[last] = value
     read(made, devices=1)
@@ -148,8 +149,9 @@ def fingerprint(config) -> str:
     A key that is added later, at its default, does not change it. A default that is changed there
     does not change it either: then remove the results of the runs that had the old one.
     """
+    changed = schema.diff(config, all_defaults())
     return schema.fingerprint(
-        {key: mine for key, (mine, _) in schema.diff(config, all_defaults()).items()}
+        {renamed.fingerprint_key(key): mine for key, (mine, _) in changed.items()}
     )
 
 

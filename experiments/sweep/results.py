@@ -7,8 +7,8 @@ import os
 import re
 import threading
 
-from bridge_jax.filesystem import files, textfile
-from bridge_jax.rundir import logbook
+from bridge_jax.filesystem import files
+from bridge_jax.rundir import layout, logbook
 from experiments.sweep.plan import Run, weights_of
 
 # metrics that are kept as means since the evaluation before
@@ -26,7 +26,7 @@ MEANS = (
 )
 # metrics that are kept as they are
 KEPT = re.compile(
-    r"eval/.*_accuracy|coop/(gain(_stderr|_low|_high)?|expert_logp)|budget/.*|memory/.*"
+    r"eval/.*_accuracy|eval/demo_logp|measured_gain/.*|budget/.*|memory/.*"
     r"|time/(wall|cpu|train|device)_s"
 )
 _writing = threading.Lock()
@@ -58,7 +58,7 @@ def summary(run: Run, workdir: str) -> dict:
     """The result of a finished run; ValueError if the run has not taken its last step."""
     folder = os.path.join(workdir, run.folder)
     lines = logbook.read(folder)
-    config = json.loads(textfile.read(os.path.join(folder, "config.json")))["config"]
+    config = layout.read_config(folder)["config"]
     steps = config["steps"]
     if not lines or lines[-1]["step"] < steps:
         raise ValueError(f"it is at step {lines[-1]['step'] if lines else 0} of {steps}")

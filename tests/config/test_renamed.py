@@ -72,3 +72,39 @@ def test_rollouts_keys_of_before():
     old = {"rollout": {"halvings": 2, "stretches": 4, "calls": 1}}
     assert renamed.translated(old)["rollout"] == {"compactions": 2, "cache_segments": 4, "calls": 1}
     assert renamed.hint("grpo", "halvings") == "it is config.rollout.compactions now."
+
+
+def test_metrics_of_before():
+    """In all forms of their names, and in the list of those that were not finite."""
+    old = {
+        "step": 1,
+        "coop/inner_early": 1.0,
+        "coop/gain_low": None,
+        "nonfinite": ["coop/gain_low"],
+    }
+    new = {
+        "step": 1,
+        "grad/inner_sft_rl_early": 1.0,
+        "measured_gain/gain_low": None,
+        "nonfinite": ["measured_gain/gain_low"],
+    }
+    assert renamed.metrics(old) == new and renamed.metrics(new) == new
+
+
+def test_keys_that_differed_from_the_defaults_of_before():
+    """config.json's "diff", which decides how runs are grouped."""
+    stored = {
+        "config": {"method": {"name": "bridge"}, "eval": {"cooperation": True}},
+        "facts": {"rows": 1},
+        "diff": {"eval.cooperation": [True, False], "method.lam_end": [0.1, 0.2], "steps": [1, 2]},
+    }
+    found = renamed.record(stored)
+    assert list(found["diff"]) == [
+        "eval.measured_gain",
+        "method.bridge.lam_schedule.end",
+        "steps",
+    ]
+    assert found["fingerprints"] == {"rows": 1} and "facts" not in found
+    assert found["config"]["eval"] == {"measured_gain": True}
+    assert renamed.record(found) == found
+    assert renamed.hint("sft", "cooperation") == "it is config.eval.measured_gain now."

@@ -1,4 +1,4 @@
-"""A run trains on the right ones of its traces and keeps the counts among its facts."""
+"""A run trains on the right ones of its traces and keeps the counts among its fingerprints."""
 
 from __future__ import annotations
 
@@ -95,19 +95,19 @@ def test_further_rows_that_change_no_demonstration_do_not_stop_a_run(folder, tmp
     other = training_build.fingerprints(build(folder, [trace(1, "So " + BOX % 1), *TRACES])[1])
     begun = training_build.fingerprints(build(folder, TRACES)[1])
     workdir = str(tmp_path / "run")
-    record = run_config.check_run(workdir, {"steps": 1}, {}, facts=begun)
+    record = run_config.check_run(workdir, {"steps": 1}, {}, fingerprints=begun)
     run_config.write_config(workdir, record)
     with logbook.Logbook(workdir, -1) as book:
         book.write(0, {})
-    go_on = lambda facts: run_config.check_run(
-        workdir, {"steps": 1}, {}, ignore=trainer.CHANGEABLE_KEYS, facts=facts
+    go_on = lambda fingerprints: run_config.check_run(
+        workdir, {"steps": 1}, {}, ignore=trainer.CHANGEABLE_KEYS, fingerprints=fingerprints
     )
-    assert go_on(more)["facts"]["demonstrations"]["unmatched"] == 2
+    assert go_on(more)["fingerprints"]["demonstrations"]["unmatched"] == 2
     old = dict(begun)
     del old["demonstrations"]  # as a run says that was begun before there was a report
-    run_config.write_config(workdir, record | {"facts": schema.to_json(old)})
+    run_config.write_config(workdir, record | {"fingerprints": schema.to_json(old)})
     assert go_on(begun)
-    with pytest.raises(ValueError, match="facts.rows.demos"):
+    with pytest.raises(ValueError, match="fingerprints.rows.demos"):
         go_on(other)
 
 

@@ -73,7 +73,7 @@ def test_different_configs_are_refused(tmp_path, compiled, differ, told):
 @pytest.mark.parametrize("method", ["dapo", "luffy"])
 def test_methods_that_ask_again_and_pair(tmp_path, compiled, method):
     """Further rounds by rewards, paired rows, cooperation and sampled evaluation: the same from two processes as from one."""
-    given = dict(method=method, steps=2, eval__samples=1, eval__cooperation=True)
+    given = dict(method=method, steps=2, eval__samples=1, eval__measured_gain=True)
     runs = {
         count: host_runs.start(tmp_path / str(count), count, compiled, **given) for count in (1, 2)
     }
@@ -88,5 +88,5 @@ def test_methods_that_ask_again_and_pair(tmp_path, compiled, method):
     ):
         assert a.keys() == b.keys()
         for key in a:
-            if key.startswith((*MAXIMISED, "reward/", "coop/expert_logp")):
+            if key.startswith((*MAXIMISED, "reward/", "eval/demo_logp")):
                 assert a[key] == pytest.approx(b[key], abs=1e-6, rel=0), (a["step"], key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -52,14 +51,11 @@ def test_groups_of_equal_numbers_and_of_other_problems():
     assert sorted(map(len, comparison.grouped(runs).values())) == [1, 1, 2]
 
 
-def test_curve_and_budget():
-    """Seeds 0 and 1 end at 1 and 2, so their mean at .75; after a last point there is no value."""
+def test_curve():
+    """Seeds 0 and 1 end at 1 and 2, so their mean at .75."""
     group = [a_run(0), a_run(1)]
     made = comparison.curve(group, "m/x", "step")
     assert made.seeds == 2 and made.mean[0] == 0 and made.mean[-1] == 1.5
-    assert comparison.at_budget(group[1], "m/x", "step", 1.0) == 1.0 and math.isnan(
-        comparison.at_budget(group[1], "m/x", "step", 3.0)
-    )
     assert (
         comparison.curve([a_run(0), a_run(1, lines=[{"step": 0}, {"step": 2}])], "m/x", "step")
         is None
@@ -110,7 +106,9 @@ def test_curves_of_shares_stay_within_0_and_1():
     two = comparison.curve(group[:2], metric, "step")
     assert two.mean[-1] == pytest.approx(0.975) and np.isnan([*two.low, *two.high]).all()
     assert comparison.is_share("reward/mean") and comparison.is_share("bridge/ess")
-    assert not comparison.is_share("rollout/length") and not comparison.is_share("coop/gain")
+    assert not comparison.is_share("rollout/length") and not comparison.is_share(
+        "measured_gain/gain"
+    )
 
 
 def test_load(tmp_path):

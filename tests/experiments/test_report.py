@@ -20,7 +20,13 @@ METRIC = "eval/held_out_accuracy"
 
 
 def write_run(
-    folder, method: str, seed: int, steps: int = 500, samples: bool = False, skip=(), facts=None
+    folder,
+    method: str,
+    seed: int,
+    steps: int = 500,
+    samples: bool = False,
+    skip=(),
+    fingerprints=None,
 ) -> None:
     """A run directory with all that training writes."""
     rng = np.random.default_rng([seed, len(method)])
@@ -31,7 +37,9 @@ def write_run(
         "method": {"name": method},
         "task": {"name": "arithmetic", "levels": [4]},
     }
-    (folder / "config.json").write_text(json.dumps({"config": config, "facts": facts or {}}))
+    (folder / "config.json").write_text(
+        json.dumps({"config": config, "fingerprints": fingerprints or {}})
+    )
     lines = []
     for step in range(steps + 1):
         line = {
@@ -58,7 +66,7 @@ def write_run(
             "id": 7,
             "question": "1+2=",
             "answer": "3",
-            "actor": "theta",
+            "policy": "theta",
             "sample": 0,
             "outcome": "correct",
             "text": "<!--<script></script><b>not markup</b>",
@@ -225,7 +233,11 @@ def test_other_problems_are_not_paired(tmp_path):
     """As many problems, but not the same ones: no difference is computed, and the page says why."""
     for method, rows in (("grpo", "x"), ("sft", "y"), ("bridge", "x")):
         write_run(
-            tmp_path / "runs" / method, method, 0, steps=1, facts={"rows": {"held_out": rows}}
+            tmp_path / "runs" / method,
+            method,
+            0,
+            steps=1,
+            fingerprints={"rows": {"held_out": rows}},
         )
     groups, _, _ = made(tmp_path)
     found = {frozenset(row[:2]): row[2:] for row in report_tables.differences(groups, METRIC)}
@@ -246,7 +258,7 @@ def test_viewer_shows_a_problem_across_steps_and_methods(tmp_path):
         (tmp_path / "runs" / method / "rollouts").mkdir()
         for step in range(1, 31):
             row = {
-                "actor": "theta",
+                "policy": "theta",
                 "id": 5 if step in (3, 20) else 100 + step,
                 "question": "q",
                 "answer": "3",

@@ -164,9 +164,9 @@ def close(found, expected):
 def agree(metrics, sft, rl):
     """The two gradients are told apart: what is divided by what."""
     np.testing.assert_allclose(
-        metrics["coop/norm_ratio"], np.linalg.norm(sft) / np.linalg.norm(rl), rtol=1e-4
+        metrics["grad/norm_ratio_sft_rl"], np.linalg.norm(sft) / np.linalg.norm(rl), rtol=1e-4
     )
-    np.testing.assert_allclose(metrics["coop/inner"], np.sum(sft * rl), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(metrics["grad/inner_sft_rl"], np.sum(sft * rl), rtol=1e-3, atol=1e-6)
 
 
 kinds = pytest.mark.parametrize("kind", ["group", "mean"])

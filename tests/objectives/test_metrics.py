@@ -41,15 +41,15 @@ def test_inner_and_cosine():
     )
     close(objectives.inner_product(a, b), 11.0)
     found = objectives.gradient_alignment(a, b)
-    assert set(found) == {"grad/cos_sft_rl", "coop/inner", "coop/norm_ratio"}
+    assert set(found) == {"grad/cos_sft_rl", "grad/inner_sft_rl", "grad/norm_ratio_sft_rl"}
     close(found["grad/cos_sft_rl"], 11 / (5 * math.sqrt(30)))
-    close(found["coop/inner"], 11.0)
-    close(found["coop/norm_ratio"], 5 / math.sqrt(30))
+    close(found["grad/inner_sft_rl"], 11.0)
+    close(found["grad/norm_ratio_sft_rl"], 5 / math.sqrt(30))
     idle = objectives.gradient_alignment(a, jax.tree.map(jnp.zeros_like, a))
-    assert idle["grad/cos_sft_rl"] == idle["coop/norm_ratio"] == 0.0
+    assert idle["grad/cos_sft_rl"] == idle["grad/norm_ratio_sft_rl"] == 0.0
 
 
-def test_cooperation_by_group_of_layers():
+def test_gradient_alignment_by_group_of_layers():
     """Four layers: the first alone is early, the second middle, the last two late; what is outside
     the layers is the rest.
     """
@@ -66,9 +66,9 @@ def test_cooperation_by_group_of_layers():
         "_late": 3.0,
         "_rest": -2.0,
     }.items():
-        close(found[f"coop/inner{name}"], value)
+        close(found[f"grad/inner_sft_rl{name}"], value)
     close(found["grad/cos_sft_rl_late"], 3 / math.sqrt(11))
-    close(found["coop/norm_ratio_middle"], 2.0)
+    close(found["grad/norm_ratio_sft_rl_middle"], 2.0)
 
 
 def test_passed_by_hand():

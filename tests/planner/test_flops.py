@@ -49,7 +49,7 @@ def test_forward_and_backward_against_the_compiler(samples, policy_name):
             hidden, layers.head_weights(CFG, theta), seqs.tokens_BT, 1.0, B * T
         )[0].sum()
 
-    rows = flops.Rows(P, B, S, T)
+    rows = flops.PassShape(P, B, S, T)
     ours = flops.forward_flops(CFG, rows) + flops.head_flops(CFG, B * T)
     assert ours == pytest.approx(compiled_flops(J, theta, seqs), rel=0.1)
     both = flops.forward_flops(
@@ -124,7 +124,7 @@ def test_prompts_of_a_group_in_parts_are_counted_in_each():
     halves = run._replace(
         settings=run.settings._replace(batch=run.settings.batch.__class__(2, 4, 8, 2, 1))
     )
-    prompt = flops.forward_flops(run.cfg, flops.Rows(2, 0, 48, 0))
+    prompt = flops.forward_flops(run.cfg, flops.PassShape(2, 0, 48, 0))
     assert flops.logp(halves, 48).flops == pytest.approx(whole + prompt)
 
 
@@ -159,7 +159,7 @@ def test_prompts_are_counted_as_they_are_computed(devices, M, rows, prompts):
 
 def test_a_kernel_skips_what_is_masked_and_computes_scores_again():
     """A kernel skips masked scores and recomputes them in the backward pass."""
-    rows, cfg = flops.Rows(0, 1, 0, 1000), CFG
+    rows, cfg = flops.PassShape(0, 1, 0, 1000), CFG
     attention = lambda kernel, **how: (
         flops.forward_flops(cfg, rows, flops.KERNELS[kernel], **how)
         - flops.forward_flops(cfg, rows._replace(rows=0), flops.KERNELS[kernel], **how)
@@ -206,7 +206,7 @@ def test_the_experts_are_read_for_as_many_micro_batches_as_they_make():
         moved[parts] = phases.update_work(
             run, state, 48, spec, programs.trace_update(run, state, 48, spec)
         ).bytes
-    rows = flops.Rows(8, 8, 48, 64)
+    rows = flops.PassShape(8, 8, 48, 64)
     assert (
         moved[4] - moved[0]
         == flops.pass_bytes(run, rows, 4, True) - flops.pass_bytes(run, rows, 1, True)

@@ -46,7 +46,7 @@ def test_open_run_writes_the_config_and_opens_the_same_run_again(tmp_path):
         want = {
             "config": json.loads(json.dumps(CONFIG)),
             "diff": {"seed": [1, 0]},
-            "facts": {},
+            "fingerprints": {},
             "changes": [],
         }
         assert on_disk(workdir) == want

@@ -51,7 +51,7 @@ BRIDGE = {
 }
 COOPERATION = {
     f"{key}{group}"
-    for key in ("grad/cos_sft_rl", "coop/inner", "coop/norm_ratio")
+    for key in ("grad/cos_sft_rl", "grad/inner_sft_rl", "grad/norm_ratio_sft_rl")
     for group in ("", "_rest", "_middle", "_late")
 }  # two layers have no early third
 OF_METHOD = {  # what each that ships reports beside the rest; a new one may report what it likes

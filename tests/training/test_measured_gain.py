@@ -17,7 +17,7 @@ from tests import tiny_runs
 @pytest.fixture(scope="module")
 def made():
     """The sampler of a run of bridge, and a state."""
-    config = tiny_runs.config("bridge", eval__cooperation=True, task__demo_size=6)
+    config = tiny_runs.config("bridge", eval__measured_gain=True, task__demo_size=6)
     setup, data = build.build(config, jax.devices()[:1])
     programs = compile_programs(setup, build.abstract_state(setup), demo_logp=True)
     state = setup.method.init(build.initial_theta(setup), jax.random.key(0))
@@ -52,10 +52,10 @@ def test_gain_is_paired(made, monkeypatch):
     unseen = 1 - 0.025 ** (1 / 8)
     assert measured_gain.measured_gain(sampler, state) == pytest.approx(
         {
-            "coop/gain": 0.0,
-            "coop/gain_stderr": 0.0,
-            "coop/gain_low": -unseen,
-            "coop/gain_high": unseen,
+            "measured_gain/gain": 0.0,
+            "measured_gain/gain_stderr": 0.0,
+            "measured_gain/gain_low": -unseen,
+            "measured_gain/gain_high": unseen,
         }
     )
     rewards = iter([np.array([1, 1, 0, 1, 0, 0, 1, 0.0]), np.array([1, 0, 0, 0, 0, 1, 0, 0.0])])
@@ -67,13 +67,13 @@ def test_gain_is_paired(made, monkeypatch):
     monkeypatch.setattr(rollouts.StepSampler, "grade", lambda *_: Known())
     found = measured_gain.measured_gain(sampler, state)
     difference = np.array([0, 1, 0, 1, 0, -1, 1, 0])
-    assert found["coop/gain"] == pytest.approx(difference.mean())
+    assert found["measured_gain/gain"] == pytest.approx(difference.mean())
     error = np.sqrt(((difference - 0.25) ** 2).sum() / 7 / 8)
-    assert found["coop/gain_stderr"] == pytest.approx(error)
-    assert found["coop/gain_high"] == pytest.approx(
+    assert found["measured_gain/gain_stderr"] == pytest.approx(error)
+    assert found["measured_gain/gain_high"] == pytest.approx(
         0.25 + 2.364624 * error
     )  # Student's t, 7 degrees of freedom, by a table
-    assert found["coop/gain_low"] == pytest.approx(0.25 - 2.364624 * error)
+    assert found["measured_gain/gain_low"] == pytest.approx(0.25 - 2.364624 * error)
     assert (
         measured_gain.measured_gain(
             sampler, state.replace(params=Params(state.params.theta, None, None))
@@ -128,7 +128,7 @@ def test_expert_logp(made):
     phi = setup.policy.merge(state.params.theta, state.params.w)
     logp_BT = np.asarray(setup.policy.logp(phi, rollouts.on_mesh(setup.mesh, rows), 1.0)[0])
     kept = np.arange(logp_BT.shape[1]) < np.asarray(rows.length_B)[:, None]
-    assert measured_gain.demo_logp(sampler, state)["coop/expert_logp"] == pytest.approx(
+    assert measured_gain.demo_logp(sampler, state)["eval/demo_logp"] == pytest.approx(
         logp_BT[kept].mean(), rel=1e-4
     )
 
@@ -139,13 +139,21 @@ def test_in_a_run(tmp_path):
     under way.
     """
     trainer.train(
-        tiny_runs.config("bridge", steps=4, eval__every=2, eval__cooperation=True),
+        tiny_runs.config("bridge", steps=4, eval__every=2, eval__measured_gain=True),
         str(tmp_path),
         devices=jax.devices()[:1],
     )
     lines = logbook.read(str(tmp_path))
-    keys = {"coop/gain", "coop/gain_low", "coop/expert_logp", "eval/touched_accuracy"}
+    keys = {
+        "measured_gain/gain",
+        "measured_gain/gain_low",
+        "eval/demo_logp",
+        "eval/touched_accuracy",
+    }
     assert [keys <= set(line) for line in lines] == [True, False, True, False, True]
-    assert lines[0]["coop/gain"] == 0 and lines[-1]["compile/count"] == lines[1]["compile/count"]
+    assert (
+        lines[0]["measured_gain/gain"] == 0
+        and lines[-1]["compile/count"] == lines[1]["compile/count"]
+    )
     solved = (tmp_path / "solved.jsonl").read_text().splitlines()
     assert len(solved) == 3 and '"held_out"' in solved[0]

@@ -44,7 +44,7 @@ def test_rollout_files_are_complete(quick, unbroken):
             assert (
                 row["stopped"] == (row["ids"][-1] == 0)
                 and max(row["logp"]) <= 0
-                and row["actor"] == "theta"
+                and row["policy"] == "theta"
             )
             assert row["outcome"] == tiny_runs.parity(problem, row["text"])
         assert np.mean([row["outcome"] == "correct" for row in rows]) == line["reward/mean"]
@@ -56,7 +56,7 @@ def test_own_shadow_rollouts_are_counted(quick, tmp_path):
     """theta_hat samples too: its tokens are generated and pass backward once, like theta's."""
     go(tmp_path, method__bridge__variant__shadow_rollouts="own", steps=2, eval__every=0)
     rows = tiny_runs.rows(tmp_path / "rollouts" / "step_000002.jsonl")
-    assert [row["actor"] for row in rows] == ["theta"] * 8 + ["theta_hat"] * 8
+    assert [row["policy"] for row in rows] == ["theta"] * 8 + ["theta_hat"] * 8
     last = logbook.read(str(tmp_path))[-1]
     sampled = [
         sum(len(row["ids"]) for row in tiny_runs.rows(file))

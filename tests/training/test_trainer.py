@@ -340,7 +340,7 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
                 {"role": "user", "content": message(problem)[0]["content"].replace("=", "-")}
             ],
         )
-        with pytest.raises(ValueError, match=r"facts.template +\"\w{12}\" +\"\w{12}\"\n"):
+        with pytest.raises(ValueError, match=r"fingerprints.template +\"\w{12}\" +\"\w{12}\"\n"):
             go(tmp_path, "sft")
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -353,9 +353,9 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
                 for p in build_problems(cfg, name, rows)
             ),
         )
-        with pytest.raises(ValueError, match=r"facts.rows.demos") as error:
+        with pytest.raises(ValueError, match=r"fingerprints.rows.demos") as error:
             go(tmp_path, "sft")
-    assert "facts.rows.train" not in str(error.value)
+    assert "fingerprints.rows.train" not in str(error.value)
     assert go(tmp_path, "sft")["step"] == STEPS
 
 

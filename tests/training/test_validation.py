@@ -43,4 +43,4 @@ def test_what_is_solved_is_what_the_accuracy_counts(quick, tmp_path):
         assert np.mean(digits) == line["eval/held_out_accuracy"]
         told = tiny_runs.rows(tmp_path / "rollouts" / f"eval_{line['step']:06d}.jsonl")
         assert [one["outcome"] == "correct" for one in told] == [bool(digit) for digit in digits]
-        assert {one["actor"] for one in told} == {"theta, greedy, held_out"}
+        assert {one["policy"] for one in told} == {"theta, greedy, held_out"}
