@@ -61,7 +61,12 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     try:
         end = trainer.train(
-            given.config, given.workdir, given.stop_at, given.force_config, defaults=get_config()
+            given.config,
+            given.workdir,
+            given.stop_at,
+            given.force_config,
+            defaults=get_config(),
+            overrides=config_flags.get_override_values(given["config"]),
         )
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("where it came from", exc_info=True)

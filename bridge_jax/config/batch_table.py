@@ -36,6 +36,8 @@ class BatchTable:
                 raise ValueError(
                     f"batch.{name}={value!r}: must be a whole number of at least {least}{why}."
                 )
+        # demonstrations are padded, so that any number of them will do
+        given.pop("demos_per_step")
         problem, keys = _problem(**given) if self.samples else ("", ())
         if problem:
             raise ValueError(f"{problem} {_ways_out(given, keys)}")
@@ -164,7 +166,6 @@ class BatchTable:
 def _problem(
     prompts_per_step: int,
     samples_per_prompt: int,
-    demos_per_step: int,
     microbatch_rows: int,
     devices: int,
     pack: int,

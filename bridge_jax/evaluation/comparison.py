@@ -289,12 +289,3 @@ def smooth(y: np.ndarray, reach: int) -> np.ndarray:
         np.minimum(np.arange(len(y)) + reach + 1, len(y)),
     )
     return (total[high] - total[low]) / (high - low)
-
-
-def at_budget(run: Run, metric: str, budget: str, value: float) -> float:
-    """The metric when `value` of the budget was spent, interpolated between evaluations.
-
-    nan before the first evaluation and after the last.
-    """
-    x, y = series(run, metric, budget)
-    return float(np.interp(value, x, y)) if len(x) and x[0] <= value <= x[-1] else float("nan")

@@ -84,16 +84,6 @@ class Bounds(NamedTuple):
 # ---- one model
 
 
-def over_problems(values: ArrayLike) -> Interval:
-    """Mean of one score a problem of one model; a problem without one (nan) is left out."""
-    values_P = np.asarray(values, float)
-    values_P = values_P[~np.isnan(values_P)]
-    n = len(values_P)
-    if n < 2:
-        return _without_interval(values_P, n)
-    return _interval(of_shares(values_P.mean(), values_P.var(), n), n)
-
-
 def of_shares(mean: ArrayLike, variance: ArrayLike, units: ArrayLike) -> Bounds:
     """Mean of units in [0, 1] with this variance; Wilson's interval where each is 0 or 1."""
     mean, units = np.asarray(mean, float), np.asarray(units, float)

@@ -84,7 +84,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
 
     def init(theta, key) -> TrainState:
         params = Params(theta, jax.tree.map(jnp.copy, theta), policy.init_w(key))
-        ref = policy.merge(theta, None) if cfg.kl_coef else None
+        ref = objectives.reference(policy, theta, cfg.kl_coef)
         state = init_train_state(recipes, params, ref)
         return variants.init_gain(cfg, state.replace(params=storage.write(params, key)))
 

@@ -61,7 +61,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     J_SFT = functools.partial(objectives.J_SFT, term=WEIGHTINGS[cfg.weighting])
 
     def init(theta, key) -> TrainState:
-        ref = policy.merge(theta, None) if cfg.kl_coef else None
+        ref = objectives.reference(policy, theta, cfg.kl_coef)
         return init_train_state(recipes, Params(theta=theta), ref)
 
     def update(state: TrainState, batch: Batch):

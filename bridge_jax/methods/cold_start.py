@@ -17,6 +17,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from bridge_jax import objectives
 from bridge_jax.config import checks
 from bridge_jax.methods import grpo, sft
 from bridge_jax.optim import Recipes
@@ -40,9 +41,8 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     sft_method = sft.make(sft.Config(), policy, recipes, microbatch_rows)
 
     def begin_rl(state: TrainState) -> TrainState:
-        ref = (
-            jax.tree.map(jnp.copy, policy.merge(state.params.theta, None)) if cfg.kl_coef else None
-        )
+        ref = objectives.reference(policy, state.params.theta, cfg.kl_coef)
+        ref = jax.tree.map(jnp.copy, ref)
         return state.replace(opt_state=recipes.optimizer().init(state.params), ref=ref)
 
     def update(state: TrainState, batch: Batch):

@@ -79,9 +79,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         J_RL = objectives.J_RL(policy, rollouts, term)
         penalised_B = penalised(rollouts, cfg.overlong_buffer, cfg.overlong_penalty)
         rows = {"A_B": objectives.group_advantages(penalised_B, objectives.group_size(rollouts))}
-        clip_fraction = lambda aux, first: objectives.clip_fraction(
-            aux["logp_BT"], first["logp_BT"], rows["A_B"], **bounds, seqs=rollouts.seqs
-        )
+        clip_fraction = grpo.clip_fraction_of(rollouts.seqs, rows["A_B"], **bounds)
         state, metrics = ascend(state, rollouts, J_RL, rows, clip_fraction)
         seqs = [rollouts.seqs] * cfg.updates_per_batch
         return state, metrics | objectives.token_counts(*seqs)

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from bridge_jax import objectives
 from bridge_jax.config import checks
 from bridge_jax.optim import Recipes, apply_ascent, init_train_state
-from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, TrainState
+from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, Sequences, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +65,30 @@ def updates_on_a_batch(count: int, policy: Policy, recipes: Recipes, microbatch_
     return ascend
 
 
+def clip_fraction_of(
+    seqs: Sequences, A_B, low: float, high: float, logp_of=lambda aux: aux["logp_BT"]
+) -> Callable:
+    """(aux, first aux) -> share of the tokens that the clip leaves without a gradient.
+
+    logp_of: aux -> the log-probabilities whose ratio is clipped.
+    """
+    return lambda aux, first: objectives.clip_fraction(
+        logp_of(aux), logp_of(first), A_B, low, high, seqs
+    )
+
+
 def make(
     cfg: Config,
     policy: Policy,
     recipes: Recipes,
     microbatch_rows: int = 0,
     group: str = "method.grpo",
+    advantages: Callable | None = None,
 ) -> Method:
     """GRPO of all base weights; state: Params(theta), and ref when kl_coef > 0.
 
-    group: config group of the settings, for the message of a ValueError.
+    group: config group of the settings, for the message of a ValueError. advantages: Rollouts ->
+    A_B, in place of cfg.advantage: a method of your own may differ from GRPO in this alone.
     """
     objectives.check_advantage(f"{group}.advantage", cfg.advantage)
     if cfg.normaliser not in ("tokens", "longest"):
@@ -87,7 +102,7 @@ def make(
     ascend = updates_on_a_batch(cfg.updates_per_batch, policy, recipes, microbatch_rows)
 
     def init(theta, key) -> TrainState:
-        ref = policy.merge(theta, None) if cfg.kl_coef else None
+        ref = objectives.reference(policy, theta, cfg.kl_coef)
         return init_train_state(recipes, Params(theta=theta), ref)
 
     def update(state: TrainState, batch: Batch):
@@ -95,11 +110,11 @@ def make(
         rows = objectives.rl_rows(
             policy, state.ref, rollouts, cfg.advantage, cfg.kl_coef, microbatch_rows
         )
+        if advantages is not None:
+            rows["A_B"] = advantages(rollouts)
         total = rollouts.seqs.tokens_BT.size if cfg.normaliser == "longest" else None
         J_RL = objectives.J_RL(policy, rollouts, term, cfg.kl_coef, total)
-        clip_fraction = lambda aux, first: objectives.clip_fraction(
-            aux["logp_BT"], first["logp_BT"], rows["A_B"], **bounds, seqs=rollouts.seqs
-        )
+        clip_fraction = clip_fraction_of(rollouts.seqs, rows["A_B"], **bounds)
         state, metrics = ascend(state, rollouts, J_RL, rows, clip_fraction)
         return state, metrics | objectives.token_counts(
             *[rollouts.seqs] * cfg.updates_per_batch, forward=(rollouts.seqs,) * bool(cfg.kl_coef)

@@ -73,9 +73,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         J = J_sequences(policy, seqs.length_B.shape[0], rollouts.temperature, **bounds)
         # one ratio for all tokens of a sample
         per_sample = lambda aux: mean_logp(aux["logp_BT"], seqs)[:, None]
-        clip_fraction = lambda aux, first: objectives.clip_fraction(
-            per_sample(aux), per_sample(first), rows["A_B"], **bounds, seqs=seqs
-        )
+        clip_fraction = grpo.clip_fraction_of(seqs, rows["A_B"], **bounds, logp_of=per_sample)
         state, metrics = ascend(state, rollouts, J, rows, clip_fraction)
         return state, metrics | objectives.token_counts(*[seqs] * cfg.updates_per_batch)
 

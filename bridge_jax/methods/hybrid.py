@@ -65,7 +65,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     checks.check_range("method.hybrid.kl_coef", cfg.kl_coef, 0.0)
 
     def init(theta, key) -> TrainState:
-        ref = policy.merge(theta, None) if cfg.kl_coef else None
+        ref = objectives.reference(policy, theta, cfg.kl_coef)
         return init_train_state(recipes, Params(theta=theta), ref)
 
     def update(state: TrainState, batch: Batch):

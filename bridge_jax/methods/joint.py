@@ -40,7 +40,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     lam_at = schedule(cfg.lam, cfg.lam_schedule)
 
     def init(theta, key) -> TrainState:
-        ref = policy.merge(theta, None) if cfg.kl_coef else None
+        ref = objectives.reference(policy, theta, cfg.kl_coef)
         return init_train_state(recipes, Params(theta=theta, w=policy.init_w(key)), ref)
 
     def update(state: TrainState, batch: Batch):

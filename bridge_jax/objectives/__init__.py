@@ -33,6 +33,7 @@ from bridge_jax.objectives.terms import (
     k3,
     mean_tokens,
     ratio,
+    reference,
     rl_rows,
     row_mask,
     score,

@@ -170,6 +170,11 @@ def group_size(rollouts: Rollouts) -> int:
     return rollouts.seqs.length_B.shape[0] // rollouts.seqs.prompt_len_P.shape[0]
 
 
+def reference(policy: Policy, theta: Tree, kl_coef: float) -> Tree | None:
+    """phi of the initial policy for the KL term; None without one."""
+    return policy.merge(theta, None) if kl_coef else None
+
+
 def rl_rows(
     policy: Policy,
     ref: Tree,

@@ -82,7 +82,7 @@ def parse(name: str) -> Topology:
     if (product := re.fullmatch(r"(\w+)-([1-9]\d*)", name.lower())) and product[1] in PRODUCT_NAMES:
         kind, cores = PRODUCT_NAMES[product[1]]
         raise ValueError(
-            f"--topology={name!r} is unknown: {_nearest(name, kind, str(int(product[2]) // cores))}"
+            f"--topology={name!r} is unknown: {_nearest(kind, str(int(product[2]) // cores))}"
         )
     simple = re.fullmatch(r"[1-9]\d*", rest)
     if kind == "cpu" and simple or kind == "gpu" and (simple or name.lower() == "gpu"):
@@ -94,7 +94,7 @@ def parse(name: str) -> Topology:
     if kind in SLICES and not re.fullmatch(
         r"[1-9]\d*" + r"x[1-9]\d*" * SLICES[kind][0].count("x"), rest
     ):
-        raise ValueError(f"--topology={name!r} is unknown: {_nearest(name, kind, rest)}")
+        raise ValueError(f"--topology={name!r} is unknown: {_nearest(kind, rest)}")
     if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)*", name):
         raise ValueError(
             f"--topology={name!r} is unknown: {did_you_mean(kind, known())} Written as KIND:AxB or "
@@ -108,7 +108,7 @@ def known() -> list[str]:
     return ["cpu", "gpu", *SLICES]
 
 
-def _nearest(name: str, kind: str, rest: str) -> str:
+def _nearest(kind: str, rest: str) -> str:
     """A message with the slices of this generation, the one closest in number of chips first."""
     count = lambda shape: math.prod(int(n) for n in shape.split("x"))
     asked = math.prod(int(n) for n in re.findall(r"[1-9]\d*", rest)) or 1
@@ -169,7 +169,7 @@ def tpu_devices(topology: Topology) -> list:
 
     rest = topology.name.partition(":")[2]
     hint = (
-        _nearest(topology.name, topology.kind, rest)
+        _nearest(topology.kind, rest)
         if topology.kind in SLICES
         else did_you_mean(topology.kind, known())
     )

@@ -10,8 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from bridge_jax.distributed.compiler import compiler_options
 from bridge_jax.planner import chips, flops, phases
-from bridge_jax.training import build, programs
+from bridge_jax.training import build
 from bridge_jax.training.build import Setup
 
 CHIP_COUNTS = (16, 32, 64, 128, 256)  # of the table of state memory
@@ -40,7 +41,7 @@ def make(
     network = chips.interconnect(topology, chip) if chip else 0.0
     sampling = lambda phase: phase.name in ("prefill", "decode")
     options = lambda phase: (
-        programs.compiler_options(emitters=sampling(phase)) if topology.kind == "cpu" else {}
+        compiler_options(emitters=sampling(phase)) if topology.kind == "cpu" else {}
     )
 
     def compile_one(phase: phases.Phase) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def text(plan: dict[str, Any]) -> str:
         "",
         memory_table(plan["phases"], chip),
     ]
-    lines += ["", work_table(plan["phases"], chip)]
+    lines += ["", work_table(plan["phases"])]
     for phase in plan["phases"]:
         lines += ["", detail(phase)]
     return "\n".join([*lines, "", step_lines(plan), f"  {ASSUMED}"])
@@ -109,7 +109,7 @@ def memory_table(phases: list[dict], chip: dict | None) -> str:
     )
 
 
-def work_table(phases: list[dict], chip: dict | None) -> str:
+def work_table(phases: list[dict]) -> str:
     """The table of every phase's counted work and roofline."""
     rows = [
         (

@@ -1,19 +1,42 @@
-"""Warnings at the start of a run: unread settings, unfitting schedules, penalised right answers."""
+"""Warnings at the start of a run: unread settings, unfitting schedules, penalised right answers.
+
+Unread settings are warned about where the user set them himself, on the command line: a config file
+may set what only some of its methods read.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
+from ml_collections import ConfigDict
+
+from bridge_jax import methods
+from bridge_jax.config import schema
 from bridge_jax.config.schedule import Schedule
 from bridge_jax.optim import Recipe, schedule_warnings
 from bridge_jax.training.settings import Batch, Model, Rollout, Settings, logger
 from bridge_jax.types import Method, Task
 
 
-def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
+def warn_other_methods(group: ConfigDict, given: Collection[str] | None = None) -> None:
+    """Warns of changed settings in the config groups of methods that were not chosen.
+
+    group: config.method. given: keys such as "method.bridge.lam" that the user set; None: all.
+    """
+    for other in sorted(set(group) - {"name", group.name}):
+        for key, (value, _) in schema.diff(group[other], methods.defaults(other)).items():
+            place = f"method.{other}.{key}"
+            if value != schema.NOT_SET and (given is None or place in given):
+                logger.warning("%s=%r is set, but the method is %r", place, value, group.name)
+
+
+def warn_unread(
+    s: Settings, method: Method, adapter: bool, given: Collection[str] | None = None
+) -> None:
     """Warns of changed settings that neither the method nor the chosen schedule reads.
 
-    adapter: whether the method trains one.
+    adapter: whether the method trains one. given: keys that the user set; None: all.
     """
     candidates = []  # (group, values, defaults, unread keys)
     for label in ("base", "lora")[: 1 + adapter]:
@@ -48,6 +71,7 @@ def warn_unread(s: Settings, method: Method, adapter: bool) -> None:
         for group, values, defaults, keys in candidates
         for key in keys
         if getattr(values, key) != getattr(defaults, key)
+        and (given is None or f"{group}.{key}" in given)
     ]
     if unread:
         logger.warning(

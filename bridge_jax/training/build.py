@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,12 @@ from bridge_jax.models import attention, layers, params
 from bridge_jax.models import lora as models_lora
 from bridge_jax.models.lora import Lora, logical_axes, targets
 from bridge_jax.optim import MatrixTable, learning_rate
-from bridge_jax.training.advice import warn_overlong, warn_schedules, warn_unread
+from bridge_jax.training.advice import (
+    warn_other_methods,
+    warn_overlong,
+    warn_schedules,
+    warn_unread,
+)
 from bridge_jax.training.policy import make
 from bridge_jax.training.settings import (
     Data,
@@ -169,10 +175,13 @@ def make_setup(config: ConfigDict, devices=None, read_model=read_architecture) -
     return Setup(s, cfg, hf, adapter, policy, method, mesh, decode_mesh, buckets, eos_ids)
 
 
-def build(config: ConfigDict, devices=None) -> tuple[Setup, RunData]:
+def build(
+    config: ConfigDict, devices=None, given: Collection[str] | None = None
+) -> tuple[Setup, RunData]:
     """Assembles a run from its config and tokenises all data; loads no weights.
 
-    A ValueError names the invalid key.
+    given: keys that are warned about if nothing reads them; None: all. A ValueError names the
+    invalid key.
     """
     setup = make_setup(config, devices, read_model)
     s, cfg, method = setup.settings, setup.cfg, setup.method
@@ -182,7 +191,8 @@ def build(config: ConfigDict, devices=None) -> tuple[Setup, RunData]:
     state = jax.eval_shape(
         lambda theta: method.init(theta, jax.random.key(0)), params.abstract(cfg)
     )
-    warn_unread(s, method, adapter=state.params.w is not None)
+    warn_other_methods(config.method, given)
+    warn_unread(s, method, state.params.w is not None, given)
     warn_schedules(s, method, adapter=state.params.w is not None)
     tokenizer = make_tokenizer(s.model, s.data, s.task_name)
     tokenizers.check_vocabulary(tokenizer, cfg.vocab)

@@ -53,7 +53,7 @@ def rebuild(workdir: str) -> tuple[Setup, RunData]:
         )
     try:
         config = ConfigDict(renamed.translated(json.loads(textfile.read(path))["config"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no config of a run ({error!r})") from None
     config.model.dtype = "float32"
     # batch and mesh of training need not fit the devices of this machine, and nothing here trains
@@ -67,7 +67,7 @@ def rebuild(workdir: str) -> tuple[Setup, RunData]:
         )
     )
     config.rollout.calls = 1
-    return build.build(config)
+    return build.build(config, given=())
 
 
 def restore_params(setup: Setup, workdir: str) -> tuple[Params, int]:

@@ -225,22 +225,13 @@ def read(config: ConfigDict, devices: int) -> Settings:
 
 
 def method_settings(group: ConfigDict, name: str, cls: type) -> Any:
-    """The settings of the chosen method, config.method.<name>; warns of changed ones of others."""
+    """The settings of the chosen method, config.method.<name>."""
     for key in group:
         if key not in ("name", *methods.names()):
             raise ValueError(
                 f"unknown key config.method.{key}: "
                 + (renamed.hint(name, key) or schema.did_you_mean(key, ("name", *methods.names())))
             )
-    for other in sorted(set(group) - {"name", name}):
-        default = methods.defaults(other)
-        if group[other].to_dict() == default:
-            continue
-        for key, (value, _) in schema.diff(group[other], default).items():
-            if value != schema.NOT_SET:
-                logger.warning(
-                    "method.%s.%s=%r is set, but the method is %r", other, key, value, name
-                )
     return schema.section({f"method.{name}": group.get(name, {})}, f"method.{name}", cls)
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -68,6 +68,7 @@ class Request:
     force_config: bool = False
     defaults: ConfigDict | None = None
     devices: Any = None
+    overrides: Collection[str] = ()  # keys that the user set, on the command line
 
     def end(self, settings: Settings) -> int:
         """The last step that is asked for."""
@@ -86,12 +87,14 @@ def train(
     force_config: bool = False,
     defaults: ConfigDict | None = None,
     devices=None,
+    overrides: Collection[str] = (),
 ) -> dict[str, Any]:
     """Runs the config in workdir, or resumes the run there, on the given devices (default: all).
 
-    Returns the last line of metrics, with "stopped" true if a signal ended the run early.
+    overrides: keys of the config that the user set himself, and is warned about if nothing reads
+    them. Returns the last line of metrics, with "stopped" true if a signal ended the run early.
     """
-    request = Request(config, workdir, stop_at, force_config, defaults, devices)
+    request = Request(config, workdir, stop_at, force_config, defaults, devices, overrides)
     with Interrupt() as interrupt:
         try:
             with (
@@ -132,7 +135,7 @@ def train_with(
     with multihost.watchdog("the devices of all hosts"):
         # the hosts exchange their lists of devices
         platforms.devices()
-    setup, data = build.build(request.config, request.devices)
+    setup, data = build.build(request.config, request.devices, request.overrides)
     fingerprints = build.fingerprints(data)
     check_hosts(request, setup, fingerprints)
     record = open_run_directory(request, fingerprints, resources)

@@ -8,6 +8,7 @@ import itertools
 import pytest
 
 from bridge_jax.config.batch_table import BatchTable
+from tests import errors
 
 
 def test_batch_table_by_hand():
@@ -56,14 +57,9 @@ def test_demonstrations_are_cut_as_far_as_each_device_has_some():
     for parts in (0, 1, 2, 4):
         table(64, 16).check_demo_parts("k", parts)
         table(60, 16).check_demo_parts("k", parts)
-    with pytest.raises(
-        ValueError,
-        match=r"k=8 does not divide the 4 demon.* on each of 16 device.*allowed: 1, 2, 4, or 0",
-    ):
+    with errors.raises(ValueError, "k=8", "4", "16", "1, 2, 4, or 0"):
         table(64, 16).check_demo_parts("k", 8)
-    with pytest.raises(
-        ValueError, match="k=2 does not divide the 1 demonstration.*allowed: 1, or 0"
-    ):
+    with errors.raises(ValueError, "k=2", "1, or 0"):
         table(64, 64).check_demo_parts("k", 2)
 
 
@@ -110,7 +106,7 @@ def test_a_method_that_samples_nothing_has_no_rollout_rows_to_divide():
     numbers = dict(
         prompts_per_step=3, samples_per_prompt=5, demos_per_step=16, microbatch_rows=2, devices=8
     )
-    with pytest.raises(ValueError, match="micro-batches of 16 rows"):
+    with errors.raises(ValueError, "batch.samples_per_prompt=5", "16"):
         BatchTable(**numbers)
     lines = BatchTable(**numbers, samples=False).format().splitlines()
     assert [line.split()[-1] for line in lines] == [
@@ -149,14 +145,13 @@ def test_batch_table_prints_what_was_derived():
             (3, 4, 4, 8, 1),
             "batch.prompts_per_step=2 or 4; batch.microbatch_rows=4 or 12",
         ),  # 12 rows in eights
-        ((4, 1, 4, 1, 1), "batch.samples_per_prompt=1: must be a whole number of at least 2"),
-        ((0, 4, 4, 1, 1), "batch.prompts_per_step=0: must be a whole number of at least 1"),
+        ((4, 1, 4, 1, 1), ("batch.samples_per_prompt=1", "at least 2")),
+        ((0, 4, 4, 1, 1), ("batch.prompts_per_step=0", "at least 1")),
         ((4, 4, 4, 1.0, 1), "batch.microbatch_rows=1.0"),
         ((4, 4, True, 1, 1), "batch.demos_per_step=True"),
         (
             (3, 4, 4, 2, 8, 4),
-            "= 12 rollout rows do not divide over 8 devices. Nearest that work: batch.prompts_per_step=2 or 4; "
-            "batch.samples_per_prompt=8",
+            ("12", "8 devices", "batch.prompts_per_step=2 or 4; batch.samples_per_prompt=8"),
         ),
     ],
 )
@@ -164,7 +159,7 @@ def test_batch_table_refuses_and_names_the_nearest_valid_values(given, says):
     """The error has the key, the value given and the nearest values that work."""
     with pytest.raises(ValueError) as error:
         BatchTable(*given)
-    assert says in str(error.value)
+    errors.assert_names(str(error.value), says)
 
 
 def test_batch_table_over_a_grid_agrees_with_the_rules_and_its_advice_works():

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from bridge_jax.config import schema
+from tests import errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,19 +88,15 @@ def test_section_converts_what_is_the_same_thing(key, given, want):
 )
 def test_section_refuses_another_type_and_shows_key_value_and_type(key, given, wanted):
     """The error has the full key, the value given and the type wanted."""
-    with pytest.raises(ValueError) as error:
+    with errors.raises(ValueError, f"config.optim.{key}={given!r}", wanted):
         recipe(**{key: given})
-    assert f"config.optim.{key}={given!r}" in str(error.value) and wanted in str(error.value)
 
 
 def test_section_refuses_an_unknown_key_and_guesses():
     """The error has the nearest key, where there is one, and all that are allowed."""
-    with pytest.raises(
-        ValueError,
-        match=r"config\.optim\.warmpu: did you mean 'warmup'\? Allowed: betas, .*warmup\.",
-    ):
+    with errors.raises(ValueError, "config.optim.warmpu", "'warmup'", "betas"):
         recipe(warmpu=3)
-    with pytest.raises(ValueError, match=r"config\.optim\.zzz: Allowed: betas"):
+    with errors.raises(ValueError, "config.optim.zzz", "betas"):
         recipe(zzz=3)
 
 
@@ -113,11 +110,11 @@ def test_section_passes_over_keys_of_others_but_reads_its_own_among_them():
 
 def test_section_names_missing_fields_unset_placeholders_and_groups_that_are_none():
     """The error names the field without a value, or the key that should be a group."""
-    with pytest.raises(ValueError, match=r"config\.data lacks path.*--config\.data\.path="):
+    with errors.raises(ValueError, "config.data", "path", "--config.data.path="):
         schema.section(ConfigDict({"data": {"size": 2}}), "data", Needs)
-    with pytest.raises(ValueError, match=r"config\.data\.path=None is None; wanted: str"):
+    with errors.raises(ValueError, "config.data.path=None", "str"):
         schema.section(ConfigDict({"data": {"path": placeholder(str)}}), "data", Needs)
-    with pytest.raises(ValueError, match=r"config\.data must be a group of keys, got 3"):
+    with errors.raises(ValueError, "config.data", "3"):
         schema.section(ConfigDict({"data": 3}), "data", Needs)
 
 
@@ -152,7 +149,7 @@ def test_to_json_survives_json_and_says_what_it_cannot_hold():
     assert plain == {"a": "s", "b": {"x": None, "y": [1, [2]]}} and list(plain) == ["a", "b"]
     assert json.loads(json.dumps(plain)) == plain
     for bad in (float("nan"), object(), {1, 2}):
-        with pytest.raises(ValueError, match="JSON cannot hold"):
+        with errors.raises(ValueError, "JSON"):
             schema.to_json({"a": bad})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge_jax.data import contamination
+from tests import errors
 from tests.data.problems import of
 
 LONG = "A train leaves town at noon and goes at sixty miles an hour for three whole hours before it stops."
@@ -72,10 +73,7 @@ def test_phrasing_is_no_overlap():
 
 def test_training_on_a_held_out_problem_is_refused():
     """The error names the split and the ids that are also in the training set."""
-    with pytest.raises(
-        ValueError,
-        match=r"1 problems of held are also in the training set \(ids \[9\]\)",
-    ):
+    with errors.raises(ValueError, "held", "[9]"):
         contamination.overlap_report(
             [of(1, LONG.upper())],
             {"fine": [of(8, "Other?")], "held": [of(9, LONG.replace(" ", "  "))]},

@@ -10,6 +10,7 @@ import pytest
 from bridge_jax.data import batches, tokenizers
 from bridge_jax.data.tokenizers import CharTokenizer, HFTokenizer
 from bridge_jax.tasks import arithmetic
+from tests import errors
 from tests.data.chars import CHAR, TOKENIZERS, plain, problem, real, small_hf
 
 # Characters
@@ -30,12 +31,12 @@ def test_char_tokenizer_by_hand():
 
 def test_char_tokenizer_refuses():
     """Foreign characters and alphabets that are not distinct ASCII are refused."""
-    with pytest.raises(ValueError, match="lacks: ' x'.*0123456789"):
+    with errors.raises(ValueError, "' x'", "0123456789"):
         CHAR.encode("1 x")
     for alphabet in ("", "aa", "é"):
-        with pytest.raises(ValueError, match="distinct ASCII"):
+        with errors.raises(ValueError, repr(alphabet), "ASCII"):
             CharTokenizer(alphabet)
-    with pytest.raises(ValueError, match="can spell '<eos>'"):
+    with errors.raises(ValueError, "'<eos>'"):
         CharTokenizer("<>eos12")
 
 
@@ -232,14 +233,14 @@ def test_files_beside_the_tokenizer_that_cannot_be_read_are_named(tmp_path):
     small_hf(tmp_path)
     for name in ("generation_config.json", "config.json"):
         (tmp_path / name).write_text("{torn")
-        with pytest.raises(ValueError, match=f"/{name} is not valid JSON"):
+        with errors.raises(ValueError, str(tmp_path / name), "JSON"):
             HFTokenizer(str(tmp_path))
         (tmp_path / name).unlink()
     (tmp_path / "generation_config.json").write_bytes('{"eos_token_id": 3}'.encode("utf-8-sig"))
     assert HFTokenizer(str(tmp_path)).eos_ids == (0, 3)
     content = (tmp_path / "tokenizer_config.json").read_text()
     (tmp_path / "tokenizer_config.json").write_bytes(content.encode("utf-16"))
-    with pytest.raises(ValueError, match="tokenizer_config.json is not UTF-8 text: .*iconv"):
+    with errors.raises(ValueError, "tokenizer_config.json", "iconv"):
         HFTokenizer(str(tmp_path))
 
 
@@ -258,9 +259,14 @@ def test_a_template_that_refuses_the_system_role(tmp_path, file):
     else:
         small_hf(tmp_path, chat_template=REFUSES)
     tokenizer = HFTokenizer(str(tmp_path))
-    with pytest.raises(
+    with errors.raises(
         ValueError,
-        match=f"problem 7: .*{file} refuses messages of system, user .*TemplateError.*System role not supported.*task.prompt='user'",
+        "problem 7",
+        file,
+        "system, user",
+        "TemplateError",
+        "System role not supported",
+        "task.prompt='user'",
     ):
         batches.prompt_ids(
             tokenizer, problem(7, "12"), lambda p: [{"role": "system", "content": "s"}, *plain(p)]
@@ -273,9 +279,7 @@ def test_a_template_that_fails_of_itself_is_named_at_once(tmp_path):
     small_hf(
         tmp_path, chat_template="{% for m in messages %}{{ m['content'] | nothing }}{% endfor %}"
     )
-    with pytest.raises(
-        ValueError, match="tokenizer_config.json refuses messages of user, assistant"
-    ):
+    with errors.raises(ValueError, "tokenizer_config.json", "user, assistant"):
         HFTokenizer(str(tmp_path))
 
 
@@ -305,10 +309,10 @@ def test_without_a_template_the_begin_token_stays(tmp_path):
 
 def test_hf_refuses(tmp_path):
     """A folder without a tokenizer, and one without an end of sequence, are refused."""
-    with pytest.raises(ValueError, match="no tokenizer in .*tokenizer.json"):
+    with errors.raises(ValueError, str(tmp_path), "tokenizer.json"):
         HFTokenizer(str(tmp_path))
     small_hf(tmp_path, eos_token=None)
-    with pytest.raises(ValueError, match="no end-of-sequence token.*set eos_token"):
+    with errors.raises(ValueError, "eos_token"):
         HFTokenizer(str(tmp_path))
 
 
@@ -326,12 +330,12 @@ def test_vocabulary_must_fit_the_model():
     """A tokenizer with ids beyond the model's vocabulary is refused."""
     tokenizers.check_vocabulary(CHAR, 16)
     tokenizers.check_vocabulary(CHAR, 32)
-    with pytest.raises(ValueError, match="up to 15, the model's end at 14"):
+    with errors.raises(ValueError, "15", "14"):
         tokenizers.check_vocabulary(CHAR, 15)
 
 
 def test_eos_ids_must_fit_the_model_too(tmp_path):
     """An end of sequence beyond the model's vocabulary is refused."""
     small_hf(tmp_path, {"generation_config.json": {"eos_token_id": 40}})
-    with pytest.raises(ValueError, match="up to 40"):
+    with errors.raises(ValueError, "40", "31"):
         tokenizers.check_vocabulary(HFTokenizer(str(tmp_path)), 32)

@@ -8,6 +8,7 @@ import pytest
 
 from bridge_jax.data import traces
 from bridge_jax.types import Problem
+from tests import errors
 from tests.data.problems import of, write
 
 
@@ -128,11 +129,11 @@ def test_traces(tmp_path):
     row = {"problem": "What is 2 + 2?", "solution": "It is 4.", "answer": "4"}
     path = write(tmp_path, [row]) / "some.jsonl"
     assert traces.read_traces(str(path)) == {"What is 2 + 2?": ["It is 4."]}
-    with pytest.raises(ValueError, match=r"some.jsonl, row 2: solution is ''"):
+    with errors.raises(ValueError, "some.jsonl", "row 2", "solution", "''"):
         traces.read_traces(str(write(tmp_path, [row, dict(row, solution="")]) / "some.jsonl"))
-    with pytest.raises(ValueError, match=r"some.jsonl, row 2: solution is None"):
+    with errors.raises(ValueError, "some.jsonl", "row 2", "solution", "None"):
         traces.read_traces(str(write(tmp_path, [row, dict(row, solution=None)]) / "some.jsonl"))
-    with pytest.raises(ValueError, match=r"some.jsonl, row 1: problem is None"):
+    with errors.raises(ValueError, "some.jsonl", "row 1", "problem", "None"):
         traces.read_traces(str(write(tmp_path, [dict(question="a", solution="b")]) / "some.jsonl"))
 
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 from tests.filesystem import full_disk
@@ -113,10 +114,16 @@ def errors(workdir: pathlib.Path, index: int) -> list[str]:
 
 
 def interrupt_twice() -> None:
-    """As Ctrl-C, and once more."""
-    for _ in range(2):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
+    """As Ctrl-C, and once more when the first one was acknowledged."""
+    from bridge_jax.training import interrupt
+
+    acknowledged, tell = threading.Event(), interrupt.print_to_stderr
+    interrupt.print_to_stderr = lambda text: (tell(text), acknowledged.set())
+    os.kill(os.getpid(), signal.SIGINT)
+    acknowledged.wait(TIMEOUT / 2)
+    os.kill(os.getpid(), signal.SIGINT)
+    # the end comes from another thread
+    time.sleep(TIMEOUT / 2)
 
 
 ACTS = {

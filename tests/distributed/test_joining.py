@@ -12,6 +12,7 @@ import jax
 import pytest
 
 from bridge_jax.distributed import multihost
+from tests import errors
 from tests.distributed import host_runs
 
 CHILD = """
@@ -140,7 +141,7 @@ def test_a_port_that_is_taken():
     """jax would crash, or end the run whose host 0 listens there."""
     with socket.create_server(("", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ValueError, match="host 0 cannot listen there.*in use.*a free port"):
+        with errors.raises(ValueError, address, "host 0", "in use", "port"):
             multihost.initialize(multihost.Hosts(address, 2, 0))
     assert not multihost.started()
 

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from bridge_jax.distributed import multihost, sharding
 from bridge_jax.models import params
 from bridge_jax.training import build, settings
+from tests import errors
 from tests.distributed.host_runs import ROOT
 
 DEVICES = {  # of all processes together, by the heading above a recipe, in the order of its commands
@@ -173,8 +174,5 @@ def test_no_traces_no_start(monkeypatch):
     monkeypatch.setattr(tasks, "check_rows", lambda *_, **__: None)
     monkeypatch.setattr(build, "make_tokenizer", lambda *_: None)
     monkeypatch.setattr(build.tokenizers, "check_vocabulary", lambda *_: None)
-    with pytest.raises(
-        ValueError,
-        match="'bridge' learns from demonstrations, task 'limr' has none; give task.traces=FILE,",
-    ):
+    with errors.raises(ValueError, "'bridge'", "demonstrations", "'limr'", "task.traces=FILE"):
         build.build(config)

@@ -20,6 +20,12 @@ class Service:
 
     def __init__(self, count: int):
         self.values, self.live = {}, {i: 100 + i for i in range(count)}
+        self.looks = 0  # how often hosts have asked who lives
+
+    def await_looks(self, count: int) -> None:
+        """Until so many looks more are over but for the last few, which may be under way."""
+        before = self.looks
+        until(lambda: self.looks >= before + count)
 
     def key_value_set(self, key, value):
         self.values[key] = value
@@ -28,6 +34,7 @@ class Service:
         return [pair for pair in list(self.values.items()) if pair[0].startswith(prefix)]
 
     def get_live_nodes(self, indices):
+        self.looks += 1
         return dict(self.live)
 
 
@@ -75,13 +82,40 @@ def until(condition, seconds: float = 240.0) -> None:
     assert condition()
 
 
-def test_nobody_ends_while_all_live(hosts):
+class Timer:
+    """In place of threading.Timer: expires when it is told to, in a thread of its own."""
+
+    def __init__(self, interval, function, given):
+        self.interval, self.waits = interval, False
+        self.thread = threading.Thread(target=function, args=given, daemon=True)
+
+    def start(self):
+        self.waits = True
+
+    def cancel(self):
+        self.waits = False
+
+    def expire(self):
+        assert self.waits
+        self.thread.start()
+
+
+@pytest.fixture
+def timers(monkeypatch):
+    """Fills with the timers that watchdogs start."""
+    started = []
+    make = lambda *given: started.append(Timer(*given)) or started[-1]
+    monkeypatch.setattr(watchdog.threading, "Timer", make)
+    return started
+
+
+def test_nobody_ends_while_all_live(hosts, timers):
     """A wait that is over does not expire afterwards."""
-    _, made, ends = hosts
+    service, made, ends = hosts
     with made[0].watchdog("samples"), made[1].watchdog("samples"):
-        pass
-    # longer than the timeout of 2 s
-    time.sleep(2.5)
+        assert [(timer.interval, timer.waits) for timer in timers] == [(2.0, True)] * 2
+    assert [timer.waits for timer in timers] == [False] * 2
+    service.await_looks(20)
     assert ends == []
 
 
@@ -90,7 +124,6 @@ def test_who_is_gone_is_named(hosts, capfd, again):
     """As when it is killed; one that was started again is another process, and would never catch up."""
     service, made, ends = hosts
     until(lambda: all(one.live for one in made))
-    time.sleep(0.2)
     made[1]._closed.set()
     service.live = service.live | {1: 7} if again else {0: 100, 2: 102}
     until(lambda: len(ends) == 2)
@@ -114,21 +147,23 @@ def test_files_get_more_time(hosts, capfd, monkeypatch):
     """But not any time."""
     monkeypatch.setattr(watchdog, "IO_GRACE", 3)
     _, made, ends = hosts
+    began = time.monotonic()
     with made[0].watchdog("checkpoint of step 2", io_grace=True):
-        time.sleep(2.5)
-        assert ends == []
-        until(lambda: (0, watchdog.LOST) in ends, 240)
+        until(lambda: (0, watchdog.LOST) in ends)
+    assert time.monotonic() - began >= 3 * 2.0
     assert "waited 6 s (3 times hosts.timeout_s)" in capfd.readouterr().err
 
 
-def test_inner_waits_leave_the_outer_one_its_time(hosts, capfd):
-    """The outer wait expires though each inner one is short."""
+def test_inner_waits_leave_the_outer_one_its_time(hosts, timers, capfd):
+    """The outer wait goes on through inner ones that are over, and expires by its own time."""
     _, made, ends = hosts
     with made[0].watchdog("outer"):
         for _ in range(6):
             with made[0].watchdog("inner"):
-                time.sleep(0.4)
-        until(lambda: (0, watchdog.LOST) in ends, 240)
+                pass
+        assert [timer.waits for timer in timers] == [True, *[False] * 6]
+        timers[0].expire()
+        until(lambda: (0, watchdog.LOST) in ends)
     text = capfd.readouterr().err
     assert "'outer'" in text and "'inner'" not in text
 
@@ -145,13 +180,14 @@ def test_a_reason_that_was_given_ends_the_others(hosts, capfd, code):
 
 def test_who_comes_to_the_same_end_by_itself_says_its_own_words(hosts, monkeypatch):
     """A host that ends by itself is not ended by the message of another."""
-    _, made, ends = hosts
-    # however late the second one is on a busy machine
-    monkeypatch.setattr(watchdog, "GRACE_S", 3.0)
+    service, made, ends = hosts
+    # however late the second one is on a busy machine; host 1, which announces nothing, is not waited for
+    monkeypatch.setattr(watchdog, "GRACE_S", 240.0)
+    monkeypatch.setattr(made[1].leaving, "wait", lambda _: False)
     made[2].announce(watchdog.LOST, "diverged")
     made[0].announce(watchdog.LOST, "diverged")
-    until(lambda: len(ends) == 1, 240)
-    time.sleep(0.5)
+    until(lambda: ends)
+    service.await_looks(20)
     assert ends == [(1, watchdog.LOST)]
 
 
@@ -178,16 +214,18 @@ def test_host_0_leaves_last(monkeypatch):
     service = Service(3)
     made = [watchdog.Peers(service, i, 3, 60.0) for i in range(3)]
     made[0].start()
-    monkeypatch.setattr(watchdog, "LEAVE_S", 10.0)
-    monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
+    monkeypatch.setattr(watchdog, "BEAT_S", 0.05)
+    monkeypatch.setattr(watchdog, "LEAVE_S", 240.0)
+    left = []
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: left.append(dict(service.live)))
     assert made[0].live == {}  # not known yet: nobody may have left
     leaving = threading.Thread(target=made[0].leave)
     leaving.start()
-    time.sleep(0.5)
+    service.await_looks(5)
     assert leaving.is_alive()
     service.live = {0: 100}
     leaving.join(240)
-    assert not leaving.is_alive()
+    assert not leaving.is_alive() and left == [{0: 100}]
 
 
 def test_reading_and_writing_of_checkpoints_gets_more_time(monkeypatch, tmp_path):

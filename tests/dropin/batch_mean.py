@@ -4,7 +4,8 @@
 
 < . > is the mean over the sampled tokens of the global batch, mean(R) the one over its samples. One
 backward pass, one copy of the parameters. A method for the tests alone: tests/test_dropin.py drops
-it into a copy of the package.
+it into a copy of the package. A method that differs from GRPO in its advantages alone is shorter:
+its make returns grpo.make(grpo.Config(...), ..., advantages=lambda rollouts: A_B).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from bridge_jax.evaluation import benchmarks
 from bridge_jax.evaluation.model import EvalModel
 from bridge_jax.evaluation.options import Defaults, Options
 from bridge_jax.tasks import arithmetic
-from tests import toys
+from tests import errors, toys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOKENIZER = tokenizers.CharTokenizer(arithmetic.ALPHABET)
@@ -60,7 +60,7 @@ def test_the_manifest_has_a_group_for_each_thing_that_can_be_added():
 
 def test_a_prompt_option_is_refused_by_a_task_without_it():
     """--prompt is refused for a task that has no such setting."""
-    with pytest.raises(ValueError, match="--prompt=plain: task 'arithmetic'"):
+    with errors.raises(ValueError, "--prompt=plain", "'arithmetic'"):
         benchmarks.make_tasks(Options(("arithmetic",), prompt="plain"))
 
 

@@ -7,6 +7,7 @@ import pytest
 from bridge_jax.evaluation import lazy_pool
 from bridge_jax.evaluation.lazy_pool import LazyPool, needs_pool
 from bridge_jax.grading.outcome import DeferredComparison, Outcome
+from tests import errors
 
 
 class FakePool:
@@ -53,5 +54,5 @@ def test_a_pool_that_is_not_needed_is_never_started(pools):
 def test_a_task_declares_that_it_needs_the_pool():
     """A list of tasks needs the pool if one of its tasks does."""
     assert not needs_pool(["arithmetic"]) and needs_pool(["arithmetic", "math500"])
-    with pytest.raises(ValueError, match="'arithmetics' does not exist"):
+    with errors.raises(ValueError, "'arithmetics'"):
         needs_pool(["math500", "arithmetics"])

@@ -9,6 +9,7 @@ import pytest
 from bridge_jax.evaluation import transcripts
 from bridge_jax.evaluation.transcripts import Transcripts
 from bridge_jax.filesystem import files
+from tests import errors
 from tests.filesystem import full_disk
 from tests.filesystem.full_disk import disk_for
 
@@ -59,7 +60,7 @@ def test_a_broken_line_inside_is_named(tmp_path):
     lines = path.read_text().splitlines()
     for broken in ("{", "[1]", '{"id": 1}', '"text"'):
         path.write_text("\n".join([lines[0], broken, lines[1]]) + "\n")
-        with pytest.raises(ValueError, match="task.jsonl: line 2 is no row of a transcript"):
+        with errors.raises(ValueError, "task.jsonl", "line 2"):
             Transcripts(path)
 
 
@@ -71,7 +72,7 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path):
     before = path.read_bytes()
     with (
         disk_for(len(before) + 30),
-        pytest.raises(OSError, match="The 1 rows written before are complete; make room"),
+        errors.raises(OSError, "task.jsonl", "1 rows", "room"),
     ):
         store.append([row(2), row(3)])
     assert path.read_bytes() == before and list(store.rows) == [(1, 0)]
@@ -92,7 +93,7 @@ def test_a_folder_that_was_made_otherwise_is_refused(tmp_path):
     assert transcripts.open_folder(folder, MADE) == folder
     with pytest.raises(
         ValueError,
-        match=r"made otherwise:\n.*asked for +there\n +generation.max_new +6 +5\nTake another",
+        match="generation.max_new +6 +5",
     ):
         transcripts.open_folder(folder, MADE | {"generation": {"max_new": 6, "dtype": "float32"}})
     with pytest.raises(ValueError, match="task one.data"):
@@ -116,15 +117,15 @@ def test_groups_can_be_added(tmp_path):
 def test_folders_that_cannot_be_used(tmp_path):
     """A file, a lost manifest and a broken one are clear errors."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="--out=.*give a folder that can be written"):
+    with errors.raises(ValueError, "--out=", str(tmp_path / "file")):
         transcripts.open_folder(tmp_path / "file", MADE)
     lost = tmp_path / "lost"
     lost.mkdir()
     (lost / "task.jsonl").write_text("")
-    with pytest.raises(ValueError, match="holds task.jsonl but no manifest.json"):
+    with errors.raises(ValueError, str(lost), "task.jsonl", "manifest.json"):
         transcripts.open_folder(lost, MADE)
     (lost / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match="is no manifest of an evaluation"):
+    with errors.raises(ValueError, str(lost / "manifest.json")):
         transcripts.open_folder(lost, MADE)
 
 
@@ -133,7 +134,7 @@ def test_a_second_evaluation_of_a_folder_is_refused(tmp_path):
     out = tmp_path / "deep" / "out"
     with transcripts.folder_lock(out):
         for _ in range(2):
-            with pytest.raises(ValueError, match="another process evaluates into --out=.*deep/out"):
+            with errors.raises(ValueError, f"--out={out}"):
                 with transcripts.folder_lock(out):
                     pytest.fail("both write it")
     with transcripts.folder_lock(out):
@@ -147,5 +148,5 @@ def test_a_full_disk_is_no_wrong_folder(tmp_path):
     """A full disk is reported as such when the folder is made."""
     with full_disk.small(tmp_path / "disk", 64) as disk:
         full_disk.fill(disk)
-        with pytest.raises(files.NoSpace, match="manifest.json could not be written"):
+        with errors.raises(files.NoSpace, "manifest.json"):
             transcripts.open_folder(disk / "out", MADE | {"text": {"long": "x" * 9000}})

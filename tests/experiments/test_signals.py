@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
 from experiments import INTERRUPTED, cli
 from experiments.study import stages
+from tests.held import on_linux
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # as they are started: experiments.study, but experiments.bench.peers
@@ -31,6 +31,7 @@ def start(*command: str, path: pathlib.Path | str = "") -> subprocess.Popen:
         cwd=ROOT,
         env={name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
         | {"PYTHONPATH": f"{path}:{ROOT}", "JAX_PLATFORMS": "cpu"},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -81,12 +82,12 @@ def test_signals_of_others_stay_as_they_are(how):
 
 
 HELD = """
-    import hashlib, sys
+    import sys
     from experiments import cli
+    from tests.held import hold_until_stdin
 
     def held(*_, **__):
-        print("held", flush=True)
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 12_000_000)
+        hold_until_stdin()
         print("gone on", flush=True)
 """
 # what holds the main thread, in code that is not Python's, in the place of the devices' work
@@ -110,6 +111,7 @@ PLACES = {
 }
 
 
+@on_linux
 @pytest.mark.parametrize(
     "name",
     [name if name == "plan" else pytest.param(name, marks=pytest.mark.slow) for name in PLACES],
@@ -122,7 +124,6 @@ def test_commands_of_the_devices_acknowledge_it_at_once(name, times):
     process = start("-c", code)
     while process.stdout.readline() != "held\n":
         assert process.poll() is None, process.communicate()
-    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     while "ending; again to end at once" not in (line := process.stderr.readline()):
         assert line, process.communicate()
@@ -130,6 +131,8 @@ def test_commands_of_the_devices_acknowledge_it_at_once(name, times):
     assert process.poll() is None
     if times == 2:
         process.send_signal(signal.SIGINT)
+        process.wait(240)
+    # the end of stdin lets it go
     out, err = process.communicate(timeout=240)
     assert process.returncode == INTERRUPTED and out == ""
     if times == 1:
@@ -142,7 +145,7 @@ def test_commands_of_the_devices_acknowledge_it_at_once(name, times):
 def test_signals_that_interrupt(number):
     """What a command has opened is closed, and it ends with one line; nohup's SIGHUP is ignored."""
     code = textwrap.dedent("""
-        import contextlib, time
+        import contextlib, os, time
         from experiments import cli
         from experiments.cli import flags
 
@@ -150,14 +153,14 @@ def test_signals_that_interrupt(number):
             cli.interrupt_by_signals()
             with contextlib.ExitStack() as stack:
                 stack.callback(print, "cleared up", flush=True)
-                print("ready", flush=True)
+                # print would keep its text where the signal comes before it is done
+                os.write(1, b"ready\n")
                 time.sleep(600)
 
         cli.run_command(main)
     """)
     process = start("-c", code)
     assert process.stdout.readline() == "ready\n"
-    time.sleep(0.2)
     process.send_signal(number)
     out, err = process.communicate(timeout=240)
     assert (process.returncode, out, err) == (INTERRUPTED, "cleared up\n", STOPPED)

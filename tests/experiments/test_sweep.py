@@ -15,6 +15,7 @@ import pytest
 
 from configs import ladder
 from experiments.sweep import command, launch, plan, results
+from tests import errors
 from tests.filesystem import full_disk
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -134,36 +135,36 @@ def test_the_weights_that_a_run_began_from(tmp_path):
 @pytest.mark.parametrize(
     "parts, message",
     [
-        ({"set": {"task.corupt": 0.2}}, "unknown key 'task.corupt'.*did you mean 'corrupt'"),
-        ({"set": {"tusk.corrupt": 0.2}}, "unknown key 'tusk.corrupt'.*did you mean 'task'"),
+        ({"set": {"task.corupt": 0.2}}, ("'task.corupt'", "'corrupt'")),
+        ({"set": {"tusk.corrupt": 0.2}}, ("'tusk.corrupt'", "'task'")),
         (
             {"grid": {"method.bridge.lamb": [0.1]}},
-            "unknown key 'method.bridge.lamb'.*did you mean 'lam'",
+            ("'method.bridge.lamb'", "'lam'"),
         ),
         ({"set": {"steps": "many"}}, "steps"),
         ({"set": {"task.corrupt": "much"}}, "corrupt"),
-        ({"variants": {"x": {"method": "bridg"}}}, "Did you mean 'bridge'"),
-        ({"seeds": []}, "'seeds' must be given"),
-        ({"sedes": [1]}, "unknown part 'sedes': did you mean 'seeds'"),
-        ({"seeds": 3}, "seeds must be a list, got 3"),
-        ({"grid": {"task.corrupt": 0.2}}, "grid.'task.corrupt'. must be a list"),
-        ({"zip": {"steps": [1, 2], "task.corrupt": [0.1]}}, "differ in length"),
-        ({"config": "configs/lader.py"}, "no config file"),
-        ({"set": {"seed": 7}}, "set sets 'seed'.*give them in 'seeds'"),
-        ({"grid": {"seed": [1, 2]}}, "grid sets 'seed'"),
-        ({"variants": {"x": {"seed": 7}}}, "variants.'x'. sets 'seed'"),
-        ({"seeds": [0, 0]}, "not distinct"),
-        ({"variants": ["sft"]}, "variants must be a dict"),
-        ({"variants": {"sft": None}}, "variants.'sft'. must be a dict"),
-        ({"set": [("steps", 1)]}, "set must be a dict"),
-        ({"grid": [("steps", [1])]}, "grid must be a dict"),
-        ({"set": {1: 2}}, "set must be a dict"),
-        ({"grid": {"steps": []}}, "grid.'steps'. is empty"),
+        ({"variants": {"x": {"method": "bridg"}}}, "'bridge'"),
+        ({"seeds": []}, "'seeds'"),
+        ({"sedes": [1]}, ("'sedes'", "'seeds'")),
+        ({"seeds": 3}, ("seeds", "3")),
+        ({"grid": {"task.corrupt": 0.2}}, ("grid", "'task.corrupt'", "list")),
+        ({"zip": {"steps": [1, 2], "task.corrupt": [0.1]}}, "zip"),
+        ({"config": "configs/lader.py"}, "configs/lader.py"),
+        ({"set": {"seed": 7}}, ("set", "'seed'", "'seeds'")),
+        ({"grid": {"seed": [1, 2]}}, ("grid", "'seed'")),
+        ({"variants": {"x": {"seed": 7}}}, ("variants", "'x'", "'seed'")),
+        ({"seeds": [0, 0]}, ("seeds", "distinct")),
+        ({"variants": ["sft"]}, ("variants", "dict")),
+        ({"variants": {"sft": None}}, ("variants", "'sft'", "dict")),
+        ({"set": [("steps", 1)]}, ("set", "dict")),
+        ({"grid": [("steps", [1])]}, ("grid", "dict")),
+        ({"set": {1: 2}}, ("set", "dict")),
+        ({"grid": {"steps": []}}, ("grid", "'steps'")),
     ],
 )
 def test_refused(at_root, tmp_path, parts, message):
     """An invalid sweep is an error that names the part and a remedy."""
-    with pytest.raises(ValueError, match=message):
+    with errors.raises(ValueError, message):
         plan.runs_of(plan.load(write(tmp_path, **parts)))
 
 
@@ -185,9 +186,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path, text):
     """A line that is no result is refused; a torn last one is dropped."""
     path = tmp_path / "results.jsonl"
     path.write_text('{"name": "a", "fingerprint": "b", "weights": ""}\n' + text)
-    with pytest.raises(ValueError, match="results.jsonl, line 2, is no result"):
+    with errors.raises(ValueError, "results.jsonl", "line 2"):
         results.done(str(path))
-    with pytest.raises(ValueError, match="cannot be read"):
+    with errors.raises(ValueError, str(tmp_path)):
         results.done(str(tmp_path))
     path.write_text('{"name": "a", "fingerprint": "b", "weights": ""}\n{"na')
     assert results.done(str(path)) == {("a", "b", "")}
@@ -231,7 +232,7 @@ def test_a_file_that_is_no_sweep(at_root, tmp_path, text):
     """A file without a valid get_sweep is refused."""
     path = tmp_path / "broken.py"
     path.write_text(text)
-    with pytest.raises(ValueError, match="broken.py: get_sweep.. does not return a sweep"):
+    with errors.raises(ValueError, "broken.py", "get_sweep"):
         plan.load(str(path))
 
 

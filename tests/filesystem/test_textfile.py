@@ -7,6 +7,7 @@ import io
 import pytest
 
 from bridge_jax.filesystem import textfile
+from tests import errors
 
 TEXT = '{"problem": "Für x² ≤ 4, 求 x"}\n{"problem": "é"}\n'
 
@@ -47,11 +48,11 @@ def test_other_encodings_are_refused_by_name(tmp_path, encoding, way):
     text = '{"problem": "é", "answer": "1"}\n' * 2
     path = tmp_path / "odd.jsonl"
     path.write_bytes(text.encode(encoding))
-    with pytest.raises(ValueError, match=f"odd.jsonl is not UTF-8 text: .*iconv {way}-t UTF-8"):
+    with errors.raises(ValueError, "odd.jsonl", f"iconv {way}-t UTF-8"):
         textfile.read(path)
     with (
         open(path, "rb") as file,
-        pytest.raises(ValueError, match=f"odd.jsonl, line 1 is not UTF-8 text: .*iconv {way}"),
+        errors.raises(ValueError, "odd.jsonl", "line 1", f"iconv {way}"),
     ):
         list(textfile.lines(file, "odd.jsonl"))
 
@@ -59,7 +60,7 @@ def test_other_encodings_are_refused_by_name(tmp_path, encoding, way):
 def test_the_line_at_fault_is_named_and_those_before_it_are_read():
     """A bad byte is reported with its line, after the lines before it were read."""
     found = []
-    with pytest.raises(ValueError, match="a.jsonl, line 3 .*byte 0xe9 at 1 "):
+    with errors.raises(ValueError, "a.jsonl", "line 3", "0xe9 at 1"):
         for line in textfile.lines(io.BytesIO(b"1\n\xc3\xa9\n2\xe9\n4\n"), "a.jsonl"):
             found.append(line)
     assert found == ["1", "é"]

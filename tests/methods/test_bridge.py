@@ -11,7 +11,7 @@ import pytest
 from bridge_jax import objectives
 from bridge_jax.methods import bridge, bridge_variants, grpo, sft
 from bridge_jax.types import Batch, Params
-from tests import toys
+from tests import errors, toys
 from tests.methods.bigram_bridge import advanced, bigram_batch, bigram_method, start
 
 AT_HOME = pytest.param({}, id="quick")
@@ -187,11 +187,9 @@ def test_bad_settings():
     make = lambda **fields: bridge.make(
         toys.method_config("bridge", **fields), toys.bigram(), toys.recipes()
     )
-    with pytest.raises(
-        ValueError, match="variant.shadow_rollouts='both'; allowed: 'shared', 'own'"
-    ):
+    with errors.raises(ValueError, "variant.shadow_rollouts='both'", "'shared', 'own'"):
         make(variant__shadow_rollouts="both")
-    with pytest.raises(ValueError, match="lam_schedule.kind='rise'; allowed: constant"):
+    with errors.raises(ValueError, "lam_schedule.kind='rise'", "constant"):
         make(lam_schedule__kind="rise")
     assert make().batch_spec(0) == (("theta",), True) and make(
         variant__shadow_rollouts="own"
@@ -206,28 +204,28 @@ def test_bad_settings():
     [
         (
             dict(lam_schedule__kind="gain"),
-            r"bridge.lam_schedule.end=1.0 with .* keeps lam at its end; allowed: below 1",
+            ("bridge.lam_schedule.end=1.0", "below 1"),
         ),
         (
             dict(lam_schedule__kind="gain", lam_schedule__end=0.99999999),
-            "lam_schedule.end=0.99999999 with",
+            "lam_schedule.end=0.99999999",
         ),
-        (dict(lam_schedule__kind="gain", lam_schedule__end=0.5), "from 0.5 to 0.5 never leaves"),
+        (dict(lam_schedule__kind="gain", lam_schedule__end=0.5), ("lam_schedule", "0.5")),
         (
             dict(lam_schedule__kind="gain", lam_schedule__end=0.8, variant__resync_every=1),
-            "variant.resync_every=1 with",
+            "variant.resync_every=1",
         ),
         (
             dict(lam_schedule__kind="linear", lam=1.0, lam_schedule__steps=5),
-            "from 1.0 to 1.0 never leaves",
+            ("lam_schedule", "1.0"),
         ),
         (
             dict(lam_schedule__kind="cosine", lam_schedule__steps=0),
-            "lam_schedule.steps=0 with kind='cosine'",
+            ("lam_schedule.steps=0", "kind='cosine'"),
         ),
         (
             dict(lam_schedule__kind="step", lam_schedule__boundaries=(), lam_schedule__values=()),
-            "needs rising boundaries",
+            ("lam_schedule", "boundaries"),
         ),
         (
             dict(
@@ -235,13 +233,13 @@ def test_bad_settings():
                 lam_schedule__boundaries=(9,),
                 lam_schedule__values=(0.5,),
             ),
-            "never leaves",
+            ("lam_schedule", "start"),
         ),
     ],
 )
 def test_schedules_of_lam_that_could_never_leave_their_start(given, message):
     """Refused, however long the run; the nearest that can move is not."""
-    with pytest.raises(ValueError, match=message):
+    with errors.raises(ValueError, message):
         bridge_variants.check(toys.method_config("bridge", **given))
     bridge_variants.check(
         toys.method_config(
@@ -359,21 +357,21 @@ def test_distances_of_own_rollouts():
     "given, message",
     [
         (dict(lam=1.5), r"method.bridge.lam=1.5; allowed: from 0.0 to 1.0"),
-        (dict(lam=float("nan")), "method.bridge.lam=nan; allowed"),
-        (dict(lam_schedule__end=-0.1), "lam_schedule.end=-0.1; allowed"),
-        (dict(lam_schedule__values=(2.0,)), "lam_schedule.values=2.0; allowed"),
+        (dict(lam=float("nan")), "method.bridge.lam=nan"),
+        (dict(lam_schedule__end=-0.1), "lam_schedule.end=-0.1"),
+        (dict(lam_schedule__values=(2.0,)), "lam_schedule.values=2.0"),
         (
             dict(variant__ratio_cap=0.5),
-            "bridge.variant.ratio_cap=0.5; allowed: 0 .free., or above 1",
+            ("bridge.variant.ratio_cap=0.5", "0", "above 1"),
         ),
         (dict(variant__ratio_cap=-2.0), "variant.ratio_cap=-2.0"),
-        (dict(kl_coef=-1.0), "method.bridge.kl_coef=-1.0; allowed: from 0.0 upwards"),
-        (dict(advantage="z"), "method.bridge.advantage='z'; allowed: 'group', 'mean'"),
+        (dict(kl_coef=-1.0), ("method.bridge.kl_coef=-1.0", "0.0")),
+        (dict(advantage="z"), ("method.bridge.advantage='z'", "'group', 'mean'")),
     ],
 )
 def test_invalid_numbers(given, message):
     """A setting outside its range is refused under its full key."""
-    with pytest.raises(ValueError, match=message):
+    with errors.raises(ValueError, message):
         bigram_method(**given)
 
 

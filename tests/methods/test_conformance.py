@@ -19,7 +19,7 @@ import pytest
 
 from bridge_jax import methods
 from bridge_jax.types import Batch, Method, TrainState
-from tests import toys
+from tests import errors, toys
 
 WORDS = {"kl_coef": 0.1, "advantage": "mean", "updates_per_batch": 2}
 VARIANTS = {
@@ -313,10 +313,7 @@ def test_learns(name, fields):
 def test_names_and_load():
     """Files are methods; an unknown name is answered with all of them and the nearest."""
     assert {"bridge", "grpo", "sft"} <= set(methods.names())
-    with pytest.raises(
-        ValueError,
-        match=r"method.name='brigde' is unknown; allowed: .*grpo.* Did you mean 'bridge'\?",
-    ):
+    with errors.raises(ValueError, "method.name='brigde'", "grpo", "'bridge'"):
         methods.load("brigde")
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax.data import batches
 from bridge_jax.methods import dapo
-from bridge_jax.training import build, settings
-from bridge_jax.training.rollouts import StepRows, StepSampler, with_noise
+from bridge_jax.training import build
 from bridge_jax.types import Rollouts, Sequences
 from configs import ladder
-from tests import tiny_runs, toys
+from tests import toys
 from tests.methods.by_hand import A, G_of, batch, e
 
 
@@ -77,68 +73,6 @@ def test_refused():
         key, _, value = given.partition("=")
         with pytest.raises(ValueError, match=f"method.dapo.{given}"):
             dapo.make(dapo.Config(**{key: float(value)}), toys.bigram(), toys.recipes())
-
-
-def test_equal_groups_are_replaced(monkeypatch):
-    """Groups 0 and 2 are equal: the useful group of the next prompts takes the first place, none is
-    left for the second.
-    """
-    setup, data = build.build(
-        tiny_runs.config(
-            "dapo",
-            batch__prompts_per_step=3,
-            batch__microbatch_rows=4,
-            rollout__calls=1,
-            method__dapo__resample_rounds=1,
-        ),
-        jax.devices()[:1],
-    )
-    rows = lambda first, reward: Rollouts(
-        Sequences(
-            np.full((3, 4), first), np.arange(3) + first, np.full((12, 5), first), np.full(12, 5)
-        ),
-        np.full((12, 5), float(first)),
-        np.asarray(reward, np.float32),
-        np.float32(1),
-    )
-    here, more = (
-        rows(10, [1] * 4 + [1, 0, 0, 0] + [0] * 4),
-        rows(20, [0] * 4 + [0, 1, 0, 0] + [1] * 4),
-    )
-    asked = []
-    monkeypatch.setattr(StepSampler, "dispatch", lambda self, phi, rows, prompts: prompts)
-    monkeypatch.setattr(
-        StepSampler,
-        "fetch",
-        lambda self, rows, prompts, parts: asked.append(list(prompts)) or (more, ["graded"], 0.5),
-    )
-    programs = types.SimpleNamespace(policy={"theta": lambda params: None})
-    step_sampler = StepSampler(setup, data, programs, None)
-    step = StepRows(4, setup.method.batch_spec(4), 6, np.arange(3), 9, None, 0)
-    rounds, seconds = step_sampler.replace_equal_groups(None, step, here)
-    assert seconds == 0.5 and [list(group.prompts) for group in rounds] == asked
-    assert asked == [list(batches.order(0, "rl", len(data.prompts.problems), 9, 3))]
-    np.testing.assert_array_equal(here.reward_B, [0, 1, 0, 0] + [1, 0, 0, 0] + [0] * 4)
-    np.testing.assert_array_equal(here.seqs.prompt_PS[:, 0], [20, 10, 10])
-    np.testing.assert_array_equal(here.seqs.prompt_len_P, [21, 11, 12])
-    np.testing.assert_array_equal(here.logp_BT[:, 0], [20] * 4 + [10] * 8)
-
-
-def test_reward_noise():
-    """A fifth of the rewards flips, by seed, step and problem alone; none without it."""
-    of = lambda p: settings.read(
-        tiny_runs.config("grpo", rollout__reward_noise=p, batch__samples_per_prompt=4), 1
-    )
-    s, ids, R = of(0.2), list(range(20)) * 25, np.zeros(2000, np.float32)
-    flipped = with_noise(s, R, ids, 3)
-    assert set(flipped.tolist()) == {0.0, 1.0} and flipped.dtype == np.float32
-    steps = [with_noise(s, np.zeros(80, np.float32), list(range(20)), step) for step in range(50)]
-    assert abs(np.concatenate(steps).mean() - 0.2) < 0.03
-    # the same problems at the same step
-    np.testing.assert_array_equal(flipped[:80], flipped[80:160])
-    np.testing.assert_array_equal(with_noise(s, 1 - R, ids, 3), 1 - flipped)
-    assert not np.array_equal(with_noise(s, R, ids, 4), flipped)
-    np.testing.assert_array_equal(with_noise(of(0.0), R, ids, 3), R)
 
 
 @pytest.mark.parametrize("buffer, share", [(0.07, 0.0), (0.2, 0.645)])

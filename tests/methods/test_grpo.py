@@ -123,3 +123,18 @@ def test_actors_and_demos():
     """theta samples in every step; demonstrations are not read."""
     method = grpo.make(grpo.Config(), toys.bigram(), toys.recipes())
     assert method.batch_spec(0) == method.batch_spec(9) == (("theta",), False)
+
+
+def test_advantages_of_your_own():
+    """A function of the rollouts takes the place of cfg.advantage: A = 3 R here."""
+    theta = {"table": jnp.zeros((toys.V, toys.V))}
+    own = grpo.make(
+        grpo.Config(), toys.bigram(), PLAIN, advantages=lambda rollouts: 3 * rollouts.reward_B
+    )
+    state, _ = jax.jit(own.update)(
+        own.init(theta, jax.random.key(0)), one_prompt([1, 2], [1.0, 0.0])
+    )
+    expected = np.zeros((toys.V, toys.V))
+    expected[0] = -0.25
+    expected[0, 1] = 1.25
+    np.testing.assert_allclose(direction(theta, state.params.theta), expected, rtol=2e-3, atol=1e-4)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
+from tests import errors
 from tests.methods.by_hand import A, G_of, batch, close, e
 
 
@@ -27,5 +26,5 @@ def test_hpts_gate():
     right = (2 * e[3] - 2 * e[5]) / 9  # A = 1/3, 1/3 and -2/3 over three tokens
     close(G_of("hpt", given, gate=1), 0.5 * e[3], 0.5 * right)
     close(G_of("hpt", given), (2 * e[1] - e[2] - e[4]) / 18, right / 2)
-    with pytest.raises(ValueError, match="gate=3 of batch.samples_per_prompt=3"):
+    with errors.raises(ValueError, "method.hpt.gate=3", "batch.samples_per_prompt=3"):
         G_of("hpt", given, gate=3)

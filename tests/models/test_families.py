@@ -17,6 +17,7 @@ import pytest
 
 from bridge_jax import models
 from bridge_jax.models import layers, params
+from tests import errors
 from tests.models import tiny
 from tests.models.make_golden import GOLDEN
 
@@ -318,7 +319,7 @@ def test_defaults_are_those_of_transformers():
         (
             "llama",
             dict(rope_scaling=dict(rope_type="yarn", factor=4.0)),
-            "rope_type='yarn' is not supported.*'llama3'",
+            ("rope_type='yarn'", "'llama3'"),
         ),
         (
             "llama",
@@ -328,47 +329,45 @@ def test_defaults_are_those_of_transformers():
         (
             "llama",
             dict(rope_scaling=dict(rope_type="llama3", factor=4.0)),
-            "lacks low_freq_factor, high_freq_factor",
+            "low_freq_factor, high_freq_factor",
         ),
-        ("llama", dict(hidden_act="gelu"), "hidden_act='gelu' is not supported; allowed: 'silu'"),
-        ("llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor=0.5 is not supported"),
+        ("llama", dict(hidden_act="gelu"), ("hidden_act='gelu'", "'silu'")),
+        ("llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor=0.5"),
         (
             "llama",
             dict(num_key_value_heads=4),
-            "num_attention_heads=6 is not a multiple of num_key_value_heads=4",
+            ("num_attention_heads=6", "num_key_value_heads=4"),
         ),
-        ("qwen2", dict(use_sliding_window=True), "use_sliding_window=true is not supported"),
+        ("qwen2", dict(use_sliding_window=True), "use_sliding_window=true"),
         (
             "qwen2",
             dict(rope_scaling=dict(type="yarn", factor=4.0)),
-            "qwen2 rope_scaling=.*yarn.* is not supported",
+            ("qwen2", "rope_scaling", "yarn"),
         ),
-        ("qwen3", dict(use_sliding_window=True), "use_sliding_window is not supported"),
+        ("qwen3", dict(use_sliding_window=True), "use_sliding_window"),
         (
             "qwen3",
             dict(attention_bias=True),
-            "attention_bias or use_sliding_window is not supported",
+            "attention_bias",
         ),
         (
             "qwen3",
             dict(rope_scaling=dict(rope_type="yarn", factor=4.0)),
-            "qwen3 rope_scaling=.*yarn.* is not supported",
+            ("qwen3", "rope_scaling", "yarn"),
         ),
-        ("mamba", {}, "model_type='mamba', which is not supported; allowed: .*llama.*qwen2.*qwen3"),
-        (None, {}, "model_type=None, which is not supported"),
+        ("mamba", {}, ("model_type='mamba'", "llama", "qwen2", "qwen3")),
+        (None, {}, "model_type=None"),
     ],
 )
 def test_what_we_do_not_compute_is_refused(family, change, message):
     """A config.json that asks for what is not computed is refused by the key's name."""
-    with pytest.raises(ValueError, match=message):
+    with errors.raises(ValueError, message):
         params.read_config(tiny.TINY | dict(model_type=family) | change)
 
 
 def test_missing_numbers_are_named():
     """The error names the numbers that config.json lacks."""
-    with pytest.raises(
-        ValueError, match="config.json lacks hidden_size, intermediate_size; it has "
-    ):
+    with errors.raises(ValueError, "config.json", "hidden_size, intermediate_size"):
         params.read_config(
             {k: v for k, v in tiny.TINY.items() if k not in ("hidden_size", "intermediate_size")}
             | dict(model_type="llama")

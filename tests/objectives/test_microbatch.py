@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from bridge_jax import objectives
-from tests import toys
+from tests import errors, toys
 from tests.objectives.examples import close
 
 
@@ -27,9 +26,7 @@ def test_micro_split():
         np.testing.assert_array_equal(split.length_B, seqs.length_B[index])
         np.testing.assert_array_equal(objectives.micro_join(index, 4), np.arange(16))
     for P, count in ((2, 3), (4, 6), (3, 2)):
-        with pytest.raises(
-            ValueError, match=f"rows of {P} prompts cannot be cut into {count} micro-batches"
-        ):
+        with errors.raises(ValueError, f"{P} prompts", f"{count} micro-batches"):
             objectives.micro_split(toys.sequences(0, P=P, M=4 if P < 4 else 3), {}, count)
     assert [objectives.micro_count(8, rows) for rows in (0, 1, 2, 8, 64)] == [1, 8, 4, 1, 1]
 

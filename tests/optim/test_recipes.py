@@ -14,7 +14,7 @@ from bridge_jax import optim
 from bridge_jax.models import params
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Params, TrainState
-from tests import toys
+from tests import errors, toys
 from tests.optim.trees import by_name, declared, one
 
 
@@ -41,14 +41,14 @@ def test_learning_rate_by_hand():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (dict(schedule="step"), "schedule='step'; allowed: constant, linear, cosine$"),
-        (dict(schedule="linear", decay_steps=5, end_ratio=1.0), "end_ratio=1 with .*never leaves"),
-        (dict(schedule="cosine"), "decay_steps=0 with schedule"),
+        (dict(schedule="step"), ("schedule='step'", "constant, linear, cosine")),
+        (dict(schedule="linear", decay_steps=5, end_ratio=1.0), "end_ratio=1"),
+        (dict(schedule="cosine"), "decay_steps=0"),
     ],
 )
 def test_rates_that_could_never_leave_their_start(fields, message):
     """A schedule that is unknown, or under which the rate never changes, is refused."""
-    with pytest.raises(ValueError, match=message):
+    with errors.raises(ValueError, message):
         optim.learning_rate(Recipe(learning_rate=1.0, **fields))
 
 

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from bridge_jax.planner import chips
+from tests import errors
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -36,29 +37,29 @@ def test_names(name, kind, shape):
 @pytest.mark.parametrize(
     "name, hint",
     (
-        ("v5e:16", "did you mean 'v5e:4x4'"),
-        ("v5p:64", "did you mean 'v5p:4x4x4'"),
+        ("v5e:16", "'v5e:4x4'"),
+        ("v5p:64", "'v5p:4x4x4'"),
         ("v5e", "v5e:1x1"),
         ("v5e:4x", "v5e:2x2"),
         ("v6e:8*8", "'v6e:8x8'"),
         ("cpu", "cpu:8"),
         ("cpu:0", "cpu:8"),
-        ("v5", "did you mean 'v5"),
-        ("banana", "Allowed: cpu, gpu, v4"),
-        ("v5e:4x4x", "did you mean 'v5e:4x4'"),
-        ("v5p:4x4", "did you mean 'v5p:2x2x4'"),
-        ("v6e:2x2x2", "did you mean 'v6e:2x4'"),
-        ("v5e:4x4x4", "did you mean 'v5e:8x8'"),
-        ("v5litepod-64", "did you mean 'v5e:8x8'"),
-        ("v5p-128", "did you mean 'v5p:4x4x4'"),
-        ("v6e-16", "did you mean 'v6e:4x4'"),
+        ("v5", "'v5p'"),
+        ("banana", "cpu, gpu, v4"),
+        ("v5e:4x4x", "'v5e:4x4'"),
+        ("v5p:4x4", "'v5p:2x2x4'"),
+        ("v6e:2x2x2", "'v6e:2x4'"),
+        ("v5e:4x4x4", "'v5e:8x8'"),
+        ("v5litepod-64", "'v5e:8x8'"),
+        ("v5p-128", "'v5p:4x4x4'"),
+        ("v6e-16", "'v6e:4x4'"),
     ),
 )
 def test_names_that_are_none(name, hint):
     """An invalid name is refused with the nearest valid one."""
     with pytest.raises(ValueError) as refused:
         chips.parse(name)
-    assert hint in str(refused.value) and repr(name) in str(refused.value)
+    errors.assert_names(str(refused.value), hint, repr(name))
 
 
 def test_peaks_are_those_of_the_makers():
@@ -103,7 +104,7 @@ def test_no_gpu_here():
     """Without a GPU, the gpu topology is refused."""
     if any(device.platform == "gpu" for device in jax.devices()):
         pytest.skip("there is one")
-    with pytest.raises(ValueError, match="jax sees no gpu here.*cuda13"):
+    with errors.raises(ValueError, "gpu", "cuda13"):
         chips.devices(chips.parse("gpu"))
 
 
@@ -117,13 +118,10 @@ def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
 @pytest.mark.parametrize(
     "name, hint",
     [
-        ("banana:4x4", "is unknown: Allowed: cpu, gpu, v4, v5e, v5p, v6e. libtpu, which"),
-        (
-            "v5:4x4",
-            "is unknown: did you mean 'v5p'? Allowed: cpu, gpu, v4, v5e, v5p, v6e. libtpu, which",
-        ),
-        ("v7:4x4", "is unknown: Allowed: cpu, gpu, v4, v5e, v5p, v6e. libtpu, which"),
-        ("v5e:3x5", "is unknown: did you mean 'v5e:4x4'? Allowed: v5e:1x1, "),
+        ("banana:4x4", "cpu, gpu, v4, v5e, v5p, v6e"),
+        ("v5:4x4", ("'v5p'", "cpu, gpu, v4, v5e, v5p, v6e")),
+        ("v7:4x4", "cpu, gpu, v4, v5e, v5p, v6e"),
+        ("v5e:3x5", ("'v5e:4x4'", "v5e:1x1,")),
     ],
 )
 def test_without_libtpu_the_nearest_is_named_first(monkeypatch, name, hint):
@@ -131,9 +129,10 @@ def test_without_libtpu_the_nearest_is_named_first(monkeypatch, name, hint):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError) as refused:
         chips.devices(chips.parse(name))
-    assert f"--topology={name!r} {hint}" in str(refused.value) and str(refused.value).endswith(
-        "pip install libtpu"
-    )
+    # the nearest before what would know more
+    nearest, libtpu, way_out = str(refused.value).partition("libtpu")
+    errors.assert_names(nearest, f"--topology={name!r}", hint)
+    assert libtpu and way_out.endswith("pip install libtpu")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +162,7 @@ def test_described_slices():
         assert chips.chip_of(topology, devices).hbm * len(devices) == topology.chip.hbm * math.prod(
             topology.shape
         )
-    with pytest.raises(ValueError, match="did you mean 'v5e:4x4'"):
+    with errors.raises(ValueError, "'v5e:4x4'"):
         chips.devices(chips.parse("v5e:3x5"))
-    with pytest.raises(ValueError, match="v9.*Allowed: cpu, gpu, v4"):
+    with errors.raises(ValueError, "v9", "cpu, gpu, v4"):
         chips.devices(chips.parse("v9:2x2"))

@@ -11,6 +11,7 @@ import pytest
 
 from bridge_jax.rundir import logbook
 from bridge_jax.rundir.logbook import Logbook
+from tests import errors
 from tests.rundir.run_records import CONFIG, open_run
 
 
@@ -90,9 +91,9 @@ def test_a_mirror_that_fails_is_left_out_and_the_run_goes_on(tmp_path, monkeypat
 def test_a_mirror_that_is_not_installed_names_the_pip_command(tmp_path, monkeypatch, name, module):
     """A mirror that is not installed or not known is an error with the remedy."""
     monkeypatch.setitem(sys.modules, module, None)  # makes `import` fail
-    with pytest.raises(ValueError, match=f"log.mirrors has '{name}'.*pip install {module}"):
+    with errors.raises(ValueError, "log.mirrors", f"'{name}'", f"pip install {module}"):
         Logbook(tmp_path, 0, mirrors=(name,))
-    with pytest.raises(ValueError, match="unknown mirror .*did you mean"):
+    with errors.raises(ValueError, repr(name[:-1]), repr(name)):
         Logbook(tmp_path, 0, mirrors=(name[:-1],))
 
 

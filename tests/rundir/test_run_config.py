@@ -9,6 +9,7 @@ import os
 import pytest
 
 from bridge_jax.rundir import run_config
+from tests import errors
 from tests.rundir.run_records import CONFIG, IGNORE, make_record, open_run
 
 
@@ -98,13 +99,11 @@ def test_an_ignored_key_is_not_a_prefix_of_others(tmp_path):
 def test_open_run_says_why_it_cannot(tmp_path):
     """A workdir that is a file, and a broken config.json, are clear errors."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        ValueError, match="cannot write to workdir .*Not a directory; take another --workdir"
-    ):
+    with errors.raises(ValueError, "Not a directory", "--workdir"):
         open_run(tmp_path / "file" / "run", CONFIG, {})
     (tmp_path / "config.json").write_text('{"config": ')
     begin(tmp_path)
-    with pytest.raises(ValueError, match="config.json is no config of a run"):
+    with errors.raises(ValueError, str(tmp_path / "config.json")):
         open_run(tmp_path, CONFIG, {})
 
 
@@ -144,7 +143,7 @@ def test_a_run_without_its_config_is_refused(tmp_path, caplog):
         workdir = tmp_path / left.partition("/")[0]
         (workdir / left).parent.mkdir(parents=True)
         (workdir / left).write_text('{"step": 1}\n')
-        with pytest.raises(ValueError, match="no config.json.*--force_config"):
+        with errors.raises(ValueError, "config.json", "--force_config"):
             run_config.check_run(workdir, CONFIG, {})
         forced = run_config.check_run(workdir, CONFIG, {}, force=True)
         assert forced["config"]["seed"] == 1

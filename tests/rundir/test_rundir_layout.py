@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from bridge_jax.rundir import layout, run_config
+from tests import errors
 
 
 def test_a_probe_that_a_kill_left_is_no_checkpoint(tmp_path):
@@ -21,5 +20,5 @@ def test_a_save_that_was_cut_off_is_no_run(tmp_path):
     run_config.check_run(str(tmp_path), {"steps": 1}, {})
     (tmp_path / "checkpoints" / "step_000002").mkdir()
     assert layout.begun(str(tmp_path))
-    with pytest.raises(ValueError, match="no config.json"):
+    with errors.raises(ValueError, str(tmp_path), "config.json"):
         run_config.check_run(str(tmp_path), {"steps": 1}, {})

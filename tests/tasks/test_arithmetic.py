@@ -18,6 +18,7 @@ from bridge_jax.grading.outcome import Outcome
 from bridge_jax.tasks import arithmetic
 from bridge_jax.tasks.arithmetic import LEVELS, Config, make
 from bridge_jax.types import Problem
+from tests import errors
 
 SMALL = Config(levels=(1, 4), hard_levels=(6,), train_size=60, demo_size=40, eval_size=20)
 
@@ -354,35 +355,35 @@ def test_compact_grading(gold, text, outcome):
 @pytest.mark.parametrize(
     "change, complaint",
     [
-        (dict(levels=(1, 99)), r"task.levels=\(1, 99\).*8 \(4 digits"),
-        (dict(levels=(1, 1)), "distinct levels"),
-        (dict(hard_levels=(0,)), r"task.hard_levels=\(0,\).*allowed"),
-        (dict(levels=()), "task.levels is empty"),
-        (dict(weights=(1.0,)), r"task.weights=\(1.0,\)"),
-        (dict(weights=(1.0, 0.0)), "positive number"),
-        (dict(train_size=0), "task.train_size=0; it must be at least 1"),
+        (dict(levels=(1, 99)), ("task.levels=(1, 99)", "8")),
+        (dict(levels=(1, 1)), ("task.levels=(1, 1)", "distinct")),
+        (dict(hard_levels=(0,)), "task.hard_levels=(0,)"),
+        (dict(levels=()), "task.levels"),
+        (dict(weights=(1.0,)), "task.weights=(1.0,)"),
+        (dict(weights=(1.0, 0.0)), ("task.weights=(1.0, 0.0)", "positive")),
+        (dict(train_size=0), ("task.train_size=0", "at least 1")),
         (dict(eval_size=0), "task.eval_size=0"),
         (dict(demo_size=-1), "task.demo_size=-1"),
-        (dict(corrupt=1.1), "task.corrupt=1.1.*0 to 1"),
+        (dict(corrupt=1.1), ("task.corrupt=1.1", "0 to 1")),
         (dict(corrupt=-0.1), "task.corrupt=-0.1"),
-        (dict(direct=1.5), "task.direct=1.5.*0 to 1"),
+        (dict(direct=1.5), ("task.direct=1.5", "0 to 1")),
         (dict(corrupt=float("nan")), "task.corrupt=nan"),
-        (dict(style="chatty"), "task.style='chatty'; allowed: chat, compact"),
-        (dict(style="compact", system="x"), "no other messages"),
-        (dict(style="compact", shots=1), "no other messages"),
-        (dict(style="chat", shots=3), "task.shots=3; allowed: 0 to 2"),
+        (dict(style="chatty"), ("task.style='chatty'", "chat, compact")),
+        (dict(style="compact", system="x"), ("task.system='x'", "task.style='chat'")),
+        (dict(style="compact", shots=1), ("task.shots=1", "task.style='chat'")),
+        (dict(style="chat", shots=3), ("task.shots=3", "0 to 2")),
     ],
 )
 def test_bad_settings_say_what_is_allowed(change, complaint):
     """An invalid setting is an error that names it and what is allowed."""
-    with pytest.raises(ValueError, match=complaint):
+    with errors.raises(ValueError, complaint):
         make(dataclasses.replace(SMALL, **change))
 
 
 def test_an_empty_split_is_refused(monkeypatch):
     """A split that would be empty is refused."""
     monkeypatch.setattr(arithmetic, "is_held_out", lambda id: False)
-    with pytest.raises(ValueError, match="held_out would be empty"):
+    with errors.raises(ValueError, "held_out"):
         make(Config(levels=(1,)))
 
 

@@ -13,6 +13,7 @@ from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 from bridge_jax.grading.pool import Pool
 from bridge_jax.tasks import knights_knaves
+from tests import errors
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 SIZES = {
@@ -163,7 +164,7 @@ def made(tmp_path):
 
 def test_made_up_data_need_leave(made):
     """Data of another size than declared are refused unless they are allowed."""
-    with pytest.raises(ValueError, match="math_train.jsonl has 6 rows .* declared are 7498"):
+    with errors.raises(ValueError, "math_train.jsonl", "6 rows", "7498"):
         make("math", made)
     task = make("math", made, allow_changed_data=True)
     assert len(task.train) == len(task.demos) == 6 and list(task.splits) == ["math500"]
@@ -228,7 +229,7 @@ def test_solutions_that_are_null_or_no_text(made):
         assert len(make(name, made, **given).demos) == 5
     rows[2] = dict(MADE[2], solution=["a", "b"])
     (made / "train/limr.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ValueError, match=r"limr, id 'p2': solution is \['a', 'b'\]"):
+    with errors.raises(ValueError, "limr", "'p2'", "solution", "['a', 'b']"):
         make("limr", made, **given)
 
 
@@ -261,20 +262,20 @@ def test_a_prompt_without_a_system_message():
 @pytest.mark.parametrize(
     "given, message",
     [
-        (dict(held_out=("math50",)), "task 'math50' does not exist. Did you mean 'math500'"),
+        (dict(held_out=("math50",)), ("'math50'", "'math500'")),
         (
             dict(held_out=("gsm8k",)),
-            r"task.held_out=\('gsm8k',\); allowed: .*aime24, .*math500, ",
+            ("task.held_out=('gsm8k',)", "aime24", "math500"),
         ),
-        (dict(held_out=()), "task.held_out is empty, so nothing would judge the run"),
-        (dict(prompt="chat"), "task.prompt='chat'; allowed: boxed, plain"),
-        (dict(levels=(6,)), r"task.levels=\(6,\); allowed: one or more of"),
+        (dict(held_out=()), "task.held_out"),
+        (dict(prompt="chat"), ("task.prompt='chat'", "boxed, plain")),
+        (dict(levels=(6,)), "task.levels=(6,)"),
         (dict(traces="nowhere.jsonl"), "nowhere.jsonl"),
     ],
 )
 def test_bad_settings(made, given, message):
     """An invalid setting is an error that names it and what is allowed."""
-    with pytest.raises((ValueError, OSError), match=message):
+    with errors.raises((ValueError, OSError), message):
         make("math", made, **dict(allow_changed_data=True) | given)
 
 

@@ -11,6 +11,7 @@ from bridge_jax import tasks
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.tasks import knights_knaves
 from bridge_jax.types import Problem
+from tests import errors
 
 SMALL = knights_knaves.Config(train_size=60, demo_size=40, eval_size=20)
 
@@ -124,19 +125,19 @@ def test_lenient_reading_takes_the_last_line_that_says_something():
     [
         (
             dict(levels=(2,)),
-            r"task.levels=\(2,\); allowed: numbers of people from 3 to 7, at least one",
+            ("task.levels=(2,)", "3 to 7"),
         ),
         (dict(levels=()), "task.levels"),
         (dict(hard_levels=(8,)), "task.hard_levels"),
-        (dict(train_size=0), "task.train_size=0; it must be at least 1"),
-        (dict(prompt="chat"), "allowed: boxed, plain"),
+        (dict(train_size=0), ("task.train_size=0", "at least 1")),
+        (dict(prompt="chat"), ("task.prompt='chat'", "boxed, plain")),
         (
             dict(levels=(3,), train_size=5000),
-            r"5000 puzzles with 3 people were asked for, \d+ could be found",
+            ("5000", "3 people"),
         ),
     ],
 )
 def test_refused(given, message):
     """An invalid setting is an error that names it and what is allowed."""
-    with pytest.raises(ValueError, match=message):
+    with errors.raises(ValueError, message):
         tasks.load("knights_knaves").make(knights_knaves.Config(**given))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 
+import jax
 import pytest
 
 from bridge_jax import methods
+from bridge_jax.training import build as training_build
 from bridge_jax.training import settings
 from bridge_jax.training.advice import warn_schedules
+from tests import tiny_runs
 from tests.training.builds import EXPERIMENTS, build
 
 
@@ -24,6 +27,20 @@ def test_keys_that_the_method_never_reads(caplog):
         "method.bridge.lam=0.25 is set, but the method is 'sft'" in told()
         and "clip_low" not in told()
     )
+
+
+def test_keys_that_the_user_did_not_set(caplog):
+    """Of what a config file sets for its other methods nothing is said; a flag is named."""
+    config = tiny_runs.config("sft", method__bridge__lam=0.25, rollout__calls=2)
+    said = lambda: [record.getMessage() for record in caplog.records]
+    training_build.build(config, jax.devices()[:1], given=())
+    assert said() == []
+    given = ("method.bridge.lam", "rollout.calls")
+    training_build.build(config, jax.devices()[:1], given=given)
+    assert said() == [
+        "method.bridge.lam=0.25 is set, but the method is 'sft'",
+        "set, but method 'sft' never reads with these settings: rollout.calls=2",
+    ]
 
 
 def test_keys_that_the_chosen_schedule_never_reads(caplog):

@@ -15,7 +15,7 @@ from bridge_jax import methods
 from bridge_jax.training import build as training_build
 from bridge_jax.training import settings
 from bridge_jax.training.build import Setup
-from tests import tiny_runs
+from tests import errors, tiny_runs
 from tests.training.builds import EXPERIMENTS, build
 
 
@@ -37,44 +37,43 @@ def test_every_config_is_read(name, method, caplog):
     [
         (
             dict(model__path="no/such/folder/at/all"),
-            "model folder 'no/such/folder/at/all' does not exist",
+            "'no/such/folder/at/all'",
         ),
         (
             dict(model__arch=ConfigDict(dict(model_type="mamba"))),
-            "model_type='mamba', which is not supported; allowed: .*llama.*qwen2.*qwen3",
+            ("model_type='mamba'", "llama", "qwen2", "qwen3"),
         ),
-        (dict(model__arch=ConfigDict()), "neither model.path nor model.arch is set"),
+        (dict(model__arch=ConfigDict()), ("model.path", "model.arch")),
         (
             dict(model__arch__vocab_size=15),
-            "the tokenizer uses ids up to 15, the model's end at 14",
+            ("tokenizer", "15", "14"),
         ),
         (
             dict(model__arch__max_position_embeddings=20),
-            r"data.buckets=\(6,\) and rollout.max_new=15 make up to 21 "
-            "positions, the model has 20",
+            ("data.buckets=(6,)", "rollout.max_new=15", "21", "20"),
         ),
-        (dict(model__lora_targets="layers/qq"), "matches no tensor"),
-        (dict(data__tokenizer=""), "data.tokenizer is empty and there is no model.path"),
-        (dict(data__buckets=()), r"prompt buckets \(\); allowed: positive, in rising order"),
+        (dict(model__lora_targets="layers/qq"), "model.lora_targets='layers/qq'"),
+        (dict(data__tokenizer=""), ("data.tokenizer", "model.path")),
+        (dict(data__buckets=()), ("buckets ()", "rising")),
         (
             dict(data__buckets=(6, 4)),
-            r"prompt buckets \(6, 4\); allowed: positive, in rising order",
+            ("buckets (6, 4)", "rising"),
         ),
-        (dict(task__train_size=0), "task.train_size=0; it must be at least 1"),
+        (dict(task__train_size=0), ("task.train_size=0", "at least 1")),
         (
             dict(task__demo_size=0),
-            "method 'bridge' learns from demonstrations, task 'arithmetic' has none; raise task",
+            ("'bridge'", "demonstrations", "'arithmetic'", "task.demo_size"),
         ),
-        (dict(data__buckets=(3,)), "none of .* problems remains"),
+        (dict(data__buckets=(3,)), "3"),
         (
             dict(rollout__max_new=2),
-            "none of 12 problems remains; allowed: prompt at most 6 tokens, trace at most 2 tokens",
+            ("12", "6 tokens", "2 tokens"),
         ),
     ],
 )
 def test_models_and_data_that_do_not_fit(given, message):
     """A model, tokenizer or task that does not fit the settings is refused with the key."""
-    with pytest.raises(ValueError, match=message):
+    with errors.raises(ValueError, message):
         build(**given)
 
 
@@ -85,12 +84,10 @@ def test_a_folder_of_another_model(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps(tiny_runs.config().model.arch.to_dict() | {"hidden_size": 48})
     )
-    with pytest.raises(ValueError, match="lacks weights: neither model.safetensors"):
+    with errors.raises(ValueError, str(tmp_path), "model.safetensors"):
         build(model__path=str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(
-        ValueError, match="is not the model that model.arch describes: width .48 there, 32 in model"
-    ):
+    with errors.raises(ValueError, "model.arch", "48", "32"):
         build(model__path=str(tmp_path))
 
 
@@ -146,20 +143,25 @@ def on_eight(**given) -> Setup:
     [
         (
             dict(rollout__calls=4),
-            "4 prompts a part, which do not divide over the 8 groups of devices that sample; nearest that do: "
-            "rollout.calls=2 or mesh.decode_tensor=2 or batch.prompts_per_step=32",
+            (
+                "4 prompts",
+                "8",
+                "rollout.calls=2 or mesh.decode_tensor=2 or batch.prompts_per_step=32",
+            ),
             [dict(rollout__calls=2), dict(mesh__decode_tensor=2), dict(batch__prompts_per_step=32)],
         ),
         # decode_tensor=4 would do for the prompts, but not for two heads
         (
             dict(rollout__calls=8),
-            "makes 2 prompts a part, .* nearest that do: rollout.calls=2 or batch.prompts_per_step=64$",
+            ("2 prompts", ": rollout.calls=2 or batch.prompts_per_step=64"),
             [dict(rollout__calls=2), dict(batch__prompts_per_step=64)],
         ),
         (
             dict(batch__prompts_per_step=24, batch__microbatch_rows=1, rollout__calls=2),
-            "makes 12 prompts a part, .* nearest that do: "
-            "rollout.calls=3 or mesh.decode_tensor=2 or batch.prompts_per_step=16 or 32$",
+            (
+                "12 prompts",
+                "rollout.calls=3 or mesh.decode_tensor=2 or batch.prompts_per_step=16 or 32",
+            ),
             [
                 dict(rollout__calls=3),
                 dict(mesh__decode_tensor=2),
@@ -169,47 +171,44 @@ def on_eight(**given) -> Setup:
         ),
         (
             dict(batch__prompts_per_step=4, batch__pack=2),
-            "nearest that do: mesh.decode_tensor=2 or batch.prompts_per_step=8$",
+            ": mesh.decode_tensor=2 or batch.prompts_per_step=8",
             [dict(mesh__decode_tensor=2), dict(batch__prompts_per_step=8)],
         ),
         (
             dict(eval__rows=12),
-            "eval.rows=12 does not divide over the 8 groups of devices that sample; nearest: 8 or 16$",
+            ("eval.rows=12", "8 or 16"),
             [dict(eval__rows=8), dict(eval__rows=16)],
         ),
         (
             dict(eval__rows=3),
-            "eval.rows=3 does not divide over the 8 groups of .* sample; nearest: 8$",
+            ("eval.rows=3", ": 8"),
             [dict(eval__rows=8)],
         ),
         (
             dict(model__arch__hidden_size=36),
-            "mesh.fsdp=8 does not divide the model's width 36; nearest that does: mesh.data=2, "
-            "mesh.fsdp=4, mesh.tensor=1$",
+            ("mesh.fsdp=8", "width 36", "mesh.data=2, mesh.fsdp=4, mesh.tensor=1"),
             [dict(mesh__data=2, mesh__fsdp=4, mesh__tensor=1)],
         ),
         (
             dict(mesh__fsdp=1, mesh__tensor=8),
-            "mesh.tensor=8 does not divide the model's 2 heads and 1 kv heads; nearest that does: "
-            "mesh.data=1, mesh.fsdp=4, mesh.tensor=2$",
+            ("mesh.tensor=8", "2 heads", "1 kv heads", "mesh.data=1, mesh.fsdp=4, mesh.tensor=2"),
             [dict(mesh__data=1, mesh__fsdp=4, mesh__tensor=2)],
         ),
         (
             dict(mesh__fsdp=4, mesh__tensor=2, model__arch__intermediate_size=63),
-            "mesh.tensor=2 does not divide the model's mlp width 63; "
-            "nearest that does: mesh.data=1, mesh.fsdp=8, mesh.tensor=1$",
+            ("mesh.tensor=2", "mlp width 63", "mesh.data=1, mesh.fsdp=8, mesh.tensor=1"),
             [dict(mesh__data=1, mesh__fsdp=8, mesh__tensor=1)],
         ),
         (
             dict(mesh__decode_tensor=3),
-            "mesh.decode_tensor=3 does not divide the 8 devices; nearest that does: 2",
+            ("mesh.decode_tensor=3", "8 devices", ": 2"),
             [dict(mesh__decode_tensor=2)],
         ),
     ],
 )
 def test_what_does_not_divide_over_the_mesh(given, says, ways):
     """Refused with the nearest that does, and each of those is taken."""
-    with pytest.raises(ValueError, match=says):
+    with errors.raises(ValueError, says):
         on_eight(**given)
     for way in ways:
         on_eight(**given | way)
@@ -221,7 +220,7 @@ def test_prompts_of_a_method_that_samples_nothing_need_not_divide():
         batch__prompts_per_step=3, batch__samples_per_prompt=5, rollout__calls=2
     )
     training_build.make_setup(tiny_runs.config("sft", **given), jax.devices()[:8])
-    with pytest.raises(ValueError, match="neither divide batch.samples_per_prompt=5"):
+    with errors.raises(ValueError, "batch.samples_per_prompt=5"):
         training_build.make_setup(tiny_runs.config("grpo", **given), jax.devices()[:8])
 
 
@@ -238,9 +237,6 @@ def test_experts_that_cannot_be_cut_finer():
         ),
         jax.devices()[:8],
     )
-    with pytest.raises(
-        ValueError,
-        match="method.bridge.sft_microbatches=2 does not divide the 1 demonstration.*allowed: 1, or 0",
-    ):
+    with errors.raises(ValueError, "method.bridge.sft_microbatches=2", "1, or 0"):
         sketch(8)
     sketch(16)

@@ -2,71 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 
 import pytest
 
 from bridge_jax.training import interrupt
 from bridge_jax.training.interrupt import Interrupt, Stopped
-
-
-class Held:
-    """Holds the main thread in code that is not Python's, as a wait for a device does, until
-    `let_go`.
-
-    Python's signal handlers do not run meanwhile: a barrier of C goes on waiting behind a signal.
-    """
-
-    def __init__(self):
-        self._c, self._barrier = ctypes.CDLL(None), ctypes.create_string_buffer(256)
-        assert self._c.pthread_barrier_init(self._barrier, None, 2) == 0
-        self.freed_by_the_test = False
-
-    def hold(self) -> None:
-        """To be called in the main thread; after four minutes it is let go whatever has come."""
-        rescue = threading.Timer(240, self._wait)
-        rescue.daemon = True
-        rescue.start()
-        try:
-            self._wait()
-        finally:
-            # also where KeyboardInterrupt comes as soon as it is let go
-            rescue.cancel()
-            rescue.join()
-
-    def let_go(self) -> None:
-        """From another thread."""
-        self.freed_by_the_test = True
-        self._wait()
-
-    def when_held(self, act: Callable[[], None]) -> threading.Thread:
-        """Thread that calls `act` once the main thread is held."""
-        main = threading.main_thread().ident
-
-        def wait_and_act() -> None:
-            while sys._current_frames()[main].f_code is not Held._wait.__code__:
-                time.sleep(0.01)
-            # the frame is there a moment before the C code
-            time.sleep(0.2)
-            act()
-
-        thread = threading.Thread(target=wait_and_act, daemon=True)
-        thread.start()
-        return thread
-
-    def _wait(self) -> None:
-        self._c.pthread_barrier_wait(self._barrier)
-
-
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has no pthread_barrier")
+from tests.held import Held, on_linux
 
 
 @pytest.fixture
