@@ -45,7 +45,7 @@ START_AUTO = "see whether all tasks of the job run"
 class Hosts:
     """How the processes find each other; keys at their defaults may come from VARIABLES."""
 
-    # "": one process; "auto": as TPU pods, GKE and Slurm tell; "host:port", at which host 0 listens
+    # "": one process; "auto": as TPU pods, GKE and Slurm tell; "host:port", at which host 0 (main) listens
     coordinator: str = ""
     # with host:port: number of processes, and which of them this is, 0 to count - 1
     count: int = 0
@@ -80,14 +80,14 @@ def read(given: Hosts, environment: Mapping[str, str]) -> Hosts:
             raise ValueError(
                 f"hosts.coordinator={h.coordinator!r}, hosts.count={h.count}, "
                 f"hosts.index={h.index}; allowed: count and index only together with "
-                "hosts.coordinator=HOST:PORT, at which host 0 listens"
+                "hosts.coordinator=HOST:PORT, at which host 0 (main) listens"
             )
         return h
     address = re.fullmatch(r"(\[[\da-fA-F:]+\]|[\w.-]+):(\d{1,5})", h.coordinator)
     if not address or not 1 <= int(address[2]) <= 65535:
         raise ValueError(
             f"hosts.coordinator={h.coordinator!r}; allowed: '' (one process), 'auto' (TPU pod, GKE, "
-            "Slurm), or HOST:PORT at which host 0 shall listen, PORT from 1 to 65535, such as "
+            "Slurm), or HOST:PORT at which host 0 (main) shall listen, PORT from 1 to 65535, such as "
             "10.0.0.1:1234"
         )
     if h.count < 1 or not 0 <= h.index < h.count:
@@ -111,7 +111,7 @@ def joined(config) -> Iterator[None]:
         return
     peers = _peers
     try:
-        if not first():  # host 0 speaks for all; a warning may be of one host alone
+        if not is_main():  # the main host speaks for all; a warning may be of one host alone
             logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))
         names = gather("names of the hosts", socket.gethostname())
         peers.names = [f"host {i} ({name})" for i, name in enumerate(names)]
@@ -177,7 +177,7 @@ def initialize(h: Hosts) -> int:
         ) from errors[0]
     client, address, _index, count = _service()
     if thread.is_alive():
-        there = "host 0 listens there" if _listens(address) else "nobody listens there"
+        there = "host 0 (main) listens there" if _listens(address) else "nobody listens there"
         raise Lost(
             f"host {_index} waited {h.timeout_s} s (hosts.timeout_s) at {address} for all {count} "
             f"hosts, and not all came ({there}); {START_AUTO if auto else START_ALL}, and can reach "
@@ -204,7 +204,7 @@ def _check_port(h: Hosts) -> None:
         socket.create_server(("", int(h.coordinator.rpartition(":")[2]))).close()
     except OSError as error:
         raise ValueError(
-            f"hosts.coordinator={h.coordinator!r}: host 0 cannot listen there ({error}); give an "
+            f"hosts.coordinator={h.coordinator!r}: host 0 (main) cannot listen there ({error}); give an "
             "address of this machine and a free port"
         ) from error
 
@@ -238,14 +238,14 @@ def name(i: int) -> str:
     return _peers.names[i] if _peers else f"host {i}"
 
 
-def first() -> bool:
-    """Whether this is the host that writes logs and speaks to the user."""
+def is_main() -> bool:
+    """Whether this is host 0, the main one, which writes logs and speaks to the user."""
     return _index == 0
 
 
 def print_on_main(text: str) -> None:
-    """Print, on the first host; what cannot be printed is dropped."""
-    if first():
+    """Print, on the main host; what cannot be printed is dropped."""
+    if is_main():
         streams.write_line(text)
 
 
@@ -253,7 +253,7 @@ def announce_end(text: str) -> None:
     """Tell the others why this host ends of itself; they follow with exit code LOST."""
     if _peers:
         _peers.announce(LOST, text)
-        if not first():  # the others hear of it at once; with host 0 the service ends
+        if not is_main():  # the others hear of it at once; with host 0 the service ends
             attempt(jax.distributed.shutdown, 2.0)
 
 
@@ -292,7 +292,7 @@ def gather(label: str, mine: str, io_grace: bool = False) -> list[str]:
         raise Lost(f"{_peers.waited(label, io_grace)}; did not come: {late}") from error
     pairs = client.key_value_dir_get(folder)
     found = {int(key.rpartition("/")[2]): json.loads(text) for key, text in pairs}
-    if first():  # whoever is here has read all of the last one
+    if is_main():  # whoever is here has read all of the last one
         client.key_value_delete(f"bridge/gather/{number - 1}")
     if others := {name(i): asked for i, (asked, _) in found.items() if asked != label}:
         raise RuntimeError(f"the hosts diverged: here it is about {label!r}, elsewhere {others}")
@@ -305,14 +305,14 @@ def barrier(label: str, io_grace: bool = False) -> None:
 
 
 def broadcast_from_main(label: str, function: Callable[[], Any], io_grace: bool = False) -> Any:
-    """What `function` returns on the first host, which alone calls it: JSON.
+    """What `function` returns on the main host, which alone calls it: JSON.
 
     Its ValueError or OSError is raised everywhere."""
     if not _peers:
         return function()
     kinds = {"ValueError": ValueError, "NoSpace": files.NoSpace, "OSError": OSError}
     mine = ""
-    if first():
+    if is_main():
         try:
             mine = json.dumps(["", function()])
         except ValueError as error:

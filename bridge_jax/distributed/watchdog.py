@@ -2,8 +2,8 @@
 
 jax's coordination service keeps heartbeats in C++ and knows who is gone. By default it aborts all
 others (SIGABRT). As `recoverable` tasks, they go on and may ask: a thread of each host asks every
-second, and ends its process with one line and exit code LOST. When host 0 is gone the service is
-gone with it; then jax aborts the others with a message of its own.
+second, and ends its process with one line and exit code LOST. When host 0 (main) is gone the
+service is gone with it; then jax aborts the others with a message of its own.
 A host that stops for a reason of its own writes it into the service's key-value store, and the
 others end with that line. Left out: the waits themselves (multihost.py).
 """
@@ -118,7 +118,7 @@ class Peers:
         if self.names[self.index] in text:
             faulthandler.dump_traceback(file=2, all_threads=True)  # where this host is stuck
         self.announce(code, text)
-        say(text, code)
+        print_to_stderr(f"error: {text}" if code else text)
         self._stay()
         attempt(jax.distributed.shutdown, 2.0)
         os._exit(code)
@@ -185,12 +185,11 @@ def broke(error: BaseException) -> bool:
     return any(word in text for text in texts for word in BROKEN)
 
 
-def say(text: str, code: int) -> None:
-    """One line on stderr that survives an exit without Python's shutdown."""
-    prefix = "error: " if code else ""
+def print_to_stderr(text: str) -> None:
+    """Print a line that survives an exit without Python's shutdown."""
     # AttributeError: there is no stdout
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
-    # whatever becomes of the line, the process must end behind it
+    # whatever becomes of the line, the process must be able to end
     with contextlib.suppress(OSError):
-        os.write(2, f"{prefix}{text}\n".encode())
+        os.write(2, f"{text}\n".encode())

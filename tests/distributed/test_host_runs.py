@@ -65,7 +65,11 @@ def test_different_configs_are_refused(tmp_path, compiled, differ, told):
     assert codes == [2, 2]
     for index in range(2):
         said = host_runs.output(tmp_path, index)
-        assert "error: the hosts are not alike" in said and told in said and "  host 1 (" in said
+        assert (
+            "error: the hosts differ, and would not train the same model:" in said
+            and told in said
+            and "  host 1 (" in said
+        )
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 

@@ -30,10 +30,10 @@ try:
         kept = len(multihost._service()[0].key_value_dir_get("bridge/gather/"))
         print(multihost.count(), told, kept <= 2 * multihost.count())
         if what == "apart":
-            multihost.gather("rewards" if multihost.first() else "what to save", "")
-        if what in ("stop", "interrupt") and multihost.first():
+            multihost.gather("rewards" if multihost.is_main() else "what to save", "")
+        if what in ("stop", "interrupt") and multihost.is_main():
             os.kill(os.getpid(), signal.SIGSTOP) if what == "stop" else interrupt.end_at_once("end")
-        if what == "fail" and not multihost.first():
+        if what == "fail" and not multihost.is_main():
             raise ValueError("this host alone")
         multihost.barrier("there")
 except (ValueError, RuntimeError) as error:
@@ -97,7 +97,7 @@ def test_who_waits_in_vain_is_told_what_to_check():
     assert zero[:2] == (
         4,
         f"Lost: host 0 waited 10 s (hosts.timeout_s) at 127.0.0.1:{port} for all 2 hosts, and not all came "
-        "(host 0 listens there); see whether all tasks of the job run, and can reach that address\n",
+        "(host 0 (main) listens there); see whether all tasks of the job run, and can reach that address\n",
     )
     assert one[:2] == (
         4,
@@ -140,7 +140,9 @@ def test_a_port_that_is_taken():
     """jax would crash, or end the run whose host 0 listens there."""
     with socket.create_server(("", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ValueError, match="host 0 cannot listen there.*in use.*a free port"):
+        with pytest.raises(
+            ValueError, match="host 0 .main. cannot listen there.*in use.*a free port"
+        ):
             multihost.initialize(multihost.Hosts(address, 2, 0))
     assert not multihost.started()
 

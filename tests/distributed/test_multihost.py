@@ -100,7 +100,7 @@ def test_what_cannot_be_meant(given, environment, told):
 def test_one_process_is_the_identity():
     """Nothing is started, and what the functions are given is what they return."""
     with multihost.joined(tiny_runs.config()):
-        assert (multihost.count(), multihost.index(), multihost.first(), multihost.started()) == (
+        assert (multihost.count(), multihost.index(), multihost.is_main(), multihost.started()) == (
             1,
             0,
             True,
@@ -297,7 +297,7 @@ def test_each_grades_its_share_alone(monkeypatch):
     assert found == whole and found[0][3] == (None, Outcome.no_answer)
 
 
-def test_decided_by_the_first(monkeypatch):
+def test_decided_by_the_main_host(monkeypatch):
     """The others never call the function, and get its result or its error."""
     said = []
     as_one_of(monkeypatch, 0, 2, lambda what, mine, *_: said.append(mine) or [mine, ""])
@@ -329,7 +329,7 @@ def test_a_workdir_of_each_hosts_own_is_refused(monkeypatch, tmp_path):
         if blind:
             with pytest.raises(
                 ValueError,
-                match="is not one directory: host 1 .node1. do not see what host 0 writes there",
+                match="is not one directory: host 1 .node1. do not see what host 0 .main. writes there",
             ):
                 consistency.check_shared(str(tmp_path))
         else:
