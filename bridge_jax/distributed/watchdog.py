@@ -10,6 +10,7 @@ others end with that line. Left out: the waits themselves (multihost.py).
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import faulthandler
 import json
@@ -18,7 +19,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -45,7 +46,14 @@ BROKEN = (
 
 
 class Lost(RuntimeError):
-    """Another host is gone, has stopped, or does not come to where this one waits."""
+    """Another host is gone, has stopped, or does not come to where this one waits.
+
+    late: which hosts did not come; they live, and show where they are stuck.
+    """
+
+    def __init__(self, text: str, late: Sequence[int] = ()):
+        super().__init__(text)
+        self.late = late
 
 
 class Peers:
@@ -83,10 +91,14 @@ class Peers:
         waited = f"{self.limit(io_grace):.0f} s ({times}hosts.timeout_s)"
         return f"{self.names[self.index]} waited {waited} for the other hosts at {label!r}"
 
-    def announce(self, code: int, text: str) -> None:
+    def announce(self, code: int, reason: str) -> None:
         """Tell the others why this host ends, and with which exit code they shall follow it."""
+        self.publish(code, f"{self.names[self.index]} stopped: {reason}")
+
+    def publish(self, code: int, text: str, late: Sequence[int] = ()) -> None:
+        """End the others with this code and text; the late ones also print their stacks."""
         self.leaving.set()
-        message = json.dumps([code, text])
+        message = json.dumps([code, text, list(late)])
         # the service may be gone, with host 0
         attempt(lambda: self.client.key_value_set(f"bridge/end/{self.index}", message), 5.0)
 
@@ -104,30 +116,35 @@ class Peers:
         while self.index == 0 and set(self.live) != {0} and time.monotonic() < until:
             time.sleep(0.1)
 
-    def await_verdict(self, error: Exception) -> Lost:
-        """After a connection broke: wait until it is known who is gone, which ends the process."""
-        time.sleep(heartbeat(self.timeout_s) + 4 * BEAT_S + GRACE_S)
-        reason = " ".join(str(error).split())[:200]
-        return Lost(f"the connection to another host broke, but all of them are alive: {reason}")
+    def diagnose(self, error: Exception) -> Exception:
+        """The error, or Lost for a broken connection while all hosts live.
 
-    def end(self, code: int, text: str) -> None:
+        Where one is gone, the thread that looks ends the process in the meantime.
+        """
+        if isinstance(error, Lost) or not broke(error):
+            return error
+        time.sleep(heartbeat(self.timeout_s) + 4 * BEAT_S + GRACE_S)
+        host, reason = self.names[self.index], " ".join(str(error).split())[:200]
+        return Lost(
+            f"the connection of {host} to another host broke, but all of them are alive: {reason}"
+        )
+
+    def end(self, code: int, text: str, late: Sequence[int] = ()) -> None:
         """End the process from another thread: the main one may hang where nobody can break in."""
         if self.leaving.is_set():
             return
         self.leaving.set()
-        if self.names[self.index] in text:
-            faulthandler.dump_traceback(file=2, all_threads=True)  # where this host is stuck
-        self.announce(code, text)
+        if self.index in late:
+            faulthandler.dump_traceback(file=2, all_threads=True)
+        self.publish(code, text, late)
         print_to_stderr(f"error: {text}" if code else text)
         self._stay()
         attempt(jax.distributed.shutdown, 2.0)
         os._exit(code)
 
     def _expire(self, label: str, io_grace: bool) -> None:
-        self.end(
-            LOST,
-            f"{self.waited(label, io_grace)}; this host's threads stand above, with their lines",
-        )
+        text = f"{self.waited(label, io_grace)}; its own output shows the stacks of its threads"
+        self.end(LOST, text, [self.index])
 
     def _run(self) -> None:
         """The thread that looks. A call returns once all that live have made it."""
@@ -143,20 +160,16 @@ class Peers:
             first = first or self.live
             gone = [i for i in range(self.count) if self.live.get(i) != first.get(i, -1)]
             if ends and not self.leaving.wait(GRACE_S):
-                key, message = min(ends)
-                code, text = json.loads(message)
-                name = self.names[int(key.rpartition("/")[2])]
-                self._end_soon(
-                    code, text if text.startswith("host ") else f"{name} stopped: {text}"
-                )
+                _, message = min(ends)
+                self._end_soon(*json.loads(message))
             elif gone and not ends:
                 names = ", ".join(self.names[i] for i in gone)
                 silence = f"no heartbeat from {names} for {heartbeat(self.timeout_s)} s"
                 self._end_soon(LOST, f"{silence}: killed, frozen or cut off")
 
-    def _end_soon(self, code: int, text: str) -> None:
+    def _end_soon(self, *end) -> None:
         """In a thread of its own: host 0 has to go on looking who has left."""
-        threading.Thread(target=self.end, args=(code, text), daemon=True).start()
+        threading.Thread(target=self.end, args=end, daemon=True).start()
 
 
 def heartbeat(timeout_s: float) -> int:
@@ -164,16 +177,20 @@ def heartbeat(timeout_s: float) -> int:
     return int(min(100, timeout_s / 2))
 
 
-def attempt(call: Callable[[], object], seconds: float) -> None:
-    """Run call() in a thread, ignore its errors, and return after at most `seconds`."""
+def attempt(call: Callable[[], object], seconds: float) -> concurrent.futures.Future:
+    """Run call() in a thread, and return when it is done, has failed, or `seconds` are over."""
+    future = concurrent.futures.Future()
 
-    def suppressed() -> None:
-        with contextlib.suppress(Exception):
-            call()
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
 
-    thread = threading.Thread(target=suppressed, daemon=True)
-    thread.start()
-    thread.join(seconds)
+    # a daemon, unlike an executor's threads: the process may end while the call hangs
+    threading.Thread(target=run, daemon=True).start()
+    concurrent.futures.wait([future], seconds)
+    return future
 
 
 def broke(error: BaseException) -> bool:

@@ -11,13 +11,13 @@ import sys
 import jax
 import pytest
 
-from bridge_jax.distributed import multihost
+from bridge_jax.distributed import multihost, rendezvous
 from tests.distributed import host_runs
 
 CHILD = """
 import logging, os, signal, sys
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-from bridge_jax.distributed import multihost
+from bridge_jax.distributed import multihost, rendezvous
 from bridge_jax.training import interrupt
 from tests import tiny_runs
 what, given = sys.argv[1], dict(pair.split("=") for pair in sys.argv[2:])
@@ -27,7 +27,7 @@ try:
         logging.info("a note"), logging.warning("a warning")
         for i in range(3):
             told = multihost.gather(f"indices {i}", f"host {multihost.index()}")
-        kept = len(multihost._service()[0].key_value_dir_get("bridge/gather/"))
+        kept = len(rendezvous.service()[0].key_value_dir_get("bridge/gather/"))
         print(multihost.count(), told, kept <= 2 * multihost.count())
         if what == "apart":
             multihost.gather("rewards" if multihost.is_main() else "what to save", "")
@@ -143,13 +143,13 @@ def test_a_port_that_is_taken():
         with pytest.raises(
             ValueError, match="host 0 .main. cannot listen there.*in use.*a free port"
         ):
-            multihost.initialize(multihost.Hosts(address, 2, 0))
+            rendezvous.join(rendezvous.Hosts(address, 2, 0))
     assert not multihost.started()
 
 
 def test_what_is_private_in_jax_is_there():
-    """Should a version of jax lack it, multihost._service is the one place to change."""
-    assert multihost._service()[2:] == (0, 1)
+    """Should a version of jax lack it, rendezvous.service is the one place to change."""
+    assert rendezvous.service()[2:] == (0, 1)
     from jax._src.lib import _jax
 
     needed = {

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax.distributed import consistency, multihost
+from bridge_jax.distributed import consistency, multihost, rendezvous
 from bridge_jax.evaluation import reading
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.rundir import checkpoint
@@ -49,7 +49,7 @@ EXPLICIT = dict(coordinator="10.0.0.1:1234", count=2, index=1)
 )
 def test_config_and_environment(given, environment, found):
     """The environment fills in the keys that stand at their defaults."""
-    h = multihost.read(multihost.Hosts(**given), environment)
+    h = rendezvous.read(rendezvous.Hosts(**given), environment)
     assert (h.coordinator, h.count, h.index) == found
 
 
@@ -91,10 +91,10 @@ def test_config_and_environment(given, environment, found):
 def test_what_cannot_be_meant(given, environment, told):
     """Invalid settings are refused with what is allowed."""
     if told is None:
-        assert multihost.read(multihost.Hosts(**given), environment).index == 1
+        assert rendezvous.read(rendezvous.Hosts(**given), environment).index == 1
         return
     with pytest.raises(ValueError, match=told):
-        multihost.read(multihost.Hosts(**given), environment)
+        rendezvous.read(rendezvous.Hosts(**given), environment)
 
 
 def test_one_process_is_the_identity():
@@ -341,9 +341,9 @@ def test_hosts_may_change_when_a_run_resumes():
     """hosts.* is no part of what a run is."""
     assert (
         "hosts." in trainer.CHANGEABLE_KEYS
-        and settings.read(tiny_runs.config(), 1).hosts == multihost.Hosts()
+        and settings.read(tiny_runs.config(), 1).hosts == rendezvous.Hosts()
     )
-    assert base.get_config().hosts.to_dict() == dataclasses.asdict(multihost.Hosts())
+    assert base.get_config().hosts.to_dict() == dataclasses.asdict(rendezvous.Hosts())
 
 
 def test_an_error_is_not_kept_back_by_a_save_that_waits_for_others(monkeypatch, tmp_path):
