@@ -52,10 +52,10 @@ def joined(config) -> Iterator[None]:
         return
     _peers, _index, _joined = peers, peers.index, True
     peers.start()
-    if not is_main():
-        # the main host prints the notes of all; a warning may be of one host alone
-        logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))
     try:
+        if not is_main():
+            # the main host prints the notes of all; a warning may be of one host alone
+            logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))
         names = gather("names of the hosts", socket.gethostname())
         peers.names = [f"host {i} ({name})" for i, name in enumerate(names)]
         yield
@@ -66,7 +66,9 @@ def joined(config) -> Iterator[None]:
             peers.publish(LOST, str(end), end.late)
         else:
             peers.announce(LOST, str(end))
-        raise end from (None if end is error else error)
+        if end is error:
+            raise
+        raise end from error
     except BaseException:
         peers.announce(0, "by a signal, before a step was begun")
         raise
@@ -76,7 +78,7 @@ def joined(config) -> Iterator[None]:
 
 
 def started() -> bool:
-    """Whether jax may wait for other hosts in Python's shutdown, which a failure must not reach."""
+    """Whether jax may hang in Python's shutdown, waiting for other hosts: end without it then."""
     return _joined or jax.distributed.is_initialized()
 
 
@@ -91,7 +93,7 @@ def index() -> int:
 
 
 def name(i: int) -> str:
-    """What to call a host in a message."""
+    """A host's name in messages, with its machine's."""
     return _peers.names[i] if _peers else f"host {i}"
 
 
@@ -107,7 +109,7 @@ def print_on_main(text: str) -> None:
 
 
 def announce_end(text: str) -> None:
-    """Tell the others why this host ends of itself; they follow with exit code LOST."""
+    """Tell the others why this host ends by itself; they follow with exit code LOST."""
     if not _peers:
         return
     _peers.announce(LOST, text)
@@ -117,7 +119,7 @@ def announce_end(text: str) -> None:
 
 
 def close_with_limit(close: Callable[[], None]) -> None:
-    """Calls close() after an error, which no host that never comes may keep from being told."""
+    """Call close() after an error; give up after hosts.timeout_s, so that the error is reported."""
     if _peers:
         attempt(close, _peers.timeout_s)
     else:

@@ -14,11 +14,19 @@ from tests.tiny_runs import STEPS
 pytestmark = pytest.mark.timeout(1800)
 
 
-def test_two_processes_train_like_one(tmp_path, compiled):
-    """BRIDGE, with evaluations and checkpoints; the first step, before any update, is the same to the last bit."""
-    runs = {n: host_runs.start(tmp_path / str(n), n, compiled, method="bridge") for n in (1, 2)}
+@pytest.fixture(scope="module")
+def one_and_two(tmp_path_factory, compiled):
+    """Folder of a whole BRIDGE run by one process, "1", and by two, "2"."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = {n: host_runs.start(folder / str(n), n, compiled, method="bridge") for n in (1, 2)}
     for count, processes in runs.items():
-        assert host_runs.finish(processes) == [0] * count, tmp_path
+        assert host_runs.finish(processes) == [0] * count, folder
+    return folder
+
+
+def test_two_processes_train_like_one(one_and_two):
+    """BRIDGE, with evaluations and checkpoints; the first step, before any update, is the same to the last bit."""
+    tmp_path = one_and_two
     assert_same(tmp_path / "2", tmp_path / "1", "bridge")
     first = [
         (tmp_path / count / "run" / "rollouts" / "step_000001.jsonl").read_text() for count in "12"
@@ -41,12 +49,10 @@ def test_two_processes_train_like_one(tmp_path, compiled):
 
 
 @pytest.mark.slow
-def test_four_processes_train_like_one(tmp_path, compiled):
+def test_four_processes_train_like_one(tmp_path, one_and_two, compiled):
     """A whole run, with a device for each process."""
-    runs = {n: host_runs.start(tmp_path / str(n), n, compiled) for n in (1, 4)}
-    for count, processes in runs.items():
-        assert host_runs.finish(processes) == [0] * count, tmp_path
-    assert_same(tmp_path / "4", tmp_path / "1")
+    assert host_runs.run(tmp_path, 4, compiled, method="bridge") == [0] * 4, tmp_path
+    assert_same(tmp_path, one_and_two / "1", "bridge")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +62,7 @@ def test_four_processes_train_like_one(tmp_path, compiled):
             dict(optim__base__learning_rate=0.5),
             "config.optim.base.learning_rate is 0.5, elsewhere 0.01",
         ),
-        (dict(stop_at=2), "stop_at is 2, elsewhere null"),
+        pytest.param(dict(stop_at=2), "stop_at is 2, elsewhere null", marks=pytest.mark.slow),
     ],
 )
 def test_different_configs_are_refused(tmp_path, compiled, differ, told):

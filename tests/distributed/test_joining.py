@@ -31,6 +31,8 @@ try:
         print(multihost.count(), told, kept <= 2 * multihost.count())
         if what == "apart":
             multihost.gather("rewards" if multihost.is_main() else "what to save", "")
+        if what == f"kill {multihost.index()}":
+            os.kill(os.getpid(), signal.SIGKILL)
         if what in ("stop", "interrupt") and multihost.is_main():
             os.kill(os.getpid(), signal.SIGSTOP) if what == "stop" else interrupt.end_at_once("end")
         if what == "fail" and not multihost.is_main():
@@ -134,6 +136,22 @@ def test_host_0_that_stops_or_goes_at_once_ends_the_others():
         zero.kill()
         assert one.returncode == -signal.SIGABRT and "JAX distributed service" in text
     assert [group[0].wait() for group in groups.values()] == [-signal.SIGKILL, 130]
+
+
+def test_one_of_four_that_is_killed_ends_the_others():
+    """All three end and name it; without host 0 (main) jax aborts them."""
+    groups = {}
+    for killed in (2, 0):
+        address = f"127.0.0.1:{host_runs.free_port()}"
+        given = dict(coordinator=address, count=4, timeout_s=20)
+        groups[killed] = [child(f"kill {killed}", index=i, **given) for i in range(4)]
+    for killed, children in groups.items():
+        found = ends(children)
+        assert found.pop(killed)[0] == -signal.SIGKILL
+        code = multihost.LOST if killed else -signal.SIGABRT
+        assert [end[0] for end in found] == [code] * 3, found
+        told = "error: no heartbeat from host 2 (" if killed else "JAX distributed service"
+        assert all(told in errors for _, _, errors in found), found
 
 
 def test_a_port_that_is_taken():
