@@ -24,11 +24,17 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 logger = logging.getLogger(__name__)
-LOST = 4  # exit code
-IO_GRACE = 20  # times hosts.timeout_s, for waits in which a host may read or write a checkpoint
-BEAT_S = 1.0  # between two looks at who lives
-GRACE_S = 4.0  # in which a host may come by itself to the end that another one has announced
-LEAVE_S = 15.0  # that host 0, with the service, stays for the others
+# exit code
+LOST = 4
+# times hosts.timeout_s, for waits in which a host may read or write a checkpoint
+IO_GRACE = 20
+# seconds between two questions who lives
+BEAT_S = 1.0
+# seconds in which a host may reach by itself the end that another one has announced
+GRACE_S = 4.0
+# seconds that host 0, with the service, stays for the others
+LEAVE_S = 15.0
+# words in errors that come from another host's end
 BROKEN = (
     "Gloo",
     "NCCL",
@@ -42,7 +48,7 @@ BROKEN = (
     "onnection reset",
     "onnection refused",
     "roken pipe",
-)  # of errors that come from another host's end
+)
 
 
 class Lost(RuntimeError):
@@ -61,13 +67,15 @@ class Peers:
 
     def __init__(self, client, index: int, count: int, timeout_s: float):
         self.client, self.index, self.count, self.timeout_s = client, index, count, timeout_s
-        self.names = [f"host {i}" for i in range(count)]  # with the machines', once they are known
-        self.live = {}  # host -> incarnation of its process
+        # with the machines' names, once they are known
+        self.names = [f"host {i}" for i in range(count)]
+        # host -> incarnation of its process
+        self.live = {}
         self.leaving, self._closed = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="look at hosts", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="monitor of hosts", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to monitor the other hosts."""
         self._thread.start()
 
     @contextlib.contextmanager
@@ -119,7 +127,7 @@ class Peers:
     def diagnose(self, error: Exception) -> Exception:
         """The error, or Lost for a broken connection while all hosts live.
 
-        Where one is gone, the thread that looks ends the process in the meantime.
+        Where one is gone, the monitor ends the process in the meantime.
         """
         if isinstance(error, Lost) or not broke(error):
             return error
@@ -147,7 +155,7 @@ class Peers:
         self.end(LOST, text, [self.index])
 
     def _run(self) -> None:
-        """The thread that looks. A call returns once all that live have made it."""
+        """The monitor. get_live_nodes returns once all hosts that live have called it."""
         first = {}
         while not self._closed.wait(BEAT_S):
             try:
@@ -168,7 +176,7 @@ class Peers:
                 self._end_soon(LOST, f"{silence}: killed, frozen or cut off")
 
     def _end_soon(self, *end) -> None:
-        """In a thread of its own: host 0 has to go on looking who has left."""
+        """In a thread of its own: host 0 has to go on asking who has left."""
         threading.Thread(target=self.end, args=end, daemon=True).start()
 
 

@@ -89,19 +89,11 @@ def rare(tmp_path_factory, compiled):
 CHAINS = pytest.mark.parametrize("name", ["chain", pytest.param("rare", marks=pytest.mark.slow)])
 
 
-def test_a_signal_to_one_stops_all_after_the_same_step(chain):
-    """The one that it reached says so at once."""
-    end = chain.made["signal"]
-    assert end.codes == [0, 0] and end.steps == [1]
-    assert "stopped by a signal after step 1; saved" in end.texts[0]
-    assert "finishing step 1, saving" in end.texts[1]
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_of_four_stops_all_after_the_same_step(rare):
-    """And other numbers of processes go on from what four have saved."""
-    end = rare.made["signal"]
-    assert end.codes == [0] * 4 and end.steps == [1]
+@CHAINS
+def test_a_signal_to_one_stops_all_after_the_same_step(request, name):
+    """One of two, or of four: other numbers of processes go on from what four have saved."""
+    end = request.getfixturevalue(name).made["signal"]
+    assert end.codes == [0] * (4 if name == "rare" else 2) and end.steps == [1]
     assert "stopped by a signal after step 1; saved" in end.texts[0]
     assert "finishing step 1, saving" in end.texts[1]
 

@@ -14,19 +14,11 @@ from tests.tiny_runs import STEPS
 pytestmark = pytest.mark.timeout(1800)
 
 
-@pytest.fixture(scope="module")
-def one_and_two(tmp_path_factory, compiled):
-    """Folder of a whole BRIDGE run by one process, "1", and by two, "2"."""
-    folder = tmp_path_factory.mktemp("runs")
-    runs = {n: host_runs.start(folder / str(n), n, compiled, method="bridge") for n in (1, 2)}
-    for count, processes in runs.items():
-        assert host_runs.finish(processes) == [0] * count, folder
-    return folder
-
-
-def test_two_processes_train_like_one(one_and_two):
+def test_two_processes_train_like_one(tmp_path, compiled):
     """BRIDGE, with evaluations and checkpoints; the first step, before any update, is the same to the last bit."""
-    tmp_path = one_and_two
+    runs = {n: host_runs.start(tmp_path / str(n), n, compiled, method="bridge") for n in (1, 2)}
+    for count, processes in runs.items():
+        assert host_runs.finish(processes) == [0] * count, tmp_path
     assert_same(tmp_path / "2", tmp_path / "1", "bridge")
     first = [
         (tmp_path / count / "run" / "rollouts" / "step_000001.jsonl").read_text() for count in "12"
@@ -49,10 +41,12 @@ def test_two_processes_train_like_one(one_and_two):
 
 
 @pytest.mark.slow
-def test_four_processes_train_like_one(tmp_path, one_and_two, compiled):
+def test_four_processes_train_like_one(tmp_path, compiled):
     """A whole run, with a device for each process."""
-    assert host_runs.run(tmp_path, 4, compiled, method="bridge") == [0] * 4, tmp_path
-    assert_same(tmp_path, one_and_two / "1", "bridge")
+    runs = {n: host_runs.start(tmp_path / str(n), n, compiled) for n in (1, 4)}
+    for count, processes in runs.items():
+        assert host_runs.finish(processes) == [0] * count, tmp_path
+    assert_same(tmp_path / "4", tmp_path / "1")
 
 
 @pytest.mark.parametrize(
