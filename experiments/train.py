@@ -9,8 +9,8 @@ that cannot be written is dropped. docs/launch.md describes how several hosts ar
 Exit codes: 0 done, or saved after a signal; 2 the request cannot be fulfilled; 3 the run diverged
 or its grader failed; 4 another host of the run is gone, has stopped, or did not arrive in time
 (hosts.timeout_s): start all of them again, and the run resumes from its last checkpoint (134 where
-that host was host 0, and jax ended this one); 5 the disk is full: make room, and the same command
-resumes the run; 130 a second Ctrl-C.
+that host was host 0 (main), and jax ended this one); 5 the disk is full: make room, and the same
+command resumes the run; 130 a second Ctrl-C.
 """
 
 from __future__ import annotations

@@ -18,5 +18,6 @@ def compiler_options(emitters: bool = False) -> dict[str, Any]:
     if jax.default_backend() != "cpu":
         return {}
     cheap = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": emitters}
-    flags = os.environ.get("XLA_FLAGS", "")
-    return {key: value for key, value in cheap.items() if key not in flags}
+    words = os.environ.get("XLA_FLAGS", "").split()
+    given = {word.lstrip("-").partition("=")[0] for word in words}
+    return {key: value for key, value in cheap.items() if key not in given}

@@ -50,7 +50,7 @@ def check(what: str, mine: dict[str, Any]) -> None:
     if found:
         lines = "\n".join(f"  {multihost.name(i)}: {text}" for i, text in sorted(found.items()))
         raise ValueError(
-            f"the hosts are not alike, and would not train the same model:\n{lines}\n"
+            f"the hosts differ, and would not train the same model:\n{lines}\n"
             "Start all of them with the same command, code and packages"
         )
 
@@ -120,7 +120,7 @@ def differences(given: list[dict[str, Any]]) -> dict[int, str]:
 
 
 def check_shared(folder: str) -> None:
-    """ValueError unless all hosts see in this directory what the first one writes there."""
+    """ValueError unless all hosts see in this directory what host 0 (main) writes there."""
     if multihost.count() == 1:
         return
 
@@ -136,10 +136,10 @@ def check_shared(folder: str) -> None:
     while not os.path.exists(path) and time.monotonic() < until:
         time.sleep(0.5)
     seen = multihost.gather("who sees the run directory", "yes" if os.path.exists(path) else "")
-    if multihost.first():
+    if multihost.is_main():
         os.unlink(path)
     if blind := [multihost.name(i) for i, found in enumerate(seen) if not found]:
         raise ValueError(
             f"--workdir={folder!r} is not one directory: {', '.join(blind)} do not see what host 0 "
-            "writes there. Give all hosts the same --workdir on a file system that they share"
+            "(main) writes there. Give all hosts the same --workdir on a file system that they share"
         )

@@ -2,14 +2,15 @@
 
 jax's coordination service keeps heartbeats in C++ and knows who is gone. By default it aborts all
 others (SIGABRT). As `recoverable` tasks, they go on and may ask: a thread of each host asks every
-second, and ends its process with one line and exit code LOST. When host 0 is gone the service is
-gone with it; then jax aborts the others with a message of its own.
+second, and ends its process with one line and exit code LOST. When host 0 (main) is gone the
+service is gone with it; then jax aborts the others with a message of its own.
 A host that stops for a reason of its own writes it into the service's key-value store, and the
 others end with that line. Left out: the waits themselves (multihost.py).
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import faulthandler
 import json
@@ -18,16 +19,22 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
 logger = logging.getLogger(__name__)
-LOST = 4  # exit code
-IO_GRACE = 20  # times hosts.timeout_s, for waits in which a host may read or write a checkpoint
-BEAT_S = 1.0  # between two looks at who lives
-GRACE_S = 4.0  # in which a host may come by itself to the end that another one has announced
-LEAVE_S = 15.0  # that host 0, with the service, stays for the others
+# exit code
+LOST = 4
+# times hosts.timeout_s, for waits in which a host may read or write a checkpoint
+IO_GRACE = 20
+# seconds between two questions who lives
+BEAT_S = 1.0
+# seconds in which a host may reach by itself the end that another one has announced
+GRACE_S = 4.0
+# seconds that host 0, with the service, stays for the others
+LEAVE_S = 15.0
+# words in errors that come from another host's end
 BROKEN = (
     "Gloo",
     "NCCL",
@@ -41,11 +48,18 @@ BROKEN = (
     "onnection reset",
     "onnection refused",
     "roken pipe",
-)  # of errors that come from another host's end
+)
 
 
 class Lost(RuntimeError):
-    """Another host is gone, has stopped, or does not come to where this one waits."""
+    """Another host is gone, has stopped, or does not come to where this one waits.
+
+    late: which hosts did not come; they live, and show where they are stuck.
+    """
+
+    def __init__(self, text: str, late: Sequence[int] = ()):
+        super().__init__(text)
+        self.late = late
 
 
 class Peers:
@@ -53,13 +67,15 @@ class Peers:
 
     def __init__(self, client, index: int, count: int, timeout_s: float):
         self.client, self.index, self.count, self.timeout_s = client, index, count, timeout_s
-        self.names = [f"host {i}" for i in range(count)]  # with the machines', once they are known
-        self.live = {}  # host -> incarnation of its process
+        # with the machines' names, once they are known
+        self.names = [f"host {i}" for i in range(count)]
+        # host -> incarnation of its process
+        self.live = {}
         self.leaving, self._closed = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="look at hosts", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="monitor of hosts", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to monitor the other hosts."""
         self._thread.start()
 
     @contextlib.contextmanager
@@ -83,10 +99,14 @@ class Peers:
         waited = f"{self.limit(io_grace):.0f} s ({times}hosts.timeout_s)"
         return f"{self.names[self.index]} waited {waited} for the other hosts at {label!r}"
 
-    def announce(self, code: int, text: str) -> None:
+    def announce(self, code: int, reason: str) -> None:
         """Tell the others why this host ends, and with which exit code they shall follow it."""
+        self.publish(code, f"{self.names[self.index]} stopped: {reason}")
+
+    def publish(self, code: int, text: str, late: Sequence[int] = ()) -> None:
+        """End the others with this code and text; the late ones also print their stacks."""
         self.leaving.set()
-        message = json.dumps([code, text])
+        message = json.dumps([code, text, list(late)])
         # the service may be gone, with host 0
         attempt(lambda: self.client.key_value_set(f"bridge/end/{self.index}", message), 5.0)
 
@@ -104,33 +124,38 @@ class Peers:
         while self.index == 0 and set(self.live) != {0} and time.monotonic() < until:
             time.sleep(0.1)
 
-    def await_verdict(self, error: Exception) -> Lost:
-        """After a connection broke: wait until it is known who is gone, which ends the process."""
-        time.sleep(heartbeat(self.timeout_s) + 4 * BEAT_S + GRACE_S)
-        reason = " ".join(str(error).split())[:200]
-        return Lost(f"the connection to another host broke, but all of them are alive: {reason}")
+    def diagnose(self, error: Exception) -> Exception:
+        """The error, or Lost for a broken connection while all hosts live.
 
-    def end(self, code: int, text: str) -> None:
+        Where one is gone, the monitor ends the process in the meantime.
+        """
+        if isinstance(error, Lost) or not broke(error):
+            return error
+        time.sleep(heartbeat(self.timeout_s) + 4 * BEAT_S + GRACE_S)
+        host, reason = self.names[self.index], " ".join(str(error).split())[:200]
+        return Lost(
+            f"the connection of {host} to another host broke, but all of them are alive: {reason}"
+        )
+
+    def end(self, code: int, text: str, late: Sequence[int] = ()) -> None:
         """End the process from another thread: the main one may hang where nobody can break in."""
         if self.leaving.is_set():
             return
         self.leaving.set()
-        if self.names[self.index] in text:
-            faulthandler.dump_traceback(file=2, all_threads=True)  # where this host is stuck
-        self.announce(code, text)
-        say(text, code)
+        if self.index in late:
+            faulthandler.dump_traceback(file=2, all_threads=True)
+        self.publish(code, text, late)
+        print_to_stderr(f"error: {text}" if code else text)
         self._stay()
         attempt(jax.distributed.shutdown, 2.0)
         os._exit(code)
 
     def _expire(self, label: str, io_grace: bool) -> None:
-        self.end(
-            LOST,
-            f"{self.waited(label, io_grace)}; this host's threads stand above, with their lines",
-        )
+        text = f"{self.waited(label, io_grace)}; its own output shows the stacks of its threads"
+        self.end(LOST, text, [self.index])
 
     def _run(self) -> None:
-        """The thread that looks. A call returns once all that live have made it."""
+        """The monitor. get_live_nodes returns once all hosts that live have called it."""
         first = {}
         while not self._closed.wait(BEAT_S):
             try:
@@ -143,20 +168,16 @@ class Peers:
             first = first or self.live
             gone = [i for i in range(self.count) if self.live.get(i) != first.get(i, -1)]
             if ends and not self.leaving.wait(GRACE_S):
-                key, message = min(ends)
-                code, text = json.loads(message)
-                name = self.names[int(key.rpartition("/")[2])]
-                self._end_soon(
-                    code, text if text.startswith("host ") else f"{name} stopped: {text}"
-                )
+                _, message = min(ends)
+                self._end_soon(*json.loads(message))
             elif gone and not ends:
                 names = ", ".join(self.names[i] for i in gone)
                 silence = f"no heartbeat from {names} for {heartbeat(self.timeout_s)} s"
                 self._end_soon(LOST, f"{silence}: killed, frozen or cut off")
 
-    def _end_soon(self, code: int, text: str) -> None:
-        """In a thread of its own: host 0 has to go on looking who has left."""
-        threading.Thread(target=self.end, args=(code, text), daemon=True).start()
+    def _end_soon(self, *end) -> None:
+        """In a thread of its own: host 0 has to go on asking who has left."""
+        threading.Thread(target=self.end, args=end, daemon=True).start()
 
 
 def heartbeat(timeout_s: float) -> int:
@@ -164,16 +185,20 @@ def heartbeat(timeout_s: float) -> int:
     return int(min(100, timeout_s / 2))
 
 
-def attempt(call: Callable[[], object], seconds: float) -> None:
-    """Run call() in a thread, ignore its errors, and return after at most `seconds`."""
+def attempt(call: Callable[[], object], seconds: float) -> concurrent.futures.Future:
+    """Run call() in a thread, and return when it is done, has failed, or `seconds` are over."""
+    future = concurrent.futures.Future()
 
-    def suppressed() -> None:
-        with contextlib.suppress(Exception):
-            call()
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
 
-    thread = threading.Thread(target=suppressed, daemon=True)
-    thread.start()
-    thread.join(seconds)
+    # a daemon, unlike an executor's threads: the process may end while the call hangs
+    threading.Thread(target=run, daemon=True).start()
+    concurrent.futures.wait([future], seconds)
+    return future
 
 
 def broke(error: BaseException) -> bool:
@@ -185,12 +210,11 @@ def broke(error: BaseException) -> bool:
     return any(word in text for text in texts for word in BROKEN)
 
 
-def say(text: str, code: int) -> None:
-    """One line on stderr that survives an exit without Python's shutdown."""
-    prefix = "error: " if code else ""
+def print_to_stderr(text: str) -> None:
+    """Print a line that survives an exit without Python's shutdown."""
     # AttributeError: there is no stdout
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
-    # whatever becomes of the line, the process must end behind it
+    # whatever becomes of the line, the process must be able to end
     with contextlib.suppress(OSError):
-        os.write(2, f"{prefix}{text}\n".encode())
+        os.write(2, f"{text}\n".encode())

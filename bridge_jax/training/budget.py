@@ -9,7 +9,7 @@ tokens are not counted separately).
 
 time/device_s, summed by the loop, is the time of sampling and updates from dispatch until the host
 has the result: the device's time, unless the host is slower. Processor time and
-memory/host_peak_gib are those of the first host's process; the peak includes loading, compiling and
+memory/host_peak_gib are those of the main host's process; the peak includes loading, compiling and
 evaluation.
 """
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from bridge_jax import methods, tasks
 from bridge_jax.config import batch_table, renamed, schema
-from bridge_jax.distributed import multihost, sharding
+from bridge_jax.distributed import rendezvous, sharding
 from bridge_jax.models import attention, remat
 from bridge_jax.models.lora import Lora
 from bridge_jax.models.precision import dtype_of
@@ -160,7 +160,7 @@ class Settings(NamedTuple):
     eval: Eval
     checkpoint: Checkpoint
     log: Log
-    hosts: multihost.Hosts
+    hosts: rendezvous.Hosts
 
 
 def read(config: ConfigDict, devices: int) -> Settings:
@@ -218,7 +218,7 @@ def read(config: ConfigDict, devices: int) -> Settings:
         group("eval", Eval),
         group("checkpoint", Checkpoint),
         group("log", Log),
-        group("hosts", multihost.Hosts),
+        group("hosts", rendezvous.Hosts),
     )
     check(s)
     return s

@@ -147,12 +147,12 @@ def train_with(
     )
     if last is None:
         last = resume(request, setup, data, pool, record, interrupt)
-        if multihost.first() and not last["stopped"]:
+        if multihost.is_main() and not last["stopped"]:
             # only after the last checkpoint is complete
             finished.write(request.workdir, last["step"])
         return last
     print_summary(setup, data, last, end)
-    if multihost.first():
+    if multihost.is_main():
         logbook.warn_of_flaws(request.workdir, last["step"])
     return {"stopped": False} | last
 
@@ -186,7 +186,7 @@ def open_run_directory(
     multihost.broadcast_from_main(
         "who writes the run directory", lambda: resources.enter_context(lock.run_lock(workdir))
     )
-    if not multihost.first():
+    if not multihost.is_main():
         resources.enter_context(lock.shared_run_lock(workdir))
     record = multihost.broadcast_from_main(
         "the run directory",
@@ -214,7 +214,7 @@ def write_overviews(request: Request, setup: Setup, data: RunData) -> None:
     problems = {problem.id: problem for problem in (*data.task.train, *data.task.demos)}
     overlap = contamination.overlap_report(tuple(problems.values()), data.task.splits)
     multihost.print_on_main(overlap)
-    if multihost.first():
+    if multihost.is_main():
         batch = setup.settings.batch.format()
         for name, text in (("batch.txt", batch), ("overlap.txt", overlap)):
             files.replace(os.path.join(request.workdir, name), text + "\n")
@@ -263,16 +263,16 @@ def resume(
     with checkpoint.Checkpoints(workdir, s.checkpoint.keep) as store:
         state, meta = restore_or_init(setup, store)
         start, pending = meta["step"], meta["deferred_line"]
-        if multihost.first():
+        if multihost.is_main():
             keep_records(workdir, record, store, start)
         print_summary(setup, data, meta, end)
         if start >= end and not pending:
-            if multihost.first():
+            if multihost.is_main():
                 logbook.warn_of_flaws(workdir, start)
             return {"step": start, "stopped": False}
         # The line of a pending evaluation is removed too, in case an earlier attempt wrote it and
         # was killed before it saved.
-        logged, writes = start - bool(pending) if start else -1, multihost.first()
+        logged, writes = start - bool(pending) if start else -1, multihost.is_main()
         with logbook.Logbook(workdir, logged, s.log.mirrors, writes=writes, taken=start) as book:
             sampler = StepSampler(setup, data, compile_run(setup, data, state), pool)
             if not start or pending:
@@ -305,7 +305,7 @@ def compile_run(setup: Setup, data: RunData, state: TrainState) -> Programs:
         # compiled now, so that the first save compiles nothing
         state_arrays.checksums(state)
     seconds = time.monotonic() - began
-    if multihost.first():
+    if multihost.is_main():
         compile_times.record(setup, seconds)
     multihost.print_on_main(f"compiled in {seconds:.1f} s")
     return programs

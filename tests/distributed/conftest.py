@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """Compiled programs, shared by all processes of a file."""
-    return tmp_path_factory.mktemp("cache")
+    """Folder of compiled programs, shared by all processes of all runs."""
+    base = tmp_path_factory.getbasetemp()
+    # beside the folders of pytest-xdist's workers
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    folder.mkdir(exist_ok=True)
+    return folder

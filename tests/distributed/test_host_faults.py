@@ -19,7 +19,7 @@ from tests.filesystem import full_disk
 from tests.tiny_runs import STEPS
 
 # times are for a machine that has other work, too
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
+pytestmark = pytest.mark.timeout(1800)
 # a hang: many times the patience of a host, which a busy machine may stretch
 HANG_S = 15 * host_runs.TIMEOUT
 ABORTED = -signal.SIGABRT  # by jax, without the coordination service of host 0
@@ -58,8 +58,22 @@ def attempt(workdir, count: int, compiled, **given) -> types.SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory, compiled):
-    """One run directory through all that may come: each attempt goes on from what the last one left."""
+    """One run directory through the usual faults: each attempt goes on from what the last one left."""
     workdir, made = tmp_path_factory.mktemp("chain"), {}
+    go = lambda name, count, **given: made.update(
+        {name: attempt(workdir, count, compiled, **given)}
+    )
+    go("signal", 2, at={1: ["terminate", 1]})
+    go("kill 1", 2, at={1: ["die", 3]})
+    go("kill 0 in a save", 2, at={0: ["die", 4, "save"]})
+    go("last", 1)
+    return types.SimpleNamespace(workdir=workdir, made=made)
+
+
+@pytest.fixture(scope="module")
+def rare(tmp_path_factory, compiled):
+    """Another one, through what is rarer."""
+    workdir, made = tmp_path_factory.mktemp("rare"), {}
     go = lambda name, count, **given: made.update(
         {name: attempt(workdir, count, compiled, **given)}
     )
@@ -68,34 +82,44 @@ def chain(tmp_path_factory, compiled):
     left.mkdir(parents=True)
     with lock.shared_run_lock(str(workdir / "run")):
         go("attended", 2)
-    go("kill 1", 2, at={1: ["die", 3]})
     go("kill 1 in a save", 2, at={1: ["die", 4, "save"]})
-    go("kill 0 in a save", 2, at={0: ["die", 4, "save"]})
     go("interrupt 1 twice", 2, at={1: ["interrupt twice", 5]})
     go("last", 1)
     return types.SimpleNamespace(workdir=workdir, made=made)
 
 
-def test_a_signal_to_one_of_four_stops_all_after_the_same_step(chain):
-    """And other numbers of processes go on from what four have saved."""
-    end = chain.made["signal"]
-    assert end.codes == [0] * 4 and end.steps == [1]
+CHAINS = pytest.mark.parametrize("name", ["chain", pytest.param("rare", marks=pytest.mark.slow)])
+
+
+@CHAINS
+def test_a_signal_to_one_stops_all_after_the_same_step(request, name):
+    """One of two, or of four: other numbers of processes go on from what four have saved."""
+    end = request.getfixturevalue(name).made["signal"]
+    assert end.codes == [0] * (4 if name == "rare" else 2) and end.steps == [1]
     assert "stopped by a signal after step 1; saved" in end.texts[0]
     assert "finishing step 1, saving" in end.texts[1]
 
 
-def test_a_run_is_refused_while_a_process_of_the_last_one_is_there(chain):
+@pytest.mark.slow
+def test_a_run_is_refused_while_a_process_of_the_last_one_is_there(rare):
     """It may still write its part of a checkpoint: nothing of the directory changes."""
-    end = chain.made["attended"]
+    end = rare.made["attended"]
     assert end.codes == [2, 2]
     assert all("a process of an earlier run is still in" in error for (error,) in end.errors)
     assert end.unfinished == ["step_000004.orbax-checkpoint-tmp"]
 
 
-@pytest.mark.parametrize("name", ["kill 1", "kill 1 in a save", "interrupt 1 twice"])
-def test_the_end_of_one_ends_the_others_and_names_it(chain, name):
+@pytest.mark.parametrize(
+    "attempts, name",
+    [
+        ("chain", "kill 1"),
+        pytest.param("rare", "kill 1 in a save", marks=pytest.mark.slow),
+        pytest.param("rare", "interrupt 1 twice", marks=pytest.mark.slow),
+    ],
+)
+def test_the_end_of_one_ends_the_others_and_names_it(request, attempts, name):
     """Without a hang, with exit code 4."""
-    end, killed = chain.made[name], name.startswith("kill")
+    end, killed = request.getfixturevalue(attempts).made[name], name.startswith("kill")
     assert end.codes == [multihost.LOST, -signal.SIGKILL if killed else 130]
     assert end.seconds < HANG_S
     told = "no heartbeat from host 1 (" if killed else "host 1 ("
@@ -104,9 +128,11 @@ def test_the_end_of_one_ends_the_others_and_names_it(chain, name):
     assert killed or "finishing step 5, saving; again to end at once" in end.texts[1]
 
 
-def test_each_attempt_goes_on_from_the_last_checkpoint(chain):
+@CHAINS
+def test_each_attempt_goes_on_from_the_last_checkpoint(request, name):
     """Whatever ended the one before."""
-    ends = [end for name, end in chain.made.items() if name != "attended"]
+    attempts = request.getfixturevalue(name).made
+    ends = [end for name, end in attempts.items() if name != "attended"]
     for before, after in zip(ends, ends[1:]):
         assert f"steps {before.steps[-1] + 1} to {STEPS}" in after.texts[0]
 
@@ -118,8 +144,10 @@ def test_the_end_of_host_0_ends_the_others(chain):
     assert "leader task" in end.texts[1] or "coordination service" in end.texts[1]
 
 
-def test_the_numbers_are_those_of_a_run_that_nothing_befell(chain, one):
-    """State and metrics of the chain are those of one whole run."""
+@CHAINS
+def test_the_numbers_are_those_of_a_run_that_nothing_befell(request, name, one):
+    """State and metrics of all attempts together are those of one whole run."""
+    chain = request.getfixturevalue(name)
     end = chain.made["last"]
     assert end.codes == [0] and end.unfinished == []
     assert_same(chain.workdir, one)
@@ -146,6 +174,7 @@ def stuck(tmp_path_factory, compiled, one):
     }
 
 
+@pytest.mark.slow
 def test_a_frozen_process_is_named_with_stacks(stuck):
     """It lives, but does not come: all end, and it shows where it is."""
     codes, texts = stuck["freeze"]
@@ -159,6 +188,7 @@ def test_a_frozen_process_is_named_with_stacks(stuck):
     assert "host_runs.py" in texts[1] and "Current thread" in texts[1]
 
 
+@pytest.mark.slow
 def test_a_process_that_the_system_has_stopped_ends_the_others(stuck):
     """Not a thread of it runs, but its connections stay open."""
     codes, texts = stuck["stop 1"]
@@ -166,11 +196,13 @@ def test_a_process_that_the_system_has_stopped_ends_the_others(stuck):
     assert "error: no heartbeat from host 1 (" in texts[0]
 
 
+@pytest.mark.slow
 def test_host_0_that_is_killed_in_a_step_ends_the_others(stuck):
     """jax aborts them when its service is gone."""
     assert stuck["kill 0"][0] == [-signal.SIGKILL, ABORTED]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_the_end_of_all_and_told_apart(one, tmp_path, compiled):
     """Whoever finds it ends with 5, the other is told and ends with 4; with room the run goes on."""
     with full_disk.small(tmp_path / "run", 16384) as disk:

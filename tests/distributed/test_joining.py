@@ -11,14 +11,14 @@ import sys
 import jax
 import pytest
 
-from bridge_jax.distributed import multihost
+from bridge_jax.distributed import multihost, rendezvous
 from tests import errors
 from tests.distributed import host_runs
 
 CHILD = """
 import logging, os, signal, sys
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-from bridge_jax.distributed import multihost
+from bridge_jax.distributed import multihost, rendezvous
 from bridge_jax.training import interrupt
 from tests import tiny_runs
 what, given = sys.argv[1], dict(pair.split("=") for pair in sys.argv[2:])
@@ -28,13 +28,15 @@ try:
         logging.info("a note"), logging.warning("a warning")
         for i in range(3):
             told = multihost.gather(f"indices {i}", f"host {multihost.index()}")
-        kept = len(multihost._service()[0].key_value_dir_get("bridge/gather/"))
+        kept = len(rendezvous.service()[0].key_value_dir_get("bridge/gather/"))
         print(multihost.count(), told, kept <= 2 * multihost.count())
         if what == "apart":
-            multihost.gather("rewards" if multihost.first() else "what to save", "")
-        if what in ("stop", "interrupt") and multihost.first():
+            multihost.gather("rewards" if multihost.is_main() else "what to save", "")
+        if what == f"kill {multihost.index()}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what in ("stop", "interrupt") and multihost.is_main():
             os.kill(os.getpid(), signal.SIGSTOP) if what == "stop" else interrupt.end_at_once("end")
-        if what == "fail" and not multihost.first():
+        if what == "fail" and not multihost.is_main():
             raise ValueError("this host alone")
         multihost.barrier("there")
 except (ValueError, RuntimeError) as error:
@@ -98,7 +100,7 @@ def test_who_waits_in_vain_is_told_what_to_check():
     assert zero[:2] == (
         4,
         f"Lost: host 0 waited 10 s (hosts.timeout_s) at 127.0.0.1:{port} for all 2 hosts, and not all came "
-        "(host 0 listens there); see whether all tasks of the job run, and can reach that address\n",
+        "(host 0 (main) listens there); see whether all tasks of the job run, and can reach that address\n",
     )
     assert one[:2] == (
         4,
@@ -137,18 +139,34 @@ def test_host_0_that_stops_or_goes_at_once_ends_the_others():
     assert [group[0].wait() for group in groups.values()] == [-signal.SIGKILL, 130]
 
 
+def test_one_of_four_that_is_killed_ends_the_others():
+    """All three end and name it; without host 0 (main) jax aborts them."""
+    groups = {}
+    for killed in (2, 0):
+        address = f"127.0.0.1:{host_runs.free_port()}"
+        given = dict(coordinator=address, count=4, timeout_s=20)
+        groups[killed] = [child(f"kill {killed}", index=i, **given) for i in range(4)]
+    for killed, children in groups.items():
+        found = ends(children)
+        assert found.pop(killed)[0] == -signal.SIGKILL
+        code = multihost.LOST if killed else -signal.SIGABRT
+        assert [end[0] for end in found] == [code] * 3, found
+        told = "error: no heartbeat from host 2 (" if killed else "JAX distributed service"
+        assert all(told in errors for _, _, errors in found), found
+
+
 def test_a_port_that_is_taken():
     """jax would crash, or end the run whose host 0 listens there."""
     with socket.create_server(("", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with errors.raises(ValueError, address, "host 0", "in use", "port"):
-            multihost.initialize(multihost.Hosts(address, 2, 0))
+            rendezvous.join(rendezvous.Hosts(address, 2, 0))
     assert not multihost.started()
 
 
 def test_what_is_private_in_jax_is_there():
-    """Should a version of jax lack it, multihost._service is the one place to change."""
-    assert multihost._service()[2:] == (0, 1)
+    """Should a version of jax lack it, rendezvous.service is the one place to change."""
+    assert rendezvous.service()[2:] == (0, 1)
     from jax._src.lib import _jax
 
     needed = {

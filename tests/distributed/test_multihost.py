@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax.distributed import consistency, multihost
+from bridge_jax.distributed import consistency, multihost, rendezvous
 from bridge_jax.evaluation import reading
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.rundir import checkpoint
@@ -49,7 +49,7 @@ EXPLICIT = dict(coordinator="10.0.0.1:1234", count=2, index=1)
 )
 def test_config_and_environment(given, environment, found):
     """The environment fills in the keys that stand at their defaults."""
-    h = multihost.read(multihost.Hosts(**given), environment)
+    h = rendezvous.read(rendezvous.Hosts(**given), environment)
     assert (h.coordinator, h.count, h.index) == found
 
 
@@ -91,16 +91,16 @@ def test_config_and_environment(given, environment, found):
 def test_what_cannot_be_meant(given, environment, told):
     """Invalid settings are refused with what is allowed."""
     if told is None:
-        assert multihost.read(multihost.Hosts(**given), environment).index == 1
+        assert rendezvous.read(rendezvous.Hosts(**given), environment).index == 1
         return
     with errors.raises(ValueError, told):
-        multihost.read(multihost.Hosts(**given), environment)
+        rendezvous.read(rendezvous.Hosts(**given), environment)
 
 
 def test_one_process_is_the_identity():
     """Nothing is started, and what the functions are given is what they return."""
     with multihost.joined(tiny_runs.config()):
-        assert (multihost.count(), multihost.index(), multihost.first(), multihost.started()) == (
+        assert (multihost.count(), multihost.index(), multihost.is_main(), multihost.started()) == (
             1,
             0,
             True,
@@ -163,7 +163,7 @@ def test_each_grades_its_share_alone(monkeypatch):
     assert found == whole and found[0][3] == (None, Outcome.no_answer)
 
 
-def test_decided_by_the_first(monkeypatch):
+def test_decided_by_the_main_host(monkeypatch):
     """The others never call the function, and get its result or its error."""
     said = []
     as_one_of(monkeypatch, 0, 2, lambda what, mine, *_: said.append(mine) or [mine, ""])
@@ -186,9 +186,9 @@ def test_hosts_may_change_when_a_run_resumes():
     """hosts.* is no part of what a run is."""
     assert (
         "hosts." in trainer.CHANGEABLE_KEYS
-        and settings.read(tiny_runs.config(), 1).hosts == multihost.Hosts()
+        and settings.read(tiny_runs.config(), 1).hosts == rendezvous.Hosts()
     )
-    assert base.get_config().hosts.to_dict() == dataclasses.asdict(multihost.Hosts())
+    assert base.get_config().hosts.to_dict() == dataclasses.asdict(rendezvous.Hosts())
 
 
 def test_an_error_is_not_kept_back_by_a_save_that_waits_for_others(monkeypatch, tmp_path):

@@ -43,35 +43,45 @@ class Ended(BaseException):
 
 
 @pytest.fixture
-def hosts(monkeypatch):
-    """The service, three hosts that look at each other (timeout 2 s), and `ends`: (index, code) of processes that ended."""
-    service, ends = Service(3), []
-    made = [watchdog.Peers(service, i, 3, 2.0) for i in range(3)]
+def start(monkeypatch):
+    """Function: (hosts of these names that look at each other, `ends`: (index, code) of processes that ended)."""
+    made, ends, under_way = [], [], []
 
     def leave_process(code):
         raise Ended
 
-    def end(self, code, text, end=watchdog.Peers.end):
+    def end(self, *given, end=watchdog.Peers.end):
         under_way.append(threading.current_thread())
         try:
-            end(self, code, text)
+            end(self, *given)
         except Ended:
-            ends.append((self.index, code))
+            ends.append((self.index, given[0]))
             self._closed.set()
 
-    under_way = []
+    def started(service: Service, names: list[str], which=None):
+        for i in which or range(len(names)):
+            one = watchdog.Peers(service, i, len(names), 2.0)
+            one.names = names
+            one.start()
+            made.append(one)
+        return made, ends
+
     monkeypatch.setattr(watchdog.Peers, "end", end)
     monkeypatch.setattr(os, "_exit", leave_process)
     for key, value in dict(BEAT_S=0.05, GRACE_S=0.2, LEAVE_S=1.0).items():
         monkeypatch.setattr(watchdog, key, value)
-    for one in made:
-        one.names = ["host 0 (alpha)", "host 1 (beta)", "host 2 (gamma)"]
-        one.start()
-    yield service, made, ends
+    yield started
     for one in made:
         one._closed.set()
     for thread in [*[one._thread for one in made], *under_way]:
         thread.join()
+
+
+@pytest.fixture
+def hosts(start):
+    """The service, three hosts with a timeout of 2 s, and `ends`."""
+    service = Service(3)
+    return service, *start(service, ["host 0 (alpha)", "host 1 (beta)", "host 2 (gamma)"])
 
 
 def until(condition, seconds: float = 240.0) -> None:
@@ -168,6 +178,19 @@ def test_inner_waits_leave_the_outer_one_its_time(hosts, timers, capfd):
     assert "'outer'" in text and "'inner'" not in text
 
 
+def test_stacks_come_from_the_late_host_alone(start, capfd):
+    """Not from host 1, whose name is a part of host 10's."""
+    service = Service(11)
+    zero = watchdog.Peers(service, 0, 11, 2.0)
+    zero.publish(watchdog.LOST, "host 0 waited; did not come: host 10", [10])
+    _, ends = start(service, [f"host {i}" for i in range(11)], which=(1, 10))
+    until(lambda: len(ends) == 2)
+    text = capfd.readouterr().err
+    assert sorted(ends) == [(1, watchdog.LOST), (10, watchdog.LOST)]
+    assert text.count("error: host 0 waited; did not come: host 10") == 2
+    assert text.count("Current thread") == 1
+
+
 @pytest.mark.parametrize("code", [0, watchdog.LOST])
 def test_a_reason_that_was_given_ends_the_others(hosts, capfd, code):
     """With the exit code that the host who stopped gives them: 0 after a signal."""
@@ -204,9 +227,7 @@ def test_a_broken_connection_of_nobody_gone(hosts, monkeypatch):
     """The error says that all hosts are alive."""
     _, made, _ = hosts
     monkeypatch.setattr(watchdog, "heartbeat", lambda _: 0.1)
-    assert "all of them are alive: Gloo failed" in str(
-        made[0].await_verdict(ValueError("Gloo failed"))
-    )
+    assert "all of them are alive: Gloo failed" in str(made[0].diagnose(ValueError("Gloo failed")))
 
 
 def test_host_0_leaves_last(monkeypatch):

@@ -457,29 +457,29 @@ TWO = """
     from jax.sharding import NamedSharding, PartitionSpec
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     from bridge_jax.distributed import multihost
-    multihost.initialize(multihost.Hosts(sys.argv[2], 2, int(sys.argv[3])))
     from bridge_jax.rundir.checkpoint import Checkpoints
 
-    sharding = NamedSharding(jax.make_mesh((2,), ("data",)), PartitionSpec("data"))
-    want = np.arange(6, dtype=np.float32)
-    state = {"x": jax.make_array_from_callback((6,), sharding, lambda index: want[index])}
-    with Checkpoints(sys.argv[1], keep=2) as checkpoints:
-        for step in (1, 2):
-            checkpoints.save(step, state, {"step": step})
-        read = checkpoints._read_arrays
+    hosts = dict(coordinator=sys.argv[2], count=2, index=int(sys.argv[3]))
+    with multihost.joined({"hosts": hosts}):
+        sharding = NamedSharding(jax.make_mesh((2,), ("data",)), PartitionSpec("data"))
+        want = np.arange(6, dtype=np.float32)
+        state = {"x": jax.make_array_from_callback((6,), sharding, lambda index: want[index])}
+        with Checkpoints(sys.argv[1], keep=2) as checkpoints:
+            for step in (1, 2):
+                checkpoints.save(step, state, {"step": step})
+            read = checkpoints._read_arrays
 
-        def one_bad_disk(step, wanted):
-            arrays = read(step, wanted)
-            if step == 2 and jax.process_index() == 1:
-                raise OSError("bad disk")
-            return arrays
+            def one_bad_disk(step, wanted):
+                arrays = read(step, wanted)
+                if step == 2 and jax.process_index() == 1:
+                    raise OSError("bad disk")
+                return arrays
 
-        checkpoints._read_arrays = one_bad_disk
-        got, meta = checkpoints.restore({"x": jax.ShapeDtypeStruct((6,), np.float32, sharding=sharding)})
-        assert all(np.array_equal(shard.data, want[shard.index]) for shard in got["x"].addressable_shards)
-        assert "now damaged_step_000002)" in meta["restore_warning"] and checkpoints.save(2, got, {})
-        print("restored", meta["step"], checkpoints.steps())
-    multihost._peers.leave()
+            checkpoints._read_arrays = one_bad_disk
+            got, meta = checkpoints.restore({"x": jax.ShapeDtypeStruct((6,), np.float32, sharding=sharding)})
+            assert all(np.array_equal(shard.data, want[shard.index]) for shard in got["x"].addressable_shards)
+            assert "now damaged_step_000002)" in meta["restore_warning"] and checkpoints.save(2, got, {})
+            print("restored", meta["step"], checkpoints.steps())
 """
 
 
