@@ -16,7 +16,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from bridge_jax.distributed import multihost, sharding
+from bridge_jax.distributed import rendezvous, sharding
 from bridge_jax.models import params
 from bridge_jax.training import build, settings
 from tests import errors
@@ -95,7 +95,7 @@ def test_recipe(heading, devices, before, options):
         build.make_setup(given.config, jax.devices()[:devices])
     if "experiments.train" in before and hasattr(s.task, "traces"):  # all recipes are of bridge
         assert s.task.traces, "the hub's rows of this task have no solutions"
-    read = multihost.read(
+    read = rendezvous.read(
         s.hosts, dict(re.findall(r"\b(BRIDGE_\w+)=(\S+)", before.replace("$i", "1")))
     )
     assert bool(read.coordinator) == ("GPU" not in heading)
