@@ -35,9 +35,10 @@ class Result(NamedTuple):
     curve: list[intervals.Bounds]  # greedy accuracy and its interval over problems
     seconds: float  # of training and evaluation
 
-    def accuracy(self, measure: str) -> Interval:
+    def accuracy(self, measure: str) -> intervals.Bounds:
         """Mean over problems and its 95% interval."""
-        return intervals.over_problems(self.scores[measure])
+        score_P = self.scores[measure]
+        return intervals.of_shares(score_P.mean(), score_P.var(), len(score_P))
 
 
 def read(out: pathlib.Path) -> dict[str, Result]:
@@ -79,7 +80,7 @@ def table(results: dict[str, Result]) -> str:
     )
 
 
-def interval_text(found: Interval) -> str:
+def interval_text(found: intervals.Bounds) -> str:
     """The mean and its interval, in percent."""
     return f"{100 * found.mean:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 

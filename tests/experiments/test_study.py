@@ -42,7 +42,7 @@ def line(variant: str, seed: int, share: float, rng, **point) -> dict:
     }
 
 
-def rows_of(tmp_path, shares: dict[str, float], seeds: int = 4) -> results.Rows:
+def rows_of(tmp_path, shares: dict[str, float], seeds: int = 4) -> results.Results:
     """The results file of these variants, all from one base, read back."""
     rng = np.random.default_rng(0)
     made = [
