@@ -185,6 +185,8 @@ def test_who_comes_to_the_same_end_by_itself_says_its_own_words(hosts, monkeypat
     monkeypatch.setattr(watchdog, "GRACE_S", 240.0)
     monkeypatch.setattr(made[1].leaving, "wait", lambda _: False)
     made[2].announce(watchdog.LOST, "diverged")
+    # host 0 has seen it
+    service.await_looks(10)
     made[0].announce(watchdog.LOST, "diverged")
     until(lambda: ends)
     service.await_looks(20)
