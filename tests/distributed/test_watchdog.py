@@ -201,17 +201,21 @@ def test_a_reason_that_was_given_ends_the_others(hosts, capfd, code):
     assert "host 2 (gamma) stopped: the disk is full" in capfd.readouterr().err
 
 
-def test_who_comes_to_the_same_end_by_itself_says_its_own_words(hosts, monkeypatch):
+def test_who_comes_to_the_same_end_by_itself_says_its_own_words(hosts, monkeypatch, capfd):
     """A host that ends by itself is not ended by the message of another."""
     service, made, ends = hosts
     # however late the second one is on a busy machine; host 1, which announces nothing, is not waited for
     monkeypatch.setattr(watchdog, "GRACE_S", 240.0)
     monkeypatch.setattr(made[1].leaving, "wait", lambda _: False)
     made[2].announce(watchdog.LOST, "diverged")
+    # host 0 has seen it
+    service.await_looks(10)
     made[0].announce(watchdog.LOST, "diverged")
     until(lambda: ends)
     service.await_looks(20)
     assert ends == [(1, watchdog.LOST)]
+    # a host that is ended says why before it is gone
+    assert capfd.readouterr().err.count("host 2 (gamma) stopped: diverged") == 1
 
 
 def test_a_broken_connection():

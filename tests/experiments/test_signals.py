@@ -154,7 +154,7 @@ def test_signals_that_interrupt(number):
             with contextlib.ExitStack() as stack:
                 stack.callback(print, "cleared up", flush=True)
                 # print would keep its text where the signal comes before it is done
-                os.write(1, b"ready\n")
+                os.write(1, b"ready\\n")
                 time.sleep(600)
 
         cli.run_command(main)
