@@ -20,6 +20,7 @@ from bridge_jax.evaluation import intervals
 from bridge_jax.filesystem import files
 from bridge_jax.rundir import logbook
 from bridge_jax.training import trainer
+from bridge_jax.training.export import export
 from configs import quickstart
 from experiments.cli import (
     define_path,
@@ -31,7 +32,6 @@ from experiments.cli import (
     run_command,
     use_compilation_cache,
 )
-from experiments.export import export
 
 METHODS = ("sft", "grpo", "bridge")
 COLUMNS = (
