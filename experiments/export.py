@@ -15,26 +15,10 @@ Exit codes: 0 done; 2 it cannot be done; 5 the disk is full; 130 Ctrl-C.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import flags
 
-from bridge_jax.training import interrupt
-from bridge_jax.training.export import KINDS, export_run
-from bridge_jax.training.export_checks import BASE
+from bridge_jax.training.export import KINDS, export
 from experiments.cli import define_path, fail, fail_by, log_to_stderr, run_command
-
-
-def export(workdir: str, out: str, what: str = "merged") -> Path:
-    """Export the newest checkpoint of a run; print what was checked. Returns the folder."""
-    with interrupt.acknowledge_interrupts("ending", "nothing was written"):
-        folder = export_run(workdir, out, what, print)
-    if what == "adapter":
-        print(
-            f"its base is {folder / BASE}, as adapter_config.json says: change it there when you "
-            "move it"
-        )
-    return folder
 
 
 def define_flags() -> None:

@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from bridge_jax.rundir import logbook
 from bridge_jax.training import trainer
+from bridge_jax.training.export import export
 from configs import base
 from experiments.cli import (
     define_path,
@@ -29,7 +30,6 @@ from experiments.cli import (
     run_command,
     use_compilation_cache,
 )
-from experiments.export import export
 
 
 def pretrain(config, out: pathlib.Path, devices=None) -> dict:

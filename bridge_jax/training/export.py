@@ -10,12 +10,24 @@ from pathlib import Path
 
 from bridge_jax.filesystem import files, hf_folder
 from bridge_jax.models import lora, params
-from bridge_jax.training import export_checks, reopen
+from bridge_jax.training import export_checks, interrupt, reopen
 from bridge_jax.training.build import Setup
 from bridge_jax.training.export_checks import BASE
 from bridge_jax.types import Tree
 
 KINDS = ("merged", "base", "adapter")
+
+
+def export(workdir: str, out: str, what: str = "merged") -> Path:
+    """Export the newest checkpoint of a run; print what was checked. Returns the folder."""
+    with interrupt.acknowledge_interrupts("ending", "nothing was written"):
+        folder = export_run(workdir, out, what, print)
+    if what == "adapter":
+        print(
+            f"its base is {folder / BASE}, as adapter_config.json says: change it there when you "
+            "move it"
+        )
+    return folder
 
 
 def export_run(workdir: str, out: str, what: str, note: Callable[[str], None]) -> Path:

@@ -136,8 +136,8 @@ CASES = {
     "rollout_uneven": on_model("sampling", uneven=True),
     "update": on_model("update", shared=True),
     "update_repeated": on_model("update", shared=False),
-    "update_bridge": on_model("cooperation", shared=True),
-    "update_bridge_repeated": on_model("cooperation", shared=False),
+    "update_bridge": on_model("bridge_beside_grpo", shared=True),
+    "update_bridge_repeated": on_model("bridge_beside_grpo", shared=False),
     "step_grpo": on_model("step", method="grpo"),
     "step_bridge": on_model("step", method="bridge"),
 }

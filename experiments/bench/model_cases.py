@@ -7,10 +7,10 @@ programs are those of training (programs.trace_sampler, trace_update), compiled 
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,35 +37,37 @@ INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\
 STEADY = dict(learning_rate=1e-6, schedule="constant", warmup_steps=0, decay_steps=0)
 
 
-def make(
-    method: str,
-    model: str,
-    dtype: str,
-    max_new: int,
-    pack: int = 0,
-    prompts: int = 0,
-    demos: int = 0,
-    sft_microbatches: int = 0,
-) -> Setup:
-    """A run of these sizes, without data.
+class Sizes(NamedTuple):
+    """Sizes of a case; 0: the usual number."""
 
-    demos: by default one for every five samples, as in the paper, rounded up to a multiple of 8.
-    """
+    max_new: int = 0  # usually NEW
+    pack: int = 0
+    prompts: int = 0  # usually PROMPTS
+    # usually DEMOS: one for every five samples, as in the paper, rounded up to a multiple of 8
+    demos: int = 0
+    sft_microbatches: int = 0
+
+
+USUAL = Sizes()
+
+
+def make(method: str, model: str, dtype: str, sizes: Sizes = USUAL) -> Setup:
+    """A run of these sizes, without data."""
     config = base.get_config(method)
     config.model.update(dict(path=model, dtype=dtype, remat="none"))
     config.data.buckets = (BUCKET,)
-    config.rollout.update(dict(max_new=max_new, cache_dtype=dtype))
+    config.rollout.update(dict(max_new=sizes.max_new or NEW, cache_dtype=dtype))
     config.batch.update(
         dict(
-            prompts_per_step=prompts or PROMPTS,
+            prompts_per_step=sizes.prompts or PROMPTS,
             samples_per_prompt=SAMPLES,
-            demos_per_step=demos or DEMOS,
+            demos_per_step=sizes.demos or DEMOS,
             microbatch_rows=8,
-            pack=pack,
+            pack=sizes.pack,
         )
     )
-    if sft_microbatches:
-        config.method.bridge.sft_microbatches = sft_microbatches
+    if sizes.sft_microbatches:
+        config.method.bridge.sft_microbatches = sizes.sft_microbatches
     config.optim.base.update(STEADY)
     config.optim.lora.update(STEADY)
     return build.make_setup(config, jax.devices()[:1])
@@ -162,7 +164,7 @@ def sampling(repeats: int, model: str, data_dir: str, dtype: str, uneven: bool) 
 
     Every row has 128 tokens; uneven: it goes to its end, or to 256 tokens.
     """
-    setup = make("grpo", model, dtype, 2 * NEW if uneven else NEW)
+    setup = make("grpo", model, dtype, Sizes(max_new=2 * NEW if uneven else NEW))
     phi = jax.tree.map(lambda x: x.astype(dtype), build.initial_theta(setup))
     sample, compile_s = sampler(setup, model, data_dir, uneven)
     measure, lines = machine("float32", read=False), []
@@ -216,7 +218,7 @@ def updates(
 
 def update(repeats: int, model: str, data_dir: str, dtype: str, shared: bool) -> list[dict]:
     """An update of grpo on 64 samples; shared: each prompt is computed once for its 8 samples."""
-    setup = make("grpo", model, dtype, NEW, pack=0 if shared else 1)
+    setup = make("grpo", model, dtype, Sizes(pack=0 if shared else 1))
     (call, about), rows, lines = (
         updates(setup, model, data_dir),
         setup.settings.batch.rollout_rows,
@@ -237,7 +239,9 @@ def update(repeats: int, model: str, data_dir: str, dtype: str, shared: bool) ->
     return lines[1:]
 
 
-def cooperation(repeats: int, model: str, data_dir: str, dtype: str, shared: bool) -> list[dict]:
+def bridge_beside_grpo(
+    repeats: int, model: str, data_dir: str, dtype: str, shared: bool
+) -> list[dict]:
     """An update of bridge and one of grpo in turn, on the same 40 samples.
 
     bridge has 8 demos, exactly one for every five samples. They are passed two at a time, which is
@@ -245,16 +249,12 @@ def cooperation(repeats: int, model: str, data_dir: str, dtype: str, shared: boo
     memory. times_*: the figure of bridge divided by that of grpo.
     """
     demos = FEWER * SAMPLES // 5
-    sized = functools.partial(
-        make,
-        model=model,
-        dtype=dtype,
-        max_new=NEW,
-        pack=0 if shared else 1,
-        prompts=FEWER,
-        demos=demos,
-    )
-    runs = {"bridge": sized("bridge", sft_microbatches=-(-demos // 2)), "grpo": sized("grpo")}
+    sizes = Sizes(pack=0 if shared else 1, prompts=FEWER, demos=demos)
+    in_pairs = sizes._replace(sft_microbatches=-(-demos // 2))
+    runs = {
+        "bridge": make("bridge", model, dtype, in_pairs),
+        "grpo": make("grpo", model, dtype, sizes),
+    }
     both = {method: updates(run, model, data_dir) for method, run in runs.items()}
     line = {
         f"{method}_{key}": value
@@ -311,7 +311,7 @@ def step(repeats: int, model: str, data_dir: str, dtype: str, method: str) -> li
     # first: a process counts the memory of its parent at the start as its own
     with Pool() as pool:
         selftest.grade(answers, pool)
-        setup = make(method, model, dtype, NEW)
+        setup = make(method, model, dtype)
         shapes, batch = build.abstract_state(setup), completions(setup, model, data_dir)
         work = {phase.name: phase.work(phase.trace()) for phase in phases.phases(setup, shapes)}
         merge, merge_compile_s = compiled(lambda: programs.trace_policy(setup, shapes, "theta"))

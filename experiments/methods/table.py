@@ -1,13 +1,10 @@
-"""Write docs/methods.md: `python -m experiments.methods [--out=docs/methods.md]`.
+"""The table of docs/methods.md, found by running the methods on a toy. Nothing in it is by hand.
 
-The page shows what each method samples, trains and costs. Nothing in it is written by hand. Samples
-and rows come from the method's kinds of steps, copies from its state. Passes are counted while its
-update is traced, by a policy that counts how often it is differentiated. To find what a part learns
-from, the command changes the demos, the samples, or theta_hat, and looks whether the part's step
-changes. It does so after a few steps: at the first one theta_hat is theta, and their terms in w
-cancel. The description of a method is the first line of its file.
-
-Exit codes: 0 done; 2 the file cannot be written; 5 the disk is full.
+Samples and rows come from the method's kinds of steps, copies from its state. Passes are counted
+while its update is traced, by a policy that counts how often it is differentiated. To find what a
+part learns from, the demos, the samples, or theta_hat are changed, and the part's step is compared.
+This is done after a few steps: at the first one theta_hat is theta, and their terms in w cancel.
+The description of a method is the first line of its file.
 """
 
 from __future__ import annotations
@@ -18,16 +15,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 from ml_collections import ConfigDict
 
 from bridge_jax import methods
 from bridge_jax.config import schema
-from bridge_jax.distributed import platforms
-from bridge_jax.filesystem import files
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Batch, BatchSpec, Method, Policy, Rollouts, Sequences, TrainState, Tree
-from experiments.cli import define_path, fail, fail_by, run_command
 
 # of the toy that is traced: tokens, prompts, samples of a prompt, positions
 V, P, M, T = 4, 2, 2, 2
@@ -248,24 +241,3 @@ def document(names: Sequence[str]) -> str:
         )
         + "\n"
     )
-
-
-def main(argv: list[str]) -> None:
-    """Write the file."""
-    if argv[1:]:
-        fail(f"unexpected arguments {argv[1:]}")
-    try:
-        platforms.devices()
-        files.replace(flags.FLAGS.out, document(methods.names()))
-    except (ValueError, OSError) as error:
-        fail_by(error)
-
-
-def define_flags() -> None:
-    """The flags of this command."""
-    define_path("out", "docs/methods.md", "the file")
-
-
-if __name__ == "__main__":
-    define_flags()
-    run_command(main)

@@ -53,7 +53,7 @@ def test_bridge_beside_grpo(folder, small, shared, monkeypatch):
     monkeypatch.setattr(
         model_cases, "make", lambda *given, **how: made.append(make(*given, **how)) or made[-1]
     )
-    (line,) = model_cases.cooperation(1, folder, "", "float32", shared)
+    (line,) = model_cases.bridge_beside_grpo(1, folder, "", "float32", shared)
     assert line["bridge_state_gb"] > 1.9 * line["grpo_state_gb"] and line["grpo_above_gb"] > 0
     assert all(
         run.settings.batch.rollout_rows // 5 == run.settings.batch.demos_per_step == 1

@@ -9,7 +9,7 @@ import pytest
 
 from bridge_jax import methods
 from configs.sweeps import ladder
-from experiments import methods as command
+from experiments.methods import table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -18,9 +18,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def test_the_committed_table_is_up_to_date():
     """Every line that it has, those of the study's methods among them; a new method may come later."""
     page = (ROOT / "docs" / "methods.md").read_text()
-    there = command.named(page)
+    there = table.named(page)
     assert {given["method"] for given in ladder.METHODS.values()} <= set(there)
-    assert page == command.document(there), "run python -m experiments.methods"
+    assert page == table.document(there), "run python -m experiments.methods"
     if lacking := set(methods.names()) - set(there):
         warnings.warn(
             f"docs/methods.md has no line of {', '.join(sorted(lacking))}; "
@@ -32,7 +32,7 @@ def test_the_committed_table_is_up_to_date():
 @pytest.mark.slow
 def test_lines():
     """BRIDGE: two passes over the samples, one over the demos, two copies; theta_hat never sees an expert."""
-    lines = {name: command.line(name) for name in methods.names()}
+    lines = {name: table.line(name) for name in methods.names()}
     assert lines["bridge"][2:7] == [
         "theta",
         "of their own",
@@ -41,7 +41,7 @@ def test_lines():
         "2",
     ]
     assert lines["joint"][4] == "theta: demos and samples; w: demos and samples"
-    gain = command.line("bridge", {"variant.w_learns": "gain"})
+    gain = table.line("bridge", {"variant.w_learns": "gain"})
     assert gain[1] == "method.bridge.variant.w_learns='gain'" and gain[4].endswith(
         "w: samples and theta_hat"
     )
@@ -54,4 +54,4 @@ def test_lines():
     ]
     assert lines["grpo"][2:7] == ["theta", "none", "theta: samples", "1 backward on samples", "1"]
     assert lines["alternate"][5] == "1 backward on samples; then 1 backward on demos"
-    assert all(len(line) == len(command.COLUMNS) and all(line) for line in lines.values())
+    assert all(len(line) == len(table.COLUMNS) and all(line) for line in lines.values())

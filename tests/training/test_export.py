@@ -15,7 +15,7 @@ from bridge_jax.models import params
 from bridge_jax.rundir import checkpoint
 from bridge_jax.training import build, export_checks, trainer
 from bridge_jax.training import export as exporting
-from experiments.export import export
+from bridge_jax.training.export import export
 from tests import errors, tiny_runs
 from tests.rundir.run_records import open_run
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)

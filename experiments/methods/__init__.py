@@ -1,0 +1,1 @@
+"""The page of methods: the table, and the command that writes it."""
