@@ -21,7 +21,7 @@ import pathlib
 from absl import flags
 
 from bridge_jax.config import renamed
-from bridge_jax.evaluation import comparison, report_samples, report_tables
+from bridge_jax.evaluation import comparison, intervals, report_samples, report_tables
 from bridge_jax.evaluation.comparison import BUDGETS, Run
 from bridge_jax.filesystem import files
 from experiments.cli import define_path, fail, fail_by, run_command
@@ -42,6 +42,7 @@ def page(
         "columns": ["method", *report_tables.COLUMNS.values()],
         "rows": rows,
         "curves": report_tables.curves(groups, metric),
+        "band_runs": intervals.BAND_RUNS,
         "groups": list(groups),
         "tables": made,
         "differences": report_tables.differences(groups, metric),

@@ -60,13 +60,14 @@ class Run(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Mean over seeds at points of a budget; the interval is nan for fewer than three seeds."""
+    """Mean over seeds at points of a budget; the interval is nan for fewer than BAND_RUNS seeds."""
 
     x: np.ndarray
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    seeds: int
+    # [seeds, points]
+    runs: np.ndarray
 
 
 def find(patterns: str) -> list[str]:
@@ -276,7 +277,7 @@ def curve(group: list[Run], metric: str, budget: str) -> Curve | None:
     bounds = intervals.bands(rows, is_share(metric))
     if len(group) < intervals.BAND_RUNS:
         bounds = bounds._replace(low=bounds.mean * np.nan, high=bounds.mean * np.nan)
-    return Curve(grid, *bounds, len(group))
+    return Curve(grid, *bounds, rows)
 
 
 def smooth(y: np.ndarray, reach: int) -> np.ndarray:

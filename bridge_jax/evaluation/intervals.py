@@ -52,8 +52,9 @@ TAIL = 0.025
 RUN_LIMIT = 0.25
 # shared seeds from which on runs are paired
 PAIRED_RUNS = 3
-# runs from which on curves have a band: two accuracies are equal too often by chance
-BAND_RUNS = 3
+# runs from which on curves have a band, those of fewer are drawn one by one: two accuracies are
+# equal too often by chance, and Student's t makes a band of three 2.5 times as wide as their spread
+BAND_RUNS = 4
 
 
 class Interval(NamedTuple):

@@ -48,6 +48,8 @@ COLUMNS = {
     "memory/host_peak_gib": "process peak GiB",
     "memory/device_peak_gib": "device GiB",
 }
+# of large numbers, up to the model FLOPs of the largest runs
+UNITS = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 TEX = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"} | {c: f"\\{c}" for c in "_%&#${}"}
 
 
@@ -55,10 +57,9 @@ def shown(value: float) -> str:
     """A number with four digits, thousands as 12.3k."""
     if value is None or math.isnan(value):
         return "-"
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            scale = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}[unit]
-            return f"{value / scale:.3g}{unit}"
+    if abs(value) >= 1e4:
+        size, unit = next((size, unit) for size, unit in UNITS if abs(value) >= size)
+        return f"{value / size:.3g}{unit}"
     return f"{value:.4g}"
 
 
@@ -120,7 +121,10 @@ def tables(rows: list[list[str]]) -> dict[str, str]:
 
 
 def curves(groups: dict[str, list[Run]], metric: str) -> dict:
-    """metric -> budget -> group -> {x, mean, low, high}; numbers with four digits."""
+    """metric -> budget -> group -> {x, mean, low, high, seeds}; numbers with four digits.
+
+    seeds: the curve of each seed where they are too few for an interval.
+    """
     short = lambda values: [None if math.isnan(v) else float(f"{v:.4g}") for v in values]
     found: dict = {}
     for key in dict.fromkeys((metric, *METRICS)):
@@ -133,6 +137,9 @@ def curves(groups: dict[str, list[Run]], metric: str) -> dict:
                         "mean": short(made.mean),
                         "low": short(made.low),
                         "high": short(made.high),
+                        "seeds": [short(row) for row in made.runs]
+                        if 1 < len(made.runs) < intervals.BAND_RUNS
+                        else [],
                     }
     return found
 

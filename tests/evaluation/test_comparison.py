@@ -55,7 +55,7 @@ def test_curve():
     """Seeds 0 and 1 end at 1 and 2, so their mean at .75."""
     group = [a_run(0), a_run(1)]
     made = comparison.curve(group, "m/x", "step")
-    assert made.seeds == 2 and made.mean[0] == 0 and made.mean[-1] == 1.5
+    assert len(made.runs) == 2 and made.mean[0] == 0 and made.mean[-1] == 1.5
     assert (
         comparison.curve([a_run(0), a_run(1, lines=[{"step": 0}, {"step": 2}])], "m/x", "step")
         is None
@@ -92,10 +92,10 @@ def test_runs_are_comparable_only_on_the_same_problems():
 
 
 def test_curves_of_shares_stay_within_0_and_1():
-    """Accuracies .95, 1 and .97: Student's t would reach 1.04. Two seeds have no band."""
+    """Accuracies .95, 1, .97 and 1: Student's t would reach 1.02. Three seeds have no band."""
     metric = "eval/held_out_accuracy"
     lines = lambda last: [{"step": 0, metric: 0.5}, {"step": 2, metric: last}]
-    group = [a_run(seed, lines=lines(last)) for seed, last in enumerate((0.95, 1.0, 0.97))]
+    group = [a_run(seed, lines=lines(last)) for seed, last in enumerate((0.95, 1.0, 0.97, 1.0))]
     made = comparison.curve(group, metric, "step")
     assert 0.82 < made.low[-1] < made.mean[-1] < made.high[-1] < 1
     other = [
@@ -103,8 +103,10 @@ def test_curves_of_shares_stay_within_0_and_1():
         for run in group
     ]
     assert comparison.curve(other, metric, "step").high[-1] > 9  # no shares, whatever their name
-    two = comparison.curve(group[:2], metric, "step")
-    assert two.mean[-1] == pytest.approx(0.975) and np.isnan([*two.low, *two.high]).all()
+    three = comparison.curve(group[:3], metric, "step")
+    assert three.mean[-1] == pytest.approx(2.92 / 3)
+    assert np.isnan([*three.low, *three.high]).all()
+    assert three.runs[:, -1] == pytest.approx([0.95, 1.0, 0.97])
     assert comparison.is_share("reward/mean") and comparison.is_share("bridge/ess")
     assert not comparison.is_share("rollout/length") and not comparison.is_share(
         "measured_gain/gain"

@@ -270,7 +270,7 @@ def test_accuracy_over_two_runs(spread):
     assert all((one.low >= 0).all() and (one.high <= 1).all() for one in found)
 
 
-@pytest.mark.parametrize("runs", [intervals.BAND_RUNS, 4, 8])
+@pytest.mark.parametrize("runs", [3, intervals.BAND_RUNS, 8])
 def test_bands_over_runs_cover_for_these_problems(runs):
     """Accuracies on one set of problems; the truth is the mean over runs for this very set."""
     rng = np.random.default_rng(runs)

@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import subprocess
+import unicodedata
+import zlib
 
 import numpy as np
 import pytest
@@ -90,18 +92,51 @@ def browser() -> str:
     return found
 
 
+# without any network
+HEADLESS = ("--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND")
+
+
 def opened(browser: str, path) -> str:
-    """The page's DOM after its scripts have run, without any network."""
-    command = [
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--dump-dom",
-        f"file://{path}",
-    ]
+    """The page's DOM after its scripts have run."""
+    command = [browser, *HEADLESS, "--dump-dom", f"file://{path}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
+
+
+def printed(browser: str, path) -> list[str]:
+    """The text of each page of the printed page, without spaces."""
+    pdf = path.with_suffix(".pdf")
+    command = [browser, *HEADLESS, "--no-pdf-header-footer", f"--print-to-pdf={pdf}"]
+    subprocess.run([*command, f"file://{path}"], capture_output=True, timeout=240)
+    return text_of_pages(pdf.read_bytes())
+
+
+def text_of_pages(pdf: bytes) -> list[str]:
+    """Text of a PDF as Chromium writes it: glyphs in hexadecimal, a table of letters a font."""
+    objects = dict(re.findall(rb"\n(\d+) 0 obj\n(.*?)endobj", pdf, re.DOTALL))
+    stream = lambda key: zlib.decompress(re.split(rb"stream\r?\n", objects[key], maxsplit=1)[1])
+    letters: dict[bytes, dict[int, str]] = {}
+    for font, key in set(re.findall(rb"/(F\d+) (\d+) 0 R", pdf)):
+        found = letters[font] = {}
+        table = stream(re.search(rb"/ToUnicode (\d+) 0 R", objects[key])[1])
+        for line in re.findall(rb"^<.*>$", table, re.MULTILINE):
+            *bounds, letter = re.findall(r"<(\w+)>", line.decode())
+            first, last = int(bounds[0], 16), int(bounds[-1], 16)
+            *start, end = bytes.fromhex(letter).decode("utf-16-be")
+            for i in range(last - first + 1):
+                found[first + i] = "".join([*start, chr(ord(end) + i)])
+    pages = []
+    for body in objects.values():
+        if not re.search(rb"/Type /Page\b", body):
+            continue
+        text, font = "", b""
+        drawn = stream(re.search(rb"/Contents (\d+) 0 R", body)[1])
+        for name, glyphs in re.findall(rb"/(F\d+) [\d.]+ Tf|<(\w+)> Tj", drawn):
+            font = name or font
+            numbers = (int(glyphs[i : i + 4], 16) for i in range(0, len(glyphs), 4))
+            text += "".join(letters[font].get(number, "?") for number in numbers)
+        # the compatible form of a ligature is its letters
+        pages.append(unicodedata.normalize("NFKC", text).replace(" ", ""))
+    return pages
 
 
 def made(tmp_path, **options):
@@ -139,6 +174,84 @@ def test_forty_runs_open_in_two_seconds(tmp_path, browser):
         'class="notes"' not in dom
         and "No curve, since" not in dom.split("</svg>", 1)[1].split("<script", 1)[0]
     )
+
+
+def is_round(values: list[float]) -> bool:
+    """Whether the values are multiples of their distance, and that is 1, 2 or 5 times 10^k."""
+    step = values[1] - values[0]
+    leading = step / 10 ** np.floor(np.log10(step) + 1e-6)
+    return (
+        np.isclose(leading, [1, 2, 5]).any()
+        and np.allclose(np.diff(values), step)
+        and np.allclose(np.array(values) / step, np.rint(np.array(values) / step), atol=1e-6)
+    )
+
+
+def test_ticks_are_round_and_few_seeds_are_thin_lines(tmp_path, browser):
+    """Three seeds are three thin lines without a band, four are a band, one is its line alone.
+
+    Accuracies near 0 and near 1: neither bands nor ticks leave [0, 1].
+    """
+    low, high = (0.02, 0.0, 0.01, 0.0), (0.97, 1.0, 0.95, 1.0)
+    for method, last, seeds in (("sft", low, 4), ("grpo", high, 4), ("bridge", high, 3)):
+        for seed in range(seeds):
+            folder = tmp_path / "runs" / f"{method}{seed}"
+            write_run(folder, method, seed, steps=37, skip=(METRIC,))
+            with (folder / "metrics.jsonl").open("a") as file:
+                for step, value in ((0, 0.43), (37, last[seed])):
+                    file.write(json.dumps({"step": step, METRIC: value}) + "\n")
+    write_run(tmp_path / "runs" / "luffy", "luffy", 0, steps=37)
+    groups, text, _ = made(tmp_path)
+    curves = report_tables.curves(groups, METRIC)[METRIC]["step"]
+    for name, count in (("sft", 0), ("grpo", 0), ("bridge", 3), ("luffy", 0)):
+        assert len(curves[name]["seeds"]) == count
+    for bound in (curves[name][end] for name in ("sft", "grpo") for end in ("low", "high")):
+        assert 0 <= min(bound) <= max(bound) <= 1
+    ranges = [[0.137, 0.842, 6], [-3.7e-7, 9.1e-6, 5], [0, 8.45e15, 9], [-0.4, 0.93, 8]]
+    probe = (
+        f"const scales = {ranges}.map(given => ticks(...given));"
+        "document.body.dataset.ticks = JSON.stringify(scales.map(s => [s.values, labels(s)]));"
+    )
+    page = tmp_path / "report.html"
+    page.write_text(text.replace("</html>", f"<script>{probe}</script></html>"))
+    dom = opened(browser, page)
+    plot = re.search(r'<svg id="plot".*?</svg>', dom, re.DOTALL)[0]
+    for axis, least, most in (("y", 0, 1), ("x", 0, 37)):
+        shown = re.findall(rf'class="tick {axis}" data-value="([^"]+)"[^>]*>([^<]+)<', plot)
+        values = [float(value) for value, _ in shown]
+        assert 4 <= len(values) <= 12 and is_round(values)
+        assert least <= min(values) <= max(values) <= most
+        assert [float(label) for _, label in shown] == values
+    for (first, last, most), (values, labels) in zip(
+        ranges, json.loads(html.unescape(re.search(r'data-ticks="([^"]+)"', dom)[1]))
+    ):
+        assert is_round(values) and first <= values[0] < values[-1] <= last
+        assert most / 2.5 - 1 <= len(values) <= most + 1 and len(set(labels)) == len(labels)
+    lines = {
+        name: (body.count('class="band"'), body.count('class="seed"'), body.count('class="mean"'))
+        for name, body in re.findall(r'class="curve" data-name="(\w+)">(.*?)</g>', plot)
+    }
+    banded, thin = (1, 0, 1), (0, 3, 1)
+    assert lines == {"sft": banded, "grpo": banded, "bridge": thin, "luffy": (0, 0, 1)}
+
+
+def test_the_printed_page_has_everything_but_the_controls(tmp_path, browser):
+    """Sections that are closed on the screen are printed, pages begin with a section's title."""
+    for method in ("sft", "grpo"):
+        write_run(tmp_path / "runs" / method, method, 0, steps=4, samples=True)
+    _, text, _ = made(tmp_path)
+    closed = tmp_path / "closed.html"
+    closed.write_text(text.replace("<details open", "<details"))
+    pages = printed(browser, closed)
+    assert pages == printed(browser, tmp_path / "report.html")
+    titles = [title.replace(" ", "") for title in re.findall("<h2>(.*?)</h2>", text)]
+    assert len(titles) == 7 and all(title in "".join(pages) for title in titles)
+    assert [page.startswith(title) for page, title in zip(pages[-3:], titles[-3:])] == [True] * 3
+    assert 4 <= len(pages) <= 8
+    # a cell of the last table, a sample, a tick
+    assert "method.name" in pages[-1] and "<b>notmarkup</b>" in pages[-2] and "0.2" in pages[0]
+    # the names of formats, and the caption's advice
+    assert not any(word in "".join(pages) for word in ("Markdown", "LaTeX", "aclick"))
 
 
 def test_what_is_missing_is_marked(tmp_path, browser):
