@@ -26,7 +26,8 @@ format: $(VENV)/installed
 $(VENV)/installed: requirements.txt requirements-run.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.12"'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "installing the packages of requirements.txt, about 1 GB, into $(VENV)"
+	$(VENV)/bin/pip install --disable-pip-version-check -r requirements.txt
 	touch $@
 
 clean:

@@ -23,6 +23,15 @@ METHODS = {
 # so that no core waits for a long run at the end
 LONGEST_FIRST = ("bridge", "hybrid", "grpo", "sft")
 COLOURS = {"base": "0.5", "sft": "C0", "grpo": "C1", "hybrid": "C2", "bridge": "C3"}
+# compared with each other
+PAIRS = (
+    ("hybrid", "sft"),
+    ("hybrid", "grpo"),
+    ("bridge", "sft"),
+    ("bridge", "grpo"),
+    ("bridge", "hybrid"),
+)
+LIMITS = "points, 95% over problems, for these very models: one seed shows no ranking of methods"
 GREEDY, SAMPLED = "held_out", "held_out_sampled"
 MEASURES = {GREEDY: "greedy", SAMPLED: "sampled"}
 
@@ -86,22 +95,33 @@ def interval_text(found: intervals.Bounds) -> str:
 
 
 def findings(results: dict[str, Result]) -> str:
-    """Sentences about bridge beside the others, in points, paired over problems."""
-    lines = []
-    for other in ("base", "sft", "grpo", "hybrid"):
+    """Sentences about pairs of methods, in points, paired over problems."""
+    verdicts, lines = {}, []
+    for one, other in PAIRS:
         gaps = {
             measure: intervals.difference_of_models(
-                results["bridge"].scores[measure], results[other].scores[measure]
+                results[one].scores[measure], results[other].scores[measure]
             )
             for measure in MEASURES
         }
-        told = ", ".join(
+        verdicts[one, other] = verdict(other, gaps)
+        numbers = ", ".join(
             f"{MEASURES[measure]} {100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
             for measure, gap in gaps.items()
         )
-        lines.append(f"bridge minus {other}: {told}: {verdict(other, gaps)}")
-    lines.append("points, 95% over problems, for these very models: one seed, so no ranking")
-    return "\n".join(lines)
+        lines.append(f"{one} minus {other}: {numbers}: {verdicts[one, other]}")
+    return "\n".join([*lines, summary(verdicts), LIMITS])
+
+
+def summary(verdicts: dict[tuple[str, str], str]) -> str:
+    """Whether learning from both is above either alone, and BRIDGE above plain mixing."""
+    alone = [verdicts[one, other] for one in ("hybrid", "bridge") for other in ("sft", "grpo")]
+    above = [text.startswith("above") and "below" not in text for text in alone]
+    if all(above):
+        first = "learning from demonstrations and rewards together is above either alone"
+    else:
+        first = f"{sum(above)} of 4 comparisons of both with either alone are above it"
+    return f"here {first}, and bridge is {verdicts['bridge', 'hybrid']} (plain mixing)"
 
 
 def verdict(other: str, gaps: dict[str, Interval]) -> str:

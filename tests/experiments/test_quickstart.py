@@ -63,10 +63,22 @@ def test_read_and_table(results):
 
 
 def test_findings(results):
-    """Each comparison says what its paired interval allows, measure by measure."""
-    by_other = {line.split()[2].rstrip(":"): line for line in page.findings(results).splitlines()}
-    assert "+30.0 [" in by_other["sft"] and "above sft (greedy, sampled)" in by_other["sft"]
-    assert "above hybrid (greedy)" in by_other["hybrid"] and "below" not in by_other["hybrid"]
+    """Each comparison says what its paired interval allows, and the summary what they add up to."""
+    *lines, summary, _ = page.findings(results).splitlines()
+    pairs = {tuple(line.partition(":")[0].split(" minus ")): line for line in lines}
+    assert set(pairs) == set(page.PAIRS)
+    assert "+30.0 [" in pairs["bridge", "sft"]
+    assert "above sft (greedy, sampled)" in pairs["bridge", "sft"]
+    assert pairs["bridge", "hybrid"].endswith(": above hybrid (greedy)")
+    assert "together is above either alone" in summary and "bridge is above hybrid" in summary
+
+
+def test_summary_where_one_comparison_is_level():
+    """Not all of both are above either alone: the number of those that are is said."""
+    verdicts = {pair: f"above {pair[1]} (greedy)" for pair in page.PAIRS}
+    verdicts |= {("hybrid", "grpo"): "level with grpo", ("bridge", "hybrid"): "level with hybrid"}
+    text = page.summary(verdicts)
+    assert "3 of 4" in text and "bridge is level with hybrid" in text
 
 
 def test_verdict_of_level_and_below():
