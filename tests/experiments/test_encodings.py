@@ -7,11 +7,11 @@ import json
 import pytest
 
 from bridge_jax.data import datasets, traces
-from bridge_jax.evaluation import comparison, report_samples, transcripts
+from bridge_jax.evaluation import comparison, regrade, report_samples, transcripts
 from bridge_jax.filesystem import hf_folder
 from bridge_jax.rundir import logbook, run_config
 from bridge_jax.training import reopen
-from experiments import plan, regrade
+from experiments import plan
 from experiments.study import results
 from experiments.sweep import results as sweep_results
 from tests import errors

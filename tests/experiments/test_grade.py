@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
+from bridge_jax.evaluation import regrade
 from bridge_jax.tasks import arithmetic
-from experiments import regrade
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-from bridge_jax.evaluation import comparison, report_samples, report_tables
+from bridge_jax.evaluation import comparison, regrade, report_samples, report_tables
 from bridge_jax.training import reopen
 from bridge_jax.training.step_log import StepLog
-from experiments import regrade
 from tests import tiny_runs
 from tests.tiny_runs import go, lines, quick  # noqa: F401
 
