@@ -153,14 +153,16 @@ def draw(results: dict[str, Result], path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(10, 3.8), layout="constrained", width_ratios=(3, 2)
-    )
-    draw_curves(left, results)
-    draw_scores(right, results)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
-    pyplot.close(figure)
+    # legible at half the size
+    with pyplot.rc_context({"font.size": 12, "axes.titlesize": "medium"}):
+        figure, (left, right) = pyplot.subplots(
+            1, 2, figsize=(10, 4.2), layout="constrained", width_ratios=(3, 2)
+        )
+        draw_curves(left, results)
+        draw_scores(right, results)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=120)
+        pyplot.close(figure)
     files.replace(path, drawn.getvalue())
 
 
@@ -174,7 +176,7 @@ def draw_curves(axis, results: dict[str, Result]) -> None:
         low, high = ([100 * point[end] for point in result.curve] for end in (1, 2))
         axis.fill_between(result.steps, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
     axis.set(title="held-out accuracy, greedy (%)", xlabel="step", ylim=(0, 100))
-    axis.legend(loc="upper left")
+    axis.legend(loc="lower right")
     axis.grid(alpha=0.3)
 
 
@@ -196,5 +198,6 @@ def draw_scores(axis, results: dict[str, Result]) -> None:
     axis.invert_yaxis()
     axis.plot([], [], "o", color="0.3", label="greedy")
     axis.plot([], [], "s", color="0.3", mfc="white", label="sampled")
-    axis.legend(loc="lower left")
+    # below the axis, where no model can lie
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2, frameon=False)
     axis.grid(alpha=0.3)

@@ -8,7 +8,7 @@ models, which were made on other processors, stay.
 
 Then tables and pictures are drawn from these files alone (`--stages=` only draws), for each base:
 the parts of docs/study_appendix.md between `<!-- table NAME on BASE -->` and `<!-- end -->`, and
-docs/study/*_BASE.png.
+docs/study/*_BASE.png; and docs/smollm2/rewards.png, from the metrics beside it.
 --quick: two seeds of the main methods, untuned, in about ten minutes, in runs/study_quick. It shows
 how the study works; it proves nothing.
 
@@ -24,6 +24,7 @@ import sys
 from absl import flags
 
 from bridge_jax.filesystem import files
+from bridge_jax.rundir import logbook
 from experiments.cli import DISK_FULL, fail, fail_by, interrupt_by_signals, run_command
 from experiments.study import pictures, results, stages, tables
 from experiments.study.stages import STAGES, Study
@@ -46,6 +47,9 @@ def draw(study: Study) -> None:
         # on other bases no main sweep was run
         if len(results.plain(rows)) > 2:
             pictures.draw(rows, study.docs, base)
+    if not study.quick:
+        one_run = study.page.parent / "smollm2"
+        pictures.draw_run(logbook.read(str(one_run)), one_run / "rewards.png")
 
 
 def main(argv: list[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 
+from bridge_jax.rundir import logbook
 from configs.sweeps import ladder
 from experiments.study import pictures, results, stages, tables
 from experiments.study.stages import Study
@@ -182,12 +184,50 @@ def test_the_page_is_filled_between_its_marks(tmp_path):
 
 
 def test_pictures_are_drawn(tmp_path):
-    """Both pictures are written."""
+    """Both pictures are written, and that of one run."""
     rows = rows_of(tmp_path, {"bridge": 0.6, "sft": 0.4, "luffy": 0.5})
     pictures.draw(rows, tmp_path, "w")
     assert all(
         (tmp_path / name).stat().st_size > 10_000 for name in ("dynamics_w.png", "methods_w.png")
     )
+    pictures.draw_run(logbook.read(str(stages.ROOT / "docs" / "smollm2")), tmp_path / "run.png")
+    assert (tmp_path / "run.png").stat().st_size > 10_000
+
+
+def test_a_picture_of_many_variants_is_legible(tmp_path):
+    """19 variants: one measure a panel, the best above, no two names or ticks on each other.
+
+    A difference whose interval contains 0 is grey, and bridge has none from itself.
+    """
+    names = [*list(ladder.METHODS)[:18], "bridge_ten"]
+    rows = rows_of(tmp_path, {name: 0.3 + 0.02 * i for i, name in enumerate(names)})
+    pyplot = pictures.import_pyplot()
+    with pyplot.rc_context({"font.size": pictures.POINTS, "axes.titlesize": "medium"}):
+        figure = pictures.draw_methods(pyplot, rows)
+        figure.canvas.draw()
+        axes = figure.axes
+        shown = [label.get_text() for label in axes[0].get_yticklabels()]
+        assert shown == sorted(
+            names, key=lambda name: np.mean(results.final(rows[name], results.SAMPLED))
+        )
+        assert [len(axis.collections) for axis in axes] == [19, 18, 19, 18]
+        for axis in axes:
+            ticks = [*axis.get_xticklabels()] + [*axis.get_yticklabels()] * (axis is axes[0])
+            boxes = [text.get_window_extent() for text in [*ticks, axis.title]]
+            assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+        for left, right in itertools.pairwise(axes):
+            assert not left.title.get_window_extent().overlaps(right.title.get_window_extent())
+        for bar in axes[1].collections:
+            ((low, _), (high, _)) = bar.get_segments()[0]
+            grey = np.ptp(bar.get_color()[0][:3]) == 0
+            assert grey == (low <= 0 <= high)
+    pyplot.close(figure)
+
+
+def test_pictures_of_the_docs_load_fast():
+    """None is above 200 kB."""
+    for picture in (stages.ROOT / "docs").rglob("*.png"):
+        assert picture.stat().st_size < 200_000, picture
 
 
 def test_the_committed_page_is_drawn_from_the_committed_results():
