@@ -17,6 +17,8 @@ from configs import base, from_scratch, tasks
 def get_config(method: str = "bridge") -> ConfigDict:
     """20 steps; the task, after a comma, is arithmetic by default."""
     method, _, task = method.partition(",")
+    if method in tasks.names():
+        raise ValueError(f"{method} is a task; give METHOD,TASK, such as bridge,{method}")
     config = base.get_config(method)
     config.steps = 20
     # 127 ASCII characters and the end-of-sequence id

@@ -18,3 +18,8 @@ def group(name: str, **given) -> ConfigDict:
         if key not in defaults:
             raise ValueError(f"unknown key task.{key}: {schema.did_you_mean(key, defaults)}")
     return ConfigDict({"name": name} | defaults | given)
+
+
+def names() -> tuple[str, ...]:
+    """All tasks there are."""
+    return tuple(tasks.names())

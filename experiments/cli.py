@@ -20,11 +20,12 @@ from collections.abc import Callable
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
+from ml_collections.config_flags.config_flags import FlagOrderError
 
 import bridge_jax
-from bridge_jax.config import renamed, schema
+from bridge_jax.config import schema
 from bridge_jax.filesystem import files, streams
-from experiments import INTERRUPTED
+from experiments import INTERRUPTED, mistakes
 
 # exit code of every command: the same command can go on once there is room
 DISK_FULL = 5
@@ -157,13 +158,27 @@ def fail_by(error: Exception, code: int = 2, at_once: bool = False) -> None:
     fail(files.explain(error), DISK_FULL if files.is_full(error) else code, at_once)
 
 
-def run_command(main: Callable) -> None:
-    """Parse the flags and call main(argv), as every command does; lost output does not end it."""
+def run_command(main: Callable, example: str = "") -> None:
+    """Parse the flags and call main(argv), as every command does; lost output does not end it.
+
+    example: a complete command, shown where a required flag is missing.
+    """
     streams.install()
     flags.DEFINE_flag(VersionFlag())
+    show_flags_of(main)
     # absl took its stream when it was imported; it may be None, which absl could not close
     absl_logging.get_absl_handler().python_handler.stream = sys.stderr
-    app.run(functools.partial(interruptible, main), flags_parser=parse_flags)
+    parse = functools.partial(parse_flags, example=example)
+    app.run(functools.partial(interruptible, main), flags_parser=parse)
+
+
+def show_flags_of(main: Callable) -> None:
+    """--help describes the file of main also where another one, a package's __main__.py, is run."""
+    if main.__module__ == "__main__":
+        return
+    sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
+    for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def interruptible(main: Callable, argv: list[str]) -> None:
@@ -192,53 +207,38 @@ def check_output() -> None:
         fail_by(OSError(error.errno, error.strerror, "standard output"))
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the command line into the flags; a mistake in it ends the program with one line."""
+def parse_flags(argv: list[str], example: str = "") -> list[str]:
+    """Parse the command line into the flags; a mistake in it ends the program with one line.
+
+    example: a complete command, shown where a required flag is missing.
+    """
     try:
         argv = expand_config(argv)
+        if "config" in flags.FLAGS and (message := mistakes.chosen_by_key(argv)):
+            fail(message)
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             # raises the error that kept the file from being read
             list(flags.FLAGS.config)
         return rest
+    except flags.UnrecognizedFlagError as error:
+        fail(mistakes.config_key_as_flag(argv, error.flagname) or str(error))
+    except FlagOrderError:
+        fail("--config=FILE must stand before the keys that change it, --config.KEY=VALUE")
     except flags.Error as error:
-        fail(without_traceback(str(error)))
+        text = mistakes.without_traceback(str(error))
+        fail(mistakes.missing_flags(text, example) or mistakes.wrong_type(text) or text)
     except (AttributeError, KeyError, TypeError) as error:
         # of ml_collections, for a key that the config does not have
-        if message := unknown_key(argv):
+        if message := mistakes.unknown_key(argv):
             fail(message)
         raise error
     except (ValueError, OSError) as error:
         # of the config file: it does not exist, or it refuses its argument
-        fail(" ".join(str(error).split()))
+        fail(mistakes.missing_config(argv) or " ".join(str(error).split()))
 
 
-def without_traceback(text: str) -> str:
-    """An error of a config file on one line where the file refused its argument, else as it is.
-
-    ml_collections puts the traceback into the message; a mistake in the file's code keeps it.
-    """
-    last = text.strip().splitlines()[-1]
-    if "Traceback (most recent call last)" not in text or not last.startswith("ValueError: "):
-        return text
-    flag = text.split(": Error whilst parsing config file", 1)[0]
-    return f"{flag}: {last.removeprefix('ValueError: ')}"
-
-
-def unknown_key(argv: list[str]) -> str:
-    """A message for the first --config.a.b that the config file does not have; else ""."""
-    line = " ".join(argv[1:])
-    file = re.search(r"(?:^| )--?config[= ](\S+)", line)
-    config = flags.FLAGS["config"].parser.parse(file[1] if file else "")
-    for path in re.findall(r"(?:^| )--?(?:no)?(config\.[\w.]+)", line):
-        group = config
-        for key in path.split(".")[1:]:
-            if not isinstance(group, ConfigDict) or key not in group:
-                allowed = group if isinstance(group, ConfigDict) else ()
-                if path.startswith(
-                    ("config.method.", *(f"config.{name}." for name in renamed.GROUPS))
-                ) and (hint := renamed.hint(config.method.name, key)):
-                    return f"unknown key {path}: {hint}"
-                return f"unknown key {path}: {schema.did_you_mean(key, allowed)}"
-            group = group[key]
-    return ""
+def file_config() -> ConfigDict:
+    """The config as its file gives it, without what the command line sets."""
+    flag = flags.FLAGS["config"]
+    return flag.parser.parse(flag.config_filename)

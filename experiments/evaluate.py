@@ -44,6 +44,7 @@ from experiments.cli import (
 logger = logging.getLogger(__name__)
 PUBLISHED = Path(__file__).parent / "paper" / "published.json"
 KEPT = "every batch that was graded is on disk, and the same command goes on from there"
+EXAMPLE = "python -m experiments.evaluate --model=runs/one --out=runs/one/eval"
 
 
 def evaluate_model(path: str, out: str, options: Options, devices=None) -> dict:
@@ -218,4 +219,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run_command(main)
+    run_command(main, EXAMPLE)

@@ -20,6 +20,8 @@ from absl import flags
 from bridge_jax.training.export import KINDS, export
 from experiments.cli import define_path, fail, fail_by, log_to_stderr, run_command
 
+EXAMPLE = "python -m experiments.export --workdir=runs/one --out=models_local/one"
+
 
 def define_flags() -> None:
     """The flags of this command."""
@@ -41,4 +43,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run_command(main)
+    run_command(main, EXAMPLE)

@@ -82,4 +82,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run_command(main)
+    run_command(main, "python -m experiments.get_smollm2 --out=models_local/smollm2")

@@ -31,6 +31,7 @@ from experiments.cli import check_output, define_path, fail, fail_by, log_to_std
 READINGS = {"boxed": last_boxed, "lenient": lenient_answer, "bare": lambda text: text}
 # graded at once
 ROWS = 500
+EXAMPLE = "python -m experiments.grade --file=pairs.jsonl"
 
 
 def rows_of(file, name: str) -> Iterator[tuple[dict, tuple[str, str, Rule]]]:
@@ -135,4 +136,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run_command(main)
+    run_command(main, EXAMPLE)

@@ -25,7 +25,15 @@ from bridge_jax import methods
 from bridge_jax.config import schema
 from bridge_jax.filesystem import files
 from bridge_jax.planner import chips
-from experiments.cli import check_output, define_path, fail, fail_by, log_to_stderr, run_command
+from experiments.cli import (
+    check_output,
+    define_path,
+    fail,
+    fail_by,
+    file_config,
+    log_to_stderr,
+    run_command,
+)
 
 PHASES = ("merge", "prefill", "decode", "logp", "update")
 TABLE, PLANS = Path("docs/plan.md"), Path("docs/plans")
@@ -76,11 +84,10 @@ def write_table() -> None:
 
 def changes(config, method: str) -> str:
     """The keys that the command line set to other values, of those that the method reads."""
-    fresh = flags.FLAGS["config"].parser.parse(flags.FLAGS["config"].config_filename)
     own = f"method.{method}."
     return ", ".join(
         f"{key}={mine}"
-        for key, (mine, _) in schema.diff(config, fresh).items()
+        for key, (mine, _) in schema.diff(config, file_config()).items()
         if key.startswith(own) or not key.startswith("method.")
     )
 

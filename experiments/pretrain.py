@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 
 from absl import flags
 from ml_collections import config_flags
@@ -20,10 +21,12 @@ from bridge_jax.rundir import logbook
 from bridge_jax.training import trainer
 from bridge_jax.training.export import export
 from configs import base
+from experiments import mistakes
 from experiments.cli import (
     define_path,
     fail,
     fail_by,
+    file_config,
     keep_freed_memory,
     leave,
     log_to_stderr,
@@ -31,12 +34,22 @@ from experiments.cli import (
     use_compilation_cache,
 )
 
+RECIPE = "configs/ladder.py:base"
 
-def pretrain(config, out: pathlib.Path, devices=None) -> dict:
-    """Train the base model and export it to out/model; its last line of metrics."""
-    if trainer.train(config, str(out / "run"), defaults=base.get_config(), devices=devices)[
-        "stopped"
-    ]:
+
+def pretrain(config, out: pathlib.Path, devices=None, file_config=None) -> dict:
+    """Train the base model and export it to out/model; its last line of metrics.
+
+    file_config: the config as its file gives it (trainer.train).
+    """
+    end = trainer.train(
+        config,
+        str(out / "run"),
+        defaults=base.get_config(),
+        devices=devices,
+        file_config=file_config,
+    )
+    if end["stopped"]:
         # a signal came; the same command goes on
         leave()
     if not (out / "model").exists():
@@ -63,7 +76,7 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     out = pathlib.Path(flags.FLAGS.out)
     try:
-        last = pretrain(flags.FLAGS.config, out)
+        last = pretrain(flags.FLAGS.config, out, file_config=file_config())
     except (ValueError, OSError) as error:
         fail_by(error)
     except RuntimeError as error:
@@ -79,7 +92,7 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """The flags of this command."""
     config_flags.DEFINE_config_file(
-        "config", "configs/ladder.py:base", "the recipe of the base model", lock_config=True
+        "config", None, f"the recipe of the base model; default: {RECIPE}", lock_config=True
     )
     define_path("out", "runs/base", "where run/ and model/ go")
     flags.DEFINE_integer(
@@ -90,6 +103,16 @@ def define_flags() -> None:
     )
 
 
+def with_default_config(argv: list[str]) -> list[str]:
+    """The command line with a --config.
+
+    A default of the flag would be read before the flags are parsed, and a wrong key in it be a
+    traceback.
+    """
+    return argv if mistakes.config_of(argv) else [argv[0], f"--config={RECIPE}", *argv[1:]]
+
+
 if __name__ == "__main__":
     define_flags()
+    sys.argv = with_default_config(sys.argv)
     run_command(main)

@@ -27,6 +27,7 @@ from bridge_jax.filesystem import files
 from experiments.cli import define_path, fail, fail_by, run_command
 
 PAGE = pathlib.Path(__file__).with_name("report_page.html")
+EXAMPLE = "python -m experiments.report --runs='runs/quickstart/*' --out=report.html"
 
 
 def page(
@@ -72,6 +73,7 @@ def main(argv: list[str]) -> None:
         fail(f"--metric={metric}: it is {new} now")
     try:
         not_started = comparison.not_started(flags.FLAGS.runs)
+        skipped = comparison.skipped(flags.FLAGS.runs)
         groups = comparison.grouped(
             [comparison.load(folder) for folder in comparison.find(flags.FLAGS.runs)]
         )
@@ -83,7 +85,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         fail_by(error)
     print(f"{made['md']}\n{out}: {len(text) / 1e6:.1f} MB")
-    for note in not_started + report_tables.notes(groups, metric):
+    for note in skipped + not_started + report_tables.notes(groups, metric):
         print(f"note: {note}")
 
 
@@ -99,4 +101,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run_command(main)
+    run_command(main, EXAMPLE)

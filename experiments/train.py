@@ -25,12 +25,15 @@ from experiments.cli import (
     define_path,
     fail,
     fail_by,
+    file_config,
     keep_freed_memory,
     leave,
     log_to_stderr,
     run_command,
     use_compilation_cache,
 )
+
+EXAMPLE = "python -m experiments.train --config=configs/quickstart.py:bridge --workdir=runs/one"
 
 
 def define_flags() -> None:
@@ -66,7 +69,7 @@ def main(argv: list[str]) -> None:
             given.stop_at,
             given.force_config,
             defaults=get_config(),
-            overrides=config_flags.get_override_values(given["config"]),
+            file_config=file_config(),
         )
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("where it came from", exc_info=True)
@@ -99,4 +102,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run_command(main)
+    run_command(main, EXAMPLE)

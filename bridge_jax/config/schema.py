@@ -34,6 +34,12 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     ) + f"Allowed: {', '.join(names) or 'nothing'}."
 
 
+def nearest_first(word: str, names: Iterable[str]) -> list[str]:
+    """The names, those most like `word` first."""
+    likeness = lambda name: difflib.SequenceMatcher(None, str(word), name).ratio()
+    return sorted(names, key=lambda name: (-likeness(name), name))
+
+
 def section(
     config: ConfigDict, name: str, cls: type, others: Iterable[str] = (), default: Any = None
 ) -> Any:

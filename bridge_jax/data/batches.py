@@ -26,6 +26,8 @@ from bridge_jax.data import traces
 from bridge_jax.types import Problem, Sequences
 
 logger = logging.getLogger(__name__)
+# Dropped.part -> the key that limits its length
+LIMIT_KEYS = {"prompt": "data.buckets", "trace": "rollout.max_new"}
 # Dropped.part -> why a problem was left out
 REJECTION_REASONS = {
     "prompt": "prompt longer than {limit} tokens",
@@ -229,9 +231,10 @@ def report(dropped: list[Dropped], total: int, limits: dict[str, int]) -> None:
         others = [
             f"of {n} {REJECTION_REASONS[part]}; " for part, n in parts.items() if part not in limits
         ]
+        keys = " or ".join(LIMIT_KEYS[part] for part in limits if part in parts)
         raise ValueError(
             f"none of {total} problems remains; {''.join(others)}allowed: {lengths}; shortest left "
-            f"out: {shortest}. Raise the limit or take other data"
+            f"out: {shortest}. {f'Raise {keys}, or take' if keys else 'Take'} other data"
         )
 
 

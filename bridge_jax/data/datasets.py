@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bridge_jax.filesystem import textfile
+from bridge_jax.filesystem import hub, textfile
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,11 @@ def from_files(source: Source, data_dir: str) -> tuple[str, list[dict]]:
     for path in (folder / source.file, folder / name):
         if path.is_file():
             return str(path), jsonl(path)
+    if not folder.is_dir():
+        raise ValueError(
+            f"data_dir={data_dir!r} is no folder; give the folder that holds {name}, or leave "
+            "data_dir empty to load from the hub"
+        )
     raise ValueError(
         f"no {name} in {data_dir!r}, nor in its folder {Path(source.file).parent}; give the folder "
         "that holds it, or leave data_dir empty to load from the hub"
@@ -97,13 +102,19 @@ def from_hub(source: Source) -> tuple[str, list[dict]]:
     """The name of the hub's data set, and its rows with our names of the fields."""
     import datasets  # slow to import
 
-    name = "/".join((*source.hub, source.split))
+    name, repository = "/".join((*source.hub, source.split)), source.hub[0]
+    refusal = hub.look_up(repository, "dataset")
+    no_network = refusal is not None and hub.is_network(refusal)
     try:
-        loaded = datasets.load_dataset(*source.hub, split=source.split)
+        if refusal is not None and hub.is_absent(refusal):
+            raise refusal
+        with hub.offline(no_network):
+            loaded = datasets.load_dataset(*source.hub, split=source.split)
     except Exception as error:  # of many kinds: no network, no such name, a changed layout
+        why = hub.reason(refusal if no_network else error, f"datasets/{repository}")
         raise ValueError(
-            f"cannot load {name} from the hub ({type(error).__name__}: {error}); set data_dir to a "
-            f"folder with {Path(source.file).name}"
+            f"cannot load data set {name} from the hub: {why}; or set data_dir to a folder with "
+            f"{Path(source.file).name} (--config.task.data_dir, evaluate's --data_dir)"
         ) from error
     return name, [
         {"id": str(number)}

@@ -88,6 +88,16 @@ def find(patterns: str) -> list[str]:
     return sorted(found)
 
 
+def skipped(patterns: str) -> list[str]:
+    """A note on what the globs name besides run directories: logs, pictures, pages; or none."""
+    there = {path for pattern in patterns.split(",") for path in glob.glob(pattern)}
+    is_run = lambda path: any(
+        os.path.exists(os.path.join(path, name)) for name in (*RUN, "checkpoints")
+    )
+    names = sorted(os.path.basename(path.rstrip("/")) for path in there if not is_run(path))
+    return [f"skipped, since they are no run directories: {', '.join(names)}"] if names else []
+
+
 def not_started(patterns: str) -> list[str]:
     """A note for each directory of the globs whose run ended before it wrote its config."""
     there = {path for pattern in patterns.split(",") for path in glob.glob(pattern)}

@@ -7,11 +7,12 @@ here opens weights.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from pathlib import Path
 
-from bridge_jax.filesystem import textfile
+from bridge_jax.filesystem import hub, project, textfile
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "merges.txt", "vocab.txt", "*.jinja")
@@ -30,10 +31,12 @@ def locate(path: str | Path) -> Path:
                 f"model {str(path)!r} is a file; give the folder that holds config.json and the "
                 "weights"
             )
+        if message := project.wrong_folder(str(path)):
+            raise ValueError(f"model folder {message}")
         if looks_local(str(path)):
             raise ValueError(
-                f"model folder {str(path)!r} does not exist; give an existing folder, "
-                "or a hub name OWNER/NAME"
+                f"model folder {str(path)!r} does not exist; give an existing folder, or a hub name "
+                f"OWNER/NAME{neighbours(folder)}"
             )
         folder = fetch(str(path))
     if not (folder / "config.json").is_file():
@@ -52,6 +55,17 @@ def looks_local(path: str) -> bool:
     return not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path) or Path(path.split("/")[0]).is_dir()
 
 
+def neighbours(folder: Path) -> str:
+    """The end of an error message: the model folders and runs where the folder was looked for."""
+    there = (
+        [file.parent for file in folder.parent.glob("*/config.json")]
+        if folder.parent.is_dir()
+        else []
+    )
+    near = difflib.get_close_matches(folder.name, [one.name for one in there], n=1, cutoff=0.6)
+    return f"; did you mean {str(folder.parent / near[0])!r}?" if near else ""
+
+
 def fetch(name: str) -> Path:
     """Downloads config, safetensors and tokenizer of a hub model; ValueError if that fails."""
     # imported here: a local folder needs no hub
@@ -63,8 +77,9 @@ def fetch(name: str) -> Path:
         )
     except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
         raise ValueError(
-            f"model {name!r} is not a local folder, and its download failed: {error}. "
-            "Check the name, the network and HF_TOKEN, or give a local folder."
+            f"model {name!r} is not a local folder, and its download failed: "
+            f"{hub.reason(error, name)}; or give a local folder (--config.model.path=FOLDER, "
+            "evaluate's --model=FOLDER)"
         ) from error
     return Path(folder)
 

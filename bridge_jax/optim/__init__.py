@@ -20,6 +20,7 @@ from bridge_jax.optim.recipes import (
     Recipes,
     adamw,
     apply_ascent,
+    check_recipe,
     init_train_state,
     labels,
     learning_rate,

@@ -55,31 +55,38 @@ class Recipe:
     moments: str = "float32"  # storage of Adam's moments: a key of MOMENTS
 
 
+def check_recipe(recipe: Recipe, group: str = "optim") -> None:
+    """ValueError for an invalid setting; group: the recipe's name in the config, "optim.lora"."""
+    for key in ("learning_rate", "end_ratio", "warmup_steps", "clip_norm", "weight_decay"):
+        if not getattr(recipe, key) >= 0:
+            raise ValueError(f"{group}.{key}={getattr(recipe, key)}; allowed: 0 or more")
+    for key in ("b1", "b2"):
+        if not 0 <= getattr(recipe, key) < 1:
+            raise ValueError(f"{group}.{key}={getattr(recipe, key)}; allowed: from 0 to below 1")
+    if not recipe.eps > 0:
+        raise ValueError(f"{group}.eps={recipe.eps}; allowed: above 0")
+    if recipe.schedule not in RATES:
+        raise ValueError(f"{group}.schedule={recipe.schedule!r}; allowed: {', '.join(RATES)}")
+    if recipe.moments not in MOMENTS:
+        raise ValueError(f"{group}.moments={recipe.moments!r}; allowed: {', '.join(MOMENTS)}")
+    if recipe.schedule != "constant" and np.float32(recipe.end_ratio) == 1:
+        raise ValueError(
+            f"{group}.end_ratio=1 with {group}.schedule={recipe.schedule!r} never leaves the "
+            "learning rate; give another ratio, or schedule='constant'"
+        )
+    if recipe.schedule != "constant" and recipe.learning_rate and recipe.decay_steps < 1:
+        raise ValueError(
+            f"{group}.decay_steps={recipe.decay_steps} with {group}.schedule={recipe.schedule!r}; "
+            "allowed: 1 or more"
+        )
+
+
 def learning_rate(recipe: Recipe, updates_per_step: int = 1) -> Callable:
     """update count -> learning rate: linear warm-up, then the recipe's schedule.
 
     updates_per_step: updates during one step of the schedule.
     """
-    for key in ("learning_rate", "end_ratio", "warmup_steps", "clip_norm", "weight_decay"):
-        if not getattr(recipe, key) >= 0:
-            raise ValueError(f"optim: {key}={getattr(recipe, key)}; allowed: 0 or more")
-    for key in ("b1", "b2"):
-        if not 0 <= getattr(recipe, key) < 1:
-            raise ValueError(f"optim: {key}={getattr(recipe, key)}; allowed: from 0 to below 1")
-    if not recipe.eps > 0:
-        raise ValueError(f"optim: eps={recipe.eps}; allowed: above 0")
-    if recipe.schedule not in RATES:
-        raise ValueError(f"optim: schedule={recipe.schedule!r}; allowed: {', '.join(RATES)}")
-    if recipe.schedule != "constant" and np.float32(recipe.end_ratio) == 1:
-        raise ValueError(
-            f"optim: end_ratio=1 with schedule={recipe.schedule!r} never leaves the learning rate; "
-            "give another ratio, or schedule='constant'"
-        )
-    if recipe.schedule != "constant" and recipe.learning_rate and recipe.decay_steps < 1:
-        raise ValueError(
-            f"optim: decay_steps={recipe.decay_steps} with schedule={recipe.schedule!r}; allowed: "
-            "1 or more"
-        )
+    check_recipe(recipe)
     rate, end = recipe.learning_rate, recipe.learning_rate * recipe.end_ratio
     # a rate of 0, of a frozen part, is constant
     if recipe.schedule == "constant" or not rate:
@@ -124,8 +131,7 @@ def adamw(
 
     matrices: which parameters are matrices; needed for weight decay and for factored moments.
     """
-    if recipe.moments not in MOMENTS:
-        raise ValueError(f"optim: moments={recipe.moments!r}; allowed: {', '.join(MOMENTS)}")
+    check_recipe(recipe)
     clip = optax.clip_by_global_norm(recipe.clip_norm) if recipe.clip_norm else optax.identity()
 
     def decay_mask(tree: Tree) -> Tree:

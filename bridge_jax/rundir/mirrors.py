@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -25,9 +27,7 @@ def tensorboard(workdir: str, start_step: int) -> Mirror:
     try:
         import tensorboardX
     except ImportError as error:
-        raise ValueError(
-            f"log.mirrors has 'tensorboard': pip install tensorboardX ({error})"
-        ) from None
+        raise ValueError(f"{missing_package('tensorboard')} ({error})") from None
     writer = tensorboardX.SummaryWriter(
         os.path.join(workdir, "tensorboard"), purge_step=start_step + 1
     )
@@ -48,7 +48,7 @@ def wandb(workdir: str, start_step: int) -> Mirror:
     try:
         import wandb as client
     except ImportError as error:
-        raise ValueError(f"log.mirrors has 'wandb': pip install wandb ({error})") from None
+        raise ValueError(f"{missing_package('wandb')} ({error})") from None
     path, name = os.path.join(workdir, "wandb_id"), os.path.basename(os.path.abspath(workdir))
     if not os.path.exists(path):
         files.replace(path, uuid.uuid4().hex)
@@ -63,3 +63,32 @@ def wandb(workdir: str, start_step: int) -> Mirror:
 
 
 MIRRORS = {"tensorboard": tensorboard, "wandb": wandb}
+# the package of each
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def check_installed(config: Mapping) -> None:
+    """ValueError for a mirror in log.mirrors of the config whose package is not installed.
+
+    Called before a run reads its model and data. Unknown names are for settings.py.
+    """
+    for name in config.get("log", {}).get("mirrors", ()):
+        if name in PACKAGES and not is_installed(PACKAGES[name]):
+            raise ValueError(missing_package(name))
+
+
+def is_installed(package: str) -> bool:
+    """Whether `import package` would find it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        # a module that was put into sys.modules without a spec
+        return sys.modules.get(package) is not None
+
+
+def missing_package(name: str) -> str:
+    """The message for a mirror whose package is not installed."""
+    return (
+        f"log.mirrors has {name!r}, which needs the package {PACKAGES[name]}: "
+        f'pip install -e ".[logs]" (or pip install {PACKAGES[name]})'
+    )

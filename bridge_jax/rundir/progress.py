@@ -13,6 +13,17 @@ from bridge_jax.filesystem import streams
 PROGRESS_SECONDS = 10.0
 
 
+def duration(seconds: float) -> str:
+    """A time in its two largest units, such as "12 s", "3 min 10 s" or "1 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 @contextlib.contextmanager
 def progress(total: int, initial: int, desc: str, quiet: bool = False) -> Iterator[Callable]:
     """`with progress(...) as show: show(step, text)`.
@@ -30,7 +41,7 @@ def progress(total: int, initial: int, desc: str, quiet: bool = False) -> Iterat
         if step < total and now - shown < PROGRESS_SECONDS:
             return
         shown, pace = now, (now - start) / max(1, step - initial)
-        left = f"{pace:.3g} s/step, {pace * (total - step):.0f} s left"
+        left = f"{pace:.3g} s/step, {duration(pace * (total - step))} left"
         streams.write_line(f"{desc} {step}/{total}  {left}  {text}".rstrip(), descriptor=2)
 
     if not streams.has_terminal(2):

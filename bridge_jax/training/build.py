@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from bridge_jax import methods, tasks
+from bridge_jax import methods, optim, tasks
 from bridge_jax.config import schema
 from bridge_jax.data import batches, tokenizers, traces
 from bridge_jax.distributed import platforms, sharding
@@ -23,7 +23,7 @@ from bridge_jax.filesystem import hf_folder
 from bridge_jax.models import attention, layers, params
 from bridge_jax.models import lora as models_lora
 from bridge_jax.models.lora import Lora, logical_axes, targets
-from bridge_jax.optim import MatrixTable, learning_rate
+from bridge_jax.optim import MatrixTable
 from bridge_jax.training.advice import (
     warn_other_methods,
     warn_overlong,
@@ -147,8 +147,8 @@ def make_setup(config: ConfigDict, devices=None, read_model=read_architecture) -
     """The Setup with all of data.buckets; needs no data, and suffices for abstract programs."""
     devices = platforms.devices() if devices is None else devices
     s = read(config, len(devices))
-    for recipe in (s.recipes.base, s.recipes.lora):
-        learning_rate(recipe)  # raises for invalid settings
+    optim.check_recipe(s.recipes.base, "optim.base")
+    optim.check_recipe(s.recipes.lora, "optim.lora")
     cfg, hf = read_model(s.model)
     adapter = Lora(s.model.lora_rank, s.model.lora_alpha, s.model.lora_targets)
     targets(cfg, adapter)

@@ -14,6 +14,7 @@ import jax
 
 from bridge_jax.config import schema
 from bridge_jax.filesystem import files
+from bridge_jax.rundir.progress import duration
 from bridge_jax.training.build import Setup
 
 NAME = "compile_seconds.json"
@@ -67,5 +68,5 @@ def announcement(setup: Setup) -> str:
     ]
     sizes = f" for {len(setup.buckets)} prompt lengths" if len(setup.buckets) > 1 else ""
     seconds = last(setup)
-    before = f"; {seconds:.0f} s the last time" if seconds is not None else ""
+    before = f"; {duration(seconds)} the last time" if seconds is not None else ""
     return f"compiling {', '.join(filter(None, names))} of {s.method_name}{sizes}{before}"

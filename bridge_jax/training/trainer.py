@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from bridge_jax.rundir import (
     finished,
     lock,
     logbook,
+    mirrors,
     progress,
     run_config,
     state_arrays,
@@ -68,7 +69,7 @@ class Request:
     force_config: bool = False
     defaults: ConfigDict | None = None
     devices: Any = None
-    overrides: Collection[str] = ()  # keys that the user set, on the command line
+    file_config: ConfigDict | None = None
 
     def end(self, settings: Settings) -> int:
         """The last step that is asked for."""
@@ -79,6 +80,11 @@ class Request:
         """{key: (given, default)} of the keys that are not at their default."""
         return schema.diff(self.config, self.defaults) if self.defaults else {}
 
+    @property
+    def overrides(self) -> dict[str, tuple]:
+        """{key: (given, in the config file)} of the keys that the command line changes."""
+        return schema.diff(self.config, self.file_config) if self.file_config else {}
+
 
 def train(
     config: ConfigDict,
@@ -87,14 +93,15 @@ def train(
     force_config: bool = False,
     defaults: ConfigDict | None = None,
     devices=None,
-    overrides: Collection[str] = (),
+    file_config: ConfigDict | None = None,
 ) -> dict[str, Any]:
     """Runs the config in workdir, or resumes the run there, on the given devices (default: all).
 
-    overrides: keys of the config that the user set himself, and is warned about if nothing reads
-    them. Returns the last line of metrics, with "stopped" true if a signal ended the run early.
+    defaults: the config of configs/base.py. file_config: the config as its file gives it, if the
+    command line may have changed keys. Returns the last line of metrics, with "stopped" true if a
+    signal ended the run early.
     """
-    request = Request(config, workdir, stop_at, force_config, defaults, devices, overrides)
+    request = Request(config, workdir, stop_at, force_config, defaults, devices, file_config)
     with Interrupt() as interrupt:
         try:
             with (
@@ -135,7 +142,10 @@ def train_with(
     with multihost.watchdog("the devices of all hosts"):
         # the hosts exchange their lists of devices
         platforms.devices()
-    setup, data = build.build(request.config, request.devices, request.overrides)
+    multihost.broadcast_from_main(
+        "the mirrors' packages", lambda: mirrors.check_installed(request.config)
+    )
+    setup, data = build.build(request.config, request.devices, tuple(request.overrides))
     fingerprints = build.fingerprints(data)
     check_hosts(request, setup, fingerprints)
     record = open_run_directory(request, fingerprints, resources)
@@ -208,9 +218,7 @@ def open_run_directory(
 
 def write_overviews(request: Request, setup: Setup, data: RunData) -> None:
     """Prints what differs from the defaults and how the data overlap, and keeps it in the run."""
-    if changes := request.changes:
-        keys = f"{request.workdir}/config.json"
-        multihost.print_on_main(f"{schema.format_diff(changes)}\nall keys: {keys}")
+    multihost.print_on_main(format_changes(request))
     problems = {problem.id: problem for problem in (*data.task.train, *data.task.demos)}
     overlap = contamination.overlap_report(tuple(problems.values()), data.task.splits)
     multihost.print_on_main(overlap)
@@ -218,6 +226,19 @@ def write_overviews(request: Request, setup: Setup, data: RunData) -> None:
         batch = setup.settings.batch.format()
         for name, text in (("batch.txt", batch), ("overlap.txt", overlap)):
             files.replace(os.path.join(request.workdir, name), text + "\n")
+
+
+def format_changes(request: Request) -> str:
+    """Tables of what the command line changes, and then of what the config file changes."""
+    overrides, parts = request.overrides, []
+    by_file = {key: pair for key, pair in request.changes.items() if key not in overrides}
+    if overrides:
+        table = schema.format_diff(overrides, theirs="in the config file")
+        parts.append(f"set on the command line:\n{table}")
+    if by_file:
+        table = schema.format_diff(by_file, mine="in the config file")
+        parts.append(f"set by the config file:\n{table}")
+    return "\n".join([*parts, f"all keys: {request.workdir}/config.json"])
 
 
 def print_summary(setup: Setup, data: RunData, meta: dict, end: int) -> None:
@@ -307,7 +328,7 @@ def compile_run(setup: Setup, data: RunData, state: TrainState) -> Programs:
     seconds = time.monotonic() - began
     if multihost.is_main():
         compile_times.record(setup, seconds)
-    multihost.print_on_main(f"compiled in {seconds:.1f} s")
+    multihost.print_on_main(f"compiled in {progress.duration(seconds)}")
     return programs
 
 

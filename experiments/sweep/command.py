@@ -46,6 +46,8 @@ from experiments.cli import (
 from experiments.sweep import launch, plan, results
 from experiments.sweep.plan import Run
 
+EXAMPLE = "python -m experiments.sweep --sweep=configs/sweeps/lam.py --workdir=runs/lam"
+
 
 def main(argv: list[str]) -> None:
     """Plan the sweep, show or run what is not done, report what failed."""
@@ -172,4 +174,4 @@ def define_flags() -> None:
 def start() -> None:
     """The command, with its flags."""
     define_flags()
-    run_command(main)
+    run_command(main, EXAMPLE)

@@ -7,9 +7,11 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from typing import NamedTuple
 
 from bridge_jax.filesystem import files
+from bridge_jax.rundir.progress import duration
 from experiments.cli import DISK_FULL
 from experiments.sweep.plan import Run
 from experiments.sweep.results import record
@@ -43,6 +45,11 @@ def command_of(run: Run, workdir: str) -> list[str]:
     ]
 
 
+def log_of(run: Run, workdir: str) -> str:
+    """The file that the training process of a run prints to."""
+    return os.path.join(workdir, run.folder + ".log")
+
+
 def execute(run: Run, workdir: str, results: str, cores: tuple[int, ...] = ()) -> Result:
     """Train in a process of its own, then record the result.
 
@@ -58,7 +65,7 @@ def execute(run: Run, workdir: str, results: str, cores: tuple[int, ...] = ()) -
 
 def train(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Result:
     """`execute`, whose exceptions are not caught."""
-    log = os.path.join(workdir, run.folder + ".log")
+    log = log_of(run, workdir)
     pin = None
     if cores and hasattr(os, "sched_setaffinity"):
         pin = lambda: os.sched_setaffinity(0, cores)
@@ -101,19 +108,23 @@ def locally(runs: list[Run], workdir: str, results: str, jobs: int) -> list[Resu
     free = core_shares(jobs)
     ended = []
 
-    def one(run: Run) -> Result:
-        cores = free.pop()
+    def one(number: int, run: Run) -> Result:
+        cores, label, began = free.pop(), f"[{number}/{len(runs)}] {run.name}", time.monotonic()
+        print(f"{label} begins; log: {log_of(run, workdir)}", flush=True)
         try:
-            return execute(run, workdir, results, cores)
+            result = execute(run, workdir, results, cores)
         finally:
             free.append(cores)
+        took = duration(time.monotonic() - began)
+        failed = f"failed after {took}: {result.error}"
+        print(f"{label}: {failed if result.error else f'done after {took}'}", flush=True)
+        return result
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         try:
-            for future in concurrent.futures.as_completed([pool.submit(one, run) for run in runs]):
+            futures = [pool.submit(one, number, run) for number, run in enumerate(runs, 1)]
+            for future in concurrent.futures.as_completed(futures):
                 ended.append(future.result())
-                state = f"failed: {ended[-1].error}" if ended[-1].error else "done"
-                print(f"[{len(ended)}/{len(runs)}] {ended[-1].run.name}: {state}", flush=True)
         except KeyboardInterrupt:
             print("stopping: the runs under way save and end", file=sys.stderr, flush=True)
             pool.shutdown(wait=False, cancel_futures=True)
@@ -131,7 +142,10 @@ def by_submitit(
 
     executor = submitit.AutoExecutor(folder=os.path.join(workdir, "submitit"), cluster=cluster)
     executor.update_parameters(name="bridge_jax", **parameters)
-    jobs = [(run, executor.submit(execute, run, workdir, results)) for run in runs]
+    jobs = []
+    for number, run in enumerate(runs, 1):
+        jobs.append((run, executor.submit(execute, run, workdir, results)))
+        print(f"[{number}/{len(runs)}] {run.name} queued; log: {log_of(run, workdir)}", flush=True)
     ended = []
     for run, job in jobs:
         error = job.exception()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from bridge_jax.config import renamed, schema
+from bridge_jax.filesystem import project
 from configs import base
 
 PARTS = ("config", "set", "variants", "grid", "zip", "seeds")
@@ -48,8 +49,11 @@ class Run(NamedTuple):
 
 def load(path: str) -> dict:
     """The checked result of the file's get_sweep; ValueError names the part at fault."""
+    if message := project.wrong_folder(path):
+        raise ValueError(f"--sweep: {message}")
     if not os.path.exists(path):
-        there = sorted(str(p) for p in pathlib.Path(path).parent.glob("*.py"))
+        folder = pathlib.Path(path).parent
+        there = schema.nearest_first(path, (str(p) for p in folder.glob("[!_]*.py")))
         raise ValueError(f"--sweep={path}: no such file; there are {', '.join(there) or 'none'}")
     try:
         sweep = dict(import_file(path).get_sweep())

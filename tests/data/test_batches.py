@@ -146,7 +146,7 @@ def test_many_left_out_are_counted_and_ten_are_named(caplog):
 
 def test_nothing_left_is_an_error():
     """An empty result is refused with the limits that left it so."""
-    with errors.raises(ValueError, "1 problems", "at most 8", "10"):
+    with errors.raises(ValueError, "1 problems", "at most 8", "10", "data.buckets"):
         batches.encode_prompts(CHAR, [problem(1, "1" * 10)], plain, BUCKETS)
     with errors.raises(ValueError, "at most 2"):
         batches.encode_demos(CHAR, [problem(1, "1", "123")], plain, BUCKETS, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import types
@@ -10,6 +11,7 @@ import pytest
 
 from bridge_jax.data import datasets
 from bridge_jax.data.datasets import Source
+from bridge_jax.filesystem import hub as hub_client
 from tests import errors
 from tests.data.problems import write
 
@@ -26,9 +28,18 @@ SOURCE = Source(
 )
 
 
-def hub(monkeypatch, rows, error=None):
-    """A module `datasets` that has one data set; returns what was asked of it."""
+def hub(monkeypatch, rows, error=None, refusal=None):
+    """A module `datasets` that has one data set; returns what was asked of it.
+
+    refusal: what the hub answers when it is looked up.
+    """
     asked = []
+    monkeypatch.setattr(hub_client, "look_up", lambda name, kind: refusal)
+    monkeypatch.setattr(
+        hub_client,
+        "offline",
+        lambda is_offline: contextlib.nullcontext(asked.append(("offline", is_offline))),
+    )
 
     def load_dataset(*name, split):
         asked.append((name, split))
@@ -51,17 +62,44 @@ def test_files_and_hub_give_the_same_rows(tmp_path, monkeypatch):
         monkeypatch, [{"question": row["problem"], "answer": row["answer"]} for row in ROWS]
     )
     found = datasets.read(SOURCE)
-    assert asked == [(("who/what", "main"), "test")]
+    assert asked == [("offline", False), (("who/what", "main"), "test")]
     assert [{key: row[key] for key in ROWS[0]} for row in found] == ROWS
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch):
     """The error names the data set, the cause and the local file that would do."""
     hub(monkeypatch, [], error=ConnectionError("no route"))
-    with errors.raises(
-        ValueError, "who/what/main/test", "ConnectionError: no route", "data_dir", "some.jsonl"
-    ):
+    with errors.raises(ValueError, "who/what/main/test", "no route", "data_dir", "some.jsonl"):
         datasets.read(SOURCE)
+    # not asked again with retries: only what is on disk is read
+    asked = hub(
+        monkeypatch, [], error=ValueError("not in the cache"), refusal=ConnectionError("no route")
+    )
+    with errors.raises(ValueError, "who/what/main/test", "no route", "data_dir", "some.jsonl"):
+        datasets.read(SOURCE)
+    assert asked == [("offline", True), (("who/what", "main"), "test")]
+
+
+def test_a_data_set_that_the_hub_refuses_is_not_asked_again(monkeypatch):
+    """No such name, or a gated one: one look, and the error says what to do."""
+
+    class RepositoryNotFoundError(Exception):
+        pass
+
+    class GatedRepoError(RepositoryNotFoundError):
+        pass
+
+    for refusal, said in (
+        (RepositoryNotFoundError("404"), "no such name, or it is private.*set data_dir"),
+        (
+            GatedRepoError("403"),
+            "gated: accept its terms at https://.*/datasets/who/what and set H",
+        ),
+    ):
+        asked = hub(monkeypatch, [], refusal=refusal)
+        with pytest.raises(ValueError, match=said):
+            datasets.read(SOURCE)
+        assert asked == []
 
 
 @pytest.mark.parametrize(
@@ -146,3 +184,9 @@ def test_a_hub_row_that_lacks_what_is_taken_from_it_is_named(monkeypatch):
     hub(monkeypatch, [{"question": "a", "answer": "1"}, {"question": "b", "answer": None}])
     with errors.raises(ValueError, "who/what/main/test", "row 2", "'answer'"):
         datasets.read(SOURCE._replace(fields=fields))
+
+
+def test_a_data_dir_that_does_not_exist(tmp_path):
+    """It is the folder that is missing, not a file in it."""
+    with pytest.raises(ValueError, match=r"nowhere' is no folder; give the folder that holds some"):
+        datasets.read(SOURCE, str(tmp_path / "nowhere"))

@@ -129,3 +129,19 @@ def test_load(tmp_path):
         comparison.find(f"{tmp_path}/o*,{tmp_path}/typo")
     run = comparison.load(comparison.find(str(tmp_path / "o*"))[0])
     assert run.solved["a"].tolist() == [0, 1]
+
+
+def test_what_is_no_run_is_skipped_with_a_note(tmp_path):
+    """Logs and pictures beside the runs, as the quickstart leaves them; a run is none of them."""
+    for name in ("grpo", "sft"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("")
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    for name in ("grpo.log", "sft.log", "quickstart.png"):
+        (tmp_path / name).write_text("")
+    pattern = f"{tmp_path}/*"
+    assert comparison.find(pattern) == [f"{tmp_path}/grpo", f"{tmp_path}/sft"]
+    assert comparison.skipped(pattern) == [
+        "skipped, since they are no run directories: grpo.log, quickstart.png, sft.log"
+    ]
+    assert comparison.skipped(f"{tmp_path}/grpo") == []

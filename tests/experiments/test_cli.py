@@ -19,7 +19,8 @@ import bridge_jax
 from bridge_jax import tasks
 from bridge_jax.config import schema
 from bridge_jax.training import settings
-from experiments import cli
+from experiments import __main__ as overview
+from experiments import cli, mistakes
 from experiments.sweep import plan
 from tests import errors, tiny_runs
 
@@ -154,10 +155,10 @@ def test_a_config_file_that_refuses_its_argument_shows_no_traceback(tmp_path):
     config_flags.DEFINE_config_file("config", flag_values=values)
     with pytest.raises(flags.Error, match="Traceback") as error:
         values(["program", f"--config={file}"])
-    text = cli.without_traceback(str(error.value))
+    text = mistakes.without_traceback(str(error.value))
     assert text == f"flag --config={file}: no task of that name"
     for other in ("flag --steps=abc: no int", "Traceback (most recent call last)\nKeyError: 3"):
-        assert cli.without_traceback(other) == other
+        assert mistakes.without_traceback(other) == other
 
 
 def command(folder: pathlib.Path, *words: str, **given) -> subprocess.CompletedProcess:
@@ -196,3 +197,23 @@ def test_help_shows_every_flag_of_the_command(tmp_path):
     done = command(tmp_path, "experiments.train", "--help", capture_output=True)
     for flag in ("--config", "--workdir", "--stop_at", "--[no]force_config", "--[no]version"):
         assert f"\n  {flag}: " in done.stdout
+
+
+def test_the_overview_has_every_command():
+    """`python -m experiments` names each with what it does, on one line."""
+    lines = overview.overview().splitlines()
+    names = [line.split()[2].removeprefix("experiments.") for line in lines]
+    assert {name.removesuffix(".command") for name in COMMANDS} - {"bench.peers"} <= set(names)
+    assert "quickstart" in names and "__main__" not in names
+    assert all(len(line.split()) > 3 and "`" not in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["train", "sweep", "quickstart"])
+def test_help_shows_the_flags_that_are_paths(name, tmp_path):
+    """Of a command that is a file, and of those that are packages."""
+    code = (
+        "import runpy, sys; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+    )
+    done = python(code, f"experiments.{name}", "--help", home=tmp_path)
+    flag = "--out:" if name == "quickstart" else "--workdir:"
+    assert flag in done.stdout and f"python -m experiments.{name}" in done.stdout, done.stderr

@@ -487,3 +487,38 @@ def test_tpu_commands(at_root, tmp_path):
     assert "--config.data.buckets=(9,)" in shlex.split(inner) and "--config.seed=1" in shlex.split(
         inner
     )
+
+
+def test_a_sweep_file_that_does_not_exist_lists_those_that_do(at_root):
+    """The nearest first."""
+    with pytest.raises(
+        ValueError, match=r"no such file; there are configs/sweeps/lam\.py, "
+    ) as error:
+        plan.load("configs/sweeps/lamb.py")
+    assert "__init__" not in str(error.value)
+
+
+def test_each_run_is_told_when_it_begins_and_ends(at_root, tmp_path, monkeypatch, capsys):
+    """At once, with its log; then how long it took, or why it failed."""
+    runs = plan.runs_of(plan.load(write(tmp_path, seeds=[0, 1])))
+    printed_before = []
+
+    def execute(run, *_):
+        printed_before.append(capsys.readouterr().out)
+        return launch.Result(run, "exit code 2: no" if run.seed else "")
+
+    monkeypatch.setattr(launch, "execute", execute)
+    clock = iter([0.0, 192.0, 192.0, 193.0])
+    monkeypatch.setattr(launch, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    ended = launch.locally(runs, "DIR", "results.jsonl", 1)
+    begins = [
+        f"[{number}/2] {run.name} begins; log: DIR/{run.folder}.log"
+        for number, run in enumerate(runs, 1)
+    ]
+    ends = [
+        f"[1/2] {runs[0].name}: done after 3 min 12 s",
+        f"[2/2] {runs[1].name}: failed after 1 s: exit code 2: no",
+    ]
+    lines = "".join(printed_before).splitlines() + capsys.readouterr().out.splitlines()
+    assert lines == [begins[0], ends[0], begins[1], ends[1]]
+    assert printed_before[0] == begins[0] + "\n" and len(ended) == 2

@@ -66,7 +66,7 @@ def test_a_hub_that_does_not_answer_is_one_clear_error(monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with errors.raises(ValueError, "'Qwen/Nothing'", "no network"):
+    with errors.raises(ValueError, "'Qwen/Nothing'", "no network", "--config.model.path=FOLDER"):
         hf_folder.locate("Qwen/Nothing")
 
 
@@ -109,3 +109,15 @@ def test_incomplete_folders_are_refused_by_the_missing_file(folder, tmp_path):
         hf_folder.locate(folder / "config.json")
     with errors.raises(ValueError, "config.json"):
         hf_folder.hf_json(tmp_path / "nowhere")
+
+
+def test_a_misspelt_folder_names_its_neighbour(tmp_path):
+    """A folder with a config.json and a similar name."""
+    for name in ("ladder_base", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"did you mean '{tmp_path}/ladder_base'"):
+        hf_folder.locate(tmp_path / "laddr_base")
+    for path in (tmp_path / "zzz", tmp_path / "none" / "ladder"):
+        with pytest.raises(ValueError, match="OWNER/NAME$"):
+            hf_folder.locate(path)

@@ -14,7 +14,7 @@ from bridge_jax import optim
 from bridge_jax.models import params
 from bridge_jax.optim import Recipe, Recipes
 from bridge_jax.types import Params, TrainState
-from tests import errors, toys
+from tests import toys
 from tests.optim.trees import by_name, declared, one
 
 
@@ -41,15 +41,27 @@ def test_learning_rate_by_hand():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (dict(schedule="step"), ("schedule='step'", "constant, linear, cosine")),
-        (dict(schedule="linear", decay_steps=5, end_ratio=1.0), "end_ratio=1"),
-        (dict(schedule="cosine"), "decay_steps=0"),
+        (dict(schedule="step"), "schedule='step'; allowed: constant, linear, cosine$"),
+        (
+            dict(schedule="linear", decay_steps=5, end_ratio=1.0),
+            "end_ratio=1 with .*never leaves the learning rate",
+        ),
+        (dict(schedule="cosine"), "decay_steps=0 with .*schedule='cosine'; allowed: 1 or"),
+        (dict(moments="int8"), "moments='int8'; allowed: "),
+        (dict(b1=1.0), "b1=1.0; allowed: from 0 to below 1$"),
+        (dict(eps=0.0), "eps=0.0; allowed: above 0$"),
     ],
 )
-def test_rates_that_could_never_leave_their_start(fields, message):
-    """A schedule that is unknown, or under which the rate never changes, is refused."""
-    with errors.raises(ValueError, message):
-        optim.learning_rate(Recipe(learning_rate=1.0, **fields))
+def test_invalid_recipes_are_refused_by_the_key(fields, message):
+    """Also a schedule under which the rate never leaves its start.
+
+    The error names the recipe where that is known.
+    """
+    recipe = Recipe(learning_rate=1.0, **fields)
+    with pytest.raises(ValueError, match=f"^optim.{message}"):
+        optim.learning_rate(recipe)
+    with pytest.raises(ValueError, match=f"^optim.lora.{message}"):
+        optim.check_recipe(recipe, "optim.lora")
 
 
 def test_misfits_of_a_schedule_and_a_run():

@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from bridge_jax.rundir import logbook
+from bridge_jax.rundir import logbook, mirrors
 from bridge_jax.rundir.logbook import Logbook
 from tests import errors
 from tests.rundir.run_records import CONFIG, open_run
@@ -130,3 +130,18 @@ def test_real_event_files_of_tensorboard(tmp_path):
         found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
         data = data[16 + length :]
     assert found == [("time/mfu", 3, 0.25)]
+
+
+@pytest.mark.parametrize("name, module", [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_a_missing_package_is_told_before_a_run_begins(monkeypatch, name, module):
+    """With the command that installs it; without importing it. Unknown names are not its matter."""
+    config = {"log": {"mirrors": (name,)}}
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        ValueError, match=rf"'{name}'.* package {module}: pip install -e \"\.\[logs"
+    ):
+        mirrors.check_installed(config)
+    monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+    mirrors.check_installed(config)
+    for other in ({}, {"log": {}}, {"log": {"mirrors": ("nothing",)}}):
+        mirrors.check_installed(other)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from bridge_jax.rundir import progress
 
 
@@ -28,3 +30,30 @@ def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
         show(4, "reward 1")
     text = capsys.readouterr().err
     assert "4/4" in text and "train" in text
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (190.0, "3 min 10 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
+        (3900.0, "1 h 05 min"),
+        (100 * 3600.0, "100 h 00 min"),
+    ],
+)
+def test_times_in_their_two_largest_units(seconds, text):
+    """Rounded once, so that no minute has 60 seconds."""
+    assert progress.duration(seconds) == text
+
+
+def test_the_time_left_is_in_hours_and_minutes(capsys, monkeypatch):
+    """39 more steps at 100 s each."""
+    clock = iter([0.0, 100.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress(40, 0, "train") as show:
+        show(1)
+    assert capsys.readouterr().err == "train 1/40  100 s/step, 1 h 05 min left\n"

@@ -240,3 +240,13 @@ def test_experts_that_cannot_be_cut_finer():
     with errors.raises(ValueError, "method.bridge.sft_microbatches=2", "1, or 0"):
         sketch(8)
     sketch(16)
+
+
+@pytest.mark.parametrize("label", ["base", "lora"])
+@pytest.mark.parametrize(
+    "key, value", [("learning_rate", -1.0), ("schedule", "step"), ("moments", "int8")]
+)
+def test_an_invalid_recipe_is_named_by_its_label(label, key, value):
+    """optim.base or optim.lora, whatever the method."""
+    with pytest.raises(ValueError, match=rf"^optim\.{label}\.{key}={value!r}; allowed: "):
+        training_build.make_setup(tiny_runs.config("sft", **{f"optim__{label}__{key}": value}))

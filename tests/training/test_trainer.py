@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 from bridge_jax.rundir import checkpoint, lock
 from bridge_jax.training import build, trainer
 from bridge_jax.training import rollouts as training_rollouts
+from bridge_jax.training.trainer import Request
+from configs import base
 from tests import errors, tiny_runs
 from tests.tiny_runs import STEPS, go, quick, unbroken  # noqa: F401 (fixtures)
 from tests.training.faults import contents
@@ -381,3 +384,46 @@ def test_a_refused_force_config_changes_nothing(quick, tmp_path):
         )
     assert (tmp_path / "config.json").read_text() == before
     assert go(tmp_path, "bridge", steps=3, eval__every=0)["step"] == 3
+
+
+def test_the_users_changes_come_first():
+    """Then what the config file changes, without the keys that the user changed again."""
+    file_config = tiny_runs.config("sft")
+    config = tiny_runs.config("sft", seed=7, batch__demos_per_step=4)
+    request = Request(config, "runs/one", defaults=base.get_config(), file_config=file_config)
+    text = trainer.format_changes(request)
+    mine, _, of_file = text.partition("set by the config file:\n")
+    rows = [line.split() for line in mine.splitlines()]
+    assert rows == [
+        ["set", "on", "the", "command", "line:"],
+        ["key", "given", "in", "the", "config", "file"],
+        ["batch.demos_per_step", "4", "2"],
+        ["seed", "7", "0"],
+    ]
+    lines = [line.split() for line in of_file.splitlines()]
+    assert lines[0] == ["key", "in", "the", "config", "file", "default"]
+    assert ["method.name", '"sft"', '"bridge"'] in lines
+    assert not {"seed", "batch.demos_per_step"} & {line[0] for line in lines}
+    assert lines[-1] == ["all", "keys:", "runs/one/config.json"]
+    assert set(request.overrides) == {"seed", "batch.demos_per_step"}
+
+
+def test_no_change_is_no_table():
+    """Without changes on the command line, and of the defaults themselves."""
+    config, defaults = tiny_runs.config("sft"), base.get_config()
+    alone = trainer.format_changes(Request(config, "w", defaults=defaults, file_config=config))
+    assert alone.startswith("set by the config file:")
+    assert trainer.format_changes(Request(config, "w", defaults=defaults)) == alone
+    assert trainer.format_changes(Request(defaults, "w", defaults=defaults)) == (
+        "all keys: w/config.json"
+    )
+
+
+def test_a_missing_mirror_ends_the_run_before_it_is_built(tmp_path, monkeypatch):
+    """Model, tokenizer and data are read by build."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr(build, "build", lambda *_: pytest.fail("built"))
+    config = tiny_runs.config("sft", log__mirrors=("wandb",))
+    with pytest.raises(ValueError, match="needs the package wandb: pip install"):
+        trainer.train(config, str(tmp_path), devices=jax.devices()[:1])
+    assert not list(tmp_path.iterdir())
