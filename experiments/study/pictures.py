@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The pictures of docs/study.md and its appendix, drawn from the runs from one base model."""
-=======
-"""The pictures of docs/study.md, drawn from the runs from one base model, and of docs/smollm2.md."""
->>>>>>> w-rep
+"""The pictures of docs/study.md and its appendix, from one base's runs, and of docs/smollm2.md."""
 
 from __future__ import annotations
 
@@ -15,14 +11,11 @@ from bridge_jax.evaluation import comparison, intervals
 from bridge_jax.evaluation.intervals import Interval
 from bridge_jax.filesystem import files
 from configs.sweeps import ladder
-<<<<<<< HEAD
-from experiments.study.results import METRICS, SAMPLED, Results, accuracy, difference, final, plain
-=======
 from experiments.study.results import (
     GREEDY,
     METRICS,
     SAMPLED,
-    Rows,
+    Results,
     accuracy,
     difference,
     final,
@@ -42,7 +35,6 @@ STYLES = {
 }
 # of the text, so that it can be read at half the size
 POINTS = 14
->>>>>>> w-rep
 
 
 def draw(rows: Results, folder: pathlib.Path, base: str) -> None:
@@ -127,13 +119,8 @@ def draw_dynamics(pyplot, rows: Results):
     return figure
 
 
-<<<<<<< HEAD
 def draw_methods(pyplot, rows: Results):
-    """All variants at the end: accuracy, and its difference from bridge."""
-=======
-def draw_methods(pyplot, rows: Rows):
     """All variants at the end, the best sampled accuracy above: accuracies, less those of bridge."""
->>>>>>> w-rep
     names = sorted(plain(rows), key=lambda name: np.mean(final(rows[name], SAMPLED)))
     panels = [
         (metric, other)
