@@ -83,7 +83,7 @@ def parse(module: str, arguments: tuple[str, ...], monkeypatch) -> None:
     if hasattr(command, "__path__"):
         command = importlib.import_module(f"{module}.command")
     monkeypatch.setattr(sys, "argv", [module, *arguments])
-    monkeypatch.setattr(command, "run_command", lambda main: None)
+    monkeypatch.setattr(command, "run_command", lambda *_: None)
     try:
         # a command of one file has its flags in define_flags; that of a folder in start
         getattr(command, "start", getattr(command, "define_flags", None))()
