@@ -214,8 +214,10 @@ def parse_flags(argv: list[str], example: str = "") -> list[str]:
     """
     try:
         argv = expand_config(argv)
-        if "config" in flags.FLAGS and (message := mistakes.chosen_by_key(argv)):
-            fail(message)
+        if "config" in flags.FLAGS:
+            keep_file_config()
+            if message := mistakes.chosen_by_key(argv):
+                fail(message)
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             # raises the error that kept the file from being read
@@ -238,7 +240,21 @@ def parse_flags(argv: list[str], example: str = "") -> list[str]:
         fail(mistakes.missing_config(argv) or " ".join(str(error).split()))
 
 
-def file_config() -> ConfigDict:
-    """The config as its file gives it, without what the command line sets."""
+def keep_file_config() -> None:
+    """Has the flag --config keep a copy of what its file gives, before keys are changed in it."""
     flag = flags.FLAGS["config"]
-    return flag.parser.parse(flag.config_filename)
+    read = type(flag.parser).parse
+
+    def parse(path: str) -> ConfigDict:
+        config = read(flag.parser, path)
+        if isinstance(config, ConfigDict):
+            flag.file_config = config.copy_and_resolve_references()
+        return config
+
+    flag.parser.parse = parse
+
+
+def file_config() -> ConfigDict | None:
+    """The config as its file gives it, without what the command line sets; None without one."""
+    flag = flags.FLAGS["config"] if "config" in flags.FLAGS else None
+    return getattr(flag, "file_config", None)

@@ -141,6 +141,19 @@ def test_what_the_file_gives_without_the_command_line(parse, monkeypatch):
     assert cli.file_config().method.name == "sft"
 
 
+def test_a_config_file_is_run_once(parse, monkeypatch, tmp_path):
+    """A file may do more than to return a config."""
+    file = tmp_path / "counting.py"
+    file.write_text(
+        "import pathlib\nfrom configs import base\n\ndef get_config(method):\n"
+        f"    with open({str(tmp_path / 'count')!r}, 'a') as count:\n        count.write('x')\n"
+        "    return base.get_config(method)\n"
+    )
+    assert parse(train, f"--config={file}:sft --config.steps=7 --workdir=w") == ""
+    assert cli.file_config().steps == 100 and flags.FLAGS.config.steps == 7
+    assert (tmp_path / "count").read_text() == "x"
+
+
 def test_a_line_without_mistakes_of_this_kind():
     """No message."""
     given = ["train", "--config=configs/ladder.py:sft", "--config.method.bridge.lam=0.3"]
