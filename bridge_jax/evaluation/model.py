@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from bridge_jax.data import tokenizers
 from bridge_jax.distributed import sharding
 from bridge_jax.evaluation.options import Defaults
 from bridge_jax.filesystem import hf_folder
 from bridge_jax.models import layers, params
-from bridge_jax.types import Task
+from bridge_jax.types import Task, Tree
 
 
 class EvalModel(NamedTuple):
@@ -48,3 +49,13 @@ def open_folder(path: str) -> EvalModel:
 
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return EvalModel(Path(path).name, cfg, tokenizer, load, Defaults(dtype))
+
+
+def load_folder(path: str, dtype=jnp.float32) -> tuple[layers.Config, Any, Tree]:
+    """(architecture, tokenizer, weights) of an HF folder or hub name, on the default device.
+
+    For interactive use; docs/tour.ipynb shows what follows.
+    """
+    opened = open_folder(path)
+    theta = params.load(opened.cfg, hf_folder.locate(path), dtype=dtype)
+    return opened.cfg, opened.tokenizer, theta

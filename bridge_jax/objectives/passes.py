@@ -38,17 +38,18 @@ def gradient(
     J,
     phi: Tree,
     seqs: Sequences,
-    rows: Tree,
+    rows: Tree | None = None,
     microbatch_rows: int = 0,
     after: jax.Array | None = None,
 ) -> Pass:
     """The gradient of J in phi (fp32), J and its outputs per token, accumulated over micro-batches.
 
-    J(phi, seqs, rows) -> (scalar, aux [B, ...]). The scalars of the micro-batches add up to that of
+    J(phi, seqs, rows) -> (scalar, aux [B, ...]); rows: arrays [B, ...] that J reads; None: {}. The scalars of the micro-batches add up to that of
     the batch, so J divides by a count of the whole batch. microbatch_rows: rows computed at once;
     0, or more than there are: all. after: a scalar that must be known before the pass begins. Where
     it is not finite, G and aux are zeros and J is NaN.
     """
+    rows = {} if rows is None else rows
 
     def accumulate(carry, seqs, rows):
         G, total = carry

@@ -8,16 +8,18 @@ cache. A plan changes no token, and log-probabilities only by rounding.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from bridge_jax.data.batches import PromptBatch
 from bridge_jax.models import layers
 from bridge_jax.models.logprobs import logits_of
 from bridge_jax.models.precision import matmul_precision
 from bridge_jax.sampling.decode_plan import DecodePlan
-from bridge_jax.sampling.draw import Sampling, draw, ends
+from bridge_jax.sampling.draw import Sampling, draw, ends, row_keys
 from bridge_jax.sampling.loops import DecodeInputs, Outputs, State, while_not_done
 from bridge_jax.types import Sequences, Tree
 
@@ -67,3 +69,25 @@ def sample(
     outputs = while_not_done(plan, step, rows, start, limit)
     seqs = Sequences(prompt_PS, prompt_len_P, outputs.tokens_BT, outputs.length_B)
     return Samples(seqs, outputs.logp_BT, outputs.done_B)
+
+
+def make(cfg: layers.Config, eos_ids: Sequence[int], max_new: int) -> Callable:
+    """sample(phi, prompts, key, M=1, temperature=1.0) -> Samples on the host, for interactive use.
+
+    prompts: a PromptBatch; M samples of each; temperature 0 is greedy. A prompt's samples depend on
+    the key and on the problem's id, not on the batch. The plain plan on one device; compiles once
+    for each shape. Training and evaluation compile programs of their own, with faster plans.
+    """
+    compiled = jax.jit(functools.partial(sample, cfg, plan=DecodePlan(max_new)))
+    eos_E, limit = jnp.asarray(eos_ids, jnp.int32), jnp.int32(max_new)
+
+    def sample_prompts(
+        phi: Tree, prompts: PromptBatch, key: jax.Array, M: int = 1, temperature: float = 1.0
+    ) -> Samples:
+        key_B = row_keys(key, 0, jnp.asarray(prompts.ids_P), M)
+        settings = Sampling(jnp.float32(temperature), eos_E, limit)
+        return jax.device_get(
+            compiled(phi, prompts.prompt_PS, prompts.prompt_len_P, key_B, settings)
+        )
+
+    return sample_prompts

@@ -19,6 +19,7 @@ def test_gradient_over_micro_batches():
     whole = objectives.gradient(J, phi, demos, {})
     for microbatch_rows in (4, 2, 1):
         assert toys.change(objectives.gradient(J, phi, demos, {}, microbatch_rows), whole) < 1e-6
+    assert toys.same_bits(objectives.gradient(J, phi, demos), whole)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), phi)
     assert objectives.gradient(J, half, demos, {})[0]["table"].dtype == jnp.float32
 

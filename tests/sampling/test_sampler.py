@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bridge_jax.data import tokenizers
+from bridge_jax.data.batches import PromptBatch
 from bridge_jax.distributed import sharding
 from bridge_jax.distributed.sharding import MeshConfig
 from bridge_jax.models import layers, logprobs
@@ -256,3 +257,16 @@ def test_settings_are_traced(phi):
     assert short.seqs.length_B.max() == 3 and not np.asarray(short.seqs.tokens_BT)[:, 3:].any()
     run(phi, temperature=0.0, limit=100)
     assert len(traces) == before
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_a_made_sampler_samples_what_the_plain_plan_does(phi, temperature):
+    """Tokens, lengths and log-probabilities of `sample` for the same keys, on the host."""
+    prompt_PS, prompt_len_P = pad(PROMPTS, 5)
+    asked = PromptBatch(prompt_PS, prompt_len_P, np.asarray([11, 12, 13], np.int32))
+    made = sampler.make(toys.CFG, (0, 4), T)(phi, asked, jax.random.key(0), M, temperature)
+    plain = run(phi, temperature=temperature, eos=jnp.array([0, 4]))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(made))
+    assert 0 < made.stopped_B.sum() < len(made.stopped_B) or temperature == 0
+    for mine, theirs in zip(jax.tree.leaves(made), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
