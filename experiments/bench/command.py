@@ -1,4 +1,4 @@
-"""Measure: `python -m experiments.bench CASE [--repeats=5]`.
+"""Measure the speed of a part: `python -m experiments.bench CASE [--repeats=5]`.
 
 Prints a JSON line for each repeat; the last line has the medians. Cases:
 

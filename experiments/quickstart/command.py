@@ -1,10 +1,11 @@
-"""Quick start: `python -m experiments.quickstart [--out=DIR]`, in under two minutes on two cores.
+"""Train and compare four methods: `python -m experiments.quickstart [--out=DIR]`.
 
-It trains sft, grpo, hybrid and bridge (configs/quickstart.py) from the base model that the
-repository ships, for the same number of steps, prompts, samples and demonstrations. Each is an
-ordinary run of experiments.train in a process of its own, with a share of the cores and a log. Then
-it prints a table and what it says, and draws DIR/quickstart.png. Runs that are finished are not
-repeated. There is one seed: intervals are over problems, for these very models.
+It takes under two minutes on two cores, and trains sft, grpo, hybrid and bridge
+(configs/quickstart.py) from the base model that the repository ships, for the same number of steps,
+prompts, samples and demonstrations. Each is an ordinary run of experiments.train in a process of
+its own, with a share of the cores and a log. Then it prints a table and what it says, and draws
+DIR/quickstart.png. Runs that are finished are not repeated. There is one seed: intervals are over
+problems, for these very models.
 
 Exit codes: 0 done; 1 a run failed; 2 the request is invalid; 5 the disk is full; 130 stopped. The
 same command goes on.

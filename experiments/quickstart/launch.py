@@ -12,11 +12,13 @@ import time
 from typing import NamedTuple
 
 from bridge_jax.filesystem import streams
+from configs import quickstart
 from experiments.cli import DISK_FULL
 from experiments.sweep.launch import core_shares
 
 # between two looks at the runs, and between two lines where there is no terminal
 LOOK_S, LINE_S = 0.5, 5.0
+UNKNOWN_WIDTH = 80
 
 
 class Failure(NamedTuple):
@@ -74,8 +76,8 @@ class Run:
         if metrics is None:
             compiling = self.last_line().startswith("compiling")
             return f"{self.method} {'compiles' if compiling else 'starts'}"
-        reward = f" reward {metrics['reward/mean']:.2f}" if "reward/mean" in metrics else ""
-        return f"{self.method} step {metrics['step']}{reward}"
+        reward = f" reward {metrics['reward/mean']:.0%}" if "reward/mean" in metrics else ""
+        return f"{self.method} {metrics['step']}/{quickstart.STEPS}{reward}"
 
 
 def command_of(method: str, folder: pathlib.Path) -> list[str]:
@@ -106,7 +108,8 @@ class Display:
     def show(self, text: str) -> None:
         """Shows the text, on a terminal in place of the one before."""
         if self.terminal:
-            width = os.get_terminal_size(2).columns
+            # 0 columns: the terminal does not know its size
+            width = os.get_terminal_size(2).columns or UNKNOWN_WIDTH
             sys.stderr.write(f"\r{text[: width - 1]:<{width - 1}}")
             sys.stderr.flush()
         elif time.monotonic() - self.shown >= LINE_S:
@@ -122,7 +125,7 @@ class Display:
 def train(methods: tuple[str, ...], out: pathlib.Path) -> list[Failure]:
     """Trains the methods in the given order, as many at a time as there are cores.
 
-    Returns what failed. KeyboardInterrupt: the runs under way save and end before it is raised.
+    Returns what failed. Where it is interrupted or fails itself, the runs under way save and end.
     """
     runs = [Run(method, out / method) for method in methods]
     waiting, free, began = list(runs), core_shares(min(len(runs), core_count())), time.monotonic()
@@ -133,17 +136,17 @@ def train(methods: tuple[str, ...], out: pathlib.Path) -> list[Failure]:
             free_now = [cores for cores in free if cores not in in_use]
             while waiting and free_now:
                 waiting.pop(0).start(free_now.pop(0))
-            states = "   ".join(run.status() for run in runs)
-            display.show(f"{time.monotonic() - began:4.0f} s   {states}")
+            # at most 79 characters, so that it fits the narrowest usual terminal
+            states = "  ".join(run.status() for run in runs)
+            display.show(f"{time.monotonic() - began:.0f} s  {states}")
             time.sleep(LOOK_S)
-    except KeyboardInterrupt:
+    finally:
+        display.close()
+        # nobody waits for them where this process was interrupted or failed
         for run in runs:
             if run.under_way:
                 run.process.terminate()
                 run.process.wait()
-        raise
-    finally:
-        display.close()
     return [failure(run) for run in runs if run.process.returncode]
 
 

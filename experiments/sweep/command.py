@@ -1,5 +1,5 @@
-"""Run a sweep: `python -m experiments.sweep --sweep=FILE --workdir=DIR [--launcher=local]
-[--dry_run]`.
+"""Run a grid of settings and seeds: `python -m experiments.sweep --sweep=FILE --workdir=DIR
+[--launcher=local] [--dry_run]`.
 
 A sweep file, such as configs/sweeps/lam.py, has `get_sweep()`, which returns a dict:
 

@@ -4,6 +4,7 @@ nothing; `make quickstart` itself is run by people."""
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import signal
 import sys
@@ -132,14 +133,24 @@ while not (folder.parent / "seen").exists(): time.sleep(0.05)
 
     def show(self, text):
         shown(self, text)
-        if "step 7 reward 0.25" in text:
+        if "7/50 reward 25%" in text:
             (tmp_path / "seen").touch()
 
     monkeypatch.setattr(launch.Display, "show", show)
     assert launch.train(("bridge", "sft"), tmp_path) == []
     share = max(1, launch.core_count() // 2)
     assert {(tmp_path / name / "cores").read_text() for name in ("bridge", "sft")} == {str(share)}
-    assert "bridge step 7 reward 0.25" in capfd.readouterr().err
+    assert "bridge 7/50 reward 25%" in capfd.readouterr().err
+
+
+def test_the_line_fits_any_terminal(monkeypatch, capfd):
+    """It is cut to the width of the terminal, and shown where the terminal knows no width."""
+    monkeypatch.setattr(launch.streams, "has_terminal", lambda _: True)
+    monkeypatch.setattr(launch.os, "get_terminal_size", lambda _: os.terminal_size((width, 0)))
+    for width, shown in ((0, "38 s  bridge"), (7, "38 s  ")):
+        display = launch.Display()
+        display.show("38 s  bridge")
+        assert capfd.readouterr().err.rstrip(" ") == "\r" + shown.rstrip(" ")
 
 
 def test_failures_are_reported(tmp_path, monkeypatch):
