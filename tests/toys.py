@@ -140,7 +140,7 @@ def rollouts(seed: int, P: int = 4, M: int = 4, temperature: float = 1.0, **shap
 
 
 def batch(seed: int, P: int = 4, M: int = 4, demos: int = 8, **shape) -> Batch:
-    """Random demos and rollouts; both actors saw the same ones."""
+    """Random demos and rollouts; both policies sampled the same ones."""
     rows = rollouts(seed, P, M, **shape)
     return Batch(sequences(seed + 2, demos, 1, **shape), {"theta": rows, "theta_hat": rows})
 
@@ -227,8 +227,8 @@ def right_answer(prompt_P):
     return prompt_P % (V - 1) + 1
 
 
-def bigram_batch(actors: dict, key, P: int = 8, M: int = 8, demos: int = 8) -> Batch:
-    """Sampled and graded: reward 1 where the first token is right; experts say it and stop. actors: name -> phi."""
+def bigram_batch(policies: dict, key, P: int = 8, M: int = 8, demos: int = 8) -> Batch:
+    """Sampled and graded: reward 1 where the first token is right; demos state it and stop. policies: name -> phi."""
     prompt_P = jnp.arange(P, dtype=jnp.int32) % V
 
     def roll(phi):
@@ -245,7 +245,7 @@ def bigram_batch(actors: dict, key, P: int = 8, M: int = 8, demos: int = 8) -> B
     expert = Sequences(
         asked[:, None], jnp.ones_like(asked), tokens_BT, jnp.full(demos, 2, jnp.int32)
     )
-    return Batch(expert, {name: roll(phi) for name, phi in actors.items()})
+    return Batch(expert, {name: roll(phi) for name, phi in policies.items()})
 
 
 def bigram_success(phi) -> float:

@@ -1,6 +1,7 @@
-"""What must be equal on all hosts before they train together; a host that differs is named.
+"""Consistency check: config, code, versions, flags, data and model files are equal on all hosts.
 
-A pod that starts with two versions is worse than one that does not start.
+The error names each host that differs, and in what. A pod that starts with two versions is worse
+than one that does not start.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def differences(given: list[dict[str, Any]]) -> dict[int, str]:
     differs = collections.defaultdict(list)
     for key in sorted({key for one in given for key in one}):
         values = [json.dumps(one.get(key, schema.NOT_SET), sort_keys=True) for one in given]
-        # host 0's, where as many have one as the other
+        # that of host 0 in a tie
         usual = collections.Counter(values).most_common(1)[0][0]
         for i, value in enumerate(values):
             if value != usual:

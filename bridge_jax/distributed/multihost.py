@@ -1,12 +1,12 @@
-"""Several processes, one run: what the hosts agree on and share, beside the devices' own work.
+"""Several processes, one run: barriers, broadcasts and gathers between the hosts.
 
-Every host holds the same prompts, samples and rewards, and so decides the same from them; each
-device holds its own rows. What hosts cannot know of each other (a signal, outcomes of samples that
-another one graded) goes through the key-value store of jax's coordination service, since a gather
-of `jax.experimental.multihost_utils` queues behind the devices' work: measured in docs/launch.md.
+Every host has the same prompts, samples and rewards, and takes the same decisions from them; each
+device has its own rows. A signal to one host, and the outcomes of the samples that it graded, go
+through the key-value store of jax's coordination service, since a gather of
+`jax.experimental.multihost_utils` queues behind the devices' work: measured in docs/launch.md.
 With one process every function here is the identity, at no cost. Host 0 is the main one.
-Left out: how the hosts find each other (rendezvous.py), limits of waits (watchdog.py), meshes and
-layouts (sharding.py), what must be the same on all hosts (consistency.py).
+Left out: the rendezvous (rendezvous.py), limits of waits (watchdog.py), meshes and shardings
+(sharding.py), the consistency check (consistency.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bridge_jax.filesystem import files, streams
 
 # of the run under way; None with one process
 _peers: Peers | None = None
-# of this process, also after the hosts have parted
+# the number of this process, also after the end of the run
 _index = 0
 # whether this process has ever been one of several
 _joined = False
@@ -88,32 +88,32 @@ def count() -> int:
 
 
 def index() -> int:
-    """Which of them this is, also after they have parted."""
+    """The number of this process, also after the end of the run."""
     return _index
 
 
 def name(i: int) -> str:
-    """A host's name in messages, with its machine's."""
+    """A host's name in messages, with the name of its machine."""
     return _peers.names[i] if _peers else f"host {i}"
 
 
 def is_main() -> bool:
-    """Whether this is host 0, the main one, which writes logs and speaks to the user."""
+    """Whether this is host 0, the main one, which writes logs and prints to the user."""
     return _index == 0
 
 
 def print_on_main(text: str) -> None:
-    """Print, on the main host; what cannot be printed is dropped."""
+    """Print on the main host; output that fails is dropped."""
     if is_main():
         streams.write_line(text)
 
 
 def announce_end(text: str) -> None:
-    """Tell the others why this host ends by itself; they follow with exit code LOST."""
+    """Send the others the reason of this host's end; they end with exit code LOST."""
     if not _peers:
         return
     _peers.announce(LOST, text)
-    # the others hear of it at once; the service would end with the main host's shutdown
+    # the others read it within a second; the service would end with the main host's shutdown
     if not is_main():
         attempt(jax.distributed.shutdown, 2.0)
 
@@ -127,9 +127,9 @@ def close_with_limit(close: Callable[[], None]) -> None:
 
 
 def watchdog(label: str, io_grace: bool = False):
-    """`with watchdog("update of step 3"):` around whatever needs the other hosts to go on.
+    """`with watchdog("update of step 3"):` around a wait for other hosts: limits its time.
 
-    io_grace: where one of them may read or write a checkpoint, which takes long on slow storage.
+    io_grace: a longer limit, for waits in which a host may read or write a checkpoint.
     """
     return _peers.watchdog(label, io_grace) if _peers else contextlib.nullcontext()
 
@@ -169,9 +169,9 @@ def barrier(label: str, io_grace: bool = False) -> None:
 
 
 def broadcast_from_main(label: str, function: Callable[[], Any], io_grace: bool = False) -> Any:
-    """What `function` returns on the main host, which alone calls it: JSON.
+    """function() of the main host, as JSON, on every host; only the main host calls it.
 
-    Its ValueError or OSError is raised everywhere.
+    Its ValueError or OSError is raised on every host.
     """
     if not _peers:
         return function()
@@ -197,14 +197,14 @@ def any_process(label: str, mine: bool, io_grace: bool = False) -> bool:
 
 
 def process_slice(rows: int) -> slice:
-    """The part of `rows` rows that this host works on; in the hosts' order they make the whole."""
+    """The part of `rows` rows that this host works on; the hosts' parts are all rows, in order."""
     if not _peers:
         return slice(rows)
     return slice(rows * index() // count(), rows * (index() + 1) // count())
 
 
 def all_gather_lists(label: str, mine: list) -> list:
-    """The lists of all hosts, one behind the other: JSON."""
+    """The lists of all hosts, concatenated: JSON."""
     if not _peers:
         return mine
     return [row for text in gather(label, json.dumps(mine)) for row in json.loads(text)]
@@ -224,7 +224,7 @@ def place(tree, shardings):
 
 
 def replicate(tree):
-    """The same arrays, each whole on every device that has a part of it; begun, not waited for."""
+    """The arrays, fully replicated over the devices that have them; does not wait for it."""
     if not _peers:
         return tree
 
@@ -237,6 +237,6 @@ def replicate(tree):
 
 
 def device_get(label: str, tree):
-    """Host copies of device arrays, whole and the same on every host; waits for them."""
+    """Complete host copies of device arrays, the same on every host; waits for them."""
     with watchdog(label):
         return jax.device_get(replicate(tree))

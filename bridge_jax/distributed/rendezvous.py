@@ -1,7 +1,7 @@
-"""How the processes of a run find each other: config.hosts, and jax's coordination service.
+"""Rendezvous of the processes of a run: config.hosts, and jax's coordination service.
 
-Whatever goes wrong before all are there is one line that says what to check. Left out: what the
-hosts do together (multihost.py).
+An error before all hosts are connected is one line that says what to check. Left out: exchange
+between connected hosts (multihost.py).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ VARIABLES = {
 class Hosts:
     """config.hosts; keys at their defaults may come from VARIABLES."""
 
-    # "": one process; "auto": as TPU pods, GKE and Slurm tell; "host:port": where host 0 listens
+    # "": one process; "auto": from the TPU pod, GKE or Slurm; "host:port": where host 0 listens
     coordinator: str = ""
     # with host:port: number of processes, and which of them this is, 0 to count - 1
     count: int = 0
     index: int = -1
-    # of any wait for another host
+    # limit of every wait for another host
     timeout_s: int = 600
 
 

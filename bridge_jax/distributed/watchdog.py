@@ -1,9 +1,10 @@
 """Limits every wait for another host, and ends this process when another host is lost.
 
-jax's coordination service keeps heartbeats in C++ and knows who is gone. By default it aborts all
-others (SIGABRT). As `recoverable` tasks, they go on and may ask: a thread of each host asks every
-second, and ends its process with one line and exit code LOST. When host 0 (main) is gone the
-service is gone with it; then jax aborts the others with a message of its own.
+jax's coordination service keeps heartbeats in C++ and notices a host that is gone. By default it
+then aborts all others (SIGABRT). Our tasks are `recoverable`, so that they continue; a thread of
+each host asks the service every second which hosts are alive, and ends its process with one line
+and exit code LOST where one is gone. Without host 0 (main) there is no service; then jax aborts the
+others with a message of its own.
 A host that stops for a reason of its own writes it into the service's key-value store, and the
 others end with that line. Left out: the waits themselves (multihost.py).
 """
@@ -28,13 +29,13 @@ logger = logging.getLogger(__name__)
 LOST = 4
 # times hosts.timeout_s, for waits in which a host may read or write a checkpoint
 IO_GRACE = 20
-# seconds between two questions who lives
+# seconds between two checks of which hosts are alive
 BEAT_S = 1.0
-# seconds in which a host may reach by itself the end that another one has announced
+# seconds that a host has to end by itself after another one announced the end
 GRACE_S = 4.0
 # seconds that host 0, with the service, stays for the others
 LEAVE_S = 15.0
-# words in errors that come from another host's end
+# parts of error messages that are caused by the end of another host
 BROKEN = (
     "Gloo",
     "NCCL",
@@ -52,9 +53,9 @@ BROKEN = (
 
 
 class Lost(RuntimeError):
-    """Another host is gone, has stopped, or does not come to where this one waits.
+    """Another host is gone, has stopped, or does not reach the barrier at which this one waits.
 
-    late: which hosts did not come; they live, and show where they are stuck.
+    late: the hosts that did not reach it; they are alive, and print their stacks.
     """
 
     def __init__(self, text: str, late: Sequence[int] = ()):
@@ -94,13 +95,13 @@ class Peers:
         return self.timeout_s * (IO_GRACE if io_grace else 1)
 
     def waited(self, label: str, io_grace: bool) -> str:
-        """How long this host has waited, and at what, in words."""
+        """A message: the seconds that this host has waited, and the label of the wait."""
         times = f"{IO_GRACE} times " if io_grace else ""
         waited = f"{self.limit(io_grace):.0f} s ({times}hosts.timeout_s)"
         return f"{self.names[self.index]} waited {waited} for the other hosts at {label!r}"
 
     def announce(self, code: int, reason: str) -> None:
-        """Tell the others why this host ends, and with which exit code they shall follow it."""
+        """Send the others the reason of this host's end, and the exit code with which they end."""
         self.publish(code, f"{self.names[self.index]} stopped: {reason}")
 
     def publish(self, code: int, text: str, late: Sequence[int] = ()) -> None:
@@ -138,7 +139,7 @@ class Peers:
         )
 
     def end(self, code: int, text: str, late: Sequence[int] = ()) -> None:
-        """End the process from another thread: the main one may hang where nobody can break in."""
+        """End the process from another thread: the main one may hang where no signal reaches it."""
         if self.leaving.is_set():
             return
         self.leaving.set()
@@ -155,7 +156,7 @@ class Peers:
         self.end(LOST, text, [self.index])
 
     def _run(self) -> None:
-        """The monitor. get_live_nodes returns once all hosts that live have called it."""
+        """The monitor. get_live_nodes returns once all live hosts have called it."""
         first = {}
         while not self._closed.wait(BEAT_S):
             try:
@@ -176,7 +177,7 @@ class Peers:
                 self._end_soon(LOST, f"{silence}: killed, frozen or cut off")
 
     def _end_soon(self, *end) -> None:
-        """In a thread of its own: host 0 has to go on asking who has left."""
+        """In a thread of its own: the monitor of host 0 must continue to see which hosts have left."""
         threading.Thread(target=self.end, args=end, daemon=True).start()
 
 
@@ -202,7 +203,7 @@ def attempt(call: Callable[[], object], seconds: float) -> concurrent.futures.Fu
 
 
 def broke(error: BaseException) -> bool:
-    """Whether an error may come from another host's end: a connection that is no more."""
+    """Whether the end of another host may be the cause of an error: a broken connection."""
     chain, texts = error, []
     while chain is not None:
         texts.append(str(chain))
@@ -211,10 +212,10 @@ def broke(error: BaseException) -> bool:
 
 
 def print_to_stderr(text: str) -> None:
-    """Print a line that survives an exit without Python's shutdown."""
+    """Print a line to stderr without a buffer, which an exit without Python's shutdown would lose."""
     # AttributeError: there is no stdout
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
-    # whatever becomes of the line, the process must be able to end
+    # the process must be able to end, whether or not the line was written
     with contextlib.suppress(OSError):
         os.write(2, f"{text}\n".encode())

@@ -133,7 +133,7 @@ def finished(run: Run) -> bool:
 
 
 def eval_key(run: Run, metric: str) -> str:
-    """What must be equal for the metric of two runs to be comparable, as JSON.
+    """The settings that must be equal for the metric of two runs to be comparable, as JSON.
 
     It is the task and, for an accuracy, the problems of the split.
     """

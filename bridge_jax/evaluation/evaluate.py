@@ -1,4 +1,4 @@
-"""Generate and grade the completions of a list of prompts, in training and in evaluations alike.
+"""Generate and grade the completions of a list of prompts, in training and in evaluations.
 
 `transcribe` makes the rows of transcripts, batch by batch. `evaluate` sums up one split with greedy
 completions; the training loop calls it with its own compiled programs. Left out: reading and
@@ -23,7 +23,7 @@ from bridge_jax.types import Problem, Task
 
 
 class Grading(NamedTuple):
-    """What turns completions into outcomes."""
+    """The arguments of grading: completions become outcomes by them."""
 
     task: Task
     tokenizer: Any

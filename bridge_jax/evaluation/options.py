@@ -1,5 +1,4 @@
-"""Options of an evaluation: what the user asked for, its checks, and the defaults of what was left
-out.
+"""Options of an evaluation: the given ones, their checks, and defaults for the others.
 
 An option that is empty or 0 was left out. `resolve_defaults` fills it in from the model: a run
 directory is evaluated as in its training, unless an option says otherwise.
@@ -21,7 +20,7 @@ LEAST = {"samples": 1, "max_new": 0, "limit": 0, "rows": 0, "seed": 0, "decode_t
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to evaluate and how; the fields are the flags of experiments.evaluate."""
+    """Options of an evaluation; the fields are the flags of experiments.evaluate."""
 
     tasks: tuple[str, ...] = ()
     data_dir: str = ""

@@ -87,16 +87,16 @@ def summarize(options: Options, benchmark: Benchmark, rows: Mapping) -> dict:
     kept = [
         rows[problem.id, sample] for problem in benchmark.prompts.problems for sample in samples
     ]
-    facts = {}
+    found = {}
     for kind, per_problem in options.kinds.items():
         own = [row for row in kept if (row["sample"] == scores.GREEDY) == (kind == "greedy")]
-        facts[kind] = scores.lengths_and_outcomes(own, benchmark.too_long, per_problem)
-        _warn_of_ungraded(benchmark.name, kind, facts[kind]["outcomes"]["strict"])
+        found[kind] = scores.lengths_and_outcomes(own, benchmark.too_long, per_problem)
+        _warn_of_ungraded(benchmark.name, kind, found[kind]["outcomes"]["strict"])
     ids = [problem.id for problem in benchmark.problems]
     return {
         "n": len(ids),
         "too_long": benchmark.too_long,
-        "facts": facts,
+        "lengths_and_outcomes": found,
         "scores": scores.scores(ids, kept, options.sampled, options.greedy),
     }
 

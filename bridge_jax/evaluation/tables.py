@@ -95,15 +95,15 @@ def markdown(
     kinds = [*map(str, Outcome), "too_long"]
     rows = []
     for name, part in benchmarks.items():
-        for kind, facts in part["facts"].items():
+        for kind, numbers in part["lengths_and_outcomes"].items():
             for reading in READINGS:
-                shares = [f"{100 * facts['outcomes'][reading][outcome]:.1f}" for outcome in kinds]
+                shares = [f"{100 * numbers['outcomes'][reading][outcome]:.1f}" for outcome in kinds]
                 rows.append(
                     [
                         f"{name}, {kind}, {reading}",
-                        str(facts["rows"]),
-                        f"{facts['tokens']:.0f}",
-                        f"{100 * facts['truncated']:.1f}",
+                        str(numbers["rows"]),
+                        f"{numbers['tokens']:.0f}",
+                        f"{100 * numbers['truncated']:.1f}",
                         *shares,
                     ]
                 )
@@ -158,7 +158,8 @@ def latex(benchmarks: Mapping[str, Mapping], lines: Sequence[Line]) -> str:
 def tables(report: Mapping, published: Mapping) -> dict[str, str]:
     """File name -> text of results.json, table.md, table.csv and table.tex.
 
-    report: {"model", "settings", "benchmarks": {name: {"n", "too_long", "facts", "scores"}}}.
+    report: {"model", "settings", "benchmarks": {name: part}}, with the part {"n", "too_long",
+    "lengths_and_outcomes", "scores"}.
     Published rows are added where they have one of the benchmarks.
     """
     benchmarks, s = report["benchmarks"], report["settings"]

@@ -22,7 +22,7 @@ class Outcome(enum.StrEnum):
 
 
 class Rule(NamedTuple):
-    """How a benchmark's comparison differs from plain mathematical equality."""
+    """The rule of a comparison: its differences from plain mathematical equality."""
 
     absolute: float = 0.0  # absolute tolerance of numbers
     relative: float = 0.0  # relative tolerance, as a share of the gold answer

@@ -139,11 +139,11 @@ def token_counts(*rows: Sequences, forward: tuple[Sequences, ...] = ()) -> Metri
             * (real_PM.any(axis=1) if seqs.packing is None else real_PM.sum(axis=1))
         )
 
-    whole = lambda seqs: seqs.length_B.sum() + prompts(seqs)
+    all_tokens = lambda seqs: seqs.length_B.sum() + prompts(seqs)
     return {
         "budget/gradient_tokens": sum(seqs.length_B.sum() for seqs in rows),
         "budget/gradient_prompt_tokens": sum(map(prompts, rows)),
-        "budget/forward_tokens": sum(map(whole, forward), start=jnp.int32(0)),
+        "budget/forward_tokens": sum(map(all_tokens, forward), start=jnp.int32(0)),
     }
 
 

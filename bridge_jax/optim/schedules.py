@@ -13,9 +13,10 @@ def interpolate(kind: str, start: float, end: float, steps: int) -> Callable:
     """step -> fp32: linear or cosine from start to end over `steps`, then end."""
 
     def at(step):
-        done = jnp.clip(step / steps, 0.0, 1.0)
-        done = (1.0 - jnp.cos(jnp.pi * done)) / 2.0 if kind == "cosine" else done
-        return jnp.float32(start) + (end - start) * done
+        progress = jnp.clip(step / steps, 0.0, 1.0)
+        if kind == "cosine":
+            progress = (1.0 - jnp.cos(jnp.pi * progress)) / 2.0
+        return jnp.float32(start) + (end - start) * progress
 
     return at
 

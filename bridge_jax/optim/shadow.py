@@ -67,8 +67,8 @@ def on_device(tree: Tree) -> Tree:
     in_host_memory = lambda x: (
         isinstance(x, jax.core.Tracer) and jax.typeof(x).memory_space == jax.memory.Space.Host
     )
-    fetch = lambda x: jax.device_put(x, jax.memory.Space.Device) if in_host_memory(x) else x
-    return jax.tree.map(fetch, tree)
+    transfer = lambda x: jax.device_put(x, jax.memory.Space.Device) if in_host_memory(x) else x
+    return jax.tree.map(transfer, tree)
 
 
 def read_shadow(storage: Storage, params: Params) -> Tree:

@@ -32,7 +32,7 @@ CPU_COMPACTIONS = 2
 
 @dataclasses.dataclass(frozen=True)
 class DecodePlan:
-    """How completions are decoded; static under jit."""
+    """Shapes, order and placement of the decode loop; static under jit."""
 
     # ---- the buffers: 2 L B K T H entries for the samples, 2 L P K S H for the prompts
     max_new: int = 64  # T, maximum of new tokens per row

@@ -95,7 +95,7 @@ def while_not_done(
         rows, state, place_B = rows.select_rows(row_b), state.select_rows(row_b), place_B[row_b]
         state = over_segments(plan, step, rows, state, limit, len(row_b) // 2 if remaining else 0)
         outputs = Outputs(
-            *(whole.at[place_B].set(part) for whole, part in zip(outputs, state.outputs))
+            *(of_all.at[place_B].set(of_rest) for of_all, of_rest in zip(outputs, state.outputs))
         )
     return outputs
 

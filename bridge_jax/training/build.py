@@ -90,9 +90,9 @@ def read_model(model: Model) -> tuple[layers.Config, dict]:
             for f in dataclasses.fields(cfg)
         }
         differ = [
-            f"{name} ({there} there, {here} in model.arch)"
-            for name, (there, here) in pairs.items()
-            if name not in numbers and there != here
+            f"{name} ({of_path} there, {of_arch} in model.arch)"
+            for name, (of_path, of_arch) in pairs.items()
+            if name not in numbers and of_path != of_arch
         ]
         if differ:
             raise ValueError(

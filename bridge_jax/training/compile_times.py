@@ -1,4 +1,4 @@
-"""How long the programs of a run took to compile the last time, kept beside the compiled programs.
+"""Compile times of the programs of earlier runs, stored in the directory of compiled programs.
 
 The first compilation of a large model takes minutes without a sign of life; this tells how many.
 Without a persistent compilation cache nothing is kept.

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class EndOfStep:
-    """What may be due after an update, and the files that it writes."""
+    """Evaluation, checkpoint and stop after an update, and the records that they write."""
 
     sampler: StepSampler
     store: checkpoint.Checkpoints

@@ -44,7 +44,7 @@ def recorded_config(path: str) -> dict:
 
 
 def rebuild(workdir: str) -> tuple[Setup, RunData]:
-    """What a run is made of, in fp32, on whatever devices there are here."""
+    """Setup and data of a run, in fp32, on the devices of this machine."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise ValueError(

@@ -129,7 +129,7 @@ class StepSampler(NamedTuple):
         return batches.order(s.seed, "rl", count, cursor, s.batch.prompts_per_step)
 
     def start(self, params: Params, rows: StepRows) -> dict[str, list[sampler.Samples]]:
-        """Dispatches sampling of the step's prompts by all its policies, in parts, unwaited."""
+        """Dispatches sampling of the step's prompts by all its policies, in parts; does not wait for it."""
         return {
             name: self.dispatch(self.programs.policy[name](params), rows, rows.prompts)
             for name in rows.spec.sampled_by
@@ -148,15 +148,15 @@ class StepSampler(NamedTuple):
             part = slice(begin, begin + size)
             batch = batches.prompt_batch(self.data.prompts, prompts[part], (rows.bucket,))
             keys = self.programs.keys(jnp.int32(rows.step), batch.ids_P, first_P[part])
-            asked = on_mesh(self.setup.decode_mesh, (batch.prompt_PS, batch.prompt_len_P))
+            prompt = on_mesh(self.setup.decode_mesh, (batch.prompt_PS, batch.prompt_len_P))
             # on devices that run one program at a time this waits for the previous one
             with multihost.watchdog(f"the sampler's start in step {rows.step + 1}"):
-                samples = self.programs.sample[rows.bucket](phi, *asked, keys, how)
+                samples = self.programs.sample[rows.bucket](phi, *prompt, keys, how)
                 parts.append(multihost.replicate(samples))
         return parts
 
     def collect(self, params: Params, rows: StepRows, handles: dict) -> Sampled:
-        """Fetches and grades the samples; replaces groups of equal rewards if so asked."""
+        """Fetches and grades the samples; replaces groups of equal rewards where the method does."""
         began, grading = time.monotonic(), 0.0
         rollouts, groups, cursor = {}, [], rows.prompt_cursor
         for name in rows.spec.sampled_by:
@@ -183,8 +183,8 @@ class StepSampler(NamedTuple):
             # waits for this part; the next is already running
             samples = multihost.device_get(f"samples of step {rows.step + 1}", part)
             began = time.monotonic()
-            asked = [self.data.prompts.problems[i] for i in prompts[begin : begin + size]]
-            graded.append(self.grade(asked, samples))
+            problems = [self.data.prompts.problems[i] for i in prompts[begin : begin + size]]
+            graded.append(self.grade(problems, samples))
             grading += time.monotonic() - began
         join = lambda *leaves: np.concatenate(leaves)
         samples = jax.tree.map(join, *(part.samples for part in graded))
@@ -223,14 +223,14 @@ class StepSampler(NamedTuple):
             equal = [p for p in range(len(R_PM)) if R_PM[p].min() == R_PM[p].max()]
             if not equal:
                 break
-            asked = self.order(cursor)
-            cursor += len(asked)
-            extra, graded, seconds = self.fetch(rows, asked, self.dispatch(phi, rows, asked))
+            prompts = self.order(cursor)
+            cursor += len(prompts)
+            extra, graded, seconds = self.fetch(rows, prompts, self.dispatch(phi, rows, prompts))
             extra_PM = extra.reward_B.reshape(-1, M)
-            useful = [p for p in range(len(asked)) if extra_PM[p].min() != extra_PM[p].max()]
+            useful = [p for p in range(len(prompts)) if extra_PM[p].min() != extra_PM[p].max()]
             for old, new in zip(equal, useful):
                 replace_group(rollouts, old, extra, new, M)
-            rounds.append(PolicySamples("theta", asked, graded))
+            rounds.append(PolicySamples("theta", prompts, graded))
             grading += seconds
         return rounds, grading
 

@@ -30,14 +30,14 @@ def evaluation(
     def generate_one(phi, batch: batches.PromptBatch, sample: int | None = None):
         """One completion per prompt: greedy, or the sample with this number."""
         interrupt.check()
-        asked = rollouts.on_mesh(setup.decode_mesh, (batch.prompt_PS, batch.prompt_len_P))
+        prompt = rollouts.on_mesh(setup.decode_mesh, (batch.prompt_PS, batch.prompt_len_P))
         greedy = sample is None
         keys = programs.eval_keys if greedy else programs.paired_keys(batch.ids_P, np.int32(sample))
         settings = rollouts.sampling(setup, 0.0 if greedy else s.rollout.temperature)
         generate = programs.greedy[batch.prompt_PS.shape[1]]
         with multihost.watchdog("samples of an evaluation"):
             return multihost.device_get(
-                "samples of an evaluation", generate(phi, *asked, keys, settings)
+                "samples of an evaluation", generate(phi, *prompt, keys, settings)
             )
 
     def correct(generate, split, prompts, too_long):
@@ -55,16 +55,16 @@ def evaluation(
 
     metrics, solved, records = {}, {}, []
     for split, prompts in data.splits.items():
-        asked = data.task.splits.get(split, prompts.problems)[: s.eval.limit or None]
+        problems = data.task.splits.get(split, prompts.problems)[: s.eval.limit or None]
         scores, solved_ids, transcripts = correct(
-            generate_one, split, prompts, len(asked) - len(prompts.problems)
+            generate_one, split, prompts, len(problems) - len(prompts.problems)
         )
         records += [
             {"policy": f"theta, greedy, {split}"} | row
             for row in transcripts[: s.log.eval_problems]
         ]
         metrics |= scores
-        solved[split] = "".join(str(int(problem.id in solved_ids)) for problem in asked)
+        solved[split] = "".join(str(int(problem.id in solved_ids)) for problem in problems)
         if s.eval.samples and split in data.task.splits:
             solved_by_sample = [
                 correct(functools.partial(generate_one, sample=k), split, prompts, 0)[1]
@@ -72,9 +72,11 @@ def evaluation(
             ]
             counts = [
                 sum(problem.id in solved_ids for solved_ids in solved_by_sample)
-                for problem in asked
+                for problem in problems
             ]
-            metrics[f"eval/{split}_sampled_accuracy"] = sum(counts) / (s.eval.samples * len(asked))
+            metrics[f"eval/{split}_sampled_accuracy"] = sum(counts) / (
+                s.eval.samples * len(problems)
+            )
             solved[f"{split}_sampled"] = "".join(map(str, counts))
     with multihost.watchdog("the measured gain"):
         metrics |= measured_gain.measure(sampler, state) if s.eval.measured_gain else {}

@@ -39,7 +39,7 @@ class Run:
 
     @property
     def log(self) -> pathlib.Path:
-        """What the process prints."""
+        """The file of the process's output."""
         return self.folder.with_suffix(".log")
 
     @property

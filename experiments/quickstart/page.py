@@ -1,4 +1,4 @@
-"""What the quickstart found: a table, sentences, a picture, all from the files of its runs."""
+"""The result of the quickstart: a table, sentences, a picture, all from the files of its runs."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def summary(verdicts: dict[tuple[str, str], str]) -> str:
 
 
 def verdict(other: str, gaps: dict[str, Interval]) -> str:
-    """What the intervals allow to say."""
+    """The conclusions that the intervals allow."""
     clear = {
         sign: [MEASURES[measure] for measure, gap in gaps.items() if sign * bound(gap, sign) > 0]
         for sign in (1, -1)

@@ -59,7 +59,7 @@ def shown(found: Interval, signed: bool = False) -> str:
 
 
 def verdict(found: Interval) -> str:
-    """What the interval of a difference says, in words."""
+    """The conclusion from the interval of a difference, in words."""
     if np.isnan(found.low):
         return "one seed"
     return "higher" if found.low > 0 else "lower" if found.high < 0 else "no difference seen"

@@ -21,7 +21,7 @@ _children: set[subprocess.Popen] = set()
 
 
 class Result(NamedTuple):
-    """How a run ended."""
+    """The end of a run."""
 
     run: Run
     # "" if it is done

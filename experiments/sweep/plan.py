@@ -38,7 +38,7 @@ class Run(NamedTuple):
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What a result is of: with another base model it is another run."""
+        """The key of a result: with another base model it is another run."""
         return self.name, self.fingerprint, self.weights
 
     @property

@@ -89,7 +89,7 @@ def test_a_data_set_that_the_hub_refuses_is_not_asked_again(monkeypatch):
     class GatedRepoError(RepositoryNotFoundError):
         pass
 
-    for refusal, said in (
+    for refusal, reported in (
         (RepositoryNotFoundError("404"), "no such name, or it is private.*set data_dir"),
         (
             GatedRepoError("403"),
@@ -97,7 +97,7 @@ def test_a_data_set_that_the_hub_refuses_is_not_asked_again(monkeypatch):
         ),
     ):
         asked = hub(monkeypatch, [], refusal=refusal)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=reported):
             datasets.read(SOURCE)
         assert asked == []
 
@@ -135,7 +135,7 @@ def test_bad_rows_are_named(tmp_path, row, message):
         datasets.read(SOURCE, str(write(tmp_path, [*ROWS[:2], row])))
 
 
-def test_changed_data_is_refused_or_said(tmp_path, caplog):
+def test_changed_data_is_refused_or_reported(tmp_path, caplog):
     """A missing row and an altered answer; white space and order do not matter."""
     spaced = [dict(row, problem=row["problem"].replace(" ", "  \n")) for row in ROWS[::-1]]
     assert len(datasets.read(SOURCE, str(write(tmp_path / "spaced", spaced)))) == 3

@@ -81,8 +81,8 @@ def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row
     assert {key: value for key, value in data.demo_counts.items() if value} == COUNTS
     assert sum(data.demo_counts[state] for state in ROW_STATES) == len(TRACES)
     trainer.print_summary(setup, data, {"step": 0}, 1)
-    told = capsys.readouterr().out
-    assert "8 solutions for 4 of 6 problems: 2 used, 1 repeated, 2 wrong, " in told
+    output = capsys.readouterr().out
+    assert "8 solutions for 4 of 6 problems: 2 used, 1 repeated, 2 wrong, " in output
     assert training_build.fingerprints(data)["demonstrations"] == data.demo_counts
     # a method without demonstrations has nothing to report
     assert "demonstrations" not in training_build.fingerprints(build(folder, TRACES, "grpo")[1])

@@ -14,7 +14,7 @@ from tests.distributed.one_of_several import as_one_of
 
 
 @pytest.mark.parametrize(
-    "given, told",
+    "given, message",
     [
         ([{"config.seed": 0, "file a.py": "12"}] * 3, ""),
         (
@@ -31,14 +31,14 @@ from tests.distributed.one_of_several import as_one_of
         ),
     ],
 )
-def test_differences_are_named(monkeypatch, given, told):
+def test_differences_are_named(monkeypatch, given, message):
     """The host in the minority is named, with the key and both values."""
     as_one_of(monkeypatch, 0, len(given), lambda what, mine, *_: [json.dumps(one) for one in given])
-    if not told:
+    if not message:
         return consistency.check("it", given[0])
     with pytest.raises(ValueError) as error:
         consistency.check("it", given[0])
-    assert str(error.value).splitlines()[1:-1] == [told]
+    assert str(error.value).splitlines()[1:-1] == [message]
 
 
 def test_identity_is_config_code_and_versions(monkeypatch, tmp_path):

@@ -122,8 +122,8 @@ def test_the_end_of_one_ends_the_others_and_names_it(request, attempts, name):
     end, killed = request.getfixturevalue(attempts).made[name], name.startswith("kill")
     assert end.codes == [multihost.LOST, -signal.SIGKILL if killed else 130]
     assert end.seconds < HANG_S
-    told = "no heartbeat from host 1 (" if killed else "host 1 ("
-    assert told in end.errors[0][-1], end.texts[0]
+    expected = "no heartbeat from host 1 (" if killed else "host 1 ("
+    assert expected in end.errors[0][-1], end.texts[0]
     assert killed or "stopped: by a second signal" in end.errors[0][-1]
     assert killed or "finishing step 5, saving; again to end at once" in end.texts[1]
 
@@ -203,13 +203,13 @@ def test_host_0_that_is_killed_in_a_step_ends_the_others(stuck):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_the_end_of_all_and_told_apart(one, tmp_path, compiled):
+def test_a_full_disk_ends_all_with_exit_code_5(one, tmp_path, compiled):
     """Whoever finds it ends with 5, the other is told and ends with 4; with room the run goes on."""
     with full_disk.small(tmp_path / "run", 16384) as disk:
         end = attempt(tmp_path, 2, compiled, at={1: ["fill", 3]})
         assert set(end.codes) <= {5, multihost.LOST} and 5 in end.codes, end.codes
-        told = end.errors[end.codes.index(5)]
-        assert "No space left on device" in told[-1] and "make room" in told[-1]
+        printed = end.errors[end.codes.index(5)]
+        assert "No space left on device" in printed[-1] and "make room" in printed[-1]
         (disk / "filler").unlink()
         assert host_runs.run(tmp_path, 2, compiled) == [0, 0]
         assert_same(tmp_path, one)

@@ -50,7 +50,7 @@ def test_four_processes_train_like_one(tmp_path, compiled):
 
 
 @pytest.mark.parametrize(
-    "differ, told",
+    "differ, message",
     [
         (
             dict(optim__base__learning_rate=0.5),
@@ -59,16 +59,16 @@ def test_four_processes_train_like_one(tmp_path, compiled):
         pytest.param(dict(stop_at=2), "stop_at is 2, elsewhere null", marks=pytest.mark.slow),
     ],
 )
-def test_different_configs_are_refused(tmp_path, compiled, differ, told):
+def test_different_configs_are_refused(tmp_path, compiled, differ, message):
     """Every host names the host, the key and both values."""
     codes = host_runs.run(tmp_path, 2, compiled, differ={1: differ})
     assert codes == [2, 2]
     for index in range(2):
-        said = host_runs.output(tmp_path, index)
+        output = host_runs.output(tmp_path, index)
         assert (
-            "error: the hosts differ, and would not train the same model:" in said
-            and told in said
-            and "  host 1 (" in said
+            "error: the hosts differ, and would not train the same model:" in output
+            and message in output
+            and "  host 1 (" in output
         )
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 

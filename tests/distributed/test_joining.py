@@ -87,7 +87,7 @@ def test_two_tasks_of_slurm_join():
     assert ["WARNING a warning" in errors for _, _, errors in found] == [True, True]
 
 
-def test_who_waits_in_vain_is_told_what_to_check():
+def test_a_host_that_waits_alone_prints_what_to_check():
     """Side by side: host 1 does not come, host 0 does not come, Slurm's variables cannot be read."""
     port, alone = host_runs.free_port(), f"127.0.0.1:{host_runs.free_port()}"
     zero, one, broken = ends(
@@ -151,8 +151,8 @@ def test_one_of_four_that_is_killed_ends_the_others():
         assert found.pop(killed)[0] == -signal.SIGKILL
         code = multihost.LOST if killed else -signal.SIGABRT
         assert [end[0] for end in found] == [code] * 3, found
-        told = "error: no heartbeat from host 2 (" if killed else "JAX distributed service"
-        assert all(told in errors for _, _, errors in found), found
+        expected = "error: no heartbeat from host 2 (" if killed else "JAX distributed service"
+        assert all(expected in errors for _, _, errors in found), found
 
 
 def test_a_port_that_is_taken():

@@ -64,8 +64,8 @@ def test_a_group_is_shared_by_devices_that_are_more():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts, at_once", [(0, {4}), (2, {2})])
-def test_bridges_experts_are_cut_finer_where_asked(parts, at_once):
-    """32 experts over 8 devices: 4 on each, or 2 in each of two micro-batches."""
+def test_demos_of_bridge_in_more_micro_batches(parts, at_once):
+    """32 demos over 8 devices: 4 on each, or 2 in each of two micro-batches."""
     run, _, text = compiled(
         "bridge", {"fsdp": 8}, {"sft_microbatches": parts}, demos_per_step=32, microbatch_rows=4
     )

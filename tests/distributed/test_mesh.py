@@ -31,17 +31,18 @@ from tests.tiny_runs import quick  # noqa: F401 (a fixture)
 
 
 def assert_same_update(
-    name: str, sizes: dict, lay=lambda batch: batch, told_otherwise=frozenset(), **chosen
+    name: str, sizes: dict, arrange=lambda batch: batch, changed_metrics=frozenset(), **chosen
 ) -> None:
     """Parameters, moments (1e-5 relative) and metrics of every kind of step; what is kept in bfloat16 is rounded the same way.
 
-    lay: the batch of one device -> the same, as the mesh is given it; told_otherwise: metrics that this changes.
+    arrange: the batch of one device -> the same batch as the mesh gets it. changed_metrics: those that
+    differ by it.
     """
     mesh = mesh_of(sizes)
     method = made(name, mesh, **chosen)
     for state, batch, expected, expected_metrics in on_one_device(name, **chosen):
         layout = sharding.of_state(mesh, state, THETA_AXES, W_AXES, matrices=toys.MATRICES)
-        given = lay(batch)
+        given = arrange(batch)
         placed = jax.device_put(state, layout), jax.device_put(given, sharding.of_rows(mesh, given))
         after, metrics = jax.jit(method.update, out_shardings=(layout, None))(*placed)
         new, old = (
@@ -61,7 +62,7 @@ def assert_same_update(
         assert sum((a != b).sum() for a, b in halves) <= 0.01 * sum(a.size for a, _ in halves)
         assert not chosen or len(halves) > 10
         assert toys.change(after.params, state.params) > 1e-4  # something happened
-        for key in set(expected_metrics) - told_otherwise:
+        for key in set(expected_metrics) - changed_metrics:
             np.testing.assert_allclose(
                 metrics[key], expected_metrics[key], rtol=1e-4, atol=1e-5, err_msg=key
             )

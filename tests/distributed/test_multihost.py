@@ -54,7 +54,7 @@ def test_config_and_environment(given, environment, found):
 
 
 @pytest.mark.parametrize(
-    "given, environment, told",
+    "given, environment, message",
     [
         (dict(coordinator="10.0.0.1"), {}, ("hosts.coordinator='10.0.0.1'", "HOST:PORT")),
         (
@@ -88,12 +88,12 @@ def test_config_and_environment(given, environment, found):
         (dict(timeout_s=1), {}, ("hosts.timeout_s=1", "at least 10")),
     ],
 )
-def test_what_cannot_be_meant(given, environment, told):
+def test_invalid_hosts(given, environment, message):
     """Invalid settings are refused with what is allowed."""
-    if told is None:
+    if message is None:
         assert rendezvous.read(rendezvous.Hosts(**given), environment).index == 1
         return
-    with errors.raises(ValueError, told):
+    with errors.raises(ValueError, message):
         rendezvous.read(rendezvous.Hosts(**given), environment)
 
 
@@ -130,7 +130,7 @@ def test_one_process_is_the_identity():
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 16])
-def test_shares_make_up_the_whole(monkeypatch, rows):
+def test_the_slices_of_all_hosts_are_all_rows(monkeypatch, rows):
     """The slices of all hosts are disjoint and cover every row."""
     parts = []
     for index in range(4):
@@ -141,7 +141,7 @@ def test_shares_make_up_the_whole(monkeypatch, rows):
 
 def test_each_grades_its_share_alone(monkeypatch):
     """And both get to know all outcomes."""
-    seen, said = [], {}
+    seen, gathered = [], {}
     task = types.SimpleNamespace(
         name="t", compare=lambda problem, answer: seen.append(answer) or Outcome.correct
     )
@@ -155,7 +155,7 @@ def test_each_grades_its_share_alone(monkeypatch):
             index,
             2,
             lambda what, mine, *_: (
-                said.update({index: mine}) or [said.get(i, "[]") for i in (0, 1)]
+                gathered.update({index: mine}) or [gathered.get(i, "[]") for i in (0, 1)]
             ),
         )
         found = reading.readings(task, texts, texts, (extract,))
@@ -163,21 +163,21 @@ def test_each_grades_its_share_alone(monkeypatch):
     assert found == whole and found[0][3] == (None, Outcome.no_answer)
 
 
-def test_decided_by_the_main_host(monkeypatch):
+def test_broadcast_from_main(monkeypatch):
     """The others never call the function, and get its result or its error."""
-    said = []
-    as_one_of(monkeypatch, 0, 2, lambda what, mine, *_: said.append(mine) or [mine, ""])
+    gathered = []
+    as_one_of(monkeypatch, 0, 2, lambda what, mine, *_: gathered.append(mine) or [mine, ""])
     assert multihost.broadcast_from_main("it", lambda: {"a": [1]}) == {"a": [1]}
-    as_one_of(monkeypatch, 1, 2, lambda what, mine, *_: [said[-1], mine])
+    as_one_of(monkeypatch, 1, 2, lambda what, mine, *_: [gathered[-1], mine])
     assert multihost.broadcast_from_main("it", lambda: pytest.fail("called")) == {"a": [1]}
 
     def refuse():
         raise ValueError("no")
 
-    as_one_of(monkeypatch, 0, 2, lambda what, mine, *_: said.append(mine) or [mine, ""])
+    as_one_of(monkeypatch, 0, 2, lambda what, mine, *_: gathered.append(mine) or [mine, ""])
     with pytest.raises(ValueError, match="no"):
         multihost.broadcast_from_main("it", refuse)
-    as_one_of(monkeypatch, 1, 2, lambda what, mine, *_: [said[-1], mine])
+    as_one_of(monkeypatch, 1, 2, lambda what, mine, *_: [gathered[-1], mine])
     with pytest.raises(ValueError, match="no"):
         multihost.broadcast_from_main("it", lambda: pytest.fail("called"))
 

@@ -142,7 +142,7 @@ def test_who_is_gone_is_named(hosts, capfd, again):
     assert sum(line.startswith("error: ") and "host 1 (beta)" in line for line in lines) == 2
 
 
-def test_a_wait_that_is_too_long_is_told_with_stacks(hosts, capfd):
+def test_a_wait_that_is_too_long_is_reported_with_stacks(hosts, capfd):
     """Its host shows its threads, and all hosts end."""
     _, made, ends = hosts
     with made[1].watchdog("rewards of step 3"):

@@ -45,7 +45,9 @@ def report(*names: str) -> dict:
     part = {
         "n": 2,
         "too_long": 0,
-        "facts": {"greedy": scores.lengths_and_outcomes(rows(1, "", "c") + rows(2, "", "w"), 0)},
+        "lengths_and_outcomes": {
+            "greedy": scores.lengths_and_outcomes(rows(1, "", "c") + rows(2, "", "w"), 0)
+        },
         "scores": scores.scores([1, 2], rows(1, "cw", "c") + rows(2, "ww", "w"), samples=2),
     }
     settings = dict(

@@ -93,12 +93,15 @@ def test_a_run_is_evaluated_as_in_its_training(unbroken, tmp_path, method, capsy
     report = evaluate_model(str(folder), str(tmp_path / "out"), Options())
     logged = tiny_runs.lines(folder)[-1]
     part = report["benchmarks"]["arithmetic"]
-    strict, facts = part["scores"]["strict"]["greedy pass@1"], part["facts"]["greedy"]
+    strict, lengths = (
+        part["scores"]["strict"]["greedy pass@1"],
+        part["lengths_and_outcomes"]["greedy"],
+    )
     assert logged["step"] == tiny_runs.STEPS and part["n"] == logged["eval/held_out_n"] == 8
     assert strict.value == logged["eval/held_out_accuracy"]
     assert (
-        facts["tokens"] == logged["eval/held_out_tokens"]
-        and 1 - facts["truncated"] == logged["eval/held_out_stopped"]
+        lengths["tokens"] == logged["eval/held_out_tokens"]
+        and 1 - lengths["truncated"] == logged["eval/held_out_stopped"]
     )
     assert strict.stderr == pytest.approx(logged["eval/held_out_stderr"])
     assert (
@@ -213,8 +216,8 @@ def test_a_folder_grows(model, lively, tmp_path):
     smaller = run(model, tmp_path / "out", limit=3, samples=1)["benchmarks"]["arithmetic"]
     assert (
         smaller["n"] == 3
-        and list(smaller["facts"]) == ["greedy"]
-        and smaller["facts"]["greedy"]["rows"] == 3
+        and list(smaller["lengths_and_outcomes"]) == ["greedy"]
+        and smaller["lengths_and_outcomes"]["greedy"]["rows"] == 3
     )
 
 
@@ -277,9 +280,9 @@ def test_too_long_prompts_stay_in_the_denominator(model, monkeypatch, tmp_path, 
     assert part["scores"]["lenient"]["greedy pass@1"].value == 0.5  # right wherever the prompt fits
     assert part["scores"]["lenient"]["pass@2"].value == 0.5
     for kind, made in (("greedy", 4), ("sampled", 8)):
-        outcomes = part["facts"][kind]["outcomes"]["lenient"]
+        outcomes = part["lengths_and_outcomes"][kind]["outcomes"]["lenient"]
         assert (
-            part["facts"][kind]["rows"] == made
+            part["lengths_and_outcomes"][kind]["rows"] == made
             and outcomes["too_long"] == outcomes["correct"] == 0.5
         )
     assert "math500: 4 of 8 prompts are longer than 5 tokens" in capsys.readouterr().out

@@ -130,12 +130,12 @@ def test_regrade_finds_nothing_where_nothing_changed_and_everything_that_did(
     )
     rows = regrade.regrade(run)
     assert [row["outcome_now"] for row in rows] == [turned[outcome] for outcome in before]
-    told, right = regrade.summary(rows), before.count("correct")
+    summary, right = regrade.summary(rows), before.count("correct")
     assert (
         f"{len(rows)} outcomes change; mean reward {right / len(rows):.4f} -> {1 - right / len(rows):.4f}"
-        in told
+        in summary
     )
-    assert f"correct -> wrong: {right}" in told and "step " in told and "text ends" in told
+    assert f"correct -> wrong: {right}" in summary and "step " in summary and "text ends" in summary
     assert kept == {
         path: path.read_bytes() if path.is_file() else None for path in sorted(run.rglob("*"))
     }

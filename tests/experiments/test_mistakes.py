@@ -39,9 +39,9 @@ def parse(monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             cli.parse_flags(argv, command.EXAMPLE)
             sys.exit(0)
-        said = capsys.readouterr().err
-        assert ended.value.code == (2 if said else 0) and said.count("\n") <= 1
-        return said
+        reply = capsys.readouterr().err
+        assert ended.value.code == (2 if reply else 0) and reply.count("\n") <= 1
+        return reply
 
     return parsed
 
@@ -62,28 +62,28 @@ def test_a_missing_flag_is_shown_with_an_example(parse, monkeypatch):
     """Of every command that has required flags; the example itself is accepted."""
     monkeypatch.chdir(ROOT)
     for command in COMMANDS:
-        said = parse(command, "")
-        assert re.match(r"error: --\w+( and --\w+)? missing; for example: ", said), said
-        assert command.EXAMPLE in said
+        reply = parse(command, "")
+        assert re.match(r"error: --\w+( and --\w+)? missing; for example: ", reply), reply
+        assert command.EXAMPLE in reply
         module, _, given = command.EXAMPLE.removeprefix("python -m ").partition(" ")
         assert module == command.__name__.removesuffix(".command")
         assert parse(command, given) == ""
-    said = parse(train, "--config=configs/quickstart.py:grpo")
-    assert said.startswith("error: --workdir missing; for example: python -m experiments.train ")
+    reply = parse(train, "--config=configs/quickstart.py:grpo")
+    assert reply.startswith("error: --workdir missing; for example: python -m experiments.train ")
 
 
 def test_the_method_stands_behind_the_config(parse, monkeypatch):
     """--config.method=NAME and --config.task=NAME are groups: the message says where names go."""
     monkeypatch.chdir(ROOT)
-    said = parse(train, "--config=configs/quickstart.py:sft --config.method=grpo --workdir=w")
-    assert said == (
+    reply = parse(train, "--config=configs/quickstart.py:sft --config.method=grpo --workdir=w")
+    assert reply == (
         "error: --config.method=grpo: the method stands behind the config's name: "
         "--config=configs/quickstart.py:grpo\n"
     )
-    said = parse(train, "--config configs/quickstart.py --config.method grpo --workdir=w")
-    assert "--config=configs/quickstart.py:grpo" in said
-    said = parse(train, "--config=configs/quickstart.py:sft --config.task=gsm8k --workdir=w")
-    assert "--config=configs/any_task.py:bridge,gsm8k" in said
+    reply = parse(train, "--config configs/quickstart.py --config.method grpo --workdir=w")
+    assert "--config=configs/quickstart.py:grpo" in reply
+    reply = parse(train, "--config=configs/quickstart.py:sft --config.task=gsm8k --workdir=w")
+    assert "--config=configs/any_task.py:bridge,gsm8k" in reply
     fine = "--config=configs/quickstart.py:sft --config.method.name=grpo --workdir=w"
     assert parse(train, fine) == ""
 
@@ -91,9 +91,9 @@ def test_the_method_stands_behind_the_config(parse, monkeypatch):
 def test_a_config_file_that_does_not_exist_lists_those_that_do(parse, monkeypatch):
     """The nearest name first; parts of configs are not among them."""
     monkeypatch.chdir(ROOT)
-    said = parse(train, "--config=configs/laddr.py:grpo --workdir=w")
-    assert said.startswith("error: --config=configs/laddr.py: no such file; there are ")
-    named = re.findall(r"configs/(\w+)\.py", said.partition("there are")[2])
+    reply = parse(train, "--config=configs/laddr.py:grpo --workdir=w")
+    assert reply.startswith("error: --config=configs/laddr.py: no such file; there are ")
+    named = re.findall(r"configs/(\w+)\.py", reply.partition("there are")[2])
     assert named[0] == "ladder" and {"quickstart", "qwen25_3b"} < set(named)
     assert not {"base", "tasks"} & set(named)
     assert "a folder" in parse(train, "--config=configs --workdir=w")
@@ -102,10 +102,10 @@ def test_a_config_file_that_does_not_exist_lists_those_that_do(parse, monkeypatc
 def test_another_folder_than_the_projects(parse, monkeypatch, tmp_path):
     """A file that is there from the project's folder: the message names both folders."""
     monkeypatch.chdir(tmp_path)
-    said = parse(train, "--config=configs/ladder.py:grpo --workdir=w")
-    assert f"current folder, {tmp_path}, " in said and f"(cd {project.ROOT})" in said
-    said = parse(train, "--config=configs/laddr.py:grpo --workdir=w")
-    assert "no such file; there are configs/ladder.py" in said
+    reply = parse(train, "--config=configs/ladder.py:grpo --workdir=w")
+    assert f"current folder, {tmp_path}, " in reply and f"(cd {project.ROOT})" in reply
+    reply = parse(train, "--config=configs/laddr.py:grpo --workdir=w")
+    assert "no such file; there are configs/ladder.py" in reply
 
 
 def test_from_another_folder_as_a_process(environment, tmp_path):
@@ -127,8 +127,8 @@ def test_the_keys_of_the_default_config_file(parse, monkeypatch):
     monkeypatch.setattr(pretrain, "EXAMPLE", "", raising=False)
     line = shlex.join(pretrain.with_default_config(["command", "--config.stepz=3"])[1:])
     assert line.startswith("--config=configs/ladder.py:base ")
-    said = parse(pretrain, line)
-    assert said.startswith("error: unknown key config.stepz: did you mean 'steps'?")
+    reply = parse(pretrain, line)
+    assert reply.startswith("error: unknown key config.stepz: did you mean 'steps'?")
     given = ["command", "--config=configs/from_scratch.py:sft"]
     assert pretrain.with_default_config(given) == given
 
@@ -163,7 +163,7 @@ def test_a_line_without_mistakes_of_this_kind():
 
 
 @pytest.mark.parametrize(
-    "given, said",
+    "given, reply",
     [
         ("--config.steps=ten", "--config.steps=ten; wanted: a whole number, such as 10"),
         ("--config.steps=1.5", "--config.steps=1.5; wanted: a whole number, such as 10"),
@@ -185,27 +185,27 @@ def test_a_line_without_mistakes_of_this_kind():
         ("--config.method.bridge.lamb=3", "unknown key config.method.bridge.lamb: did you mean 'l"),
     ],
 )
-def test_keys_and_values_that_are_not_meant(parse, monkeypatch, given, said):
+def test_invalid_keys_and_values(parse, monkeypatch, given, reply):
     """One line that says what is wanted, or the key in full."""
     monkeypatch.chdir(ROOT)
     line = f"--config=configs/quickstart.py:bridge --workdir=w {given}"
-    assert parse(train, line).startswith("error: ") and said in parse(train, line)
+    assert parse(train, line).startswith("error: ") and reply in parse(train, line)
 
 
 def test_other_slips(parse, monkeypatch):
     """Keys before the file; dots for slashes."""
     monkeypatch.chdir(ROOT)
-    said = parse(train, "--config.steps=3 --config=configs/ladder.py --workdir=w")
+    reply = parse(train, "--config.steps=3 --config=configs/ladder.py --workdir=w")
     assert (
-        said
+        reply
         == "error: --config=FILE must stand before the keys that change it, --config.KEY=VALUE\n"
     )
-    said = parse(train, "--config=configs.ladder:sft --workdir=w")
-    assert "there are configs/ladder.py, " in said
+    reply = parse(train, "--config=configs.ladder:sft --workdir=w")
+    assert "there are configs/ladder.py, " in reply
 
 
 def test_a_task_where_a_method_is_wanted(parse, monkeypatch):
     """configs/any_task.py takes METHOD,TASK."""
     monkeypatch.chdir(ROOT)
-    said = parse(train, "--config=configs/any_task.py:gsm8k --workdir=w")
-    assert "gsm8k is a task; give METHOD,TASK, such as bridge,gsm8k" in said
+    reply = parse(train, "--config=configs/any_task.py:gsm8k --workdir=w")
+    assert "gsm8k is a task; give METHOD,TASK, such as bridge,gsm8k" in reply

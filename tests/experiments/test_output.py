@@ -58,17 +58,17 @@ def test_what_is_only_said_may_be_lost(pairs):
 
 
 @pytest.mark.parametrize(
-    "redirected, code, told",
+    "redirected, code, expected",
     [
         (">/dev/full", 5, "error: standard output: No space left on device; make room"),
         (">&-", 2, "error: standard output: Bad file descriptor"),
         ("> >(exit)", 2, "error: standard output: Broken pipe"),
     ],
 )
-def test_a_result_that_is_lost_is_an_error(pairs, redirected, code, told):
+def test_a_result_that_is_lost_is_an_error(pairs, redirected, code, expected):
     """A result that cannot be written is an error with the reason."""
     done = run(redirected, "experiments.grade", f"--file={pairs}")
-    assert done.returncode == code and told in done.stderr, done.stderr
+    assert done.returncode == code and expected in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("redirected, code", [(">/dev/full", 5), ("2>/dev/full", 0), ("2>&-", 0)])

@@ -336,10 +336,10 @@ def test_an_unfinished_seed_is_not_averaged(tmp_path):
     }
     assert cells["sft"]["final"] == cells["sft"]["time/wall_s"] == "-" != cells["sft"]["base"]
     assert cells["grpo"]["final"] != "-" and report_tables.differences(groups, METRIC) == []
-    told = report_tables.notes(groups, METRIC)
-    assert any("sft1: at step 3 of 4, not finished" in note for note in told) and told[-1].endswith(
-        "solved: sft"
-    )
+    notes = report_tables.notes(groups, METRIC)
+    assert any("sft1: at step 3 of 4, not finished" in note for note in notes) and notes[
+        -1
+    ].endswith("solved: sft")
 
 
 def test_other_problems_are_not_paired(tmp_path):

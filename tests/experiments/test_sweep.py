@@ -498,7 +498,7 @@ def test_a_sweep_file_that_does_not_exist_lists_those_that_do(at_root):
     assert "__init__" not in str(error.value)
 
 
-def test_each_run_is_told_when_it_begins_and_ends(at_root, tmp_path, monkeypatch, capsys):
+def test_begin_and_end_of_each_run_are_printed(at_root, tmp_path, monkeypatch, capsys):
     """At once, with its log; then how long it took, or why it failed."""
     runs = plan.runs_of(plan.load(write(tmp_path, seeds=[0, 1])))
     printed_before = []

@@ -164,7 +164,7 @@ def held_at(environment, step: int, *arguments) -> subprocess.Popen:
     return process
 
 
-def until_told(process: subprocess.Popen, text: str) -> None:
+def wait_for_output(process: subprocess.Popen, text: str) -> None:
     """Waits until a line of stderr says it."""
     while text not in (line := process.stderr.readline()):
         assert line, process.communicate()
@@ -178,7 +178,7 @@ def test_ctrl_c_is_acknowledged_at_once_and_a_second_one_ends_at_once(environmen
     arguments = f"--config={file}", f"--workdir={hurt}", "--config.checkpoint.every=1"
     process = held_at(environment, 6, *arguments)
     process.send_signal(signal.SIGINT)
-    until_told(process, "finishing step 6, saving; again to end at once\n")
+    wait_for_output(process, "finishing step 6, saving; again to end at once\n")
     process.send_signal(signal.SIGINT)
     process.wait(240)
     out, err = process.communicate()
@@ -191,7 +191,7 @@ def test_ctrl_c_is_acknowledged_at_once_and_a_second_one_ends_at_once(environmen
     # one alone: the step is finished and saved
     process = held_at(environment, 7, *arguments)
     process.send_signal(signal.SIGINT)
-    until_told(process, "finishing step 7, saving; again to end at once\n")
+    wait_for_output(process, "finishing step 7, saving; again to end at once\n")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0 and out.startswith("let go"), (out, err)
     assert "stopped by a signal after step 7; saved" in out
@@ -222,7 +222,7 @@ def test_ctrl_c_is_acknowledged_at_once_and_a_second_one_ends_at_once(environmen
         (["--stop_at=0"], "flag --stop_at=0"),
     ],
 )
-def test_command_lines_that_cannot_be_meant(environment, tmp_path, arguments, message):
+def test_invalid_command_lines(environment, tmp_path, arguments, message):
     """One line that starts with "error:", exit code 2, before jax is even imported."""
     code, out, err = run(
         environment,
@@ -339,7 +339,7 @@ def silent(environment, redirected: str, *arguments, **given) -> int:
 
 
 @pytest.fixture(scope="session")
-def heard(environment, tmp_path_factory):
+def undisturbed(environment, tmp_path_factory):
     """A run whose output is read."""
     folder = tmp_path_factory.mktemp("heard")
     code, _, err = run(
@@ -351,19 +351,19 @@ def heard(environment, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("redirected", [">/dev/full 2>&1", "<&- >&- 2>&-"])
-def test_a_run_that_cannot_talk_goes_on(environment, heard, tmp_path, redirected):
+def test_a_run_that_cannot_talk_goes_on(environment, undisturbed, tmp_path, redirected):
     """A full disk under its log, or nothing at all where its output was: the same run, and exit code 0."""
     workdir = tmp_path / "run"
     given = f"--config={config_file(tmp_path)}", f"--workdir={workdir}"
     assert silent(environment, redirected, *given) == 0
-    tiny_runs.assert_same_run(workdir, heard, "grpo")
+    tiny_runs.assert_same_run(workdir, undisturbed, "grpo")
     # also where there is nothing to do but to say so, and where it must say what is wrong
     assert silent(environment, redirected, *given) == 0
     assert silent(environment, redirected, *given, "--config.seed=7") == 2
 
 
 @pytest.mark.slow
-def test_a_run_outlives_its_terminal(environment, heard, tmp_path):
+def test_a_run_outlives_its_terminal(environment, undisturbed, tmp_path):
     """A terminal, and so a progress bar, that is gone in the middle of the run."""
     main, terminal = pty.openpty()
     workdir = tmp_path / "run"
@@ -382,7 +382,7 @@ def test_a_run_outlives_its_terminal(environment, heard, tmp_path):
     drain.join(240)
     os.close(main)
     assert process.wait(240) == 0
-    tiny_runs.assert_same_run(workdir, heard, "grpo")
+    tiny_runs.assert_same_run(workdir, undisturbed, "grpo")
 
 
 def begun(workdir: pathlib.Path, step: int) -> bool:
@@ -401,7 +401,9 @@ def read_all(descriptor: int, enough) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_has_an_exit_code_of_its_own_and_costs_no_step(environment, heard, tmp_path):
+def test_a_full_disk_has_an_exit_code_of_its_own_and_costs_no_step(
+    environment, undisturbed, tmp_path
+):
     """It fills up in the middle of the run; with room the same command goes on, and ends as if nothing had been."""
     with full_disk.small(tmp_path / "disk", 8192) as disk:
         workdir = disk / "run"
@@ -411,8 +413,12 @@ def test_a_full_disk_has_an_exit_code_of_its_own_and_costs_no_step(environment, 
         filler = full_disk.fill(disk)
         out, err = process.communicate(timeout=240)
         assert process.returncode == 5, (out, err)
-        (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
-        assert str(workdir) in told and "make room" in told and "No space left on device" in told
+        (error_line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert (
+            str(workdir) in error_line
+            and "make room" in error_line
+            and "No space left on device" in error_line
+        )
         # while it is full, the same again, and nothing is spoiled; what was cut off would make room
         for unfinished in (workdir / "checkpoints").glob("*tmp*"):
             shutil.rmtree(unfinished)
@@ -422,11 +428,11 @@ def test_a_full_disk_has_an_exit_code_of_its_own_and_costs_no_step(environment, 
         filler.unlink()
         code, _, err = run(environment, *given)
         assert code == 0, err
-        tiny_runs.assert_same_run(workdir, heard, "grpo")
+        tiny_runs.assert_same_run(workdir, undisturbed, "grpo")
 
 
 @pytest.mark.slow
-def test_kill_9_before_the_first_checkpoint_and_during_saves(environment, heard, tmp_path):
+def test_kill_9_before_the_first_checkpoint_and_during_saves(environment, undisturbed, tmp_path):
     """Again and again, at any moment: what a kill cost is taken again, and what it left of a save is removed."""
     workdir = tmp_path / "run"
     given = f"--config={config_file(tmp_path)}", f"--workdir={workdir}"
@@ -438,7 +444,7 @@ def test_kill_9_before_the_first_checkpoint_and_during_saves(environment, heard,
     (workdir / "checkpoints" / "step_000016.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
     code, _, err = run(environment, *given)
     assert code == 0, err
-    tiny_runs.assert_same_run(workdir, heard, "grpo")
+    tiny_runs.assert_same_run(workdir, undisturbed, "grpo")
     assert [path.name for path in (workdir / "checkpoints").glob("*tmp*")] == []
     # killed before there was a checkpoint: the record of those steps is kept
     assert len(tiny_runs.lines(workdir / "set_aside_1")) >= 2

@@ -195,7 +195,7 @@ def test_what_kills_left_of_replaced_files_is_removed_and_nothing_else(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted(stay)
 
 
-def test_a_full_disk_is_told_apart_and_named(tmp_path):
+def test_a_full_disk_is_a_NoSpace_with_its_path(tmp_path):
     """A full disk raises NoSpace with the file's name, and loses nothing."""
     with full_disk.small(tmp_path / "disk", 64) as disk:
         files.append(disk / "a.jsonl", '{"a": 1}\n')
@@ -205,8 +205,8 @@ def test_a_full_disk_is_told_apart_and_named(tmp_path):
             text = json.dumps({"a": "x" * 9000}) + "\n"
             with pytest.raises(files.NoSpace) as error:
                 write(disk / name, text)
-            facts = str(disk / name), "No space left on device", "room"
-            errors.assert_names(str(error.value), facts)
+            names = str(disk / name), "No space left on device", "room"
+            errors.assert_names(str(error.value), names)
         assert (disk / "a.jsonl").read_text() == '{"a": 1}\n'
         assert (disk / "b.json").read_text() == "{}"
         assert sorted(os.listdir(disk)) == ["a.jsonl", "b.json", "filler"]

@@ -28,7 +28,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
 
 
 @pytest.mark.parametrize(
-    "error, said, network, absent",
+    "error, message, network, absent",
     [
         (ABSENT, "the hub has no such name, or it is private: check the name, or set", False, True),
         (GATED, "it is gated: accept its terms at https://huggingface.co/a/b and", False, True),
@@ -45,10 +45,10 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (TypeError(), "TypeError: TypeError", False, False),
     ],
 )
-def test_reasons_are_one_line(error, said, network, absent):
+def test_reasons_are_one_line(error, message, network, absent):
     """Of each kind of error; also of one that another kind caused."""
     text = hub.reason(error, "a/b")
-    assert said in text and "\n" not in text
+    assert message in text and "\n" not in text
     assert (hub.is_network(error), hub.is_absent(error)) == (network, absent)
 
 

@@ -113,13 +113,13 @@ def test_a_reader_that_is_slow_gets_all_of_it(tmp_path):
         stderr=subprocess.DEVNULL,
     )
     os.close(write)
-    told = b""
+    written = b""
     while piece := os.read(read, 1000):
-        told += piece
+        written += piece
         time.sleep(0.002)
     os.close(read)
     assert child.wait(240) == 0
-    assert [line.split()[1] for line in told.splitlines()[:2000]] == [
+    assert [line.split()[1] for line in written.splitlines()[:2000]] == [
         b"%d" % n for n in range(2000)
     ]
 
@@ -129,9 +129,9 @@ def test_output_that_can_be_written_is_the_same_as_ever(tmp_path):
     out, err = tmp_path / "out", tmp_path / "err"
     with out.open("wb") as stdout, err.open("wb") as stderr:
         assert talk(tmp_path, stdout=stdout, stderr=stderr) == 0
-    told = out.read_text().splitlines()
-    assert told[0] == r"out 0 é\ud800" and told[1999] == r"out 1999 é\ud800"
-    assert told[2000:] == ["past the installed ones", "without a newline at the end"]
+    written = out.read_text().splitlines()
+    assert written[0] == r"out 0 é\ud800" and written[1999] == r"out 1999 é\ud800"
+    assert written[2000:] == ["past the installed ones", "without a newline at the end"]
     assert "WARNING:root:a warning" in err.read_text() and "err 1999" in err.read_text()
 
 

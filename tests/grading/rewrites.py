@@ -146,8 +146,8 @@ def table(found: list[Pair], outcomes: list[Outcome], examples: int) -> str:
     for same in (True, False):
         lines.append("MEANS THE SAME: share correct" if same else "MEANS SOMETHING ELSE: correct")
         for (_, kind), rate in ((key, rate) for key, rate in graded.items() if key[0] == same):
-            told = f"{rate.correct / rate.pairs:7.1%}" if same else f"{rate.correct:7d}"
-            lines += [f"{told} of {rate.pairs:6d}  {kind}", *shown(rate.bad, examples)]
+            figure = f"{rate.correct / rate.pairs:7.1%}" if same else f"{rate.correct:7d}"
+            lines += [f"{figure} of {rate.pairs:6d}  {kind}", *shown(rate.bad, examples)]
     return "\n".join(lines)
 
 

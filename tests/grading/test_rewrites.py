@@ -52,15 +52,15 @@ def failures(rates: dict) -> str:
 @pytest.mark.parametrize("kind", KEPT)
 def test_other_spellings_are_correct(kind, rates):
     """Gold answers in other spellings are correct at the required rate."""
-    told = failures({(True, kind): rates[True, kind]})
-    assert not told, told
+    failed = failures({(True, kind): rates[True, kind]})
+    assert not failed, failed
 
 
 @pytest.mark.parametrize("kind", CHANGED)
 def test_other_meanings_are_never_correct(kind, rates):
     """Changed gold answers are never correct."""
-    told = failures({(False, kind): rates[False, kind]})
-    assert not told, told
+    failed = failures({(False, kind): rates[False, kind]})
+    assert not failed, failed
 
 
 @pytest.mark.slow
@@ -69,16 +69,16 @@ def test_other_meanings_are_never_correct(kind, rates):
 def test_every_gold_of_the_benchmarks_and_training_sets():
     """The rates hold for every gold answer of benchmarks and training sets."""
     every = [*golds.BUILT_IN, *golds.benchmarks(), *golds.training(each=0)]
-    told = failures(graded(rewrites.one_of_each(every)))
-    assert not told, told
+    failed = failures(graded(rewrites.one_of_each(every)))
+    assert not failed, failed
 
 
-@pytest.mark.parametrize("said, same", [("correct", False), ("wrong", True), ("timeout", True)])
-def test_a_grader_that_says_one_thing_fails_every_kind(said, same):
+@pytest.mark.parametrize("outcome, same", [("correct", False), ("wrong", True), ("timeout", True)])
+def test_a_grader_that_says_one_thing_fails_every_kind(outcome, same):
     """The measure itself: of a grader that calls everything correct it names every kind of wrong answer."""
     found = rewrites.sample(golds.BUILT_IN, 5)
-    told = failures(rewrites.rates(found, [Outcome(said)] * len(found)))
-    named = {line.partition(":")[0] for line in told.split("\n") if not line.startswith(" ")}
+    failed = failures(rewrites.rates(found, [Outcome(outcome)] * len(found)))
+    named = {line.partition(":")[0] for line in failed.split("\n") if not line.startswith(" ")}
     assert named == set(KEPT if same else CHANGED)
 
 

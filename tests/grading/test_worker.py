@@ -39,8 +39,8 @@ def test_a_worker_whose_parent_is_gone_ends_in_silence():
     os.close(writes)
     assert os.read(reads, 100) == b"ready\n"
     os.close(reads)
-    _, told = child.communicate((json.dumps(GOOD) + "\n").encode(), timeout=240)
-    assert told == b"" and child.returncode == 1
+    _, errors = child.communicate((json.dumps(GOOD) + "\n").encode(), timeout=240)
+    assert errors == b"" and child.returncode == 1
 
 
 def test_what_a_library_prints_is_no_answer():

@@ -34,7 +34,7 @@ def rows(prompts, tokens) -> Sequences:
     )
 
 
-def batch(prompts=(0,), tokens=((1,), (2,)), reward=(1, 0), asked=(0,), experts=((3,),)) -> Batch:
+def batch(prompts=(0,), tokens=((1,), (2,)), reward=(1, 0), asked=(0,), demos=((3,),)) -> Batch:
     """By default prompt 0 with a right sample 1 and a wrong sample 2, and its expert 3; one token
     each.
     """
@@ -42,7 +42,7 @@ def batch(prompts=(0,), tokens=((1,), (2,)), reward=(1, 0), asked=(0,), experts=
     rolled = Rollouts(
         seqs, jnp.zeros(seqs.tokens_BT.shape), jnp.asarray(reward, jnp.float32), jnp.float32(1.0)
     )
-    return Batch(rows(asked, experts), {"theta": rolled})
+    return Batch(rows(asked, demos), {"theta": rolled})
 
 
 def made(name: str, recipes=PLAIN, **fields):

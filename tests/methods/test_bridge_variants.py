@@ -197,7 +197,7 @@ def test_a_gain_that_is_not_finite_is_not_remembered():
     assert state.last_gain == jnp.float32(0.1)
 
 
-def test_experts_in_parts_are_the_same_update():
+def test_demos_in_parts_are_the_same_update():
     """Their gradient adds up, whatever the cut; one that does not come out even is refused."""
     batch = bigram_batch(0)
     D = batch.demos.length_B.shape[0]

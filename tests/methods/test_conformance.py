@@ -3,7 +3,7 @@ itself.
 
 Each is tried with its default Config, once more for each of WORDS that its Config has, which mean
 the same in every method, and for those of VARIANTS, which are its own. A method that needs more
-than demonstrations and rollouts of its actors would need a line in `make_batch`.
+than demonstrations and rollouts of its sampling policies would need a line in `make_batch`.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def test_kl_pulls_back_to_the_start():
     np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-3)
 
 
-def test_actors_and_demos():
+def test_sampling_policies_and_demos():
     """theta samples in every step; demonstrations are not read."""
     method = grpo.make(grpo.Config(), toys.bigram(), toys.recipes())
     assert method.batch_spec(0) == method.batch_spec(9) == (("theta",), False)

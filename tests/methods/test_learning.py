@@ -3,7 +3,7 @@ base model, by its defaults.
 
 The base is made as experiments.pretrain makes one, in under a minute. A share of its demonstrations
 blurts out the first partial result, which is always wrong, so it knows the steps and mostly does
-not take them: 20 steps of rewards or of experts show which way pays. A method passes if accuracy
+not take them: 20 steps of rewards or of demos show which way pays. A method passes if accuracy
 rises by more than three standard errors of the difference,
 
     after - before > 3 sqrt(stderr_before^2 + stderr_after^2),

@@ -15,7 +15,7 @@ METHOD = sft.make(sft.Config(), toys.bigram(), toys.recipes(0.1))
 UPDATE = jax.jit(METHOD.update)
 
 
-def experts(prompt, tokens, length) -> Batch:
+def demo_batch(prompt, tokens, length) -> Batch:
     """One-token prompts."""
     ints = lambda x: jnp.asarray(x, jnp.int32)
     return Batch(
@@ -33,7 +33,7 @@ def test_first_update_by_hand():
     recipes = Recipes(Recipe(learning_rate=0.1, eps=1e3, clip_norm=0.0), Recipe())
     method = sft.make(sft.Config(), toys.bigram(), recipes)
     theta = {"table": jnp.zeros((toys.V, toys.V))}
-    batch = experts([0, 3, 4], [[2, 5], [1, 1], [4, 4]], [2, 1, 0])
+    batch = demo_batch([0, 3, 4], [[2, 5], [1, 1], [4, 4]], [2, 1, 0])
     state, metrics = jax.jit(method.update)(method.init(theta, jax.random.key(0)), batch)
     expected = np.zeros((toys.V, toys.V))
     for seen, token in ((0, 2), (2, 5), (3, 1)):
@@ -50,8 +50,8 @@ def test_first_update_by_hand():
 
 def test_padding_rows_change_nothing():
     """Rows of length 0 behind the real ones: the same update."""
-    full = experts([0, 3], [[2, 5], [1, 1]], [2, 1])
-    padded = experts([0, 3, 4, 1], [[2, 5], [1, 1], [3, 3], [2, 2]], [2, 1, 0, 0])
+    full = demo_batch([0, 3], [[2, 5], [1, 1]], [2, 1])
+    padded = demo_batch([0, 3, 4, 1], [[2, 5], [1, 1], [3, 3], [2, 2]], [2, 1, 0, 0])
     state = METHOD.init(toys.bigram_theta(), jax.random.key(0))
     (a, metrics_a), (b, metrics_b) = UPDATE(state, full), UPDATE(state, padded)
     assert toys.change(a.params, b.params) < 1e-6 and toys.change(metrics_a, metrics_b) < 1e-6
@@ -60,12 +60,12 @@ def test_padding_rows_change_nothing():
 def test_learns_the_demonstrations():
     """60 steps on two traces: their tokens become near certain."""
     state = METHOD.init(toys.bigram_theta(), jax.random.key(0))
-    batch = experts([0, 3], [[2, 5], [1, 0]], [2, 2])
+    batch = demo_batch([0, 3], [[2, 5], [1, 0]], [2, 2])
     for _ in range(60):
         state, metrics = UPDATE(state, batch)
     assert metrics["sft/logp"] > -0.05 and metrics["sft/stop_prob"] > 0.9
 
 
-def test_actors_and_demos():
+def test_sampling_policies_and_demos():
     """Nobody samples."""
     assert METHOD.batch_spec(0) == ((), True)

@@ -32,8 +32,8 @@ SAMPLES = ((1,), (2, 4, 4), (5, 2), (4,), (3, 3, 1), (2, 5, 0))  # three of each
 REWARD = np.array([1.0, 0, 0, 1, 1, 0])
 OWN = ((2, 2), (1, 5, 3), (4,), (5, 5, 5), (1, 0), (3,))  # what theta_hat samples
 OWN_REWARD = np.array([0.0, 1, 0, 0, 1, 0])
-EXPERTS = ((3, 1, 0), (2,))
-SFT = 1.0 / sum(map(len, EXPERTS))  # c of an expert token in J_SFT
+DEMOS = ((3, 1, 0), (2,))
+SFT = 1.0 / sum(map(len, DEMOS))  # c of a demo token in J_SFT
 
 
 def softmax(x):
@@ -82,8 +82,8 @@ def sampled(table, given=SAMPLES):
     return Tokens(table, PROMPTS, given, TEMPERATURE)
 
 
-def experts(table):
-    return Tokens(table, PROMPTS, EXPERTS)
+def demo_tokens(table):
+    return Tokens(table, PROMPTS, DEMOS)
 
 
 def advantages(kind="group", R=REWARD, M=3):
@@ -107,7 +107,7 @@ def G_RL(table, kind="group", kl=0.0, behaviour=None, given=SAMPLES, R=REWARD):
 
 
 def G_SFT(table):
-    return experts(table).score([SFT] * len(EXPERTS))
+    return demo_tokens(table).score([SFT] * len(DEMOS))
 
 
 def rollouts(given, R, prompts=PROMPTS) -> Rollouts:
@@ -118,7 +118,7 @@ def rollouts(given, R, prompts=PROMPTS) -> Rollouts:
 
 
 BATCH = Batch(
-    rows(PROMPTS, EXPERTS),
+    rows(PROMPTS, DEMOS),
     {"theta": rollouts(SAMPLES, REWARD), "theta_hat": rollouts(OWN, OWN_REWARD)},
 )
 
@@ -186,7 +186,7 @@ def test_chord(kind, weighting):
     """phi: an expert token counts by p (1 - p), at temperature 1, divided by the number of all
     expert tokens.
     """
-    seen = experts(THETA)
+    seen = demo_tokens(THETA)
     weights = [
         np.exp(logp) * (1 - np.exp(logp)) if weighting == "phi" else 1.0 for logp in seen.logp
     ]
@@ -206,7 +206,7 @@ def test_alternate(kind):
 
 
 def with_expert(kind):
-    """A of the samples and of the experts, which are the fourth of their groups."""
+    """A of the samples and of the demos, which are the fourth of their groups."""
     A = advantages(
         kind, np.concatenate([REWARD.reshape(2, 3), np.ones((2, 1))], axis=1).reshape(-1), 4
     ).reshape(2, 4)
@@ -217,13 +217,13 @@ def test_luffy():
     """All tokens, own and expert, are one mean, and so is the bonus of entropy; f'(p) p = gamma p /
     (p + gamma)^2.
     """
-    own, expert, gamma, c = sampled(THETA), experts(THETA), 0.2, 0.3
+    own, expert, gamma, c = sampled(THETA), demo_tokens(THETA), 0.2, 0.3
     A, A_expert = with_expert("mean")
     total = own.total + expert.total
     slope = [gamma * np.exp(logp) / (np.exp(logp) + gamma) ** 2 for logp in expert.logp]
     rl = own.score(A / total) + own.spread([c / total] * len(SAMPLES))
     sft = expert.score([a * f / total for a, f in zip(A_expert, slope)])
-    sft += expert.spread([c / total] * len(EXPERTS))
+    sft += expert.spread([c / total] * len(DEMOS))
     before, after, metrics = updated("luffy", gamma=gamma, entropy_coef=c)
     close(moved(before, after), rl + sft)
     agree(metrics, sft, rl)
@@ -233,7 +233,7 @@ def test_srft():
     """H is the mean of a row's entropies, not their sum; each half is divided by its own number of
     tokens.
     """
-    own, expert, a, b = sampled(THETA), experts(THETA), 0.4, 0.15
+    own, expert, a, b = sampled(THETA), demo_tokens(THETA), 0.4, 0.15
     sft = expert.score(
         [
             (a * np.exp(-H) + A * np.exp(logp)) / expert.total
@@ -255,10 +255,10 @@ def test_hpt(kind, gate, R):
     samples, divided by THEIR tokens; the bonus of entropy likewise; each half by its share.
     """
     R, c = np.array(R, float), 0.3
-    own, expert = sampled(THETA), experts(THETA)
+    own, expert = sampled(THETA), demo_tokens(THETA)
     solved, tokens = np.array([0, 0, 0, 1, 1, 1]), sum(map(len, SAMPLES[3:]))
     rl = own.score(advantages(kind, R) * solved / tokens) + own.spread(c * solved / tokens)
-    first = np.array([1 / len(EXPERTS[0]), 0.0])
+    first = np.array([1 / len(DEMOS[0]), 0.0])
     sft = expert.score(first) + expert.spread(c * first)
     before, after, metrics = updated(
         "hpt",
@@ -273,17 +273,17 @@ def test_hpt(kind, gate, R):
 
 def test_hpt_shares_are_of_prompts():
     """Two of three prompts failed: 1/3 and 2/3, whatever the numbers of tokens."""
-    prompts, given, expert_rows = (0, 3, 1), (*SAMPLES, (2, 2), (1,), (5,)), (*EXPERTS, (4, 4))
+    prompts, given, demo_rows = (0, 3, 1), (*SAMPLES, (2, 2), (1,), (5,)), (*DEMOS, (4, 4))
     R = np.array([0.0, 0, 0, 1, 1, 0, 0, 0, 0])
     rl = Tokens(THETA, prompts, given, TEMPERATURE).score(
         advantages("group", R) / sum(map(len, given[3:6]))
     )
-    sft = Tokens(THETA, prompts, expert_rows).score([1 / 5, 0.0, 1 / 5])
+    sft = Tokens(THETA, prompts, demo_rows).score([1 / 5, 0.0, 1 / 5])
     before, after, metrics = updated(
         "hpt",
         advantage="group",
         entropy_coef=0.0,
-        batch=Batch(rows(prompts, expert_rows), {"theta": rollouts(given, R, prompts)}),
+        batch=Batch(rows(prompts, demo_rows), {"theta": rollouts(given, R, prompts)}),
     )
     close(moved(before, after), rl / 3 + 2 * sft / 3)
     assert float(metrics["hpt/failed"]) == pytest.approx(2 / 3)

@@ -56,12 +56,12 @@ def test_the_walk_finds_the_compilers_peak_and_who_is_in_it(target):
         out_shardings=ws.sharding,
     )
     compiled = f.lower(ws, shape(mesh, (8 * D, 16 * D), "x")).compile()
-    told = compiled.memory_analysis()
+    analysis = compiled.memory_analysis()
     allocated = (
-        told.argument_size_in_bytes
-        + told.temp_size_in_bytes
-        + told.output_size_in_bytes
-        - told.alias_size_in_bytes
+        analysis.argument_size_in_bytes
+        + analysis.temp_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
     )
     found = buffers.peak(hlo.parse(compiled.as_text()))
     assert found.bytes == pytest.approx(allocated, rel=0.1)

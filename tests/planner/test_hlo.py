@@ -66,7 +66,7 @@ def test_what_stands_in_a_loop_counts_as_often_as_it_runs(target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_loop_of_unknown_length_is_told(target):
+def test_a_loop_of_unknown_length_is_reported(target):
     """A sampler's loop ends when all rows are done: its length is taken as given, and what lies outside it once."""
     mesh = mesh_of(target, "x")
 

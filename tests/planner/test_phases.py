@@ -133,11 +133,11 @@ def test_what_the_compiler_says_of_a_program_that_is_too_large():
     assert (found["asked"], found["available"]) == (20.53 * 2**30, 15.75 * 2**30)
 
 
-class Told:
+class WithText:
     """A compiled program as jaxlib reads it."""
 
     def as_text(self):
-        return "HloModule told"
+        return "HloModule short"
 
 
 def test_the_compilers_own_file_comes_before_what_jaxlib_reads(tmp_path):
@@ -145,13 +145,13 @@ def test_the_compilers_own_file_comes_before_what_jaxlib_reads(tmp_path):
     (tmp_path / "module_0001.jit_update.cpu_after_optimizations.txt").write_text(
         "HloModule of the CPU, unscheduled"
     )
-    assert phases.text_of(Told(), tmp_path) == "HloModule told"
+    assert phases.text_of(WithText(), tmp_path) == "HloModule short"
     (tmp_path / "module_0001.jit_update.cl_1.after_optimizations.txt").write_text(
         "HloModule optimized, and longer"
     )
-    assert phases.text_of(Told(), tmp_path) == "HloModule optimized, and longer"
+    assert phases.text_of(WithText(), tmp_path) == "HloModule optimized, and longer"
     (tmp_path / "module_0001.jit_update.cl_1.after_codegen.txt").write_text("HloModule last")
-    assert phases.text_of(Told(), tmp_path) == "HloModule last"
+    assert phases.text_of(WithText(), tmp_path) == "HloModule last"
 
 
 @pytest.mark.tpu_compiler
@@ -163,6 +163,6 @@ def test_the_compilers_own_file_says_the_same(tmp_path):
         run, build.abstract_state(run), run.buckets[-1], run.method.batch_spec(0)
     )
     compiled = traced.lower().compile(compiler_options={"xla_dump_to": str(tmp_path)})
-    told, written = hlo.parse(compiled.as_text()), hlo.parse(phases.text_of(Told(), tmp_path))
-    assert hlo.collectives(told) == hlo.collectives(written) != []
-    assert buffers.peak(told).bytes == buffers.peak(written).bytes
+    parsed, written = hlo.parse(compiled.as_text()), hlo.parse(phases.text_of(WithText(), tmp_path))
+    assert hlo.collectives(parsed) == hlo.collectives(written) != []
+    assert buffers.peak(parsed).bytes == buffers.peak(written).bytes

@@ -31,8 +31,8 @@ def test_arguments_of_an_update_are_the_state_and_the_batch_over_the_devices():
     )  # scalars and arguments that the method never reads
     assert update["memory"]["alias"] == state
     assert update["peak"] >= update["memory"]["argument"] and made["state_by_chips"]["16"] < state
-    told = table.text(made)
-    assert "step: no estimate" in told and "alive at the peak" in told and "all-gather" in told
+    text = table.text(made)
+    assert "step: no estimate" in text and "alive at the peak" in text and "all-gather" in text
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bridge_jax.planner import table
 
 
-def test_what_the_seconds_leave_out_is_told():
+def test_the_table_names_what_its_seconds_leave_out():
     """What lies in the host's memory between steps is moved in each."""
     plan_of = {"step": {"update": 3.0, "rollout": 2.0, "grading": 0.0}, "host_bytes": 0}
     assert (

@@ -148,7 +148,7 @@ def test_keep_holds_the_newest_and_a_failed_save_deletes_nothing(tmp_path):
         assert checkpoints.steps() == [5] and checkpoints.restore(abstract(big))[1] == {"after": 1}
 
 
-def test_a_full_disk_is_told_apart_and_costs_no_checkpoint(tmp_path):
+def test_a_full_disk_is_a_NoSpace_and_costs_no_checkpoint(tmp_path):
     """And what was cut off is removed, so that there is room for the next."""
     big = make_state(1, width=256)  # 256 KiB of noise, which does not compress
     with full_disk.small(tmp_path / "disk", 2048) as disk:

@@ -133,7 +133,7 @@ def test_real_event_files_of_tensorboard(tmp_path):
 
 
 @pytest.mark.parametrize("name, module", [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
-def test_a_missing_package_is_told_before_a_run_begins(monkeypatch, name, module):
+def test_a_missing_package_is_reported_before_a_run_begins(monkeypatch, name, module):
     """With the command that installs it; without importing it. Unknown names are not its matter."""
     config = {"log": {"mirrors": (name,)}}
     monkeypatch.setitem(sys.modules, module, None)

@@ -387,7 +387,7 @@ def test_an_empty_split_is_refused(monkeypatch):
         make(Config(levels=(1,)))
 
 
-def test_a_task_without_experts():
+def test_a_task_without_demos():
     """A task may have no demonstrations."""
     task = make(dataclasses.replace(SMALL, demo_size=0))
     assert task.demos == () and task.train

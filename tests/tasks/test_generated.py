@@ -66,7 +66,7 @@ def test_the_same_settings_give_the_same_problems(name):
 
 
 @every_task
-def test_experts_are_graded_correct_and_others_are_not(name):
+def test_demos_are_graded_correct_and_other_answers_are_not(name):
     """By the strict reading and the lenient one; another problem's answer is wrong, no text none."""
     task = made(name)
     for row in task.demos:

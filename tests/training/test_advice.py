@@ -17,27 +17,27 @@ from tests.training.builds import EXPERIMENTS, build
 
 def test_keys_that_the_method_never_reads(caplog):
     """Set and different from the default: named. At the default: nothing said."""
-    told = lambda: " ".join(
+    warnings = lambda: " ".join(
         record.getMessage() for record in caplog.records if "is set, but" in record.getMessage()
     )
     build(method="bridge")
-    assert told() == ""
+    assert warnings() == ""
     build(method="sft", method__bridge__lam=0.25, method__grpo__clip_low=0.2)
     assert (
-        "method.bridge.lam=0.25 is set, but the method is 'sft'" in told()
-        and "clip_low" not in told()
+        "method.bridge.lam=0.25 is set, but the method is 'sft'" in warnings()
+        and "clip_low" not in warnings()
     )
 
 
 def test_keys_that_the_user_did_not_set(caplog):
     """Of what a config file sets for its other methods nothing is said; a flag is named."""
     config = tiny_runs.config("sft", method__bridge__lam=0.25, rollout__calls=2)
-    said = lambda: [record.getMessage() for record in caplog.records]
+    messages = lambda: [record.getMessage() for record in caplog.records]
     training_build.build(config, jax.devices()[:1], given=())
-    assert said() == []
+    assert messages() == []
     given = ("method.bridge.lam", "rollout.calls")
     training_build.build(config, jax.devices()[:1], given=given)
-    assert said() == [
+    assert messages() == [
         "method.bridge.lam=0.25 is set, but the method is 'sft'",
         "set, but method 'sft' never reads with these settings: rollout.calls=2",
     ]
@@ -47,7 +47,7 @@ def test_keys_that_the_chosen_schedule_never_reads(caplog):
     """A schedule that is set up and not chosen never leaves its start: its keys are named, those of
     the chosen one are not.
     """
-    told = lambda: [
+    warnings = lambda: [
         record.getMessage() for record in caplog.records if "never reads" in record.getMessage()
     ]
     build(
@@ -55,8 +55,8 @@ def test_keys_that_the_chosen_schedule_never_reads(caplog):
         method__bridge__lam_schedule__steps=5,
         optim__base__decay_steps=130,
     )
-    assert len(told()) == 1
-    named = set(told()[0].partition(": ")[2].split(", "))
+    assert len(warnings()) == 1
+    named = set(warnings()[0].partition(": ")[2].split(", "))
     assert named == {
         "optim.base.decay_steps=130",
         "method.bridge.lam_schedule.end=0.9",
@@ -68,7 +68,7 @@ def test_keys_that_the_chosen_schedule_never_reads(caplog):
         method="joint",
         **{f"method__joint__lam_schedule__{key}": value for key, value in lam.items()},
     )
-    assert [line.partition(": ")[2] for line in told()] == [
+    assert [line.partition(": ")[2] for line in warnings()] == [
         "method.joint.lam_schedule.boundaries=(2,)"
     ]
 
@@ -174,14 +174,14 @@ def test_schedules_that_do_not_fit_the_run_are_named(method, given, expected, ca
     else goes without a word.
     """
     build(method=method, **FALLING | given)
-    told = [
+    warnings = [
         record.getMessage()
         for record in caplog.records
         if record.getMessage().startswith(("optim.", "method."))
         and "never reads" not in record.getMessage()
     ]
-    assert len(told) == len(expected), told
-    assert all(line.startswith(start) for line, start in zip(sorted(told), expected)), told
+    assert len(warnings) == len(expected), warnings
+    assert all(line.startswith(start) for line, start in zip(sorted(warnings), expected)), warnings
 
 
 @pytest.mark.parametrize("method", methods.names())

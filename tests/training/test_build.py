@@ -104,13 +104,15 @@ def test_what_does_not_fit_is_dropped_and_counted(caplog):
     gone = {problem.id for problem in data.task.train} - {
         problem.id for problem in data.prompts.problems
     }
-    told = [
+    warnings = [
         record.getMessage()
         for record in caplog.records
         if "prompt longer than 4 tokens" in record.getMessage()
     ]
-    assert f"left out {dropped} of 24 problems" in told[0] + told[1] and len(gone) == dropped
-    lines = [line for line in told if f"left out {dropped} of 24" in line]
+    assert (
+        f"left out {dropped} of 24 problems" in warnings[0] + warnings[1] and len(gone) == dropped
+    )
+    lines = [line for line in warnings if f"left out {dropped} of 24" in line]
     assert any(all(f"{id} (6)" in line for id in sorted(gone)[:10]) for line in lines)
     caplog.clear()
     build(rollout__max_new=14)
@@ -229,7 +231,7 @@ def test_rows_of_an_evaluation_that_is_not_made():
     on_eight(eval__rows=12, eval__every=0)
 
 
-def test_experts_that_cannot_be_cut_finer():
+def test_demos_that_do_not_divide_into_parts():
     """8 demonstrations over eight devices are one on each."""
     sketch = lambda demos: training_build.make_setup(
         tiny_runs.config(

@@ -62,8 +62,8 @@ def test_nothing_that_is_due_is_saved_while_updates_are_skipped(
     assert go(tmp_path, "grpo", **given)["step"] == STEPS
     assert steps == saved
     # an end in the middle of it is said, with the last good step
-    told = "the state of step 5 may be ruined, and those up to step 2 are good"
-    assert (told in caplog.text) == (STEPS in skipped)
+    warning = "the state of step 5 may be ruined, and those up to step 2 are good"
+    assert (warning in caplog.text) == (STEPS in skipped)
 
 
 def test_a_signal_while_updates_are_skipped_saves_beside_the_last_good(

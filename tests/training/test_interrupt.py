@@ -1,4 +1,4 @@
-"""Signals are heard whatever the main thread does; a second Ctrl-C ends the process."""
+"""Signals are received whatever the main thread does; a second Ctrl-C ends the process."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from tests.held import Held, on_linux
 
 @pytest.fixture
 def send(monkeypatch):
-    """Function that sends signals to this process, each once the one before was heard."""
-    heard, listening = queue.SimpleQueue(), interrupt.signal_listener
+    """Function that sends signals to this process, each once the one before was received."""
+    received, listening = queue.SimpleQueue(), interrupt.signal_listener
 
     def noted(answer):
         def answer_and_note(number: int) -> None:
             answer(number)
-            heard.put(number)
+            received.put(number)
 
         return listening(answer_and_note)
 
     def send_all(*numbers: int) -> None:
         for number in numbers:
             os.kill(os.getpid(), number)
-            assert heard.get(timeout=240) == number
+            assert received.get(timeout=240) == number
 
     monkeypatch.setattr(interrupt, "signal_listener", noted)
     return send_all
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """What is told, and whether the process would have ended."""
-    told = []
-    monkeypatch.setattr(interrupt, "print_to_stderr", told.append)
-    monkeypatch.setattr(interrupt, "end_at_once", lambda text: told.append("END"))
-    return told
+def printed(monkeypatch):
+    """The lines printed to stderr, with END where the process would have ended."""
+    lines = []
+    monkeypatch.setattr(interrupt, "print_to_stderr", lines.append)
+    monkeypatch.setattr(interrupt, "end_at_once", lambda text: lines.append("END"))
+    return lines
 
 
 @on_linux
-def test_signals_are_heard_while_the_main_thread_is_held():
+def test_signals_are_received_while_the_main_thread_is_held():
     """Python's own handler comes behind the C code; the thread that listens hears them within it."""
     held, events = Held(), []
 
-    def heard(number: int) -> None:
+    def received(number: int) -> None:
         events.append(("heard", number))
         held.let_go()
 
     before = signal.signal(signal.SIGUSR1, lambda number, _: events.append(("handled", number)))
     try:
-        with interrupt.signal_listener(heard):
+        with interrupt.signal_listener(received):
             sender = held.when_held(lambda: os.kill(os.getpid(), signal.SIGUSR1))
             held.hold()
             sender.join()
@@ -67,7 +67,7 @@ def test_signals_are_heard_while_the_main_thread_is_held():
     assert held.freed_by_the_test
 
 
-def test_nothing_is_left_behind(said):
+def test_nothing_is_left_behind(printed):
     """Handlers, the pipe and the thread are given back; and so in a thread, which has no signals."""
     there = lambda: (
         len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,
@@ -93,7 +93,7 @@ def test_nothing_is_left_behind(said):
 
 
 @pytest.mark.parametrize(
-    "numbers, told",
+    "numbers, expected",
     [
         ([signal.SIGINT], ["finishing step 7, saving; again to end at once"]),
         ([signal.SIGTERM], ["finishing step 7, saving; Ctrl-C to end at once"]),
@@ -121,17 +121,17 @@ def test_nothing_is_left_behind(said):
         ),
     ],
 )
-def test_what_a_signal_is_answered(said, send, numbers, told):
+def test_what_a_signal_is_answered(printed, send, numbers, expected):
     """The first signal is acknowledged; only a later Ctrl-C ends the process at once."""
     with Interrupt() as asked:
         asked.starting, asked.step = False, 7
         assert not asked.stop_requested()
         send(*numbers)
         assert asked.stop_requested()
-    assert said == told
+    assert printed == expected
 
 
-def test_a_terminal_that_is_closed_is_nothing_to_nohup(said):
+def test_a_terminal_that_is_closed_is_nothing_to_nohup(printed):
     """SIGHUP that was ignored when the program began stays ignored, and is given back so."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -142,10 +142,10 @@ def test_a_terminal_that_is_closed_is_nothing_to_nohup(said):
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert said == []
+    assert printed == []
 
 
-def test_before_the_first_step(said, send):
+def test_before_the_first_step(printed, send):
     """Stopped where it strikes, once: a second signal does not break into the clearing up."""
     with Interrupt() as asked:
         with pytest.raises(Stopped):
@@ -153,7 +153,7 @@ def test_before_the_first_step(said, send):
         send(signal.SIGTERM)
         with pytest.raises(Stopped):
             asked.check()
-    assert said == ["ending; Ctrl-C to end at once"]
+    assert printed == ["ending; Ctrl-C to end at once"]
 
 
 @on_linux
@@ -161,15 +161,15 @@ def test_a_command_that_ctrl_c_interrupts(monkeypatch):
     """KeyboardInterrupt comes when the main thread is let go, the line about it at once; a second
     signal does not wait.
     """
-    held, told, first = Held(), [], threading.Event()
+    held, lines, first = Held(), [], threading.Event()
     before = signal.getsignal(signal.SIGINT)
 
     def tell(text: str) -> None:
-        told.append(text)
+        lines.append(text)
         first.set()
 
     def end_at_once(text: str) -> None:
-        told.append(text)
+        lines.append(text)
         held.let_go()
 
     def send_two() -> None:
@@ -180,7 +180,7 @@ def test_a_command_that_ctrl_c_interrupts(monkeypatch):
     monkeypatch.setattr(interrupt, "print_to_stderr", tell)
     monkeypatch.setattr(interrupt, "end_at_once", end_at_once)
     # as commands begin, which end at once where there is nothing to clear up
-    signal.signal(signal.SIGINT, lambda *_: told.append("not for it"))
+    signal.signal(signal.SIGINT, lambda *_: lines.append("not for it"))
     given = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         with interrupt.acknowledge_interrupts("ending", "all is kept"):
@@ -190,7 +190,7 @@ def test_a_command_that_ctrl_c_interrupts(monkeypatch):
             threading.Event().wait(240)
     sender.join()
     assert signal.signal(signal.SIGINT, before) is given
-    assert told == ["ending; again to end at once", "ended at once; all is kept"]
+    assert lines == ["ending; again to end at once", "ended at once; all is kept"]
     assert held.freed_by_the_test
 
 

@@ -1,4 +1,4 @@
-"""A setting that cannot be meant is refused with a sentence that helps."""
+"""An invalid setting is refused with a message that names the key and what is allowed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ from tests.training.builds import build
         ),
     ],
 )
-def test_settings_that_cannot_be_meant(given, message):
+def test_invalid_settings(given, message):
     """Unknown keys, wrong types and numbers out of range are refused with a way out."""
     with errors.raises(ValueError, message):
         build(**given)
@@ -86,7 +86,7 @@ def test_settings_that_cannot_be_meant(given, message):
         ("eval__samples", -1, ("eval.samples=-1", "at least 0")),
     ],
 )
-def test_values_that_cannot_be_meant(key, value, message):
+def test_invalid_values(key, value, message):
     """A value outside its range is refused with the key and the value."""
     with errors.raises(ValueError, message):
         build(**{key: value})

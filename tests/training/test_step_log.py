@@ -51,17 +51,17 @@ def test_a_step_is_logged_behind_the_next_samples(quick, tmp_path, monkeypatch):
     """The device never waits for the log: step n is fetched when the samples of n + 1 are under
     way.
     """
-    told, start, write = [], StepSampler.start, logbook.Logbook.write
+    events, start, write = [], StepSampler.start, logbook.Logbook.write
 
     def started(self, params, rows):
-        told.append(f"sample {rows.step + 1}")
+        events.append(f"sample {rows.step + 1}")
         return start(self, params, rows)
 
     def written(self, step, metrics):
-        told.append(f"log {step}")
+        events.append(f"log {step}")
         return write(self, step, metrics)
 
     monkeypatch.setattr(StepSampler, "start", started)
     monkeypatch.setattr(logbook.Logbook, "write", written)
     go(tmp_path, "grpo", steps=3, eval__every=0, checkpoint__every=0)
-    assert told == ["sample 1", "sample 2", "log 1", "sample 3", "log 2", "log 3"]
+    assert events == ["sample 1", "sample 2", "log 1", "sample 3", "log 2", "log 3"]

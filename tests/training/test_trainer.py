@@ -183,8 +183,8 @@ def test_a_record_without_a_checkpoint_is_set_aside(quick, unbroken, tmp_path, c
     assert not go(tmp_path)["stopped"]
     place = tmp_path / "set_aside_1"
     assert contents(place) == before and len(tiny_runs.lines(place)) == 5
-    told = capsys.readouterr().out
-    assert "but it has no checkpoint: the run begins again" in told and str(place) in told
+    output = capsys.readouterr().out
+    assert "but it has no checkpoint: the run begins again" in output and str(place) in output
     tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
     assert len(tiny_runs.rows(tmp_path / "solved.jsonl")) == 3
     go(tmp_path)
@@ -275,15 +275,17 @@ def test_a_hole_in_the_record_is_said_at_resume(quick, tmp_path, caplog):
     assert "the line of step 2 is missing" in caplog.text
 
 
-@pytest.mark.parametrize("lost, told", [([1], "step 2"), ([0, 1, 2, 3, 4], "steps 1 to 5")])
-def test_a_hole_in_the_record_of_a_finished_run_is_said(quick, tmp_path, caplog, lost, told):
+@pytest.mark.parametrize("lost, expected", [([1], "step 2"), ([0, 1, 2, 3, 4], "steps 1 to 5")])
+def test_a_hole_in_the_record_of_a_finished_run_is_reported(
+    quick, tmp_path, caplog, lost, expected
+):
     """Whether it is known to be finished, or its state is read for that."""
     go(tmp_path, "grpo", eval__every=0)
     path = tmp_path / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for n, line in enumerate(lines) if n not in lost))
     assert go(tmp_path, "grpo", eval__every=0)["step"] == STEPS
-    assert f"metrics.jsonl: the line of {told} is missing" in caplog.text
+    assert f"metrics.jsonl: the line of {expected} is missing" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,6 @@ def test_what_is_solved_is_what_the_accuracy_counts(quick, tmp_path):
         digits = [int(digit) for digit in row["held_out"]]
         assert len(digits) == line["eval/held_out_n"] == 8
         assert np.mean(digits) == line["eval/held_out_accuracy"]
-        told = tiny_runs.rows(tmp_path / "rollouts" / f"eval_{line['step']:06d}.jsonl")
-        assert [one["outcome"] == "correct" for one in told] == [bool(digit) for digit in digits]
-        assert {one["policy"] for one in told} == {"theta, greedy, held_out"}
+        written = tiny_runs.rows(tmp_path / "rollouts" / f"eval_{line['step']:06d}.jsonl")
+        assert [one["outcome"] == "correct" for one in written] == [bool(digit) for digit in digits]
+        assert {one["policy"] for one in written} == {"theta, greedy, held_out"}
