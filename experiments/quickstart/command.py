@@ -22,7 +22,6 @@ from absl import flags
 
 from experiments import INTERRUPTED
 from experiments.cli import (
-    DISK_FULL,
     define_path,
     fail,
     fail_by,
@@ -52,8 +51,7 @@ def main(argv: list[str]) -> None:
         )
         failed = launch.train(page.LONGEST_FIRST, out)
         if failed:
-            full = any(one.disk_full for one in failed)
-            fail("\n".join(one.message for one in failed), DISK_FULL if full else 1)
+            fail(*launch.explain(failed))
         results = page.read(out)
         page.draw(results, out / "quickstart.png")
     except KeyboardInterrupt:

@@ -21,11 +21,17 @@ LOOK_S, LINE_S = 0.5, 5.0
 UNKNOWN_WIDTH = 80
 
 
-class Failure(NamedTuple):
-    """A run that failed: why, and whether a full disk was the reason."""
+# exit code of a training whose request cannot be fulfilled, which is true of the others too
+INVALID = 2
 
-    message: str
-    disk_full: bool
+
+class Failure(NamedTuple):
+    """A run that failed, with the last line of its log."""
+
+    method: str
+    code: int
+    reason: str
+    log: pathlib.Path
 
 
 @dataclasses.dataclass
@@ -46,6 +52,11 @@ class Run:
     def under_way(self) -> bool:
         """Whether the process is started and has not ended."""
         return self.process is not None and self.process.poll() is None
+
+    @property
+    def code(self) -> int | None:
+        """The exit code; None where the process has not ended."""
+        return self.process.poll() if self.process is not None else None
 
     def start(self, cores: tuple[int, ...]) -> None:
         """Train on these cores; (): on all."""
@@ -125,13 +136,16 @@ class Display:
 def train(methods: tuple[str, ...], out: pathlib.Path) -> list[Failure]:
     """Trains the methods in the given order, as many at a time as there are cores.
 
-    Returns what failed. Where it is interrupted or fails itself, the runs under way save and end.
+    Returns what failed; no run is started after one whose request is invalid. Where it is
+    interrupted or fails itself, the runs under way save and end.
     """
     runs = [Run(method, out / method) for method in methods]
     waiting, free, began = list(runs), core_shares(min(len(runs), core_count())), time.monotonic()
     display = Display()
     try:
         while waiting or any(run.under_way for run in runs):
+            if any(run.code == INVALID for run in runs):
+                waiting.clear()
             in_use = [run.cores for run in runs if run.under_way]
             free_now = [cores for cores in free if cores not in in_use]
             while waiting and free_now:
@@ -147,14 +161,22 @@ def train(methods: tuple[str, ...], out: pathlib.Path) -> list[Failure]:
             if run.under_way:
                 run.process.terminate()
                 run.process.wait()
-    return [failure(run) for run in runs if run.process.returncode]
+    return [Failure(run.method, run.code, run.last_line(), run.log) for run in runs if run.code]
 
 
-def failure(run: Run) -> Failure:
-    """Why a run failed: the last line of its log."""
-    code = run.process.returncode
-    message = f"{run.method} ended with exit code {code}: {run.last_line()} (see {run.log})"
-    return Failure(message, code == DISK_FULL)
+def explain(failures: list[Failure]) -> tuple[str, int]:
+    """One message for all failures, and the exit code of the command."""
+    by_reason: dict[str, list[Failure]] = {}
+    for one in failures:
+        by_reason.setdefault(one.reason.removeprefix("error: "), []).append(one)
+    texts = [
+        f"{', '.join(one.method for one in same)} ended with exit code {same[0].code}: {reason} "
+        f"(see {same[0].log})"
+        for reason, same in by_reason.items()
+    ]
+    codes = {one.code for one in failures}
+    code = DISK_FULL if DISK_FULL in codes else INVALID if codes == {INVALID} else 1
+    return "; ".join(texts), code
 
 
 def core_count() -> int:

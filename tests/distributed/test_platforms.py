@@ -66,6 +66,14 @@ def test_platforms_that_are_there():
     assert "cpu" in platforms.startable()
 
 
+def test_the_quickstart_ends_with_that_line(tmp_path):
+    """Behind lines of progress, from the runs that it starts; the others are not started."""
+    done = run("-m", "experiments.quickstart", f"--out={tmp_path}", JAX_PLATFORMS="nonsense")
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and last.startswith("error: ")
+    assert "JAX_PLATFORMS='nonsense': " in last and "JAX_PLATFORMS=cpu" in last
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -73,7 +81,6 @@ def test_platforms_that_are_there():
         ["evaluate", "--model={0}/model", "--tasks=arithmetic", "--out={0}/out"],
         ["export", "--workdir={0}", "--out={0}/out"],
         ["pretrain", "--out={0}/base"],
-        ["quickstart", "--out={0}/quick"],
         ["plan", "--config=configs/from_scratch.py:sft", "--topology=gpu"],
         ["bench", "reference"],
         ["methods", "--out={0}/methods.md"],

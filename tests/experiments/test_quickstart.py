@@ -153,18 +153,32 @@ def test_the_line_fits_any_terminal(monkeypatch, capfd):
         assert capfd.readouterr().err.rstrip(" ") == "\r" + shown.rstrip(" ")
 
 
-def test_failures_are_reported(tmp_path, monkeypatch):
-    """The last line of the log, the exit code, and whether the disk was full."""
-    codes = {"bridge": 5, "sft": 0, "grpo": 2}
+@pytest.mark.parametrize(
+    "codes, begun, code",
+    [((5, 0, 3), "bridge sft grpo", 5), ((3, 3, 0), "bridge sft grpo", 1), ((2, 2, 0), None, 2)],
+)
+def test_failures_are_reported(tmp_path, monkeypatch, codes, begun, code):
+    """The last line of the log, once for all runs that have it; the exit code of all of them.
+
+    After an invalid request no other run is started.
+    """
+    exits = dict(zip(("bridge", "sft", "grpo"), codes))
     monkeypatch.setattr(launch, "LOOK_S", 0.05)
+    monkeypatch.setattr(launch, "core_count", lambda: 2)
     monkeypatch.setattr(
         launch,
         "command_of",
-        lambda name, _: command(f"print('no room'); print(); raise SystemExit({codes[name]})"),
+        lambda name, _: command(
+            f"print('error: no luck'); print(); raise SystemExit({exits[name]})"
+        ),
     )
     failed = launch.train(("bridge", "sft", "grpo"), tmp_path)
-    assert [one.disk_full for one in failed] == [True, False]
-    assert "bridge" in failed[0].message and "code 5: no room" in failed[0].message
+    assert [one.code for one in failed] == [code for code in codes if code]
+    text, found = launch.explain(failed)
+    assert found == code and text.count("no luck") == 1 and "error" not in text
+    assert all(one.method in text for one in failed)
+    logs = {path.stem for path in tmp_path.glob("*.log")}
+    assert logs == set(begun.split()) if begun else "grpo" not in logs
 
 
 def test_an_interrupt_reaches_the_runs(tmp_path, monkeypatch):
