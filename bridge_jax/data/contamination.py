@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bridge_jax.data.traces import text_key
 from bridge_jax.types import Problem
@@ -75,3 +75,38 @@ def overlap_report(train: Sequence[Problem], splits: dict[str, Sequence[Problem]
             + (f" (ids {examples}{', ...' if len(shared) > 5 else ''})" if shared else "")
         )
     return "\n".join(lines)
+
+
+class HeldOut:
+    """Problems of benchmarks, against which problems of a stream are checked one by one.
+
+    A problem is contaminated if it equals a held-out one, or shares an n-gram with one. An n-gram
+    that more than COMMON different held-out problems have is common phrasing ("where m and n are
+    relatively prime positive integers ...") and shows nothing. `overlap` counts phrasing in the
+    training problems instead, which a stream does not know yet.
+    """
+
+    COMMON = 2
+
+    def __init__(self, benchmarks: Mapping[str, Sequence[Problem]], n: int = NGRAM):
+        self._n = n
+        # folded text -> the first benchmark that has it: copies in others are one problem
+        self._texts: dict[str, str] = {}
+        for name, problems in benchmarks.items():
+            for problem in problems:
+                self._texts.setdefault(text_key(problem.question).lower(), name)
+        found: dict[int, list[str]] = {}
+        for text, name in self._texts.items():
+            # hashes, since 100,000 tuples of 13 words need much memory
+            for gram in {hash(gram) for gram in ngrams(text, n)}:
+                found.setdefault(gram, []).append(name)
+        self._grams = {gram: names[0] for gram, names in found.items() if len(names) <= self.COMMON}
+
+    def find(self, question: str) -> str:
+        """The benchmark that a problem is contaminated by, "" for none."""
+        if not self._texts:
+            return ""
+        if name := self._texts.get(text_key(question).lower()):
+            return name
+        shared = {self._grams.get(hash(gram)) for gram in ngrams(question, self._n)} - {None}
+        return min(shared, default="")

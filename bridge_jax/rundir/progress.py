@@ -1,4 +1,4 @@
-"""Progress of a run on the terminal."""
+"""Progress of a run, or of another long command, on the terminal."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def progress(total: int, initial: int, desc: str, quiet: bool = False) -> Iterator[Callable]:
+def progress(
+    total: int | None, initial: int, desc: str, quiet: bool = False, unit: str = "step"
+) -> Iterator[Callable]:
     """`with progress(...) as show: show(step, text)`.
 
-    It shows a bar on a terminal, else a line on stderr every few seconds.
+    It shows a bar on a terminal, else a line on stderr every few seconds. total: None where it is
+    not known.
     """
     if quiet:
         yield lambda step, text="": None
@@ -38,11 +41,14 @@ def progress(total: int, initial: int, desc: str, quiet: bool = False) -> Iterat
     def line(step: int, text: str = "") -> None:
         nonlocal shown
         now = time.monotonic()
-        if step < total and now - shown < PROGRESS_SECONDS:
+        if (total is None or step < total) and now - shown < PROGRESS_SECONDS:
             return
         shown, pace = now, (now - start) / max(1, step - initial)
-        left = f"{pace:.3g} s/step, {duration(pace * (total - step))} left"
-        streams.write_line(f"{desc} {step}/{total}  {left}  {text}".rstrip(), descriptor=2)
+        left = f"{pace:.3g} s/{unit}"
+        if total is not None:
+            left += f", {duration(pace * (total - step))} left"
+        of = "" if total is None else f"/{total}"
+        streams.write_line(f"{desc} {step}{of}  {left}  {text}".rstrip(), descriptor=2)
 
     if not streams.has_terminal(2):
         yield line
@@ -50,7 +56,7 @@ def progress(total: int, initial: int, desc: str, quiet: bool = False) -> Iterat
     # only a terminal needs it
     from tqdm import tqdm
 
-    bar = tqdm(total=total, initial=initial, desc=desc)
+    bar = tqdm(total=total, initial=initial, desc=desc, unit=unit)
 
     def advance(step: int, text: str = "") -> None:
         # the terminal may be gone by now

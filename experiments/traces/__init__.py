@@ -1,0 +1,1 @@
+"""Demonstrations from public data sets."""

@@ -1,0 +1,196 @@
+r"""Demonstrations from public data: `python -m experiments.traces --from=NAME --out=demos.jsonl`.
+
+Reads a data set of the hub (--from=deepmath, or any repository) or files (--source=FOLDER), chooses
+the right solutions, and writes JSONL of {"problem", "solution", "answer", ...}, which task.traces
+reads, with a manifest of the source and of every row that was dropped (docs/data.md). Rows are
+streamed. After an interruption the same command goes on from the rows done.
+
+Exit codes: 0 done; 2 a flag or the data are at fault; 3 the grader fails its self-test; 5 the disk
+is full; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+import bridge_jax
+from bridge_jax.data import demo_schemas, demo_sources
+from bridge_jax.data.contamination import HeldOut
+from bridge_jax.data.demo_file import DemoFile, fill, pinned_revision
+from bridge_jax.data.demo_schemas import Schema
+from bridge_jax.data.demo_selection import Criteria
+from bridge_jax.data.demo_sources import Source
+from bridge_jax.data.tokenizers import HFTokenizer
+from bridge_jax.evaluation.lazy_pool import LazyPool
+from bridge_jax.filesystem import files
+from bridge_jax.grading import selftest
+from bridge_jax.grading.pool import PoolError
+from bridge_jax.rundir.progress import progress
+from experiments.cli import define_path, fail, fail_by, log_to_stderr, run_command
+from experiments.traces import criteria
+
+logger = logging.getLogger(__name__)
+
+
+def open_source(out: str) -> tuple[Source, Schema]:
+    """The source of --from or --source, and its schema."""
+    hub, local = flags.FLAGS["from"].value, flags.FLAGS.source
+    if bool(hub) == bool(local):
+        known = ", ".join(schema.name for schema in demo_schemas.SCHEMAS if schema.hub)
+        raise ValueError(
+            f"give one of --from=NAME ({known}, or a repository of the hub) and "
+            "--source=FOLDER_OR_FILE"
+        )
+    named = next(
+        (s for s in demo_schemas.SCHEMAS if hub and hub.lower() in (s.name, s.hub.lower())), None
+    )
+    if local:
+        for flag in ("subset", "revision"):
+            if getattr(flags.FLAGS, flag):
+                raise ValueError(f"--{flag} belongs to --from, not to --source")
+        source = demo_sources.open_files(local)
+    else:
+        if named is None and "/" not in hub or named and not named.hub:
+            # a short name with a typo, rather than a repository
+            demo_schemas.named(hub)
+            raise ValueError(f"--from={hub} is a schema; give its files with --source")
+        source = demo_sources.open_hub(
+            named.hub if named else hub,
+            flags.FLAGS.subset or (named.config if named else ""),
+            flags.FLAGS.split,
+            flags.FLAGS.revision or pinned_revision(out),
+        )
+    if flags.FLAGS.columns and flags.FLAGS.schema:
+        raise ValueError("give one of --columns and --schema")
+    if flags.FLAGS.columns:
+        return source, demo_schemas.by_columns(flags.FLAGS.columns)
+    if flags.FLAGS.schema:
+        return source, demo_schemas.named(flags.FLAGS.schema)
+    return source, named or demo_schemas.recognised(source.columns)
+
+
+def measure():
+    """A solution's length in tokens, and what names the tokenizer; in characters without one."""
+    folder = flags.FLAGS.tokenizer
+    if not folder:
+        if flags.FLAGS.max_tokens:
+            raise ValueError("--max_tokens counts tokens: give the model's --tokenizer=FOLDER")
+        return len, ""
+    tokenizer = HFTokenizer(folder)
+    file = Path(folder) / "tokenizer.json"
+    name = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else folder
+    return lambda text: len(tokenizer.encode(text)) + 1, name
+
+
+def make(out: str) -> dict[str, Any]:
+    """Write the demonstrations and their manifest, which is returned; {} where they are there."""
+    for flag in ("max_tokens", "limit"):
+        if getattr(flags.FLAGS, flag) < 0:
+            raise ValueError(f"--{flag}={getattr(flags.FLAGS, flag)}; it must be at least 0")
+    grader = criteria.grader(flags.FLAGS.grader)
+    length, tokenizer = measure()
+    source, schema = open_source(out)
+    columns = schema.columns_of(source.columns)
+    logger.info("%s: %s rows, schema %s", source.name, source.total, schema.name)
+    names = ("split", "columns", "max_tokens", "match", "decontaminate", "limit", "grader", "box")
+    arguments = {name: getattr(flags.FLAGS, name) for name in names}
+    arguments |= {"schema": schema.name, "tokenizer": tokenizer}
+    output = DemoFile(out, arguments, source.origin)
+    if output.complete:
+        print(f"{out} is there already: {output.summary()}")
+        return {}
+    if output.rows:
+        logger.info("going on from row %d (%s)", output.rows, output.summary())
+    match = (
+        criteria.problems_to_match(flags.FLAGS.match, flags.FLAGS.data_dir)
+        if flags.FLAGS.match
+        else None
+    )
+    held_out, missing = criteria.benchmarks(flags.FLAGS.decontaminate, flags.FLAGS.data_dir)
+    with LazyPool() as pool:
+        wanted = Criteria(
+            grader,
+            pool.grade,
+            length,
+            flags.FLAGS.max_tokens,
+            HeldOut(held_out),
+            match,
+            flags.FLAGS.box,
+        )
+        rows = source.read(output.rows, columns)
+        with progress(source.total, output.rows, "traces", unit="row") as show:
+            fill(output, rows, schema, wanted, flags.FLAGS.limit, show)
+    facts = {
+        "bridge_jax": bridge_jax.__version__,
+        "decontaminated_against": {name: len(problems) for name, problems in held_out.items()},
+        "not_loaded": missing,
+        "problems_to_match": None if match is None else len(match),
+    }
+    return output.finish(facts)
+
+
+def main(argv: list[str]) -> None:
+    """Make the file, and turn errors into one line and an exit code."""
+    if argv[1:]:
+        fail(f"unexpected arguments {argv[1:]}")
+    log_to_stderr()
+    out = flags.FLAGS.out
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        busy = f"another command is writing {out}; wait for it, or give another --out"
+        with files.file_lock(f"{out}.lock", busy, remove=True):
+            manifest = make(out)
+    except (selftest.GraderBroken, PoolError) as error:
+        fail(str(error), code=3)
+    except (ValueError, OSError) as error:
+        fail_by(error)
+    if manifest:
+        tokens = manifest["tokens"]
+        unit = "tokens" if manifest["arguments"]["tokenizer"] else "characters"
+        counts = ", ".join(
+            f"{count} {state.replace('_', ' ')}"
+            for state, count in manifest["states"].items()
+            if count
+        )
+        print(
+            f"{out}: {manifest['rows']} rows read: {counts}; {unit}: median {tokens['median']}, 95% "
+            f"{tokens['p95']}, max {tokens['max']}"
+        )
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    known = ", ".join(schema.name for schema in demo_schemas.SCHEMAS if schema.hub)
+    flags.DEFINE_string("from", "", f"data set of the hub: {known}, or a repository")
+    define_path("source", "", "instead: a folder, file or pattern of parquet and JSONL")
+    define_path("out", None, "the JSONL to write", required=True)
+    flags.DEFINE_string("subset", "", "configuration of the repository, such as extended")
+    flags.DEFINE_string("split", "train", "split of the repository")
+    flags.DEFINE_string(
+        "revision", "", "commit, branch or tag of the repository; empty: the newest"
+    )
+    flags.DEFINE_string("schema", "", "how the columns are read; empty: by the name or the columns")
+    flags.DEFINE_string(
+        "columns", "", "instead of a schema: problem:COLUMN,solution:COLUMN,answer:COLUMN"
+    )
+    define_path("tokenizer", "", "folder or hub name of the model whose tokens are counted")
+    flags.DEFINE_integer("max_tokens", 0, "longest solution, end of sequence counted; 0: no limit")
+    flags.DEFINE_string("match", "", "keep only the training problems of this task, such as limr")
+    flags.DEFINE_string(
+        "decontaminate", "all", "drop problems of these tasks; all: every benchmark; none"
+    )
+    define_path("data_dir", "", "folder of the rows of --match and --decontaminate; empty: the hub")
+    flags.DEFINE_integer("limit", 0, "stop after so many demonstrations; 0: read every row")
+    flags.DEFINE_string("grader", "math", "math, a task with an own grader, or none")
+    flags.DEFINE_bool("box", False, "state the answer in a box where the solution has none")
+
+
+def start() -> None:
+    """The command, with its flags."""
+    define_flags()
+    run_command(main)
