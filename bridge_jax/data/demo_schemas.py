@@ -209,8 +209,9 @@ def own(row: dict) -> Row:
 SCHEMAS = (
     Schema(
         "deepmath",
-        ("question", "final_answer", "r1_solution_1", "r1_solution_2", "r1_solution_3"),
+        ("question", "final_answer", "r1_solution_1"),
         deepmath,
+        ("r1_solution_2", "r1_solution_3"),
         hub="zwhe99/DeepMath-103K",
     ),
     Schema(

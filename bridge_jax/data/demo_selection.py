@@ -69,7 +69,8 @@ class Criteria:
     grader: Grader | None  # None: the source's flags alone decide
     # deferred comparisons -> their outcomes, by grading.pool
     judge: Callable[[list[DeferredComparison]], list[Outcome]]
-    length: Callable[[str], int]  # a solution's tokens, the end-of-sequence token counted
+    # solutions -> the number of tokens of each, the end-of-sequence token counted
+    lengths: Callable[[list[str]], list[int]]
     max_tokens: int = 0  # 0: no limit
     held_out: HeldOut = HeldOut({})
     match: Mapping[str, Problem] | None = None  # text_key -> the task's problem; None: any problem
@@ -152,15 +153,18 @@ def select(rows: Sequence[Row], criteria: Criteria, kept: set[int]) -> list[Deci
         )
     )
     judged = dict(zip(deferred, criteria.judge(deferred), strict=True)) if deferred else {}
-    decisions = []
-    for row, decision, candidates, states in zip(rows, decided, found, faults, strict=True):
-        if decision is None:
-            graded = [
-                one._replace(outcome=judged.get(one.outcome, one.outcome)) for one in candidates
-            ]
-            decision = choose(row, graded, states, criteria, kept)
-        decisions.append(decision)
-    return decisions
+    graded = [
+        [one._replace(outcome=judged.get(one.outcome, one.outcome)) for one in candidates]
+        for candidates in found
+    ]
+    right = [
+        one.text for candidates in graded for one in candidates if one.outcome == Outcome.correct
+    ]
+    tokens = dict(zip(right, criteria.lengths(right), strict=True)) if right else {}
+    return [
+        decision or choose(row, candidates, states, tokens, criteria, kept)
+        for row, decision, candidates, states in zip(rows, decided, graded, faults, strict=True)
+    ]
 
 
 def check_problem(row: Row, criteria: Criteria, kept: set[int]) -> Decision | None:
@@ -196,6 +200,7 @@ def read_solutions(row: Row, criteria: Criteria) -> tuple[list[Candidate], list[
             outcome = (
                 Outcome.no_answer if answer is None else criteria.grader.compare(problem, answer)
             )
+        text = with_box(text, problem.answer) if criteria.box else text
         candidates.append(Candidate(index, text, outcome))
     return candidates, states
 
@@ -211,35 +216,32 @@ def choose(
     row: Row,
     candidates: Sequence[Candidate],
     states: Sequence[str],
+    tokens: Mapping[str, int],
     criteria: Criteria,
     kept: set[int],
 ) -> Decision:
-    """The decision on a row whose solutions were graded."""
+    """The decision on a row whose solutions were graded; tokens: of the right ones, by text."""
     # an earlier row of the same group may have been kept since
     if problem_hash(row.problem) in kept:
         return Decision("repeated")
     problem, states = gold(row, criteria), list(states)
-    best: tuple[int, int, str] | None = None
+    best: Candidate | None = None
     for candidate in candidates:
         if candidate.outcome != Outcome.correct:
             states.append(OUTCOMES[candidate.outcome])
-            continue
-        text = with_box(candidate.text, problem.answer) if criteria.box else candidate.text
-        tokens = criteria.length(text)
-        if criteria.max_tokens and tokens > criteria.max_tokens:
+        elif criteria.max_tokens and tokens[candidate.text] > criteria.max_tokens:
             states.append("too_long")
-        elif best is None or tokens < best[0]:
-            best = tokens, candidate.index, text
+        elif best is None or tokens[candidate.text] < tokens[best.text]:
+            best = candidate
     if best is None:
         return Decision(max(states, key=ORDER.__getitem__))
     kept.add(problem_hash(row.problem))
-    tokens, index, text = best
     demo = {
         "problem": problem.question,
-        "solution": text,
+        "solution": best.text,
         "answer": problem.answer,
-        "tokens": tokens,
-        "generation": index,
+        "tokens": tokens[best.text],
+        "generation": best.index,
     }
     return Decision("kept", demo)
 

@@ -27,6 +27,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 PROBE = "PROBE-OF-THE-TEMPLATE"
+# texts that `count` encodes at a time
+COUNTED = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +227,20 @@ class HFTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone, without special tokens around it."""
         return self.inner.encode(text, add_special_tokens=False)
+
+    def count(self, texts: list[str]) -> list[int]:
+        """The number of ids of each text, as of `encode`; computed by all processors."""
+        found = []
+        # in parts, since a tokenizer keeps a record of each token of a call
+        for start in range(0, len(texts), COUNTED):
+            ids = self.inner(
+                texts[start : start + COUNTED],
+                add_special_tokens=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
+            found += map(len, ids)
+        return found
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of all ids; end-of-sequence ids give nothing, ids outside the vocabulary U+FFFD."""

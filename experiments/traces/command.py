@@ -75,16 +75,20 @@ def open_source(out: str) -> tuple[Source, Schema]:
 
 
 def measure():
-    """A solution's length in tokens, and what names the tokenizer; in characters without one."""
+    """The function of the lengths of texts in tokens, and what names the tokenizer.
+
+    Without a tokenizer lengths are in characters.
+    """
     folder = flags.FLAGS.tokenizer
     if not folder:
         if flags.FLAGS.max_tokens:
             raise ValueError("--max_tokens counts tokens: give the model's --tokenizer=FOLDER")
-        return len, ""
+        return lambda texts: [len(text) for text in texts], ""
     tokenizer = HFTokenizer(folder)
     file = Path(folder) / "tokenizer.json"
     name = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else folder
-    return lambda text: len(tokenizer.encode(text)) + 1, name
+    # the end-of-sequence token of a demonstration counts
+    return lambda texts: [count + 1 for count in tokenizer.count(texts)], name
 
 
 def make(out: str) -> dict[str, Any]:
@@ -93,7 +97,7 @@ def make(out: str) -> dict[str, Any]:
         if getattr(flags.FLAGS, flag) < 0:
             raise ValueError(f"--{flag}={getattr(flags.FLAGS, flag)}; it must be at least 0")
     grader = criteria.grader(flags.FLAGS.grader)
-    length, tokenizer = measure()
+    lengths, tokenizer = measure()
     source, schema = open_source(out)
     columns = schema.columns_of(source.columns)
     logger.info("%s: %s rows, schema %s", source.name, source.total, schema.name)
@@ -116,7 +120,7 @@ def make(out: str) -> dict[str, Any]:
         wanted = Criteria(
             grader,
             pool.grade,
-            length,
+            lengths,
             flags.FLAGS.max_tokens,
             HeldOut(held_out),
             match,

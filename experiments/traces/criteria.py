@@ -35,7 +35,10 @@ def problems_to_match(name: str, data_dir: str) -> dict[str, Problem]:
     """text_key -> problem of the task's training problems; ValueError where there are none."""
     task = make_task(name, data_dir)
     if not task.train:
-        raise ValueError(f"--match={name}: the task has no training problems")
+        every = [one for one in tasks.names() if issubclass(tasks.load(one).Config, tasks.Training)]
+        raise ValueError(
+            f"--match={name}: the task has no training problems; allowed: {', '.join(every)}"
+        )
     return {text_key(problem.question): problem for problem in task.train}
 
 
