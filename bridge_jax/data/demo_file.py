@@ -59,13 +59,14 @@ def pinned_revision(out: str) -> str:
 
 
 class DemoFile:
-    """The output of one command with these arguments, new or gone on with.
+    """The output of one command, new or gone on with.
 
-    ValueError where the files that are there were made by other arguments.
+    made_by: groups of what determines the output, such as the arguments and the source. ValueError
+    where the files that are there were made by something else.
     """
 
-    def __init__(self, out: str, arguments: dict[str, Any], source: dict[str, Any]):
-        self.out, self._head = out, {"arguments": arguments, "source": source}
+    def __init__(self, out: str, made_by: dict[str, dict[str, Any]]):
+        self.out, self._head = out, made_by
         self.part, self._state = with_ending(out, ".part"), with_ending(out, ".state.json")
         self.manifest = with_ending(out, ".manifest.json")
         self.rows = 0
@@ -116,7 +117,7 @@ class DemoFile:
         self._check_same(state, f"the unfinished {self.part}")
         self.rows = state["rows"]
         self.states.update(state["states"])
-        self.benchmarks.update(state["benchmarks"])
+        self.benchmarks.update(state["contaminated_by"])
         if not state["bytes"]:
             self.part.unlink(missing_ok=True)
             return
@@ -149,10 +150,10 @@ class DemoFile:
         size = self.part.stat().st_size if self.part.exists() else 0
         state = {"rows": self.rows, "bytes": size, "states": dict(self.states)}
         files.replace(
-            self._state, json.dumps(self._head | state | {"benchmarks": dict(self.benchmarks)})
+            self._state, json.dumps(self._head | state | {"contaminated_by": dict(self.benchmarks)})
         )
 
-    def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Writes the manifest and gives the output its name; ValueError where nothing was kept."""
         if not self.states["kept"]:
             self._state.unlink(missing_ok=True)
@@ -161,7 +162,6 @@ class DemoFile:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         manifest = {
             **self._head,
-            **facts,
             "rows": self.rows,
             "states": dict(self.states),
             "contaminated_by": dict(self.benchmarks),

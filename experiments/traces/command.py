@@ -18,7 +18,6 @@ from typing import Any
 
 from absl import flags
 
-import bridge_jax
 from bridge_jax.data import demo_schemas, demo_sources
 from bridge_jax.data.contamination import HeldOut
 from bridge_jax.data.demo_file import DemoFile, fill, pinned_revision
@@ -104,18 +103,23 @@ def make(out: str) -> dict[str, Any]:
     names = ("split", "columns", "max_tokens", "match", "decontaminate", "limit", "grader", "box")
     arguments = {name: getattr(flags.FLAGS, name) for name in names}
     arguments |= {"schema": schema.name, "tokenizer": tokenizer}
-    output = DemoFile(out, arguments, source.origin)
+    match = None
+    if flags.FLAGS.match:
+        match = criteria.problems_to_match(flags.FLAGS.match, flags.FLAGS.data_dir)
+    held_out, missing = criteria.benchmarks(flags.FLAGS.decontaminate, flags.FLAGS.data_dir)
+    sizes = {name: len(problems) for name, problems in held_out.items()}
+    made_by = {
+        "source": source.origin,
+        "arguments": arguments,
+        "benchmarks": {"used": sizes, "not_loaded": missing},
+        "task": {"problems_to_match": None if match is None else len(match)},
+    }
+    output = DemoFile(out, made_by)
     if output.complete:
         print(f"{out} is there already: {output.summary()}")
         return {}
     if output.rows:
         logger.info("going on from row %d (%s)", output.rows, output.summary())
-    match = (
-        criteria.problems_to_match(flags.FLAGS.match, flags.FLAGS.data_dir)
-        if flags.FLAGS.match
-        else None
-    )
-    held_out, missing = criteria.benchmarks(flags.FLAGS.decontaminate, flags.FLAGS.data_dir)
     with LazyPool() as pool:
         wanted = Criteria(
             grader,
@@ -129,13 +133,7 @@ def make(out: str) -> dict[str, Any]:
         rows = source.read(output.rows, columns)
         with progress(source.total, output.rows, "traces", unit="row") as show:
             fill(output, rows, schema, wanted, flags.FLAGS.limit, show)
-    facts = {
-        "bridge_jax": bridge_jax.__version__,
-        "decontaminated_against": {name: len(problems) for name, problems in held_out.items()},
-        "not_loaded": missing,
-        "problems_to_match": None if match is None else len(match),
-    }
-    return output.finish(facts)
+    return output.finish()
 
 
 def main(argv: list[str]) -> None:

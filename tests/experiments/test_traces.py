@@ -301,7 +301,11 @@ def test_match_and_decontaminate(traces, caplog, tmp_path):
     assert code == 0, shown
     found = manifest(tmp_path)
     assert found["states"]["kept"] == 1 and found["states"]["unmatched"] == 2
-    assert found["problems_to_match"] == 2 and found["not_loaded"] == ["aime25"]
+    assert found["task"]["problems_to_match"] == 2
+    assert found["benchmarks"] == {
+        "used": dict.fromkeys(sorted(limr.PAPER), 1),
+        "not_loaded": ["aime25"],
+    }
     assert out(tmp_path)[0]["problem"] == "What is 1+1?" and out(tmp_path)[0]["answer"] == "2"
     assert "not decontaminated against aime25" in caplog.text
     code, shown = traces(f"--source={path}", f"--data_dir={data}", f"--out={tmp_path / 'b.jsonl'}")
