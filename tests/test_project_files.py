@@ -26,7 +26,7 @@ PACKAGES = ("bridge_jax", "configs", "experiments")
 # imported where it is installed, in a function that says what to do without it; not required
 OPTIONAL = {"torch", "tensorboardx", "wandb"}
 # imported although another requirement brings them, since the two go together
-BROUGHT = {"mpmath": "sympy", "latex2sympy2-extended": "math-verify"}
+BROUGHT = {"mpmath": "sympy", "latex2sympy2-extended": "math-verify", "pyarrow": "datasets"}
 # what a run leaves behind: neither code nor data
 CACHES = ("__pycache__", ".ipynb_checkpoints")
 

@@ -223,7 +223,7 @@ def hub_rows(rows, where: str, skip: int, columns: Sequence[str]) -> Iterator[di
         for row in rows.select_columns(list(columns)).skip(skip):
             yield row
             number += 1
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of many kinds: the network, a damaged file
         raise ValueError(
             f"{where}: row {number} cannot be read ({type(error).__name__}: {one_line(error)}); the "
             "same command goes on from the rows done"

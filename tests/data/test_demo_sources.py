@@ -302,7 +302,7 @@ def test_files_are_read_from_any_row_on(tmp_path):
 
 def test_a_parquet_is_never_a_whole_table(tmp_path, monkeypatch):
     """Rows come as record batches, whatever the size of a row group."""
-    path, sizes = numbers(tmp_path, 1000), []
+    path, sizes, groups = numbers(tmp_path, 1000, group=500), [], []
     from_file = demo_sources.parquet_rows
 
     class Watched:
@@ -312,18 +312,23 @@ def test_a_parquet_is_never_a_whole_table(tmp_path, monkeypatch):
         def __getattr__(self, name):
             return getattr(self.table, name)
 
-        def iter_batches(self, *args):
-            for batch in self.table.iter_batches(*args):
+        def iter_batches(self, size, row_groups, columns):
+            groups.append(row_groups)
+            for batch in self.table.iter_batches(size, row_groups, columns):
                 sizes.append(batch.num_rows)
                 yield batch
 
     monkeypatch.setattr(
         demo_sources, "parquet_rows", lambda table, *args: from_file(Watched(table), *args)
     )
-    rows = demo_sources.open_files(str(path)).read(0, ("problem",))
+    source = demo_sources.open_files(str(path))
+    rows = source.read(0, ("problem",))
     next(rows)
     assert sizes == [demo_sources.BATCH]
     assert len(list(rows)) == 999
+    # nor are row groups read that are skipped
+    assert len(list(source.read(500, ("problem",)))) == 500
+    assert groups == [[0, 1], [1]]
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -355,6 +360,24 @@ def test_a_bad_line_is_named_when_it_is_reached(tmp_path):
     rows = demo_sources.open_files(str(tmp_path / "a.jsonl")).read(0, ("problem",))
     assert len([next(rows) for _ in range(200)]) == 200
     with errors.raises(ValueError, "a.jsonl", "line 201"):
+        next(rows)
+
+
+def test_a_stream_of_the_hub_that_breaks():
+    """The row is named, and that nothing is lost; the error may be of any kind."""
+
+    class Broken:
+        def select_columns(self, columns):
+            assert columns == ["a"]
+            return self
+
+        def skip(self, rows):
+            yield from [{"a": 1}, {"a": 2}]
+            raise LookupError("the network\nis gone")
+
+    rows = demo_sources.hub_rows(Broken(), "some/data", 7, ("a",))
+    assert [next(rows), next(rows)] == [{"a": 1}, {"a": 2}]
+    with errors.raises(ValueError, "some/data", "row 9", "the network is gone", "same command"):
         next(rows)
 
 
@@ -438,12 +461,15 @@ def test_benchmarks_are_kept_out():
     held = {
         "first": [problems.of(n, f"Case {'x' * n} {phrase}") for n in range(3)],
         "second": [problems.of(9, one), problems.of(10, "2 + 3?")],
+        # its words are all phrasing, but it is a problem nevertheless
+        "third": [problems.of(11, one), problems.of(12, phrase)],
     }
-    held["third"] = [problems.of(11, one)]
-    rows = [row("Hm. " + one.upper() + "."), row("2 + 3?"), row(f"Another {phrase}"), row("2 - 3?")]
-    found = demo_selection.select(rows, criteria(held_out=HeldOut(held)), set())
-    assert states(found) == ["contaminated", "contaminated", "kept", "kept"]
-    assert [one.benchmark for one in found[:2]] == ["second", "second"]
+    asked = ["Hm. " + one.upper() + ".", "2 + 3?", phrase, f"Another {phrase}", "2 - 3?"]
+    found = demo_selection.select(
+        [row(question) for question in asked], criteria(held_out=HeldOut(held)), set()
+    )
+    assert states(found) == [*["contaminated"] * 3, "kept", "kept"]
+    assert [one.benchmark for one in found[:3]] == ["second", "second", "third"]
 
 
 def test_a_box_is_put_on():

@@ -27,6 +27,9 @@ from tests import errors, tiny_runs
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # flags that hold a text that is no path; a new one is a path, or belongs here
 TEXTS = {"against", "topology", "metric", "slurm", "dtype", "stop"}
+# of experiments.traces
+TEXTS |= {"from", "subset", "split", "revision", "schema", "columns", "match", "decontaminate"}
+TEXTS |= {"grader"}
 # imported by some commands, so that a test of all must know it is there
 COMMANDS = sorted(
     ".".join(path.relative_to(ROOT / "experiments").with_suffix("").parts)

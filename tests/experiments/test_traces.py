@@ -70,9 +70,13 @@ def manifest(tmp_path) -> dict:
 
 
 def alike(count: int) -> list[dict]:
-    """Rows of which every third is wrong and every fifth repeats an earlier problem."""
+    """Rows of which every third is wrong and every fifth repeats a problem of long before."""
     return [
-        deepmath(f"What is {n - n % 5 // 4} + 1?", str(n), thought(n + (n % 3 == 0), n % 40))
+        deepmath(
+            f"What is {n // 10 if n % 5 == 4 else n} + 1?",
+            str(n),
+            thought(n + (n % 3 == 0), n % 40),
+        )
         for n in range(count)
     ]
 
@@ -104,13 +108,13 @@ def test_a_file_and_its_manifest(traces, tmp_path):
 
 def test_tokens_are_the_models(traces, tokenizer, tmp_path):
     """The limit counts the end-of-sequence token."""
-    rows = [deepmath(f"q{n}", "7", "so " * n + "\\boxed{7}") for n in range(4)]
+    rows = [deepmath(f"q{n}", "7", "so " * n + "\\boxed{7}") for n in range(40)]
     path = demo_rows.write(tmp_path / "in.parquet", "deepmath", rows)
     flags = (f"--source={path}", "--decontaminate=none", f"--tokenizer={tokenizer}")
     code, shown = traces(*flags, f"--max_tokens={len(rows[2]['r1_solution_1']) + 1}")
     assert code == 0, shown
     assert [row["tokens"] for row in out(tmp_path)] == [10, 13, 16]
-    assert manifest(tmp_path)["states"]["too_long"] == 1
+    assert manifest(tmp_path)["states"]["too_long"] == 37
     code, shown = traces(f"--source={path}", "--max_tokens=9", f"--out={tmp_path / 'b.jsonl'}")
     assert code == 2 and "--tokenizer" in shown
 

@@ -57,3 +57,14 @@ def test_the_time_left_is_in_hours_and_minutes(capsys, monkeypatch):
     with progress.progress(40, 0, "train") as show:
         show(1)
     assert capsys.readouterr().err == "train 1/40  100 s/step, 1 h 05 min left\n"
+
+
+def test_progress_without_a_known_end(capsys, monkeypatch):
+    """A stream's length is not known: rows and pace alone."""
+    clock = iter([0.0, 1.0, 2.0, 30.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress(None, 10, "traces", unit="row") as show:
+        for row in (20, 21, 22):
+            show(row, f"{row} kept")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["traces 20  0.1 s/row  20 kept", "traces 22  2.5 s/row  22 kept"]
