@@ -50,11 +50,12 @@ def read_json(path: Path) -> dict:
         raise ValueError(f"{path} is damaged ({error}); delete it to begin again") from None
 
 
-def pinned_revision(out: str) -> str:
-    """The hub's commit that an unfinished or finished output was made from; "" where none is."""
+def pinned_revision(out: str, hub: str) -> str:
+    """The commit of this repository that an output, finished or not, was made from; else ""."""
     for ending in (".state.json", ".manifest.json"):
-        if revision := read_json(with_ending(out, ending)).get("source", {}).get("revision"):
-            return revision
+        source = read_json(with_ending(out, ending)).get("source", {})
+        if source.get("hub") == hub:
+            return source["revision"]
     return ""
 
 
@@ -96,22 +97,28 @@ class DemoFile:
         self.rows, self.states = done["rows"], collections.Counter(done["states"])
         return True
 
-    def _check_same(self, found: dict, what: str) -> None:
-        """ValueError names the arguments that differ from those of what is there."""
+    def _difference(self, found: dict) -> str:
+        """The first thing that what is there was made by, and that is another now; "" for none."""
         for group, now in self._head.items():
             was = found.get(group, {})
             now = json.loads(json.dumps(now))
             for key in dict.fromkeys((*was, *now)):
                 if was.get(key) != now.get(key):
-                    raise ValueError(
-                        f"{what} was made with {key} {was.get(key)!r:.200}, now it is "
-                        f"{now.get(key)!r:.200}; give another --out, or delete {self.out}*"
-                    )
+                    return f"{key} {was.get(key)!r:.200}, now it is {now.get(key)!r:.200}"
+        return ""
+
+    def _check_same(self, found: dict, what: str) -> None:
+        """ValueError where what is there was made by something else."""
+        if difference := self._difference(found):
+            raise ValueError(
+                f"{what} was made with {difference}; give another --out, or delete {self.out}*"
+            )
 
     def _resume(self) -> None:
         """Reads the state of an interrupted command, and cuts what it had not yet counted."""
         state = read_json(self._state)
-        if not state:
+        # without a demonstration nothing is lost by beginning again
+        if not state or not state["bytes"] and self._difference(state):
             self.part.unlink(missing_ok=True)
             return
         self._check_same(state, f"the unfinished {self.part}")

@@ -277,11 +277,16 @@ SCHEMAS = (
 )
 
 
+def find(name: str) -> Schema | None:
+    """The schema of a short name or of a hub's repository; None where there is none."""
+    known = (one for one in SCHEMAS if name and name.lower() in (one.name, one.hub.lower()))
+    return next(known, None)
+
+
 def named(name: str) -> Schema:
     """The schema of a short name or of a hub's repository; ValueError lists all."""
-    for schema in SCHEMAS:
-        if name.lower() in (schema.name, schema.hub.lower()):
-            return schema
+    if schema := find(name):
+        return schema
     known = [schema.name for schema in SCHEMAS]
     near = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -36,41 +36,51 @@ from experiments.traces import criteria
 logger = logging.getLogger(__name__)
 
 
+def given_schema() -> Schema | None:
+    """The schema of --columns or --schema; None where neither is given."""
+    columns, name = flags.FLAGS.columns, flags.FLAGS.schema
+    if columns and name:
+        raise ValueError("give one of --columns and --schema")
+    if columns:
+        return demo_schemas.by_columns(columns)
+    return demo_schemas.named(name) if name else None
+
+
 def open_source(out: str) -> tuple[Source, Schema]:
     """The source of --from or --source, and its schema."""
-    hub, local = flags.FLAGS["from"].value, flags.FLAGS.source
+    hub, local, given = flags.FLAGS["from"].value, flags.FLAGS.source, given_schema()
     if bool(hub) == bool(local):
         known = ", ".join(schema.name for schema in demo_schemas.SCHEMAS if schema.hub)
         raise ValueError(
             f"give one of --from=NAME ({known}, or a repository of the hub) and "
             "--source=FOLDER_OR_FILE"
         )
-    named = next(
-        (s for s in demo_schemas.SCHEMAS if hub and hub.lower() in (s.name, s.hub.lower())), None
+    if hub:
+        source, named = open_repository(hub, out)
+        return source, given or named or demo_schemas.recognised(source.columns)
+    for flag in ("subset", "revision"):
+        if getattr(flags.FLAGS, flag):
+            raise ValueError(f"--{flag} belongs to --from, not to --source")
+    source = demo_sources.open_files(local)
+    return source, given or demo_schemas.recognised(source.columns)
+
+
+def open_repository(hub: str, out: str) -> tuple[Source, Schema | None]:
+    """The source of --from, and its schema where the repository is a known one."""
+    schema = demo_schemas.find(hub)
+    if schema is None and "/" not in hub:
+        # a repository has an owner: this is a short name with a typo
+        demo_schemas.named(hub)
+    if schema and not schema.hub:
+        raise ValueError(f"--from={hub} is a schema; give its files with --source")
+    name = schema.hub if schema else hub
+    source = demo_sources.open_hub(
+        name,
+        flags.FLAGS.subset or (schema.config if schema else ""),
+        flags.FLAGS.split,
+        flags.FLAGS.revision or pinned_revision(out, name),
     )
-    if local:
-        for flag in ("subset", "revision"):
-            if getattr(flags.FLAGS, flag):
-                raise ValueError(f"--{flag} belongs to --from, not to --source")
-        source = demo_sources.open_files(local)
-    else:
-        if named is None and "/" not in hub or named and not named.hub:
-            # a short name with a typo, rather than a repository
-            demo_schemas.named(hub)
-            raise ValueError(f"--from={hub} is a schema; give its files with --source")
-        source = demo_sources.open_hub(
-            named.hub if named else hub,
-            flags.FLAGS.subset or (named.config if named else ""),
-            flags.FLAGS.split,
-            flags.FLAGS.revision or pinned_revision(out),
-        )
-    if flags.FLAGS.columns and flags.FLAGS.schema:
-        raise ValueError("give one of --columns and --schema")
-    if flags.FLAGS.columns:
-        return source, demo_schemas.by_columns(flags.FLAGS.columns)
-    if flags.FLAGS.schema:
-        return source, demo_schemas.named(flags.FLAGS.schema)
-    return source, named or demo_schemas.recognised(source.columns)
+    return source, schema
 
 
 def measure():

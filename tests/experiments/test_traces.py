@@ -272,10 +272,10 @@ def test_an_answer_that_never_grades(traces, monkeypatch, tmp_path):
     path = demo_rows.write(tmp_path / "in.parquet", "deepmath", rows)
     code, shown = traces(f"--source={path}", "--decontaminate=none")
     assert code == 2 and "256 rows" in shown and "'the 1'" in shown and "'2'" in shown
-    code, shown = traces(
-        f"--source={path}", "--decontaminate=none", "--grader=none", f"--out={tmp_path}/b.jsonl"
-    )
+    # nothing was kept, so that the command with the flag put right begins again
+    code, shown = traces(f"--source={path}", "--decontaminate=none", "--grader=none")
     assert code == 0, shown
+    assert manifest(tmp_path)["states"]["kept"] == manifest(tmp_path)["rows"] == 2000
 
 
 def test_a_cell_of_another_form(traces, tmp_path):
