@@ -177,7 +177,7 @@ class Peers:
                 self._end_soon(LOST, f"{silence}: killed, frozen or cut off")
 
     def _end_soon(self, *end) -> None:
-        """In a thread of its own: the monitor of host 0 must continue to see which hosts have left."""
+        """In a thread of its own: the monitor of host 0 must still see which hosts have left."""
         threading.Thread(target=self.end, args=end, daemon=True).start()
 
 
@@ -212,7 +212,7 @@ def broke(error: BaseException) -> bool:
 
 
 def print_to_stderr(text: str) -> None:
-    """Print a line to stderr without a buffer, which an exit without Python's shutdown would lose."""
+    """Print a line to stderr unbuffered; an exit without Python's shutdown loses buffers."""
     # AttributeError: there is no stdout
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()

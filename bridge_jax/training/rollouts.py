@@ -129,7 +129,7 @@ class StepSampler(NamedTuple):
         return batches.order(s.seed, "rl", count, cursor, s.batch.prompts_per_step)
 
     def start(self, params: Params, rows: StepRows) -> dict[str, list[sampler.Samples]]:
-        """Dispatches sampling of the step's prompts by all its policies, in parts; does not wait for it."""
+        """Dispatches sampling of the step's prompts by all policies, in parts; does not wait."""
         return {
             name: self.dispatch(self.programs.policy[name](params), rows, rows.prompts)
             for name in rows.spec.sampled_by
@@ -156,7 +156,7 @@ class StepSampler(NamedTuple):
         return parts
 
     def collect(self, params: Params, rows: StepRows, handles: dict) -> Sampled:
-        """Fetches and grades the samples; replaces groups of equal rewards where the method does."""
+        """Fetches and grades the samples; replaces groups of equal rewards if the method does."""
         began, grading = time.monotonic(), 0.0
         rollouts, groups, cursor = {}, [], rows.prompt_cursor
         for name in rows.spec.sampled_by:

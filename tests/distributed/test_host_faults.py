@@ -145,7 +145,7 @@ def test_the_end_of_host_0_ends_the_others(chain):
 
 
 @CHAINS
-def test_the_numbers_are_those_of_a_run_that_nothing_befell(request, name, one):
+def test_the_numbers_are_those_of_an_undisturbed_run(request, name, one):
     """State and metrics of all attempts together are those of one whole run."""
     chain = request.getfixturevalue(name)
     end = chain.made["last"]
