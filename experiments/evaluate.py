@@ -29,7 +29,7 @@ from bridge_jax.evaluation import options as evaluation_options
 from bridge_jax.evaluation.lazy_pool import LazyPool, needs_pool
 from bridge_jax.evaluation.model import EvalModel
 from bridge_jax.evaluation.options import MAX_NEW, PROMPTS, Options
-from bridge_jax.filesystem import files
+from bridge_jax.filesystem import files, hf_folder
 from bridge_jax.training import interrupt, reopen
 from experiments import INTERRUPTED
 from experiments.cli import (
@@ -73,6 +73,8 @@ def own_task(path: str) -> tuple[str, ...]:
     """Name of the task that a run was trained on; ValueError if the path is no run directory."""
     config = reopen.recorded_config(path)
     if not config:
+        if not Path(path).exists() and hf_folder.looks_local(path):
+            raise ValueError(hf_folder.absent(path))
         raise ValueError(
             f"--tasks is empty and --model={path} is no run directory, which would have a task of "
             f"its own; give --tasks=NAME,NAME out of {', '.join(tasks.names())}"

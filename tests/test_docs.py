@@ -13,6 +13,8 @@ import pytest
 from absl import flags
 
 from bridge_jax import methods, tasks
+from bridge_jax.training import settings
+from configs import own_data
 from experiments import cli
 from experiments.sweep import plan
 
@@ -217,7 +219,7 @@ def test_the_readme_is_short():
 
 
 def test_rows_of_the_page_on_data_are_read(tmp_path):
-    """Its example of a JSONL file, as the training problems and as the benchmark."""
+    """Its example of a JSONL file, as the training problems and as the benchmark, by its config."""
     page = (ROOT / "docs" / "data.md").read_text()
     rows = re.findall(r"^    (\{.*\})$", page, flags=re.M)
     for folder, name in (("train", "limr"), ("benchmarks", "math500")):
@@ -225,8 +227,8 @@ def test_rows_of_the_page_on_data_are_read(tmp_path):
         changed = [json.loads(row) for row in rows]
         text = "".join(json.dumps(row) + "\n" for row in changed)
         (tmp_path / folder / f"{name}.jsonl").write_text(text)
-    module = tasks.load("limr")
-    given = dict(data_dir=str(tmp_path), allow_changed_data=True, held_out=("math500",))
-    task = module.make(module.Config(**given))
+    config = own_data.get_config("sft")
+    config.task.data_dir = str(tmp_path)
+    task = tasks.load("limr").make(settings.read(config, devices=1).task)
     assert len(task.train) == len(task.splits["math500"]) == len(rows) == 2
     assert [problem.answer for problem in task.demos] == ["5"]

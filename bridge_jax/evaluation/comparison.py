@@ -231,10 +231,10 @@ def notes(groups: dict[str, list[Run]], metric: str) -> list[str]:
             f"these runs are judged by {len(tasks)} different tasks, and must not be compared: "
             f"{'; '.join(sorted(tasks))}"
         )
+    if single := [name for name, group in groups.items() if len(group) == 1]:
+        found.append(f"one seed, hence no interval: {', '.join(single)}")
     for name, group in groups.items():
         seeds = [run.config.get("seed") for run in group]
-        if len(group) == 1:
-            found.append(f"{name}: one seed, hence no interval")
         if len(set(seeds)) < len(seeds):
             found.append(
                 f"{name}: seeds {sorted(seeds, key=str)} are not distinct; the interval is too "

@@ -17,6 +17,10 @@ from bridge_jax.filesystem import hub, project, textfile
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "merges.txt", "vocab.txt", "*.jinja")
 HUB_NEVER = ("*/*", "consolidated*")  # copies of the weights in other formats
+# folders of the documentation's commands, which have the form of an owner's name on the hub
+LOCAL = ("models_local", "runs")
+# the folder that one command of the project fills
+SMOLLM2 = "models_local/smollm2"
 
 
 def locate(path: str | Path) -> Path:
@@ -31,13 +35,8 @@ def locate(path: str | Path) -> Path:
                 f"model {str(path)!r} is a file; give the folder that holds config.json and the "
                 "weights"
             )
-        if message := project.wrong_folder(str(path)):
-            raise ValueError(f"model folder {message}")
-        if looks_local(str(path)):
-            raise ValueError(
-                f"model folder {str(path)!r} does not exist; give an existing folder, or a hub name "
-                f"OWNER/NAME{neighbours(folder)}"
-            )
+        if project.wrong_folder(str(path)) or looks_local(str(path)):
+            raise ValueError(absent(path))
         folder = fetch(str(path))
     if not (folder / "config.json").is_file():
         raise ValueError(
@@ -50,9 +49,23 @@ def locate(path: str | Path) -> Path:
 def looks_local(path: str) -> bool:
     """Whether a path that does not exist is meant as a local one rather than as a hub name.
 
-    True if it has not the form of a hub name, or if its first part is an existing folder.
+    True if it has not the form of a hub name, or if its first part is an existing folder or one of
+    those that the documentation uses.
     """
-    return not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path) or Path(path.split("/")[0]).is_dir()
+    first = path.split("/")[0]
+    is_name = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path)
+    return not is_name or first in LOCAL or Path(first).is_dir()
+
+
+def absent(path: str | Path) -> str:
+    """An error message for a local path at which there is nothing, with the way to get it."""
+    if elsewhere := project.wrong_folder(str(path)):
+        return f"model folder {elsewhere}"
+    message = f"model folder {str(path)!r} does not exist; "
+    if Path(path) == Path(SMOLLM2):
+        return f"{message}this command fetches it: python -m experiments.get_smollm2 --out={path}"
+    hint = neighbours(Path(path).expanduser())
+    return f"{message}give an existing folder, or a hub name OWNER/NAME{hint}"
 
 
 def neighbours(folder: Path) -> str:
@@ -78,8 +91,8 @@ def fetch(name: str) -> Path:
     except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
         raise ValueError(
             f"model {name!r} is not a local folder, and its download failed: "
-            f"{hub.reason(error, name)}; or give a local folder (--config.model.path=FOLDER, "
-            "evaluate's --model=FOLDER)"
+            f"{hub.reason(error, name)}. A local folder works without the hub: "
+            "--config.model.path=FOLDER in training, --model=FOLDER in evaluation"
         ) from error
     return Path(folder)
 

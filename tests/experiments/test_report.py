@@ -267,7 +267,7 @@ def test_what_is_missing_is_marked(tmp_path, browser):
     assert (
         'class="notes"' in dom
         and f"no {METRIC}; sft has no mean" in dom
-        and "bridge: one seed" in dom
+        and "<li>one seed, hence no interval: bridge</li>" in dom
     )
     assert re.search(r'<p id="missing">No curve, [^<]*: sft</p>', dom)
     (line,) = [line for line in tables["md"].splitlines() if line.startswith("| sft |")]

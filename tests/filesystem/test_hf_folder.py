@@ -9,6 +9,7 @@ import pytest
 
 from bridge_jax.filesystem import hf_folder
 from bridge_jax.models import params
+from experiments import evaluate
 from tests import errors
 from tests.models import tiny
 
@@ -82,6 +83,20 @@ def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(path, tmp_path, monk
     )
     with errors.raises(ValueError, path.strip("~.")):
         hf_folder.locate(path)
+
+
+def test_folders_of_the_documentation_are_not_asked_of_the_hub(tmp_path, monkeypatch):
+    """Nor where the user has none of them yet; the message says how to get the example's model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub")
+    )
+    with errors.raises(ValueError, "'runs/one' does not exist", "existing folder"):
+        hf_folder.locate("runs/one")
+    with errors.raises(ValueError, "python -m experiments.get_smollm2 --out=models_local/smollm2"):
+        hf_folder.locate("models_local/smollm2")
+    with errors.raises(ValueError, "'runs/one' does not exist"):
+        evaluate.own_task("runs/one")
 
 
 def test_incomplete_folders_are_refused_by_the_missing_file(folder, tmp_path):
