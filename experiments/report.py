@@ -20,7 +20,7 @@ import pathlib
 
 from absl import flags
 
-from bridge_jax.config import renamed
+from bridge_jax.config import renamed, schema
 from bridge_jax.evaluation import comparison, intervals, report_samples, report_tables
 from bridge_jax.evaluation.comparison import BUDGETS, Run
 from bridge_jax.filesystem import files
@@ -58,6 +58,18 @@ def page(
     ), made
 
 
+def check_metric(groups: dict[str, list[Run]], metric: str) -> None:
+    """ValueError where no run has the metric, with the nearest that one has."""
+    there = {
+        key for group in groups.values() for run in group for line in run.lines for key in line
+    }
+    if metric not in there:
+        nearest = ", ".join(schema.nearest_first(metric, there)[:3])
+        raise ValueError(
+            f"--metric={metric}: no run has it; nearest: {nearest} (docs/logging.md explains all)"
+        )
+
+
 def main(argv: list[str]) -> None:
     """Read, compare, write."""
     if argv[1:]:
@@ -77,6 +89,8 @@ def main(argv: list[str]) -> None:
         groups = comparison.grouped(
             [comparison.load(folder) for folder in comparison.find(flags.FLAGS.runs)]
         )
+        if flags.FLAGS["metric"].present:
+            check_metric(groups, metric)
         text, made = page(groups, metric, not_started)
         out.parent.mkdir(parents=True, exist_ok=True)
         files.replace(out, text)

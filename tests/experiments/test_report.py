@@ -254,6 +254,18 @@ def test_the_printed_page_has_everything_but_the_controls(tmp_path, browser):
     assert not any(word in "".join(pages) for word in ("Markdown", "LaTeX", "aclick"))
 
 
+def test_a_metric_that_no_run_has_is_refused(tmp_path):
+    """With the nearest that one has; a metric of one run alone is enough."""
+    write_run(tmp_path / "runs" / "bridge", "bridge", 0, steps=4)
+    write_run(tmp_path / "runs" / "sft", "sft", 0, steps=4, skip=(METRIC,))
+    groups, _, _ = made(tmp_path)
+    report.check_metric(groups, METRIC)
+    with pytest.raises(
+        ValueError, match=f"eval/heldout_accuracy: no run has it; nearest: {METRIC}"
+    ):
+        report.check_metric(groups, "eval/heldout_accuracy")
+
+
 def test_what_is_missing_is_marked(tmp_path, browser):
     """A run without the metric, an unfinished one and a lonely seed: named on the page, "-" in the table, no curve."""
     for seed in range(2):
