@@ -339,6 +339,15 @@ def demo_batch(
     return Sequences(prompts.prompt_PS, prompts.prompt_len_P, tokens_BT, length_B)
 
 
+def repeat_demos(demos: Demos, weights: Mapping[int, int]) -> Demos:
+    """The demonstrations, each as often as the weight of its id says (1 where it has none)."""
+    if not weights:
+        return demos
+    places = [i for i, p in enumerate(demos.problems) for _ in range(weights.get(p.id, 1))]
+    pick = lambda rows: tuple(rows[i] for i in places)
+    return Demos(pick(demos.problems), pick(demos.tokens), pick(demos.completions), demos.rejected)
+
+
 def pair_with_demos(s, prompts: Prompts, demos: Demos) -> tuple[Prompts, Demos]:
     """The prompts that have a demonstration, and these demonstrations in the same order.
 

@@ -197,7 +197,7 @@ def build(
     tokenizer = make_tokenizer(s.model, s.data, s.task_name)
     tokenizers.check_vocabulary(tokenizer, cfg.vocab)
     if method.demos and not task.demos:
-        raise ValueError(no_demos(s))
+        raise ValueError(no_demos(s, task))
     warn_overlong(s, task, tokenizer)
     task = tasks.with_stop(task, s.rollout.stop, s.rollout.task_stop)
     data = read_data(s, method, task, tokenizer)
@@ -210,10 +210,18 @@ def build(
     return setup._replace(buckets=needed, eos_ids=tuple(tokenizer.eos_ids)), data
 
 
-def no_demos(s: Settings) -> str:
+def given_demos(s: Settings) -> str:
+    """The setting that names files of demonstrations; "" where none does."""
+    given = [(key, getattr(s.task, key, "")) for key in ("traces", "demos")]
+    return "".join(f"task.{key}={value}" for key, value in given if value)
+
+
+def no_demos(s: Settings, task: Task) -> str:
     """The message for a method that reads demonstrations and a task without any."""
+    if task.demo_counts and (files := given_demos(s)):
+        return f"{files}: no row can be used; {traces.summary(task.demo_counts)}"
     way = (
-        "give task.traces=FILE, JSONL of problem, solution, answer"
+        "give task.traces=FILE or task.demos=FILE, JSONL of problem, solution, answer"
         if hasattr(s.task, "traces")
         else "raise task.demo_size"
     )
@@ -245,6 +253,11 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
             dropped=[row.part for row in dropped],
             rejected=[row.part for row in demos.rejected],
         )
+        if counts and not getattr(s.task, "allow_dropped", True):
+            if files := given_demos(s):
+                traces.check_dropped(counts, files)
+        if not method.paired:
+            demos = batches.repeat_demos(demos, task.demo_weights)
     prompts = encode(task.train)
     if method.paired:
         prompts, demos = batches.pair_with_demos(s, prompts, demos)
