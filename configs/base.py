@@ -36,7 +36,12 @@ def method_groups() -> dict:
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
-    """Defaults with the method's name set."""
+    """Defaults with the method's name set; ValueError for METHOD,TASK."""
+    if "," in method:
+        raise ValueError(
+            f"{method!r}: this config has a task of its own; those for any task are "
+            "configs/any_task.py, and with a tokenizer configs/qwen25_3b.py and the like"
+        )
     return ConfigDict(
         dict(
             seed=0,

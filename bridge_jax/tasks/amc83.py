@@ -1,0 +1,21 @@
+"""AMC 12 of 2022 and 2023: 83 problems with integer answers, reported as avg@32 by several papers.
+
+LUFFY, SRFT, ReLIFT, Prefix-RFT, RL-PLUS and GAC call it "AMC"; the 40 of amc23 are among them. The
+rows are those of "amc" in data/valid.parquet of RL-PLUS (github.com/YihongDong/RL-PLUS), each once,
+with the answers as integers; the hub has no copy that we know.
+"""
+
+from __future__ import annotations
+
+from bridge_jax import tasks
+from bridge_jax.data.datasets import Source
+from bridge_jax.types import Task
+
+DEFERS_COMPARISONS = True
+Config = tasks.Benchmark
+SOURCE = Source("benchmarks/amc83.jsonl", (), "test", 83, "bf616dadb693")
+
+
+def make(cfg: Config) -> Task:
+    """The benchmark as a task without training data."""
+    return tasks.benchmark("amc83", SOURCE, cfg)
