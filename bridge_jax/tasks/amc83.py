@@ -1,8 +1,8 @@
 """AMC 12 of 2022 and 2023: 83 problems with integer answers, reported as avg@32 by several papers.
 
 LUFFY, SRFT, ReLIFT, Prefix-RFT, RL-PLUS and GAC call it "AMC"; the 40 of amc23 are among them. The
-rows are those of "amc" in data/valid.parquet of RL-PLUS (github.com/YihongDong/RL-PLUS), each once,
-with the answers as integers; the hub has no copy that we know.
+declared hash is that of RL-PLUS's copy (github.com/YihongDong/RL-PLUS, data/valid.parquet, "amc"),
+each problem once; the hub's rows were not compared with it. Both have floats ("142.0").
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from bridge_jax.types import Task
 
 DEFERS_COMPARISONS = True
 Config = tasks.Benchmark
-SOURCE = Source("benchmarks/amc83.jsonl", (), "test", 83, "bf616dadb693")
+SOURCE = Source(
+    "benchmarks/amc83.jsonl",
+    ("AI-MO/aimo-validation-amc",),
+    "train",
+    83,
+    "bf616dadb693",
+    {"answer": lambda row: str(int(float(row["answer"])))},
+)
 
 
 def make(cfg: Config) -> Task:

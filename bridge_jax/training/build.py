@@ -218,15 +218,15 @@ def given_demos(s: Settings) -> str:
 
 def no_demos(s: Settings, task: Task) -> str:
     """The message for a method that reads demonstrations and a task without any."""
-    if task.demo_counts and (files := given_demos(s)):
-        return f"{files}: no row can be used; {traces.summary(task.demo_counts)}"
+    files = given_demos(s)
+    why = f" ({files}: no row can be used; {traces.summary(task.demo_counts)})" if files else ""
     way = (
         "give task.traces=FILE or task.demos=FILE, JSONL of problem, solution, answer"
         if hasattr(s.task, "traces")
         else "raise task.demo_size"
     )
     return (
-        f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; "
+        f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none{why}; "
         f"{way} or choose another method"
     )
 
@@ -253,9 +253,8 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
             dropped=[row.part for row in dropped],
             rejected=[row.part for row in demos.rejected],
         )
-        if counts and not getattr(s.task, "allow_dropped", True):
-            if files := given_demos(s):
-                traces.check_dropped(counts, files)
+        if getattr(s.task, "demos", "") and not s.task.allow_dropped:
+            traces.check_dropped(counts, f"task.demos={s.task.demos}")
         if not method.paired:
             demos = batches.repeat_demos(demos, task.demo_weights)
     prompts = encode(task.train)
