@@ -60,7 +60,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
             method=dict(name=method or "bridge", **method_groups()),
             optim=dict(base=recipe(5e-7), lora=recipe(5e-7)),
             task=tasks.group("arithmetic"),
-            data=dict(tokenizer="", buckets=(64,)),
+            data=dict(tokenizer="", buckets=(64,), max_demo=0),
             rollout=dict(
                 temperature=1.0,
                 stop=(),

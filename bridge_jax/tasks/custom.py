@@ -25,7 +25,7 @@ from bridge_jax import tasks
 from bridge_jax.config.schema import LocalPath
 from bridge_jax.data import tables
 from bridge_jax.data.traces import MOST_DROPPED, deduplicate, text_key
-from bridge_jax.grading import rewards
+from bridge_jax.grading import rewards, trial
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.types import Problem, Task
@@ -177,7 +177,7 @@ def check_function(cfg: Config, rows: Sequence[dict]) -> None:
     # a row with a worked solution is like a completion
     row = next((row for row in rows if row["solution"].strip()), rows[0])
     text = extract(row["solution"] or row["answer"], cfg.pattern, whole=True)
-    if failure := rewards.try_out(cfg.reward, row["problem"], text or row["answer"], row["answer"]):
+    if failure := trial.try_out(cfg.reward, row["problem"], text or row["answer"], row["answer"]):
         raise ValueError(f"task.reward={cfg.reward}: {failure}")
 
 

@@ -152,10 +152,11 @@ def make_setup(config: ConfigDict, devices=None, read_model=read_architecture) -
     cfg, hf = read_model(s.model)
     adapter = Lora(s.model.lora_rank, s.model.lora_alpha, s.model.lora_targets)
     targets(cfg, adapter)
-    longest = max(s.data.buckets, default=0) + s.rollout.max_new
+    longest = max(s.data.buckets, default=0) + max(s.rollout.max_new, s.max_demo)
     if longest > cfg.max_positions:
+        key = "data.max_demo" if s.max_demo > s.rollout.max_new else "rollout.max_new"
         raise ValueError(
-            f"data.buckets={s.data.buckets} and rollout.max_new={s.rollout.max_new} make up to "
+            f"data.buckets={s.data.buckets} and {key}={max(s.rollout.max_new, s.max_demo)} make up to "
             f"{longest} positions, the model has {cfg.max_positions}; lower one of the two"
         )
     mesh, decode_mesh = (
@@ -241,7 +242,7 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
         rows,
         task.messages,
         s.data.buckets,
-        s.rollout.max_new,
+        s.max_demo,
         task.other_solutions,
         task.stop,
     )

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from bridge_jax.data import tokenizers
-from bridge_jax.training import build, trainer
+from bridge_jax.training import build, programs, trainer
 from configs import tasks as task_groups
 from tests import errors, tiny_runs
 
@@ -19,6 +19,7 @@ ROWS = [
     {"problem": f"What is {i} + {i}?", "answer": str(2 * i), "solution": f"\\boxed{{{2 * i}}}"}
     for i in range(30)
 ]
+slow = pytest.mark.slow
 PADDING = "one and one and one and one and one and one. "
 
 
@@ -90,3 +91,38 @@ def test_a_method_that_pairs_needs_solutions_of_the_prompts(tmp_path):
     """Demonstrations of other problems are none for it."""
     with pytest.raises(ValueError, match="needs demonstrations of the prompts themselves"):
         built(tmp_path, "luffy")
+
+
+def test_a_length_of_their_own(tmp_path):
+    """data.max_demo admits longer solutions than samples may be; a step's shapes follow it."""
+    setup, data = built(tmp_path, "bridge", lost=3, data__max_demo=400)
+    assert len(data.demos.problems) == 10
+    assert max(map(len, data.demos.completions)) > setup.settings.rollout.max_new == 40
+    (spec,) = setup.method.step_kinds
+    batch = programs.abstract_batch(setup, 256, spec)
+    assert batch.demos.tokens_BT.shape[1] == 400
+    assert {rows.seqs.tokens_BT.shape[1] for rows in batch.rollouts.values()} == {40}
+    with errors.raises(ValueError, "data.max_demo=900", "1156", "1024"):
+        built(tmp_path, data__max_demo=900)
+    with errors.raises(ValueError, "3 of 10 rows", "too long"):
+        built(tmp_path, lost=3, data__max_demo=41)
+
+
+@pytest.mark.parametrize(
+    "method, pack",
+    [("bridge", 0), pytest.param("bridge", 4, marks=slow), pytest.param("luffy", 0, marks=slow)],
+)
+def test_steps_with_demonstrations_that_are_longer_than_samples(method, pack, tmp_path):
+    """A run trains on them; shorter ones give the same numbers as without the limit of their own."""
+    seen = []
+    for limit in (0, 60):
+        config = tiny_runs.config(method, data__max_demo=limit, steps=2, batch__pack=pack)
+        config.eval.every = 0
+        trainer.train(config, str(tmp_path / f"{limit}"), devices=jax.devices()[:1])
+        seen.append([row["sft/logp"] for row in rows_of(tmp_path / f"{limit}")])
+    assert len(seen[0]) == 2 and seen[0] == pytest.approx(seen[1], rel=1e-5)
+
+
+def rows_of(workdir) -> list[dict]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if "sft/logp" in row]

@@ -1,4 +1,4 @@
-"""Reward functions of the user: names, values, the trial before a run, limits in the pool."""
+"""Reward functions of the user: names, values, limits in the pool."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ def score(question, text, gold):
     if text == "words":
         return "yes"
     return gold in text
-
-def imports_jax(question, text, gold):
-    import jax
 """
 
 
@@ -84,19 +81,3 @@ def test_outcomes_of_the_pool(functions):
         # the time of the import is not that of the comparison, after which the deadline holds
         slow = [of("slow_to_import:score", text) for text in ("7", "8", "endless", "7 again")]
         assert pool.grade(slow) == ["correct", "wrong", "timeout", "correct"]
-
-
-def test_the_trial_before_a_run(functions):
-    """One line says what is wrong, and where."""
-    assert rewards.try_out("mine:score", "q", "7", "7") == ""
-    assert rewards.try_out(f"{functions}:score", "q", "7", "7") == ""
-    for name, text, words in (
-        ("nowhere:score", "7", ("imported", "nowhere")),
-        ("mine:scores", "7", ("imported", "scores")),
-        ("mine:score", "raises", ("KeyError", "mine.py", "line 8")),
-        ("mine:score", "words", ("'yes'", "number")),
-        ("mine:imports_jax", "7", ("jax",)),
-    ):
-        message = rewards.try_out(name, "q", text, "7")
-        errors.assert_names(message, *words)
-        assert "\n" not in message
