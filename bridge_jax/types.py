@@ -189,5 +189,7 @@ class Task:
     stop: tuple[str, ...] = ()
     # further correct solutions by id of the problem, for where the first one is too long
     other_solutions: Mapping[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    # id of a problem -> how often its demonstration comes in an epoch, where it is not once
+    demo_weights: Mapping[int, int] = dataclasses.field(default_factory=dict)
     # how the rows of the traces were used (traces.count_rows); empty for generated demonstrations
     demo_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -4,9 +4,8 @@
 
 It runs in minutes on a CPU, from random weights, to try a new task. The task's file needs an
 ALPHABET, the characters of its questions and solutions; its settings are --config.task.KEY=VALUE. A
-task in natural language needs a model with a tokenizer, and so its own config file, such as
-configs/smollm2_arithmetic.py; `config.task = tasks.group(NAME)` selects the task
-(configs/tasks.py).
+task in natural language needs a model with a tokenizer: configs/qwen25_3b.py, llama32_3b.py,
+qwen3_8b.py and smollm2_arithmetic.py take METHOD,TASK too.
 """
 
 from ml_collections import ConfigDict
@@ -16,9 +15,7 @@ from configs import base, from_scratch, tasks
 
 def get_config(method: str = "bridge") -> ConfigDict:
     """20 steps; the task, after a comma, is arithmetic by default."""
-    method, _, task = method.partition(",")
-    if method in tasks.names():
-        raise ValueError(f"{method} is a task; give METHOD,TASK, such as bridge,{method}")
+    method, task = tasks.choose(method)
     config = base.get_config(method)
     config.steps = 20
     # 127 ASCII characters and the end-of-sequence id

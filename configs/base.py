@@ -36,7 +36,12 @@ def method_groups() -> dict:
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
-    """Defaults with the method's name set."""
+    """Defaults with the method's name set; ValueError for METHOD,TASK."""
+    if "," in method:
+        raise ValueError(
+            f"{method!r}: this config has a task of its own; those for any task are "
+            "configs/any_task.py, and with a tokenizer configs/qwen25_3b.py and the like"
+        )
     return ConfigDict(
         dict(
             seed=0,
@@ -55,7 +60,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
             method=dict(name=method or "bridge", **method_groups()),
             optim=dict(base=recipe(5e-7), lora=recipe(5e-7)),
             task=tasks.group("arithmetic"),
-            data=dict(tokenizer="", buckets=(64,)),
+            data=dict(tokenizer="", buckets=(64,), max_demo=0),
             rollout=dict(
                 temperature=1.0,
                 stop=(),

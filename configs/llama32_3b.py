@@ -1,4 +1,4 @@
-"""Llama-3.2-3B with the paper's settings; the method is the argument.
+"""Llama-3.2-3B with the paper's settings; the argument is METHOD or METHOD,TASK.
 
     python -m experiments.train --config=configs/llama32_3b.py:bridge --workdir=runs/llama32_3b
 
@@ -37,6 +37,7 @@ ARCH = dict(
 def get_config(method: str = "bridge") -> ConfigDict:
     """500 steps on Llama-3.2-3B; the base model has no chat template."""
     config = paper.get_config(method, "meta-llama/Llama-3.2-3B", ARCH)
-    config.task.prompt = "plain"
+    if "prompt" in config.task:
+        config.task.prompt = "plain"
     config.mesh.decode_tensor = 4  # two kv heads each
     return config

@@ -15,11 +15,12 @@ from configs import base, tasks
 
 
 def get_config(method: str, hub_name: str, arch: dict) -> ConfigDict:
-    """The paper's settings for one model."""
+    """The paper's settings for one model; method: METHOD, or METHOD,TASK for another than LIMR."""
+    method, task = tasks.choose(method)
     config = base.get_config(method)
     config.steps = 500
     config.model.update(dict(path=hub_name, arch=ConfigDict(arch), dtype="bfloat16", remat="full"))
-    config.task = tasks.group("limr")
+    config.task = tasks.group(task or "limr")
     config.data.buckets = (256, 1024)
     config.rollout.update(dict(max_new=3000, cache_dtype="bfloat16", calls=2))
     config.batch.update(

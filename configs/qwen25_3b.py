@@ -1,4 +1,4 @@
-"""Qwen2.5-3B with the paper's settings; the method is the argument.
+"""Qwen2.5-3B with the paper's settings; the argument is METHOD or METHOD,TASK.
 
     python -m experiments.train --config=configs/qwen25_3b.py:bridge --workdir=runs/qwen25_3b_bridge
 

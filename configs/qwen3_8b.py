@@ -1,4 +1,4 @@
-"""Qwen3-8B-Base with the paper's settings; the method is the argument.
+"""Qwen3-8B-Base with the paper's settings; the argument is METHOD or METHOD,TASK.
 
     python -m experiments.train --config=configs/qwen3_8b.py:bridge --workdir=runs/qwen3_8b_bridge
 

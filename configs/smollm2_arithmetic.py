@@ -4,16 +4,18 @@
     python -m experiments.train --config=configs/smollm2_arithmetic.py:bridge --workdir=runs/smollm2
 
 Hardware: two CPU cores, 11 GB; about 80 s per step for bridge, 40 to 75 minutes in total. Results:
-docs/smollm2.md.
+docs/smollm2.md. With METHOD,TASK as the argument it trains the same model on another task, with
+longer prompts and completions.
 """
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, tasks
 
 
 def get_config(method: str = "bridge") -> ConfigDict:
     """30 steps of 8 prompts x 8 samples and 8 demonstrations."""
+    method, task = tasks.choose(method)
     config = base.get_config(method)
     config.steps = 30
     config.model.path = "models_local/smollm2"
@@ -35,6 +37,10 @@ def get_config(method: str = "bridge") -> ConfigDict:
     )
     config.data.buckets = (112,)
     config.rollout.update(dict(max_new=32, calls=2))
+    if task:
+        config.task = tasks.group(task)
+        config.data.buckets = (128, 512)
+        config.rollout.max_new = 512
     config.batch.update(
         dict(prompts_per_step=8, samples_per_prompt=8, demos_per_step=8, microbatch_rows=32)
     )

@@ -1,8 +1,8 @@
 """The config group of a task, with the defaults of its file; not an experiment itself.
 
-`config.task = tasks.group("limr", data_dir="...")` in a config file selects a task. The command
-line cannot change the task of a config, since tasks have different keys, except with
-configs/any_task.py.
+`config.task = tasks.group("limr", data_dir="...")` in a config file selects a task. Tasks have
+different keys, so that the command line cannot change the task of a config by a key: config files
+that suit any task take METHOD,TASK as their argument (`choose`).
 """
 
 from ml_collections import ConfigDict
@@ -18,6 +18,17 @@ def group(name: str, **given) -> ConfigDict:
         if key not in defaults:
             raise ValueError(f"unknown key task.{key}: {schema.did_you_mean(key, defaults)}")
     return ConfigDict({"name": name} | defaults | given)
+
+
+def choose(argument: str) -> tuple[str, str]:
+    """METHOD or METHOD,TASK as (method, task), "" for what is left out.
+
+    ValueError where the argument is the name of a task alone.
+    """
+    method, _, task = argument.partition(",")
+    if method in names():
+        raise ValueError(f"{method} is a task; give METHOD,TASK, such as bridge,{method}")
+    return method, task
 
 
 def names() -> tuple[str, ...]:

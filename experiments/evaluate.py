@@ -132,7 +132,22 @@ def define_flags() -> None:
         "the folder of transcripts and tables; an evaluation in it goes on",
         required=True,
     )
-    flags.DEFINE_list("tasks", [], "names of tasks; empty: the task of the run directory")
+    flags.DEFINE_list(
+        "tasks",
+        [],
+        "names of tasks, and custom:FILE for a benchmark of your own (JSONL, parquet, a folder or "
+        "a hub name); empty: the task of the run directory",
+    )
+    flags.DEFINE_string(
+        "columns", "", "of custom:FILE: problem:COLUMN,answer:COLUMN; empty: the usual names"
+    )
+    flags.DEFINE_string(
+        "reward", "", "of custom:FILE: math, exact, choice, regex or MODULE:FUNCTION; empty: math"
+    )
+    flags.DEFINE_string("pattern", "", "of custom:FILE: one group that finds the answer")
+    flags.DEFINE_string(
+        "instruction", "", "of custom:FILE, behind the question; empty: by the reward; none: none"
+    )
     define_path("data_dir", "", "the folder with the tasks' JSONL files; empty: from the hub")
     flags.DEFINE_bool("greedy", default.greedy, "greedy pass@1")
     flags.DEFINE_integer(

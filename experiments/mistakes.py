@@ -43,10 +43,23 @@ def chosen_by_key(argv: list[str]) -> str:
             f"--config.method={name}: the method stands behind the config's name: "
             f"--config={file}:{name}"
         )
+    keys = ", and then --config.task.train=FILE" if name == "custom" else ""
+    if takes_task(Path(file)):
+        method = config_of(argv).partition(":")[2].partition(",")[0] or "bridge"
+        return (
+            f"--config.task={name}: the task stands behind the method: "
+            f"--config={file}:{method},{name}{keys}; see docs/data.md"
+        )
     return (
-        f"--config.task={name}: a config file chooses its task, for example "
-        f"--config=configs/any_task.py:bridge,{name}; see docs/data.md"
+        f"--config.task={name}: the argument of a config file chooses its task, for example "
+        f"--config=configs/any_task.py:bridge,{name}, or with a model's tokenizer "
+        f"--config=configs/qwen25_3b.py:bridge,{name}{keys}; see docs/data.md"
     )
+
+
+def takes_task(file: Path) -> bool:
+    """Whether a config file says that its argument may be METHOD,TASK."""
+    return file.is_file() and "METHOD,TASK" in file.read_text(encoding="utf-8")
 
 
 def missing_config(argv: list[str]) -> str:

@@ -83,6 +83,7 @@ def compiled_once(setup, state, demo_logp=False):
             dataclasses.replace(s.rollout, stop=(), task_stop=True),
             s.batch,
             s.mesh,
+            s.max_demo,
             s.eval.rows,
             bool(s.eval.every),
             bool(s.eval.samples),

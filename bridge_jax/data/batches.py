@@ -2,7 +2,7 @@
 
 All data is tokenised once, at the start. `prompt_ids` renders the prompts of both SFT and RL, so
 that a problem has the same prompt in both. Problems that do not fit (a prompt longer than the
-largest bucket, a solution longer than max_new) are left out and logged, never truncated. Padding
+largest bucket, a solution longer than its limit) are left out and logged, never truncated. Padding
 is recognised by lengths, never by an id, since the padding id may be the end-of-sequence id. The
 rows of a step follow from (seed, stream, position) alone, so that a checkpoint stores only the
 position. Left out: streaming of data that does not fit in memory; packing (packing.py).
@@ -27,7 +27,7 @@ from bridge_jax.types import Problem, Sequences
 
 logger = logging.getLogger(__name__)
 # Dropped.part -> the key that limits its length
-LIMIT_KEYS = {"prompt": "data.buckets", "trace": "rollout.max_new"}
+LIMIT_KEYS = {"prompt": "data.buckets", "trace": "data.max_demo"}
 # Dropped.part -> why a problem was left out
 REJECTION_REASONS = {
     "prompt": "prompt longer than {limit} tokens",
@@ -337,6 +337,15 @@ def demo_batch(
         )
     tokens_BT, length_B = padded(rows, max_new, len(prompts.ids_P))
     return Sequences(prompts.prompt_PS, prompts.prompt_len_P, tokens_BT, length_B)
+
+
+def repeat_demos(demos: Demos, weights: Mapping[int, int]) -> Demos:
+    """The demonstrations, each as often as the weight of its id says (1 where it has none)."""
+    if not weights:
+        return demos
+    places = [i for i, p in enumerate(demos.problems) for _ in range(weights.get(p.id, 1))]
+    pick = lambda rows: tuple(rows[i] for i in places)
+    return Demos(pick(demos.problems), pick(demos.tokens), pick(demos.completions), demos.rejected)
 
 
 def pair_with_demos(s, prompts: Prompts, demos: Demos) -> tuple[Prompts, Demos]:

@@ -23,7 +23,12 @@ ROW_STATES = (
     "stopped",
     "beyond_demo_size",
     "unmatched",
+    "incomplete",
 )
+# those of them that are a choice, and no loss
+INTENDED = ("used", "repeated", "beyond_demo_size")
+# a larger share of lost rows is refused
+MOST_DROPPED = 0.2
 
 
 def deduplicate(problems: Sequence[Problem], where: str) -> tuple[Problem, ...]:
@@ -192,6 +197,18 @@ def update_counts(
     for why in (*prompts, *rejected):
         found[states[why]] += 1
     return found
+
+
+def check_dropped(counts: Mapping[str, int], where: str) -> None:
+    """ValueError where more than MOST_DROPPED of the rows cannot be used."""
+    lost = {name: counts[name] for name in ROW_STATES if name not in INTENDED and counts[name]}
+    if sum(lost.values()) > MOST_DROPPED * counts["rows"]:
+        reasons = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items())
+        raise ValueError(
+            f"{where}: {sum(lost.values())} of {counts['rows']} rows cannot be used ({reasons}; "
+            f"docs/data.md says what that is), more than {MOST_DROPPED:.0%}; repair them, or take "
+            "the others with task.allow_dropped=True"
+        )
 
 
 def summary(counts: Mapping[str, int]) -> str:

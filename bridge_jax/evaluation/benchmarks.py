@@ -10,7 +10,7 @@ from bridge_jax import tasks
 from bridge_jax.config import schema
 from bridge_jax.data import batches
 from bridge_jax.evaluation.model import EvalModel
-from bridge_jax.evaluation.options import Options
+from bridge_jax.evaluation.options import OWN_BENCHMARK, Options
 from bridge_jax.types import Problem, Task
 
 
@@ -36,6 +36,7 @@ def make_tasks(options: Options) -> list[Task]:
     """The tasks named in the options, with stop strings; ValueError for an invalid option."""
     made = []
     for name in dict.fromkeys(options.tasks):
+        name, _, file = name.partition(":")
         module = tasks.load(name)
         known = {field.name for field in dataclasses.fields(module.Config)}
         if options.prompt != "boxed" and "prompt" not in known:
@@ -43,9 +44,19 @@ def make_tasks(options: Options) -> list[Task]:
                 f"--prompt={options.prompt}: task {name!r} has one way to ask only; leave the flag "
                 "out"
             )
+        if file and "test" not in known:
+            raise ValueError(
+                f"--tasks={name}:{file}: task {name!r} reads no file of yours; give custom:{file}"
+            )
         values = {"data_dir": options.data_dir, "prompt": options.prompt}
+        if file:
+            own = {key: getattr(options, key) for key in OWN_BENCHMARK}
+            values |= {"test": schema.expand_user(file)} | {k: v for k, v in own.items() if v}
         config = module.Config(**{key: values[key] for key in values if key in known})
         made.append(tasks.with_stop(module.make(config), options.stop, options.task_stop))
+    named = [task.name for task in made]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise ValueError(f"two benchmarks have the name {twice[0]!r}; rename one of the files")
     return made
 
 
@@ -89,5 +100,7 @@ def manifest(
         group = {"template": template, "data": benchmark.data}
         if benchmark.task.stop:
             group["stop"] = list(benchmark.task.stop)
+        if benchmark.name.startswith("custom_"):
+            group |= {key: getattr(options, key) for key in ("reward", "pattern")}
         groups[f"task {benchmark.name}"] = group
     return groups

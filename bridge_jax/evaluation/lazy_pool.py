@@ -37,7 +37,8 @@ class LazyPool:
 def needs_pool(names: Iterable[str]) -> bool:
     """Whether the file of one of the tasks declares DEFERS_COMPARISONS = True.
 
-    Every task is loaded, so that an unknown name raises ValueError at once.
+    names may have a file behind a colon. Every task is loaded, so that an unknown name raises
+    ValueError at once.
     """
-    modules = [tasks.load(name) for name in names]
+    modules = [tasks.load(name.partition(":")[0]) for name in names]
     return any(getattr(module, "DEFERS_COMPARISONS", False) for module in modules)

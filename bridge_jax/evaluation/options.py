@@ -15,6 +15,8 @@ from bridge_jax.models.precision import dtype_of
 
 MAX_NEW, BUCKETS = 5000, (64, 128, 256, 512, 1024, 2048)
 PROMPTS = ("", "boxed", "plain", "user")
+# options of benchmarks of one's own
+OWN_BENCHMARK = ("columns", "reward", "pattern", "instruction")
 LEAST = {"samples": 1, "max_new": 0, "limit": 0, "rows": 0, "seed": 0, "decode_tensor": 1}
 
 
@@ -38,6 +40,11 @@ class Options:
     buckets: tuple[int, ...] = ()
     dtype: str = ""
     prompt: str = ""
+    # of custom:FILE, as the keys of config.task
+    columns: str = ""
+    reward: str = ""
+    pattern: str = ""
+    instruction: str = ""
     # in addition to those of the tasks
     stop: tuple[str, ...] = ()
     task_stop: bool = True
@@ -87,6 +94,9 @@ def check(options: Options) -> None:
         )
     if "" in options.stop:
         raise ValueError("--stop= is empty, and every text contains it; leave the flag out")
+    for key in OWN_BENCHMARK:
+        if getattr(options, key) and not any(name.startswith("custom:") for name in options.tasks):
+            raise ValueError(f"--{key} is of a benchmark of your own, --tasks=custom:FILE")
     if options.dtype:
         dtype_of("--dtype", options.dtype)
     if not options.tasks:

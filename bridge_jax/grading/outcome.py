@@ -31,8 +31,10 @@ class Rule(NamedTuple):
 
 
 class DeferredComparison(NamedTuple):
-    """A comparison that needs symbolic algebra, which the processes of grading.pool compute."""
+    """A comparison that the processes of grading.pool make: by symbolic algebra or a function."""
 
     gold: str
     answer: str
     rule: Rule = Rule()
+    function: str = ""  # the name of a function of grading.rewards; "": symbolic algebra
+    question: str = ""  # for the function

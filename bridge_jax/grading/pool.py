@@ -32,7 +32,8 @@ import time
 from pathlib import Path
 
 from bridge_jax.grading.outcome import DeferredComparison, Outcome
-from bridge_jax.grading.worker import READY
+from bridge_jax.grading.worker import IMPORT_SECONDS, READY
+from bridge_jax.grading.worker import environment as worker_environment
 
 logger = logging.getLogger(__name__)
 # processor time that a new worker may use for its imports
@@ -48,8 +49,8 @@ PAUSE = 1.0  # seconds before the third start in a row; the delay doubles with e
 LONGEST_PAUSE = 60.0
 USED_UP, FROZEN = "used up its processor time", "froze"
 LONGEST = 10_000  # characters of gold and answer together; more is not sent
+LONGEST_TEXT = 400_000  # the same where a function reads a whole completion
 WORKER = "bridge_jax.grading.worker"  # the module that a child runs
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class PoolError(RuntimeError):
@@ -70,15 +71,9 @@ class Worker:
     """A child process with its current comparison and limits; OSError if it cannot be started."""
 
     def __init__(self, memory_bytes: int, deadline: float):
-        paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join(paths),
-            "OMP_NUM_THREADS": "1",
-        }
         self.process = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(memory_bytes), str(deadline)],
-            env=environment,
+            env=worker_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -90,14 +85,25 @@ class Worker:
         self.started, self.ready, self.received, self.unsent = time.monotonic(), False, b"", b""
         self.unused = True  # no comparison was sent to it so far
         self.comparison: DeferredComparison | None = None
+        self.imported: set[str] = {""}  # reward functions that it has; algebra is always there
         self._set_limit(START_SECONDS)
 
     def send(self, comparison: DeferredComparison, deadline: float) -> None:
-        """Sends a comparison; OSError if the process is dead."""
-        self._set_limit(deadline)
+        """Sends a comparison; OSError if the process is dead.
+
+        Before the first one of a reward function there is time to import it.
+        """
+        self._set_limit(deadline if comparison.function in self.imported else IMPORT_SECONDS)
         self.unsent = (json.dumps(comparison) + "\n").encode()
         self.push()
         self.comparison, self.unused = comparison, False
+
+    def begin(self, deadline: float) -> None:
+        """The worker is ready for the comparison that it was sent, if it was sent one."""
+        self.ready = True
+        if self.comparison:
+            self.imported.add(self.comparison.function)
+            self._set_limit(deadline)
 
     def push(self) -> None:
         """Writes as much of the comparison as the pipe accepts; OSError if the process is dead."""
@@ -171,7 +177,8 @@ class GradingJob:
         long = [
             comparison
             for comparison in comparisons
-            if len(comparison.gold) + len(comparison.answer) > LONGEST
+            if len(comparison.gold) + len(comparison.answer)
+            > (LONGEST_TEXT if comparison.function else LONGEST)
         ]
         self.outcomes = dict.fromkeys(long, Outcome.parse_error)
         self.waiting = collections.deque(
@@ -328,8 +335,10 @@ class Pool:
             worker.push()
             line = worker.read()
             if line == READY:
-                worker.ready = True
-            elif line is not None:
+                worker.begin(self.deadline)
+                # after an import the outcome may have come with it
+                line = worker.read() if worker.comparison else None
+            if line is not None:
                 if worker.comparison is None:
                     raise ValueError(f"{line!r} belongs to no comparison")
                 job.outcomes[worker.comparison], worker.comparison = Outcome(line), None

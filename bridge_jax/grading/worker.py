@@ -4,6 +4,9 @@ Each is one line, a comparison as JSON. A worker cannot import jax, since it wou
 for an accelerator that its parent holds. It exits with its parent, and limits its own memory and
 processor time as far as the system allows. The parent enforces the time limit of a comparison: code
 that does not return to Python, such as arithmetic with huge integers, ends by SIGKILL alone.
+
+A reward function of the user (rewards.py) is imported before its first comparison, with a limit of
+its own. Then the worker says READY again, and the time of the comparison begins.
 """
 
 from __future__ import annotations
@@ -16,11 +19,26 @@ import resource
 import sys
 import threading
 import time
+from pathlib import Path
+from typing import TextIO
 
 from bridge_jax.filesystem import streams
 
 FORBIDDEN = ("jax", "jaxlib", "flax")
 READY = "ready"
+# processor time for importing a reward function
+IMPORT_SECONDS = 60.0
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a worker's process: it finds this package and uses one thread."""
+    paths = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def limit_memory(memory_bytes: int) -> None:
@@ -72,8 +90,8 @@ def limit_cpu_time(seconds: float) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
-def main(memory_bytes: int, deadline: float) -> None:
-    """Judges comparisons until stdin ends."""
+def begin(memory_bytes: int) -> TextIO:
+    """Puts the limits of a worker on this process; returns the stream for outcomes."""
     # a failing write to stderr must not cost a comparison its outcome
     streams.install()
     # None as a module makes its import fail
@@ -86,7 +104,13 @@ def main(memory_bytes: int, deadline: float) -> None:
     logging.disable(logging.WARNING)
     limit_memory(memory_bytes)
     threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
-    from bridge_jax.grading import equivalence
+    return answers
+
+
+def main(memory_bytes: int, deadline: float) -> None:
+    """Judges comparisons until stdin ends."""
+    answers = begin(memory_bytes)
+    from bridge_jax.grading import equivalence, rewards
     from bridge_jax.grading.outcome import DeferredComparison, Outcome, Rule
 
     # imports and caches before the first deadline runs
@@ -94,11 +118,23 @@ def main(memory_bytes: int, deadline: float) -> None:
     # a parent that is gone has closed stdin too, so that the loop ends
     with contextlib.suppress(BrokenPipeError):
         print(READY, file=answers, flush=True)
+    imported = set()
     for line in sys.stdin:
-        gold, answer, rule = json.loads(line)
-        limit_cpu_time(deadline)
+        gold, answer, rule, function, question = json.loads(line)
         try:
-            outcome = equivalence.symbolic(DeferredComparison(gold, answer, Rule(*rule)))
+            if function and function not in imported:
+                limit_cpu_time(IMPORT_SECONDS)
+                rewards.load(function)
+                imported.add(function)
+                print(READY, file=answers, flush=True)
+            limit_cpu_time(deadline)
+            outcome = (
+                rewards.judge(function, question, answer, gold)
+                if function
+                else equivalence.symbolic(DeferredComparison(gold, answer, Rule(*rule)))
+            )
+        except BrokenPipeError:
+            os._exit(1)  # the parent is gone
         except MemoryError:
             # later outcomes could not be trusted
             os._exit(1)

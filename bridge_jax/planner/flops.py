@@ -177,8 +177,10 @@ def pass_bytes(setup: Setup, rows: PassShape, microbatches: float, backward: boo
     return matrices + gradients + activations + scores + logits + heads + hidden
 
 
-def passes(update: jax.stages.Traced, batch: Tree, S: int, T: int) -> dict[str, float]:
-    """The update's token counts (budget/*) for rows of full length.
+def passes(
+    update: jax.stages.Traced, batch: Tree, S: int, T: int, demo_T: int = 0
+) -> dict[str, float]:
+    """The update's token counts (budget/*) for rows of full length; demo_T: of demos, 0: T.
 
     Only the part of the update's program that computes these metrics is evaluated.
     """
@@ -188,13 +190,17 @@ def passes(update: jax.stages.Traced, batch: Tree, S: int, T: int) -> dict[str, 
     wanted = [False] * (len(jax.tree.leaves(update.out_info)) - len(metrics)) + wanted
     jaxpr, used = partial_eval.dce_jaxpr(closed.jaxpr, wanted)
     full = {"prompt_len_P": S, "length_B": T}
-    name = lambda path: getattr(path[-1], "name", "")
-    leaves = [(name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(batch)]
-    leaves = [("state", None)] * (len(used) - len(leaves)) + leaves
+    name = lambda part: getattr(part, "name", "")
+    leaves = [
+        (name(path[-1]), demo_T or T if name(path[0]) == "demos" else T, leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
+    ]
+    leaves = [("state", 0, None)] * (len(used) - len(leaves)) + leaves
     values = []
-    for (field, leaf), read in zip(leaves, used):
+    for (field, length, leaf), read in zip(leaves, used):
         assert not read or field in full, f"the ledger of an update hangs on {field}"
-        values += [np.full(leaf.shape, full[field], np.int32)] if read else []
+        number = length if field == "length_B" else full.get(field)
+        values += [np.full(leaf.shape, number, np.int32)] if read else []
     with jax.default_device(jax.devices("cpu")[0]):
         found = jax.core.eval_jaxpr(jaxpr, closed.consts, *values)
     return dict(zip((key for key in metrics if key.startswith("budget/")), map(float, found)))
@@ -217,11 +223,12 @@ def update(setup: Setup, ledger: dict[str, float], bucket: int, state: Tree) -> 
     """Work of one update; ledger: its token counts, from `passes`."""
     s, S, T = setup.settings, bucket, setup.settings.rollout.max_new
     batch, P = s.batch, s.batch.prompts_per_step
-    demo_rows = ledger.get("budget/demo_tokens", 0.0) / T
-    rows = ledger["budget/gradient_tokens"] / T - demo_rows
+    demo_tokens = ledger.get("budget/demo_tokens", 0.0)
+    demo_rows = demo_tokens / s.max_demo
+    rows = (ledger["budget/gradient_tokens"] - demo_tokens) / T
     gradient_rows = [
         PassShape(prompts_of(setup, rows), rows, S, T),
-        PassShape(demo_rows, demo_rows, S, T),
+        PassShape(demo_rows, demo_rows, S, s.max_demo),
     ]
     whole = P * S + batch.rollout_rows * T
     read = PassShape(prompts_of(setup, batch.rollout_rows), batch.rollout_rows, S, T)
@@ -232,7 +239,7 @@ def update(setup: Setup, ledger: dict[str, float], bucket: int, state: Tree) -> 
     )
     flops = sum(
         forward_flops(setup.cfg, part, kernel, recomputed, True)
-        + head_flops(setup.cfg, part.rows * T, True)
+        + head_flops(setup.cfg, part.rows * part.T, True)
         for part in gradient_rows
     )
     flops += forward_passes * (

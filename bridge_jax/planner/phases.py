@@ -165,7 +165,11 @@ def update_work(
 ) -> flops.Work:
     """Work of one update, from the method's own token counts (budget/*)."""
     ledger = flops.passes(
-        traced, programs.abstract_batch(setup, bucket, spec), bucket, setup.settings.rollout.max_new
+        traced,
+        programs.abstract_batch(setup, bucket, spec),
+        bucket,
+        setup.settings.rollout.max_new,
+        setup.settings.max_demo,
     )
     return flops.update(setup, ledger, bucket, state)
 

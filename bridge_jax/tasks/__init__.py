@@ -16,11 +16,13 @@ import functools
 import hashlib
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
+from typing import NamedTuple
 
 from bridge_jax.config.schema import LocalPath
-from bridge_jax.data import datasets
+from bridge_jax.data import datasets, tables
 from bridge_jax.data import traces as data_traces
 from bridge_jax.data.traces import deduplicate, right_solutions, text_key
 from bridge_jax.grading import equivalence
@@ -94,22 +96,25 @@ def check_rows(rows: Iterable[Problem], source: str, demos: bool = False) -> tup
 
 
 def boxed_messages(
-    problem: Problem, system: str = "", shots: tuple[tuple[str, str], ...] = ()
+    problem: Problem,
+    system: str = "",
+    shots: tuple[tuple[str, str], ...] = (),
+    instruction: str = INSTRUCTION,
 ) -> list[dict[str, str]]:
-    """Chat messages that ask for a boxed answer.
+    """Chat messages that ask for an answer, by default for a boxed one.
 
     shots: worked examples (question, solution), given as earlier turns.
     """
-    ask = lambda question: {"role": "user", "content": question + INSTRUCTION}
+    ask = lambda question: {"role": "user", "content": question + instruction}
     messages = [{"role": "system", "content": system}] if system else []
     for question, solution in shots:
         messages += [ask(question), {"role": "assistant", "content": solution}]
     return messages + [ask(problem.question)]
 
 
-def plain_messages(problem: Problem) -> list[dict[str, str]]:
+def plain_messages(problem: Problem, instruction: str = INSTRUCTION) -> list[dict[str, str]]:
     """The same request as plain text, for base models; role "text" bypasses the chat template."""
-    return [{"role": "text", "content": f"Question: {problem.question}{INSTRUCTION}\nAnswer:"}]
+    return [{"role": "text", "content": f"Question: {problem.question}{instruction}\nAnswer:"}]
 
 
 PROMPTS = {
@@ -142,6 +147,11 @@ class Training(Benchmark):
     held_out: tuple[str, ...] = ()
     # JSONL of expert traces {"problem", "solution", "answer"}; "": the data's own solutions
     traces: LocalPath = ""
+    # instead of traces, demonstrations whose problems need not be the task's: files or hub names
+    # with commas between them; FILE:2 is read twice in each epoch
+    demos: str = ""
+    # go on where more than a fifth of the rows of demos (of task custom: of its files) are unusable
+    allow_dropped: bool = False
     train_size: int = 0  # RL prompts, the first ones by id; 0: all
     demo_size: int = 0  # demonstrations; 0: all
 
@@ -153,6 +163,14 @@ def message_renderer(cfg: Benchmark) -> Callable:
     return PROMPTS[cfg.prompt]
 
 
+class Grader(NamedTuple):
+    """How a task reads a completion and compares its answer: the fields of types.Task."""
+
+    extract: Callable
+    lenient: Callable
+    compare: Callable
+
+
 def with_stop(task: Task, stop: Sequence[str], own: bool) -> Task:
     """The task with these stop strings; own: after its own ones, which otherwise are removed."""
     return dataclasses.replace(task, stop=tuple(dict.fromkeys((*task.stop * own, *stop))))
@@ -161,6 +179,10 @@ def with_stop(task: Task, stop: Sequence[str], own: bool) -> Task:
 def compare_by_rule(problem: Problem, answer: str) -> Outcome | DeferredComparison:
     """Mathematical equality under the problem's rule."""
     return equivalence.compare(problem.answer, answer, problem.rule)
+
+
+# a box, compared mathematically
+MATHEMATICS = Grader(last_boxed, lenient_answer, compare_by_rule)
 
 
 def problem_from_row(row: dict, rule: Rule = Rule(), solution: str = "") -> Problem:
@@ -191,9 +213,7 @@ def benchmark(
         (),
         {name: split},
         message_renderer(cfg),
-        last_boxed,
-        lenient_answer,
-        compare_by_rule,
+        *MATHEMATICS,
         stop=STOPS.get(cfg.prompt, ()),
     )
 
@@ -204,13 +224,58 @@ def training(
     solution: Callable[[dict], str],
     cfg: Training,
     splits: dict | None = None,
+    grader: Grader = MATHEMATICS,
 ) -> Task:
     """A training task: all rows are prompts, rows with a correct solution are demonstrations.
 
     cfg.held_out names the benchmarks whose problems are added to `splits`. The first correct
     solution of a problem is its demonstration. ValueError for a solution that is not a text.
     """
-    splits = dict(splits or {})
+    splits = dict(splits or {}) | held_out_splits(name, cfg)
+    if not splits:
+        raise ValueError(
+            "task.held_out is empty, so nothing would judge the run; name a benchmark, such as "
+            "'math500'"
+        )
+    everything = sorted(
+        deduplicate([problem_from_row(row) for row in rows], name), key=lambda problem: problem.id
+    )
+    if cfg.traces and cfg.demos:
+        raise ValueError(
+            "task.traces and task.demos are both set; give one of them: traces hold solutions of "
+            "the task's own problems, demos may hold others"
+        )
+    right, weights = functools.partial(check_solutions, grader=grader), {}
+    if cfg.demos:
+        found, weights = own_demos(cfg.demos, right)
+    else:
+        given = (
+            data_traces.read_traces(cfg.traces)
+            if cfg.traces
+            else dataset_solutions(rows, solution, name)
+        )
+        where = f"{name} {cfg.traces or 'own solutions'}"
+        found = right_solutions(everything, given, right, where)
+    demos = found.demos[: cfg.demo_size or None]
+    beyond = len(found.demos) - len(demos)
+    counts = found.counts | {"used": found.counts["used"] - beyond, "beyond_demo_size": beyond}
+    return Task(
+        name,
+        tuple(everything[: cfg.train_size or None]),
+        demos,
+        splits,
+        message_renderer(cfg),
+        *grader,
+        stop=STOPS.get(cfg.prompt, ()),
+        other_solutions=found.others,
+        demo_counts=counts,
+        demo_weights=weights,
+    )
+
+
+def held_out_splits(name: str, cfg: Training) -> dict[str, tuple[Problem, ...]]:
+    """The problems of the benchmarks that cfg.held_out names."""
+    splits: dict[str, tuple[Problem, ...]] = {}
     for other in cfg.held_out:
         module = load(other)
         if (
@@ -222,38 +287,54 @@ def training(
             raise ValueError(f"task.held_out={cfg.held_out}; allowed: {', '.join(allowed)}")
         task = module.make(module.Config(cfg.data_dir, cfg.prompt, cfg.allow_changed_data))
         splits |= task.splits
-    if not splits:
-        raise ValueError(
-            "task.held_out is empty, so nothing would judge the run; name a benchmark, such as "
-            "'math500'"
-        )
-    everything = sorted(
-        deduplicate([problem_from_row(row) for row in rows], name), key=lambda problem: problem.id
-    )
-    given = (
-        data_traces.read_traces(cfg.traces)
-        if cfg.traces
-        else dataset_solutions(rows, solution, name)
-    )
-    found = right_solutions(
-        everything, given, check_solutions, f"{name} {cfg.traces or 'own solutions'}"
-    )
-    demos = found.demos[: cfg.demo_size or None]
-    beyond = len(found.demos) - len(demos)
-    counts = found.counts | {"used": found.counts["used"] - beyond, "beyond_demo_size": beyond}
-    return Task(
-        name,
-        tuple(everything[: cfg.train_size or None]),
-        demos,
-        splits,
-        message_renderer(cfg),
-        last_boxed,
-        lenient_answer,
-        compare_by_rule,
-        stop=STOPS.get(cfg.prompt, ()),
-        other_solutions=found.others,
-        demo_counts=counts,
-    )
+    return splits
+
+
+def own_demos(text: str, right: Callable) -> tuple[data_traces.Selection, dict[int, int]]:
+    """Demonstrations of task.demos, and how often each id comes in an epoch where not once.
+
+    A problem that is in several files has the weight of the first.
+    """
+    problems: dict[int, Problem] = {}
+    weights: dict[int, int] = {}
+    given: dict[str, list[str]] = {}
+    incomplete = 0
+    for path, weight in parse_demos(text):
+        table = tables.read(path, "task.demos")
+        incomplete += table.total - len(table.rows)
+        for row in table.rows:
+            if not row["solution"].strip():
+                incomplete += 1
+                continue
+            problem = problem_from_row(row)
+            if problem.id not in problems and weight > 1:
+                weights[problem.id] = weight
+            problems.setdefault(problem.id, problem)
+            given.setdefault(text_key(problem.question), []).append(row["solution"])
+    ordered = sorted(problems.values(), key=lambda problem: problem.id)
+    found = right_solutions(ordered, given, right, f"task.demos={text}")
+    counts = found.counts | {
+        "rows": found.counts["rows"] + incomplete,
+        "incomplete": incomplete,
+    }
+    return found._replace(counts=counts), weights
+
+
+def parse_demos(text: str) -> list[tuple[str, int]]:
+    """ "a.jsonl:2,b.jsonl" -> [("a.jsonl", 2), ("b.jsonl", 1)]; ValueError for other weights."""
+    found = []
+    for piece in filter(None, (part.strip() for part in text.split(","))):
+        path, colon, weight = piece.rpartition(":")
+        if colon and "/" not in weight:
+            if not re.fullmatch("[1-9][0-9]*", weight):
+                raise ValueError(
+                    f"task.demos={text!r}: the weight {weight!r} of {path} is invalid; allowed: a "
+                    "whole number from 1 on, how often its rows come in each epoch"
+                )
+            found.append((path, int(weight)))
+        else:
+            found.append((piece, 1))
+    return found
 
 
 def dataset_solutions(rows: Sequence[dict], solution: Callable, name: str) -> dict[str, list[str]]:
@@ -272,12 +353,12 @@ def dataset_solutions(rows: Sequence[dict], solution: Callable, name: str) -> di
     return found
 
 
-def check_solutions(demos: Sequence[Problem]) -> list[bool]:
-    """Whether each solution boxes its problem's answer; starts a pool for deferred comparisons."""
-    boxed = [last_boxed(problem.solution) for problem in demos]
+def check_solutions(demos: Sequence[Problem], grader: Grader = MATHEMATICS) -> list[bool]:
+    """Whether each solution gives its problem's answer; a pool decides deferred comparisons."""
+    answers = [grader.extract(problem.solution) for problem in demos]
     found = [
-        Outcome.no_answer if answer is None else compare_by_rule(problem, answer)
-        for problem, answer in zip(demos, boxed)
+        Outcome.no_answer if answer is None else grader.compare(problem, answer)
+        for problem, answer in zip(demos, answers)
     ]
     deferred = list(
         dict.fromkeys(outcome for outcome in found if isinstance(outcome, DeferredComparison))

@@ -15,7 +15,7 @@ from bridge_jax import methods
 from bridge_jax.config import schema
 from bridge_jax.config.schedule import Schedule
 from bridge_jax.optim import Recipe, schedule_warnings
-from bridge_jax.training.settings import Batch, Model, Rollout, Settings, logger
+from bridge_jax.training.settings import Batch, Data, Model, Rollout, Settings, logger
 from bridge_jax.types import Method, Task
 
 
@@ -65,7 +65,10 @@ def warn_unread(
             ("batch", s.batch, Batch(), ["prompts_per_step", "samples_per_prompt"]),
         ]
     if not method.demos:
-        candidates += [("batch", s.batch, Batch(), ["demos_per_step"])]
+        candidates += [
+            ("batch", s.batch, Batch(), ["demos_per_step"]),
+            ("data", s.data, Data(), ["max_demo"]),
+        ]
     unread = [
         f"{group}.{key}={getattr(values, key)!r}"
         for group, values, defaults, keys in candidates

@@ -152,10 +152,11 @@ def make_setup(config: ConfigDict, devices=None, read_model=read_architecture) -
     cfg, hf = read_model(s.model)
     adapter = Lora(s.model.lora_rank, s.model.lora_alpha, s.model.lora_targets)
     targets(cfg, adapter)
-    longest = max(s.data.buckets, default=0) + s.rollout.max_new
+    longest = max(s.data.buckets, default=0) + max(s.rollout.max_new, s.max_demo)
     if longest > cfg.max_positions:
+        key = "data.max_demo" if s.max_demo > s.rollout.max_new else "rollout.max_new"
         raise ValueError(
-            f"data.buckets={s.data.buckets} and rollout.max_new={s.rollout.max_new} make up to "
+            f"data.buckets={s.data.buckets} and {key}={max(s.rollout.max_new, s.max_demo)} make up to "
             f"{longest} positions, the model has {cfg.max_positions}; lower one of the two"
         )
     mesh, decode_mesh = (
@@ -197,7 +198,7 @@ def build(
     tokenizer = make_tokenizer(s.model, s.data, s.task_name)
     tokenizers.check_vocabulary(tokenizer, cfg.vocab)
     if method.demos and not task.demos:
-        raise ValueError(no_demos(s))
+        raise ValueError(no_demos(s, task))
     warn_overlong(s, task, tokenizer)
     task = tasks.with_stop(task, s.rollout.stop, s.rollout.task_stop)
     data = read_data(s, method, task, tokenizer)
@@ -210,15 +211,23 @@ def build(
     return setup._replace(buckets=needed, eos_ids=tuple(tokenizer.eos_ids)), data
 
 
-def no_demos(s: Settings) -> str:
+def given_demos(s: Settings) -> str:
+    """The setting that names files of demonstrations; "" where none does."""
+    given = [(key, getattr(s.task, key, "")) for key in ("traces", "demos")]
+    return "".join(f"task.{key}={value}" for key, value in given if value)
+
+
+def no_demos(s: Settings, task: Task) -> str:
     """The message for a method that reads demonstrations and a task without any."""
+    files = given_demos(s)
+    why = f" ({files}: no row can be used; {traces.summary(task.demo_counts)})" if files else ""
     way = (
-        "give task.traces=FILE, JSONL of problem, solution, answer"
+        "give task.traces=FILE or task.demos=FILE, JSONL of problem, solution, answer"
         if hasattr(s.task, "traces")
         else "raise task.demo_size"
     )
     return (
-        f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none; "
+        f"method {s.method_name!r} learns from demonstrations, task {s.task_name!r} has none{why}; "
         f"{way} or choose another method"
     )
 
@@ -233,7 +242,7 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
         rows,
         task.messages,
         s.data.buckets,
-        s.rollout.max_new,
+        s.max_demo,
         task.other_solutions,
         task.stop,
     )
@@ -245,6 +254,10 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
             dropped=[row.part for row in dropped],
             rejected=[row.part for row in demos.rejected],
         )
+        if getattr(s.task, "demos", "") and not s.task.allow_dropped:
+            traces.check_dropped(counts, f"task.demos={s.task.demos}")
+        if not method.paired:
+            demos = batches.repeat_demos(demos, task.demo_weights)
     prompts = encode(task.train)
     if method.paired:
         prompts, demos = batches.pair_with_demos(s, prompts, demos)

@@ -63,7 +63,7 @@ def demo_logp(sampler: StepSampler, state: TrainState) -> dict[str, float]:
         return {}
     s, bucket = setup.settings, setup.buckets[-1]
     every = np.arange(len(demos.problems))
-    rows = batches.demo_batch(demos, every, (bucket,), s.rollout.max_new, s.eval.rows)
+    rows = batches.demo_batch(demos, every, (bucket,), s.max_demo, s.eval.rows)
     phi = programs.policy["theta"](state.params)
     found = programs.demo_logp[bucket](phi, rollouts.on_mesh(setup.decode_mesh, rows))
     return {"eval/demo_logp": float(multihost.device_get("log-probability of demos", found))}

@@ -74,14 +74,14 @@ def abstract_rows(P: int, S: int, T: int, B: int = 0, pack: int = 0) -> Sequence
 def abstract_batch(setup: Setup, bucket: int, spec: BatchSpec) -> Batch:
     """Shapes of the batch of one kind of step."""
     s, T = setup.settings, setup.settings.rollout.max_new
-    rows = lambda P, B: abstract_rows(P, bucket, T, B, s.batch.pack)
+    rows = lambda P, B, T: abstract_rows(P, bucket, T, B, s.batch.pack)
     P, B = s.batch.prompts_per_step, s.batch.rollout_rows
     floats = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     samples = {
-        name: Rollouts(rows(P, B), floats(B, T), floats(B), floats()) for name in spec.sampled_by
+        name: Rollouts(rows(P, B, T), floats(B, T), floats(B), floats()) for name in spec.sampled_by
     }
     D = s.batch.demos_per_step + s.batch.demo_padding
-    return Batch(rows(D, D) if spec.demos else None, samples)
+    return Batch(rows(D, D, s.max_demo) if spec.demos else None, samples)
 
 
 def with_shardings(tree, layout):
@@ -178,7 +178,7 @@ def trace_paired_keys(setup: Setup) -> jax.stages.Traced:
 
 def trace_demo_logp(setup: Setup, phi, bucket: int) -> jax.stages.Traced:
     """Mean log-probability of the tokens of eval.rows demos."""
-    rows = abstract_rows(setup.settings.eval.rows, bucket, setup.settings.rollout.max_new)
+    rows = abstract_rows(setup.settings.eval.rows, bucket, setup.settings.max_demo)
     mean_logp = lambda phi, seqs: objectives.mean_tokens(
         setup.policy.logp(phi, seqs, jnp.float32(1.0))[0], seqs
     )

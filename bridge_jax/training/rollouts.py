@@ -110,7 +110,7 @@ class StepSampler(NamedTuple):
         demo_rows = None
         if spec.demos:
             count = s.batch.demos_per_step + s.batch.demo_padding
-            demo_rows = batches.demo_batch(data.demos, demos, (bucket,), s.rollout.max_new, count)
+            demo_rows = batches.demo_batch(data.demos, demos, (bucket,), s.max_demo, count)
         demos_read = s.batch.demos_per_step * spec.demos
         return StepRows(
             step,

@@ -34,6 +34,7 @@ GROUPS = (
 )
 KEYS = ("seed", "steps", *GROUPS)
 LEAST = {
+    "data.max_demo": 0,
     "eval.every": 0,
     "eval.rows": 1,
     "eval.limit": 0,
@@ -72,6 +73,7 @@ class Data:
     # "": the model's own; "chars": the task's alphabet; else a folder or hub name
     tokenizer: schema.LocalPath = ""
     buckets: tuple[int, ...] = (64,)  # padded prompt lengths, each with its compiled programs
+    max_demo: int = 0  # maximum of tokens of a demonstration's solution; 0: rollout.max_new
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Rollout:
     # question: a completion ends with the first of them
     stop: tuple[str, ...] = ()
     task_stop: bool = True  # whether the task's own stop strings apply
-    max_new: int = 64  # maximum of tokens, end-of-sequence included; also of a demonstration
+    # maximum of tokens, end-of-sequence included; also of a demonstration without data.max_demo
+    max_new: int = 64
     cache_dtype: str = "float32"
     # probability of flipping a reward, for studies of an unreliable grader
     reward_noise: float = 0.0
@@ -161,6 +164,11 @@ class Settings(NamedTuple):
     checkpoint: Checkpoint
     log: Log
     hosts: rendezvous.Hosts
+
+    @property
+    def max_demo(self) -> int:
+        """The maximum of tokens of a demonstration's solution, end-of-sequence included."""
+        return self.data.max_demo or self.rollout.max_new
 
 
 def read(config: ConfigDict, devices: int) -> Settings:

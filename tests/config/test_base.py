@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
 import pytest
 from ml_collections import ConfigDict
@@ -11,7 +12,7 @@ from bridge_jax import methods, optim, tasks
 from bridge_jax.config import schema
 from bridge_jax.distributed import sharding
 from bridge_jax.training import settings
-from configs import any_task, base
+from configs import any_task, base, quickstart
 from configs import tasks as task_groups
 from tests import errors
 
@@ -73,6 +74,28 @@ def test_any_task_is_chosen_on_the_command_line():
     assert config.method.name == "grpo"
     assert config.task == task_groups.group("knights_knaves")
     assert any_task.get_config("grpo") == any_task.get_config("grpo,arithmetic")
+
+
+@pytest.mark.parametrize("name", ["qwen25_3b", "llama32_3b", "qwen3_8b", "smollm2_arithmetic"])
+def test_configs_with_a_tokenizer_take_any_task(name):
+    """METHOD,TASK; without a task they are as they were; the task's defaults but for the prompt."""
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    config = get_config("grpo,custom")
+    assert (config.method.name, config.task.name) == ("grpo", "custom")
+    other = get_config("grpo,gsm8k")
+    wanted = task_groups.group("gsm8k", prompt="plain" if name == "llama32_3b" else "boxed")
+    assert other.task == wanted and other.model == get_config("grpo").model
+    own = "arithmetic" if name == "smollm2_arithmetic" else "limr"
+    assert get_config("grpo").task.name == own
+    assert get_config("grpo,arithmetic").task == task_groups.group("arithmetic")
+    with errors.raises(ValueError, "gsm8k is a task", "bridge,gsm8k"):
+        get_config("gsm8k")
+
+
+def test_configs_with_a_task_of_their_own_refuse_another():
+    """And name those that take one."""
+    with errors.raises(ValueError, "'bridge,gsm8k'", "configs/any_task.py"):
+        quickstart.get_config("bridge,gsm8k")
 
 
 def test_base_has_a_group_for_every_method():

@@ -8,7 +8,8 @@ import pathlib
 import pytest
 
 from bridge_jax.data import tokenizers
-from bridge_jax.evaluation import benchmarks
+from bridge_jax.evaluation import benchmarks, lazy_pool
+from bridge_jax.evaluation import options as evaluation_options
 from bridge_jax.evaluation.model import EvalModel
 from bridge_jax.evaluation.options import Defaults, Options
 from bridge_jax.tasks import arithmetic
@@ -89,3 +90,32 @@ def test_plain_prompts_go_around_the_chat_template():
         made["boxed"]["template"] != made["plain"]["template"]
         and made["boxed"]["data"] == made["plain"]["data"]
     )
+
+
+def test_a_benchmark_of_ones_own(tmp_path):
+    """custom:FILE by the options' columns and reward; in one table with others, named by its file."""
+    path = tmp_path / "exam.jsonl"
+    path.write_text('{"q": "A or B?", "gold": "B"}\n')
+    options = dataclasses.replace(
+        OPTIONS,
+        tasks=(f"custom:{path}", "arithmetic"),
+        columns="problem:q,answer:gold",
+        reward="choice",
+    )
+    made = benchmarks.make_tasks(options)
+    assert [task.name for task in made] == ["custom_exam", "arithmetic"]
+    (row,) = made[0].splits["custom_exam"]
+    assert (row.question, made[0].compare(row, "(b)")) == ("A or B?", "correct")
+    with errors.raises(ValueError, "custom_exam"):
+        benchmarks.make_tasks(
+            dataclasses.replace(
+                options, tasks=(f"custom:{path}", f"custom:{tmp_path}/./exam.jsonl")
+            )
+        )
+    with errors.raises(ValueError, "--tasks=math500:x", "custom:x"):
+        benchmarks.make_tasks(dataclasses.replace(options, tasks=("math500:x",)))
+    with errors.raises(ValueError, "--reward", "custom:FILE"):
+        evaluation_options.check(dataclasses.replace(options, tasks=("math500",), columns=""))
+    with errors.raises(ValueError, "task.test=nowhere.jsonl", "no such file"):
+        benchmarks.make_tasks(dataclasses.replace(options, tasks=("custom:nowhere.jsonl",)))
+    assert lazy_pool.needs_pool(options.tasks)

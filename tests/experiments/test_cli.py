@@ -30,6 +30,8 @@ TEXTS = {"against", "topology", "metric", "slurm", "dtype", "stop"}
 # of experiments.traces
 TEXTS |= {"from", "subset", "split", "revision", "schema", "columns", "match", "decontaminate"}
 TEXTS |= {"grader"}
+# of a benchmark of one's own
+TEXTS |= {"columns", "reward", "pattern", "instruction"}
 # imported by some commands, so that a test of all must know it is there
 COMMANDS = sorted(
     ".".join(path.relative_to(ROOT / "experiments").with_suffix("").parts)

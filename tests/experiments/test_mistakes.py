@@ -84,6 +84,19 @@ def test_the_method_stands_behind_the_config(parse, monkeypatch):
     assert "--config=configs/quickstart.py:grpo" in reply
     reply = parse(train, "--config=configs/quickstart.py:sft --config.task=gsm8k --workdir=w")
     assert "--config=configs/any_task.py:bridge,gsm8k" in reply
+    assert "--config=configs/qwen25_3b.py:bridge,gsm8k" in reply
+    reply = parse(train, "--config=configs/llama32_3b.py:sft,math --config.task=custom --workdir=w")
+    assert reply == (
+        "error: --config.task=custom: the task stands behind the method: "
+        "--config=configs/llama32_3b.py:sft,custom, and then --config.task.train=FILE; "
+        "see docs/data.md\n"
+    )
+    reply = parse(train, "--config=configs/quickstart.py:sft,gsm8k --workdir=w")
+    assert "'sft,gsm8k'" in reply and "configs/any_task.py" in reply and "qwen25_3b" in reply
+    reply = parse(train, "--config=configs/qwen25_3b.py:gsm8k --workdir=w")
+    assert "gsm8k is a task; give METHOD,TASK, such as bridge,gsm8k" in reply
+    reply = parse(train, "--config=configs/qwen25_3b.py:sft,gsm9k --workdir=w")
+    assert "task 'gsm9k' does not exist. Did you mean 'gsm8k'?" in reply
     fine = "--config=configs/quickstart.py:sft --config.method.name=grpo --workdir=w"
     assert parse(train, fine) == ""
 

@@ -23,6 +23,7 @@ SIZES = {
     "aime24": 30,
     "aime25": 30,
     "amc23": 40,
+    "amc83": 83,
 }
 TRAINING = {
     "gsm8k": (7473, {"gsm8k": 1319}),

@@ -1,0 +1,254 @@
+"""Somebody's own problems: files or hub names, columns and reward by the config, without code.
+
+`task.train` is a JSONL or parquet file, a folder of them, or a hub name; `task.test` another one.
+Without it a share of the problems is held out, by a hash of the question: the same ones on every
+machine, whatever is added later. Without `task.train` the task is for evaluation alone.
+
+Rewards: `math` compares mathematically, `exact` as text with white space folded, `choice` by the
+letter, `regex` as `exact` with the answer found by `task.pattern`, and MODULE:FUNCTION calls
+function(question, text, gold) in the grading workers (grading/rewards.py); its code is no part of
+the run's fingerprints. The text is the whole completion or, with `task.pattern`, what the pattern
+finds. Left out: a deadline for `task.pattern`, which runs in the trainer's process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from bridge_jax import tasks
+from bridge_jax.config.schema import LocalPath
+from bridge_jax.data import tables
+from bridge_jax.data.traces import MOST_DROPPED, deduplicate, text_key
+from bridge_jax.grading import rewards, trial
+from bridge_jax.grading.extract import last_boxed, lenient_answer
+from bridge_jax.grading.outcome import DeferredComparison, Outcome
+from bridge_jax.types import Problem, Task
+
+logger = logging.getLogger(__name__)
+DEFERS_COMPARISONS = True
+REWARDS = ("math", "exact", "choice", "regex")
+CHOICE_INSTRUCTION = (
+    "\nPlease reason step by step, and put the letter of your answer within \\boxed{}."
+)
+# instructions of rewards that read a box
+INSTRUCTIONS = {
+    "math": tasks.INSTRUCTION,
+    "exact": tasks.INSTRUCTION,
+    "choice": CHOICE_INSTRUCTION,
+}
+NO_INSTRUCTION = "none"
+# characters at the end of a completion that task.pattern is searched in
+TAIL = 20_000
+LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:[).:].*)?", re.DOTALL)
+IN_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+STATED_LETTER = re.compile(r"\banswer\s*(?:is|:)[\s*]*\(?([A-Za-z])\b(?!')", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(tasks.Training):
+    """Settings; held_out adds benchmarks to the task's own held-out problems."""
+
+    train: LocalPath = ""  # JSONL or parquet, a folder or pattern of them, or owner/name[/config]
+    test: LocalPath = ""  # the same; "": a share of train
+    split: str = "train"  # of a hub name in train
+    test_split: str = "test"  # of a hub name in test
+    test_share: float = 0.05  # of train that is held out where there is no test
+    # problem:COLUMN,answer:COLUMN,solution:COLUMN; A.B is field B of column A; those left out are
+    # found by their usual names
+    columns: str = ""
+    reward: str = "math"  # one of REWARDS, MODULE:FUNCTION or FILE.py:FUNCTION
+    # with one group, which is the answer; the last match counts; "": the last box
+    pattern: str = ""
+    # appended to the question, \n for a newline; "": that of the reward; "none": nothing
+    instruction: str = ""
+
+
+def make(cfg: Config) -> Task:
+    """The task; ValueError in one line for files, columns, patterns and functions that fail."""
+    check(cfg)
+    test = read(cfg, cfg.test, "test", cfg.test_split) if cfg.test else []
+    train = read(cfg, cfg.train, "train", cfg.split) if cfg.train else []
+    if train and not test:
+        train, test = split(train, cfg)
+    check_golds(cfg, [*train, *test])
+    check_function(cfg, [*train, *test])
+    grader = grader_of(cfg)
+    held_out = deduplicate([tasks.problem_from_row(row) for row in test], "task.test")
+    if train:
+        splits = {"test": held_out} if held_out else {}
+        solution = lambda row: row["solution"]
+        task = tasks.training("custom", train, solution, cfg, splits, grader)
+    else:
+        name = benchmark_name(cfg.test)
+        stop = tasks.STOPS.get(cfg.prompt, ())
+        messages = tasks.message_renderer(cfg)
+        task = Task(name, (), (), {name: held_out}, messages, *grader, stop=stop)
+    render = functools.partial(tasks.message_renderer(cfg), instruction=instruction_of(cfg))
+    return dataclasses.replace(task, messages=render)
+
+
+def check(cfg: Config) -> None:
+    """ValueError for settings that are invalid whatever the data."""
+    if not cfg.train and not cfg.test:
+        raise ValueError(
+            "task custom has no data: set task.train=FILE (JSONL or parquet, a folder, or a hub "
+            "name); in evaluation give --tasks=custom:FILE"
+        )
+    if cfg.reward not in REWARDS and not rewards.is_name(cfg.reward):
+        raise ValueError(
+            f"task.reward={cfg.reward!r}; allowed: {', '.join(REWARDS)}, MODULE:FUNCTION or "
+            "FILE.py:FUNCTION"
+        )
+    if cfg.reward == "regex" and not cfg.pattern:
+        raise ValueError("task.reward=regex needs task.pattern, such as '<answer>(.*?)</answer>'")
+    if cfg.pattern:
+        try:
+            groups = re.compile(cfg.pattern, re.DOTALL).groups
+        except re.error as error:
+            raise ValueError(
+                f"task.pattern={cfg.pattern!r} is no regular expression: {error}"
+            ) from None
+        if groups != 1:
+            raise ValueError(
+                f"task.pattern={cfg.pattern!r} has {groups} groups; wanted: one, which is the "
+                "answer, and (?:...) for others"
+            )
+    if not 0 <= cfg.test_share < 1:
+        raise ValueError(f"task.test_share={cfg.test_share}; allowed: from 0 to below 1")
+
+
+def read(cfg: Config, given: str, key: str, hub_split: str) -> list[dict]:
+    """The rows with ids; a warning counts those left out, and too many are a ValueError."""
+    table = tables.read(given, f"task.{key}", hub_split, cfg.columns)
+    if table.dropped:
+        lost = table.total - len(table.rows)
+        message = f"task.{key}={given}: {lost} of {table.total} rows left out: {table.reasons()}"
+        if lost > MOST_DROPPED * table.total and not cfg.allow_dropped:
+            raise ValueError(f"{message}; take the others with task.allow_dropped=True")
+        logger.warning("%s", message)
+    return [{"id": str(number)} | row for number, row in enumerate(table.rows, 1)]
+
+
+def split(rows: list[dict], cfg: Config) -> tuple[list[dict], list[dict]]:
+    """The rows to train on and those held out, by a hash of the question.
+
+    ValueError where one of the two is empty but wanted.
+    """
+    parts: tuple[list[dict], list[dict]] = ([], [])
+    for row in rows:
+        parts[position(row["problem"]) < cfg.test_share].append(row)
+    if not parts[0] or (cfg.test_share and not parts[1]):
+        raise ValueError(
+            f"task.test_share={cfg.test_share} of the {len(rows)} rows of task.train={cfg.train} "
+            f"leaves {len(parts[0])} to train on and {len(parts[1])} held out; change it, or give "
+            "task.test=FILE"
+        )
+    return parts
+
+
+def position(question: str) -> float:
+    """A number in [0, 1) that follows from a question's text: the same on every machine."""
+    digest = hashlib.sha256(f"held out/{text_key(question)}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def check_golds(cfg: Config, rows: Sequence[dict]) -> None:
+    """ValueError for the first gold answer that is no letter, where the reward wants letters."""
+    if cfg.reward != "choice":
+        return
+    for row in rows:
+        if letter(row["answer"]) is None:
+            raise ValueError(
+                f"task.reward=choice: the answer {row['answer']!r:.80} of the problem "
+                f"{row['problem']!r:.80} is no letter such as B or (B)"
+            )
+
+
+def check_function(cfg: Config, rows: Sequence[dict]) -> None:
+    """ValueError where the reward is a function that cannot be imported or called."""
+    if cfg.reward in REWARDS:
+        return
+    # a row with a worked solution is like a completion
+    row = next((row for row in rows if row["solution"].strip()), rows[0])
+    text = extract(row["solution"] or row["answer"], cfg.pattern, whole=True)
+    if failure := trial.try_out(cfg.reward, row["problem"], text or row["answer"], row["answer"]):
+        raise ValueError(f"task.reward={cfg.reward}: {failure}")
+
+
+def grader_of(cfg: Config) -> tasks.Grader:
+    """How completions are read and compared."""
+    function = "" if cfg.reward in REWARDS else cfg.reward
+    strict = functools.partial(extract, pattern=cfg.pattern, whole=bool(function))
+    if function:
+        compare = functools.partial(by_function, function=function)
+        return tasks.Grader(strict, strict, compare)
+    compare = {"math": tasks.compare_by_rule, "choice": by_letter}.get(cfg.reward, by_text)
+    if cfg.pattern:
+        return tasks.Grader(strict, strict, compare)
+    lenient = stated_letter if cfg.reward == "choice" else lenient_answer
+    return tasks.Grader(strict, lenient, compare)
+
+
+def extract(text: str, pattern: str = "", whole: bool = False) -> str | None:
+    """What the last match of the pattern found; without one the whole text, or its last box."""
+    if pattern:
+        found = re.findall(pattern, text[-TAIL:], re.DOTALL)
+        return (found[-1].strip() or None) if found else None
+    return (text if text.strip() else None) if whole else last_boxed(text)
+
+
+def by_text(problem: Problem, answer: str) -> Outcome:
+    """Equality with white space folded."""
+    same = text_key(answer) == text_key(problem.answer)
+    return Outcome.correct if same else Outcome.wrong
+
+
+def by_letter(problem: Problem, answer: str) -> Outcome:
+    """Equality of the letters; a parse_error where the answer is none."""
+    found = letter(answer)
+    if found is None:
+        return Outcome.parse_error
+    return Outcome.correct if found == letter(problem.answer) else Outcome.wrong
+
+
+def by_function(problem: Problem, answer: str, function: str) -> DeferredComparison:
+    """The question for a grading worker."""
+    return DeferredComparison(problem.answer, answer, function=function, question=problem.question)
+
+
+def letter(text: str) -> str | None:
+    """The letter of B, (b), B. and \\text{(B) seven}; None for anything else."""
+    found = LETTER.fullmatch(IN_COMMAND.sub(r"\1", text).strip().strip("$").strip())
+    return found[1].upper() if found else None
+
+
+def stated_letter(text: str) -> str | None:
+    """The lenient reading of a choice: the last box, else the last "the answer is (B)"."""
+    if (boxed := last_boxed(text)) is not None:
+        return boxed
+    stated = STATED_LETTER.findall(text[-TAIL:])
+    return stated[-1] if stated else None
+
+
+def instruction_of(cfg: Config) -> str:
+    """The text that is appended to every question."""
+    if cfg.instruction == NO_INSTRUCTION:
+        return ""
+    if cfg.instruction:
+        text = cfg.instruction.replace("\\n", "\n")
+        return text if text[0].isspace() else f"\n{text}"
+    return "" if cfg.pattern else INSTRUCTIONS.get(cfg.reward, "")
+
+
+def benchmark_name(given: str) -> str:
+    """The name of a benchmark of one's own in tables and file names: custom_STEM."""
+    stem = Path(given.rstrip("/")).name
+    for suffix in tables.SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    return f"custom_{re.sub(r'[^A-Za-z0-9_.-]+', '_', stem)}"
