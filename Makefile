@@ -9,11 +9,11 @@ quickstart: $(VENV)/installed
 	$(RUN) -m experiments.quickstart --out=runs/quickstart
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow and not bench"
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not bench"
 
 # with the long tail, and what compares with torch where that is installed
 test-all: $(VENV)/installed
-	$(RUN) -m pytest -n 2 --dist loadfile -m "not bench" --timeout=1800
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not bench" --timeout=1800
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .

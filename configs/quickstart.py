@@ -19,6 +19,6 @@ def get_config(method: str = "bridge") -> ConfigDict:
     config.steps = STEPS
     for recipe in (config.optim.base, config.optim.lora):
         recipe.update(dict(learning_rate=5e-4, warmup_steps=5, decay_steps=STEPS - 5))
-    config.eval.update(dict(every=10, rows=250, samples=2))
+    config.eval.update(dict(every=10, rows=256, samples=2))
     config.log.rollouts_every = 10
     return base.fit_to_steps(config)

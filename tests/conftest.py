@@ -27,3 +27,25 @@ os.environ.setdefault("NPROC", "32")
 # under nohup SIGHUP is ignored, by the programs that tests start too: here it has its usual meaning
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Files that take minutes begin first, so that no worker is left alone with one at the end. Without
+# --no-loadscope-reorder xdist begins with the files that have the most tests.
+LONG_FILES = (
+    "distributed/test_host_faults.py",
+    "distributed/test_joining.py",
+    "experiments/test_evaluate_cli.py",
+    "training/test_trainer.py",
+    "methods/test_conformance.py",
+    "distributed/test_host_runs.py",
+    "experiments/test_train_cli.py",
+    "training/test_end_of_step.py",
+    "training/test_export.py",
+    "training/test_measured_gain.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests of long files first, each file's in their own order."""
+    place = {name: number for number, name in enumerate(LONG_FILES)}
+    name = lambda item: "/".join(item.path.parts[-2:])
+    items.sort(key=lambda item: place.get(name(item), len(place)))

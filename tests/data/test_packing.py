@@ -132,7 +132,8 @@ def assert_same_update(name: str, places: int = 3) -> None:
             )
 
 
-@pytest.mark.parametrize("places", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("places", [1, 3])
 def test_the_same_update_packed(places):
     """BRIDGE makes the same update of packed rows as of plain ones."""
     assert_same_update("bridge", places)

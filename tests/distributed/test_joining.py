@@ -125,6 +125,7 @@ def test_hosts_that_do_not_do_the_same_end(what):
         assert zero[0] == multihost.LOST and "stopped: this host alone\n" in zero[2]
 
 
+@pytest.mark.slow
 def test_host_0_that_stops_or_goes_at_once_ends_the_others():
     """It holds jax's coordination service: jax aborts them, with a message of its own."""
     groups = {}

@@ -39,10 +39,10 @@ def refused(done: subprocess.CompletedProcess, asked: str) -> None:
     "name, value",
     [
         ("JAX_PLATFORMS", "cuda"),  # known to jax, without its plugin
-        ("JAX_PLATFORMS", "rocm"),
-        ("JAX_PLATFORMS", "tpu"),
+        pytest.param("JAX_PLATFORMS", "rocm", marks=pytest.mark.slow),
+        pytest.param("JAX_PLATFORMS", "tpu", marks=pytest.mark.slow),
         ("JAX_PLATFORMS", "nonsense"),
-        ("JAX_PLATFORMS", "CPU"),
+        pytest.param("JAX_PLATFORMS", "CPU", marks=pytest.mark.slow),
         ("JAX_PLATFORM_NAME", "gpu"),
     ],
 )
@@ -79,11 +79,14 @@ def test_the_quickstart_ends_with_that_line(tmp_path):
     [
         ["train", "--config=configs/from_scratch.py:sft", "--workdir={0}/run"],
         ["evaluate", "--model={0}/model", "--tasks=arithmetic", "--out={0}/out"],
-        ["export", "--workdir={0}", "--out={0}/out"],
-        ["pretrain", "--out={0}/base"],
-        ["plan", "--config=configs/from_scratch.py:sft", "--topology=gpu"],
-        ["bench", "reference"],
-        ["methods", "--out={0}/methods.md"],
+        pytest.param(["export", "--workdir={0}", "--out={0}/out"], marks=pytest.mark.slow),
+        pytest.param(["pretrain", "--out={0}/base"], marks=pytest.mark.slow),
+        pytest.param(
+            ["plan", "--config=configs/from_scratch.py:sft", "--topology=gpu"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["bench", "reference"], marks=pytest.mark.slow),
+        pytest.param(["methods", "--out={0}/methods.md"], marks=pytest.mark.slow),
     ],
     ids=lambda command: command[0],
 )

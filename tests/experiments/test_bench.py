@@ -25,6 +25,7 @@ def small(monkeypatch):
         monkeypatch.setattr(model_cases, name, value)
 
 
+@pytest.mark.slow
 def test_sampling(folder, small):
     """Even rows all reach the limit; uneven ones may end; the rate is tokens by seconds."""
     lines = model_cases.sampling(2, folder, "", "float32", uneven=False)
@@ -36,6 +37,7 @@ def test_sampling(folder, small):
     assert model_cases.sampling(1, folder, "", "float32", uneven=True)[0]["longest"] <= 12
 
 
+@pytest.mark.slow
 def test_updates_compute_the_same_gradient_with_a_prompt_shared_or_repeated(folder, small):
     """The gradient is the same with a shared or a repeated prompt."""
     shared, repeated = (
@@ -94,6 +96,7 @@ def test_a_step_is_the_sum_of_its_phases(folder, small, method):
         )
 
 
+@pytest.mark.slow
 def test_the_reference_measures_both():
     """The reference measures plausible rates of matmul and memory."""
     line = model_cases.reference(1, "", "", "float32")[0]

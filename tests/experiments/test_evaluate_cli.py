@@ -86,7 +86,7 @@ def texts(out) -> dict[str, str]:
     return {name: (pathlib.Path(out) / name).read_text() for name in FILES}
 
 
-@pytest.mark.parametrize("method", ["bridge", "sft"])
+@pytest.mark.parametrize("method", [pytest.param("bridge", marks=pytest.mark.slow), "sft"])
 def test_a_run_is_evaluated_as_in_its_training(unbroken, tmp_path, method, capsys):
     """Greedy numbers of the newest checkpoint: those that training logged, to the last digit."""
     folder = unbroken(method)

@@ -53,6 +53,7 @@ def run(folder, *arguments) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_plan_for_eight_cpus(tmp_path):
     """bridge beside grpo, 8 devices whatever there is: the tables, the ratio, a line of JSON each."""
     out = tmp_path / "plans.jsonl"

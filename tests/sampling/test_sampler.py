@@ -137,6 +137,7 @@ def test_real_weights_in_bfloat16(sampled_by_real_weights):
     assert error.mean() < 1.25 * usual.mean() and rms(error) < 1.5 * rms(usual)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_stored_as_its_bits_on_a_cpu(phi):
     """As programs.py samples and compiles there: what the plain plan samples, without an fp32 copy
     of the cache or of the layers' weights, of which XLA's compiler else makes one for every slice

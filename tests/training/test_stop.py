@@ -59,6 +59,7 @@ def test_a_run_is_that_of_a_sampler_which_ends_a_row_there(quick, tmp_path, monk
     assert [key for key in one if one[key].tobytes() != other[key].tobytes()] == []
 
 
+@pytest.mark.slow
 def test_a_run_with_stop_strings_resumes_bit_for_bit_and_is_judged_as_in_its_training(
     quick, tmp_path
 ):
