@@ -37,11 +37,7 @@ def method_groups() -> dict:
 
 def get_config(method: str = "bridge") -> ConfigDict:
     """Defaults with the method's name set; ValueError for METHOD,TASK."""
-    if "," in method:
-        raise ValueError(
-            f"{method!r}: this config has a task of its own; those for any task are "
-            "configs/any_task.py, and with a tokenizer configs/qwen25_3b.py and the like"
-        )
+    tasks.refuse(method)
     return ConfigDict(
         dict(
             seed=0,

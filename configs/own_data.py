@@ -14,6 +14,7 @@ from configs import smollm2_arithmetic, tasks
 
 def get_config(method: str = "bridge") -> ConfigDict:
     """The settings of the SmolLM2 example, with room for longer texts."""
+    tasks.refuse(method)
     config = smollm2_arithmetic.get_config(method)
     config.task = tasks.group("limr")
     # rows other than those that the two tasks declare

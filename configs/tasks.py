@@ -31,6 +31,15 @@ def choose(argument: str) -> tuple[str, str]:
     return method, task
 
 
+def refuse(argument: str) -> None:
+    """ValueError for METHOD,TASK, by a config that has a task of its own."""
+    if "," in argument:
+        raise ValueError(
+            f"{argument!r}: this config has a task of its own; those for any task are "
+            "configs/any_task.py, and with a tokenizer configs/qwen25_3b.py and the like"
+        )
+
+
 def names() -> tuple[str, ...]:
     """All tasks there are."""
     return tuple(tasks.names())
