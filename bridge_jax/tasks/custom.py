@@ -8,7 +8,8 @@ Rewards: `math` compares mathematically, `exact` as text with white space folded
 letter, `regex` as `exact` with the answer found by `task.pattern`, and MODULE:FUNCTION calls
 function(question, text, gold) in the grading workers (grading/rewards.py); its code is no part of
 the run's fingerprints. The text is the whole completion or, with `task.pattern`, what the pattern
-finds. Left out: a deadline for `task.pattern`, which runs in the trainer's process.
+finds. The search has a time limit (PATTERN_S), since a pattern may backtrack for hours; a sample
+at which it is reached has the outcome timeout.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import functools
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import regex
 
 from bridge_jax import tasks
 from bridge_jax.config.schema import LocalPath
@@ -43,7 +46,11 @@ INSTRUCTIONS = {
     "choice": CHOICE_INSTRUCTION,
 }
 NO_INSTRUCTION = "none"
-# characters at the end of a completion that task.pattern is searched in
+# seconds that the search for task.pattern in one completion may take
+PATTERN_S = 1.0
+# in place of an answer where that was too short
+TIMED_OUT = "\0task.pattern reached its time limit"
+# characters at the end of a completion that are searched
 TAIL = 20_000
 LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:[).:].*)?", re.DOTALL)
 IN_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
@@ -109,8 +116,8 @@ def check(cfg: Config) -> None:
         raise ValueError("task.reward=regex needs task.pattern, such as '<answer>(.*?)</answer>'")
     if cfg.pattern:
         try:
-            groups = re.compile(cfg.pattern, re.DOTALL).groups
-        except re.error as error:
+            groups = regex.compile(cfg.pattern, regex.DOTALL).groups
+        except regex.error as error:
             raise ValueError(
                 f"task.pattern={cfg.pattern!r} is no regular expression: {error}"
             ) from None
@@ -187,10 +194,10 @@ def grader_of(cfg: Config) -> tasks.Grader:
     strict = functools.partial(extract, pattern=cfg.pattern, whole=bool(function))
     if function:
         compare = functools.partial(by_function, function=function)
-        return tasks.Grader(strict, strict, compare)
+        return tasks.Grader(strict, strict, functools.partial(unless_timed_out, compare))
     compare = {"math": tasks.compare_by_rule, "choice": by_letter}.get(cfg.reward, by_text)
     if cfg.pattern:
-        return tasks.Grader(strict, strict, compare)
+        return tasks.Grader(strict, strict, functools.partial(unless_timed_out, compare))
     lenient = stated_letter if cfg.reward == "choice" else lenient_answer
     return tasks.Grader(strict, lenient, compare)
 
@@ -198,9 +205,20 @@ def grader_of(cfg: Config) -> tasks.Grader:
 def extract(text: str, pattern: str = "", whole: bool = False) -> str | None:
     """What the last match of the pattern found; without one the whole text, or its last box."""
     if pattern:
-        found = re.findall(pattern, text[-TAIL:], re.DOTALL)
+        try:
+            # re has no time limit
+            found = regex.findall(pattern, text[-TAIL:], regex.DOTALL, timeout=PATTERN_S)
+        except TimeoutError:
+            return TIMED_OUT
         return (found[-1].strip() or None) if found else None
     return (text if text.strip() else None) if whole else last_boxed(text)
+
+
+def unless_timed_out(
+    compare: Callable, problem: Problem, answer: str
+) -> Outcome | DeferredComparison:
+    """compare(problem, answer), or timeout where the search for the answer was cut off."""
+    return Outcome.timeout if answer == TIMED_OUT else compare(problem, answer)
 
 
 def by_text(problem: Problem, answer: str) -> Outcome:

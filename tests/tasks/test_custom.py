@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 
 import pytest
 
@@ -117,6 +118,17 @@ def test_pattern(tmp_path):
     assert task.messages(task.splits[task.name][0])[-1]["content"] == "P?"
     task = benchmark(tmp_path, "1/2", pattern=tag)
     assert graded(task, "<answer>0.5</answer>") == "correct"
+
+
+def test_a_pattern_that_backtracks_without_end_is_a_timeout(tmp_path, monkeypatch):
+    """(a+)+$ takes 2^40 steps on forty letters: the sample is a timeout, and the run goes on."""
+    monkeypatch.setattr(custom, "PATTERN_S", 0.2)
+    task = benchmark(tmp_path, "7", reward="regex", pattern=r"((?:a|aa)+)$")
+    began = time.monotonic()
+    assert graded(task, "a" * 60 + "!") == "timeout"
+    # without a limit it takes hours
+    assert time.monotonic() - began < 60
+    assert graded(task, "aaa") == "wrong"
 
 
 def test_function(tmp_path, monkeypatch):
