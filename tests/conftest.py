@@ -10,8 +10,11 @@ XLA aborts the process.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+
+import pytest
 
 WANTED = (
     "--xla_force_host_platform_device_count=8",
@@ -49,3 +52,16 @@ def pytest_collection_modifyitems(items):
     place = {name: number for number, name in enumerate(LONG_FILES)}
     name = lambda item: "/".join(item.path.parts[-2:])
     items.sort(key=lambda item: place.get(name(item), len(place)))
+
+
+@pytest.fixture(autouse=True)
+def no_handler_stays():
+    """Removes the handlers that a command started in this process gave to the root logger.
+
+    Such a handler writes to the test's captured stream, which is closed when the test ends.
+    """
+    before = set(logging.root.handlers)
+    yield
+    for handler in logging.root.handlers[:]:
+        if handler not in before and not type(handler).__module__.startswith("_pytest"):
+            logging.root.removeHandler(handler)
