@@ -35,11 +35,11 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 # --no-loadscope-reorder xdist begins with the files that have the most tests.
 LONG_FILES = (
     "distributed/test_host_faults.py",
+    "distributed/test_host_runs.py",
     "distributed/test_joining.py",
     "experiments/test_evaluate_cli.py",
     "training/test_trainer.py",
     "methods/test_conformance.py",
-    "distributed/test_host_runs.py",
     "experiments/test_train_cli.py",
     "training/test_end_of_step.py",
     "training/test_export.py",

@@ -108,9 +108,10 @@ def test_a_length_of_their_own(tmp_path):
         built(tmp_path, lost=3, data__max_demo=41)
 
 
+@slow
 @pytest.mark.parametrize(
     "method, pack",
-    [("bridge", 0), pytest.param("bridge", 4, marks=slow), pytest.param("luffy", 0, marks=slow)],
+    [("bridge", 0), ("bridge", 4), ("luffy", 0)],
 )
 def test_steps_with_demonstrations_that_are_longer_than_samples(method, pack, tmp_path):
     """A run trains on them; shorter ones give the same numbers as without the limit of their own."""

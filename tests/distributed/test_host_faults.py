@@ -19,7 +19,9 @@ from tests.filesystem import full_disk
 from tests.tiny_runs import STEPS
 
 # times are for a machine that has other work, too
-pytestmark = pytest.mark.timeout(1800)
+# two processes that are killed, stopped and resumed, minutes of them: test_joining.py and
+# test_host_runs.py have what guards every change
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 # a hang: many times the patience of a host, which a busy machine may stretch
 HANG_S = 15 * host_runs.TIMEOUT
 ABORTED = -signal.SIGABRT  # by jax, without the coordination service of host 0
@@ -88,7 +90,7 @@ def rare(tmp_path_factory, compiled):
     return types.SimpleNamespace(workdir=workdir, made=made)
 
 
-CHAINS = pytest.mark.parametrize("name", ["chain", pytest.param("rare", marks=pytest.mark.slow)])
+CHAINS = pytest.mark.parametrize("name", ["chain", "rare"])
 
 
 @CHAINS
@@ -100,7 +102,6 @@ def test_a_signal_to_one_stops_all_after_the_same_step(request, name):
     assert "finishing step 1, saving" in end.texts[1]
 
 
-@pytest.mark.slow
 def test_a_run_is_refused_while_a_process_of_the_last_one_is_there(rare):
     """It may still write its part of a checkpoint: nothing of the directory changes."""
     end = rare.made["attended"]
@@ -113,8 +114,8 @@ def test_a_run_is_refused_while_a_process_of_the_last_one_is_there(rare):
     "attempts, name",
     [
         ("chain", "kill 1"),
-        pytest.param("rare", "kill 1 in a save", marks=pytest.mark.slow),
-        pytest.param("rare", "interrupt 1 twice", marks=pytest.mark.slow),
+        ("rare", "kill 1 in a save"),
+        ("rare", "interrupt 1 twice"),
     ],
 )
 def test_the_end_of_one_ends_the_others_and_names_it(request, attempts, name):
@@ -174,7 +175,6 @@ def stuck(tmp_path_factory, compiled, one):
     }
 
 
-@pytest.mark.slow
 def test_a_frozen_process_is_named_with_stacks(stuck):
     """It lives, but does not come: all end, and it shows where it is."""
     codes, texts = stuck["freeze"]
@@ -188,7 +188,6 @@ def test_a_frozen_process_is_named_with_stacks(stuck):
     assert "host_runs.py" in texts[1] and "Current thread" in texts[1]
 
 
-@pytest.mark.slow
 def test_a_process_that_the_system_has_stopped_ends_the_others(stuck):
     """Not a thread of it runs, but its connections stay open."""
     codes, texts = stuck["stop 1"]
@@ -196,13 +195,11 @@ def test_a_process_that_the_system_has_stopped_ends_the_others(stuck):
     assert "error: no heartbeat from host 1 (" in texts[0]
 
 
-@pytest.mark.slow
 def test_host_0_that_is_killed_in_a_step_ends_the_others(stuck):
     """jax aborts them when its service is gone."""
     assert stuck["kill 0"][0] == [-signal.SIGKILL, ABORTED]
 
 
-@pytest.mark.slow
 def test_a_full_disk_ends_all_with_exit_code_5(one, tmp_path, compiled):
     """Whoever finds it ends with 5, the other is told and ends with 4; with room the run goes on."""
     with full_disk.small(tmp_path / "run", 16384) as disk:

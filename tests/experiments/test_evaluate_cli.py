@@ -109,6 +109,7 @@ def test_a_run_is_evaluated_as_in_its_training(unbroken, tmp_path, method, capsy
     )
 
 
+@pytest.mark.slow
 def test_a_trained_run_is_no_random_model(unbroken, tmp_path):
     """What the test above compares depends on the weights: two methods' transcripts differ."""
     made = [
@@ -163,7 +164,7 @@ def test_eight_devices_give_what_one_gives(model, lively, tmp_path, tensor):
     assert one["benchmarks"] == eight["benchmarks"] and (one["devices"], eight["devices"]) == (1, 8)
 
 
-@pytest.mark.parametrize("killed_at", [1, 3])
+@pytest.mark.parametrize("killed_at", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_an_interrupted_evaluation_goes_on(model, lively, tmp_path, monkeypatch, killed_at):
     """Killed in the middle of a line, before the n-th batch: only missing rows are generated."""
     run(model, tmp_path / "whole")
@@ -553,6 +554,7 @@ def test_defaults_follow_the_model(model, tmp_path, capsys):
     assert "--max_new=32: 5000 is usual, but the model has 64 positions" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command(model, tmp_path):
     """As a user starts it: twice, and with mistakes."""
     environment = os.environ | dict(

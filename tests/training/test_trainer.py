@@ -22,6 +22,7 @@ from tests.tiny_runs import STEPS, go, quick, unbroken  # noqa: F401 (fixtures)
 from tests.training.faults import contents
 
 
+@pytest.mark.slow
 def test_a_run_lengthened_behind_its_schedule_says_so(quick, tmp_path, caplog):
     """Its rate falls to 0 within two steps: nothing is said of two, and of four it is, before they
     change nothing.
@@ -191,6 +192,7 @@ def test_a_record_without_a_checkpoint_is_set_aside(quick, unbroken, tmp_path, c
     assert not (tmp_path / "set_aside_2").exists()
 
 
+@pytest.mark.slow
 def test_a_record_whose_newest_checkpoints_are_gone_is_set_aside(quick, tmp_path):
     """More steps than a kill can cost: somebody took them away."""
     given = dict(checkpoint__every=1, eval__every=0)
@@ -371,6 +373,7 @@ def test_derived_batch_is_saved(quick, tmp_path):
     assert (tmp_path / "batch.txt").read_text() == built.settings.batch.format() + "\n"
 
 
+@pytest.mark.slow
 def test_a_refused_force_config_changes_nothing(quick, tmp_path):
     """Another method cannot go on from the checkpoint: config.json still tells of the run that is
     there, which goes on.
