@@ -9,8 +9,9 @@ J_RL(theta, w) - J_RL(theta_hat, w). With phi = merge(theta, w) the gradient in 
 in theta, and `pull` maps it to the gradient in w: three passes in total. theta_hat learns from
 theta's samples by importance weights. Left out: second order terms.
 
-Order of the passes: objectives/passes.py. Storage of theta_hat: optim/shadow.py. Our variants,
-checks and metrics: bridge_variants.py. Controls: beta = 0 (hybrid.py), no theta_hat (joint.py).
+Order of the passes: objectives/passes.py. Storage of theta_hat: optim/shadow.py. Objectives of the
+passes, our variants, checks and metrics: bridge_variants.py. Controls: beta = 0 (hybrid.py), no
+theta_hat (joint.py).
 """
 
 from __future__ import annotations
@@ -79,8 +80,6 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     read = functools.partial(read_shadow, storage)
     phi_hat_of = lambda params: policy.merge(read(params), params.w)
     ascend = variants.ascent(recipes, storage)
-    rl_objective = functools.partial(variants.rl_objective, cfg, policy, microbatch_rows)
-    gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
 
     def init(theta, key) -> TrainState:
         params = Params(theta, jax.tree.map(jnp.copy, theta), policy.init_w(key))
@@ -89,22 +88,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         return variants.init_gain(cfg, state.replace(params=storage.write(params, key)))
 
     def update(state: TrainState, batch: Batch):
-        samples, samples_hat, demos = *variants.samples_of(cfg, batch), batch.demos
-        J_RL, rows = rl_objective(state.ref, samples)
-        J_hat, rows_hat = rl_objective(state.ref, samples_hat)
-        J_SFT = objectives.J_SFT(policy, demos)
-        demo_rows = variants.demo_rows(cfg, demos, microbatch_rows)
-        weighted = lambda rl, hat: rows_hat | variants.behaviour(cfg, rl, hat)
-        passes = variants.Passes(
-            # `after` makes this pass a branch like that of theta_hat: while the two policies are
-            # equal, both J are bit-equal
-            rl=lambda phi: gradient(J_RL, phi, samples.seqs, rows, after=samples.reward_B.sum()),
-            sft=lambda phi, after: objectives.gradient(J_SFT, phi, demos, {}, demo_rows, after),
-            hat=lambda phi, rl, hat=None, *, after=None: gradient(
-                J_hat, phi, samples_hat.seqs, weighted(rl, hat), after=after
-            ),
-            for_w=variants.gradient_for_w(cfg),
-        )
+        passes = variants.passes_of(cfg, policy, state.ref, batch, microbatch_rows)
         new, results, metrics = step(state, lam_at(state), policy, passes, ascend, read)
         phi_hat, (rl, _, hat) = phi_hat_of(state.params), results
         metrics |= variants.metrics(cfg, policy, phi_hat, batch, results, microbatch_rows)

@@ -201,6 +201,26 @@ def rl_objective(cfg, policy: Policy, microbatch_rows: int, ref: Tree, samples: 
     return objectives.J_RL(policy, samples, term, cfg.kl_coef), rows
 
 
+def passes_of(cfg, policy: Policy, ref: Tree, batch: Batch, microbatch_rows: int) -> Passes:
+    """The passes of a step: J_RL on theta's samples, J_SFT on demos, J_RL for theta_hat."""
+    samples, samples_hat, demos = *samples_of(cfg, batch), batch.demos
+    J_RL, rows = rl_objective(cfg, policy, microbatch_rows, ref, samples)
+    J_hat, rows_hat = rl_objective(cfg, policy, microbatch_rows, ref, samples_hat)
+    J_SFT = objectives.J_SFT(policy, demos)
+    rows_of_demos = demo_rows(cfg, demos, microbatch_rows)
+    gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
+    return Passes(
+        # `after` makes this pass a branch like that of theta_hat: while the two policies are equal,
+        # both J are bit-equal
+        rl=lambda phi: gradient(J_RL, phi, samples.seqs, rows, after=samples.reward_B.sum()),
+        sft=lambda phi, after: objectives.gradient(J_SFT, phi, demos, {}, rows_of_demos, after),
+        hat=lambda phi, rl, hat=None, *, after=None: gradient(
+            J_hat, phi, samples_hat.seqs, rows_hat | behaviour(cfg, rl, hat), after=after
+        ),
+        for_w=gradient_for_w(cfg),
+    )
+
+
 def behaviour(cfg, rl: Pass, hat: Pass | None = None) -> dict:
     """Log-probabilities of the behaviour policy in theta_hat's objective.
 
