@@ -23,12 +23,14 @@ format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-$(VENV)/installed: requirements.txt requirements-run.txt
+$(VENV)/installed: requirements.txt requirements-run.txt pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.12"'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the packages of requirements.txt, about 1 GB, into $(VENV): 1 to 3 minutes;"
 	@echo "pip is silent for most of it, behind its line 'Installing collected packages'"
 	$(VENV)/bin/pip install --disable-pip-version-check -r requirements.txt
+	# the checkout itself, so that a command started in another folder can say where it belongs
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
 clean:
