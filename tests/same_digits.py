@@ -18,12 +18,11 @@ import subprocess
 import sys
 import tempfile
 
+from bridge_jax.config import renamed
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 6
 CLOCK = ("time/", "memory/", "compile/")
-
-# Metric keys that were renamed: what an older revision calls them -> today's name.
-RENAMED: dict[str, str] = {}
 
 # Settings of a method beside the config's own: {method: {key: value}}. A key may be written in
 # several ways, the oldest last; a revision takes the first one that its configs/base.py has.
@@ -103,7 +102,7 @@ def run(tree: pathlib.Path, method: str, workdir: pathlib.Path) -> list[dict]:
 
 def comparable(line: dict) -> dict:
     """A line under today's names, without what the clock decides."""
-    named = {RENAMED.get(key, key): value for key, value in line.items()}
+    named = renamed.metrics(line)
     return {key: value for key, value in named.items() if not key.startswith(CLOCK)}
 
 

@@ -106,9 +106,10 @@ def test_requirements_agree():
 
 
 def test_make_installs_anew_when_requirements_change():
-    """Both files are prerequisites of the environment."""
+    """The files that decide the environment are its prerequisites; the checkout is installed too."""
     (needed,) = re.findall(r"^\$\(VENV\)/installed:(.*)$", read("Makefile"), re.MULTILINE)
-    assert needed.split() == ["requirements.txt", "requirements-run.txt"]
+    assert needed.split() == ["requirements.txt", "requirements-run.txt", "pyproject.toml"]
+    assert "--no-deps -e ." in read("Makefile")
 
 
 def test_the_environment_has_what_is_required():
