@@ -75,7 +75,7 @@ def test_a_run_with_stop_strings_resumes_bit_for_bit_and_is_judged_as_in_its_tra
     report = evaluate_model(str(tmp_path / "whole"), str(tmp_path / "out"), Options())
     part = report["benchmarks"]["arithmetic"]
     assert part["scores"]["strict"]["greedy pass@1"].value == logged["eval/held_out_accuracy"]
-    assert part["facts"]["greedy"]["tokens"] == logged["eval/held_out_tokens"]
+    assert part["lengths_and_outcomes"]["greedy"]["tokens"] == logged["eval/held_out_tokens"]
     rows = tiny_runs.rows(tmp_path / "out" / "arithmetic.jsonl")
     assert rows and not any(MARK in row["text"] for row in rows)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
