@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bridge_jax.filesystem import streams
 from configs import quickstart
 from experiments.cli import DISK_FULL
-from experiments.sweep.launch import core_shares
+from experiments.sweep.launch import available_cores, core_shares
 
 # between two looks at the runs, and between two lines where there is no terminal
 LOOK_S, LINE_S = 0.5, 5.0
@@ -140,7 +140,8 @@ def train(methods: tuple[str, ...], out: pathlib.Path) -> list[Failure]:
     interrupted or fails itself, the runs under way save and end.
     """
     runs = [Run(method, out / method) for method in methods]
-    waiting, free, began = list(runs), core_shares(min(len(runs), core_count())), time.monotonic()
+    jobs = min(len(runs), len(available_cores()))
+    waiting, free, began = list(runs), core_shares(jobs), time.monotonic()
     display = Display()
     try:
         while waiting or any(run.under_way for run in runs):
@@ -177,10 +178,3 @@ def explain(failures: list[Failure]) -> tuple[str, int]:
     codes = {one.code for one in failures}
     code = DISK_FULL if DISK_FULL in codes else INVALID if codes == {INVALID} else 1
     return "; ".join(texts), code
-
-
-def core_count() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

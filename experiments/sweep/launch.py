@@ -87,14 +87,18 @@ def train(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Resul
     return Result(run, record(run, workdir, results))
 
 
+def available_cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def core_shares(jobs: int) -> list[tuple[int, ...]]:
     """The cores of each of several jobs; [()] for a single job, which may use all."""
     if jobs == 1:
         return [()]
-    if hasattr(os, "sched_getaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-    else:
-        cores = list(range(os.cpu_count() or 1))
+    cores = available_cores()
     size = max(1, len(cores) // jobs)
     firsts = [i * size % len(cores) for i in range(jobs)]
     return [tuple(cores[first : first + size]) for first in firsts]

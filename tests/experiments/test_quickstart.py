@@ -138,7 +138,7 @@ while not (folder.parent / "seen").exists(): time.sleep(0.05)
 
     monkeypatch.setattr(launch.Display, "show", show)
     assert launch.train(("bridge", "sft"), tmp_path) == []
-    share = max(1, launch.core_count() // 2)
+    share = max(1, len(launch.available_cores()) // 2)
     assert {(tmp_path / name / "cores").read_text() for name in ("bridge", "sft")} == {str(share)}
     assert "bridge 7/50 reward 25%" in capfd.readouterr().err
 
@@ -164,7 +164,7 @@ def test_failures_are_reported(tmp_path, monkeypatch, codes, begun, code):
     """
     exits = dict(zip(("bridge", "sft", "grpo"), codes))
     monkeypatch.setattr(launch, "LOOK_S", 0.05)
-    monkeypatch.setattr(launch, "core_count", lambda: 2)
+    monkeypatch.setattr(launch, "available_cores", lambda: [0, 1])
     monkeypatch.setattr(
         launch,
         "command_of",
