@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bridge_jax.filesystem import hub, textfile
+from bridge_jax.data import row_source
 
 logger = logging.getLogger(__name__)
 
@@ -73,54 +73,34 @@ def from_files(source: Source, data_dir: str) -> tuple[str, list[dict]]:
 
 
 def jsonl(path: Path) -> list[dict]:
-    """The rows of a file with one JSON object per line; ValueError names an invalid row.
-
-    Lines are split at newlines alone, since strings may contain other line ends.
-    """
+    """The rows of a file with one JSON object per line; ValueError names an invalid line."""
     rows = []
-    for number, line in enumerate(textfile.read(path).split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                json.dumps(row, ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"{path}, row {number}: holds a part of a character ({error}), so that it is "
-                    "no text; write the row again or remove it"
-                ) from None
-            except ValueError as error:
-                raise ValueError(f"{path}, row {number}: no JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"{path}, row {number}: must be an object, is {type(row).__name__}"
-                )
-            rows.append(row)
+    for number, row in row_source.json_rows(path):
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{path}, line {number}: holds a part of a character ({error}), so that it is no "
+                "text; write the row again or remove it"
+            ) from None
+        rows.append(row)
     return rows
 
 
 def from_hub(source: Source) -> tuple[str, list[dict]]:
     """The name of the hub's data set, and its rows with our names of the fields."""
-    import datasets  # slow to import
-
-    name, repository = "/".join((*source.hub, source.split)), source.hub[0]
-    refusal = hub.look_up(repository, "dataset")
-    no_network = refusal is not None and hub.is_network(refusal)
     try:
-        if refusal is not None and hub.is_absent(refusal):
-            raise refusal
-        with hub.offline(no_network):
-            loaded = datasets.load_dataset(*source.hub, split=source.split)
-    except Exception as error:  # of many kinds: no network, no such name, a changed layout
-        why = hub.reason(refusal if no_network else error, f"datasets/{repository}")
+        found = row_source.open_hub(*source.hub, split=source.split)
+    except ValueError as error:
         raise ValueError(
-            f"cannot load data set {name} from the hub: {why}; or set data_dir to a folder with "
-            f"{Path(source.file).name} (--config.task.data_dir, evaluate's --data_dir)"
-        ) from error
-    return name, [
+            f"{error}; or set data_dir to a folder with {Path(source.file).name} "
+            "(--config.task.data_dir, evaluate's --data_dir)"
+        ) from error.__cause__
+    return found.name, [
         {"id": str(number)}
         | dict(row)
-        | rename_fields(row, source.fields, f"{name}, row {number + 1}")
-        for number, row in enumerate(loaded)
+        | rename_fields(row, source.fields, f"{found.name}, row {number + 1}")
+        for number, row in enumerate(found.read())
     ]
 
 

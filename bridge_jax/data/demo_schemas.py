@@ -1,16 +1,18 @@
-"""The columns of public data sets of demonstrations, and how each marks its right solutions.
+"""What the columns of data sets mean, and how public demonstrations mark their right solutions.
 
 A schema reads one row of a data set as a Row: the problem, its answer, and the solutions that the
 source's own flags accept. Cells may be null and lists of flags shorter than the list of solutions:
-a flag that is not there confirms nothing. Left out: grading, lengths, duplicates
-(demo_selection.py), and where rows come from (demo_sources.py).
+a flag that is not there confirms nothing. tables.py reads problems of one's own by the same
+functions. Left out: grading, lengths, duplicates (demo_selection.py), and where rows come from
+(row_source.py).
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bridge_jax.data.traces import THINK, THINK_END
@@ -21,6 +23,13 @@ NO_ANSWERS = ("proof", "notfound", "not found", "null", "none", "")
 # A prompt that is already a rendered conversation, as files for R1-Zero runs have it.
 RENDERED = re.compile(r"\bUser:\s*(?P<question>.+?)\s*\n\s*Assistant:", re.DOTALL)
 PARTS = ("problem", "solution", "answer")
+# the columns of verl's schema by part
+VERL = {
+    "problem": ("prompt",),
+    # the second is that of Knights and Knaves, whose ground truth is a group
+    "answer": ("reward_model.ground_truth", "reward_model.ground_truth.solution_text_format"),
+    "solution": ("target", "solution", "answer", "extra_info.solution", "extra_info.answer"),
+}
 
 
 class Row(NamedTuple):
@@ -46,12 +55,15 @@ class Schema(NamedTuple):
 
     def columns_of(self, there: Sequence[str]) -> list[str]:
         """The columns to read of those that are there; ValueError names those that are missing."""
-        if missing := [column for column in self.required if column not in there]:
+        # A.B is field B of column A, unless a column has this name
+        needed = [path if path in there else path.split(".")[0] for path in self.required]
+        if missing := [column for column in needed if column not in there]:
             raise ValueError(
                 f"the schema {self.name} needs the columns {', '.join(self.required)}; "
                 f"{', '.join(missing)} not found. {name_columns(there)}"
             )
-        return [*self.required, *(column for column in self.optional if column in there)]
+        optional = (column for column in self.optional if column in there)
+        return list(dict.fromkeys((*needed, *optional)))
 
 
 def name_columns(there: Sequence[str]) -> str:
@@ -62,17 +74,27 @@ def name_columns(there: Sequence[str]) -> str:
     )
 
 
-def text(value: Any) -> str:
-    """A cell as text: "" for null, digits for a number, and "" for what is no text."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:  # half a character, which no tokenizer takes
-            return ""
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def as_text(value: Any, role: str = "user") -> str:
+    """A cell as text: "" for null and for what is no text, digits for a number.
+
+    Of messages it is the last one of the role, of a list with one entry that entry.
+    """
+    if isinstance(value, list | tuple):
+        messages = [one for one in value if isinstance(one, dict)]
+        said = [as_text(one.get("content")) for one in messages if one.get("role") == role]
+        if messages:
+            return said[-1] if said else ""
+        return as_text(value[0], role) if len(value) == 1 else ""
+    # NaN is how some writers store null
+    if value is None or value != value or isinstance(value, dict | bytes):
         return ""
-    return str(int(value)) if float(value).is_integer() else str(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:  # half a character, which no tokenizer takes
+        return ""
+    return str(value)
 
 
 def listed(value: Any) -> list:
@@ -82,16 +104,15 @@ def listed(value: Any) -> list:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def spoken(messages: Any, role: str) -> str:
-    """The content of the last message of a role; a text is the message itself."""
-    if isinstance(messages, str):
-        return messages
-    said = [
-        text(message.get("content"))
-        for message in listed(messages)
-        if isinstance(message, dict) and message.get("role") == role
-    ]
-    return said[-1] if said else ""
+def cell(row: dict, path: str) -> Any:
+    """The value under a column, or under A.B.C the field of a field; None where it is missing."""
+    value: Any = row
+    # a column may have dots in its own name
+    for name in [path] if path in row else path.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value
 
 
 def flagged(flags: Any, index: int) -> bool:
@@ -102,19 +123,44 @@ def flagged(flags: Any, index: int) -> bool:
 
 def numbered(texts: Sequence[Any]) -> tuple[tuple[int, str], ...]:
     """(index, text) of all texts that are not blank."""
-    return tuple((i, text(value)) for i, value in enumerate(texts) if text(value).strip())
+    return tuple((i, as_text(value)) for i, value in enumerate(texts) if as_text(value).strip())
 
 
 def plain(problem: Any, answer: Any, *solutions: Any) -> Row:
     """A row whose solutions have no flags."""
     found = numbered(solutions)
-    return Row(text(problem), text(answer), found, len(found))
+    return Row(as_text(problem), as_text(answer), found, len(found))
 
 
-def deepmath(row: dict) -> Row:
-    """DeepMath: three solutions of R1, all of them open to our grader."""
-    solutions = (row.get(f"r1_solution_{number}") for number in (1, 2, 3))
-    return plain(row.get("question"), row.get("final_answer"), *solutions)
+def read_columns(row: dict, columns: Mapping[str, Sequence[str]], every: bool = False) -> Row:
+    """The row by its columns: of a part's columns the first one that has a text.
+
+    columns: each of PARTS -> columns, A.B for field B of column A; cells are texts, lists of texts,
+    or lists of messages. every: all texts of the solution's columns are solutions. The answer alone
+    is no solution. Of a rendered conversation the problem is what the user says.
+    """
+    first = lambda part: next(filter(str.strip, (as_text(cell(row, c)) for c in columns[part])), "")
+    problem, answer = first("problem"), first("answer")
+    if rendered := RENDERED.search(problem):
+        problem = rendered["question"]
+    cells = (cell(row, column) for column in columns["solution"])
+    solutions = [one for value in cells for one in solutions_of(value)]
+    if not every:
+        solutions = [one for one in solutions if as_text(one).strip()][:1]
+        solutions = [one for one in solutions if as_text(one).strip() != answer.strip()]
+    return plain(problem, answer, *solutions)
+
+
+def solutions_of(value: Any) -> list:
+    """The solutions in a cell: a list of texts is several, a list of messages is one."""
+    texts = all(isinstance(one, str | None) for one in listed(value))
+    return listed(value) if texts else [as_text(value, "assistant")]
+
+
+def by_parts(every: bool = False, **columns: str | tuple[str, ...]) -> Callable[[dict], Row]:
+    """The function that reads rows by these columns."""
+    found = {part: (given,) if isinstance(given, str) else given for part, given in columns.items()}
+    return functools.partial(read_columns, columns=found, every=every)
 
 
 def openr1(row: dict) -> Row:
@@ -130,37 +176,19 @@ def openr1(row: dict) -> Row:
     )
     right = [one for one in found if flagged(verified, one[0]) and flagged(complete, one[0])]
     right = right or [one for one in found if flagged(judged, one[0])]
-    return Row(text(row.get("problem")), text(row.get("answer")), tuple(right), len(found))
+    return Row(as_text(row.get("problem")), as_text(row.get("answer")), tuple(right), len(found))
+
+
+def is_verl(rows: Sequence[dict]) -> bool:
+    """Whether rows have verl's schema."""
+    return any("prompt" in row and isinstance(row.get("reward_model"), dict) for row in rows)
 
 
 def verl(row: dict) -> Row:
-    """verl's schema: messages, a ground truth, and a solution in one of several places.
-
-    The problem is the user's last message; of a rendered conversation it is what the user says.
-    """
-    question = spoken(row.get("prompt"), "user")
-    if rendered := RENDERED.search(question):
-        question = rendered["question"]
-    extra = row.get("extra_info") or {}
-    target = spoken(row.get("target"), "assistant")
-    places = (row.get("solution"), row.get("answer"), extra.get("solution"), extra.get("answer"))
-    first = next((found for found in (target, *map(text, places)) if found.strip()), "")
-    truth = (row.get("reward_model") or {}).get("ground_truth")
-    if isinstance(truth, dict):
-        truth = truth.get("solution_text_format")
-    if isinstance(truth, list):
-        truth = truth[0] if len(truth) == 1 else None
-    # a file without `target` may hold its answer alone in `answer`, which is no solution
-    return plain(question, truth, None if first.strip() == text(truth).strip() else first)
-
-
-def luffy(row: dict) -> Row:
-    """LUFFY's file is verl's, with the solution as the assistant's message of `target`."""
-    return plain(
-        spoken(row.get("prompt"), "user"),
-        (row.get("reward_model") or {}).get("ground_truth"),
-        spoken(row.get("target"), "assistant"),
-    )
+    """verl's schema: messages, a ground truth, and a solution in the first of several places."""
+    if not isinstance(row.get("reward_model"), dict | None):
+        raise TypeError("reward_model has no fields")
+    return read_columns(row, VERL)
 
 
 def numina(row: dict) -> Row:
@@ -172,21 +200,16 @@ def numina(row: dict) -> Row:
     return found._replace(excluded=not valid or row.get("question_type") == "proof")
 
 
-def limo(row: dict) -> Row:
-    """LIMO: every solution is right by its authors' word."""
-    return plain(row.get("question"), row.get("answer"), row.get("solution"))
-
-
 def joined(reasoning: Any, solution: Any) -> str:
     """Reasoning and solution of two columns as one text; "" where one of them is missing."""
-    thought, said = text(reasoning).strip(), text(solution).strip()
+    thought, said = as_text(reasoning).strip(), as_text(solution).strip()
     return f"{THINK}\n{thought}\n{THINK_END}\n\n{said}" if thought and said else ""
 
 
 def s1k(row: dict) -> Row:
     """s1K-1.1: mathematics whose attempt by DeepSeek was graded "Yes"."""
     solution = joined(row.get("deepseek_thinking_trajectory"), row.get("deepseek_attempt"))
-    gold = text(row.get("solution"))
+    gold = as_text(row.get("solution"))
     found = plain(row.get("question"), last_boxed(gold) or gold.strip(), solution)
     if row.get("deepseek_grade") != "Yes":
         found = found._replace(solutions=())
@@ -196,21 +219,22 @@ def s1k(row: dict) -> Row:
 def openthoughts(row: dict) -> Row:
     """OpenThoughts: mathematics, whose answer is the last box of the ground truth."""
     solution = joined(row.get("deepseek_reasoning"), row.get("deepseek_solution"))
-    gold = last_boxed(text(row.get("ground_truth_solution")))
+    gold = last_boxed(as_text(row.get("ground_truth_solution")))
     found = plain(row.get("problem"), gold, solution)
     return found._replace(excluded=row.get("domain") != "math")
-
-
-def own(row: dict) -> Row:
-    """The columns of a traces file."""
-    return plain(row.get("problem"), row.get("answer"), row.get("solution"))
 
 
 SCHEMAS = (
     Schema(
         "deepmath",
         ("question", "final_answer", "r1_solution_1"),
-        deepmath,
+        by_parts(
+            # three solutions of R1, all of them open to our grader
+            every=True,
+            problem="question",
+            answer="final_answer",
+            solution=("r1_solution_1", "r1_solution_2", "r1_solution_3"),
+        ),
         ("r1_solution_2", "r1_solution_3"),
         hub="zwhe99/DeepMath-103K",
     ),
@@ -231,7 +255,7 @@ SCHEMAS = (
     Schema(
         "luffy",
         ("prompt", "target", "reward_model"),
-        luffy,
+        by_parts(problem="prompt", answer="reward_model.ground_truth", solution="target"),
         hub="Elliott/Openr1-Math-46k-8192",
     ),
     Schema(
@@ -240,7 +264,13 @@ SCHEMAS = (
         numina,
         hub="AI-MO/NuminaMath-1.5",
     ),
-    Schema("limo", ("question", "solution", "answer"), limo, hub="GAIR/LIMO"),
+    Schema(
+        "limo",
+        ("question", "solution", "answer"),
+        # every solution is right by its authors' word
+        by_parts(problem="question", answer="answer", solution="solution"),
+        hub="GAIR/LIMO",
+    ),
     Schema(
         "s1k",
         (
@@ -273,7 +303,7 @@ SCHEMAS = (
         verl,
         ("target", "solution", "answer", "extra_info", "data_source"),
     ),
-    Schema("traces", PARTS, own),
+    Schema("traces", PARTS, by_parts(**{part: part for part in PARTS})),
 )
 
 
@@ -302,46 +332,34 @@ def recognised(there: Sequence[str]) -> Schema:
     return max(fitting, key=lambda schema: len(schema.required))
 
 
+def parse_columns(given: str, key: str) -> dict[str, tuple[str, ...]]:
+    """problem:A,solution:B,solution:C.D -> {"problem": ("A",), "solution": ("B", "C.D")}.
+
+    ValueError names the key or flag that they were given by.
+    """
+    columns: dict[str, tuple[str, ...]] = {}
+    for piece in filter(None, (part.strip() for part in given.split(","))):
+        part, colon, column = (word.strip() for word in piece.partition(":"))
+        # the other way round is as natural: COLUMN:problem cannot be told apart, so it is refused
+        if not colon or not column or part not in PARTS:
+            raise ValueError(
+                f"{key}={given}: {piece!r} is invalid; allowed: problem:COLUMN, solution:COLUMN, "
+                "answer:COLUMN, with commas between them, and A.B for field B of column A"
+            )
+        columns[part] = (*columns.get(part, ()), column)
+    return columns
+
+
 def by_columns(given: str) -> Schema:
     """The schema of --columns=problem:A,solution:B,answer:C; ValueError for an invalid flag.
 
-    A column's cells are texts, lists of texts, or lists of messages; A.B is field B of column A.
     Several solution columns, and several texts of a list, are several solutions.
     """
-    columns: dict[str, list[str]] = {part: [] for part in PARTS}
-    for piece in given.split(","):
-        part, colon, column = (word.strip() for word in piece.partition(":"))
-        if not colon or not column or part not in columns:
-            raise ValueError(
-                f"--columns={given}: {piece!r} is invalid; allowed: problem:COLUMN, "
-                "solution:COLUMN, answer:COLUMN, with commas between them"
-            )
-        columns[part].append(column)
-    if any(len(columns[part]) != 1 for part in ("problem", "answer")) or not columns["solution"]:
+    columns = parse_columns(given, "--columns")
+    numbers = [len(columns.get(part, ())) for part in ("problem", "answer")]
+    if numbers != [1, 1] or "solution" not in columns:
         raise ValueError(
             f"--columns={given}: it must name one problem, one answer and at least one solution"
         )
-    every = [column for part in PARTS for column in columns[part]]
-
-    def read(row: dict) -> Row:
-        problem, answer = (cell(row, columns[part][0]) for part in ("problem", "answer"))
-        solutions: list = []
-        for column in columns["solution"]:
-            value = cell(row, column)
-            texts = all(isinstance(one, str | None) for one in listed(value))
-            solutions += listed(value) if texts else [spoken(value, "assistant")]
-        answers = listed(answer)
-        question = text(problem) or spoken(problem, "user")
-        return plain(question, answers[0] if len(answers) == 1 else None, *solutions)
-
-    return Schema("columns", tuple(dict.fromkeys(one.split(".")[0] for one in every)), read)
-
-
-def cell(row: dict, path: str) -> Any:
-    """The value under a column, or under A.B.C the field of a field; None where it is missing."""
-    value: Any = row
-    for name in path.split("."):
-        if not isinstance(value, dict):
-            return None
-        value = value.get(name)
-    return value
+    every = dict.fromkeys(column for part in PARTS for column in columns[part])
+    return Schema("columns", tuple(every), by_parts(every=True, **columns))

@@ -18,18 +18,20 @@ NETWORK |= {"TimeoutException", "ConnectTimeoutError", "NameResolutionError", "P
 NETWORK |= {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "NetworkError", "gaierror"}
 
 
-def look_up(name: str, kind: str) -> Exception | None:
-    """The error of asking the hub once for a repository; None where it has it.
+def look_up(name: str, kind: str, revision: str = "") -> tuple[str | None, Exception | None]:
+    """(commit, None) of a repository that the hub has, else (None, the error of asking once).
 
-    kind: "model" or "dataset".
+    kind: "model" or "dataset". revision: a commit, branch or tag; "": the newest.
     """
     import huggingface_hub
 
     try:
-        huggingface_hub.HfApi().repo_info(name, repo_type=kind, timeout=TIMEOUT_S)
+        found = huggingface_hub.HfApi().repo_info(
+            name, repo_type=kind, revision=revision or None, timeout=TIMEOUT_S
+        )
     except Exception as error:
-        return error
-    return None
+        return None, error
+    return found.sha, None
 
 
 @contextlib.contextmanager
@@ -66,8 +68,8 @@ def is_network(error: BaseException) -> bool:
     return not is_absent(error) and bool(kinds(error) & NETWORK)
 
 
-def reason(error: BaseException, name: str) -> str:
-    """Why the hub did not give a repository, in one line."""
+def reason(error: BaseException, name: str, cached: bool = True) -> str:
+    """Why the hub did not give a repository, in one line; cached: earlier downloads would do."""
     found = kinds(error)
     if "GatedRepoError" in found:
         return (
@@ -77,9 +79,8 @@ def reason(error: BaseException, name: str) -> str:
     if is_absent(error):
         return "the hub has no such name, or it is private: check the name, or set HF_TOKEN"
     if is_network(error):
-        return (
-            f"the hub cannot be reached ({first_line(error)}), and no earlier download is on disk"
-        )
+        nor_cached = ", and no earlier download is on disk" if cached else ""
+        return f"the hub cannot be reached ({first_line(error)}){nor_cached}"
     return f"{type(error).__name__}: {first_line(error)}"
 
 

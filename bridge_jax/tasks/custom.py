@@ -26,7 +26,7 @@ import regex
 
 from bridge_jax import tasks
 from bridge_jax.config.schema import LocalPath
-from bridge_jax.data import tables
+from bridge_jax.data import row_source, tables
 from bridge_jax.data.traces import MOST_DROPPED, deduplicate, text_key
 from bridge_jax.grading import rewards, trial
 from bridge_jax.grading.extract import last_boxed, lenient_answer
@@ -267,6 +267,6 @@ def instruction_of(cfg: Config) -> str:
 def benchmark_name(given: str) -> str:
     """The name of a benchmark of one's own in tables and file names: custom_STEM."""
     stem = Path(given.rstrip("/")).name
-    for suffix in tables.SUFFIXES:
+    for suffix in row_source.SUFFIXES:
         stem = stem.removesuffix(suffix)
     return f"custom_{re.sub(r'[^A-Za-z0-9_.-]+', '_', stem)}"

@@ -18,12 +18,12 @@ from typing import Any
 
 from absl import flags
 
-from bridge_jax.data import demo_schemas, demo_sources
+from bridge_jax.data import demo_schemas, row_source
 from bridge_jax.data.contamination import HeldOut
 from bridge_jax.data.demo_file import DemoFile, fill, pinned_revision
 from bridge_jax.data.demo_schemas import Schema
 from bridge_jax.data.demo_selection import Criteria
-from bridge_jax.data.demo_sources import Source
+from bridge_jax.data.row_source import RowSource
 from bridge_jax.data.tokenizers import HFTokenizer
 from bridge_jax.evaluation.lazy_pool import LazyPool
 from bridge_jax.filesystem import files
@@ -46,7 +46,7 @@ def given_schema() -> Schema | None:
     return demo_schemas.named(name) if name else None
 
 
-def open_source(out: str) -> tuple[Source, Schema]:
+def open_source(out: str) -> tuple[RowSource, Schema]:
     """The source of --from or --source, and its schema."""
     hub, local, given = flags.FLAGS["from"].value, flags.FLAGS.source, given_schema()
     if bool(hub) == bool(local):
@@ -61,11 +61,18 @@ def open_source(out: str) -> tuple[Source, Schema]:
     for flag in ("subset", "revision"):
         if getattr(flags.FLAGS, flag):
             raise ValueError(f"--{flag} belongs to --from, not to --source")
-    source = demo_sources.open_files(local)
+    where = f"--source={local}"
+    paths = row_source.find_files(local, where)
+    if not paths:
+        raise ValueError(
+            f"{where}: no {', '.join(row_source.SUFFIXES)} found; give a folder, a file, or a "
+            "pattern in quotes such as 'data/train-*.parquet'"
+        )
+    source = row_source.open_files(paths, where)
     return source, given or demo_schemas.recognised(source.columns)
 
 
-def open_repository(hub: str, out: str) -> tuple[Source, Schema | None]:
+def open_repository(hub: str, out: str) -> tuple[RowSource, Schema | None]:
     """The source of --from, and its schema where the repository is a known one."""
     schema = demo_schemas.find(hub)
     if schema is None and "/" not in hub:
@@ -74,12 +81,14 @@ def open_repository(hub: str, out: str) -> tuple[Source, Schema | None]:
     if schema and not schema.hub:
         raise ValueError(f"--from={hub} is a schema; give its files with --source")
     name = schema.hub if schema else hub
-    source = demo_sources.open_hub(
-        name,
-        flags.FLAGS.subset or (schema.config if schema else ""),
-        flags.FLAGS.split,
-        flags.FLAGS.revision or pinned_revision(out, name),
-    )
+    config = flags.FLAGS.subset or (schema.config if schema else "")
+    revision = flags.FLAGS.revision or pinned_revision(out, name)
+    try:
+        source = row_source.open_hub(name, config, flags.FLAGS.split, revision, streaming=True)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. Check --from, --subset and --split, or give a copy with --source=FOLDER"
+        ) from error
     return source, schema
 
 

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bridge_jax.data import tables
+from bridge_jax.data import row_source, tables
 from tests import errors
 from tests.data.problems import write
 
@@ -129,18 +129,19 @@ def test_what_cannot_be_read(tmp_path):
 
 
 def test_a_hub_name(monkeypatch):
-    """owner/name/config, with the split; an error of the hub names the key."""
+    """owner/name/config@revision, with the split; an error of the hub names the key."""
     asked = []
 
-    def from_hub(source):
-        asked.append((source.hub, source.split))
-        if source.hub == ("who/nothing",):
-            raise ValueError("cannot load: no such name; or set data_dir to a folder")
-        return "x", [{"problem": "One?", "answer": "1"}]
+    def open_hub(*given):
+        asked.append(given)
+        if given[0] == "who/nothing":
+            raise ValueError("cannot load: no such name")
+        read = lambda: iter([{"problem": "One?", "answer": "1"}])
+        return row_source.RowSource("x", {}, ("problem", "answer"), 1, read)
 
-    monkeypatch.setattr(tables.datasets, "from_hub", from_hub)
+    monkeypatch.setattr(row_source, "open_hub", open_hub)
     assert len(tables.read("who/what/main", "task.train", "dev").rows) == 1
-    assert tables.read("who/what", "task.train").total == 1
-    assert asked == [(("who/what", "main"), "dev"), (("who/what",), "train")]
+    assert tables.read("who/what@v1.0", "task.train").total == 1
+    assert asked == [("who/what", "main", "dev", ""), ("who/what", "", "train", "v1.0")]
     with pytest.raises(ValueError, match="task.train=who/nothing .*no such name; give a local"):
         tables.read("who/nothing", "task.train")

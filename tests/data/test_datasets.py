@@ -34,18 +34,23 @@ def hub(monkeypatch, rows, error=None, refusal=None):
     refusal: what the hub answers when it is looked up.
     """
     asked = []
-    monkeypatch.setattr(hub_client, "look_up", lambda name, kind: refusal)
+    commit = None if refusal else "c0ffee"
+    monkeypatch.setattr(hub_client, "look_up", lambda *asked: (commit, refusal))
     monkeypatch.setattr(
         hub_client,
         "offline",
         lambda is_offline: contextlib.nullcontext(asked.append(("offline", is_offline))),
     )
 
-    def load_dataset(*name, split):
-        asked.append((name, split))
+    class Rows(list):
+        column_names = ("question", "answer")
+
+    def load_dataset(*name, split, revision, streaming):
+        assert not streaming
+        asked.append((name, split, revision))
         if error:
             raise error
-        return rows
+        return Rows(rows)
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     return asked
@@ -62,7 +67,7 @@ def test_files_and_hub_give_the_same_rows(tmp_path, monkeypatch):
         monkeypatch, [{"question": row["problem"], "answer": row["answer"]} for row in ROWS]
     )
     found = datasets.read(SOURCE)
-    assert asked == [("offline", False), (("who/what", "main"), "test")]
+    assert asked == [("offline", False), (("who/what", "main"), "test", "c0ffee")]
     assert [{key: row[key] for key in ROWS[0]} for row in found] == ROWS
 
 
@@ -77,7 +82,7 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch):
     )
     with errors.raises(ValueError, "who/what/main/test", "no route", "data_dir", "some.jsonl"):
         datasets.read(SOURCE)
-    assert asked == [("offline", True), (("who/what", "main"), "test")]
+    assert asked == [("offline", True), (("who/what", "main"), "test", None)]
 
 
 def test_a_data_set_that_the_hub_refuses_is_not_asked_again(monkeypatch):
@@ -125,8 +130,8 @@ def test_a_data_set_that_the_hub_refuses_is_not_asked_again(monkeypatch):
             {"id": "0", "problem": "What?", "answer": "4"},
             ("some.jsonl", "row 3", "'0'", "row 1"),
         ),
-        ("{torn", ("some.jsonl", "row 3", "JSON")),
-        ('["a"]', ("some.jsonl", "row 3", "object", "list")),
+        ("{torn", ("some.jsonl", "line 3", "JSON")),
+        ('["a"]', ("some.jsonl", "line 3", "object", "list")),
     ],
 )
 def test_bad_rows_are_named(tmp_path, row, message):
@@ -174,7 +179,7 @@ def test_files_that_are_no_utf8_and_half_characters_are_named(tmp_path):
     with errors.raises(ValueError, "some.jsonl", "iconv -f UTF-16"):
         datasets.read(SOURCE, str(tmp_path))
     write(tmp_path, [ROWS[0], '{"id": "7", "problem": "a \\ud835?", "answer": "4"}'])
-    with errors.raises(ValueError, "some.jsonl", "row 2", "character"):
+    with errors.raises(ValueError, "some.jsonl", "line 2", "character"):
         datasets.jsonl(path)
 
 

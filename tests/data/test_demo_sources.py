@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import collections
-import json
 
 import pytest
 
 from bridge_jax import tasks
-from bridge_jax.data import demo_file, demo_schemas, demo_selection, demo_sources
+from bridge_jax.data import demo_file, demo_schemas, demo_selection, row_source
 from bridge_jax.data.contamination import HeldOut
 from bridge_jax.data.demo_selection import Criteria, Grader
 from bridge_jax.grading.extract import last_boxed
@@ -27,10 +26,14 @@ def criteria(**how) -> Criteria:
     return Criteria(how.pop("grader", MATH), judge, lengths, **how)
 
 
+def open_files(path) -> row_source.RowSource:
+    return row_source.open_any(str(path), f"--source={path}")
+
+
 def decide(schema: str, rows, tmp_path, **how):
     """Decisions on rows that were written to a file and recognised by their columns."""
     path = demo_rows.write(tmp_path / "data" / "train.parquet", schema, rows)
-    source = demo_sources.open_files(str(path.parent))
+    source = open_files(path.parent)
     found = demo_schemas.recognised(source.columns)
     assert found.name == schema
     read = list(source.read(0, found.columns_of(source.columns)))
@@ -234,7 +237,7 @@ def test_verl_is_recognised_by_its_columns(tmp_path):
 def test_columns_by_name():
     """Cells may be texts, numbers, lists or messages, and fields of fields."""
     schema = demo_schemas.by_columns("problem:q,solution:s,solution:t.u,answer:m.truth")
-    assert schema.required == ("q", "s", "t", "m")
+    assert schema.columns_of("qstm") == ["q", "s", "t", "m"]
     row = {"q": said("user", "Why?"), "s": ["x", None], "t": {"u": said("assistant", "y")}}
     found = schema.read(row | {"m": {"truth": 7}})
     assert found == ("Why?", "7", ((0, "x"), (2, "y")), 2, False)
@@ -270,124 +273,6 @@ def test_names_of_the_hub():
     """A schema is found by its short name and by its repository."""
     assert demo_schemas.named("GAIR/LIMO") is demo_schemas.named("limo")
     assert demo_schemas.named("openthoughts").config == "metadata"
-
-
-# --- files
-
-
-def numbers(folder, count: int, group: int = 1000, start: int = 0, name: str = "a.parquet"):
-    rows = [dict(problem=f"p{n}", answer="1", solution="s") for n in range(start, start + count)]
-    return demo_rows.write(folder / name, "traces", rows, group)
-
-
-def test_files_are_read_from_any_row_on(tmp_path):
-    """Parquet with several row groups, and JSONL, are one source in the order of their names."""
-    numbers(tmp_path / "d", 200, group=70)
-    rows = [json.dumps(dict(problem=f"p{n}", answer=1)) for n in range(200, 210)]
-    (tmp_path / "d" / "b.jsonl").write_text("\n\n".join(rows))
-    numbers(tmp_path / "d", 5, start=210, name="c.parquet")
-    numbers(tmp_path / "d" / ".cache", 5)
-    source = demo_sources.open_files(str(tmp_path / "d"))
-    assert source.columns == ("problem", "solution", "answer")
-    for skip in (0, 1, 69, 70, 139, 200, 203, 210, 214, 215, 300):
-        found = [row["problem"] for row in source.read(skip, ("problem",))]
-        assert found == [f"p{n}" for n in range(skip, 215)]
-    assert [file["name"] for file in source.origin["files"]] == [
-        "a.parquet",
-        "b.jsonl",
-        "c.parquet",
-    ]
-    assert list(source.read(214, ("problem",))) == [{"problem": "p214"}]
-
-
-def test_a_parquet_is_never_a_whole_table(tmp_path, monkeypatch):
-    """Rows come as record batches, whatever the size of a row group."""
-    path, sizes, groups = numbers(tmp_path, 1000, group=500), [], []
-    from_file = demo_sources.parquet_rows
-
-    class Watched:
-        def __init__(self, table):
-            self.table = table
-
-        def __getattr__(self, name):
-            return getattr(self.table, name)
-
-        def iter_batches(self, size, row_groups, columns):
-            groups.append(row_groups)
-            for batch in self.table.iter_batches(size, row_groups, columns):
-                sizes.append(batch.num_rows)
-                yield batch
-
-    monkeypatch.setattr(
-        demo_sources, "parquet_rows", lambda table, *args: from_file(Watched(table), *args)
-    )
-    source = demo_sources.open_files(str(path))
-    rows = source.read(0, ("problem",))
-    next(rows)
-    assert sizes == [demo_sources.BATCH]
-    assert len(list(rows)) == 999
-    # nor are row groups read that are skipped
-    assert len(list(source.read(500, ("problem",)))) == 500
-    assert groups == [[0, 1], [1]]
-
-
-def test_files_that_cannot_be_read(tmp_path):
-    """One line each, with the file and the way out."""
-    open_files = lambda name: demo_sources.open_files(str(tmp_path / name))
-    with errors.raises(ValueError, "nothing", ".parquet"):
-        open_files("nothing")
-    (tmp_path / "t.csv").write_text("a,b")
-    with errors.raises(ValueError, "t.csv", ".jsonl"):
-        open_files("t.csv")
-    (tmp_path / "p.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid 1\n")
-    with errors.raises(ValueError, "p.parquet", "git lfs pull"):
-        open_files("p.parquet")
-    (tmp_path / "empty.jsonl").write_text("")
-    with errors.raises(ValueError, "empty.jsonl", "no rows"):
-        open_files("empty.jsonl")
-    numbers(tmp_path, 0, name="none.parquet")
-    with errors.raises(ValueError, "none.parquet", "no rows"):
-        open_files("none.parquet")
-    (tmp_path / "list.json").write_text('[{"problem": "a"}]')
-    with errors.raises(ValueError, "list.json", "object"):
-        open_files("list.json")
-
-
-def test_a_bad_line_is_named_when_it_is_reached(tmp_path):
-    """The rows before it are read."""
-    lines = [json.dumps(dict(problem="a"))] * 200 + ["{"]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    rows = demo_sources.open_files(str(tmp_path / "a.jsonl")).read(0, ("problem",))
-    assert len([next(rows) for _ in range(200)]) == 200
-    with errors.raises(ValueError, "a.jsonl", "line 201"):
-        next(rows)
-
-
-def test_a_stream_of_the_hub_that_breaks():
-    """The row is named, and that nothing is lost; the error may be of any kind."""
-
-    class Broken:
-        def select_columns(self, columns):
-            assert columns == ["a"]
-            return self
-
-        def skip(self, rows):
-            yield from [{"a": 1}, {"a": 2}]
-            raise LookupError("the network\nis gone")
-
-    rows = demo_sources.hub_rows(Broken(), "some/data", 7, ("a",))
-    assert [next(rows), next(rows)] == [{"a": 1}, {"a": 2}]
-    with errors.raises(ValueError, "some/data", "row 9", "the network is gone", "same command"):
-        next(rows)
-
-
-def test_a_file_that_lacks_a_column(tmp_path):
-    """Found among others that have it."""
-    numbers(tmp_path, 3)
-    demo_rows.write(tmp_path / "b.parquet", "limo", [dict(question="a")])
-    rows = demo_sources.open_files(str(tmp_path)).read(0, ("problem",))
-    with errors.raises(ValueError, "b.parquet", "problem", "question"):
-        list(rows)
 
 
 # --- the choice

@@ -17,7 +17,7 @@ import pytest
 from absl import flags
 
 from bridge_jax import tasks
-from bridge_jax.data import demo_file, demo_sources
+from bridge_jax.data import demo_file, row_source
 from bridge_jax.data.tokenizers import CharTokenizer
 from bridge_jax.data.traces import read_traces
 from bridge_jax.evaluation.lazy_pool import LazyPool
@@ -182,7 +182,7 @@ def hub(monkeypatch, tmp_path):
     path = demo_rows.write(tmp_path / "hub" / "in.parquet", "deepmath", alike(300))
     real, asked = datasets.load_dataset, []
 
-    def info(self, name, revision=None, timeout=None):
+    def info(self, name, revision=None, **how):
         if name != "zwhe99/DeepMath-103K":
             raise huggingface_hub.errors.HfHubHTTPError(f"404: no {name}", response=None)
         return huggingface_hub.hf_api.DatasetInfo(
@@ -203,7 +203,7 @@ def hub(monkeypatch, tmp_path):
 
 def test_the_hub_at_a_pinned_revision(traces, hub, monkeypatch, tmp_path):
     """The manifest has the commit; a command that goes on reads that commit, and no other."""
-    broken = demo_sources.hub_rows
+    broken = row_source.hub_rows
 
     def until(*arguments):
         for number, row in enumerate(broken(*arguments)):
@@ -211,10 +211,10 @@ def test_the_hub_at_a_pinned_revision(traces, hub, monkeypatch, tmp_path):
                 raise ValueError("row 200 cannot be read")
             yield row
 
-    monkeypatch.setattr(demo_sources, "hub_rows", until)
+    monkeypatch.setattr(row_source, "hub_rows", until)
     code, shown = traces("--from=deepmath", "--decontaminate=none", "--revision=abc")
     assert code == 2 and "row 200" in shown
-    monkeypatch.setattr(demo_sources, "hub_rows", broken)
+    monkeypatch.setattr(row_source, "hub_rows", broken)
     code, shown = traces("--from=zwhe99/DeepMath-103K", "--decontaminate=none")
     assert code == 0, shown
     assert hub == [("zwhe99/DeepMath-103K", None, "train", "abc")] * 2
@@ -339,7 +339,7 @@ def test_no_network(traces, monkeypatch):
     """One line with the way out."""
 
     def unreachable(*args, **kwargs):
-        raise ConnectionError("Name or service\nnot known")
+        raise ConnectionError("Name or service not known\nand so on")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     code, shown = traces("--from=deepmath", "--decontaminate=none")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import datasets
 import httpx2
 import huggingface_hub
@@ -53,18 +55,23 @@ def test_reasons_are_one_line(error, message, network, absent):
 
 
 def test_a_look_up_is_one_request(monkeypatch):
-    """With a limit of time; the error is returned, and None where the hub has the repository."""
+    """With a limit of time; the commit is returned, or the error."""
     asked = []
 
     class Api:
-        def repo_info(self, name, repo_type, timeout):
-            asked.append((name, repo_type, timeout))
+        def repo_info(self, name, repo_type, revision, timeout):
+            asked.append((name, repo_type, revision, timeout))
             if name == "a/b":
                 raise NO_NETWORK
+            return types.SimpleNamespace(sha="c0ffee")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    assert hub.look_up("a/b", "dataset") is NO_NETWORK and hub.look_up("c/d", "model") is None
-    assert asked == [("a/b", "dataset", hub.TIMEOUT_S), ("c/d", "model", hub.TIMEOUT_S)]
+    assert hub.look_up("a/b", "dataset") == (None, NO_NETWORK)
+    assert hub.look_up("c/d", "model", "v1") == ("c0ffee", None)
+    assert asked == [
+        ("a/b", "dataset", None, hub.TIMEOUT_S),
+        ("c/d", "model", "v1", hub.TIMEOUT_S),
+    ]
 
 
 def test_offline_reads_caches_alone_and_is_undone():
