@@ -193,3 +193,5 @@ class Task:
     demo_weights: Mapping[int, int] = dataclasses.field(default_factory=dict)
     # how the rows of the traces were used (traces.count_rows); empty for generated demonstrations
     demo_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # fingerprint of the code of the user's reward function; "" without one
+    reward_code: str = ""

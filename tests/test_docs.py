@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pathlib
 import re
 import shlex
@@ -14,7 +13,7 @@ from absl import flags
 
 from bridge_jax import methods, tasks
 from bridge_jax.training import settings
-from configs import own_data
+from configs import smollm2_arithmetic
 from experiments import cli
 from experiments.sweep import plan
 
@@ -219,16 +218,13 @@ def test_the_readme_is_short():
 
 
 def test_rows_of_the_page_on_data_are_read(tmp_path):
-    """Its example of a JSONL file, as the training problems and as the benchmark, by its config."""
+    """Its example of a JSONL file, as training problems and as held-out ones, by the task custom."""
     page = (ROOT / "docs" / "data.md").read_text()
     rows = re.findall(r"^    (\{.*\})$", page, flags=re.M)
-    for folder, name in (("train", "limr"), ("benchmarks", "math500")):
-        (tmp_path / folder).mkdir()
-        changed = [json.loads(row) for row in rows]
-        text = "".join(json.dumps(row) + "\n" for row in changed)
-        (tmp_path / folder / f"{name}.jsonl").write_text(text)
-    config = own_data.get_config("sft")
-    config.task.data_dir = str(tmp_path)
-    task = tasks.load("limr").make(settings.read(config, devices=1).task)
-    assert len(task.train) == len(task.splits["math500"]) == len(rows) == 2
+    file = tmp_path / "problems.jsonl"
+    file.write_text("\n".join(rows))
+    config = smollm2_arithmetic.get_config("sft,custom")
+    config.task.update(dict(train=str(file), test=str(file)))
+    task = tasks.load("custom").make(settings.read(config, devices=1).task)
+    assert len(task.train) == len(task.splits["test"]) == len(rows) == 2
     assert [problem.answer for problem in task.demos] == ["5"]

@@ -29,7 +29,7 @@ STATES = {
     "unmatched": "it is not a problem of the task of --match",
     "no_answer": "the answer is null, blank, or no text",
     "no_solution": "all solutions are null or blank",
-    "contaminated": "the problem is one of a benchmark, or shares 13 words in a row with one",
+    "contaminated": "the problem is one of a benchmark, or a copy (contamination.py)",
     "repeated": "an earlier row of the same problem was kept",
     "flagged": "the source's own flags accept no solution, or are missing",
     "unfinished": "the reasoning is never closed, or nothing comes after it",

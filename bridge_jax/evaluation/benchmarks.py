@@ -102,5 +102,7 @@ def manifest(
             group["stop"] = list(benchmark.task.stop)
         if benchmark.name.startswith("custom_"):
             group |= {key: getattr(options, key) for key in ("reward", "pattern")}
+        if benchmark.task.reward_code:
+            group["reward_code"] = benchmark.task.reward_code
         groups[f"task {benchmark.name}"] = group
     return groups

@@ -9,6 +9,7 @@ the function once.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.util
 import math
@@ -42,6 +43,20 @@ def load(name: str) -> Callable:
     else:
         module = importlib.import_module(place)
     return getattr(module, attribute)
+
+
+def code_hash(name: str) -> str:
+    """12 hex digits of the SHA-256 of the files of the function and of the module that is named.
+
+    What these import is not in it.
+    """
+    function, place = load(name), NAME.fullmatch(name)[1]
+    module = place if place.endswith(".py") else sys.modules[place].__file__
+    code = getattr(function, "__code__", None)
+    files = dict.fromkeys((module, code.co_filename if code else module))
+    contents = [Path(file).expanduser() for file in files if file]
+    whole = b"".join(one.read_bytes() for one in contents if one.is_file())
+    return hashlib.sha256(whole).hexdigest()[:12]
 
 
 def judge(name: str, question: str, text: str, gold: str) -> Outcome:

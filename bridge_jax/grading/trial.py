@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from bridge_jax.grading import rewards, worker
 
@@ -18,8 +19,15 @@ TRIAL_SECONDS = 120.0
 MEMORY_BYTES = 2 << 30
 
 
-def try_out(name: str, question: str, text: str, gold: str) -> str:
-    """Why the function cannot be used, found by one call in a process like a worker; "" if it can.
+class Trial(NamedTuple):
+    """What one call of a reward function showed."""
+
+    failure: str = ""  # why it cannot be used; "" if it can
+    code: str = ""  # rewards.code_hash
+
+
+def try_out(name: str, question: str, text: str, gold: str) -> Trial:
+    """The result of one call of the function in a process like a worker.
 
     It gets the processor time of an import, not that of one call.
     """
@@ -35,27 +43,27 @@ def try_out(name: str, question: str, text: str, gold: str) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"it did not return within {TRIAL_SECONDS:.0f} seconds"
+        return Trial(f"it did not return within {TRIAL_SECONDS:.0f} seconds")
     if done.returncode:
-        return f"its process ended with exit code {done.returncode}"
-    return json.loads(done.stdout)
+        return Trial(f"its process ended with exit code {done.returncode}")
+    return Trial(*json.loads(done.stdout))
 
 
 def main(memory_bytes: int, seconds: float) -> None:
-    """The process of `try_out`: a call as JSON on stdin, what is wrong as JSON on stdout."""
+    """The process of `try_out`: a call as JSON on stdin, a Trial as JSON on stdout."""
     answers = worker.begin(memory_bytes)
     worker.limit_cpu_time(seconds)
     call = json.loads(sys.stdin.read())
     try:
         rewards.load(call[0])
     except BaseException as error:
-        found = f"it cannot be imported: {describe(error)}"
+        found = Trial(f"it cannot be imported: {describe(error)}")
     else:
         try:
             rewards.judge(*call)
-            found = ""
+            found = Trial(code=rewards.code_hash(call[0]))
         except BaseException as error:
-            found = f"called on one row it failed: {describe(error)}"
+            found = Trial(f"called on one row it failed: {describe(error)}")
     answers.write(json.dumps(found))
     answers.flush()
     # threads of the user's module must not keep the process

@@ -6,8 +6,8 @@ machine, whatever is added later. Without `task.train` the task is for evaluatio
 
 Rewards: `math` compares mathematically, `exact` as text with white space folded, `choice` by the
 letter, `regex` as `exact` with the answer found by `task.pattern`, and MODULE:FUNCTION calls
-function(question, text, gold) in the grading workers (grading/rewards.py); its code is no part of
-the run's fingerprints. The text is the whole completion or, with `task.pattern`, what the pattern
+function(question, text, gold) in the grading workers (grading/rewards.py); the file of its code is
+among the run's fingerprints. The text is the whole completion or, with `task.pattern`, what the pattern
 finds. The search has a time limit (PATTERN_S), since a pattern may backtrack for hours; a sample
 at which it is reached has the outcome timeout.
 """
@@ -84,7 +84,7 @@ def make(cfg: Config) -> Task:
     if train and not test:
         train, test = split(train, cfg)
     check_golds(cfg, [*train, *test])
-    check_function(cfg, [*train, *test])
+    code = try_function(cfg, [*train, *test])
     grader = grader_of(cfg)
     held_out = deduplicate([tasks.problem_from_row(row) for row in test], "task.test")
     if train:
@@ -97,7 +97,7 @@ def make(cfg: Config) -> Task:
         messages = tasks.message_renderer(cfg)
         task = Task(name, (), (), {name: held_out}, messages, *grader, stop=stop)
     render = functools.partial(tasks.message_renderer(cfg), instruction=instruction_of(cfg))
-    return dataclasses.replace(task, messages=render)
+    return dataclasses.replace(task, messages=render, reward_code=code)
 
 
 def check(cfg: Config) -> None:
@@ -177,15 +177,20 @@ def check_golds(cfg: Config, rows: Sequence[dict]) -> None:
             )
 
 
-def check_function(cfg: Config, rows: Sequence[dict]) -> None:
-    """ValueError where the reward is a function that cannot be imported or called."""
+def try_function(cfg: Config, rows: Sequence[dict]) -> str:
+    """The fingerprint of a reward function's code; "" where the reward is none.
+
+    ValueError where the function cannot be imported or called.
+    """
     if cfg.reward in REWARDS:
-        return
+        return ""
     # a row with a worked solution is like a completion
     row = next((row for row in rows if row["solution"].strip()), rows[0])
     text = extract(row["solution"] or row["answer"], cfg.pattern, whole=True)
-    if failure := trial.try_out(cfg.reward, row["problem"], text or row["answer"], row["answer"]):
-        raise ValueError(f"task.reward={cfg.reward}: {failure}")
+    found = trial.try_out(cfg.reward, row["problem"], text or row["answer"], row["answer"])
+    if found.failure:
+        raise ValueError(f"task.reward={cfg.reward}: {found.failure}")
+    return found.code
 
 
 def grader_of(cfg: Config) -> tasks.Grader:

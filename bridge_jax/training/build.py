@@ -320,8 +320,8 @@ def split_by_demos(task: Task, count: int) -> dict[str, tuple]:
 def fingerprints(data: RunData) -> dict[str, Any]:
     """Data that determines a run in addition to its config, as JSON.
 
-    Fingerprints of the rendered prompts and of every list of problems, stop strings, and the counts
-    of the demonstrations' rows.
+    Fingerprints of the rendered prompts and of every list of problems, stop strings, the code of a
+    reward function, and the counts of the demonstrations' rows.
     """
     lists = {
         "train": data.prompts.problems,
@@ -335,6 +335,8 @@ def fingerprints(data: RunData) -> dict[str, Any]:
     found = {"template": batches.template_hash(data.tokenizer, data.task.messages), "rows": rows}
     if data.task.stop:
         found["stop"] = list(data.task.stop)
+    if data.task.reward_code:
+        found["reward_code"] = data.task.reward_code
     if data.demo_counts:
         found["demonstrations"] = data.demo_counts
     return found

@@ -12,7 +12,7 @@ from bridge_jax import methods, optim, tasks
 from bridge_jax.config import schema
 from bridge_jax.distributed import sharding
 from bridge_jax.training import settings
-from configs import any_task, base, own_data, quickstart
+from configs import any_task, base, ladder, quickstart
 from configs import tasks as task_groups
 from tests import errors
 
@@ -94,7 +94,7 @@ def test_configs_with_a_tokenizer_take_any_task(name):
 
 def test_configs_with_a_task_of_their_own_refuse_another():
     """And name those that take one."""
-    for config in (quickstart, own_data):
+    for config in (quickstart, ladder):
         with errors.raises(ValueError, "'bridge,gsm8k'", "configs/any_task.py"):
             config.get_config("bridge,gsm8k")
 

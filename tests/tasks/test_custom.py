@@ -139,7 +139,8 @@ def test_function(tmp_path, monkeypatch):
     assert graded(task, "It is 7.") == DeferredComparison(
         "7", "It is 7.", function="mine:score", question="P?"
     )
-    assert graded(task, " \n") is None
+    assert graded(task, " \n") is None and task.reward_code
+    assert not benchmark(tmp_path, "7", reward="exact").reward_code
     task = benchmark(tmp_path, "7", reward="mine:score", pattern="is (.)")
     assert graded(task, "It is 7.").answer == "7"
     rows = [row | {"solution": "So " + row["answer"]} for row in ROWS[:30]]

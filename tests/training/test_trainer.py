@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -333,7 +334,7 @@ def test_sigterm_before_the_first_step(quick, unbroken, tmp_path, monkeypatch, a
 
 
 def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatch):
-    """A changed prompt or problem is told apart although no key of the config differs."""
+    """A changed prompt, problem or reward function is told apart although no key differs."""
     go(tmp_path, "sft", stop_at=1)
     message, build_problems = (
         tiny_runs.arithmetic.plain_message,
@@ -363,6 +364,12 @@ def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatc
         with pytest.raises(ValueError, match=r"fingerprints.rows.demos") as error:
             go(tmp_path, "sft")
     assert "fingerprints.rows.train" not in str(error.value)
+    make = tiny_runs.arithmetic.make
+    with monkeypatch.context() as patch:
+        coded = lambda cfg: dataclasses.replace(make(cfg), reward_code="c0ffee")
+        patch.setattr(tiny_runs.arithmetic, "make", coded)
+        with errors.raises(ValueError, "fingerprints.reward_code", "c0ffee", "--force_config"):
+            go(tmp_path, "sft")
     assert go(tmp_path, "sft")["step"] == STEPS
 
 
