@@ -19,6 +19,7 @@ from typing import Any
 from bridge_jax.data.demo_schemas import Row, Schema
 from bridge_jax.data.demo_selection import (
     GRADED,
+    OUTCOMES,
     STATES,
     Criteria,
     Decision,
@@ -160,11 +161,18 @@ class DemoFile:
             self._state, json.dumps(self._head | state | {"contaminated_by": dict(self.benchmarks)})
         )
 
-    def finish(self) -> dict[str, Any]:
-        """Writes the manifest and gives the output its name; ValueError where nothing was kept."""
+    def finish(self, failure: str = "") -> dict[str, Any]:
+        """Writes the manifest and gives the output its name.
+
+        ValueError where nothing was kept; failure: the first answer that did not grade.
+        """
         if not self.states["kept"]:
             self._state.unlink(missing_ok=True)
-            raise ValueError(f"all {self.rows} rows were dropped: {self.summary()}")
+            most = self.states.most_common(1)[0][0]
+            raise ValueError(
+                f"all {self.rows} rows were dropped: {self.summary()}. The state {most} means: "
+                f"{STATES[most]}{such_as(failure)}"
+            )
         with open(self.part, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         manifest = {
@@ -208,31 +216,39 @@ def fill(
     criteria: Criteria,
     limit: int,
     show: Callable[[int, str], None],
-) -> None:
+) -> str:
     """Reads rows into the output until they end, or `limit` demonstrations (0: no limit) are there.
 
-    ValueError for rows that the schema does not fit, and for an answer that never grades.
+    Returns the first answer that did not grade, beside the problem's own; "" for none. ValueError for rows that the schema does not fit, and for an answer that never grades.
     """
     wanted = min(
         limit or float("inf"), float("inf") if criteria.match is None else len(criteria.match)
     )
+    failure = ""
     while output.states["kept"] < wanted:
         group = list(itertools.islice(rows, GROUP))
         if not group:
-            return
+            break
         read = [read_row(schema, row, number) for number, row in enumerate(group, output.rows)]
         decisions = up_to(select(read, criteria, output.kept), wanted - output.states["kept"])
         output.add(decisions)
         show(output.rows, f"{output.states['kept']} kept")
         graded = sum(output.states[state] for state in GRADED)
         right = output.states["kept"] + output.states["too_long"]
+        failed = [one for one, fate in zip(read, decisions) if fate.state in OUTCOMES.values()]
+        if failed and not failure:
+            failure = describe_failure(failed[0], criteria)
         if graded >= HOPELESS and not right and criteria.grader:
-            failed = [one for one, fate in zip(read, decisions) if fate.state in GRADED]
-            example = f" Such as: {describe_failure(failed[0], criteria)}." if failed else ""
             raise ValueError(
-                f"no solution of {graded} rows has a right answer ({output.summary()}).{example} "
-                "Check --columns, and --grader=math, a task's name or none"
+                f"no solution of {graded} rows has a right answer ({output.summary()})"
+                f"{such_as(failure)}. Check --columns, and --grader=math, a task's name or none"
             )
+    return failure
+
+
+def such_as(failure: str) -> str:
+    """The first answer that did not grade, as the end of a message."""
+    return f", such as: {failure}" if failure else ""
 
 
 def up_to(decisions: list[Decision], kept: float) -> list[Decision]:

@@ -327,8 +327,8 @@ def recognised(there: Sequence[str]) -> Schema:
     """The schema that these columns have: of several, the one that needs the most columns."""
     fitting = [schema for schema in SCHEMAS if set(schema.required) <= set(there)]
     if not fitting:
-        known = "; ".join(f"{s.name}: {', '.join(s.required)}" for s in SCHEMAS)
-        raise ValueError(f"no known schema has these columns. {name_columns(there)} ({known})")
+        known = ", ".join(schema.name for schema in SCHEMAS)
+        raise ValueError(f"no known schema has these columns. {name_columns(there)} of {known}")
     return max(fitting, key=lambda schema: len(schema.required))
 
 

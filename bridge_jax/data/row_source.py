@@ -97,7 +97,7 @@ def open_files(paths: Sequence[Path], where: str) -> RowSource:
     columns = dict.fromkeys(column for path in paths for column in columns_of(path))
     total = sum(file.pop("rows") for file in contents)
     if not total:
-        raise ValueError(f"{where} has no rows, in {len(paths)} files: {paths[0]}, ...")
+        raise ValueError(f"{where} has no rows" + f", in {len(paths)} files" * (len(paths) > 1))
 
     def read(skip: int = 0, wanted: Sequence[str] = ()) -> Iterator[dict]:
         return read_files(paths, skip, wanted)

@@ -38,12 +38,29 @@ class Table(NamedTuple):
         return ", ".join(f"{count} {why}" for why, count in self.dropped.items() if count)
 
 
-def read(given: str, key: str, split: str = "train", columns: str = "") -> Table:
-    """The rows of a file, folder, pattern or hub name; ValueError begins with `key`=given."""
+def read(
+    given: str, key: str, split: str = "train", columns: str = "", as_demos: bool = False
+) -> Table:
+    """The rows of a file, folder, pattern or hub name; ValueError begins with `key`=given.
+
+    as_demos: there must be a column of solutions, and no key names the columns.
+    """
     where = f"{key}={given}"
     named = demo_schemas.parse_columns(columns, "task.columns")
     rows = list(row_source.open_any(given, where, split).read())
-    chosen = find_columns(rows, named, where)
+    needed = ("problem", "answer", *(("solution",) if as_demos else named))
+    way_out = (
+        "make a file of its columns with experiments.traces --columns"
+        if as_demos
+        else "name the column with task.columns=PART:COLUMN"
+    )
+    chosen = find_columns(rows, named)
+    for part in needed:
+        if not has_column(rows, chosen[part]):
+            asked = " or ".join(chosen[part])
+            raise ValueError(
+                f"{where} has no {asked} for the {part}; {way_out}. {columns_there(rows)}"
+            )
     kept, dropped = [], collections.Counter()
     for row in rows:
         found = demo_schemas.read_columns(row, chosen)
@@ -57,29 +74,26 @@ def read(given: str, key: str, split: str = "train", columns: str = "") -> Table
         looked = "; ".join(f"{part}: {' or '.join(paths)}" for part, paths in chosen.items())
         raise ValueError(
             f"{where}: none of {len(rows)} rows has a problem and an answer, read from {looked}; "
-            f"name others with task.columns. {columns_there(rows)}"
+            f"{way_out}. {columns_there(rows)}"
         )
     return Table(given, tuple(kept), dict(dropped))
 
 
 def find_columns(
-    rows: Sequence[Mapping], named: Mapping[str, tuple[str, ...]], where: str
+    rows: Sequence[Mapping], named: Mapping[str, tuple[str, ...]]
 ) -> dict[str, tuple[str, ...]]:
-    """Part -> columns to look into, in this order; ValueError names the columns that are there."""
+    """Part -> columns to look into, in this order."""
     usual = VERL if demo_schemas.is_verl(rows) else USUAL
     found = {part: named.get(part, usual[part]) for part in USUAL}
     if "answer" in named and "solution" not in named:
         # a column that was called the answer is no solution
         found["solution"] = tuple(p for p in found["solution"] if p not in named["answer"])
-    for part, paths in found.items():
-        there = any(cell(row, path) is not None for row in rows for path in paths)
-        if not there and (part != "solution" or part in named):
-            asked = " or ".join(paths)
-            raise ValueError(
-                f"{where} has no {asked} for the {part}; name the column with "
-                f"task.columns={part}:COLUMN. {columns_there(rows)}"
-            )
     return found
+
+
+def has_column(rows: Sequence[Mapping], paths: Sequence[str]) -> bool:
+    """Whether there is one of these columns, were it with nulls alone, or of these fields."""
+    return any(path in row or cell(row, path) is not None for row in rows for path in paths)
 
 
 def columns_there(rows: Sequence[Mapping]) -> str:

@@ -116,8 +116,9 @@ def make_tokenizer(model: Model, chosen: Data, task_name: str):
         alphabet = getattr(tasks.load(task_name), "ALPHABET", None)
         if alphabet is None:
             raise ValueError(
-                f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; set a tokenizer "
-                "folder"
+                f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; set "
+                "data.tokenizer to a folder, or take a config of a model with a tokenizer, such as "
+                f"configs/smollm2_arithmetic.py:METHOD,{task_name}"
             )
         return tokenizers.CharTokenizer(alphabet)
     source = chosen.tokenizer or model.path
@@ -219,8 +220,8 @@ def given_demos(s: Settings) -> str:
 
 def no_demos(s: Settings, task: Task) -> str:
     """The message for a method that reads demonstrations and a task without any."""
-    files = given_demos(s)
-    why = f" ({files}: no row can be used; {traces.summary(task.demo_counts)})" if files else ""
+    rows = given_demos(s) or ("its own solutions" if task.demo_counts.get("rows") else "")
+    why = f" ({rows}: no row can be used; {traces.summary(task.demo_counts)})" if rows else ""
     way = (
         "give task.traces=FILE or task.demos=FILE, JSONL of problem, solution, answer"
         if hasattr(s.task, "traces")

@@ -151,8 +151,8 @@ def make(out: str) -> dict[str, Any]:
         )
         rows = source.read(output.rows, columns)
         with progress(source.total, output.rows, "traces", unit="row") as show:
-            fill(output, rows, schema, wanted, flags.FLAGS.limit, show)
-    return output.finish()
+            failure = fill(output, rows, schema, wanted, flags.FLAGS.limit, show)
+    return output.finish(failure)
 
 
 def main(argv: list[str]) -> None:

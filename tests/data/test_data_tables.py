@@ -98,6 +98,16 @@ def test_files_of_a_folder_and_a_pattern(tmp_path):
     assert read(f"{tmp_path}/data/*.jsonl") == ["1?", "0?"]
 
 
+def test_demonstrations_need_a_column_of_solutions(tmp_path):
+    """Which may have nulls; no key names columns for them, so the error names the other command."""
+    rows = [{"problem": "One?", "answer": "1", "generations": ["So 1."]}]
+    path = str(write(tmp_path, rows) / "some.jsonl")
+    with errors.raises(ValueError, "task.demos", "solution", "generations", "experiments.traces"):
+        tables.read(path, "task.demos", as_demos=True)
+    path = str(write(tmp_path, [rows[0] | {"solution": None}]) / "some.jsonl")
+    assert tables.read(path, "task.demos", as_demos=True).rows[0]["solution"] == ""
+
+
 def test_rows_left_out_are_counted(tmp_path):
     """Without a problem or an answer."""
     rows = [
@@ -125,6 +135,9 @@ def test_what_cannot_be_read(tmp_path):
             read(tmp_path / name)
     (tmp_path / "null.jsonl").write_text(json.dumps({"problem": "", "answer": ""}) + "\n")
     with errors.raises(ValueError, "none of 1 rows", "task.columns", "problem, answer"):
+        read(tmp_path / "null.jsonl")
+    (tmp_path / "null.jsonl").write_text(json.dumps({"problem": None, "answer": "1"}) + "\n")
+    with errors.raises(ValueError, "none of 1 rows", "problem, answer"):
         read(tmp_path / "null.jsonl")
 
 

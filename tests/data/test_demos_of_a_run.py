@@ -23,9 +23,9 @@ slow = pytest.mark.slow
 PADDING = "one and one and one and one and one and one. "
 
 
-def built(folder, method="sft", demos="{}", lost=0, **given):
-    """A run on ROWS, with ten demonstrations of other problems; `lost` of them are too long."""
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+def built(folder, method="sft", demos="{}", lost=0, rows=ROWS, **given):
+    """A run on the rows, with ten demonstrations of other problems; `lost` of them are too long."""
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     others = [
         {
             "problem": f"What is {i} times 1?",
@@ -85,6 +85,9 @@ def test_demos_that_are_all_wrong(tmp_path):
     )
     with errors.raises(ValueError, "task.demos", "no row can be used", "1 wrong"):
         built(tmp_path, demos=str(tmp_path / "bad.jsonl"))
+    bad = [row | {"solution": "\\boxed{-1}"} for row in ROWS]
+    with errors.raises(ValueError, "its own solutions", "no row can be used", " wrong"):
+        built(tmp_path, demos="", rows=bad)
 
 
 def test_a_method_that_pairs_needs_solutions_of_the_prompts(tmp_path):

@@ -18,6 +18,7 @@ from absl import flags
 
 from bridge_jax import tasks
 from bridge_jax.data import demo_file, row_source
+from bridge_jax.data.demo_selection import STATES
 from bridge_jax.data.tokenizers import CharTokenizer
 from bridge_jax.data.traces import read_traces
 from bridge_jax.evaluation.lazy_pool import LazyPool
@@ -263,6 +264,7 @@ def test_all_rows_dropped(traces, tmp_path):
     path = demo_rows.write(tmp_path / "in.parquet", "deepmath", rows)
     code, shown = traces(f"--source={path}", "--decontaminate=none")
     assert code == 2 and "all 9 rows were dropped: 9 wrong" in shown
+    errors.assert_names(shown, STATES["wrong"], "'1'", "'2'")
     assert os.listdir(tmp_path) == ["in.parquet"]
 
 
