@@ -22,6 +22,7 @@ from bridge_jax.types import Problem
 NGRAM = 13  # words
 # share of a held-out problem's words, in their order, that a copy of it has
 COPIED = 0.6
+RULE = {"words_in_a_row": NGRAM, "share_of_words": COPIED}
 # code of a drawing, of which much is the same for every drawing
 DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL | re.IGNORECASE)
 # a number, a character of a script without spaces between words, or a run of other letters

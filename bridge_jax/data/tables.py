@@ -39,20 +39,25 @@ class Table(NamedTuple):
 
 
 def read(
-    given: str, key: str, split: str = "train", columns: str = "", as_demos: bool = False
+    given: str,
+    where: str,
+    split: str = "train",
+    columns: str = "",
+    columns_key: str = "task.columns",
+    as_demos: bool = False,
 ) -> Table:
-    """The rows of a file, folder, pattern or hub name; ValueError begins with `key`=given.
+    """The rows of a file, folder, pattern or hub name.
 
-    as_demos: there must be a column of solutions, and no key names the columns.
+    ValueError begins with `where`, such as task.train=FILE, and names the key or flag by which
+    columns are given. as_demos: there must be a column of solutions, and no key names the columns.
     """
-    where = f"{key}={given}"
-    named = demo_schemas.parse_columns(columns, "task.columns")
+    named = demo_schemas.parse_columns(columns, columns_key)
     rows = list(row_source.open_any(given, where, split).read())
     needed = ("problem", "answer", *(("solution",) if as_demos else named))
     way_out = (
         "make a file of its columns with experiments.traces --columns"
         if as_demos
-        else "name the column with task.columns=PART:COLUMN"
+        else f"name the column with {columns_key}=PART:COLUMN"
     )
     chosen = find_columns(rows, named)
     for part in needed:

@@ -300,7 +300,7 @@ def own_demos(text: str, right: Callable) -> tuple[data_traces.Selection, dict[i
     given: dict[str, list[str]] = {}
     incomplete = 0
     for path, weight in parse_demos(text):
-        table = tables.read(path, "task.demos", as_demos=True)
+        table = tables.read(path, f"task.demos={path}", as_demos=True)
         incomplete += table.total - len(table.rows)
         for row in table.rows:
             if not row["solution"].strip():

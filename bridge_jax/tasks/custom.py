@@ -132,10 +132,13 @@ def check(cfg: Config) -> None:
 
 def read(cfg: Config, given: str, key: str, hub_split: str) -> list[dict]:
     """The rows with ids; a warning counts those left out, and too many are a ValueError."""
-    table = tables.read(given, f"task.{key}", hub_split, cfg.columns)
+    # the words of experiments.evaluate where there is nothing to train on
+    where = f"task.{key}={given}" if cfg.train else f"--tasks=custom:{given}"
+    columns_key = "task.columns" if cfg.train else "--columns"
+    table = tables.read(given, where, hub_split, cfg.columns, columns_key)
     if table.dropped:
         lost = table.total - len(table.rows)
-        message = f"task.{key}={given}: {lost} of {table.total} rows left out: {table.reasons()}"
+        message = f"{where}: {lost} of {table.total} rows left out: {table.reasons()}"
         if lost > MOST_DROPPED * table.total and not cfg.allow_dropped:
             raise ValueError(f"{message}; take the others with task.allow_dropped=True")
         logger.warning("%s", message)

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from bridge_jax.data import demo_schemas, row_source
+from bridge_jax.data import contamination, demo_schemas, row_source
 from bridge_jax.data.contamination import HeldOut
 from bridge_jax.data.demo_file import DemoFile, fill, pinned_revision
 from bridge_jax.data.demo_schemas import Schema
@@ -130,7 +130,7 @@ def make(out: str) -> dict[str, Any]:
     made_by = {
         "source": source.origin,
         "arguments": arguments,
-        "benchmarks": {"used": sizes, "not_loaded": missing},
+        "benchmarks": {"used": sizes, "not_loaded": missing, "copies": contamination.RULE},
         "task": {"problems_to_match": None if match is None else len(match)},
     }
     output = DemoFile(out, made_by)

@@ -123,7 +123,7 @@ def test_rows_left_out_are_counted(tmp_path):
 
 def test_what_cannot_be_read(tmp_path):
     """Nothing there, no rows, no problems, another kind of file, a damaged parquet."""
-    read = lambda given: tables.read(str(given), "task.train")
+    read = lambda given: tables.read(str(given), f"task.train={given}")
     with errors.raises(ValueError, "task.train=nowhere.jsonl", "no such file", "owner/name"):
         read("nowhere.jsonl")
     (tmp_path / "empty").mkdir()
@@ -157,4 +157,4 @@ def test_a_hub_name(monkeypatch):
     assert tables.read("who/what@v1.0", "task.train").total == 1
     assert asked == [("who/what", "main", "dev", ""), ("who/what", "", "train", "v1.0")]
     with pytest.raises(ValueError, match="task.train=who/nothing .*no such name; give a local"):
-        tables.read("who/nothing", "task.train")
+        tables.read("who/nothing", "task.train=who/nothing")

@@ -57,6 +57,9 @@ def test_the_manifest_has_a_group_for_each_thing_that_can_be_added():
     sampled = Options(samples=4, seed=3, temperature=0.5, dtype="float32", max_new=9)
     groups = benchmarks.manifest(sampled, model(), found)
     assert groups["sampled"] == {"samples": 4, "temperature": 0.5, "seed": 3}
+    coded = dataclasses.replace(found[0].task, reward_code="c0ffee")
+    groups = benchmarks.manifest(OPTIONS, model(), [found[0]._replace(task=coded)])
+    assert groups["task arithmetic"]["reward_code"] == "c0ffee"
 
 
 def test_a_prompt_option_is_refused_by_a_task_without_it():
@@ -106,6 +109,8 @@ def test_a_benchmark_of_ones_own(tmp_path):
     assert [task.name for task in made] == ["custom_exam", "arithmetic"]
     (row,) = made[0].splits["custom_exam"]
     assert (row.question, made[0].compare(row, "(b)")) == ("A or B?", "correct")
+    with errors.raises(ValueError, f"--tasks=custom:{path}", "--columns", "gold"):
+        benchmarks.make_tasks(dataclasses.replace(options, columns="problem:q"))
     with errors.raises(ValueError, "custom_exam"):
         benchmarks.make_tasks(
             dataclasses.replace(
@@ -116,6 +121,6 @@ def test_a_benchmark_of_ones_own(tmp_path):
         benchmarks.make_tasks(dataclasses.replace(options, tasks=("math500:x",)))
     with errors.raises(ValueError, "--reward", "custom:FILE"):
         evaluation_options.check(dataclasses.replace(options, tasks=("math500",), columns=""))
-    with errors.raises(ValueError, "task.test=nowhere.jsonl", "no such file"):
+    with errors.raises(ValueError, "--tasks=custom:nowhere.jsonl", "no such file"):
         benchmarks.make_tasks(dataclasses.replace(options, tasks=("custom:nowhere.jsonl",)))
     assert lazy_pool.needs_pool(options.tasks)

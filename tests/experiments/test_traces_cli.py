@@ -316,6 +316,7 @@ def test_match_and_decontaminate(traces, caplog, tmp_path):
     assert found["benchmarks"] == {
         "used": dict.fromkeys(sorted(limr.PAPER), 1),
         "not_loaded": not_there,
+        "copies": {"words_in_a_row": 13, "share_of_words": 0.6},
     }
     assert out(tmp_path)[0]["problem"] == "What is 1+1?" and out(tmp_path)[0]["answer"] == "2"
     assert f"not decontaminated against {', '.join(not_there)}" in caplog.text
