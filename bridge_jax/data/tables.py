@@ -60,28 +60,31 @@ def read(
         else f"name the column with {columns_key}=PART:COLUMN"
     )
     chosen = find_columns(rows, named)
-    for part in needed:
-        if not has_column(rows, chosen[part]):
-            asked = " or ".join(chosen[part])
-            raise ValueError(
-                f"{where} has no {asked} for the {part}; {way_out}. {columns_there(rows)}"
-            )
-    kept, dropped = [], collections.Counter()
-    for row in rows:
-        found = demo_schemas.read_columns(row, chosen)
-        parts = {"problem": found.problem, "answer": found.answer}
-        if missing := [part for part, text in parts.items() if not text.strip()]:
-            dropped[f"without {missing[0]}"] += 1
-        else:
-            solutions = [text for _, text in found.solutions]
-            kept.append(parts | {"solution": solutions[0] if solutions else ""})
+    check_columns(rows, {part: chosen[part] for part in needed}, where, way_out)
+    found = [demo_schemas.read_columns(row, chosen) for row in rows]
+    kept, dropped = complete(found)
     if not kept:
-        looked = "; ".join(f"{part}: {' or '.join(paths)}" for part, paths in chosen.items())
+        parts = ("problem", "answer")
+        looked = "; ".join(f"{part}: {' or '.join(chosen[part])}" for part in parts)
         raise ValueError(
             f"{where}: none of {len(rows)} rows has a problem and an answer, read from {looked}; "
             f"{way_out}. {columns_there(rows)}"
         )
-    return Table(given, tuple(kept), dict(dropped))
+    return Table(given, tuple(kept), dropped)
+
+
+def complete(found: Sequence[demo_schemas.Row]) -> tuple[list[dict[str, str]], dict[str, int]]:
+    """Rows that have a problem and an answer, and the number of the others by what they lack."""
+    kept, dropped = [], collections.Counter()
+    for row in found:
+        parts = {"problem": row.problem, "answer": row.answer}
+        missing = [part for part, text in parts.items() if not text.strip()]
+        if missing:
+            dropped[f"without {missing[0]}"] += 1
+        else:
+            solutions = [text for _, text in row.solutions]
+            kept.append(parts | {"solution": solutions[0] if solutions else ""})
+    return kept, dict(dropped)
 
 
 def find_columns(
@@ -94,6 +97,18 @@ def find_columns(
         # a column that was called the answer is no solution
         found["solution"] = tuple(p for p in found["solution"] if p not in named["answer"])
     return found
+
+
+def check_columns(
+    rows: Sequence[Mapping], chosen: Mapping[str, Sequence[str]], where: str, way_out: str
+) -> None:
+    """ValueError for the first part that none of its columns is there for."""
+    for part, paths in chosen.items():
+        if not has_column(rows, paths):
+            raise ValueError(
+                f"{where} has no {' or '.join(paths)} for the {part}; {way_out}. "
+                f"{columns_there(rows)}"
+            )
 
 
 def has_column(rows: Sequence[Mapping], paths: Sequence[str]) -> bool:
