@@ -4,7 +4,8 @@
 Compiles the programs of a step for the topology from shapes alone: there are no weights, no data
 and no devices. For each phase it prints what the phase takes of each chip, and whether that fits;
 and the same for the method --against (grpo). A topology is a TPU slice, such as v5e:4x4 or
-v5p:4x4x4 (pip install libtpu; no TPU is needed), cpu:8, or the GPUs of this machine (gpu, gpu:8).
+v5p:4x4x4 (pip install libtpu; no TPU is needed), GPUs, such as h100:8 or 2 nodes of 8, h100:2x8
+(pip install "jax[cuda13]"; no GPU is needed), cpu:8, or the GPUs of this machine (gpu, gpu:8).
 
     --fit          also search the largest batch.microbatch_rows that fits, by compiling
     --phases=a,b   only these: merge, prefill, decode, logp, update
@@ -45,7 +46,7 @@ def define_flags() -> None:
         "config", None, "a file of configs/, with :METHOD behind it", lock_config=True
     )
     flags.DEFINE_string(
-        "topology", "", "what to compile for, such as v5e:4x4, v5p:4x4x4, cpu:8, gpu"
+        "topology", "", "what to compile for, such as v5e:4x4, v5p:4x4x4, h100:8, cpu:8, gpu"
     )
     flags.DEFINE_string("against", "grpo", "the method to compare with; empty: none")
     flags.DEFINE_bool("fit", False, "search the largest batch.microbatch_rows that fits")
@@ -68,6 +69,7 @@ def write_table() -> None:
     """Draw the tables of docs/plan.md from the plans on disk; the text around them stays."""
     from bridge_jax.evaluation import markdown
     from bridge_jax.planner import table
+    from bridge_jax.planner.plan import code_of_programs
 
     found = sorted(PLANS.glob("*.jsonl"))
     plans = [plan for path in found for _, plan in files.rows(path)]
@@ -79,7 +81,9 @@ def write_table() -> None:
         )
     except KeyError as error:
         fail(f"{TABLE} has a mark for a table {error}; allowed: plans, states")
-    print(f"{TABLE}: {len(plans)} plans")
+    code = code_of_programs()
+    older = sum(plan.get("code") != code for plan in plans)
+    print(f"{TABLE}: {len(plans)} plans; {older} of other code than today's, which is {code[:6]}")
 
 
 def changes(config, method: str) -> str:

@@ -1,4 +1,7 @@
-"""Topologies by name: "v5e:4x4", "cpu:8", "gpu:8"; their chips are those of distributed/peaks.py.
+"""Topologies by name: "v5e:4x4", "h100:8", "h100:2x8", "cpu:8", "gpu:8".
+
+Their chips are those of distributed/peaks.py; "gpu" are those of this machine, while h100 and its
+like are described (gpus.py).
 
 A TPU slice is a torus only along some dimensions (`torus`); along the
 others the chips at the edge have one link less, and the slowest chip sets the pace of a collective.
@@ -14,7 +17,9 @@ import re
 from typing import NamedTuple
 
 from bridge_jax.config.schema import did_you_mean
+from bridge_jax.distributed import peaks
 from bridge_jax.distributed.peaks import CHIPS, Chip
+from bridge_jax.planner import gpus
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = (
@@ -61,8 +66,10 @@ class Topology(NamedTuple):
     """A topology, parsed from its name."""
 
     name: str
-    kind: str  # cpu, gpu, or a TPU's generation
-    shape: tuple[int, ...]  # chips along each dimension; () for a gpu: all there are
+    kind: str  # cpu, gpu, or a chip's name
+    # chips along each dimension; of described GPUs nodes and GPUs of a node, or GPUs; () for a gpu:
+    # all there are
+    shape: tuple[int, ...]
 
     @property
     def chip(self) -> Chip | None:
@@ -72,7 +79,12 @@ class Topology(NamedTuple):
     @property
     def tpu(self) -> bool:
         """Whether the TPU compiler is needed."""
-        return self.kind not in ("cpu", "gpu")
+        return self.kind not in ("cpu", "gpu", *gpus.GPUS)
+
+    @property
+    def described_gpu(self) -> bool:
+        """Whether the GPUs are described, not those of this machine."""
+        return self.kind in gpus.GPUS
 
 
 def parse(name: str) -> Topology:
@@ -84,6 +96,8 @@ def parse(name: str) -> Topology:
         raise ValueError(
             f"--topology={name!r} is unknown: {_nearest(kind, str(int(product[2]) // cores))}"
         )
+    if kind in gpus.GPUS:
+        return _described_gpu(name, kind, rest)
     simple = re.fullmatch(r"[1-9]\d*", rest)
     if kind == "cpu" and simple or kind == "gpu" and (simple or name.lower() == "gpu"):
         return Topology(name, kind, (int(rest),) if rest else ())
@@ -98,14 +112,26 @@ def parse(name: str) -> Topology:
     if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)*", name):
         raise ValueError(
             f"--topology={name!r} is unknown: {did_you_mean(kind, known())} Written as KIND:AxB or "
-            "KIND:AxBxC, such as v5e:4x4 and v5p:4x4x4, or cpu:8, gpu, gpu:8"
+            "KIND:AxBxC, such as v5e:4x4 and v5p:4x4x4, or h100:8, h100:2x8, cpu:8, gpu, gpu:8"
         )
     return Topology(f"{kind}:{rest}", kind, tuple(int(n) for n in rest.split("x")))
 
 
+def _described_gpu(name: str, kind: str, rest: str) -> Topology:
+    """GPUs of one node, or NODESxGPUS; a node has at most eight, and several nodes are full ones."""
+    sizes = re.fullmatch(r"(?:([1-9]\d*)x)?([1-9]\d*)", rest)
+    shape = tuple(int(n) for n in sizes.groups() if n) if sizes else ()
+    if not shape or shape[-1] > gpus.PER_NODE or len(shape) == 2 and shape[1] != gpus.PER_NODE:
+        raise ValueError(
+            f"--topology={name!r}: after {kind}: write the number of GPUs of one node, 1 to "
+            f"{gpus.PER_NODE}, or NODESx{gpus.PER_NODE}, such as {kind}:8 and {kind}:2x8"
+        )
+    return Topology(f"{kind}:{rest}", kind, shape)
+
+
 def known() -> list[str]:
     """The kinds before the colon; libtpu may know more generations."""
-    return ["cpu", "gpu", *SLICES]
+    return ["cpu", "gpu", *SLICES, *gpus.GPUS]
 
 
 def _nearest(kind: str, rest: str) -> str:
@@ -123,6 +149,9 @@ def prepare(topology: Topology) -> None:
         return
     # a TPU or GPU of this machine is not used
     os.environ["JAX_PLATFORMS"] = "cpu"
+    if topology.described_gpu:
+        # the GPUs' compiler works without the libraries of a driver, for which jax would look
+        os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     if topology.kind == "cpu":
         flags = [
             flag
@@ -142,6 +171,8 @@ def devices(topology: Topology) -> list:
 
     if topology.tpu:
         return tpu_devices(topology)
+    if topology.described_gpu:
+        return gpus.devices(topology.name, topology.kind, topology.shape)
     if topology.kind == "gpu":
         # `prepare` has left the platform to the user
         platforms.devices()
@@ -149,9 +180,9 @@ def devices(topology: Topology) -> list:
         found = jax.devices(topology.kind)
     except RuntimeError:
         raise ValueError(
-            f"--topology={topology.name!r}: jax sees no {topology.kind} here. A plan for GPUs is "
-            "compiled on a "
-            'machine that has one, with pip install "jax[cuda13]"; for TPUs and CPUs none is needed'
+            f"--topology={topology.name!r}: jax sees no {topology.kind} here (pip install "
+            '"jax[cuda13]"). No GPU is needed for those that are described: '
+            f"{', '.join(f'{kind}:8' for kind in gpus.GPUS)}"
         ) from None
     count = topology.shape[0] if topology.shape else len(found)
     if count > len(found):
@@ -204,13 +235,14 @@ def tpu_devices(topology: Topology) -> list:
 def chip_of(topology: Topology, devices: list) -> Chip | None:
     """Peaks of one jax device, or None for an unknown chip; a v4 device is half a chip.
 
-    A GPU's memory is what jax may use of the device present: an A100 has 40 or 80 GB, and a part is
-    reserved.
+    A GPU's memory is what jax may use of it: an A100 has 40 or 80 GB, and a part is left to others.
     """
     if topology.kind == "gpu":
-        kind, memory = devices[0].device_kind.lower(), devices[0].memory_stats() or {}
-        chip = next((chip for name, chip in CHIPS.items() if name in kind), None)
+        chip, memory = peaks.of_gpu(devices[0].device_kind), devices[0].memory_stats() or {}
         return chip and chip._replace(hbm=float(memory.get("bytes_limit", chip.hbm)))
+    if topology.described_gpu:
+        memory = gpus.MEMORY_FRACTION * gpus.GPUS[topology.kind].memory
+        return topology.chip._replace(hbm=memory)
     if topology.chip is None:
         return None
     share = math.prod(topology.shape) / len(devices)
@@ -227,9 +259,11 @@ def interconnect(topology: Topology, chip: Chip) -> float:
     """Bytes per second that the chip with the fewest links in the slice can receive.
 
     A chip at the edge has one link along a dimension that is not a ring, and none along a dimension
-    of a single chip.
+    of a single chip. GPUs of several nodes receive at the rate of a node's network, if that is
+    slower: a collective over all of them goes around, and every node's cards carry all of it.
     """
     if not chip.torus:
-        return chip.link * chip.links
+        several = len(topology.shape) == 2 and topology.shape[0] > 1
+        return min(chip.link * chip.links, chip.network if several else math.inf)
     ring = lambda size: size > 2 and size % chip.torus == 0
     return chip.link * sum(0 if size == 1 else 2 if ring(size) else 1 for size in topology.shape)

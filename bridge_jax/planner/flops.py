@@ -84,18 +84,21 @@ class PassShape(NamedTuple):
         return self.prompts * self.S**2 * seen + self.rows * self.T * (self.S + self.T * seen)
 
 
+def form_of_training(setup: Setup) -> str:
+    """The form of attention of training and prefill, a key of KERNELS."""
+    model = setup.settings.model
+    return form_of(
+        model.attention,
+        setup.mesh,
+        settings.dtype_of("model.dtype", model.dtype),
+        setup.cfg.head_dim,
+        layers.has_windows(setup.cfg),
+    )
+
+
 def kernel_of(setup: Setup) -> Kernel:
     """The attention kernel of training and prefill."""
-    model = setup.settings.model
-    return KERNELS[
-        form_of(
-            model.attention,
-            setup.mesh,
-            settings.dtype_of("model.dtype", model.dtype),
-            setup.cfg.head_dim,
-            layers.has_windows(setup.cfg),
-        )
-    ]
+    return KERNELS[form_of_training(setup)]
 
 
 def chip_bytes(tree: Tree, on_host: bool = False) -> int:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from concurrent import futures
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+import bridge_jax
+from bridge_jax.config import schema
 from bridge_jax.distributed.compiler import compiler_options
-from bridge_jax.planner import chips, flops, phases
+from bridge_jax.planner import chips, flops, gpus, phases
 from bridge_jax.training import build
 from bridge_jax.training.build import Setup
 
 CHIP_COUNTS = (16, 32, 64, 128, 256)  # of the table of state memory
 GB = 1e9
+# whose code makes the programs of a step
+ROOMS = ("methods", "models", "objectives", "optim", "sampling", "training")
 PARALLEL_COMPILATIONS = 2  # one compilation uses little more than one core
 
 
@@ -37,17 +43,18 @@ def make(
     began, cache = time.monotonic(), {} if cache is None else cache
     setup = build.make_setup(config, devices)
     state = build.abstract_state(setup)
+    refuse_host_memory(setup, topology)
     chip = chips.chip_of(topology, devices)
     network = chips.interconnect(topology, chip) if chip else 0.0
+    dtype, compiler = setup.settings.model.dtype, compiler_of(topology)
+    target = phases.Target(chip, network, len(devices), dtype, compiler)
     sampling = lambda phase: phase.name in ("prefill", "decode")
     options = lambda phase: (
         compiler_options(emitters=sampling(phase)) if topology.kind == "cpu" else {}
     )
 
     def compile_one(phase: phases.Phase) -> dict[str, Any]:
-        result = phases.compile_phase(
-            phase, chip, network, len(devices), options(phase), compiler_of(topology), cache
-        )
+        result = phases.compile_phase(phase, target, options(phase), cache)
         report(phase_line(result))
         return result
 
@@ -60,11 +67,14 @@ def make(
         ]
     found = [one.result() for one in reversed(jobs)]
     policies = max(len(spec.sampled_by) for spec in setup.method.step_kinds)
+    step = phases.step_seconds(found, setup.settings.rollout.calls, policies, grading)
     return describe(setup, topology, devices) | {
+        "code": code_of_programs(),
         "chip": None if chip is None else chip._asdict() | {"interconnect": network},
         "phases": found,
         "peak": max((phase.get("peak", float("inf")) for phase in found), default=0),
-        "step": phases.step_seconds(found, setup.settings.rollout.calls, policies, grading),
+        "step": step,
+        "typical": phases.typical_seconds(step),
         "state_by_chips": {str(n): phases.state_bytes(setup, n) for n in CHIP_COUNTS},
         "host_bytes": flops.chip_bytes(state, on_host=True),
         "host_state_by_chips": {
@@ -76,8 +86,27 @@ def make(
 
 def compiler_of(topology: chips.Topology) -> str:
     """All that determines the compiled program besides the program: topology and versions."""
-    packages = [name for name in ("jax", "jaxlib", "libtpu") if name != "libtpu" or topology.tpu]
+    packages = ["jax", "jaxlib", *["libtpu"] * topology.tpu]
+    if topology.described_gpu:
+        packages += [name for name in gpus.COMPILERS if importlib.util.find_spec(name)]
     return " ".join([topology.name, *(f"{name} {metadata.version(name)}" for name in packages)])
+
+
+def code_of_programs() -> str:
+    """A fingerprint of the code that makes the programs; a plan of other code is an older one."""
+    package = Path(bridge_jax.__file__).parent
+    sources = [path for room in ROOMS for path in sorted((package / room).rglob("*.py"))]
+    return schema.fingerprint([path.read_text() for path in sources])
+
+
+def refuse_host_memory(setup: Setup, topology: chips.Topology) -> None:
+    """ValueError where a part of the state is in host memory and the devices describe none."""
+    if topology.described_gpu and setup.method.on_host:
+        raise ValueError(
+            f"method.bridge.shadow.offload=True cannot be planned for {topology.name}: described "
+            "GPUs have no host memory, so that the compiler would count it as the GPU's own. Plan "
+            "it without, or on a machine with GPUs (--topology=gpu)"
+        )
 
 
 def describe(setup: Setup, topology: chips.Topology, devices: list) -> dict[str, Any]:

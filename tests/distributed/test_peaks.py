@@ -22,11 +22,21 @@ def device(platform: str, kind: str):
         ("tpu", "TPU v6 lite", 918e12),
         ("gpu", "NVIDIA H100 80GB HBM3", 989e12),
         ("gpu", "NVIDIA A100-SXM4-40GB", 312e12),
+        ("gpu", "NVIDIA B200", 2250e12),
+        ("gpu", "NVIDIA L40S", 362e12),
     ],
 )
 def test_known_devices(platform, kind, flops):
     """The makers' bfloat16 peaks, by jax's names of devices."""
     assert peaks.of_device(device(platform, kind)).flops == flops
+
+
+def test_memory_tells_a100s_apart():
+    """Those of 40 GB are slower; a GH200 is no H200."""
+    of = lambda kind: peaks.of_device(device("gpu", kind))
+    assert of("NVIDIA A100-SXM4-40GB").memory == 1555e9
+    assert of("NVIDIA A100-SXM4-80GB").memory == 2039e9
+    assert of("NVIDIA GH200 480GB") is None
 
 
 @pytest.mark.parametrize("platform, kind", [("tpu", "TPU v9"), ("gpu", "Radeon"), ("cpu", "cpu")])

@@ -9,7 +9,14 @@ from bridge_jax.training import build
 from tests import tiny_runs
 
 CHIP = chips.Chip(
-    flops=100.0, hbm=1000.0, memory=10.0, link=1.0, links=2, torus=1, source="made up"
+    flops=100.0,
+    fp32_flops=25.0,
+    hbm=1000.0,
+    memory=10.0,
+    link=1.0,
+    links=2,
+    torus=1,
+    source="made up",
 )
 
 

@@ -27,6 +27,9 @@ needs_libtpu = pytest.mark.skipif(
         ("gpu:8", "gpu", (8,)),
         ("tpu7x:2x2x1", "tpu7x", (2, 2, 1)),
         ("V5P:2x2x1", "v5p", (2, 2, 1)),
+        ("h100:8", "h100", (8,)),
+        ("b200:4x8", "b200", (4, 8)),
+        ("a100_40:1", "a100_40", (1,)),
     ),
 )
 def test_names(name, kind, shape):
@@ -45,7 +48,7 @@ def test_names(name, kind, shape):
         ("cpu", "cpu:8"),
         ("cpu:0", "cpu:8"),
         ("v5", "'v5p'"),
-        ("banana", "cpu, gpu, v4"),
+        ("banana", ("cpu", "gpu", "h100", "v4")),
         ("v5e:4x4x", "'v5e:4x4'"),
         ("v5p:4x4", "'v5p:2x2x4'"),
         ("v6e:2x2x2", "'v6e:2x4'"),
@@ -53,6 +56,9 @@ def test_names(name, kind, shape):
         ("v5litepod-64", "'v5e:8x8'"),
         ("v5p-128", "'v5p:4x4x4'"),
         ("v6e-16", "'v6e:4x4'"),
+        ("h100", "h100:8"),
+        ("h100:16", "h100:2x8"),
+        ("h100:2x4", "h100:2x8"),
     ),
 )
 def test_names_that_are_none(name, hint):
@@ -94,6 +100,15 @@ def test_links_of_the_worst_placed_chip(name, links):
     assert chips.interconnect(topology, topology.chip) == links * topology.chip.link
 
 
+@pytest.mark.parametrize(
+    "name, rate", (("h100:8", 450e9), ("h100:1x8", 450e9), ("h100:2x8", 400e9), ("l40s:2x8", 32e9))
+)
+def test_several_nodes_receive_at_the_rate_of_their_network(name, rate):
+    """Within a node NVLink counts, among nodes the slower of both."""
+    topology = chips.parse(name)
+    assert chips.interconnect(topology, topology.chip) == rate
+
+
 def test_more_cpus_than_there_are():
     """More CPU devices than exist are refused with a valid name."""
     with pytest.raises(ValueError, match="cpu:8"):
@@ -118,10 +133,11 @@ def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
 @pytest.mark.parametrize(
     "name, hint",
     [
-        ("banana:4x4", "cpu, gpu, v4, v5e, v5p, v6e"),
-        ("v5:4x4", ("'v5p'", "cpu, gpu, v4, v5e, v5p, v6e")),
-        ("v7:4x4", "cpu, gpu, v4, v5e, v5p, v6e"),
+        ("banana:4x4", ("cpu", "h100", "v6e")),
+        ("v5:4x4", ("'v5p'", "cpu", "v6e")),
+        ("v7:4x4", ("cpu", "v6e")),
         ("v5e:3x5", ("'v5e:4x4'", "v5e:1x1,")),
+        ("h1000:8", ("'h100'", "cpu")),
     ],
 )
 def test_without_libtpu_the_nearest_is_named_first(monkeypatch, name, hint):

@@ -97,8 +97,13 @@ def test_roofline_and_step_by_hand():
         "all-gather": {"instructions": 1, "times": 1, "bytes": 30.0},
         "unknown_loops": {"instructions": 1},
     }
-    found = phases.roofline({"flops": 500.0, "bytes": 70.0, "collectives": gathered}, CHIP, 2.0)
+    target = lambda dtype: phases.Target(CHIP, 2.0, 1, dtype, "")
+    phase = {"flops": 500.0, "bytes": 70.0, "collectives": gathered}
+    found = phases.roofline(phase, target("bfloat16"))
     assert found == {"compute_s": 5.0, "memory_s": 7.0, "network_s": 15.0, "seconds": 15.0}
+    # fp32 against its own peak
+    found = phases.roofline(phase, target("float32"))
+    assert found == {"compute_s": 20.0, "memory_s": 7.0, "network_s": 15.0, "seconds": 20.0}
     made = [
         {"phase": name, "seconds": s}
         for name, s in (
@@ -121,6 +126,11 @@ def test_roofline_and_step_by_hand():
         "rollout": rollout,
         "grading": 0.5,
     }
+    typical = phases.typical_seconds(step)
+    assert typical["update demos"] == pytest.approx((3.0 / 0.6, 3.0 / 0.4))
+    assert typical["update samples"] == pytest.approx(
+        (1.7 * rollout + 0.5 + 4.0 / 0.6, 2 * rollout + 0.5 + 4.0 / 0.4)
+    )
 
 
 def test_what_the_compiler_says_of_a_program_that_is_too_large():
