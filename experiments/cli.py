@@ -104,15 +104,18 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next allocation; on other systems nothing happens.
+def prepare_memory() -> None:
+    """Set a GPU's memory pools, and have glibc keep what is freed for the next allocation.
 
-    XLA's CPU backend allocates its temporaries anew for each execution, and glibc maps large ones
+    On systems without glibc the latter is left out. XLA's CPU backend allocates its temporaries anew for each execution, and glibc maps large ones
     from the kernel each time. On some processors page faults are a third of an update's time.
     Threads keep arenas of their own: with one arena for all of them sampling is slower.
     """
     import ctypes
 
+    from bridge_jax.distributed import memory_pools
+
+    memory_pools.set_pools()
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         # of malloc.h

@@ -36,8 +36,8 @@ from experiments.cli import (
     define_path,
     fail,
     fail_by,
-    keep_freed_memory,
     log_to_stderr,
+    prepare_memory,
     run_command,
     use_compilation_cache,
 )
@@ -216,7 +216,7 @@ def main(argv: list[str]) -> None:
         fail(f"unexpected arguments {argv[1:]}; tasks are given as --tasks=NAME,NAME")
     log_to_stderr()
     use_compilation_cache()
-    keep_freed_memory()
+    prepare_memory()
     try:
         with interrupt.acknowledge_interrupts(
             "ending when the devices are done with the batch", KEPT

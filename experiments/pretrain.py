@@ -27,9 +27,9 @@ from experiments.cli import (
     fail,
     fail_by,
     file_config,
-    keep_freed_memory,
     leave,
     log_to_stderr,
+    prepare_memory,
     run_command,
     use_compilation_cache,
 )
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     log_to_stderr()
     use_cores(flags.FLAGS.cores)
     use_compilation_cache()
-    keep_freed_memory()
+    prepare_memory()
     out = pathlib.Path(flags.FLAGS.out)
     try:
         last = pretrain(flags.FLAGS.config, out, file_config=file_config())

@@ -26,9 +26,9 @@ from experiments.cli import (
     fail,
     fail_by,
     file_config,
-    keep_freed_memory,
     leave,
     log_to_stderr,
+    prepare_memory,
     run_command,
     use_compilation_cache,
 )
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
         fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
     log_to_stderr()
     use_compilation_cache()
-    keep_freed_memory()
+    prepare_memory()
     from bridge_jax.distributed import multihost
     from bridge_jax.grading import pool, selftest
     from bridge_jax.training import divergence, loop, trainer

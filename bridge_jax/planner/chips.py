@@ -17,7 +17,7 @@ import re
 from typing import NamedTuple
 
 from bridge_jax.config.schema import did_you_mean
-from bridge_jax.distributed import peaks
+from bridge_jax.distributed import memory_pools, peaks
 from bridge_jax.distributed.peaks import CHIPS, Chip
 from bridge_jax.planner import gpus
 
@@ -241,7 +241,7 @@ def chip_of(topology: Topology, devices: list) -> Chip | None:
         chip, memory = peaks.of_gpu(devices[0].device_kind), devices[0].memory_stats() or {}
         return chip and chip._replace(hbm=float(memory.get("bytes_limit", chip.hbm)))
     if topology.described_gpu:
-        memory = gpus.MEMORY_FRACTION * gpus.GPUS[topology.kind].memory
+        memory = memory_pools.SHARE_OF_GPU * gpus.GPUS[topology.kind].memory
         return topology.chip._replace(hbm=memory)
     if topology.chip is None:
         return None

@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 # packages with the compiler, by the names of their modules
 COMPILERS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
-# share of a GPU's memory that a run takes (distributed/platforms.py)
-MEMORY_FRACTION = 0.92
 PER_NODE = 8
 
 

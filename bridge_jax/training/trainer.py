@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from bridge_jax import tasks
 from bridge_jax.config import renamed, schema
 from bridge_jax.data import batches, contamination, traces
-from bridge_jax.distributed import consistency, multihost, platforms
+from bridge_jax.distributed import consistency, memory_pools, multihost, platforms
 from bridge_jax.distributed.compiler import compiler_options
 from bridge_jax.filesystem import files, hf_folder
 from bridge_jax.grading import selftest
@@ -316,6 +316,8 @@ def keep_records(workdir: str, record: dict, store: checkpoint.Checkpoints, star
 
 def compile_run(setup: Setup, data: RunData, state: TrainState) -> Programs:
     """All programs of the run, on all hosts, so that no step waits for the compiler."""
+    if line := memory_pools.describe(setup.mesh.devices.flat[0]):
+        multihost.print_on_main(line)
     multihost.print_on_main(compile_times.announcement(setup))
     began = time.monotonic()
     demo_logp = bool(data.held_out_demos.problems)

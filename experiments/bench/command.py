@@ -45,8 +45,8 @@ from experiments.cli import (
     define_path,
     fail,
     fail_by,
-    keep_freed_memory,
     log_to_stderr,
+    prepare_memory,
     run_command,
 )
 
@@ -158,7 +158,7 @@ def main(argv: list[str]) -> None:
         fail(f"--repeats={flags.FLAGS.repeats}; allowed: at least 1")
     log_to_stderr()
     # as in training
-    keep_freed_memory()
+    prepare_memory()
     about = {
         "case": argv[1],
         "cores": os.cpu_count(),

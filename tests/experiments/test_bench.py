@@ -73,7 +73,7 @@ def test_the_command_prints_a_line_a_repeat_and_the_medians(capsys, monkeypatch)
     )
     monkeypatch.setattr(command.flags, "FLAGS", type("Flags", (), {"repeats": 3})())
     monkeypatch.setattr(
-        command, "keep_freed_memory", lambda: None
+        command, "prepare_memory", lambda: None
     )  # for the process, which here is pytest's
     command.main(["bench", "reference"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -304,7 +304,7 @@ import resource, sys
 import numpy as np
 from experiments import train
 if sys.argv[1] == "kept":
-    train.keep_freed_memory()
+    train.prepare_memory()
 np.ones(2**22)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(8):

@@ -49,12 +49,15 @@ def unsupported(dtype, head_dim: int, device) -> str:
     The rules are those of jax's fused_attention_stablehlo.py; `causal` pads the lengths. A device
     that is not a GPU is treated as a Hopper.
     """
-    major = int(str(getattr(device, "compute_capability", "9.0")).split(".")[0])
+    capability = str(getattr(device, "compute_capability", "9.0"))
+    if not capability[:1].isdigit():
+        return f"an AMD GPU ({capability})"
+    major = int(capability.split(".")[0])
     widest = 256 if major >= 9 else 128
     if dtype != jnp.bfloat16:
         return f"model.dtype={jnp.dtype(dtype).name} (it takes bfloat16)"
     if head_dim % 8 or head_dim > widest:
         return f"heads of width {head_dim} (it takes multiples of 8 up to {widest})"
     if major < 8:
-        return f"a GPU of compute capability {device.compute_capability} (it takes 8.0 and above)"
+        return f"a GPU of compute capability {capability} (it takes 8.0 and above)"
     return ""
