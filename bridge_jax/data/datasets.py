@@ -100,7 +100,8 @@ def jsonl(path: Path) -> list[dict]:
 
 def from_hub(source: Source) -> tuple[str, list[dict]]:
     """The name of the hub's data set, and its rows with our names of the fields."""
-    import datasets  # slow to import
+    # slow to import
+    import datasets
 
     name, repository = "/".join((*source.hub, source.split)), source.hub[0]
     refusal = hub.look_up(repository, "dataset")
@@ -110,7 +111,8 @@ def from_hub(source: Source) -> tuple[str, list[dict]]:
             raise refusal
         with hub.offline(no_network):
             loaded = datasets.load_dataset(*source.hub, split=source.split)
-    except Exception as error:  # of many kinds: no network, no such name, a changed layout
+    # of many kinds: no network, no such name, a changed layout
+    except Exception as error:
         why = hub.reason(refusal if no_network else error, f"datasets/{repository}")
         raise ValueError(
             f"cannot load data set {name} from the hub: {why}; or set data_dir to a folder with "

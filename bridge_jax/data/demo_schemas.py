@@ -67,7 +67,8 @@ def text(value: Any) -> str:
     if isinstance(value, str):
         try:
             value.encode()
-        except UnicodeEncodeError:  # half a character, which no tokenizer takes
+        # half a character, which no tokenizer takes
+        except UnicodeEncodeError:
             return ""
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
