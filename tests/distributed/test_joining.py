@@ -5,16 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import types
 
-import jax
 import pytest
 
-from bridge_jax.distributed import multihost, rendezvous
-from tests import errors
+from bridge_jax.distributed import multihost
 from tests.distributed import host_runs
 
 CHILD = """
@@ -165,29 +162,3 @@ def test_a_host_that_is_killed_ends_the_others(waiting, killed):
     assert [end[0] for end in found] == [code] * len(found), found
     expected = "error: no heartbeat from host 2 (" if killed else "JAX distributed service"
     assert all(expected in errors for _, _, errors in found), found
-
-
-def test_a_port_that_is_taken():
-    """jax would crash, or end the run whose host 0 listens there."""
-    with socket.create_server(("", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with errors.raises(ValueError, address, "host 0", "in use", "port"):
-            rendezvous.join(rendezvous.Hosts(address, 2, 0))
-    assert not multihost.started()
-
-
-def test_what_is_private_in_jax_is_there():
-    """Should a version of jax lack it, rendezvous.service is the one place to change."""
-    assert rendezvous.service()[2:] == (0, 1)
-    from jax._src.lib import _jax
-
-    needed = {
-        "get_live_nodes",
-        "key_value_delete",
-        "key_value_dir_get",
-        "key_value_set",
-        "wait_at_barrier",
-    }
-    assert needed <= set(dir(_jax.DistributedRuntimeClient))
-    assert jax.config.jax_enable_recoverability is False
-    assert jax.config.jax_enable_preemption_service is True
