@@ -14,12 +14,14 @@ from tests.tiny_runs import STEPS
 pytestmark = pytest.mark.timeout(1800)
 
 
-def test_two_processes_train_like_one(tmp_path, compiled):
-    """BRIDGE, with evaluations and checkpoints; the first step, before any update, is the same to the last bit."""
-    runs = {n: host_runs.start(tmp_path / str(n), n, compiled, method="bridge") for n in (1, 2)}
+# bridge's programs take twice as long to compile, in each of three processes
+@pytest.mark.parametrize("method", ["grpo", pytest.param("bridge", marks=pytest.mark.slow)])
+def test_two_processes_train_like_one(tmp_path, compiled, method):
+    """With evaluations and checkpoints; the first step, before any update, is the same to the last bit."""
+    runs = {n: host_runs.start(tmp_path / str(n), n, compiled, method=method) for n in (1, 2)}
     for count, processes in runs.items():
         assert host_runs.finish(processes) == [0] * count, tmp_path
-    assert_same(tmp_path / "2", tmp_path / "1", "bridge")
+    assert_same(tmp_path / "2", tmp_path / "1", method)
     first = [
         (tmp_path / count / "run" / "rollouts" / "step_000001.jsonl").read_text() for count in "12"
     ]
