@@ -6,13 +6,18 @@ a tiny model compiles in a fifth of the time. Tests of bit equality compile with
 NPROC is how many threads XLA keeps for its CPU devices, else one for each. A thread that waits in a collective is gone for
 the others: with two collectives under way in each device's program, none may be left for the device that all wait for, and
 XLA aborts the process.
+
+What one test has compiled another one loads: all processes of a session share a folder of compiled programs (jax's
+persistent cache), which is made for the session and removed after it. Tests of that cache give it a folder of their own.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
+import tempfile
 
 import pytest
 
@@ -30,6 +35,22 @@ os.environ.setdefault("NPROC", "32")
 # under nohup SIGHUP is ignored, by the programs that tests start too: here it has its usual meaning
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# programs that compile faster than this are compiled again
+KEPT_FROM_S = "0.1"
+
+
+def pytest_configure(config):
+    """Makes the folder of compiled programs, before jax is imported; xdist's workers inherit it."""
+    if hasattr(config, "workerinput"):
+        return
+    folder = tempfile.mkdtemp(prefix="bridge_jax_compiled_")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = KEPT_FROM_S
+    # with a largest size jax locks the folder: nobody reads what another process has half written
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**34)
+
 
 # Files that take minutes begin first, so that no worker is left alone with one at the end. Without
 # --no-loadscope-reorder xdist begins with the files that have the most tests.

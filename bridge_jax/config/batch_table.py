@@ -129,7 +129,8 @@ class BatchTable:
             if self.pack
             else f"a rollout micro-batch holds {share}"
         )
-        added = -self.rollout_rows % self.rollout_microbatch  # 0 unless packed
+        # 0 unless packed
+        added = -self.rollout_rows % self.rollout_microbatch
         rows = [
             ("rows of a step", "rollouts", "demos", ""),
             (

@@ -92,7 +92,8 @@ def as_text(value: Any, role: str = "user") -> str:
         value = int(value)
     try:
         str(value).encode()
-    except UnicodeEncodeError:  # half a character, which no tokenizer takes
+    # half a character, which no tokenizer takes
+    except UnicodeEncodeError:
         return ""
     return str(value)
 

@@ -101,7 +101,8 @@ def concatenate(seqs: Sequences) -> PackedRows:
     sample_RW = jnp.minimum(segment_RW, K - 1)
     of_sample = lambda x_RK: jnp.take_along_axis(x_RK, sample_RW, axis=1)
     position_RW = place_W - of_sample(start_RK)
-    t_RW = position_RW - of_sample(prompt_RK)  # place within the completion
+    # place within the completion
+    t_RW = position_RW - of_sample(prompt_RK)
 
     from_prompt = jnp.take_along_axis(
         seqs.prompt_PS.reshape(R, K * S), sample_RW * S + jnp.clip(position_RW, 0, S - 1), axis=1

@@ -138,7 +138,8 @@ class HFTokenizer:
     eos_ids: tuple[int, ...] = dataclasses.field(init=False, compare=False)
 
     def __post_init__(self):
-        import transformers  # slow to import
+        # slow to import
+        import transformers
 
         try:
             inner = transformers.AutoTokenizer.from_pretrained(str(self.folder))
@@ -201,7 +202,8 @@ class HFTokenizer:
             try:
                 path = pathlib.Path(transformers.utils.cached_file(self.folder, name))
             except OSError:
-                return None  # a repository of a tokenizer alone
+                # a repository of a tokenizer alone
+                return None
         return hf_folder.read_json(path).get("eos_token_id") if path.is_file() else None
 
     def _templated(self, messages: list[dict[str, str]], **how) -> str:

@@ -27,7 +27,8 @@ def missing(error: Exception) -> str:
     """What to tell of an error of jax's backends."""
     names = {
         "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms,
-        "JAX_PLATFORM_NAME": os.environ.get("JAX_PLATFORM_NAME", ""),  # the older way
+        # the older way
+        "JAX_PLATFORM_NAME": os.environ.get("JAX_PLATFORM_NAME", ""),
     }
     asked = ", ".join(f"{name}={value!r}" for name, value in names.items() if value)
     way_out = "(set JAX_PLATFORMS='' to automatically choose an available backend)"

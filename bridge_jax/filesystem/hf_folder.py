@@ -88,7 +88,8 @@ def fetch(name: str) -> Path:
         folder = huggingface_hub.snapshot_download(
             name, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_NEVER)
         )
-    except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
+    # every error of the hub's client is one of the two
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"model {name!r} is not a local folder, and its download failed: "
             f"{hub.reason(error, name)}. A local folder works without the hub: "

@@ -64,7 +64,8 @@ def same_equation(gold: str, answer: str) -> bool:
             if x and y:
                 sides.append((x, y))
         ratios = [x / y for x, y in sides]
-        if len(ratios) < 3 or len({x for x, _ in sides}) < 3:  # 1 = 2 has no solution
+        # 1 = 2 has no solution
+        if len(ratios) < 3 or len({x for x, _ in sides}) < 3:
             return False
         close = mpmath.mpf(10) ** -digits * abs(ratios[0])
         if any(abs(ratio - ratios[0]) > close for ratio in ratios):
@@ -172,7 +173,8 @@ def _digits(points: list[dict], *nodes: Node) -> int:
     """Decimal digits that suffice to see any difference; Unreadable where they are too many."""
     height = max(sum(_height(node, point) for node in nodes) for point in points)
     degree = 1
-    if len(points) == 1:  # a constant may come as near to another as its conjugates are many
+    # a constant may come as near to another as its conjugates are many
+    if len(points) == 1:
         degree = min(8, math.prod(_degree(node) for node in nodes))
     found = 60 + 4 * height * degree
     if found > MOST_DIGITS:
@@ -271,11 +273,13 @@ def _evaluate(node: Node, point: dict):
     parts = [_evaluate(part, point) for part in node.parts]
     if node.kind == "call":
         return _FUNCTIONS[node.value](*parts)
-    if node.kind == "apply":  # any function will do, the same for all that are called so
+    # any function will do, the same for all that are called so
+    if node.kind == "apply":
         place = _fraction(point[node.value])
         return parts[0] ** 2 + parts[0] * place + place
     if node.kind == "power" and (exponent := formula.exact(node.parts[1])) is not None:
-        if exponent.denominator % 2 and exponent.denominator > 1:  # real, as odd roots are
+        # real, as odd roots are
+        if exponent.denominator % 2 and exponent.denominator > 1:
             return _power(_root(parts[0], exponent.denominator), exponent.numerator)
     return _OPERATIONS[node.kind](*parts)
 

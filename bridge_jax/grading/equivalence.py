@@ -110,7 +110,8 @@ class _Judge:
     def __init__(self, rule: Rule, exact: bool):
         self.rule, self.exact = rule, exact
         if exact:
-            from bridge_jax.grading import algebra  # workers alone pay for its imports
+            # workers alone pay for its imports
+            from bridge_jax.grading import algebra
 
             self.algebra = algebra
 
@@ -212,7 +213,8 @@ class _Judge:
             return self.one_of_chained(g, answer)
         if g.signs == a.signs == ("=",):
             if gold.name and _is_constant(gold.body) or answer.name and _is_constant(answer.body):
-                return False  # x = 5 is solved, 2x = 10 is not
+                # x = 5 is solved, 2x = 10 is not
+                return False
             return self.equation_sides(g.sides, a.sides)
         if g.signs[0] in (">", r"\ge"):
             g = _reversed(g)
@@ -368,7 +370,8 @@ def _pairing(
         return verdicts[i, j]
 
     def matched(allowed: tuple) -> bool:
-        partners: dict[int, int] = {}  # answer -> gold
+        # answer -> gold
+        partners: dict[int, int] = {}
 
         def place(i: int, seen: set[int]) -> bool:
             order = sorted(

@@ -42,7 +42,8 @@ def last_boxed(text: str) -> str | None:
     text = text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text
     # where the content of each open brace starts; negative for a brace that is no box
     opened: list[int] = []
-    start, content = -1, None  # of the last box found so far
+    # of the last box found so far
+    start, content = -1, None
     for piece in PIECE.finditer(text):
         kind = piece.group()
         if kind == "{":

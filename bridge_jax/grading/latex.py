@@ -443,11 +443,13 @@ def _without_styles(text: str) -> str:
     text = _DROPPED.sub(" ", _EMPTY_DELIMITER.sub(" ", text))
     text = _STYLED_TOKEN.sub(r" \1", _NUMBER_SET.sub(r"\\mathbb{\1}", text))
     text = _COMMAND.sub(_renamed, text)
-    for _ in range(3):  # \textbf{\text{A}}: the inner one first
+    # \textbf{\text{A}}: the inner one first
+    for _ in range(3):
         if not _TEXT_COMMAND.search(text):
             return text
         text = _TEXT.sub(_marked, _DOUBLE.sub(r"{\1}", text))
-    return _TEXT_COMMAND.sub(" ", text)  # \textbf{\frac{1}{2}}
+    # \textbf{\frac{1}{2}}
+    return _TEXT_COMMAND.sub(" ", text)
 
 
 def _equals(found: re.Match) -> str:
@@ -472,7 +474,8 @@ def _marked(found: re.Match) -> str:
         if command != "text" and bare in ("e", "i", "d"):
             return bare
     if _FORMULA_IN_TEXT.search(content) and not _TWO_LETTERS.search(_COMMAND.sub("", content)):
-        return content  # \text{x = 5}
+        # \text{x = 5}
+        return content
     return _RUN_OF_WORDS.sub(_words, content)
 
 

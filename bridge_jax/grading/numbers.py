@@ -102,7 +102,8 @@ def parse_based(text: str) -> BasedNumber | None:
     if not 2 <= base <= 36 or not has_digit and (found[2] != digits or len(digits) < 2):
         return None
     if has_digit and not digits[0].isdigit() and base <= 10:
-        return None  # A1_2 is no number
+        # A1_2 is no number
+        return None
     whole, _, part = digits.partition(".")
     digits = (whole.lstrip("0") or "0") + (f".{part.rstrip('0')}" if part.rstrip("0") else "")
     return BasedNumber(found[1] == "-", digits, base)

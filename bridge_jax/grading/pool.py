@@ -77,15 +77,18 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            start_new_session=True,  # a terminal's Ctrl-C is the parent's
+            # a terminal's Ctrl-C is the parent's
+            start_new_session=True,
         )
         # a frozen worker must not block the parent, neither in reading nor in writing
         os.set_blocking(self.process.stdout.fileno(), False)
         os.set_blocking(self.process.stdin.fileno(), False)
         self.started, self.ready, self.received, self.unsent = time.monotonic(), False, b"", b""
-        self.unused = True  # no comparison was sent to it so far
+        # no comparison was sent to it so far
+        self.unused = True
         self.comparison: DeferredComparison | None = None
-        self.imported: set[str] = {""}  # reward functions that it has; algebra is always there
+        # reward functions that it has; algebra is always there
+        self.imported: set[str] = {""}
         self._set_limit(START_SECONDS)
 
     def send(self, comparison: DeferredComparison, deadline: float) -> None:
@@ -160,12 +163,14 @@ class Worker:
         self.process.kill()
         try:
             self.process.wait(10)
-        except subprocess.TimeoutExpired:  # blocked in the kernel, by a lost file system
+        # blocked in the kernel, by a lost file system
+        except subprocess.TimeoutExpired:
             logger.warning("grading worker %d does not die of SIGKILL", self.process.pid)
         for stream in (self.process.stdin, self.process.stdout):
             try:
                 stream.close()
-            except OSError:  # the comparison that it never read
+            # the comparison that it never read
+            except OSError:
                 pass
         return self.process.returncode
 
@@ -186,8 +191,10 @@ class GradingJob:
                 comparison for comparison in comparisons if comparison not in self.outcomes
             )
         )
-        self.retries: list[DeferredComparison] = []  # those whose first worker was lost
-        self._lost_at: dict[DeferredComparison, float] = {}  # time of the loss
+        # those whose first worker was lost
+        self.retries: list[DeferredComparison] = []
+        # time of the loss
+        self._lost_at: dict[DeferredComparison, float] = {}
 
     def next_for(self, worker: Worker, workers: list[Worker]) -> DeferredComparison | None:
         """The next comparison for a worker, or None.
@@ -239,9 +246,11 @@ class Pool:
                 "seconds"
             )
         self.deadline, self._memory_bytes, self._size = deadline, memory_bytes, workers
-        self.killed = 0  # workers that had to be replaced
+        # workers that had to be replaced
+        self.killed = 0
         self._closed = False
-        self._failed_starts = 0  # in a row
+        # how many in a row
+        self._failed_starts = 0
         self._last_failure = self._next_start = float("-inf")
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
@@ -256,7 +265,8 @@ class Pool:
             if self._closed:
                 raise PoolError("the pool is closed; make a new one")
             for worker in [worker for worker in self._workers if worker.comparison]:
-                self._remove(worker)  # a call before this one was interrupted
+                # a call before this one was interrupted
+                self._remove(worker)
             job = GradingJob(comparisons)
             self._fill()
             while job.waiting or job.retries or any(worker.comparison for worker in self._workers):
@@ -311,9 +321,11 @@ class Pool:
             try:
                 worker.send(comparison, self.deadline)
                 job.mark_sent(comparison)
-            except OSError:  # it died while idle: no comparison's fault
+            # it died while idle: no comparison's fault
+            except OSError:
                 self._on_loss(worker, job)
-                return  # another is started before comparisons are given out again
+                # another is started before comparisons are given out again
+                return
 
     def _wait(self) -> list[Worker]:
         """Waits for workers with output, or for the next limit; sends pending input meanwhile."""

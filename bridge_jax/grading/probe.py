@@ -87,7 +87,8 @@ def _measure(node: Node) -> BoundedValue:
         raise _Unclear
     if node.kind == "call":
         return _call(node.value, parts)
-    if node.kind == "apply":  # any smooth function will do, the same for all that are called so
+    # any smooth function will do, the same for all that are called so
+    if node.kind == "apply":
         (x,) = parts
         return _sum(_product(x, x), _product(x, _rounded(complex(letter_value(node.value)))))
     return _OPERATIONS[node.kind](*parts)
@@ -142,7 +143,8 @@ def _root(base: BoundedValue, degree: BoundedValue) -> BoundedValue:
         found = cmath.sqrt(complex(base.value.real, base.value.imag or 0.0))
         return _rounded(found, base.error / max(abs(found), 1e-300))
     if base.value.imag == 0 and base.value.real <= 0:
-        raise _Unclear  # real or complex, as one likes
+        # real or complex, as one likes
+        raise _Unclear
     return _power(base, _quotient(BoundedValue(1.0), degree))
 
 

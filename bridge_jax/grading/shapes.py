@@ -211,7 +211,8 @@ def _between(sides: tuple[str, ...], signs: tuple[str, ...]) -> Part | None:
         return None
     values = probe.constant(low), probe.constant(high)
     if None not in values and values[0] >= values[1]:
-        return None  # empty, or one point
+        # empty, or one point
+        return None
     opens, closes = "[" if signs[0] == r"\le" else "(", "]" if signs[1] == r"\le" else ")"
     return Part(name, f"{opens}{low},{high}{closes}")
 

@@ -200,7 +200,8 @@ def compatible(gold: Quantity, answer: Quantity, unit: str = "") -> bool:
     if not answer.known:
         return bool(gold.words) and answer.words == gold.words
     stated = gold.unit or named(unit)
-    if gold.words and not gold.known:  # "distinct integers" may be called integers
+    # "distinct integers" may be called integers
+    if gold.words and not gold.known:
         return gold.words[-len(answer.words) :] == answer.words
     return not stated or stated == answer.unit or _degrees_of_heat(stated, answer.unit)
 
@@ -302,7 +303,8 @@ def _with_unit(text: str, body: str, pieces: list) -> Quantity:
         return Quantity(text)
     if scale != 1:
         value = numbers.number(body)
-        if not value:  # a formula, or zero, which is a million of nothing
+        # a formula, or zero, which is a million of nothing
+        if not value:
             return Quantity(text)
         value *= scale
         body = f"{value.numerator}/{value.denominator}" if value.denominator > 1 else str(value)

@@ -134,7 +134,8 @@ def main(memory_bytes: int, deadline: float) -> None:
                 else equivalence.symbolic(DeferredComparison(gold, answer, Rule(*rule)))
             )
         except BrokenPipeError:
-            os._exit(1)  # the parent is gone
+            # the parent is gone
+            os._exit(1)
         except MemoryError:
             # later outcomes could not be trusted
             os._exit(1)
@@ -148,7 +149,8 @@ def main(memory_bytes: int, deadline: float) -> None:
         try:
             print(outcome, file=answers, flush=True)
         except BrokenPipeError:
-            os._exit(1)  # the parent is gone
+            # the parent is gone
+            os._exit(1)
 
 
 if __name__ == "__main__":

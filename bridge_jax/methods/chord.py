@@ -70,7 +70,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         rl, sft = passes(policy.merge(state.params.theta, None))
         G = jax.tree.map(lambda r, s: (1 - mu) * r + mu * s, rl.G, sft.G)
         state, metrics = apply_ascent(recipes, state, Params(theta=G), (rl.J, sft.J))
-        return state, metrics | hybrid.metrics_of(cfg, batch, rl, sft) | {"chord/mu": mu}
+        return state, metrics | hybrid.metrics_of(batch, rl, sft, cfg.kl_coef) | {"chord/mu": mu}
 
     return Method(
         init,

@@ -24,8 +24,10 @@ import jax.numpy as jnp
 
 from bridge_jax import objectives
 from bridge_jax.config import checks
+from bridge_jax.methods import hybrid
+from bridge_jax.objectives import Pass
 from bridge_jax.optim import Recipes, apply_ascent, init_train_state
-from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, TrainState
+from bridge_jax.types import Batch, BatchSpec, Method, Params, Policy, Rollouts, TrainState, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,47 @@ class Config:
     gate: int = 0  # maximum of right samples with which a prompt is unsolved
     advantage: str = "mean"  # "group" divides by the standard deviation too
     entropy_coef: float = 0.001  # c
+
+
+def unsolved(gate: int, rollouts: Rollouts) -> jax.Array:
+    """[P] 1 where at most `gate` samples of the prompt are right, else 0.
+
+    Raises ValueError where no prompt could be solved.
+    """
+    M = objectives.group_size(rollouts)
+    if gate >= M:
+        raise ValueError(
+            f"method.hpt.gate={gate} of batch.samples_per_prompt={M}: every prompt would "
+            "be one of SFT; allowed: below the number of samples"
+        )
+    right_P = jnp.sum(rollouts.reward_B.reshape(-1, M) > 0.5, axis=1)
+    return (right_P <= gate).astype(jnp.float32)
+
+
+def rl_and_sft(
+    cfg: Config, policy: Policy, batch: Batch, failed_P: jax.Array, phi: Tree, microbatch_rows: int
+) -> tuple[Pass, Pass]:
+    """Passes of J_RL over the solved prompts' samples and of J_SFT over the others' demos."""
+    rollouts, demos = batch.rollouts["theta"], batch.demos
+    solved_B = jnp.repeat(1.0 - failed_P, objectives.group_size(rollouts))
+    # behind the prompts' demos are rows that only fill up the micro-batches
+    failed_D = jnp.pad(failed_P, (0, demos.length_B.shape[0] - failed_P.size))
+    tokens = lambda seqs, included_B: jnp.maximum(jnp.sum(seqs.length_B * included_B), 1.0)
+    J_RL = objectives.J_RL(
+        policy,
+        rollouts,
+        objectives.surrogate,
+        total=tokens(rollouts.seqs, solved_B),
+        entropy_coef=cfg.entropy_coef,
+    )
+    J_SFT = objectives.J_SFT(
+        policy, demos, total=tokens(demos, failed_D), entropy_coef=cfg.entropy_coef
+    )
+    rows = objectives.rl_rows(policy, None, rollouts, cfg.advantage, 0.0, microbatch_rows)
+    rows |= {"included_B": solved_B}
+    rl = objectives.gradient(J_RL, phi, rollouts.seqs, rows, microbatch_rows)
+    sft = objectives.gradient(J_SFT, phi, demos, {"included_B": failed_D}, microbatch_rows)
+    return rl, sft
 
 
 def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0) -> Method:
@@ -47,50 +90,14 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         return init_train_state(recipes, Params(theta=theta))
 
     def update(state: TrainState, batch: Batch):
-        rollouts, demos, phi = (
-            batch.rollouts["theta"],
-            batch.demos,
-            policy.merge(state.params.theta, None),
-        )
-        M, D = objectives.group_size(rollouts), demos.length_B.shape[0]
-        if cfg.gate >= M:
-            raise ValueError(
-                f"method.hpt.gate={cfg.gate} of batch.samples_per_prompt={M}: every prompt would "
-                "be one of SFT; allowed: below the number of samples"
-            )
-        right_P = jnp.sum(rollouts.reward_B.reshape(-1, M) > 0.5, axis=1)
-        failed_P = (right_P <= cfg.gate).astype(jnp.float32)
-        failed_D = jnp.pad(failed_P, (0, D - failed_P.size))
-        solved_B = jnp.repeat(1.0 - failed_P, M)
-        tokens = lambda length_B, included_B: jnp.maximum(jnp.sum(length_B * included_B), 1.0)
-        J_RL = objectives.J_RL(
-            policy,
-            rollouts,
-            objectives.surrogate,
-            total=tokens(rollouts.seqs.length_B, solved_B),
-            entropy_coef=cfg.entropy_coef,
-        )
-        J_SFT = objectives.J_SFT(
-            policy,
-            demos,
-            total=tokens(demos.length_B, failed_D),
-            entropy_coef=cfg.entropy_coef,
-        )
-        rows = objectives.rl_rows(policy, None, rollouts, cfg.advantage, 0.0, microbatch_rows)
-        G_RL, rl_J, rl = objectives.gradient(
-            J_RL, phi, rollouts.seqs, rows | {"included_B": solved_B}, microbatch_rows
-        )
-        G_SFT, sft_J, sft = objectives.gradient(
-            J_SFT, phi, demos, {"included_B": failed_D}, microbatch_rows
-        )
+        phi, rollouts = policy.merge(state.params.theta, None), batch.rollouts["theta"]
+        failed_P = unsolved(cfg.gate, rollouts)
+        rl, sft = rl_and_sft(cfg, policy, batch, failed_P, phi, microbatch_rows)
         f = failed_P.mean()
-        G = jax.tree.map(lambda r, s: (1 - f) * r + f * s, G_RL, G_SFT)
-        state, metrics = apply_ascent(
-            recipes, state, Params(theta=G), (rl_J, sft_J, rollouts.reward_B.sum())
-        )
-        metrics |= objectives.rollout_metrics(rl, rollouts) | objectives.demo_metrics(sft, demos)
-        metrics |= {"rl/J": rl_J, "hpt/failed": f} | objectives.gradient_alignment(G_SFT, G_RL)
-        return state, metrics | objectives.token_counts(demos, rollouts.seqs)
+        G = jax.tree.map(lambda r, s: (1 - f) * r + f * s, rl.G, sft.G)
+        finite = (rl.J, sft.J, rollouts.reward_B.sum())
+        state, metrics = apply_ascent(recipes, state, Params(theta=G), finite)
+        return state, metrics | hybrid.metrics_of(batch, rl, sft) | {"hpt/failed": f}
 
     return Method(
         init,

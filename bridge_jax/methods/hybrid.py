@@ -49,12 +49,12 @@ def rl_and_sft(
     return passes
 
 
-def metrics_of(cfg, batch: Batch, rl: Pass, sft: Pass) -> Metrics:
-    """Metrics of a method with these two passes; shared with joint and chord."""
+def metrics_of(batch: Batch, rl: Pass, sft: Pass, kl_coef: float = 0.0) -> Metrics:
+    """Metrics of a method with these two passes; shared with joint, chord and hpt."""
     rollouts, demos = batch.rollouts["theta"], batch.demos
     metrics = objectives.rollout_metrics(rl.aux, rollouts) | objectives.demo_metrics(sft.aux, demos)
     metrics |= {"rl/J": rl.J} | objectives.gradient_alignment(sft.G, rl.G)
-    forward = (rollouts.seqs,) * bool(cfg.kl_coef)
+    forward = (rollouts.seqs,) * bool(kl_coef)
     return metrics | objectives.token_counts(demos, rollouts.seqs, forward=forward)
 
 
@@ -73,7 +73,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         rl, sft = passes(policy.merge(state.params.theta, None))
         G = jax.tree.map(lambda r, s: r + cfg.mu * s, rl.G, sft.G)
         state, metrics = apply_ascent(recipes, state, Params(theta=G), (rl.J, sft.J))
-        return state, metrics | metrics_of(cfg, batch, rl, sft)
+        return state, metrics | metrics_of(batch, rl, sft, cfg.kl_coef)
 
     return Method(
         init,

@@ -50,7 +50,7 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         G = jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, sft.G, rl.G)
         ascent = Params(theta=G, w=policy.pull(w, G))
         state, metrics = apply_ascent(recipes, state, ascent, (rl.J, sft.J))
-        return state, metrics | hybrid.metrics_of(cfg, batch, rl, sft) | {"bridge/lam": lam}
+        return state, metrics | hybrid.metrics_of(batch, rl, sft, cfg.kl_coef) | {"bridge/lam": lam}
 
     return Method(
         init,

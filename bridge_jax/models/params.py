@@ -168,7 +168,8 @@ def hf_groups(tensor: Tensor) -> list[tuple[int, ...]]:
         return [tuple(range(tensor.inputs, rank)), tuple(range(tensor.inputs))]
     groups = []
     for i, axis in enumerate(tensor.axes):
-        if axis == "head_dim" and i:  # HF keeps all heads of a bias in one dimension
+        # HF keeps all heads of a bias in one dimension
+        if axis == "head_dim" and i:
             groups[-1] += (i,)
         else:
             groups.append((i,))
@@ -304,7 +305,8 @@ def to_devices(tensor: Tensor, stored: list, shape: tuple[int, ...], sharding, d
 
     stored: one lazy HF tensor per layer, or a single one where `shape` has no layer axis.
     """
-    blocks = {}  # devices with replicas of a block share its host copy
+    # devices with replicas of a block share its host copy
+    blocks = {}
 
     def read(index):
         spans = tuple(slice(*part.indices(size)[:2]) for part, size in zip(index, shape))

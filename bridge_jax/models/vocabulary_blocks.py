@@ -164,7 +164,8 @@ def forward(axes: Axes, chunk_tokens: int, hidden_BTD, head_VD, tokens_BT, tempe
     own_BT = axes.local_tokens(tokens_BT, head_VD)
 
     def step(k, carry):
-        top, Z, mean, chosen = carry  # mean: sum of exp(logit - top) logit
+        # mean: sum of exp(logit - top) logit
+        top, Z, mean, chosen = carry
         head_UD = axes.gather(jax.lax.dynamic_slice_in_dim(head_VD, blocks.start(k), blocks.size))
         logits = blocks.logits(k, hidden_BTD, head_UD, temperature)
         new_top = jnp.maximum(top, logits.max(axis=-1))

@@ -225,7 +225,8 @@ def tpu_devices(topology: Topology) -> list:
     )
     try:
         return list(topologies.get_topology_desc(topology.name, platform="tpu").devices)
-    except Exception as error:  # jax raises libtpu's errors as types of its own
+    # jax raises libtpu's errors as types of its own
+    except Exception as error:
         raise ValueError(
             f"--topology={topology.name!r} is unknown to libtpu ({str(error).splitlines()[0]}): "
             f"{hint}"

@@ -218,7 +218,8 @@ def prompts_of(setup: Setup, rows: float) -> float:
     if batch.pack:
         return rows
     at_once = min(batch.microbatch, batch.rollout_rows)
-    M = min(batch.samples_per_prompt, at_once)  # rows of a prompt in a micro-batch
+    # rows of a prompt in a micro-batch
+    M = min(batch.samples_per_prompt, at_once)
     return rows / M * policy.parts_of_group(at_once // M, M, setup.mesh)
 
 

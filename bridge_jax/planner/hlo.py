@@ -225,7 +225,8 @@ def trip_count(module: Module, loop: Instruction, around: list[Instruction]) -> 
     body = {i.name: i for i in module.computations[loop.attribute("body")]}
     begin = {i.name: i for i in around}
     root = next(i for i in condition.values() if i.root)
-    if root.opcode == "fusion":  # the comparison alone, with the condition's values as operands
+    # the comparison alone, with the condition's values as operands
+    if root.opcode == "fusion":
         inner = {i.name: i for i in module.computations[root.called[0]]}
         values = dict(
             zip(
@@ -367,7 +368,8 @@ def collectives(module: Module) -> list[Collective]:
             continue
         seen |= {(channel[1], visit.times, visit.unknown)} if channel else set()
         if kind == "all-reduce" and "all-reduce-scatter" in visit.computation:
-            kind = "reduce-scatter"  # fused with the slice of its result that a device keeps
+            # fused with the slice of its result that a device keeps
+            kind = "reduce-scatter"
         size = sum(array.bytes for array in instruction.arrays[instruction.outputs])
         n = group_size(instruction.text, module.partitions)
         share = (n - 1) / n

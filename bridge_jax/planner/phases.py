@@ -87,68 +87,71 @@ def step_kind_name(spec: BatchSpec) -> str:
 
 def phases(setup: Setup, state: Tree) -> list[Phase]:
     """All phases of a step at the longest bucket; state: from build.abstract_state."""
+    sampled = sampling_phases(setup, state) if setup.method.sampling_policies else []
+    return sampled + update_phases(setup, state)
+
+
+def sampling_phases(setup: Setup, state: Tree) -> list[Phase]:
+    """Merging, sampling, and the log-probabilities of what was sampled."""
     s, bucket = setup.settings, setup.buckets[-1]
-    P, M, resident = (
-        s.batch.prompts_per_step // s.rollout.calls,
-        s.batch.samples_per_prompt,
-        flops.chip_bytes(state),
-    )
-    phi, packed = (
-        programs.abstract_phi(setup, state),
-        float(s.batch.rollout_microbatches if s.batch.pack else 1),
-    )
-    nothing = lambda traced: flops.Work(
-        0.0, float(flops.chip_bytes(state.params) + flops.chip_bytes(phi)) * setup.mesh.size
-    )
-    found = []
-    if setup.method.sampling_policies:
-        # the weights of all sampling policies are merged before the first of them samples
-        sampling = resident + (
-            max(len(spec.sampled_by) for spec in setup.method.step_kinds) - 1
-        ) * flops.chip_bytes(phi)
-        # the merge program's own arguments are not resident a second time
-        found = [
-            Phase(
-                "merge",
-                lambda: programs.trace_policy(setup, state, "theta"),
-                nothing,
-                sampling - flops.chip_bytes((state.params.theta, state.params.w)),
-            ),
-            Phase(
-                "prefill",
-                lambda: trace_prefill(setup, phi, bucket, P),
-                lambda traced: flops.prefill(setup, bucket, P),
-                sampling,
-            ),
-            Phase(
-                "decode",
-                lambda: programs.trace_sampler(setup, phi, bucket, P, M),
-                lambda traced: flops.decode(setup, bucket, P),
-                sampling,
-                s.rollout.max_new / len(flops.loops(setup)),
-            ),
-            Phase(
-                "logp",
-                lambda: trace_logp(setup, state, bucket),
-                lambda traced: flops.logp(setup, bucket),
-                resident,
-                packed=packed,
-            ),
-        ]
-    for spec in setup.method.step_kinds:
-        name = "update" if len(setup.method.step_kinds) == 1 else f"update {step_kind_name(spec)}"
-        found.append(
-            Phase(
-                name,
-                lambda spec=spec: programs.trace_update(setup, state, bucket, spec),
-                lambda traced, spec=spec: update_work(setup, state, bucket, spec, traced),
-                workspace=cudnn_workspace.of_update(setup, bucket)
-                if flops.form_of_training(setup) == "cudnn"
-                else 0,
-                packed=packed,
-            )
+    P, M = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
+    phi, resident = programs.abstract_phi(setup, state), flops.chip_bytes(state)
+    moved = flops.chip_bytes(state.params) + flops.chip_bytes(phi)
+    # the weights of all sampling policies are merged before the first of them samples
+    policies = max(len(spec.sampled_by) for spec in setup.method.step_kinds)
+    sampling = resident + (policies - 1) * flops.chip_bytes(phi)
+    return [
+        Phase(
+            "merge",
+            lambda: programs.trace_policy(setup, state, "theta"),
+            lambda traced: flops.Work(0.0, float(moved) * setup.mesh.size),
+            # the merge program's own arguments are not resident a second time
+            sampling - flops.chip_bytes((state.params.theta, state.params.w)),
+        ),
+        Phase(
+            "prefill",
+            lambda: trace_prefill(setup, phi, bucket, P),
+            lambda traced: flops.prefill(setup, bucket, P),
+            sampling,
+        ),
+        Phase(
+            "decode",
+            lambda: programs.trace_sampler(setup, phi, bucket, P, M),
+            lambda traced: flops.decode(setup, bucket, P),
+            sampling,
+            s.rollout.max_new / len(flops.loops(setup)),
+        ),
+        Phase(
+            "logp",
+            lambda: trace_logp(setup, state, bucket),
+            lambda traced: flops.logp(setup, bucket),
+            resident,
+            packed=packed_microbatches(setup),
+        ),
+    ]
+
+
+def update_phases(setup: Setup, state: Tree) -> list[Phase]:
+    """The update of each kind of step."""
+    kinds, bucket = setup.method.step_kinds, setup.buckets[-1]
+    fused = flops.form_of_training(setup) == "cudnn"
+    workspace = cudnn_workspace.of_update(setup, bucket) if fused else 0
+    return [
+        Phase(
+            "update" if len(kinds) == 1 else f"update {step_kind_name(spec)}",
+            lambda spec=spec: programs.trace_update(setup, state, bucket, spec),
+            lambda traced, spec=spec: update_work(setup, state, bucket, spec, traced),
+            workspace=workspace,
+            packed=packed_microbatches(setup),
         )
-    return found
+        for spec in kinds
+    ]
+
+
+def packed_microbatches(setup: Setup) -> float:
+    """Micro-batches of packed rollouts; 1 where each row holds one completion."""
+    batch = setup.settings.batch
+    return float(batch.rollout_microbatches if batch.pack else 1)
 
 
 def trace_prefill(setup: Setup, phi: Tree, bucket: int, P: int) -> jax.stages.Traced:

@@ -113,7 +113,8 @@ def make(cfg: Config) -> Task:
         for shares in (train_shares, demo_shares)
     )
     splits = {"held_out": split("held_out", cfg.levels, weights)}
-    if cfg.dev_size:  # drawn after held_out, which is the same with or without it
+    # drawn after held_out, which is the same with or without it
+    if cfg.dev_size:
         splits["dev"] = split("dev", cfg.levels, weights, cfg.dev_size)
     if cfg.hard_levels:
         splits["hard"] = split("hard", cfg.hard_levels, (1.0,) * len(cfg.hard_levels))

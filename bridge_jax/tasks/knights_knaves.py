@@ -99,7 +99,8 @@ def puzzles(levels: tuple[int, ...], count: int, key: str, held_out: bool) -> tu
     of_levels = []
     for level, share in zip(levels, shares):
         found: dict[int, Problem] = {}
-        turn = last = 0  # `last`: the one that found something
+        # `last`: the one that found something
+        turn = last = 0
         while len(found) < share and turn - last < PATIENCE:
             problem = puzzle(level, f"{key}/{level}/{turn}")
             if problem and (problem.id % HELD_OUT == 0) == held_out and problem.id not in found:

@@ -38,7 +38,8 @@ def warn_unread(
 
     adapter: whether the method trains one. given: keys that the user set; None: all.
     """
-    candidates = []  # (group, values, defaults, unread keys)
+    # (group, values, defaults, unread keys)
+    candidates = []
     for label in ("base", "lora")[: 1 + adapter]:
         recipe = getattr(s.recipes, label)
         if recipe.schedule == "constant":

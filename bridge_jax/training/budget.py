@@ -101,7 +101,8 @@ def mean_lengths(batch: Batch) -> tuple[float, float]:
 
 def peak_memory() -> dict[str, float]:
     """Peak GiB of this process, and of the fullest local device if the backend reports it."""
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    # of ru_maxrss, in bytes
+    unit = 1 if sys.platform == "darwin" else 1024
     found = {
         "memory/host_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
     }

@@ -53,7 +53,8 @@ def signal_listener(callback: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(writes)  # ends the thread
+        # ends the thread
+        os.close(writes)
         thread.join(2 * PRINT_TIMEOUT_S)
         os.close(reads)
 
@@ -109,7 +110,8 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         self.requested, self.starting = threading.Event(), True
-        self.step = 0  # the step that will be finished and saved
+        # the step that will be finished and saved
+        self.step = 0
         self._signals = 0
         # only the main thread can handle signals
         main = threading.current_thread() is threading.main_thread()

@@ -47,8 +47,10 @@ class StepLog:
         self.totals = collections.Counter(meta["totals"])
         self.skipped_in_row = meta["skipped_in_row"]
         self.meter = budget.Meter(meta.get("times", {}))
-        self.last: dict[str, float] = {}  # the line of the last step
-        self.number = meta["step"]  # the last step whose update is known to be over
+        # the line of the last step
+        self.last: dict[str, float] = {}
+        # the last step whose update is known to be over
+        self.number = meta["step"]
         self._trained, self._since = meta["train_s"], time.monotonic()
         self._profile = Profile(book.workdir, setup.settings.log.profile)
 

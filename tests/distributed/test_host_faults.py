@@ -27,14 +27,6 @@ HANG_S = 15 * host_runs.TIMEOUT
 ABORTED = -signal.SIGABRT  # by jax, without the coordination service of host 0
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory, compiled):
-    """The run of one process with all devices."""
-    workdir = tmp_path_factory.mktemp("one")
-    assert host_runs.run(workdir, 1, compiled) == [0], host_runs.output(workdir, 0)
-    return workdir
-
-
 def attempt(workdir, count: int, compiled, **given) -> types.SimpleNamespace:
     """A run's exit codes, outputs, seconds from the first end of a process to the last, and the checkpoints after it."""
     workdir.mkdir(parents=True, exist_ok=True)

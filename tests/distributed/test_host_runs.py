@@ -14,25 +14,27 @@ from tests.tiny_runs import STEPS
 pytestmark = pytest.mark.timeout(1800)
 
 
-def test_two_processes_train_like_one(tmp_path, compiled):
-    """BRIDGE, with evaluations and checkpoints; the first step, before any update, is the same to the last bit."""
-    runs = {n: host_runs.start(tmp_path / str(n), n, compiled, method="bridge") for n in (1, 2)}
-    for count, processes in runs.items():
-        assert host_runs.finish(processes) == [0] * count, tmp_path
-    assert_same(tmp_path / "2", tmp_path / "1", "bridge")
-    first = [
-        (tmp_path / count / "run" / "rollouts" / "step_000001.jsonl").read_text() for count in "12"
-    ]
-    assert first[0] == first[1]
-    lines = logbook.read(str(tmp_path / "2" / "run"))
-    assert any(
-        0 < line["reward/mean"] < 1 for line in lines[1:]
-    )  # or equal rewards would say nothing
-    assert "steps 1 to 5" in host_runs.output(
-        tmp_path / "2", 0
-    ) and "steps" not in host_runs.output(tmp_path / "2", 1)
+# bridge's programs take twice as long to compile, in each of three processes
+@pytest.mark.parametrize("method", ["grpo", pytest.param("bridge", marks=pytest.mark.slow)])
+def test_two_processes_train_like_one(tmp_path, compiled, method, request):
+    """With evaluations and checkpoints; the first step, before any update, is the same to the last bit."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    processes = host_runs.start(two, 2, compiled, method=method)
+    if method == "grpo":
+        one = request.getfixturevalue("one")
+    else:
+        assert host_runs.run(one, 1, compiled, method=method) == [0], one
+    assert host_runs.finish(processes) == [0, 0], two
+    assert_same(two, one, method)
+    first = "run/rollouts/step_000001.jsonl"
+    assert (one / first).read_text() == (two / first).read_text()
+    lines = logbook.read(str(two / "run"))
+    # or equal rewards would say nothing
+    assert any(0 < line["reward/mean"] < 1 for line in lines[1:])
+    assert "steps 1 to 5" in host_runs.output(two, 0)
+    assert "steps" not in host_runs.output(two, 1)
     for step in (2, STEPS):  # each has written what its own devices hold
-        state = tmp_path / "2" / "run" / "checkpoints" / f"step_{step:06d}" / "state"
+        state = two / "run" / "checkpoints" / f"step_{step:06d}" / "state"
         written = [
             sum(path.stat().st_size for path in (state / f"ocdbt.process_{i}" / "d").iterdir())
             for i in (0, 1)
@@ -41,12 +43,10 @@ def test_two_processes_train_like_one(tmp_path, compiled):
 
 
 @pytest.mark.slow
-def test_four_processes_train_like_one(tmp_path, compiled):
+def test_four_processes_train_like_one(tmp_path, compiled, one):
     """A whole run, with a device for each process."""
-    runs = {n: host_runs.start(tmp_path / str(n), n, compiled) for n in (1, 4)}
-    for count, processes in runs.items():
-        assert host_runs.finish(processes) == [0] * count, tmp_path
-    assert_same(tmp_path / "4", tmp_path / "1")
+    assert host_runs.run(tmp_path, 4, compiled) == [0] * 4, tmp_path
+    assert_same(tmp_path, one)
 
 
 @pytest.mark.parametrize(

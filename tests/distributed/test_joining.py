@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
+import types
 
-import jax
 import pytest
 
-from bridge_jax.distributed import multihost, rendezvous
-from tests import errors
+from bridge_jax.distributed import multihost
 from tests.distributed import host_runs
 
 CHILD = """
@@ -20,11 +19,13 @@ import logging, os, signal, sys
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 from bridge_jax.distributed import multihost, rendezvous
 from bridge_jax.training import interrupt
-from tests import tiny_runs
+from configs import base
 what, given = sys.argv[1], dict(pair.split("=") for pair in sys.argv[2:])
-given = {key: value if key.endswith("coordinator") else int(value) for key, value in given.items()}
+config = base.get_config()
+for key, value in given.items():
+    config.hosts[key] = value if key == "coordinator" else int(value)
 try:
-    with multihost.joined(tiny_runs.config(**given)):
+    with multihost.joined(config):
         logging.info("a note"), logging.warning("a warning")
         for i in range(3):
             indices = multihost.gather(f"indices {i}", f"host {multihost.index()}")
@@ -51,7 +52,7 @@ def child(what: str, environment: dict | None = None, **given) -> subprocess.Pop
     }
     inherited |= dict(PYTHONPATH=str(host_runs.ROOT), JAX_PLATFORMS="cpu", XLA_FLAGS="")
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, what, *(f"hosts__{k}={v}" for k, v in given.items())],
+        [sys.executable, "-c", CHILD, what, *(f"{k}={v}" for k, v in given.items())],
         cwd=host_runs.ROOT,
         env=inherited | (environment or {}),
         text=True,
@@ -87,24 +88,36 @@ def test_two_tasks_of_slurm_join():
     assert ["WARNING a warning" in errors for _, _, errors in found] == [True, True]
 
 
-def test_a_host_that_waits_alone_prints_what_to_check():
-    """Side by side: host 1 does not come, host 0 does not come, Slurm's variables cannot be read."""
+@pytest.fixture(scope="module")
+def waiting():
+    """Processes that mostly wait, side by side: hosts that nobody joins, and hosts of which one is killed."""
     port, alone = host_runs.free_port(), f"127.0.0.1:{host_runs.free_port()}"
-    zero, one, broken = ends(
-        [
+    groups = {
+        "alone": [
             child("", slurm(0, port), coordinator="auto", timeout_s=10),
             child("", coordinator=alone, count=3, index=1, timeout_s=10),
             child("", slurm(0, port, "two"), coordinator="auto", timeout_s=10),
         ]
-    )
+    }
+    for killed, count in ((2, 4), (0, 2)):
+        given = dict(coordinator=f"127.0.0.1:{host_runs.free_port()}", count=count, timeout_s=20)
+        groups[f"kill {killed}"] = [child(f"kill {killed}", index=i, **given) for i in range(count)]
+    yield types.SimpleNamespace(port=port, address=alone, groups=groups)
+    for one in itertools.chain(*groups.values()):
+        one.kill()
+
+
+def test_a_host_that_waits_alone_prints_what_to_check(waiting):
+    """Host 1 does not come, host 0 does not come, Slurm's variables cannot be read."""
+    zero, one, broken = ends(waiting.groups["alone"])
     assert zero[:2] == (
         4,
-        f"Lost: host 0 waited 10 s (hosts.timeout_s) at 127.0.0.1:{port} for all 2 hosts, and not all came "
+        f"Lost: host 0 waited 10 s (hosts.timeout_s) at 127.0.0.1:{waiting.port} for all 2 hosts, and not all came "
         "(host 0 (main) listens there); see whether all tasks of the job run, and can reach that address\n",
     )
     assert one[:2] == (
         4,
-        f"Lost: host 1 waited 10 s (hosts.timeout_s) at {alone} for all 3 hosts, and not all came (nobody listens "
+        f"Lost: host 1 waited 10 s (hosts.timeout_s) at {waiting.address} for all 3 hosts, and not all came (nobody listens "
         "there); start all hosts, each with its own hosts.index and the same hosts.count, and can reach that address\n",
     )
     assert broken[0] == 1 and "the hosts cannot find each other (invalid literal" in broken[1]
@@ -140,43 +153,12 @@ def test_host_0_that_stops_or_goes_at_once_ends_the_others():
     assert [group[0].wait() for group in groups.values()] == [-signal.SIGKILL, 130]
 
 
-def test_one_of_four_that_is_killed_ends_the_others():
-    """All three end and name it; without host 0 (main) jax aborts them."""
-    groups = {}
-    for killed in (2, 0):
-        address = f"127.0.0.1:{host_runs.free_port()}"
-        given = dict(coordinator=address, count=4, timeout_s=20)
-        groups[killed] = [child(f"kill {killed}", index=i, **given) for i in range(4)]
-    for killed, children in groups.items():
-        found = ends(children)
-        assert found.pop(killed)[0] == -signal.SIGKILL
-        code = multihost.LOST if killed else -signal.SIGABRT
-        assert [end[0] for end in found] == [code] * 3, found
-        expected = "error: no heartbeat from host 2 (" if killed else "JAX distributed service"
-        assert all(expected in errors for _, _, errors in found), found
-
-
-def test_a_port_that_is_taken():
-    """jax would crash, or end the run whose host 0 listens there."""
-    with socket.create_server(("", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with errors.raises(ValueError, address, "host 0", "in use", "port"):
-            rendezvous.join(rendezvous.Hosts(address, 2, 0))
-    assert not multihost.started()
-
-
-def test_what_is_private_in_jax_is_there():
-    """Should a version of jax lack it, rendezvous.service is the one place to change."""
-    assert rendezvous.service()[2:] == (0, 1)
-    from jax._src.lib import _jax
-
-    needed = {
-        "get_live_nodes",
-        "key_value_delete",
-        "key_value_dir_get",
-        "key_value_set",
-        "wait_at_barrier",
-    }
-    assert needed <= set(dir(_jax.DistributedRuntimeClient))
-    assert jax.config.jax_enable_recoverability is False
-    assert jax.config.jax_enable_preemption_service is True
+@pytest.mark.parametrize("killed", [2, 0])
+def test_a_host_that_is_killed_ends_the_others(waiting, killed):
+    """All of them, and they name it; without host 0 (main) jax aborts them."""
+    found = ends(waiting.groups[f"kill {killed}"])
+    assert found.pop(killed)[0] == -signal.SIGKILL
+    code = multihost.LOST if killed else -signal.SIGABRT
+    assert [end[0] for end in found] == [code] * len(found), found
+    expected = "error: no heartbeat from host 2 (" if killed else "JAX distributed service"
+    assert all(expected in errors for _, _, errors in found), found

@@ -47,7 +47,7 @@ def mlp_rows(run, text: str, M: int) -> set[int]:
     return {int(n) for n in re.findall(rf"f32\[(\d+),{W},{run.cfg.mlp}\]", text)}
 
 
-@pytest.mark.parametrize("axis", ("data", "fsdp"))
+@pytest.mark.parametrize("axis", [pytest.param("data", marks=pytest.mark.slow), "fsdp"])
 def test_each_device_computes_its_share_of_a_micro_batch(axis):
     """Rows of a micro-batch are divided among the devices."""
     run, _, text = compiled("grpo", {axis: 8}, prompts_per_step=32, microbatch_rows=4)
@@ -63,7 +63,7 @@ def test_a_group_is_shared_by_devices_that_are_more():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts, at_once", [(0, {4}), (2, {2})])
+@pytest.mark.parametrize("parts, at_once", [pytest.param(0, {4}, marks=pytest.mark.slow), (2, {2})])
 def test_demos_of_bridge_in_more_micro_batches(parts, at_once):
     """32 demos over 8 devices: 4 on each, or 2 in each of two micro-batches."""
     run, _, text = compiled(

@@ -16,85 +16,8 @@ from bridge_jax.grading.outcome import Outcome
 from bridge_jax.rundir import checkpoint
 from bridge_jax.training import settings, trainer
 from configs import base
-from tests import errors, tiny_runs
+from tests import tiny_runs
 from tests.distributed.one_of_several import as_one_of
-
-EXPLICIT = dict(coordinator="10.0.0.1:1234", count=2, index=1)
-
-
-@pytest.mark.parametrize(
-    "given, environment, found",
-    [
-        ({}, {}, ("", 0, -1)),
-        (EXPLICIT, {}, ("10.0.0.1:1234", 2, 1)),
-        (
-            dict(coordinator="10.0.0.1:1234", count=2),
-            {"BRIDGE_HOST_INDEX": "0"},
-            ("10.0.0.1:1234", 2, 0),
-        ),
-        (
-            {},
-            {"BRIDGE_COORDINATOR": "node-1:99", "BRIDGE_HOST_COUNT": "3", "BRIDGE_HOST_INDEX": "2"},
-            ("node-1:99", 3, 2),
-        ),
-        (
-            EXPLICIT,
-            {"BRIDGE_HOST_INDEX": "0"},
-            ("10.0.0.1:1234", 2, 1),
-        ),  # what the config says counts
-        ({}, {"BRIDGE_COORDINATOR": "auto"}, ("auto", 0, -1)),
-        (dict(coordinator="[::1]:1234", count=1, index=0), {}, ("", 1, 0)),
-        (EXPLICIT | dict(coordinator="node-1:65535"), {}, ("node-1:65535", 2, 1)),
-    ],
-)
-def test_config_and_environment(given, environment, found):
-    """The environment fills in the keys that stand at their defaults."""
-    h = rendezvous.read(rendezvous.Hosts(**given), environment)
-    assert (h.coordinator, h.count, h.index) == found
-
-
-@pytest.mark.parametrize(
-    "given, environment, message",
-    [
-        (dict(coordinator="10.0.0.1"), {}, ("hosts.coordinator='10.0.0.1'", "HOST:PORT")),
-        (
-            EXPLICIT | dict(index=2),
-            {},
-            ("hosts.count=2, hosts.index=2", "BRIDGE_HOST_INDEX"),
-        ),
-        (EXPLICIT | dict(index=-1), {}, "hosts.index=-1"),
-        (EXPLICIT, {"BRIDGE_HOST_INDEX": "one"}, None),
-        (
-            dict(coordinator="10.0.0.1:1234", count=2),
-            {"BRIDGE_HOST_INDEX": "one"},
-            "BRIDGE_HOST_INDEX='one'",
-        ),
-        (
-            dict(index=1),
-            {},
-            ("hosts.index=1", "hosts.coordinator=HOST:PORT"),
-        ),
-        (dict(coordinator="auto", count=4), {}, "hosts.count=4"),
-        (
-            EXPLICIT | dict(coordinator="10.0.0.1:99999"),
-            {},
-            ("hosts.coordinator='10.0.0.1:99999'", "1 to 65535"),
-        ),
-        (
-            EXPLICIT | dict(coordinator="10.0.0.1:0"),
-            {},
-            "hosts.coordinator='10.0.0.1:0'",
-        ),
-        (dict(timeout_s=1), {}, ("hosts.timeout_s=1", "at least 10")),
-    ],
-)
-def test_invalid_hosts(given, environment, message):
-    """Invalid settings are refused with what is allowed."""
-    if message is None:
-        assert rendezvous.read(rendezvous.Hosts(**given), environment).index == 1
-        return
-    with errors.raises(ValueError, message):
-        rendezvous.read(rendezvous.Hosts(**given), environment)
 
 
 def test_one_process_is_the_identity():

@@ -11,13 +11,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """One CPU device, quick compilation, and a compilation cache that the processes share."""
-    cache = str(tmp_path_factory.mktemp("xla"))
+def environment():
+    """One CPU device and quick compilation; every compiled program is kept in the session's folder."""
     flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     return os.environ | dict(
         XLA_FLAGS=flags,
-        JAX_COMPILATION_CACHE_DIR=cache,
         JAX_PLATFORMS="cpu",
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
         PYTHONPATH=str(ROOT),

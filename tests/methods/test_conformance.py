@@ -56,16 +56,21 @@ def cases() -> list:
     ]
 
 
-every_case = pytest.mark.parametrize("name, fields", cases())
-# what an advantage, a cap or a direction of w is does not touch how rows are summed
-few_cases = pytest.mark.parametrize(
-    "name, fields",
-    [
-        # of each method its defaults here, its variants in `make test-all`
+def variants_slow(cases) -> list:
+    """Of each method its defaults in `make test`, its variants in `make test-all`."""
+    return [
         pytest.param(*case.values, id=case.id, marks=pytest.mark.slow if case.values[1] else ())
-        for case in cases()
-        if not re.search("advantage|cap|w_learns", case.id)
-    ],
+        for case in cases
+    ]
+
+
+every_case = pytest.mark.parametrize("name, fields", cases())
+# for tests that compile a program of their own for each case
+every_case_variants_slow = pytest.mark.parametrize("name, fields", variants_slow(cases()))
+# what an advantage, a cap or a direction of w is does not touch how rows are summed
+summed_cases = pytest.mark.parametrize(
+    "name, fields",
+    variants_slow(case for case in cases() if not re.search("advantage|cap|w_learns", case.id)),
 )
 every_method = pytest.mark.parametrize("name", methods.names())
 
@@ -183,7 +188,7 @@ def test_policy(name, fields):
     assert toys.same_bits(method.policy(state.params), method.policy(state.params, "theta"))
 
 
-@every_case
+@every_case_variants_slow
 def test_donation(name, fields):
     """The state is given away from the first step on: no leaf is two others' buffer, and the result
     is the same.
@@ -211,22 +216,25 @@ def test_abstract(name, fields):
     assert shape(after) == shape(state)
 
 
-@few_cases
-def test_micro_batches(name, fields):
+@functools.cache
+def in_micro_batches(name, fields, microbatch_rows: int):
+    """Parameters and optimizer states after a step away from step 0, in micro-batches."""
+    method = make(name, fields, recipes=toys.linear(), microbatch_rows=microbatch_rows)
+    start = method.init(toys.bigram_theta(), jax.random.key(0))
+    params = jax.tree.map(lambda x, n: x + n, start.params, toys.noise_like(start.params, 7, 0.1))
+    state, _ = jax.jit(method.update)(start.replace(params=params), make_batch(method, 0))
+    return state.params, state.opt_state
+
+
+@pytest.mark.parametrize(
+    "rows", [8, pytest.param(16, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.slow)]
+)
+@summed_cases
+def test_micro_batches(name, fields, rows):
     """1, 2, 4 and 8 of 64 rows: the same state to 1e-6, by gradients, moments and parameters."""
-
-    def after(microbatch_rows):
-        method = make(name, fields, recipes=toys.linear(), microbatch_rows=microbatch_rows)
-        start = method.init(toys.bigram_theta(), jax.random.key(0))
-        params = jax.tree.map(
-            lambda x, n: x + n, start.params, toys.noise_like(start.params, 7, 0.1)
-        )
-        state, _ = jax.jit(method.update)(start.replace(params=params), make_batch(method, 0))
-        return state.params, state.opt_state
-
-    whole = after(0)
-    for microbatch_rows in (32, 16, 8):
-        assert toys.change(after(microbatch_rows), whole) < 1e-6, microbatch_rows
+    assert (
+        toys.change(in_micro_batches(name, fields, rows), in_micro_batches(name, fields, 0)) < 1e-6
+    )
 
 
 @every_case
@@ -290,7 +298,7 @@ def test_a_non_finite_update_is_skipped(name, fields):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
-@every_case
+@every_case_variants_slow
 def test_learns(name, fields):
     """60 steps on freshly sampled answers: expected reward rises from about 1/6 to over a half."""
     method = make(name, fields, recipes=toys.recipes(0.1, 0.1))

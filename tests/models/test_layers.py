@@ -4,7 +4,6 @@ trainer agree.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 import jax
@@ -12,22 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bridge_jax.models import layers, params, remat, rope
-from tests import errors
+from bridge_jax.models import layers, params
 from tests.models import tiny
-
-
-def test_rotation_depends_on_distance_alone(build):
-    """<rotate(q, i), rotate(k, j)> is a function of i - j, and a rotation keeps lengths."""
-    cfg, _ = build("llama")
-    rng = np.random.RandomState(0)
-    q, k = rng.standard_normal((2, 1, 1, 1, cfg.head_dim)).astype(np.float32)
-    turned = lambda x, i: np.asarray(rope.rotate(jnp.asarray(x), *cfg.rotary(jnp.array([[i]]))))[
-        0, 0, 0
-    ]
-    near, far = turned(q, 7) @ turned(k, 3), turned(q, 104) @ turned(k, 100)
-    assert abs(near - far) < 1e-4 and abs(near - turned(q, 8) @ turned(k, 3)) > 1e-2
-    np.testing.assert_allclose(np.linalg.norm(turned(q, 50)), np.linalg.norm(q), rtol=1e-6)
 
 
 def test_what_the_backward_pass_keeps_of_a_layer():
@@ -206,34 +191,3 @@ def test_bf16_is_near_fp32_and_decoding_near_forward(build):
     error = np.asarray(trained, np.float32) - np.asarray(tiny.forward(cfg, phi, seqs))
     assert np.abs(error).max() < 0.2 and rms(error) < 0.04
     assert rms(np.asarray(trained, np.float32) - np.asarray(sampled, np.float32)) < 0.02
-
-
-# ---- recomputation
-
-
-def test_remat_policies_give_one_gradient_and_keep_less_and_less():
-    """none, dots and full: the same gradient; the compiled program's scratch memory shrinks in this
-    order.
-    """
-    cfg = dataclasses.replace(params.read_config(tiny.CASES["llama"]), layers=8)
-    phi = jax.jit(params.init, static_argnums=0)(cfg, jax.random.key(0))
-    seqs = tiny.rows(S=24, T=24)
-    gradients, scratch = [], []
-    for policy in remat.REMAT:
-        gradient = jax.grad(
-            lambda phi: jnp.sum(layers.forward(cfg, phi, seqs, policy)[..., 0] ** 2)
-        )
-        program = jax.jit(gradient).lower(phi).compile()
-        gradients.append(program(phi))
-        scratch.append(program.memory_analysis().temp_size_in_bytes)
-    for other in gradients[1:]:
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other, gradients[0]
-        )
-    assert scratch[0] > 1.2 * scratch[1] > 1.2**2 * scratch[2], dict(zip(remat.REMAT, scratch))
-
-
-def test_an_unknown_remat_policy_is_refused():
-    """The error lists the policies that are allowed."""
-    with errors.raises(ValueError, "model.remat='all'", "none, dots, full"):
-        remat.remat(lambda x: x, "all")
