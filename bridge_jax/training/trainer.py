@@ -37,7 +37,7 @@ from bridge_jax.rundir import (
     run_config,
     state_arrays,
 )
-from bridge_jax.training import build, compile_times, loop, validation
+from bridge_jax.training import build, compile_times, loop, saved_state, validation
 from bridge_jax.training.build import RunData, Setup
 from bridge_jax.training.end_of_step import EndOfStep
 from bridge_jax.training.interrupt import Interrupt, Stopped
@@ -350,9 +350,11 @@ def restore_or_init(setup: Setup, store: checkpoint.Checkpoints) -> tuple[TrainS
     """(state, meta) of the newest readable checkpoint, or an initial state and zeroed counters."""
     abstract = build.abstract_state(setup)
     with multihost.watchdog("reading of the checkpoint", io_grace=True):
-        found = store.restore(abstract)
+        found = store.restore(saved_state.abstract(setup))
     if found:
         state, meta = found
+        with multihost.watchdog("the frozen base", io_grace=True):
+            state = state.replace(params=saved_state.with_base(setup, state.params, meta))
         return state, renamed.checkpoint_meta(meta)
     init = jax.jit(
         setup.method.init,
