@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from bridge_jax.config import renamed
 from bridge_jax.distributed import platforms, sharding
 from bridge_jax.distributed.compiler import compiler_options
+from bridge_jax.evaluation import model
 from bridge_jax.evaluation.model import EvalModel
 from bridge_jax.evaluation.options import Defaults
 from bridge_jax.filesystem import textfile
@@ -99,6 +100,16 @@ def restore_params(setup: Setup, workdir: str) -> tuple[Params, int]:
         )
     state, meta = found
     return saved_state.with_base(setup, state.params, meta), meta["step"]
+
+
+def open_model(path: str, own_task: bool) -> EvalModel:
+    """A run directory, an HF folder (or hub name) or a PEFT folder; no weights are read yet.
+
+    own_task: as in open_run, for a run directory.
+    """
+    if recorded_config(path):
+        return open_run(path, own_task)
+    return model.open_folder(path)
 
 
 def open_run(path: str, own_task: bool) -> EvalModel:
