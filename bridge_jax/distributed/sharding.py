@@ -203,8 +203,8 @@ def of_state(
     parts whose leaves are kept in the host's memory, next to their device. matrices: those of
     optim.Recipes, for factored moments.
     """
-    of_w = jax.tree.structure(state.ref) == jax.tree.structure(state.params.w)
-    ref_axes = w_axes if of_w else theta_axes
+    ref = getattr(state, "ref", None)
+    ref_axes = w_axes if isinstance(ref, dict) and ref.keys() == w_axes.keys() else theta_axes
     axes = {"theta": theta_axes, "theta_hat": theta_axes, "ref": ref_axes, "w": w_axes}
     sides = dict(matrices)
 
