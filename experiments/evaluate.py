@@ -118,7 +118,9 @@ def describe(chosen: list[benchmarks.Benchmark], manifest: dict, options: Option
 def define_flags() -> None:
     """The flags of this command."""
     default = Options()
-    define_path("model", None, "an HF folder, a hub name, or a run directory", required=True)
+    define_path(
+        "model", None, "an HF folder, a hub name, a run directory or a PEFT folder", required=True
+    )
     define_path(
         "out",
         None,

@@ -250,9 +250,10 @@ def print_summary(setup: Setup, data: RunData, meta: dict, end: int) -> None:
     template = batches.template_hash(data.tokenizer, data.task.messages)
     further = "raise --config.steps" if start >= s.steps else "raise or leave out --stop_at"
     hosts = f" of {multihost.count()} hosts" if multihost.count() > 1 else ""
+    trained = " of the adapter alone" if s.train == "w" else ""
     multihost.print_on_main(
-        f"{s.method_name} on {s.task_name}: {setup.cfg.family} with {count:,} parameters, compute "
-        f"{s.model.dtype}, {setup.mesh.size} device(s) {dict(setup.mesh.shape)}{hosts}\n"
+        f"{s.method_name}{trained} on {s.task_name}: {setup.cfg.family} with {count:,} parameters, "
+        f"compute {s.model.dtype}, {setup.mesh.size} device(s) {dict(setup.mesh.shape)}{hosts}\n"
         f"{s.batch.format()}\n"
         f"{len(data.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; "
         f"buckets {setup.buckets}, at most {s.rollout.max_new} new tokens; prompt template "
