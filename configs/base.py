@@ -53,7 +53,7 @@ def get_config(method: str = "bridge") -> ConfigDict:
                 lora_alpha=16.0,
                 lora_targets="layers/(q|k|v|o|gate|up|down)",
             ),
-            method=dict(name=method or "bridge", **method_groups()),
+            method=dict(name=method or "bridge", train="theta", **method_groups()),
             optim=dict(base=recipe(5e-7), lora=recipe(5e-7)),
             task=tasks.group("arithmetic"),
             data=dict(tokenizer="", buckets=(64,), max_demo=0),

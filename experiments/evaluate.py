@@ -24,7 +24,7 @@ from absl import flags
 
 from bridge_jax import tasks
 from bridge_jax.distributed import platforms
-from bridge_jax.evaluation import benchmarks, model, session, transcripts
+from bridge_jax.evaluation import benchmarks, session, transcripts
 from bridge_jax.evaluation import options as evaluation_options
 from bridge_jax.evaluation.lazy_pool import LazyPool, needs_pool
 from bridge_jax.evaluation.model import EvalModel
@@ -56,7 +56,7 @@ def evaluate_model(path: str, out: str, options: Options, devices=None) -> dict:
             # before anything touches the devices
             pool.start()
         platforms.devices()
-        opened = open_model(path, own_task=not options.tasks)
+        opened = reopen.open_model(path, own_task=not options.tasks)
         resolved = resolve(options, opened)
         made = benchmarks.make_tasks(resolved) if options.tasks else opened.own_tasks
         chosen = benchmarks.read(made, resolved, opened.tokenizer)
@@ -80,13 +80,6 @@ def own_task(path: str) -> tuple[str, ...]:
             f"its own; give --tasks=NAME,NAME out of {', '.join(tasks.names())}"
         )
     return (config["task"]["name"],)
-
-
-def open_model(path: str, own_task: bool) -> EvalModel:
-    """A run directory or an HF folder (or hub name); no weights are read yet."""
-    if reopen.recorded_config(path):
-        return reopen.open_run(path, own_task)
-    return model.open_folder(path)
 
 
 def resolve(options: Options, opened: EvalModel) -> Options:
@@ -125,7 +118,9 @@ def describe(chosen: list[benchmarks.Benchmark], manifest: dict, options: Option
 def define_flags() -> None:
     """The flags of this command."""
     default = Options()
-    define_path("model", None, "an HF folder, a hub name, or a run directory", required=True)
+    define_path(
+        "model", None, "an HF folder, a hub name, a run directory or a PEFT folder", required=True
+    )
     define_path(
         "out",
         None,

@@ -119,7 +119,7 @@ def keys_named(config: ConfigDict, name: str) -> list[str]:
     if name in schema.flatten(config):
         return [name]
     keys = [key for key in schema.flatten(config) if f".{key}".endswith(f".{name}")]
-    read = ("method.name", f"method.{config.method.name}.")
+    read = ("method.name", "method.train", f"method.{config.method.name}.")
     other = lambda key: key.startswith("method.") and not key.startswith(read)
     return [key for key in keys if name.startswith("method.") or not other(key)]
 

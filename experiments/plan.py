@@ -88,7 +88,7 @@ def write_table() -> None:
 
 def changes(config, method: str) -> str:
     """The keys that the command line set to other values, of those that the method reads."""
-    own = f"method.{method}."
+    own = (f"method.{method}.", "method.train")
     return ", ".join(
         f"{key}={mine}"
         for key, (mine, _) in schema.diff(config, file_config()).items()

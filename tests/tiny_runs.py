@@ -77,6 +77,7 @@ def compiled_once(setup, state, demo_logp=False):
             s.seed,
             s.method_name,
             s.method,
+            s.train,
             s.recipes,
             s.model,
             # what is done with samples once they are fetched

@@ -111,6 +111,8 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
     group = dict(config.get("method", {}))
     flat = {key: value for key, value in group.items() if not isinstance(value, Mapping)}
     method = flat.pop("name", "")
+    # of the present groups, as the name is
+    flat.pop("train", None)
     if not flat:
         return dict(config)
     if method == "chord":

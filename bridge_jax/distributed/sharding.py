@@ -199,11 +199,13 @@ def of_state(
 ) -> Tree:
     """Shardings of a whole training state: theta, theta_hat, w and ref as the parameters.
 
-    Optimizer moments are found by the same path; scalars, such as counts, are replicated. on_host:
+    ref is a tree of theta, or of w where only the adapter is trained. Optimizer moments are found by the same path; scalars, such as counts, are replicated. on_host:
     parts whose leaves are kept in the host's memory, next to their device. matrices: those of
     optim.Recipes, for factored moments.
     """
-    axes = {"theta": theta_axes, "theta_hat": theta_axes, "ref": theta_axes, "w": w_axes}
+    ref = getattr(state, "ref", None)
+    ref_axes = w_axes if isinstance(ref, dict) and ref.keys() == w_axes.keys() else theta_axes
+    axes = {"theta": theta_axes, "theta_hat": theta_axes, "ref": ref_axes, "w": w_axes}
     sides = dict(matrices)
 
     def names_of(part: str, keys: list[str]) -> tuple[str, ...]:

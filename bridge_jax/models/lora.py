@@ -22,6 +22,9 @@ from safetensors.numpy import load_file, save_file
 from bridge_jax.models.layers import Config, Tensor
 from bridge_jax.types import Matrix, Tree
 
+# the file by which a folder is known as a PEFT adapter
+PEFT_CONFIG = "adapter_config.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
@@ -173,7 +176,19 @@ def save_peft(cfg: Config, lora: Lora, w: Tree, folder: str, base_model: str) ->
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    (out / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (out / PEFT_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def base_name(folder: str | pathlib.Path) -> str:
+    """The folder or hub name of the model that a PEFT folder belongs to; ValueError if none."""
+    path = pathlib.Path(folder) / PEFT_CONFIG
+    try:
+        name = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no configuration of an adapter ({error})") from None
+    if not name:
+        raise ValueError(f"{path} names no base_model_name_or_path; write the model's folder there")
+    return name
 
 
 def load_peft(cfg: Config, folder: str | pathlib.Path) -> tuple[Lora, Tree, str]:
@@ -183,7 +198,7 @@ def load_peft(cfg: Config, folder: str | pathlib.Path) -> tuple[Lora, Tree, str]
     one that the model lacks.
     """
     source = pathlib.Path(folder)
-    settings = json.loads((source / "adapter_config.json").read_text())
+    settings = json.loads((source / PEFT_CONFIG).read_text())
     arrays, w = load_file(source / "adapter_model.safetensors"), {}
     for path, tensor in cfg.tensors().items():
         module = tensor.hf.removesuffix(".weight")

@@ -83,12 +83,13 @@ def elementwise_product(x: jax.Array, y: jax.Array) -> jax.Array:
 def by_layer_group(a: Tree, b: Tree) -> dict[str, jax.Array]:
     """Inner products of two gradients by group: early, middle and late layers, and "rest".
 
-    Leaves under the key "layers" have the layer as their leading axis; all others are "rest".
+    Leaves under the key "layers", and those of an adapter of such ("layers/q"), have the layer as
+    their leading axis; all others are "rest".
     """
     found: dict[str, jax.Array] = {}
     pairs = zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b))
     for (path, x), y in pairs:
-        if getattr(path[0], "key", None) != "layers":
+        if str(getattr(path[0], "key", "")).partition("/")[0] != "layers":
             found["rest"] = found.get("rest", 0.0) + inner_product(x, y)
             continue
         inner_L = elementwise_product(x, y).sum(axis=tuple(range(1, x.ndim)))

@@ -294,9 +294,8 @@ def markdown(plans: list[dict]) -> dict[str, str]:
 
 def shared(changed: str) -> str:
     """The changed settings of a plan, without those of a single method."""
-    return ", ".join(
-        one for one in re.split(r", (?=[\w.]+=)", changed) if not one.startswith("method.")
-    )
+    single = lambda one: one.startswith("method.") and not one.startswith("method.train=")
+    return ", ".join(one for one in re.split(r", (?=[\w.]+=)", changed) if not single(one))
 
 
 def row(plan: dict, grpo: dict | None) -> list[str]:

@@ -24,7 +24,7 @@ def warn_other_methods(group: ConfigDict, given: Collection[str] | None = None) 
 
     group: config.method. given: keys such as "method.bridge.lam" that the user set; None: all.
     """
-    for other in sorted(set(group) - {"name", group.name}):
+    for other in sorted(set(group) & set(methods.names()) - {group.name}):
         for key, (value, _) in schema.diff(group[other], methods.defaults(other)).items():
             place = f"method.{other}.{key}"
             if value != schema.NOT_SET and (given is None or place in given):
@@ -40,7 +40,7 @@ def warn_unread(
     """
     # (group, values, defaults, unread keys)
     candidates = []
-    for label in ("base", "lora")[: 1 + adapter]:
+    for label in trained_labels(s, adapter):
         recipe = getattr(s.recipes, label)
         if recipe.schedule == "constant":
             candidates.append((f"optim.{label}", recipe, Recipe(), ["end_ratio", "decay_steps"]))
@@ -60,6 +60,9 @@ def warn_unread(
             ),
             ("model", s.model, Model(), ["lora_rank", "lora_alpha", "lora_targets"]),
         ]
+    if s.train == "w":
+        every_key = [field.name for field in dataclasses.fields(Recipe)]
+        candidates.append(("optim.base", s.recipes.base, Recipe(), every_key))
     if not method.sampling_policies:
         candidates += [
             ("rollout", s.rollout, Rollout(), ["temperature", "reward_noise", "calls"]),
@@ -83,6 +86,11 @@ def warn_unread(
             s.method_name,
             ", ".join(unread),
         )
+
+
+def trained_labels(s: Settings, adapter: bool) -> tuple[str, ...]:
+    """The optimizer's labels of what is trained; adapter: whether w is."""
+    return ("lora",) if s.train == "w" else ("base", "lora")[: 1 + adapter]
 
 
 OVERLONG_ROWS = 200  # number of demonstrations whose length is measured
@@ -119,7 +127,7 @@ def warn_schedules(s: Settings, method: Method, adapter: bool) -> None:
     """
     starts = sorted({0, *(step for step in method.restarts if step < s.steps), s.steps})
     longest = max(end - start for start, end in zip(starts, starts[1:]))
-    for label in ("base", "lora")[: 1 + adapter]:
+    for label in trained_labels(s, adapter):
         for sentence in schedule_warnings(getattr(s.recipes, label), longest):
             logger.warning("optim.%s: %s", label, sentence)
     for key, step in method.milestones.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bridge_jax import methods, optim, tasks
@@ -20,6 +21,7 @@ from bridge_jax.config import schema
 from bridge_jax.data import batches, tokenizers, traces
 from bridge_jax.distributed import platforms, sharding
 from bridge_jax.filesystem import hf_folder
+from bridge_jax.methods import frozen_base
 from bridge_jax.models import attention, layers, params
 from bridge_jax.models import lora as models_lora
 from bridge_jax.models.lora import Lora, logical_axes, targets
@@ -54,6 +56,8 @@ class Setup(NamedTuple):
     decode_mesh: jax.sharding.Mesh  # the same devices, arranged for sampling and evaluation
     buckets: tuple[int, ...]  # padded prompt lengths of the compiled programs
     eos_ids: tuple[int, ...]
+    # dtype of theta between steps: fp32, or the compute dtype where it is frozen (method.train='w')
+    theta_dtype: Any = jnp.float32
 
 
 class RunData(NamedTuple):
@@ -172,9 +176,20 @@ def make_setup(config: ConfigDict, devices=None, read_model=read_architecture) -
     attention.check(s.model.attention, dtype, cfg.head_dim, mesh, windows)
     policy = make_policy(cfg, s.model, adapter, mesh)
     recipes = dataclasses.replace(s.recipes, matrices=matrices(cfg, adapter))
-    method = methods.load(s.method_name).make(s.method, policy, recipes, s.batch.microbatch)
+    method = make_method(s, policy, recipes)
+    theta_dtype = dtype if s.train == "w" else jnp.float32
     buckets, eos_ids = tuple(sorted(s.data.buckets)), cfg.eos_ids or (0,)
-    return Setup(s, cfg, hf, adapter, policy, method, mesh, decode_mesh, buckets, eos_ids)
+    return Setup(
+        s, cfg, hf, adapter, policy, method, mesh, decode_mesh, buckets, eos_ids, theta_dtype
+    )
+
+
+def make_method(s: Settings, policy: Policy, recipes: optim.Recipes) -> Method:
+    """The chosen method, over a frozen base where method.train='w'."""
+    make = methods.load(s.method_name).make
+    if s.train == "w":
+        make = frozen_base.adapter_alone(make, s.method_name)
+    return make(s.method, policy, recipes, s.batch.microbatch)
 
 
 def build(
@@ -351,11 +366,13 @@ def theta_shardings(setup: Setup, mesh: jax.sharding.Mesh | None = None) -> Tree
 
 
 def initial_theta(setup: Setup) -> Tree:
-    """The base weights, fp32, sharded over the mesh: from model.path, or random from the seed."""
-    layout = theta_shardings(setup)
+    """The base weights, in setup.theta_dtype, sharded over the mesh: from model.path, or random
+    from the seed.
+    """
+    layout, dtype = theta_shardings(setup), setup.theta_dtype
     if setup.settings.model.path:
-        return params.load(setup.cfg, hf_folder.locate(setup.settings.model.path), layout)
-    return jax.jit(lambda key: params.init(setup.cfg, key), out_shardings=layout)(
+        return params.load(setup.cfg, hf_folder.locate(setup.settings.model.path), layout, dtype)
+    return jax.jit(lambda key: params.init(setup.cfg, key, dtype), out_shardings=layout)(
         jax.random.key(setup.settings.seed)
     )
 
@@ -371,7 +388,7 @@ def abstract_state(
     setup: Setup, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
 ) -> Tree:
     """Shapes, dtypes and shardings of the training state, on the run's mesh or another one."""
-    theta = params.abstract(setup.cfg)
+    theta = params.abstract(setup.cfg, setup.theta_dtype)
     state = jax.eval_shape(lambda theta: setup.method.init(theta, jax.random.key(0)), theta)
     layout = sharding.of_state(
         mesh or setup.mesh,

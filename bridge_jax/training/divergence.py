@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bridge_jax.distributed import multihost
 from bridge_jax.rundir import checkpoint
+from bridge_jax.training.settings import Settings
 from bridge_jax.training.step_log import StepLog
 
 
@@ -19,11 +20,17 @@ def check(log: StepLog, store: checkpoint.Checkpoints) -> None:
     raise Diverged(
         f"{count} updates in a row were not finite, the last at step {log.number}, and "
         f"were skipped. Their batches are in {log.book.workdir}/batches. "
-        + retreat(store, log.number - count, s.recipes.base.learning_rate)
+        + retreat(store, log.number - count, *learning_rate(s))
     )
 
 
-def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) -> str:
+def learning_rate(s: Settings) -> tuple[str, float]:
+    """Key and value of the learning rate that a diverged run should go below."""
+    label = "lora" if s.train == "w" else "base"
+    return f"optim.{label}.learning_rate", getattr(s.recipes, label).learning_rate
+
+
+def retreat(store: checkpoint.Checkpoints, finite: int, key: str, rate: float) -> str:
     """Goes back to the last good checkpoint; returns a message with its path and how to continue.
 
     finite: the step of the last finite update. The state after it is in doubt, since a finite
@@ -31,7 +38,7 @@ def retreat(store: checkpoint.Checkpoints, finite: int, learning_rate: float) ->
     """
     with multihost.watchdog("the last good checkpoint", io_grace=True):
         good, renamed = store.retreat(finite - 1)
-    lower = f"--config.optim.base.learning_rate below {learning_rate:g}"
+    lower = f"--config.{key} below {rate:g}"
     longer = "with --config.log.skipped_limit raised"
     if good is None:
         newest = max(store.steps(), default=None)

@@ -10,7 +10,7 @@ import jax
 
 from bridge_jax.distributed import multihost
 from bridge_jax.rundir import checkpoint
-from bridge_jax.training import divergence, validation
+from bridge_jax.training import divergence, saved_state, validation
 from bridge_jax.training.interrupt import Interrupt, Stopped
 from bridge_jax.training.rollouts import StepSampler
 from bridge_jax.training.step_log import Pending, StepLog
@@ -100,4 +100,5 @@ class EndOfStep:
             # the state before the last finite update
             good = number - self.log.skipped_in_row - 1
             with multihost.watchdog(f"checkpoint of step {number}", io_grace=True):
+                state, meta = saved_state.to_save(self.sampler.setup, state, meta)
                 self.store.save(number, state, meta, good=good)

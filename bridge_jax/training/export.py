@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+
 from bridge_jax.filesystem import files, hf_folder
 from bridge_jax.models import lora, params
-from bridge_jax.training import export_checks, interrupt, reopen
-from bridge_jax.training.build import Setup
+from bridge_jax.training import build, export_checks, interrupt, reopen
+from bridge_jax.training.build import RunData, Setup
 from bridge_jax.training.export_checks import BASE
-from bridge_jax.types import Tree
+from bridge_jax.types import Params, Tree
 
 KINDS = ("merged", "base", "adapter")
 
@@ -23,10 +25,9 @@ def export(workdir: str, out: str, what: str = "merged") -> Path:
     with interrupt.acknowledge_interrupts("ending", "nothing was written"):
         folder = export_run(workdir, out, what, print)
     if what == "adapter":
-        print(
-            f"its base is {folder / BASE}, as adapter_config.json says: change it there when you "
-            "move it"
-        )
+        base = lora.base_name(folder)
+        moved = ": change it there when you move it" if Path(base).is_absolute() else ""
+        print(f"its base is {base}, as adapter_config.json says{moved}")
     return folder
 
 
@@ -48,7 +49,7 @@ def export_run(workdir: str, out: str, what: str, note: Callable[[str], None]) -
         raise ValueError(
             f"--what=adapter, but method {setup.settings.method_name!r} trains no adapter; "
             "allowed: "
-            "merged or base, which are the same here"
+            "merged or base, which are the same here. A run with --config.method.train=w has one"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     refusal = f"another process writes --out={out}; wait for it or stop it, or give a new folder"
@@ -57,22 +58,52 @@ def export_run(workdir: str, out: str, what: str, note: Callable[[str], None]) -
         data.tokenizer.save(extra)
         write_generation_config(setup, extra)
         also = tuple(sorted(extra.iterdir()))
-        if what == "merged":
-            phi = setup.method.policy(parts, "theta")
-        else:
-            phi = setup.policy.merge(parts.theta, None)
+        given = given_base(setup, parts.theta) if what == "adapter" else ""
         place = ready / BASE if what == "adapter" else ready
-        params.save(setup.cfg, phi, place, hf_config(setup), extra_files=also)
-        for line in export_checks.verify(setup, data, phi, place):
-            note(line)
-        # no more than two models are in memory at once, apart from theta
-        del phi
+        if not given:
+            write_model(setup, data, parts, what, place, also, note)
         if what == "adapter":
-            write_adapter(setup, parts.w, ready, str(folder / BASE), also)
-            note(export_checks.verify_adapter(setup, data, parts, ready, str(folder / BASE)))
+            base = given or str(folder / BASE)
+            write_adapter(setup, parts.w, ready, base, also)
+            source = hf_folder.locate(given) if given else place
+            note(export_checks.verify_adapter(setup, data, parts, ready, base, source))
         os.replace(ready, folder)
     note(f"wrote {folder}: {what} of {workdir} after step {step}")
     return folder
+
+
+def write_model(
+    setup: Setup,
+    data: RunData,
+    parts: Params,
+    what: str,
+    folder: Path,
+    also: tuple[Path, ...],
+    note: Callable[[str], None],
+) -> None:
+    """Write the policy (`what` is "merged") or theta as a model folder, and verify it."""
+    if what == "merged":
+        phi = setup.method.policy(parts, "theta")
+    else:
+        phi = setup.policy.merge(parts.theta, None)
+    params.save(setup.cfg, phi, folder, hf_config(setup), extra_files=also)
+    for line in export_checks.verify(setup, data, phi, folder):
+        note(line)
+
+
+def given_base(setup: Setup, theta: Tree) -> str:
+    """The folder or hub name of a frozen base, where its files have the numbers of theta; else "".
+
+    Files in fp32 have others than a theta that was kept in bfloat16.
+    """
+    path = setup.settings.model.path
+    if setup.settings.train != "w" or not path:
+        return ""
+    stored = params.load(setup.cfg, hf_folder.locate(path), build.theta_shardings(setup))
+    pairs = zip(jax.tree.leaves(stored), jax.tree.leaves(theta))
+    if not all(bool((one == other.astype(one.dtype)).all()) for one, other in pairs):
+        return ""
+    return str(Path(path).absolute()) if Path(path).is_dir() else path
 
 
 def hf_config(setup: Setup) -> dict:

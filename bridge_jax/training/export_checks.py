@@ -44,9 +44,12 @@ def verify(setup: Setup, data: RunData, phi: Tree, folder: Path) -> list[str]:
     return [*lines, compare("transformers", theirs, ours)]
 
 
-def verify_adapter(setup: Setup, data: RunData, parts: Params, folder: Path, base: str) -> str:
+def verify_adapter(
+    setup: Setup, data: RunData, parts: Params, folder: Path, base: str, source: Path
+) -> str:
     """Compare an adapter's folder with the run; a line about it.
 
+    base: the name that the folder gives its base; source: the folder where the base is now.
     RuntimeError unless the files have w bit for bit, name their base, and give the policy's logits
     together with it.
     """
@@ -59,8 +62,8 @@ def verify_adapter(setup: Setup, data: RunData, parts: Params, folder: Path, bas
         raise RuntimeError(f"the adapter reads back as another one, on the base {named!r}")
     ids = prompt_of(data)
     wanted = logits(setup.cfg, setup.method.policy(parts, "theta"), ids)
-    cfg = params.read_config(hf_folder.hf_json(folder / BASE))
-    theta = params.load(cfg, folder / BASE, build.theta_shardings(setup))
+    cfg = params.read_config(hf_folder.hf_json(source))
+    theta = params.load(cfg, source, build.theta_shardings(setup))
     return compare("base and adapter", logits(cfg, lora.merge(adapter, theta, w), ids), wanted)
 
 

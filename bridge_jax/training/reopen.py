@@ -16,12 +16,14 @@ from ml_collections import ConfigDict
 from bridge_jax.config import renamed
 from bridge_jax.distributed import platforms, sharding
 from bridge_jax.distributed.compiler import compiler_options
+from bridge_jax.evaluation import model
 from bridge_jax.evaluation.model import EvalModel
 from bridge_jax.evaluation.options import Defaults
 from bridge_jax.filesystem import textfile
 from bridge_jax.models import params
+from bridge_jax.models.precision import dtype_of
 from bridge_jax.rundir import checkpoint
-from bridge_jax.training import build
+from bridge_jax.training import build, saved_state
 from bridge_jax.training.build import RunData, Setup
 from bridge_jax.training.settings import Settings
 from bridge_jax.types import Params
@@ -55,7 +57,7 @@ def rebuild(workdir: str) -> tuple[Setup, RunData]:
         config = ConfigDict(renamed.translated(json.loads(textfile.read(path))["config"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no config of a run ({error!r})") from None
-    config.model.dtype = "float32"
+    dtype_of_training, config.model.dtype = config.model.dtype, "float32"
     # batch and mesh of training need not fit the devices of this machine, and nothing here trains
     config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
     config.batch = ConfigDict(
@@ -67,15 +69,19 @@ def rebuild(workdir: str) -> tuple[Setup, RunData]:
         )
     )
     config.rollout.calls = 1
-    return build.build(config, given=())
+    setup, data = build.build(config, given=())
+    if setup.settings.train == "w":
+        # the numbers over which w was trained
+        setup = setup._replace(theta_dtype=dtype_of("model.dtype", dtype_of_training))
+    return setup, data
 
 
 def restore_params(setup: Setup, workdir: str) -> tuple[Params, int]:
-    """(Params, step) of the newest checkpoint.
+    """(Params, step) of the newest checkpoint, with the base of an adapter that was trained alone.
 
     theta_hat and the optimizer states are not read: they stay checkpoint.UNREAD.
     """
-    wanted = build.abstract_state(setup)
+    wanted = saved_state.abstract(setup)
     unread = lambda part: None if part is None else checkpoint.UNREAD
     wanted = wanted.replace(
         step=checkpoint.UNREAD,
@@ -93,7 +99,17 @@ def restore_params(setup: Setup, workdir: str) -> tuple[Params, int]:
             "moved, or train it for longer, or save more often with --config.checkpoint.every"
         )
     state, meta = found
-    return state.params, meta["step"]
+    return saved_state.with_base(setup, state.params, meta), meta["step"]
+
+
+def open_model(path: str, own_task: bool) -> EvalModel:
+    """A run directory, an HF folder (or hub name) or a PEFT folder; no weights are read yet.
+
+    own_task: as in open_run, for a run directory.
+    """
+    if recorded_config(path):
+        return open_run(path, own_task)
+    return model.open_folder(path)
 
 
 def open_run(path: str, own_task: bool) -> EvalModel:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from bridge_jax import methods, tasks
 from bridge_jax.config import batch_table, renamed, schema
 from bridge_jax.distributed import rendezvous, sharding
+from bridge_jax.methods import frozen_base
 from bridge_jax.models import attention, remat
 from bridge_jax.models.lora import Lora
 from bridge_jax.models.precision import dtype_of
@@ -164,6 +165,7 @@ class Settings(NamedTuple):
     checkpoint: Checkpoint
     log: Log
     hosts: rendezvous.Hosts
+    train: str = "theta"  # what the method trains: a key of frozen_base.TRAINED
 
     @property
     def max_demo(self) -> int:
@@ -227,6 +229,7 @@ def read(config: ConfigDict, devices: int) -> Settings:
         group("checkpoint", Checkpoint),
         group("log", Log),
         group("hosts", rendezvous.Hosts),
+        config.method.get("train", "theta"),
     )
     check(s)
     return s
@@ -234,11 +237,12 @@ def read(config: ConfigDict, devices: int) -> Settings:
 
 def method_settings(group: ConfigDict, name: str, cls: type) -> Any:
     """The settings of the chosen method, config.method.<name>."""
+    allowed = ("name", "train", *methods.names())
     for key in group:
-        if key not in ("name", *methods.names()):
+        if key not in allowed:
             raise ValueError(
                 f"unknown key config.method.{key}: "
-                + (renamed.hint(name, key) or schema.did_you_mean(key, ("name", *methods.names())))
+                + (renamed.hint(name, key) or schema.did_you_mean(key, allowed))
             )
     return schema.section({f"method.{name}": group.get(name, {})}, f"method.{name}", cls)
 
@@ -263,6 +267,12 @@ def check(s: Settings) -> None:
         raise ValueError(
             f"rollout.cache_segments={s.rollout.cache_segments}; allowed: 1, 2, ..., or -1, which "
             "is 4"
+        )
+    if s.train not in frozen_base.TRAINED:
+        raise ValueError(
+            f"method.train={s.train!r}; allowed: 'theta' (what the method trains by itself: the base "
+            "weights, and with bridge and joint the adapter too), or 'w' (the adapter alone, over a "
+            "frozen base)"
         )
     if "" in s.rollout.stop:
         raise ValueError(

@@ -37,7 +37,7 @@ from bridge_jax.rundir import (
     run_config,
     state_arrays,
 )
-from bridge_jax.training import build, compile_times, loop, validation
+from bridge_jax.training import build, compile_times, loop, saved_state, validation
 from bridge_jax.training.build import RunData, Setup
 from bridge_jax.training.end_of_step import EndOfStep
 from bridge_jax.training.interrupt import Interrupt, Stopped
@@ -250,9 +250,10 @@ def print_summary(setup: Setup, data: RunData, meta: dict, end: int) -> None:
     template = batches.template_hash(data.tokenizer, data.task.messages)
     further = "raise --config.steps" if start >= s.steps else "raise or leave out --stop_at"
     hosts = f" of {multihost.count()} hosts" if multihost.count() > 1 else ""
+    trained = " of the adapter alone" if s.train == "w" else ""
     multihost.print_on_main(
-        f"{s.method_name} on {s.task_name}: {setup.cfg.family} with {count:,} parameters, compute "
-        f"{s.model.dtype}, {setup.mesh.size} device(s) {dict(setup.mesh.shape)}{hosts}\n"
+        f"{s.method_name}{trained} on {s.task_name}: {setup.cfg.family} with {count:,} parameters, "
+        f"compute {s.model.dtype}, {setup.mesh.size} device(s) {dict(setup.mesh.shape)}{hosts}\n"
         f"{s.batch.format()}\n"
         f"{len(data.prompts.problems)} prompts, {demos} demonstrations, held out: {held_out}; "
         f"buckets {setup.buckets}, at most {s.rollout.max_new} new tokens; prompt template "
@@ -352,9 +353,11 @@ def restore_or_init(setup: Setup, store: checkpoint.Checkpoints) -> tuple[TrainS
     """(state, meta) of the newest readable checkpoint, or an initial state and zeroed counters."""
     abstract = build.abstract_state(setup)
     with multihost.watchdog("reading of the checkpoint", io_grace=True):
-        found = store.restore(abstract)
+        found = store.restore(saved_state.abstract(setup))
     if found:
         state, meta = found
+        with multihost.watchdog("the frozen base", io_grace=True):
+            state = state.replace(params=saved_state.with_base(setup, state.params, meta))
         return state, renamed.checkpoint_meta(meta)
     init = jax.jit(
         setup.method.init,

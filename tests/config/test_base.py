@@ -105,5 +105,5 @@ def test_base_has_a_group_for_every_method():
     """
     listed = schema.to_json(base.get_config().method)
     groups = {name: defaults(methods.load(name).Config) for name in methods.names()}
-    assert listed == {"name": "bridge", **groups}
+    assert listed == {"name": "bridge", "train": "theta", **groups}
     assert set(base.get_config()) == set(settings.KEYS)

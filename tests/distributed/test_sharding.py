@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from bridge_jax import optim
 from bridge_jax.distributed import sharding
 from bridge_jax.distributed.sharding import MeshConfig
-from bridge_jax.methods import bridge
+from bridge_jax.methods import bridge, frozen_base, grpo
 from bridge_jax.models import lora, params
 from bridge_jax.training import build, settings
 from bridge_jax.types import Matrix
@@ -165,6 +165,20 @@ def test_layout_of_a_state():
         ("nu/w/layers/q/A", A),
     ):
         assert [found[path] for path in found if path.endswith(suffix)] == [spec], suffix
+
+
+def test_layout_of_a_state_over_a_frozen_base():
+    """The reference and the moments are those of w, and laid out as w is."""
+    make = frozen_base.adapter_alone(grpo.make, "grpo")
+    method = make(toys.method_config("grpo", kl_coef=0.1), toys.transformer(), toys.recipes())
+    state = jax.eval_shape(method.init, params.abstract(toys.CFG), jax.random.key(0))
+    layout = sharding.of_state(mesh_of(fsdp=4, tensor=2), state, THETA_AXES, W_AXES)
+    assert layout.ref == layout.params.w
+    A = layout.params.w["layers/q"]["A"]
+    assert A.spec == PartitionSpec(None, "fsdp", None)
+    moments = jax.tree_util.tree_leaves_with_path(layout.opt_state.inner_states["lora"])
+    of_A = [leaf for path, leaf in moments if jax.tree_util.keystr(path).endswith("q']['A']")]
+    assert of_A == [A, A]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ TEXTS |= {"from", "subset", "split", "revision", "schema", "columns", "match", "
 TEXTS |= {"grader"}
 # of a benchmark of one's own
 TEXTS |= {"columns", "reward", "pattern", "instruction"}
+# of experiments.sample
+TEXTS |= {"prompt", "answer", "template", "task"}
 # imported by some commands, so that a test of all must know it is there
 COMMANDS = sorted(
     ".".join(path.relative_to(ROOT / "experiments").with_suffix("").parts)

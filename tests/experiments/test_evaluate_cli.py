@@ -20,7 +20,7 @@ from bridge_jax.evaluation.options import Options
 from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.models import params
 from bridge_jax.tasks import arithmetic
-from bridge_jax.training import programs
+from bridge_jax.training import programs, reopen
 from experiments import evaluate as command
 from experiments.evaluate import evaluate_model
 from tests import errors, tiny_runs
@@ -338,10 +338,10 @@ def test_the_pool_is_started_first_or_with_the_first_claim(model, monkeypatch, t
         lenient=lambda text: text,
         DEFERS_COMPARISONS=says_so,
     )
-    FakePool.events, opened = [], command.open_model
+    FakePool.events, opened = [], reopen.open_model
     monkeypatch.setattr(lazy_pool.LazyPool, "start", FakePool.start)
     monkeypatch.setattr(
-        command,
+        reopen,
         "open_model",
         lambda *given, **named: FakePool.events.append("open") or opened(*given, **named),
     )

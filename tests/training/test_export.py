@@ -131,7 +131,7 @@ def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys
     assert "from those of base and adapter" in capsys.readouterr().out
     setup, data, state = trained(unbroken("bridge"))
     check = lambda: export_checks.verify_adapter(
-        setup, data, state.params, folder, str(folder / "base")
+        setup, data, state.params, folder, str(folder / "base"), folder / "base"
     )
     check()
     config, tensors = folder / "adapter_config.json", folder / "adapter_model.safetensors"
