@@ -44,8 +44,8 @@ from experiments.cli import (
     define_path,
     fail,
     fail_by,
-    keep_freed_memory,
     log_to_stderr,
+    prepare_memory,
     run_command,
     use_compilation_cache,
 )
@@ -269,7 +269,7 @@ def main(argv: list[str]) -> None:
         fail(f'unexpected arguments {argv[1:]}; put a prompt in quotes, --prompt="..."')
     log_to_stderr()
     use_compilation_cache()
-    keep_freed_memory()
+    prepare_memory()
     try:
         request = read_flags()
         check(request)
