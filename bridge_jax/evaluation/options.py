@@ -33,7 +33,7 @@ class Options:
     max_new: int = 0
     # problems of each split; 0: all
     limit: int = 0
-    # completions generated at once
+    # completions generated at once; 0: as many as fit into free memory (rows.py)
     rows: int = 0
     # of the samples
     seed: int = 0
@@ -64,14 +64,14 @@ class Options:
 
 
 class Defaults(NamedTuple):
-    """Values of the options that were left out. 0 and (): as the model has room for."""
+    """Values of the options that were left out. 0 and (): as model and memory have room for."""
 
     dtype: str
     prompt: str = "boxed"
     stop: tuple[str, ...] = ()
     task_stop: bool = True
     limit: int = 0
-    rows: int = 16
+    rows: int = 0
     buckets: tuple[int, ...] = ()
     max_new: int = 0
 

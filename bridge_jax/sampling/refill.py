@@ -30,7 +30,8 @@ from bridge_jax.distributed import sharding
 from bridge_jax.sampling import slots as device
 from bridge_jax.sampling.decode_plan import DecodePlan
 from bridge_jax.sampling.draw import row_keys
-from bridge_jax.types import Tree
+from bridge_jax.sampling.sampler import Samples
+from bridge_jax.types import Sequences, Tree
 
 # This share of the slots is refilled at once: less keeps more slots busy, more makes fewer calls.
 REFILLED_SHARE = 16
@@ -52,6 +53,19 @@ class Finished(NamedTuple):
     tokens_T: np.ndarray  # int32, its own tokens alone, the eos id included
     logp_T: np.ndarray  # float32
     stopped: bool  # ended by an eos id, not by its limit
+
+
+def as_samples(ended: Sequence[Finished]) -> Samples:
+    """These rows as Samples on the host, padded to the longest; their prompts are left empty."""
+    B, T = len(ended), max(len(row.tokens_T) for row in ended)
+    tokens_BT, logp_BT = np.zeros((B, T), np.int32), np.zeros((B, T), np.float32)
+    for b, row in enumerate(ended):
+        tokens_BT[b, : len(row.tokens_T)] = row.tokens_T
+        logp_BT[b, : len(row.logp_T)] = row.logp_T
+    length_B = np.asarray([len(row.tokens_T) for row in ended], np.int32)
+    empty = np.zeros((B, 1), np.int32), np.ones(B, np.int32)
+    stopped_B = np.asarray([row.stopped for row in ended])
+    return Samples(Sequences(*empty, tokens_BT, length_B), logp_BT, stopped_B)
 
 
 class Sizes(NamedTuple):

@@ -41,8 +41,7 @@ def _plain(cfg, temperature: float):
     keys = row_keys(jax.random.key(SEED), 0, jnp.asarray(batch.ids_P), M)
     chosen = Sampling(jnp.float32(temperature), jnp.asarray(EOS, jnp.int32), jnp.int32(T))
     sample = jax.jit(functools.partial(sampler.sample, cfg, plan=DecodePlan(T)))
-    samples = jax.device_get(sample(phi, batch.prompt_PS, batch.prompt_len_P, keys, chosen))
-    return samples
+    return jax.device_get(sample(phi, batch.prompt_PS, batch.prompt_len_P, keys, chosen))
 
 
 def expected(request: Request, cfg=toys.CFG):

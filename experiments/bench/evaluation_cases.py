@@ -1,0 +1,151 @@
+"""The case of experiments.bench for evaluations: fixed batches and refilled slots on uneven lengths.
+
+There are 32 prompts x 8 samples, each of up to NEW tokens. Lengths are like a reasoning model's, but
+of made-up text: at a very high temperature every token of the vocabulary is as likely as any other,
+and so many of them count as ends that the median length is a sixth of the limit. All ways draw the
+same tokens. Programs are those of evaluations.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bridge_jax.data.batches import Prompts, prompt_batch
+from bridge_jax.distributed import sharding
+from bridge_jax.distributed.compiler import compiler_options
+from bridge_jax.evaluation import model as eval_model
+from bridge_jax.models.precision import dtype_of
+from bridge_jax.sampling import decode_plan, refill, sampler, slots
+from bridge_jax.sampling.draw import Sampling, row_keys
+from bridge_jax.sampling.refill import Request
+from bridge_jax.types import Problem
+
+PROMPTS, SAMPLES, BUCKET, NEW = 32, 8, 64, 256
+# completions at once: those of evaluations before slots were refilled, and as many as a CPU takes
+FEW, MANY = 16, 64
+# so high that all tokens are about equally likely
+UNIFORM = 1e4
+SEED = 0
+
+
+class Case(NamedTuple):
+    """A model on the devices, and what is asked of it."""
+
+    cfg: object
+    phi: dict
+    plan: decode_plan.DecodePlan
+    prompts: Prompts
+    eos_ids: np.ndarray
+
+
+class Run(NamedTuple):
+    """One way of sampling all rows, measured."""
+
+    seconds: float
+    tokens: int
+    steps: int
+
+
+def make(model: str, dtype: str) -> Case:
+    """The model of a local folder, made-up prompts, and enough ends."""
+    cfg, _, theta = eval_model.load_folder(model, dtype_of("--dtype", dtype))
+    mesh = sharding.make_decode_mesh(sharding.MeshConfig(decode_tensor=1))
+    rng = np.random.default_rng(SEED)
+    tokens = tuple(
+        rng.integers(0, cfg.vocab, n).astype(np.int32)
+        for n in rng.integers(BUCKET // 3, BUCKET + 1, PROMPTS)
+    )
+    problems = tuple(Problem(i, "", "", "", 0) for i in range(PROMPTS))
+    # a share of ends after which half of the rows have ended at a sixth of the limit
+    ends = round(cfg.vocab * (1 - 0.5 ** (6 / NEW)))
+    return Case(
+        cfg,
+        jax.device_put(theta, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())),
+        decode_plan.choose(mesh, NEW, dtype_of("--dtype", dtype)),
+        Prompts(problems, tokens),
+        rng.choice(cfg.vocab, ends, replace=False).astype(np.int32),
+    )
+
+
+def fixed(case: Case, rows: int, limit: int = NEW, eos_ids=None) -> Callable[[], Run]:
+    """call() -> Run of batches that wait for their longest row; `limit`: most tokens of a row."""
+    sample = functools.partial(sampler.sample, case.cfg, plan=case.plan)
+    program = jax.jit(sample, compiler_options=compiler_options(emitters=True))
+    ends = case.eos_ids if eos_ids is None else eos_ids
+    settings = Sampling(jnp.float32(UNIFORM), jnp.asarray(ends, jnp.int32), jnp.int32(limit))
+    order = sorted(range(PROMPTS), key=lambda i: len(case.prompts.tokens[i]))
+    at_once = max(rows // SAMPLES, case.plan.mesh.shape["data"])
+
+    def call() -> Run:
+        began, pending = time.monotonic(), []
+        for first in range(0, PROMPTS, at_once):
+            batch = prompt_batch(case.prompts, order[first : first + at_once], (BUCKET,))
+            keys = row_keys(jax.random.key(SEED), 0, jnp.asarray(batch.ids_P), SAMPLES)
+            given = batch.prompt_PS, batch.prompt_len_P, keys
+            given = jax.device_put(given, sharding.of_rows(case.plan.mesh, given))
+            pending.append(program(case.phi, *given, settings).seqs.length_B)
+        lengths = jax.device_get(pending)
+        seconds = time.monotonic() - began
+        return Run(seconds, sum(int(x.sum()) for x in lengths), sum(int(x.max()) for x in lengths))
+
+    return call
+
+
+def refilled(case: Case, rows: int) -> Callable[[], Run]:
+    """call() -> Run of refilled slots."""
+    programs = slots.compiled(case.cfg, case.plan)
+    sample = refill.make(programs, case.plan, case.phi, SEED, case.eos_ids, (BUCKET,))
+    requests = [Request(i, m, UNIFORM) for i in range(PROMPTS) for m in range(SAMPLES)]
+
+    def call() -> Run:
+        began, steps, tokens = time.monotonic(), [], 0
+        for ended in sample(case.prompts, requests, rows, steps.append):
+            tokens += sum(len(row.tokens_T) for row in ended)
+        return Run(time.monotonic() - began, tokens, sum(steps))
+
+    return call
+
+
+def evaluation(repeats: int, model: str, data_dir: str, dtype: str) -> list[dict]:
+    """Fixed batches and refilled slots in turn.
+
+    times_*: tokens a second of refilled slots over those of batches. times_equal: tokens a second
+    where all rows have the mean length, in batches of as many rows, over those of refilled slots.
+    steps_*: decode steps, which are what counts where a step takes as long with fewer rows.
+    """
+    case = make(model, dtype)
+    uneven = {
+        f"fixed_{FEW}": fixed(case, FEW),
+        f"fixed_{MANY}": fixed(case, MANY),
+        f"refilled_{MANY}": refilled(case, MANY),
+    }
+    # compiles, and tells the mean length
+    tokens = {name: call().tokens for name, call in uneven.items()}
+    mean = math.ceil(tokens[f"refilled_{MANY}"] / PROMPTS / SAMPLES)
+    equal = fixed(case, MANY, mean, np.full_like(case.eos_ids, -1))
+    equal()
+    return [_line(uneven | {f"equal_{MANY}": equal}, mean) for _ in range(repeats)]
+
+
+def _line(ways: dict[str, Callable[[], Run]], mean: int) -> dict:
+    """Each way once."""
+    runs = {name: call() for name, call in ways.items()}
+    rate = {name: run.tokens / run.seconds for name, run in runs.items()}
+    ours = rate[f"refilled_{MANY}"]
+    return {
+        "seconds": sum(run.seconds for run in runs.values()),
+        "mean_tokens": mean,
+        **{f"tokens_{name}": run.tokens for name, run in runs.items()},
+        **{f"tokens_per_s_{name}": value for name, value in rate.items()},
+        **{f"steps_{name}": run.steps for name, run in runs.items()},
+        **{f"times_fixed_{n}": ours / rate[f"fixed_{n}"] for n in (FEW, MANY)},
+        "times_equal": rate[f"equal_{MANY}"] / ours,
+    }
