@@ -28,7 +28,7 @@ from bridge_jax.sampling.draw import Sampling, row_keys
 from bridge_jax.sampling.refill import Request
 from bridge_jax.types import Problem
 
-PROMPTS, SAMPLES, BUCKET, NEW = 32, 8, 64, 256
+PROMPTS, SAMPLES, BUCKET, NEW = 32, 8, 64, 128
 # completions at once: those of evaluations before slots were refilled, and as many as a CPU takes
 FEW, MANY = 16, 64
 # so high that all tokens are about equally likely
@@ -50,8 +50,20 @@ class Run(NamedTuple):
     """One way of sampling all rows, measured."""
 
     seconds: float
+    cpu_seconds: float  # of this process, which counts where others keep the cores busy
     tokens: int
     steps: int
+
+
+class Clock:
+    """Seconds since it was made, by the wall and of this process on all cores."""
+
+    def __init__(self):
+        self.began = time.monotonic(), time.process_time()
+
+    def spent(self) -> tuple[float, float]:
+        """Both."""
+        return time.monotonic() - self.began[0], time.process_time() - self.began[1]
 
 
 def make(model: str, dtype: str) -> Case:
@@ -85,7 +97,7 @@ def fixed(case: Case, rows: int, limit: int = NEW, eos_ids=None) -> Callable[[],
     at_once = max(rows // SAMPLES, case.plan.mesh.shape["data"])
 
     def call() -> Run:
-        began, pending = time.monotonic(), []
+        clock, pending = Clock(), []
         for first in range(0, PROMPTS, at_once):
             batch = prompt_batch(case.prompts, order[first : first + at_once], (BUCKET,))
             keys = row_keys(jax.random.key(SEED), 0, jnp.asarray(batch.ids_P), SAMPLES)
@@ -93,8 +105,8 @@ def fixed(case: Case, rows: int, limit: int = NEW, eos_ids=None) -> Callable[[],
             given = jax.device_put(given, sharding.of_rows(case.plan.mesh, given))
             pending.append(program(case.phi, *given, settings).seqs.length_B)
         lengths = jax.device_get(pending)
-        seconds = time.monotonic() - began
-        return Run(seconds, sum(int(x.sum()) for x in lengths), sum(int(x.max()) for x in lengths))
+        spent, tokens = clock.spent(), sum(int(x.sum()) for x in lengths)
+        return Run(*spent, tokens, sum(int(x.max()) for x in lengths))
 
     return call
 
@@ -106,10 +118,10 @@ def refilled(case: Case, rows: int) -> Callable[[], Run]:
     requests = [Request(i, m, UNIFORM) for i in range(PROMPTS) for m in range(SAMPLES)]
 
     def call() -> Run:
-        began, steps, tokens = time.monotonic(), [], 0
+        clock, steps, tokens = Clock(), [], 0
         for ended in sample(case.prompts, requests, rows, steps.append):
             tokens += sum(len(row.tokens_T) for row in ended)
-        return Run(time.monotonic() - began, tokens, sum(steps))
+        return Run(*clock.spent(), tokens, sum(steps))
 
     return call
 
@@ -139,12 +151,14 @@ def _line(ways: dict[str, Callable[[], Run]], mean: int) -> dict:
     """Each way once."""
     runs = {name: call() for name, call in ways.items()}
     rate = {name: run.tokens / run.seconds for name, run in runs.items()}
+    cpu = {name: run.cpu_seconds / run.tokens for name, run in runs.items()}
     ours = rate[f"refilled_{MANY}"]
     return {
         "seconds": sum(run.seconds for run in runs.values()),
         "mean_tokens": mean,
         **{f"tokens_{name}": run.tokens for name, run in runs.items()},
         **{f"tokens_per_s_{name}": value for name, value in rate.items()},
+        **{f"cpu_ms_a_token_{name}": cpu[name] * 1e3 for name in runs},
         **{f"steps_{name}": run.steps for name, run in runs.items()},
         **{f"times_fixed_{n}": ours / rate[f"fixed_{n}"] for n in (FEW, MANY)},
         "times_equal": rate[f"equal_{MANY}"] / ours,

@@ -54,7 +54,7 @@ def test_without_defaults_the_model_decides():
     defaults = Defaults("float32")
     resolved = options.resolve_defaults(NAMED, defaults, 64)
     assert (resolved.buckets, resolved.max_new) == ((32,), 32)
-    assert (resolved.prompt, resolved.dtype, resolved.rows) == ("boxed", "float32", 16)
+    assert (resolved.prompt, resolved.dtype, resolved.rows) == ("boxed", "float32", 0)
     note = options.clipping_note(NAMED, resolved, defaults, 64)
     assert "--max_new=32" in note and "64 positions" in note
     large = options.resolve_defaults(NAMED, defaults, 40960)
