@@ -161,8 +161,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "rows",
         0,
-        "completions generated at once, as many on every device; 0: that of the run, else as many "
-        "as fit into free memory (at most 64 on a CPU)",
+        "completions generated at once, as many on every device; 0: as many as fit into free "
+        "memory, at most 64 on a CPU",
     )
     flags.DEFINE_integer("seed", default.seed, "of the samples")
     flags.DEFINE_list(

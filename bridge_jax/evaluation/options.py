@@ -64,14 +64,13 @@ class Options:
 
 
 class Defaults(NamedTuple):
-    """Values of the options that were left out. 0 and (): as model and memory have room for."""
+    """Values of the options that were left out. 0 and (): as the model has room for."""
 
     dtype: str
     prompt: str = "boxed"
     stop: tuple[str, ...] = ()
     task_stop: bool = True
     limit: int = 0
-    rows: int = 0
     buckets: tuple[int, ...] = ()
     max_new: int = 0
 
@@ -138,7 +137,6 @@ def resolve_defaults(options: Options, defaults: Defaults, positions: int) -> Op
         max_new=max_new,
         dtype=options.dtype or defaults.dtype,
         limit=options.limit or defaults.limit,
-        rows=options.rows or defaults.rows,
     )
 
 

@@ -105,10 +105,10 @@ class Refill(NamedTuple):
         waiting = Waiting(prompts, requests, sizes.prompts)
         batch, finished = Batch.empty(self, sizes.slots, waiting.width(self.buckets)), []
         while waiting or batch.tenants:
-            while waiting and batch.free() >= min(sizes.refilled, sizes.slots):
+            while waiting and batch.free() >= sizes.refilled:
                 rows = waiting.take(sizes.refilled, functools.partial(self._prefill, sizes))
                 batch.start(rows, sizes.refilled)
-            batch.decode(batch.live() - sizes.refilled if waiting else batch.next_size())
+            batch.decode(batch.size - sizes.refilled if waiting else batch.next_size())
             yield finished
             finished = batch.collect(count_steps)
             if not waiting:

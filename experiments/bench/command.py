@@ -7,6 +7,7 @@ Prints a JSON line for each repeat; the last line has the medians. Cases:
     rollout                tokens a second of the sampler: 64 rows of 128 tokens
     rollout_uneven         the same to their ends, which made-up prompts reach only at the limit
     evaluation             256 rows of very uneven lengths in fixed batches, and in refilled slots
+    evaluation_many        the same of 1,520 rows, on all devices there are
     update                 a grpo update of these rows, where each prompt is computed once
     update_repeated        the same, where each prompt is computed for every sample
     update_bridge          an update of bridge and one of grpo, in turn, on fewer rows
@@ -136,6 +137,7 @@ CASES = {
     "rollout": on_model("sampling", uneven=False),
     "rollout_uneven": on_model("sampling", uneven=True),
     "evaluation": on_model("evaluation", "evaluation_cases"),
+    "evaluation_many": on_model("evaluation", "evaluation_cases", prompts=190),
     "update": on_model("update", shared=True),
     "update_repeated": on_model("update", shared=False),
     "update_bridge": on_model("bridge_beside_grpo", shared=True),

@@ -1,6 +1,6 @@
 """The case of experiments.bench for evaluations: fixed batches and refilled slots on uneven lengths.
 
-There are 32 prompts x 8 samples, each of up to NEW tokens. Lengths are like a reasoning model's, but
+There are 32 prompts x 8 samples (or more prompts), each of up to NEW tokens. Lengths are like a reasoning model's, but
 of made-up text: at a very high temperature every token of the vocabulary is as likely as any other,
 and so many of them count as ends that the median length is a sixth of the limit. All ways draw the
 same tokens. Programs are those of evaluations.
@@ -9,6 +9,7 @@ same tokens. Programs are those of evaluations.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from bridge_jax.sampling.draw import Sampling, row_keys
 from bridge_jax.sampling.refill import Request
 from bridge_jax.types import Problem
 
+logger = logging.getLogger(__name__)
 PROMPTS, SAMPLES, BUCKET, NEW = 32, 8, 64, 128
 # completions at once: those of evaluations before slots were refilled, and as many as a CPU takes
 FEW, MANY = 16, 64
@@ -66,16 +68,16 @@ class Clock:
         return time.monotonic() - self.began[0], time.process_time() - self.began[1]
 
 
-def make(model: str, dtype: str) -> Case:
+def make(model: str, dtype: str, count: int = PROMPTS) -> Case:
     """The model of a local folder, made-up prompts, and enough ends."""
     cfg, _, theta = eval_model.load_folder(model, dtype_of("--dtype", dtype))
     mesh = sharding.make_decode_mesh(sharding.MeshConfig(decode_tensor=1))
     rng = np.random.default_rng(SEED)
     tokens = tuple(
         rng.integers(0, cfg.vocab, n).astype(np.int32)
-        for n in rng.integers(BUCKET // 3, BUCKET + 1, PROMPTS)
+        for n in rng.integers(BUCKET // 3, BUCKET + 1, count)
     )
-    problems = tuple(Problem(i, "", "", "", 0) for i in range(PROMPTS))
+    problems = tuple(Problem(i, "", "", "", 0) for i in range(count))
     # a share of ends after which half of the rows have ended at a sixth of the limit
     ends = round(cfg.vocab * (1 - 0.5 ** (6 / NEW)))
     return Case(
@@ -87,19 +89,23 @@ def make(model: str, dtype: str) -> Case:
     )
 
 
-def fixed(case: Case, rows: int, limit: int = NEW, eos_ids=None) -> Callable[[], Run]:
-    """call() -> Run of batches that wait for their longest row; `limit`: most tokens of a row."""
+def fixed(case: Case, rows: int) -> Callable:
+    """call(prompts, limit=NEW, eos_ids=the case's) -> Run of batches that wait for their longest row.
+
+    prompts: how many of the case's. limit: most tokens of a row.
+    """
     sample = functools.partial(sampler.sample, case.cfg, plan=case.plan)
     program = jax.jit(sample, compiler_options=compiler_options(emitters=True))
-    ends = case.eos_ids if eos_ids is None else eos_ids
-    settings = Sampling(jnp.float32(UNIFORM), jnp.asarray(ends, jnp.int32), jnp.int32(limit))
-    order = sorted(range(PROMPTS), key=lambda i: len(case.prompts.tokens[i]))
     at_once = max(rows // SAMPLES, case.plan.mesh.shape["data"])
 
-    def call() -> Run:
+    def call(prompts: int, limit: int = NEW, eos_ids: np.ndarray = case.eos_ids) -> Run:
+        settings = Sampling(jnp.float32(UNIFORM), jnp.asarray(eos_ids, jnp.int32), jnp.int32(limit))
+        order = sorted(range(prompts), key=lambda i: len(case.prompts.tokens[i]))
         clock, pending = Clock(), []
-        for first in range(0, PROMPTS, at_once):
-            batch = prompt_batch(case.prompts, order[first : first + at_once], (BUCKET,))
+        for first in range(0, prompts, at_once):
+            part = order[first : first + at_once]
+            part += part[-1:] * (at_once - len(part))
+            batch = prompt_batch(case.prompts, part, (BUCKET,))
             keys = row_keys(jax.random.key(SEED), 0, jnp.asarray(batch.ids_P), SAMPLES)
             given = batch.prompt_PS, batch.prompt_len_P, keys
             given = jax.device_put(given, sharding.of_rows(case.plan.mesh, given))
@@ -111,13 +117,13 @@ def fixed(case: Case, rows: int, limit: int = NEW, eos_ids=None) -> Callable[[],
     return call
 
 
-def refilled(case: Case, rows: int) -> Callable[[], Run]:
-    """call() -> Run of refilled slots."""
+def refilled(case: Case, rows: int) -> Callable:
+    """call(prompts) -> Run of refilled slots."""
     programs = slots.compiled(case.cfg, case.plan)
     sample = refill.make(programs, case.plan, case.phi, SEED, case.eos_ids, (BUCKET,))
-    requests = [Request(i, m, UNIFORM) for i in range(PROMPTS) for m in range(SAMPLES)]
 
-    def call() -> Run:
+    def call(prompts: int) -> Run:
+        requests = [Request(i, m, UNIFORM) for i in range(prompts) for m in range(SAMPLES)]
         clock, steps, tokens = Clock(), [], 0
         for ended in sample(case.prompts, requests, rows, steps.append):
             tokens += sum(len(row.tokens_T) for row in ended)
@@ -126,37 +132,42 @@ def refilled(case: Case, rows: int) -> Callable[[], Run]:
     return call
 
 
-def evaluation(repeats: int, model: str, data_dir: str, dtype: str) -> list[dict]:
+def evaluation(
+    repeats: int, model: str, data_dir: str, dtype: str, prompts: int = PROMPTS
+) -> list[dict]:
     """Fixed batches and refilled slots in turn.
 
     times_*: tokens a second of refilled slots over those of batches. times_equal: tokens a second
     where all rows have the mean length, in batches of as many rows, over those of refilled slots.
     steps_*: decode steps, which are what counts where a step takes as long with fewer rows.
     """
-    case = make(model, dtype)
-    uneven = {
+    case = make(model, dtype, prompts)
+    ways = {
+        f"refilled_{MANY}": refilled(case, MANY),
         f"fixed_{FEW}": fixed(case, FEW),
         f"fixed_{MANY}": fixed(case, MANY),
-        f"refilled_{MANY}": refilled(case, MANY),
     }
-    # compiles, and tells the mean length
-    tokens = {name: call().tokens for name, call in uneven.items()}
-    mean = math.ceil(tokens[f"refilled_{MANY}"] / PROMPTS / SAMPLES)
-    equal = fixed(case, MANY, mean, np.full_like(case.eos_ids, -1))
-    equal()
-    return [_line(uneven | {f"equal_{MANY}": equal}, mean) for _ in range(repeats)]
+    for call in ways.values():
+        # compiles
+        call(2 * MANY // SAMPLES)
+    lines = []
+    for _ in range(repeats):
+        lines.append(_line(ways, prompts, np.full_like(case.eos_ids, -1)))
+        logger.info("%s", lines[-1])
+    return lines
 
 
-def _line(ways: dict[str, Callable[[], Run]], mean: int) -> dict:
-    """Each way once."""
-    runs = {name: call() for name, call in ways.items()}
+def _line(ways: dict[str, Callable], prompts: int, never: np.ndarray) -> dict:
+    """Each way once, and rows of equal lengths. never: eos ids that no token has."""
+    runs = {name: call(prompts) for name, call in ways.items()}
+    mean = math.ceil(runs[f"refilled_{MANY}"].tokens / prompts / SAMPLES)
+    runs[f"equal_{MANY}"] = ways[f"fixed_{MANY}"](prompts, mean, never)
     rate = {name: run.tokens / run.seconds for name, run in runs.items()}
     cpu = {name: run.cpu_seconds / run.tokens for name, run in runs.items()}
     ours = rate[f"refilled_{MANY}"]
     return {
         "seconds": sum(run.seconds for run in runs.values()),
         "mean_tokens": mean,
-        **{f"tokens_{name}": run.tokens for name, run in runs.items()},
         **{f"tokens_per_s_{name}": value for name, value in rate.items()},
         **{f"cpu_ms_a_token_{name}": cpu[name] * 1e3 for name in runs},
         **{f"steps_{name}": run.steps for name, run in runs.items()},
