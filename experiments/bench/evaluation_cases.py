@@ -1,9 +1,10 @@
 """The case of experiments.bench for evaluations: fixed batches and refilled slots on uneven lengths.
 
-There are 32 prompts x 8 samples (or more prompts), each of up to NEW tokens. Lengths are like a reasoning model's, but
-of made-up text: at a very high temperature every token of the vocabulary is as likely as any other,
-and so many of them count as ends that the median length is a sixth of the limit. All ways draw the
-same tokens. Programs are those of evaluations.
+There are 32 prompts x 8 samples (or more prompts), each of up to NEW tokens (fewer where a small
+vocabulary has no such lengths). Lengths are as uneven as a reasoning model's, of made-up text: at a
+very high temperature every token of the vocabulary is as likely as any other, and so many of them
+count as ends that the median length is a sixth of the limit. All ways draw the same tokens, by the
+programs of evaluations.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import numpy as np
 from bridge_jax.data.batches import Prompts, prompt_batch
 from bridge_jax.distributed import sharding
 from bridge_jax.distributed.compiler import compiler_options
-from bridge_jax.evaluation import model as eval_model
+from bridge_jax.filesystem import hf_folder
+from bridge_jax.models import params
 from bridge_jax.models.precision import dtype_of
 from bridge_jax.sampling import decode_plan, refill, sampler, slots
 from bridge_jax.sampling.draw import Sampling, row_keys
@@ -70,7 +72,9 @@ class Clock:
 
 def make(model: str, dtype: str, count: int = PROMPTS) -> Case:
     """The model of a local folder, made-up prompts, and enough ends."""
-    cfg, _, theta = eval_model.load_folder(model, dtype_of("--dtype", dtype))
+    folder, dtype = hf_folder.locate(model), dtype_of("--dtype", dtype)
+    cfg = params.read_config(hf_folder.hf_json(folder))
+    theta = params.load(cfg, folder, dtype=dtype)
     mesh = sharding.make_decode_mesh(sharding.MeshConfig(decode_tensor=1))
     rng = np.random.default_rng(SEED)
     tokens = tuple(
@@ -78,27 +82,31 @@ def make(model: str, dtype: str, count: int = PROMPTS) -> Case:
         for n in rng.integers(BUCKET // 3, BUCKET + 1, count)
     )
     problems = tuple(Problem(i, "", "", "", 0) for i in range(count))
+    # of a small vocabulary one end may be too many for NEW tokens
+    limit = min(NEW, round(6 * math.log(0.5) / math.log(1 - 1 / cfg.vocab)))
     # a share of ends after which half of the rows have ended at a sixth of the limit
-    ends = round(cfg.vocab * (1 - 0.5 ** (6 / NEW)))
+    ends = round(cfg.vocab * (1 - 0.5 ** (6 / limit)))
     return Case(
         cfg,
         jax.device_put(theta, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())),
-        decode_plan.choose(mesh, NEW, dtype_of("--dtype", dtype)),
+        decode_plan.choose(mesh, limit, dtype),
         Prompts(problems, tokens),
         rng.choice(cfg.vocab, ends, replace=False).astype(np.int32),
     )
 
 
 def fixed(case: Case, rows: int) -> Callable:
-    """call(prompts, limit=NEW, eos_ids=the case's) -> Run of batches that wait for their longest row.
+    """call(prompts, limit, eos_ids=the case's) -> Run of batches that wait for their longest row.
 
-    prompts: how many of the case's. limit: most tokens of a row.
+    prompts: how many of the case's. limit: most tokens of a row, by default the plan's.
     """
     sample = functools.partial(sampler.sample, case.cfg, plan=case.plan)
     program = jax.jit(sample, compiler_options=compiler_options(emitters=True))
     at_once = max(rows // SAMPLES, case.plan.mesh.shape["data"])
 
-    def call(prompts: int, limit: int = NEW, eos_ids: np.ndarray = case.eos_ids) -> Run:
+    def call(
+        prompts: int, limit: int = case.plan.max_new, eos_ids: np.ndarray = case.eos_ids
+    ) -> Run:
         settings = Sampling(jnp.float32(UNIFORM), jnp.asarray(eos_ids, jnp.int32), jnp.int32(limit))
         order = sorted(range(prompts), key=lambda i: len(case.prompts.tokens[i]))
         clock, pending = Clock(), []
@@ -118,14 +126,14 @@ def fixed(case: Case, rows: int) -> Callable:
 
 
 def refilled(case: Case, rows: int) -> Callable:
-    """call(prompts) -> Run of refilled slots."""
+    """call(prompts, limit) -> Run of refilled slots."""
     programs = slots.compiled(case.cfg, case.plan)
     sample = refill.make(programs, case.plan, case.phi, SEED, case.eos_ids, (BUCKET,))
 
-    def call(prompts: int) -> Run:
-        requests = [Request(i, m, UNIFORM) for i in range(prompts) for m in range(SAMPLES)]
+    def call(prompts: int, limit: int = case.plan.max_new) -> Run:
+        rows_asked = [Request(i, m, UNIFORM, limit) for i in range(prompts) for m in range(SAMPLES)]
         clock, steps, tokens = Clock(), [], 0
-        for ended in sample(case.prompts, requests, rows, steps.append):
+        for ended in sample(case.prompts, rows_asked, rows, steps.append):
             tokens += sum(len(row.tokens_T) for row in ended)
         return Run(*clock.spent(), tokens, sum(steps))
 
@@ -148,18 +156,20 @@ def evaluation(
         f"fixed_{MANY}": fixed(case, MANY),
     }
     for call in ways.values():
-        # compiles
-        call(2 * MANY // SAMPLES)
+        # compiles, of few tokens
+        call(2 * MANY // SAMPLES, limit=2)
     lines = []
     for _ in range(repeats):
         lines.append(_line(ways, prompts, np.full_like(case.eos_ids, -1)))
-        logger.info("%s", lines[-1])
     return lines
 
 
 def _line(ways: dict[str, Callable], prompts: int, never: np.ndarray) -> dict:
     """Each way once, and rows of equal lengths. never: eos ids that no token has."""
-    runs = {name: call(prompts) for name, call in ways.items()}
+    runs = {}
+    for name, call in ways.items():
+        runs[name] = call(prompts)
+        logger.info("%s: %s", name, runs[name])
     mean = math.ceil(runs[f"refilled_{MANY}"].tokens / prompts / SAMPLES)
     runs[f"equal_{MANY}"] = ways[f"fixed_{MANY}"](prompts, mean, never)
     rate = {name: run.tokens / run.seconds for name, run in runs.items()}
