@@ -102,7 +102,7 @@ def choose(
 
     On a single CPU device the time is that of matmuls with the weights, in proportion to the rows:
     they are compacted twice. One loop chooses among all segments, since loops take long to compile.
-    Slots are read one by one, since no matmul is too small for it and what is read counts.
+    Slots are read one by one, each as far as it is filled, since what is read counts.
     Elsewhere a step with half the rows takes about as long, since it is bound by reading weights
     and cache: rows are not compacted, and each segment has a loop of its own.
     """

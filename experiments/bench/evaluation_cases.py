@@ -157,7 +157,7 @@ def evaluation(
     }
     for call in ways.values():
         # compiles, of few tokens
-        call(2 * MANY // SAMPLES, limit=2)
+        call(min(prompts, 2 * MANY // SAMPLES), limit=2)
     lines = []
     for _ in range(repeats):
         lines.append(_line(ways, prompts, np.full_like(case.eos_ids, -1)))
