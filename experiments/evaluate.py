@@ -44,7 +44,7 @@ from experiments.cli import (
 
 logger = logging.getLogger(__name__)
 PUBLISHED = Path(__file__).parent / "paper" / "published.json"
-KEPT = "every batch that was graded is on disk, and the same command goes on from there"
+KEPT = "every completion that was graded is on disk, and the same command goes on from there"
 EXAMPLE = "python -m experiments.evaluate --model=runs/one --out=runs/one/eval"
 
 
@@ -156,7 +156,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "rows",
         0,
-        "completions generated at once, rounded to whole prompts, as many on every device; 0: 16",
+        "completions generated at once, as many on every device; 0: as many as fit into free "
+        "memory, at most 64 on a CPU",
     )
     flags.DEFINE_integer("seed", default.seed, "of the samples")
     flags.DEFINE_list(
@@ -214,7 +215,7 @@ def main(argv: list[str]) -> None:
     prepare_memory()
     try:
         with interrupt.acknowledge_interrupts(
-            "ending when the devices are done with the batch", KEPT
+            "ending when the devices are done with these tokens", KEPT
         ):
             evaluate_model(flags.FLAGS.model, flags.FLAGS.out, read_flags())
     except KeyboardInterrupt:

@@ -1,8 +1,9 @@
 """Generate and grade the completions of a list of prompts, in training and in evaluations.
 
 `transcribe` makes the rows of transcripts, batch by batch. `evaluate` sums up one split with greedy
-completions; the training loop calls it with its own compiled programs. Left out: reading and
-grading (reading.py), files (transcripts.py), errors (scores.py), tables (tables.py).
+completions; the training loop calls it with its own compiled programs. Left out: evaluations by
+command, in which prompts wait for a free slot instead of a batch (generate.py), reading and grading
+(reading.py), files (transcripts.py), errors (scores.py), tables (tables.py).
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def transcribe(
     def graded():
         part, samples = pending.pop()
         problems = [prompts.problems[i] for i in part for _ in range(M)]
-        return transcripts_of(grading, problems, jax.device_get(samples), M)
+        own = [m for _ in part for m in range(M)]
+        return transcripts_of(grading, problems, jax.device_get(samples), own)
 
     for start in range(0, len(order), rows):
         part = order[start : start + rows]
@@ -66,9 +68,12 @@ def transcribe(
 
 
 def transcripts_of(
-    grading: Grading, problems: Sequence[Problem], samples: Samples, M: int
+    grading: Grading, problems: Sequence[Problem], samples: Samples, sample_B: Sequence
 ) -> list[dict]:
-    """A JSON object for each of the first len(problems) rows, read strictly and leniently."""
+    """A JSON object for each of the first len(problems) rows, read strictly and leniently.
+
+    sample_B: which sample of its problem a row is.
+    """
     task, B = grading.task, len(problems)
     seqs = samples.seqs.replace(
         tokens_BT=samples.seqs.tokens_BT[:B], length_B=samples.seqs.length_B[:B]
@@ -79,7 +84,7 @@ def transcripts_of(
     return [
         {
             "id": problem.id,
-            "sample": b % M,
+            "sample": sample_B[b],
             "level": problem.level,
             "question": problem.question,
             "answer": problem.answer,

@@ -33,7 +33,7 @@ class Options:
     max_new: int = 0
     # problems of each split; 0: all
     limit: int = 0
-    # completions generated at once
+    # completions generated at once; 0: as many as fit into free memory (rows.py)
     rows: int = 0
     # of the samples
     seed: int = 0
@@ -71,7 +71,6 @@ class Defaults(NamedTuple):
     stop: tuple[str, ...] = ()
     task_stop: bool = True
     limit: int = 0
-    rows: int = 16
     buckets: tuple[int, ...] = ()
     max_new: int = 0
 
@@ -138,7 +137,6 @@ def resolve_defaults(options: Options, defaults: Defaults, positions: int) -> Op
         max_new=max_new,
         dtype=options.dtype or defaults.dtype,
         limit=options.limit or defaults.limit,
-        rows=options.rows or defaults.rows,
     )
 
 

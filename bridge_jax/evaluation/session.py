@@ -59,12 +59,17 @@ def evaluate_benchmarks(
     # of the numbers, wherever they came from
     manifest["model"]["weights"] = schema.fingerprint(checksums(phi))
     folder = transcripts.open_folder(out, manifest)
-    generator, parts = Generator(model, phi, mesh, options), {}
-    for benchmark in chosen:
-        store = transcripts.Transcripts(folder / f"{benchmark.name.replace('/', '.')}.jsonl")
-        for kind in options.kinds:
-            generate_missing(generator, benchmark, kind, store, pool)
-        parts[benchmark.name] = summarize(options, benchmark, store.rows)
+    stores = {
+        benchmark.name: transcripts.Transcripts(
+            folder / f"{benchmark.name.replace('/', '.')}.jsonl"
+        )
+        for benchmark in chosen
+    }
+    generate_missing(Generator(model, phi, mesh, options), chosen, stores, pool)
+    parts = {
+        benchmark.name: summarize(options, benchmark, stores[benchmark.name].rows)
+        for benchmark in chosen
+    }
     return {
         "model": model.label + step,
         "settings": dataclasses.asdict(options),

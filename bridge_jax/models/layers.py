@@ -379,11 +379,11 @@ def decode(
     cache,
     attend: Callable = decode_attention.attend,
 ):
-    """Appends completion token t (traced scalar) of every row.
+    """Appends completion token t of every row; t: a traced scalar, or one for each row, [B].
 
     Returns the hidden state [B,D] that predicts token t + 1, and the cache with token t added.
     prompt_cache: from prefill. cache: from empty_cache, filled below t. In both each kv head may be
-    repeated. attend: a form of attention.cache.attend.
+    repeated. attend: a form of attention.cache.attend; for t [B] of attention.slots.
 
     The layers are scanned. On a CPU this copies each layer's weights and cache out of their stack,
     which costs less than compiling the unrolled layers (docs/speed.md).

@@ -19,6 +19,7 @@ from bridge_jax.distributed import sharding
 from bridge_jax.models import attention
 from bridge_jax.models import storage_bits as storage
 from bridge_jax.models.attention import cache as decode_attention
+from bridge_jax.models.attention import slots as slot_attention
 from bridge_jax.models.attention.over_mesh import cache_over_mesh
 from bridge_jax.types import Tree
 
@@ -46,6 +47,10 @@ class DecodePlan:
     # for every size.
     compactions: int = 0
 
+    # Where every row has a position of its own (slots.py): attention in a loop over the rows, each
+    # of which reads as much of its cache as it has filled.
+    row_by_row: bool = False
+
     # ---- storage and placement
     as_bits: bool = False  # bfloat16 weights and caches are stored as bits (storage_bits.py)
     mesh: jax.sharding.Mesh | None = None  # mesh of the caches and of attention to them
@@ -71,6 +76,13 @@ class DecodePlan:
         attend = functools.partial(decode_attention.attend, ends=segment_ends)
         return attend if self.mesh is None else cache_over_mesh(attend, self.mesh)
 
+    def slot_attention(self) -> Callable:
+        """Attention to the cache where every row has a position of its own, for layers.decode."""
+        form = slot_attention.row_by_row if self.row_by_row else slot_attention.batched
+        ends = tuple(sorted({end for loop in self.loops for end in loop}))
+        attend = functools.partial(form, ends=ends)
+        return attend if self.mesh is None else cache_over_mesh(attend, self.mesh)
+
 
 def segment_ends(T: int, segments: int, tile: int) -> tuple[int, ...]:
     """Ends of the segments of T tokens: of about equal size, at multiples of the tile, and at T."""
@@ -90,6 +102,7 @@ def choose(
 
     On a single CPU device the time is that of matmuls with the weights, in proportion to the rows:
     they are compacted twice. One loop chooses among all segments, since loops take long to compile.
+    Slots are read one by one, each as far as it is filled, since what is read counts.
     Elsewhere a step with half the rows takes about as long, since it is bound by reading weights
     and cache: rows are not compacted, and each segment has a loop of its own.
     """
@@ -104,6 +117,7 @@ def choose(
         cache_dtype=cache_dtype,
         loops=(ends,) if one_cpu else tuple((end,) for end in ends),
         compactions=compactions if compactions >= 0 else usual_compactions,
+        row_by_row=one_cpu,
         as_bits=on_cpu,
         mesh=mesh,
         prefill_attention=prefill_attention,

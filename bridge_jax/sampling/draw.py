@@ -37,20 +37,25 @@ def row_keys(
     return of_sample.reshape(-1)
 
 
-def ends(token_B: jax.Array, sampling: Sampling) -> jax.Array:
+def token_keys(key_B: jax.Array, t: jax.Array) -> jax.Array:
+    """Keys [B] of token t of each row; t: a scalar, or one for each row, [B]."""
+    return jax.vmap(jax.random.fold_in)(key_B, jnp.broadcast_to(t, key_B.shape))
+
+
+def ends(token_B: jax.Array, eos_E: jax.Array) -> jax.Array:
     """Which rows end with this token."""
-    return jnp.any(token_B[:, None] == sampling.eos_E, axis=1)
+    return jnp.any(token_B[:, None] == eos_E, axis=1)
 
 
 def draw_plain(logits_BV, key_B, t, temperature):
     """One token per row and its log-probability: argmax of logits / temperature + Gumbel noise.
 
-    At temperature 0 the argmax of the logits. `draw` has the same distribution with other random
-    numbers.
+    At temperature 0 the argmax of the logits. t: a scalar, or [B]. temperature: a scalar, or [B,1].
+    `draw` has the same distribution with other random numbers.
     """
     logits = logits_BV / jnp.where(temperature > 0, temperature, 1.0)
-    noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, t), logits.shape[1:]))
-    token_B = jnp.argmax(logits + jnp.where(temperature > 0, noise(key_B), 0.0), axis=-1)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(token_keys(key_B, t))
+    token_B = jnp.argmax(logits + jnp.where(temperature > 0, noise, 0.0), axis=-1)
     logp_BV = jax.nn.log_softmax(logits)
     return token_B.astype(jnp.int32), jnp.take_along_axis(logp_BV, token_B[:, None], axis=1)[:, 0]
 
@@ -71,7 +76,7 @@ def draw(logits_BV, key_B, t, temperature):
     logits = logits_BV / jnp.where(temperature > 0, temperature, 1.0)
     blocks_BNU = logits.reshape(B, V // width, width)
     top_BN, share_BN = blocks_BNU.max(axis=-1), jax.nn.logsumexp(blocks_BNU, axis=-1)
-    keys_B2 = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, t)))(key_B)
+    keys_B2 = jax.vmap(jax.random.split)(token_keys(key_B, t))
 
     def noise(key_B, like):
         gumbel = jax.vmap(lambda key: jax.random.gumbel(key, like.shape[1:]))(key_B)

@@ -56,7 +56,7 @@ def sample(
         t, outputs = state.t, state.outputs
         logits_BV = logits_of(state.hidden_BD, head_VD)
         token_B, logp_B = draw(logits_BV, rows.key_B, t, sampling.temperature)
-        outputs, token_B = outputs.append(t, token_B, logp_B, ends(token_B, sampling))
+        outputs, token_B = outputs.append(t, token_B, logp_B, ends(token_B, sampling.eos_E))
         hidden_BD, cache = precise(layers.decode)(
             cfg, phi, token_B, t, rows.prompt_len_P, rows.prompt_cache, state.cache, attend
         )

@@ -157,7 +157,6 @@ def eval_defaults(settings: Settings, own_task: bool) -> Defaults:
         return defaults
     return defaults._replace(
         limit=settings.eval.limit,
-        rows=settings.eval.rows,
         buckets=settings.data.buckets,
         max_new=settings.rollout.max_new,
     )

@@ -6,6 +6,8 @@ Prints a JSON line for each repeat; the last line has the medians. Cases:
                            share that the cheap stage decides
     rollout                tokens a second of the sampler: 64 rows of 128 tokens
     rollout_uneven         the same to their ends, which made-up prompts reach only at the limit
+    evaluation             256 rows of very uneven lengths in fixed batches, and in refilled slots
+    evaluation_many        the same of 1,520 rows, on all devices there are
     update                 a grpo update of these rows, where each prompt is computed once
     update_repeated        the same, where each prompt is computed for every sample
     update_bridge          an update of bridge and one of grpo, in turn, on fewer rows
@@ -22,6 +24,7 @@ prompts of GSM8K in --data_dir, or made-up ones.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -108,21 +111,20 @@ def grade(repeats: int) -> list[dict]:
     return lines
 
 
-def on_model(case: str, **how):
-    """A case of model_cases.py."""
+def on_model(case: str, module: str = "model_cases", **how):
+    """A case of model_cases.py, or of another module beside it."""
 
     def measure(repeats: int) -> list[dict]:
         import jax
 
         from bridge_jax.distributed import platforms
         from bridge_jax.training import interrupt
-        from experiments.bench import model_cases
 
         platforms.devices()
         # compile_s is the time of compiling
         jax.config.update("jax_enable_compilation_cache", False)
         given = flags.FLAGS
-        measured = getattr(model_cases, case)
+        measured = getattr(importlib.import_module(f"experiments.bench.{module}"), case)
         with interrupt.acknowledge_interrupts("ending", "nothing was measured"):
             return measured(repeats, given.model, given.data_dir, given.dtype, **how)
 
@@ -134,6 +136,8 @@ CASES = {
     "reference": on_model("reference"),
     "rollout": on_model("sampling", uneven=False),
     "rollout_uneven": on_model("sampling", uneven=True),
+    "evaluation": on_model("evaluation", "evaluation_cases"),
+    "evaluation_many": on_model("evaluation", "evaluation_cases", prompts=190),
     "update": on_model("update", shared=True),
     "update_repeated": on_model("update", shared=False),
     "update_bridge": on_model("bridge_beside_grpo", shared=True),

@@ -54,7 +54,7 @@ def test_without_defaults_the_model_decides():
     defaults = Defaults("float32")
     resolved = options.resolve_defaults(NAMED, defaults, 64)
     assert (resolved.buckets, resolved.max_new) == ((32,), 32)
-    assert (resolved.prompt, resolved.dtype, resolved.rows) == ("boxed", "float32", 16)
+    assert (resolved.prompt, resolved.dtype, resolved.rows) == ("boxed", "float32", 0)
     note = options.clipping_note(NAMED, resolved, defaults, 64)
     assert "--max_new=32" in note and "64 positions" in note
     large = options.resolve_defaults(NAMED, defaults, 40960)
@@ -64,7 +64,7 @@ def test_without_defaults_the_model_decides():
 
 def test_a_runs_defaults_give_way_to_options():
     """Options that are given win over a run's settings; the others are the run's."""
-    trained = Defaults("bfloat16", "plain", ("Q:",), False, 7, 8, (6, 8), 12)
+    trained = Defaults("bfloat16", "plain", ("Q:",), False, 7, (6, 8), 12)
     resolved = options.resolve_defaults(Options(), trained, 64)
     assert Defaults(*(getattr(resolved, key) for key in Defaults._fields)) == trained
     assert options.clipping_note(Options(), resolved, trained, 64) == ""

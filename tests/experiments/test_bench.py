@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.bench import command, model_cases
+from experiments.bench import command, evaluation_cases, model_cases
 from tests.models import tiny
 
 
@@ -35,6 +35,23 @@ def test_sampling(folder, small):
         and lines[0]["compile_s"] > 0
     )
     assert model_cases.sampling(1, folder, "", "float32", uneven=True)[0]["longest"] <= 12
+
+
+@pytest.mark.slow
+def test_an_evaluation_draws_the_same_rows_either_way(folder, monkeypatch):
+    """As many tokens in batches as in slots; fewer steps in slots, at least tokens / slots."""
+    for name, value in dict(SAMPLES=4, BUCKET=16, NEW=24, FEW=4, MANY=32).items():
+        monkeypatch.setattr(evaluation_cases, name, value)
+    case = evaluation_cases.make(folder, "float32", 16)
+    slots, batches = (
+        way(case, 32)(16) for way in (evaluation_cases.refilled, evaluation_cases.fixed)
+    )
+    assert slots.tokens == batches.tokens and slots.tokens / 32 <= slots.steps < batches.steps
+    (line,) = evaluation_cases.evaluation(1, folder, "", "float32", 8)
+    assert line["times_fixed_32"] == pytest.approx(
+        line["tokens_per_s_refilled_32"] / line["tokens_per_s_fixed_32"]
+    )
+    assert line["steps_equal_32"] == line["mean_tokens"]
 
 
 @pytest.mark.slow

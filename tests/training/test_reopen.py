@@ -53,7 +53,7 @@ def test_defaults_of_an_evaluation():
     """On the run's own task they are those of its evaluations; on others the model's alone."""
     setup, _ = tiny_runs.build.build(tiny_runs.config(eval__limit=5), jax.devices()[:1])
     own, other = (reopen.eval_defaults(setup.settings, own) for own in (True, False))
-    assert (own.limit, own.rows, own.buckets, own.max_new) == (5, 8, (6,), 15)
+    assert (own.limit, own.buckets, own.max_new) == (5, (6,), 15)
     fresh = reopen.Defaults(dtype=other.dtype)
     assert other._replace(prompt=fresh.prompt, stop=fresh.stop, task_stop=fresh.task_stop) == fresh
     assert (own.dtype, own.stop, own.task_stop) == (other.dtype, other.stop, other.task_stop)

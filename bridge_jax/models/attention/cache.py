@@ -25,7 +25,7 @@ class Position(NamedTuple):
     """The present position of decoding; traced scalars."""
 
     layer: jax.Array
-    t: jax.Array  # completion position of the query
+    t: jax.Array  # completion position of the query; in slots.py one for each row, [B]
     window: jax.Array | None = None  # how many positions it sees, itself included; None: all
 
 

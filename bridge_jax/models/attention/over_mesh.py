@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from bridge_jax.distributed.sharding import kv_copies
+from bridge_jax.models.attention.cache import Position
 
 
 def row_axes(mesh: Mesh, *arrays: jax.Array) -> tuple[str, ...] | None:
@@ -54,7 +55,7 @@ def causal_over_mesh(causal: Callable, mesh: Mesh) -> Callable:
 
 
 def cache_over_mesh(attend: Callable, mesh: Mesh) -> Callable:
-    """cache.attend of one device -> the same over a mesh."""
+    """cache.attend of one device, or a form of slots.batched -> the same over a mesh."""
     if mesh.size == 1:
         return attend
 
@@ -63,10 +64,14 @@ def cache_over_mesh(attend: Callable, mesh: Mesh) -> Callable:
         q_spec, kv_spec = PartitionSpec(rows, None, "tensor"), PartitionSpec(rows, "tensor")
         cache_specs = (PartitionSpec(None, rows, "tensor"),) * 2
         prompt_specs = kv_spec, kv_spec, PartitionSpec(rows)
+        # one position for all rows, or one for each
+        t_spec = PartitionSpec(rows) if at.t.ndim else PartitionSpec()
+        window_spec = None if at.window is None else PartitionSpec()
+        at_specs = Position(PartitionSpec(), t_spec, window_spec)
         on_devices = jax.shard_map(
             attend,
             mesh=mesh,
-            in_specs=(q_spec, kv_spec, kv_spec, cache_specs, prompt_specs, PartitionSpec()),
+            in_specs=(q_spec, kv_spec, kv_spec, cache_specs, prompt_specs, at_specs),
             out_specs=(q_spec, cache_specs),
             check_vma=False,
         )
