@@ -1,0 +1,252 @@
+"""The commands of each stage, in order, each as one would type it, and whether it is done.
+
+What a command wrote says that it is done: the manifest of traces, the finished.json of a run, the
+results.json of an evaluation. So a stage may be run on one machine and the next on another.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from bridge_jax.rundir import finished, layout
+from experiments.reproduce import estimate, tuning, variants
+from experiments.reproduce.request import MODELS, SMOLLM2, Request
+from experiments.reproduce.variants import Variant, evaluation_folder, run_folder
+
+AVG_TASK = "aime24"
+# the module of the command itself
+THIS = "experiments.reproduce"
+
+
+class Job(NamedTuple):
+    """One command."""
+
+    stage: str
+    name: str
+    # behind python -m
+    module: str
+    arguments: tuple[str, ...]
+    # what it writes
+    out: Path
+    # jobs that must be done before it, of whatever stage
+    needs: tuple[Job, ...] = ()
+
+    @property
+    def command(self) -> list[str]:
+        """The command of a process."""
+        return [sys.executable, "-m", self.module, *self.arguments]
+
+    @property
+    def text(self) -> str:
+        """The command as one would paste it."""
+        return shlex.join(["python", "-m", self.module, *self.arguments])
+
+
+def of_stage(request: Request, stage: str) -> list[Job]:
+    """The jobs of a stage; those of a stage that the command does itself are none."""
+    made = {
+        "model": model_jobs,
+        "plan": plan_jobs,
+        "demos": demos_jobs,
+        "tune": tune_jobs,
+        "train": train_jobs,
+        "evaluate": evaluate_jobs,
+    }
+    return made[stage](request) if stage in made else []
+
+
+def model_jobs(request: Request) -> list[Job]:
+    """Fetch SmolLM2 for its rehearsal."""
+    if request.model != SMOLLM2 or request.model_path:
+        return []
+    out = request.base_model
+    return [Job("model", "smollm2", "experiments.get_smollm2", (f"--out={out}",), Path(out))]
+
+
+def plan_jobs(request: Request) -> list[Job]:
+    """Plan each method's step on --topology, as far as no plan is known."""
+    if not request.topology:
+        return []
+    found = []
+    for method in request.methods:
+        if method == "base":
+            continue
+        out = estimate.own_plans(request)
+        arguments = [
+            f"--config={request.config}:{method}",
+            f"--topology={request.topology}",
+            "--against=",
+            f"--out={out}",
+            *(flag for flag in request.train_flags if flag.startswith("--config.")),
+        ]
+        if request.rehearse or request.model_path:
+            arguments.append(f"--config.model.path={request.base_model}")
+        found.append(Job("plan", method, "experiments.plan", tuple(arguments), out))
+    return found
+
+
+def demos_jobs(request: Request) -> list[Job]:
+    """Make the demonstrations, unless --traces gives them."""
+    if request.traces:
+        return []
+    sizes, given = request.sizes, request.demos
+    if request.rehearse and given == "openr1:all":
+        # LIMR's own solutions, where the local file has them
+        given = str(Path(request.data_dir) / "train" / "limr.jsonl")
+    hub, _, subset = given.partition(":")
+    source = [f"--source={given}"]
+    if not Path(given).exists():
+        source = [f"--from={hub}", *([f"--subset={subset}"] if subset else [])]
+    arguments = (
+        *source,
+        "--match=limr",
+        f"--tokenizer={request.base_model}",
+        f"--max_tokens={sizes.max_demo}",
+        *data_flags(request),
+        *([f"--limit={sizes.demos}"] if sizes.demos else []),
+        f"--out={request.traces_file}",
+    )
+    return [Job("demos", "demos", "experiments.traces", arguments, Path(request.traces_file))]
+
+
+def data_flags(request: Request) -> list[str]:
+    """--data_dir, where it is given."""
+    return [f"--data_dir={request.data_dir}"] if request.data_dir else []
+
+
+def train_job(request: Request, variant: Variant, seed: int, stage: str = "train") -> Job:
+    """One training."""
+    out = run_folder(request, variant, seed)
+    demos = variants.reads_demos(request, variant.method)
+    arguments = [f"--config={request.config}:{variant.method}", f"--workdir={out}"]
+    arguments.append(f"--config.seed={seed}")
+    if request.base_model != request.config_of(variant.method).model.path:
+        arguments.append(f"--config.model.path={request.base_model}")
+    if request.data_dir:
+        arguments.append(f"--config.task.data_dir={request.data_dir}")
+    if demos:
+        arguments.append(f"--config.task.traces={request.traces_file}")
+    arguments += [f"--config.{key}={value}" for key, value in variant.settings]
+    needs = tuple(demos_jobs(request)) if demos else ()
+    flags = (*arguments, *request.train_flags)
+    return Job(stage, variant.run(seed), "experiments.train", flags, out, needs)
+
+
+def evaluate_job(
+    request: Request, variant: Variant, seed: int, kind: str, flags: tuple, stage: str = "evaluate"
+) -> Job:
+    """One evaluation; kind: "" for greedy answers, else what its folder is named by."""
+    out, base = evaluation_folder(request, variant, seed, kind), variant.method == "base"
+    model = request.base_model if base else str(run_folder(request, variant, seed))
+    limit = request.sizes.limit
+    arguments = (
+        f"--model={model}",
+        *flags,
+        *data_flags(request),
+        f"--max_new={request.sizes.max_new}",
+        *([f"--limit={limit}"] if limit else []),
+        *(base_flags(request) if base else ()),
+        *request.evaluate_flags,
+        f"--out={out}",
+    )
+    needs = () if base else (train_job(request, variant, seed),)
+    return Job(stage, out.name, "experiments.evaluate", arguments, out, needs)
+
+
+def base_flags(request: Request) -> tuple[str, ...]:
+    """Flags of the base model's evaluation; those of a run are recorded in it."""
+    return MODELS[request.model].base_flags if request.model in MODELS else ()
+
+
+def tune_jobs(request: Request) -> list[Job]:
+    """With --tuned: each method at each rate with the first seed, and its validation."""
+    if not request.tuned:
+        return []
+    file, seed = tuning.validation_file(request), request.seeds[0]
+    trainings = [train_job(request, one, seed, "tune") for one in variants.grid(request)]
+    validations = [
+        evaluate_job(request, one, seed, "validation", (f"--tasks=custom:{file}",), "tune")
+        for one in variants.grid(request)
+    ]
+    return [*trainings, *validations]
+
+
+def train_jobs(request: Request) -> list[Job]:
+    """Every variant with every seed."""
+    return [
+        train_job(request, variant, seed)
+        for variant in all_variants(request)
+        if variant.method != "base"
+        for seed in request.seeds
+    ]
+
+
+def evaluate_jobs(request: Request) -> list[Job]:
+    """Greedy answers to all benchmarks; avg@8 of AIME24; pass@k where it was asked for."""
+    kinds: dict[str, tuple[str, ...]] = {"": (f"--tasks={','.join(request.tasks)}",)}
+    if AVG_TASK in request.tasks:
+        count = request.sizes.avg_at
+        sampled = (f"--tasks={AVG_TASK}", "--nogreedy", f"--samples={count}")
+        kinds[f"avg@{count}"] = sampled
+    if request.pass_at:
+        sampled = (*kinds[""], "--nogreedy", f"--samples={request.pass_at}")
+        kinds[f"pass@{request.pass_at}"] = sampled
+    return [
+        evaluate_job(request, variant, seed, kind, flags)
+        for variant in all_variants(request)
+        for seed in (request.seeds if variant.method != "base" else request.seeds[:1])
+        for kind, flags in kinds.items()
+    ]
+
+
+def all_variants(request: Request) -> list[Variant]:
+    """As published, then those tuned that validation has chosen, then the ablations."""
+    tuned = [
+        variants.at_rate(request, method, rate)
+        for method, rate in tuning.chosen(request).items()
+        if rate != request.published_rate
+    ]
+    return [*variants.published(request), *tuned, *variants.ablations(request)]
+
+
+def done(request: Request, job: Job) -> bool:
+    """Whether the command has nothing left to do."""
+    if job.module == "experiments.train":
+        return trained(job.out)
+    if job.module == "experiments.evaluate":
+        return evaluated(job)
+    if job.module == "experiments.plan":
+        return estimate.plan_of(request, job.name) is not None
+    if job.stage == "model":
+        return (job.out / "config.json").exists()
+    if job.module == THIS:
+        return job.stage != "page" and job.out.exists()
+    return job.out.exists() and Path(f"{job.out}.manifest.json").exists()
+
+
+def trained(folder: Path) -> bool:
+    """Whether the run has taken its last step and its last checkpoint is whole."""
+    if not (folder / "config.json").exists():
+        return False
+    steps = layout.read_config(str(folder))["config"]["steps"]
+    return finished.last_line(str(folder), steps) is not None
+
+
+def evaluated(job: Job) -> bool:
+    """Whether the results hold all benchmarks that are asked for, of the run as it is now."""
+    path = job.out / "results.json"
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in job.arguments if "=" in flag)
+    mark = Path(flags["model"]) / layout.FINISHED
+    if not path.exists() or mark.exists() and mark.stat().st_mtime > path.stat().st_mtime:
+        return False
+    there = json.loads(path.read_text(encoding="utf-8"))
+    names = {
+        f"custom_{Path(task).stem}" if task.startswith("custom:") else task
+        for task in flags["tasks"].split(",")
+    }
+    same = there["settings"]["limit"] == int(flags.get("limit", 0))
+    return same and names <= set(there["benchmarks"])
