@@ -18,6 +18,8 @@ from experiments.reproduce.request import MODELS, SMOLLM2, Request
 from experiments.reproduce.variants import Variant, evaluation_folder, run_folder
 
 AVG_TASK = "aime24"
+# methods that a rehearsal plans, since a plan takes as long as a training of it
+REHEARSED = ("grpo", "bridge")
 # the module of the command itself
 THIS = "experiments.reproduce"
 
@@ -68,25 +70,22 @@ def model_jobs(request: Request) -> list[Job]:
 
 
 def plan_jobs(request: Request) -> list[Job]:
-    """Plan each method's step on --topology, as far as no plan is known."""
+    """Plan each method's step on --topology."""
     if not request.topology:
         return []
-    found = []
-    for method in request.methods:
-        if method == "base":
-            continue
-        out = estimate.own_plans(request)
-        arguments = [
-            f"--config={request.config}:{method}",
-            f"--topology={request.topology}",
-            "--against=",
-            f"--out={out}",
-            *(flag for flag in request.train_flags if flag.startswith("--config.")),
-        ]
-        if request.rehearse or request.model_path:
-            arguments.append(f"--config.model.path={request.base_model}")
-        found.append(Job("plan", method, "experiments.plan", tuple(arguments), out))
-    return found
+    planned = [method for method in request.methods if method != "base"]
+    if request.rehearse:
+        planned = [method for method in planned if method in REHEARSED]
+    out = estimate.own_plans(request)
+    arguments = [f"--topology={request.topology}", "--against=", f"--out={out}"]
+    arguments += [flag for flag in request.train_flags if flag.startswith("--config.")]
+    if request.rehearse or request.model_path:
+        arguments.append(f"--config.model.path={request.base_model}")
+    config = lambda method: f"--config={request.config}:{method}"
+    return [
+        Job("plan", method, "experiments.plan", (config(method), *arguments), out)
+        for method in planned
+    ]
 
 
 def demos_jobs(request: Request) -> list[Job]:
