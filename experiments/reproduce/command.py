@@ -30,8 +30,10 @@ from pathlib import Path
 
 from absl import flags
 
+from bridge_jax.filesystem import files
 from experiments import INTERRUPTED
 from experiments.cli import (
+    DISK_FULL,
     check_output,
     define_path,
     fail,
@@ -91,10 +93,20 @@ def run_stages(request: Request, stages: list[str], at_a_time: int) -> list[laun
             print(f"{stage}: {len(found) - left} of {len(found)} done before", flush=True)
         failures += launch.run(found, is_done, at_a_time, logs(request))
         if stage in OWN and not found and wanted(request, stage):
-            print(f"{stage}: {OWN[stage](request)}", flush=True)
+            failures += do_own(request, stage)
         if stage == "plan" and left:
             print(estimate.text(request), flush=True)
     return failures
+
+
+def do_own(request: Request, stage: str) -> list[launch.Failure]:
+    """Do a stage of this command's own, and say what came of it; its failure, if it is one."""
+    try:
+        print(f"{stage}: {OWN[stage](request)}", flush=True)
+    except (ValueError, OSError) as error:
+        code = DISK_FULL if files.is_full(error) else None
+        return [launch.Failure(own_job(request, stage), files.explain(error), code)]
+    return []
 
 
 def jobs_of(request: Request, stage: str, alone: bool) -> list[jobs.Job]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bridge_jax.rundir import finished, layout
 from experiments.reproduce import estimate, tuning, variants
-from experiments.reproduce.request import MODELS, SMOLLM2, Request
+from experiments.reproduce.request import ABLATIONS, MODELS, SMOLLM2, Request
 from experiments.reproduce.variants import Variant, evaluation_folder, run_folder
 
 AVG_TASK = "aime24"
@@ -36,6 +36,11 @@ class Job(NamedTuple):
     out: Path
     # jobs that must be done before it, of whatever stage
     needs: tuple[Job, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Its stage and name."""
+        return self.stage if self.name == self.stage else f"{self.stage} {self.name}"
 
     @property
     def command(self) -> list[str]:
@@ -129,6 +134,9 @@ def train_job(request: Request, variant: Variant, seed: int, stage: str = "train
         arguments.append(f"--config.task.data_dir={request.data_dir}")
     if demos:
         arguments.append(f"--config.task.traces={request.traces_file}")
+    if request.rehearse and prompt_of(request):
+        # the paper's own config has it
+        arguments.append(f"--config.task.prompt={prompt_of(request)}")
     arguments += [f"--config.{key}={value}" for key, value in variant.settings]
     needs = tuple(demos_jobs(request)) if demos else ()
     flags = (*arguments, *request.train_flags)
@@ -148,7 +156,7 @@ def evaluate_job(
         *data_flags(request),
         f"--max_new={request.sizes.max_new}",
         *([f"--limit={limit}"] if limit else []),
-        *(base_flags(request) if base else ()),
+        *([f"--prompt={prompt_of(request)}"] if base and prompt_of(request) else []),
         *request.evaluate_flags,
         f"--out={out}",
     )
@@ -156,9 +164,9 @@ def evaluate_job(
     return Job(stage, out.name, "experiments.evaluate", arguments, out, needs)
 
 
-def base_flags(request: Request) -> tuple[str, ...]:
-    """Flags of the base model's evaluation; those of a run are recorded in it."""
-    return MODELS[request.model].base_flags if request.model in MODELS else ()
+def prompt_of(request: Request) -> str:
+    """How the base model is asked, where not through a chat template; a run records its own."""
+    return MODELS[request.model].prompt if request.model in MODELS else ""
 
 
 def tune_jobs(request: Request) -> list[Job]:
@@ -185,7 +193,7 @@ def train_jobs(request: Request) -> list[Job]:
 
 
 def evaluate_jobs(request: Request) -> list[Job]:
-    """Greedy answers to all benchmarks; avg@8 of AIME24; pass@k where it was asked for."""
+    """Greedy answers to all benchmarks; but for ablations avg@8 of AIME24, and pass@k if asked."""
     kinds: dict[str, tuple[str, ...]] = {"": (f"--tasks={','.join(request.tasks)}",)}
     if AVG_TASK in request.tasks:
         count = request.sizes.avg_at
@@ -199,6 +207,7 @@ def evaluate_jobs(request: Request) -> list[Job]:
         for variant in all_variants(request)
         for seed in (request.seeds if variant.method != "base" else request.seeds[:1])
         for kind, flags in kinds.items()
+        if not kind or variant.kind not in ABLATIONS
     ]
 
 

@@ -64,7 +64,7 @@ def run(
             for job in [job for job in waiting if all(map(is_done, job.needs))][: len(free)]:
                 waiting.remove(job)
                 number = total - len(waiting)
-                label = f"[{number}/{total}] {job.stage} {job.name}"
+                label = f"[{number}/{total}] {job.title}"
                 under_way.append(begin(job, free.pop(0), label, logs))
             if not under_way:
                 failures += [blocked(job, is_done) for job in waiting]
@@ -111,7 +111,7 @@ def end(one: Running, is_done: Callable[[Job], bool], logs: Path) -> list[Failur
 
 def blocked(job: Job, is_done: Callable[[Job], bool]) -> Failure:
     """Why a job could not begin."""
-    lacking = ", ".join(f"{one.stage} {one.name}" for one in job.needs if not is_done(one))
+    lacking = ", ".join(f"{one.title}" for one in job.needs if not is_done(one))
     return Failure(job, f"not begun, since it needs {lacking}")
 
 
@@ -119,9 +119,9 @@ def explain(failure: Failure, logs: Path) -> str:
     """One line: what failed, why, where its log is, and the way out."""
     job = failure.job
     if failure.code is None:
-        return f"{job.stage} {job.name}: {failure.reason}"
+        return f"{job.title}: {failure.reason}"
     return (
-        f"{job.stage} {job.name} failed with exit code {failure.code}: {failure.reason} (log: "
+        f"{job.title} failed with exit code {failure.code}: {failure.reason} (log: "
         f"{log_of(logs, job)})"
     )
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bridge_jax.evaluation import markdown
 from bridge_jax.filesystem import files
-from experiments.reproduce import estimate, jobs, pictures, results, tables, tuning
+from experiments.reproduce import estimate, jobs, pictures, results, tables
 from experiments.reproduce.request import Request
 from experiments.reproduce.results import Entry
 from experiments.reproduce.tables import PUBLISHED, Table
@@ -42,7 +42,7 @@ class Section(NamedTuple):
 
 def write(request: Request) -> str:
     """Write the page from what there is; returns the path and the main table."""
-    entries = results.entries(request, tuning.chosen(request), kinds_of(request))
+    entries = results.entries(request, jobs.all_variants(request), kinds_of(request))
     if not any(entry.greedy for entry in entries):
         raise ValueError(
             f"{request.out} holds no complete evaluation yet, so that there is no page; run the "

@@ -64,13 +64,13 @@ class Model(NamedTuple):
 
     # of its tokenizer under DATA/tokenizers, in a rehearsal
     tokenizer: str
-    # flags that a base model without a chat template is evaluated with
-    base_flags: tuple[str, ...] = ()
+    # how its base model is asked, where it has no chat template
+    prompt: str = ""
 
 
 MODELS = {
     "qwen25_3b": Model("qwen3"),
-    "llama32_3b": Model("llama3_1", ("--prompt=plain",)),
+    "llama32_3b": Model("llama3_1", "plain"),
     "qwen3_8b": Model("qwen3"),
 }
 

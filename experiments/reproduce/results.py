@@ -13,7 +13,6 @@ from bridge_jax.evaluation.comparison import Run
 from bridge_jax.evaluation.scores import GREEDY, Score, average, problems_score
 from bridge_jax.filesystem import files
 from bridge_jax.grading.outcome import Outcome
-from experiments.reproduce import variants
 from experiments.reproduce.request import Request
 from experiments.reproduce.variants import Variant, evaluation_folder, run_folder
 
@@ -51,7 +50,6 @@ def greedy_scores(folder: Path, task: str) -> np.ndarray | None:
         for _, row in files.rows(path)
         if row["sample"] == GREEDY
     }
-    # a larger --limit in the same folder adds rows; the results are of the first problems
     values = [right[key] for key in sorted(right)]
     return np.array(values + [0.0] * (part["n"] - len(values)))
 
@@ -136,12 +134,6 @@ def sign_test(request: Request, first: Entry, second: Entry) -> tuple[int, int, 
     return won, lost, float(p)
 
 
-def entries(request: Request, chosen: dict[str, float], kinds: list[str]) -> list[Entry]:
-    """All lines of the tables: as published, tuned, ablations."""
-    tuned = [
-        variants.at_rate(request, method, rate)
-        for method, rate in chosen.items()
-        if rate != request.published_rate
-    ]
-    every = [*variants.published(request), *tuned, *variants.ablations(request)]
+def entries(request: Request, every: list[Variant], kinds: list[str]) -> list[Entry]:
+    """A line of the tables for each variant."""
     return [read_entry(request, variant, kinds) for variant in every]

@@ -335,7 +335,7 @@ def made(tmp_path) -> Request:
 
 
 def entries(request: Request) -> dict[str, results.Entry]:
-    found = results.entries(request, {}, [])
+    found = results.entries(request, jobs.all_variants(request), [])
     return {entry.variant.label: entry for entry in found}
 
 
@@ -444,6 +444,13 @@ def test_no_page_without_results(tmp_path):
     """The way out is named."""
     with errors.raises(ValueError, str(tmp_path)):
         page.write(Request("qwen25_3b", str(tmp_path)))
+
+
+def test_a_failed_page_is_named(reproduce, tmp_path):
+    """As a command that fails, so that it loses no other failure's line."""
+    code, _, told = reproduce("--model=qwen25_3b", "--stages=page")
+    assert code == 1
+    errors.assert_names(told, "page", str(tmp_path / "out"))
 
 
 # ---- tuning
