@@ -84,7 +84,8 @@ def main(argv: list[str]) -> None:
 
 def run_stages(request: Request, stages: list[str], at_a_time: int) -> list[launch.Failure]:
     """Run the stages in order; a stage goes on although jobs of the one before failed."""
-    print(estimate.text(request), flush=True)
+    if {"plan", "train"} & set(stages):
+        print(estimate.text(request), flush=True)
     failures, is_done = [], lambda job: jobs.done(request, job)
     for stage in stages:
         found = jobs_of(request, stage, alone=len(stages) == 1)
@@ -182,8 +183,8 @@ def report(request: Request, failures: list[launch.Failure]) -> None:
         print(f"failed: {launch.explain(failure, logs(request))}", file=sys.stderr)
     if failures:
         print(
-            f"{len(failures)} commands are not done, the others are: mend the cause, and the same "
-            "command goes on with them; --methods=... leaves a method out",
+            f"not done: {len(failures)}; mend the cause, and the same command goes on with what is "
+            "left; --methods=... leaves a method out",
             file=sys.stderr,
         )
     check_output()

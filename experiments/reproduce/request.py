@@ -36,6 +36,8 @@ RECORD = "reproduce.json"
 SMOLLM2 = "smollm2"
 # beginnings of the names in a folder whose commands were started one by one
 OURS = ("model", "plans", "demos", "validation", "runs", "evaluations", "logs", "page", ".")
+# files and folders with which a folder has results; before them its request may change
+BEGUN = ("model", "demos.jsonl", "runs", "evaluations")
 # what a folder's results depend on
 OWNED = ("model", "rehearse", "data_dir", "model_path", "demos", "traces", "max_new", "train_flags")
 
@@ -216,26 +218,29 @@ def claim(request: Request) -> None:
     """Write what the folder is for; ValueError with what differs where it is for something else."""
     path = request.folder / RECORD
     now = schema.to_json({key: getattr(request, key) for key in OWNED})
-    if path.exists():
-        try:
-            there = json.loads(textfile.read(path))
-            differs = [key for key in OWNED if there.get(key) != now[key]]
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); take another --out") from None
-        if differs:
-            shown = ", ".join(
-                f"{key} {there.get(key)!r} there, {now[key]!r} now" for key in differs
-            )
-            raise ValueError(
-                f"--out={request.out} was made with other settings: {shown}; take another --out, or "
-                "ask for the same"
-            )
-        return
+    begun = any((request.folder / name).exists() for name in BEGUN)
+    if path.exists() and begun:
+        check_same(request, path, now)
     strangers = [one.name for one in request.folder.glob("*") if not one.name.startswith(OURS)]
-    if strangers:
+    if strangers and not path.exists():
         raise ValueError(
             f"--out={request.out} holds {', '.join(sorted(strangers)[:3])} and no {RECORD}, so that "
             "it is no reproduction; give a new or empty folder"
         )
     request.folder.mkdir(parents=True, exist_ok=True)
     files.replace(path, json.dumps(now, indent=1) + "\n")
+
+
+def check_same(request: Request, path: Path, now: dict) -> None:
+    """ValueError with what differs from the record in the folder."""
+    try:
+        there = json.loads(textfile.read(path))
+        differs = [key for key in OWNED if there.get(key) != now[key]]
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); take another --out") from None
+    if differs:
+        shown = ", ".join(f"{key} {there.get(key)!r} there, {now[key]!r} now" for key in differs)
+        raise ValueError(
+            f"--out={request.out} was made with other settings: {shown}; take another --out, or "
+            "ask for the same"
+        )

@@ -530,7 +530,10 @@ def test_a_folder_of_another_request(tmp_path):
     """Another model or other data are refused with what differs; more methods are not."""
     out = tmp_path / "out"
     first = Request("qwen25_3b", str(out))
+    # nothing is made yet: a mistyped request binds nobody
+    requests.claim(Request("qwen25_3b", str(out), demos="openr2"))
     requests.claim(first)
+    (out / "runs").mkdir()
     requests.claim(Request("qwen25_3b", str(out), methods=("sft",), seeds=(1,), tuned=True))
     with errors.raises(ValueError, "model", "qwen25_3b", "llama32_3b", "--out"):
         requests.claim(Request("llama32_3b", str(out)))
@@ -541,7 +544,6 @@ def test_a_folder_of_another_request(tmp_path):
         requests.claim(first)
     # commands that were started one by one made the folder; anything else is not ours
     (out / requests.RECORD).unlink()
-    (out / "runs").mkdir()
     requests.claim(first)
     (out / requests.RECORD).unlink()
     (out / "thesis.tex").touch()
