@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from bridge_jax.evaluation import markdown
 from bridge_jax.filesystem import files
-from experiments.reproduce import estimate, jobs, pictures, results, tables
+from experiments.reproduce import estimate, jobs, pictures, results, side_tables, tables
+from experiments.reproduce.render import Section, as_html, as_markdown
 from experiments.reproduce.request import Request
 from experiments.reproduce.results import Entry
-from experiments.reproduce.tables import PUBLISHED, Table
 
 PICTURE = "dynamics.png"
 REHEARSAL = (
@@ -22,22 +19,6 @@ REHEARSAL = (
     "of it says anything about a method. Published figures stand beside ours to show where they "
     "stand in the real page."
 )
-STYLE = """body { font: 15px/1.5 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto }
-td, th { padding: .2em .7em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-td:first-child, th:first-child { text-align: left }
-tr.published { color: #666; font-style: italic }
-img { max-width: 100% }
-.notice { border-left: 4px solid #c60; padding: .3em 1em; background: #fff6ec }"""
-
-
-class Section(NamedTuple):
-    """A part of the page."""
-
-    title: str
-    text: str
-    table: Table | None = None
-    picture: str = ""
 
 
 def write(request: Request) -> str:
@@ -96,12 +77,12 @@ def sections_of(request: Request, entries: Sequence[Entry], drawn: bool) -> list
             "Points by which BRIDGE is above the line, paired over problems (and over seeds from "
             "three on). p is of the exact two-sided sign test on the problems that only one of the "
             "two solved, all benchmarks together, first seed. Not corrected for the number of tests.",
-            tables.paired_table(request, entries),
+            side_tables.paired_table(request, entries),
         ),
         Section(
             "Sampled answers",
             f"At temperature 0.7, which is ours{pass_at}. With several seeds their mean.",
-            tables.sampled_table(entries, kinds_of(request)),
+            side_tables.sampled_table(entries, kinds_of(request)),
         ),
         Section(
             "Training",
@@ -114,16 +95,18 @@ def sections_of(request: Request, entries: Sequence[Entry], drawn: bool) -> list
             "Hours are of training without evaluation and saving, memory the peak of the fullest "
             "device and of the process. The paper's are of its own machine; its averages here are "
             "those of its table of costs.",
-            tables.cost_table(request, entries),
+            side_tables.cost_table(request, entries),
         ),
         Section(
             "Learning rates",
             "Greedy pass@1 on the validation problems (MATH's training set, not LIMR's), first "
             "seed; in bold the chosen rate, the lowest of equals.",
-            tables.tuning_table(request),
+            side_tables.tuning_table(request),
         ),
-        Section("Ablations", "The averages.", tables.ablation_table(request, entries)),
-        Section("Greedy answers", "Over all benchmarks and seeds.", tables.answers_table(entries)),
+        Section("Ablations", "The averages.", side_tables.ablation_table(request, entries)),
+        Section(
+            "Greedy answers", "Over all benchmarks and seeds.", side_tables.answers_table(entries)
+        ),
         Section("What this is", "\n".join(f"- {note}" for note in notes(request, entries))),
     ]
     bare = ("What this is",)
@@ -176,58 +159,3 @@ def demos_note(request: Request) -> str:
         f"demonstrations: {kept} of the {manifest['rows']} rows read of {name}; median "
         f"{tokens['median']} tokens, at most {tokens['max']}"
     )
-
-
-def as_markdown(title: str, notice: str, sections: Sequence[Section]) -> str:
-    """The page as Markdown."""
-    parts = [f"# {title}"] + [f"**{notice}**"] * bool(notice)
-    for section in sections:
-        parts += [f"## {section.title}", section.text]
-        if section.table is not None:
-            parts.append(markdown.grid(section.table.head, italic(section.table.rows)))
-        if section.picture:
-            parts.append(f"![{section.title}]({section.picture})")
-    return "\n\n".join(parts) + "\n"
-
-
-def italic(rows: list[list[str]]) -> list[list[str]]:
-    """The rows, with the label of published ones in italics."""
-    return [[f"*{row[0]}*", *row[1:]] if row[0].startswith(PUBLISHED) else row for row in rows]
-
-
-def as_html(title: str, notice: str, sections: Sequence[Section], folder: Path) -> str:
-    """The page as one file that works offline."""
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    if notice:
-        parts.append(f'<p class="notice">{html.escape(notice)}</p>')
-    for section in sections:
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
-        lines = section.text.split("\n- ")
-        if section.text.startswith("- "):
-            lines[0] = lines[0].removeprefix("- ")
-            items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-            parts.append(f"<ul>{items}</ul>")
-        else:
-            parts.append(f"<p>{html.escape(section.text)}</p>")
-        if section.table is not None:
-            parts.append(html_table(section.table))
-        if section.picture:
-            data = base64.b64encode((folder / section.picture).read_bytes()).decode()
-            parts.append(f'<img alt="{section.title}" src="data:image/png;base64,{data}">')
-    body = "\n".join(parts)
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    return f"<!doctype html>\n<html><head>{head}</head>\n<body>\n{body}\n</body></html>\n"
-
-
-def html_table(table: Table) -> str:
-    """A table as HTML; **text** is bold."""
-
-    def cell(text: str) -> str:
-        bold = text.startswith("**") and text.endswith("**")
-        return f"<b>{html.escape(text[2:-2])}</b>" if bold else html.escape(text)
-
-    lines = ["<tr>" + "".join(f"<th>{html.escape(one)}</th>" for one in table.head) + "</tr>"]
-    for row in table.rows:
-        marked = ' class="published"' if row[0].startswith(PUBLISHED) else ""
-        lines.append(f"<tr{marked}>" + "".join(f"<td>{cell(one)}</td>" for one in row) + "</tr>")
-    return "<table>\n" + "\n".join(lines) + "\n</table>"

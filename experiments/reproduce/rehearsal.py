@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from experiments.reproduce.request import MODELS, Request, tokenizer_folder
+from experiments.reproduce.checks import tokenizer_folder
+from experiments.reproduce.request import MODELS, Request
 
 # in place of the model's own sizes
 TINY = dict(

@@ -15,13 +15,16 @@ from absl import flags
 from bridge_jax.evaluation import intervals
 from bridge_jax.filesystem import files
 from experiments.reproduce import (
+    checks,
     command,
     estimate,
     jobs,
     launch,
+    marks,
     page,
     rehearsal,
     results,
+    side_tables,
     tables,
     tuning,
     variants,
@@ -239,21 +242,21 @@ def test_marks_are_what_the_commands_wrote(tmp_path):
     request = Request("qwen25_3b", str(tmp_path))
     (demos,) = jobs.demos_jobs(request)
     demos.out.write_text("{}\n")
-    assert not jobs.done(request, demos)
+    assert not marks.done(request, demos)
     pathlib.Path(f"{demos.out}.manifest.json").write_text("{}")
-    assert jobs.done(request, demos)
+    assert marks.done(request, demos)
     greedy = next(job for job in jobs.evaluate_jobs(request) if job.name == "sft__seed=0")
     write_results(greedy.out, dict.fromkeys(requests.BENCHMARKS, "10"))
-    assert jobs.done(request, greedy)
+    assert marks.done(request, greedy)
     more = Request("qwen25_3b", str(tmp_path), tasks=(*requests.BENCHMARKS, "aime25"))
     again = next(job for job in jobs.evaluate_jobs(more) if job.name == "sft__seed=0")
-    assert not jobs.done(more, again)
+    assert not marks.done(more, again)
     # a run that was finished after its evaluation is evaluated again
     run = variants.run_folder(request, variants.Variant("sft"), 0)
     run.mkdir(parents=True)
     (run / "finished.json").write_text("{}")
     os.utime(run / "finished.json", (time.time() + 60,) * 2)
-    assert not jobs.done(request, greedy)
+    assert not marks.done(request, greedy)
 
 
 # ---- the page
@@ -359,7 +362,7 @@ def test_main_table(made):
 
 def test_paired_table(made):
     """Three of ten and two of five more; five wins, no loss: p = 2 / 2^5."""
-    head, rows = tables.paired_table(made, list(entries(made).values()))
+    head, rows = side_tables.paired_table(made, list(entries(made).values()))
     (grpo, noisy) = rows
     assert grpo[0] == "RL-zero" and grpo[4:] == ["5 / 0", "0.0625"]
     # paired differences: three of 1 and seven of 0: t s / sqrt(n), s^2 = 10/9 .3 .7
@@ -371,10 +374,10 @@ def test_paired_table(made):
 def test_cost_ablations_and_answers(made):
     """Figures of the last step, the paper's beside them."""
     found = list(entries(made).values())
-    (grpo, bridge) = tables.cost_table(made, found).rows
+    (grpo, bridge) = side_tables.cost_table(made, found).rows
     assert bridge == ["BRIDGE", "1.5", "40", "9", "3,000", "80.0", "6.9", "59.3", "36.4"]
     assert grpo[6:] == ["6.1", "52.2", "32.2"]
-    ablated = tables.ablation_table(made, found).rows
+    ablated = side_tables.ablation_table(made, found).rows
     assert [row[0] for row in ablated] == [
         "RL-zero",
         "BRIDGE",
@@ -382,7 +385,7 @@ def test_cost_ablations_and_answers(made):
         "BRIDGE, noise 0.2",
     ]
     assert ablated[2][1:] == ["-", "13.9"] and ablated[3][1].startswith("45.0 [")
-    assert tables.answers_table(found).rows[1] == ["BRIDGE", "20", "50.0", "25.0", "0.0"]
+    assert side_tables.answers_table(found).rows[1] == ["BRIDGE", "20", "50.0", "25.0", "0.0"]
 
 
 def test_several_seeds(made):
@@ -474,7 +477,7 @@ def test_the_best_rate_of_every_method(made):
     assert tuning.chosen(request) == {"grpo": 2e-6, "bridge": 5e-7}
     labels = [variant.label for variant in jobs.all_variants(request)]
     assert "RL-zero, tuned (2e-06)" in labels and "BRIDGE, tuned (2e-06)" not in labels
-    rows = tables.tuning_table(request).rows
+    rows = side_tables.tuning_table(request).rows
     assert rows == [["RL-zero", "33.3", "**66.7**"], ["BRIDGE", "**66.7**", "66.7"]]
 
 
@@ -531,24 +534,24 @@ def test_a_folder_of_another_request(tmp_path):
     out = tmp_path / "out"
     first = Request("qwen25_3b", str(out))
     # nothing is made yet: a mistyped request binds nobody
-    requests.claim(Request("qwen25_3b", str(out), demos="openr2"))
-    requests.claim(first)
+    checks.claim(Request("qwen25_3b", str(out), demos="openr2"))
+    checks.claim(first)
     (out / "runs").mkdir()
-    requests.claim(Request("qwen25_3b", str(out), methods=("sft",), seeds=(1,), tuned=True))
+    checks.claim(Request("qwen25_3b", str(out), methods=("sft",), seeds=(1,), tuned=True))
     with errors.raises(ValueError, "model", "qwen25_3b", "llama32_3b", "--out"):
-        requests.claim(Request("llama32_3b", str(out)))
+        checks.claim(Request("llama32_3b", str(out)))
     with errors.raises(ValueError, "train_flags", "--config.steps=3"):
-        requests.claim(Request("qwen25_3b", str(out), train_flags=("--config.steps=3",)))
-    (out / requests.RECORD).write_text("{")
-    with errors.raises(ValueError, requests.RECORD):
-        requests.claim(first)
+        checks.claim(Request("qwen25_3b", str(out), train_flags=("--config.steps=3",)))
+    (out / checks.RECORD).write_text("{")
+    with errors.raises(ValueError, checks.RECORD):
+        checks.claim(first)
     # commands that were started one by one made the folder; anything else is not ours
-    (out / requests.RECORD).unlink()
-    requests.claim(first)
-    (out / requests.RECORD).unlink()
+    (out / checks.RECORD).unlink()
+    checks.claim(first)
+    (out / checks.RECORD).unlink()
     (out / "thesis.tex").touch()
     with errors.raises(ValueError, "thesis.tex"):
-        requests.claim(first)
+        checks.claim(first)
 
 
 def test_the_tiny_model_is_of_the_family():
