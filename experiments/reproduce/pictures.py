@@ -1,4 +1,4 @@
-"""The picture of training: reward, length of samples and held-out accuracy over the steps."""
+"""The picture of training: rewards, lengths, held-out accuracy and demonstrations over the steps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from experiments.reproduce.results import Entry
 PANELS = {
     "reward/mean": "mean reward of the samples",
     "rollout/length": "mean length of the samples, tokens",
-    "eval/math500_accuracy": "MATH500, problems of validation in training",
+    "eval/math500_accuracy": "accuracy on MATH500's problems in training",
+    "sft/logp": "log-likelihood of a demonstration's token",
 }
+COLUMNS = 2
 COLOURS = {
     "sft": "C0",
     "grpo": "C1",
@@ -43,22 +45,34 @@ def draw(entries: Sequence[Entry], path: Path) -> bool:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    keys = [key for key in PANELS if any(place[0] == key for place in present)]
     with pyplot.rc_context({"font.size": 12, "axes.titlesize": "medium"}):
-        keys = [key for key in PANELS if any(place[0] == key for place in present)]
+        rows = -(-len(keys) // COLUMNS)
+        size = (6 * COLUMNS, 3.6 * rows + 0.8)
         figure, axes = pyplot.subplots(
-            1, len(keys), figsize=(5 * len(keys), 4.4), squeeze=False, layout="constrained"
+            rows, COLUMNS, figsize=size, squeeze=False, layout="constrained"
         )
-        for axis, key in zip(axes[0], keys):
+        for axis, key in zip(axes.flat, keys):
             draw_panel(axis, key, shown, present)
-        named = {}
-        for axis in axes[0]:
-            named |= dict(reversed(pair) for pair in zip(*axis.get_legend_handles_labels()))
-        figure.legend(named.values(), named, loc="outside upper center", ncols=min(4, len(named)))
+        for axis in axes.flat[len(keys) :]:
+            axis.remove()
+        add_legend(figure, shown)
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=100, pil_kwargs={"optimize": True})
         pyplot.close(figure)
     files.replace(path, drawn.getvalue())
     return True
+
+
+def add_legend(figure, shown: Sequence[Entry]) -> None:
+    """One legend for all panels, in the order of the table."""
+    found = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        found |= dict(zip(labels, handles))
+    labels = [entry.variant.label for entry in shown if entry.variant.label in found]
+    handles = [found[label] for label in labels]
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
 
 
 def draw_panel(axis, key: str, shown: Sequence[Entry], present: dict) -> None:
@@ -74,4 +88,7 @@ def draw_panel(axis, key: str, shown: Sequence[Entry], present: dict) -> None:
         )
         axis.fill_between(made.x, made.low, made.high, color=colour, alpha=0.15, linewidth=0)
     axis.set(title=PANELS[key], xlabel="step")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    if key != "sft/logp":
+        axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
