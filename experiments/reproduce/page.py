@@ -132,9 +132,12 @@ def notes(request: Request, entries: Sequence[Entry]) -> list[str]:
         f"evaluation: at most {sizes.max_new} new tokens"
         + (f", the first {sizes.limit} problems of each benchmark" if sizes.limit else ""),
         demos_note(request),
-        "not published, so ours: AdamW, clip 1, no KL term, 64 demonstrations a step, the share of "
-        "SFT steps in a cold start, mu of the hybrid (configs/paper.py)",
     ]
+    if not request.rehearse:
+        found.append(
+            "not published, so ours: AdamW, clip 1, no KL term, 64 demonstrations a step, the share "
+            "of SFT steps in a cold start, mu of the hybrid (configs/paper.py)"
+        )
     for entry in entries:
         wanted = 1 if entry.variant.method == "base" else len(request.seeds)
         if len(entry.greedy) < wanted:

@@ -79,7 +79,7 @@ def main_table(request: Request, entries: Sequence[Entry]) -> Table:
 
 def published_row(request: Request, label: str, values: dict[str, float]) -> list[str]:
     """The row of the paper's figures."""
-    cells = [f"{values[task]:g}" if task in values else "-" for task in (*request.tasks, AVERAGE)]
+    cells = [f"{values[task]:.1f}" if task in values else "-" for task in (*request.tasks, AVERAGE)]
     return [f"{PUBLISHED}{label}", *cells]
 
 

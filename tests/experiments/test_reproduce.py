@@ -349,7 +349,7 @@ def test_main_table(made):
     labels = [row[0] for row in table.rows]
     assert labels[:4] == ["Base", "published: Base", "RL-zero", "published: RL-zero"]
     rows = dict(zip(labels, (row[1:] for row in table.rows)))
-    assert rows["Base"] == ["-", "-", "-"] and rows["published: BRIDGE"] == ["66.2", "47.5", "36"]
+    assert rows["Base"] == ["-", "-", "-"] and rows["published: BRIDGE"] == ["66.2", "47.5", "36.0"]
     # (p + t^2/2n -+ t sqrt(pq/n + t^2/4n^2)) / (1 + t^2/n), t = 2.262 of 9 degrees of freedom
     t, n, p = 2.2621572, 10, 0.8
     half = t * (p * (1 - p) / n + t**2 / (4 * n**2)) ** 0.5
