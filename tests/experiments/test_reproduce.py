@@ -90,6 +90,7 @@ def flags_of(line: str) -> dict[str, str]:
             "--methods=base,sft,grpo,bridge",
         ),
         ("--model=llama32_3b", "--demos=luffy", "--train_flags=--config.mesh.fsdp=8"),
+        ("--model=smollm2", "--rehearse", "--data_dir=docs"),
         ("--model=qwen3_8b", "--data_dir=docs", "--evaluate_flags=--decode_tensor=8 --rows=64"),
     ],
 )
