@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
-
-import jax
-import numpy as np
 
 from bridge_jax import tasks
 from bridge_jax.data import batches
@@ -21,6 +18,8 @@ from bridge_jax.evaluation.generate import Generator
 from bridge_jax.evaluation.lazy_pool import LazyPool
 from bridge_jax.evaluation.reading import read, readings
 from bridge_jax.grading.outcome import Outcome
+from bridge_jax.sampling import refill
+from bridge_jax.sampling.refill import Request
 from bridge_jax.sampling.sampler import Samples
 from bridge_jax.types import Problem, Task
 
@@ -77,34 +76,21 @@ def complete(
     generator: Generator, task: Task, prompts: Prompts, M: int, temperature: float, pool: LazyPool
 ) -> list[list[Completion]]:
     """M completions of every prompt, in the order of the prompts; temperature 0 is greedy."""
-    generate = generator.sampler(M, temperature)
-    found = []
-    for part, padded in parts(len(prompts.tokens), generator.prompts_at_once(M)):
-        batch = batches.prompt_batch(prompts, padded, generator.options.buckets)
-        samples = jax.device_get(generate(batch))
-        problems = [prompts.problems[i] for i in part for _ in range(M)]
-        rows = completions_of(generator.model.tokenizer, task, problems, samples, pool)
-        found += [rows[b : b + M] for b in range(0, len(rows), M)]
-    return found
-
-
-def parts(count: int, size: int) -> Iterator[tuple[list[int], list[int]]]:
-    """(indices, the same filled up to `size` by the last one) of one batch after the other."""
-    for start in range(0, count, size):
-        part = list(range(start, min(start + size, count)))
-        yield part, part + part[-1:] * (size - len(part))
+    count = len(prompts.tokens)
+    requests = [Request(i, sample, temperature) for i in range(count) for sample in range(M)]
+    sampled = generator.refill()(prompts, requests, generator.rows())
+    ended = sorted((row for rows in sampled for row in rows), key=lambda row: row.request)
+    problems = [prompts.problems[row.request.prompt] for row in ended]
+    tokenizer = generator.model.tokenizer
+    rows = completions_of(tokenizer, task, problems, refill.as_samples(ended), pool)
+    return [rows[first : first + M] for first in range(0, len(rows), M)]
 
 
 def completions_of(
     tokenizer, task: Task, problems: Sequence[Problem], samples: Samples, pool: LazyPool
 ) -> list[Completion]:
-    """The first len(problems) rows of the samples, read and graded."""
-    B = len(problems)
-    seqs = samples.seqs.replace(
-        tokens_BT=samples.seqs.tokens_BT[:B], length_B=samples.seqs.length_B[:B]
-    )
-    cut = Samples(seqs, samples.logp_BT[:B], np.asarray(samples.stopped_B[:B]))
-    cut, texts, _ = read(tokenizer, cut, task.stop)
+    """The samples, one of each of the problems, read and graded."""
+    cut, texts, _ = read(tokenizer, samples, task.stop)
     graded = dataclasses.replace(task, compare=functools.partial(compare_if_given, task))
     (found,) = readings(graded, list(problems), texts, (task.extract,), pool)
     return [

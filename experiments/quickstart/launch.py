@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from bridge_jax.filesystem import streams
 from configs import quickstart
+from experiments import processes
 from experiments.cli import DISK_FULL
-from experiments.sweep.launch import available_cores, core_shares
+from experiments.processes import available_cores, core_shares
 
 # between two looks at the runs, and between two lines where there is no terminal
 LOOK_S, LINE_S = 0.5, 5.0
@@ -60,22 +61,12 @@ class Run:
 
     def start(self, cores: tuple[int, ...]) -> None:
         """Train on these cores; (): on all."""
-        pin = None
-        if cores and hasattr(os, "sched_setaffinity"):
-            pin = lambda: os.sched_setaffinity(0, cores)
         self.cores = cores
-        with open(self.log, "w") as file:
-            self.process = subprocess.Popen(
-                command_of(self.method, self.folder),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                preexec_fn=pin,
-            )
+        self.process = processes.start(command_of(self.method, self.folder), self.log, cores)
 
     def last_line(self) -> str:
         """The last line of the log that is not empty."""
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return next((line for line in reversed(text.splitlines()) if line.strip()), "")
+        return processes.last_line(self.log)
 
     def status(self) -> str:
         """Where the run is, in a few words."""

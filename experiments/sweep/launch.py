@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -12,7 +11,9 @@ from typing import NamedTuple
 
 from bridge_jax.filesystem import files
 from bridge_jax.rundir.progress import duration
+from experiments import processes
 from experiments.cli import DISK_FULL
+from experiments.processes import core_shares
 from experiments.sweep.plan import Run
 from experiments.sweep.results import record
 
@@ -66,42 +67,15 @@ def execute(run: Run, workdir: str, results: str, cores: tuple[int, ...] = ()) -
 def train(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Result:
     """`execute`, whose exceptions are not caught."""
     log = log_of(run, workdir)
-    pin = None
-    if cores and hasattr(os, "sched_setaffinity"):
-        pin = lambda: os.sched_setaffinity(0, cores)
     files.mend(log, cut=False)
-    with (
-        open(log, "a") as file,
-        subprocess.Popen(
-            command_of(run, workdir), stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin
-        ) as child,
-    ):
+    with processes.start(command_of(run, workdir), log, cores, append=True) as child:
         _children.add(child)
         code = child.wait()
         _children.discard(child)
     if code:
-        with open(log, errors="replace") as file:
-            output = [line for line in file.read().splitlines() if line.strip()]
-        error = f"exit code {code}: {output[-1] if output else 'no output'} (see {log})"
+        error = f"exit code {code}: {processes.last_line(log) or 'no output'} (see {log})"
         return Result(run, error, code == DISK_FULL)
     return Result(run, record(run, workdir, results))
-
-
-def available_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def core_shares(jobs: int) -> list[tuple[int, ...]]:
-    """The cores of each of several jobs; [()] for a single job, which may use all."""
-    if jobs == 1:
-        return [()]
-    cores = available_cores()
-    size = max(1, len(cores) // jobs)
-    firsts = [i * size % len(cores) for i in range(jobs)]
-    return [tuple(cores[first : first + size]) for first in firsts]
 
 
 def locally(runs: list[Run], workdir: str, results: str, jobs: int) -> list[Result]:
@@ -163,14 +137,5 @@ def tpu_commands(runs: list[Run], workdir: str) -> str:
 
     See docs/launch.md.
     """
-    shell = lambda run: (
-        "cd bridge_jax && "
-        + shlex.join(
-            [".venv/bin/python", *command_of(run, workdir)[1:], "--config.hosts.coordinator=auto"]
-        )
-    )
-    return "\n".join(
-        "gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker=all "
-        f"--command={shlex.quote(shell(run))}"
-        for run in runs
-    )
+    auto = "--config.hosts.coordinator=auto"
+    return "\n".join(processes.on_tpu([*command_of(run, workdir)[1:], auto]) for run in runs)

@@ -160,7 +160,7 @@ def test_what_runs_on_after_its_answer_keeps_it():
     assert graded.outcomes == ("correct",) and graded.texts == (" It is \\boxed{4}.\n",)
     free = reading.grade(dataclasses.replace(task, stop=()), tokenizer, [problem], made)
     assert free.outcomes == ("wrong",)
-    (row,) = evaluate.transcripts_of(evaluate.Grading(task, tokenizer), [problem], made, 1)
+    (row,) = evaluate.transcripts_of(evaluate.Grading(task, tokenizer), [problem], made, [0])
     assert (row["outcome"], row["given"], row["text"]) == ("correct", "4", graded.texts[0])
     assert row["stopped"] and row["tokens"] == graded.samples.seqs.length_B[0] < n
 

@@ -1,0 +1,1 @@
+"""The paper's table for one model: demonstrations, trainings, evaluations, one page."""

@@ -1,0 +1,5 @@
+"""`python -m experiments.reproduce`: see command.py."""
+
+from experiments.reproduce import command
+
+command.start()

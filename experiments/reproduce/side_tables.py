@@ -1,0 +1,145 @@
+"""The tables behind the main one: paired tests, samples, cost, learning rates, ablations, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bridge_jax.evaluation.intervals import Interval
+from bridge_jax.evaluation.scores import Score
+from experiments.reproduce import estimate, results, tuning, variants
+from experiments.reproduce.request import METHODS, Request
+from experiments.reproduce.results import Entry
+from experiments.reproduce.tables import AVERAGE, PUBLISHED, Table, percent
+
+HOUR = 3600
+
+
+def points(found: Interval | None) -> str:
+    """+1.2 [-0.4, +2.8] in points; "-" without a difference."""
+    if found is None:
+        return "-"
+    bounds = "" if np.isnan(found.low) else f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    return f"{100 * found.mean:+.1f}{bounds}"
+
+
+def paired_table(request: Request, entries: Sequence[Entry]) -> Table | None:
+    """BRIDGE as published less every other line; None without BRIDGE."""
+    bridge = next(
+        (e for e in entries if e.variant == variants.Variant("bridge") and e.greedy), None
+    )
+    others = [entry for entry in entries if entry is not bridge and entry.greedy]
+    if bridge is None or not others:
+        return None
+    rows = []
+    for other in others:
+        cells = [points(results.difference(bridge, other, task)) for task in request.tasks]
+        cells.append(points(results.mean_difference(request, bridge, other)))
+        won, lost, p = results.sign_test(request, bridge, other)
+        rows.append([other.variant.label, *cells, f"{won} / {lost}", f"{p:.3g}"])
+    return Table(["BRIDGE minus", *request.tasks, AVERAGE, "only BRIDGE / only it", "p"], rows)
+
+
+def sampled_table(entries: Sequence[Entry], kinds: Sequence[str]) -> Table | None:
+    """avg@k and pass@k of each line, the mean over seeds; None where nothing was sampled."""
+    columns: dict[tuple[str, str, str], None] = {}
+    for entry in entries:
+        for by_kind in entry.sampled.values():
+            for kind in kinds:
+                for task in by_kind[kind]:
+                    metrics = by_kind[kind][task]["scores"]["strict"]
+                    wanted = [kind] if kind in metrics else []
+                    columns |= dict.fromkeys((kind, task, metric) for metric in wanted)
+    if not columns:
+        return None
+
+    def cell(entry: Entry, kind: str, task: str, metric: str) -> str:
+        parts = [by_kind[kind].get(task) for by_kind in entry.sampled.values()]
+        found = [Score(**part["scores"]["strict"][metric]) for part in parts if part]
+        if len(found) != 1:
+            return percent(Score(np.mean([one.value for one in found]))) if found else "-"
+        return percent(found[0])
+
+    rows = [
+        [entry.variant.label, *(cell(entry, *column) for column in columns)] for entry in entries
+    ]
+    return Table(["%", *(f"{task}, {metric}" for _, task, metric in columns)], rows)
+
+
+def cost_table(request: Request, entries: Sequence[Entry]) -> Table:
+    """Hours, memory and accuracy of each training, beside the paper's."""
+    theirs, rows = estimate.published(request).get("cost", {}), []
+    for entry in entries:
+        if not entry.runs:
+            continue
+        last = [run.lines[-1] for run in entry.runs if run.lines]
+        cost = theirs.get(entry.variant.method, {}) if not entry.variant.kind else {}
+        rows.append(
+            [
+                entry.variant.label,
+                mean(last, "time/wall_s", lambda value: f"{value / HOUR:.3g}"),
+                mean(last, "memory/device_peak_gib"),
+                mean(last, "memory/host_peak_gib"),
+                mean(last, "budget/generated_tokens", lambda value: f"{value:,.0f}"),
+                percent(results.mean_score(request, entry)).partition(" ")[0],
+                *(f"{cost[key]:g}" if cost else "-" for key in ("hours", "gigabytes", "percent")),
+            ]
+        )
+    ours = ["hours", "device GiB", "process GiB", "generated tokens", "average, %"]
+    return Table(["training", *ours, *(f"{PUBLISHED}{key}" for key in ("hours", "GB", "%"))], rows)
+
+
+def mean(lines: list[dict], key: str, show: Callable = lambda value: f"{value:.3g}") -> str:
+    """The mean of a figure over seeds; "-" where one lacks it."""
+    values = [line.get(key) for line in lines]
+    return "-" if not values or None in values else show(float(np.mean(values)))
+
+
+def tuning_table(request: Request) -> Table | None:
+    """Validation accuracy of each method at each rate, the chosen in bold; None without any."""
+    found, chosen = tuning.accuracies(request), tuning.chosen(request)
+    if not found:
+        return None
+    rows = []
+    for method, by_rate in found.items():
+        cells = [METHODS.get(method, method)]
+        for rate in variants.rates(request):
+            text = f"{100 * by_rate[rate]:.1f}" if rate in by_rate else "-"
+            cells.append(f"**{text}**" if chosen.get(method) == rate else text)
+        rows.append(cells)
+    return Table(["validation, %", *(f"{rate:g}" for rate in variants.rates(request))], rows)
+
+
+def ablation_table(request: Request, entries: Sequence[Entry]) -> Table | None:
+    """The averages of the ablations, and of their methods without; None where none was made."""
+    changed = [entry for entry in entries if entry.variant.kind in ("noise", "lam")]
+    if not changed:
+        return None
+    noise, rows = estimate.published(request).get("noise", {}), []
+    methods = {entry.variant.method for entry in changed}
+    plain = [e for e in entries if not e.variant.kind and e.variant.method in methods]
+    for entry in [*plain, *changed]:
+        variant = entry.variant
+        theirs = noise.get(variant.method) if variant.kind == "noise" else None
+        found = percent(results.mean_score(request, entry))
+        rows.append([variant.label, found, "-" if theirs is None else f"{theirs:g}"])
+    return Table(["%", AVERAGE, f"{PUBLISHED}{AVERAGE}"], rows)
+
+
+def answers_table(entries: Sequence[Entry]) -> Table | None:
+    """Length of the greedy answers, and how they ended, over all problems; None without any."""
+    rows = []
+    for entry in entries:
+        parts = [part for by_task in entry.answers.values() for part in by_task.values()]
+        if not parts:
+            continue
+        count = sum(part["rows"] for part in parts)
+        share = lambda value: sum(part["rows"] * value(part) for part in parts) / max(1, count)
+        outcome = lambda name: share(lambda part: part["outcomes"]["strict"].get(name, 0.0))
+        shares = [share(lambda part: part["truncated"]), outcome("no_answer")]
+        shares.append(outcome("timeout") + outcome("grader_error"))
+        tokens = f"{share(lambda part: part['tokens']):.0f}"
+        rows.append([entry.variant.label, tokens, *(f"{100 * one:.1f}" for one in shares)])
+    head = ["answers", "mean tokens", "cut off, %", "without an answer, %", "not graded, %"]
+    return Table(head, rows) if rows else None

@@ -1,0 +1,67 @@
+"""Tuning of learning rates: the validation problems, and the rate that is best on them.
+
+The paper has 500 validation problems; which they are is not known here. Ours are 500 problems of
+MATH's training set, levels 3 to 5, that are not among LIMR's: the same ones on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bridge_jax import tasks
+from bridge_jax.data.traces import text_key
+from bridge_jax.filesystem import files
+from experiments.reproduce import results, variants
+from experiments.reproduce.request import Request
+
+COUNT = 500
+# of the file, in evaluate's results
+TASK = "custom_validation"
+
+
+def validation_file(request: Request) -> Path:
+    """The file of the validation problems."""
+    return request.folder / "validation.jsonl"
+
+
+def write_validation(request: Request) -> Path:
+    """Write the validation problems unless they are there; ValueError where there are too few."""
+    path = validation_file(request)
+    if path.exists():
+        return path
+    read = lambda name: tasks.load(name).make(tasks.load(name).Config(data_dir=request.data_dir))
+    seen = {text_key(problem.question) for problem in read("limr").train}
+    # by id, which is a hash of the question
+    left = [problem for problem in read("math").train if text_key(problem.question) not in seen]
+    if len(left) < COUNT:
+        raise ValueError(
+            f"--tuned needs {COUNT} problems of MATH that are not LIMR's, and there are {len(left)}"
+        )
+    rows = [{"problem": problem.question, "answer": problem.answer} for problem in left[:COUNT]]
+    files.replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+def accuracies(request: Request) -> dict[str, dict[float, float]]:
+    """Method -> rate -> share of the validation problems solved greedily, as far as it is known."""
+    found: dict[str, dict[float, float]] = {}
+    if not request.tuned:
+        return found
+    for variant in variants.grid(request):
+        folder = variants.evaluation_folder(request, variant, request.seeds[0], "validation")
+        scores = results.greedy_scores(folder, TASK)
+        if scores is not None:
+            rate = dict(variant.settings).get(variants.RATE_KEYS[0], request.published_rate)
+            found.setdefault(variant.method, {})[rate] = float(scores.mean())
+    return found
+
+
+def chosen(request: Request) -> dict[str, float]:
+    """Method -> its best rate, of methods whose whole grid is validated; of equals the lowest."""
+    every = variants.rates(request)
+    return {
+        method: max(sorted(by_rate), key=by_rate.__getitem__)
+        for method, by_rate in accuracies(request).items()
+        if set(by_rate) == set(every)
+    }

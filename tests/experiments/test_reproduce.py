@@ -1,0 +1,595 @@
+"""experiments.reproduce: its commands by their own flags, resuming, the page from small results, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+from absl import flags
+
+from bridge_jax.evaluation import intervals
+from bridge_jax.filesystem import files
+from experiments.reproduce import (
+    checks,
+    command,
+    estimate,
+    jobs,
+    launch,
+    marks,
+    page,
+    rehearsal,
+    results,
+    side_tables,
+    tables,
+    tuning,
+    variants,
+)
+from experiments.reproduce import request as requests
+from experiments.reproduce.jobs import Job
+from experiments.reproduce.request import Request
+from tests import errors
+from tests.test_docs import parse
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def reproduce(monkeypatch, capfd, tmp_path):
+    """Run the command in this process: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(command, "interrupt_by_signals", lambda: None)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        before, code = set(flags.FLAGS), 0
+        try:
+            command.define_flags()
+            flags.FLAGS(["reproduce", f"--out={tmp_path / 'out'}", *arguments])
+            command.main(["reproduce"])
+        except SystemExit as ended:
+            code = ended.code or 0
+        finally:
+            for flag in set(flags.FLAGS) - before:
+                delattr(flags.FLAGS, flag)
+            flags.FLAGS.unparse_flags()
+        shown = capfd.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+def printed(text: str) -> list[str]:
+    """The commands of a dry run, without comments."""
+    return [line for line in text.splitlines() if line.startswith("python ")]
+
+
+def flags_of(line: str) -> dict[str, str]:
+    """The flags of a printed command."""
+    return dict(word.removeprefix("--").split("=", 1) for word in line.split() if "=" in word)
+
+
+# ---- the commands
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (
+            "--model=qwen25_3b",
+            "--tuned",
+            "--ablate=noise,lam",
+            "--pass_at=32",
+            "--seeds=0,1",
+            "--topology=v5e:4x4",
+            "--methods=base,sft,grpo,bridge",
+        ),
+        ("--model=llama32_3b", "--demos=luffy", "--train_flags=--config.mesh.fsdp=8"),
+        ("--model=smollm2", "--rehearse", "--data_dir=docs"),
+        ("--model=qwen3_8b", "--data_dir=docs", "--evaluate_flags=--decode_tensor=8 --rows=64"),
+    ],
+)
+def test_every_printed_command_is_one_of_the_commands(reproduce, monkeypatch, capfd, arguments):
+    """Its flags exist, its config loads, its keys exist and fit."""
+    code, shown, _ = reproduce(*arguments, "--dry_run")
+    assert code == 0
+    lines = printed(shown)
+    assert len(lines) > 15 and len(set(lines)) == len(lines)
+    # one of a kind: a training of each method, and an evaluation of each kind
+    seen = set()
+    for line in lines:
+        _, _, module, *rest = __import__("shlex").split(line)
+        kind = (module, *sorted(word.split("=")[0] for word in rest))
+        if kind not in seen:
+            seen.add(kind)
+            parse(module, tuple(rest), monkeypatch)
+    assert {kind[0].removeprefix("experiments.") for kind in seen} >= {
+        "train",
+        "evaluate",
+        "traces",
+    }
+
+
+def test_the_order_and_what_each_command_reads(reproduce, tmp_path):
+    """Stages in order; a method that reads demonstrations gets the file that traces writes."""
+    _, shown, told = reproduce("--model=qwen25_3b", "--dry_run", "--methods=base,sft,grpo,bridge")
+    lines = printed(shown)
+    modules = [line.split()[2].removeprefix("experiments.") for line in lines]
+    assert modules == ["traces", *["train"] * 3, *["evaluate"] * 8, "reproduce"]
+    demos = flags_of(lines[0])["out"]
+    traces = {
+        line.split(":")[1].split()[0]: flags_of(line).get("config.task.traces")
+        for line in lines[1:4]
+    }
+    assert traces == {"sft": demos, "grpo": None, "bridge": demos}
+    asked = [flags_of(line) for line in lines[4:12]]
+    assert asked[0]["model"] == "Qwen/Qwen2.5-3B" and asked[0]["tasks"].count(",") == 4
+    assert asked[1]["tasks"] == "aime24" and asked[1]["samples"] == "8"
+    assert asked[6]["model"] == flags_of(lines[3])["workdir"]
+    assert all(one["max_new"] == "5000" for one in asked)
+    assert "no --topology" in told and not (tmp_path / "out").exists()
+
+
+def test_the_base_model_is_asked_as_its_runs_are(reproduce):
+    """Llama's base model has no chat template; its runs record how they are asked."""
+    _, shown, _ = reproduce("--model=llama32_3b", "--dry_run", "--methods=base,bridge")
+    evaluations = [line for line in printed(shown) if "experiments.evaluate" in line]
+    assert ["--prompt=plain" in line for line in evaluations] == [True, True, False, False]
+
+
+def test_launchers(reproduce, tmp_path):
+    """sbatch lines with a log each; a pod trains on all hosts and evaluates on one."""
+    few = ("--model=qwen25_3b", "--methods=grpo", "--tasks=math500", "--traces=README.md")
+    _, shown, _ = reproduce(*few, "--launcher=slurm")
+    first, _, train, *_ = shown.splitlines()
+    assert first == f"mkdir -p {tmp_path / 'out' / 'logs'}" and train.startswith(
+        "sbatch $SBATCH_FLAGS"
+    )
+    _, shown, _ = reproduce(*few, "--launcher=tpu")
+    train, evaluate = (
+        line for line in shown.splitlines() if "gcloud" in line and "page" not in line
+    )
+    assert "--worker=all" in train and "coordinator=auto" in train
+    assert "--worker=0" in evaluate and "coordinator" not in evaluate
+
+
+def test_estimate(reproduce):
+    """Hours are steps times the plan's seconds; a method without a plan is said to have none."""
+    _, _, told = reproduce("--model=qwen25_3b", "--dry_run", "--topology=v5e:4x4")
+    cells = {
+        line.split("  ")[1].strip(): line.split() for line in told.splitlines() if "  " in line
+    }
+    # docs/plans: 37.75 s a step; cold start has 50 steps of 2.23 s and 450 of 37.75 s
+    assert cells["RL-zero"][1:6] == ["8.7", "yes", "37.7", "5.2", "6.1"]
+    assert cells["Cold-start"][1:6] == ["8.7", "yes", "34.2", "4.7", "12.3"]
+    assert "no plan" in " ".join(cells["CHORD"]) and "evaluation: the planner has no plan" in told
+
+
+# ---- resuming
+
+
+def fake(tmp_path, name: str, code: str, needs: tuple[Job, ...] = ()) -> Job:
+    """A job of a few lines of Python, which is done when it has written its file."""
+    out = tmp_path / name
+    job = Job("train", name, "-", (), out, needs)
+    return type("Fake", (Job,), {"command": [sys.executable, "-c", code.format(out=str(out))]})(
+        *job
+    )
+
+
+WRITES = "open({out!r}, 'a').write('x')"
+
+
+def test_what_is_done_is_not_repeated(tmp_path, capfd):
+    """A failed job is named with its log, loses no other, and is the only one begun again."""
+    is_done = lambda job: job.out.exists()
+    bad = fake(tmp_path, "bad", "import sys; print('error: no luck'); sys.exit(3)")
+    behind = fake(tmp_path, "behind", WRITES, (bad,))
+    every = [fake(tmp_path, "one", WRITES), bad, behind, fake(tmp_path, "two", WRITES)]
+    failures = launch.run(every, is_done, 2, tmp_path / "logs")
+    assert [(one.job.name, one.code) for one in failures] == [("bad", 3), ("behind", None)]
+    assert launch.exit_code(failures) == 1
+    text = launch.explain(failures[0], tmp_path / "logs")
+    errors.assert_names(text, "bad", 3, "no luck", str(tmp_path / "logs" / "train.bad.log"))
+    errors.assert_names(launch.explain(failures[1], tmp_path), "behind", "bad")
+    every[1] = fake(tmp_path, "bad", WRITES)
+    every[2] = fake(tmp_path, "behind", WRITES, (every[1],))
+    capfd.readouterr()
+    assert launch.run(every, is_done, 2, tmp_path / "logs") == []
+    assert {name: (tmp_path / name).read_text() for name in ("one", "bad", "behind", "two")} == (
+        dict.fromkeys(("one", "bad", "behind", "two"), "x")
+    )
+    assert "[1/2] train bad begins" in capfd.readouterr().out
+
+
+def test_a_job_that_stops_early_is_not_done(tmp_path):
+    """Exit code 0 after a signal: the run is saved, not finished."""
+    (failure,) = launch.run([fake(tmp_path, "a", "print('saved')")], lambda job: False, 1, tmp_path)
+    assert failure.code == 0 and "saved" in failure.reason and launch.exit_code([failure]) == 1
+
+
+def test_a_full_disk_has_its_exit_code(tmp_path):
+    """As of every command."""
+    full = fake(tmp_path, "a", "raise SystemExit(5)")
+    assert launch.exit_code(launch.run([full], lambda job: False, 1, tmp_path)) == 5
+
+
+def test_an_interrupt_ends_the_jobs(tmp_path, monkeypatch):
+    """The job under way is asked to end, and has ended when the interrupt leaves."""
+    code = (
+        "import pathlib, signal, sys, time; out = pathlib.Path({out!r});"
+        "signal.signal(signal.SIGTERM, lambda *_: (out.with_suffix('.saved').touch(), sys.exit(0)));"
+        "out.with_suffix('.ready').touch(); time.sleep(600)"
+    )
+
+    def look(under_way):
+        while not (tmp_path / "a.ready").exists():
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "wait_for_one", look)
+    with pytest.raises(KeyboardInterrupt):
+        launch.run([fake(tmp_path, "a", code)], lambda job: False, 1, tmp_path)
+    assert (tmp_path / "a.saved").exists()
+
+
+def test_marks_are_what_the_commands_wrote(tmp_path):
+    """Traces by their manifest, an evaluation by its benchmarks, its limit and its run's age."""
+    request = Request("qwen25_3b", str(tmp_path))
+    (demos,) = jobs.demos_jobs(request)
+    demos.out.write_text("{}\n")
+    assert not marks.done(request, demos)
+    pathlib.Path(f"{demos.out}.manifest.json").write_text("{}")
+    assert marks.done(request, demos)
+    greedy = next(job for job in jobs.evaluate_jobs(request) if job.name == "sft__seed=0")
+    write_results(greedy.out, dict.fromkeys(requests.BENCHMARKS, "10"))
+    assert marks.done(request, greedy)
+    more = Request("qwen25_3b", str(tmp_path), tasks=(*requests.BENCHMARKS, "aime25"))
+    again = next(job for job in jobs.evaluate_jobs(more) if job.name == "sft__seed=0")
+    assert not marks.done(more, again)
+    # a run that was finished after its evaluation is evaluated again
+    run = variants.run_folder(request, variants.Variant("sft"), 0)
+    run.mkdir(parents=True)
+    (run / "finished.json").write_text("{}")
+    os.utime(run / "finished.json", (time.time() + 60,) * 2)
+    assert not marks.done(request, greedy)
+
+
+# ---- the page
+
+
+def write_results(folder: pathlib.Path, right: dict[str, str], kind: str = "greedy") -> None:
+    """Files of an evaluation that solved the problems with a 1; the last of n was too long."""
+    folder.mkdir(parents=True)
+    parts = {}
+    for task, bits in right.items():
+        rows = [
+            {"id": 100 - n, "sample": "greedy", "outcome": "correct" if bit == "1" else "wrong"}
+            for n, bit in enumerate(bits)
+        ]
+        (folder / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        score = {"value": bits.count("1") / len(bits)} | dict.fromkeys(
+            ("stderr", "sampling_error", "interval", "sampling_interval")
+        )
+        parts[task] = {
+            "n": len(bits),
+            "scores": {"strict": {"avg@8": score}},
+            "lengths_and_outcomes": {
+                "greedy": {
+                    "rows": len(bits),
+                    "tokens": 20.0,
+                    "truncated": 0.5,
+                    "outcomes": {"strict": {"no_answer": 0.25, "timeout": 0.0}},
+                }
+            },
+        }
+    report = {"settings": {"limit": 0}, "benchmarks": parts}
+    (folder / "results.json").write_text(json.dumps(report))
+
+
+def write_run(folder: pathlib.Path, method: str, rewards: tuple[float, ...]) -> None:
+    """Files of a finished run."""
+    folder.mkdir(parents=True)
+    config = {"method": {"name": method}, "steps": len(rewards), "seed": 0, "eval": {"samples": 0}}
+    (folder / "config.json").write_text(
+        json.dumps({"config": config, "fingerprints": {}, "diff": {}})
+    )
+    lines = [
+        {
+            "step": step,
+            "reward/mean": reward,
+            "rollout/length": 10.0 * step,
+            "time/wall_s": 1800.0 * step,
+            "memory/device_peak_gib": 40.0,
+            "memory/host_peak_gib": 9.0,
+            "budget/generated_tokens": 1000.0 * step,
+        }
+        for step, reward in enumerate(rewards, 1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+# 8 of 10 and 4 of 5; 5 of 10 and 2 of 5; of what both were asked bridge alone solved 5, grpo 0
+BRIDGE = {"math500": "1111111100", "amc23": "11110"}
+GRPO = {"math500": "1111100000", "amc23": "11000"}
+
+
+@pytest.fixture
+def made(tmp_path) -> Request:
+    """A folder with results of the base model, RL-zero and BRIDGE, on two benchmarks."""
+    request = Request(
+        "qwen25_3b",
+        str(tmp_path / "out"),
+        methods=("base", "grpo", "bridge"),
+        tasks=("math500", "amc23"),
+        ablate=("noise",),
+    )
+    for method, right in (("grpo", GRPO), ("bridge", BRIDGE)):
+        variant = variants.Variant(method)
+        write_results(variants.evaluation_folder(request, variant, 0), right)
+        write_run(variants.run_folder(request, variant, 0), method, (0.1, 0.2, 0.4))
+    noisy = variants.ablations(request)[1]
+    write_results(variants.evaluation_folder(request, noisy, 0), GRPO)
+    return request
+
+
+def entries(request: Request) -> dict[str, results.Entry]:
+    found = results.entries(request, jobs.all_variants(request), [])
+    return {entry.variant.label: entry for entry in found}
+
+
+def test_main_table(made):
+    """Wilson's interval of 8 of 10 and of 5 of 10; the published row stands below ours."""
+    table = tables.main_table(made, list(entries(made).values()))
+    assert table.head == ["%", "math500 (n=10)", "amc23 (n=5)", "average"]
+    labels = [row[0] for row in table.rows]
+    assert labels[:4] == ["Base", "published: Base", "RL-zero", "published: RL-zero"]
+    rows = dict(zip(labels, (row[1:] for row in table.rows)))
+    assert rows["Base"] == ["-", "-", "-"] and rows["published: BRIDGE"] == ["66.2", "47.5", "36.0"]
+    # (p + t^2/2n -+ t sqrt(pq/n + t^2/4n^2)) / (1 + t^2/n), t = 2.262 of 9 degrees of freedom
+    t, n, p = 2.2621572, 10, 0.8
+    half = t * (p * (1 - p) / n + t**2 / (4 * n**2)) ** 0.5
+    low, high = ((p + t**2 / (2 * n) + sign * half) / (1 + t**2 / n) for sign in (-1, 1))
+    assert rows["BRIDGE"][0] == f"80.0 [{100 * low:.1f}, {100 * high:.1f}]"
+    assert rows["BRIDGE"][2].startswith("80.0 [") and rows["RL-zero"][2].startswith("45.0 [")
+    # methods of the paper that are not ours stand at the end
+    assert labels[-1] == "published: CHORD" and "published: SFT" in labels
+
+
+def test_paired_table(made):
+    """Three of ten and two of five more; five wins, no loss: p = 2 / 2^5."""
+    head, rows = side_tables.paired_table(made, list(entries(made).values()))
+    (grpo, noisy) = rows
+    assert grpo[0] == "RL-zero" and grpo[4:] == ["5 / 0", "0.0625"]
+    # paired differences: three of 1 and seven of 0: t s / sqrt(n), s^2 = 10/9 .3 .7
+    half = 2.2621572 * (0.3 * 0.7 / 9) ** 0.5
+    assert grpo[1] == f"+30.0 [{100 * (0.3 - half):+.1f}, {100 * (0.3 + half):+.1f}]"
+    assert grpo[3].startswith("+35.0 [") and noisy[0] == "BRIDGE, noise 0.2"
+
+
+def test_cost_ablations_and_answers(made):
+    """Figures of the last step, the paper's beside them."""
+    found = list(entries(made).values())
+    (grpo, bridge) = side_tables.cost_table(made, found).rows
+    assert bridge == ["BRIDGE", "1.5", "40", "9", "3,000", "80.0", "6.9", "59.3", "36.4"]
+    assert grpo[6:] == ["6.1", "52.2", "32.2"]
+    ablated = side_tables.ablation_table(made, found).rows
+    assert [row[0] for row in ablated] == [
+        "RL-zero",
+        "BRIDGE",
+        "RL-zero, noise 0.2",
+        "BRIDGE, noise 0.2",
+    ]
+    assert ablated[2][1:] == ["-", "13.9"] and ablated[3][1].startswith("45.0 [")
+    assert side_tables.answers_table(found).rows[1] == ["BRIDGE", "20", "50.0", "25.0", "0.0"]
+
+
+def test_several_seeds(made):
+    """The interval is over seeds and problems; the difference is of the seeds' means."""
+    more = Request(**made.__dict__ | {"seeds": (0, 1)})
+    for method, right in (("grpo", GRPO), ("bridge", BRIDGE)):
+        write_results(variants.evaluation_folder(more, variants.Variant(method), 1), right)
+    found = entries(more)
+    score = results.score(found["BRIDGE"], "math500")
+    assert score.value == pytest.approx(0.8) and score.interval[0] < 0.8 < score.interval[1]
+    gap = results.difference(found["BRIDGE"], found["RL-zero"], "math500")
+    assert isinstance(gap, intervals.Interval) and gap.mean == pytest.approx(0.3)
+    # a seed on one side alone: paired over problems, by the means
+    mixed = results.difference(found["BRIDGE"], entries(made)["RL-zero"], "math500")
+    assert mixed.mean == pytest.approx(0.3)
+
+
+def test_a_prompt_that_was_too_long_is_not_solved(tmp_path):
+    """Problems are in the order of their ids, those that were not asked count 0."""
+    write_results(tmp_path / "a", {"math500": "110"})
+    path = tmp_path / "a" / "results.json"
+    report = json.loads(path.read_text())
+    report["benchmarks"]["math500"]["n"] = 4
+    path.write_text(json.dumps(report))
+    assert results.greedy_scores(tmp_path / "a", "math500").tolist() == [0.0, 1.0, 1.0, 0.0]
+    assert results.greedy_scores(tmp_path / "a", "amc23") is None
+
+
+def test_the_page_and_its_files(made):
+    """All files; what is missing is said; the HTML is whole in itself."""
+    text = page.write(made)
+    folder = made.folder / "page"
+    names = ["dynamics.png", "page.html", "page.md", "table.csv", "table.tex"]
+    assert sorted(path.name for path in folder.iterdir()) == names and "BRIDGE" in text
+    written = (folder / "page.md").read_text()
+    errors.assert_names(written, "missing: Base", "arXiv 2509.06948 v3", "*published: BRIDGE*")
+    assert "rehearsal" not in written.lower()
+    whole = (folder / "page.html").read_text()
+    assert "data:image/png;base64," in whole and 'class="published"' in whole
+    csv_lines = (folder / "table.csv").read_text().splitlines()
+    assert "BRIDGE,0,math500,10,1,0.800000" in "\n".join(csv_lines)
+    assert "BRIDGE,1,math500,,,0.662000,," in csv_lines
+    latex = (folder / "table.tex").read_text()
+    assert r"\textit{published: BRIDGE}" in latex and latex.count(r"\\") == 1 + len(
+        tables.main_table(made, list(entries(made).values())).rows
+    )
+
+
+def test_a_rehearsals_page_says_so(made):
+    """In the title and before every figure."""
+    rehearsed = Request(**made.__dict__ | {"rehearse": True})
+    written = page.write(rehearsed)
+    text = (made.folder / "page" / "page.md").read_text()
+    assert "proves that the parts fit together, and nothing else" in text and written
+    assert text.startswith("# Rehearsal")
+
+
+def test_no_page_without_results(tmp_path):
+    """The way out is named."""
+    with errors.raises(ValueError, str(tmp_path)):
+        page.write(Request("qwen25_3b", str(tmp_path)))
+
+
+def test_a_failed_page_is_named(reproduce, tmp_path):
+    """As a command that fails, so that it loses no other failure's line."""
+    code, _, told = reproduce("--model=qwen25_3b", "--stages=page")
+    assert code == 1
+    errors.assert_names(told, "page", str(tmp_path / "out"))
+
+
+# ---- tuning
+
+
+def test_the_best_rate_of_every_method(made):
+    """Chosen once the whole grid is validated; of equals the lowest; the published one is no variant."""
+    request = Request(**made.__dict__ | {"tuned": True, "rates": (2e-6,)})
+    assert variants.rates(request) == (5e-7, 2e-6)
+    right = {("grpo", 5e-7): "100", ("grpo", 2e-6): "110", ("bridge", 5e-7): "101"}
+    for (method, rate), bits in right.items():
+        folder = variants.evaluation_folder(
+            request, variants.at_rate(request, method, rate), 0, "validation"
+        )
+        write_results(folder, {tuning.TASK: bits})
+    assert tuning.chosen(request) == {"grpo": 2e-6}
+    folder = variants.evaluation_folder(
+        request, variants.at_rate(request, "bridge", 2e-6), 0, "validation"
+    )
+    write_results(folder, {tuning.TASK: "011"})
+    assert tuning.chosen(request) == {"grpo": 2e-6, "bridge": 5e-7}
+    labels = [variant.label for variant in jobs.all_variants(request)]
+    assert "RL-zero, tuned (2e-06)" in labels and "BRIDGE, tuned (2e-06)" not in labels
+    rows = side_tables.tuning_table(request).rows
+    assert rows == [["RL-zero", "33.3", "**66.7**"], ["BRIDGE", "**66.7**", "66.7"]]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not there")
+def test_validation_problems(tmp_path):
+    """500 of MATH that are not LIMR's, the same ones again."""
+    request = Request("qwen25_3b", str(tmp_path), data_dir=str(DATA), tuned=True)
+    rows = [row for _, row in files.rows(tuning.write_validation(request))]
+    limr = {row["problem"] for _, row in files.rows(DATA / "train" / "limr.jsonl")}
+    assert len(rows) == 500 and not limr & {row["problem"] for row in rows}
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    "arguments, names",
+    [
+        (("--model=qwen25",), ("qwen25", "qwen25_3b")),
+        (("--model=smollm2",), ("smollm2", "--rehearse")),
+        (("--methods=base,brigde",), ("brigde", "bridge")),
+        (("--methods=",), ("--methods",)),
+        (("--tasks=math501",), ("math501", "math500")),
+        (("--tasks=limr",), ("limr", "math500")),
+        (("--ablate=nois",), ("nois", "noise")),
+        (("--stages=trian",), ("trian", "train")),
+        (("--seeds=0,0",), ("--seeds",)),
+        (("--seeds=zero",), ("--seeds", "zero")),
+        (("--pass_at=1",), ("--pass_at", 32)),
+        (("--rehearse",), ("--data_dir",)),
+        (("--data_dir=nowhere",), ("--data_dir", "nowhere")),
+        (("--rehearse", "--data_dir=docs"), ("tokenizer.json", "--model_path")),
+        (("--traces=nowhere.jsonl",), ("--traces", "nowhere.jsonl")),
+    ],
+)
+def test_bad_requests(reproduce, tmp_path, arguments, names):
+    """One line that names what was given and what is allowed; nothing is written."""
+    code, _, told = reproduce("--model=qwen25_3b", *arguments)
+    assert code == 2 and told.count("\n") == 1
+    errors.assert_names(told, *names)
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_demonstrations(reproduce, tmp_path):
+    """A file of traces without a line."""
+    (tmp_path / "empty.jsonl").write_text("\n")
+    code, _, told = reproduce("--model=qwen25_3b", f"--traces={tmp_path / 'empty.jsonl'}")
+    assert code == 2
+    errors.assert_names(told, "empty.jsonl", "experiments.traces")
+
+
+def test_a_folder_of_another_request(tmp_path):
+    """Another model or other data are refused with what differs; more methods are not."""
+    out = tmp_path / "out"
+    first = Request("qwen25_3b", str(out))
+    # nothing is made yet: a mistyped request binds nobody
+    checks.claim(Request("qwen25_3b", str(out), demos="openr2"))
+    checks.claim(first)
+    (out / "runs").mkdir()
+    checks.claim(Request("qwen25_3b", str(out), methods=("sft",), seeds=(1,), tuned=True))
+    with errors.raises(ValueError, "model", "qwen25_3b", "llama32_3b", "--out"):
+        checks.claim(Request("llama32_3b", str(out)))
+    with errors.raises(ValueError, "train_flags", "--config.steps=3"):
+        checks.claim(Request("qwen25_3b", str(out), train_flags=("--config.steps=3",)))
+    (out / checks.RECORD).write_text("{")
+    with errors.raises(ValueError, checks.RECORD):
+        checks.claim(first)
+    # commands that were started one by one made the folder; anything else is not ours
+    (out / checks.RECORD).unlink()
+    checks.claim(first)
+    (out / checks.RECORD).unlink()
+    (out / "thesis.tex").touch()
+    with errors.raises(ValueError, "thesis.tex"):
+        checks.claim(first)
+
+
+def test_the_tiny_model_is_of_the_family():
+    """Its vocabulary and family are the model's own, for all models."""
+    for name, model in requests.MODELS.items():
+        arch = rehearsal.architecture(name)
+        assert arch["vocab_size"] > 100_000 and arch["hidden_size"] == 32
+        assert arch["model_type"] in name or name == "qwen25_3b" or name == "llama32_3b"
+
+
+def test_published_figures():
+    """The averages of the two files agree; every name is a method's."""
+    for name in requests.MODELS:
+        request = Request(name, "out")
+        scores = tables.published_scores(request)
+        assert scores and estimate.published(request)["name"]
+    full = tables.published_scores(Request("qwen25_3b", "out"))
+    rows = json.loads(tables.FULL.read_text())["rows"]
+    assert [full[method]["average"] for method in list(full)] == [row["average"] for row in rows]
+
+
+# ---- the whole
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not there")
+def test_a_small_rehearsal(environment, tmp_path):
+    """Every stage by the commands, with two methods and one benchmark; then nothing is left to do."""
+    line = [sys.executable, "-m", "experiments.reproduce", "--model=qwen25_3b", "--rehearse"]
+    line += [f"--data_dir={DATA}", f"--out={tmp_path / 'out'}", "--methods=base,sft,bridge"]
+    line += ["--tasks=amc23", "--train_flags=--config.steps=2"]
+    run = lambda: subprocess.run(
+        line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
+    first = run()
+    assert first.returncode == 0, first.stdout + first.stderr
+    text = (tmp_path / "out" / "page" / "page.md").read_text()
+    errors.assert_names(text, "BRIDGE", "nothing else", "64 of the")
+    again = run()
+    assert again.returncode == 0 and "begins" not in again.stdout
