@@ -132,9 +132,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("rehearse", False, "all stages at a tiny size, on a CPU; needs --data_dir")
     define_path("data_dir", "", "folder with train/ and benchmarks/; empty: the hub")
     define_path("model_path", "", "folder of the base model; empty: from the hub")
-    flags.DEFINE_string(
-        "demos", default.demos, "a source of experiments.traces (NAME[:SUBSET]), or files"
-    )
+    define_path("demos", default.demos, "a source of experiments.traces (NAME[:SUBSET]), or files")
     define_path("traces", "", "a file of demonstrations that is there; no stage demos then")
     flags.DEFINE_list("stages", list(STAGES), "which of them")
     flags.DEFINE_list("methods", list(default.methods), "base, and methods to train")
