@@ -140,6 +140,8 @@ class Method:
     restarts: tuple[int, ...] = ()
     # settings that take effect during a run: config key -> step (1 for the first) of the effect
     milestones: dict[str, int] = dataclasses.field(default_factory=dict)
+    # metrics that some steps have not: NaN there, and left out of the step's line
+    not_in_every_step: tuple[str, ...] = ()
 
     def batch_spec(self, step: int) -> BatchSpec:
         """The data that this step needs."""

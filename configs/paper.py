@@ -22,7 +22,7 @@ def get_config(method: str, hub_name: str, arch: dict) -> ConfigDict:
     config.model.update(dict(path=hub_name, arch=ConfigDict(arch), dtype="bfloat16", remat="full"))
     config.task = tasks.group(task or "limr")
     config.data.buckets = (256, 1024)
-    config.rollout.update(dict(max_new=3000, cache_dtype="bfloat16", calls=2))
+    config.rollout.update(dict(max_new=3000, cache_dtype="bfloat16"))
     config.batch.update(
         dict(prompts_per_step=64, samples_per_prompt=5, demos_per_step=64, microbatch_rows=5)
     )

@@ -9,6 +9,8 @@ v5p:4x4x4 (pip install libtpu; no TPU is needed), GPUs, such as h100:8 or 2 node
 
     --fit          also search the largest batch.microbatch_rows that fits, by compiling
     --phases=a,b   only these: merge, prefill, decode, logp, update
+    --no_compile   rooflines of the counted work alone, without memory and interconnect: seconds
+                   instead of minutes
     --out=FILE     append each plan as a line of JSON; plans in the file are not compiled again
     --table        only draw the tables of docs/plan.md from docs/plans/*.jsonl
 """
@@ -50,6 +52,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("against", "grpo", "the method to compare with; empty: none")
     flags.DEFINE_bool("fit", False, "search the largest batch.microbatch_rows that fits")
+    flags.DEFINE_bool(
+        "no_compile", False, "counted work and its rooflines alone: no memory, no interconnect"
+    )
     flags.DEFINE_list("phases", list(PHASES), "which programs")
     flags.DEFINE_float(
         "grading",
@@ -80,9 +85,10 @@ def write_table() -> None:
             TABLE, markdown.fill_tables(TABLE.read_text(), table.markdown(plans).__getitem__)
         )
     except KeyError as error:
-        fail(f"{TABLE} has a mark for a table {error}; allowed: plans, states")
+        fail(f"{TABLE} has a mark for a table {error}; allowed: plans, ratios, states")
     code = code_of_programs()
-    older = sum(plan.get("code") != code for plan in plans)
+    compiled = filter(table.compiled, plans)
+    older = sum(plan.get("code") != code for plan in compiled)
     print(f"{TABLE}: {len(plans)} plans; {older} of other code than today's, which is {code[:6]}")
 
 
@@ -121,6 +127,8 @@ def main(argv: list[str]) -> None:
     for phase in given.phases:
         if phase not in PHASES:
             fail(f"--phases: unknown phase {phase!r}: {schema.did_you_mean(phase, PHASES)}")
+    if given.no_compile and given.fit:
+        fail("--fit compiles to see what fits; it does not go with --no_compile")
     log_to_stderr()
     try:
         topology = chips.parse(given.topology)
@@ -163,7 +171,7 @@ def report(topology: chips.Topology) -> None:
         made = {
             "name": name_of(flags.FLAGS["config"].config_filename),
             "changed": changes(config, method),
-        } | make(config, topology, devices, given.grading, only, tell, known)
+        } | make(config, topology, devices, given.grading, only, tell, known, not given.no_compile)
         plans.append(made)
         if given.out:
             files.append(given.out, json.dumps(made) + "\n")

@@ -54,14 +54,14 @@ def step(state: TrainState, lam, policy: Policy, passes: variants.Passes, ascend
     rl = passes.rl(phi)
     sft = passes.sft(phi, after=rl.ordering_token)
     G = jax.tree.map(lambda s, r: (1 - lam) * s + lam * r, sft.G, rl.G)
-    dw = policy.pull(w, passes.for_w(G, lam, rl))
+    dw = policy.pull(w, passes.for_w(G, lam, rl, sft))
     state, metrics = ascend(state, "theta", G, (sft.J, rl.J))
 
     # dw is computed here, so that the memory of G is free during the pass of theta_hat
     state, after = objectives.hold(state, dw)
     phi_hat = policy.merge(read(state.params), objectives.wait_for(after, w))
     hat = passes.hat(phi_hat, rl, after=after)
-    dw = jax.tree.map(lambda joint, shadow: joint - lam * shadow, dw, policy.pull(w, hat.G))
+    dw = passes.with_gain(dw, lam, rl, policy.pull(w, hat.G))
     finite = (sft.J, rl.J, hat.J, hat.ordering_token, *metrics.values())
     state, hat_metrics = ascend(state, "theta_hat", hat.G, finite)
     state, w_metrics = ascend(state, "w", dw, (*finite, *hat_metrics.values()))
@@ -79,7 +79,6 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
     lam_at, storage = variants.lam_rule(cfg), STORAGE[cfg.shadow.storage]
     read = functools.partial(read_shadow, storage)
     phi_hat_of = lambda params: policy.merge(read(params), params.w)
-    ascend = variants.ascent(recipes, storage)
 
     def init(theta, key) -> TrainState:
         params = Params(theta, jax.tree.map(jnp.copy, theta), policy.init_w(key))
@@ -88,10 +87,12 @@ def make(cfg: Config, policy: Policy, recipes: Recipes, microbatch_rows: int = 0
         return variants.init_gain(cfg, state.replace(params=storage.write(params, key)))
 
     def update(state: TrainState, batch: Batch):
-        passes = variants.passes_of(cfg, policy, state.ref, batch, microbatch_rows)
+        batch = variants.in_parts(cfg, state.step, batch, microbatch_rows)
+        passes = variants.passes_of(cfg, policy, state, batch, microbatch_rows)
+        ascend = variants.ascent(recipes, storage, variants.due(cfg, state.step))
         new, results, metrics = step(state, lam_at(state), policy, passes, ascend, read)
         phi_hat, (rl, _, hat) = phi_hat_of(state.params), results
-        metrics |= variants.metrics(cfg, policy, phi_hat, batch, results, microbatch_rows)
+        metrics |= variants.metrics(cfg, policy, state, phi_hat, batch, results, microbatch_rows)
         hat_pass = lambda new: passes.hat(phi_hat_of(new.params), rl, hat)
         new, metrics = variants.extra_shadow_steps(cfg, new, metrics, hat_pass, ascend)
         return variants.finish(cfg, new, state.step + 1, metrics), metrics

@@ -5,6 +5,16 @@ takes n RL steps per step of theta, or learns from samples of its own; its impor
 bounded; lam follows the measured gain, so that demos count more or less with the advantage of theta
 over RL alone.
 
+Cheaper steps (ours): theta_hat learns from a part of the groups, which rotates (shadow.share), or in
+every n-th step (shadow.every). The sums of the part are divided by the batch's tokens times its
+share, so that the mean over all parts is the full gradient. In the gain's gradient w takes its RL
+term from the same part as theta_hat's: were it taken from all samples, the noise of the two would
+not cancel, and w would move by sampling noise alone while theta_hat = theta. So it costs the samples
+outside of the part as far as w is concerned; theta learns from all. Between two steps in which
+theta_hat learns w ascends its SFT term alone, and in the n-th the gain's gradient counts n times: a
+sum over n steps is then unbiased as long as the gain's gradient changes little within them.
+theta_hat's own step is not scaled, so it trails theta the more.
+
 Importance weights are per token: exact for completions of one token, and a good approximation for
 longer ones while theta_hat is close to theta. With shared samples watch bridge/ess: as theta_hat
 falls behind, the estimate of the gain depends on few samples. At the exact optimum the theta_hat
@@ -25,7 +35,7 @@ import numpy as np
 from bridge_jax import objectives
 from bridge_jax.config import checks
 from bridge_jax.config.schedule import KINDS, check_schedule
-from bridge_jax.objectives import Pass
+from bridge_jax.objectives import Pass, PassAndKept
 from bridge_jax.optim import (
     Recipes,
     Storage,
@@ -65,6 +75,15 @@ class Variant:
     inner_steps: int = 1
 
 
+# metrics of theta_hat's pass
+GAIN_METRICS = (
+    "bridge/gain",
+    "bridge/gain_stderr",
+    "bridge/ess",
+    "bridge/kl_hat",
+    "bridge/J_hat",
+    "bridge/clip_fraction",
+)
 CHOICES = {"shadow_rollouts": ("shared", "own"), "w_learns": ("both", "gain")}
 
 
@@ -74,8 +93,12 @@ class Passes(NamedTuple):
     rl: Callable  # phi -> Pass of J_RL
     sft: Callable  # (phi, after) -> Pass of J_SFT
     hat: Callable  # (phi_hat, rl, after=) -> Pass of J_RL, with importance weights
-    # (G, lam, rl) -> the gradient in phi for the first term of w's update
-    for_w: Callable = lambda G, lam, rl: G
+    # (G, lam, rl, sft) -> the gradient in phi for what w ascends besides theta_hat's term
+    for_w: Callable = lambda G, lam, rl, sft: G
+    # (that in w, lam, rl, theta_hat's gradient in w) -> w's direction
+    with_gain: Callable = lambda dw, lam, rl, shadow: jax.tree.map(
+        lambda joint, shadow: joint - lam * shadow, dw, shadow
+    )
 
 
 # ---- settings
@@ -91,6 +114,7 @@ def check(cfg) -> None:
                 f"{', '.join(map(repr, allowed))}"
             )
     cfg.shadow.check(f"{KEY}.shadow")
+    check_cheaper_shadow(cfg)
     checks.check_range(f"{KEY}.variant.resync_every", variant.resync_every, 0)
     checks.check_range(f"{KEY}.variant.inner_steps", variant.inner_steps, 1)
     checks.check_range(f"{KEY}.sft_microbatches", cfg.sft_microbatches, 0)
@@ -102,6 +126,21 @@ def check(cfg) -> None:
         raise ValueError(
             f"{KEY}.variant.ratio_cap={variant.ratio_cap}; allowed: 0 (free), or above 1 to bound "
             "the ratio to [1/cap, cap]"
+        )
+
+
+def check_cheaper_shadow(cfg) -> None:
+    """ValueError for variants that do not go with shadow.share or shadow.every."""
+    every, resync = cfg.shadow.every, cfg.variant.resync_every
+    if not cfg.shadow.whole and cfg.variant.shadow_rollouts == "own":
+        raise ValueError(
+            f"{KEY}.variant.shadow_rollouts='own' with {KEY}.shadow.share={cfg.shadow.share} and "
+            f"{KEY}.shadow.every={every} samples more than theta_hat learns from; allowed: 'shared'"
+        )
+    if every > 1 and resync and (resync % every or resync == every):
+        raise ValueError(
+            f"{KEY}.variant.resync_every={resync} with {KEY}.shadow.every={every}; allowed: 0 "
+            f"(never), or a multiple from {2 * every} on, so that theta_hat learns in between"
         )
 
 
@@ -134,31 +173,71 @@ def check_gain_schedule(cfg) -> None:
 def method_fields(cfg) -> dict:
     """Fields of the Method that depend on the settings."""
     own = cfg.variant.shadow_rollouts == "own"
-    every = cfg.variant.resync_every
+    resync, every = cfg.variant.resync_every, cfg.shadow.every
     return {
         "step_kinds": (BatchSpec(("theta", "theta_hat") if own else ("theta",), demos=True),),
         "on_host": ("theta_hat",) if cfg.shadow.offload else (),
         "milestones": cfg.lam_schedule.milestones(f"{KEY}.lam_schedule")
-        | ({f"{KEY}.variant.resync_every": every + 1} if every else {}),
+        | ({f"{KEY}.variant.resync_every": resync + 1} if resync else {})
+        | ({f"{KEY}.shadow.every": every + 1} if every > 1 else {}),
+        "not_in_every_step": GAIN_METRICS if every > 1 else (),
     }
 
 
 def shadow_recipe(cfg, recipes: Recipes) -> Recipes:
     """The recipes with the settings of theta_hat's moments and updates per step."""
     return dataclasses.replace(
-        recipes, shadow_moments=cfg.shadow.moments, shadow_updates=cfg.variant.inner_steps
+        recipes,
+        shadow_moments=cfg.shadow.moments,
+        shadow_updates=cfg.variant.inner_steps,
+        shadow_every=cfg.shadow.every,
     )
 
 
-def ascent(recipes: Recipes, storage: Storage) -> Callable:
-    """(state, part, gradient, values that must be finite) -> (state, metrics): updates one part."""
+def ascent(recipes: Recipes, storage: Storage, learns: jax.Array | None) -> Callable:
+    """(state, part, gradient, values that must be finite) -> (state, metrics): updates one part.
+
+    learns: whether theta_hat and its moments move in this step; None: they do. A step in which they
+    rest is not a skipped one.
+    """
 
     def ascend(state: TrainState, part: str, G, finite):
         if part == "theta_hat":
             state, G = read_again_after(state, G)
-        return apply_ascent(recipes, state, Params(**{"theta": None, part: G}), finite, storage)
+        ascent = Params(**{"theta": None, part: G})
+        if part != "theta_hat" or learns is None:
+            return apply_ascent(recipes, state, ascent, finite, storage)
+        finite = (*finite, jnp.where(learns, 0.0, jnp.nan))
+        state, metrics = apply_ascent(recipes, state, ascent, finite, storage)
+        skipped = jnp.where(learns, metrics["update/skipped"], 0.0)
+        return state, metrics | {"update/skipped": skipped}
 
     return ascend
+
+
+# ---- theta_hat learns from a part of the groups, or in every n-th step
+
+
+def due(cfg, step: jax.Array) -> jax.Array | None:
+    """Whether theta_hat learns in this step (0 for the first); None: it learns in every step."""
+    return None if cfg.shadow.every == 1 else step % cfg.shadow.every == 0
+
+
+def parts(cfg, batch: Batch, microbatch_rows: int) -> objectives.Parts | None:
+    """The parts of theta's samples that theta_hat learns from in turn; None: from all."""
+    if cfg.shadow.parts == 1:
+        return None
+    seqs, key = batch.rollouts["theta"].seqs, f"{KEY}.shadow.share"
+    return objectives.parts_of(seqs, microbatch_rows, cfg.shadow.parts, key)
+
+
+def in_parts(cfg, step: jax.Array, batch: Batch, microbatch_rows: int) -> Batch:
+    """The batch with the groups that theta_hat learns from first; unchanged where it takes all."""
+    if not (divided := parts(cfg, batch, microbatch_rows)):
+        return batch
+    k = step // cfg.shadow.every % divided.n
+    samples = divided.ordered(batch.rollouts["theta"], k)
+    return batch.replace(rollouts=batch.rollouts | {"theta": samples})
 
 
 # ---- lam
@@ -188,37 +267,86 @@ def init_gain(cfg, state: TrainState) -> TrainState:
 # ---- the passes
 
 
-def samples_of(cfg, batch: Batch) -> tuple[Rollouts, Rollouts]:
-    """theta's samples, and the samples that theta_hat learns from."""
+def samples_of(cfg, batch: Batch, microbatch_rows: int) -> tuple[Rollouts, Rollouts]:
+    """theta's samples, and the samples that theta_hat learns from; batch: from in_parts."""
+    if divided := parts(cfg, batch, microbatch_rows):
+        return batch.rollouts["theta"], divided.first(batch.rollouts["theta"])
     sampled_by = {"shared": "theta", "own": "theta_hat"}[cfg.variant.shadow_rollouts]
     return batch.rollouts["theta"], batch.rollouts[sampled_by]
 
 
 def rl_objective(cfg, policy: Policy, microbatch_rows: int, ref: Tree, samples: Rollouts):
     """J_RL on these samples, unclipped but for ratio_cap, and its rows."""
-    term = functools.partial(objectives.surrogate, cap=cfg.variant.ratio_cap)
     rows = objectives.rl_rows(policy, ref, samples, cfg.advantage, cfg.kl_coef, microbatch_rows)
-    return objectives.J_RL(policy, samples, term, cfg.kl_coef), rows
+    return objectives.J_RL(policy, samples, rl_term(cfg), cfg.kl_coef), rows
 
 
-def passes_of(cfg, policy: Policy, ref: Tree, batch: Batch, microbatch_rows: int) -> Passes:
-    """The passes of a step: J_RL on theta's samples, J_SFT on demos, J_RL for theta_hat."""
-    samples, samples_hat, demos = *samples_of(cfg, batch), batch.demos
+def rl_term(cfg) -> Callable:
+    """The term of J_RL per token."""
+    return functools.partial(objectives.surrogate, cap=cfg.variant.ratio_cap)
+
+
+def passes_of(cfg, policy: Policy, state: TrainState, batch: Batch, microbatch_rows: int) -> Passes:
+    """The passes of a step: J_RL on theta's samples, J_SFT on demos, J_RL for theta_hat.
+
+    state: before the step. batch: from in_parts.
+    """
+    samples, samples_hat = samples_of(cfg, batch, microbatch_rows)
+    demos, ref, divided = batch.demos, state.ref, parts(cfg, batch, microbatch_rows)
     J_RL, rows = rl_objective(cfg, policy, microbatch_rows, ref, samples)
-    J_hat, rows_hat = rl_objective(cfg, policy, microbatch_rows, ref, samples_hat)
+    if divided:
+        total = objectives.token_total(samples.seqs) / divided.n
+        J_hat = objectives.J_RL(policy, samples_hat, rl_term(cfg), cfg.kl_coef, total)
+        rows_hat = divided.first(rows)
+    else:
+        J_hat, rows_hat = rl_objective(cfg, policy, microbatch_rows, ref, samples_hat)
     J_SFT = objectives.J_SFT(policy, demos)
     rows_of_demos = demo_rows(cfg, demos, microbatch_rows)
     gradient = functools.partial(objectives.gradient, microbatch_rows=microbatch_rows)
-    return Passes(
+    learns, pull = due(cfg, state.step), functools.partial(policy.pull, state.params.w)
+
+    def rl(phi: Tree) -> Pass | PassAndKept:
         # `after` makes this pass a branch like that of theta_hat: while the two policies are equal,
         # both J are bit-equal
-        rl=lambda phi: gradient(J_RL, phi, samples.seqs, rows, after=samples.reward_B.sum()),
+        after, keep = samples.reward_B.sum(), None
+        if divided:
+            keep = objectives.Keep(divided.microbatches, pull)
+        found = gradient(J_RL, phi, samples.seqs, rows, after=after, keep=keep)
+        if divided:
+            return found._replace(kept=jax.tree.map(lambda x: divided.n * x, found.kept))
+        return found if cfg.shadow.whole else PassAndKept(*found, pull(found.G))
+
+    def hat(phi: Tree, rl: Pass, hat: Pass | None = None, *, after=None) -> Pass:
+        rows = rows_hat | behaviour(cfg, of_part(divided, rl), hat)
+        after = jnp.float32(0) if after is None and learns is not None else after
+        return gradient(J_hat, phi, samples_hat.seqs, rows, after=after, due=learns)
+
+    return Passes(
+        rl=rl,
         sft=lambda phi, after: objectives.gradient(J_SFT, phi, demos, {}, rows_of_demos, after),
-        hat=lambda phi, rl, hat=None, *, after=None: gradient(
-            J_hat, phi, samples_hat.seqs, rows_hat | behaviour(cfg, rl, hat), after=after
-        ),
+        hat=hat,
         for_w=gradient_for_w(cfg),
+        **({} if cfg.shadow.whole else {"with_gain": gain_of_part(cfg, learns)}),
     )
+
+
+def of_part(divided: objectives.Parts | None, rl: Pass) -> Pass:
+    """theta's pass with the outputs of the part alone."""
+    return rl._replace(aux=divided.first(rl.aux)) if divided else rl
+
+
+def gain_of_part(cfg, learns: jax.Array | None) -> Callable:
+    """(dw, lam, rl, shadow) -> w's direction with the gain's gradient of the part in `rl.kept`.
+
+    It counts shadow.every times where theta_hat learns, and 0 times where it rests.
+    """
+    weight = 1.0 if learns is None else jnp.where(learns, float(cfg.shadow.every), 0.0)
+
+    def with_gain(dw: Tree, lam, rl: PassAndKept, shadow: Tree) -> Tree:
+        add = lambda first, part, hat: first + weight * lam * (part - hat)
+        return jax.tree.map(add, dw, rl.kept, shadow)
+
+    return with_gain
 
 
 def behaviour(cfg, rl: Pass, hat: Pass | None = None) -> dict:
@@ -232,10 +360,19 @@ def behaviour(cfg, rl: Pass, hat: Pass | None = None) -> dict:
 
 
 def gradient_for_w(cfg) -> Callable:
-    """(G, lam, rl) -> the gradient in phi for w's first term: G, or its J_RL part alone."""
-    if cfg.variant.w_learns == "both":
-        return lambda G, lam, rl: G
-    return lambda G, lam, rl: jax.tree.map(lambda r: lam * r, rl.G)
+    """(G, lam, rl, sft) -> the gradient in phi for what w ascends besides theta_hat's term.
+
+    G, or its J_RL part alone. Where that comes with theta_hat's (gain_of_part), its J_SFT part, or
+    nothing.
+    """
+    both = cfg.variant.w_learns == "both"
+    if cfg.shadow.whole and both:
+        return lambda G, lam, rl, sft: G
+    if cfg.shadow.whole:
+        return lambda G, lam, rl, sft: jax.tree.map(lambda r: lam * r, rl.G)
+    if both:
+        return lambda G, lam, rl, sft: jax.tree.map(lambda s: (1 - lam) * s, sft.G)
+    return lambda G, lam, rl, sft: jax.tree.map(jnp.zeros_like, G)
 
 
 def demo_rows(cfg, demos: Sequences, microbatch_rows: int) -> int:
@@ -294,11 +431,23 @@ def finish(cfg, state: TrainState, step, metrics: Metrics) -> TrainState:
 
 
 def metrics(
-    cfg, policy: Policy, phi_hat: Tree, batch: Batch, results, microbatch_rows: int
+    cfg,
+    policy: Policy,
+    state: TrainState,
+    phi_hat: Tree,
+    batch: Batch,
+    results,
+    microbatch_rows: int,
 ) -> Metrics:
-    """Metrics of a step's samples and passes; results: (rl, sft, hat); phi_hat: before the step."""
+    """Metrics of a step's samples and passes; results: (rl, sft, hat); state, phi_hat: before it.
+
+    The gain's are those of the samples that theta_hat learns from, and NaN in a step in which it
+    rests.
+    """
     rl, sft, hat = results
-    (samples, samples_hat), demos, forward = samples_of(cfg, batch), batch.demos, ()
+    samples, samples_hat = samples_of(cfg, batch, microbatch_rows)
+    demos, forward, divided = batch.demos, (), parts(cfg, batch, microbatch_rows)
+    rl_hat = of_part(divided, rl)
     if cfg.variant.shadow_rollouts == "own":
         # one more forward pass: theta_hat on theta's samples
         logp_BT = objectives.logp_of(policy, phi_hat, samples, microbatch_rows)
@@ -306,15 +455,19 @@ def metrics(
         reported = objectives.own_gain(samples, samples_hat, *logps)
         forward += (samples.seqs,)
     else:
-        reported = objectives.shared_gain(samples, rl.aux["logp_BT"], hat.aux["logp_BT"])
-    if cfg.kl_coef:
-        forward += (samples.seqs, samples_hat.seqs)
-    backward = (demos, samples.seqs, *[samples_hat.seqs] * cfg.variant.inner_steps)
+        reported = objectives.shared_gain(samples_hat, rl_hat.aux["logp_BT"], hat.aux["logp_BT"])
     reported |= {
-        "rl/J": rl.J,
         "bridge/J_hat": hat.J,
-        "bridge/clip_fraction": capped_fraction(cfg, rl, hat, samples_hat.seqs),
+        "bridge/clip_fraction": capped_fraction(cfg, rl_hat, hat, samples_hat.seqs),
     }
+    seqs_hat, learns = samples_hat.seqs, due(cfg, state.step)
+    if learns is not None:
+        reported = jax.tree.map(lambda x: jnp.where(learns, x, jnp.nan), reported)
+        seqs_hat = seqs_hat.replace(length_B=jnp.where(learns, seqs_hat.length_B, 0))
+    if cfg.kl_coef:
+        forward += (samples.seqs,) if divided else (samples.seqs, samples_hat.seqs)
+    backward = (demos, samples.seqs, *[seqs_hat] * cfg.variant.inner_steps)
+    reported |= {"rl/J": rl.J}
     reported |= objectives.demo_metrics(sft.aux, demos) | objectives.rollout_metrics(
         rl.aux, samples
     )

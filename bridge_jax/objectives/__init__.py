@@ -20,7 +20,16 @@ from bridge_jax.objectives.microbatch import (
     micro_split,
     over_micro_batches,
 )
-from bridge_jax.objectives.passes import Pass, gradient, hold, skip_if_nonfinite, wait_for
+from bridge_jax.objectives.parts import Parts, parts_of
+from bridge_jax.objectives.passes import (
+    Keep,
+    Pass,
+    PassAndKept,
+    gradient,
+    hold,
+    skip_if_nonfinite,
+    wait_for,
+)
 from bridge_jax.objectives.terms import (
     J_RL,
     J_SFT,

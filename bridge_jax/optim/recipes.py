@@ -81,10 +81,11 @@ def check_recipe(recipe: Recipe, group: str = "optim") -> None:
         )
 
 
-def learning_rate(recipe: Recipe, updates_per_step: int = 1) -> Callable:
+def learning_rate(recipe: Recipe, updates_per_step: int = 1, steps_per_update: int = 1) -> Callable:
     """update count -> learning rate: linear warm-up, then the recipe's schedule.
 
-    updates_per_step: updates during one step of the schedule.
+    updates_per_step: updates during one step of the schedule that has any; steps_per_update: steps
+    from one that has updates to the next.
     """
     check_recipe(recipe)
     rate, end = recipe.learning_rate, recipe.learning_rate * recipe.end_ratio
@@ -93,13 +94,14 @@ def learning_rate(recipe: Recipe, updates_per_step: int = 1) -> Callable:
         decayed_rate = lambda step: jnp.full((), rate, jnp.float32)
     else:
         decayed_rate = interpolate(recipe.schedule, rate, end, recipe.decay_steps)
+    step_of = lambda count: count // updates_per_step * steps_per_update
     if not recipe.warmup_steps:
-        return lambda count: decayed_rate(count // updates_per_step)
+        return lambda count: decayed_rate(step_of(count))
     warmup_rate = lambda step: recipe.learning_rate * (step + 1) / recipe.warmup_steps
     rate_at = lambda step: jnp.where(
         step < recipe.warmup_steps, warmup_rate(step), decayed_rate(step - recipe.warmup_steps)
     )
-    return lambda count: rate_at(count // updates_per_step)
+    return lambda count: rate_at(step_of(count))
 
 
 def schedule_warnings(recipe: Recipe, steps: int) -> list[str]:
@@ -125,13 +127,17 @@ def schedule_warnings(recipe: Recipe, steps: int) -> list[str]:
 
 
 def adamw(
-    recipe: Recipe, updates_per_step: int = 1, matrices: MatrixTable | None = None
+    recipe: Recipe,
+    updates_per_step: int = 1,
+    steps_per_update: int = 1,
+    matrices: MatrixTable | None = None,
 ) -> optax.GradientTransformation:
     """The optimizer of a recipe: clip, Adam, decoupled weight decay on matrices, learning rate.
 
     matrices: which parameters are matrices; needed for weight decay and for factored moments.
     """
     check_recipe(recipe)
+    rate = learning_rate(recipe, updates_per_step, steps_per_update)
     clip = optax.clip_by_global_norm(recipe.clip_norm) if recipe.clip_norm else optax.identity()
 
     def decay_mask(tree: Tree) -> Tree:
@@ -145,13 +151,13 @@ def adamw(
             optax.chain(
                 scale_by_factored_adam(recipe.b1, recipe.b2, recipe.eps, matrices),
                 optax.add_decayed_weights(recipe.weight_decay, decay_mask),
-                optax.scale_by_learning_rate(learning_rate(recipe, updates_per_step)),
+                optax.scale_by_learning_rate(rate),
             ),
         )
     adam = optax.chain(
         clip,
         optax.adamw(
-            learning_rate(recipe, updates_per_step),
+            rate,
             recipe.b1,
             recipe.b2,
             recipe.eps,
@@ -173,16 +179,17 @@ class Recipes:
     lora: Recipe
     shadow_moments: str = ""  # a key of MOMENTS; "": as in the base recipe
     base_updates: int = 1  # updates of theta per step
-    shadow_updates: int = 1  # updates of theta_hat per step
+    shadow_updates: int = 1  # updates of theta_hat per step in which it learns
+    shadow_every: int = 1  # steps from one in which theta_hat learns to the next
     matrices: MatrixTable | None = None  # paths in Params(theta, w); None: nothing is declared
 
-    def recipe_of(self, label: str) -> tuple[Recipe, int]:
-        """The recipe of a label, and its updates per step."""
+    def recipe_of(self, label: str) -> tuple[Recipe, int, int]:
+        """The recipe of a label, its updates per step, and its steps per update."""
         shadow = dataclasses.replace(self.base, moments=self.shadow_moments or self.base.moments)
         return {
-            "base": (self.base, self.base_updates),
-            "shadow": (shadow, self.shadow_updates),
-            "lora": (self.lora, 1),
+            "base": (self.base, self.base_updates, 1),
+            "shadow": (shadow, self.shadow_updates, self.shadow_every),
+            "lora": (self.lora, 1, 1),
         }[label]
 
     def optimizer(self) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""Storage of theta_hat: in full or as its difference from theta, in device or host memory."""
+"""theta_hat: how it is stored, in which steps it learns, and from how many of the samples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bridge_jax.config import checks
 from bridge_jax.optim.moments import MOMENTS, to_bfloat16
 from bridge_jax.types import Params, TrainState, Tree
 
@@ -46,11 +47,24 @@ STORAGE = {
 
 @dataclasses.dataclass(frozen=True)
 class Shadow:
-    """Settings of theta_hat's storage; the defaults are exact."""
+    """Settings that make theta_hat cheaper; the defaults are exact."""
 
     storage: str = "full"  # "full", or "difference": theta_hat - theta in bfloat16
     moments: str = ""  # Adam moments: float32, bfloat16 or factored; "": as optim.base.moments
     offload: bool = False  # whether it and its moments are in host memory between steps
+    # share of the groups of a step that theta_hat learns from, 1 / a whole number; the part rotates
+    share: float = 1.0
+    every: int = 1  # theta_hat learns, and w ascends the gain, in every n-th step
+
+    @property
+    def parts(self) -> int:
+        """The number of parts that the groups of a step are cut into."""
+        return round(1 / self.share)
+
+    @property
+    def whole(self) -> bool:
+        """Whether theta_hat learns from all samples of all steps."""
+        return self.parts == 1 and self.every == 1
 
     def check(self, key: str) -> None:
         """ValueError for invalid settings."""
@@ -60,6 +74,12 @@ class Shadow:
                     f"{key}.{name}={getattr(self, name)!r}; allowed: "
                     f"{', '.join(map(repr, allowed))}"
                 )
+        if not 0 < self.share <= 1 or abs(self.share * self.parts - 1) > 1e-2:
+            raise ValueError(
+                f"{key}.share={self.share}; allowed: 1 divided by a whole number of parts, such as "
+                "1.0, 0.5, 0.25, 0.125"
+            )
+        checks.check_range(f"{key}.every", self.every, 1)
 
 
 def on_device(tree: Tree) -> Tree:

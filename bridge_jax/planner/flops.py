@@ -181,9 +181,11 @@ def pass_bytes(setup: Setup, rows: PassShape, microbatches: float, backward: boo
 
 
 def passes(
-    update: jax.stages.Traced, batch: Tree, S: int, T: int, demo_T: int = 0
+    update: jax.stages.Traced, batch: Tree, S: int, T: int, demo_T: int = 0, step: int = 0
 ) -> dict[str, float]:
     """The update's token counts (budget/*) for rows of full length; demo_T: of demos, 0: T.
+
+    step: 0 for the first; some methods compute less in some steps.
 
     Only the part of the update's program that computes these metrics is evaluated.
     """
@@ -198,11 +200,14 @@ def passes(
         (name(path[-1]), demo_T or T if name(path[0]) == "demos" else T, leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
     ]
-    leaves = [("state", 0, None)] * (len(used) - len(leaves)) + leaves
+    # the first leaf of a TrainState is its step
+    state = [("state", 0, None)] * (len(used) - len(leaves) - 1)
+    leaves = [("step", step, np.int32(0)), *state, *leaves]
     values = []
     for (field, length, leaf), read in zip(leaves, used):
-        assert not read or field in full, f"the ledger of an update hangs on {field}"
-        number = length if field == "length_B" else full.get(field)
+        known = field in full or field == "step"
+        assert not read or known, f"the ledger of an update hangs on {field}"
+        number = full.get(field) if field == "prompt_len_P" else length
         values += [np.full(leaf.shape, number, np.int32)] if read else []
     with jax.default_device(jax.devices("cpu")[0]):
         found = jax.core.eval_jaxpr(jaxpr, closed.consts, *values)

@@ -58,7 +58,8 @@ class Phase(NamedTuple):
 
     name: str
     trace: Callable[[], jax.stages.Traced]
-    work: Callable[[jax.stages.Traced], flops.Work]
+    # of the traced program, which only an update's work depends on
+    work: Callable[[jax.stages.Traced | None], flops.Work]
     # bytes per device in addition to the program's own, such as the training state during sampling
     resident: int = 0
     # bytes per device that the kernel of attention takes and the compiler does not see
@@ -190,15 +191,41 @@ def trace_logp(setup: Setup, state: Tree, bucket: int) -> jax.stages.Traced:
 def update_work(
     setup: Setup, state: Tree, bucket: int, spec: BatchSpec, traced: jax.stages.Traced
 ) -> flops.Work:
-    """Work of one update, from the method's own token counts (budget/*)."""
-    ledger = flops.passes(
-        traced,
-        programs.abstract_batch(setup, bucket, spec),
-        bucket,
-        setup.settings.rollout.max_new,
-        setup.settings.max_demo,
-    )
-    return flops.update(setup, ledger, bucket, state)
+    """Work of one update, from the method's own token counts (budget/*).
+
+    The mean over the steps of a period, where theta_hat learns in every n-th step alone.
+    """
+
+    def work(step: int) -> flops.Work:
+        ledger = flops.passes(
+            traced,
+            programs.abstract_batch(setup, bucket, spec),
+            bucket,
+            setup.settings.rollout.max_new,
+            setup.settings.max_demo,
+            step,
+        )
+        return flops.update(setup, ledger, bucket, state)
+
+    shadow = getattr(setup.settings.method, "shadow", None)
+    if shadow is None or shadow.every == 1:
+        return work(0)
+    learns, rests = work(0), work(1)
+    mean = lambda first, rest: (first + (shadow.every - 1) * rest) / shadow.every
+    return flops.Work(mean(learns.flops, rests.flops), mean(learns.bytes, rests.bytes))
+
+
+def count_phase(phase: Phase, target: Target) -> dict[str, Any]:
+    """The counted work of a phase and its roofline without the interconnect; nothing is compiled."""
+    # only an update's work is read from its program
+    work = phase.work(phase.trace() if phase.name.startswith("update") else None)
+    found = {
+        "phase": phase.name,
+        "flops": work.flops / target.devices,
+        "bytes": work.bytes / target.devices,
+        "resident": phase.resident,
+    }
+    return found if target.chip is None else found | roofline(found, target)
 
 
 def compile_phase(
@@ -325,9 +352,12 @@ def communication(module: hlo.Module, phase: Phase) -> dict[str, dict]:
 
 
 def roofline(phase: dict, target: Target) -> dict[str, float]:
-    """Seconds at peak rates of FLOPs, memory and interconnect, and their maximum."""
+    """Seconds at peak rates of FLOPs, memory and interconnect, and their maximum.
+
+    Of a phase that was not compiled, without the interconnect.
+    """
     chip, network = target.chip, target.network
-    received = sum(row.get("bytes", 0.0) for row in phase["collectives"].values())
+    received = sum(row.get("bytes", 0.0) for row in phase.get("collectives", {}).values())
     parts = {
         "compute_s": phase["flops"] / chip.flops_of(target.dtype),
         "memory_s": phase["bytes"] / chip.memory,

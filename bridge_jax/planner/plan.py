@@ -34,11 +34,13 @@ def make(
     only: Callable[[str], bool] = lambda phase: True,
     report: Callable[[str], None] = lambda line: None,
     cache: phases.CompiledPrograms | None = None,
+    compile: bool = True,
 ) -> dict[str, Any]:
     """Compiles the phases whose names satisfy `only`, and returns the plan as a JSON object.
 
     grading: seconds of grading per step. report: called with one line for each compiled phase.
-    cache: programs of earlier plans (phases.compiled_programs); new ones are added.
+    cache: programs of earlier plans (phases.compiled_programs); new ones are added. compile: False
+    for the counted work alone, without memory and interconnect.
     """
     began, cache = time.monotonic(), {} if cache is None else cache
     setup = build.make_setup(config, devices)
@@ -54,6 +56,8 @@ def make(
     )
 
     def compile_one(phase: phases.Phase) -> dict[str, Any]:
+        if not compile:
+            return phases.count_phase(phase, target)
         result = phases.compile_phase(phase, target, options(phase), cache)
         report(phase_line(result))
         return result
@@ -70,9 +74,12 @@ def make(
     step = phases.step_seconds(found, setup.settings.rollout.calls, policies, grading)
     return describe(setup, topology, devices) | {
         "code": code_of_programs(),
+        "compiled": compile,
         "chip": None if chip is None else chip._asdict() | {"interconnect": network},
         "phases": found,
-        "peak": max((phase.get("peak", float("inf")) for phase in found), default=0),
+        "peak": max((phase.get("peak", float("inf")) for phase in found), default=0)
+        if compile
+        else None,
         "step": step,
         "typical": phases.typical_seconds(step),
         "state_by_chips": {str(n): phases.state_bytes(setup, n) for n in CHIP_COUNTS},

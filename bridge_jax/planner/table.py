@@ -11,10 +11,14 @@ from bridge_jax.planner.plan import CHIP_COUNTS, GB
 ASSUMED = (
     "Assumed: prompts and completions of full length, every sample to max_new tokens, and "
     "rooflines: the longest of FLOPs, memory and interconnect at the makers' peaks. A bound from "
-    "below, not a forecast. Memory and collectives are the compiler's."
+    "below, not a forecast."
 )
 
 
+NOT_COMPILED = (
+    "not compiled (--no_compile): work is counted; memory is unknown, and rooflines are without the "
+    "interconnect"
+)
 FORMULA = (
     ",\n  and cuDNN's workspace, which no compiler shows: by formula (planner/cudnn_workspace.py)"
 )
@@ -49,14 +53,20 @@ def text(plan: dict[str, Any]) -> str:
         if chip
         else "no peaks are known of this device: neither seconds nor what fits",
         "",
-        memory_table(plan["phases"], chip),
+        memory_table(plan["phases"], chip) if compiled(plan) else NOT_COMPILED,
     ]
     lines += ["", work_table(plan["phases"])]
-    for phase in plan["phases"]:
+    for phase in plan["phases"] if compiled(plan) else ():
         lines += ["", detail(phase)]
     typical = typical_line(plan)
     lines += ["", step_lines(plan), *[typical] * bool(typical), f"  {ASSUMED}"]
+    lines[-1] += " Memory and collectives are the compiler's." if compiled(plan) else ""
     return "\n".join(lines)
+
+
+def compiled(plan: dict[str, Any]) -> bool:
+    """Whether the programs of a plan were compiled."""
+    return plan.get("compiled", True)
 
 
 def memory_table(phases: list[dict], chip: dict | None) -> str:
@@ -245,14 +255,15 @@ def compare(plan: dict, against: dict) -> str:
 def markdown(plans: list[dict]) -> dict[str, str]:
     """The tables of docs/plan.md, from docs/plans/*.jsonl.
 
-    Of two plans with the same settings the later one counts. Plans with other shared settings come
+    Plans that were not compiled are in the table "ratios" alone. Of two plans with the same settings the later one counts. Plans with other shared settings come
     last. "x grpo" is the ratio to the plan of grpo with the same shared settings.
     """
     last = {
         (plan["name"], plan["topology"], plan["method"], plan["changed"]): plan for plan in plans
     }
+    counted = [plan for plan in last.values() if not compiled(plan)]
     plans = sorted(
-        last.values(),
+        filter(compiled, last.values()),
         key=lambda plan: (plan["name"], plan["topology"], bool(shared(plan["changed"]))),
     )
     key = lambda plan: (plan["name"], plan["topology"], shared(plan["changed"]))
@@ -286,10 +297,29 @@ def markdown(plans: list[dict]) -> dict[str, str]:
     ]
     return {
         "plans": markdown_tables.grid(head, [row(plan, grpo.get(key(plan))) for plan in plans]),
+        "ratios": ratio_table(counted),
         "states": markdown_tables.grid(
             ("model", "method", head[3], *(f"{n} chips" for n in CHIP_COUNTS)), states
         ),
     }
+
+
+def ratio_table(plans: list[dict]) -> str:
+    """Seconds of a whole step beside grpo's, of plans that were counted and not compiled."""
+    key = lambda plan: (plan["name"], plan["topology"], shared(plan["changed"]))
+    grpo = {key(plan): plan for plan in plans if plan["method"] == "grpo"}
+    seconds = lambda plan: plan["step"]["update"]
+    order = lambda plan: (*key(plan), -seconds(plan))
+    head = ("model", "slice", "settings", "rollout s", "update s", "step s", "grpo's", "x grpo")
+    rows = []
+    for plan in sorted(plans, key=order):
+        if plan["method"] == "grpo" or key(plan) not in grpo:
+            continue
+        rollout, theirs = plan["step"]["rollout"], seconds(grpo[key(plan)])
+        numbers = (rollout, seconds(plan) - rollout, seconds(plan), theirs)
+        ratio = f"{seconds(plan) / theirs:.2f}"
+        rows.append([*key(plan)[:2], plan["changed"], *(f"{x:.1f}" for x in numbers), ratio])
+    return markdown_tables.grid(head, rows)
 
 
 def shared(changed: str) -> str:

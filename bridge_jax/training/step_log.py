@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -80,6 +81,9 @@ class StepLog:
         fetched = multihost.device_get(f"update of step {step.number}", step.metrics)
         self._profile.stop(step.number)
         metrics = {key: float(value) for key, value in fetched.items()}
+        for key in self.setup.method.not_in_every_step:
+            if math.isnan(metrics[key]):
+                del metrics[key]
         metrics["time/update_s"] = (updated or time.monotonic()) - step.dispatched
         metrics |= self._spent(step, metrics)
         self.last = (

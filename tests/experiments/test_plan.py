@@ -144,7 +144,7 @@ def test_the_tables_are_drawn_between_their_marks(tmp_path):
         and "stale" not in page.read_text()
     )
     page.write_text("<!-- table plan -->\n<!-- end -->\n")
-    assert "a mark for a table 'plan'; allowed: plans, states" in draw().stderr
+    assert "a mark for a table 'plan'; allowed: plans, ratios, states" in draw().stderr
 
 
 def test_plans_are_set_beside_grpo_of_the_same_settings():

@@ -31,6 +31,7 @@ VARIANTS = {
         "variant__inner_steps": 2,
         "shadow__storage": "difference",
         "shadow__moments": "bfloat16",
+        "shadow__every": 2,
     },
     "chord": {"weighting": "phi"},
     "cold_start": {"sft_steps": 1},

@@ -79,8 +79,8 @@ def test_the_head_in_chunks_against_the_compiler():
     )
 
 
-def sketch(method: str, **given):
-    """A run of one layer whose step is one micro-batch, on one device."""
+def sketch(method: str, microbatch_rows: int = 8, **given):
+    """A run of one layer whose step is one micro-batch of 8 samples, on one device."""
     config = tiny_runs.config(method, **given)
     config.mesh.fsdp = 1
     config.model.arch.update(
@@ -88,7 +88,12 @@ def sketch(method: str, **given):
     )
     config.model.logp_chunk = 10**6
     config.batch.update(
-        dict(prompts_per_step=2, samples_per_prompt=4, demos_per_step=8, microbatch_rows=8)
+        dict(
+            prompts_per_step=2,
+            samples_per_prompt=4,
+            demos_per_step=8,
+            microbatch_rows=microbatch_rows,
+        )
     )
     config.data.buckets, config.rollout.max_new, config.rollout.calls = (48,), 64, 1
     return build.make_setup(config, jax.devices()[:1])
@@ -297,3 +302,20 @@ def test_what_lies_in_the_hosts_memory_is_counted_apart():
     weights = sum(leaf.size for leaf in jax.tree.leaves(build.abstract_state(run).params.theta_hat))
     assert sizes[False][1] == 0 and sum(sizes[True]) == sizes[False][0]
     assert 3 * 4 * weights // 4 <= sizes[True][1] < 3 * 4 * weights
+
+
+def test_a_cheaper_shadow_costs_its_part():
+    """Half of the groups cost half of theta_hat's pass; in every fourth step, a quarter of it."""
+
+    def flops_of(**given) -> float:
+        given = {f"method__bridge__shadow__{key}": value for key, value in given.items()}
+        run = sketch("bridge", 4, **given)
+        state, spec = build.abstract_state(run), run.method.step_kinds[0]
+        traced = programs.trace_update(run, state, 48, spec)
+        return phases.update_work(run, state, 48, spec, traced).flops
+
+    whole = flops_of()
+    half, fourth = whole - flops_of(share=0.5), whole - flops_of(every=4)
+    assert whole > half > 0 and fourth == pytest.approx(1.5 * half, rel=1e-6)
+    both = whole - flops_of(share=0.5, every=4)
+    assert both == pytest.approx(1.75 * half, rel=1e-6)

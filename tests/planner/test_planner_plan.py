@@ -73,6 +73,26 @@ def test_a_known_program_is_not_compiled_again(monkeypatch):
         merge(phases.compiled_programs([made]))
 
 
+def test_counted_and_not_compiled(monkeypatch):
+    """FLOPs, bytes and their roofline, as of a compiled plan; no memory, and no program."""
+    monkeypatch.setattr(phases, "compile_program", lambda *given: pytest.fail("compiled"))
+    monkeypatch.setattr(chips, "chip_of", lambda *given: CHIP)
+    topology, plans = chips.parse("cpu:8"), []
+    for changed in ("", "method.bridge.shadow.every=4"):
+        given = config("bridge")
+        given.method.bridge.shadow.every = 4 if changed else 1
+        made = make(given, topology, chips.devices(topology), compile=False)
+        plans.append({"name": "m", "changed": changed} | json.loads(json.dumps(made)))
+    assert all(not plan["compiled"] and plan["peak"] is None for plan in plans)
+    for phase in plans[0]["phases"]:
+        assert phase["seconds"] == max(phase["compute_s"], phase["memory_s"])
+    assert "not compiled" in table.text(plans[0])
+    assert plans[1]["step"]["update"] < plans[0]["step"]["update"]
+    grpo = plans[0] | {"method": "grpo", "step": {"update": 1.0, "rollout": 0.5, "grading": 0.0}}
+    drawn = table.markdown([*plans, grpo])
+    assert drawn["ratios"].count("\n") == 3 and "cpu:8" not in drawn["plans"]
+
+
 def test_candidates_come_out_even():
     """32 rows of groups of 2 over 8 devices: micro-batches of 8, 16 and 32 rows; three parts of 24 demonstrations
     do not go with 2 rows a device, where they are filled up to 32."""
