@@ -193,10 +193,15 @@ def main(argv: list[str]) -> None:
     check_output()
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """The flags of this command."""
     flags.DEFINE_list("steps", ["10", "30"], "steps of the run after which it is measured")
     flags.DEFINE_list("parts", ["2", "4", "8"], "numbers of parts: 4 for a share of 0.25")
     flags.DEFINE_integer("batches", 8, "batches of fresh samples at each step", lower_bound=2)
     flags.DEFINE_integer("seed", 0, "the run's seed", lower_bound=0)
     define_path("out", "", "a file to which each line of JSON is appended")
+
+
+if __name__ == "__main__":
+    define_flags()
     run_command(main)
