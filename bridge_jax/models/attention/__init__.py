@@ -3,7 +3,9 @@
     reference   the formula, to be read; the oracle of all others
     einsums     "xla": plain einsums; any mask, any device. Scores [B,N,T,S] exist in memory
     splash      the Pallas kernel that jax has for TPUs: scores exist a tile at a time
-    cudnn       jax.nn.dot_product_attention, cuDNN's flash attention on GPUs; bfloat16 alone
+    cudnn       cuDNN's flash attention on GPUs; bfloat16 alone
+    parts       own past and prompt as two calls of a kernel, joined; how cudnn avoids masks
+    cudnn_calls cuDNN's call of one part: what is private in jax
 
     masks       the keys that a query sees
     cache       decoding: one query per row, against its cache, by einsums

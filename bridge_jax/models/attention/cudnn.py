@@ -1,10 +1,11 @@
-"""Attention by jax.nn.dot_product_attention: cuDNN's flash attention on GPUs, einsums elsewhere."""
+"""cuDNN's flash attention on GPUs, with a mask only where it cannot be avoided."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from bridge_jax.models.attention import cudnn_calls, parts
 from bridge_jax.models.attention.masks import after_prompt, own_mask, prompt_mask
 
 
@@ -17,7 +18,37 @@ def causal(
     window=None,
     implementation: str = "cudnn",
 ):
-    """einsums.causal; the shared prompt is repeated for its rows.
+    """einsums.causal, without a mask where neither segments nor windows need one.
+
+    A mask costs the memory of its gradient, and the pairs that it hides are computed.
+    implementation: "cudnn", or "xla" for the same by einsums.
+    """
+    if segment_BT is not None or window is not None:
+        return masked(q_BTNH, k_BKTH, v_BKTH, prompt, segment_BT, window, implementation)
+    own = jnp.swapaxes(k_BKTH, 1, 2), jnp.swapaxes(v_BKTH, 1, 2)
+    if prompt is None:
+        return jax.nn.dot_product_attention(
+            q_BTNH, *own, is_causal=True, implementation=implementation
+        )
+    kernel = cudnn_calls.CUDNN if implementation == "cudnn" else parts.PLAIN
+    if kernel is cudnn_calls.CUDNN and not cudnn_calls.present():
+        return masked(q_BTNH, k_BKTH, v_BKTH, prompt)
+    k_PKSH, v_PKSH, mask_PS = prompt
+    length_P = jnp.sum(mask_PS, axis=1, dtype=jnp.int32)
+    of_prompt = jnp.swapaxes(k_PKSH, 1, 2), jnp.swapaxes(v_PKSH, 1, 2), length_P
+    return parts.causal_after_prompt(kernel, q_BTNH, own, of_prompt)
+
+
+def masked(
+    q_BTNH,
+    k_BKTH,
+    v_BKTH,
+    prompt=None,
+    segment_BT=None,
+    window=None,
+    implementation: str = "cudnn",
+):
+    """einsums.causal by one call with a mask; the shared prompt is repeated for its rows.
 
     With a mask cuDNN's backward pass needs even lengths. Odd ones are padded: by a masked prompt
     position, and by a last position of the row, which no earlier query sees.
@@ -46,7 +77,7 @@ def causal(
 def unsupported(dtype, head_dim: int, device) -> str:
     """The first argument that cuDNN's kernel does not support, with what it supports; "" for none.
 
-    The rules are those of jax's fused_attention_stablehlo.py; `causal` pads the lengths. A device
+    The rules are those of jax's fused_attention_stablehlo.py; `masked` pads the lengths. A device
     that is not a GPU is treated as a Hopper.
     """
     capability = str(getattr(device, "compute_capability", "9.0"))
