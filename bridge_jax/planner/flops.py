@@ -51,7 +51,8 @@ class Kernel(NamedTuple):
 KERNELS = {
     "xla": Kernel(False, 2.0, 16),
     "splash": Kernel(True, 3.5, 0),
-    "cudnn": Kernel(False, 2.5, 0),
+    "cudnn": Kernel(True, 2.5, 0),
+    "cudnn, masked": Kernel(False, 2.5, 0),
 }
 
 
@@ -85,7 +86,7 @@ class PassShape(NamedTuple):
 
 
 def form_of_training(setup: Setup) -> str:
-    """The form of attention of training and prefill, a key of KERNELS."""
+    """The form of attention of training and prefill: xla, splash or cudnn."""
     model = setup.settings.model
     return form_of(
         model.attention,
@@ -96,9 +97,12 @@ def form_of_training(setup: Setup) -> str:
     )
 
 
-def kernel_of(setup: Setup) -> Kernel:
-    """The attention kernel of training and prefill."""
-    return KERNELS[form_of_training(setup)]
+def kernel_of(setup: Setup, packed: bool = False) -> Kernel:
+    """The attention kernel of training and prefill; packed: of rows of several sequences."""
+    form = form_of_training(setup)
+    if form == "cudnn" and (packed or layers.has_windows(setup.cfg)):
+        return KERNELS["cudnn, masked"]
+    return KERNELS[form]
 
 
 def chip_bytes(tree: Tree, on_host: bool = False) -> int:
@@ -143,7 +147,7 @@ def pass_bytes(setup: Setup, rows: PassShape, microbatches: float, backward: boo
     cfg, s = setup.cfg, setup.settings
     itemsize = settings.dtype_of("model.dtype", s.model.dtype).dtype.itemsize
     recomputed = RECOMPUTED[s.model.remat] if backward else (0, 0)
-    kernel = kernel_of(setup)
+    kernel = kernel_of(setup, packed=setup.settings.batch.pack > 0)
     weights, attention = (
         1 + 2 * backward + recomputed[0],
         1 + kernel.backward * backward + recomputed[1],
@@ -242,7 +246,7 @@ def update(setup: Setup, ledger: dict[str, float], bucket: int, state: Tree) -> 
     whole = P * S + batch.rollout_rows * T
     read = PassShape(prompts_of(setup, batch.rollout_rows), batch.rollout_rows, S, T)
     kernel, recomputed, forward_passes = (
-        kernel_of(setup),
+        kernel_of(setup, packed=batch.pack > 0),
         RECOMPUTED[s.model.remat],
         ledger.get("budget/forward_tokens", 0.0) / whole,
     )
@@ -270,7 +274,8 @@ def logp(setup: Setup, bucket: int) -> Work:
     """Work of one forward pass over the sampled rows of a step."""
     batch, T = setup.settings.batch, setup.settings.rollout.max_new
     rows = PassShape(prompts_of(setup, batch.rollout_rows), batch.rollout_rows, bucket, T)
-    flops = forward_flops(setup.cfg, rows, kernel_of(setup)) + head_flops(setup.cfg, rows.rows * T)
+    kernel = kernel_of(setup, packed=batch.pack > 0)
+    flops = forward_flops(setup.cfg, rows, kernel) + head_flops(setup.cfg, rows.rows * T)
     return Work(flops, pass_bytes(setup, rows, batch.rollout_microbatches, False))
 
 

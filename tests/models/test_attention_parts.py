@@ -47,8 +47,8 @@ def outputs_and_gradients(form, arrays, mask_PS):
         ((7, 4), 7, 3, 5, 2, 3),
         # a prompt of one position, and one without any
         ((1, 0, 6), 6, 2, 4, 1, 2),
-        # one row a prompt, one query, a head of its own keys
-        ((3, 2), 3, 1, 1, 2, 1),
+        # one row a prompt, and no heads that share keys
+        ((3, 2), 3, 1, 3, 2, 1),
     ],
 )
 def test_parity_with_einsums(lengths, S, M, T, K, G, rematerialized):
@@ -111,8 +111,8 @@ def traced(monkeypatch):
     # all else it asks is about the arrays
     monkeypatch.setattr(private, "check_cudnn_version", lambda: 91200)
 
-    def trace(S: int = 7, T: int = 5, **given) -> str:
-        arrays, mask_PS = draw((S, 2), S, 3, T, dtype=jnp.bfloat16)
+    def trace(T: int = 5, **given) -> str:
+        arrays, mask_PS = draw((7, 2), 7, 3, T, dtype=jnp.bfloat16)
         form = functools.partial(cudnn.causal, **given)
 
         def value(q, k, v, *prompt):
@@ -133,9 +133,10 @@ def test_cudnn_computes_no_bias(traced):
     assert "bf16[2,15,6,8]" in text and "bf16[6,7,2,8]" not in text
 
 
-def test_a_window_takes_the_mask(traced):
-    """What is neither causal nor a length stays one masked call."""
-    text = traced(window=3)
+@pytest.mark.parametrize("given", [dict(window=3), dict(T=1)])
+def test_where_the_mask_stays(traced, given):
+    """A window is neither causal nor a length; cuDNN refuses a single query with a single key."""
+    text = traced(**given)
     assert text.count("variadic_args=(True, True)") == 2 and "MaskType.CAUSAL" not in text
 
 

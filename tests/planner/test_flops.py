@@ -174,6 +174,16 @@ def test_a_kernel_skips_what_is_masked_and_computes_scores_again():
     assert attention("xla") == weights + full
     assert attention("splash") == weights + full / 2
     assert attention("splash", backward=True) == 3 * weights + 4.5 * full / 2
+    assert attention("cudnn") == weights + full / 2
+    assert attention("cudnn, masked") == weights + full
+
+
+def test_cudnn_skips_nothing_in_packed_rows():
+    """Rows of several sequences take its masked form."""
+    config = tiny_runs.config("grpo", model__attention="cudnn", model__dtype="bfloat16")
+    run = build.make_setup(config, jax.devices()[:1])
+    assert flops.kernel_of(run) == flops.KERNELS["cudnn"]
+    assert flops.kernel_of(run, packed=True) == flops.KERNELS["cudnn, masked"]
 
 
 def test_a_prefill_against_the_compiler():

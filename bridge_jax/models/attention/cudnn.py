@@ -23,7 +23,9 @@ def causal(
     A mask costs the memory of its gradient, and the pairs that it hides are computed.
     implementation: "cudnn", or "xla" for the same by einsums.
     """
-    if segment_BT is not None or window is not None:
+    # cuDNN's backward pass does not take one query with one key; the masked form pads both
+    alone = q_BTNH.shape[1] == 1
+    if alone or segment_BT is not None or window is not None:
         return masked(q_BTNH, k_BKTH, v_BKTH, prompt, segment_BT, window, implementation)
     own = jnp.swapaxes(k_BKTH, 1, 2), jnp.swapaxes(v_BKTH, 1, 2)
     if prompt is None:
