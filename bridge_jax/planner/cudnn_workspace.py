@@ -39,7 +39,8 @@ def of_update(setup: Setup, bucket: int) -> int:
     rows, T = batch.microbatch_rows, max(setup.settings.rollout.max_new, setup.settings.max_demo)
     of = functools.partial(workspace, rows, heads, width=cfg.head_dim)
     if batch.pack:
-        return of(batch.pack, batch.pack, masked=True)
+        # a packed row is as wide as a prompt with its completion
+        return of(bucket + T, bucket + T, masked=True)
     if has_windows(cfg):
         return max(of(T, bucket + T, masked=True), of(bucket, bucket, masked=True))
     return max(of(T, T), of(T, bucket), of(bucket, bucket))
