@@ -39,5 +39,4 @@ def get_config(method: str = "bridge") -> ConfigDict:
     config = paper.get_config(method, "meta-llama/Llama-3.2-3B", ARCH)
     if "prompt" in config.task:
         config.task.prompt = "plain"
-    config.mesh.decode_tensor = 4  # two kv heads each
     return config

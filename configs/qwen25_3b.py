@@ -30,6 +30,4 @@ ARCH = dict(
 
 def get_config(method: str = "bridge") -> ConfigDict:
     """500 steps on Qwen2.5-3B."""
-    config = paper.get_config(method, "Qwen/Qwen2.5-3B", ARCH)
-    config.mesh.decode_tensor = 2  # one kv head each; rows over the other half
-    return config
+    return paper.get_config(method, "Qwen/Qwen2.5-3B", ARCH)

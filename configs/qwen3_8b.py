@@ -30,6 +30,4 @@ ARCH = dict(
 
 def get_config(method: str = "bridge") -> ConfigDict:
     """500 steps on Qwen3-8B-Base."""
-    config = paper.get_config(method, "Qwen/Qwen3-8B-Base", ARCH)
-    config.mesh.decode_tensor = 8  # one kv head each, 2 GB of weights
-    return config
+    return paper.get_config(method, "Qwen/Qwen3-8B-Base", ARCH)

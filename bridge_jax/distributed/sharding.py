@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bridge_jax.distributed import platforms
+from bridge_jax.distributed import peaks, platforms
 from bridge_jax.types import Matrix, Tree
 
 AXES = ("data", "fsdp", "tensor")
@@ -31,6 +31,9 @@ RULES = {
     "mlp": "tensor",
     "vocab": "tensor",
 }  # others: whole
+# bytes of the sampler's weights on a TPU, and the share of a GPU's memory that they may take
+WEIGHTS_ON_TPU = 3.2e9
+SHARE_ON_GPU = 0.2
 ROWS = PartitionSpec(("data", "fsdp"))  # of a batch
 
 
@@ -41,7 +44,8 @@ class MeshConfig:
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
-    # devices that share the heads of the sampler's weights and cache; 0: as tensor
+    # devices that share the heads of the sampler's weights and cache; 0: chosen by
+    # choose_decode_tensor, on chips without known memory as tensor
     decode_tensor: int = 0
 
 
@@ -101,9 +105,23 @@ def make_decode_mesh(cfg: MeshConfig, devices=None) -> Mesh:
         nearest = min(allowed, key=lambda n: abs(n - tensor))
         raise ValueError(
             f"mesh.decode_tensor={tensor} does not divide the {len(devices)} devices; nearest that "
-            f"does: {nearest}. Allowed: {', '.join(map(str, allowed))}, or 0: as mesh.tensor"
+            f"does: {nearest}. Allowed: {', '.join(map(str, allowed))}, or 0: chosen"
         )
     return make_mesh(MeshConfig(data=len(devices) // tensor, fsdp=1, tensor=tensor), devices)
+
+
+def choose_decode_tensor(device, weight_bytes: float, allowed: list[int]) -> int:
+    """Devices that share one copy of the sampler's weights; 0 on a chip without known memory.
+
+    The least of `allowed`, in ascending order, that leaves room for state and cache. Sharing saves
+    time too where links are fast, since a token reads all weights of its device: TPUs share more
+    than their memory needs. On GPUs two all-reduces a layer and token take longer than that.
+    """
+    chip = peaks.of_device(device)
+    if chip is None or not allowed:
+        return 0
+    at_most = WEIGHTS_ON_TPU if device.platform == "tpu" else SHARE_ON_GPU * chip.hbm
+    return next((n for n in allowed if weight_bytes / n <= at_most), allowed[-1])
 
 
 def divisors(number: int) -> list[int]:

@@ -164,10 +164,8 @@ def make_setup(config: ConfigDict, devices=None, read_model=read_architecture) -
             f"data.buckets={s.data.buckets} and {key}={max(s.rollout.max_new, s.max_demo)} make up to "
             f"{longest} positions, the model has {cfg.max_positions}; lower one of the two"
         )
-    mesh, decode_mesh = (
-        sharding.make_mesh(s.mesh, devices),
-        sharding.make_decode_mesh(s.mesh, devices),
-    )
+    mesh = sharding.make_mesh(s.mesh, devices)
+    decode_mesh = sharding.make_decode_mesh(decode_mesh_config(s, cfg, devices), devices)
     check_mesh(s, cfg, mesh, decode_mesh)
     s.batch.check_demo_parts(
         "method.bridge.sft_microbatches", getattr(s.method, "sft_microbatches", 0)
@@ -191,6 +189,25 @@ def make_setup(config: ConfigDict, devices=None, read_model=read_architecture) -
     return Setup(
         s, cfg, hf, adapter, policy, method, mesh, decode_mesh, buckets, eos_ids, theta_dtype
     )
+
+
+def decode_mesh_config(s: Settings, cfg: layers.Config, devices) -> sharding.MeshConfig:
+    """The run's mesh, with decode_tensor chosen for the devices where it is 0."""
+    if s.mesh.decode_tensor:
+        return s.mesh
+    prompts = s.batch.prompts_per_step // s.rollout.calls if s.batch.samples else 0
+    evaluated = s.eval.rows if s.eval.every else 0
+    count = len(devices)
+    allowed = [
+        n
+        for n in sharding.divisors(count)
+        if sharding.heads_fit(n, cfg.heads, cfg.kv_heads)
+        and prompts % (count // n) == evaluated % (count // n) == 0
+    ]
+    weights = sum(math.prod(params.full_shape(cfg, path, t)) for path, t in cfg.tensors().items())
+    itemsize = dtype_of("model.dtype", s.model.dtype).dtype.itemsize
+    chosen = sharding.choose_decode_tensor(devices[0], float(weights * itemsize), allowed)
+    return dataclasses.replace(s.mesh, decode_tensor=chosen)
 
 
 def make_method(s: Settings, policy: Policy, recipes: optim.Recipes) -> Method:

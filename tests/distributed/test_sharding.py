@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -233,6 +235,27 @@ def test_decoding_has_a_mesh_of_its_own():
     ).is_fully_replicated
     with errors.raises(ValueError, "mesh.decode_tensor=3", "8 devices", ": 2.", "1, 2, 4, 8, or 0"):
         sharding.make_decode_mesh(MeshConfig(decode_tensor=3))
+
+
+@pytest.mark.parametrize(
+    "platform, kind, gigabytes, allowed, chosen",
+    [
+        ("gpu", "NVIDIA H100 80GB HBM3", 16.0, [1, 2, 4], 1),
+        ("gpu", "NVIDIA H100 80GB HBM3", 16.1, [1, 2, 4], 2),
+        ("gpu", "NVIDIA A100-SXM4-40GB", 16.1, [1, 2, 4], 4),
+        ("gpu", "NVIDIA A100-SXM4-40GB", 99.0, [1, 2], 2),
+        ("tpu", "TPU v5 lite", 6.2, [1, 2, 4], 2),
+        ("tpu", "TPU v5p", 6.2, [1, 2, 4], 2),
+        # as mesh.tensor: no room is known, or no number divides
+        ("cpu", "cpu", 6.2, [1, 2, 4], 0),
+        ("gpu", "a new one", 6.2, [1, 2, 4], 0),
+        ("gpu", "NVIDIA H100 80GB HBM3", 6.2, [], 0),
+    ],
+)
+def test_the_layout_of_decoding_is_chosen_for_the_chip(platform, kind, gigabytes, allowed, chosen):
+    """By memory on a GPU, by what a token reads on a TPU."""
+    device = types.SimpleNamespace(platform=platform, device_kind=kind)
+    assert sharding.choose_decode_tensor(device, gigabytes * 1e9, allowed) == chosen
 
 
 @pytest.mark.parametrize(

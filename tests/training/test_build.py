@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import json
 import logging
+import types
 
 import jax
 import pytest
@@ -214,6 +216,38 @@ def test_what_does_not_divide_over_the_mesh(given, says, ways):
         on_eight(**given)
     for way in ways:
         on_eight(**given | way)
+
+
+@pytest.mark.parametrize(
+    "name, on_v5e, on_h100", [("qwen25_3b", 2, 1), ("llama32_3b", 4, 1), ("qwen3_8b", 8, 2)]
+)
+def test_recipes_decode_as_the_chip_allows(name, on_v5e, on_h100):
+    """A copy of the weights for each GPU or pair of them; two to eight v5e share one."""
+    config = importlib.import_module(f"configs.{name}").get_config("grpo")
+    setup = training_build.make_setup(config, jax.devices()[:8])
+    assert setup.decode_mesh.shape["tensor"] == setup.mesh.shape["tensor"] == 1
+    for platform, kind, tensor in (
+        ("tpu", "TPU v5 lite", on_v5e),
+        ("gpu", "NVIDIA H100 80GB HBM3", on_h100),
+    ):
+        devices = [types.SimpleNamespace(platform=platform, device_kind=kind)] * 8
+        chosen = training_build.decode_mesh_config(setup.settings, setup.cfg, devices)
+        assert chosen.decode_tensor == tensor
+
+
+def test_a_layout_of_decoding_that_is_given_stays():
+    """And one is chosen among those that divide prompts and heads."""
+    config = tiny_runs.config("grpo", mesh__decode_tensor=2, batch__prompts_per_step=16)
+    setup = training_build.make_setup(config, jax.devices()[:8])
+    devices = [types.SimpleNamespace(platform="gpu", device_kind="NVIDIA H100 80GB HBM3")] * 8
+    chosen = training_build.decode_mesh_config(setup.settings, setup.cfg, devices)
+    assert chosen == setup.settings.mesh and setup.decode_mesh.shape["tensor"] == 2
+    # 4 prompts a call: with a copy for each of 8 GPUs they would not divide
+    few = dict(batch__prompts_per_step=8, batch__microbatch_rows=4)
+    config = tiny_runs.config("grpo", mesh__decode_tensor=2, **few)
+    s = training_build.make_setup(config, jax.devices()[:8]).settings
+    free = s._replace(mesh=dataclasses.replace(s.mesh, decode_tensor=0))
+    assert training_build.decode_mesh_config(free, setup.cfg, devices).decode_tensor == 2
 
 
 def test_prompts_of_a_method_that_samples_nothing_need_not_divide():
