@@ -24,7 +24,7 @@ from tests.distributed.host_runs import ROOT
 
 DEVICES = {  # of all processes together, by the heading above a recipe, in the order of its commands
     "By hand": (16, 4),
-    "One GPU": (1, 1),
+    "One GPU": (1, 1, 1),
     "Eight GPUs": (8,),
     "Slurm": (16,),
     "A TPU pod slice": (64,),
@@ -43,6 +43,7 @@ class Device:
 
     id: int
     platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
 
 
 def sections() -> dict[str, str]:
@@ -87,13 +88,15 @@ def test_recipe(heading, devices, before, options):
     given(line)
     s = settings.read(given.config, devices)
     here = [Device(i) for i in range(devices)]
-    mesh, decode = sharding.make_mesh(s.mesh, here), sharding.make_decode_mesh(s.mesh, here)
-    assert mesh.size == decode.size == devices
+    mesh = sharding.make_mesh(s.mesh, here)
+    assert mesh.size == devices
     if s.model.arch:
-        build.check_mesh(s, params.read_config(s.model.arch), mesh, decode)
+        cfg = params.read_config(s.model.arch)
+        decode = sharding.make_decode_mesh(build.decode_mesh_config(s, cfg, here), here)
+        build.check_mesh(s, cfg, mesh, decode)
     if devices <= len(jax.devices()) and s.model.arch:
         build.make_setup(given.config, jax.devices()[:devices])
-    if "experiments.train" in before and hasattr(s.task, "traces"):  # all recipes are of bridge
+    if "experiments.train" in before and s.method_name == "bridge" and hasattr(s.task, "traces"):
         assert s.task.traces, "the hub's rows of this task have no solutions"
     read = rendezvous.read(
         s.hosts, dict(re.findall(r"\b(BRIDGE_\w+)=(\S+)", before.replace("$i", "1")))
@@ -169,7 +172,7 @@ def test_no_traces_no_start(monkeypatch):
     monkeypatch.setattr(build, "read_model", lambda model: (params.read_config(model.arch), {}))
     run = build.make_setup(config, jax.devices()[:1])
     monkeypatch.setattr(build, "make_setup", lambda *_: run)
-    nothing = types.SimpleNamespace(train=(), demos=(), splits={}, messages=None)
+    nothing = types.SimpleNamespace(train=(), demos=(), splits={}, messages=None, demo_counts={})
     monkeypatch.setattr(tasks, "load", lambda name: types.SimpleNamespace(make=lambda cfg: nothing))
     monkeypatch.setattr(tasks, "check_rows", lambda *_, **__: None)
     monkeypatch.setattr(build, "make_tokenizer", lambda *_: None)
