@@ -4,7 +4,9 @@ and what of it reaches cuDNN.
 
 from __future__ import annotations
 
+import collections
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -106,26 +108,26 @@ def test_what_is_private_in_jax_is_there():
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Function -> the text of the traced forward and backward pass by cuDNN."""
+    """Function -> the traced forward and backward pass by cuDNN."""
     private = pytest.importorskip(cudnn_calls.MODULE)
     # all else it asks is about the arrays
     monkeypatch.setattr(private, "check_cudnn_version", lambda: 91200)
 
-    def trace(T: int = 5, **given) -> str:
+    def trace(T: int = 5, **given) -> jax.stages.Traced:
         arrays, mask_PS = draw((7, 2), 7, 3, T, dtype=jnp.bfloat16)
         form = functools.partial(cudnn.causal, **given)
 
         def value(q, k, v, *prompt):
             return form(q, k, v, (*prompt, mask_PS)).sum()
 
-        return str(jax.make_jaxpr(jax.grad(value, argnums=range(5)))(*arrays))
+        return jax.jit(jax.grad(value, argnums=range(5))).trace(*arrays)
 
     return trace
 
 
 def test_cudnn_computes_no_bias(traced):
     """Two calls forward and two backward: causal, and of the prompts' lengths; odd sizes too."""
-    text = traced()
+    text = str(traced().jaxpr)
     assert text.count("variadic_args=(False, False)") == 4
     assert "variadic_args=(True" not in text
     assert text.count("mask_type=MaskType.CAUSAL") == text.count("mask_type=MaskType.PADDING") == 2
@@ -133,17 +135,26 @@ def test_cudnn_computes_no_bias(traced):
     assert "bf16[2,15,6,8]" in text and "bf16[6,7,2,8]" not in text
 
 
+def test_calls_of_the_lowered_program(traced):
+    """What XLA is given for a GPU: neither call has a bias, and each has its mask."""
+    text = traced().lower(lowering_platforms=("cuda",)).as_text()
+    kinds = collections.Counter(re.findall(r"@__cudnn\$(\w+)", text))
+    assert kinds == {"fmhaSoftmax": 2, "fmhaSoftmaxBackward": 2}
+    masks = collections.Counter(re.findall(r"mask_type\\22: \\22(\w+?)\\22", text))
+    assert masks == {"CAUSAL": 2, "PADDING": 2}
+
+
 @pytest.mark.parametrize("given", [dict(window=3), dict(T=1)])
 def test_where_the_mask_stays(traced, given):
     """A window is neither causal nor a length; cuDNN refuses a single query with a single key."""
-    text = traced(**given)
+    text = str(traced(**given).jaxpr)
     assert text.count("variadic_args=(True, True)") == 2 and "MaskType.CAUSAL" not in text
 
 
 def test_without_the_private_names_the_mask_is_used(traced, monkeypatch):
     """The public call, with its bias."""
     monkeypatch.setattr(cudnn_calls, "present", lambda: False)
-    text = traced()
+    text = str(traced().jaxpr)
     assert text.count("variadic_args=(True, True)") == 2 and "MaskType.CAUSAL" not in text
 
 
