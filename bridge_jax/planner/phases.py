@@ -322,7 +322,16 @@ def compile_error(message: str) -> dict[str, Any]:
 
 
 def memory_of(compiled, module: hlo.Module) -> dict[str, Any]:
-    """Bytes per device from the compiler, and the buffers alive at the peak (buffers.py).
+    """Bytes per device from the compiler, and the buffers alive at the peak (buffers.py)."""
+    walked = buffers.peak(module)
+    return program_memory(compiled) | {
+        "walked": walked.bytes,
+        "largest": [one._asdict() for one in walked.alive[:LARGEST]],
+    }
+
+
+def program_memory(compiled) -> dict[str, int]:
+    """Bytes per device of a program's arguments, outputs and temporaries, and its peak.
 
     XLA's CPU backend leaves temporaries out of its peak; there the peak is the sum of all parts, an
     upper bound.
@@ -330,14 +339,9 @@ def memory_of(compiled, module: hlo.Module) -> dict[str, Any]:
     analysis = compiled.memory_analysis()
     size = lambda name: int(getattr(analysis, f"{name}_in_bytes"))
     found = {name: size(f"{name}_size") for name in ("argument", "output", "alias", "temp")}
-    walked = buffers.peak(module)
     own = found["argument"] + found["output"] - found["alias"] + found["temp"]
     peak = size("peak_memory")
-    return found | {
-        "peak": own if peak < found["argument"] + found["temp"] / 2 else peak,
-        "walked": walked.bytes,
-        "largest": [one._asdict() for one in walked.alive[:LARGEST]],
-    }
+    return found | {"peak": own if peak < found["argument"] + found["temp"] / 2 else peak}
 
 
 def communication(module: hlo.Module, phase: Phase) -> dict[str, dict]:

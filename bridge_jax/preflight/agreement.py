@@ -1,0 +1,141 @@
+"""The tiny model computed in two ways: sampler and trainer, many devices and one, twice the same.
+
+The error of an update is that of its change: |change - other change| / |other change|, Euclidean,
+of theta, theta_hat and w, whichever is largest.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from bridge_jax.distributed import multihost
+from bridge_jax.preflight import subject as subjects
+from bridge_jax.preflight.precision import relative
+from bridge_jax.preflight.record import FAIL, NOTE, OK, Record, graded, one_line
+from bridge_jax.preflight.subject import Subject
+from bridge_jax.training import build, rollouts
+from bridge_jax.types import Params
+
+# log-probabilities of a token, by the coarser of compute dtype and cache dtype: mean and largest
+# difference
+LOGP = {"float32": (1e-5, 1e-3), "bfloat16": (3e-2, 0.5)}
+# error of an update, by compute dtype
+UPDATE = {"float32": 1e-3, "bfloat16": 0.1}
+DETERMINISTIC = (
+    "a run that is resumed will not repeat itself bit for bit; "
+    "XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true makes it so"
+)
+
+
+def sampler_and_trainer(subject: Subject) -> Record:
+    """Log-probabilities of sampled tokens: the sampler's, and the trainer's of the same tokens."""
+    setup = subject.tiny()
+    state = subjects.placed(setup, cpu_state(subject))
+    samples = subjects.sampled(setup, state)
+    again_BT = trained_logp(setup, state, samples.seqs)
+    inside_BT = np.arange(subjects.MAX_NEW) < samples.seqs.length_B[:, None]
+    return judge_logp(samples.logp_BT[inside_BT], again_BT[inside_BT], coarser(setup))
+
+
+def trained_logp(setup, state, seqs) -> np.ndarray:
+    """The trainer's log-probabilities [B,T] of these tokens, on the host."""
+    layout = build.theta_shardings(setup)
+    merge = jax.jit(lambda params: setup.method.policy(params, "theta"), out_shardings=layout)
+    score = jax.jit(lambda phi, seqs: setup.policy.logp(phi, seqs, np.float32(1.0))[0])
+    logp_BT = score(merge(state.params), rollouts.on_mesh(setup.mesh, seqs))
+    return multihost.device_get("log-probabilities of the checks", logp_BT)
+
+
+def coarser(setup) -> str:
+    """The coarser of compute dtype and cache dtype."""
+    used = setup.settings.model.dtype, setup.settings.rollout.cache_dtype
+    return "bfloat16" if "bfloat16" in used else "float32"
+
+
+def judge_logp(sampled: np.ndarray, trained: np.ndarray, dtype: str) -> Record:
+    """Differences of the log-probabilities of the same tokens."""
+    difference = np.abs(sampled - trained)
+    mean, largest = float(difference.mean()), float(difference.max())
+    text = (
+        f"log-probabilities of {difference.size} tokens differ by {mean:.1e} nats, at most "
+        f"{largest:.1e} ({dtype})"
+    )
+    good = mean < LOGP[dtype][0] and largest < LOGP[dtype][1]
+    way_out = (
+        "importance ratios would be wrong: set model.attention=xla, model.dtype=float32 to see"
+    )
+    return graded("sampler, trainer", text, good, way_out)
+
+
+def cpu_device():
+    """A CPU device of this process; ValueError where jax was started without CPUs."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        text = "no CPU device; add it, such as JAX_PLATFORMS=cuda,cpu"
+        raise ValueError(f"{text} ({one_line(error)})") from error
+
+
+def cpu_state(subject: Subject):
+    """The tiny model's state at the start, computed on the CPU, for all devices alike."""
+    return subjects.initial_state(subjects.on_one(subject, cpu_device()))
+
+
+def updates(subject: Subject) -> list[Record]:
+    """One update on all devices, beside one device and the CPU, and once more."""
+    setup = subject.tiny()
+    before, batch = cpu_state(subject), subjects.batch_of(setup)
+    update = subjects.updater(setup)
+    found, metrics = update(before, batch)
+    if not all(np.isfinite(value) for value in jax.tree.leaves(metrics)):
+        bad = [key for key, value in metrics.items() if not np.all(np.isfinite(value))]
+        text = f"the update's {', '.join(bad[:3])}: no number"
+        return [Record("update", FAIL, text, "set model.attention=xla; see the line attention")]
+    again, _ = update(before, batch)
+    first, cpu = setup.mesh.local_devices[0], cpu_device()
+    records = [judge_repeated(found, again, first.platform)]
+    others = {f"update, 1 of {setup.mesh.size}": first} if setup.mesh.size > 1 else {}
+    others |= {"update, CPU": cpu} if first.platform != "cpu" else {}
+    if not others:
+        records.append(Record("update, CPU", OK, "the run is on one CPU device, there is no other"))
+    for name, device in others.items():
+        other, _ = subjects.updater(subjects.on_one(subject, device))(before, batch)
+        records.append(judge_update(name, before.params, found, other, setup.settings.model.dtype))
+    return records
+
+
+def judge_repeated(found: Params, again: Params, platform: str) -> Record:
+    """Two equal updates: bit for bit the same, or not."""
+    equal = lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    same = all(jax.tree.leaves(jax.tree.map(equal, found, again)))
+    text = "equal bit for bit" if same else "not equal bit for bit"
+    otherwise = NOTE if platform == "gpu" else FAIL
+    way_out = DETERMINISTIC if platform == "gpu" else "test the machine's memory and processor"
+    return graded("update, twice", text, same, way_out, otherwise)
+
+
+def judge_update(name: str, before: Params, found: Params, other: Params, dtype: str) -> Record:
+    """The change by an update beside that on another device."""
+    parts = ("theta", "theta_hat", "w")
+    errors = {
+        part: change_error(*(getattr(params, part) for params in (before, found, other)))
+        for part in parts
+        if getattr(before, part) is not None
+    }
+    part = max(errors, key=lambda key: (not np.isfinite(errors[key]), errors[key]))
+    text = f"the change of {part} differs by {errors[part]:.1e} ({dtype})"
+    good = errors[part] < UPDATE[dtype]
+    way_out = "set model.attention=xla, then mesh.tensor=1 and mesh.decode_tensor=1, to see which"
+    return graded(name, text, good, way_out)
+
+
+def change_error(before, found, other) -> float:
+    """The relative error of a tree's change; 0 where neither changes it."""
+    flat = lambda tree: np.concatenate(
+        [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)]
+    )
+    before, found, other = flat(before), flat(found), flat(other)
+    if np.array_equal(found, before) and np.array_equal(other, before):
+        return 0.0
+    return relative(found - before, other - before)

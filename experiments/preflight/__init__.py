@@ -1,0 +1,1 @@
+"""`python -m experiments.preflight`: see command.py."""
