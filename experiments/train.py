@@ -6,16 +6,21 @@ Ctrl-C, or a closed terminal (SIGHUP, unless nohup has it ignored): the run fini
 step under way. A second Ctrl-C ends at once; the run then resumes from its last checkpoint. Output
 that cannot be written is dropped. docs/launch.md describes how several hosts are started.
 
-Exit codes: 0 done, or saved after a signal; 2 the request cannot be fulfilled; 3 the run diverged
-or its grader failed; 4 another host of the run is gone, has stopped, or did not arrive in time
-(hosts.timeout_s): start all of them again, and the run resumes from its last checkpoint (134 where
-that host was host 0 (main), and jax ended this one); 5 the disk is full: make room, and the same
-command resumes the run; 130 a second Ctrl-C.
+--preflight first runs experiments.preflight with the same flags, in a process of its own, whose
+memory is free again when the run begins. A check that FAILs ends the command.
+
+Exit codes: 0 done, or saved after a signal; 2 the request cannot be fulfilled; 3 the run diverged,
+its grader failed, or a check of --preflight FAILs; 4 another host of the run is gone, has stopped,
+or did not arrive in time (hosts.timeout_s): start all of them again, and the run resumes from its
+last checkpoint (134 where that host was host 0 (main), and jax ended this one); 5 the disk is full:
+make room, and the same command resumes the run; 130 a second Ctrl-C.
 """
 
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 from absl import flags
 from ml_collections import config_flags
@@ -46,7 +51,21 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "force_config", False, "go on with a run directory although its config differs"
     )
+    flags.DEFINE_bool("preflight", False, "check the devices first; end where a check FAILs")
     flags.mark_flags_as_required(["config", "workdir"])
+
+
+def preflight_command(argv: list[str]) -> list[str]:
+    """The command of the checks, from this command's line: without the flags of training alone."""
+    kept, arguments = [], iter(argv[1:])
+    for argument in arguments:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name == "stop_at" and not equals:
+            # its value stands behind it
+            next(arguments, None)
+        elif name.removeprefix("no") not in ("preflight", "force_config", "stop_at"):
+            kept.append(argument)
+    return [sys.executable, "-m", "experiments.preflight", *kept]
 
 
 def main(argv: list[str]) -> None:
@@ -54,6 +73,10 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}; settings are given as --config.a.b=value")
     log_to_stderr()
+    if flags.FLAGS.preflight:
+        # it prints what failed, and the way out; a signal's number is negative
+        if code := subprocess.run(preflight_command(sys.argv)).returncode:
+            leave(code if code > 0 else 128 - code)
     use_compilation_cache()
     prepare_memory()
     from bridge_jax.distributed import multihost

@@ -38,6 +38,7 @@ ROOMS = (
     "evaluation",
     "training",
     "planner",
+    "preflight",
 )
 METHODS_MAY = {"types", "config", "objectives", "optim", "methods"}
 

@@ -102,10 +102,11 @@ def tiny_arch(hf: dict, fsdp: int, tensor: int) -> dict:
     return arch
 
 
-def on_one(subject: Subject, device) -> Setup:
-    """The tiny model on one device."""
+def on_one(subject: Subject, device, dtype: str = "") -> Setup:
+    """The tiny model on one device; dtype: of the computation, "" for the run's."""
     alone = ConfigDict(subject.small.to_dict())
     alone.mesh.update(dict(data=1, fsdp=1, tensor=1, decode_tensor=0))
+    alone.model.dtype = dtype or alone.model.dtype
     return build.make_setup(alone, [device])
 
 
@@ -125,9 +126,11 @@ def initial_state(setup: Setup) -> TrainState:
 
 
 def placed(setup: Setup, state: TrainState) -> TrainState:
-    """Host arrays of a state on the devices of the set-up."""
-    layout = jax.tree.map(lambda leaf: leaf.sharding, build.abstract_state(setup))
-    return multihost.place(state, layout)
+    """Host arrays of a state on the devices of the set-up, in its dtypes."""
+    shapes = build.abstract_state(setup)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    typed = jax.tree.map(lambda leaf, like: np.asarray(leaf).astype(like.dtype), state, shapes)
+    return multihost.place(typed, layout)
 
 
 def random_rows(prompts: int, rows: int, seed: int = 0) -> Sequences:
