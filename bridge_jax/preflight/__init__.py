@@ -12,5 +12,6 @@ Each check is a function from a Subject to a Record: ok, note or FAIL, what was 
     agreement      sampler and trainer; one update on other devices; two equal updates
     storage        a checkpoint's round trip
     real           --real: the config's own programs, 64 tokens, one update
+    step_programs  those programs, compiled, and rows of random tokens
     checks         their order, and how a check that raises an error is recorded
 """

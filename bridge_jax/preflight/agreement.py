@@ -13,10 +13,11 @@ import numpy as np
 from bridge_jax.distributed import multihost
 from bridge_jax.preflight import subject as subjects
 from bridge_jax.preflight.precision import relative
-from bridge_jax.preflight.record import FAIL, NOTE, OK, Record, graded, one_line
+from bridge_jax.preflight.record import FAIL, NOTE, Record, graded, one_line
 from bridge_jax.preflight.subject import Subject
-from bridge_jax.training import build, rollouts
-from bridge_jax.types import Params
+from bridge_jax.training import build, rollouts, saved_state
+from bridge_jax.training.build import Setup
+from bridge_jax.types import Params, Sequences, TrainState
 
 # log-probabilities of a token, by the coarser of compute dtype and cache dtype: mean and largest
 # difference
@@ -39,7 +40,7 @@ def sampler_and_trainer(subject: Subject) -> Record:
     return judge_logp(samples.logp_BT[inside_BT], again_BT[inside_BT], coarser(setup))
 
 
-def trained_logp(setup, state, seqs) -> np.ndarray:
+def trained_logp(setup: Setup, state: TrainState, seqs: Sequences) -> np.ndarray:
     """The trainer's log-probabilities [B,T] of these tokens, on the host."""
     layout = build.theta_shardings(setup)
     merge = jax.jit(lambda params: setup.method.policy(params, "theta"), out_shardings=layout)
@@ -48,7 +49,7 @@ def trained_logp(setup, state, seqs) -> np.ndarray:
     return multihost.device_get("log-probabilities of the checks", logp_BT)
 
 
-def coarser(setup) -> str:
+def coarser(setup: Setup) -> str:
     """The coarser of compute dtype and cache dtype."""
     used = setup.settings.model.dtype, setup.settings.rollout.cache_dtype
     return "bfloat16" if "bfloat16" in used else "float32"
@@ -78,35 +79,40 @@ def cpu_device():
         raise ValueError(f"{text} ({one_line(error)})") from error
 
 
-def cpu_state(subject: Subject):
+def cpu_state(subject: Subject) -> TrainState:
     """The tiny model's state at the start, computed on the CPU, for all devices alike."""
     return subjects.initial_state(subjects.on_one(subject, cpu_device(), "float32"))
 
 
 def updates(subject: Subject) -> list[Record]:
-    """One update on all devices, beside one device and the CPU, and once more."""
-    setup = subject.tiny()
-    before, batch = cpu_state(subject), subjects.batch_of(setup)
-    update = subjects.updater(setup)
+    """One update on all devices, once more, and beside one device and the CPU."""
+    setup, before = subject.tiny(), cpu_state(subject)
+    batch, update = subjects.batch_of(setup), subjects.updater(setup)
     found, metrics = update(before, batch)
-    if not all(np.isfinite(value) for value in jax.tree.leaves(metrics)):
-        bad = [key for key, value in metrics.items() if not np.all(np.isfinite(value))]
+    if bad := [key for key, value in metrics.items() if not np.all(np.isfinite(value))]:
         text = f"the update's {', '.join(bad[:3])}: no number"
         return [Record("update", FAIL, text, "set model.attention=xla; see the line attention")]
     again, _ = update(before, batch)
-    first, cpu = setup.mesh.local_devices[0], cpu_device()
-    records = [judge_repeated(found, again, first.platform)]
-    dtype, others = setup.settings.model.dtype, {}
-    if setup.mesh.size > 1:
-        others[f"update, 1 of {setup.mesh.size}"] = subjects.on_one(subject, first)
-    if first.platform != "cpu" or dtype != "float32":
-        others["update, CPU"] = subjects.on_one(subject, cpu, "float32")
-    if not others:
-        records.append(Record("update, CPU", OK, "the run is on one CPU device, there is no other"))
-    for name, other_setup in others.items():
+    records = [judge_repeated(found, again, setup.mesh.devices.flat[0].platform)]
+    # a frozen base has the compute dtype's numbers on each of them
+    frozen = setup.settings.train == "w"
+    shown = saved_state.without_theta if frozen else lambda params: params
+    for name, other_setup in others(subject).items():
         other, _ = subjects.updater(other_setup)(before, batch)
-        records.append(judge_update(name, before.params, found, other, setup.settings.model.dtype))
+        changes = map(shown, (before.params, found, other))
+        records.append(judge_update(name, *changes, setup.settings.model.dtype))
     return records
+
+
+def others(subject: Subject) -> dict[str, Setup]:
+    """Set-ups beside that of all devices, by the names of their records; none on one CPU in fp32."""
+    mesh, dtype = subject.setup.mesh, subject.setup.settings.model.dtype
+    first, found = mesh.local_devices[0], {}
+    if mesh.size > 1:
+        found[f"update, 1 of {mesh.size}"] = subjects.on_one(subject, first)
+    if first.platform != "cpu" or dtype != "float32":
+        found["update, CPU"] = subjects.on_one(subject, cpu_device(), "float32")
+    return found
 
 
 def judge_repeated(found: Params, again: Params, platform: str) -> Record:

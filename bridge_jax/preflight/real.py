@@ -7,28 +7,24 @@ is the most that a step takes. Left out: grading, evaluation, checkpoints.
 from __future__ import annotations
 
 import collections
-import contextlib
-import math
 import os
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax.distributed import multihost, peaks
-from bridge_jax.distributed.peaks import Chip
-from bridge_jax.planner import flops, hlo, phases
+from bridge_jax.distributed import multihost
+from bridge_jax.planner import flops
+from bridge_jax.preflight import step_programs
 from bridge_jax.preflight.record import NOTE, OK, Record, graded
 from bridge_jax.preflight.subject import Subject
 from bridge_jax.rundir import checkpoint
 from bridge_jax.rundir.progress import duration
-from bridge_jax.sampling import draw
 from bridge_jax.training import build, programs, rollouts, trainer
 from bridge_jax.training.build import Setup
-from bridge_jax.types import Batch, BatchSpec, Rollouts, Sequences, TrainState
+from bridge_jax.types import BatchSpec, TrainState
 
 TOKENS = 64
 GB = 1e9
@@ -36,22 +32,12 @@ GB = 1e9
 SLOW = 5.0
 # a device's peak above this share of the plan's is noted
 OVER_PLAN = 1.1
-# phases that are compiled and run; the planner's others are parts of these
-RUN = ("merge", "decode", "update")
-
-
-class Program(NamedTuple):
-    """A compiled phase of a step, with what is known of it."""
-
-    run: Callable
-    peak: int  # bytes of a device, with what lies there besides
-    seconds: float | None  # by the roofline; None where the chip is not known
 
 
 def check(subject: Subject) -> list[Record]:
     """Memory, sampling, update, and the hours of the run."""
     setup = subject.setup
-    found = compiled(setup)
+    found = step_programs.compiled(setup)
     with checkpoint.Checkpoints(os.path.join(subject.folder, "real")) as store:
         state, _ = trainer.restore_or_init(setup, store)
     records, rollout_s = [], 0.0
@@ -64,37 +50,6 @@ def check(subject: Subject) -> list[Record]:
     return [memory(setup, peak), *records, hours(setup, rollout_s, seconds)]
 
 
-def compiled(setup: Setup) -> dict[str, Program]:
-    """The programs of a step, by the names of their phases."""
-    found = {}
-    for phase in phases.phases(setup, build.abstract_state(setup)):
-        if phase.name.split()[0] in RUN:
-            traced = phase.trace()
-            run = programs.compile_traced(traced, emitters=phase.name == "decode")
-            peak = phases.program_memory(run)["peak"] + phase.resident + phase.workspace
-            found[phase.name] = Program(run, peak, roofline(setup, phase, traced, run))
-    return found
-
-
-def roofline(setup: Setup, phase: phases.Phase, traced, run) -> float | None:
-    """Seconds of the phase at the chip's peak rates; None where the chip is not known."""
-    if (chip := peaks.of_device(setup.mesh.devices.flat[0])) is None:
-        return None
-    work, devices, received = phase.work(traced), setup.mesh.size, {}
-    # a jaxlib may not read all that a newer libtpu writes; without it collectives count as nothing
-    with contextlib.suppress(Exception):
-        received = phases.communication(hlo.parse(run.as_text()), phase)
-    cost = {"flops": work.flops / devices, "bytes": work.bytes / devices, "collectives": received}
-    target = phases.Target(chip, network_of(chip), devices, setup.settings.model.dtype, "")
-    return phases.roofline(cost, target)["seconds"]
-
-
-def network_of(chip: Chip) -> float:
-    """Bytes a second that a chip can receive over its links, or from other hosts if that is less."""
-    several = multihost.count() > 1 and chip.network
-    return min(chip.link * chip.links, chip.network if several else math.inf)
-
-
 def timed(call: Callable) -> tuple[float, Any]:
     """Seconds until the result is ready, and the result."""
     began = time.monotonic()
@@ -103,21 +58,16 @@ def timed(call: Callable) -> tuple[float, Any]:
     return time.monotonic() - began, result
 
 
-def full_rows(setup: Setup, prompts: int, rows: int, length: int) -> Sequences:
-    """Random tokens, all of them of full length."""
-    rng, bucket = np.random.default_rng(0), setup.buckets[-1]
-    tokens = lambda *shape: rng.integers(0, setup.cfg.vocab, shape, dtype=np.int32)
-    full = lambda count, value: np.full(count, value, np.int32)
-    return Sequences(
-        tokens(prompts, bucket), full(prompts, bucket), tokens(rows, length), full(rows, length)
-    )
-
-
-def sampling(setup: Setup, state: TrainState, found: dict[str, Program]) -> tuple[Record, float]:
+def sampling(
+    setup: Setup, state: TrainState, found: dict[str, step_programs.Program]
+) -> tuple[Record, float]:
     """The record, and the seconds of a step's samples at rollout.max_new tokens each."""
     s = setup.settings
     prompts, samples = s.batch.prompts_per_step // s.rollout.calls, s.batch.samples_per_prompt
-    rows, ids = full_rows(setup, prompts, prompts, 1), np.arange(prompts, dtype=np.int32)
+    rows, ids = (
+        step_programs.full_rows(setup, prompts, prompts, 1),
+        np.arange(prompts, dtype=np.int32),
+    )
     keys = programs.trace_keys(setup, prompts, samples).lower().compile()
     given = (
         *rollouts.on_mesh(setup.decode_mesh, (rows.prompt_PS, rows.prompt_len_P)),
@@ -126,7 +76,7 @@ def sampling(setup: Setup, state: TrainState, found: dict[str, Program]) -> tupl
     timed(lambda: found["merge"].run(state.params))
     merge_s, phi = timed(lambda: found["merge"].run(state.params))
     tokens = min(TOKENS, s.rollout.max_new)
-    decode = lambda limit: found["decode"].run(phi, *given, endless(setup, limit))
+    decode = lambda limit: found["decode"].run(phi, *given, step_programs.endless(setup, limit))
     timed(lambda: decode(1))
     (first_s, _), (seconds, _) = timed(lambda: decode(1)), timed(lambda: decode(tokens))
     each = (seconds - first_s) / max(1, tokens - 1)
@@ -141,12 +91,6 @@ def sampling(setup: Setup, state: TrainState, found: dict[str, Program]) -> tupl
     return beside_roofline("sampling", text, each, bound and bound / s.rollout.max_new), whole
 
 
-def endless(setup: Setup, limit: int) -> draw.Sampling:
-    """Settings of sampling under which no token ends a row."""
-    how = rollouts.sampling(setup, 1.0)
-    return how._replace(eos_E=jnp.full_like(how.eos_E, -1), limit=jnp.int32(limit))
-
-
 def beside_roofline(name: str, text: str, seconds: float, bound: float | None) -> Record:
     """The record of a time beside that at the chip's peak rates, where they are known."""
     if bound is None:
@@ -157,13 +101,13 @@ def beside_roofline(name: str, text: str, seconds: float, bound: float | None) -
 
 
 def updates(
-    setup: Setup, state: TrainState, found: dict[str, Program]
+    setup: Setup, state: TrainState, found: dict[str, step_programs.Program]
 ) -> tuple[list[Record], dict[BatchSpec, float]]:
     """A record and the seconds of an update of each kind of step; the first warms up."""
     records, seconds = [], {}
     names = [name for name in found if name.startswith("update")]
     for name, spec in zip(names, setup.method.step_kinds):
-        batch = rollouts.on_mesh(setup.mesh, full_batch(setup, spec))
+        batch = rollouts.on_mesh(setup.mesh, step_programs.full_batch(setup, spec))
         _, (state, _) = timed(lambda: found[name].run(state, batch))
         seconds[spec], (state, metrics) = timed(lambda: found[name].run(state, batch))
         text = f"{seconds[spec]:.3g} s for {setup.settings.batch.rollout_rows} rows"
@@ -174,18 +118,6 @@ def updates(
         else:
             records.append(beside_roofline(name, text, seconds[spec], found[name].seconds))
     return records, seconds
-
-
-def full_batch(setup: Setup, spec: BatchSpec) -> Batch:
-    """The host arrays of an update of full-length rows; every other sample is right."""
-    s, B = setup.settings, setup.settings.batch.rollout_rows
-    rows = full_rows(setup, s.batch.prompts_per_step, B, s.rollout.max_new)
-    reward_B = np.arange(B, dtype=np.float32) % 2
-    logp_BT = np.full((B, s.rollout.max_new), -2.0, np.float32)
-    samples = Rollouts(rows, logp_BT, reward_B, np.float32(s.rollout.temperature))
-    D = s.batch.demos_per_step + s.batch.demo_padding
-    demos = full_rows(setup, D, D, s.max_demo) if spec.demos else None
-    return rollouts.pack_batch(s.batch.pack, Batch(demos, dict.fromkeys(spec.sampled_by, samples)))
 
 
 def memory(setup: Setup, planned: int) -> Record:

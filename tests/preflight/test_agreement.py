@@ -69,6 +69,15 @@ def test_log_probabilities(difference, dtype, grade):
     assert agreement.judge_logp(sampled, trained, dtype).grade == grade
 
 
+def test_beside_what_an_update_is_compared():
+    """One of several devices; the CPU in fp32 where the run computes otherwise."""
+    many = dict(devices=4, batch__prompts_per_step=8)
+    assert list(agreement.others(subjects.make())) == []
+    assert list(agreement.others(subjects.make(**many))) == ["update, 1 of 4"]
+    found = agreement.others(subjects.make(model__dtype="bfloat16", **many))
+    assert [made.settings.model.dtype for made in found.values()] == ["bfloat16", "float32"]
+
+
 @pytest.mark.slow
 def test_on_simulated_devices():
     """Samples and updates of the tiny model on four devices, two of which share the heads."""
