@@ -38,7 +38,11 @@ QUICK: dict[str, Callable] = {
     "checkpoint": storage.check,
 }
 REAL: dict[str, Callable] = {"real": real.check}
-OUT_OF_MEMORY = "lower batch.microbatch_rows; see the question on memory in docs/faq.md"
+# words of XLA's errors -> the way out
+WAYS_OUT = {
+    "RESOURCE_EXHAUSTED": "lower batch.microbatch_rows; see the question on memory in docs/faq.md",
+    "UNIMPLEMENTED": "these devices lack an operation of this dtype: set model.dtype=float32",
+}
 
 
 def run(subject: Subject, real: bool = False) -> Iterator[Record]:
@@ -56,9 +60,8 @@ def perform(name: str, check: Callable, subject: Subject) -> list[Record]:
     except Exception as error:
         logger.debug("where it came from", exc_info=True)
         text = one_line(f"{type(error).__name__}: {error}")
-        full = "RESOURCE_EXHAUSTED" in text
-        way_out = OUT_OF_MEMORY if full else "--verbosity=1 shows where it came from"
-        return [Record(name, FAIL, text, way_out)]
+        known = (way_out for word, way_out in WAYS_OUT.items() if word in text)
+        return [Record(name, FAIL, text, next(known, "--verbosity=1 shows where it came from"))]
     return [found] if isinstance(found, Record) else found
 
 

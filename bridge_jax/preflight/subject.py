@@ -78,8 +78,9 @@ def shrink(config: ConfigDict, setup: Setup) -> ConfigDict:
         )
     )
     small.eval.update(dict(every=0, measured_gain=False))
-    if "bridge" in small.method:
-        small.method.bridge.sft_microbatches = 0
+    # parts of the run's own batch, which the small one may not have
+    small.method.bridge.sft_microbatches = 0
+    small.method.bridge.shadow.share = 1.0
     for recipe in small.optim.values():
         recipe.update(STEADY)
     return small

@@ -59,6 +59,14 @@ def test_the_tiny_model_takes_every_method(method):
     assert one.tiny().settings.method_name == method
 
 
+def test_the_tiny_model_has_a_batch_of_its_own():
+    """Whatever parts the run divides its own into."""
+    parts = dict(method__bridge__shadow__share=0.2, method__bridge__sft_microbatches=5)
+    sizes = dict(batch__prompts_per_step=10, batch__demos_per_step=5, rollout__calls=5)
+    made = subjects.make(method="bridge", **parts, **sizes)
+    assert made.tiny().settings.batch.prompts_per_step == 4
+
+
 @pytest.mark.parametrize("name", ["qwen25_3b", "llama32_3b", "qwen3_8b"])
 def test_the_tiny_model_is_of_the_runs_family(name):
     """Heads, dtypes and family stay, also of the paper's models, without a model hub."""
