@@ -14,6 +14,9 @@ from experiments.reproduce import estimate
 from experiments.reproduce.jobs import THIS, Job
 from experiments.reproduce.request import Request
 
+# settings of an evaluation that its scores depend on
+NUMBERS = ("limit", "max_new", "samples", "temperature", "seed")
+
 
 def done(request: Request, job: Job) -> bool:
     """Whether the command has nothing left to do."""
@@ -50,5 +53,8 @@ def evaluated(job: Job) -> bool:
         f"custom_{Path(task).stem}" if task.startswith("custom:") else task
         for task in flags["tasks"].split(",")
     }
-    same = there["settings"]["limit"] == int(flags.get("limit", 0))
+    # where --evaluate_flags changed since, evaluate itself refuses the folder and says why
+    asked = {"limit": 0} | {key: flags[key] for key in NUMBERS if key in flags}
+    settings = there["settings"]
+    same = all(float(settings.get(key, value)) == float(value) for key, value in asked.items())
     return same and names <= set(there["benchmarks"])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridge_jax.evaluation import markdown
+from bridge_jax.evaluation.options import Options
 from bridge_jax.filesystem import files
 from experiments.reproduce import estimate, jobs, pictures, results, side_tables, tables
 from experiments.reproduce.render import Section, as_html, as_markdown
@@ -80,8 +81,15 @@ def sections_of(request: Request, entries: Sequence[Entry], drawn: bool) -> list
             side_tables.paired_table(request, entries),
         ),
         Section(
+            "Paired tests, tuned",
+            "The same for BRIDGE at its best learning rate, less every other method at its own best "
+            "one, which may be the published.",
+            side_tables.tuned_paired_table(request, entries),
+        ),
+        Section(
             "Sampled answers",
-            f"At temperature 0.7, which is ours{pass_at}. With several seeds their mean.",
+            f"At temperature {temperature_of(request)}, which is ours{pass_at}. With several seeds "
+            "their mean.",
             side_tables.sampled_table(entries, kinds_of(request)),
         ),
         Section(
@@ -113,6 +121,13 @@ def sections_of(request: Request, entries: Sequence[Entry], drawn: bool) -> list
     return [one for one in found if one.title in bare or one.table is not None or one.picture]
 
 
+def temperature_of(request: Request) -> str:
+    """The temperature of sampled answers: evaluate's own, unless --evaluate_flags has another."""
+    name = "--temperature="
+    given = [flag.removeprefix(name) for flag in request.evaluate_flags if flag.startswith(name)]
+    return given[-1] if given else f"{Options().temperature:g}"
+
+
 def main_text(request: Request, entries: Sequence[Entry]) -> str:
     """What the brackets are, and whose the published rows are."""
     seeds = max(len(entry.greedy) for entry in entries)
@@ -130,7 +145,8 @@ def notes(request: Request, entries: Sequence[Entry]) -> list[str]:
         f"trainings: {request.config}, seeds {', '.join(map(str, request.seeds))}"
         + (f", {' '.join(request.train_flags)}" if request.train_flags else ""),
         f"evaluation: at most {sizes.max_new} new tokens"
-        + (f", the first {sizes.limit} problems of each benchmark" if sizes.limit else ""),
+        + (f", the first {sizes.limit} problems of each benchmark" if sizes.limit else "")
+        + (f", {' '.join(request.evaluate_flags)}" if request.evaluate_flags else ""),
         demos_note(request),
     ]
     if not request.rehearse:

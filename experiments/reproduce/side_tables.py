@@ -26,9 +26,26 @@ def points(found: Interval | None) -> str:
 
 def paired_table(request: Request, entries: Sequence[Entry]) -> Table | None:
     """BRIDGE as published less every other line; None without BRIDGE."""
-    bridge = next(
-        (e for e in entries if e.variant == variants.Variant("bridge") and e.greedy), None
-    )
+    return less_every_other(request, variants.Variant("bridge"), entries)
+
+
+def tuned_paired_table(request: Request, entries: Sequence[Entry]) -> Table | None:
+    """BRIDGE at its best rate less every other method at its own; None before both are known."""
+    best = {
+        method: variants.at_rate(request, method, rate)
+        for method, rate in tuning.chosen(request).items()
+    }
+    if "bridge" not in best:
+        return None
+    shown = [entry for entry in entries if entry.variant in best.values()]
+    return less_every_other(request, best["bridge"], shown)
+
+
+def less_every_other(
+    request: Request, ours: variants.Variant, entries: Sequence[Entry]
+) -> Table | None:
+    """The line of `ours` less every other line; None where one side is missing."""
+    bridge = next((entry for entry in entries if entry.variant == ours and entry.greedy), None)
     others = [entry for entry in entries if entry is not bridge and entry.greedy]
     if bridge is None or not others:
         return None
@@ -38,7 +55,8 @@ def paired_table(request: Request, entries: Sequence[Entry]) -> Table | None:
         cells.append(points(results.mean_difference(request, bridge, other)))
         won, lost, p = results.sign_test(request, bridge, other)
         rows.append([other.variant.label, *cells, f"{won} / {lost}", f"{p:.3g}"])
-    return Table(["BRIDGE minus", *request.tasks, AVERAGE, "only BRIDGE / only it", "p"], rows)
+    head = [f"{bridge.variant.label} minus", *request.tasks, AVERAGE, "only BRIDGE / only it", "p"]
+    return Table(head, rows)
 
 
 def sampled_table(entries: Sequence[Entry], kinds: Sequence[str]) -> Table | None:

@@ -252,6 +252,13 @@ def test_marks_are_what_the_commands_wrote(tmp_path):
     more = Request("qwen25_3b", str(tmp_path), tasks=(*requests.BENCHMARKS, "aime25"))
     again = next(job for job in jobs.evaluate_jobs(more) if job.name == "sft__seed=0")
     assert not marks.done(more, again)
+    # other settings: the command is begun, and evaluate says what differs
+    path = greedy.out / "results.json"
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps(report | {"settings": {"limit": 0, "max_new": 100}}))
+    assert not marks.done(request, greedy)
+    path.write_text(json.dumps(report | {"settings": {"limit": 0, "max_new": 5000}}))
+    assert marks.done(request, greedy)
     # a run that was finished after its evaluation is evaluated again
     run = variants.run_folder(request, variants.Variant("sft"), 0)
     run.mkdir(parents=True)
@@ -480,6 +487,40 @@ def test_the_best_rate_of_every_method(made):
     assert "RL-zero, tuned (2e-06)" in labels and "BRIDGE, tuned (2e-06)" not in labels
     rows = side_tables.tuning_table(request).rows
     assert rows == [["RL-zero", "33.3", "**66.7**"], ["BRIDGE", "**66.7**", "66.7"]]
+
+
+def test_tuned_methods_are_compared_each_at_its_best(made):
+    """The best of both sides, whether it is the published rate or another; not before both are known."""
+    request = Request(**made.__dict__ | {"tuned": True, "rates": (2e-6,)})
+    every = lambda: results.entries(request, jobs.all_variants(request), [])
+    assert side_tables.tuned_paired_table(request, every()) is None
+    bits = {
+        ("grpo", 5e-7): "00",
+        ("grpo", 2e-6): "01",
+        ("bridge", 5e-7): "11",
+        ("bridge", 2e-6): "00",
+    }
+    for (method, rate), right in bits.items():
+        variant = variants.at_rate(request, method, rate)
+        folder = variants.evaluation_folder(request, variant, 0, "validation")
+        write_results(folder, {tuning.TASK: right})
+    tuned = variants.at_rate(request, "grpo", 2e-6)
+    write_results(variants.evaluation_folder(request, tuned, 0), BRIDGE)
+    head, rows = side_tables.tuned_paired_table(request, every())
+    assert head[0] == "BRIDGE minus"
+    # neither the published RL-zero nor the noisy BRIDGE, which the other table has
+    assert [(row[0], row[-2:]) for row in rows] == [("RL-zero, tuned (2e-06)", ["0 / 0", "1"])]
+    page.write(request)
+    assert "## Paired tests, tuned" in (request.folder / "page" / "page.md").read_text()
+
+
+def test_flags_of_the_evaluations_are_on_the_page(made):
+    """The temperature that was asked for, and every other flag."""
+    flags = ("--temperature=1", "--decode_tensor=8")
+    request = Request(**made.__dict__ | {"evaluate_flags": flags})
+    assert page.temperature_of(request) == "1" and page.temperature_of(made) == "0.7"
+    page.write(request)
+    assert " ".join(flags) in (request.folder / "page" / "page.md").read_text()
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not there")
