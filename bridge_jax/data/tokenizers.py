@@ -80,10 +80,9 @@ class CharTokenizer:
         )
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
-        """Prompt ids: the user's messages alone."""
-        return self.encode(
-            "".join(message["content"] for message in messages if message["role"] == "user")
-        )
+        """Prompt ids: the user's messages, and plain text (role "text"), alone."""
+        asked = [message["content"] for message in messages if message["role"] in ("user", "text")]
+        return self.encode("".join(asked))
 
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes the files that transformers.AutoTokenizer loads."""

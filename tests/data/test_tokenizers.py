@@ -17,7 +17,7 @@ from tests.data.chars import CHAR, TOKENIZERS, plain, problem, real, small_hf
 
 
 def test_char_tokenizer_by_hand():
-    """Ids count from 1 and 0 ends a sequence; only the user's message is rendered."""
+    """Ids count from 1 and 0 ends a sequence; the user's message or plain text is rendered."""
     tokenizer = CharTokenizer("abc")
     assert tokenizer.encode("cab") == [3, 1, 2] and tokenizer.decode([3, 0, 1, 2, 0]) == "cab"
     assert (tokenizer.vocab_size, tokenizer.eos_ids) == (4, (0,))
@@ -26,6 +26,8 @@ def test_char_tokenizer_by_hand():
     )  # a padded vocabulary: an id that has no character
     messages = [{"role": "system", "content": "zz"}, {"role": "user", "content": "ba"}]
     assert tokenizer.render(messages) == [2, 1]
+    # prompts without a chat template: plain, and raw of experiments.sample
+    assert tokenizer.render([{"role": "text", "content": "ba"}]) == [2, 1]
     assert tokenizer == CharTokenizer("abc")
 
 
