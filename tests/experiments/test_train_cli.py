@@ -269,7 +269,7 @@ def test_exit_codes(monkeypatch, capsys, raised, code):
         raise raised
 
     given = types.SimpleNamespace(
-        config=tiny_runs.config(), workdir="w", stop_at=None, force_config=False
+        config=tiny_runs.config(), workdir="w", stop_at=None, force_config=False, preflight=False
     )
     monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=given))
     monkeypatch.setattr(cli, "log_to_stderr", lambda: None)
