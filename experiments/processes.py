@@ -1,7 +1,8 @@
 """What the commands that start other commands share: cores, processes with logs, a TPU's command.
 
 experiments.quickstart, experiments.sweep and experiments.reproduce run each of their parts as an
-ordinary command in a process of its own, whose output goes to a file.
+ordinary command in a process of its own, whose output goes to a file. These processes are no part
+of the terminal's foreground: Ctrl-C reaches the command alone, which passes it on once.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def available_cores() -> list[int]:
@@ -36,12 +38,42 @@ def start(
     cores: tuple[int, ...] = (),
     append: bool = False,
 ) -> subprocess.Popen:
-    """The process of a command, on these cores ((): all), with its output in the file `log`."""
+    """The process of a command, on these cores ((): all), with its output in the file `log`.
+
+    It has a session of its own, so that the terminal's signals do not reach it; see `end`.
+    """
     pin = None
     if cores and hasattr(os, "sched_setaffinity"):
         pin = lambda: os.sched_setaffinity(0, cores)
     with open(log, "a" if append else "w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=pin,
+            start_new_session=True,
+        )
+
+
+def end(under_way: Iterable[subprocess.Popen]) -> None:
+    """Ask the processes to save and end, each by one SIGTERM, and wait until they have.
+
+    A KeyboardInterrupt meanwhile, of a second Ctrl-C, is passed on as SIGINT, which ends a training
+    at once, and leaves when they have ended.
+    """
+    under_way = list(under_way)
+    try:
+        for process in under_way:
+            process.terminate()
+        for process in under_way:
+            process.wait()
+    except KeyboardInterrupt:
+        for process in under_way:
+            process.send_signal(signal.SIGINT)
+        for process in under_way:
+            process.wait()
+        raise
 
 
 def last_line(log: str | os.PathLike) -> str:

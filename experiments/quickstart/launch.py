@@ -149,10 +149,7 @@ def train(methods: tuple[str, ...], out: pathlib.Path) -> list[Failure]:
     finally:
         display.close()
         # nobody waits for them where this process was interrupted or failed
-        for run in runs:
-            if run.under_way:
-                run.process.terminate()
-                run.process.wait()
+        processes.end(run.process for run in runs if run.under_way)
     return [Failure(run.method, run.code, run.last_line(), run.log) for run in runs if run.code]
 
 

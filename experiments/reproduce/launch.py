@@ -74,10 +74,7 @@ def run(
                 free.append(one.cores)
                 failures += end(one, is_done, logs)
     finally:
-        for one in under_way:
-            one.process.terminate()
-        for one in under_way:
-            one.process.wait()
+        processes.end(one.process for one in under_way)
     return failures
 
 

@@ -106,8 +106,7 @@ def locally(runs: list[Run], workdir: str, results: str, jobs: int) -> list[Resu
         except KeyboardInterrupt:
             print("stopping: the runs under way save and end", file=sys.stderr, flush=True)
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in list(_children):
-                child.terminate()
+            processes.end(list(_children))
             raise
     return ended
 
