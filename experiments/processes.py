@@ -83,13 +83,13 @@ def last_line(log: str | os.PathLike) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def on_tpu(arguments: Sequence[str], worker: str = "all") -> str:
-    """A shell command that runs `python ARGUMENTS` on workers of a TPU slice.
+def on_tpu(arguments: Sequence[str]) -> str:
+    """A shell command that runs `python ARGUMENTS` on all hosts of a TPU slice.
 
     The reader sets $TPU and $ZONE; see docs/launch.md.
     """
     shell = "cd bridge_jax && " + shlex.join([".venv/bin/python", *arguments])
     return (
-        f"gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker={worker} "
+        f"gcloud compute tpus tpu-vm ssh $TPU --zone=$ZONE --worker=all "
         f"--command={shlex.quote(shell)}"
     )

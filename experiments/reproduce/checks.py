@@ -68,6 +68,15 @@ def check_names(request: Request) -> None:
                 raise ValueError(f"--{flag}: unknown name {name!r}: {hint}")
 
 
+def check_storage(request: Request, launcher: str) -> None:
+    """ValueError where several machines would each take --out for a folder of their own."""
+    if launcher != "local" and not request.folder.is_absolute():
+        raise ValueError(
+            f"--out={request.out} is relative, and the machines of --launcher={launcher} must share "
+            "it: give an absolute path on their common storage, such as --out=/shared/paper"
+        )
+
+
 def tokenizer_folder(request: Request) -> Path:
     """The folder of the model's tokenizer in the data; ValueError where it is not complete."""
     folder = Path(request.data_dir) / "tokenizers" / MODELS[request.model].tokenizer

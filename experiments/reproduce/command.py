@@ -3,17 +3,20 @@ r"""Reproduce the paper's table for one model: `python -m experiments.reproduce 
 
 Stages, each an ordinary command in a process of its own, with its log in DIR/logs:
 
-    plan        memory and seconds of a step on --topology, compiled without its devices
+    model       only of a rehearsal: the small model that stands for the paper's
+    plan        memory and seconds of a step on --topology; h100:8 or v5e:4x4 need no device
     demos       demonstrations of LIMR's problems from public data (experiments.traces)
-    tune        with --tuned: each method at several learning rates, judged on 500 other problems
-    train       SFT, RL-zero, cold start, alternating, hybrid, CHORD, BRIDGE, BRIDGE without J_meta
+    validation  with --tuned: 500 problems of MATH's training set, to choose learning rates by
+    tune        with --tuned: each method at several learning rates, judged on those
+    train       every method of --methods, from the same model
     evaluate    the base model and each run on the five benchmarks
     page        DIR/page: ours beside the published figures, as Markdown, HTML, CSV, LaTeX, a picture
 
 What is done is not repeated: the same command goes on, and more methods, seeds, benchmarks or
 ablations may be asked for later. A command that fails loses no other; it is named at the end.
---dry_run prints every command for pods or Slurm. --rehearse runs all of it on a CPU with a tiny
-random model (or smollm2) and real data from --data_dir: it proves that the parts fit, nothing else.
+--dry_run prints every command; --launcher=slurm or tpu prints them for Slurm or a TPU slice.
+--rehearse runs all of it on a CPU with a tiny random model (or smollm2) and real data from
+--data_dir: it proves that the parts fit, nothing else.
 
 Exit codes: 0 done; 1 a command failed; 2 the request is invalid; 5 the disk is full: make room, and
 the same command goes on; 130 stopped.
@@ -27,6 +30,7 @@ import sys
 
 from absl import flags
 
+from bridge_jax.planner import chips
 from experiments import INTERRUPTED
 from experiments.cli import (
     check_output,
@@ -37,11 +41,13 @@ from experiments.cli import (
     run_command,
 )
 from experiments.processes import available_cores
-from experiments.reproduce import checks, launch, stages
-from experiments.reproduce.request import MODELS, SMOLLM2, STAGES, Request
+from experiments.reproduce import checks, estimate, launch, printed, stages
+from experiments.reproduce.request import LABELS, METHODS, MODELS, SMOLLM2, STAGES, Request
 
 # flags that are no part of the command for one stage
 NOT_OF_A_STAGE = ("--dry_run", "--stages", "--launcher", "--jobs")
+# methods of every model's table
+ALWAYS = ("base", "sft", "grpo", "bridge")
 EXAMPLE = "python -m experiments.reproduce --model=qwen25_3b --out=runs/paper"
 
 
@@ -53,6 +59,7 @@ def main(argv: list[str]) -> None:
     try:
         request, chosen = read_flags(), read_stages()
         checks.check(request)
+        checks.check_storage(request, given.launcher)
         if given.dry_run or given.launcher != "local":
             stages.show(request, chosen, given.launcher)
             return
@@ -118,9 +125,17 @@ def read_flags() -> Request:
     for key in ("train_flags", "evaluate_flags"):
         lists[key] = tuple(given[key].split())
     lists["given"] = given_flags()
-    if given["rehearse"] and not given["topology"]:
-        lists["topology"] = "cpu:1"
+    if given["methods"] is None:
+        lists["methods"] = usual_methods(given["model"])
+    topology = given["topology"] or ("cpu:1" if given["rehearse"] else "")
+    lists["topology"] = chips.parse(topology).name if topology else ""
     return Request(**given | lists)
+
+
+def usual_methods(model: str) -> tuple[str, ...]:
+    """The model before training, SFT, RL-zero, BRIDGE, and what the paper has of this model."""
+    theirs = estimate.published(Request(model, "")).get("averages", METHODS)
+    return tuple(name for name in LABELS if name in (*ALWAYS, *theirs))
 
 
 def define_flags() -> None:
@@ -134,8 +149,13 @@ def define_flags() -> None:
     define_path("model_path", "", "folder of the base model; empty: from the hub")
     define_path("demos", default.demos, "a source of experiments.traces (NAME[:SUBSET]), or files")
     define_path("traces", "", "a file of demonstrations that is there; no stage demos then")
-    flags.DEFINE_list("stages", list(STAGES), "which of them")
-    flags.DEFINE_list("methods", list(default.methods), "base, and methods to train")
+    flags.DEFINE_list("stages", list(STAGES), "which of those above")
+    flags.DEFINE_list(
+        "methods",
+        None,
+        f"base, and methods to train; none given: {', '.join(ALWAYS)}, and what is published of the "
+        "model",
+    )
     flags.DEFINE_list("tasks", list(default.tasks), "benchmarks")
     flags.DEFINE_list("seeds", ["0"], "of the trainings")
     flags.DEFINE_integer("pass_at", 0, "also pass@k, from this many samples of each problem")
@@ -143,7 +163,11 @@ def define_flags() -> None:
     flags.DEFINE_bool("tuned", False, "also the best of a few learning rates for every method")
     flags.DEFINE_list("rates", [], "those rates; empty: 1, 4 and 20 times the published one")
     flags.DEFINE_integer("max_new", 0, "most new tokens in evaluation; 0: the paper's 5000")
-    flags.DEFINE_string("topology", "", "what to plan for, such as v5e:4x4 or gpu:8")
+    flags.DEFINE_string(
+        "topology",
+        "",
+        "what to plan for, such as h100:8 or v5e:4x4, without a device; gpu: the GPUs of this machine",
+    )
     flags.DEFINE_string("train_flags", "", "further flags of every training, as one text")
     flags.DEFINE_string("evaluate_flags", "", "further flags of every evaluation, as one text")
     flags.DEFINE_integer("jobs", 0, "commands at a time; 0: one, in a rehearsal two", lower_bound=0)
@@ -151,7 +175,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "launcher",
         "local",
-        launch.LAUNCHERS,
+        printed.LAUNCHERS,
         "slurm, tpu: print the commands for sbatch or a slice",
     )
     flags.mark_flags_as_required(["model", "out"])

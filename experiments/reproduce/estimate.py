@@ -14,11 +14,17 @@ from bridge_jax import methods
 from bridge_jax.filesystem import files, project
 from bridge_jax.planner.table import aligned
 from bridge_jax.training import settings
-from experiments.reproduce.request import METHODS, Request
+from experiments.reproduce.request import LABELS, Request
 
 GB, HOUR = 1e9, 3600
 PUBLISHED = Path(__file__).parents[1] / "paper" / "models.json"
 HEAD = ("training", "GB per device", "fits", "s per step", "hours", "the paper's hours", "and GB")
+# columns of the head with the paper's figures, of which a rehearsal has none
+THEIRS = 2
+# methods that a rehearsal plans, since a plan takes as long as a training of it
+REHEARSED = ("grpo", "bridge")
+# what is shown first of a model's plans where no topology is asked for
+PREFERRED = ("h100:8", "v5e")
 
 
 def own_plans(request: Request) -> Path:
@@ -36,19 +42,39 @@ def source() -> str:
     return json.loads(PUBLISHED.read_text(encoding="utf-8"))["source"]
 
 
-def plan_of(request: Request, method: str) -> dict | None:
-    """The newest plan of the method on --topology with the config as it is; None without one."""
+def planned(request: Request) -> list[str]:
+    """The methods that the stage "plan" plans."""
+    trained = [method for method in request.methods if method != "base"]
+    return [one for one in trained if one in REHEARSED] if request.rehearse else trained
+
+
+def plans(request: Request) -> list[dict]:
+    """The plans of the model with the config as it is, the newest last."""
     paths = [own_plans(request)]
     if not request.rehearse and not request.train_flags and not request.model_path:
         paths = [*sorted((project.ROOT / "docs" / "plans").glob("*.jsonl")), *paths]
-    wanted = (Path(request.config).stem, request.topology, method)
-    found = None
-    for path in paths:
-        for _, plan in files.rows(path) if path.exists() else ():
-            same = (plan["name"], plan["topology"], plan["method"]) == wanted
-            if same and (path == own_plans(request) or not plan["changed"]):
-                found = plan
-    return found
+    return [
+        plan
+        for path in paths
+        if path.exists()
+        for _, plan in files.rows(path)
+        if plan["name"] == Path(request.config).stem
+        and (path == own_plans(request) or not plan["changed"])
+    ]
+
+
+def plan_of(request: Request, method: str, topology: str) -> dict | None:
+    """The newest plan of the method on the topology; None without one."""
+    wanted = (topology, method)
+    found = [one for one in plans(request) if (one["topology"], one["method"]) == wanted]
+    return found[-1] if found else None
+
+
+def known_topologies(request: Request) -> list[str]:
+    """The topologies with plans of the model, the preferred first."""
+    found = sorted({plan["topology"] for plan in plans(request)})
+    rank = lambda name: [*map(name.startswith, PREFERRED), True].index(True)
+    return sorted(found, key=rank)
 
 
 def training_seconds(request: Request, method: str, plan: dict) -> float | None:
@@ -63,11 +89,12 @@ def training_seconds(request: Request, method: str, plan: dict) -> float | None:
     return sum(n * (single or seconds[sampled]) for sampled, n in kinds.items())
 
 
-def row(request: Request, method: str) -> tuple[str, ...]:
+def row(request: Request, method: str, topology: str) -> tuple[str, ...]:
     """The cells of one method."""
-    plan, cost = plan_of(request, method), published(request).get("cost", {}).get(method, {})
+    plan = plan_of(request, method, topology)
+    cost = published(request).get("cost", {}).get(method, {})
     theirs = [f"{cost[key]:g}" if cost else "-" for key in ("hours", "gigabytes")]
-    label = METHODS.get(method, method)
+    label = LABELS.get(method, method)
     if plan is None:
         return (label, "no plan", "?", "?", "?", *theirs)
     peaks = [phase.get("peak", 0) for phase in plan["phases"]]
@@ -80,20 +107,34 @@ def row(request: Request, method: str) -> tuple[str, ...]:
 
 
 def text(request: Request) -> str:
-    """The table, and what the planner cannot say."""
+    """The table, and what the planner cannot say.
+
+    Without --topology it is of one for which there are plans.
+    """
     trained = [method for method in request.methods if method != "base"]
-    lines = [aligned([HEAD, *(row(request, method) for method in trained)])]
-    if not request.topology:
-        lines.append(
-            "no --topology, so the planner was not asked: give --topology=v5e:4x4 or another slice, "
-            "or gpu for the GPUs of this machine"
-        )
-    else:
-        lines.append(
-            f"on {request.topology}, of one training; a bound from below, every sample at full "
-            "length (docs/plan.md)"
-        )
-        if any(plan_of(request, method) is None for method in trained):
-            lines.append(f"no plan of some methods on {request.topology}: --stages=plan makes them")
+    known = known_topologies(request)
+    topology = request.topology or next(iter(known), "")
+    rows = [HEAD, *(row(request, method, topology) for method in trained)]
+    if request.rehearse:
+        rows = [cells[:-THEIRS] for cells in rows]
+    lines = [aligned(rows), *remarks(request, topology, known)]
     lines.append("evaluation: the planner has no plan of it")
     return "\n".join(lines)
+
+
+def remarks(request: Request, topology: str, known: list[str]) -> list[str]:
+    """What the figures are of, and the way to those that are missing."""
+    bound = "of one training; a bound from below, every sample at full length (docs/plan.md)"
+    if not request.topology:
+        of = f"{topology}, of which there are plans: {bound}" if topology else "there are no plans"
+        return [
+            f"no --topology, so on {of}" if topology else f"no --topology, and {of}",
+            "for your own devices: --stages=plan with --topology=h100:8, v5e:4x4 or others, which "
+            "need no device here, or gpu for the GPUs of this machine",
+        ]
+    lines = [f"on {topology}, {bound}"]
+    if any(plan_of(request, method, topology) is None for method in planned(request)):
+        others = [name for name in known if name != topology]
+        there = f"; there are plans on {', '.join(others)}" if others else ""
+        lines.append(f"no plan of some methods on {topology}: --stages=plan makes them{there}")
+    return lines

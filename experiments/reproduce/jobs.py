@@ -12,8 +12,6 @@ from experiments.reproduce.request import ABLATIONS, MODELS, SMOLLM2, Request
 from experiments.reproduce.variants import Variant, evaluation_folder, run_folder
 
 AVG_TASK = "aime24"
-# methods that a rehearsal plans, since a plan takes as long as a training of it
-REHEARSED = ("grpo", "bridge")
 # the module of the command itself
 THIS = "experiments.reproduce"
 
@@ -72,9 +70,6 @@ def plan_jobs(request: Request) -> list[Job]:
     """Plan each method's step on --topology."""
     if not request.topology:
         return []
-    planned = [method for method in request.methods if method != "base"]
-    if request.rehearse:
-        planned = [method for method in planned if method in REHEARSED]
     out = estimate.own_plans(request)
     arguments = [f"--topology={request.topology}", "--against=", f"--out={out}"]
     arguments += [flag for flag in request.train_flags if flag.startswith("--config.")]
@@ -83,7 +78,7 @@ def plan_jobs(request: Request) -> list[Job]:
     config = lambda method: f"--config={request.config}:{method}"
     return [
         Job("plan", method, "experiments.plan", (config(method), *arguments), out)
-        for method in planned
+        for method in estimate.planned(request)
     ]
 
 

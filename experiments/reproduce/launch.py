@@ -1,11 +1,10 @@
-"""Runs jobs in processes of their own, as many at a time as asked for; or prints them.
+"""Runs jobs in processes of their own, as many at a time as asked for.
 
 A job that fails loses no other: those that need it wait for the next command, the others go on.
 """
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,6 @@ from experiments.reproduce.jobs import Job
 
 # between two looks at the processes
 LOOK_S = 0.2
-LAUNCHERS = ("local", "slurm", "tpu")
 
 
 class Failure(NamedTuple):
@@ -126,15 +124,3 @@ def explain(failure: Failure, logs: Path) -> str:
 def exit_code(failures: Sequence[Failure]) -> int:
     """0, 5 where the disk was full, else 1."""
     return DISK_FULL if any(one.code == DISK_FULL for one in failures) else int(bool(failures))
-
-
-def shown(job: Job, launcher: str, logs: Path) -> str:
-    """The job as a line of shell; the reader sets $SBATCH_FLAGS, or $TPU and $ZONE."""
-    if launcher == "tpu":
-        training = job.module == "experiments.train"
-        hosts = ["--config.hosts.coordinator=auto"] * training
-        return processes.on_tpu([*job.command[1:], *hosts], "all" if training else "0")
-    if launcher == "slurm":
-        log = shlex.quote(str(log_of(logs, job)))
-        return f"sbatch $SBATCH_FLAGS --output={log} --wrap={shlex.quote(job.text)}"
-    return job.text

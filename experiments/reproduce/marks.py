@@ -25,7 +25,7 @@ def done(request: Request, job: Job) -> bool:
     if job.module == "experiments.evaluate":
         return evaluated(job)
     if job.module == "experiments.plan":
-        return estimate.plan_of(request, job.name) is not None
+        return estimate.plan_of(request, job.name, request.topology) is not None
     if job.stage == "model":
         return (job.out / "config.json").exists()
     if job.module == THIS:

@@ -35,11 +35,12 @@ def write(request: Request) -> str:
     drawn = pictures.draw(entries, folder / PICTURE)
     sections, title = sections_of(request, entries, drawn), title_of(request)
     notice = notice_of(request)
+    caption = " ".join([notice, f"{title}: greedy pass@1.", main_text(request, entries)]).strip()
     texts = {
         "page.md": as_markdown(title, notice, sections),
         "page.html": as_html(title, notice, sections, folder),
         "table.csv": tables.as_csv(request, entries),
-        "table.tex": tables.as_latex(tables.main_table(request, entries)),
+        "table.tex": tables.as_latex(tables.main_table(request, entries), caption),
     }
     for name, text in texts.items():
         files.replace(folder / name, text)
@@ -95,7 +96,7 @@ def sections_of(request: Request, entries: Sequence[Entry], drawn: bool) -> list
         Section(
             "Training",
             "Each method as published; the mean over seeds. Alternating and SFT sample in half of "
-            "the steps and in none.",
+            "the steps and in none; a cold start does not sample at first, while it is SFT.",
             picture=PICTURE if drawn else "",
         ),
         Section(

@@ -17,16 +17,21 @@ PANELS = {
     "sft/logp": "log-likelihood of a demonstration's token",
 }
 COLUMNS = 2
-COLOURS = {
-    "sft": "C0",
-    "grpo": "C1",
-    "cold_start": "C4",
-    "alternate": "C5",
-    "hybrid": "C2",
-    "chord": "C6",
-    "bridge": "C3",
-    "joint": "C7",
+# method -> its colour and its marker, by which lines that lie on each other are told apart
+STYLES = {
+    "sft": ("C0", "s"),
+    "grpo": ("C1", "o"),
+    "cold_start": ("C4", "v"),
+    "alternate": ("C5", "^"),
+    "hybrid": ("C2", "D"),
+    "chord": ("C6", "P"),
+    "bridge": ("C3", "*"),
+    "joint": ("C7", "X"),
+    "luffy": ("C8", "p"),
 }
+OTHER = ("0.5", "h")
+# markers on a line, at most
+MARKED = 8
 
 
 def draw(entries: Sequence[Entry], path: Path) -> bool:
@@ -77,14 +82,26 @@ def add_legend(figure, shown: Sequence[Entry]) -> None:
 
 def draw_panel(axis, key: str, shown: Sequence[Entry], present: dict) -> None:
     """One figure of all methods; BRIDGE above the others, a band where there are enough seeds."""
-    for entry in shown:
+    for number, entry in enumerate(shown):
         method = entry.variant.method
         made = present.get((key, method))
         if made is None:
             continue
-        order, colour = (3 if method == "bridge" else 2), COLOURS.get(method, "0.5")
+        colour, marker = STYLES.get(method, OTHER)
+        apart = max(1, len(made.x) // MARKED)
         axis.plot(
-            made.x, made.mean, color=colour, linewidth=2, label=entry.variant.label, zorder=order
+            made.x,
+            made.mean,
+            color=colour,
+            linewidth=2,
+            alpha=0.75,
+            marker=marker,
+            markersize=9,
+            markerfacecolor="none",
+            # those of two methods at different steps
+            markevery=(apart * number // len(shown), apart),
+            label=entry.variant.label,
+            zorder=3 if method == "bridge" else 2,
         )
         axis.fill_between(made.x, made.low, made.high, color=colour, alpha=0.15, linewidth=0)
     axis.set(title=PANELS[key], xlabel="step")

@@ -24,6 +24,8 @@ METHODS = {
     "bridge": "BRIDGE",
     "joint": "BRIDGE without J_meta",
 }
+# and those that the paper has of another model alone
+LABELS = METHODS | {"luffy": "LUFFY"}
 BENCHMARKS = ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")
 ABLATIONS = ("noise", "lam")
 STAGES = ("model", "plan", "demos", "validation", "tune", "train", "evaluate", "page")

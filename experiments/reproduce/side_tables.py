@@ -9,7 +9,7 @@ import numpy as np
 from bridge_jax.evaluation.intervals import Interval
 from bridge_jax.evaluation.scores import Score
 from experiments.reproduce import estimate, results, tuning, variants
-from experiments.reproduce.request import METHODS, Request
+from experiments.reproduce.request import LABELS, Request
 from experiments.reproduce.results import Entry
 from experiments.reproduce.tables import AVERAGE, PUBLISHED, Table, percent
 
@@ -121,7 +121,7 @@ def tuning_table(request: Request) -> Table | None:
         return None
     rows = []
     for method, by_rate in found.items():
-        cells = [METHODS.get(method, method)]
+        cells = [LABELS.get(method, method)]
         for rate in variants.rates(request):
             text = f"{100 * by_rate[rate]:.1f}" if rate in by_rate else "-"
             cells.append(f"**{text}**" if chosen.get(method) == rate else text)

@@ -13,6 +13,7 @@ from pathlib import Path
 from bridge_jax.filesystem import files
 from experiments.cli import DISK_FULL, check_output
 from experiments.reproduce import estimate, jobs, launch, marks, page, rehearsal, tuning
+from experiments.reproduce.printed import Lines
 from experiments.reproduce.request import Request
 
 # stages that this command does itself
@@ -81,18 +82,17 @@ def show(request: Request, stages: list[str], launcher: str) -> None:
         print(f"mkdir -p {shlex.quote(str(logs(request)))}")
     if request.rehearse and launcher == "local":
         print("export JAX_PLATFORMS=cpu")
-    shown: set[str] = set()
+    shown, lines = set(), Lines(launcher, logs(request))
     for stage in stages:
         found = jobs.of_stage(request, stage)
         if stage in OWN and not found and wanted(request, stage):
             found = [own_job(request, stage)]
         found = [job for job in found if job.text not in shown]
         if found:
-            print(f"# {stage}: begin when the stages before are done")
+            print(lines.heading(stage))
         for job in found:
             shown.add(job.text)
-            mark = "# done: " if marks.done(request, job) else ""
-            print(f"{mark}{launch.shown(job, launcher, logs(request))}")
+            print(f"# done: {job.text}" if marks.done(request, job) else lines.line(job))
         if stage == "tune" and request.tuned and not tuning.chosen(request):
             print("# the chosen rates are known after this: print the later stages again then")
     check_output()

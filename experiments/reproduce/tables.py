@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from bridge_jax.evaluation.scores import Score
 from experiments.reproduce import estimate, results
-from experiments.reproduce.request import METHODS, Request
+from experiments.reproduce.request import LABELS, METHODS, Request
 from experiments.reproduce.results import Entry
 
 AVERAGE = "average"
@@ -72,7 +72,7 @@ def main_table(request: Request, entries: Sequence[Entry]) -> Table:
         if values:
             rows.append(published_row(request, entry.variant.label, values))
     rows += [
-        published_row(request, METHODS.get(name, name), values) for name, values in theirs.items()
+        published_row(request, LABELS.get(name, name), values) for name, values in theirs.items()
     ]
     return Table(["%", *head, AVERAGE], rows)
 
@@ -102,13 +102,13 @@ def as_csv(request: Request, entries: Sequence[Entry]) -> str:
                 )
     for method, values in published_scores(request).items():
         for name, value in values.items():
-            label = METHODS.get(method, method)
+            label = LABELS.get(method, method)
             writer.writerow([label, 1, name, "", "", f"{value / 100:.6f}", "", ""])
     return out.getvalue()
 
 
-def as_latex(table: Table) -> str:
-    """The table as a booktabs tabular, published rows in italics."""
+def as_latex(table: Table, caption: str) -> str:
+    """The table as a booktabs tabular with its caption, published rows in italics."""
     escape = lambda text: "".join(f"\\{c}" if c in "_%&#$" else c for c in text)
 
     def line(row: list[str]) -> str:
@@ -119,6 +119,8 @@ def as_latex(table: Table) -> str:
 
     return "\n".join(
         [
+            r"\begin{table}",
+            rf"\caption{{{escape(caption)}}}",
             r"\begin{tabular}{l" + "r" * (len(table.head) - 1) + "}",
             r"\toprule",
             line(table.head),
@@ -126,6 +128,7 @@ def as_latex(table: Table) -> str:
             *map(line, table.rows),
             r"\bottomrule",
             r"\end{tabular}",
+            r"\end{table}",
             "",
         ]
     )

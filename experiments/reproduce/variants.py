@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from bridge_jax import methods
 from bridge_jax.training import settings
-from experiments.reproduce.request import METHODS, Request
+from experiments.reproduce.request import LABELS, Request
 
 # the paper's share of flipped rewards, and values of lam around its 0.5
 NOISE, LAM = 0.2, (0.1, 0.3, 0.7, 0.9)
@@ -33,7 +33,7 @@ class Variant(NamedTuple):
     @property
     def label(self) -> str:
         """The name in the page's tables."""
-        name = METHODS.get(self.method, self.method)
+        name = LABELS.get(self.method, self.method)
         if self.kind == "tuned":
             return f"{name}, tuned ({self.settings[0][1]:g})"
         values = ", ".join(f"{self.kind} {value:g}" for _, value in self.settings)

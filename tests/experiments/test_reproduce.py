@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
@@ -103,7 +104,7 @@ def test_every_printed_command_is_one_of_the_commands(reproduce, monkeypatch, ca
     # one of a kind: a training of each method, and an evaluation of each kind
     seen = set()
     for line in lines:
-        _, _, module, *rest = __import__("shlex").split(line)
+        _, _, module, *rest = shlex.split(line)
         kind = (module, *sorted(word.split("=")[0] for word in rest))
         if kind not in seen:
             seen.add(kind)
@@ -142,20 +143,83 @@ def test_the_base_model_is_asked_as_its_runs_are(reproduce):
     assert ["--prompt=plain" in line for line in evaluations] == [True, True, False, False]
 
 
-def test_launchers(reproduce, tmp_path):
-    """sbatch lines with a log each; a pod trains on all hosts and evaluates on one."""
-    few = ("--model=qwen25_3b", "--methods=grpo", "--tasks=math500", "--traces=README.md")
-    _, shown, _ = reproduce(*few, "--launcher=slurm")
-    first, _, train, *_ = shown.splitlines()
-    assert first == f"mkdir -p {tmp_path / 'out' / 'logs'}" and train.startswith(
-        "sbatch $SBATCH_FLAGS"
+FEW = ("--model=qwen25_3b", "--methods=base,grpo,bridge", "--tasks=math500")
+
+
+def test_slurm(reproduce, tmp_path):
+    """A job waits for those that it needs, the page for the end of all; GPUs where they are used."""
+    _, shown, _ = reproduce(*FEW, "--launcher=slurm", "--topology=h100:8")
+    lines = [line for line in shown.splitlines() if not line.startswith("#")]
+    assert lines[0] == f"mkdir -p {tmp_path / 'out' / 'logs'}"
+    names, waits, devices = [], {}, {}
+    for line in lines[1:]:
+        variable, _, rest = line.partition("=")
+        words = shlex.split(rest.removeprefix("$(").removesuffix(")"))
+        given = dict(word[2:].split("=", 1) for word in words if "=" in word)
+        assert words[:2] == ["sbatch", "--parsable"] and variable == f"job{len(names) + 1}"
+        names.append(given["job-name"])
+        kind, *after = given.get("dependency", "").split(":")
+        waits[names[-1]] = (kind, [names[int(one.removeprefix("$job")) - 1] for one in after])
+        devices[names[-1]] = words[2] == "$SBATCH_FLAGS"
+        assert given["wrap"].split()[1:3][0] == "-m" and given["output"].startswith("/")
+    assert waits["train.grpo__seed=0"] == waits["evaluate.base"] == ("", [])
+    assert waits["train.bridge__seed=0"] == ("afterok", ["demos.demos"])
+    assert waits["evaluate.bridge__seed=0"] == ("afterok", ["train.bridge__seed=0"])
+    assert waits["plan.bridge"] == ("afterany", ["plan.grpo"])
+    assert names[-1] == "page.page" and waits["page.page"] == ("afterany", names[:-1])
+    assert {name.partition(".")[0] for name, used in devices.items() if used} == {
+        "train",
+        "evaluate",
+    }
+
+
+def test_the_validation_problems_come_before_tuning(reproduce):
+    """Every later job of Slurm waits for them."""
+    _, shown, _ = reproduce(*FEW, "--launcher=slurm", "--tuned", "--traces=README.md")
+    validation, *later = [line for line in shown.splitlines() if line.startswith("job")]
+    assert "--job-name=validation" in validation and "$SBATCH_CPU_FLAGS" in validation
+    assert all("dependency=afterok:$job1" in line for line in later[:-1])
+
+
+def test_tpu(reproduce):
+    """A slice trains on all hosts; what is one process's work is a comment that says where."""
+    _, shown, _ = reproduce(*FEW, "--launcher=tpu")
+    lines = [line for line in shown.splitlines() if "python -m" in line]
+    trainings = [line for line in lines if "experiments.train" in line]
+    assert len(trainings) == 2
+    assert all("--worker=all" in line and "coordinator=auto" in line for line in trainings)
+    others = [line for line in lines if line not in trainings]
+    assert {line.split(":")[0] for line in others if "experiments.evaluate" in line} == {
+        "# on a machine with one host"
+    }
+    assert len(others) > 3 and all(line.startswith("# on a") for line in others)
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "tpu"])
+def test_several_machines_share_the_folder(reproduce, launcher):
+    """A relative --out would be a folder of each."""
+    code, shown, told = reproduce(*FEW, f"--launcher={launcher}", "--out=runs/paper")
+    assert code == 2 and shown == "" and told.count("\n") == 1
+    errors.assert_names(told, "--out", "runs/paper", launcher)
+
+
+@pytest.mark.parametrize(
+    "model, trained",
+    [
+        ("llama32_3b", {"sft", "grpo", "bridge", "luffy"}),
+        ("qwen3_8b", {"sft", "grpo", "cold_start", "chord", "bridge", "joint"}),
+        ("qwen25_3b", set(requests.METHODS) - {"base", "joint"}),
+    ],
+)
+def test_methods_that_are_published(reproduce, model, trained):
+    """And those of every table; more by --methods."""
+    _, shown, _ = reproduce(f"--model={model}", "--dry_run", "--stages=train,evaluate")
+    lines = printed(shown)
+    assert {flags_of(line)["config"].partition(":")[2] for line in lines if ".train" in line} == (
+        trained
     )
-    _, shown, _ = reproduce(*few, "--launcher=tpu")
-    train, evaluate = (
-        line for line in shown.splitlines() if "gcloud" in line and "page" not in line
-    )
-    assert "--worker=all" in train and "coordinator=auto" in train
-    assert "--worker=0" in evaluate and "coordinator" not in evaluate
+    # the base model is evaluated
+    assert sum("experiments.evaluate" in line for line in lines) == 2 * (len(trained) + 1)
 
 
 def test_estimate(reproduce):
@@ -168,6 +232,34 @@ def test_estimate(reproduce):
     assert cells["RL-zero"][1:6] == ["8.7", "yes", "37.7", "5.2", "6.1"]
     assert cells["Cold-start"][1:6] == ["8.7", "yes", "34.2", "4.7", "12.3"]
     assert "no plan" in " ".join(cells["CHORD"]) and "evaluation: the planner has no plan" in told
+
+
+def plan_line(request: Request, method: str, topology: str) -> str:
+    """A line of a file of plans, without the sizes."""
+    plan = {"name": pathlib.Path(request.config).stem, "topology": topology, "method": method}
+    return json.dumps(plan | {"changed": "", "step": {}, "phases": [{"peak": 1e9}]}) + "\n"
+
+
+def test_estimates_of_topologies_without_plans(tmp_path):
+    """Those that have plans are named, and taken where none is asked for; H100 before TPUs."""
+    asked = Request("qwen3_8b", str(tmp_path), topology="v5e:2x2")
+    assert "v5e:8x8" in estimate.text(asked) and "--stages=plan" in estimate.text(asked)
+    free = Request("qwen3_8b", str(tmp_path))
+    estimate.own_plans(free).write_text(plan_line(free, "bridge", "h100:8"))
+    text = estimate.text(free)
+    errors.assert_names(text, "no --topology", "on h100:8")
+    assert "1.0" in next(line for line in text.splitlines() if "BRIDGE  " in line)
+
+
+def test_plans_that_are_made_are_not_advised_again(tmp_path):
+    """A rehearsal plans two methods, and has nothing to compare with the paper's hours."""
+    request = Request("qwen25_3b", str(tmp_path), rehearse=True, topology="cpu:1")
+    before = estimate.text(request)
+    assert "--stages=plan" in before and "paper" not in before
+    lines = [plan_line(request, method, "cpu:1") for method in estimate.planned(request)]
+    estimate.own_plans(request).write_text("".join(lines))
+    assert len(lines) == 2 and "--stages=plan" not in estimate.text(request)
+    assert all(marks.done(request, job) for job in jobs.plan_jobs(request))
 
 
 # ---- resuming
@@ -449,6 +541,8 @@ def test_a_rehearsals_page_says_so(made):
     text = (made.folder / "page" / "page.md").read_text()
     assert "proves that the parts fit together, and nothing else" in text and written
     assert text.startswith("# Rehearsal")
+    latex = (made.folder / "page" / "table.tex").read_text()
+    assert "and nothing else" in latex.partition(r"\caption{")[2].partition("\n")[0]
 
 
 def test_no_page_without_results(tmp_path):
@@ -552,6 +646,7 @@ def test_validation_problems(tmp_path):
         (("--rehearse",), ("--data_dir",)),
         (("--data_dir=nowhere",), ("--data_dir", "nowhere")),
         (("--rehearse", "--data_dir=docs"), ("tokenizer.json", "--model_path")),
+        (("--topology=banana", "--dry_run"), ("--topology", "banana", "h100:8")),
         (("--traces=nowhere.jsonl",), ("--traces", "nowhere.jsonl")),
     ],
 )
