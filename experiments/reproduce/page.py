@@ -96,7 +96,8 @@ def sections_of(request: Request, entries: Sequence[Entry], drawn: bool) -> list
         Section(
             "Training",
             "Each method as published; the mean over seeds. Alternating and SFT sample in half of "
-            "the steps and in none; a cold start does not sample at first, while it is SFT.",
+            "the steps and in none; a cold start does not sample at first, while it is SFT. "
+            "Where lines meet, the narrower one lies above.",
             picture=PICTURE if drawn else "",
         ),
         Section(

@@ -81,7 +81,7 @@ def add_legend(figure, shown: Sequence[Entry]) -> None:
 
 
 def draw_panel(axis, key: str, shown: Sequence[Entry], present: dict) -> None:
-    """One figure of all methods; BRIDGE above the others, a band where there are enough seeds."""
+    """One figure of all methods, each above those before it; a band where there are enough seeds."""
     for number, entry in enumerate(shown):
         method = entry.variant.method
         made = present.get((key, method))
@@ -89,19 +89,24 @@ def draw_panel(axis, key: str, shown: Sequence[Entry], present: dict) -> None:
             continue
         colour, marker = STYLES.get(method, OTHER)
         apart = max(1, len(made.x) // MARKED)
+        # from 1 for the first method to 0: what lies above is narrower
+        above = 1 - number / max(1, len(shown) - 1)
         axis.plot(
             made.x,
             made.mean,
             color=colour,
-            linewidth=2,
-            alpha=0.75,
+            linewidth=1.5 + 3 * above,
+            alpha=0.7,
             marker=marker,
-            markersize=9,
+            markersize=7 + 8 * above,
+            markeredgewidth=1.5,
             markerfacecolor="none",
             # those of two methods at different steps
             markevery=(apart * number // len(shown), apart),
             label=entry.variant.label,
-            zorder=3 if method == "bridge" else 2,
+            # those at 0 are whole too
+            clip_on=False,
+            zorder=3,
         )
         axis.fill_between(made.x, made.low, made.high, color=colour, alpha=0.15, linewidth=0)
     axis.set(title=PANELS[key], xlabel="step")
