@@ -241,11 +241,12 @@ def plan_line(request: Request, method: str, topology: str) -> str:
 
 
 def test_estimates_of_topologies_without_plans(tmp_path):
-    """Those that have plans are named, and taken where none is asked for; H100 before TPUs."""
+    """Those that have plans are named, and taken where none is asked for; H100 before others."""
     asked = Request("qwen3_8b", str(tmp_path), topology="v5e:2x2")
     assert "v5e:8x8" in estimate.text(asked) and "--stages=plan" in estimate.text(asked)
     free = Request("qwen3_8b", str(tmp_path))
-    estimate.own_plans(free).write_text(plan_line(free, "bridge", "h100:8"))
+    lines = [plan_line(free, "bridge", name) for name in ("a100:8", "h100:8")]
+    estimate.own_plans(free).write_text("".join(lines))
     text = estimate.text(free)
     errors.assert_names(text, "no --topology", "on h100:8")
     assert "1.0" in next(line for line in text.splitlines() if "BRIDGE  " in line)
