@@ -46,8 +46,6 @@ from experiments.reproduce.request import LABELS, METHODS, MODELS, SMOLLM2, STAG
 
 # flags that are no part of the command for one stage
 NOT_OF_A_STAGE = ("--dry_run", "--stages", "--launcher", "--jobs")
-# methods of every model's table
-ALWAYS = ("base", "sft", "grpo", "bridge")
 EXAMPLE = "python -m experiments.reproduce --model=qwen25_3b --out=runs/paper"
 
 
@@ -133,9 +131,9 @@ def read_flags() -> Request:
 
 
 def usual_methods(model: str) -> tuple[str, ...]:
-    """The model before training, SFT, RL-zero, BRIDGE, and what the paper has of this model."""
-    theirs = estimate.published(Request(model, "")).get("averages", METHODS)
-    return tuple(name for name in LABELS if name in (*ALWAYS, *theirs))
+    """The paper's methods, and what it has of this model alone."""
+    theirs = estimate.published(Request(model, "")).get("averages", ())
+    return tuple(name for name in LABELS if name in (*METHODS, *theirs))
 
 
 def define_flags() -> None:
@@ -153,8 +151,7 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "methods",
         None,
-        f"base, and methods to train; none given: {', '.join(ALWAYS)}, and what is published of the "
-        "model",
+        "base, and methods to train; none given: the paper's, and what is published of the model",
     )
     flags.DEFINE_list("tasks", list(default.tasks), "benchmarks")
     flags.DEFINE_list("seeds", ["0"], "of the trainings")
