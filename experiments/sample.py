@@ -52,7 +52,7 @@ from experiments.cli import (
 
 MAX_NEW = 512
 PROMPT_KEYS = ("prompt", "problem", "question")
-EXAMPLE = 'python -m experiments.sample --model=runs/one --prompt="12+7="'
+EXAMPLE = 'python -m experiments.sample --model=runs/one --prompt="12+34+56="'
 
 
 class Request(NamedTuple):

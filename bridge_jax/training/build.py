@@ -120,9 +120,11 @@ def make_tokenizer(model: Model, chosen: Data, task_name: str):
         alphabet = getattr(tasks.load(task_name), "ALPHABET", None)
         if alphabet is None:
             raise ValueError(
-                f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; set "
-                "data.tokenizer to a folder, or take a config of a model with a tokenizer, such as "
-                f"configs/smollm2_arithmetic.py:METHOD,{task_name}"
+                f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; "
+                "take a config of a model with a tokenizer: configs/quickstart.py:METHOD,"
+                f"{task_name} for texts of 0123456789+-=;# alone, "
+                f"configs/smollm2_arithmetic.py:METHOD,{task_name} for others; or set "
+                "data.tokenizer to a folder"
             )
         return tokenizers.CharTokenizer(alphabet)
     source = chosen.tokenizer or model.path
