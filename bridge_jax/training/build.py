@@ -276,6 +276,14 @@ def no_demos(s: Settings, task: Task) -> str:
     )
 
 
+def own_solutions(s: Settings) -> str:
+    """The key and value of a run's own file of solutions; "" for published data and for traces."""
+    if demos := getattr(s.task, "demos", ""):
+        return f"task.demos={demos}"
+    own = s.task_name == "custom" and not s.task.traces
+    return f"the solutions of task.train={s.task.train}" if own else ""
+
+
 def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
     """Prompts, demonstrations and held-out splits of the task, tokenised."""
     encode = lambda problems: batches.encode_prompts(
@@ -298,8 +306,8 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
             dropped=[row.part for row in dropped],
             rejected=[row.part for row in demos.rejected],
         )
-        if getattr(s.task, "demos", "") and not s.task.allow_dropped:
-            traces.check_dropped(counts, f"task.demos={s.task.demos}")
+        if (source := own_solutions(s)) and not s.task.allow_dropped:
+            traces.check_dropped(counts, source)
         if not method.paired:
             demos = batches.repeat_demos(demos, task.demo_weights)
     prompts = encode(task.train)
