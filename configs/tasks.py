@@ -36,7 +36,8 @@ def refuse(argument: str) -> None:
     if "," in argument:
         raise ValueError(
             f"{argument!r}: this config has a task of its own; those for any task are "
-            "configs/any_task.py, and with a tokenizer configs/qwen25_3b.py and the like"
+            "configs/any_task.py, and with a tokenizer configs/qwen25_3b.py and the like "
+            "(configs/quickstart.py: texts of digits and +-=;# alone)"
         )
 
 

@@ -88,6 +88,8 @@ def resolve(options: Options, opened: EvalModel) -> Options:
     resolved = evaluation_options.resolve_defaults(options, defaults, positions)
     if note := evaluation_options.clipping_note(options, resolved, defaults, positions):
         print(note, flush=True)
+    if note := evaluation_options.own_benchmark_note(options, resolved):
+        print(note, flush=True)
     print(
         f"{opened.label}: {opened.cfg.family}, {resolved.dtype}; buckets {resolved.buckets}, "
         f"at most {resolved.max_new} new tokens",
@@ -134,10 +136,16 @@ def define_flags() -> None:
         "a hub name); empty: the task of the run directory",
     )
     flags.DEFINE_string(
-        "columns", "", "of custom:FILE: problem:COLUMN,answer:COLUMN; empty: the usual names"
+        "columns",
+        "",
+        "of custom:FILE: problem:COLUMN,answer:COLUMN; empty: those of a run "
+        "of the task custom, else the usual names",
     )
     flags.DEFINE_string(
-        "reward", "", "of custom:FILE: math, exact, choice, regex or MODULE:FUNCTION; empty: math"
+        "reward",
+        "",
+        "of custom:FILE: math, exact, choice, regex or MODULE:FUNCTION; empty: "
+        "with --pattern and --instruction as in the training of a run of the task custom, else math",
     )
     flags.DEFINE_string("pattern", "", "of custom:FILE: one group that finds the answer")
     flags.DEFINE_string(

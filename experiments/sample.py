@@ -11,8 +11,8 @@ How a prompt is asked, --template:
     raw     as it stands, without a chat template
     chat    as a user's message, through the model's chat template
     boxed, plain, user    with the instruction to box the answer, as in experiments.evaluate
-A run directory asks and reads as its own task does, another model by "chat" and the last box.
---task=NAME asks and reads as that task.
+A run directory asks and reads as its own task does, and so does a model beside it; another one by
+"chat" and the last box. --task=NAME asks and reads as that task, --template only asks.
 
 Exit codes: 0 done; 2 it cannot be done; 130 Ctrl-C.
 """
@@ -52,7 +52,7 @@ from experiments.cli import (
 
 MAX_NEW = 512
 PROMPT_KEYS = ("prompt", "problem", "question")
-EXAMPLE = 'python -m experiments.sample --model=runs/one --prompt="12+7="'
+EXAMPLE = 'python -m experiments.sample --model=runs/one --prompt="12+34+56="'
 
 
 class Request(NamedTuple):
@@ -139,7 +139,7 @@ def read_prompts(path: str) -> list[tuple[str, str]]:
 
 
 def task_of(request: Request, opened: EvalModel) -> Task:
-    """How the model is asked and its completions are read."""
+    """How the model is asked and its completions are read; --template changes the first alone."""
     template = request.template
     if request.task:
         name = request.task.partition(":")[0]
@@ -152,8 +152,9 @@ def task_of(request: Request, opened: EvalModel) -> Task:
             stop=opened.defaults.stop,
             task_stop=opened.defaults.task_stop,
         )
-        (task,) = benchmarks.make_tasks(options)
-    elif opened.own_tasks and template not in ("raw", "chat"):
+        own = evaluation_options.own_benchmark(options, opened.defaults)
+        (task,) = benchmarks.make_tasks(dataclasses.replace(options, **own))
+    elif opened.own_tasks:
         task = opened.own_tasks[0]
     else:
         task = completions.free_task(template or "chat")
@@ -179,10 +180,25 @@ def resolve(request: Request, opened: EvalModel, bucket: int) -> Options:
     return evaluation_options.resolve_defaults(options, opened.defaults, opened.cfg.max_positions)
 
 
-def sample(path: str, request: Request, pool: LazyPool, devices=None) -> Shown:
+def compare(paths: Sequence[str], request: Request, pool: LazyPool, devices=None) -> list[Shown]:
+    """Completions of all models, by the same task as far as they have none of their own.
+
+    A model that is no run is asked and read as the first run beside it.
+    """
+    models = [reopen.open_model(path, own_task=False) for path in paths]
+    run = next((opened for opened in models if opened.own_tasks), None)
+    judges = [opened if opened.own_tasks or run is None else run for opened in models]
+    return [
+        sample(path, opened, task_of(request, judge), request, pool, devices)
+        for path, opened, judge in zip(paths, models, judges, strict=True)
+    ]
+
+
+def sample(
+    path: str, opened: EvalModel, task: Task, request: Request, pool: LazyPool, devices=None
+) -> Shown:
     """Completions of one model; its weights are in memory during this call alone."""
-    opened = reopen.open_model(path, own_task=False)
-    task, positions = task_of(request, opened), opened.cfg.max_positions
+    positions = opened.cfg.max_positions
     prompts = completions.encode(opened.tokenizer, request.problems, task, positions)
     options = resolve(request, opened, completions.bucket_of(prompts, positions))
     mesh = session.make_mesh(opened, options, devices)
@@ -275,7 +291,7 @@ def main(argv: list[str]) -> None:
         check(request)
         with LazyPool() as pool:
             paths = [path for path in flags.FLAGS.model.split(",") if path]
-            models = [sample(path, request, pool) for path in paths]
+            models = compare(paths, request, pool)
         print(text_of(request.problems, models))
     except (ValueError, OSError, RuntimeError) as error:
         fail_by(error)

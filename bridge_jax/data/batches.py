@@ -22,10 +22,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bridge_jax.data import traces
+from bridge_jax.data import tokenizers, traces
 from bridge_jax.types import Problem, Sequences
 
 logger = logging.getLogger(__name__)
+# questions that are read to see whether a tokenizer knows such texts, and the share of their
+# characters that it must know
+READ, LEAST_READABLE = 50, 0.5
 # Dropped.part -> the key that limits its length
 LIMIT_KEYS = {"prompt": "data.buckets", "trace": "data.max_demo"}
 # Dropped.part -> why a problem was left out
@@ -80,10 +83,29 @@ def prompt_ids(tokenizer, problem: Problem, messages: Callable) -> np.ndarray:
     try:
         ids = np.asarray(tokenizer.render(messages(problem)), np.int32)
     except ValueError as error:
-        raise ValueError(f"problem {problem.id}: {error}") from error
+        raise ValueError(f"the prompt {problem.question!r:.200}: {error}") from error
     if not ids.size:
-        raise ValueError(f"problem {problem.id}: the prompt of {problem.question!r} has no token")
+        raise ValueError(
+            f"the prompt {problem.question!r:.200} has no token"
+            f"{tokenizers.known_characters(tokenizer)}"
+        )
     return ids
+
+
+def check_readable(tokenizer, problems: Sequence[Problem]) -> None:
+    """ValueError where the tokenizer drops most of the characters of the first questions."""
+    if isinstance(tokenizer, tokenizers.CharTokenizer):
+        # it refuses what it does not know
+        return
+    questions = [problem.question for problem in problems[:READ]]
+    total = sum(map(len, questions))
+    kept = sum(tokenizers.characters_kept(tokenizer, question) for question in questions)
+    if kept < LEAST_READABLE * total:
+        raise ValueError(
+            f"the tokenizer has tokens for {kept / total:.0%} of the characters of the problems, "
+            f"such as {questions[0]!r:.80}{tokenizers.known_characters(tokenizer)}; take a model "
+            "whose tokenizer knows such texts"
+        )
 
 
 def template_hash(tokenizer, messages: Callable, question: str = "1+1=") -> str:
@@ -103,10 +125,11 @@ def encode_prompts(
 ) -> tuple[Prompts, tuple[Dropped, ...]]:
     """Prompts that fit the largest bucket, and the dropped ones (with a warning).
 
-    ValueError where none fits.
+    ValueError where none fits, and where the tokenizer cannot read them.
     """
     check_buckets(buckets)
     encoded = [(problem, prompt_ids(tokenizer, problem, messages)) for problem in problems]
+    check_readable(tokenizer, problems)
     dropped = [
         Dropped(problem.id, "prompt", len(ids))
         for problem, ids in encoded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -29,6 +30,8 @@ TOKENIZER_FILES = (
 PROBE = "PROBE-OF-THE-TEMPLATE"
 # texts that `count` encodes at a time
 COUNTED = 32
+# the vocabulary of a tokenizer whose characters a message lists
+LISTED = 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,3 +309,17 @@ def check_vocabulary(tokenizer, model_vocab: int) -> None:
             f"the tokenizer uses ids up to {needed - 1}, the model's end at {model_vocab - 1}; "
             "take the tokenizer of this model, or a model with a larger vocabulary"
         )
+
+
+def characters_kept(tokenizer, text: str) -> int:
+    """How many characters of the text are still there after encoding and decoding, in any order."""
+    decoded = tokenizer.decode(tokenizer.encode(text))
+    return (collections.Counter(text) & collections.Counter(decoded)).total()
+
+
+def known_characters(tokenizer) -> str:
+    """The characters of a small tokenizer as the end of a message; "" for a larger one."""
+    if tokenizer.vocab_size > LISTED:
+        return ""
+    known = "".join(sorted(set(tokenizer.decode(range(tokenizer.vocab_size)))))
+    return f"; the tokenizer knows the characters {known!r}"

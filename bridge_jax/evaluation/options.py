@@ -17,6 +17,8 @@ MAX_NEW, BUCKETS = 5000, (64, 128, 256, 512, 1024, 2048)
 PROMPTS = ("", "boxed", "plain", "user")
 # options of benchmarks of one's own
 OWN_BENCHMARK = ("columns", "reward", "pattern", "instruction")
+# those of them that say how it is asked and read: taken together from a run, or not at all
+OWN_READING = ("reward", "pattern", "instruction")
 LEAST = {"samples": 1, "max_new": 0, "limit": 0, "rows": 0, "seed": 0, "decode_tensor": 1}
 
 
@@ -73,6 +75,11 @@ class Defaults(NamedTuple):
     limit: int = 0
     buckets: tuple[int, ...] = ()
     max_new: int = 0
+    # of a run whose task is custom; for benchmarks of one's own alone
+    columns: str = ""
+    reward: str = ""
+    pattern: str = ""
+    instruction: str = ""
 
 
 def check(options: Options) -> None:
@@ -94,12 +101,17 @@ def check(options: Options) -> None:
     if "" in options.stop:
         raise ValueError("--stop= is empty, and every text contains it; leave the flag out")
     for key in OWN_BENCHMARK:
-        if getattr(options, key) and not any(name.startswith("custom:") for name in options.tasks):
+        if getattr(options, key) and not has_own_benchmark(options.tasks):
             raise ValueError(f"--{key} is of a benchmark of your own, --tasks=custom:FILE")
     if options.dtype:
         dtype_of("--dtype", options.dtype)
     if not options.tasks:
         _check_own_task(options)
+
+
+def has_own_benchmark(names: tuple[str, ...]) -> bool:
+    """Whether one of the tasks is custom:FILE."""
+    return any(name.startswith("custom:") for name in names)
 
 
 def _check_own_task(options: Options) -> None:
@@ -137,7 +149,35 @@ def resolve_defaults(options: Options, defaults: Defaults, positions: int) -> Op
         max_new=max_new,
         dtype=options.dtype or defaults.dtype,
         limit=options.limit or defaults.limit,
+        **own_benchmark(options, defaults),
     )
+
+
+def own_benchmark(options: Options, defaults: Defaults) -> dict[str, str]:
+    """Values of OWN_BENCHMARK: the given ones, else those of a run whose task is custom.
+
+    A run's pattern belongs to its reward: where --reward or --pattern is given, neither these nor
+    the instruction are the run's.
+    """
+    given = {key: getattr(options, key) for key in OWN_BENCHMARK}
+    if not has_own_benchmark(options.tasks):
+        return given
+    runs = {key: getattr(defaults, key) for key in OWN_BENCHMARK}
+    if given["reward"] or given["pattern"]:
+        runs |= dict.fromkeys(OWN_READING, "")
+    return {key: given[key] or runs[key] for key in OWN_BENCHMARK}
+
+
+def own_benchmark_note(options: Options, resolved: Options) -> str:
+    """A line where custom:FILE is asked and read as a run's own task was; else ""."""
+    taken = [
+        f"--{key}={getattr(resolved, key)}"
+        for key in OWN_BENCHMARK
+        if getattr(resolved, key) != getattr(options, key)
+    ]
+    if not taken:
+        return ""
+    return f"custom: asked and read as in the run's training, {' '.join(taken)}"
 
 
 def clipping_note(options: Options, resolved: Options, defaults: Defaults, positions: int) -> str:

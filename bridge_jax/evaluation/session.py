@@ -28,6 +28,8 @@ from bridge_jax.rundir.state_arrays import checksums
 logger = logging.getLogger(__name__)
 # share of timeouts and grader errors that is warned about
 UNGRADED = 0.05
+# share of rows without an answer that is warned about
+UNANSWERED = 0.9
 
 
 def make_mesh(
@@ -97,6 +99,7 @@ def summarize(options: Options, benchmark: Benchmark, rows: Mapping) -> dict:
         own = [row for row in kept if (row["sample"] == scores.GREEDY) == (kind == "greedy")]
         found[kind] = scores.lengths_and_outcomes(own, benchmark.too_long, per_problem)
         _warn_of_ungraded(benchmark.name, kind, found[kind]["outcomes"]["strict"])
+        _warn_of_unanswered(benchmark.name, kind, found[kind]["outcomes"]["strict"])
     ids = [problem.id for problem in benchmark.problems]
     return {
         "n": len(ids),
@@ -115,4 +118,18 @@ def _warn_of_ungraded(name: str, kind: str, shares: Mapping[str, float]) -> None
             name,
             kind,
             100 * lost,
+        )
+
+
+def _warn_of_unanswered(name: str, kind: str, shares: Mapping[str, float]) -> None:
+    if shares["no_answer"] > UNANSWERED:
+        own = name.startswith("custom_")
+        flags = "--reward and --pattern" if own else "--prompt and --max_new"
+        logger.warning(
+            "%s, %s: no answer was found in %.1f%% of the rows; if the transcripts hold answers, "
+            "or are cut off, change %s",
+            name,
+            kind,
+            100 * shares["no_answer"],
+            flags,
         )

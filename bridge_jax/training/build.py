@@ -120,9 +120,11 @@ def make_tokenizer(model: Model, chosen: Data, task_name: str):
         alphabet = getattr(tasks.load(task_name), "ALPHABET", None)
         if alphabet is None:
             raise ValueError(
-                f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; set "
-                "data.tokenizer to a folder, or take a config of a model with a tokenizer, such as "
-                f"configs/smollm2_arithmetic.py:METHOD,{task_name}"
+                f"data.tokenizer='chars', but task {task_name!r} has no ALPHABET; "
+                "take a config of a model with a tokenizer: configs/quickstart.py:METHOD,"
+                f"{task_name} for texts of 0123456789+-=;# alone, "
+                f"configs/smollm2_arithmetic.py:METHOD,{task_name} for others; or set "
+                "data.tokenizer to a folder"
             )
         return tokenizers.CharTokenizer(alphabet)
     source = chosen.tokenizer or model.path
@@ -274,6 +276,14 @@ def no_demos(s: Settings, task: Task) -> str:
     )
 
 
+def own_solutions(s: Settings) -> str:
+    """The key and value of a run's own file of solutions; "" for published data and for traces."""
+    if demos := getattr(s.task, "demos", ""):
+        return f"task.demos={demos}"
+    own = s.task_name == "custom" and not s.task.traces
+    return f"the solutions of task.train={s.task.train}" if own else ""
+
+
 def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
     """Prompts, demonstrations and held-out splits of the task, tokenised."""
     encode = lambda problems: batches.encode_prompts(
@@ -296,8 +306,8 @@ def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:
             dropped=[row.part for row in dropped],
             rejected=[row.part for row in demos.rejected],
         )
-        if getattr(s.task, "demos", "") and not s.task.allow_dropped:
-            traces.check_dropped(counts, f"task.demos={s.task.demos}")
+        if (source := own_solutions(s)) and not s.task.allow_dropped:
+            traces.check_dropped(counts, source)
         if not method.paired:
             demos = batches.repeat_demos(demos, task.demo_weights)
     prompts = encode(task.train)

@@ -18,7 +18,7 @@ from bridge_jax.distributed import platforms, sharding
 from bridge_jax.distributed.compiler import compiler_options
 from bridge_jax.evaluation import model
 from bridge_jax.evaluation.model import EvalModel
-from bridge_jax.evaluation.options import Defaults
+from bridge_jax.evaluation.options import OWN_BENCHMARK, Defaults
 from bridge_jax.filesystem import textfile
 from bridge_jax.models import params
 from bridge_jax.models.precision import dtype_of
@@ -146,12 +146,17 @@ def open_run(path: str, own_task: bool) -> EvalModel:
 
 
 def eval_defaults(settings: Settings, own_task: bool) -> Defaults:
-    """Defaults of an evaluation of the run: on its own task, also what its evaluations had."""
+    """Defaults of an evaluation of the run: on its own task, also what its evaluations had.
+
+    A run of the task custom asks and reads other files as its own.
+    """
+    custom = settings.task_name == "custom"
     defaults = Defaults(
         dtype=settings.model.dtype,
         prompt=getattr(settings.task, "prompt", "boxed"),
         stop=settings.rollout.stop,
         task_stop=settings.rollout.task_stop,
+        **(own_benchmark(settings.task) if custom else {}),
     )
     if not own_task:
         return defaults
@@ -160,3 +165,9 @@ def eval_defaults(settings: Settings, own_task: bool) -> Defaults:
         buckets=settings.data.buckets,
         max_new=settings.rollout.max_new,
     )
+
+
+def own_benchmark(task) -> dict[str, str]:
+    """How a run of the task custom asks and reads; an evaluation needs no column of solutions."""
+    columns = (part for part in task.columns.split(",") if not part.strip().startswith("solution:"))
+    return {key: getattr(task, key) for key in OWN_BENCHMARK} | {"columns": ",".join(columns)}

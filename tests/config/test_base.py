@@ -94,9 +94,16 @@ def test_configs_with_a_tokenizer_take_any_task(name):
 
 def test_configs_with_a_task_of_their_own_refuse_another():
     """And name those that take one."""
-    for config in (quickstart, ladder):
-        with errors.raises(ValueError, "'bridge,gsm8k'", "configs/any_task.py"):
-            config.get_config("bridge,gsm8k")
+    with errors.raises(ValueError, "'bridge,gsm8k'", "configs/any_task.py"):
+        ladder.get_config("bridge,gsm8k")
+
+
+def test_the_quickstarts_model_takes_a_task_of_its_characters():
+    """Read by the model's own tokenizer; without a task it is what it was."""
+    config = quickstart.get_config("grpo,custom")
+    assert (config.method.name, config.task) == ("grpo", task_groups.group("custom"))
+    assert (config.data.tokenizer, config.model.path) == ("", ladder.BASE)
+    assert quickstart.get_config("grpo").task.name == "arithmetic"
 
 
 def test_base_has_a_group_for_every_method():

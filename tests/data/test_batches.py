@@ -163,9 +163,9 @@ def test_buckets_must_rise(buckets):
 
 def test_errors_name_the_problem(tmp_path):
     """Errors of encoding carry the id of the problem or demonstration."""
-    with errors.raises(ValueError, "problem 5", "'x'"):
+    with errors.raises(ValueError, "prompt 'x'", repr(CHAR.alphabet)):
         batches.encode_prompts(CHAR, [problem(5, "x")], plain, BUCKETS)
-    with errors.raises(ValueError, "problem 5", "token"):
+    with errors.raises(ValueError, "prompt ''", "token", "characters"):
         batches.encode_prompts(CHAR, [problem(5, "")], plain, BUCKETS)
     with errors.raises(ValueError, "demonstration 5"):
         batches.encode_demos(CHAR, [problem(5, "1", "")], plain, BUCKETS, 4)

@@ -90,6 +90,15 @@ def test_demos_that_are_all_wrong(tmp_path):
         built(tmp_path, demos="", rows=bad)
 
 
+def test_own_solutions_that_are_mostly_wrong(tmp_path):
+    """Refused like task.demos where the method reads them, unless allowed; RL alone does not."""
+    bad = [row | {"solution": "\\boxed{-1}"} for row in ROWS[:15]] + ROWS[15:]
+    with errors.raises(ValueError, "task.train", " wrong", "task.allow_dropped"):
+        built(tmp_path, demos="", rows=bad)
+    assert built(tmp_path, demos="", rows=bad, task__allow_dropped=True)[1].demos.problems
+    assert built(tmp_path, "grpo", demos="", rows=bad)[1].prompts.problems
+
+
 def test_a_method_that_pairs_needs_solutions_of_the_prompts(tmp_path):
     """Demonstrations of other problems are none for it."""
     with pytest.raises(ValueError, match="needs demonstrations of the prompts themselves"):

@@ -10,6 +10,7 @@ import pytest
 from bridge_jax.data import batches, tokenizers
 from bridge_jax.data.tokenizers import CharTokenizer, HFTokenizer
 from bridge_jax.tasks import arithmetic
+from configs import ladder
 from tests import errors
 from tests.data.chars import CHAR, TOKENIZERS, plain, problem, real, small_hf
 
@@ -263,7 +264,7 @@ def test_a_template_that_refuses_the_system_role(tmp_path, file):
     tokenizer = HFTokenizer(str(tmp_path))
     with errors.raises(
         ValueError,
-        "problem 7",
+        "prompt '12'",
         file,
         "system, user",
         "TemplateError",
@@ -341,3 +342,15 @@ def test_eos_ids_must_fit_the_model_too(tmp_path):
     small_hf(tmp_path, {"generation_config.json": {"eos_token_id": 40}})
     with errors.raises(ValueError, "40", "31"):
         tokenizers.check_vocabulary(HFTokenizer(str(tmp_path)), 32)
+
+
+def test_a_tokenizer_that_drops_most_of_a_text_is_refused():
+    """The shipped model's on words: the share, a text, and what it knows; sums it reads."""
+    tokenizer = HFTokenizer(ladder.BASE)
+    words = [problem(1, "What is the sum of 12 and 7?")]
+    known = "the characters '#+-0123456789;='"
+    with errors.raises(ValueError, "What is the sum", "11%", known):
+        batches.encode_prompts(tokenizer, words, plain, (64,))
+    with errors.raises(ValueError, "prompt 'hello'", "no token", known):
+        batches.encode_prompts(tokenizer, [problem(1, "hello")], plain, (64,))
+    batches.encode_prompts(tokenizer, [problem(1, "12+7=")], plain, (64,))

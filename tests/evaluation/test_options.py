@@ -87,3 +87,32 @@ def test_what_does_not_fit_the_model_is_refused(changes, facts):
     with pytest.raises(ValueError) as error:
         options.resolve_defaults(dataclasses.replace(NAMED, **changes), Defaults("float32"), 64)
     errors.assert_names(str(error.value), facts)
+
+
+CUSTOM = Defaults(
+    "float32", columns="problem:q", reward="regex", pattern="<a>(.*)</a>", instruction="none"
+)
+OWN = Options(("custom:exam.jsonl",))
+
+
+@pytest.mark.parametrize(
+    "given, wanted",
+    [
+        ({}, ("problem:q", "regex", "<a>(.*)</a>", "none")),
+        (dict(columns="problem:p"), ("problem:p", "regex", "<a>(.*)</a>", "none")),
+        (dict(instruction="Why?"), ("problem:q", "regex", "<a>(.*)</a>", "Why?")),
+        (dict(reward="choice"), ("problem:q", "choice", "", "")),
+        (dict(pattern="(.)"), ("problem:q", "", "(.)", "")),
+        (dict(tasks=("math500",)), ("", "", "", "")),
+    ],
+)
+def test_a_custom_run_reads_other_files_as_its_own(given, wanted):
+    """Its columns, and its reward with what belongs to it, unless a flag says otherwise."""
+    asked = dataclasses.replace(OWN, **given)
+    resolved = options.resolve_defaults(asked, CUSTOM, 64)
+    assert tuple(getattr(resolved, key) for key in options.OWN_BENCHMARK) == wanted
+    note = options.own_benchmark_note(asked, resolved)
+    taken = {key for key in options.OWN_BENCHMARK if f"--{key}=" in note}
+    assert taken == {
+        key for key, value in zip(options.OWN_BENCHMARK, wanted) if value and key not in given
+    }

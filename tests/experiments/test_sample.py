@@ -29,7 +29,7 @@ def sampled(**changes) -> list[list[Completion]]:
     import jax
 
     with LazyPool() as pool:
-        shown = command.sample(FOLDER, REQUEST._replace(**changes), pool, jax.devices()[:1])
+        (shown,) = command.compare([FOLDER], REQUEST._replace(**changes), pool, jax.devices()[:1])
     assert shown.name == FOLDER
     return shown.rows
 
@@ -92,6 +92,23 @@ def test_templates():
         free._replace(template="plain", stop=("##",)), model.open_folder(FOLDER)
     )
     assert plain.stop == ("\nQuestion:", "##")
+
+
+def test_a_model_beside_a_run_is_asked_and_read_as_the_run(monkeypatch):
+    """A run's own task serves both, and --template changes how they are asked alone."""
+    own = arithmetic.make(arithmetic.Config())
+    base = model.open_folder(FOLDER)
+    opened = {"base": base, "run": base._replace(own_tasks=(own,))}
+    used = []
+    monkeypatch.setattr(reopen, "open_model", lambda path, own_task: opened[path])
+    monkeypatch.setattr(command, "sample", lambda path, opened, task, *rest: used.append(task))
+    free = REQUEST._replace(task="")
+    command.compare(["base", "run"], free, None)
+    assert [(task.messages, task.extract) for task in used] == [(own.messages, own.extract)] * 2
+    command.compare(["run"], free._replace(template="raw"), None)
+    assert used[-1].extract == own.extract and used[-1].messages != own.messages
+    command.compare(["base"], free, None)
+    assert used[-1].extract != own.extract
 
 
 def test_several_models_are_shown_under_each_prompt():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bridge_jax.models import layers, params, weight_grads
-from tests import toys
+from tests import errors, toys
 from tests.models import tiny
 
 FORMS = {
@@ -43,7 +43,12 @@ def test_a_projection_is_einsum_with_its_gradients(subscripts):
 
 @pytest.mark.parametrize(
     "subscripts, of_x, of_g",
-    [("D,F->DF", (5,), (7,)), ("NH,D->NHD", (2, 3), (5,)), ("U,D->UD", (4,), (5,))],
+    [
+        ("D,F->DF", (5,), (7,)),
+        ("D,NH->DNH", (5,), (2, 3)),
+        ("NH,D->NHD", (2, 3), (5,)),
+        ("U,D->UD", (4,), (5,)),
+    ],
 )
 def test_the_gradient_of_a_weight_is_a_sum_over_both_leading_axes(subscripts, of_x, of_g):
     """A weight's gradient equals the plain sum over rows and positions."""
@@ -55,6 +60,22 @@ def test_the_gradient_of_a_weight_is_a_sum_over_both_leading_axes(subscripts, of
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+def test_every_device_multiplies_bfloat16():
+    """Forward and backward of a model, whose products an XLA compiler might have no program for."""
+    cfg = params.read_config(tiny.CASES["qwen2"])
+    phi = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params.init(cfg, jax.random.key(0)))
+    J = lambda phi: jnp.mean(layers.forward(cfg, phi, tiny.rows()).astype(jnp.float32) ** 2)
+    found = jax.jit(jax.grad(J))(phi)
+    assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(found))
+
+
+def test_axes_of_a_gradient_in_another_order_are_refused():
+    """They would be silently mixed up."""
+    x = jnp.ones((1, 2, 3))
+    with errors.raises(ValueError, "D,F->FD"):
+        weight_grads.weight_grad_einsum("D,F->FD", x, x)
 
 
 def test_the_gradient_of_an_embedding_is_that_of_indexing():

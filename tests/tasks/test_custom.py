@@ -221,6 +221,9 @@ def test_how_demos_are_written():
     for wrong in ("a.jsonl:0", "a.jsonl:0.5", "a.jsonl:x"):
         with errors.raises(ValueError, "task.demos", "whole number", "a.jsonl"):
             parse_demos(wrong)
+    for empty in (",", " , "):
+        with errors.raises(ValueError, f"task.demos={empty!r}", "no file"):
+            parse_demos(empty)
 
 
 def test_demos_need_not_be_solutions_of_the_prompts(file, tmp_path):

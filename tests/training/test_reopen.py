@@ -11,6 +11,7 @@ import pytest
 from bridge_jax.models import lora
 from bridge_jax.models.precision import dtype_of
 from bridge_jax.rundir import checkpoint
+from bridge_jax.tasks import custom
 from bridge_jax.training import reopen
 from tests import errors, tiny_runs
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
@@ -57,6 +58,13 @@ def test_defaults_of_an_evaluation():
     fresh = reopen.Defaults(dtype=other.dtype)
     assert other._replace(prompt=fresh.prompt, stop=fresh.stop, task_stop=fresh.task_stop) == fresh
     assert (own.dtype, own.stop, own.task_stop) == (other.dtype, other.stop, other.task_stop)
+
+
+def test_columns_of_solutions_are_no_default_of_an_evaluation():
+    """A file of questions and answers has none."""
+    task = custom.Config("x", columns="problem:q,solution:s,answer:a", reward="exact")
+    found = reopen.own_benchmark(task)
+    assert (found["columns"], found["reward"]) == ("problem:q,answer:a", "exact")
 
 
 def test_the_shadow_and_the_optimizer_are_not_read(quick, unbroken):

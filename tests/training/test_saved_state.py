@@ -22,7 +22,7 @@ from tests.tiny_runs import quick  # noqa: F401 (fixture)
 from tests.training.test_export import no_torch  # noqa: F401 (fixture)
 
 OF_W = dict(method__train="w")
-# no CPU of the tests multiplies bfloat16: such runs are set up, and not run
+# set up, and not run: a CPU compiles bfloat16 for longer
 BF16 = OF_W | dict(model__dtype="bfloat16")
 _runs = {}
 
