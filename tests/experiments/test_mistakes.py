@@ -82,7 +82,7 @@ def test_the_method_stands_behind_the_config(parse, monkeypatch):
     )
     reply = parse(train, "--config configs/quickstart.py --config.method grpo --workdir=w")
     assert "--config=configs/quickstart.py:grpo" in reply
-    reply = parse(train, "--config=configs/quickstart.py:sft --config.task=gsm8k --workdir=w")
+    reply = parse(train, "--config=configs/ladder.py:sft --config.task=gsm8k --workdir=w")
     assert "--config=configs/any_task.py:bridge,gsm8k" in reply
     assert "--config=configs/qwen25_3b.py:bridge,gsm8k" in reply
     reply = parse(train, "--config=configs/llama32_3b.py:sft,math --config.task=custom --workdir=w")
@@ -91,7 +91,7 @@ def test_the_method_stands_behind_the_config(parse, monkeypatch):
         "--config=configs/llama32_3b.py:sft,custom, and then --config.task.train=FILE; "
         "see docs/data.md\n"
     )
-    reply = parse(train, "--config=configs/quickstart.py:sft,gsm8k --workdir=w")
+    reply = parse(train, "--config=configs/ladder.py:sft,gsm8k --workdir=w")
     assert "'sft,gsm8k'" in reply and "configs/any_task.py" in reply and "qwen25_3b" in reply
     reply = parse(train, "--config=configs/qwen25_3b.py:gsm8k --workdir=w")
     assert "gsm8k is a task; give METHOD,TASK, such as bridge,gsm8k" in reply
