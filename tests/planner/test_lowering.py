@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import pytest
 
 from bridge_jax import methods
 from bridge_jax.planner import phases
 from bridge_jax.training import build
-from tests.planner.setups import sketch
+from tests.planner.setups import config
 
 # the module of a custom call that only a CPU's compiler has
 OF_CPU = ("lapack_", "__xla_cpu")
@@ -17,7 +18,10 @@ OF_CPU = ("lapack_", "__xla_cpu")
 @pytest.mark.parametrize("method", methods.names())
 def test_programs_are_lowered_for_accelerators(method):
     """Sampler, log-probabilities and updates; no call in them belongs to a CPU."""
-    setup = sketch(method)
+    given = config(method)
+    # methods that pair demonstrations with prompts need one for each
+    given.batch.demos_per_step = given.batch.prompts_per_step
+    setup = build.make_setup(given, jax.devices()[:8])
     for phase in phases.phases(setup, build.abstract_state(setup)):
         traced = phase.trace()
         for platform in ("cuda", "tpu"):
