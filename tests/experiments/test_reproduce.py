@@ -11,7 +11,6 @@ import sys
 import time
 
 import pytest
-from absl import flags
 
 from bridge_jax.evaluation import intervals
 from bridge_jax.filesystem import files
@@ -34,6 +33,7 @@ from experiments.reproduce import request as requests
 from experiments.reproduce.jobs import Job
 from experiments.reproduce.request import Request
 from tests import errors
+from tests.experiments.in_process import exit_code
 from tests.test_docs import parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -48,17 +48,7 @@ def reproduce(monkeypatch, capfd, tmp_path):
     monkeypatch.setattr(command, "interrupt_by_signals", lambda: None)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        before, code = set(flags.FLAGS), 0
-        try:
-            command.define_flags()
-            flags.FLAGS(["reproduce", f"--out={tmp_path / 'out'}", *arguments])
-            command.main(["reproduce"])
-        except SystemExit as ended:
-            code = ended.code or 0
-        finally:
-            for flag in set(flags.FLAGS) - before:
-                delattr(flags.FLAGS, flag)
-            flags.FLAGS.unparse_flags()
+        code = exit_code(command, "reproduce", f"--out={tmp_path / 'out'}", *arguments)
         shown = capfd.readouterr()
         return code, shown.out, shown.err
 
@@ -148,7 +138,7 @@ FEW = ("--model=qwen25_3b", "--methods=base,grpo,bridge", "--tasks=math500")
 
 def test_slurm(reproduce, tmp_path):
     """A job waits for those that it needs, the page for the end of all; GPUs where they are used."""
-    _, shown, _ = reproduce(*FEW, "--launcher=slurm", "--topology=h100:8")
+    _, shown, _ = reproduce(*FEW, "--launcher=slurm", "--topology=h200:8")
     lines = [line for line in shown.splitlines() if not line.startswith("#")]
     assert lines[0] == f"mkdir -p {tmp_path / 'out' / 'logs'}"
     names, waits, devices = [], {}, {}

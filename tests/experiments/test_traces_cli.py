@@ -14,7 +14,6 @@ import time
 import datasets
 import huggingface_hub
 import pytest
-from absl import flags
 
 from bridge_jax import tasks
 from bridge_jax.data import demo_file, row_source
@@ -27,6 +26,7 @@ from experiments.traces import command
 from tests import errors
 from tests.data import demo_rows
 from tests.data.demo_rows import deepmath, thought
+from tests.experiments.in_process import exit_code
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KK_LOGIC = ROOT.parent / "shared/data/public/kk_logic_train.parquet"
@@ -38,17 +38,7 @@ def traces(monkeypatch, capfd, tmp_path):
     monkeypatch.setattr(command, "log_to_stderr", lambda: None)
 
     def run(*arguments: str) -> tuple[int, str]:
-        before, code = set(flags.FLAGS), 0
-        try:
-            command.define_flags()
-            flags.FLAGS(["traces", f"--out={tmp_path / 'out.jsonl'}", *arguments])
-            command.main(["traces"])
-        except SystemExit as ended:
-            code = ended.code or 0
-        finally:
-            for flag in set(flags.FLAGS) - before:
-                delattr(flags.FLAGS, flag)
-            flags.FLAGS.unparse_flags()
+        code = exit_code(command, "traces", f"--out={tmp_path / 'out.jsonl'}", *arguments)
         shown = capfd.readouterr()
         return code, shown.out + shown.err
 
