@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
+# tests start many processes of Python, each of which would compile this project anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test test-all lint format clean
 
 quickstart: $(VENV)/installed

@@ -1,4 +1,4 @@
-"""What the commands that start other commands share: cores, processes with logs, a TPU's command.
+"""What the commands that start other commands share: devices, processes with logs, a TPU's command.
 
 experiments.quickstart, experiments.sweep and experiments.reproduce run each of their parts as an
 ordinary command in a process of its own, whose output goes to a file. These processes are no part
@@ -9,10 +9,25 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+# the variable by which a process sees these GPUs alone, of NVIDIA's and of AMD's software
+GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+
+
+class Share(NamedTuple):
+    """What one of several jobs at a time may use; (): all of them."""
+
+    cores: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
+
+
+WHOLE = Share()
 
 
 def available_cores() -> list[int]:
@@ -22,29 +37,58 @@ def available_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def core_shares(jobs: int) -> list[tuple[int, ...]]:
-    """The cores of each of several jobs; [()] for a single job, which may use all."""
+def available_gpus(environment: Mapping[str, str] = os.environ, devices: str = "/dev") -> list[str]:
+    """The NVIDIA GPUs that a process may use, or AMD's where a variable names them.
+
+    Found without jax, which would take their memory. devices: the folder of device files.
+    """
+    if environment.get("JAX_PLATFORMS", "") == "cpu":
+        return []
+    for variable in GPU_VARIABLES:
+        if variable in environment:
+            return [name for name in environment[variable].split(",") if name]
+    names = os.listdir(devices) if os.path.isdir(devices) else []
+    found = [match[1] for match in map(re.compile(r"nvidia(\d+)").fullmatch, names) if match]
+    return sorted(found, key=int)
+
+
+def shares(jobs: int) -> list[Share]:
+    """The cores and GPUs of each of several jobs at a time; [WHOLE] for one, which may use all.
+
+    ValueError where there are fewer GPUs than jobs: jax takes most of a GPU's memory at once.
+    """
     if jobs == 1:
-        return [()]
-    cores = available_cores()
-    size = max(1, len(cores) // jobs)
-    firsts = [i * size % len(cores) for i in range(jobs)]
-    return [tuple(cores[first : first + size]) for first in firsts]
+        return [WHOLE]
+    cores, gpus = available_cores(), available_gpus()
+    if 0 < len(gpus) < jobs:
+        raise ValueError(
+            f"--jobs={jobs}: each job needs a GPU of its own, here are {len(gpus)}; allowed: 1 to "
+            f"{len(gpus)}, or on CPUs, with JAX_PLATFORMS=cpu, any number"
+        )
+    return [Share(part(cores, i, jobs), part(gpus, i, jobs) if gpus else ()) for i in range(jobs)]
+
+
+def part(items: list, i: int, jobs: int) -> tuple:
+    """Equal parts, the i-th of them; jobs share items where there are more jobs."""
+    size = max(1, len(items) // jobs)
+    first = i * size % len(items)
+    return tuple(items[first : first + size])
 
 
 def start(
     command: Sequence[str],
     log: str | os.PathLike,
-    cores: tuple[int, ...] = (),
+    share: Share = WHOLE,
     append: bool = False,
 ) -> subprocess.Popen:
-    """The process of a command, on these cores ((): all), with its output in the file `log`.
+    """The process of a command, on its share of the machine, with its output in the file `log`.
 
     It has a session of its own, so that the terminal's signals do not reach it; see `end`.
     """
     pin = None
-    if cores and hasattr(os, "sched_setaffinity"):
-        pin = lambda: os.sched_setaffinity(0, cores)
+    if share.cores and hasattr(os, "sched_setaffinity"):
+        pin = lambda: os.sched_setaffinity(0, share.cores)
+    seen = dict.fromkeys(GPU_VARIABLES, ",".join(share.gpus)) if share.gpus else {}
     with open(log, "a" if append else "w") as file:
         return subprocess.Popen(
             command,
@@ -52,6 +96,7 @@ def start(
             stdout=file,
             stderr=subprocess.STDOUT,
             preexec_fn=pin,
+            env=os.environ | seen,
             start_new_session=True,
         )
 

@@ -76,6 +76,7 @@ def train(tree: pathlib.Path, workdir: pathlib.Path, config: str, **given) -> No
     run(tree, *command, XLA_FLAGS="--xla_backend_optimization_level=0")
 
 
+@pytest.mark.slow
 def test_a_method_and_a_task_dropped_in_are_trained(copy, tmp_path):
     """By their names behind a config's; their settings, those of a Schedule too, are flags."""
     of_method = {"kind": "linear", "end": 0.5, "steps": 2}

@@ -5,8 +5,8 @@ device has its own rows. A signal to one host, and the outcomes of the samples t
 through the key-value store of jax's coordination service, since a gather of
 `jax.experimental.multihost_utils` queues behind the devices' work: measured in docs/launch.md.
 With one process every function here is the identity, at no cost. Host 0 is the main one.
-Left out: the rendezvous (rendezvous.py), limits of waits (watchdog.py), meshes and shardings
-(sharding.py), the consistency check (consistency.py).
+Left out: arrays (arrays.py), the rendezvous (rendezvous.py), limits of waits (watchdog.py), meshes
+and shardings (sharding.py), the consistency check (consistency.py).
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import PartitionSpec
 
 from bridge_jax.config import schema
 from bridge_jax.distributed import rendezvous
@@ -208,35 +206,3 @@ def all_gather_lists(label: str, mine: list) -> list:
     if not _peers:
         return mine
     return [row for text in gather(label, json.dumps(mine)) for row in json.loads(text)]
-
-
-def place(tree, shardings):
-    """Host arrays, the same on every host, onto devices; each host moves what its devices hold."""
-    if not _peers:
-        return jax.device_put(tree, shardings)
-    # device_put would first compare the arrays of all hosts, behind the devices' work
-
-    def put(leaf, sharding):
-        array = np.asarray(leaf)
-        return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
-
-    return jax.tree.map(put, tree, shardings)
-
-
-def replicate(tree):
-    """The arrays, fully replicated over the devices that have them; does not wait for it."""
-    if not _peers:
-        return tree
-
-    def replicated(leaf):
-        if leaf.is_fully_replicated or leaf.is_fully_addressable:
-            return leaf
-        return jax.device_put(leaf, leaf.sharding.update(spec=PartitionSpec()))
-
-    return jax.tree.map(replicated, tree)
-
-
-def device_get(label: str, tree):
-    """Complete host copies of device arrays, the same on every host; waits for them."""
-    with watchdog(label):
-        return jax.device_get(replicate(tree))

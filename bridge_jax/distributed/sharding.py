@@ -6,7 +6,7 @@ vocabulary, kv heads that devices share, the adapter's rank. A run whose width, 
 do not divide is refused before it begins. Decoding has a mesh of its own over the same devices:
 weights are gathered once for a rollout instead of once for a token, so nothing is sharded over
 fsdp; heads are sharded over decode_tensor devices, rows over the others. Arrays across processes:
-multihost.py.
+arrays.py.
 """
 
 from __future__ import annotations
@@ -217,9 +217,9 @@ def of_state(
 ) -> Tree:
     """Shardings of a whole training state: theta, theta_hat, w and ref as the parameters.
 
-    ref is a tree of theta, or of w where only the adapter is trained. Optimizer moments are found by the same path; scalars, such as counts, are replicated. on_host:
-    parts whose leaves are kept in the host's memory, next to their device. matrices: those of
-    optim.Recipes, for factored moments.
+    ref is a tree of theta, or of w where only the adapter is trained. Optimizer moments are found by
+    the same path; scalars, such as counts, are replicated. on_host: parts whose leaves are kept in
+    the host's memory, next to their device. matrices: those of optim.Recipes, for factored moments.
     """
     ref = getattr(state, "ref", None)
     ref_axes = w_axes if isinstance(ref, dict) and ref.keys() == w_axes.keys() else theta_axes

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from bridge_jax.distributed import multihost
+from bridge_jax.distributed import arrays
 from bridge_jax.preflight import subject as subjects
 from bridge_jax.preflight.precision import relative
 from bridge_jax.preflight.record import FAIL, NOTE, Record, graded, one_line
@@ -46,7 +46,7 @@ def trained_logp(setup: Setup, state: TrainState, seqs: Sequences) -> np.ndarray
     merge = jax.jit(lambda params: setup.method.policy(params, "theta"), out_shardings=layout)
     score = jax.jit(lambda phi, seqs: setup.policy.logp(phi, seqs, np.float32(1.0))[0])
     logp_BT = score(merge(state.params), rollouts.on_mesh(setup.mesh, seqs))
-    return multihost.device_get("log-probabilities of the checks", logp_BT)
+    return arrays.device_get("log-probabilities of the checks", logp_BT)
 
 
 def coarser(setup: Setup) -> str:

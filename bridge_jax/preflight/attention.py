@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_jax.distributed import multihost, sharding
+from bridge_jax.distributed import arrays, sharding
 from bridge_jax.models import attention, layers
 from bridge_jax.models.attention import reference
 from bridge_jax.preflight.precision import relative
@@ -82,10 +82,10 @@ def error_of(chosen: Callable, case: Case, setup) -> float:
     rounded = jax.tree.map(lambda x: np.asarray(jnp.asarray(x, dtype)), given)
     exact = jax.tree.map(lambda x: x.astype(np.float32), rounded)
     mesh, device = setup.mesh, jax.local_devices()[0]
-    placed = multihost.place(rounded, sharding.of_rows(mesh, rounded))
+    placed = arrays.place(rounded, sharding.of_rows(mesh, rounded))
     found = evaluate(chosen, placed, case)
     expected = evaluate(reference.causal, jax.device_put(exact, device), case)
-    found = multihost.device_get("attention of the checks", found)
+    found = arrays.device_get("attention of the checks", found)
     errors = [relative(a, b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected))]
     return float(0.0 * np.sum(errors) if case.logit else np.max(errors))
 
@@ -106,8 +106,8 @@ def inputs(case: Case, setup) -> tuple:
 
 def evaluate(causal: Callable, given: tuple, case: Case) -> tuple:
     """The output, and the gradients of its weighted sum in queries, keys, values and prompts."""
-    *arrays, weight = given
-    P = arrays[0].shape[0] // 2
+    *qkv, weight = given
+    P = qkv[0].shape[0] // 2
     length_P = np.maximum(1, case.prompt - 5 * np.arange(P))
     mask_PS = np.arange(case.prompt) < length_P[:, None]
     segment_T = 1 + np.arange(case.queries) * max(1, case.segments) // case.queries
@@ -118,9 +118,9 @@ def evaluate(causal: Callable, given: tuple, case: Case) -> tuple:
         prompt = None if prompt is None else (*prompt, jnp.asarray(mask_PS))
         return causal(q, k, v, prompt, segment_BT)
 
-    def weighted(arrays, weight):
-        out = attend(*arrays)
+    def weighted(qkv, weight):
+        out = attend(*qkv)
         return jnp.sum(out.astype(jnp.float32) * weight.astype(jnp.float32)), out
 
-    (_, out), gradients = jax.jit(jax.value_and_grad(weighted, has_aux=True))(tuple(arrays), weight)
+    (_, out), gradients = jax.jit(jax.value_and_grad(weighted, has_aux=True))(tuple(qkv), weight)
     return out, gradients

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bridge_jax.distributed import multihost, peaks
+from bridge_jax.distributed import arrays, multihost, peaks
 from bridge_jax.models.precision import matmul_precision
 from bridge_jax.preflight.record import FAIL, NOTE, OK, Record
 from bridge_jax.preflight.subject import Subject
@@ -83,7 +83,7 @@ def collectives(subject: Subject) -> Record:
     rows, width = mesh.size, 2 ** (18 if on_cpu(subject) else 24)
     split, whole = (NamedSharding(mesh, PartitionSpec(axes)) for axes in (mesh.axis_names, None))
     given = np.broadcast_to(np.arange(rows, dtype=np.float32)[:, None], (rows, width))
-    x = multihost.place(given, split)
+    x = arrays.place(given, split)
     gather = jax.jit(lambda x: x, out_shardings=whole)
     total = jax.jit(lambda x: x.sum(axis=0), out_shardings=whole)
     with multihost.watchdog("the first collectives"):

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bridge_jax.distributed import multihost, platforms
+from bridge_jax.distributed import arrays, platforms
 from bridge_jax.sampling import sampler
 from bridge_jax.training import build, programs, rollouts
 from bridge_jax.training.build import Setup
@@ -131,7 +131,7 @@ def placed(setup: Setup, state: TrainState) -> TrainState:
     shapes = build.abstract_state(setup)
     layout = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     typed = jax.tree.map(lambda leaf, like: np.asarray(leaf).astype(like.dtype), state, shapes)
-    return multihost.place(typed, layout)
+    return arrays.place(typed, layout)
 
 
 def random_rows(prompts: int, rows: int, seed: int = 0) -> Sequences:
@@ -159,7 +159,7 @@ def sampled(setup: Setup, state: TrainState) -> sampler.Samples:
         keys(np.int32(0), ids, np.zeros_like(ids)),
         rollouts.sampling(setup, 1.0),
     )
-    return multihost.device_get("samples of the tiny model", samples)
+    return arrays.device_get("samples of the tiny model", samples)
 
 
 def batch_of(setup: Setup) -> Batch:
@@ -185,6 +185,6 @@ def updater(setup: Setup) -> Callable[[TrainState, Batch], tuple[Tree, dict]]:
 
     def update(state: TrainState, batch: Batch) -> tuple[Tree, dict]:
         after, metrics = program(placed(setup, state), rollouts.on_mesh(setup.mesh, batch))
-        return multihost.device_get("an update of the tiny model", (after.params, metrics))
+        return arrays.device_get("an update of the tiny model", (after.params, metrics))
 
     return update

@@ -28,6 +28,8 @@ TILE = 128
 # The same on a single CPU device, whose memory has no such tiles.
 CPU_TILE = 32
 SEGMENTS = 4
+# On several devices. A call ends up to 7 tokens late, of some thousand.
+CHECK_EVERY = 8
 CPU_COMPACTIONS = 2
 
 
@@ -46,6 +48,10 @@ class DecodePlan:
     # How often the unfinished rows are copied to a batch of half the size. All loops are compiled
     # for every size.
     compactions: int = 0
+
+    # Tokens between two tests whether rows are unfinished: on several devices a test is a sum over
+    # all of them. The tokens that finished rows get in between are dropped.
+    check_every: int = 1
 
     # Where every row has a position of its own (slots.py): attention in a loop over the rows, each
     # of which reads as much of its cache as it has filled.
@@ -117,6 +123,7 @@ def choose(
         cache_dtype=cache_dtype,
         loops=(ends,) if one_cpu else tuple((end,) for end in ends),
         compactions=compactions if compactions >= 0 else usual_compactions,
+        check_every=CHECK_EVERY if mesh.size > 1 else 1,
         row_by_row=one_cpu,
         as_bits=on_cpu,
         mesh=mesh,

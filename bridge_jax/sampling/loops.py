@@ -7,6 +7,8 @@ filled. Each segment has a loop of its own, or one loop chooses among them at ev
 
 Batch compaction: when half of the rows are done, the loop ends, and another one continues with the
 rest alone, each row with a copy of its prompt's cache.
+
+On several devices a third one: only every few tokens it is tested whether rows are unfinished.
 """
 
 from __future__ import annotations
@@ -124,5 +126,21 @@ def over_segments(
         def next_token(state: State, attend=attend) -> State:
             return step(rows, state, attend)
 
-        state = jax.lax.while_loop(unfinished, next_token, state)
+        tokens = several(plan.check_every, next_token, lambda state: state.t, until)
+        state = jax.lax.while_loop(unfinished, tokens, state)
     return state
+
+
+def several(count: int, next_token: Callable, position: Callable, until: jax.Array) -> Callable:
+    """next_token `count` times in a row, or fewer where position(state) reaches `until`.
+
+    The position is the same on all devices, so that none waits for another one.
+    """
+    if count == 1:
+        return next_token
+
+    def tokens(state):
+        end = jnp.minimum(position(state) + count, until)
+        return jax.lax.while_loop(lambda state: position(state) < end, next_token, state)
+
+    return tokens

@@ -29,6 +29,7 @@ from bridge_jax.models.logprobs import logits_of
 from bridge_jax.models.precision import matmul_precision
 from bridge_jax.sampling import draw
 from bridge_jax.sampling.decode_plan import DecodePlan
+from bridge_jax.sampling.loops import several
 from bridge_jax.types import Tree
 
 # Most tokens that `decode_some` draws in each slot: the host sees nothing of them before it ends.
@@ -249,7 +250,8 @@ def decode_some(
 
     columns = jnp.zeros((B, CHUNK), jnp.int32), jnp.zeros((B, CHUNK), jnp.float32)
     start = jnp.int32(0), slots, columns
-    steps, slots, columns = jax.lax.while_loop(unfinished, next_token, start)
+    tokens = several(plan.check_every, next_token, lambda carry: carry[0], jnp.int32(CHUNK))
+    steps, slots, columns = jax.lax.while_loop(unfinished, tokens, start)
     return slots, Drawn(*columns, slots.t_B, slots.done_B, slots.stopped_B, steps)
 
 

@@ -189,10 +189,16 @@ def chance(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
 
 
+@functools.lru_cache(maxsize=16)
+def whole_order(size: int, key: str) -> tuple[int, ...]:
+    """All numbers of range(size) in the order of their hashes; a task that is made again has it."""
+    return tuple(sorted(range(size), key=lambda number: chance(f"{key}/{number}")))
+
+
 def shuffled(size: int, key: str) -> Iterator[int]:
     """Distinct numbers of range(size) in an order given by the key; all of them up to size 2^16."""
     if size <= 2**16:
-        yield from sorted(range(size), key=lambda number: chance(f"{key}/{number}"))
+        yield from whole_order(size, key)
         return
     seen: set[int] = set()
     for turn in range(4 * size):

@@ -21,7 +21,7 @@ import math
 import numpy as np
 
 from bridge_jax.data import batches
-from bridge_jax.distributed import multihost
+from bridge_jax.distributed import arrays
 from bridge_jax.evaluation import intervals
 from bridge_jax.training import rollouts
 from bridge_jax.training.rollouts import StepSampler
@@ -44,7 +44,7 @@ def measured_gain(sampler: StepSampler, state: TrainState) -> dict[str, float]:
         temperature = rollouts.sampling(setup, setup.settings.rollout.temperature)
         samples = sample(programs.policy[name](state.params), *device, keys, temperature)
         problems = [prompts.problems[i] for i in (indices * rows)[:rows]]
-        graded = sampler.grade(problems, multihost.device_get("samples of the gain", samples))
+        graded = sampler.grade(problems, arrays.device_get("samples of the gain", samples))
         rewards.append(graded.reward_B[: len(indices)])
     found, n = intervals.difference_of_models(*rewards), len(indices)
     error = (rewards[0] - rewards[1]).std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
@@ -66,7 +66,7 @@ def demo_logp(sampler: StepSampler, state: TrainState) -> dict[str, float]:
     rows = batches.demo_batch(demos, every, (bucket,), s.max_demo, s.eval.rows)
     phi = programs.policy["theta"](state.params)
     found = programs.demo_logp[bucket](phi, rollouts.on_mesh(setup.decode_mesh, rows))
-    return {"eval/demo_logp": float(multihost.device_get("log-probability of demos", found))}
+    return {"eval/demo_logp": float(arrays.device_get("log-probability of demos", found))}
 
 
 def measure(sampler: StepSampler, state: TrainState) -> dict[str, float]:

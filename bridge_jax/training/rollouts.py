@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridge_jax.data import batches, packing
-from bridge_jax.distributed import multihost, sharding
+from bridge_jax.distributed import arrays, multihost, sharding
 from bridge_jax.evaluation import reading
 from bridge_jax.grading.pool import Pool
 from bridge_jax.sampling import draw, sampler
@@ -25,7 +25,7 @@ from bridge_jax.types import Batch, BatchSpec, Params, Problem, Rollouts, Sequen
 
 def on_mesh(mesh: jax.sharding.Mesh, tree):
     """Puts host arrays on the mesh, with rows sharded over its data axes."""
-    return multihost.place(tree, sharding.of_rows(mesh, tree))
+    return arrays.place(tree, sharding.of_rows(mesh, tree))
 
 
 def sampling(setup: Setup, temperature: float) -> draw.Sampling:
@@ -152,7 +152,7 @@ class StepSampler(NamedTuple):
             # on devices that run one program at a time this waits for the previous one
             with multihost.watchdog(f"the sampler's start in step {rows.step + 1}"):
                 samples = self.programs.sample[rows.bucket](phi, *prompt, keys, how)
-                parts.append(multihost.replicate(samples))
+                parts.append(arrays.replicate(samples))
         return parts
 
     def collect(self, params: Params, rows: StepRows, handles: dict) -> Sampled:
@@ -181,7 +181,7 @@ class StepSampler(NamedTuple):
         size = len(prompts) // len(parts)
         for part, begin in zip(parts, range(0, len(prompts), size)):
             # waits for this part; the next is already running
-            samples = multihost.device_get(f"samples of step {rows.step + 1}", part)
+            samples = arrays.device_get(f"samples of step {rows.step + 1}", part)
             began = time.monotonic()
             problems = [self.data.prompts.problems[i] for i in prompts[begin : begin + size]]
             graded.append(self.grade(problems, samples))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bridge_jax.distributed import multihost, peaks
+from bridge_jax.distributed import arrays, peaks
 from bridge_jax.rundir import logbook
 from bridge_jax.training import budget
 from bridge_jax.training.build import Setup
@@ -78,7 +78,7 @@ class StepLog:
         """
         if step is None:
             return
-        fetched = multihost.device_get(f"update of step {step.number}", step.metrics)
+        fetched = arrays.device_get(f"update of step {step.number}", step.metrics)
         self._profile.stop(step.number)
         metrics = {key: float(value) for key, value in fetched.items()}
         for key in self.setup.method.not_in_every_step:

@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from bridge_jax.data import batches
-from bridge_jax.distributed import multihost
+from bridge_jax.distributed import arrays, multihost
 from bridge_jax.evaluation import evaluate
 from bridge_jax.training import measured_gain, rollouts
 from bridge_jax.training.interrupt import Interrupt
@@ -36,7 +36,7 @@ def evaluation(
         settings = rollouts.sampling(setup, 0.0 if greedy else s.rollout.temperature)
         generate = programs.greedy[batch.prompt_PS.shape[1]]
         with multihost.watchdog("samples of an evaluation"):
-            return multihost.device_get(
+            return arrays.device_get(
                 "samples of an evaluation", generate(phi, *prompt, keys, settings)
             )
 

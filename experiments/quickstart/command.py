@@ -41,6 +41,8 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         fail(f"unexpected arguments {argv[1:]}; the flag is --out")
     began, out = time.monotonic(), pathlib.Path(flags.FLAGS.out)
+    # also where there are other devices, unless they are asked for: the model is tiny
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     interrupt_by_signals()
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from bridge_jax.filesystem import streams
 from configs import quickstart
 from experiments import processes
 from experiments.cli import DISK_FULL
-from experiments.processes import available_cores, core_shares
+from experiments.processes import WHOLE, Share, available_cores, available_gpus, shares
 
 # between two looks at the runs, and between two lines where there is no terminal
 LOOK_S, LINE_S = 0.5, 5.0
@@ -42,7 +42,7 @@ class Run:
     method: str
     folder: pathlib.Path
     process: subprocess.Popen | None = None
-    cores: tuple[int, ...] = ()
+    share: Share = WHOLE
 
     @property
     def log(self) -> pathlib.Path:
@@ -59,10 +59,10 @@ class Run:
         """The exit code; None where the process has not ended."""
         return self.process.poll() if self.process is not None else None
 
-    def start(self, cores: tuple[int, ...]) -> None:
-        """Train on these cores; (): on all."""
-        self.cores = cores
-        self.process = processes.start(command_of(self.method, self.folder), self.log, cores)
+    def start(self, share: Share) -> None:
+        """Train on a share of the machine."""
+        self.share = share
+        self.process = processes.start(command_of(self.method, self.folder), self.log, share)
 
     def last_line(self) -> str:
         """The last line of the log that is not empty."""
@@ -125,21 +125,21 @@ class Display:
 
 
 def train(methods: tuple[str, ...], out: pathlib.Path) -> list[Failure]:
-    """Trains the methods in the given order, as many at a time as there are cores.
+    """Trains the methods in the given order, as many at a time as there are cores and GPUs.
 
     Returns what failed; no run is started after one whose request is invalid. Where it is
     interrupted or fails itself, the runs under way save and end.
     """
     runs = [Run(method, out / method) for method in methods]
-    jobs = min(len(runs), len(available_cores()))
-    waiting, free, began = list(runs), core_shares(jobs), time.monotonic()
+    jobs = min(len(runs), len(available_cores()), len(available_gpus()) or len(runs))
+    waiting, free, began = list(runs), shares(jobs), time.monotonic()
     display = Display()
     try:
         while waiting or any(run.under_way for run in runs):
             if any(run.code == INVALID for run in runs):
                 waiting.clear()
-            in_use = [run.cores for run in runs if run.under_way]
-            free_now = [cores for cores in free if cores not in in_use]
+            in_use = [run.share for run in runs if run.under_way]
+            free_now = [share for share in free if share not in in_use]
             while waiting and free_now:
                 waiting.pop(0).start(free_now.pop(0))
             # at most 79 characters, so that it fits the narrowest usual terminal

@@ -34,7 +34,7 @@ class Running(NamedTuple):
 
     job: Job
     process: subprocess.Popen
-    cores: tuple[int, ...]
+    share: processes.Share
     began: float
     label: str
 
@@ -54,7 +54,7 @@ def run(
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting = [job for job in jobs if not is_done(job)]
-    total, free = len(waiting), processes.core_shares(at_a_time)
+    total, free = len(waiting), processes.shares(at_a_time)
     under_way: list[Running] = []
     failures: list[Failure] = []
     try:
@@ -69,19 +69,19 @@ def run(
                 break
             for one in wait_for_one(under_way):
                 under_way.remove(one)
-                free.append(one.cores)
+                free.append(one.share)
                 failures += end(one, is_done, logs)
     finally:
         processes.end(one.process for one in under_way)
     return failures
 
 
-def begin(job: Job, cores: tuple[int, ...], label: str, logs: Path) -> Running:
+def begin(job: Job, share: processes.Share, label: str, logs: Path) -> Running:
     """Start the job's process."""
     log = log_of(logs, job)
     print(f"{label} begins; log: {log}", flush=True)
-    process = processes.start(job.command, log, cores)
-    return Running(job, process, cores, time.monotonic(), label)
+    process = processes.start(job.command, log, share)
+    return Running(job, process, share, time.monotonic(), label)
 
 
 def wait_for_one(under_way: list[Running]) -> list[Running]:

@@ -33,7 +33,7 @@ import sys
 from absl import flags
 
 from bridge_jax.filesystem import files
-from experiments import INTERRUPTED
+from experiments import INTERRUPTED, processes
 from experiments.cli import (
     DISK_FULL,
     check_output,
@@ -59,6 +59,7 @@ def main(argv: list[str]) -> None:
         slurm = parameters_of(given.slurm)
         path = given.results or os.path.join(given.workdir, "results.jsonl")
         finished = results.done(path)
+        shares = processes.shares(given.jobs)
     except ValueError as error:
         fail(str(error))
     if given.dry_run:
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> None:
     interrupt_by_signals()
     try:
         if given.launcher == "local":
-            ended = launch.locally(left, given.workdir, path, given.jobs)
+            ended = launch.locally(left, given.workdir, path, shares)
         else:
             cluster = given.launcher.replace("submitit_", "")
             ended = launch.by_submitit(left, given.workdir, path, cluster, slurm)

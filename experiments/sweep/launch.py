@@ -13,7 +13,7 @@ from bridge_jax.filesystem import files
 from bridge_jax.rundir.progress import duration
 from experiments import processes
 from experiments.cli import DISK_FULL
-from experiments.processes import core_shares
+from experiments.processes import WHOLE, Share
 from experiments.sweep.plan import Run
 from experiments.sweep.results import record
 
@@ -51,24 +51,24 @@ def log_of(run: Run, workdir: str) -> str:
     return os.path.join(workdir, run.folder + ".log")
 
 
-def execute(run: Run, workdir: str, results: str, cores: tuple[int, ...] = ()) -> Result:
+def execute(run: Run, workdir: str, results: str, share: Share = WHOLE) -> Result:
     """Train in a process of its own, then record the result.
 
-    cores: that the process may use; (): all. Its output goes to DIR/NAME.HASH.log.
+    share: of the machine, for the process. Its output goes to DIR/NAME.HASH.log.
     """
     try:
-        return train(run, workdir, results, cores)
+        return train(run, workdir, results, share)
     except Exception as error:
         # an error of this run alone: the others go on, and the sweep reports it at the end
         message = f"{type(error).__name__}: {files.explain(error)}"
         return Result(run, message, files.is_full(error))
 
 
-def train(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Result:
+def train(run: Run, workdir: str, results: str, share: Share) -> Result:
     """`execute`, whose exceptions are not caught."""
     log = log_of(run, workdir)
     files.mend(log, cut=False)
-    with processes.start(command_of(run, workdir), log, cores, append=True) as child:
+    with processes.start(command_of(run, workdir), log, share, append=True) as child:
         _children.add(child)
         code = child.wait()
         _children.discard(child)
@@ -78,21 +78,20 @@ def train(run: Run, workdir: str, results: str, cores: tuple[int, ...]) -> Resul
     return Result(run, record(run, workdir, results))
 
 
-def locally(runs: list[Run], workdir: str, results: str, jobs: int) -> list[Result]:
-    """`jobs` runs at a time, each on its own share of the cores, so that they do not share cores.
+def locally(runs: list[Run], workdir: str, results: str, shares: list[Share]) -> list[Result]:
+    """As many runs at a time as there are shares of the machine, each on one of them.
 
     KeyboardInterrupt: the runs under way are asked to save and end, the others are not begun.
     """
-    free = core_shares(jobs)
-    ended = []
+    jobs, free, ended = len(shares), list(shares), []
 
     def one(number: int, run: Run) -> Result:
-        cores, label, began = free.pop(), f"[{number}/{len(runs)}] {run.name}", time.monotonic()
+        share, label, began = free.pop(), f"[{number}/{len(runs)}] {run.name}", time.monotonic()
         print(f"{label} begins; log: {log_of(run, workdir)}", flush=True)
         try:
-            result = execute(run, workdir, results, cores)
+            result = execute(run, workdir, results, share)
         finally:
-            free.append(cores)
+            free.append(share)
         took = duration(time.monotonic() - began)
         failed = f"failed after {took}: {result.error}"
         print(f"{label}: {failed if result.error else f'done after {took}'}", flush=True)

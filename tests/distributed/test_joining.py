@@ -107,6 +107,7 @@ def waiting():
         one.kill()
 
 
+@pytest.mark.slow
 def test_a_host_that_waits_alone_prints_what_to_check(waiting):
     """Host 1 does not come, host 0 does not come, Slurm's variables cannot be read."""
     zero, one, broken = ends(waiting.groups["alone"])
@@ -124,6 +125,7 @@ def test_a_host_that_waits_alone_prints_what_to_check(waiting):
     assert "set hosts.coordinator=HOST:PORT" in broken[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["apart", "fail"])
 def test_hosts_that_do_not_do_the_same_end(what):
     """One saves while the other samples on; or one fails, and the other is told and waits no longer."""

@@ -122,6 +122,7 @@ def stacks_gathered(text: str) -> list[tuple]:
     return [shape for shape in shapes if 5 in shape and 3 not in shape]
 
 
+@pytest.mark.slow
 @by_mesh
 def test_weights_are_gathered_twice_for_each_micro_batch(method, sizes, passes):
     """Once for the forward pass and once for the backward pass.

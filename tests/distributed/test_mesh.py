@@ -168,7 +168,10 @@ def sampled_on_one_device():
     return sampled(None)[0]
 
 
-@pytest.mark.parametrize("decode_tensor", [1, 2, 4])
+@pytest.mark.parametrize(
+    "decode_tensor",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)],
+)
 def test_the_same_samples_whatever_the_mesh(decode_tensor):
     """Tokens and lengths to the bit, log-probabilities to 1e-5; rows on the devices that heads leave.
 

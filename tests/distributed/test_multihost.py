@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax.distributed import consistency, multihost, rendezvous
+from bridge_jax.distributed import arrays, consistency, multihost, rendezvous
 from bridge_jax.evaluation import reading
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.rundir import checkpoint
@@ -33,15 +33,13 @@ def test_one_process_is_the_identity():
             {"a": jax.numpy.arange(4)},
             jax.sharding.SingleDeviceSharding(jax.devices()[0]),
         )
-        assert multihost.replicate(tree) is tree and multihost.device_get("it", tree)[
-            "a"
-        ].tolist() == [
+        assert arrays.replicate(tree) is tree and arrays.device_get("it", tree)["a"].tolist() == [
             0,
             1,
             2,
             3,
         ]
-        assert multihost.place(np.arange(3), sharding).tolist() == [0, 1, 2]
+        assert arrays.place(np.arange(3), sharding).tolist() == [0, 1, 2]
         assert (
             multihost.gather("it", "x") == ["x"]
             and multihost.all_gather_lists("it", [1]) == [1]

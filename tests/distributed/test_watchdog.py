@@ -153,6 +153,7 @@ def test_a_wait_that_is_too_long_is_reported_with_stacks(hosts, capfd):
     assert "'rewards of step 3'" in text and 'File "' in text
 
 
+@pytest.mark.slow
 def test_files_get_more_time(hosts, capfd, monkeypatch):
     """But not any time."""
     monkeypatch.setattr(watchdog, "IO_GRACE", 3)

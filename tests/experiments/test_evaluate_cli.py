@@ -168,6 +168,7 @@ def test_eight_devices_give_what_one_gives(model, lively, tmp_path, tensor):
     assert one["benchmarks"] == eight["benchmarks"] and (one["devices"], eight["devices"]) == (1, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_an_interrupted_evaluation_goes_on(model, lively, tmp_path, monkeypatch, killed_at):
     """Killed in the middle of a line, at the n-th append: only missing rows are generated."""

@@ -109,6 +109,7 @@ def test_grade_without_a_file():
     )
 
 
+@pytest.mark.slow
 def test_regrade_writes_what_changes(unbroken, tmp_path):
     """As a command, in a process whose arithmetic grader is the real one: parity said something else."""
     out = tmp_path / "changed.jsonl"

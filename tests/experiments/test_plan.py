@@ -84,24 +84,37 @@ def test_a_plan_for_eight_cpus(tmp_path):
     "arguments, message",
     (
         (("--config=TINY:bridge", "--topology=v5e:16"), "did you mean 'v5e:4x4'"),
-        (("--config=TINY:bridge", "--topology=cpu"), "cpu:8"),
-        (("--config=TINY:bridge",), "--topology=KIND:SIZE are needed"),
-        (("--topology=cpu:8",), "--config=configs/NAME.py:METHOD and"),
-        (("--config=TINY:bridge", "--topology=cpu:8", "--phases=updat"), "did you mean 'update'"),
+        pytest.param(("--config=TINY:bridge", "--topology=cpu"), "cpu:8", marks=pytest.mark.slow),
+        pytest.param(
+            ("--config=TINY:bridge",), "--topology=KIND:SIZE are needed", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ("--topology=cpu:8",), "--config=configs/NAME.py:METHOD and", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ("--config=TINY:bridge", "--topology=cpu:8", "--phases=updat"),
+            "did you mean 'update'",
+            marks=pytest.mark.slow,
+        ),
         (
             ("--config=TINY:bridge", "--topology=cpu:8", "--fit"),
             "--fit: the memory of 'cpu' is not in the table",
         ),
-        (("--config=TINY:bridge", "--topology=cpu:8", "--against=grop"), "did you mean 'grpo'"),
-        (
+        pytest.param(
+            ("--config=TINY:bridge", "--topology=cpu:8", "--against=grop"),
+            "did you mean 'grpo'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             ("--config=TINY:bridge", "--topology=cpu:8", "--out=no/such/folder.jsonl"),
             "no/such/folder.jsonl",
+            marks=pytest.mark.slow,
         ),
         (
             ("--config=TINY:bridge", "--topology=cpu:8", "--config.mesh.fsdp=3"),
             "takes 3 devices, there are 8",
         ),
-        (
+        pytest.param(
             (
                 "--config=TINY:bridge",
                 "--topology=cpu:8",
@@ -109,8 +122,13 @@ def test_a_plan_for_eight_cpus(tmp_path):
                 "--config.mesh.fsdp=1",
             ),
             "heads",
+            marks=pytest.mark.slow,
         ),
-        (("--config=TINY:bridge", "--topology=cpu:6"), "Nearest that work"),
+        pytest.param(
+            ("--config=TINY:bridge", "--topology=cpu:6"),
+            "Nearest that work",
+            marks=pytest.mark.slow,
+        ),
     ),
 )
 def test_what_cannot_be_planned_is_refused_at_once(tmp_path, arguments, message):

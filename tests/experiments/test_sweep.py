@@ -14,6 +14,7 @@ import types
 import pytest
 
 from configs import ladder
+from experiments.processes import WHOLE
 from experiments.sweep import command, launch, plan, results
 from tests import errors
 from tests.filesystem import full_disk
@@ -244,7 +245,7 @@ def test_what_goes_wrong_around_a_run_is_its_own(at_root, tmp_path, monkeypatch)
 
     monkeypatch.setattr(launch.subprocess, "Popen", broken)
     runs = plan.runs_of(plan.load(write(tmp_path, seeds=[0, 1])))
-    ended = launch.locally(runs, str(tmp_path), str(tmp_path / "results.jsonl"), 1)
+    ended = launch.locally(runs, str(tmp_path), str(tmp_path / "results.jsonl"), [WHOLE])
     assert [result.error for result in ended] == ["OSError: no space left"] * 2
 
 
@@ -267,13 +268,18 @@ def run(environment, *args):
             "--slurm={timeout_min: 5}",
             "error: --slurm={timeout_min: 5} is no JSON object (Expecting property name",
         ),
-        (
+        pytest.param(
             "--slurm=[5]",
             "error: --slurm=[5] is no JSON object ([5]); give one such as '{\"timeout_min\": 60}'",
+            marks=pytest.mark.slow,
         ),
         ("--workdir=/dev/null/runs", "error: the results cannot be kept"),
-        ("--results=/dev/null/results.jsonl", "choose another --workdir or --results"),
-        ("--jobs=0", "--jobs"),
+        pytest.param(
+            "--results=/dev/null/results.jsonl",
+            "choose another --workdir or --results",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("--jobs=0", "--jobs", marks=pytest.mark.slow),
     ],
 )
 def test_a_command_line_that_cannot_be_run_is_one_line(environment, tmp_path, given, message):
@@ -510,7 +516,7 @@ def test_begin_and_end_of_each_run_are_printed(at_root, tmp_path, monkeypatch, c
     monkeypatch.setattr(launch, "execute", execute)
     clock = iter([0.0, 192.0, 192.0, 193.0])
     monkeypatch.setattr(launch, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-    ended = launch.locally(runs, "DIR", "results.jsonl", 1)
+    ended = launch.locally(runs, "DIR", "results.jsonl", [WHOLE])
     begins = [
         f"[{number}/2] {run.name} begins; log: DIR/{run.folder}.log"
         for number, run in enumerate(runs, 1)

@@ -111,6 +111,7 @@ def test_tokens_are_the_models(traces, tokenizer, tmp_path):
     assert code == 2 and "--tokenizer" in shown
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(traces, tmp_path):
     """After SIGKILL the same command reads on, and its output is that of one that was not killed."""
     path = demo_rows.write(tmp_path / "in.parquet", "deepmath", alike(40_000), group=5000)

@@ -122,6 +122,7 @@ def test_sigterm_while_programs_are_compiled(environment, tmp_path, delay):
     assert process.returncode == 0 and "nothing is lost" in out, (out, err)
 
 
+@pytest.mark.slow
 def test_killed_then_terminated_then_finished_equals_unbroken(environment, tmp_path):
     """kill -9 between two checkpoints, SIGTERM to the second process, and the third one ends as a run never touched."""
     hurt, whole, file = tmp_path / "hurt", tmp_path / "whole", config_file(tmp_path)
@@ -213,13 +214,18 @@ def test_ctrl_c_is_acknowledged_at_once_and_a_second_one_ends_at_once(environmen
             ["--config.optim.base.learning_rat=1"],
             "unknown key config.optim.base.learning_rat: did you mean 'learning_rate'?",
         ),
-        (["--config.step", "3"], "unknown key config.step: did you mean 'steps'?"),
-        (
+        pytest.param(
+            ["--config.step", "3"],
+            "unknown key config.step: did you mean 'steps'?",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             ["--config.steps=abc"],
             "--config.steps=abc; wanted: a whole number, such as 10",
+            marks=pytest.mark.slow,
         ),
         (["--workdr=x"], "Unknown command line flag 'workdr'. Did you mean: workdir ?"),
-        (["--stop_at=0"], "flag --stop_at=0"),
+        pytest.param(["--stop_at=0"], "flag --stop_at=0", marks=pytest.mark.slow),
     ],
 )
 def test_invalid_command_lines(environment, tmp_path, arguments, message):

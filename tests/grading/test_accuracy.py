@@ -102,7 +102,13 @@ BENCHMARKS = {
 }
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "olympiadbench" else ())
+        for name in BENCHMARKS
+    ],
+)
 def test_gold_answers_with_something_behind_them(name):
     """By each benchmark's own rules: an answer is itself, and never itself times letters, a scale,
     or with other words.

@@ -285,6 +285,7 @@ def test_a_comparison_whose_worker_is_lost_is_judged_by_another(scripted, tmp_pa
     assert made.killed == 1 and (tmp_path / "mark").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, outcome",
     [
@@ -393,7 +394,9 @@ def test_where_the_system_does_not_show_processor_time(scripted, monkeypatch):
     assert made.killed == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
+)
 def test_a_whole_pool_that_is_gone(scripted, number):
     """All workers, while they start, while they are idle, and while they work; more of them than starts may fail."""
     made = scripted(workers=module.STARTS)

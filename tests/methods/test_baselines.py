@@ -57,7 +57,7 @@ def test_updates_of_a_batch_share_the_rate_of_their_step(name):
     assert seen == [(pytest.approx(0.1), False), (pytest.approx(0.05), False), (0.0, True)]
 
 
-@pytest.mark.parametrize("lam", [0.25, 0.5, 0.8])
+@pytest.mark.parametrize("lam", [0.25, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_bridge_without_an_adapter_is_the_hybrid_up_to_scale(lam):
     """beta = 0: lam times the hybrid's direction with mu = (1 - lam) / lam."""
     theta = toys.bigram_theta()

@@ -100,6 +100,7 @@ def test_the_mean_over_the_parts_is_the_whole(n):
     assert sum(saved) == (n - 1) * samples and min(saved) > 0
 
 
+@pytest.mark.slow
 def test_the_part_is_that_of_every_division():
     """Part k has the groups k, k + n, ...: 2, 4 and 8 micro-batches, and parts of groups, give the
     same update.

@@ -65,9 +65,7 @@ def variants_slow(cases) -> list:
     ]
 
 
-every_case = pytest.mark.parametrize("name, fields", cases())
-# for tests that compile a program of their own for each case
-every_case_variants_slow = pytest.mark.parametrize("name, fields", variants_slow(cases()))
+every_case = pytest.mark.parametrize("name, fields", variants_slow(cases()))
 # what an advantage, a cap or a direction of w is does not touch how rows are summed
 summed_cases = pytest.mark.parametrize(
     "name, fields",
@@ -189,7 +187,7 @@ def test_policy(name, fields):
     assert toys.same_bits(method.policy(state.params), method.policy(state.params, "theta"))
 
 
-@every_case_variants_slow
+@every_case
 def test_donation(name, fields):
     """The state is given away from the first step on: no leaf is two others' buffer, and the result
     is the same.
@@ -299,7 +297,7 @@ def test_a_non_finite_update_is_skipped(name, fields):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
-@every_case_variants_slow
+@every_case
 def test_learns(name, fields):
     """60 steps on freshly sampled answers: expected reward rises from about 1/6 to over a half."""
     method = make(name, fields, recipes=toys.recipes(0.1, 0.1))

@@ -50,7 +50,13 @@ def moved(new, old):
     return jax.tree.map(lambda a, b: np.asarray(a - b, np.float64) * EPS / RATE, new, old)
 
 
-@pytest.mark.parametrize("name", OF_THETA)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("sft", "grpo", "hybrid") else pytest.mark.slow)
+        for name in OF_THETA
+    ],
+)
 def test_w_takes_the_pull_of_the_methods_direction(name):
     """The change of w is the pull of what the method does to theta at phi = merge(theta, w); theta
     keeps its bits, also in the step after, and in another dtype than w's.

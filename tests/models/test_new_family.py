@@ -114,6 +114,7 @@ def test_its_logits_are_those_of_the_reference(toy):
     np.testing.assert_allclose(decoded_BTV[mask], expected[mask], **close)
 
 
+@pytest.mark.slow
 def test_it_is_sampled_from_by_every_plan(toy):
     """The same tokens by the plain plan, one CPU device's and a mesh's; scored by the reference."""
     cfg, phi = toy

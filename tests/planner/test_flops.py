@@ -314,6 +314,7 @@ def test_what_lies_in_the_hosts_memory_is_counted_apart():
     assert 3 * 4 * weights // 4 <= sizes[True][1] < 3 * 4 * weights
 
 
+@pytest.mark.slow
 def test_a_cheaper_shadow_costs_its_part():
     """Half of the groups cost half of theta_hat's pass; in every fourth step, a quarter of it."""
 

@@ -131,9 +131,10 @@ def test_lenient_reading_takes_the_last_line_that_says_something():
         (dict(hard_levels=(8,)), "task.hard_levels"),
         (dict(train_size=0), ("task.train_size=0", "at least 1")),
         (dict(prompt="chat"), ("task.prompt='chat'", "boxed, plain")),
-        (
+        pytest.param(
             dict(levels=(3,), train_size=5000),
             ("5000", "3 people"),
+            marks=pytest.mark.slow,
         ),
     ],
 )

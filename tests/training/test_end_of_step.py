@@ -14,6 +14,7 @@ from tests.tiny_runs import STEPS, go, quick, unbroken  # noqa: F401 (fixtures)
 from tests.training.faults import poison, signal_at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(STEPS, marks=pytest.mark.slow)],

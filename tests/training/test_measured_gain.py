@@ -24,6 +24,7 @@ def made():
     return rollouts.StepSampler(setup, data, programs, None), state
 
 
+@pytest.mark.slow
 def test_splits(made):
     """Prompts with a demonstration, and without; disjoint, and both of the training set."""
     setup, data = made[0].setup, made[0].data

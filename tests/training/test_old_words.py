@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from bridge_jax.evaluation import comparison, regrade, report_samples, report_tables
 from bridge_jax.training import reopen
 from bridge_jax.training.step_log import StepLog
@@ -40,6 +42,7 @@ def rewrite(path, whole: bool = False) -> None:
     path.write_text("".join(json.dumps(old_words(json.loads(text))) + "\n" for text in texts))
 
 
+@pytest.mark.slow
 def test_a_run_of_before_goes_on_and_is_read(quick, tmp_path, monkeypatch):  # noqa: F811
     """Its last line waited for its evaluation; the whole record is that of an unbroken run."""
     whole, run = tmp_path / "whole", tmp_path / "run"

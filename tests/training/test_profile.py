@@ -12,6 +12,7 @@ from bridge_jax.training import profile
 from tests import tiny_runs
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_trace_of_its_step(tmp_path, monkeypatch):
     """The last step, whose update ends in the evaluation; the line has MFU for a known chip."""
     chip = peaks.CHIPS["v5e"]._replace(flops=1e9)

@@ -100,6 +100,7 @@ def test_another_base_is_refused(run, tmp_path, monkeypatch):
         reopen.restore_params(setup, str(run))
 
 
+@pytest.mark.slow
 def test_exports(run, no_torch, tmp_path, capsys):  # noqa: F811
     """merged = base + adapter, each verified; the base of a random model is written beside w, that of
     a model folder is named, and the adapter's folder can be evaluated.

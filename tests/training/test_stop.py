@@ -26,6 +26,7 @@ GIVEN = dict(steps=3, rollout__stop=(MARK,), eval__every=3)
 OTHERWISE = ("rollout/unread_tokens", "rollout/logp_error", "rollout/logp_error_max")
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_a_sampler_which_ends_a_row_there(quick, tmp_path, monkeypatch):
     """Every number, sample and parameter equals those of a run for which the mark is an
     end-of-sequence token.

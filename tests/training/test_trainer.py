@@ -42,6 +42,7 @@ def test_a_run_lengthened_behind_its_schedule_says_so(quick, tmp_path, caplog):
     assert all(np.array_equal(after[key], before[key]) for key in theta)
 
 
+@pytest.mark.slow
 def test_handlers_are_given_back(quick, tmp_path):
     """After a run SIGTERM and SIGINT have the handlers they had before it."""
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
@@ -105,7 +106,9 @@ def test_a_finished_run_says_so_before_it_reads_or_compiles(quick, tmp_path, mon
     assert go(tmp_path, "sft")["step"] == STEPS
 
 
-@pytest.mark.parametrize("hurt", ["checkpoint", "metrics", "mark"])
+@pytest.mark.parametrize(
+    "hurt", [pytest.param("checkpoint", marks=pytest.mark.slow), "metrics", "mark"]
+)
 def test_a_finished_run_that_was_damaged_is_mended(quick, unbroken, tmp_path, monkeypatch, hurt):
     """What was said to be finished is read, and trained again as far as it must be; what can be
     read is not compiled for.
@@ -209,7 +212,7 @@ def test_a_record_whose_newest_checkpoints_are_gone_is_set_aside(quick, tmp_path
     assert contents(tmp_path / "rollouts") == before
 
 
-@pytest.mark.parametrize("how", ["other", "unknown", "same"])
+@pytest.mark.parametrize("how", [pytest.param("other", marks=pytest.mark.slow), "unknown", "same"])
 def test_what_is_taken_again_under_another_config_is_set_aside(quick, tmp_path, how):
     """After a kill: it does not come out as it was, so that its lines would be lost."""
     given = dict(checkpoint__every=2, eval__every=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import pytest
 
 from bridge_jax.training import build
 from tests import errors, tiny_runs
@@ -15,6 +16,7 @@ GIVEN = {
 }
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was(quick, tmp_path):
     """A run that ends within the two steps of a period and is started again is the unbroken one:
     the part and the step in which theta_hat learns follow from the step. Lines of other steps have
