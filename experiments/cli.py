@@ -15,7 +15,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -201,6 +201,18 @@ def interrupt_by_signals() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def output_for_a_pipe() -> Iterator[None]:
+    """Output that may be cut short by its reader, such as head: the process then ends silently."""
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        yield
+        check_output()
+    finally:
+        # otherwise a child's closed pipe would end this process, too
+        signal.signal(signal.SIGPIPE, before)
 
 
 def check_output() -> None:

@@ -94,6 +94,14 @@ def programs_are_freed():
 
 
 @pytest.fixture(autouse=True)
+def sigpipe_is_ignored():
+    """A test that leaves SIGPIPE at its default fails: the next closed pipe would end the worker."""
+    yield
+    handler = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    assert handler == signal.SIG_IGN, "SIGPIPE has another handler after this test"
+
+
+@pytest.fixture(autouse=True)
 def no_handler_stays():
     """Removes the handlers that a command started in this process gave to the root logger.
 

@@ -14,6 +14,7 @@ nanoGPT. Factored moments take rows and columns from the same table.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -230,47 +231,15 @@ def apply_ascent(
     guarded = [jnp.asarray(x, jnp.float32) for x in (*norms.values(), *values)]
     finite = jnp.all(jnp.isfinite(jnp.stack(guarded)))
     all_inner = state.opt_state.inner_states
-    # theta_hat, stored as a difference from theta, is written anew when theta moves
-    parts_to_write = [
-        name
-        for name in LABELS
-        if name in directions or "theta" in directions and name in storage.stored_relative
-    ]
-    storage = storage if set(parts_to_write) & set(storage.stored_relative) else Storage()
-    key = jax.random.fold_in(jax.random.key("theta" in directions), state.step)
-    zeros_like = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+    moved = [LABELS[name] for name in directions]
 
-    def update(stored: tuple[dict, dict]) -> tuple[dict, dict]:
-        """({part: as stored}, {label: optimizer state}) after the update.
-
-        One optimizer covers all parts; those without a direction are zeros here, and cost nothing.
-        """
-        parts, moments = stored
-        unpacked = storage.read(state.params.replace(**parts))
-        absent = {
-            name: zeros_like(getattr(unpacked, name)) for name in LABELS if name not in directions
-        }
-        old = unpacked.replace(**absent)
-        # optax descends: the one minus sign
-        descent = old.replace(
-            **{name: jax.tree.map(jnp.negative, tree) for name, tree in directions.items()}
-        )
-        frozen_states = {label: zeros_like(inner) for label, inner in all_inner.items()}
-        updates, opt_state = recipes.optimizer().update(
-            descent, state.opt_state._replace(inner_states=frozen_states | moments), old
-        )
-        new = optax.apply_updates(old, updates)
-        updated = {name: getattr(new, name) for name in directions}
-        new = storage.write(unpacked.replace(**updated), key)
-        return (
-            {name: getattr(new, name) for name in parts},
-            {label: opt_state.inner_states[label] for label in moments},
-        )
-
+    written = parts_written(directions, storage)
+    storage = storage if set(written) & set(storage.stored_relative) else Storage()
     stored = (
-        {name: getattr(state.params, name) for name in parts_to_write},
-        {LABELS[name]: all_inner[LABELS[name]] for name in directions},
+        {name: getattr(state.params, name) for name in written},
+        {label: all_inner[label] for label in moved},
     )
+    update = functools.partial(_updated, recipes, state, directions, storage)
     parts, moments = update_if_finite(finite, update, on_device(stored))
     state = state.replace(
         step=state.step + 1,
@@ -279,6 +248,49 @@ def apply_ascent(
     )
     rates = {
         f"lr/{label}": learning_rate(*recipes.recipe_of(label))(update_count(all_inner[label]))
-        for label in (LABELS[name] for name in directions)
+        for label in moved
     }
     return state, norms | rates | {"update/skipped": 1.0 - finite.astype(jnp.float32)}
+
+
+def parts_written(directions: dict[str, Tree], storage: Storage) -> list[str]:
+    """The parts with a direction, and what is stored as a difference from theta when theta moves."""
+    moves = lambda name: "theta" in directions and name in storage.stored_relative
+    return [name for name in LABELS if name in directions or moves(name)]
+
+
+def _updated(
+    recipes: Recipes,
+    state: TrainState,
+    directions: dict[str, Tree],
+    storage: Storage,
+    stored: tuple[dict, dict],
+) -> tuple[dict, dict]:
+    """({part: as stored}, {label: optimizer state}) after the update, from the same before it.
+
+    One optimizer covers all parts; those without a direction are zeros here, and cost nothing.
+    """
+    parts, moments = stored
+    zeros_like = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+    unpacked = storage.read(state.params.replace(**parts))
+    absent = {
+        name: zeros_like(getattr(unpacked, name)) for name in LABELS if name not in directions
+    }
+    old = unpacked.replace(**absent)
+    # optax descends: the one minus sign
+    descent = old.replace(
+        **{name: jax.tree.map(jnp.negative, tree) for name, tree in directions.items()}
+    )
+    unused = {label: zeros_like(inner) for label, inner in state.opt_state.inner_states.items()}
+    updates, opt_state = recipes.optimizer().update(
+        descent, state.opt_state._replace(inner_states=unused | moments), old
+    )
+    new = optax.apply_updates(old, updates)
+    updated = {name: getattr(new, name) for name in directions}
+    # of the rounding where theta_hat is stored in fewer bits
+    key = jax.random.fold_in(jax.random.key("theta" in directions), state.step)
+    new = storage.write(unpacked.replace(**updated), key)
+    return (
+        {name: getattr(new, name) for name in parts},
+        {label: opt_state.inner_states[label] for label in moments},
+    )

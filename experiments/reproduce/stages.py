@@ -6,12 +6,11 @@ Most jobs are other commands; the tiny model, the validation problems and the pa
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from pathlib import Path
 
 from bridge_jax.filesystem import files
-from experiments.cli import DISK_FULL, check_output
+from experiments.cli import DISK_FULL, output_for_a_pipe
 from experiments.reproduce import estimate, jobs, launch, marks, page, rehearsal, tuning
 from experiments.reproduce.printed import Lines
 from experiments.reproduce.request import Request
@@ -76,7 +75,12 @@ def logs(request: Request) -> Path:
 
 def show(request: Request, stages: list[str], launcher: str) -> None:
     """Print the estimate on standard error, and a command on each line of standard output."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    with output_for_a_pipe():
+        print_commands(request, stages, launcher)
+
+
+def print_commands(request: Request, stages: list[str], launcher: str) -> None:
+    """`show` to a reader who reads all of it."""
     print(estimate.text(request), file=sys.stderr, flush=True)
     if launcher == "slurm":
         print(f"mkdir -p {shlex.quote(str(logs(request)))}")
@@ -95,7 +99,6 @@ def show(request: Request, stages: list[str], launcher: str) -> None:
             print(f"# done: {job.text}" if marks.done(request, job) else lines.line(job))
         if stage == "tune" and request.tuned and not tuning.chosen(request):
             print("# the chosen rates are known after this: print the later stages again then")
-    check_output()
 
 
 def own_job(request: Request, stage: str) -> jobs.Job:

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 
 from absl import flags
@@ -36,11 +35,11 @@ from bridge_jax.filesystem import files
 from experiments import INTERRUPTED, processes
 from experiments.cli import (
     DISK_FULL,
-    check_output,
     define_path,
     fail,
     fail_by,
     interrupt_by_signals,
+    output_for_a_pipe,
     run_command,
 )
 from experiments.sweep import launch, plan, results
@@ -89,9 +88,8 @@ def main(argv: list[str]) -> None:
 
 def show(text: str) -> None:
     """Print text that may be piped into a command such as head."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    print(text)
-    check_output()
+    with output_for_a_pipe():
+        print(text)
 
 
 def make_folders(workdir: str, path: str) -> None:
