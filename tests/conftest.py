@@ -51,8 +51,9 @@ def pytest_configure(config):
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = KEPT_FROM_S
-    # with a largest size jax locks the folder: nobody reads what another process has half written
-    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**34)
+    # With a largest size jax would look through the whole folder whenever a program is added, with
+    # the folder locked. What is read half written is compiled.
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = "-1"
 
 
 # Files that take minutes begin first, so that no worker is left alone with one at the end. Without

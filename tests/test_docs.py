@@ -212,6 +212,15 @@ def test_paths_in_backticks(page):
     assert not missing, f"{name_of(page)}: {missing}"
 
 
+def test_the_lines_of_bridge_in_the_readme_are_those_of_the_page():
+    """Each of them, without its comment, is a line of bridge.step."""
+    readme = (ROOT / "README.md").read_text()
+    block = readme.partition("These are its directions")[2].split("\n\n")[1]
+    lines = [line.partition("  #")[0].strip() for line in block.splitlines()]
+    page = (ROOT / "bridge_jax" / "methods" / "bridge.py").read_text()
+    assert len(lines) == 4 and all(f"    {line}\n" in page for line in lines)
+
+
 def test_the_readme_is_short():
     """At most 900 words: what is more belongs into docs/."""
     assert len((ROOT / "README.md").read_text().split()) <= README_WORDS

@@ -95,10 +95,8 @@ class Passes(NamedTuple):
     hat: Callable  # (phi_hat, rl, after=) -> Pass of J_RL, with importance weights
     # (G, lam, rl, sft) -> the gradient in phi for what w ascends besides theta_hat's term
     for_w: Callable = lambda G, lam, rl, sft: G
-    # (that in w, lam, rl, theta_hat's gradient in w) -> w's direction
-    with_gain: Callable = lambda dw, lam, rl, shadow: jax.tree.map(
-        lambda joint, shadow: joint - lam * shadow, dw, shadow
-    )
+    # (rl, theta_hat's gradient in w) -> what w descends with the weight lam
+    for_gain: Callable = lambda rl, shadow: shadow
 
 
 # ---- settings
@@ -326,7 +324,7 @@ def passes_of(cfg, policy: Policy, state: TrainState, batch: Batch, microbatch_r
         sft=lambda phi, after: objectives.gradient(J_SFT, phi, demos, {}, rows_of_demos, after),
         hat=hat,
         for_w=gradient_for_w(cfg),
-        **({} if cfg.shadow.whole else {"with_gain": gain_of_part(cfg, learns)}),
+        **({} if cfg.shadow.whole else {"for_gain": gain_of_part(cfg, learns)}),
     )
 
 
@@ -336,17 +334,16 @@ def of_part(divided: objectives.Parts | None, rl: Pass) -> Pass:
 
 
 def gain_of_part(cfg, learns: jax.Array | None) -> Callable:
-    """(dw, lam, rl, shadow) -> w's direction with the gain's gradient of the part in `rl.kept`.
+    """(rl, shadow) -> the gain's gradient of the part, negated; theta's side of it is `rl.kept`.
 
     It counts shadow.every times where theta_hat learns, and 0 times where it rests.
     """
     weight = 1.0 if learns is None else jnp.where(learns, float(cfg.shadow.every), 0.0)
 
-    def with_gain(dw: Tree, lam, rl: PassAndKept, shadow: Tree) -> Tree:
-        add = lambda first, part, hat: first + weight * lam * (part - hat)
-        return jax.tree.map(add, dw, rl.kept, shadow)
+    def for_gain(rl: PassAndKept, shadow: Tree) -> Tree:
+        return jax.tree.map(lambda part, hat: weight * (hat - part), rl.kept, shadow)
 
-    return with_gain
+    return for_gain
 
 
 def behaviour(cfg, rl: Pass, hat: Pass | None = None) -> dict:
