@@ -1,13 +1,14 @@
 """Locating a model's files: a local Hugging Face folder, or a hub name to download.
 
 A usable folder holds config.json, and model.safetensors or shards with
-model.safetensors.index.json. An incomplete folder is an error that names the missing file. Nothing
-here opens weights.
+model.safetensors.index.json. An incomplete folder is an error that names the missing file. Weights
+are not read here, but for their hash.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -141,3 +142,14 @@ def read_json(path: Path) -> dict:
         raise ValueError(f"{path} is missing") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def weights_hash(path: str) -> str:
+    """A hash of the weights in a local model folder; "" for a hub name or random weights."""
+    folder = Path(path or "/nowhere").expanduser()
+    files = sorted(folder.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:12] if files else ""

@@ -179,7 +179,17 @@ def method_fields(cfg) -> dict:
         | ({f"{KEY}.variant.resync_every": resync + 1} if resync else {})
         | ({f"{KEY}.shadow.every": every + 1} if every > 1 else {}),
         "not_in_every_step": GAIN_METRICS if every > 1 else (),
+        "check_batch": functools.partial(check_batch, cfg),
+        "demo_microbatches": cfg.sft_microbatches,
+        "period": every,
     }
+
+
+def check_batch(cfg, table) -> None:
+    """ValueError where a step's demonstrations or groups do not divide into the parts of cfg."""
+    table.check_demo_parts(f"{KEY}.sft_microbatches", cfg.sft_microbatches)
+    P, count = table.prompts_per_step, table.rollout_microbatches
+    checks.check_parts(f"{KEY}.shadow.share", cfg.shadow.parts, P, count, packed=table.pack > 0)
 
 
 def shadow_recipe(cfg, recipes: Recipes) -> Recipes:

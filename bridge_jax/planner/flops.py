@@ -258,7 +258,7 @@ def update(setup: Setup, ledger: dict[str, float], bucket: int, state: Tree) -> 
     flops += forward_passes * (
         forward_flops(setup.cfg, read, kernel) + head_flops(setup.cfg, read.rows * T)
     )
-    own_parts = getattr(s.method, "sft_microbatches", 0) if demo_rows else 0
+    own_parts = setup.method.demo_microbatches if demo_rows else 0
     microbatches = [
         math.ceil(rows / batch.microbatch),
         max(own_parts, math.ceil(demo_rows / batch.microbatch)),

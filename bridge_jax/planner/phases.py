@@ -207,12 +207,12 @@ def update_work(
         )
         return flops.update(setup, ledger, bucket, state)
 
-    shadow = getattr(setup.settings.method, "shadow", None)
-    if shadow is None or shadow.every == 1:
+    period = setup.method.period
+    if period == 1:
         return work(0)
-    learns, rests = work(0), work(1)
-    mean = lambda first, rest: (first + (shadow.every - 1) * rest) / shadow.every
-    return flops.Work(mean(learns.flops, rests.flops), mean(learns.bytes, rests.bytes))
+    first, rest = work(0), work(1)
+    mean = lambda first, rest: (first + (period - 1) * rest) / period
+    return flops.Work(mean(first.flops, rest.flops), mean(first.bytes, rest.bytes))
 
 
 def count_phase(phase: Phase, target: Target) -> dict[str, Any]:

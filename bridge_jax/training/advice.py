@@ -98,7 +98,7 @@ OVERLONG_SHARE = 0.05
 
 
 def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
-    """Warns if the length penalty (dapo.overlong_buffer) affects the task's own solutions."""
+    """Warns if the length penalty (a method's overlong_buffer, such as dapo's) affects the task's own solutions."""
     buffer, T = getattr(s.method, "overlong_buffer", 0.0), s.rollout.max_new
     rows = [problem.solution for problem in task.demos if problem.solution][:OVERLONG_ROWS]
     if not buffer or not rows:
@@ -109,9 +109,10 @@ def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
     share = sum(length > free_length for length in lengths) / len(lengths)
     if share > OVERLONG_SHARE:
         logger.warning(
-            "method.dapo.overlong_buffer=%g takes reward off completions longer than %g of %d "
+            "method.%s.overlong_buffer=%g takes reward off completions longer than %g of %d "
             "tokens; %.0f%% of the task's worked solutions are: set it to at most %.3g, or raise "
             "rollout.max_new",
+            s.method_name,
             buffer,
             free_length,
             T,

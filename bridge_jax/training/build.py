@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bridge_jax import methods, optim, tasks
-from bridge_jax.config import checks, schema
+from bridge_jax.config import schema
 from bridge_jax.data import batches, tokenizers, traces
 from bridge_jax.distributed import platforms, sharding
 from bridge_jax.filesystem import hf_folder
@@ -169,23 +169,12 @@ def make_setup(config: ConfigDict, devices=None, read_model=read_architecture) -
     mesh = sharding.make_mesh(s.mesh, devices)
     decode_mesh = sharding.make_decode_mesh(decode_mesh_config(s, cfg, devices), devices)
     check_mesh(s, cfg, mesh, decode_mesh)
-    s.batch.check_demo_parts(
-        "method.bridge.sft_microbatches", getattr(s.method, "sft_microbatches", 0)
-    )
-    if shadow := getattr(s.method, "shadow", None):
-        batch, count = s.batch, s.batch.rollout_microbatches
-        checks.check_parts(
-            "method.bridge.shadow.share",
-            shadow.parts,
-            batch.prompts_per_step,
-            count,
-            packed=batch.pack > 0,
-        )
     dtype, windows = dtype_of("model.dtype", s.model.dtype), layers.has_windows(cfg)
     attention.check(s.model.attention, dtype, cfg.head_dim, mesh, windows)
     policy = make_policy(cfg, s.model, adapter, mesh)
     recipes = dataclasses.replace(s.recipes, matrices=matrices(cfg, adapter))
     method = make_method(s, policy, recipes)
+    method.check_batch(s.batch)
     theta_dtype = dtype if s.train == "w" else jnp.float32
     buckets, eos_ids = tuple(sorted(s.data.buckets)), cfg.eos_ids or (0,)
     return Setup(

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from bridge_jax.config import schema
 from bridge_jax.filesystem import files
+from bridge_jax.filesystem.hf_folder import weights_hash
 from configs.ladder import BASE
 from configs.sweeps import ladder
 from experiments.cli import DISK_FULL
 from experiments.study import results
-from experiments.sweep.plan import weights_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # stage -> its file in configs/sweeps/
@@ -85,7 +85,7 @@ def run_stage(study: Study, stage: str, jobs: int) -> int:
 
     After the stage "tune" the learning rates are chosen.
     """
-    weights = weights_of(str(ROOT / BASE))
+    weights = weights_hash(str(ROOT / BASE))
     base = results.BASES.get(weights, weights)
     code = run(
         "sweep",

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from bridge_jax.config import renamed, schema
 from bridge_jax.filesystem import project
+from bridge_jax.filesystem.hf_folder import weights_hash
 from configs import base
 
 PARTS = ("config", "set", "variants", "grid", "zip", "seeds")
@@ -33,7 +34,7 @@ class Run(NamedTuple):
     settings: dict[str, Any]
     # of the keys that the resolved config changes
     fingerprint: str
-    # weights_of the model that the run begins with
+    # weights_hash of the model that the run begins with
     weights: str = ""
 
     @property
@@ -172,7 +173,7 @@ def runs_of(sweep: dict) -> list[Run]:
     grid = sweep.get("grid", {})
     combinations = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     # a folder is read once for all of its runs
-    found, weights = [], functools.cache(weights_of)
+    found, weights = [], functools.cache(weights_hash)
     for (variant, own), row, combination, seed in itertools.product(
         sweep.get("variants", {"": {}}).items(), rows, combinations, sweep["seeds"]
     ):
@@ -214,14 +215,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(map(plain, value))
     return value.item() if hasattr(value, "item") else value
-
-
-def weights_of(path: str) -> str:
-    """A hash of the weights in a local model folder; "" for a hub name or random weights."""
-    folder = pathlib.Path(path or "/nowhere").expanduser()
-    files = sorted(folder.glob("*.safetensors"))
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()[:12] if files else ""

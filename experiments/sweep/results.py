@@ -8,8 +8,9 @@ import re
 import threading
 
 from bridge_jax.filesystem import files
+from bridge_jax.filesystem.hf_folder import weights_hash
 from bridge_jax.rundir import layout, logbook
-from experiments.sweep.plan import Run, weights_of
+from experiments.sweep.plan import Run
 
 # metrics that are kept as means since the evaluation before
 MEANS = (
@@ -69,7 +70,7 @@ def summary(run: Run, workdir: str) -> dict:
         "config": run.config,
         "settings": run.settings,
         "fingerprint": run.fingerprint,
-        "weights": weights_of(config["model"]["path"]),
+        "weights": weights_hash(config["model"]["path"]),
         "steps": steps,
         "skipped": sum(line.get("update/skipped", 0) for line in lines),
         "curve": curve_of(lines, steps),

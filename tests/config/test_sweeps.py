@@ -32,7 +32,16 @@ def at_the_root(request):
     os.chdir(before)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path, marks=() if path.stem in ("methods", "lam", "lora") else pytest.mark.slow
+        )
+        for path in FILES
+    ],
+    ids=lambda path: path.stem,
+)
 def test_runs_are_valid_and_distinct(path):
     """Each sweep has distinct runs, two seeds or more a variant, and varies what it names."""
     runs = plan.runs_of(plan.load(str(path)))

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 
 # bridge's programs take twice as long to compile, in each of three processes
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["grpo", pytest.param("bridge", marks=pytest.mark.slow)])
 def test_two_processes_train_like_one(tmp_path, compiled, method, request):
     """With evaluations and checkpoints; the first step, before any update, is the same to the last bit."""

@@ -79,6 +79,7 @@ def ends(children: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     return [(one.returncode, *texts) for one, texts in zip(children, found)]
 
 
+@pytest.mark.slow
 def test_two_tasks_of_slurm_join():
     """Host 0 alone tells its notes, warnings come from all; what was gathered does not stay in the service."""
     port = host_runs.free_port()

@@ -56,6 +56,7 @@ def test_each_device_computes_its_share_of_a_micro_batch(axis):
     )
 
 
+@pytest.mark.slow
 def test_a_group_is_shared_by_devices_that_are_more():
     """Two groups of 4 in a micro-batch of 8 rows: each device takes one completion, with its prompt."""
     run, _, text = compiled("grpo", {"fsdp": 8}, samples_per_prompt=4, microbatch_rows=1)
@@ -195,6 +196,7 @@ def test_heads_alone_over_the_devices_move_activations(method):
     }
 
 
+@pytest.mark.slow
 @by_mesh
 def test_nothing_else_is_gathered_whole(method, sizes, passes):
     """Never more than a layer at a time; the embedding once for each pass, the head twice, in blocks."""

@@ -168,6 +168,7 @@ def sampled_on_one_device():
     return sampled(None)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "decode_tensor",
     [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)],

@@ -67,6 +67,7 @@ def test_platforms_that_are_there():
     assert "cpu" in platforms.startable()
 
 
+@pytest.mark.slow
 def test_the_quickstart_ends_with_that_line(tmp_path):
     """Behind lines of progress, from the runs that it starts; the others are not started."""
     done = run("-m", "experiments.quickstart", f"--out={tmp_path}", JAX_PLATFORMS="nonsense")
@@ -75,6 +76,7 @@ def test_the_quickstart_ends_with_that_line(tmp_path):
     assert "JAX_PLATFORMS='nonsense': " in last and "JAX_PLATFORMS=cpu" in last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -18,10 +18,10 @@ from ml_collections import config_flags
 import bridge_jax
 from bridge_jax import tasks
 from bridge_jax.config import schema
+from bridge_jax.filesystem import hf_folder
 from bridge_jax.training import settings
 from experiments import __main__ as overview
 from experiments import cli, mistakes
-from experiments.sweep import plan
 from tests import errors, tiny_runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -79,6 +79,7 @@ def test_every_flag_that_is_a_path_is_defined_as_one(tmp_path):
     assert {"train workdir", "grade file", "report runs", "evaluate model", "export out"} <= paths
 
 
+@pytest.mark.slow
 def test_home_in_every_kind_of_flag(tmp_path):
     """A path, several, one of the config, and the config file itself."""
     (tmp_path / "tiny.py").write_text(
@@ -141,7 +142,9 @@ def test_a_sweep_over_models_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
-    assert plan.weights_of("~/model") == plan.weights_of(str(tmp_path / "model")) != ""
+    assert (
+        hf_folder.weights_hash("~/model") == hf_folder.weights_hash(str(tmp_path / "model")) != ""
+    )
 
 
 def test_expand_config_leaves_the_rest_alone(monkeypatch):
@@ -218,6 +221,7 @@ def test_the_overview_has_every_command():
     assert all(len(line.split()) > 3 and "`" not in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "sweep", "quickstart"])
 def test_help_shows_the_flags_that_are_paths(name, tmp_path):
     """Of a command that is a file, and of those that are packages."""

@@ -87,6 +87,7 @@ def texts(out) -> dict[str, str]:
     return {name: (pathlib.Path(out) / name).read_text() for name in FILES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [pytest.param("bridge", marks=pytest.mark.slow), "sft"])
 def test_a_run_is_evaluated_as_in_its_training(unbroken, tmp_path, method, capsys):
     """Greedy numbers of the newest checkpoint: those that training logged, to the last digit."""
@@ -211,6 +212,7 @@ def test_an_interrupted_evaluation_goes_on(model, lively, tmp_path, monkeypatch,
     assert not generated and texts(tmp_path / "out") == texts(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_folder_grows(model, lively, tmp_path):
     """More problems, and samples in addition to greedy completions, are added to the rows."""
     run(model, tmp_path / "whole")

@@ -75,6 +75,7 @@ def test_a_bad_line_is_named_and_what_stands_before_it_is_graded(bad, message):
     assert [row["outcome"] for row in lines(done)] == ["correct", "correct"]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_utf8_is_named(tmp_path):
     """Also where it comes from stdin, and whatever the locale is; a byte-order mark of UTF-8 and CRLF are read."""
     row = {"gold": "√2", "prediction": "so \\boxed{√2} é"}
@@ -120,6 +121,7 @@ def test_regrade_writes_what_changes(unbroken, tmp_path):
     assert f"{len(rows)} outcomes change" in done.stdout
 
 
+@pytest.mark.slow
 def test_regrade_of_no_run(tmp_path, unbroken):
     """A folder that is no run, or has no rollouts, is an error without a traceback."""
     for folder, message in (

@@ -47,6 +47,7 @@ def pairs(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_what_is_only_said_may_be_lost(pairs):
     """Its rates, on a full disk, or the workers' notes: nothing of the result, and the exit code, changes."""
     whole = run("", "experiments.grade", f"--file={pairs}")
@@ -71,6 +72,7 @@ def test_a_result_that_is_lost_is_an_error(pairs, redirected, code, expected):
     assert done.returncode == code and expected in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirected, code", [(">/dev/full", 5), ("2>/dev/full", 0), ("2>&-", 0)])
 def test_a_table_of_runs(tmp_path, redirected, code):
     """Only a lost standard output fails a command that prints a table."""

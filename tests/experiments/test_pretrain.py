@@ -13,6 +13,7 @@ from experiments import pretrain
 from tests import tiny_runs
 
 
+@pytest.mark.slow
 def test_pretrain(tmp_path):
     """A base model is trained and exported once, and not again."""
     config = tiny_runs.config("sft", steps=2)

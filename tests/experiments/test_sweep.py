@@ -13,6 +13,7 @@ import types
 
 import pytest
 
+from bridge_jax.filesystem import hf_folder
 from configs import ladder
 from experiments.processes import WHOLE
 from experiments.sweep import command, launch, plan, results
@@ -128,9 +129,9 @@ def test_the_weights_that_a_run_began_from(tmp_path):
     hashes = []
     for content in (b"one", b"one", b"two"):
         (tmp_path / "model.safetensors").write_bytes(content)
-        hashes.append(plan.weights_of(str(tmp_path)))
+        hashes.append(hf_folder.weights_hash(str(tmp_path)))
     assert hashes[0] == hashes[1] != hashes[2] and all(len(text) == 12 for text in hashes)
-    assert plan.weights_of("") == plan.weights_of("org/name") == ""
+    assert hf_folder.weights_hash("") == hf_folder.weights_hash("org/name") == ""
 
 
 @pytest.mark.parametrize(
@@ -419,7 +420,7 @@ def test_runs_from_other_weights_are_to_do_again(at_root, tmp_path):
         plan.load(write(tmp_path, set={"model.path": str(base)}, seeds=[0, 1]))
     )
     runs = planned()
-    assert runs[0].weights == runs[1].weights == plan.weights_of(str(base))
+    assert runs[0].weights == runs[1].weights == hf_folder.weights_hash(str(base))
     line = {"name": runs[0].name, "fingerprint": runs[0].fingerprint, "weights": runs[0].weights}
     path.write_text(json.dumps(line) + "\n")
     assert [run.identity in results.done(str(path)) for run in planned()] == [True, False]

@@ -436,6 +436,7 @@ def test_a_worker_that_dies_at_its_start(scripted, tmp_path, monkeypatch):
         scripted().grade(scripts("correct"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_freezes_at_its_start(scripted, tmp_path, monkeypatch):
     """A worker that freezes before it is ready is replaced while others judge."""
     monkeypatch.setenv("SCRIPTED_START", f"once {tmp_path / 'mark'} stop")

@@ -57,19 +57,33 @@ def cases() -> list:
     ]
 
 
-def variants_slow(cases) -> list:
-    """Of each method its defaults in `make test`, its variants in `make test-all`."""
+# these alone are in `make test`, where each case takes seconds
+ALONE = ("sft", "grpo", "hybrid", "bridge")
+
+
+def variants_slow(cases, alone: tuple[str, ...] = ()) -> list:
+    """Of each method its defaults in `make test`, its variants in `make test-all`.
+
+    alone: the methods of which this is so; of the others all is in `make test-all`.
+    """
+    quick = lambda name, fields: not fields and name in (alone or (name,))
     return [
-        pytest.param(*case.values, id=case.id, marks=pytest.mark.slow if case.values[1] else ())
+        pytest.param(
+            *case.values, id=case.id, marks=() if quick(*case.values) else pytest.mark.slow
+        )
         for case in cases
     ]
 
 
 every_case = pytest.mark.parametrize("name, fields", variants_slow(cases()))
+# for tests that compile programs of their own
+some_cases = pytest.mark.parametrize("name, fields", variants_slow(cases(), ALONE))
 # what an advantage, a cap or a direction of w is does not touch how rows are summed
 summed_cases = pytest.mark.parametrize(
     "name, fields",
-    variants_slow(case for case in cases() if not re.search("advantage|cap|w_learns", case.id)),
+    variants_slow(
+        (case for case in cases() if not re.search("advantage|cap|w_learns", case.id)), ALONE
+    ),
 )
 every_method = pytest.mark.parametrize("name", methods.names())
 
@@ -187,7 +201,7 @@ def test_policy(name, fields):
     assert toys.same_bits(method.policy(state.params), method.policy(state.params, "theta"))
 
 
-@every_case
+@some_cases
 def test_donation(name, fields):
     """The state is given away from the first step on: no leaf is two others' buffer, and the result
     is the same.
@@ -297,7 +311,7 @@ def test_a_non_finite_update_is_skipped(name, fields):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
-@every_case
+@some_cases
 def test_learns(name, fields):
     """60 steps on freshly sampled answers: expected reward rises from about 1/6 to over a half."""
     method = make(name, fields, recipes=toys.recipes(0.1, 0.1))

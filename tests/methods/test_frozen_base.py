@@ -21,9 +21,14 @@ RATE, EPS = 1.0, 1e3
 LINEAR = Recipe(learning_rate=RATE, eps=EPS, clip_norm=0.0, b1=0.0)
 RECIPES = Recipes(Recipe(learning_rate=9.0, weight_decay=0.5), LINEAR, matrices=toys.MATRICES)
 PLAIN = Recipes(LINEAR, Recipe(learning_rate=9.0))
-OF_THETA = [name for name in methods.names() if name not in ("bridge", "joint")]
 FIELDS = {"cold_start": {"sft_steps": 1, "kl_coef": 0.1}, "grpo": {"kl_coef": 0.1}}
 W = {"A": (toys.V, toys.RANK), "B": (toys.RANK, toys.V)}
+
+
+def trains_theta_alone(name: str) -> bool:
+    """Whether the method's state has no adapter and no shadow."""
+    state = jax.eval_shape(plain(name).init, toys.bigram_theta(), jax.random.key(0))
+    return state.params.w is None and state.params.theta_hat is None
 
 
 def make(name: str, recipes=RECIPES, policy=None, microbatch_rows: int = 0, **fields):
@@ -37,6 +42,9 @@ def plain(name: str):
     """The method of theta, whose direction in phi is the reference."""
     cfg = toys.method_config(name, **FIELDS.get(name, {}))
     return methods.load(name).make(cfg, toys.bigram(), PLAIN)
+
+
+OF_THETA = [name for name in methods.names() if trains_theta_alone(name)]
 
 
 def some_w(seed: int = 1):

@@ -212,6 +212,7 @@ def test_a_token_against_the_compiler():
     assert flops.decode(run, S, P).flops == pytest.approx(T * found, rel=0.1)
 
 
+@pytest.mark.slow
 def test_weights_are_read_once_per_micro_batch_of_demos():
     """Four parts instead of one: their weights are read, and their gradients added, four times."""
     moved = {}

@@ -483,6 +483,7 @@ TWO = """
 """
 
 
+@pytest.mark.slow
 def test_two_processes_fall_back_together_when_one_cannot_read(tmp_path):
     """If one process cannot read a step, all restore the same earlier one."""
     with socket.socket() as probe:

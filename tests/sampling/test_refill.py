@@ -136,6 +136,7 @@ def test_refilled_slots_sample_what_the_plain_plan_does(rows):
     assert len({len(row.tokens_T) for row in ended}) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_row", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_sliding_windows(by_row):
     """A window of three positions, across the border of prompt and completion."""

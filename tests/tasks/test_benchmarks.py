@@ -63,6 +63,7 @@ def test_benchmarks_are_complete_and_right_answers_grade_right(name):
     ]
 
 
+@pytest.mark.slow
 @real
 @pytest.mark.parametrize("name", TRAINING)
 def test_training_sets(name):
@@ -194,6 +195,7 @@ def test_expert_traces_replace_solutions(made, tmp_path, caplog):
     assert counts == dict(problems=6, matched=2, rows=3, used=1, wrong=1, unmatched=1)
 
 
+@pytest.mark.slow
 def test_of_several_traces_the_first_right_one_is_taken(made, tmp_path):
     """In whatever order they stand; one of them needs algebra, one is no answer, one has no box."""
     texts = [

@@ -32,6 +32,7 @@ def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
     assert not any(np.isnan(array).any() for array in held.values() if array.dtype.kind == "f")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_diverged_goes_back_to_the_last_good_checkpoint(
     quick, tmp_path, monkeypatch, keep

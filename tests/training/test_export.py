@@ -264,6 +264,7 @@ def test_what_fails_verification_never_gets_its_name(unbroken, monkeypatch, tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("method", ["bridge", "sft"])
 def test_transformers_gives_our_logits(unbroken, tmp_path, capsys, method):

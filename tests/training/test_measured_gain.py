@@ -43,6 +43,7 @@ def test_splits(made):
     assert len(ids["touched"]) == 6 and len(ids["untouched"]) == setup.settings.eval.rows
 
 
+@pytest.mark.slow
 def test_gain_is_paired(made, monkeypatch):
     """theta_hat == theta: exactly 0, with error 0, as both have the same keys; by hand with others.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bridge_jax.rundir import logbook
 from bridge_jax.training.rollouts import StepSampler
 from tests.tiny_runs import go, quick  # noqa: F401 (fixtures)
 
 
+@pytest.mark.slow
 def test_nothing_compiles_after_warm_up(quick, tmp_path, monkeypatch):
     """Two prompt buckets, evaluations, checkpoints: the count of the first step is that of the
     last; also resumed.

@@ -50,6 +50,7 @@ def saved(workdir) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_adapter_alone(run):
     """w and its two moments, in fp32, and of theta the fingerprint."""
     arrays, setup = saved(run), set_up()
@@ -138,6 +139,7 @@ def as_begun_from(run, copy, folder) -> str:
     return str(copy)
 
 
+@pytest.mark.slow
 def test_a_base_of_bfloat16(tmp_path):
     """A run in bfloat16 over fp32 files: w belongs to the rounded weights, which every reader and
     the export give; the files of model.path are then not named as its base.
@@ -160,6 +162,7 @@ def test_a_base_of_bfloat16(tmp_path):
     assert toys.same_bits(merged, jax.tree.map(lambda x: x.astype(jnp.float32), rounded))
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_peft_loads_the_adapter(run, tmp_path):
     """PEFT gives the policy's logits from the adapter's folder, to 1e-4."""

@@ -106,6 +106,7 @@ def test_a_finished_run_says_so_before_it_reads_or_compiles(quick, tmp_path, mon
     assert go(tmp_path, "sft")["step"] == STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hurt", [pytest.param("checkpoint", marks=pytest.mark.slow), "metrics", "mark"]
 )
@@ -167,6 +168,7 @@ def put_away(checkpoints) -> None:
         folder.rename(checkpoints / f"damaged_{folder.name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lose",
     [
@@ -212,6 +214,7 @@ def test_a_record_whose_newest_checkpoints_are_gone_is_set_aside(quick, tmp_path
     assert contents(tmp_path / "rollouts") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [pytest.param("other", marks=pytest.mark.slow), "unknown", "same"])
 def test_what_is_taken_again_under_another_config_is_set_aside(quick, tmp_path, how):
     """After a kill: it does not come out as it was, so that its lines would be lost."""
