@@ -792,7 +792,8 @@ def test_a_diverged_run_fails_no_tuning(tmp_path, capfd):
     lost = tmp_path / "lost"
     bad = fake(tmp_path, "bad", f"open({str(lost)!r}, 'w'); raise SystemExit(3)")
     behind = fake(tmp_path, "behind", WRITES, (fake(tmp_path, "never", WRITES),))
-    failures = launch.run([bad, behind], lambda job: lost.exists(), 1, tmp_path / "logs")
+    is_done = lambda job: job.name != "never" and lost.exists()
+    failures = launch.run([bad, behind], is_done, 1, tmp_path / "logs")
     assert failures == [] and not (tmp_path / "behind").exists()
     assert "diverged after" in capfd.readouterr().out
 
