@@ -170,7 +170,7 @@ def bounded(request: Request, topology: str) -> list[str]:
 
 
 def evaluation(request: Request, topology: str) -> str:
-    """Minutes for one model's answers at the rate of a plan's rollout."""
+    """Minutes for one model's answers, all of full length, at the rate of a plan's rollout."""
     plans_of = (nearest(request, method, topology)[1] for method in request.methods)
     seconds = [(plan, plan["step"].get("rollout")) for plan in plans_of if plan]
     plan, rollout = next((one for one in seconds if one[1]), (None, None))
@@ -182,7 +182,7 @@ def evaluation(request: Request, topology: str) -> str:
     per_token = rollout / (plan["prompts"] * plan["samples"] * plan["max_new"])
     return (
         f"evaluation: the planner has no plan of it; at the rate of a rollout, {answers:,} answers "
-        f"of {request.sizes.max_new} tokens take {tokens * per_token / MINUTE:.0f} minutes a model"
+        f"of {request.sizes.max_new} tokens take {tokens * per_token / MINUTE:.1f} minutes a model"
     )
 
 

@@ -110,8 +110,8 @@ def source_job(request: Request, given: str) -> Job:
 
 
 def source_name(given: str) -> str:
-    """The name of a source's file and log: its last letters, of those that a name may have."""
-    return re.sub(r"[^\w.=-]+", "_", given).strip("_")[-80:]
+    """The name of a source's file and log: owner and name of the hub, of a path its last two parts."""
+    return re.sub(r"[^\w.=-]+", "_", "/".join(given.split("/")[-2:])).strip("_")
 
 
 def join_job(request: Request) -> Job:

@@ -267,7 +267,7 @@ def test_estimate(reproduce):
     assert f"<= at most, from the plan of BRIDGE: {bridge}" in lines
     # 1,517 and 8 x 30 answers; 28.5 s for 320 samples of 3,000 tokens
     errors.assert_names(told, "evaluation: the planner has no plan of it", "1,757 answers")
-    assert f"take {1757 * 5000 * 28.505 / (320 * 3000) / 60:.0f} minutes a model" in told
+    assert f"take {1757 * 5000 * 28.505 / (320 * 3000) / 60:.1f} minutes a model" in told
 
 
 def plan_line(request: Request, method: str, topology: str) -> str:
@@ -447,6 +447,12 @@ def test_the_first_source_of_a_problem_counts(two):
     errors.assert_names(note, "4 of the 6 problems", "1 of the 100 rows read of owner/openr1_all")
     jobs.demos_jobs(two)[0].out.write_text("")
     assert demonstrations.write(two) == said and marks.done(two, jobs.join_job(two))
+
+
+def test_names_of_sources():
+    """Of hub and paths, without the folders above; each is a file's name."""
+    names = {"openr1:all": "openr1_all", "owner/set:a": "owner_set_a", "/a/b/c.jsonl": "b_c.jsonl"}
+    assert {given: jobs.source_name(given) for given in names} == names
 
 
 def test_few_demonstrations(two):
