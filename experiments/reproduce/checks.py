@@ -11,7 +11,9 @@ from pathlib import Path
 
 from bridge_jax import methods, tasks
 from bridge_jax.config import schema
+from bridge_jax.data import demo_schemas
 from bridge_jax.filesystem import files, textfile
+from experiments.reproduce import jobs
 from experiments.reproduce.request import ABLATIONS, MODELS, SMOLLM2, Request
 
 RECORD = "reproduce.json"
@@ -42,6 +44,8 @@ def check(request: Request) -> None:
         tokenizer_folder(request)
     if request.traces:
         check_traces(request.traces)
+    else:
+        check_sources(request)
     if request.pass_at == 1 or request.pass_at < 0:
         raise ValueError(
             f"--pass_at={request.pass_at}; allowed: 0 (none), or from 2 on, such as 32"
@@ -103,6 +107,24 @@ def check_traces(path: str) -> None:
         )
 
 
+def check_sources(request: Request) -> None:
+    """ValueError for a source of --demos that is empty, given twice, or has an unknown name."""
+    named = [jobs.source_name(one) for one in request.sources]
+    for number, given in enumerate(request.sources):
+        if not named[number] or named[number] in named[:number]:
+            raise ValueError(
+                f"--demos={request.demos}: {given!r} is empty or there twice; allowed: sources with "
+                "commas between them, such as openthoughts,openr1:all"
+            )
+        name = given.partition(":")[0]
+        if "/" not in name and not Path(given).exists() and not demo_schemas.find(name):
+            known = [one.name for one in demo_schemas.SCHEMAS if one.hub]
+            raise ValueError(
+                f"--demos={request.demos}: {given!r} is neither a file nor a folder, and no known "
+                f"data set: {schema.did_you_mean(name, known)}"
+            )
+
+
 def claim(request: Request) -> None:
     """Write what the folder is for; ValueError with what differs where it is for something else."""
     path = request.folder / RECORD
@@ -125,6 +147,9 @@ def check_same(request: Request, path: Path, now: dict) -> None:
     try:
         there = json.loads(textfile.read(path))
         differs = [key for key in OWNED if there.get(key) != now[key]]
+        if not there.get("traces") and not (request.folder / "demos.jsonl").exists():
+            # no training has read demonstrations yet
+            differs = [key for key in differs if key not in ("demos", "traces")]
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); take another --out") from None
     if differs:

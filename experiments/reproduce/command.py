@@ -5,7 +5,7 @@ Stages, each an ordinary command in a process of its own, with its log in DIR/lo
 
     model       only of a rehearsal: the small model that stands for the paper's
     plan        memory and seconds of a step on --topology; h100:8 or v5e:4x4 need no device
-    demos       demonstrations of LIMR's problems from public data (experiments.traces)
+    demos       demonstrations of LIMR's problems from public data (experiments.traces), joined
     validation  with --tuned: 500 problems of MATH's training set, to choose learning rates by
     tune        with --tuned: each method at several learning rates, judged on those
     train       every method of --methods, from the same model
@@ -145,7 +145,15 @@ def define_flags() -> None:
     flags.DEFINE_bool("rehearse", False, "all stages at a tiny size, on a CPU; needs --data_dir")
     define_path("data_dir", "", "folder with train/ and benchmarks/; empty: the hub")
     define_path("model_path", "", "folder of the base model; empty: from the hub")
-    define_path("demos", default.demos, "a source of experiments.traces (NAME[:SUBSET]), or files")
+    define_path(
+        "demos",
+        default.demos,
+        "sources of experiments.traces (NAME[:SUBSET]) or files; of a problem the first that has it",
+        several=True,
+    )
+    flags.DEFINE_bool(
+        "allow_few_demos", False, "go on where fewer than half of the problems have a demonstration"
+    )
     define_path("traces", "", "a file of demonstrations that is there; no stage demos then")
     flags.DEFINE_list("stages", list(STAGES), "which of those above")
     flags.DEFINE_list(

@@ -1,12 +1,14 @@
 """Hours and memory before anything starts: from the planner's plans, and the paper's own figures.
 
 Plans are those of docs/plans and of the folder's own plans.jsonl, which the stage "plan" writes.
-Their seconds are bounds from below. Left out: evaluation, of which there is no plan.
+Their seconds are bounds from below. A method without a plan is bounded by the nearest that has one.
+Left out: a plan of evaluation, which is estimated by a plan's rollout.
 """
 
 from __future__ import annotations
 
 import collections
+import functools
 import json
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from bridge_jax.planner.table import aligned
 from bridge_jax.training import settings
 from experiments.reproduce.request import LABELS, Request
 
-GB, HOUR = 1e9, 3600
+GB, MINUTE, HOUR = 1e9, 60, 3600
 PUBLISHED = Path(__file__).parents[1] / "paper" / "models.json"
 HEAD = ("training", "GB per device", "fits", "s per step", "hours", "the paper's hours", "and GB")
 # columns of the head with the paper's figures, of which a rehearsal has none
@@ -25,6 +27,19 @@ THEIRS = 2
 REHEARSED = ("grpo", "bridge")
 # what is shown first of a model's plans where no topology is asked for
 PREFERRED = ("h100:8", "v5e")
+# method -> one whose step has all parts of its own and more
+BOUNDS = {
+    "sft": "grpo",
+    "cold_start": "grpo",
+    "alternate": "grpo",
+    "hybrid": "bridge",
+    "chord": "bridge",
+    "joint": "bridge",
+}
+AT_MOST = "<="
+# problems of the paper's benchmarks
+PROBLEMS = {"math500": 500, "minerva_math": 272, "olympiadbench": 675, "aime24": 30, "amc23": 40}
+SAMPLED_MORE = "aime24"
 
 
 def own_plans(request: Request) -> Path:
@@ -50,17 +65,19 @@ def planned(request: Request) -> list[str]:
 
 def plans(request: Request) -> list[dict]:
     """The plans of the model with the config as it is, the newest last."""
-    paths = [own_plans(request)]
+    found, own = [], own_plans(request)
     if not request.rehearse and not request.train_flags and not request.model_path:
-        paths = [*sorted((project.ROOT / "docs" / "plans").glob("*.jsonl")), *paths]
-    return [
-        plan
-        for path in paths
-        if path.exists()
-        for _, plan in files.rows(path)
-        if plan["name"] == Path(request.config).stem
-        and (path == own_plans(request) or not plan["changed"])
-    ]
+        found += [plan for plan in committed() if not plan["changed"]]
+    if own.exists():
+        found += [plan for _, plan in files.rows(own)]
+    return [plan for plan in found if plan["name"] == Path(request.config).stem]
+
+
+@functools.cache
+def committed() -> tuple[dict, ...]:
+    """The plans of docs/plans."""
+    paths = sorted((project.ROOT / "docs" / "plans").glob("*.jsonl"))
+    return tuple(plan for path in paths for _, plan in files.rows(path))
 
 
 def plan_of(request: Request, method: str, topology: str) -> dict | None:
@@ -68,6 +85,14 @@ def plan_of(request: Request, method: str, topology: str) -> dict | None:
     wanted = (topology, method)
     found = [one for one in plans(request) if (one["topology"], one["method"]) == wanted]
     return found[-1] if found else None
+
+
+def nearest(request: Request, method: str, topology: str) -> tuple[str, dict | None]:
+    """(method of the plan, plan): its own, or that of the method that bounds it."""
+    for name in (method, BOUNDS.get(method, method)):
+        if plan := plan_of(request, name, topology):
+            return name, plan
+    return method, None
 
 
 def known_topologies(request: Request) -> list[str]:
@@ -91,19 +116,27 @@ def training_seconds(request: Request, method: str, plan: dict) -> float | None:
 
 def row(request: Request, method: str, topology: str) -> tuple[str, ...]:
     """The cells of one method."""
-    plan = plan_of(request, method, topology)
+    of, plan = nearest(request, method, topology)
     cost = published(request).get("cost", {}).get(method, {})
     theirs = [f"{cost[key]:g}" if cost else "-" for key in ("hours", "gigabytes")]
     label = LABELS.get(method, method)
     if plan is None:
         return (label, "no plan", "?", "?", "?", *theirs)
+    mark = "" if of == method else AT_MOST
     peaks = [phase.get("peak", 0) for phase in plan["phases"]]
+    seconds, steps = training_seconds(request, of, plan), request.config_of(method).steps
+    times = ["?", "?"]
+    if seconds is not None:
+        times = [f"{mark}{seconds / steps:.1f}", f"{mark}{seconds / HOUR:.1f}"]
+    return (label, f"{mark}{max(peaks) / GB:.1f}", verdict(plan, bool(mark)), *times, *theirs)
+
+
+def verdict(plan: dict, bound: bool) -> str:
+    """Whether the step fits; a bound that does not says nothing."""
     fits = {phase.get("fits") for phase in plan["phases"]}
-    verdict = "NO" if False in fits else "yes" if fits == {True} else "?"
-    seconds = training_seconds(request, method, plan)
-    steps = request.config_of(method).steps
-    times = ["?", "?"] if seconds is None else [f"{seconds / steps:.1f}", f"{seconds / HOUR:.1f}"]
-    return (label, f"{max(peaks) / GB:.1f}", verdict, *times, *theirs)
+    if False in fits:
+        return "?" if bound else "NO"
+    return "yes" if fits == {True} else "?"
 
 
 def text(request: Request) -> str:
@@ -118,8 +151,39 @@ def text(request: Request) -> str:
     if request.rehearse:
         rows = [cells[:-THEIRS] for cells in rows]
     lines = [aligned(rows), *remarks(request, topology, known)]
-    lines.append("evaluation: the planner has no plan of it")
+    lines += bounded(request, topology)
+    lines.append(evaluation(request, topology))
     return "\n".join(lines)
+
+
+def bounded(request: Request, topology: str) -> list[str]:
+    """Whose plans the figures behind AT_MOST are: a line for each of them."""
+    by_plan: dict[str, list[str]] = {}
+    for method in request.methods:
+        of, _ = nearest(request, method, topology)
+        if of != method:
+            by_plan.setdefault(of, []).append(LABELS.get(method, method))
+    return [
+        f"{AT_MOST} at most, from the plan of {LABELS.get(of, of)}: {', '.join(names)}"
+        for of, names in by_plan.items()
+    ]
+
+
+def evaluation(request: Request, topology: str) -> str:
+    """Minutes for one model's answers, all of full length, at the rate of a plan's rollout."""
+    plans_of = (nearest(request, method, topology)[1] for method in request.methods)
+    seconds = [(plan, plan["step"].get("rollout")) for plan in plans_of if plan]
+    plan, rollout = next((one for one in seconds if one[1]), (None, None))
+    if plan is None or request.sizes.limit or not set(request.tasks) <= set(PROBLEMS):
+        return "evaluation: the planner has no plan of it"
+    sampled = request.sizes.avg_at * PROBLEMS[SAMPLED_MORE] * (SAMPLED_MORE in request.tasks)
+    answers = sum(PROBLEMS[task] for task in request.tasks) * (1 + request.pass_at) + sampled
+    tokens = answers * request.sizes.max_new
+    per_token = rollout / (plan["prompts"] * plan["samples"] * plan["max_new"])
+    return (
+        f"evaluation: the planner has no plan of it; at the rate of a rollout, {answers:,} answers "
+        f"of {request.sizes.max_new} tokens take {tokens * per_token / MINUTE:.1f} minutes a model"
+    )
 
 
 def remarks(request: Request, topology: str, known: list[str]) -> list[str]:

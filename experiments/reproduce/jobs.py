@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -83,27 +84,41 @@ def plan_jobs(request: Request) -> list[Job]:
 
 
 def demos_jobs(request: Request) -> list[Job]:
-    """Make the demonstrations, unless --traces gives them."""
-    if request.traces:
-        return []
-    sizes, given = request.sizes, request.demos
-    if request.rehearse and given == "openr1:all":
-        # LIMR's own solutions, where the local file has them
-        given = str(Path(request.data_dir) / "train" / "limr.jsonl")
+    """Make the demonstrations of each source, unless --traces gives them."""
+    return [] if request.traces else [source_job(request, one) for one in request.sources]
+
+
+def source_job(request: Request, given: str) -> Job:
+    """Make the demonstrations of one source: a path, or NAME[:SUBSET] of the hub."""
     hub, _, subset = given.partition(":")
     source = [f"--source={given}"]
     if not Path(given).exists():
         source = [f"--from={hub}", *([f"--subset={subset}"] if subset else [])]
+    name = source_name(given)
+    out = request.folder / "demos" / f"{name}.jsonl"
     arguments = (
         *source,
         "--match=limr",
         f"--tokenizer={request.base_model}",
-        f"--max_tokens={sizes.max_demo}",
+        f"--max_tokens={request.sizes.max_demo}",
         *data_flags(request),
-        *([f"--limit={sizes.demos}"] if sizes.demos else []),
-        f"--out={request.traces_file}",
+        *([f"--limit={request.sizes.demos}"] if request.sizes.demos else []),
+        "--allow_none",
+        f"--out={out}",
     )
-    return [Job("demos", "demos", "experiments.traces", arguments, Path(request.traces_file))]
+    return Job("demos", name, "experiments.traces", arguments, out)
+
+
+def source_name(given: str) -> str:
+    """The name of a source's file and log: owner and name of the hub, of a path its last two parts."""
+    return re.sub(r"[^\w.=-]+", "_", "/".join(given.split("/")[-2:])).strip("_")
+
+
+def join_job(request: Request) -> Job:
+    """This command for one file of all sources, which the trainings read."""
+    arguments = (*request.given, "--stages=demos")
+    out, needs = Path(request.traces_file), tuple(demos_jobs(request))
+    return Job("demos", "demos", THIS, arguments, out, needs)
 
 
 def data_flags(request: Request) -> list[str]:
@@ -127,7 +142,7 @@ def train_job(request: Request, variant: Variant, seed: int, stage: str = "train
         # the paper's own config has it
         arguments.append(f"--config.task.prompt={prompt_of(request)}")
     arguments += [f"--config.{key}={value}" for key, value in variant.settings]
-    needs = tuple(demos_jobs(request)) if demos else ()
+    needs = (join_job(request),) if demos and not request.traces else ()
     flags = (*arguments, *request.train_flags)
     return Job(stage, variant.run(seed), "experiments.train", flags, out, needs)
 

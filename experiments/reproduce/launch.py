@@ -18,6 +18,8 @@ from experiments.reproduce.jobs import Job
 
 # between two looks at the processes
 LOOK_S = 0.2
+# exit code of a training
+DIVERGED = 3
 
 
 class Failure(NamedTuple):
@@ -65,7 +67,8 @@ def run(
                 label = f"[{number}/{total}] {job.title}"
                 under_way.append(begin(job, free.pop(0), label, logs))
             if not under_way:
-                failures += [blocked(job, is_done) for job in waiting]
+                # what there is nothing to evaluate of, since its run diverged, is done by now
+                failures += [blocked(job, is_done) for job in waiting if not is_done(job)]
                 break
             for one in wait_for_one(under_way):
                 under_way.remove(one)
@@ -96,6 +99,9 @@ def end(one: Running, is_done: Callable[[Job], bool], logs: Path) -> list[Failur
     code, took = one.process.returncode, duration(time.monotonic() - one.began)
     if code == 0 and is_done(one.job):
         print(f"{one.label}: done after {took}", flush=True)
+        return []
+    if code == DIVERGED and is_done(one.job):
+        print(f"{one.label}: diverged after {took}, which is an outcome", flush=True)
         return []
     reason = processes.last_line(log_of(logs, one.job)).removeprefix("error: ") or "no output"
     if code == 0:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from bridge_jax.rundir import finished, layout
-from experiments.reproduce import estimate
+from experiments.reproduce import estimate, results
 from experiments.reproduce.jobs import THIS, Job
 from experiments.reproduce.request import Request
 
@@ -19,7 +19,9 @@ NUMBERS = ("limit", "max_new", "samples", "temperature", "seed")
 
 
 def done(request: Request, job: Job) -> bool:
-    """Whether the command has nothing left to do."""
+    """Whether the command has nothing left to do; a run that tuning has seen diverge is at its end."""
+    if job.stage == "tune" and results.diverged(run_of(job)):
+        return True
     if job.module == "experiments.train":
         return trained(job.out)
     if job.module == "experiments.evaluate":
@@ -31,6 +33,11 @@ def done(request: Request, job: Job) -> bool:
     if job.module == THIS:
         return job.stage != "page" and job.out.exists()
     return job.out.exists() and Path(f"{job.out}.manifest.json").exists()
+
+
+def run_of(job: Job) -> Path:
+    """The run directory that a job trains or evaluates."""
+    return job.out if job.module == "experiments.train" else job.needs[0].out
 
 
 def trained(folder: Path) -> bool:

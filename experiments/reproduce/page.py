@@ -8,7 +8,15 @@ from pathlib import Path
 from bridge_jax.evaluation import markdown
 from bridge_jax.evaluation.options import Options
 from bridge_jax.filesystem import files
-from experiments.reproduce import estimate, jobs, pictures, results, side_tables, tables
+from experiments.reproduce import (
+    demonstrations,
+    estimate,
+    jobs,
+    pictures,
+    results,
+    side_tables,
+    tables,
+)
 from experiments.reproduce.render import Section, as_html, as_markdown
 from experiments.reproduce.request import Request
 from experiments.reproduce.results import Entry
@@ -78,7 +86,8 @@ def sections_of(request: Request, entries: Sequence[Entry], drawn: bool) -> list
             "Paired tests",
             "Points by which BRIDGE is above the line, paired over problems (and over seeds from "
             "three on). p is of the exact two-sided sign test on the problems that only one of the "
-            "two solved, all benchmarks together, first seed. Not corrected for the number of tests.",
+            "two solved, all benchmarks together, by the models of the seed in the last "
+            "column, the first that both have. Not corrected for the number of tests.",
             side_tables.paired_table(request, entries),
         ),
         Section(
@@ -169,14 +178,21 @@ def demos_note(request: Request) -> str:
     """Where the demonstrations are from."""
     if request.traces:
         return f"demonstrations: {request.traces}"
-    manifest = results.read_json(Path(f"{request.traces_file}.manifest.json"))
+    manifest = demonstrations.manifest_of(request.traces_file)
     if not manifest:
         return "demonstrations: none were made"
-    source = manifest["source"]
-    files_of = [Path(one.get("path", one.get("name", "?"))).name for one in source.get("files", [])]
-    name = source.get("hub") or ", ".join(files_of[:3]) or "?"
-    kept, tokens = manifest["states"]["kept"], manifest["tokens"]
+    sources = [
+        f"{one['used']} of the {one['rows']} rows read of {origin(one['source'])}"
+        for one in manifest["sources"].values()
+    ]
+    tokens = manifest["tokens"]
     return (
-        f"demonstrations: {kept} of the {manifest['rows']} rows read of {name}; median "
-        f"{tokens['median']} tokens, at most {tokens['max']}"
+        f"demonstrations of {manifest['used']} of the {manifest['problems']} problems: "
+        f"{', '.join(sources)}; median {tokens['median']} tokens, at most {tokens['max']}"
     )
+
+
+def origin(source: dict) -> str:
+    """The repository of a source, or the names of its files."""
+    paths = [Path(one.get("path", one.get("name", "?"))).name for one in source.get("files", [])]
+    return source.get("hub") or ", ".join(paths[:3]) or "?"

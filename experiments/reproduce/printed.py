@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from experiments import processes
-from experiments.reproduce.jobs import Job
+from experiments.reproduce.jobs import THIS, Job
 from experiments.reproduce.launch import log_of
 
 LAUNCHERS = ("local", "slurm", "tpu")
@@ -19,6 +19,19 @@ LAUNCHERS = ("local", "slurm", "tpu")
 ON_DEVICES = ("experiments.train", "experiments.evaluate")
 # stages of one job that all later jobs need
 GATES = ("model", "validation")
+# Of each job of Slurm: half an hour before its time limit the command is asked to save and end, and
+# the job goes back to the queue; those that wait for it go on waiting.
+JOB_SCRIPT = """\
+#!/bin/bash
+trap 'late=1; kill -TERM "$child"' USR1
+"$@" &
+child=$!
+# a signal cuts a wait short
+while true; do wait "$child"; code=$?; kill -0 "$child" 2>/dev/null || break; done
+if [ "$late" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit $code
+"""
+SAVES_FIRST = ("--signal=B:USR1@1800", "--requeue", "--open-mode=append")
 
 
 class Lines:
@@ -31,6 +44,21 @@ class Lines:
         # what a job writes -> its variable
         self.writers: dict[Path, str] = {}
         self.gates: list[str] = []
+
+    def preparation(self) -> list[str]:
+        """The lines before all others: Slurm's jobs need a folder of logs, and their script."""
+        if self.launcher != "slurm":
+            return []
+        script = shlex.quote(str(self.script))
+        return [
+            f"mkdir -p {shlex.quote(str(self.logs))}",
+            f"cat > {script} <<'END'\n{JOB_SCRIPT}END",
+        ]
+
+    @property
+    def script(self) -> Path:
+        """The script that every job of Slurm is."""
+        return self.logs / "job.sh"
 
     def heading(self, stage: str) -> str:
         """The line above a stage."""
@@ -47,11 +75,12 @@ class Lines:
         variable = f"job{len(self.jobs) + 1}"
         words = [
             "sbatch --parsable",
+            *SAVES_FIRST,
             "$SBATCH_FLAGS" if on_devices(job) else "$SBATCH_CPU_FLAGS",
             *self.dependency(job),
             f"--job-name={shlex.quote(f'{job.stage}.{job.name}')}",
             f"--output={shlex.quote(str(log_of(self.logs, job)))}",
-            f"--wrap={shlex.quote(shlex.join([python(), *job.command[1:]]))}",
+            shlex.join([str(self.script), python(), *job.command[1:]]),
         ]
         self.jobs.append(variable)
         self.writers[job.out] = variable
@@ -60,7 +89,11 @@ class Lines:
         return f"{variable}=$({' '.join(words)})"
 
     def dependency(self, job: Job) -> list[str]:
-        """sbatch's flag; the page is made of what there is, so that it waits for the end of all."""
+        """sbatch's flags; a job whose needs have failed is cancelled rather than left pending.
+
+        The page is made of what there is, so that it waits for the end of all; demonstrations are
+        joined by a command that says itself which are missing.
+        """
         if job.stage == "page":
             kind, wanted = "afterany", self.jobs
         elif job.out in self.writers:
@@ -68,8 +101,12 @@ class Lines:
             kind, wanted = "afterany", [self.writers[job.out]]
         else:
             needed = [self.writers[one.out] for one in job.needs if one.out in self.writers]
-            kind, wanted = "afterok", [*self.gates, *needed]
-        return [f"--dependency={kind}:{':'.join(f'${name}' for name in wanted)}"] * bool(wanted)
+            kind = "afterany" if job.module == THIS else "afterok"
+            wanted = [*self.gates, *needed]
+        if not wanted:
+            return []
+        after = ":".join(f"${name}" for name in wanted)
+        return [f"--dependency={kind}:{after}", "--kill-on-invalid-dep=yes"]
 
 
 def on_devices(job: Job) -> bool:

@@ -30,6 +30,8 @@ BENCHMARKS = ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")
 ABLATIONS = ("noise", "lam")
 STAGES = ("model", "plan", "demos", "validation", "tune", "train", "evaluate", "page")
 SMOLLM2 = "smollm2"
+# LIMR's problems are MATH's: the first two have problems of MATH, the third mostly others
+DEMOS = "openthoughts,s1k,openr1:all"
 
 
 class Sizes(NamedTuple):
@@ -76,8 +78,9 @@ class Request:
     rehearse: bool = False
     data_dir: str = ""
     model_path: str = ""
-    demos: str = "openr1:all"
+    demos: str = DEMOS
     traces: str = ""
+    allow_few_demos: bool = False
     methods: tuple[str, ...] = tuple(METHODS)
     tasks: tuple[str, ...] = BENCHMARKS
     seeds: tuple[int, ...] = (0,)
@@ -118,6 +121,15 @@ class Request:
         if self.rehearse:
             return str(self.folder / "model")
         return self.config_of("base").model.path
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where demonstrations are from, in the order in which a problem takes them."""
+        if self.rehearse and self.demos == DEMOS:
+            # LIMR's own solutions, where the local file has them
+            return (str(Path(self.data_dir) / "train" / "limr.jsonl"),)
+        # a path may have a comma
+        return (self.demos,) if Path(self.demos).exists() else tuple(self.demos.split(","))
 
     @property
     def traces_file(self) -> str:

@@ -13,6 +13,7 @@ from bridge_jax.evaluation.comparison import Run
 from bridge_jax.evaluation.scores import GREEDY, Score, average, problems_score
 from bridge_jax.filesystem import files
 from bridge_jax.grading.outcome import Outcome
+from bridge_jax.rundir import layout, logbook
 from experiments.reproduce.request import Request
 from experiments.reproduce.variants import Variant, evaluation_folder, run_folder
 
@@ -33,6 +34,18 @@ class Entry(NamedTuple):
 def read_json(path: Path) -> dict:
     """The object in a file; {} where there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def diverged(folder: Path) -> bool:
+    """Whether a run ended since its last updates were not finite: as many as log.skipped_limit."""
+    try:
+        lines = logbook.read(str(folder))
+        limit = layout.read_config(str(folder))["config"]["log"]["skipped_limit"]
+    # no run, or one that has only begun
+    except (OSError, ValueError, KeyError):
+        return False
+    last = lines[-limit:]
+    return len(last) == limit and all(line.get("update/skipped") for line in last)
 
 
 def greedy_scores(folder: Path, task: str) -> np.ndarray | None:
@@ -118,20 +131,31 @@ def mean_difference(request: Request, first: Entry, second: Entry) -> intervals.
     return intervals.Interval(mean.value, low, high, sum(one.n for one in found))
 
 
-def sign_test(request: Request, first: Entry, second: Entry) -> tuple[int, int, float] | None:
-    """Problems that only the first solved, only the second; the exact two-sided p (McNemar).
+def sign_test(request: Request, first: Entry, second: Entry) -> tuple[int, int, float, int] | None:
+    """Problems that only the first solved, only the second; exact two-sided p (McNemar); the seed.
 
-    Over all benchmarks' problems together, by the models of the first seed.
+    Over all benchmarks' problems together, by the models of the first seed that both have; the base
+    model is of every seed. None where they have none in common.
     """
     from scipy import stats
 
-    if not first.greedy or not second.greedy:
-        return None
-    ours, theirs = (next(iter(entry.greedy.values())) for entry in (first, second))
-    gap = np.concatenate([ours[task] - theirs[task] for task in request.tasks])
-    won, lost = int((gap > 0).sum()), int((gap < 0).sum())
-    p = stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
-    return won, lost, float(p)
+    seeds = (second if first.variant.method == "base" else first).greedy
+    for seed in seeds:
+        ours, theirs = of_seed(first, seed), of_seed(second, seed)
+        if ours is None or theirs is None:
+            continue
+        gap = np.concatenate([ours[task] - theirs[task] for task in request.tasks])
+        won, lost = int((gap > 0).sum()), int((gap < 0).sum())
+        p = stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
+        return won, lost, float(p), seed
+    return None
+
+
+def of_seed(entry: Entry, seed: int) -> dict[str, np.ndarray] | None:
+    """The greedy scores of a seed's model; the base model has no seed of its own."""
+    if entry.variant.method == "base":
+        return next(iter(entry.greedy.values()), None)
+    return entry.greedy.get(seed)
 
 
 def entries(request: Request, every: list[Variant], kinds: list[str]) -> list[Entry]:

@@ -53,10 +53,18 @@ def less_every_other(
     for other in others:
         cells = [points(results.difference(bridge, other, task)) for task in request.tasks]
         cells.append(points(results.mean_difference(request, bridge, other)))
-        won, lost, p = results.sign_test(request, bridge, other)
-        rows.append([other.variant.label, *cells, f"{won} / {lost}", f"{p:.3g}"])
-    head = [f"{bridge.variant.label} minus", *request.tasks, AVERAGE, "only BRIDGE / only it", "p"]
-    return Table(head, rows)
+        rows.append([other.variant.label, *cells, *sign_cells(request, bridge, other)])
+    signs = ["only BRIDGE / only it", "p", "seed"]
+    return Table([f"{bridge.variant.label} minus", *request.tasks, AVERAGE, *signs], rows)
+
+
+def sign_cells(request: Request, bridge: Entry, other: Entry) -> list[str]:
+    """The sign test: problems that only one of the two solved, p, and the seed of both."""
+    found = results.sign_test(request, bridge, other)
+    if found is None:
+        return ["-", "-", "no common one"]
+    won, lost, p, seed = found
+    return [f"{won} / {lost}", f"{p:.3g}", str(seed)]
 
 
 def sampled_table(entries: Sequence[Entry], kinds: Sequence[str]) -> Table | None:
@@ -117,15 +125,20 @@ def mean(lines: list[dict], key: str, show: Callable = lambda value: f"{value:.3
 def tuning_table(request: Request) -> Table | None:
     """Validation accuracy of each method at each rate, the chosen in bold; None without any."""
     found, chosen = tuning.accuracies(request), tuning.chosen(request)
-    if not found:
-        return None
+    lost = tuning.diverged(request)
     rows = []
-    for method, by_rate in found.items():
+    for method in request.methods:
+        if method not in found and method not in lost:
+            continue
+        by_rate = dict.fromkeys(lost.get(method, ()), "diverged")
+        by_rate |= {rate: f"{100 * share:.1f}" for rate, share in found.get(method, {}).items()}
         cells = [LABELS.get(method, method)]
         for rate in variants.rates(request):
-            text = f"{100 * by_rate[rate]:.1f}" if rate in by_rate else "-"
+            text = by_rate.get(rate, "-")
             cells.append(f"**{text}**" if chosen.get(method) == rate else text)
         rows.append(cells)
+    if not rows:
+        return None
     return Table(["validation, %", *(f"{rate:g}" for rate in variants.rates(request))], rows)
 
 

@@ -5,19 +5,28 @@ Most jobs are other commands; the tiny model, the validation problems and the pa
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
 from bridge_jax.filesystem import files
 from experiments.cli import DISK_FULL, output_for_a_pipe
-from experiments.reproduce import estimate, jobs, launch, marks, page, rehearsal, tuning
+from experiments.reproduce import (
+    demonstrations,
+    estimate,
+    jobs,
+    launch,
+    marks,
+    page,
+    rehearsal,
+    tuning,
+)
 from experiments.reproduce.printed import Lines
 from experiments.reproduce.request import Request
 
 # stages that this command does itself
 OWN = {
     "model": rehearsal.write_model,
+    "demos": demonstrations.write,
     "validation": tuning.write_validation,
     "page": page.write,
 }
@@ -34,7 +43,7 @@ def run(request: Request, stages: list[str], at_a_time: int) -> list[launch.Fail
         if found:
             print(f"{stage}: {len(found) - left} of {len(found)} done before", flush=True)
         failures += launch.run(found, is_done, at_a_time, logs(request))
-        if stage in OWN and not found and wanted(request, stage):
+        if does_itself(request, stage, found):
             failures += do_own(request, stage)
         if stage == "plan" and left:
             print(estimate.text(request), flush=True)
@@ -62,10 +71,16 @@ def jobs_of(request: Request, stage: str, alone: bool) -> list[jobs.Job]:
     return found
 
 
+def does_itself(request: Request, stage: str, found: list[jobs.Job]) -> bool:
+    """Whether this command has a part in the stage: all of it, or of demos the end."""
+    return stage in OWN and (stage == "demos" or not found) and wanted(request, stage)
+
+
 def wanted(request: Request, stage: str) -> bool:
     """Whether the request has something to do in a stage of this command's own."""
     makes_model = request.rehearse and not request.model_path
-    return {"model": makes_model, "validation": request.tuned}.get(stage, True)
+    asked = {"model": makes_model, "demos": not request.traces, "validation": request.tuned}
+    return asked.get(stage, True)
 
 
 def logs(request: Request) -> Path:
@@ -82,15 +97,15 @@ def show(request: Request, stages: list[str], launcher: str) -> None:
 def print_commands(request: Request, stages: list[str], launcher: str) -> None:
     """`show` to a reader who reads all of it."""
     print(estimate.text(request), file=sys.stderr, flush=True)
-    if launcher == "slurm":
-        print(f"mkdir -p {shlex.quote(str(logs(request)))}")
     if request.rehearse and launcher == "local":
         print("export JAX_PLATFORMS=cpu")
     shown, lines = set(), Lines(launcher, logs(request))
+    for line in lines.preparation():
+        print(line)
     for stage in stages:
         found = jobs.of_stage(request, stage)
-        if stage in OWN and not found and wanted(request, stage):
-            found = [own_job(request, stage)]
+        if does_itself(request, stage, found):
+            found = [*found, own_job(request, stage)]
         found = [job for job in found if job.text not in shown]
         if found:
             print(lines.heading(stage))
@@ -103,6 +118,8 @@ def print_commands(request: Request, stages: list[str], launcher: str) -> None:
 
 def own_job(request: Request, stage: str) -> jobs.Job:
     """This command for one stage that it does itself."""
+    if stage == "demos":
+        return jobs.join_job(request)
     out = {"model": Path(request.base_model), "validation": tuning.validation_file(request)}
     arguments = (*request.given, f"--stages={stage}")
     return jobs.Job(stage, stage, jobs.THIS, arguments, out.get(stage, Path()))

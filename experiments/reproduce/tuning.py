@@ -44,24 +44,45 @@ def write_validation(request: Request) -> Path:
 
 
 def accuracies(request: Request) -> dict[str, dict[float, float]]:
-    """Method -> rate -> share of the validation problems solved greedily, as far as it is known."""
+    """Method -> rate -> share of the validation problems solved greedily, as far as it is known.
+
+    Without rates whose run diverged.
+    """
     found: dict[str, dict[float, float]] = {}
     if not request.tuned:
         return found
+    lost = diverged(request)
     for variant in variants.grid(request):
         folder = variants.evaluation_folder(request, variant, request.seeds[0], "validation")
         scores = results.greedy_scores(folder, TASK)
-        if scores is not None:
-            rate = dict(variant.settings).get(variants.RATE_KEYS[0], request.published_rate)
+        rate = rate_of(request, variant)
+        if scores is not None and rate not in lost.get(variant.method, ()):
             found.setdefault(variant.method, {})[rate] = float(scores.mean())
     return found
 
 
+def diverged(request: Request) -> dict[str, list[float]]:
+    """Method -> the rates of the grid at which its run diverged."""
+    found: dict[str, list[float]] = {}
+    for variant in variants.grid(request) if request.tuned else ():
+        if results.diverged(variants.run_folder(request, variant, request.seeds[0])):
+            found.setdefault(variant.method, []).append(rate_of(request, variant))
+    return found
+
+
+def rate_of(request: Request, variant: variants.Variant) -> float:
+    """The learning rate of a variant of the grid."""
+    return dict(variant.settings).get(variants.RATE_KEYS[0], request.published_rate)
+
+
 def chosen(request: Request) -> dict[str, float]:
-    """Method -> its best rate, of methods whose whole grid is validated; of equals the lowest."""
-    every = variants.rates(request)
+    """Method -> its best rate, of methods whose whole grid is validated; of equals the lowest.
+
+    A rate whose run diverged counts as validated, and loses to every other.
+    """
+    every, lost = variants.rates(request), diverged(request)
     return {
         method: max(sorted(by_rate), key=by_rate.__getitem__)
         for method, by_rate in accuracies(request).items()
-        if set(by_rate) == set(every)
+        if {*by_rate, *lost.get(method, ())} == set(every)
     }

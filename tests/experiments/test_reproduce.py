@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from bridge_jax.filesystem import files
 from experiments.reproduce import (
     checks,
     command,
+    demonstrations,
     estimate,
     jobs,
     launch,
@@ -29,6 +31,7 @@ from experiments.reproduce import (
     tuning,
     variants,
 )
+from experiments.reproduce import printed as printing
 from experiments.reproduce import request as requests
 from experiments.reproduce.jobs import Job
 from experiments.reproduce.request import Request
@@ -111,8 +114,12 @@ def test_the_order_and_what_each_command_reads(reproduce, tmp_path):
     _, shown, told = reproduce("--model=qwen25_3b", "--dry_run", "--methods=base,sft,grpo,bridge")
     lines = printed(shown)
     modules = [line.split()[2].removeprefix("experiments.") for line in lines]
-    assert modules == ["traces", *["train"] * 3, *["evaluate"] * 8, "reproduce"]
-    demos = flags_of(lines[0])["out"]
+    ends = ["reproduce", *["train"] * 3, *["evaluate"] * 8, "reproduce"]
+    assert modules == [*["traces"] * 3, *ends]
+    sources = [(flags_of(line)["from"], flags_of(line).get("subset")) for line in lines[:3]]
+    assert sources == [("openthoughts", None), ("s1k", None), ("openr1", "all")]
+    assert flags_of(lines[3])["stages"] == "demos"
+    demos, lines = str(tmp_path / "out" / "demos.jsonl"), lines[3:]
     traces = {
         line.split(":")[1].split()[0]: flags_of(line).get("config.task.traces")
         for line in lines[1:4]
@@ -139,21 +146,26 @@ FEW = ("--model=qwen25_3b", "--methods=base,grpo,bridge", "--tasks=math500")
 def test_slurm(reproduce, tmp_path):
     """A job waits for those that it needs, the page for the end of all; GPUs where they are used."""
     _, shown, _ = reproduce(*FEW, "--launcher=slurm", "--topology=h200:8")
-    lines = [line for line in shown.splitlines() if not line.startswith("#")]
-    assert lines[0] == f"mkdir -p {tmp_path / 'out' / 'logs'}"
+    assert shown.startswith(f"mkdir -p {tmp_path / 'out' / 'logs'}\ncat > ")
     names, waits, devices = [], {}, {}
-    for line in lines[1:]:
+    for line in (line for line in shown.splitlines() if line.startswith("job")):
         variable, _, rest = line.partition("=")
         words = shlex.split(rest.removeprefix("$(").removesuffix(")"))
         given = dict(word[2:].split("=", 1) for word in words if "=" in word)
         assert words[:2] == ["sbatch", "--parsable"] and variable == f"job{len(names) + 1}"
         names.append(given["job-name"])
         kind, *after = given.get("dependency", "").split(":")
+        # else it would be pending for ever, and so would the page
+        assert ("--kill-on-invalid-dep=yes" in words) == bool(kind)
+        assert given["signal"] == "B:USR1@1800" and "--requeue" in words
         waits[names[-1]] = (kind, [names[int(one.removeprefix("$job")) - 1] for one in after])
-        devices[names[-1]] = words[2] == "$SBATCH_FLAGS"
-        assert given["wrap"].split()[1:3][0] == "-m" and given["output"].startswith("/")
+        devices[names[-1]] = "$SBATCH_FLAGS" in words
+        script, _, dash = words[words.index(str(tmp_path / "out" / "logs" / "job.sh")) :][:3]
+        assert dash == "-m" and f"cat > {script} <<" in shown and given["output"].startswith("/")
     assert waits["train.grpo__seed=0"] == waits["evaluate.base"] == ("", [])
     assert waits["train.bridge__seed=0"] == ("afterok", ["demos.demos"])
+    sources = ["demos.openthoughts", "demos.s1k", "demos.openr1_all"]
+    assert waits["demos.demos"] == ("afterany", sources) and waits[sources[0]] == ("", [])
     assert waits["evaluate.bridge__seed=0"] == ("afterok", ["train.bridge__seed=0"])
     assert waits["plan.bridge"] == ("afterany", ["plan.grpo"])
     assert names[-1] == "page.page" and waits["page.page"] == ("afterany", names[:-1])
@@ -161,6 +173,31 @@ def test_slurm(reproduce, tmp_path):
         "train",
         "evaluate",
     }
+
+
+@pytest.mark.parametrize("late, end", [(True, 0), (False, 7)])
+def test_a_job_of_slurm_saves_before_its_time_limit(tmp_path, late, end):
+    """The command gets SIGTERM, and the job goes back to the queue; without a signal it just ends."""
+    tool = tmp_path / "scontrol"
+    tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path / "requeued"}\n')
+    tool.chmod(0o755)
+    (tmp_path / "job.sh").write_text(printing.JOB_SCRIPT)
+    code = (
+        "import pathlib, signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
+    )
+    code += "signal.pause()" if late else f"sys.exit({end})"
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
+    line = ["bash", str(tmp_path / "job.sh"), sys.executable, "-c", code]
+    job = subprocess.Popen(line, env=environment)
+    while late and not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    if late:
+        job.send_signal(signal.SIGUSR1)
+    assert job.wait(60) == end and (tmp_path / "requeued").exists() == late
+    if late:
+        assert (tmp_path / "requeued").read_text() == "requeue 12\n"
 
 
 def test_the_validation_problems_come_before_tuning(reproduce):
@@ -213,7 +250,7 @@ def test_methods_that_are_published(reproduce, model, trained):
 
 
 def test_estimate(reproduce):
-    """Hours are steps times the plan's seconds; a method without a plan is said to have none."""
+    """Hours are steps times the plan's seconds; a method without a plan has another's as a bound."""
     _, _, told = reproduce("--model=qwen25_3b", "--dry_run", "--topology=v5e:4x4")
     cells = {
         line.split("  ")[1].strip(): line.split() for line in told.splitlines() if "  " in line
@@ -221,13 +258,28 @@ def test_estimate(reproduce):
     # docs/plans: 37.75 s a step; cold start has 50 steps of 2.23 s and 450 of 37.75 s
     assert cells["RL-zero"][1:6] == ["8.7", "yes", "37.7", "5.2", "6.1"]
     assert cells["Cold-start"][1:6] == ["8.7", "yes", "34.2", "4.7", "12.3"]
-    assert "no plan" in " ".join(cells["CHORD"]) and "evaluation: the planner has no plan" in told
+    # bridge's plan: 500 steps of 49.2 s
+    assert cells["CHORD"][1:5] == ["<=11.2", "yes", "<=49.2", "<=6.8"]
+    assert cells["SFT"][1:5] == ["<=8.7", "yes", "<=37.7", "<=5.2"]
+    lines = told.splitlines()
+    assert "<= at most, from the plan of RL-zero: SFT, Naive alternating" in lines
+    bridge = "SFT+RL hybrid, CHORD, BRIDGE without J_meta"
+    assert f"<= at most, from the plan of BRIDGE: {bridge}" in lines
+    # 1,517 and 8 x 30 answers; 28.5 s for 320 samples of 3,000 tokens
+    errors.assert_names(told, "evaluation: the planner has no plan of it", "1,757 answers")
+    assert f"take {1757 * 5000 * 28.505 / (320 * 3000) / 60:.1f} minutes a model" in told
 
 
 def plan_line(request: Request, method: str, topology: str) -> str:
     """A line of a file of plans, without the sizes."""
     plan = {"name": pathlib.Path(request.config).stem, "topology": topology, "method": method}
     return json.dumps(plan | {"changed": "", "step": {}, "phases": [{"peak": 1e9}]}) + "\n"
+
+
+def test_a_bound_that_does_not_fit_says_nothing():
+    """CHORD may fit where BRIDGE does not."""
+    plan = {"phases": [{"fits": True}, {"fits": False}]}
+    assert [estimate.verdict(plan, bound) for bound in (False, True)] == ["NO", "?"]
 
 
 def test_estimates_of_topologies_without_plans(tmp_path):
@@ -324,7 +376,8 @@ def test_an_interrupt_ends_the_jobs(tmp_path, monkeypatch):
 def test_marks_are_what_the_commands_wrote(tmp_path):
     """Traces by their manifest, an evaluation by its benchmarks, its limit and its run's age."""
     request = Request("qwen25_3b", str(tmp_path))
-    (demos,) = jobs.demos_jobs(request)
+    demos = jobs.demos_jobs(request)[0]
+    demos.out.parent.mkdir()
     demos.out.write_text("{}\n")
     assert not marks.done(request, demos)
     pathlib.Path(f"{demos.out}.manifest.json").write_text("{}")
@@ -348,6 +401,109 @@ def test_marks_are_what_the_commands_wrote(tmp_path):
     (run / "finished.json").write_text("{}")
     os.utime(run / "finished.json", (time.time() + 60,) * 2)
     assert not marks.done(request, greedy)
+
+
+# ---- demonstrations
+
+
+@pytest.fixture
+def two(tmp_path) -> Request:
+    """A request whose two sources have solutions of problems 0 to 2, and of 2 and 3, of six."""
+    request = Request("qwen25_3b", str(tmp_path / "out"), demos="openthoughts,openr1:all")
+    for job, numbers in zip(jobs.demos_jobs(request), ((0, 1, 2), (2, 3)), strict=True):
+        write_source(job, numbers, problems=6)
+    return request
+
+
+def write_source(job: Job, numbers: tuple[int, ...], problems: int) -> None:
+    """A source's file, and of its manifest what is read."""
+    rows = [
+        {"problem": f"p {n}", "solution": f"{job.name} {n}", "answer": "1", "tokens": 10 + n}
+        for n in numbers
+    ]
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    job.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest = {
+        "rows": 100,
+        "states": {"kept": len(rows)},
+        "source": {"hub": f"owner/{job.name}"},
+        "task": {"problems_to_match": problems},
+    }
+    pathlib.Path(f"{job.out}.manifest.json").write_text(json.dumps(manifest))
+
+
+def test_the_first_source_of_a_problem_counts(two):
+    """One demonstration of each problem, with counts of every source; made once."""
+    said = demonstrations.write(two)
+    assert "kept 5 demonstrations for 4 of the 6 problems" in said
+    rows = [row for _, row in files.rows(two.traces_file)]
+    given = [(row["problem"], row["solution"].split()[0]) for row in rows]
+    assert given == [(f"p {n}", "openthoughts") for n in range(3)] + [("p 3", "openr1_all")]
+    manifest = demonstrations.manifest_of(two.traces_file)
+    used = {name: (one["kept"], one["used"]) for name, one in manifest["sources"].items()}
+    assert used == {"openthoughts": (3, 3), "openr1_all": (2, 1)}
+    assert manifest["tokens"]["max"] == 13 and manifest["problems"] == 6
+    note = page.demos_note(two)
+    errors.assert_names(note, "4 of the 6 problems", "1 of the 100 rows read of owner/openr1_all")
+    jobs.demos_jobs(two)[0].out.write_text("")
+    assert demonstrations.write(two) == said and marks.done(two, jobs.join_job(two))
+
+
+def test_names_of_sources():
+    """Of hub and paths, without the folders above; each is a file's name."""
+    names = {"openr1:all": "openr1_all", "owner/set:a": "owner_set_a", "/a/b/c.jsonl": "b_c.jsonl"}
+    assert {given: jobs.source_name(given) for given in names} == names
+
+
+def test_few_demonstrations(two):
+    """Fewer than half of the problems are an error with the ways out, unless they are allowed."""
+    for job in jobs.demos_jobs(two):
+        write_source(job, (1,), problems=3)
+    with errors.raises(
+        ValueError, "kept 2", "1 of the 3", "--demos", "--traces", "--allow_few_demos"
+    ):
+        demonstrations.write(two)
+    assert not pathlib.Path(two.traces_file).exists() and not marks.done(two, jobs.join_job(two))
+    allowed = Request(**two.__dict__ | {"allow_few_demos": True})
+    assert "1 of the 3 problems" in demonstrations.write(allowed)
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_no_demonstrations_at_all(two, allow):
+    """Are never enough."""
+    for job in jobs.demos_jobs(two):
+        write_source(job, (), problems=3)
+    request = Request(**two.__dict__ | {"allow_few_demos": allow})
+    with errors.raises(ValueError, "0 of the 3", "--demos"):
+        demonstrations.write(request)
+
+
+def test_a_source_that_is_not_made(two):
+    """Is named, so that no training goes without it by mistake."""
+    pathlib.Path(f"{jobs.demos_jobs(two)[1].out}.manifest.json").unlink()
+    with errors.raises(ValueError, "openr1_all", "--demos"):
+        demonstrations.write(two)
+    allowed = Request(**two.__dict__ | {"allow_few_demos": True})
+    assert "3 of openthoughts)" in demonstrations.write(allowed)
+
+
+def test_the_stage_joins_what_its_jobs_made(reproduce, two, monkeypatch):
+    """After the sources' commands, of which nothing is left here; the count is printed."""
+    asked = ("--model=qwen25_3b", "--stages=demos", f"--demos={two.demos}")
+    code, shown, _ = reproduce(*asked)
+    assert code == 0 and "demos: kept 5 demonstrations for 4 of the 6 problems" in shown
+    pathlib.Path(two.traces_file).unlink()
+    monkeypatch.setattr(demonstrations, "FLOOR", 0.9)
+    code, shown, told = reproduce(*asked)
+    assert code == 1
+    errors.assert_names(told, "demos", "4 of the 6", "--allow_few_demos")
+
+
+def test_own_demonstrations_need_no_stage(reproduce):
+    """With --traces nothing is made or joined, and no training waits."""
+    _, shown, _ = reproduce(*FEW, "--traces=README.md", "--launcher=slurm")
+    assert "stages=demos" not in shown and "experiments.traces" not in shown
+    assert all("--dependency" not in line for line in shown.splitlines() if ".train" in line)
 
 
 # ---- the page
@@ -455,7 +611,7 @@ def test_paired_table(made):
     """Three of ten and two of five more; five wins, no loss: p = 2 / 2^5."""
     head, rows = side_tables.paired_table(made, list(entries(made).values()))
     (grpo, noisy) = rows
-    assert grpo[0] == "RL-zero" and grpo[4:] == ["5 / 0", "0.0625"]
+    assert grpo[0] == "RL-zero" and grpo[4:] == ["5 / 0", "0.0625", "0"]
     # paired differences: three of 1 and seven of 0: t s / sqrt(n), s^2 = 10/9 .3 .7
     half = 2.2621572 * (0.3 * 0.7 / 9) ** 0.5
     assert grpo[1] == f"+30.0 [{100 * (0.3 - half):+.1f}, {100 * (0.3 + half):+.1f}]"
@@ -492,6 +648,30 @@ def test_several_seeds(made):
     # a seed on one side alone: paired over problems, by the means
     mixed = results.difference(found["BRIDGE"], entries(made)["RL-zero"], "math500")
     assert mixed.mean == pytest.approx(0.3)
+
+
+def test_the_sign_test_is_of_one_seed(made):
+    """The first that both have; the base model is of every seed; none in common is said."""
+    request = Request(**made.__dict__ | {"seeds": (0, 1, 2)})
+    write = lambda method, seed, right: write_results(
+        variants.evaluation_folder(request, variants.Variant(method), seed), right
+    )
+    # RL-zero of seed 1 solved what BRIDGE of seed 0 did, and BRIDGE of seed 1 did not
+    write("bridge", 1, GRPO)
+    write("grpo", 1, BRIDGE)
+    write("base", 0, GRPO)
+    found = entries(request)
+    del found["RL-zero"].greedy[0]
+    test = lambda first, second: results.sign_test(request, found[first], found[second])
+    assert test("BRIDGE", "RL-zero") == (0, 5, 0.0625, 1)
+    del found["BRIDGE"].greedy[0]
+    assert test("BRIDGE", "Base") == (0, 0, 1.0, 1)
+    assert test("Base", "BRIDGE") == (0, 0, 1.0, 1)
+    del found["BRIDGE"].greedy[1]
+    found["BRIDGE"].greedy[2] = found["RL-zero"].greedy[1]
+    assert test("BRIDGE", "RL-zero") is None
+    table = side_tables.paired_table(request, list(found.values()))
+    assert [row[-3:] for row in table.rows if row[0] == "RL-zero"] == [["-", "-", "no common one"]]
 
 
 def test_a_prompt_that_was_too_long_is_not_solved(tmp_path):
@@ -574,6 +754,56 @@ def test_the_best_rate_of_every_method(made):
     assert rows == [["RL-zero", "33.3", "**66.7**"], ["BRIDGE", "**66.7**", "66.7"]]
 
 
+def write_diverged(folder: pathlib.Path, steps: int = 4, skipped: int = 2) -> None:
+    """Files of a run whose last updates were not finite; it stops after two in a row."""
+    write_run(folder, "bridge", (0.1,) * steps)
+    record = json.loads((folder / "config.json").read_text())
+    record["config"]["log"] = {"skipped_limit": 2}
+    (folder / "config.json").write_text(json.dumps(record))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line["update/skipped"] = int(number >= steps - skipped)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_rate_whose_run_diverged_is_done_and_loses(made):
+    """Its table says so, nothing of it is begun again, and as published it is still not trained."""
+    request = Request(**made.__dict__ | {"tuned": True, "rates": (2e-6, 1e-5)})
+    trained = {rate: variants.at_rate(request, "bridge", rate) for rate in (5e-7, 2e-6, 1e-5)}
+    for rate, right in ((5e-7, "001"), (2e-6, "011")):
+        folder = variants.evaluation_folder(request, trained[rate], 0, "validation")
+        write_results(folder, {tuning.TASK: right})
+    assert tuning.chosen(request) == {}
+    write_diverged(variants.run_folder(request, trained[1e-5], 0))
+    assert tuning.chosen(request) == {"bridge": 2e-6}
+    rows = side_tables.tuning_table(request).rows
+    assert rows == [["BRIDGE", "33.3", "**66.7**", "diverged"]]
+    of_it = [job for job in jobs.tune_jobs(request) if "learning_rate=1e-05" in job.name]
+    of_it = [job for job in of_it if job.name.startswith("bridge")]
+    assert [marks.done(request, job) for job in of_it] == [True, True]
+    assert not marks.done(request, of_it[0]._replace(stage="train"))
+
+
+def test_what_counts_as_diverged(tmp_path):
+    """As many skipped updates as the limit, the last ones; no run is no divergence."""
+    for name, skipped in (("one", 1), ("two", 2)):
+        write_diverged(tmp_path / name, skipped=skipped)
+    write_diverged(tmp_path / "short", steps=1, skipped=1)
+    found = {name: results.diverged(tmp_path / name) for name in ("one", "two", "short", "none")}
+    assert found == {"one": False, "two": True, "short": False, "none": False}
+
+
+def test_a_diverged_run_fails_no_tuning(tmp_path, capfd):
+    """Exit code 3 of a run that is known to have diverged; its validation has nothing to do."""
+    lost = tmp_path / "lost"
+    bad = fake(tmp_path, "bad", f"open({str(lost)!r}, 'w'); raise SystemExit(3)")
+    behind = fake(tmp_path, "behind", WRITES, (fake(tmp_path, "never", WRITES),))
+    is_done = lambda job: job.name != "never" and lost.exists()
+    failures = launch.run([bad, behind], is_done, 1, tmp_path / "logs")
+    assert failures == [] and not (tmp_path / "behind").exists()
+    assert "diverged after" in capfd.readouterr().out
+
+
 def test_tuned_methods_are_compared_each_at_its_best(made):
     """The best of both sides, whether it is the published rate or another; not before both are known."""
     request = Request(**made.__dict__ | {"tuned": True, "rates": (2e-6,)})
@@ -594,7 +824,7 @@ def test_tuned_methods_are_compared_each_at_its_best(made):
     head, rows = side_tables.tuned_paired_table(request, every())
     assert head[0] == "BRIDGE minus"
     # neither the published RL-zero nor the noisy BRIDGE, which the other table has
-    assert [(row[0], row[-2:]) for row in rows] == [("RL-zero, tuned (2e-06)", ["0 / 0", "1"])]
+    assert [(row[0], row[-3:]) for row in rows] == [("RL-zero, tuned (2e-06)", ["0 / 0", "1", "0"])]
     page.write(request)
     assert "## Paired tests, tuned" in (request.folder / "page" / "page.md").read_text()
 
@@ -639,6 +869,9 @@ def test_validation_problems(tmp_path):
         (("--rehearse", "--data_dir=docs"), ("tokenizer.json", "--model_path")),
         (("--topology=banana", "--dry_run"), ("--topology", "banana", "h100:8")),
         (("--traces=nowhere.jsonl",), ("--traces", "nowhere.jsonl")),
+        (("--demos=openthoughts,openr2",), ("--demos", "openr2", "openr1")),
+        (("--demos=luffy,luffy",), ("--demos", "luffy")),
+        (("--demos=",), ("--demos",)),
     ],
 )
 def test_bad_requests(reproduce, tmp_path, arguments, names):
@@ -665,6 +898,12 @@ def test_a_folder_of_another_request(tmp_path):
     checks.claim(Request("qwen25_3b", str(out), demos="openr2"))
     checks.claim(first)
     (out / "runs").mkdir()
+    # sources that had too few: no training has read them
+    checks.claim(Request("qwen25_3b", str(out), demos="luffy"))
+    checks.claim(first)
+    (out / "demos.jsonl").touch()
+    with errors.raises(ValueError, "demos", "luffy", "--out"):
+        checks.claim(Request("qwen25_3b", str(out), demos="luffy"))
     checks.claim(Request("qwen25_3b", str(out), methods=("sft",), seeds=(1,), tuned=True))
     with errors.raises(ValueError, "model", "qwen25_3b", "llama32_3b", "--out"):
         checks.claim(Request("llama32_3b", str(out)))
@@ -717,6 +956,6 @@ def test_a_small_rehearsal(environment, tmp_path):
     first = run()
     assert first.returncode == 0, first.stdout + first.stderr
     text = (tmp_path / "out" / "page" / "page.md").read_text()
-    errors.assert_names(text, "BRIDGE", "nothing else", "64 of the")
+    errors.assert_names(text, "BRIDGE", "nothing else", "of 64 of the 1389 problems")
     again = run()
     assert again.returncode == 0 and "begins" not in again.stdout

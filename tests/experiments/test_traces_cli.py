@@ -259,6 +259,19 @@ def test_all_rows_dropped(traces, tmp_path):
     assert os.listdir(tmp_path) == ["in.parquet"]
 
 
+def test_none_may_be_allowed(traces, tmp_path):
+    """Of several sources one may have no problem of the task; the same command then has no more to do."""
+    rows = [deepmath(f"q{n}", "1", thought(2)) for n in range(9)]
+    path = demo_rows.write(tmp_path / "in.parquet", "deepmath", rows)
+    line = (f"--source={path}", "--decontaminate=none", "--allow_none")
+    code, shown = traces(*line)
+    assert code == 0 and "9 rows read: 9 wrong" in shown
+    assert out(tmp_path) == [] and manifest(tmp_path)["states"]["kept"] == 0
+    assert sorted(os.listdir(tmp_path)) == ["in.parquet", "out.jsonl", "out.jsonl.manifest.json"]
+    code, shown = traces(*line)
+    assert code == 0 and "there already" in shown
+
+
 def test_an_answer_that_never_grades(traces, monkeypatch, tmp_path):
     """It is found long before the end of the data, and shown."""
     monkeypatch.setattr(demo_file, "HOPELESS", 200)
