@@ -139,7 +139,8 @@ def test_what_cannot_be_read(tmp_path):
     (tmp_path / "null.jsonl").write_text(json.dumps({"problem": None, "answer": "1"}) + "\n")
     with errors.raises(ValueError, "none of 1 rows", "problem, answer"):
         read(tmp_path / "null.jsonl")
-    (tmp_path / "blank.jsonl").write_text(" \n\n")
+    # white space of Unicode, which counts as a row until it is read
+    (tmp_path / "blank.jsonl").write_text("\u00a0\n\n", encoding="utf-8")
     with errors.raises(ValueError, "task.train", "has no rows"):
         read(tmp_path / "blank.jsonl")
 

@@ -346,10 +346,11 @@ def test_processor_time_counts_and_not_the_clock(monkeypatch):
     worker = object.__new__(module.Worker)
     worker.process = types.SimpleNamespace(pid=0)
 
-    def run(seconds: float, share: float) -> list[str | None]:
-        """What limit_exceeded says every 0.1 s, from a new limit of 1 s on."""
-        worker._set_limit(1.0)
+    def run(seconds: float, share: float, anew: bool = True) -> list[str | None]:
+        """What limit_exceeded says every 0.1 s; anew: from a new limit of 1 s on."""
         found = []
+        if anew:
+            worker._set_limit(1.0)
         for _ in range(round(10 * seconds)):
             clock.now, clock.used = clock.now + 0.1, clock.used + 0.1 * share
             found.append(worker.limit_exceeded())
@@ -358,6 +359,8 @@ def test_processor_time_counts_and_not_the_clock(monkeypatch):
     assert run(4.9, 0.2) == [None] * 49
     assert module.USED_UP in run(5.2, 0.2)[49:]
     assert set(run(1.8, 0.0)) == {None} and module.FROZEN in run(2.2, 0.0)
+    # what it did before does not count once it stands still
+    assert set(run(2.2, 0.2)) == {None} and module.FROZEN in run(4.4, 0.0, anew=False)
 
 
 def test_processor_time_that_is_used_up_is_the_comparisons(scripted, monkeypatch):
