@@ -267,6 +267,7 @@ def read_row(schema: Schema, row: dict, number: int) -> Row:
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         forms = ", ".join(f"{key}: {type(value).__name__}" for key, value in row.items())
         raise ValueError(
-            f"row {number} does not have the form of the schema {schema.name} ({error}); its "
-            f"columns are {forms}"
+            f"row {number} (from 0) does not have the form of the schema {schema.name} ({error}); its "
+            f"columns are {forms}. Repair or remove the row, or name the columns with --columns, "
+            "which takes what is no text for null"
         ) from None

@@ -8,11 +8,14 @@ the commit on the hub, the hash of each file. Left out: what the columns mean (d
 
 from __future__ import annotations
 
+import codecs
+import functools
 import glob
 import hashlib
 import itertools
 import json
 import re
+import string
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +23,15 @@ from typing import Any, NamedTuple
 from bridge_jax.filesystem import hub, textfile
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
-# owner/name, owner/name/config, each with @REVISION behind it or without
+# owner/name, owner/name/config, each with @REVISION and then #SPLIT behind it or without
 HUB_NAME = re.compile(
     r"(?P<name>[\w-][\w.-]*/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?"
+    r"(?:#(?P<split>[\w.-]+))?"
 )
+# what the library says of a split that is not there; the names of the others follow
+NO_SPLIT = re.compile(r"(?:Unknown|Bad) split")
+# of a line that is no row: white space, and the mark at the beginning of some files
+BLANK = string.whitespace.encode() + codecs.BOM_UTF8
 # rows of a record batch: few, since solutions may have 100,000 characters
 BATCH = 64
 # Bytes of a column that are read at a time. Without it a whole row group is read at once, and some
@@ -47,23 +55,26 @@ class RowSource(NamedTuple):
 def open_any(given: str, where: str, split: str = "train") -> RowSource:
     """The files that `given` stands for or, where there are none, the hub's data set of that name.
 
-    ValueError begins with `where`, such as task.train=NAME.
+    split: of the hub's data set, unless the name has one of its own (NAME#SPLIT). ValueError begins
+    with `where`, such as task.train=NAME.
     """
     if paths := find_files(given, where):
         return open_files(paths, where)
     named = HUB_NAME.fullmatch(given)
-    if not named or given.endswith(SUFFIXES):
+    if not named or given.partition("#")[0].endswith(SUFFIXES):
         raise ValueError(
             f"{where}: no such file or folder; give a {', '.join(SUFFIXES)} file, a folder or a "
             "pattern of them, or a hub name such as owner/name (owner/name/config where it has "
-            "several, owner/name@REVISION for a commit)"
+            "several, owner/name@REVISION for a commit, owner/name#SPLIT for a split)"
         )
+    config, revision = named["config"] or "", named["revision"] or ""
     try:
-        return open_hub(named["name"], named["config"] or "", split, named["revision"] or "")
+        return open_hub(named["name"], config, named["split"] or split, revision)
     except ValueError as error:
-        raise ValueError(
-            f"{where} is no file or folder here, and: {error}; give a local copy"
-        ) from error
+        way_out = "give a local copy"
+        if NO_SPLIT.search(str(error)):
+            way_out = f"name one of these splits, as {given.partition('#')[0]}#SPLIT"
+        raise ValueError(f"{where} is no file or folder here, and: {error}; {way_out}") from error
 
 
 def find_files(given: str, where: str) -> list[Path]:
@@ -106,14 +117,16 @@ def open_files(paths: Sequence[Path], where: str) -> RowSource:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Name, size, hash and number of rows of a file."""
-    digest, newlines, size, last = hashlib.sha256(), 0, 0, b"\n"
+    """Name, size, hash and number of rows of a file; blank lines are no rows."""
+    digest, rows, size = hashlib.sha256(), 0, 0
+    is_parquet = path.suffix == ".parquet"
     with open(path, "rb") as file:
-        while block := file.read(BUFFER):
-            digest.update(block)
-            newlines, size, last = newlines + block.count(b"\n"), size + len(block), block[-1:]
-    rows = newlines + (last != b"\n")
-    if path.suffix == ".parquet":
+        # what parquet has between two newlines may be the whole file
+        pieces = iter(functools.partial(file.read, BUFFER), b"") if is_parquet else file
+        for piece in pieces:
+            digest.update(piece)
+            rows, size = rows + bool(piece.strip(BLANK)), size + len(piece)
+    if is_parquet:
         with open_parquet(path) as table:
             rows = table.metadata.num_rows
     return {"name": path.name, "bytes": size, "sha256": digest.hexdigest(), "rows": rows}

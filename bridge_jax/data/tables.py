@@ -46,13 +46,15 @@ def read(
     columns_key: str = "task.columns",
     as_demos: bool = False,
 ) -> Table:
-    """The rows of a file, folder, pattern or hub name.
+    """The rows of a file, folder, pattern or hub name (of its `split`, or of the one in the name).
 
     ValueError begins with `where`, such as task.train=FILE, and names the key or flag by which
     columns are given. as_demos: there must be a column of solutions, and no key names the columns.
     """
     named = demo_schemas.parse_columns(columns, columns_key)
     rows = list(row_source.open_any(given, where, split).read())
+    if not rows:
+        raise ValueError(f"{where} has no rows")
     needed = ("problem", "answer", *(("solution",) if as_demos else named))
     way_out = (
         "make a file of its columns with experiments.traces --columns"

@@ -148,9 +148,11 @@ class Training(Benchmark):
     # JSONL of expert traces {"problem", "solution", "answer"}; "": the data's own solutions
     traces: LocalPath = ""
     # instead of traces, demonstrations whose problems need not be the task's: files or hub names
-    # with commas between them; FILE:2 is read twice in each epoch
+    # (of the split train, or NAME#SPLIT) with commas between them; FILE:2 is read twice in each
+    # epoch
     demos: str = ""
-    # go on where more than a fifth of the rows of demos (of task custom: of its files) are unusable
+    # go on where more than a fifth of the rows of traces or demos (of task custom: of its files)
+    # are unusable
     allow_dropped: bool = False
     train_size: int = 0  # RL prompts, the first ones by id; 0: all
     demo_size: int = 0  # demonstrations; 0: all

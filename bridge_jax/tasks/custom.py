@@ -5,15 +5,17 @@ Without it a share of the problems is held out, by a hash of the question: the s
 machine, whatever is added later. Without `task.train` the task is for evaluation alone.
 
 Rewards: `math` compares mathematically, `exact` as text with white space folded, `choice` by the
-letter, `regex` as `exact` with the answer found by `task.pattern`, and MODULE:FUNCTION calls
+letter, `regex` as `exact` with the answer found by `task.pattern`, `knights_knaves` by who is
+called a knight and who a knave, in any order (knights_knaves.py), and MODULE:FUNCTION calls
 function(question, text, gold) in the grading workers (grading/rewards.py); the file of its code is
 among the run's fingerprints. The text is the whole completion or, with `task.pattern`, what the pattern
 finds. The search has a time limit (PATTERN_S), since a pattern may backtrack for hours; a sample
-at which it is reached has the outcome timeout.
+at which it is reached has the outcome timeout, and a pattern that often reaches it ends the run.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -31,11 +33,12 @@ from bridge_jax.data.traces import MOST_DROPPED, deduplicate, text_key
 from bridge_jax.grading import rewards, trial
 from bridge_jax.grading.extract import last_boxed, lenient_answer
 from bridge_jax.grading.outcome import DeferredComparison, Outcome
+from bridge_jax.tasks import knights_knaves
 from bridge_jax.types import Problem, Task
 
 logger = logging.getLogger(__name__)
 DEFERS_COMPARISONS = True
-REWARDS = ("math", "exact", "choice", "regex")
+REWARDS = ("math", "exact", "choice", "regex", "knights_knaves")
 CHOICE_INSTRUCTION = (
     "\nPlease reason step by step, and put the letter of your answer within \\boxed{}."
 )
@@ -44,10 +47,13 @@ INSTRUCTIONS = {
     "math": tasks.INSTRUCTION,
     "exact": tasks.INSTRUCTION,
     "choice": CHOICE_INSTRUCTION,
+    "knights_knaves": tasks.INSTRUCTION,
 }
 NO_INSTRUCTION = "none"
 # seconds that the search for task.pattern in one completion may take
 PATTERN_S = 1.0
+# so many searches cut off among the last RECENT ones are the pattern's fault, not a sample's
+MOST_CUT_OFF, RECENT = 10, 1000
 # in place of an answer where that was too short
 TIMED_OUT = "\0task.pattern reached its time limit"
 # characters at the end of a completion that are searched
@@ -61,10 +67,11 @@ STATED_LETTER = re.compile(r"\banswer\s*(?:is|:)[\s*]*\(?([A-Za-z])\b(?!')", re.
 class Config(tasks.Training):
     """Settings; held_out adds benchmarks to the task's own held-out problems."""
 
-    train: LocalPath = ""  # JSONL or parquet, a folder or pattern of them, or owner/name[/config]
+    # JSONL or parquet, a folder or pattern of them, or owner/name[/config][@REVISION][#SPLIT]
+    train: LocalPath = ""
     test: LocalPath = ""  # the same; "": a share of train
-    split: str = "train"  # of a hub name in train
-    test_split: str = "test"  # of a hub name in test
+    split: str = "train"  # of a hub name in train without #SPLIT
+    test_split: str = "test"  # of a hub name in test without #SPLIT
     test_share: float = 0.05  # of train that is held out where there is no test
     # problem:COLUMN,answer:COLUMN,solution:COLUMN; A.B is field B of column A; those left out are
     # found by their usual names
@@ -169,14 +176,22 @@ def position(question: str) -> float:
 
 
 def check_golds(cfg: Config, rows: Sequence[dict]) -> None:
-    """ValueError for the first gold answer that is no letter, where the reward wants letters."""
-    if cfg.reward != "choice":
+    """ValueError for the first gold answer that the reward, where it wants a form, cannot read."""
+    forms = {
+        "choice": (letter, "is no letter such as B or (B)"),
+        "knights_knaves": (
+            knights_knaves.named_kinds,
+            "names nobody as a knight or a knave, or somebody as both",
+        ),
+    }
+    if cfg.reward not in forms:
         return
+    read_gold, fault = forms[cfg.reward]
     for row in rows:
-        if letter(row["answer"]) is None:
+        if read_gold(row["answer"]) is None:
             raise ValueError(
-                f"task.reward=choice: the answer {row['answer']!r:.80} of the problem "
-                f"{row['problem']!r:.80} is no letter such as B or (B)"
+                f"task.reward={cfg.reward}: the answer {row['answer']!r:.80} of the problem "
+                f"{row['problem']!r:.80} {fault}"
             )
 
 
@@ -189,7 +204,9 @@ def try_function(cfg: Config, rows: Sequence[dict]) -> str:
         return ""
     # a row with a worked solution is like a completion
     row = next((row for row in rows if row["solution"].strip()), rows[0])
-    text = extract(row["solution"] or row["answer"], cfg.pattern, whole=True)
+    text = whole_text(row["solution"]) or row["answer"]
+    if cfg.pattern:
+        text = PatternSearch(cfg.pattern)(text)
     found = trial.try_out(cfg.reward, row["problem"], text or row["answer"], row["answer"])
     if found.failure:
         raise ValueError(f"task.reward={cfg.reward}: {found.failure}")
@@ -199,27 +216,57 @@ def try_function(cfg: Config, rows: Sequence[dict]) -> str:
 def grader_of(cfg: Config) -> tasks.Grader:
     """How completions are read and compared."""
     function = "" if cfg.reward in REWARDS else cfg.reward
-    strict = functools.partial(extract, pattern=cfg.pattern, whole=bool(function))
-    if function:
-        compare = functools.partial(by_function, function=function)
-        return tasks.Grader(strict, strict, functools.partial(unless_timed_out, compare))
-    compare = {"math": tasks.compare_by_rule, "choice": by_letter}.get(cfg.reward, by_text)
+    compare = functools.partial(by_function, function=function)
+    if not function:
+        compare = COMPARISONS[cfg.reward]
     if cfg.pattern:
-        return tasks.Grader(strict, strict, functools.partial(unless_timed_out, compare))
-    lenient = stated_letter if cfg.reward == "choice" else lenient_answer
-    return tasks.Grader(strict, lenient, compare)
+        search = PatternSearch(cfg.pattern)
+        return tasks.Grader(search, search, functools.partial(unless_timed_out, compare))
+    if function:
+        return tasks.Grader(whole_text, whole_text, compare)
+    return tasks.Grader(last_boxed, LENIENT.get(cfg.reward, lenient_answer), compare)
 
 
-def extract(text: str, pattern: str = "", whole: bool = False) -> str | None:
-    """What the last match of the pattern found; without one the whole text, or its last box."""
-    if pattern:
+class PatternSearch:
+    """Finds the answer of a text by task.pattern, with a time limit.
+
+    ValueError at the MOST_CUT_OFF-th of the last RECENT searches that reached the limit: each costs
+    PATTERN_S seconds of the process that trains.
+    """
+
+    def __init__(self, pattern: str):
+        self.pattern = pattern
+        self._searches = 0
+        # the numbers of the last searches that were cut off
+        self._cut_off: collections.deque[int] = collections.deque(maxlen=MOST_CUT_OFF)
+
+    def __call__(self, text: str) -> str | None:
+        """What the last match found, TIMED_OUT where the limit was reached, None without a match."""
+        self._searches += 1
         try:
             # re has no time limit
-            found = regex.findall(pattern, text[-TAIL:], regex.DOTALL, timeout=PATTERN_S)
+            found = regex.findall(self.pattern, text[-TAIL:], regex.DOTALL, timeout=PATTERN_S)
         except TimeoutError:
+            self._count_cut_off(text)
             return TIMED_OUT
         return (found[-1].strip() or None) if found else None
-    return (text if text.strip() else None) if whole else last_boxed(text)
+
+    def _count_cut_off(self, text: str) -> None:
+        """Notes a search that was cut off; ValueError where they are too many."""
+        self._cut_off.append(self._searches)
+        recent = self._searches - self._cut_off[0] < RECENT
+        if len(self._cut_off) == MOST_CUT_OFF and recent:
+            raise ValueError(
+                f"task.pattern={self.pattern!r}: {MOST_CUT_OFF} of the last "
+                f"{min(self._searches, RECENT)} searches took longer than {PATTERN_S:g} s each, the "
+                f"last one in the text {text[-80:]!r}; give a pattern that does not backtrack, such "
+                "as one without a repetition inside a repetition"
+            )
+
+
+def whole_text(text: str) -> str | None:
+    """The text; None where it is blank."""
+    return text if text.strip() else None
 
 
 def unless_timed_out(
@@ -260,6 +307,17 @@ def stated_letter(text: str) -> str | None:
         return boxed
     stated = STATED_LETTER.findall(text[-TAIL:])
     return stated[-1] if stated else None
+
+
+# how the rewards of REWARDS compare an answer, and what the lenient reading of some takes for one
+COMPARISONS = {
+    "math": tasks.compare_by_rule,
+    "exact": by_text,
+    "choice": by_letter,
+    "regex": by_text,
+    "knights_knaves": knights_knaves.compare,
+}
+LENIENT = {"choice": stated_letter, "knights_knaves": knights_knaves.lenient}
 
 
 def instruction_of(cfg: Config) -> str:

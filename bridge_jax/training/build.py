@@ -266,11 +266,10 @@ def no_demos(s: Settings, task: Task) -> str:
 
 
 def own_solutions(s: Settings) -> str:
-    """The key and value of a run's own file of solutions; "" for published data and for traces."""
-    if demos := getattr(s.task, "demos", ""):
-        return f"task.demos={demos}"
-    own = s.task_name == "custom" and not s.task.traces
-    return f"the solutions of task.train={s.task.train}" if own else ""
+    """The key and value of a run's own file of solutions; "" for published data."""
+    if given := given_demos(s):
+        return given
+    return f"the solutions of task.train={s.task.train}" if s.task_name == "custom" else ""
 
 
 def read_data(s: Settings, method: Method, task: Task, tokenizer) -> RunData:

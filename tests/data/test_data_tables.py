@@ -139,6 +139,10 @@ def test_what_cannot_be_read(tmp_path):
     (tmp_path / "null.jsonl").write_text(json.dumps({"problem": None, "answer": "1"}) + "\n")
     with errors.raises(ValueError, "none of 1 rows", "problem, answer"):
         read(tmp_path / "null.jsonl")
+    # white space of Unicode, which counts as a row until it is read
+    (tmp_path / "blank.jsonl").write_text("\u00a0\n\n", encoding="utf-8")
+    with errors.raises(ValueError, "task.train", "has no rows"):
+        read(tmp_path / "blank.jsonl")
 
 
 def test_a_hub_name(monkeypatch):
@@ -156,5 +160,7 @@ def test_a_hub_name(monkeypatch):
     assert len(tables.read("who/what/main", "task.train", "dev").rows) == 1
     assert tables.read("who/what@v1.0", "task.train").total == 1
     assert asked == [("who/what", "main", "dev", ""), ("who/what", "", "train", "v1.0")]
+    tables.read("who/what/main@v1.0#extra.1", "task.train", "dev")
+    assert asked[-1] == ("who/what", "main", "extra.1", "v1.0")
     with pytest.raises(ValueError, match="task.train=who/nothing .*no such name; give a local"):
         tables.read("who/nothing", "task.train=who/nothing")

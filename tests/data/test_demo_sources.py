@@ -234,6 +234,13 @@ def test_verl_is_recognised_by_its_columns(tmp_path):
 # --- columns by name
 
 
+def test_a_row_of_another_form_is_named():
+    """With its number, its columns, and the way out."""
+    verl = demo_schemas.named("verl")
+    with errors.raises(ValueError, "row 7", "verl", "reward_model: str", "--columns", "remove"):
+        demo_file.read_row(verl, {"prompt": said("user", "One?"), "reward_model": "1"}, 7)
+
+
 def test_columns_by_name():
     """Cells may be texts, numbers, lists or messages, and fields of fields."""
     schema = demo_schemas.by_columns("problem:q,solution:s,solution:t.u,answer:m.truth")

@@ -26,7 +26,7 @@ def test_files_are_read_from_any_row_on(tmp_path):
     numbers(tmp_path / "d", 5, start=210, name="c.parquet")
     numbers(tmp_path / "d" / ".cache", 5)
     source = open_files(tmp_path / "d")
-    assert source.columns == ("problem", "solution", "answer")
+    assert source.columns == ("problem", "solution", "answer") and source.total == 215
     for skip in (0, 1, 69, 70, 139, 200, 203, 210, 214, 215, 300):
         found = [row["problem"] for row in source.read(skip, ("problem",))]
         assert found == [f"p{n}" for n in range(skip, 215)]
@@ -83,6 +83,10 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with errors.raises(ValueError, "empty.jsonl", "no rows"):
         read("empty.jsonl")
+    for blank in (b"\n \n\t\r\n", b"\xef\xbb\xbf\n\n", b"   "):
+        (tmp_path / "blank.jsonl").write_bytes(blank)
+        with errors.raises(ValueError, "blank.jsonl", "no rows"):
+            read("blank.jsonl")
     numbers(tmp_path, 0, name="none.parquet")
     with errors.raises(ValueError, "none.parquet", "no rows"):
         read("none.parquet")
@@ -99,6 +103,24 @@ def test_a_bad_line_is_named_when_it_is_reached(tmp_path):
     assert len([next(rows) for _ in range(200)]) == 200
     with errors.raises(ValueError, "a.jsonl", "line 201"):
         next(rows)
+
+
+def test_a_split_of_the_hub(tmp_path, monkeypatch):
+    """NAME#SPLIT before any other; one that is not there is an error that names those that are."""
+    import datasets
+
+    # the library reads a folder of this name as it reads the hub
+    (tmp_path / "who" / "what").mkdir(parents=True)
+    (tmp_path / "who" / "what" / "train.jsonl").write_text('{"problem": "One?"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(row_source.hub, "look_up", lambda *given: (None, None))
+    source = row_source.open_any("who/what#train", "task.test=who/what#train", "test")
+    assert list(source.read()) == [{"problem": "One?"}] and source.origin["split"] == "train"
+    with errors.raises(ValueError, "task.test=x", "'train'", "test", "as who/what#SPLIT"):
+        row_source.open_any("who/what#test", "task.test=x")
+    with errors.raises(ValueError, "no such file", "owner/name#SPLIT"):
+        row_source.open_any("who/what.jsonl#test", "task.test=x")
 
 
 def test_a_stream_of_the_hub_that_breaks():

@@ -36,8 +36,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def build(folder, traces: list[dict], method: str = "sft", **given) -> tuple[Setup, RunData]:
-    """A run on the made-up problems with these traces."""
+def build(
+    folder, traces: list[dict], method: str = "sft", allowed: bool = True, **given
+) -> tuple[Setup, RunData]:
+    """A run on the made-up problems with these traces; allowed: however many are lost."""
     path = folder / "traces.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in traces))
     config = tiny_runs.config(method, data__tokenizer=str(folder / "tokenizer"), **given)
@@ -47,6 +49,7 @@ def build(folder, traces: list[dict], method: str = "sft", **given) -> tuple[Set
         allow_changed_data=True,
         held_out=("math500",),
         traces=str(path),
+        allow_dropped=allowed,
     )
     config.model.arch.vocab_size = 128
     config.model.arch.max_position_embeddings = 1024
@@ -86,6 +89,16 @@ def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row
     assert training_build.fingerprints(data)["demonstrations"] == data.demo_counts
     # a method without demonstrations has nothing to report
     assert "demonstrations" not in training_build.fingerprints(build(folder, TRACES, "grpo")[1])
+
+
+def test_traces_that_are_mostly_lost_are_refused(folder):
+    """Unless allowed, or where the method reads none; one in five, and further right ones, may be."""
+    with errors.raises(ValueError, "task.traces=", "5 of 8 rows", "1 unmatched", "allow_dropped"):
+        build(folder, TRACES, allowed=False)
+    assert not build(folder, TRACES, "grpo", allowed=False)[1].demos.problems
+    right = [trace(i, BOX % (i * i)) for i in range(4)]
+    assert len(build(folder, [*right, TRACES[-1]], allowed=False)[1].demos.problems) == 4
+    assert len(build(folder, [*right, *right], allowed=False)[1].demos.problems) == 4
 
 
 def test_further_rows_that_change_no_demonstration_do_not_stop_a_run(folder, tmp_path):

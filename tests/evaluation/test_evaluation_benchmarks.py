@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from bridge_jax.data import tokenizers
+from bridge_jax.data import row_source, tokenizers
 from bridge_jax.evaluation import benchmarks, lazy_pool
 from bridge_jax.evaluation import options as evaluation_options
 from bridge_jax.evaluation.model import EvalModel
@@ -93,6 +93,22 @@ def test_plain_prompts_go_around_the_chat_template():
         made["boxed"]["template"] != made["plain"]["template"]
         and made["boxed"]["data"] == made["plain"]["data"]
     )
+
+
+def test_a_benchmark_of_the_hub_without_a_test_split(monkeypatch):
+    """custom:NAME#SPLIT, named with its split; NAME alone is its split test."""
+    asked = []
+
+    def open_hub(name, config, split, revision):
+        asked.append((name, split))
+        read = lambda: iter([{"problem": "One?", "answer": "1"}])
+        return row_source.RowSource("x", {}, ("problem", "answer"), 1, read)
+
+    monkeypatch.setattr(row_source, "open_hub", open_hub)
+    names = ("custom:who/what#train", "custom:who/what")
+    made = benchmarks.make_tasks(dataclasses.replace(OPTIONS, tasks=names))
+    assert [task.name for task in made] == ["custom_what_train", "custom_what"]
+    assert asked == [("who/what", "train"), ("who/what", "test")]
 
 
 def test_a_benchmark_of_ones_own(tmp_path):

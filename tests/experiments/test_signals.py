@@ -179,17 +179,39 @@ def test_the_study_waits_until_the_command_under_way_has_saved(tmp_path, monkeyp
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "__init__.py").write_text("")
     (tmp_path / "experiments" / "slow.py").write_text(
-        "import os, pathlib, signal, time\n"
-        "def save(*_):\n"
-        "    time.sleep(1)\n"
-        "    pathlib.Path('saved').touch()\n"
-        "    os._exit(0)\n"
-        "signal.signal(signal.SIGTERM, save)\n"
-        "os.kill(os.getppid(), signal.SIGINT)\n"
-        "time.sleep(600)\n"
+        textwrap.dedent("""
+            import os, pathlib, signal, time
+
+            def wait_for(name):
+                # the limit is for hangs
+                end = time.monotonic() + 240
+                while not pathlib.Path(name).exists() and time.monotonic() < end:
+                    time.sleep(0.01)
+                return pathlib.Path(name).exists()
+
+            def save(*_):
+                if wait_for("wait 2"):
+                    pathlib.Path("saved").touch()
+                os._exit(0)
+
+            signal.signal(signal.SIGTERM, save)
+            if wait_for("wait 1"):
+                os.kill(os.getppid(), signal.SIGINT)
+            time.sleep(600)
+        """)
     )
+
+    class Watched(subprocess.Popen):
+        waits = 0
+
+        def wait(self, timeout=None):
+            Watched.waits += 1
+            (tmp_path / f"wait {Watched.waits}").touch()
+            return super().wait(timeout)
+
     monkeypatch.setattr(stages, "ROOT", tmp_path)
+    monkeypatch.setattr(stages.subprocess, "Popen", Watched)
     with pytest.raises(KeyboardInterrupt):
         stages.run("slow")
-    # the command makes this file only where it was asked to end
+    # the command makes this file only where it was asked to end, and waited for
     assert (tmp_path / "saved").exists()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge_jax.grading.extract import last_boxed, lenient_answer
+from tests.grading.growth import assert_linear
 
 CASES = {
     r"The answer is \boxed{14}.": "14",
@@ -127,20 +127,20 @@ def test_equals_the_slow_reference(text):
 
 
 @pytest.mark.parametrize(
-    "text, found",
+    "text, size, found",
     [
-        (r"\boxed{" + "{" * 100_000 + "1" + "}" * 100_000 + "}", True),
-        (r"\boxed{" * 100_000 + "1" + "}" * 100_000, True),
-        (r"\boxed{" * 140_000, False),
-        ("{" * 1_000_000, False),
-        ("}" * 1_000_000, False),
-        ("\\" * 1_000_000, False),
-        (r"\boxed" + " " * 1_000_000, False),
-        (r"\\boxed" + " " * 1_000_000, False),
-        ("a" * 1_000_000 + r"\boxed{1}", True),
-        ("</think>" * 120_000, False),
-        ((r"\boxed{" + " " * 90 + "x}") * 10_000, True),
-        (r"\boxed{" * 5_000 + "." * 90 + "}" * 5_000, True),
+        (lambda n: r"\boxed{" + "{" * n + "1" + "}" * n + "}", 100_000, True),
+        (lambda n: r"\boxed{" * n + "1" + "}" * n, 100_000, True),
+        (lambda n: r"\boxed{" * n, 140_000, False),
+        (lambda n: "{" * n, 1_000_000, False),
+        (lambda n: "}" * n, 1_000_000, False),
+        (lambda n: "\\" * n, 1_000_000, False),
+        (lambda n: r"\boxed" + " " * n, 1_000_000, False),
+        (lambda n: r"\\boxed" + " " * n, 1_000_000, False),
+        (lambda n: "a" * n + r"\boxed{1}", 1_000_000, True),
+        (lambda n: "</think>" * n, 120_000, False),
+        (lambda n: (r"\boxed{" + " " * 90 + "x}") * n, 10_000, True),
+        (lambda n: r"\boxed{" * n + "." * 90 + "}" * n, 5_000, True),
     ],
     ids=[
         "nested braces",
@@ -157,12 +157,10 @@ def test_equals_the_slow_reference(text):
         "nested boxes of dots",
     ],
 )
-def test_time_is_linear(text, found):
+def test_time_is_linear(text, size, found):
     """A long text is searched in linear time, whatever it nests."""
-    start = time.perf_counter()
-    assert (last_boxed(text) is not None) == found
-    # anything quadratic takes minutes
-    assert time.perf_counter() - start < 60
+    assert (last_boxed(text(size)) is not None) == found
+    assert_linear(lambda n: last_boxed(text(n)), size)
 
 
 def test_imports_no_jax():

@@ -15,6 +15,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 
 import pytest
 
@@ -333,37 +334,33 @@ def test_a_comparison_that_was_lost_gets_a_worker_that_was_started_since(scripte
         assert fresh and started > began
 
 
-def test_processor_time_counts_and_not_the_clock(scripted):
+def test_processor_time_counts_and_not_the_clock(monkeypatch):
     """As on a busy machine: the worker runs a fifth of the time. 0.6 s of work take 3 s: they are no
     timeout of 1 s, nor is the worker, which runs a little, taken for frozen after 2 s.
     """
+    clock = types.SimpleNamespace(now=100.0, used=7.0)
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(module, "cpu_seconds", lambda pid: clock.used)
+    monkeypatch.setattr(module, "STALL_SECONDS", 2.0)
+    # without a process: its clocks are those above
+    worker = object.__new__(module.Worker)
+    worker.process = types.SimpleNamespace(pid=0)
 
-    def share_the_processor(made, over, stops):
-        while not over.is_set():
-            began, busy = time.monotonic(), [each for each in made._workers if each.comparison]
-            send_to(busy, signal.SIGSTOP)
-            time.sleep(0.08)
-            send_to(busy, signal.SIGCONT)
-            stops.append(time.monotonic() - began)
-            time.sleep(0.02)
+    def run(seconds: float, share: float, anew: bool = True) -> list[str | None]:
+        """What limit_exceeded says every 0.1 s; anew: from a new limit of 1 s on."""
+        found = []
+        if anew:
+            worker._set_limit(1.0)
+        for _ in range(round(10 * seconds)):
+            clock.now, clock.used = clock.now + 0.1, clock.used + 0.1 * share
+            found.append(worker.limit_exceeded())
+        return found
 
-    end = time.monotonic() + 240
-    # again where this machine was too busy for what is to be shown
-    while time.monotonic() < end:
-        made, over, stops = scripted(workers=1), threading.Event(), []
-        made.grade(scripts("correct"))
-        thread = threading.Thread(target=share_the_processor, args=(made, over, stops))
-        thread.start()
-        try:
-            began = time.monotonic()
-            found = made.grade(scripts("burn 0.6"))
-            took = time.monotonic() - began
-        finally:
-            over.set()
-            thread.join()
-        if took > module.STALL_SECONDS and max(stops) < module.STALL_SECONDS / 2:
-            break
-    assert found == ["correct"] and made.killed == 0
+    assert run(4.9, 0.2) == [None] * 49
+    assert module.USED_UP in run(5.2, 0.2)[49:]
+    assert set(run(1.8, 0.0)) == {None} and module.FROZEN in run(2.2, 0.0)
+    # what it did before does not count once it stands still
+    assert set(run(2.2, 0.2)) == {None} and module.FROZEN in run(4.4, 0.0, anew=False)
 
 
 def test_processor_time_that_is_used_up_is_the_comparisons(scripted, monkeypatch):

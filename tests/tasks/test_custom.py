@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pathlib
-import time
 
 import pytest
 
+from bridge_jax.data import row_source
 from bridge_jax.grading.outcome import DeferredComparison, Outcome
 from bridge_jax.tasks import INSTRUCTION, custom, own_demos, parse_demos
 from bridge_jax.types import Problem
@@ -122,13 +122,61 @@ def test_pattern(tmp_path):
 
 def test_a_pattern_that_backtracks_without_end_is_a_timeout(tmp_path, monkeypatch):
     """(a+)+$ takes 2^40 steps on forty letters: the sample is a timeout, and the run goes on."""
-    monkeypatch.setattr(custom, "PATTERN_S", 0.2)
     task = benchmark(tmp_path, "7", reward="regex", pattern=r"((?:a|aa)+)$")
-    began = time.monotonic()
-    assert graded(task, "a" * 60 + "!") == "timeout"
-    # without a limit it takes hours
-    assert time.monotonic() - began < 60
     assert graded(task, "aaa") == "wrong"
+    monkeypatch.setattr(custom, "PATTERN_S", 0.2)
+    # without a limit it takes hours
+    assert graded(task, "a" * 60 + "!") == "timeout"
+
+
+def test_a_pattern_that_is_often_cut_off_ends_the_run(tmp_path, monkeypatch):
+    """With one line that names it; so many among far more samples do not."""
+    monkeypatch.setattr(custom, "RECENT", 30)
+
+    def findall(pattern, text, flags, timeout):
+        if "slow" in text:
+            raise TimeoutError
+        return ["7"]
+
+    monkeypatch.setattr(custom.regex, "findall", findall)
+    task = benchmark(tmp_path, "7", reward="regex", pattern="odd(.)")
+    for _ in range(3 * custom.MOST_CUT_OFF):
+        assert [graded(task, text) for text in ("slow", "a", "b", "c")] == [
+            "timeout",
+            *["correct"] * 3,
+        ]
+    task = benchmark(tmp_path, "7", reward="regex", pattern="odd(.)")
+    for _ in range(custom.MOST_CUT_OFF - 1):
+        assert [graded(task, text) for text in ("slow", "a")] == ["timeout", "correct"]
+    with errors.raises(ValueError, "task.pattern='odd(.)'", "10 of the last 19", "backtrack"):
+        task.extract("slow")
+
+
+def test_knights_knaves(tmp_path):
+    """Persons in any order, by the comparison of the task of that name, in verl's schema."""
+    gold = "(1) Ann is a knight\n(2) Bob is a knave"
+    row = {
+        "prompt": [{"role": "user", "content": "Who is who?"}],
+        "reward_model": {"ground_truth": {"solution_text_format": gold}, "style": "rule"},
+        "answer": f"Ann cannot lie. <answer> {gold} </answer>",
+    }
+    rows = [row | {"prompt": f"Who is who, {i}?"} for i in range(30)]
+    path = str(write(tmp_path, rows) / "some.jsonl")
+    tag = "<answer>(.*?)</answer>"
+    task = make(train=path, reward="knights_knaves", pattern=tag, test_share=0.2)
+    assert len(task.demos) == len(task.train) == task.demo_counts["used"] > 0
+    (problem,) = make(test=str(write(tmp_path / "one", [row]) / "some.jsonl")).splits["custom_some"]
+    judged = lambda text: graded(task, f"<answer>{text}</answer>", problem)
+    assert judged(gold) == judged("Bob is a knave, and Ann is a knight.") == "correct"
+    assert judged("Ann is a knave, Bob is a knight") == judged("Ann is a knight") == "wrong"
+    assert judged("Ann is a knight or a knave") == "parse_error"
+    # without a pattern, the box that is asked for
+    task = make(test=path, reward="knights_knaves")
+    assert graded(task, r"\boxed{Bob: knave, Ann: knight}", problem) == "correct"
+    assert task.lenient("So:\nBob is a knave, Ann is a knight") == "Bob is a knave, Ann is a knight"
+    assert task.messages(problem)[-1]["content"] == f"Who is who?{INSTRUCTION}"
+    with errors.raises(ValueError, "task.reward=knights_knaves", "'7'", "nobody"):
+        benchmark(tmp_path, "7", reward="knights_knaves")
 
 
 def test_function(tmp_path, monkeypatch):
@@ -226,6 +274,21 @@ def test_how_demos_are_written():
             parse_demos(empty)
 
 
+def test_demos_of_a_split_of_the_hub(monkeypatch):
+    """NAME#SPLIT:WEIGHT; else the split train."""
+    asked = []
+
+    def open_hub(name, config, split, revision):
+        asked.append(split)
+        rows = ROWS[:2] if split == "dev" else ROWS[2:3]
+        return row_source.RowSource("x", {}, tuple(rows[0]), len(rows), lambda: iter(rows))
+
+    monkeypatch.setattr(row_source, "open_hub", open_hub)
+    found, weights = own_demos("who/what#dev:2,who/other", lambda demos: [True] * len(demos))
+    assert asked == ["dev", "train"] and len(found.demos) == 3
+    assert list(weights.values()) == [2, 2]
+
+
 def test_demos_need_not_be_solutions_of_the_prompts(file, tmp_path):
     """The prompts stay those of train."""
     other = [
@@ -243,7 +306,7 @@ def test_demos_need_not_be_solutions_of_the_prompts(file, tmp_path):
 def test_the_real_file_of_knights_and_knaves():
     """verl's schema in parquet: its expert derivations all grade right by the answer's tags."""
     path = str(KK / "kk_logic_test.parquet")
-    task = make(train=path, reward="regex", pattern="<answer>(.*?)</answer>")
+    task = make(train=path, reward="knights_knaves", pattern="<answer>(.*?)</answer>")
     assert len(task.train) + len(task.splits["test"]) == 500
     assert len(task.demos) == len(task.train) == task.demo_counts["used"]
     assert task.messages(task.train[0])[-1]["content"].endswith("</answer>.")
