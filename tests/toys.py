@@ -242,10 +242,10 @@ def bigram_batch(policies: dict, key, P: int = 8, M: int = 8, demos: int = 8) ->
     tokens_BT = jnp.stack(
         [right_answer(asked), jnp.zeros_like(asked), jnp.zeros_like(asked)], axis=1
     )
-    expert = Sequences(
+    demo_rows = Sequences(
         asked[:, None], jnp.ones_like(asked), tokens_BT, jnp.full(demos, 2, jnp.int32)
     )
-    return Batch(expert, {name: roll(phi) for name, phi in policies.items()})
+    return Batch(demo_rows, {name: roll(phi) for name, phi in policies.items()})
 
 
 def bigram_success(phi) -> float:

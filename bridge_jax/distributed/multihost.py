@@ -150,7 +150,10 @@ def gather(label: str, mine: str, io_grace: bool = False) -> list[str]:
         if "DEADLINE_EXCEEDED" not in str(error):
             raise
         late = sorted(set(range(count())) - set(read()))
-        text = f"{_peers.waited(label, io_grace)}; did not come: {', '.join(map(name, late))}"
+        missing = f"did not come: {', '.join(map(name, late))}"
+        # the texts of all hosts are there by now, but not in time
+        too_late = "all have come by now, but not all of them within that time"
+        text = f"{_peers.waited(label, io_grace)}; {missing if late else too_late}"
         raise Lost(text, late) from error
     found = read()
     if is_main():

@@ -100,24 +100,40 @@ def join(h: Hosts) -> Peers | None:
             "jax does not know this kind of cluster, set hosts.coordinator=HOST:PORT, hosts.count "
             "and hosts.index"
         ) from error
-    client, address, index, count = service()
     if not initialized.done():
-        listening = "host 0 (main) listens there" if _listens(address) else "nobody listens there"
-        start = (
-            "see whether all tasks of the job run"
-            if auto
-            else "start all hosts, each with its own hosts.index and the same hosts.count"
-        )
-        raise Lost(
-            f"host {index} waited {h.timeout_s} s (hosts.timeout_s) at {address} for all {count} "
-            f"hosts, and not all came ({listening}); {start}, and can reach that address"
-        )
+        raise Lost(_why_alone(h))
+    client, _, index, count = service()
     return Peers(client, index, count, h.timeout_s) if count > 1 else None
 
 
-def service() -> tuple[Any, str, int, int]:
+def _why_alone(h: Hosts) -> str:
+    """A message for a host that waited in vain: what is known of the others, what to check."""
+    auto = h.coordinator == "auto"
+    address, index, count = service()[1:] if auto else (h.coordinator, h.index, h.count)
+    waited = f"waited {h.timeout_s} s (hosts.timeout_s)"
+    # before jax knows the cluster, it has no address, and the count of one process
+    if address is None:
+        return (
+            f"hosts.coordinator='auto': this host {waited} for jax to find out which hosts there "
+            "are; see whether all tasks of the job run, and the TPU pod, GKE or Slurm tells of them, "
+            "or set hosts.coordinator=HOST:PORT, hosts.count and hosts.index"
+        )
+    listening = "host 0 (main) listens there" if _listens(address) else "nobody listens there"
+    start = (
+        "see whether all tasks of the job run"
+        if auto
+        else "start all hosts, each with its own hosts.index and the same hosts.count"
+    )
+    return (
+        f"host {index} {waited} at {address} for all {count} "
+        f"hosts, and not all came ({listening}); {start}, and can reach that address"
+    )
+
+
+def service() -> tuple[Any, str | None, int, int]:
     """The client of jax's coordination service, its address, this process's index, their number.
 
+    None, None, 0 and 1 before jax knows the cluster.
     The one use of a private module of jax: nothing public leads to the key-value store."""
     from jax._src.distributed import global_state as state
 
@@ -126,8 +142,12 @@ def service() -> tuple[Any, str, int, int]:
 
 def _check_port(h: Hosts) -> None:
     """ValueError where host 0 cannot listen: jax would crash, or end the run that listens there."""
+    port = int(h.coordinator.rpartition(":")[2])
+    # as jax does: at all addresses of both families, whatever address the others are given
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
     try:
-        socket.create_server(("", int(h.coordinator.rpartition(":")[2]))).close()
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
     except OSError as error:
         raise ValueError(
             f"hosts.coordinator={h.coordinator!r}: host 0 (main) cannot listen there ({error}); "

@@ -3,8 +3,9 @@
 jax's coordination service keeps heartbeats in C++ and notices a host that is gone. By default it
 then aborts all others (SIGABRT). Our tasks are `recoverable`, so that they continue; a thread of
 each host asks the service every second which hosts are alive, and ends its process with one line
-and exit code LOST where one is gone. Without host 0 (main) there is no service; then jax aborts the
-others with a message of its own.
+and exit code LOST where one is gone, or where the service gives no answer for as long as a host may
+go without a heartbeat. Without host 0 (main) there is no service; then jax aborts the others with a
+message of its own.
 A host that stops for a reason of its own writes it into the service's key-value store, and the
 others end with that line. Left out: the waits themselves (multihost.py).
 """
@@ -70,8 +71,8 @@ class Peers:
         self.client, self.index, self.count, self.timeout_s = client, index, count, timeout_s
         # with the machines' names, once they are known
         self.names = [f"host {i}" for i in range(count)]
-        # host -> incarnation of its process
-        self.live = {}
+        # host -> incarnation of its process: now, and when the service first answered
+        self.live, self._first = {}, {}
         self.leaving, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor of hosts", daemon=True)
 
@@ -156,25 +157,45 @@ class Peers:
         self.end(LOST, text, [self.index])
 
     def _run(self) -> None:
-        """The monitor. get_live_nodes returns once all live hosts have called it."""
-        first = {}
+        """The monitor. An error does not end it: the service may answer the next time."""
+        failing_since = None
         while not self._closed.wait(BEAT_S):
             try:
-                self.live = self.client.get_live_nodes(list(range(self.count)))
-                ends = self.client.key_value_dir_get("bridge/end/")
-            except jax.errors.JaxRuntimeError as error:
-                if not self.leaving.is_set():
-                    logger.warning("the other hosts are not monitored any more: %s", error)
-                return
-            first = first or self.live
-            gone = [i for i in range(self.count) if self.live.get(i) != first.get(i, -1)]
-            if ends and not self.leaving.wait(GRACE_S):
-                _, message = min(ends)
-                self._end_soon(*json.loads(message))
-            elif gone and not ends:
-                names = ", ".join(self.names[i] for i in gone)
-                silence = f"no heartbeat from {names} for {heartbeat(self.timeout_s)} s"
-                self._end_soon(LOST, f"{silence}: killed, frozen or cut off")
+                self._check_hosts()
+                failing_since = None
+            # any exception: without this thread the loss of a host would go unnoticed
+            except Exception as error:
+                if failing_since is None:
+                    failing_since = time.monotonic()
+                    if not self.leaving.is_set():
+                        logger.warning("the check of the other hosts failed, retrying: %r", error)
+                self._end_if_silent(time.monotonic() - failing_since, error)
+
+    def _check_hosts(self) -> None:
+        """One check. get_live_nodes returns once all live hosts have called it."""
+        self.live = self.client.get_live_nodes(list(range(self.count)))
+        ends = self.client.key_value_dir_get("bridge/end/")
+        self._first = self._first or self.live
+        gone = [i for i in range(self.count) if self.live.get(i) != self._first.get(i, -1)]
+        if ends and not self.leaving.wait(GRACE_S):
+            _, message = min(ends)
+            self._end_soon(*json.loads(message))
+        elif gone and not ends:
+            names = ", ".join(self.names[i] for i in gone)
+            silence = f"no heartbeat from {names} for {heartbeat(self.timeout_s)} s"
+            self._end_soon(LOST, f"{silence}: killed, frozen or cut off")
+
+    def _end_if_silent(self, seconds: float, error: Exception) -> None:
+        """End as for a lost host once checks have failed for longer than a heartbeat may take.
+
+        The grace lets jax abort first where host 0 is gone (exit code 134).
+        """
+        if seconds < heartbeat(self.timeout_s) + GRACE_S:
+            return
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        host, main = self.names[self.index], self.names[0]
+        text = f"{host} could not check the other hosts for {seconds:.0f} s ({reason})"
+        self._end_soon(LOST, f"{text}; see whether {main}, which runs jax's service, is reachable")
 
     def _end_soon(self, *end) -> None:
         """In a thread of its own: the monitor of host 0 must still see which hosts have left."""

@@ -18,7 +18,7 @@ def packed(batch: Batch, places: int) -> Batch:
     return Batch(
         part(batch.demos) if batch.demos else None,
         {
-            actor: samples.replace(seqs=part(samples.seqs))
-            for actor, samples in batch.rollouts.items()
+            policy: samples.replace(seqs=part(samples.seqs))
+            for policy, samples in batch.rollouts.items()
         },
     )

@@ -63,7 +63,7 @@ def on_one_device(name: str, **chosen):
         given, spec = toys.model_batch(0), method.step_kinds[kind]
         batch = Batch(
             given.demos if spec.demos else None,
-            {actor: given.rollouts[actor] for actor in spec.sampled_by},
+            {policy: given.rollouts[policy] for policy in spec.sampled_by},
         )
         found.append((state, batch, *jax.jit(method.update)(state, batch)))
     return found

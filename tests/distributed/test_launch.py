@@ -75,7 +75,7 @@ def commands() -> list[tuple[str, int, str, list[str]]]:
     ids=[f"{one[0]}, {one[1]}" for one in commands()],
 )
 def test_recipe(heading, devices, before, options):
-    """As experiments.train would read it there, up to the devices' layout; a method that wants experts is given some."""
+    """As experiments.train would read it there, up to the devices' layout; a method that wants demos is given some."""
     given, line = (
         flags.FlagValues(),
         ["command", *(re.sub(r"^--config=", f"--config={ROOT}/", option) for option in options)],

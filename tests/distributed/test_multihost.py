@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import types
 
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from bridge_jax.distributed import arrays, consistency, multihost, rendezvous
+from bridge_jax.distributed import arrays, consistency, multihost, rendezvous, watchdog
 from bridge_jax.evaluation import reading
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.rundir import checkpoint
@@ -101,6 +102,39 @@ def test_broadcast_from_main(monkeypatch):
     as_one_of(monkeypatch, 1, 2, lambda what, mine, *_: [gathered[-1], mine])
     with pytest.raises(ValueError, match="no"):
         multihost.broadcast_from_main("it", lambda: pytest.fail("called"))
+
+
+class LateService:
+    """What gather uses of jax's client; the barrier times out, with the texts of `comes` there."""
+
+    def __init__(self, comes: list[int]):
+        self.comes, self.texts = comes, {}
+
+    def key_value_set(self, key, text):
+        self.texts[key] = text
+
+    def key_value_dir_get(self, folder):
+        return [pair for pair in self.texts.items() if pair[0].startswith(folder)]
+
+    def wait_at_barrier(self, name, milliseconds):
+        (key,) = self.texts
+        for index in self.comes:
+            self.texts[f"{key.rpartition('/')[0]}/{index}"] = json.dumps(["rewards", ""])
+        raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
+
+
+@pytest.mark.parametrize(
+    "comes, late, message",
+    [([1], [2, 3], "did not come: host 2, host 3"), ([1, 2, 3], [], "all have come by now, but")],
+)
+def test_a_gather_that_times_out(monkeypatch, comes, late, message):
+    """Names those who did not come; none did not, where the last came at the very end."""
+    peers = watchdog.Peers(LateService(comes), 0, 4, 10.0)
+    monkeypatch.setattr(multihost, "_peers", peers)
+    with pytest.raises(multihost.Lost) as error:
+        multihost.gather("rewards", "")
+    assert error.value.late == late and message in str(error.value)
+    assert "waited 10 s" in str(error.value) and "'rewards'" in str(error.value)
 
 
 def test_hosts_may_change_when_a_run_resumes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
 
 import jax
@@ -88,13 +89,40 @@ def test_invalid_hosts(given, environment, message):
         rendezvous.read(rendezvous.Hosts(**given), environment)
 
 
-def test_a_port_that_is_taken():
-    """jax would crash, or end the run whose host 0 listens there."""
-    with socket.create_server(("", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with errors.raises(ValueError, address, "host 0", "in use", "port"):
+@pytest.fixture
+def nobody_comes(monkeypatch):
+    """jax waits in vain for the other hosts, and its settings stay as they are."""
+    monkeypatch.setattr(rendezvous, "attempt", lambda *_: concurrent.futures.Future())
+    monkeypatch.setattr(type(jax.config), "update", lambda *_: None)
+
+
+with_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="IPv6 is off here")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+@pytest.mark.parametrize("family", [socket.AF_INET, pytest.param(socket.AF_INET6, marks=with_ipv6)])
+def test_a_port_that_is_taken(nobody_comes, family, host):
+    """jax would crash, or end the run whose host 0 listens there; it listens at both families."""
+    with socket.create_server(("", 0), family=family) as taken:
+        address = f"{host}:{taken.getsockname()[1]}"
+        with errors.raises(ValueError, (address, "host 0", "in use", "port")):
             rendezvous.join(rendezvous.Hosts(address, 2, 0))
     assert not multihost.started()
+
+
+def test_a_free_port_of_an_ipv6_address(nobody_comes):
+    """Host 0 goes on to wait for the others."""
+    with socket.create_server(("", 0)) as free:
+        address = f"[::1]:{free.getsockname()[1]}"
+    with errors.raises(multihost.Lost, ("host 0", "600 s", "not all came")):
+        rendezvous.join(rendezvous.Hosts(address, 2, 0))
+
+
+def test_a_wait_in_which_jax_does_not_find_the_cluster(nobody_comes):
+    """Nothing is known of the other hosts: no address and no count are made up."""
+    with errors.raises(multihost.Lost, ("hosts.coordinator='auto'", "600 s", "HOST:PORT")) as error:
+        rendezvous.join(rendezvous.Hosts("auto"))
+    assert "None" not in str(error.value) and "all 1 hosts" not in str(error.value)
 
 
 def test_what_is_private_in_jax_is_there():

@@ -21,6 +21,7 @@ class Service:
     def __init__(self, count: int):
         self.values, self.live = {}, {i: 100 + i for i in range(count)}
         self.looks = 0  # how often hosts have asked who lives
+        self.error = None  # in place of an answer
 
     def await_looks(self, count: int) -> None:
         """Until so many looks more are over but for the last few, which may be under way."""
@@ -35,6 +36,8 @@ class Service:
 
     def get_live_nodes(self, indices):
         self.looks += 1
+        if self.error:
+            raise self.error
         return dict(self.live)
 
 
@@ -140,6 +143,42 @@ def test_who_is_gone_is_named(hosts, capfd, again):
     assert sorted(ends) == [(0, watchdog.LOST), (2, watchdog.LOST)]
     lines = capfd.readouterr().err.splitlines()
     assert sum(line.startswith("error: ") and "host 1 (beta)" in line for line in lines) == 2
+
+
+UNAVAILABLE = jax.errors.JaxRuntimeError("UNAVAILABLE: failed to connect")
+
+
+def test_the_monitor_outlives_an_error(hosts, monkeypatch, capfd, caplog):
+    """A warning each; a host that is killed after it is named as ever."""
+    service, made, ends = hosts
+    monkeypatch.setattr(watchdog, "heartbeat", lambda _: 240)
+    until(lambda: all(one.live for one in made))
+    service.error = UNAVAILABLE
+    until(lambda: len(caplog.records) == 3)
+    service.await_looks(20)
+    assert len(caplog.records) == 3 and ends == []
+    service.error = None
+    service.await_looks(20)
+    made[1]._closed.set()
+    service.live = {0: 100, 2: 102}
+    until(lambda: len(ends) == 2)
+    assert sorted(ends) == [(0, watchdog.LOST), (2, watchdog.LOST)]
+    assert capfd.readouterr().err.count("no heartbeat from host 1 (beta)") == 2
+
+
+@pytest.mark.parametrize("error", [UNAVAILABLE, TypeError("a mistake in the monitor")])
+def test_a_service_that_stays_silent_ends_the_hosts(hosts, monkeypatch, capfd, error):
+    """Whatever the error is: once it has lasted for as long as a heartbeat may take."""
+    service, _, ends = hosts
+    monkeypatch.setattr(watchdog, "heartbeat", lambda _: 0.5)
+    service.error = error
+    until(lambda: len(ends) == 3)
+    assert sorted(ends) == [(i, watchdog.LOST) for i in range(3)]
+    assert service.looks > 3
+    text = capfd.readouterr().err
+    for name in ("host 0 (alpha)", "host 1 (beta)", "host 2 (gamma)"):
+        assert f"error: {name} could not check the other hosts" in text
+    assert f"({type(error).__name__}: {error})" in text
 
 
 def test_a_wait_that_is_too_long_is_reported_with_stacks(hosts, capfd):

@@ -75,18 +75,18 @@ def test_a_runs_defaults_give_way_to_options():
 
 
 @pytest.mark.parametrize(
-    "changes, facts",
+    "changes, named",
     [
         (dict(max_new=57, buckets=(6, 8)), ("--max_new=57", "8 tokens", "65 positions", "64")),
         (dict(buckets=(64,)), ("64 tokens", "has 64")),
         (dict(buckets=(8, 6)), ("(8, 6)", "rising order")),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused(changes, facts):
+def test_what_does_not_fit_the_model_is_refused(changes, named):
     """Lengths that exceed the model's positions are refused with the numbers."""
     with pytest.raises(ValueError) as error:
         options.resolve_defaults(dataclasses.replace(NAMED, **changes), Defaults("float32"), 64)
-    errors.assert_names(str(error.value), facts)
+    errors.assert_names(str(error.value), named)
 
 
 CUSTOM = Defaults(

@@ -67,7 +67,7 @@ def test_updates_compute_the_same_gradient_with_a_prompt_shared_or_repeated(fold
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_bridge_beside_grpo(folder, small, shared, monkeypatch):
-    """bridge holds two policies and reads one expert for every five samples; its times are over grpo's in the same line."""
+    """bridge holds two policies and reads one demo for every five samples; its times are over grpo's in the same line."""
     made, make = [], model_cases.make
     monkeypatch.setattr(
         model_cases, "make", lambda *given, **how: made.append(make(*given, **how)) or made[-1]

@@ -31,7 +31,7 @@ def test_the_committed_table_is_up_to_date():
 
 @pytest.mark.slow
 def test_lines():
-    """BRIDGE: two passes over the samples, one over the demos, two copies; theta_hat never sees an expert."""
+    """BRIDGE: two passes over the samples, one over the demos, two copies; theta_hat never sees a demo."""
     lines = {name: table.line(name) for name in methods.names()}
     assert lines["bridge"][2:7] == [
         "theta",

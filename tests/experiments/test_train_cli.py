@@ -350,7 +350,7 @@ def silent(environment, redirected: str, *arguments, **given) -> int:
 @pytest.fixture(scope="session")
 def undisturbed(environment, tmp_path_factory):
     """A run whose output is read."""
-    folder = tmp_path_factory.mktemp("heard")
+    folder = tmp_path_factory.mktemp("undisturbed")
     code, _, err = run(
         environment, f"--config={config_file(folder)}", f"--workdir={folder / 'run'}"
     )

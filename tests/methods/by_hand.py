@@ -35,7 +35,7 @@ def rows(prompts, tokens) -> Sequences:
 
 
 def batch(prompts=(0,), tokens=((1,), (2,)), reward=(1, 0), asked=(0,), demos=((3,),)) -> Batch:
-    """By default prompt 0 with a right sample 1 and a wrong sample 2, and its expert 3; one token
+    """By default prompt 0 with a right sample 1 and a wrong sample 2, and its demo 3; one token
     each.
     """
     seqs = rows(prompts, tokens)

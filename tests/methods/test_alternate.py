@@ -14,6 +14,6 @@ def test_alternate_is_grpo_then_sft():
     method, states = run("alternate", 2)
     assert [method.batch_spec(step) for step in range(4)] == [(("theta",), False), ((), True)] * 2
     assert toys.same_bits(states[0], run("grpo", 1)[1][0])
-    expert = made("sft", toys.recipes(0.1, 0.1))
-    after, _ = jax.jit(expert.update)(states[0], Batch(toys.batch(1, vocab=toys.V).demos, {}))
+    sft = made("sft", toys.recipes(0.1, 0.1))
+    after, _ = jax.jit(sft.update)(states[0], Batch(toys.batch(1, vocab=toys.V).demos, {}))
     assert toys.same_bits(states[1], after)

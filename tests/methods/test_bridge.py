@@ -278,8 +278,8 @@ def test_policies():
         toys.bigram_theta(1),
         {"A": jnp.ones((toys.V, 2)), "B": jnp.ones((2, toys.V))},
     )
-    for actor, table in (("theta", params.theta), ("theta_hat", params.theta_hat)):
-        np.testing.assert_allclose(method.policy(params, actor)["table"], table["table"] + 2)
+    for policy, table in (("theta", params.theta), ("theta_hat", params.theta_hat)):
+        np.testing.assert_allclose(method.policy(params, policy)["table"], table["table"] + 2)
     assert toys.same_bits(method.policy(params), method.policy(params, "theta"))
 
 

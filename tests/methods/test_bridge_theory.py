@@ -70,8 +70,8 @@ def ascend(
     grad = lambda J: lambda phi, *_: (jax.grad(J)(phi), J(phi), {})
 
     def hat(phi, *_):
-        G, J, facts = grad(J_RL)(phi)
-        return G | {"w": hat_in_w * G["w"]}, J, facts
+        G, J, aux = grad(J_RL)(phi)
+        return G | {"w": hat_in_w * G["w"]}, J, aux
 
     def step(params, _):
         up = toys.directions(grad(J_RL), grad(J_SFT), hat, lam=lam, params=params, policy=PAIR)

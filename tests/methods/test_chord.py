@@ -12,7 +12,7 @@ from tests.methods.by_hand import P_TOKEN, UNIFORM, A, G_of, batch, close, e, ma
 
 
 def test_chord():
-    """(1 - mu) and mu; phi weighs the expert's token by p (1 - p) = 5/36."""
+    """(1 - mu) and mu; phi weighs the demo's token by p (1 - p) = 5/36."""
     close(G_of("chord", mu=0.9), 0.1 * A * (e[1] - e[2]) / 2 + 0.9 * e[3])
     weight = P_TOKEN * (1 - P_TOKEN)
     close(

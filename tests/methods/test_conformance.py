@@ -121,14 +121,14 @@ def built(name: str, fields=()):
 
 
 def make_batch(method: Method, step: int, seed: int = 0) -> Batch:
-    """Random ragged rows for what the method reads in this step: each actor its own, the last demo
+    """Random ragged rows for what the method reads in this step: each policy its own, the last demo
     a padding row.
     """
     demos = toys.sequences(100 + seed, DEMOS, 1, vocab=BAD)
     demos = demos.replace(length_B=demos.length_B.at[P if method.paired else -1 :].set(0))
     rolled = {
-        actor: toys.rollouts(seed + i, P, M, vocab=BAD)
-        for i, actor in enumerate(method.batch_spec(step).sampled_by)
+        policy: toys.rollouts(seed + i, P, M, vocab=BAD)
+        for i, policy in enumerate(method.batch_spec(step).sampled_by)
     }
     return Batch(demos if method.batch_spec(step).demos else None, rolled)
 
@@ -186,16 +186,16 @@ def test_update_is_pure(name, fields):
 
 @every_case
 def test_policy(name, fields):
-    """Each actor, and "theta" always, gives a phi in which log-probabilities can be computed; at
+    """Each policy, and "theta" always, gives a phi in which log-probabilities can be computed; at
     step 0 all are theta.
     """
     method, _, state = built(name, fields)
     theta = toys.bigram_theta()
     fresh = method.init(theta, jax.random.key(0))
-    for actor in {"theta", *method.sampling_policies}:
-        assert toys.same_bits(method.policy(fresh.params, actor), theta)
+    for policy in {"theta", *method.sampling_policies}:
+        assert toys.same_bits(method.policy(fresh.params, policy), theta)
         logp_BT, _ = toys.bigram_logp(
-            method.policy(state.params, actor), toys.sequences(0, 2, 2, vocab=toys.V), 1.0
+            method.policy(state.params, policy), toys.sequences(0, 2, 2, vocab=toys.V), 1.0
         )
         assert np.isfinite(logp_BT).all()
     assert toys.same_bits(method.policy(state.params), method.policy(state.params, "theta"))
@@ -275,7 +275,7 @@ def test_what_lies_beyond_a_length_does_not_matter(name, fields):
 
     again = Batch(
         batch.demos and repad(batch.demos),
-        {actor: junk(rolled) for actor, rolled in batch.rollouts.items()},
+        {policy: junk(rolled) for policy, rolled in batch.rollouts.items()},
     )
     assert toys.same_bits(update(state, again), update(state, batch))
 
@@ -292,21 +292,21 @@ def test_a_non_finite_update_is_skipped(name, fields):
     good = make_batch(method, 2)
     spoil = lambda seqs: seqs.replace(tokens_BT=seqs.tokens_BT.at[0, 0].set(BAD))
     broken = [("demos", good.replace(demos=spoil(good.demos)))] if good.demos else []
-    for actor, rolled in good.rollouts.items():
+    for policy, rolled in good.rollouts.items():
         for replaced in (
             rolled.replace(reward_B=rolled.reward_B.at[3].set(np.nan)),
             rolled.replace(seqs=spoil(rolled.seqs)),
         ):
-            broken.append((actor, good.replace(rollouts=good.rollouts | {actor: replaced})))
+            broken.append((policy, good.replace(rollouts=good.rollouts | {policy: replaced})))
     assert broken
-    for blamed, batch in broken:
+    for spoilt, batch in broken:
         after, metrics = update(state, batch)
         assert metrics["update/skipped"] == 1 and after.step == state.step + 1
         without_theta = lambda state: (
             state.params.replace(theta=None),
             {k: v for k, v in state.opt_state.inner_states.items() if k != "base"},
         )
-        kept = without_theta if blamed == "theta_hat" else lambda s: (s.params, s.opt_state)
+        kept = without_theta if spoilt == "theta_hat" else lambda s: (s.params, s.opt_state)
         assert toys.same_bits(kept(after), kept(state))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
@@ -319,7 +319,7 @@ def test_learns(name, fields):
     @functools.partial(jax.jit, static_argnums=2)
     def step(state, key, spec):
         batch = toys.bigram_batch(
-            {actor: method.policy(state.params, actor) for actor in spec.sampled_by}, key
+            {policy: method.policy(state.params, policy) for policy in spec.sampled_by}, key
         )
         return method.update(state, batch if spec.demos else batch.replace(demos=None))
 

@@ -1,4 +1,4 @@
-"""HPT's first update equals the one worked out by hand; the gate picks expert or samples."""
+"""HPT's first update equals the one worked out by hand; the gate picks the demo or the samples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.methods.by_hand import A, G_of, batch, close, e
 
 
 def test_hpt():
-    """Prompt 0 is solved once: GRPO with A = +-1/2; prompt 1 never: its expert 4. Each half counts
+    """Prompt 0 is solved once: GRPO with A = +-1/2; prompt 1 never: its demo 4. Each half counts
     by its share of prompts.
     """
     two = batch((0, 1), ((1,), (2,), (3,), (5,)), (1, 0, 0, 0), (0, 1), ((3,), (4,)))
@@ -19,7 +19,7 @@ def test_hpt():
 
 def test_hpts_gate():
     """One of prompt 0's three samples is right, two of prompt 1's: with a gate of 1 prompt 0 goes
-    to its expert, its samples count no more; with one of 3 RL would never take place.
+    to its demo, its samples count no more; with one of 3 RL would never take place.
     """
     tokens = ((1,), (2,), (4,), (3,), (3,), (5,))
     given = batch((0, 1), tokens, (1, 0, 0, 1, 1, 0), (0, 1), ((3,), (4,)))

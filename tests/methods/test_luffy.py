@@ -6,7 +6,7 @@ from tests.methods.by_hand import P_TOKEN, G_of, batch, close, e
 
 
 def test_luffy():
-    """Rewards 1, 0 and the expert's 1: A = 1/3, -2/3, 1/3 over three tokens; f'(p) p = gamma p / (p
+    """Rewards 1, 0 and the demo's 1: A = 1/3, -2/3, 1/3 over three tokens; f'(p) p = gamma p / (p
     + gamma)^2.
     """
     slope = 0.1 * P_TOKEN / (P_TOKEN + 0.1) ** 2
@@ -14,7 +14,7 @@ def test_luffy():
 
 
 def test_luffy_learns_from_the_expert_where_every_sample_fails():
-    """Rewards 0, 0: A = -1/3, -1/3, 2/3, so the expert is still learned; where all are right there
+    """Rewards 0, 0: A = -1/3, -1/3, 2/3, so the demo is still learned; where all are right there
     is nothing to learn.
     """
     slope = 0.1 * P_TOKEN / (P_TOKEN + 0.1) ** 2

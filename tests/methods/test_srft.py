@@ -10,7 +10,7 @@ from tests.methods.by_hand import P_TOKEN, UNIFORM, G_of, close, e
 
 
 def test_srft():
-    """H = log 6 on both sides: 0.5 / 6 and A p on the expert, A = (1/3) / sqrt(1/3); 0.1 * 6 on the
+    """H = log 6 on both sides: 0.5 / 6 and A p on the demo, A = (1/3) / sqrt(1/3); 0.1 * 6 on the
     right sample, -1 on the wrong.
     """
     A = (1 / 3) / np.sqrt(1 / 3)

@@ -143,7 +143,7 @@ def updated(
     batch, spec = batch or BATCH, method.batch_spec(step)
     read = Batch(
         batch.demos if spec.demos else None,
-        {actor: batch.rollouts[actor] for actor in spec.sampled_by},
+        {policy: batch.rollouts[policy] for policy in spec.sampled_by},
     )
     after, metrics = jax.jit(method.update)(state, read)
     assert metrics["update/skipped"] == 0
@@ -183,19 +183,19 @@ def test_hybrid(kind):
 @kinds
 @pytest.mark.parametrize("weighting", ["mu", "phi"])
 def test_chord(kind, weighting):
-    """phi: an expert token counts by p (1 - p), at temperature 1, divided by the number of all
-    expert tokens.
+    """phi: a demo's token counts by p (1 - p), at temperature 1, divided by the number of all
+    tokens of demos.
     """
     seen = demo_tokens(THETA)
     weights = [
         np.exp(logp) * (1 - np.exp(logp)) if weighting == "phi" else 1.0 for logp in seen.logp
     ]
-    expert = seen.score([SFT * weight for weight in weights])
+    demo = seen.score([SFT * weight for weight in weights])
     before, after, metrics = updated(
         "chord", mu=0.7, weighting=weighting, advantage=kind, kl_coef=KL
     )
-    close(moved(before, after), 0.3 * G_RL(THETA, kind, KL) + 0.7 * expert)
-    agree(metrics, expert, G_RL(THETA, kind, KL))
+    close(moved(before, after), 0.3 * G_RL(THETA, kind, KL) + 0.7 * demo)
+    agree(metrics, demo, G_RL(THETA, kind, KL))
 
 
 @kinds
@@ -205,7 +205,7 @@ def test_alternate(kind):
     close(moved(before, after), G_RL(THETA, kind, KL))
 
 
-def with_expert(kind):
+def with_demo(kind):
     """A of the samples and of the demos, which are the fourth of their groups."""
     A = advantages(
         kind, np.concatenate([REWARD.reshape(2, 3), np.ones((2, 1))], axis=1).reshape(-1), 4
@@ -214,16 +214,16 @@ def with_expert(kind):
 
 
 def test_luffy():
-    """All tokens, own and expert, are one mean, and so is the bonus of entropy; f'(p) p = gamma p /
+    """All tokens, own and of demos, are one mean, and so is the bonus of entropy; f'(p) p = gamma p /
     (p + gamma)^2.
     """
-    own, expert, gamma, c = sampled(THETA), demo_tokens(THETA), 0.2, 0.3
-    A, A_expert = with_expert("mean")
-    total = own.total + expert.total
-    slope = [gamma * np.exp(logp) / (np.exp(logp) + gamma) ** 2 for logp in expert.logp]
+    own, demo, gamma, c = sampled(THETA), demo_tokens(THETA), 0.2, 0.3
+    A, A_demo = with_demo("mean")
+    total = own.total + demo.total
+    slope = [gamma * np.exp(logp) / (np.exp(logp) + gamma) ** 2 for logp in demo.logp]
     rl = own.score(A / total) + own.spread([c / total] * len(SAMPLES))
-    sft = expert.score([a * f / total for a, f in zip(A_expert, slope)])
-    sft += expert.spread([c / total] * len(DEMOS))
+    sft = demo.score([a * f / total for a, f in zip(A_demo, slope)])
+    sft += demo.spread([c / total] * len(DEMOS))
     before, after, metrics = updated("luffy", gamma=gamma, entropy_coef=c)
     close(moved(before, after), rl + sft)
     agree(metrics, sft, rl)
@@ -233,11 +233,11 @@ def test_srft():
     """H is the mean of a row's entropies, not their sum; each half is divided by its own number of
     tokens.
     """
-    own, expert, a, b = sampled(THETA), demo_tokens(THETA), 0.4, 0.15
-    sft = expert.score(
+    own, demo, a, b = sampled(THETA), demo_tokens(THETA), 0.4, 0.15
+    sft = demo.score(
         [
-            (a * np.exp(-H) + A * np.exp(logp)) / expert.total
-            for H, A, logp in zip(expert.entropy, with_expert("group")[1], expert.logp)
+            (a * np.exp(-H) + A * np.exp(logp)) / demo.total
+            for H, A, logp in zip(demo.entropy, with_demo("group")[1], demo.logp)
         ]
     )
     rl = own.score(
@@ -251,15 +251,15 @@ def test_srft():
 @kinds
 @pytest.mark.parametrize("gate, R", [(0, [0, 0, 0, 1, 1, 0]), (1, [0, 1, 0, 1, 1, 0])])
 def test_hpt(kind, gate, R):
-    """Prompt 0 failed: its expert alone, whatever its samples' advantages; prompt 3 did not: its
+    """Prompt 0 failed: its demo alone, whatever its samples' advantages; prompt 3 did not: its
     samples, divided by THEIR tokens; the bonus of entropy likewise; each half by its share.
     """
     R, c = np.array(R, float), 0.3
-    own, expert = sampled(THETA), demo_tokens(THETA)
+    own, demo = sampled(THETA), demo_tokens(THETA)
     solved, tokens = np.array([0, 0, 0, 1, 1, 1]), sum(map(len, SAMPLES[3:]))
     rl = own.score(advantages(kind, R) * solved / tokens) + own.spread(c * solved / tokens)
     first = np.array([1 / len(DEMOS[0]), 0.0])
-    sft = expert.score(first) + expert.spread(c * first)
+    sft = demo.score(first) + demo.spread(c * first)
     before, after, metrics = updated(
         "hpt",
         advantage=kind,
@@ -358,9 +358,9 @@ def test_joint(kind, step, lam):
 
 
 @kinds
-@pytest.mark.parametrize("actor", ["shared", "own"])
+@pytest.mark.parametrize("shadow_rollouts", ["shared", "own"])
 @pytest.mark.parametrize("step, lam", [(0, 0.5), (10, 0.8)])
-def test_bridge(kind, actor, step, lam):
+def test_bridge(kind, shadow_rollouts, step, lam):
     """All three parts at one iterate, theta_hat apart from theta, by the lam of the step, with the
     KL term in both J_RL.
     """
@@ -371,13 +371,13 @@ def test_bridge(kind, actor, step, lam):
         W,
         advantage=kind,
         kl_coef=KL,
-        variant__shadow_rollouts=actor,
+        variant__shadow_rollouts=shadow_rollouts,
         **BY_STEP,
     )
     G = G_RL(PHI, kind, KL)
     hat = (
         G_RL(PHI_HAT, kind, KL, PHI)
-        if actor == "shared"
+        if shadow_rollouts == "shared"
         else G_RL(PHI_HAT, kind, KL, given=OWN, R=OWN_REWARD)
     )
     close(moved(before, after), (1 - lam) * G_SFT(PHI) + lam * G)
@@ -387,20 +387,28 @@ def test_bridge(kind, actor, step, lam):
     agree(metrics, G_SFT(PHI), G)
 
 
-@pytest.mark.parametrize("actor", ["shared", "own"])
-def test_bridge_with_inner_steps(actor):
+@pytest.mark.parametrize("shadow_rollouts", ["shared", "own"])
+def test_bridge_with_inner_steps(shadow_rollouts):
     """w standing still: theta_hat's second and third step are weighed by whoever sampled, theta or
     theta_hat before the first.
     """
     fields = (
-        dict(given=OWN, R=OWN_REWARD, behaviour=PHI_HAT) if actor == "own" else dict(behaviour=PHI)
+        dict(given=OWN, R=OWN_REWARD, behaviour=PHI_HAT)
+        if shadow_rollouts == "own"
+        else dict(behaviour=PHI)
     )
     table = PHI_HAT.copy()
     for _ in range(3):
         table += G_RL(table, **fields)
     recipes = Recipes(ASCENT, STILL)
     before, after, _ = updated(
-        "bridge", 0, HAT, W, recipes, variant__inner_steps=3, variant__shadow_rollouts=actor
+        "bridge",
+        0,
+        HAT,
+        W,
+        recipes,
+        variant__inner_steps=3,
+        variant__shadow_rollouts=shadow_rollouts,
     )
     close(moved(before, after, "theta_hat"), table - PHI_HAT)
     assert toys.same_bits(before.w, after.w)

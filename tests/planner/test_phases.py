@@ -92,7 +92,7 @@ def test_the_search_for_what_fits(largest):
 
 
 def test_roofline_and_step_by_hand():
-    """The longest of three; a step is both calls of the sampler for each actor, grading, and the update."""
+    """The longest of three; a step is both calls of the sampler for each policy, grading, and the update."""
     gathered = {
         "all-gather": {"instructions": 1, "times": 1, "bytes": 30.0},
         "unknown_loops": {"instructions": 1},

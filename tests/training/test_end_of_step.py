@@ -127,7 +127,8 @@ def test_sigterm_during_an_evaluation(quick, unbroken, tmp_path, monkeypatch):
     evaluate_split, seen = evaluate.evaluate, []
 
     def second_batch(*given, **named):
-        if len(seen) in (1, 2):  # the one of step 3, and the owed one
+        # the one of step 3, and the pending one
+        if len(seen) in (1, 2):
             os.kill(os.getpid(), signal.SIGTERM)
         seen.append(1)
         return evaluate_split(*given, **named)

@@ -48,11 +48,11 @@ def printed(monkeypatch):
 
 @on_linux
 def test_signals_are_received_while_the_main_thread_is_held():
-    """Python's own handler comes behind the C code; the thread that listens hears them within it."""
+    """Python's own handler comes behind the C code; the thread that listens receives them within it."""
     held, events = Held(), []
 
     def received(number: int) -> None:
-        events.append(("heard", number))
+        events.append(("received", number))
         held.let_go()
 
     before = signal.signal(signal.SIGUSR1, lambda number, _: events.append(("handled", number)))
@@ -63,7 +63,7 @@ def test_signals_are_received_while_the_main_thread_is_held():
             sender.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert events == [("heard", signal.SIGUSR1), ("handled", signal.SIGUSR1)]
+    assert events == [("received", signal.SIGUSR1), ("handled", signal.SIGUSR1)]
     assert held.freed_by_the_test
 
 
@@ -202,7 +202,7 @@ with Interrupt() as asked:
     print("ready", flush=True)
     while not asked.stop_requested():
         time.sleep(0.01)
-    print("heard", flush=True)
+    print("received", flush=True)
     while True:
         time.sleep(1)
 """
@@ -224,7 +224,7 @@ def test_a_second_signal_ends_the_process_though_nobody_reads_stderr(stderr):
     try:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "heard\n"
+        assert process.stdout.readline() == "received\n"
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(240) == interrupt.ENDED_AT_ONCE

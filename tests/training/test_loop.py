@@ -49,7 +49,7 @@ BRIDGE = {
     "bridge/J_hat",
     "bridge/clip_fraction",
 }
-COOPERATION = {
+GRADIENT_ALIGNMENT = {
     f"{key}{group}"
     for key in ("grad/cos_sft_rl", "grad/inner_sft_rl", "grad/norm_ratio_sft_rl")
     for group in ("", "_rest", "_middle", "_late")
@@ -148,7 +148,7 @@ def test_metrics_contract(quick, unbroken, method):
         wanted |= EVALUATED | {"time/eval_s"} if due else set()
         if method in OF_METHOD:
             both = spec.demos and spec.sampled_by
-            assert set(line) == wanted | (COOPERATION if both else set()), line["step"]
+            assert set(line) == wanted | (GRADIENT_ALIGNMENT if both else set()), line["step"]
         assert wanted <= set(line), line["step"]
         assert line.get("rollout/logp_error_max", 0) < 1e-4
         assert line["compile/count"] == found[1]["compile/count"]
