@@ -144,7 +144,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "reward",
         "",
-        "of custom:FILE: math, exact, choice, regex or MODULE:FUNCTION; empty: "
+        "of custom:FILE: math, exact, choice, regex, knights_knaves or MODULE:FUNCTION; empty: "
         "with --pattern and --instruction as in the training of a run of the task custom, else math",
     )
     flags.DEFINE_string("pattern", "", "of custom:FILE: one group that finds the answer")
