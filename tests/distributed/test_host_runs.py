@@ -14,19 +14,17 @@ from tests.tiny_runs import STEPS
 pytestmark = pytest.mark.timeout(1800)
 
 
-# bridge's programs take twice as long to compile, in each of three processes
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["grpo", pytest.param("bridge", marks=pytest.mark.slow)])
-def test_two_processes_train_like_one(tmp_path, compiled, method, request):
-    """With evaluations and checkpoints; the first step, before any update, is the same to the last bit."""
+def test_two_processes_train_like_one(tmp_path, compiled):
+    """With evaluations and checkpoints; the first step, before any update, is the same to the last bit.
+
+    Of grpo test_host_faults.py has two processes, and the next test four.
+    """
     one, two = tmp_path / "one", tmp_path / "two"
-    processes = host_runs.start(two, 2, compiled, method=method)
-    if method == "grpo":
-        one = request.getfixturevalue("one")
-    else:
-        assert host_runs.run(one, 1, compiled, method=method) == [0], one
+    processes = host_runs.start(two, 2, compiled, method="bridge")
+    assert host_runs.run(one, 1, compiled, method="bridge") == [0], one
     assert host_runs.finish(processes) == [0, 0], two
-    assert_same(two, one, method)
+    assert_same(two, one, "bridge")
     first = "run/rollouts/step_000001.jsonl"
     assert (one / first).read_text() == (two / first).read_text()
     lines = logbook.read(str(two / "run"))
