@@ -99,7 +99,7 @@ class DemoFile:
         return True
 
     def _difference(self, found: dict) -> str:
-        """The first thing that what is there was made by, and that is another now; "" for none."""
+        """The first setting in which the file on disk differs from this command; "" for none."""
         for group, now in self._head.items():
             was = found.get(group, {})
             now = json.loads(json.dumps(now))
@@ -109,7 +109,7 @@ class DemoFile:
         return ""
 
     def _check_same(self, found: dict, what: str) -> None:
-        """ValueError where what is there was made by something else."""
+        """ValueError where the file on disk was made with other settings."""
         if difference := self._difference(found):
             raise ValueError(
                 f"{what} was made with {difference}; give another --out, or delete {self.out}*"
