@@ -161,18 +161,21 @@ class DemoFile:
             self._state, json.dumps(self._head | state | {"contaminated_by": dict(self.benchmarks)})
         )
 
-    def finish(self, failure: str = "") -> dict[str, Any]:
+    def finish(self, failure: str = "", allow_none: bool = False) -> dict[str, Any]:
         """Writes the manifest and gives the output its name.
 
-        ValueError where nothing was kept; failure: the first answer that did not grade.
+        ValueError where nothing was kept, unless allow_none; failure: the first answer that did not
+        grade.
         """
-        if not self.states["kept"]:
+        if not self.states["kept"] and not allow_none:
             self._state.unlink(missing_ok=True)
             most = self.states.most_common(1)[0][0]
             raise ValueError(
                 f"all {self.rows} rows were dropped: {self.summary()}. The state {most} means: "
                 f"{STATES[most]}{such_as(failure)}"
             )
+        # without a demonstration it was not made yet
+        self.part.touch()
         with open(self.part, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         manifest = {
@@ -197,15 +200,16 @@ class DemoFile:
 
 
 def token_summary(lengths: collections.Counter[int]) -> dict[str, int]:
-    """Median, 95th percentile (nearest rank) and maximum of the lengths."""
+    """Median, 95th percentile (nearest rank) and maximum of the lengths; 0 without any."""
     ordered, total = sorted(lengths.items()), lengths.total()
     ranks = {"median": (total + 1) // 2, "p95": -(-95 * total // 100), "max": total}
     found = {}
     for name, rank in ranks.items():
         below = itertools.accumulate(count for _, count in ordered)
-        found[name] = next(
+        lengths_at = (
             length for (length, _), count in zip(ordered, below, strict=True) if count >= rank
         )
+        found[name] = next(lengths_at, 0)
     return found
 
 
@@ -219,7 +223,8 @@ def fill(
 ) -> str:
     """Reads rows into the output until they end, or `limit` demonstrations (0: no limit) are there.
 
-    Returns the first answer that did not grade, beside the problem's own; "" for none. ValueError for rows that the schema does not fit, and for an answer that never grades.
+    Returns the first answer that did not grade, beside the problem's own; "" for none. ValueError
+    for rows that the schema does not fit, and for an answer that never grades.
     """
     wanted = min(
         limit or float("inf"), float("inf") if criteria.match is None else len(criteria.match)
@@ -267,7 +272,7 @@ def read_row(schema: Schema, row: dict, number: int) -> Row:
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         forms = ", ".join(f"{key}: {type(value).__name__}" for key, value in row.items())
         raise ValueError(
-            f"row {number} (from 0) does not have the form of the schema {schema.name} ({error}); its "
-            f"columns are {forms}. Repair or remove the row, or name the columns with --columns, "
-            "which takes what is no text for null"
+            f"row {number} (from 0) does not have the form of the schema {schema.name} ({error}); "
+            f"its columns are {forms}. Repair or remove the row, or name the columns with "
+            "--columns, which takes what is no text for null"
         ) from None

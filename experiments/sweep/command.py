@@ -58,7 +58,6 @@ def main(argv: list[str]) -> None:
         slurm = parameters_of(given.slurm)
         path = given.results or os.path.join(given.workdir, "results.jsonl")
         finished = results.done(path)
-        shares = processes.shares(given.jobs)
     except ValueError as error:
         fail(str(error))
     if given.dry_run:
@@ -76,7 +75,7 @@ def main(argv: list[str]) -> None:
     interrupt_by_signals()
     try:
         if given.launcher == "local":
-            ended = launch.locally(left, given.workdir, path, shares)
+            ended = launch.locally(left, given.workdir, path, shares_of(given.jobs))
         else:
             cluster = given.launcher.replace("submitit_", "")
             ended = launch.by_submitit(left, given.workdir, path, cluster, slurm)
@@ -90,6 +89,14 @@ def show(text: str) -> None:
     """Print text that may be piped into a command such as head."""
     with output_for_a_pipe():
         print(text)
+
+
+def shares_of(jobs: int) -> list[processes.Share]:
+    """What each of the jobs here may use; end the program where they are too many."""
+    try:
+        return processes.shares(jobs)
+    except ValueError as error:
+        fail(str(error))
 
 
 def make_folders(workdir: str, path: str) -> None:

@@ -12,14 +12,13 @@ is full; 130 interrupted.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from bridge_jax.data import contamination, demo_file, demo_schemas, row_source
+from bridge_jax.data import contamination, demo_schemas, row_source
 from bridge_jax.data.contamination import HeldOut
 from bridge_jax.data.demo_file import DemoFile, fill, pinned_revision
 from bridge_jax.data.demo_schemas import Schema
@@ -153,25 +152,7 @@ def make(out: str) -> dict[str, Any]:
         rows = source.read(output.rows, columns)
         with progress(source.total, output.rows, "traces", unit="row") as show:
             failure = fill(output, rows, schema, wanted, flags.FLAGS.limit, show)
-    if flags.FLAGS.allow_none and not output.states["kept"]:
-        return finish_empty(output, made_by)
-    return output.finish(failure)
-
-
-def finish_empty(output: DemoFile, made_by: dict[str, Any]) -> dict[str, Any]:
-    """Write an empty file and its manifest, which is returned."""
-    manifest = {
-        **made_by,
-        "rows": output.rows,
-        "states": dict(output.states),
-        "contaminated_by": dict(output.benchmarks),
-        "tokens": dict.fromkeys(("median", "p95", "max"), 0),
-        "sha256": hashlib.sha256(b"").hexdigest(),
-    }
-    files.replace(output.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    files.replace(Path(output.out), "")
-    demo_file.with_ending(output.out, ".state.json").unlink(missing_ok=True)
-    return manifest
+    return output.finish(failure, flags.FLAGS.allow_none)
 
 
 def main(argv: list[str]) -> None:
@@ -198,8 +179,8 @@ def main(argv: list[str]) -> None:
             if count
         )
         print(
-            f"{out}: {manifest['rows']} rows read: {counts}; {unit}: median {tokens['median']}, 95% "
-            f"{tokens['p95']}, max {tokens['max']}"
+            f"{out}: {manifest['rows']} rows read: {counts}; {unit}: median {tokens['median']}, "
+            f"95% {tokens['p95']}, max {tokens['max']}"
         )
 
 
