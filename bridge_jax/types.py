@@ -142,7 +142,8 @@ class Method:
     milestones: dict[str, int] = dataclasses.field(default_factory=dict)
     # metrics that some steps have not: NaN there, and left out of the step's line
     not_in_every_step: tuple[str, ...] = ()
-    # (config/batch_table.py's table of the run) -> None; ValueError where it does not suit the method
+    # (config/batch_table.py's table of the run) -> None; ValueError where it does not suit the
+    # method
     check_batch: Callable = lambda table: None
     # least number of micro-batches of the demonstrations
     demo_microbatches: int = 0

@@ -3,12 +3,13 @@
     python -m experiments.train --config=configs/ladder.py:bridge --workdir=runs/one
 
 A run takes one to two minutes on one CPU core. `base` is the recipe of the common base model
-(experiments.pretrain), which the repository ships in configs/ladder_base: supervised, from random weights, with a learning rate that falls to 0, on
-sums of two two-digit terms, of three one-digit terms and, one in nine, of the target level (three
-two-digit terms). Six in ten of its demonstrations state the answer without the steps. The base
-model solves 32% of the target level greedily: it mostly answers at once, and its steps, where it
-writes them, often fail. The methods then train on problems and demonstrations of another seed, 256
-samples and 32 demonstrations per step, out of `task.demo_size`, which all have steps.
+(experiments.pretrain), which the repository ships in configs/ladder_base: supervised, from random
+weights, with a learning rate that falls to 0, on sums of two two-digit terms, of three one-digit
+terms and, one in nine, of the target level (three two-digit terms). Six in ten of its
+demonstrations state the answer without the steps. The base model solves 32% of the target level
+greedily: it mostly answers at once, and its steps, where it writes them, often fail. The methods
+then train on problems and demonstrations of another seed, 256 samples and 32 demonstrations per
+step, out of `task.demo_size`, which all have steps.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """The quickstart's runs: any method from the shipped base model, fitted to a minute on one core.
 
-    python -m experiments.quickstart                  # sft, grpo, hybrid and bridge, a table, a picture
-    python -m experiments.train --config=configs/quickstart.py:chord --workdir=runs/chord
+    python -m experiments.quickstart                  # sft, grpo, hybrid and bridge, a table, a
+    picture python -m experiments.train --config=configs/quickstart.py:chord --workdir=runs/chord
 
 The model and task of the study (configs/ladder.py) with fewer steps and larger learning rates. With
 METHOD,TASK as the argument it trains the same model on another task, whose texts may have digits

@@ -107,9 +107,10 @@ def use_compilation_cache() -> None:
 def prepare_memory() -> None:
     """Set a GPU's memory pools, and have glibc keep what is freed for the next allocation.
 
-    On systems without glibc the latter is left out. XLA's CPU backend allocates its temporaries anew for each execution, and glibc maps large ones
-    from the kernel each time. On some processors page faults are a third of an update's time.
-    Threads keep arenas of their own: with one arena for all of them sampling is slower.
+    On systems without glibc the latter is left out. XLA's CPU backend allocates its temporaries
+    anew for each execution, and glibc maps large ones from the kernel each time. On some processors
+    page faults are a third of an update's time. Threads keep arenas of their own: with one arena
+    for all of them sampling is slower.
     """
     import ctypes
 

@@ -145,7 +145,8 @@ def define_flags() -> None:
         "reward",
         "",
         "of custom:FILE: math, exact, choice, regex, knights_knaves or MODULE:FUNCTION; empty: "
-        "with --pattern and --instruction as in the training of a run of the task custom, else math",
+        "with --pattern and --instruction as in the training of a run of the task custom, else "
+        "math",
     )
     flags.DEFINE_string("pattern", "", "of custom:FILE: one group that finds the answer")
     flags.DEFINE_string(

@@ -4,8 +4,8 @@ Trains the config (configs/ladder.py:base) in DIR/run and exports it to DIR/mode
 folder for `--config.model.path`. On one kind of processor the recipe is deterministic: the same
 config and code give the same weights on one core (--cores=1, the default). XLA and its libraries
 split their sums by the number of threads, the instructions and the caches of the processor; so
-another kind of processor gives other weights (docs/study_appendix.md has three). Running the command again
-goes on, or does nothing when it is done. Exit codes: those of experiments.train.
+another kind of processor gives other weights (docs/study_appendix.md has three). Running the
+command again goes on, or does nothing when it is done. Exit codes: those of experiments.train.
 """
 
 from __future__ import annotations

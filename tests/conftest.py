@@ -1,14 +1,16 @@
 """Eight CPU devices and quick compilation for every test.
 
-Read by XLA when the first array is made, which is after collection. The last two flags spare LLVM its work: a gradient of
-a tiny model compiles in a fifth of the time. Tests of bit equality compile with `toys.AS_USERS` too.
+Read by XLA when the first array is made, which is after collection. The last two flags spare LLVM
+its work: a gradient of a tiny model compiles in a fifth of the time. Tests of bit equality compile
+with `toys.AS_USERS` too.
 
-NPROC is how many threads XLA keeps for its CPU devices, else one for each. A thread that waits in a collective is gone for
-the others: with two collectives under way in each device's program, none may be left for the device that all wait for, and
-XLA aborts the process.
+NPROC is how many threads XLA keeps for its CPU devices, else one for each. A thread that waits in a
+collective is gone for the others: with two collectives under way in each device's program, none may
+be left for the device that all wait for, and XLA aborts the process.
 
-What one test has compiled another one loads: all processes of a session share a folder of compiled programs (jax's
-persistent cache), which is made for the session and removed after it. Tests of that cache give it a folder of their own.
+What one test has compiled another one loads: all processes of a session share a folder of compiled
+programs (jax's persistent cache), which is made for the session and removed after it. Tests of that
+cache give it a folder of their own.
 """
 
 from __future__ import annotations
@@ -96,7 +98,9 @@ def programs_are_freed():
 
 @pytest.fixture(autouse=True)
 def sigpipe_is_ignored():
-    """A test that leaves SIGPIPE at its default fails: the next closed pipe would end the worker."""
+    """A test that leaves SIGPIPE at its default fails: the next closed pipe would end the
+    worker.
+    """
     yield
     handler = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     assert handler == signal.SIG_IGN, "SIGPIPE has another handler after this test"

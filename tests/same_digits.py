@@ -2,11 +2,11 @@
 
     python -m tests.same_digits --against=REV [--methods=bridge,grpo] [--keep=DIR]
 
-Runs each method for six steps of a small model (configs/from_scratch.py), one seed, first in a worktree of
-REV and then in this checkout, and compares the lines of metrics.jsonl. A change that only moves code
-leaves every digit as it was; one that changes the order of a sum says which digits moved. What
-depends on the clock or on the machine's memory is left out. Not a test by itself: it takes about a
-minute a method.
+Runs each method for six steps of a small model (configs/from_scratch.py), one seed, first in a
+worktree of REV and then in this checkout, and compares the lines of metrics.jsonl. A change that
+only moves code leaves every digit as it was; one that changes the order of a sum says which digits
+moved. What depends on the clock or on the machine's memory is left out. Not a test by itself: it
+takes about a minute a method.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The house rules: rooms whose imports go down, plain names, and what grading and methods may not import."""
+"""The house rules: rooms whose imports go down, plain names, and what grading and methods may not
+import.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,9 @@ def test_imports_go_down(path):
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    """Modules of a room may import each other, but not in a circle. A package's face is left out."""
+    """Modules of a room may import each other, but not in a circle. A package's face is left
+    out.
+    """
     graph = import_graph()
     faces = {name_of(path) for path in FILES if path.stem == "__init__"}
     done: set[str] = set()

@@ -227,7 +227,9 @@ def test_the_readme_is_short():
 
 
 def test_rows_of_the_page_on_data_are_read(tmp_path):
-    """Its example of a JSONL file, as training problems and as held-out ones, by the task custom."""
+    """Its example of a JSONL file, as training problems and as held-out ones, by the task
+    custom.
+    """
     page = (ROOT / "docs" / "data.md").read_text()
     rows = re.findall(r"^    (\{.*\})$", page, flags=re.M)
     file = tmp_path / "problems.jsonl"

@@ -1,5 +1,6 @@
 """One new file is a new method, task or family: dropped into a copy of the repository, each runs,
-and every test that is collected for it, with those of all names at once, passes with nothing else edited.
+and every test that is collected for it, with those of all names at once, passes with nothing else
+edited.
 
 The toys (tests/dropin) are such as would meet a list that somebody keeps by hand: the method's name
 sorts between others, it has a setting that another method has with other words, a Schedule, and a
@@ -23,7 +24,8 @@ TOYS = {"methods": "batch_mean", "tasks": "backwards", "models": "sandwich"}
 FOLDERS = ("bridge_jax", "configs", "docs", "experiments", "tests")
 FILES = ("README.md", "pyproject.toml")
 
-# Tests of all methods, tasks or families at once, without a toy's name in their ids. Those with such
+# Tests of all methods, tasks or families at once, without a toy's name in their ids. Those with
+# such
 # a name are found by collecting the copy's tests.
 AT_ONCE = (
     "tests/config/test_base.py",
@@ -95,7 +97,9 @@ def test_a_method_and_a_task_dropped_in_are_trained(copy, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_suite_stays_green(copy):
-    """Every test of a toy, and those of all names, pass or say which command adds what they lack."""
+    """Every test of a toy, and those of all names, pass or say which command adds what they
+    lack.
+    """
     command = ("pytest", "-p", "no:cacheprovider")
     ids = run(copy, *command, "--collect-only", "-q").splitlines()
     of_toys = [id for id in ids if any(re.search(rf"::.*\b{toy}\b", id) for toy in TOYS.values())]

@@ -94,7 +94,9 @@ def test_the_paper_that_is_cited():
 
 
 def test_requirements_agree():
-    """Dependencies are read from requirements-run.txt; requirements.txt is that and the extra dev."""
+    """Dependencies are read from requirements-run.txt; requirements.txt is that and the extra
+    dev.
+    """
     project = pyproject()
     assert "dependencies" in project["project"]["dynamic"]
     dependencies = project["tool"]["setuptools"]["dynamic"]["dependencies"]
@@ -106,7 +108,9 @@ def test_requirements_agree():
 
 
 def test_make_installs_anew_when_requirements_change():
-    """The files that decide the environment are its prerequisites; the checkout is installed too."""
+    """The files that decide the environment are its prerequisites; the checkout is installed
+    too.
+    """
     (needed,) = re.findall(r"^\$\(VENV\)/installed:(.*)$", read("Makefile"), re.MULTILINE)
     assert needed.split() == ["requirements.txt", "requirements-run.txt", "pyproject.toml"]
     assert "--no-deps -e ." in read("Makefile")
@@ -186,7 +190,9 @@ def commands(page: str) -> list[list[str]]:
 
 
 def named(text: str) -> pathlib.Path:
-    """The file or folder of a path in which NAME stands for a name of the reader's own: its folder."""
+    """The file or folder of a path in which NAME stands for a name of the reader's own: its
+    folder.
+    """
     path = ROOT / text
     return path.parent if "NAME" in path.name else path
 
@@ -245,7 +251,9 @@ def image_of(name: str) -> str:
 
 
 def test_python_version():
-    """The oldest Python is the same for package, formatter and make; the image has one that will do."""
+    """The oldest Python is the same for package, formatter and make; the image has one that will
+    do.
+    """
     project = pyproject()
     oldest = project["project"]["requires-python"].removeprefix(">=")
     assert project["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"

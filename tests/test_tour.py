@@ -88,7 +88,9 @@ def test_cosines(found):
 
 @pytest.mark.slow
 def test_training_helps(found):
-    """The reward rises, accuracy too, the demonstration becomes more likely; the gain is within its error."""
+    """The reward rises, accuracy too, the demonstration becomes more likely; the gain is within its
+    error.
+    """
     rewards = [metrics["reward/mean"] for metrics in found["history"]]
     assert sum(rewards[-5:]) > sum(rewards[:5])
     assert found["accuracy_after"][0] > found["accuracy_before"][0]
@@ -105,7 +107,9 @@ def test_every_part_moved(found):
 
 
 def test_what_is_stored():
-    """Outputs of one run in order, with two plots, without warnings and without paths of a machine."""
+    """Outputs of one run in order, with two plots, without warnings and without paths of a
+    machine.
+    """
     text, code = TOUR.read_text(encoding="utf-8"), cells("code")
     assert len(text.encode()) < 300_000
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))

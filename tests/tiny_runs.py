@@ -1,7 +1,9 @@
-"""Whole runs of a model of 19 thousand parameters on the arithmetic task, for the tests of the loop and the commands.
+"""Whole runs of a model of 19 thousand parameters on the arithmetic task, for the tests of the loop
+and the commands.
 
-Programs are compiled once for all runs that differ only in what does not enter them; such a run takes a second.
-The task is graded by the parity of the text's length: an untrained model is never right, and RL would stand still.
+Programs are compiled once for all runs that differ only in what does not enter them; such a run
+takes a second. The task is graded by the parity of the text's length: an untrained model is never
+right, and RL would stand still.
 """
 
 from __future__ import annotations
@@ -111,7 +113,9 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def unbroken(quick, tmp_path_factory):
-    """Function from a method to the directory of its run of STEPS steps, made once for all tests."""
+    """Function from a method to the directory of its run of STEPS steps, made once for all
+    tests.
+    """
 
     def of(method: str):
         if method not in _unbroken:
@@ -149,7 +153,9 @@ def state(workdir, method: str = "bridge", **given) -> dict[str, np.ndarray]:
 
 
 def assert_same_run(one, other, method: str = "bridge") -> None:
-    """Metrics, transcripts and final state of two run directories are equal, the state bit for bit."""
+    """Metrics, transcripts and final state of two run directories are equal, the state bit for
+    bit.
+    """
     assert lines(one) == lines(other)
     names, expected = (
         sorted(path.name for path in (run / "rollouts").glob("*")) for run in (one, other)

@@ -1,7 +1,9 @@
-"""Small policies and batches, shared by the tests: a Qwen3-shaped model, and a bigram table that learns in a few steps.
+"""Small policies and batches, shared by the tests: a Qwen3-shaped model, and a bigram table that
+learns in a few steps.
 
-The bigram policy is pi(token | token before) = softmax(table[before] / temperature); the token before the first one is the
-prompt's last. It is exact in any precision, and all of its sequences can be enumerated.
+The bigram policy is pi(token | token before) = softmax(table[before] / temperature); the token
+before the first one is the prompt's last. It is exact in any precision, and all of its sequences
+can be enumerated.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ RANK = 2  # of its adapter
 AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 
 
-# what the optimizer is told of both toys: of the model its tensor table, of the bigram policy that all of it are matrices
+# what the optimizer is told of both toys: of the model its tensor table, of the bigram policy that
+# all of it are matrices
 SQUARE = Matrix(rows=(0,), columns=(1,))
 MATRICES = (
     *build.matrices(CFG, ADAPTER),
@@ -62,7 +65,9 @@ def recipes(base: float = 1e-2, lora_rate: float = 1e-2, **fields) -> Recipes:
 
 
 def linear(base: float = 1.0, lora_rate: float = 1.0) -> Recipes:
-    """Recipes under which the update is nearly proportional to the gradient, so that rounding is not blown up by Adam."""
+    """Recipes under which the update is nearly proportional to the gradient, so that rounding is
+    not blown up by Adam.
+    """
     return recipes(base, lora_rate, eps=10.0, clip_norm=0.0)
 
 
@@ -99,7 +104,9 @@ LAM_BY_STEP = dict(
 
 @functools.cache
 def transformer_bridge():
-    """BRIDGE on the Qwen3-shaped model and its compiled update, which costs seconds: for batches of `model_batch` alone."""
+    """BRIDGE on the Qwen3-shaped model and its compiled update, which costs seconds: for batches of
+    `model_batch` alone.
+    """
     method = bridge.make(method_config("bridge", **LAM_BY_STEP), transformer(), linear())
     return method, jax.jit(method.update)
 
@@ -118,7 +125,9 @@ def add(a, b):
 def sequences(
     seed: int, P: int, M: int, S: int = 5, T: int = 6, vocab: int = CFG.vocab
 ) -> Sequences:
-    """Ragged random rows; the first prompt and the first completion are full, pads are random tokens."""
+    """Ragged random rows; the first prompt and the first completion are full, pads are random
+    tokens.
+    """
     rng = np.random.default_rng(seed)
     prompt_len, length = rng.integers(1, S + 1, P), rng.integers(1, T + 1, P * M)
     prompt_len[0], length[0] = S, T
@@ -132,7 +141,9 @@ def sequences(
 
 
 def rollouts(seed: int, P: int = 4, M: int = 4, temperature: float = 1.0, **shape) -> Rollouts:
-    """Random completions with random rewards: enough for every identity that does not care where samples come from."""
+    """Random completions with random rewards: enough for every identity that does not care where
+    samples come from.
+    """
     seqs = sequences(seed, P, M, **shape)
     reward_B = np.random.default_rng(seed + 1).integers(0, 2, P * M)
     logp_BT = jnp.zeros(seqs.tokens_BT.shape, jnp.float32)
@@ -228,7 +239,9 @@ def right_answer(prompt_P):
 
 
 def bigram_batch(policies: dict, key, P: int = 8, M: int = 8, demos: int = 8) -> Batch:
-    """Sampled and graded: reward 1 where the first token is right; demos state it and stop. policies: name -> phi."""
+    """Sampled and graded: reward 1 where the first token is right; demos state it and stop.
+    policies: name -> phi.
+    """
     prompt_P = jnp.arange(P, dtype=jnp.int32) % V
 
     def roll(phi):
@@ -255,7 +268,9 @@ def bigram_success(phi) -> float:
 
 
 def method_config(name: str, **given):
-    """The Config of a method; keys of its groups with two underscores, lam_schedule__kind="linear"."""
+    """The Config of a method; keys of its groups with two underscores,
+    lam_schedule__kind="linear".
+    """
     group = {}
     for key, value in given.items():
         *places, last = key.split("__")

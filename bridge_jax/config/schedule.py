@@ -42,9 +42,7 @@ class Schedule:
         return [name for name in fields if name not in self.READS[self.kind]]
 
     def milestones(self, key: str) -> dict[str, int]:
-        """{setting: the step (1 for the first) at which the weight `key` has its end, or first
-        changes}.
-        """
+        """{setting: the step (from 1) at which the weight `key` has its end, or first changes}."""
         if self.kind in ("linear", "cosine"):
             return {f"{key}.steps": self.steps}
         if self.kind == "step":

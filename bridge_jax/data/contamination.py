@@ -117,8 +117,8 @@ def overlap_report(train: Sequence[Problem], splits: dict[str, Sequence[Problem]
         shared = overlap(train, problems)
         examples = ", ".join(f"{mine}~{theirs}" for mine, theirs in shared[:5])
         lines.append(
-            f"{name}: {len(shared)} of {len(train)} training problems share {NGRAM} words in a row, "
-            f"and {COPIED:.0%} of all, with one of its {len(problems)}"
+            f"{name}: {len(shared)} of {len(train)} training problems share {NGRAM} words in a "
+            f"row, and {COPIED:.0%} of all, with one of its {len(problems)}"
             + (f" (ids {examples}{', ...' if len(shared) > 5 else ''})" if shared else "")
         )
     return "\n".join(lines)

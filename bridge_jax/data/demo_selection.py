@@ -2,8 +2,9 @@ r"""Which rows of a source become demonstrations, and why the others do not.
 
 Every row gets exactly one state of STATES. The demonstration of a row is the shortest of its
 solutions that the source's flags accept, that has its reasoning within one pair of <think> and
-</think> (or has none), that our grader finds correct, and that fits. A problem's first row with such
-a solution is kept, later ones are `repeated`. So the result does not depend on how rows are grouped.
+</think> (or has none), that our grader finds correct, and that fits. A problem's first row with
+such a solution is kept, later ones are `repeated`. So the result does not depend on how rows are
+grouped.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def one_reasoning(text: str) -> tuple[str, str]:
 
 
 def with_box(text: str, answer: str) -> str:
-    r"""The solution with its answer in \boxed{}: the content of <answer> </answer>, else a last line.
+    r"""The solution with its answer in \boxed{}: what stands in <answer>, else a last line.
 
     Lines of an answer are joined with commas.
     """

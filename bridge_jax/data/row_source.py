@@ -271,8 +271,8 @@ def hub_rows(rows: Any, where: str, skip: int, columns: Sequence[str]) -> Iterat
             number += 1
     except Exception as error:  # of many kinds: the network, a damaged file
         raise ValueError(
-            f"{where}: row {number} cannot be read ({type(error).__name__}: {one_line(error)}); run "
-            "the same command again"
+            f"{where}: row {number} cannot be read ({type(error).__name__}: {one_line(error)}); "
+            "run the same command again"
         ) from error
 
 

@@ -142,5 +142,5 @@ def check_shared(folder: str) -> None:
     if blind := [multihost.name(i) for i, found in enumerate(seen) if not found]:
         raise ValueError(
             f"--workdir={folder!r} is not one directory: {', '.join(blind)} do not see what host 0 "
-            "(main) writes there. Give all hosts the same --workdir on a file system that they share"
+            "(main) writes there. Give all hosts the same --workdir on a file system they share"
         )

@@ -1,8 +1,8 @@
 """How much memory a process takes on a GPU, and of its host for arrays in host memory.
 
-XLA takes 75% of a GPU when it starts, and at most 64 GB of pinned host memory, in which an offloaded
-theta_hat lies (98 GB for a model of 8B parameters with its moments). Both are set here, before
-devices are started, where the user has not set them. On TPUs and CPUs they are not read.
+XLA takes 75% of a GPU when it starts, and at most 64 GB of pinned host memory, in which an
+offloaded theta_hat lies (98 GB for a model of 8B parameters with its moments). Both are set here,
+before devices are started, where the user has not set them. On TPUs and CPUs they are not read.
 """
 
 from __future__ import annotations

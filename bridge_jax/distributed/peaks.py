@@ -108,7 +108,7 @@ def of_gpu(kind: str) -> Chip | None:
 
 
 def utilization(flops: float, seconds: float, devices: list) -> float | None:
-    """MFU: model FLOPs a second as a share of the devices' bfloat16 peak; None for unknown chips."""
+    """MFU: model FLOPs a second as a share of the bfloat16 peak; None for unknown chips."""
     chip = of_device(devices[0])
     if chip is None or seconds <= 0:
         return None

@@ -59,14 +59,14 @@ def read(given: Hosts, environment: Mapping[str, str]) -> Hosts:
     address = re.fullmatch(r"(\[[\da-fA-F:]+\]|[\w.-]+):(\d{1,5})", h.coordinator)
     if not address or not 1 <= int(address[2]) <= 65535:
         raise ValueError(
-            f"hosts.coordinator={h.coordinator!r}; allowed: '' (one process), 'auto' (TPU pod, GKE, "
-            "Slurm), or HOST:PORT at which host 0 (main) shall listen, PORT from 1 to 65535, such "
-            "as 10.0.0.1:1234"
+            f"hosts.coordinator={h.coordinator!r}; allowed: '' (one process), 'auto' (TPU pod, "
+            "GKE, Slurm), or HOST:PORT at which host 0 (main) shall listen, PORT from 1 to 65535, "
+            "such as 10.0.0.1:1234"
         )
     if h.count < 1 or not 0 <= h.index < h.count:
         raise ValueError(
-            f"hosts.count={h.count}, hosts.index={h.index}; allowed: a count of at least 1, and for "
-            "each process an index of its own, 0 to count - 1. Set --config.hosts.index or the "
+            f"hosts.count={h.count}, hosts.index={h.index}; allowed: a count of at least 1, and "
+            "for each process an index of its own, 0 to count - 1. Set --config.hosts.index or the "
             f"variable {VARIABLES['index']}"
         )
     return h if h.count > 1 else dataclasses.replace(h, coordinator="")
@@ -115,8 +115,8 @@ def _why_alone(h: Hosts) -> str:
     if address is None:
         return (
             f"hosts.coordinator='auto': this host {waited} for jax to find out which hosts there "
-            "are; see whether all tasks of the job run, and the TPU pod, GKE or Slurm tells of them, "
-            "or set hosts.coordinator=HOST:PORT, hosts.count and hosts.index"
+            "are; see whether all tasks of the job run, and the TPU pod, GKE or Slurm tells of "
+            "them, or set hosts.coordinator=HOST:PORT, hosts.count and hosts.index"
         )
     listening = "host 0 (main) listens there" if _listens(address) else "nobody listens there"
     start = (

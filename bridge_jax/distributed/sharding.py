@@ -217,9 +217,10 @@ def of_state(
 ) -> Tree:
     """Shardings of a whole training state: theta, theta_hat, w and ref as the parameters.
 
-    ref is a tree of theta, or of w where only the adapter is trained. Optimizer moments are found by
-    the same path; scalars, such as counts, are replicated. on_host: parts whose leaves are kept in
-    the host's memory, next to their device. matrices: those of optim.Recipes, for factored moments.
+    ref is a tree of theta, or of w where only the adapter is trained. Optimizer moments are found
+    by the same path; scalars, such as counts, are replicated. on_host: parts whose leaves are kept
+    in the host's memory, next to their device. matrices: those of optim.Recipes, for factored
+    moments.
     """
     ref = getattr(state, "ref", None)
     ref_axes = w_axes if isinstance(ref, dict) and ref.keys() == w_axes.keys() else theta_axes

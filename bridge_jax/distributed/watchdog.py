@@ -113,7 +113,7 @@ class Peers:
         attempt(lambda: self.client.key_value_set(f"bridge/end/{self.index}", message), 5.0)
 
     def leave(self) -> None:
-        """Leave the run; host 0 leaves last, because jax aborts the others when its service ends."""
+        """Leave the run; host 0 leaves last, as jax aborts the others when its service ends."""
         self.leaving.set()
         self._stay()
         self._closed.set()

@@ -271,8 +271,7 @@ def is_share(metric: str) -> bool:
 
 
 def curve(group: list[Run], metric: str, budget: str) -> Curve | None:
-    """The metric at up to POINTS values of the budget that all seeds reached; None if a seed lacks
-    it.
+    """The metric at up to POINTS budgets that all seeds reached; None if a seed lacks it.
 
     Values between two lines are interpolated linearly. A metric with far more lines than POINTS is
     smoothed: each value is the mean over half a grid step on either side.

@@ -1,4 +1,5 @@
-"""Completions of a few prompts, to be looked at: sampled, read and, where an answer is given, graded.
+"""Completions of a few prompts, to be looked at: sampled, read and, where an answer is given,
+graded.
 
 Left out: benchmarks with scores and transcripts (session.py); how completions are shown
 (experiments/sample.py).
@@ -59,8 +60,8 @@ def encode(tokenizer, problems: Sequence[Problem], task: Task, positions: int) -
         ids = batches.prompt_ids(tokenizer, problem, task.messages)
         if len(ids) >= positions:
             raise ValueError(
-                f"the prompt {problem.question[:40]!r}... has {len(ids)} tokens, the model has room "
-                f"for {positions} with the completion; give a shorter one"
+                f"the prompt {problem.question[:40]!r}... has {len(ids)} tokens, the model has "
+                f"room for {positions} with the completion; give a shorter one"
             )
         rows.append(ids)
     return Prompts(tuple(problems), tuple(rows))

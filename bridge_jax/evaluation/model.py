@@ -1,7 +1,7 @@
 """A model to evaluate: architecture, tokenizer, how to load its weights, and its defaults.
 
-A Hugging Face folder, or an adapter of PEFT beside the base that it names, is opened here; a run directory by training/reopen.py, since it takes what
-puts a run together. Both give the same record.
+A Hugging Face folder, or an adapter of PEFT beside the base that it names, is opened here; a run
+directory by training/reopen.py, since it takes what puts a run together. Both give the same record.
 """
 
 from __future__ import annotations

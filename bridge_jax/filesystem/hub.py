@@ -1,7 +1,8 @@
 """The Hugging Face hub: one quick look-up before a download, and its errors in one line.
 
-The hub's clients try a request six times before they give up, 24 seconds without a network. `look_up`
-asks once. Where it finds no network, `offline` lets them read what an earlier download left on disk.
+The hub's clients try a request six times before they give up, 24 seconds without a network.
+`look_up` asks once. Where it finds no network, `offline` lets them read what an earlier download
+left on disk.
 """
 
 from __future__ import annotations

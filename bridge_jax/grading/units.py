@@ -69,7 +69,8 @@ bill gold gem diamond ring necklace button key rope ribbon string foot-pound ser
 # words that are no unit, even in a gold answer
 _NEVER = frozenset(
     "a an and answer answers are but else if is maybe no not or so than the think wrong right "
-    "correct incorrect true false about around approximately plus minus times over equals yes".split()
+    "correct incorrect true false about around approximately plus minus times over equals "
+    "yes".split()
 )
 _ADJECTIVES = frozenset("distinct different possible total such right".split())
 # fmt: skip

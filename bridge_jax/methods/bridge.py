@@ -2,7 +2,8 @@
 
     theta     += alpha [ (1-lam) dJ_SFT/dtheta(theta, w) + lam dJ_RL/dtheta(theta, w) ]
     theta_hat += alpha   dJ_RL/dtheta(theta_hat, w)
-    w         += beta  [ (1-lam) dJ_SFT/dw(theta, w) + lam (dJ_RL/dw(theta, w) - dJ_RL/dw(theta_hat, w)) ]
+    w         += beta  [ (1-lam) dJ_SFT/dw(theta, w)
+                         + lam (dJ_RL/dw(theta, w) - dJ_RL/dw(theta_hat, w)) ]
 
 All gradients are taken at the same iterate. The last bracket ascends the cooperative gain
 J_RL(theta, w) - J_RL(theta_hat, w). With phi = merge(theta, w) the gradient in phi equals the one

@@ -5,15 +5,15 @@ takes n RL steps per step of theta, or learns from samples of its own; its impor
 bounded; lam follows the measured gain, so that demos count more or less with the advantage of theta
 over RL alone.
 
-Cheaper steps (ours): theta_hat learns from a part of the groups, which rotates (shadow.share), or in
-every n-th step (shadow.every). The sums of the part are divided by the batch's tokens times its
+Cheaper steps (ours): theta_hat learns from a part of the groups, which rotates (shadow.share), or
+in every n-th step (shadow.every). The sums of the part are divided by the batch's tokens times its
 share, so that the mean over all parts is the full gradient. In the gain's gradient w takes its RL
 term from the same part as theta_hat's: were it taken from all samples, the noise of the two would
-not cancel, and w would move by sampling noise alone while theta_hat = theta. So it costs the samples
-outside of the part as far as w is concerned; theta learns from all. Between two steps in which
-theta_hat learns w ascends its SFT term alone, and in the n-th the gain's gradient counts n times: a
-sum over n steps is then unbiased as long as the gain's gradient changes little within them.
-theta_hat's own step is not scaled, so it trails theta the more.
+not cancel, and w would move by sampling noise alone while theta_hat = theta. So it costs the
+samples outside of the part as far as w is concerned; theta learns from all. Between two steps in
+which theta_hat learns w ascends its SFT term alone, and in the n-th the gain's gradient counts n
+times: a sum over n steps is then unbiased as long as the gain's gradient changes little within
+them. theta_hat's own step is not scaled, so it trails theta the more.
 
 Importance weights are per token: exact for completions of one token, and a good approximation for
 longer ones while theta_hat is close to theta. With shared samples watch bridge/ess: as theta_hat

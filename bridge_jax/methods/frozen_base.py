@@ -60,8 +60,7 @@ def adapter_alone(make: Callable, name: str) -> Callable:
 
 
 def policy_of_w(policy: Policy, theta: Tree, name: str) -> Policy:
-    """The policy as a function of w: phi is w, and log-probabilities merge it with the constant
-    theta.
+    """The policy as a function of w: phi is w; log-probabilities merge it with constant theta.
 
     A method of theta alone needs no adapter; the first request for one is a ValueError.
     """
@@ -89,8 +88,8 @@ def refusal(name: str) -> str:
     """The message for a method that has more to train than theta."""
     return (
         f"method.train='w' freezes theta, but method {name!r} trains it together with parts of its "
-        "own, and is another method without; take method.train='theta', or a method of theta alone, "
-        "such as hybrid, grpo or sft"
+        "own, and is another method without; take method.train='theta', or a method of theta "
+        "alone, such as hybrid, grpo or sft"
     )
 
 

@@ -2,8 +2,8 @@
 
 Part k of n has the groups k, k + n, ... of the batch, whatever the number of micro-batches and
 devices; on a mesh each device takes the same share of its own groups. The batch is put in an order
-in which the part due fills the first micro-batches. So a pass over the part is a pass over the first
-rows, and a pass over all rows has seen exactly the part after 1/n of its micro-batches.
+in which the part due fills the first micro-batches. So a pass over the part is a pass over the
+first rows, and a pass over all rows has seen exactly the part after 1/n of its micro-batches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Parts(NamedTuple):
     microbatches: int  # of one part
 
     def _split(self, x: jax.Array) -> jax.Array:
-        """[B, ...] or [P, ...] as [groups of a micro-batch, strides / n, n, rows of a group, ...]."""
+        """[B, ...] or [P, ...] as [groups of a micro-batch, strides / n, n, rows a group, ...]."""
         P, strides, n, _ = self
         return x.reshape(P // strides, strides // n, n, x.shape[0] // P, *x.shape[1:])
 

@@ -82,8 +82,8 @@ def gradient(
     scalars of the micro-batches add up to that of the batch, so J divides by a count of the whole
     batch. microbatch_rows: rows computed at once; 0, or more than there are: all. after: a scalar
     that must be known before the pass begins. Where it is not finite, G and aux are zeros and J is
-    NaN. due: whether the pass takes place (with `after`); otherwise G, J and aux are zeros. keep: what
-    to keep of the gradient of the first micro-batches; with it the result is a PassAndKept.
+    NaN. due: whether the pass takes place (with `after`); otherwise G, J and aux are zeros. keep:
+    what to keep of the gradient of the first micro-batches; with it the result is a PassAndKept.
     """
     rows = {} if rows is None else rows
 

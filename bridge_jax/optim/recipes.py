@@ -254,7 +254,7 @@ def apply_ascent(
 
 
 def parts_written(directions: dict[str, Tree], storage: Storage) -> list[str]:
-    """The parts with a direction, and what is stored as a difference from theta when theta moves."""
+    """The parts with a direction; when theta moves, also those stored as theta's difference."""
     moves = lambda name: "theta" in directions and name in storage.stored_relative
     return [name for name in LABELS if name in directions or moves(name)]
 

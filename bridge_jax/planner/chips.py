@@ -118,7 +118,7 @@ def parse(name: str) -> Topology:
 
 
 def _described_gpu(name: str, kind: str, rest: str) -> Topology:
-    """GPUs of one node, or NODESxGPUS; a node has at most eight, and several nodes are full ones."""
+    """GPUs of one node, or NODESxGPUS: at most eight a node, and several nodes are full."""
     sizes = re.fullmatch(r"(?:([1-9]\d*)x)?([1-9]\d*)", rest)
     shape = tuple(int(n) for n in sizes.groups() if n) if sizes else ()
     if not shape or shape[-1] > gpus.PER_NODE or len(shape) == 2 and shape[1] != gpus.PER_NODE:

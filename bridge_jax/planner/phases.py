@@ -216,7 +216,7 @@ def update_work(
 
 
 def count_phase(phase: Phase, target: Target) -> dict[str, Any]:
-    """The counted work of a phase and its roofline without the interconnect; nothing is compiled."""
+    """The counted work of a phase, and its roofline without links; nothing is compiled."""
     # only an update's work is read from its program
     work = phase.work(phase.trace() if phase.name.startswith("update") else None)
     found = {
@@ -400,7 +400,8 @@ def typical_seconds(step: dict[str, float]) -> dict[str, tuple[float, float]]:
     """Seconds of each kind of step that engines reach, from the rooflines of step_seconds.
 
     Sampling takes 1.7 to 2 times its bound of memory in engines that were measured (vLLM on a TPU
-    and on an A6000), and updates reach 40 to 60% of the peak (TYPICAL). No run of ours is behind it.
+    and on an A6000), and updates reach 40 to 60% of the peak (TYPICAL). No run of ours is behind
+    it.
     """
     rest = step.get("rollout", 0.0), step.get("grading", 0.0)
     found = {}

@@ -16,8 +16,8 @@ ASSUMED = (
 
 
 NOT_COMPILED = (
-    "not compiled (--no_compile): work is counted; memory is unknown, and rooflines are without the "
-    "interconnect"
+    "not compiled (--no_compile): work is counted; memory is unknown, and rooflines are without "
+    "the interconnect"
 )
 FORMULA = (
     ",\n  and cuDNN's workspace, which no compiler shows: by formula (planner/cudnn_workspace.py)"
@@ -198,8 +198,8 @@ def typical_line(plan: dict) -> str:
     if not spans:
         return ""
     return (
-        f"  Typical: {spans} a step. Measured engines decode in 1.7 to 2 times the bound of memory, "
-        "and updates reach 40 to 60% of the peak."
+        f"  Typical: {spans} a step. Measured engines decode in 1.7 to 2 times the bound of "
+        "memory, and updates reach 40 to 60% of the peak."
     )
 
 
@@ -255,8 +255,9 @@ def compare(plan: dict, against: dict) -> str:
 def markdown(plans: list[dict]) -> dict[str, str]:
     """The tables of docs/plan.md, from docs/plans/*.jsonl.
 
-    Plans that were not compiled are in the table "ratios" alone. Of two plans with the same settings the later one counts. Plans with other shared settings come
-    last. "x grpo" is the ratio to the plan of grpo with the same shared settings.
+    Plans that were not compiled are in the table "ratios" alone. Of two plans with the same
+    settings the later one counts. Plans with other shared settings come last. "x grpo" is the ratio
+    to the plan of grpo with the same shared settings.
     """
     last = {
         (plan["name"], plan["topology"], plan["method"], plan["changed"]): plan for plan in plans

@@ -105,7 +105,7 @@ def updates(subject: Subject) -> list[Record]:
 
 
 def others(subject: Subject) -> dict[str, Setup]:
-    """Set-ups beside that of all devices, by the names of their records; none on one CPU in fp32."""
+    """Set-ups beside that of all devices, by their records' names; none on one CPU in fp32."""
     mesh, dtype = subject.setup.mesh, subject.setup.settings.model.dtype
     first, found = mesh.local_devices[0], {}
     if mesh.size > 1:

@@ -60,8 +60,9 @@ def judge(chosen: Callable, form: str, setup) -> Record:
     errors = {case.name: error_of(chosen, case, setup) for case in CASES}
     case = max(errors, key=lambda key: (not np.isfinite(errors[key]), errors[key]))
     text = (
-        f"{form}, {setup.cfg.heads} heads of {setup.cfg.head_dim} over {setup.cfg.kv_heads}, {dtype}: "
-        f"within {errors[case]:.1e} of the formula, gradients too (worst of {len(CASES)}: {case})"
+        f"{form}, {setup.cfg.heads} heads of {setup.cfg.head_dim} over {setup.cfg.kv_heads}, "
+        f"{dtype}: within {errors[case]:.1e} of the formula, gradients too "
+        f"(worst of {len(CASES)}: {case})"
     )
     if not np.isfinite(errors[case]):
         text = f"{form}, {dtype}: no numbers in the output or in a gradient ({case})"

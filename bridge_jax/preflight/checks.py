@@ -1,4 +1,6 @@
-"""All checks in their order, each as a line; a check that raises an error is a FAIL with its text."""
+"""All checks in their order, each as a line; a check that raises an error is a FAIL with its
+text.
+"""
 
 from __future__ import annotations
 

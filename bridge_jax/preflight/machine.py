@@ -57,7 +57,7 @@ def pool_of(device, local_devices: int) -> float:
 
 
 def least(setup: Setup) -> int:
-    """Bytes a device: the state, the sampler's weights, and the cache of one call of the sampler."""
+    """Bytes a device: the state, the sampler's weights, and the cache of one of its calls."""
     s, state = setup.settings, build.abstract_state(setup)
     held = flops.chip_bytes(state) + flops.chip_bytes(programs.abstract_phi(setup, state))
     if not setup.method.sampling_policies:

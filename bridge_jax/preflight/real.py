@@ -84,8 +84,8 @@ def sampling(
     whole *= max(len(spec.sampled_by) for spec in setup.method.step_kinds)
     text = (
         f"{prompts * samples * tokens / seconds:.4g} tokens/s over {tokens} tokens of "
-        f"{prompts * samples} rows, {1000 * each:.3g} ms a token; all {s.rollout.max_new} of a step: "
-        f"{whole:.3g} s"
+        f"{prompts * samples} rows, {1000 * each:.3g} ms a token; all {s.rollout.max_new} of a "
+        f"step: {whole:.3g} s"
     )
     bound = found["decode"].seconds
     return beside_roofline("sampling", text, each, bound and bound / s.rollout.max_new), whole
@@ -144,6 +144,6 @@ def hours(setup: Setup, rollout_s: float, update_s: dict[BatchSpec, float]) -> R
     return Record(
         "the run",
         OK,
-        f"at most {duration(total)} for {steps} steps, {total / steps:.3g} s each, if no sample ends "
-        "early; grading, evaluation and checkpoints not counted",
+        f"at most {duration(total)} for {steps} steps, {total / steps:.3g} s each, if no sample "
+        "ends early; grading, evaluation and checkpoints not counted",
     )

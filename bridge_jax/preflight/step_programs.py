@@ -56,7 +56,7 @@ def roofline(setup: Setup, phase: phases.Phase, traced, run) -> float | None:
 
 
 def network_of(chip: Chip) -> float:
-    """Bytes a second that a chip can receive over its links, or from other hosts if that is less."""
+    """Bytes a second that a chip receives over its links, or from other hosts if less."""
     several = multihost.count() > 1 and chip.network
     return min(chip.link * chip.links, chip.network if several else math.inf)
 

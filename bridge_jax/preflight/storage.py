@@ -1,4 +1,6 @@
-"""A checkpoint's round trip in the run directory's file system, and how long the run's own takes."""
+"""A checkpoint's round trip in the run directory's file system, and how long the run's own
+takes.
+"""
 
 from __future__ import annotations
 

@@ -201,8 +201,7 @@ def last_step(workdir: str) -> int:
 
 
 def set_aside(workdir: str, after: int) -> str | None:
-    """Move the record of the steps after `after`, which will be taken again; returns its new
-    folder.
+    """Move the record of the steps after `after`, which will be taken again; its new folder.
 
     after=-1: the whole record. None where there is nothing to move. Nothing is lost: the new folder
     has all the lines and a copy of config.json.

@@ -34,8 +34,7 @@ def check_run(
     fingerprints: dict | None = None,
     defaults: dict | None = None,
 ) -> dict:
-    """Make the directory, check that its run has this config, and return what config.json shall
-    say.
+    """Make the directory, check that its run has this config; returns config.json's content.
 
     fingerprints: of data and prompts, which decide a run as its config does; compared like keys of
     the config. ignore: keys ("steps") and groups ("log.") that may change when a run resumes.

@@ -256,7 +256,7 @@ def decode_some(
 
 
 def draw_tokens(slots: Slots, head_VD: jax.Array, eos_E: jax.Array):
-    """Tokens and log-probabilities [B], 0 in free slots, and the slots with these tokens counted."""
+    """Tokens and log-probabilities [B], 0 in free slots, and the slots after these tokens."""
     logits_BV = logits_of(slots.hidden_BD, head_VD)
     token_B, logp_B = draw.draw(logits_BV, slots.key_B, slots.t_B, slots.temperature_B[:, None])
     live_B = ~slots.done_B

@@ -338,8 +338,8 @@ def parse_demos(text: str) -> list[tuple[str, int]]:
             found.append((piece, 1))
     if not found:
         raise ValueError(
-            f"task.demos={text!r} names no file; give FILE,FILE:2 or the like, or leave it empty to "
-            "take the task's own solutions"
+            f"task.demos={text!r} names no file; give FILE,FILE:2 or the like, or leave it empty "
+            "to take the task's own solutions"
         )
     return found
 

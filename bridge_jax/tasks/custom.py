@@ -8,9 +8,10 @@ Rewards: `math` compares mathematically, `exact` as text with white space folded
 letter, `regex` as `exact` with the answer found by `task.pattern`, `knights_knaves` by who is
 called a knight and who a knave, in any order (knights_knaves.py), and MODULE:FUNCTION calls
 function(question, text, gold) in the grading workers (grading/rewards.py); the file of its code is
-among the run's fingerprints. The text is the whole completion or, with `task.pattern`, what the pattern
-finds. The search has a time limit (PATTERN_S), since a pattern may backtrack for hours; a sample
-at which it is reached has the outcome timeout, and a pattern that often reaches it ends the run.
+among the run's fingerprints. The text is the whole completion or, with `task.pattern`, what the
+pattern finds. The search has a time limit (PATTERN_S), since a pattern may backtrack for hours; a
+sample at which it is reached has the outcome timeout, and a pattern that often reaches it ends the
+run.
 """
 
 from __future__ import annotations
@@ -241,7 +242,7 @@ class PatternSearch:
         self._cut_off: collections.deque[int] = collections.deque(maxlen=MOST_CUT_OFF)
 
     def __call__(self, text: str) -> str | None:
-        """What the last match found, TIMED_OUT where the limit was reached, None without a match."""
+        """What the last match found; TIMED_OUT at the limit, None without a match."""
         self._searches += 1
         try:
             # re has no time limit
@@ -258,9 +259,9 @@ class PatternSearch:
         if len(self._cut_off) == MOST_CUT_OFF and recent:
             raise ValueError(
                 f"task.pattern={self.pattern!r}: {MOST_CUT_OFF} of the last "
-                f"{min(self._searches, RECENT)} searches took longer than {PATTERN_S:g} s each, the "
-                f"last one in the text {text[-80:]!r}; give a pattern that does not backtrack, such "
-                "as one without a repetition inside a repetition"
+                f"{min(self._searches, RECENT)} searches took longer than {PATTERN_S:g} s each, "
+                f"the last one in the text {text[-80:]!r}; give a pattern that does not backtrack, "
+                "such as one without a repetition inside a repetition"
             )
 
 

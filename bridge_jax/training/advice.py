@@ -98,7 +98,7 @@ OVERLONG_SHARE = 0.05
 
 
 def warn_overlong(s: Settings, task: Task, tokenizer) -> None:
-    """Warns if the length penalty (a method's overlong_buffer, such as dapo's) affects the task's own solutions."""
+    """Warns if a method's length penalty (overlong_buffer) affects the task's own solutions."""
     buffer, T = getattr(s.method, "overlong_buffer", 0.0), s.rollout.max_new
     rows = [problem.solution for problem in task.demos if problem.solution][:OVERLONG_ROWS]
     if not buffer or not rows:

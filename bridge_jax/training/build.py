@@ -144,8 +144,8 @@ def read_architecture(model: Model) -> tuple[layers.Config, dict]:
         return read_model(dataclasses.replace(model, path=""))
     if model.path and not Path(model.path).is_dir():
         raise ValueError(
-            f"model.path={model.path!r} is not a folder here and model.arch is empty; set model.arch "
-            "to the keys of its config.json, or model.path to a folder"
+            f"model.path={model.path!r} is not a folder here and model.arch is empty; set "
+            "model.arch to the keys of its config.json, or model.path to a folder"
         )
     return read_model(model)
 
@@ -163,8 +163,8 @@ def make_setup(config: ConfigDict, devices=None, read_model=read_architecture) -
     if longest > cfg.max_positions:
         key = "data.max_demo" if s.max_demo > s.rollout.max_new else "rollout.max_new"
         raise ValueError(
-            f"data.buckets={s.data.buckets} and {key}={max(s.rollout.max_new, s.max_demo)} make up to "
-            f"{longest} positions, the model has {cfg.max_positions}; lower one of the two"
+            f"data.buckets={s.data.buckets} and {key}={max(s.rollout.max_new, s.max_demo)} make up "
+            f"to {longest} positions, the model has {cfg.max_positions}; lower one of the two"
         )
     mesh = sharding.make_mesh(s.mesh, devices)
     decode_mesh = sharding.make_decode_mesh(decode_mesh_config(s, cfg, devices), devices)

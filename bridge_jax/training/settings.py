@@ -270,9 +270,9 @@ def check(s: Settings) -> None:
         )
     if s.train not in frozen_base.TRAINED:
         raise ValueError(
-            f"method.train={s.train!r}; allowed: 'theta' (what the method trains by itself: the base "
-            "weights, and with bridge and joint the adapter too), or 'w' (the adapter alone, over a "
-            "frozen base)"
+            f"method.train={s.train!r}; allowed: 'theta' (what the method trains by itself: the "
+            "base weights, and with bridge and joint the adapter too), or 'w' (the adapter alone, "
+            "over a frozen base)"
         )
     if "" in s.rollout.stop:
         raise ValueError(

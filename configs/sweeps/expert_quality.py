@@ -1,6 +1,7 @@
 """Wrong demonstrations: a share of them has one wrong step and so a wrong answer.
 
-python -m experiments.sweep --sweep=configs/sweeps/expert_quality.py --workdir=runs/expert_quality --jobs=2
+python -m experiments.sweep --sweep=configs/sweeps/expert_quality.py --workdir=runs/expert_quality
+--jobs=2
 """
 
 from configs.sweeps import ladder

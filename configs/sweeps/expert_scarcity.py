@@ -1,6 +1,7 @@
 """Number of demonstrations, from 16 to 2,000.
 
-    python -m experiments.sweep --sweep=configs/sweeps/expert_scarcity.py --workdir=runs/expert_scarcity \\
+    python -m experiments.sweep --sweep=configs/sweeps/expert_scarcity.py
+    --workdir=runs/expert_scarcity \\
         --jobs=2
 
 16 are half of what a step reads, so that each is read twice in every step; with 2,000 each prompt

@@ -1,6 +1,7 @@
 """The paper's test of robustness: each training reward is flipped with probability p.
 
-    python -m experiments.sweep --sweep=configs/sweeps/reward_noise.py --workdir=runs/reward_noise \\
+    python -m experiments.sweep --sweep=configs/sweeps/reward_noise.py --workdir=runs/reward_noise
+    \\
         --jobs=2
 
 Rewards of evaluations are not flipped. Published at p = 0.2, Qwen2.5-3B: BRIDGE 32.9, RL 13.9

@@ -1,4 +1,5 @@
-"""The case of experiments.bench for evaluations: fixed batches and refilled slots on uneven lengths.
+"""The case of experiments.bench for evaluations: fixed batches and refilled slots on uneven
+lengths.
 
 There are 32 prompts x 8 samples (or more prompts), each of up to NEW tokens (fewer where a small
 vocabulary has no such lengths). Lengths are as uneven as a reasoning model's, of made-up text: at a

@@ -106,7 +106,8 @@ def findings(results: dict[str, Result]) -> str:
         }
         verdicts[one, other] = verdict(other, gaps)
         numbers = ", ".join(
-            f"{MEASURES[measure]} {100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+            f"{MEASURES[measure]} {100 * gap.mean:+.1f} "
+            f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
             for measure, gap in gaps.items()
         )
         lines.append(f"{one} minus {other}: {numbers}: {verdicts[one, other]}")

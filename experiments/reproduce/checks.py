@@ -76,8 +76,8 @@ def check_storage(request: Request, launcher: str) -> None:
     """ValueError where several machines would each take --out for a folder of their own."""
     if launcher != "local" and not request.folder.is_absolute():
         raise ValueError(
-            f"--out={request.out} is relative, and the machines of --launcher={launcher} must share "
-            "it: give an absolute path on their common storage, such as --out=/shared/paper"
+            f"--out={request.out} is relative, and the machines of --launcher={launcher} must "
+            "share it: give an absolute path on their common storage, such as --out=/shared/paper"
         )
 
 
@@ -113,8 +113,8 @@ def check_sources(request: Request) -> None:
     for number, given in enumerate(request.sources):
         if not named[number] or named[number] in named[:number]:
             raise ValueError(
-                f"--demos={request.demos}: {given!r} is empty or there twice; allowed: sources with "
-                "commas between them, such as openthoughts,openr1:all"
+                f"--demos={request.demos}: {given!r} is empty or there twice; allowed: sources "
+                "with commas between them, such as openthoughts,openr1:all"
             )
         name = given.partition(":")[0]
         if "/" not in name and not Path(given).exists() and not demo_schemas.find(name):
@@ -135,8 +135,8 @@ def claim(request: Request) -> None:
     strangers = [one.name for one in request.folder.glob("*") if not one.name.startswith(OURS)]
     if strangers and not path.exists():
         raise ValueError(
-            f"--out={request.out} holds {', '.join(sorted(strangers)[:3])} and no {RECORD}, so that "
-            "it is no reproduction; give a new or empty folder"
+            f"--out={request.out} holds {', '.join(sorted(strangers)[:3])} and no {RECORD}, so "
+            "that it is no reproduction; give a new or empty folder"
         )
     request.folder.mkdir(parents=True, exist_ok=True)
     files.replace(path, json.dumps(now, indent=1) + "\n")

@@ -10,7 +10,8 @@ Stages, each an ordinary command in a process of its own, with its log in DIR/lo
     tune        with --tuned: each method at several learning rates, judged on those
     train       every method of --methods, from the same model
     evaluate    the base model and each run on the five benchmarks
-    page        DIR/page: ours beside the published figures, as Markdown, HTML, CSV, LaTeX, a picture
+    page        DIR/page: ours beside the published figures, as Markdown, HTML, CSV, LaTeX, a
+    picture
 
 What is done is not repeated: the same command goes on, and more methods, seeds, benchmarks or
 ablations may be asked for later. A command that fails loses no other; it is named at the end.
@@ -148,7 +149,7 @@ def define_flags() -> None:
     define_path(
         "demos",
         default.demos,
-        "sources of experiments.traces (NAME[:SUBSET]) or files; of a problem the first that has it",
+        "sources of experiments.traces (NAME[:SUBSET]) or files; of a problem the first with it",
         several=True,
     )
     flags.DEFINE_bool(
@@ -171,7 +172,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "topology",
         "",
-        "what to plan for, such as h100:8 or v5e:4x4, without a device; gpu: the GPUs of this machine",
+        "what to plan for, such as h100:8 or v5e:4x4, without a device; gpu: this machine's GPUs",
     )
     flags.DEFINE_string("train_flags", "", "further flags of every training, as one text")
     flags.DEFINE_string("evaluate_flags", "", "further flags of every evaluation, as one text")

@@ -38,7 +38,8 @@ def write(request: Request) -> str:
     lacking = [job.name for job in jobs.demos_jobs(request) if job.name not in made]
     if not made or lacking and not request.allow_few_demos:
         raise ValueError(
-            f"no demonstrations of {', '.join(lacking)} yet: see its log, or leave it out of --demos"
+            f"no demonstrations of {', '.join(lacking)} yet: see its log, or leave it out of "
+            "--demos"
         )
     lines, manifest = join(made)
     check_count(request, manifest)

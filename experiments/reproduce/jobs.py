@@ -110,7 +110,7 @@ def source_job(request: Request, given: str) -> Job:
 
 
 def source_name(given: str) -> str:
-    """The name of a source's file and log: owner and name of the hub, of a path its last two parts."""
+    """The name of a source's file and log: hub owner and name; a path's last two parts."""
     return re.sub(r"[^\w.=-]+", "_", "/".join(given.split("/")[-2:])).strip("_")
 
 

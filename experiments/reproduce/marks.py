@@ -19,7 +19,7 @@ NUMBERS = ("limit", "max_new", "samples", "temperature", "seed")
 
 
 def done(request: Request, job: Job) -> bool:
-    """Whether the command has nothing left to do; a run that tuning has seen diverge is at its end."""
+    """Whether nothing is left to do; a run that tuning has seen diverge is at its end."""
     if job.stage == "tune" and results.diverged(run_of(job)):
         return True
     if job.module == "experiments.train":

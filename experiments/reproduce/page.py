@@ -1,4 +1,6 @@
-"""The page of a reproduction: DIR/page with page.md, page.html, table.csv, table.tex, dynamics.png."""
+"""The page of a reproduction: DIR/page with page.md, page.html, table.csv, table.tex,
+dynamics.png.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,9 @@ from experiments.reproduce.results import Entry
 PICTURE = "dynamics.png"
 REHEARSAL = (
     "This is a rehearsal: every stage ran, with {model}, a few steps of a few samples, and a few "
-    "problems of each benchmark. It proves that the parts fit together, and nothing else: no figure "
-    "of it says anything about a method. Published figures stand beside ours to show where they "
-    "stand in the real page."
+    "problems of each benchmark. It proves that the parts fit together, and nothing else: no "
+    "figure of it says anything about a method. Published figures stand beside ours to show where "
+    "they stand in the real page."
 )
 
 
@@ -92,8 +94,8 @@ def sections_of(request: Request, entries: Sequence[Entry], drawn: bool) -> list
         ),
         Section(
             "Paired tests, tuned",
-            "The same for BRIDGE at its best learning rate, less every other method at its own best "
-            "one, which may be the published.",
+            "The same for BRIDGE at its best learning rate, less every other method at its own "
+            "best one, which may be the published.",
             side_tables.tuned_paired_table(request, entries),
         ),
         Section(
@@ -162,8 +164,8 @@ def notes(request: Request, entries: Sequence[Entry]) -> list[str]:
     ]
     if not request.rehearse:
         found.append(
-            "not published, so ours: AdamW, clip 1, no KL term, 64 demonstrations a step, the share "
-            "of SFT steps in a cold start, mu of the hybrid (configs/paper.py)"
+            "not published, so ours: AdamW, clip 1, no KL term, 64 demonstrations a step, the "
+            "share of SFT steps in a cold start, mu of the hybrid (configs/paper.py)"
         )
     for entry in entries:
         wanted = 1 if entry.variant.method == "base" else len(request.seeds)

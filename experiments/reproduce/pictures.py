@@ -1,4 +1,6 @@
-"""The picture of training: rewards, lengths, held-out accuracy and demonstrations over the steps."""
+"""The picture of training: rewards, lengths, held-out accuracy and demonstrations over the
+steps.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,7 @@ def add_legend(figure, shown: Sequence[Entry]) -> None:
 
 
 def draw_panel(axis, key: str, shown: Sequence[Entry], present: dict) -> None:
-    """One figure of all methods, each above those before it; a band where there are enough seeds."""
+    """One figure of all methods, each above those before it; a band with enough seeds."""
     for number, entry in enumerate(shown):
         method = entry.variant.method
         made = present.get((key, method))

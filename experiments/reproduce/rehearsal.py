@@ -1,4 +1,5 @@
-"""The tiny model of a rehearsal: a paper model's architecture with random weights, a real tokenizer.
+"""The tiny model of a rehearsal: a paper model's architecture with random weights, a real
+tokenizer.
 
 It is written as a Hugging Face folder, so that every command reads it as it would the real one.
 """

@@ -1,4 +1,6 @@
-"""The tables behind the main one: paired tests, samples, cost, learning rates, ablations, answers."""
+"""The tables behind the main one: paired tests, samples, cost, learning rates, ablations,
+answers.
+"""
 
 from __future__ import annotations
 

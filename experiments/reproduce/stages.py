@@ -61,7 +61,7 @@ def do_own(request: Request, stage: str) -> list[launch.Failure]:
 
 
 def jobs_of(request: Request, stage: str, alone: bool) -> list[jobs.Job]:
-    """The jobs of a stage. The tiny model is made by a process of its own unless it is all there is.
+    """The jobs of a stage; the tiny model has a process of its own unless it is alone.
 
     Its weights are drawn on a device, which this process must not take from its jobs.
     """

@@ -64,7 +64,7 @@ def ablations(request: Request) -> list[Variant]:
 
 
 def at_rate(request: Request, method: str, rate: float) -> Variant:
-    """The method at a learning rate of all its parts; the published one is no variant of its own."""
+    """The method at a learning rate of all its parts; the published one is no variant."""
     if rate == request.published_rate:
         return Variant(method)
     return Variant(method, "tuned", tuple((key, rate) for key in RATE_KEYS))

@@ -52,7 +52,7 @@ class Groups(NamedTuple):
 
 
 def estimates(groups: Groups, n: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, whole gradient, that of each of n parts [n, ...]); part k has the groups k, k + n, ..."""
+    """(name, whole gradient, those of n parts [n, ...]); part k: the groups k, k + n, ..."""
     parts = lambda x: np.stack([n * x[k::n].sum(0) for k in range(n)])
     hat, hat_w, theta_w = map(parts, (groups.hat, groups.hat_w, groups.theta_w))
     # a part's own tokens instead of the n-th part of all

@@ -120,7 +120,7 @@ def draw_dynamics(pyplot, rows: Results):
 
 
 def draw_methods(pyplot, rows: Results):
-    """All variants at the end, the best sampled accuracy above: accuracies, less those of bridge."""
+    """All variants at the end, best sampled accuracy first, as differences from bridge."""
     names = sorted(plain(rows), key=lambda name: np.mean(final(rows[name], SAMPLED)))
     panels = [
         (metric, other)

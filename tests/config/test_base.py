@@ -49,7 +49,9 @@ def test_base_lists_every_field_with_its_default(group):
 
 @pytest.mark.parametrize("name", tasks.names())
 def test_every_task_has_its_group(name):
-    """Its name and its settings with their defaults, but for what is given; read back as they are."""
+    """Its name and its settings with their defaults, but for what is given; read back as they
+    are.
+    """
     Config = tasks.load(name).Config
     group = task_groups.group(name)
     assert schema.to_json(group) == {"name": name} | defaults(Config)

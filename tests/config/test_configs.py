@@ -14,7 +14,8 @@ from bridge_jax.models import lora, params
 from bridge_jax.training import build, settings
 from bridge_jax.types import Batch, Rollouts, Sequences
 
-# parameters in each published checkpoint, and in rank-16 LoRA on its seven projections: sum of 16 (in + out) per layer
+# parameters in each published checkpoint, and in rank-16 LoRA on its seven projections: sum of 16
+# (in + out) per layer
 PAPER = {
     "qwen25_3b": (
         3_085_938_688,

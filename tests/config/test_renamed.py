@@ -56,7 +56,9 @@ def test_chords_mu_was_constant_where_its_ends_were_equal(end, schedule):
 
 
 def test_an_old_key_is_refused_with_its_new_name():
-    """That of the chosen method, or of every method that has it; nothing for a key that never was."""
+    """That of the chosen method, or of every method that has it; nothing for a key that never
+    was.
+    """
     assert (
         renamed.hint("bridge", "inner_steps")
         == "it is config.method.bridge.variant.inner_steps now."

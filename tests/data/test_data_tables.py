@@ -1,4 +1,6 @@
-"""Rows of somebody's own data: files, folders, patterns, columns, verl's schema, what is refused."""
+"""Rows of somebody's own data: files, folders, patterns, columns, verl's schema, what is
+refused.
+"""
 
 from __future__ import annotations
 

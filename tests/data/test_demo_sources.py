@@ -1,4 +1,6 @@
-"""Public data sets of demonstrations: the schemas, the files, and which rows are chosen, with their reasons."""
+"""Public data sets of demonstrations: the schemas, the files, and which rows are chosen, with their
+reasons.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,9 @@ def test_luffy_takes_the_assistants_message(tmp_path):
 
 
 def test_numina_leaves_out_proofs_and_invalid_problems(tmp_path):
-    """Valid problems with an answer; human solutions have no reasoning tags and stay as they are."""
+    """Valid problems with an answer; human solutions have no reasoning tags and stay as they
+    are.
+    """
     valid = dict(
         answer="2",
         solution="It is \\boxed{2}.",

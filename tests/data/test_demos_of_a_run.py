@@ -1,4 +1,6 @@
-"""A run trains on demonstrations of task.demos by their weights, and is refused where many are lost."""
+"""A run trains on demonstrations of task.demos by their weights, and is refused where many are
+lost.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +128,9 @@ def test_a_length_of_their_own(tmp_path):
     [("bridge", 0), ("bridge", 4), ("luffy", 0)],
 )
 def test_steps_with_demonstrations_that_are_longer_than_samples(method, pack, tmp_path):
-    """A run trains on them; shorter ones give the same numbers as without the limit of their own."""
+    """A run trains on them; shorter ones give the same numbers as without the limit of their
+    own.
+    """
     seen = []
     for limit in (0, 60):
         config = tiny_runs.config(method, data__max_demo=limit, steps=2, batch__pack=pack)

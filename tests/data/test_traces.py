@@ -54,7 +54,9 @@ def test_problems_that_differ_in_white_space_share_their_rows():
 
 
 def test_the_first_right_solution_counts_and_every_row_is_accounted_for(caplog):
-    """Wrong before right, right twice, the same row twice, cut inside <think>, rows of no problem."""
+    """Wrong before right, right twice, the same row twice, cut inside <think>, rows of no
+    problem.
+    """
     given = {
         "a": ["wrong", "<think> cut, right", "right", "also right", "wrong", "right"],
         "b": ["wrong", "wronger"],

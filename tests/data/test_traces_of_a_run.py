@@ -92,7 +92,9 @@ def test_a_run_trains_on_the_first_right_solution_that_fits_and_counts_every_row
 
 
 def test_traces_that_are_mostly_lost_are_refused(folder):
-    """Unless allowed, or where the method reads none; one in five, and further right ones, may be."""
+    """Unless allowed, or where the method reads none; one in five, and further right ones, may
+    be.
+    """
     with errors.raises(ValueError, "task.traces=", "5 of 8 rows", "1 unmatched", "allow_dropped"):
         build(folder, TRACES, allowed=False)
     assert not build(folder, TRACES, "grpo", allowed=False)[1].demos.problems
@@ -102,7 +104,9 @@ def test_traces_that_are_mostly_lost_are_refused(folder):
 
 
 def test_further_rows_that_change_no_demonstration_do_not_stop_a_run(folder, tmp_path):
-    """The fingerprint of the demonstrations decides whether a run is the same; the report is kept."""
+    """The fingerprint of the demonstrations decides whether a run is the same; the report is
+    kept.
+    """
     unmatched = {"problem": "Nor this?", "solution": BOX % 1, "answer": "1"}
     more = training_build.fingerprints(build(folder, [*TRACES, unmatched])[1])
     other = training_build.fingerprints(build(folder, [trace(1, "So " + BOX % 1), *TRACES])[1])

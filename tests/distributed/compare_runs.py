@@ -38,10 +38,12 @@ def samples(workdir, step: int) -> list[tuple]:
 
 
 def assert_same(workdir, other, method: str = "grpo") -> None:
-    """Samples, outcomes and rewards are equal, what is maximised to 1e-6; the rest but for the order in which devices add up.
+    """Samples, outcomes and rewards are equal, what is maximised to 1e-6; the rest but for the
+    order in which devices add up.
 
-    Adam divides by the root of the second moment, so that the last bits of a gradient near zero decide its step: parameters and
-    moments differ by up to 2e-5 of their array's largest number after five steps of 1e-2, and an element near zero by any factor.
+    Adam divides by the root of the second moment, so that the last bits of a gradient near zero
+    decide its step: parameters and moments differ by up to 2e-5 of their array's largest number
+    after five steps of 1e-2, and an element near zero by any factor.
     """
     mine, theirs = tiny_runs.lines(workdir / "run"), tiny_runs.lines(other / "run")
     assert (

@@ -1,7 +1,9 @@
-"""Runs of several processes over loopback, for tests/distributed/test_host_runs.py and test_host_faults.py: `python -m tests.distributed.host_runs PLAN.json` is one of them.
+"""Runs of several processes over loopback, for tests/distributed/test_host_runs.py and
+test_host_faults.py: `python -m tests.distributed.host_runs PLAN.json` is one of them.
 
-Each is a whole `experiments.train` of the tiny config, graded by parity, with its own share of the simulated devices; a plan
-may have it killed, signalled or frozen while the rollouts of a step are written.
+Each is a whole `experiments.train` of the tiny config, graded by parity, with its own share of the
+simulated devices; a plan may have it killed, signalled or frozen while the rollouts of a step are
+written.
 """
 
 from __future__ import annotations
@@ -60,8 +62,8 @@ def start(
         plan = workdir / f"plan_{index}.json"
         plan.write_text(json.dumps([str(workdir / "run"), method, own, (at or {}).get(index)]))
         flags = (
-            f"--xla_force_host_platform_device_count={DEVICES // count} --xla_backend_optimization_level=0 "
-            "--xla_cpu_use_fusion_emitters=false"
+            f"--xla_force_host_platform_device_count={DEVICES // count} "
+            "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
         )  # the last two: as in conftest.py
         environment = os.environ | {
             "XLA_FLAGS": flags,
@@ -155,7 +157,9 @@ def keep_compiled_programs() -> None:
 
 
 def await_saved(workdir: str, step: int) -> None:
-    """Saving goes on in the background: returns when the checkpoint of `step` is whole, so that a kill always finds it."""
+    """Saving goes on in the background: returns when the checkpoint of `step` is whole, so that a
+    kill always finds it.
+    """
     whole, until = (
         pathlib.Path(workdir, "checkpoints", f"step_{step:06d}", "commit_success.txt"),
         time.monotonic() + TIMEOUT / 2,

@@ -31,7 +31,9 @@ def mesh_of(sizes: dict):
 
 
 def made(name: str, mesh=None, moments: str = "float32", **own):
-    """A method on the Qwen3-shaped model, in micro-batches of 8 rows, its rows kept spread over the mesh; own: of its config."""
+    """A method on the Qwen3-shaped model, in micro-batches of 8 rows, its rows kept spread over the
+    mesh; own: of its config.
+    """
     module = methods.load(name)
     policy = build.make_policy(toys.CFG, settings.Model(), toys.ADAPTER, mesh)
     return module.make(
@@ -52,7 +54,9 @@ def steps_of(method) -> dict[int, int]:
 
 @functools.cache
 def on_one_device(name: str, **chosen):
-    """For each kind of step: (state before, batch, state after, metrics), all parts of the parameters away from step 0."""
+    """For each kind of step: (state before, batch, state after, metrics), all parts of the
+    parameters away from step 0.
+    """
     method, found = made(name, **chosen), []
     for kind, step in steps_of(method).items():
         state = jax.jit(method.init)(toys.transformer_theta(), jax.random.key(0))

@@ -66,7 +66,9 @@ def test_identity_is_config_code_and_versions(monkeypatch, tmp_path):
 
 
 def test_identity_knows_packages_flags_and_the_model(monkeypatch, tmp_path):
-    """Of the weights their header and their end; where the compiler dumps to is a host's own affair."""
+    """Of the weights their header and their end; where the compiler dumps to is a host's own
+    affair.
+    """
     config = tiny_runs.config()
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_dump_to=/here")
     monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)

@@ -1,6 +1,8 @@
-"""Real processes over loopback that are killed, frozen, signalled, or find the disk full, and resume.
+"""Real processes over loopback that are killed, frozen, signalled, or find the disk full, and
+resume.
 
-Runs are made by module fixtures, and read by several tests each; runs that mostly wait go side by side.
+Runs are made by module fixtures, and read by several tests each; runs that mostly wait go side by
+side.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ ABORTED = -signal.SIGABRT  # by jax, without the coordination service of host 0
 
 
 def attempt(workdir, count: int, compiled, **given) -> types.SimpleNamespace:
-    """A run's exit codes, outputs, seconds from the first end of a process to the last, and the checkpoints after it."""
+    """A run's exit codes, outputs, seconds from the first end of a process to the last, and the
+    checkpoints after it.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     processes, seen = host_runs.start(workdir, count, compiled, **given), []
     until = time.monotonic() + HANG_S
@@ -52,7 +56,9 @@ def attempt(workdir, count: int, compiled, **given) -> types.SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory, compiled):
-    """One run directory through the usual faults: each attempt goes on from what the last one left."""
+    """One run directory through the usual faults: each attempt goes on from what the last one
+    left.
+    """
     workdir, made = tmp_path_factory.mktemp("chain"), {}
     go = lambda name, count, **given: made.update(
         {name: attempt(workdir, count, compiled, **given)}
@@ -150,7 +156,9 @@ def test_the_numbers_are_those_of_an_undisturbed_run(request, name, one):
 
 @pytest.fixture(scope="module")
 def stuck(tmp_path_factory, compiled, one):
-    """{name: (exit codes, outputs)}: runs of two side by side in which one process stops, and the other waits."""
+    """{name: (exit codes, outputs)}: runs of two side by side in which one process stops, and the
+    other waits.
+    """
     acts = {
         "freeze": {1: ["freeze", 1]},
         "stop 1": {1: ["stop", 2]},
@@ -195,7 +203,9 @@ def test_host_0_that_is_killed_in_a_step_ends_the_others(stuck):
 
 
 def test_a_full_disk_ends_all_with_exit_code_5(one, tmp_path, compiled):
-    """Whoever finds it ends with 5, the other is told and ends with 4; with room the run goes on."""
+    """Whoever finds it ends with 5, the other is told and ends with 4; with room the run goes
+    on.
+    """
     with full_disk.small(tmp_path / "run", 16384) as disk:
         end = attempt(tmp_path, 2, compiled, at={1: ["fill", 3]})
         assert set(end.codes) <= {5, multihost.LOST} and 5 in end.codes, end.codes

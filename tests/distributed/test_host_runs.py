@@ -16,7 +16,8 @@ pytestmark = pytest.mark.timeout(1800)
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path, compiled):
-    """With evaluations and checkpoints; the first step, before any update, is the same to the last bit.
+    """With evaluations and checkpoints; the first step, before any update, is the same to the last
+    bit.
 
     Of grpo test_host_faults.py has two processes, and the next test four.
     """
@@ -75,7 +76,9 @@ def test_different_configs_are_refused(tmp_path, compiled, differ, message):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dapo", "luffy"])
 def test_methods_that_ask_again_and_pair(tmp_path, compiled, method):
-    """Further rounds by rewards, paired rows, cooperation and sampled evaluation: the same from two processes as from one."""
+    """Further rounds by rewards, paired rows, cooperation and sampled evaluation: the same from two
+    processes as from one.
+    """
     given = dict(method=method, steps=2, eval__samples=1, eval__measured_gain=True)
     runs = {
         count: host_runs.start(tmp_path / str(count), count, compiled, **given) for count in (1, 2)

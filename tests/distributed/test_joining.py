@@ -81,7 +81,9 @@ def ends(children: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
 
 @pytest.mark.slow
 def test_two_tasks_of_slurm_join():
-    """Host 0 alone tells its notes, warnings come from all; what was gathered does not stay in the service."""
+    """Host 0 alone tells its notes, warnings come from all; what was gathered does not stay in the
+    service.
+    """
     port = host_runs.free_port()
     found = ends([child("", slurm(i, port), coordinator="auto") for i in (0, 1)])
     assert [end[:2] for end in found] == [(0, "2 ['host 0', 'host 1'] True\n")] * 2, found
@@ -91,7 +93,9 @@ def test_two_tasks_of_slurm_join():
 
 @pytest.fixture(scope="module")
 def waiting():
-    """Processes that mostly wait, side by side: hosts that nobody joins, and hosts of which one is killed."""
+    """Processes that mostly wait, side by side: hosts that nobody joins, and hosts of which one is
+    killed.
+    """
     port, alone = host_runs.free_port(), f"127.0.0.1:{host_runs.free_port()}"
     groups = {
         "alone": [
@@ -114,13 +118,13 @@ def test_a_host_that_waits_alone_prints_what_to_check(waiting):
     zero, one, broken = ends(waiting.groups["alone"])
     assert zero[:2] == (
         4,
-        f"Lost: host 0 waited 10 s (hosts.timeout_s) at 127.0.0.1:{waiting.port} for all 2 hosts, and not all came "
-        "(host 0 (main) listens there); see whether all tasks of the job run, and can reach that address\n",
+        f"Lost: host 0 waited 10 s (hosts.timeout_s) at 127.0.0.1:{waiting.port} for all 2 hosts, and "
+        "not all came (host 0 (main) listens there); see whether all tasks of the job run, and can reach that address\n",
     )
     assert one[:2] == (
         4,
-        f"Lost: host 1 waited 10 s (hosts.timeout_s) at {waiting.address} for all 3 hosts, and not all came (nobody listens "
-        "there); start all hosts, each with its own hosts.index and the same hosts.count, and can reach that address\n",
+        f"Lost: host 1 waited 10 s (hosts.timeout_s) at {waiting.address} for all 3 hosts, and not all "
+        "came (nobody listens there); start all hosts, each with its own hosts.index and the same hosts.count, and can reach that address\n",
     )
     assert broken[0] == 1 and "the hosts cannot find each other (invalid literal" in broken[1]
     assert "set hosts.coordinator=HOST:PORT" in broken[1]
@@ -129,7 +133,9 @@ def test_a_host_that_waits_alone_prints_what_to_check(waiting):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["apart", "fail"])
 def test_hosts_that_do_not_do_the_same_end(what):
-    """One saves while the other samples on; or one fails, and the other is told and waits no longer."""
+    """One saves while the other samples on; or one fails, and the other is told and waits no
+    longer.
+    """
     address = f"127.0.0.1:{host_runs.free_port()}"
     given = dict(coordinator=address, count=2, timeout_s=60)
     zero, one = ends([child(what, index=i, **given) for i in (0, 1)])

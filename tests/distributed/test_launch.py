@@ -1,4 +1,6 @@
-"""The recipes of docs/launch.md, read out of it: flags, devices, expert traces, and scripts around them."""
+"""The recipes of docs/launch.md, read out of it: flags, devices, expert traces, and scripts around
+them.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def sections() -> dict[str, str]:
 
 
 def commands() -> list[tuple[str, int, str, list[str]]]:
-    """(heading, devices, what stands before the flags, flags) of every training and plan there is."""
+    """(heading, devices, what stands before the flags, flags) of every training and plan there
+    is.
+    """
     found = []
     for heading, code in sections().items():
         matches = re.findall(r"(.*?-m experiments\.(?:train|plan))((?: +--[^\s\"]+)+)", code)
@@ -75,7 +79,9 @@ def commands() -> list[tuple[str, int, str, list[str]]]:
     ids=[f"{one[0]}, {one[1]}" for one in commands()],
 )
 def test_recipe(heading, devices, before, options):
-    """As experiments.train would read it there, up to the devices' layout; a method that wants demos is given some."""
+    """As experiments.train would read it there, up to the devices' layout; a method that wants
+    demos is given some.
+    """
     given, line = (
         flags.FlagValues(),
         ["command", *(re.sub(r"^--config=", f"--config={ROOT}/", option) for option in options)],
@@ -116,7 +122,9 @@ def test_sizes(heading):
 
 @pytest.mark.parametrize("late, code", [(True, 0), (False, 0), (False, 4)])
 def test_slurm_script(tmp_path, late, code):
-    """With stand-ins for Slurm: towards the limit the tasks get SIGTERM, and once they have saved the job is queued again."""
+    """With stand-ins for Slurm: towards the limit the tasks get SIGTERM, and once they have saved
+    the job is queued again.
+    """
     script = sections()["Slurm"].replace("$SLURM_JOB_ID", "77")
     calls = tmp_path / "calls"
     stand_ins = {
@@ -142,7 +150,9 @@ def test_slurm_script(tmp_path, late, code):
 
 
 def test_xpk_hands_the_signal_to_python(tmp_path):
-    """Around the command of the recipe what xpk puts around it: a shell in the background, to which SIGTERM is sent."""
+    """Around the command of the recipe what xpk puts around it: a shell in the background, to which
+    SIGTERM is sent.
+    """
     command = re.search(r'--command="(.*?)"', sections()["GKE through xpk"])[1]
     assert command.startswith("pip install -r requirements.txt 'jax[tpu]' && ")
     (tmp_path / "pip").write_text("#!/bin/bash\n")
@@ -163,7 +173,9 @@ def test_xpk_hands_the_signal_to_python(tmp_path):
 
 
 def test_no_traces_no_start(monkeypatch):
-    """What a recipe without them would come to: the error names the key, and no advice that does not help."""
+    """What a recipe without them would come to: the error names the key, and no advice that does
+    not help.
+    """
     from bridge_jax import tasks
     from configs import qwen25_3b
 

@@ -1,4 +1,6 @@
-"""What the compiled update of eight simulated devices does: a device computes its share of the rows, weights travel as designed."""
+"""What the compiled update of eight simulated devices does: a device computes its share of the
+rows, weights travel as designed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from tests import tiny_runs, toys
 
 
 def compiled(method: str, sizes: dict, own=(), arch=(), rank: int = 16, **batch):
-    """The run on as many devices as the mesh has, its abstract state, and the text of its first step's update."""
+    """The run on as many devices as the mesh has, its abstract state, and the text of its first
+    step's update.
+    """
     config = tiny_runs.config(method)
     config.mesh = type(config.mesh)(dict(data=1, fsdp=1, tensor=1) | sizes)
     config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, demos_per_step=16) | batch)
@@ -42,7 +46,9 @@ def compiled(method: str, sizes: dict, own=(), arch=(), rank: int = 16, **batch)
 
 
 def mlp_rows(run, text: str, M: int) -> set[int]:
-    """Prompts, with M completions each, that a device passes through an mlp at once: one row of S + M T positions each."""
+    """Prompts, with M completions each, that a device passes through an mlp at once: one row of S +
+    M T positions each.
+    """
     W = run.buckets[0] + M * run.settings.rollout.max_new
     return {int(n) for n in re.findall(rf"f32\[(\d+),{W},{run.cfg.mlp}\]", text)}
 
@@ -58,7 +64,9 @@ def test_each_device_computes_its_share_of_a_micro_batch(axis):
 
 @pytest.mark.slow
 def test_a_group_is_shared_by_devices_that_are_more():
-    """Two groups of 4 in a micro-batch of 8 rows: each device takes one completion, with its prompt."""
+    """Two groups of 4 in a micro-batch of 8 rows: each device takes one completion, with its
+    prompt.
+    """
     run, _, text = compiled("grpo", {"fsdp": 8}, samples_per_prompt=4, microbatch_rows=1)
     assert mlp_rows(run, text, M=1) == {1} and not mlp_rows(run, text, M=4)
 
@@ -99,7 +107,9 @@ def size(tree) -> int:
 
 
 def lacking(state, tensor: int, fsdp: int):
-    """Of theta, the bytes that a device receives when it gathers each array over fsdp once; its part over tensor it keeps."""
+    """Of theta, the bytes that a device receives when it gathers each array over fsdp once; its
+    part over tensor it keeps.
+    """
 
     def of_leaf(x):
         axes = [axis for axis in x.sharding.spec if axis]
@@ -128,9 +138,10 @@ def stacks_gathered(text: str) -> list[tuple]:
 def test_weights_are_gathered_twice_for_each_micro_batch(method, sizes, passes):
     """Once for the forward pass and once for the backward pass.
 
-    A layer's gradient is reduced once for each micro-batch: here as an all-reduce, of which a device keeps its part, and which
-    moves twice what it needs. grpo: two micro-batches of rollouts; bridge: two, theta_hat's two, one of demonstrations; twice
-    as many where half of the devices share the rows.
+    A layer's gradient is reduced once for each micro-batch: here as an all-reduce, of which a
+    device keeps its part, and which moves twice what it needs. grpo: two micro-batches of rollouts;
+    bridge: two, theta_hat's two, one of demonstrations; twice as many where half of the devices
+    share the rows.
     """
     run, state, text = of_five_layers(method, tuple(sizes.items()))
     moves, L, tensor = hlo.collectives(hlo.parse(text)), run.cfg.layers, run.mesh.shape["tensor"]
@@ -155,7 +166,8 @@ def test_weights_are_gathered_twice_for_each_micro_batch(method, sizes, passes):
         for move in moves
         if "reduce" in move.kind
     )
-    # the embedding's gradient and the adapter's are no more than 6% of it; over tensor activations are reduced too
+    # the embedding's gradient and the adapter's are no more than 6% of it; over tensor activations
+    # are reduced too
     assert tensor > 1 or passes * layers < reduced < 1.06 * passes * layers
 
 
@@ -163,7 +175,9 @@ def test_weights_are_gathered_twice_for_each_micro_batch(method, sizes, passes):
     "method, passes", [("grpo", 2), pytest.param("bridge", 5, marks=pytest.mark.slow)]
 )
 def test_rows_alone_over_the_devices_gather_nothing(method, passes):
-    """8x1x1: weights are where they are needed, and a layer's gradient is summed over the devices once for each micro-batch."""
+    """8x1x1: weights are where they are needed, and a layer's gradient is summed over the devices
+    once for each micro-batch.
+    """
     run, state, text = of_five_layers(method, (("data", 8),))
     moves, theta = hlo.collectives(hlo.parse(text)), size(state.params.theta["layers"])
     assert not [
@@ -199,14 +213,17 @@ def test_heads_alone_over_the_devices_move_activations(method):
 @pytest.mark.slow
 @by_mesh
 def test_nothing_else_is_gathered_whole(method, sizes, passes):
-    """Never more than a layer at a time; the embedding once for each pass, the head twice, in blocks."""
+    """Never more than a layer at a time; the embedding once for each pass, the head twice, in
+    blocks.
+    """
     run, state, text = of_five_layers(method, tuple(sizes.items()))
     assert stacks_gathered(text) == []
     each, tensor = (
         lacking(state, run.mesh.shape["tensor"], run.mesh.shape["fsdp"]),
         run.mesh.shape["tensor"],
     )
-    # everything: the embedding is the head too; merge and pull fetch the adapter, for theta and for theta_hat; over tensor the
+    # everything: the embedding is the head too; merge and pull fetch the adapter, for theta and for
+    # theta_hat; over tensor the
     # embeddings that were looked up are brought together, of at most 2 rows and their prompts
     looked_up = (
         (tensor > 1) * 2 * (run.buckets[0] + run.settings.rollout.max_new) * run.cfg.width * 4
@@ -224,7 +241,9 @@ def test_nothing_else_is_gathered_whole(method, sizes, passes):
 
 @by_mesh
 def test_the_samplers_weights_are_gathered_once(method, sizes, passes):
-    """From the layout of training to that of sampling: no array twice, all of them no more than a device holds in the end."""
+    """From the layout of training to that of sampling: no array twice, all of them no more than a
+    device holds in the end.
+    """
     config = tiny_runs.config(method)
     config.mesh, config.model.lora_rank, config.rollout.calls = (
         type(config.mesh)(dict(data=1, fsdp=1, tensor=1) | sizes),
@@ -249,7 +268,9 @@ def test_the_samplers_weights_are_gathered_once(method, sizes, passes):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 @pytest.mark.parametrize("method, passes", [("grpo", 1), ("bridge", 3)])
 def test_the_tpus_compiler_gathers_each_matrix_of_a_layer_twice(method, passes):
-    """In the loop over the layers of each pass (bridge: theta's, theta_hat's, demonstrations), forward and backward: seven."""
+    """In the loop over the layers of each pass (bridge: theta's, theta_hat's, demonstrations),
+    forward and backward: seven.
+    """
     config = tiny_runs.config(method)
     config.mesh.fsdp, config.model.arch.head_dim, config.model.remat, config.rollout.calls = (
         8,
@@ -264,7 +285,8 @@ def test_the_tpus_compiler_gathers_each_matrix_of_a_layer_twice(method, passes):
     state = build.abstract_state(run)
     traced = programs.trace_update(run, state, run.buckets[-1], run.method.batch_spec(0))
     moves = hlo.collectives(hlo.parse(traced.lower().compile().as_text()))
-    # what is fetched from a stack within its loop; the head and the embedding, as large in tiles, lie outside
+    # what is fetched from a stack within its loop; the head and the embedding, as large in tiles,
+    # lie outside
     matrices = {
         x.size // run.cfg.layers * 4 * 7 / 8
         for x in jax.tree.leaves(state.params.theta["layers"])
@@ -285,7 +307,9 @@ def test_the_tpus_compiler_gathers_each_matrix_of_a_layer_twice(method, passes):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 @pytest.mark.parametrize("decode_tensor", [4, 8])
 def test_the_tpus_compiler_decodes_with_two_sums_a_layer(decode_tensor):
-    """Of what attention and the mlp give, where the devices share the heads, and 2 kv heads for 4 or 8 devices."""
+    """Of what attention and the mlp give, where the devices share the heads, and 2 kv heads for 4
+    or 8 devices.
+    """
     config = tiny_runs.config("grpo")
     config.mesh.decode_tensor, config.model.dtype, config.rollout.calls = (
         decode_tensor,
@@ -312,7 +336,9 @@ def test_the_tpus_compiler_decodes_with_two_sums_a_layer(decode_tensor):
 @pytest.mark.tpu_compiler
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_the_tpus_compiler_keeps_the_shadow_on_the_host():
-    """theta_hat and its moments come from the host's memory and go back there: they are no part of what a chip holds between."""
+    """theta_hat and its moments come from the host's memory and go back there: they are no part of
+    what a chip holds between.
+    """
     memory, states = {}, {}
     for offload in (False, True):
         config = tiny_runs.config("bridge")
@@ -355,7 +381,9 @@ def test_sampler_and_update_attend_as_the_config_says(kind, kernels):
 
 @pytest.mark.parametrize("kind", ["splash", "xla"])
 def test_an_fp32_update_multiplies_fp32_throughout(kind):
-    """Forward and backward, in the kernels too: left to itself an accelerator rounds fp32 factors to fewer bits."""
+    """Forward and backward, in the kernels too: left to itself an accelerator rounds fp32 factors
+    to fewer bits.
+    """
     run, _ = build.build(tiny_runs.config("bridge", model__attention=kind), jax.devices()[:1])
     traced = programs.trace_update(
         run, build.abstract_state(run), run.buckets[0], run.method.batch_spec(0)

@@ -1,4 +1,6 @@
-"""Whatever the mesh: the same update of every method, the same samples, and a run that goes on where another mesh left it."""
+"""Whatever the mesh: the same update of every method, the same samples, and a run that goes on
+where another mesh left it.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,11 @@ from tests.tiny_runs import quick  # noqa: F401 (a fixture)
 def assert_same_update(
     name: str, sizes: dict, arrange=lambda batch: batch, changed_metrics=frozenset(), **chosen
 ) -> None:
-    """Parameters, moments (1e-5 relative) and metrics of every kind of step; what is kept in bfloat16 is rounded the same way.
+    """Parameters, moments (1e-5 relative) and metrics of every kind of step; what is kept in
+    bfloat16 is rounded the same way.
 
-    arrange: the batch of one device -> the same batch as the mesh gets it. changed_metrics: those that
-    differ by it.
+    arrange: the batch of one device -> the same batch as the mesh gets it. changed_metrics: those
+    that differ by it.
     """
     mesh = mesh_of(sizes)
     method = made(name, mesh, **chosen)
@@ -94,7 +97,9 @@ on_both = pytest.mark.parametrize(
 @on_both
 @pytest.mark.parametrize("places", [1, 3])
 def test_the_same_update_packed(sizes, places):
-    """One or three samples in a row on the mesh, each in its own row on one device. Of one, the completion alone is scored."""
+    """One or three samples in a row on the mesh, each in its own row on one device. Of one, the
+    completion alone is scored.
+    """
     from tests.data.packed import packed
 
     assert_same_update(
@@ -113,14 +118,18 @@ def test_the_same_update_packed(sizes, places):
     ids=["factored", "difference"],
 )
 def test_the_same_update_in_less_memory(monkeypatch, sizes, chosen):
-    """Means over rows and columns are taken over devices; rounding at random does not know where an array lies."""
+    """Means over rows and columns are taken over devices; rounding at random does not know where an
+    array lies.
+    """
     monkeypatch.setattr(optim_moments, "FACTORED_FROM", 8)  # of this model's small matrices too
     assert_same_update("bridge", sizes, **chosen)
 
 
 @pytest.mark.slow
 def test_a_shadow_in_the_hosts_memory():
-    """Two steps give the very numbers of a shadow on the device, and end where they began: parameters and moments on the host."""
+    """Two steps give the very numbers of a shadow on the device, and end where they began:
+    parameters and moments on the host.
+    """
     mesh, ends = mesh_of(MESHES["2x2x2"]), []
     for offload in (False, True):
         method = bridge.make(
@@ -174,9 +183,11 @@ def sampled_on_one_device():
     [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)],
 )
 def test_the_same_samples_whatever_the_mesh(decode_tensor):
-    """Tokens and lengths to the bit, log-probabilities to 1e-5; rows on the devices that heads leave.
+    """Tokens and lengths to the bit, log-probabilities to 1e-5; rows on the devices that heads
+    leave.
 
-    On the mesh in four cache segments, each reading a longer part of the cache, as programs.py samples there; on one device in one.
+    On the mesh in four cache segments, each reading a longer part of the cache, as programs.py
+    samples there; on one device in one.
     """
     expected = sampled_on_one_device()
     assert (np.asarray(expected.seqs.length_B) > 10).any()
@@ -187,7 +198,8 @@ def test_the_same_samples_whatever_the_mesh(decode_tensor):
     np.testing.assert_array_equal(samples.seqs.length_B, expected.seqs.length_B)
     np.testing.assert_allclose(samples.logp_BT, expected.logp_BT, atol=1e-5)
     assert not samples.logp_BT.sharding.is_fully_replicated
-    # the prefill and four segments. In a layer two sums, of what attention and the mlp give; a token is drawn with five more
+    # the prefill and four segments. In a layer two sums, of what attention and the mlp give; a
+    # token is drawn with five more
     # messages; where heads are not split nothing but the end of all rows is talked about
     moves = hlo.collectives(hlo.parse(compiled))
     of_layers = [move.kind for move in moves if move.times == toys.CFG.layers]
@@ -197,7 +209,9 @@ def test_the_same_samples_whatever_the_mesh(decode_tensor):
 
 @pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(quick, tmp_path):
-    """Two steps on 1x8x1, the rest on 2x2x2: samples as in the run on one device, numbers to 1e-5."""
+    """Two steps on 1x8x1, the rest on 2x2x2: samples as in the run on one device, numbers to
+    1e-5.
+    """
     from bridge_jax.training import trainer
     from configs import base
 

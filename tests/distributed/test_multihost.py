@@ -1,4 +1,6 @@
-"""Several processes, one run: its parts alone. Real processes: test_joining.py, test_host_runs.py."""
+"""Several processes, one run: its parts alone. Real processes: test_joining.py,
+test_host_runs.py.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +149,9 @@ def test_hosts_may_change_when_a_run_resumes():
 
 
 def test_an_error_is_not_kept_back_by_a_save_that_waits_for_others(monkeypatch, tmp_path):
-    """Checkpoints that close after an error wait hosts.timeout_s at most; without others, as ever."""
+    """Checkpoints that close after an error wait hosts.timeout_s at most; without others, as
+    ever.
+    """
     never = threading.Event()
     store = checkpoint.Checkpoints(str(tmp_path))
     close = store.close

@@ -1,4 +1,6 @@
-"""A platform that cannot be started ends every command with one line: what was asked, what is here, the way out."""
+"""A platform that cannot be started ends every command with one line: what was asked, what is here,
+the way out.
+"""
 
 from __future__ import annotations
 

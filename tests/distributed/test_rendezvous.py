@@ -1,4 +1,6 @@
-"""Settings of hosts, and what a host finds out before it waits for others. With processes: test_joining.py."""
+"""Settings of hosts, and what a host finds out before it waits for others. With processes:
+test_joining.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The mesh, the layout of states and batches, and an update on eight devices that equals one device's."""
+"""The mesh, the layout of states and batches, and an update on eight devices that equals one
+device's.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def test_mesh_sizes(given, expected):
 
 
 def test_mesh_errors():
-    """Sizes that do not make 8, two -1, and zeros; what was given and the nearest that do are named, and those are taken."""
+    """Sizes that do not make 8, two -1, and zeros; what was given and the nearest that do are
+    named, and those are taken.
+    """
     cases = (
         (
             dict(data=3, fsdp=2),
@@ -119,7 +123,9 @@ def test_mesh_errors():
     ],
 )
 def test_a_model_that_the_mesh_does_not_divide(sizes, model, wrong, nearest):
-    """Refused: weights would be whole. The nearest sizes that divide it take all devices too, and are taken."""
+    """Refused: weights would be whole. The nearest sizes that divide it take all devices too, and
+    are taken.
+    """
     model = dict(width=576, heads=12, kv_heads=12, mlp=1536) | model
     check = lambda sizes: sharding.check_model(AbstractMesh(sizes, sharding.AXES), **model)
     if wrong is None:
@@ -144,7 +150,9 @@ def test_layout_of_one_array():
 
 
 def test_layout_of_a_state():
-    """Every part, and the moments of every part, as its parameter; scalars whole; ref where there is one."""
+    """Every part, and the moments of every part, as its parameter; scalars whole; ref where there
+    is one.
+    """
     mesh = mesh_of(fsdp=4, tensor=2)
     method = bridge.make(
         toys.method_config("bridge", kl_coef=0.1), toys.transformer(), toys.recipes()
@@ -187,7 +195,9 @@ def test_layout_of_a_state_over_a_frozen_base():
     "tensor, kv_heads, copies", [(1, 8, 1), (8, 8, 1), (2, 8, 1), (8, 2, 4), (8, 1, 8)]
 )
 def test_a_kv_head_is_held_once_for_each_device_that_shares_it(tensor, kv_heads, copies):
-    """So that the copies lie evenly: no device without a kv head, none with one that it does not attend with."""
+    """So that the copies lie evenly: no device without a kv head, none with one that it does not
+    attend with.
+    """
     assert sharding.kv_copies(tensor, kv_heads) == copies and kv_heads * copies % tensor == 0
     mesh = mesh_of(fsdp=8 // tensor, tensor=tensor)
     cache = jax.eval_shape(
@@ -197,7 +207,9 @@ def test_a_kv_head_is_held_once_for_each_device_that_shares_it(tensor, kv_heads,
 
 
 def test_layout_of_factored_moments():
-    """Means over columns lie as layers and rows, means over rows as layers and columns, whichever side the heads are on."""
+    """Means over columns lie as layers and rows, means over rows as layers and columns, whichever
+    side the heads are on.
+    """
     mesh = mesh_of(fsdp=4, tensor=2)
     table = {
         "q": ((2, 128, 4, 64), ("layers", "embed", "heads", "head_dim"), Matrix((1,), (2, 3))),
@@ -218,7 +230,9 @@ def test_layout_of_factored_moments():
 
 
 def test_decoding_has_a_mesh_of_its_own():
-    """The same devices in the same order; width is whole, heads lie over decode_tensor devices, rows over the others."""
+    """The same devices in the same order; width is whole, heads lie over decode_tensor devices,
+    rows over the others.
+    """
     cfg = MeshConfig(data=1, fsdp=4, tensor=2, decode_tensor=4)
     mesh = sharding.make_decode_mesh(cfg)
     assert dict(mesh.shape) == dict(data=2, fsdp=1, tensor=4)
@@ -263,7 +277,9 @@ def test_the_layout_of_decoding_is_chosen_for_the_chip(platform, kind, gigabytes
     [(8, 12, 4, 4, 8), (3, 16, 2, 2, 6), (6, 24, 8, 4, 24), (16, 8, 8, 8, 16), (4, 9, 3, 1, 8)],
 )
 def test_heads_that_tensor_does_not_divide(tensor, heads, kv_heads, nearest, devices):
-    """Refused with the nearest number that does, of those that divide the devices too; devices may share one kv head."""
+    """Refused with the nearest number that does, of those that divide the devices too; devices may
+    share one kv head.
+    """
     words = (f"mesh.decode_tensor={tensor}", f"{heads} heads", kv_heads, f": {nearest}")
     with errors.raises(ValueError, words):
         sharding.check_heads("mesh.decode_tensor", tensor, heads, kv_heads, devices)
@@ -272,7 +288,9 @@ def test_heads_that_tensor_does_not_divide(tensor, heads, kv_heads, nearest, dev
 
 
 def test_layout_of_rows():
-    """Leading axis over data and fsdp where they divide it; scalars and other leading axes whole."""
+    """Leading axis over data and fsdp where they divide it; scalars and other leading axes
+    whole.
+    """
     mesh = mesh_of(data=2, fsdp=2, tensor=2)
     layout = sharding.of_rows(
         mesh, {"rows": np.zeros((8, 3)), "odd": np.zeros((6, 3)), "scalar": jnp.float32(1)}

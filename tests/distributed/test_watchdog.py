@@ -1,4 +1,6 @@
-"""Looks at other hosts through a service in memory: who is gone, who has stopped and why, what was waited for."""
+"""Looks at other hosts through a service in memory: who is gone, who has stopped and why, what was
+waited for.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class Ended(BaseException):
 
 @pytest.fixture
 def start(monkeypatch):
-    """Function: (hosts of these names that look at each other, `ends`: (index, code) of processes that ended)."""
+    """Function: (hosts of these names that look at each other, `ends`: (index, code) of processes
+    that ended).
+    """
     made, ends, under_way = [], [], []
 
     def leave_process(code):
@@ -134,7 +138,9 @@ def test_nobody_ends_while_all_live(hosts, timers):
 
 @pytest.mark.parametrize("again", [False, True])
 def test_who_is_gone_is_named(hosts, capfd, again):
-    """As when it is killed; one that was started again is another process, and would never catch up."""
+    """As when it is killed; one that was started again is another process, and would never catch
+    up.
+    """
     service, made, ends = hosts
     until(lambda: all(one.live for one in made))
     made[1]._closed.set()
@@ -244,7 +250,8 @@ def test_a_reason_that_was_given_ends_the_others(hosts, capfd, code):
 def test_who_comes_to_the_same_end_by_itself_says_its_own_words(hosts, monkeypatch, capfd):
     """A host that ends by itself is not ended by the message of another."""
     service, made, ends = hosts
-    # however late the second one is on a busy machine; host 1, which announces nothing, is not waited for
+    # however late the second one is on a busy machine; host 1, which announces nothing, is not
+    # waited for
     monkeypatch.setattr(watchdog, "GRACE_S", 240.0)
     monkeypatch.setattr(made[1].leaving, "wait", lambda _: False)
     made[2].announce(watchdog.LOST, "diverged")

@@ -1,4 +1,5 @@
-"""A short string of digits, to be written backwards: 314> becomes #413. Generated, compared exactly.
+"""A short string of digits, to be written backwards: 314> becomes #413. Generated, compared
+exactly.
 
 One string in five is held out, by a hash of it. A task for the tests alone: tests/test_dropin.py
 drops it into a copy of the package.

@@ -112,7 +112,9 @@ def test_a_benchmark_of_the_hub_without_a_test_split(monkeypatch):
 
 
 def test_a_benchmark_of_ones_own(tmp_path):
-    """custom:FILE by the options' columns and reward; in one table with others, named by its file."""
+    """custom:FILE by the options' columns and reward; in one table with others, named by its
+    file.
+    """
     path = tmp_path / "exam.jsonl"
     path.write_text('{"q": "A or B?", "gold": "B"}\n')
     options = dataclasses.replace(

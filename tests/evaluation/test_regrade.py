@@ -9,7 +9,9 @@ from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
 
 
 def test_it_finds_nothing_where_nothing_changed_and_everything_that_did(unbroken, monkeypatch):
-    """The run was graded by parity: the same grader changes nothing; one that turns it round changes every row."""
+    """The run was graded by parity: the same grader changes nothing; one that turns it round
+    changes every row.
+    """
     run, kept = unbroken("grpo"), {}
     for path in sorted(run.rglob("*")):
         kept[path] = path.read_bytes() if path.is_file() else None

@@ -12,7 +12,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def environment():
-    """One CPU device and quick compilation; every compiled program is kept in the session's folder."""
+    """One CPU device and quick compilation; every compiled program is kept in the session's
+    folder.
+    """
     flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     return os.environ | dict(
         XLA_FLAGS=flags,

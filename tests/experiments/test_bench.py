@@ -1,4 +1,6 @@
-"""The cases of experiments.bench on a tiny model: they run training's programs, and count what they say they count."""
+"""The cases of experiments.bench on a tiny model: they run training's programs, and count what they
+say they count.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def test_updates_compute_the_same_gradient_with_a_prompt_shared_or_repeated(fold
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_bridge_beside_grpo(folder, small, shared, monkeypatch):
-    """bridge holds two policies and reads one demo for every five samples; its times are over grpo's in the same line."""
+    """bridge holds two policies and reads one demo for every five samples; its times are over
+    grpo's in the same line.
+    """
     made, make = [], model_cases.make
     monkeypatch.setattr(
         model_cases, "make", lambda *given, **how: made.append(make(*given, **how)) or made[-1]
@@ -101,7 +105,9 @@ def test_the_command_prints_a_line_a_repeat_and_the_medians(capsys, monkeypatch)
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["grpo", "bridge"])
 def test_a_step_is_the_sum_of_its_phases(folder, small, method):
-    """Each phase has a limit by its counted work, except grading; prefill and decode make up the rollout."""
+    """Each phase has a limit by its counted work, except grading; prefill and decode make up the
+    rollout.
+    """
     (line,) = model_cases.step(1, folder, "", "float32", method)
     spent = [line[f"{name}_s"] for name in ("merge", "prefill", "decode", "grade", "update")]
     assert line["seconds"] == pytest.approx(sum(spent))

@@ -1,4 +1,6 @@
-"""The bench beside the peers: what it reads from a script, what it keeps, and how its table sets rates beside each other."""
+"""The bench beside the peers: what it reads from a script, what it keeps, and how its table sets
+rates beside each other.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def line(name: str, k: int, rate: float, seconds: float = 1.0) -> dict:
 
 
 def test_ratios_are_of_one_round():
-    """Rates of a machine that becomes twice as slow: the ratio stays 4, though the medians of 2 and 1 rounds differ more."""
+    """Rates of a machine that becomes twice as slow: the ratio stays 4, though the medians of 2 and
+    1 rounds differ more.
+    """
     lines = [
         line("rollout", 0, 400.0),
         line("rollout Tunix", 0, 100.0),

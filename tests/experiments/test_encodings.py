@@ -1,4 +1,6 @@
-"""Every text file that the commands read: in UTF-16 it is refused by its name, with the way out, and stays as it is."""
+"""Every text file that the commands read: in UTF-16 it is refused by its name, with the way out,
+and stays as it is.
+"""
 
 from __future__ import annotations
 

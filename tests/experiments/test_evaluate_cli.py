@@ -338,7 +338,9 @@ class FakePool:
 
 @pytest.mark.parametrize("says_so", [True, False])
 def test_the_pool_is_started_first_or_with_the_first_claim(model, monkeypatch, tmp_path, says_so):
-    """The workers of a task that declares DEFERS_COMPARISONS are started before the model is opened."""
+    """The workers of a task that declares DEFERS_COMPARISONS are started before the model is
+    opened.
+    """
     fake_task(
         monkeypatch,
         compare=lambda problem, answer: DeferredComparison(problem.answer, answer),

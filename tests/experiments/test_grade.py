@@ -1,4 +1,6 @@
-"""experiments.grade and experiments.regrade as commands; the speed that experiments.bench grade measures."""
+"""experiments.grade and experiments.regrade as commands; the speed that experiments.bench grade
+measures.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def test_a_bad_line_is_named_and_what_stands_before_it_is_graded(bad, message):
 
 @pytest.mark.slow
 def test_a_file_that_is_no_utf8_is_named(tmp_path):
-    """Also where it comes from stdin, and whatever the locale is; a byte-order mark of UTF-8 and CRLF are read."""
+    """Also where it comes from stdin, and whatever the locale is; a byte-order mark of UTF-8 and
+    CRLF are read.
+    """
     row = {"gold": "√2", "prediction": "so \\boxed{√2} é"}
     text = json.dumps(row, ensure_ascii=False) + "\r\n"
     path = tmp_path / "pairs.jsonl"
@@ -112,7 +116,9 @@ def test_grade_without_a_file():
 
 @pytest.mark.slow
 def test_regrade_writes_what_changes(unbroken, tmp_path):
-    """As a command, in a process whose arithmetic grader is the real one: parity said something else."""
+    """As a command, in a process whose arithmetic grader is the real one: parity said something
+    else.
+    """
     out = tmp_path / "changed.jsonl"
     done = command("regrade", str(unbroken("grpo")), f"--out={out}")
     assert done.returncode == 0, done.stderr

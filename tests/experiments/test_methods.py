@@ -1,4 +1,6 @@
-"""docs/methods.md is what the code says, and what it says of three methods is what their mathematics says."""
+"""docs/methods.md is what the code says, and what it says of three methods is what their
+mathematics says.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_the_committed_table_is_up_to_date():
-    """Every line that it has, those of the study's methods among them; a new method may come later."""
+    """Every line that it has, those of the study's methods among them; a new method may come
+    later.
+    """
     page = (ROOT / "docs" / "methods.md").read_text()
     there = table.named(page)
     assert {given["method"] for given in ladder.METHODS.values()} <= set(there)
@@ -31,7 +35,9 @@ def test_the_committed_table_is_up_to_date():
 
 @pytest.mark.slow
 def test_lines():
-    """BRIDGE: two passes over the samples, one over the demos, two copies; theta_hat never sees a demo."""
+    """BRIDGE: two passes over the samples, one over the demos, two copies; theta_hat never sees a
+    demo.
+    """
     lines = {name: table.line(name) for name in methods.names()}
     assert lines["bridge"][2:7] == [
         "theta",

@@ -1,4 +1,6 @@
-"""Every command goes on where its output cannot be written; those whose output is their result say that it is lost."""
+"""Every command goes on where its output cannot be written; those whose output is their result say
+that it is lost.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def pairs(tmp_path):
 
 @pytest.mark.slow
 def test_what_is_only_said_may_be_lost(pairs):
-    """Its rates, on a full disk, or the workers' notes: nothing of the result, and the exit code, changes."""
+    """Its rates, on a full disk, or the workers' notes: nothing of the result, and the exit code,
+    changes.
+    """
     whole = run("", "experiments.grade", f"--file={pairs}")
     outcomes = [json.loads(line)["outcome"] for line in whole.stdout.splitlines()]
     assert outcomes == ["correct", "wrong", "correct", "no_answer"] and whole.returncode == 0

@@ -1,4 +1,6 @@
-"""The plan command as a user starts it: what it prints, writes and refuses, and that nothing of the compiler's noise is seen."""
+"""The plan command as a user starts it: what it prints, writes and refuses, and that nothing of the
+compiler's noise is seen.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def run(folder, *arguments) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 def test_a_plan_for_eight_cpus(tmp_path):
-    """bridge beside grpo, 8 devices whatever there is: the tables, the ratio, a line of JSON each."""
+    """bridge beside grpo, 8 devices whatever there is: the tables, the ratio, a line of JSON
+    each.
+    """
     out = tmp_path / "plans.jsonl"
     code, printed, errors = run(
         tmp_path,
@@ -166,8 +170,9 @@ def test_the_tables_are_drawn_between_their_marks(tmp_path):
 
 
 def test_plans_are_set_beside_grpo_of_the_same_settings():
-    """Later plans in the place of earlier ones, those with other shared settings last; a setting of one method's own does not part
-    it from grpo."""
+    """Later plans in the place of earlier ones, those with other shared settings last; a setting of
+    one method's own does not part it from grpo.
+    """
 
     def plan(method: str, changed: str, peak: float) -> dict:
         return {
@@ -224,7 +229,9 @@ def test_without_libtpu_it_says_how_to_install_it(tmp_path):
 @pytest.mark.tpu_compiler
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_plan_for_a_slice_is_quiet(tmp_path):
-    """What libtpu says of hosts and logs does not reach the user, nor does it leave its lock behind."""
+    """What libtpu says of hosts and logs does not reach the user, nor does it leave its lock
+    behind.
+    """
     lock = pathlib.Path("/tmp/libtpu_lockfile")
     changed = lambda: lock.stat().st_mtime_ns if lock.exists() else 0  # another program's, maybe
     before = changed()

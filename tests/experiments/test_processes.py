@@ -1,4 +1,6 @@
-"""experiments.processes: shares of cores and GPUs; one Ctrl-C of a terminal is one signal for every child."""
+"""experiments.processes: shares of cores and GPUs; one Ctrl-C of a terminal is one signal for every
+child.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ finally:
 
 @pytest.mark.parametrize("slow", [False, True])
 def test_a_ctrl_c_is_one_signal(tmp_path, slow):
-    """Sent to the whole group, as a terminal does; a second one goes to a child that is still saving."""
+    """Sent to the whole group, as a terminal does; a second one goes to a child that is still
+    saving.
+    """
     noted = tmp_path / "signals"
     if slow:
         (tmp_path / "slow").touch()

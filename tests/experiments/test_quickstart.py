@@ -19,7 +19,9 @@ PROBLEMS = 200
 
 
 def write_run(folder: pathlib.Path, greedy: float, sampled: float) -> None:
-    """Files of a run that solves these shares of 200 problems, the first of them; 2 samples each."""
+    """Files of a run that solves these shares of 200 problems, the first of them; 2 samples
+    each.
+    """
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"config": {"eval": {"samples": 2}}}))
     lines, solved = [], []

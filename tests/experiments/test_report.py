@@ -1,4 +1,6 @@
-"""The report of 40 runs of 500 steps, opened in a real browser; and what it says of runs that lack something."""
+"""The report of 40 runs of 500 steps, opened in a real browser; and what it says of runs that lack
+something.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +152,9 @@ def made(tmp_path, **options):
 
 @pytest.mark.slow
 def test_forty_runs_open_in_two_seconds(tmp_path, browser):
-    """Curves, bars, table, differences, samples and configs are there; the page is ready within 2 s of its start."""
+    """Curves, bars, table, differences, samples and configs are there; the page is ready within 2 s
+    of its start.
+    """
     for method in ("sft", "grpo", "bridge", "alternate", "hybrid"):
         for seed in range(8):
             write_run(tmp_path / "runs" / f"{method}{seed}", method, seed, samples=seed == 0)
@@ -267,7 +271,9 @@ def test_a_metric_that_no_run_has_is_refused(tmp_path):
 
 
 def test_what_is_missing_is_marked(tmp_path, browser):
-    """A run without the metric, an unfinished one and a lonely seed: named on the page, "-" in the table, no curve."""
+    """A run without the metric, an unfinished one and a lonely seed: named on the page, "-" in the
+    table, no curve.
+    """
     for seed in range(2):
         write_run(
             tmp_path / "runs" / f"sft{seed}", "sft", seed, steps=4, skip=(METRIC,) if seed else ()
@@ -289,7 +295,9 @@ def test_what_is_missing_is_marked(tmp_path, browser):
 
 
 def test_table_by_hand(tmp_path):
-    """What was solved gives an interval over seeds and problems; else Student's over seeds, of a share within [0, 1]."""
+    """What was solved gives an interval over seeds and problems; else Student's over seeds, of a
+    share within [0, 1].
+    """
     for seed in range(3):
         write_run(tmp_path / "runs" / f"grpo{seed}", "grpo", seed, steps=1)
     groups, _, _ = made(tmp_path)
@@ -307,7 +315,9 @@ def test_table_by_hand(tmp_path):
 
 
 def test_differences_by_hand(tmp_path):
-    """Paired by seed whatever the order of folders; runs of equal seeds are kept apart; of one seed, problems alone."""
+    """Paired by seed whatever the order of folders; runs of equal seeds are kept apart; of one
+    seed, problems alone.
+    """
     for seed in range(3):
         write_run(tmp_path / "runs" / f"grpo{seed}", "grpo", seed, steps=1)
         write_run(tmp_path / "runs" / f"sft{9 - seed}", "sft", seed, steps=1)
@@ -335,7 +345,9 @@ def test_differences_by_hand(tmp_path):
 
 
 def test_an_unfinished_seed_is_not_averaged(tmp_path):
-    """Its last accuracy is of an earlier step: no final figure, no difference, and said so; where it began is still shown."""
+    """Its last accuracy is of an earlier step: no final figure, no difference, and said so; where
+    it began is still shown.
+    """
     for method in ("grpo", "sft"):
         for seed in range(2):
             write_run(tmp_path / "runs" / f"{method}{seed}", method, seed, steps=4)
@@ -377,7 +389,9 @@ def test_other_problems_are_not_paired(tmp_path):
 
 
 def test_viewer_shows_a_problem_across_steps_and_methods(tmp_path):
-    """30 steps of one problem each; problem 5 comes in steps 3 and 20 of both methods, and is shown first, with both steps."""
+    """30 steps of one problem each; problem 5 comes in steps 3 and 20 of both methods, and is shown
+    first, with both steps.
+    """
     for method in ("grpo", "sft"):
         write_run(tmp_path / "runs" / method, method, 0, steps=1)
         (tmp_path / "runs" / method / "rollouts").mkdir()

@@ -1,4 +1,6 @@
-"""experiments.reproduce: its commands by their own flags, resuming, the page from small results, bad input."""
+"""experiments.reproduce: its commands by their own flags, resuming, the page from small results,
+bad input.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +146,9 @@ FEW = ("--model=qwen25_3b", "--methods=base,grpo,bridge", "--tasks=math500")
 
 
 def test_slurm(reproduce, tmp_path):
-    """A job waits for those that it needs, the page for the end of all; GPUs where they are used."""
+    """A job waits for those that it needs, the page for the end of all; GPUs where they are
+    used.
+    """
     _, shown, _ = reproduce(*FEW, "--launcher=slurm", "--topology=h200:8")
     assert shown.startswith(f"mkdir -p {tmp_path / 'out' / 'logs'}\ncat > ")
     names, waits, devices = [], {}, {}
@@ -177,7 +181,9 @@ def test_slurm(reproduce, tmp_path):
 
 @pytest.mark.parametrize("late, end", [(True, 0), (False, 7)])
 def test_a_job_of_slurm_saves_before_its_time_limit(tmp_path, late, end):
-    """The command gets SIGTERM, and the job goes back to the queue; without a signal it just ends."""
+    """The command gets SIGTERM, and the job goes back to the queue; without a signal it just
+    ends.
+    """
     tool = tmp_path / "scontrol"
     tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path / "requeued"}\n')
     tool.chmod(0o755)
@@ -250,7 +256,9 @@ def test_methods_that_are_published(reproduce, model, trained):
 
 
 def test_estimate(reproduce):
-    """Hours are steps times the plan's seconds; a method without a plan has another's as a bound."""
+    """Hours are steps times the plan's seconds; a method without a plan has another's as a
+    bound.
+    """
     _, _, told = reproduce("--model=qwen25_3b", "--dry_run", "--topology=v5e:4x4")
     cells = {
         line.split("  ")[1].strip(): line.split() for line in told.splitlines() if "  " in line
@@ -733,7 +741,9 @@ def test_a_failed_page_is_named(reproduce, tmp_path):
 
 
 def test_the_best_rate_of_every_method(made):
-    """Chosen once the whole grid is validated; of equals the lowest; the published one is no variant."""
+    """Chosen once the whole grid is validated; of equals the lowest; the published one is no
+    variant.
+    """
     request = Request(**made.__dict__ | {"tuned": True, "rates": (2e-6,)})
     assert variants.rates(request) == (5e-7, 2e-6)
     right = {("grpo", 5e-7): "100", ("grpo", 2e-6): "110", ("bridge", 5e-7): "101"}
@@ -805,7 +815,9 @@ def test_a_diverged_run_fails_no_tuning(tmp_path, capfd):
 
 
 def test_tuned_methods_are_compared_each_at_its_best(made):
-    """The best of both sides, whether it is the published rate or another; not before both are known."""
+    """The best of both sides, whether it is the published rate or another; not before both are
+    known.
+    """
     request = Request(**made.__dict__ | {"tuned": True, "rates": (2e-6,)})
     every = lambda: results.entries(request, jobs.all_variants(request), [])
     assert side_tables.tuned_paired_table(request, every()) is None
@@ -946,7 +958,9 @@ def test_published_figures():
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not there")
 def test_a_small_rehearsal(environment, tmp_path):
-    """Every stage by the commands, with two methods and one benchmark; then nothing is left to do."""
+    """Every stage by the commands, with two methods and one benchmark; then nothing is left to
+    do.
+    """
     line = [sys.executable, "-m", "experiments.reproduce", "--model=qwen25_3b", "--rehearse"]
     line += [f"--data_dir={DATA}", f"--out={tmp_path / 'out'}", "--methods=base,sft,bridge"]
     line += ["--tasks=amc23", "--train_flags=--config.steps=2"]

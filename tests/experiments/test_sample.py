@@ -35,7 +35,9 @@ def sampled(**changes) -> list[list[Completion]]:
 
 
 def test_completions_are_read_and_graded():
-    """n of each prompt in its order, with the task's reading; an outcome where an answer was given."""
+    """n of each prompt in its order, with the task's reading; an outcome where an answer was
+    given.
+    """
     found = sampled()
     assert [len(rows) for rows in found] == [2, 2] and found == sampled() != sampled(seed=1)
     task = arithmetic.make(arithmetic.Config())
@@ -49,7 +51,9 @@ def test_completions_are_read_and_graded():
 
 
 def test_greedy_completions_do_not_depend_on_the_batch():
-    """Temperature 0 gives one text of each prompt, alone or beside others, and stop strings cut it."""
+    """Temperature 0 gives one text of each prompt, alone or beside others, and stop strings cut
+    it.
+    """
     both = sampled(temperature=0.0)
     assert all(one == other for one, other in both) and both != sampled()
     text, stop = both[0][0].text, both[0][0].text[1]
@@ -158,7 +162,9 @@ def test_requests_that_are_invalid(changes, names):
 
 
 def test_prompts_and_models_that_do_not_fit():
-    """Answers without prompts, blank prompts, long ones, long completions, a model that is absent."""
+    """Answers without prompts, blank prompts, long ones, long completions, a model that is
+    absent.
+    """
     with errors.raises(ValueError, "--answer", "--prompt"):
         problems_of(["a", "b"], ["1"])
     with errors.raises(ValueError, "blank"):

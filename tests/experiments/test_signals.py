@@ -1,4 +1,6 @@
-"""Ctrl-C ends every command with one line and exit code 130, at whatever moment it comes; others of its kind clear up."""
+"""Ctrl-C ends every command with one line and exit code 130, at whatever moment it comes; others of
+its kind clear up.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def test_what_was_printed_is_kept():
 
 @pytest.mark.parametrize("how", ["library", "ignored"])
 def test_signals_of_others_stay_as_they_are(how):
-    """Of a program that imports experiments as a library; and where Ctrl-C was ignored when the command began."""
+    """Of a program that imports experiments as a library; and where Ctrl-C was ignored when the
+    command began.
+    """
     code = "import signal, sys; before = signal.getsignal(signal.SIGINT); "
     code += "sys.argv = ['-m']; " if how == "ignored" else ""
     code += "import experiments; print(signal.getsignal(signal.SIGINT) == before)"

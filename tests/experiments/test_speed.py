@@ -1,6 +1,8 @@
-"""docs/speed.json: what this project did of its work for each FLOP of a matmul, and does now. Run alone, `pytest -m bench`.
+"""docs/speed.json: what this project did of its work for each FLOP of a matmul, and does now. Run
+alone, `pytest -m bench`.
 
-The cases run as users run them: in processes of their own, without the devices and compiler options of tests (tests/conftest.py).
+The cases run as users run them: in processes of their own, without the devices and compiler options
+of tests (tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def compared(line: dict) -> list[str]:
 def ratio(line: dict, name: str) -> float:
     """A rate, or one over seconds, over the rate of a matmul of 2048 in the same run.
 
-    Not a phase's share of its limit: work that a phase does needlessly, and counts, raises its limit too."""
+    Not a phase's share of its limit: work that a phase does needlessly, and counts, raises its
+    limit too.
+    """
     return (line[name] if name.endswith("_per_s") else 1 / line[name]) / line["matmul_gflops"]
 
 
@@ -70,7 +74,9 @@ def test_what_falls_is_found():
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("case", KEPT)
 def test_nothing_has_become_slower_by_a_quarter(case):
-    """SmolLM2-135M from models_local/smollm2 (experiments.get_smollm2) or BRIDGE_SMOLLM2; medians of three."""
+    """SmolLM2-135M from models_local/smollm2 (experiments.get_smollm2) or BRIDGE_SMOLLM2; medians
+    of three.
+    """
     model = os.environ.get("BRIDGE_SMOLLM2", str(ROOT / "models_local/smollm2"))
     if not pathlib.Path(model).is_dir():
         pytest.skip(f"no model in {model}")

@@ -1,4 +1,6 @@
-"""experiments.traces as a command: files, the hub, resuming, matching, bad input, a manifest that adds up."""
+"""experiments.traces as a command: files, the hub, resuming, matching, bad input, a manifest that
+adds up.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,9 @@ def test_tokens_are_the_models(traces, tokenizer, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_command_goes_on(traces, tmp_path):
-    """After SIGKILL the same command reads on, and its output is that of one that was not killed."""
+    """After SIGKILL the same command reads on, and its output is that of one that was not
+    killed.
+    """
     path = demo_rows.write(tmp_path / "in.parquet", "deepmath", alike(40_000), group=5000)
     done, state = tmp_path / "out.jsonl", tmp_path / "out.jsonl.state.json"
     arguments = (f"--source={path}", "--decontaminate=none")
@@ -260,7 +264,9 @@ def test_all_rows_dropped(traces, tmp_path):
 
 
 def test_none_may_be_allowed(traces, tmp_path):
-    """Of several sources one may have no problem of the task; the same command then has no more to do."""
+    """Of several sources one may have no problem of the task; the same command then has no more to
+    do.
+    """
     rows = [deepmath(f"q{n}", "1", thought(2)) for n in range(9)]
     path = demo_rows.write(tmp_path / "in.parquet", "deepmath", rows)
     line = (f"--source={path}", "--decontaminate=none", "--allow_none")

@@ -1,4 +1,6 @@
-"""The train command as a user starts it: exit codes, messages, and real signals to a real process."""
+"""The train command as a user starts it: exit codes, messages, and real signals to a real
+process.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ GIVEN = dict(steps=STEPS, checkpoint__every=4, checkpoint__keep=2, eval__every=0
 def config_file(folder: pathlib.Path) -> pathlib.Path:
     """The tiny config as a file of its own, which also sees to it that rewards vary.
 
-    HELD=STEP holds the main thread while rollouts of this step are written, in code that is not Python's, until stdin ends."""
+    HELD=STEP holds the main thread while rollouts of this step are written, in code that is not
+    Python's, until stdin ends.
+    """
     path = folder / "tiny.py"
     path.write_text(f"""import os
 from bridge_jax.rundir import logbook
@@ -86,7 +90,9 @@ def run(environment, *arguments) -> tuple[int, str, str]:
 def wait_for_step(
     workdir: pathlib.Path, step: int, process: subprocess.Popen, saved: bool = False
 ) -> int:
-    """The last step in metrics.jsonl once it is at least `step`, and, with `saved`, a checkpoint is complete."""
+    """The last step in metrics.jsonl once it is at least `step`, and, with `saved`, a checkpoint is
+    complete.
+    """
     path, end = workdir / "metrics.jsonl", time.monotonic() + 240
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()
@@ -127,7 +133,9 @@ def test_sigterm_while_programs_are_compiled(environment, tmp_path):
 
 @pytest.mark.slow
 def test_killed_then_terminated_then_finished_equals_unbroken(environment, tmp_path):
-    """kill -9 between two checkpoints, SIGTERM to the second process, and the third one ends as a run never touched."""
+    """kill -9 between two checkpoints, SIGTERM to the second process, and the third one ends as a
+    run never touched.
+    """
     hurt, whole, file = tmp_path / "hurt", tmp_path / "whole", config_file(tmp_path)
     arguments = f"--config={file}", f"--workdir={hurt}"
 
@@ -177,7 +185,9 @@ def wait_for_output(process: subprocess.Popen, text: str) -> None:
 @on_linux
 @pytest.mark.slow
 def test_ctrl_c_is_acknowledged_at_once_and_a_second_one_ends_at_once(environment, tmp_path):
-    """While a step holds the main thread. The run then goes on bit for bit from its last checkpoint."""
+    """While a step holds the main thread. The run then goes on bit for bit from its last
+    checkpoint.
+    """
     hurt, whole, file = tmp_path / "hurt", tmp_path / "whole", config_file(tmp_path)
     arguments = f"--config={file}", f"--workdir={hurt}", "--config.checkpoint.every=1"
     process = held_at(environment, 6, *arguments)
@@ -257,7 +267,9 @@ def test_no_such_config(environment, tmp_path):
 
 
 def test_what_the_config_cannot_mean(environment, tmp_path):
-    """A ValueError of the package is one line, too; here a method's name, and a group of the wrong shape."""
+    """A ValueError of the package is one line, too; here a method's name, and a group of the wrong
+    shape.
+    """
     code, _, err = run(
         environment, "--config=configs/from_scratch.py:bridg", f"--workdir={tmp_path / 'run'}"
     )
@@ -307,7 +319,9 @@ def test_compiled_programs_are_kept_by_default(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
 def test_freed_memory_is_kept():
-    """Eight arrays of 32 MiB, each freed before the next: without it each is mapped, and its pages are faulted in, anew."""
+    """Eight arrays of 32 MiB, each freed before the next: without it each is mapped, and its pages
+    are faulted in, anew.
+    """
     program = """
 import resource, sys
 import numpy as np
@@ -361,7 +375,9 @@ def undisturbed(environment, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("redirected", [">/dev/full 2>&1", "<&- >&- 2>&-"])
 def test_a_run_that_cannot_talk_goes_on(environment, undisturbed, tmp_path, redirected):
-    """A full disk under its log, or nothing at all where its output was: the same run, and exit code 0."""
+    """A full disk under its log, or nothing at all where its output was: the same run, and exit
+    code 0.
+    """
     workdir = tmp_path / "run"
     given = f"--config={config_file(tmp_path)}", f"--workdir={workdir}"
     assert silent(environment, redirected, *given) == 0
@@ -413,7 +429,9 @@ def read_all(descriptor: int, enough) -> None:
 def test_a_full_disk_has_an_exit_code_of_its_own_and_costs_no_step(
     environment, undisturbed, tmp_path
 ):
-    """It fills up in the middle of the run; with room the same command goes on, and ends as if nothing had been."""
+    """It fills up in the middle of the run; with room the same command goes on, and ends as if
+    nothing had been.
+    """
     with full_disk.small(tmp_path / "disk", 8192) as disk:
         workdir = disk / "run"
         given = f"--config={config_file(tmp_path)}", f"--workdir={workdir}"
@@ -442,7 +460,9 @@ def test_a_full_disk_has_an_exit_code_of_its_own_and_costs_no_step(
 
 @pytest.mark.slow
 def test_kill_9_before_the_first_checkpoint_and_during_saves(environment, undisturbed, tmp_path):
-    """Again and again, at any moment: what a kill cost is taken again, and what it left of a save is removed."""
+    """Again and again, at any moment: what a kill cost is taken again, and what it left of a save
+    is removed.
+    """
     workdir = tmp_path / "run"
     given = f"--config={config_file(tmp_path)}", f"--workdir={workdir}"
     for step, every in ((2, 0), (5, 4), (9, 4)):

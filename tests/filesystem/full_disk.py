@@ -13,7 +13,9 @@ import pytest
 
 @contextlib.contextmanager
 def small(folder: pathlib.Path, kilobytes: int) -> Iterator[pathlib.Path]:
-    """A file system of so many kilobytes at `folder`, as long as the block lasts; skips the test where none can be mounted."""
+    """A file system of so many kilobytes at `folder`, as long as the block lasts; skips the test
+    where none can be mounted.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)],

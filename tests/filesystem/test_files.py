@@ -1,4 +1,6 @@
-"""Files are replaced whole and grow by whole lines, whatever kills or fills what; errors name file, reason and way out."""
+"""Files are replaced whole and grow by whole lines, whatever kills or fills what; errors name file,
+reason and way out.
+"""
 
 from __future__ import annotations
 
@@ -309,7 +311,9 @@ def test_a_lock_is_held_until_its_process_ends(tmp_path, shared):
 
 
 def test_a_lock_that_is_removed_is_not_held_by_two(tmp_path, monkeypatch):
-    """Who opened the file before it was removed gets a lock of nothing: refused, for another may hold the new one."""
+    """Who opened the file before it was removed gets a lock of nothing: refused, for another may
+    hold the new one.
+    """
     lock = tmp_path / ".lock"
     real = files._lock
 

@@ -1,4 +1,6 @@
-"""Models in local folders and on a (mocked) hub; an incomplete folder is refused by the name of what it lacks."""
+"""Models in local folders and on a (mocked) hub; an incomplete folder is refused by the name of
+what it lacks.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def test_locate_takes_a_local_folder_as_it_is(folder):
 
 
 def test_locate_asks_the_hub_for_little(folder, monkeypatch):
-    """A hub name goes to snapshot_download with patterns that leave .bin files and sub-folders out."""
+    """A hub name goes to snapshot_download with patterns that leave .bin files and sub-folders
+    out.
+    """
     asked = {}
     monkeypatch.setattr(
         huggingface_hub,

@@ -1,4 +1,6 @@
-"""Nothing that is wrong with standard output or standard error ends a process, changes its exit code, or spoils a file."""
+"""Nothing that is wrong with standard output or standard error ends a process, changes its exit
+code, or spoils a file.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ TALKS = """
 
 
 def talk(tmp_path, redirected: str = "", **given) -> int:
-    """The exit code of a process that talks, run by a shell with its output redirected; it must come to its end."""
+    """The exit code of a process that talks, run by a shell with its output redirected; it must
+    come to its end.
+    """
     done = tmp_path / "done"
     env = os.environ | {"PYTHONPATH": str(ROOT)} | given.pop("env", {})
     command = f'exec "$0" -c "$1" "$2" {redirected}'
@@ -99,7 +103,9 @@ def test_an_encoding_that_lacks_a_character(tmp_path):
 
 
 def test_a_reader_that_is_slow_gets_all_of_it(tmp_path):
-    """A pipe that does not wait by itself, as one that a shell shares with another program may be."""
+    """A pipe that does not wait by itself, as one that a shell shares with another program may
+    be.
+    """
     read, write = os.pipe()
     os.set_blocking(write, False)
     if hasattr(fcntl, "F_SETPIPE_SZ"):

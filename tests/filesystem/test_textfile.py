@@ -1,4 +1,6 @@
-"""Text files: UTF-8 with every kind of line end is read, other encodings are refused by name with a way out."""
+"""Text files: UTF-8 with every kind of line end is read, other encodings are refused by name with a
+way out.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 r"""Answers that mean something else than a gold answer: one generator for each way to be wrong.
 
-None of these may ever be called correct. Each is certain to be a change: golds for which it is not (a zero times a
-letter, a choice with its text, a constant C that may be called c, a number within its rule's tolerance) are left out.
+None of these may ever be called correct. Each is certain to be a change: golds for which it is not
+(a zero times a letter, a choice with its text, a constant C that may be called c, a number within
+its rule's tolerance) are left out.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def changed(made):
 
 
 def appended(gold: Gold, endings: str) -> Iterator[str]:
-    """The gold and an ending; no zero, no infinity that swallows it, no choice that has a text behind it."""
+    """The gold and an ending; no zero, no infinity that swallows it, no choice that has a text
+    behind it.
+    """
     if gold.shape in ("choice", "other", "empty", "reals") or not bare(gold):
         return
     if not gold.zero and not re.search(r"infty\s*$", gold.plain):
@@ -468,7 +471,9 @@ def digit(gold: Gold) -> Iterator[str]:
 
 
 def digits_matter(gold: Gold) -> bool:
-    """Whether every digit of the text counts: no periods of angles, floors, indices, powers of one."""
+    """Whether every digit of the text counts: no periods of angles, floors, indices, powers of
+    one.
+    """
     if gold.shape in ("other", "word", "choice", "empty", "reals"):
         return False
     if re.search(r"\\(?:sin|cos|tan|cot|sec|csc|arc)|floor|ceil|!|\\binom|\(-1\)\^", gold.plain):

@@ -1,8 +1,9 @@
 r"""Gold answers and what they are: the ground on which rewrites.py spells them otherwise.
 
-Three sources: a list written by hand that has every shape, the benchmarks with their own rules, and samples of the
-training sets. The reading here is small, strict and shares no code with the grader: an answer that it does not
-understand has the shape "other" and is left alone. Also here: what same.py and different.py write with.
+Three sources: a list written by hand that has every shape, the benchmarks with their own rules, and
+samples of the training sets. The reading here is small, strict and shares no code with the grader:
+an answer that it does not understand has the shape "other" and is left alone. Also here: what
+same.py and different.py write with.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class Gold:
 
     @functools.cached_property
     def parts(self) -> tuple[str, ...]:
-        """Elements of a list, set, tuple, interval, named list; cells of a matrix; arms of a union."""
+        """Elements of a list, set, tuple, interval, named list; cells of a matrix; arms of a
+        union.
+        """
         text = self.plain
         if self.shape == "set":
             return split(text[2:-2])
@@ -319,7 +322,9 @@ def element(text: str) -> bool:
 
 
 def bracketed(text: str) -> str:
-    """Interval or tuple, for one pair of brackets around two or more parts; a tuple may be an open interval."""
+    """Interval or tuple, for one pair of brackets around two or more parts; a tuple may be an open
+    interval.
+    """
     if text[:1] not in ("(", "[") or text[-1:] not in (")", "]"):
         return ""
     if closing(text, 0) != len(text) - 1 or len(split(text[1:-1])) < 2:
@@ -358,14 +363,18 @@ def formula_shape(text: str) -> str:
 
 
 def is_interval(gold: Gold) -> bool:
-    """Whether the answer is certainly an interval: by its brackets, or by what the question asks for."""
+    """Whether the answer is certainly an interval: by its brackets, or by what the question asks
+    for.
+    """
     if gold.shape == "interval":
         return True
     return gold.shape == "tuple" and len(gold.parts) == 2 and "interval" in gold.question.lower()
 
 
 def is_point(gold: Gold) -> bool:
-    """Whether the answer is certainly a tuple: three parts, two that fall, or by what the question asks for."""
+    """Whether the answer is certainly a tuple: three parts, two that fall, or by what the question
+    asks for.
+    """
     if gold.shape != "tuple" or "interval" in gold.question.lower():
         return False
     if len(gold.parts) > 2 or re.search(
@@ -418,7 +427,9 @@ GLYPHS |= {(2, 5): "⅖", (3, 5): "⅗", (4, 5): "⅘", (1, 6): "⅙", (5, 6): "
 def filled(
     templates: str, first: object = "", second: object = "", ending: str = ""
 ) -> Iterator[str]:
-    """Templates, three spaces apart, with the first value for @, the second for #, and the ending behind."""
+    """Templates, three spaces apart, with the first value for @, the second for #, and the ending
+    behind.
+    """
     for template in filter(None, templates.split("   ")):
         yield template.replace("@", str(first)).replace("#", str(second)) + ending
 
@@ -561,7 +572,9 @@ def in_matrix(table: list[list[str]]) -> str:
 
 
 def plain_algebra(text: str) -> bool:
-    """Whether every letter is a variable and every bracket a product: no f(x), no floor, no factorial."""
+    """Whether every letter is a variable and every bracket a product: no f(x), no floor, no
+    factorial.
+    """
     functions = r"[A-Za-z]\s*\([A-Za-z0-9]*\)|floor|ceil|binom|!|'|_|\\exp|[A-Z]"
     return not re.search(functions, text)
 

@@ -1,4 +1,5 @@
-r"""The grader's rates on answers that mean the same as real golds, and on answers that do not, kind by kind.
+r"""The grader's rates on answers that mean the same as real golds, and on answers that do not, kind
+by kind.
 
     python -m tests.grading.rewrites                 # a sample of every kind
     python -m tests.grading.rewrites --each=600      # ten times as much
@@ -52,7 +53,9 @@ def pairs(found: Iterable[Gold], kind: str = "") -> list[Pair]:
 
 
 def sample(found: Iterable[Gold], each: int, kind: str = "") -> list[Pair]:
-    """At most `each` pairs a kind, the shapes of golds in turn, real golds and those written by hand."""
+    """At most `each` pairs a kind, the shapes of golds in turn, real golds and those written by
+    hand.
+    """
     by_kind = collections.defaultdict(list)
     for pair in pairs(thinned(found, each), kind):
         by_kind[pair.same, pair.kind].append(pair)
@@ -99,7 +102,9 @@ def one_of_each(found: Iterable[Gold]) -> list[Pair]:
 
 
 def grade(found: list[Pair], pool: Pool) -> list[Outcome]:
-    """The grader's outcomes: the cheap stage, and workers under a deadline for what it leaves open."""
+    """The grader's outcomes: the cheap stage, and workers under a deadline for what it leaves
+    open.
+    """
     first = [compare(pair.gold.text, pair.answer, pair.gold.rule) for pair in found]
     deferred = [outcome for outcome in first if isinstance(outcome, DeferredComparison)]
     judged = dict(zip(deferred, pool.grade(deferred))) if deferred else {}
@@ -109,7 +114,9 @@ def grade(found: list[Pair], pool: Pool) -> list[Outcome]:
 
 
 class Rate(NamedTuple):
-    """How a kind came out: how many pairs, how many called correct, the pairs that came out otherwise."""
+    """How a kind came out: how many pairs, how many called correct, the pairs that came out
+    otherwise.
+    """
 
     pairs: int
     correct: int

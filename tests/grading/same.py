@@ -1,8 +1,9 @@
 r"""Answers that mean the same as a gold answer: one generator for each way to spell it otherwise.
 
-Every spelling is one that a mathematician would take for the gold answer, or that the benchmarks' conventions allow: a
-name or a unit may be stated or left out, lists have no order, words no case. Text surgery with exact fractions, without
-an algebra system; a gold for which a spelling could be doubted is left out.
+Every spelling is one that a mathematician would take for the gold answer, or that the benchmarks'
+conventions allow: a name or a unit may be stated or left out, lists have no order, words no case.
+Text surgery with exact fractions, without an algebra system; a gold for which a spelling could be
+doubted is left out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A worker of the grading pool that does what its comparison's gold text says, instead of judging it. Started by test_pool.
+"""A worker of the grading pool that does what its comparison's gold text says, instead of judging
+it. Started by test_pool.
 
     correct            answer at once
     burn SECONDS       use so much processor time, then answer

@@ -206,5 +206,7 @@ def test_imports_no_jax():
     ],
 )
 def test_lenient_answer(text, answer):
-    """For evaluation only: box, then what is stated, then the last formula, then the last number."""
+    """For evaluation only: box, then what is stated, then the last formula, then the last
+    number.
+    """
     assert lenient_answer(text) == answer

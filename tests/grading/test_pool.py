@@ -75,7 +75,9 @@ def send_to(workers, number) -> None:
 
 
 def send_once_at_work(pool, count, number, workers) -> threading.Thread:
-    """In a thread: as soon as `count` workers have a comparison, `number` is sent to `workers()`."""
+    """In a thread: as soon as `count` workers have a comparison, `number` is sent to
+    `workers()`.
+    """
 
     def send():
         wait_until(lambda: len(at_work(pool)) >= count)
@@ -131,7 +133,9 @@ def test_a_deadline_kills_and_the_rest_is_judged(pool):
 
 
 def test_a_worker_that_dies_costs_no_comparison(pool):
-    """By SIGKILL from outside while it works, and while it is idle: the comparison ends as it does without."""
+    """By SIGKILL from outside while it works, and while it is idle: the comparison ends as it does
+    without.
+    """
     before = pool.killed
     thread = send_once_at_work(pool, 1, signal.SIGKILL, lambda: at_work(pool))
     assert pool.grade([SLOW]) == ["timeout"] and pool.killed == before + 2
@@ -143,7 +147,9 @@ def test_a_worker_that_dies_costs_no_comparison(pool):
 
 
 def test_memory_is_limited(monkeypatch):
-    """The limit is real: a worker with too little for sympy cannot start, and says how to look at it."""
+    """The limit is real: a worker with too little for sympy cannot start, and says how to look at
+    it.
+    """
     monkeypatch.setattr(module, "PAUSE", 0.01)
     with errors.raises(PoolError, "by hand"):
         Pool(workers=1, memory_bytes=40 << 20).grade([GOOD])
@@ -225,7 +231,9 @@ def test_no_orphans():
 
 
 def test_thousand_hostile_items(pool):
-    """None hangs the pool, each has an outcome, none is right that must not be, and the next good item is graded."""
+    """None hangs the pool, each has an outcome, none is right that must not be, and the next good
+    item is graded.
+    """
     rng = random.Random(0)
     texts = [
         rng.choice(
@@ -260,7 +268,8 @@ def test_hostile_comparisons_past_the_limits(pool):
     assert Outcome.correct not in found and pool.grade([GOOD]) == ["correct"]
 
 
-# ---- what a worker comes to for a reason of its own; scripted_worker.py does what a comparison says
+# ---- what a worker comes to for a reason of its own; scripted_worker.py does what a comparison
+# says
 
 
 @pytest.fixture
@@ -279,7 +288,9 @@ def scripts(*texts: str) -> list[DeferredComparison]:
 
 @pytest.mark.parametrize("kind", ["die", "stop", "sleep", "eat", "nonsense"])
 def test_a_comparison_whose_worker_is_lost_is_judged_by_another(scripted, tmp_path, kind):
-    """Killed, stopped, asleep, out of memory, out of its mind: the comparison, and those beside it, have their outcome."""
+    """Killed, stopped, asleep, out of memory, out of its mind: the comparison, and those beside it,
+    have their outcome.
+    """
     made = scripted()
     comparisons = scripts(f"once {tmp_path / 'mark'} {kind}", *["correct"] * 5)
     assert made.grade(comparisons) == ["correct"] * 6
@@ -335,8 +346,8 @@ def test_a_comparison_that_was_lost_gets_a_worker_that_was_started_since(scripte
 
 
 def test_processor_time_counts_and_not_the_clock(monkeypatch):
-    """As on a busy machine: the worker runs a fifth of the time. 0.6 s of work take 3 s: they are no
-    timeout of 1 s, nor is the worker, which runs a little, taken for frozen after 2 s.
+    """As on a busy machine: the worker runs a fifth of the time. 0.6 s of work take 3 s: they are
+    no timeout of 1 s, nor is the worker, which runs a little, taken for frozen after 2 s.
     """
     clock = types.SimpleNamespace(now=100.0, used=7.0)
     monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
@@ -381,7 +392,9 @@ def test_processor_time_that_is_used_up_is_the_comparisons(scripted, monkeypatch
 
 @pytest.mark.slow
 def test_where_the_system_does_not_show_processor_time(scripted, monkeypatch):
-    """As on macOS: the worker's own limit ends it, which is a timeout; and one that hangs is waited for longer."""
+    """As on macOS: the worker's own limit ends it, which is a timeout; and one that hangs is waited
+    for longer.
+    """
     monkeypatch.setattr(module, "cpu_seconds", lambda pid: None)
     made, began = scripted(), time.monotonic()
     assert made.grade(scripts("sleep", "correct")) == ["timeout", "correct"]
@@ -395,7 +408,9 @@ def test_where_the_system_does_not_show_processor_time(scripted, monkeypatch):
     "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
 )
 def test_a_whole_pool_that_is_gone(scripted, number):
-    """All workers, while they start, while they are idle, and while they work; more of them than starts may fail."""
+    """All workers, while they start, while they are idle, and while they work; more of them than
+    starts may fail.
+    """
     made = scripted(workers=module.STARTS)
     send_to(made._workers, number)  # not ready yet
     assert made.grade(scripts(*["correct"] * 4)) == ["correct"] * 4
@@ -458,7 +473,9 @@ def failing_starts(monkeypatch, count: float) -> list:
 
 
 def test_workers_that_cannot_be_started(scripted, tmp_path, monkeypatch):
-    """No memory for another process: those that live judge on, and the pool is whole again when there is some."""
+    """No memory for another process: those that live judge on, and the pool is whole again when
+    there is some.
+    """
     made = scripted()
     made.grade(scripts("correct"))
     with monkeypatch.context() as patch:

@@ -1,7 +1,7 @@
 r"""The grader on real gold answers spelled otherwise, and on answers that mean something else.
 
-At least 95 of 100 of every kind of spelling are called correct, and nothing that means something else ever is.
-Without the data beside the project the golds are those written by hand.
+At least 95 of 100 of every kind of spelling are called correct, and nothing that means something
+else ever is. Without the data beside the project the golds are those written by hand.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def test_every_gold_of_the_benchmarks_and_training_sets():
 
 @pytest.mark.parametrize("outcome, same", [("correct", False), ("wrong", True), ("timeout", True)])
 def test_a_grader_that_says_one_thing_fails_every_kind(outcome, same):
-    """The measure itself: of a grader that calls everything correct it names every kind of wrong answer."""
+    """The measure itself: of a grader that calls everything correct it names every kind of wrong
+    answer.
+    """
     found = rewrites.sample(golds.BUILT_IN, 5)
     failed = failures(rewrites.rates(found, [Outcome(outcome)] * len(found)))
     named = {line.partition(":")[0] for line in failed.split("\n") if not line.startswith(" ")}

@@ -61,7 +61,9 @@ def test_what_a_library_prints_is_no_answer():
 
 @pytest.mark.parametrize("hard, allowed", [(resource.RLIM_INFINITY, 10**9), (3, 3)])
 def test_limits_that_the_shell_has_set(monkeypatch, hard, allowed):
-    """ulimit -t, ulimit -v: what is lower already stays, and no hard limit is raised, which only root may."""
+    """ulimit -t, ulimit -v: what is lower already stays, and no hard limit is raised, which only
+    root may.
+    """
     given = {}
     monkeypatch.setattr(worker.resource, "getrlimit", lambda kind: (hard, hard))
     monkeypatch.setattr(worker.resource, "setrlimit", given.__setitem__)

@@ -70,7 +70,8 @@ def test_step_0_w_gradient_is_that_of_sft(lam):
 # ---- lam = 1, lam = 0, beta = 0
 
 
-# with a KL and without optimisation XLA rounds the last bit of the two log_softmax differently, and Adam makes steps of it
+# with a KL and without optimisation XLA rounds the last bit of the two log_softmax differently, and
+# Adam makes steps of it
 @pytest.mark.parametrize(
     "kl_coef, options",
     [

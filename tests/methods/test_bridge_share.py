@@ -75,8 +75,8 @@ def test_step_0_of_a_part(n):
 
 @pytest.mark.parametrize("n", [2, 8])
 def test_the_mean_over_the_parts_is_the_whole(n):
-    """At the same iterate, theta_hat elsewhere: the directions of theta_hat and of w, over all parts
-    in turn, have those of all samples as their mean. theta's is the same with every part.
+    """At the same iterate, theta_hat elsewhere: the directions of theta_hat and of w, over all
+    parts in turn, have those of all samples as their mean. theta's is the same with every part.
     """
     batch, recipes = a_batch(3), PLAIN
     whole, whole_update = made(recipes)

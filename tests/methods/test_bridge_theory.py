@@ -26,7 +26,8 @@ def float64():
         yield
 
 
-# ---- the quadratic problem of METHOD section 5: merge is the pair, the base's slot for w is ignored
+# ---- the quadratic problem of METHOD section 5: merge is the pair, the base's slot for w is
+# ignored
 
 PAIR = Policy(
     logp=None,
@@ -136,7 +137,8 @@ def test_directions_are_the_gradients_of_their_objectives():
     ref_BT = toys.bigram_logp(double(toys.bigram_theta(2)), rolled.seqs, 1.0)[0]
     rows = {"A_B": A_B, "ref_BT": ref_BT, "behaviour_BT": sampled_BT}
     J_SFT = objectives.J_SFT(policy, demos)
-    # without the KL: its off-policy ratio is held constant in the gradient, so differences would not show the same
+    # without the KL: its off-policy ratio is held constant in the gradient, so differences would
+    # not show the same
     J_RL = objectives.J_RL(policy, rolled, objectives.surrogate)
     value = lambda J, theta, w, seqs: J(policy.merge(theta, w), seqs, rows)[0]
     upper = lambda p: (

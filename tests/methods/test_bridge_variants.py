@@ -149,7 +149,9 @@ def test_low_memory_shadow():
 
 @pytest.mark.parametrize("kind", ["shared", "own"])
 def test_lam_follows_the_gain(kind):
-    """By the gain of the step before: lam_end at gain 0, as at step 0; halfway at half of lam_gain."""
+    """By the gain of the step before: lam_end at gain 0, as at step 0; halfway at half of
+    lam_gain.
+    """
     method, update = bigram_method(
         lam_schedule__kind="gain",
         lam_schedule__end=0.8,

@@ -111,7 +111,9 @@ def make(name: str, fields=(), policy=None, recipes=None, microbatch_rows: int =
 
 @functools.cache
 def built(name: str, fields=()):
-    """The method, its compiled update, and a state two steps in, off every special point of step 0."""
+    """The method, its compiled update, and a state two steps in, off every special point of step
+    0.
+    """
     method = make(name, fields, policy=fragile())
     update = jax.jit(method.update)
     state = jax.jit(method.init)(toys.bigram_theta(), jax.random.key(0))

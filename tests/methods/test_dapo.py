@@ -16,7 +16,9 @@ from tests.methods.by_hand import A, G_of, batch, e
 
 
 def test_penalty_by_hand():
-    """T = 10 and a buffer of .4: free up to 6 tokens, a quarter of the price at 7, all of it at 10."""
+    """T = 10 and a buffer of .4: free up to 6 tokens, a quarter of the price at 7, all of it at
+    10.
+    """
     length_B = jnp.array([1, 6, 7, 10])
     seqs = Sequences(jnp.ones((1, 1), int), jnp.ones(1, int), jnp.ones((4, 10), int), length_B)
     rollouts = Rollouts(seqs, jnp.zeros((4, 10)), jnp.array([1.0, 0, 1, 1]), jnp.float32(1))

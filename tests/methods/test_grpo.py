@@ -34,7 +34,9 @@ def one_prompt(tokens, reward, temperature: float = 1.0) -> Batch:
 
 
 def step(cfg: grpo.Config, theta, batch: Batch, state=None):
-    """Method, state after one update, metrics; recipes whose step is proportional to the gradient."""
+    """Method, state after one update, metrics; recipes whose step is proportional to the
+    gradient.
+    """
     method = grpo.make(cfg, toys.bigram(), PLAIN)
     state = method.init(theta, jax.random.key(0)) if state is None else state
     return method, *jax.jit(method.update)(state, batch)

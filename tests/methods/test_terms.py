@@ -214,8 +214,8 @@ def with_demo(kind):
 
 
 def test_luffy():
-    """All tokens, own and of demos, are one mean, and so is the bonus of entropy; f'(p) p = gamma p /
-    (p + gamma)^2.
+    """All tokens, own and of demos, are one mean, and so is the bonus of entropy; f'(p) p = gamma p
+    / (p + gamma)^2.
     """
     own, demo, gamma, c = sampled(THETA), demo_tokens(THETA), 0.2, 0.3
     A, A_demo = with_demo("mean")

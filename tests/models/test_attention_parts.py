@@ -20,7 +20,9 @@ NAMES = ("q", "k", "v", "prompt k", "prompt v")
 
 
 def draw(lengths, S: int, M: int, T: int, K: int = 2, G: int = 3, H: int = 8, dtype=jnp.float32):
-    """q [B,T,N,H], k and v [B,K,T,H], prompt k and v [P,K,S,H], mask [P,S]; scores are far apart."""
+    """q [B,T,N,H], k and v [B,K,T,H], prompt k and v [P,K,S,H], mask [P,S]; scores are far
+    apart.
+    """
     P, B = len(lengths), len(lengths) * M
     shapes = (B, T, K * G, H), (B, K, T, H), (B, K, T, H), (P, K, S, H), (P, K, S, H)
     keys = jax.random.split(jax.random.key(0), len(shapes))

@@ -432,10 +432,11 @@ def test_smollm2_on_chat_prompts(tmp_path_factory):
             cfg, jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), phi), seqs
         )
     print(
-        f"\nSmolLM2, {mask.sum()} positions, largest logit {np.abs(exact[mask]).max():.1f}. Largest differences: double "
-        f"{apart(double, exact):.1e}, fp32 {apart(ours, theirs):.1e}; transformers' own fp32 from double "
-        f"{apart(theirs, exact):.1e}; first answer: {tokenizer.decode(answers[0])!r}"
+        f"\nSmolLM2, {mask.sum()} positions, largest logit {np.abs(exact[mask]).max():.1f}. "
+        f"Largest differences: double {apart(double, exact):.1e}, fp32 {apart(ours, theirs):.1e}; transformers' own "
+        f"fp32 from double {apart(theirs, exact):.1e}; first answer: {tokenizer.decode(answers[0])!r}"
     )
     assert apart(double, exact) < 1e-4
-    # two roundings of fp32 stand between these two: as far apart as transformers is from itself, on either side
+    # two roundings of fp32 stand between these two: as far apart as transformers is from itself, on
+    # either side
     assert apart(ours, theirs) < 3 * apart(theirs, exact)

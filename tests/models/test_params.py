@@ -78,7 +78,9 @@ def test_axes_and_shapes_carry_the_layers():
 
 
 def test_init_has_the_stated_spread_and_keys_by_path(monkeypatch):
-    """Normal with init_std, norms one, biases zero; a tensor added to the table changes no other."""
+    """Normal with init_std, norms one, biases zero; a tensor added to the table changes no
+    other.
+    """
     cfg = dataclasses.replace(CFG, vocab=4000, init_std=0.05)
     phi = params.init(cfg, jax.random.key(7))
     assert (

@@ -22,7 +22,9 @@ def test_rotation_depends_on_distance_alone(build):
 
 
 def test_llama3_slows_the_slow_channels_alone():
-    """Fast channels keep their speed, slow ones have an eighth of it, one between them something between."""
+    """Fast channels keep their speed, slow ones have an eighth of it, one between them something
+    between.
+    """
     plain = rope.frequencies(10000.0, 8)
     np.testing.assert_allclose(plain, [1.0, 0.1, 0.01, 0.001])
     found = rope.llama3_frequencies(plain, 8.0, 1.0, 4.0, original=1200)

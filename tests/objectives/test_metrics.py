@@ -88,8 +88,8 @@ def test_passed_by_hand():
 
 
 def test_demo_metrics():
-    """stop_prob is the mean probability of the last token of a demo over real rows; padding rows count
-    nowhere.
+    """stop_prob is the mean probability of the last token of a demo over real rows; padding rows
+    count nowhere.
     """
     demos = rows([0, 0, 0], [[1, 0], [0, 0], [0, 0]], [2, 1, 0])
     aux = {

@@ -14,7 +14,9 @@ from tests import toys
 
 @pytest.mark.parametrize("value", [0.5, float("nan")])
 def test_the_loop_and_the_selection_give_the_same_state(monkeypatch, value):
-    """Parameters and optimizer states, bit for bit, of a step that is made and of one that is not."""
+    """Parameters and optimizer states, bit for bit, of a step that is made and of one that is
+    not.
+    """
     recipes, theta = toys.recipes(), toys.bigram_theta()
     params = Params(theta, jax.tree.map(jnp.copy, theta), {"x": jnp.ones(3)})
     state = optim.init_train_state(recipes, params)

@@ -1,4 +1,6 @@
-"""theta_hat as its difference from theta: exact where bfloat16 is, unbiased, and in full on read."""
+"""theta_hat as its difference from theta: exact where bfloat16 is, unbiased, and in full on
+read.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ from tests.planner.programs import LAYERS, LOOP, TARGETS, D, layered, mesh_of, m
 
 
 def test_the_walk_by_hand():
-    """An argument of 32 bytes and a counter of 4 go around; a sum inside takes the state's place, one that is read first does not."""
+    """An argument of 32 bytes and a counter of 4 go around; a sum inside takes the state's place,
+    one that is read first does not.
+    """
     found = buffers.peak(module())
     assert found.bytes == 32 + 4 + 0 and [one.name for one in found.alive] == ["a", "copied"]
     twice = LOOP.replace("tuple(%next, %sum)", "tuple(%next, %sum2)").replace(
@@ -46,7 +48,9 @@ def test_a_donated_arguments_place_is_taken(donated, total):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_walk_finds_the_compilers_peak_and_who_is_in_it(target):
-    """The gradient of five layers: within 10% of what the compiler allocates, the weights by their argument's name."""
+    """The gradient of five layers: within 10% of what the compiler allocates, the weights by their
+    argument's name.
+    """
     mesh = mesh_of(target, "x")
     loss = lambda ws, x: layered(ws, x).sum()
     ws = shape(mesh, (LAYERS, 16 * D, 16 * D), None, "x")

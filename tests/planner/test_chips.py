@@ -69,7 +69,9 @@ def test_names_that_are_none(name, hint):
 
 
 def test_peaks_are_those_of_the_makers():
-    """A v5e's 16 GB and 197 TFLOP/s, a v5p's 95 GB, a v6e's 32 GB; the interconnect adds up to the page's number."""
+    """A v5e's 16 GB and 197 TFLOP/s, a v5p's 95 GB, a v6e's 32 GB; the interconnect adds up to the
+    page's number.
+    """
     assert [chips.CHIPS[kind].hbm for kind in ("v5e", "v5p", "v6e")] == [16e9, 95e9, 32e9]
     both = lambda kind: 2 * chips.CHIPS[kind].link * chips.CHIPS[kind].links
     assert [both(kind) for kind in ("v5e", "v5p", "v6e", "a100", "h100")] == [
@@ -95,7 +97,9 @@ def test_peaks_are_those_of_the_makers():
     ),
 )
 def test_links_of_the_worst_placed_chip(name, links):
-    """A v5e slice closes to a ring along 16 chips alone, a v5p along multiples of 4; a corner of the others has one link each."""
+    """A v5e slice closes to a ring along 16 chips alone, a v5p along multiples of 4; a corner of
+    the others has one link each.
+    """
     topology = chips.parse(name)
     assert chips.interconnect(topology, topology.chip) == links * topology.chip.link
 
@@ -160,7 +164,9 @@ def test_without_libtpu_the_nearest_is_named_first(monkeypatch, name, hint):
     ],
 )
 def test_memory_of_a_gpu_that_is_there(kind, stats, hbm):
-    """What the device says; the page's number where it says nothing; nothing of a chip that the table does not have."""
+    """What the device says; the page's number where it says nothing; nothing of a chip that the
+    table does not have.
+    """
     device = types.SimpleNamespace(device_kind=kind, memory_stats=lambda: stats)
     assert chips.chip_of(chips.parse("gpu:1"), [device]).hbm == hbm
     device.device_kind = "NVIDIA T4"

@@ -13,7 +13,9 @@ from tests import tiny_runs
 
 @pytest.mark.parametrize("heads, answer", [(16, 2.1e9), (24, 3.2e9), (32, 4.3e9)])
 def test_formula_with_a_mask(heads, answer):
-    """One layer, 5 rows, T = 3,000, S + T = 4,024, on an H100: no less than cuDNN says, 7% above."""
+    """One layer, 5 rows, T = 3,000, S + T = 4,024, on an H100: no less than cuDNN says, 7%
+    above.
+    """
     assert answer <= workspace(5, heads, 3000, 4024, 128, masked=True) <= 1.07 * answer
 
 

@@ -1,4 +1,6 @@
-"""Counted FLOPs against the compiler's own count, where it is right: one layer, one chunk, one micro-batch, nothing in a loop."""
+"""Counted FLOPs against the compiler's own count, where it is right: one layer, one chunk, one
+micro-batch, nothing in a loop.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,10 @@ def test_a_matmul_by_hand():
 @pytest.mark.parametrize("samples", (1, pytest.param(4, marks=pytest.mark.slow)))
 @pytest.mark.parametrize("policy_name", remat.REMAT)
 def test_forward_and_backward_against_the_compiler(samples, policy_name):
-    """2 prompts of 48 tokens, each with its samples of 64: shared prompts, recomputed layer and head, one chunk of logits. Compiled
-    with two layers, of which the compiler counts one: in a loop of a single trip it would not compute the layer again."""
+    """2 prompts of 48 tokens, each with its samples of 64: shared prompts, recomputed layer and
+    head, one chunk of logits. Compiled with two layers, of which the compiler counts one: in a loop
+    of a single trip it would not compute the layer again.
+    """
     P, S, B, T = 2, 48, 2 * samples, 64
     seqs = Sequences(ints(P, S), ints(P), ints(B, T), ints(B))
     two = dataclasses.replace(CFG, layers=2)
@@ -59,8 +63,10 @@ def test_forward_and_backward_against_the_compiler(samples, policy_name):
 
 
 def test_the_head_in_chunks_against_the_compiler():
-    """Four chunks: the loops of both passes are counted once each, so that four times that is what runs; one chunk of a
-    single trip would be no test, the compiler then takes its recomputation for the same thing."""
+    """Four chunks: the loops of both passes are counted once each, so that four times that is what
+    runs; one chunk of a single trip would be no test, the compiler then takes its recomputation for
+    the same thing.
+    """
     B, T, D, V, chunks = 4, 64, CFG.width, 4096, 4
     shape = lambda *dims: jax.ShapeDtypeStruct(dims, jnp.float32)
 
@@ -108,7 +114,9 @@ def sketch(method: str, microbatch_rows: int = 8, **given):
     ),
 )
 def test_a_whole_update_against_the_compiler(method, passes):
-    """What the method's own ledger says is passed, and the FLOPs that follow, optimizer left out, within 10%."""
+    """What the method's own ledger says is passed, and the FLOPs that follow, optimizer left out,
+    within 10%.
+    """
     run = sketch(method)
     state = build.abstract_state(run)
     spec = run.method.step_kinds[0]
@@ -138,8 +146,10 @@ def test_prompts_of_a_group_in_parts_are_counted_in_each():
     [(8, 4, 1, 256), (8, 16, 1, 1024), (8, 4, 4, 64), (8, 8, 4, 128), (2, 4, 1, 256)],
 )
 def test_prompts_are_counted_as_they_are_computed(devices, M, rows, prompts):
-    """64 prompts; where a micro-batch has fewer than there are devices a prompt is computed by each that has some of its rows.
-    Against the shapes that the policy is given, micro-batch by micro-batch. Packed, a prompt comes with each of its rows."""
+    """64 prompts; where a micro-batch has fewer than there are devices a prompt is computed by each
+    that has some of its rows. Against the shapes that the policy is given, micro-batch by
+    micro-batch. Packed, a prompt comes with each of its rows.
+    """
     config = tiny_runs.config("grpo")
     config.mesh.fsdp, config.rollout.calls = devices, 1
     config.batch.update(dict(prompts_per_step=64, samples_per_prompt=M, microbatch_rows=rows))
@@ -231,7 +241,9 @@ def test_weights_are_read_once_per_micro_batch_of_demos():
 
 
 def test_decoding_by_hand():
-    """Per token: each device reads its share of the weights once, and all of the cache, where it is not cut."""
+    """Per token: each device reads its share of the weights once, and all of the cache, where it is
+    not cut.
+    """
     run = sketch("grpo", rollout__cache_segments=1)
     P, M, S, T, W = 2, 4, 48, 64, flops.budget.matrix_weights(run.cfg)
     work = flops.decode(run, S, P)
@@ -242,8 +254,9 @@ def test_decoding_by_hand():
 
 
 def test_decoding_in_cache_segments_by_hand():
-    """200 tokens on two devices: 128 steps read 128 positions of each row, and 72 read 200. On one, 64 steps read 64, 64 read 128,
-    32 read 160 and 40 all."""
+    """200 tokens on two devices: 128 steps read 128 positions of each row, and 72 read 200. On one,
+    64 steps read 64, 64 read 128, 32 read 160 and 40 all.
+    """
     config = tiny_runs.config("grpo")
     config.rollout.update(dict(max_new=200, cache_segments=4))
     assert flops.loops(build.make_setup(config, jax.devices()[:1])) == ((64, 128, 160, 200),)
@@ -268,7 +281,9 @@ def test_decoding_in_cache_segments_by_hand():
 
 
 def test_bytes_of_a_device_by_hand():
-    """Argument bytes of an update are the state's over the devices: moments twice, what 8 does not divide whole."""
+    """Argument bytes of an update are the state's over the devices: moments twice, what 8 does not
+    divide whole.
+    """
     config = tiny_runs.config("grpo")
     config.mesh.fsdp = 8
     config.batch.update(dict(prompts_per_step=16, samples_per_prompt=2, microbatch_rows=2))
@@ -286,7 +301,9 @@ def test_bytes_of_a_device_by_hand():
 
 
 def test_factored_moments_are_counted_by_the_sides_of_each_matrix(monkeypatch):
-    """Of every matrix, o with its heads as rows among them: a first moment in bfloat16 and two rows of means; norms whole."""
+    """Of every matrix, o with its heads as rows among them: a first moment in bfloat16 and two rows
+    of means; norms whole.
+    """
     monkeypatch.setattr(moments, "FACTORED_FROM", 8)
     config = tiny_runs.config("grpo")
     config.optim.base.moments = "factored"

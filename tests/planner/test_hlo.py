@@ -19,7 +19,9 @@ def collectives(f, *shapes, out=None):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_collectives_of_hand_made_functions(target):
-    """Over 8 devices: an all-gather of 256 KB brings 7/8 of it to each, a sum of one twice that, a shift a device's part."""
+    """Over 8 devices: an all-gather of 256 KB brings 7/8 of it to each, a sum of one twice that, a
+    shift a device's part.
+    """
     mesh = mesh_of(target, "x")
     whole, size = NamedSharding(mesh, P()), D * D * 4
     gathered = collectives(lambda a: a, shape(mesh, (D, D), "x"), out=whole)
@@ -67,7 +69,9 @@ def test_what_stands_in_a_loop_counts_as_often_as_it_runs(target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_loop_of_unknown_length_is_reported(target):
-    """A sampler's loop ends when all rows are done: its length is taken as given, and what lies outside it once."""
+    """A sampler's loop ends when all rows are done: its length is taken as given, and what lies
+    outside it once.
+    """
     mesh = mesh_of(target, "x")
 
     def sample(a, limit):
@@ -97,7 +101,9 @@ def test_trip_counts_by_the_condition(bound, step, trips):
 
 
 def test_a_kernel_whose_attributes_take_several_lines():
-    """As Pallas kernels have them: what follows is not taken for the end of the computation, and the origin is found."""
+    """As Pallas kernels have them: what follows is not taken for the end of the computation, and
+    the origin is found.
+    """
     kernel = "\n".join(
         (
             "  %sum = f32[8]{0} custom-call(%x), frontend_attributes={kernel_metadata={",
@@ -150,7 +156,9 @@ def test_stored_bytes_of_tiles():
 
 
 def test_a_collective_in_pieces_counts_once():
-    """As the TPU's compiler writes one that it runs beside other work: start, middle and end have one channel."""
+    """As the TPU's compiler writes one that it runs beside other work: start, middle and end have
+    one channel.
+    """
     gather = "bf16[1,64,32]{2,1,0} all-gather(%p), channel_id=7, replica_groups=[1,16]<=[16], dimensions={1}"
     text = (
         "HloModule m, num_partitions=16\n\n"

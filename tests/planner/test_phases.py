@@ -32,7 +32,9 @@ def test_every_method_has_its_phases(method):
 
 
 def test_weights_of_both_policies_are_resident_beside_the_sampler():
-    """Where theta_hat draws samples of its own, the weights of both are handed out before the first has sampled."""
+    """Where theta_hat draws samples of its own, the weights of both are handed out before the first
+    has sampled.
+    """
     beside = {}
     for own in ("shared", "own"):
         given = config("bridge")
@@ -92,7 +94,9 @@ def test_the_search_for_what_fits(largest):
 
 
 def test_roofline_and_step_by_hand():
-    """The longest of three; a step is both calls of the sampler for each policy, grading, and the update."""
+    """The longest of three; a step is both calls of the sampler for each policy, grading, and the
+    update.
+    """
     gathered = {
         "all-gather": {"instructions": 1, "times": 1, "bytes": 30.0},
         "unknown_loops": {"instructions": 1},
@@ -136,8 +140,8 @@ def test_roofline_and_step_by_hand():
 def test_what_the_compiler_says_of_a_program_that_is_too_large():
     """The memory asked and available is read from the compiler's error."""
     message = (
-        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
-        "temporaries (20.53G) exceeds available HBM (15.75G). HLO module: jit_update."
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+        "required for HLO temporaries (20.53G) exceeds available HBM (15.75G). HLO module: jit_update."
     )
     found = phases.compile_error(message)
     assert (found["asked"], found["available"]) == (20.53 * 2**30, 15.75 * 2**30)
@@ -151,7 +155,9 @@ class WithText:
 
 
 def test_the_compilers_own_file_comes_before_what_jaxlib_reads(tmp_path):
-    """jaxlib fails, with a stack trace on stderr, at the asynchronous instructions of a newer libtpu."""
+    """jaxlib fails, with a stack trace on stderr, at the asynchronous instructions of a newer
+    libtpu.
+    """
     (tmp_path / "module_0001.jit_update.cpu_after_optimizations.txt").write_text(
         "HloModule of the CPU, unscheduled"
     )

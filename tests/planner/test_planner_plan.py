@@ -17,7 +17,9 @@ from tests.planner.setups import CHIP, config, sketch
 
 
 def test_arguments_of_an_update_are_the_state_and_the_batch_over_the_devices():
-    """What the compiler says of the arguments is what the shardings say, to the byte; the state is written in place."""
+    """What the compiler says of the arguments is what the shardings say, to the byte; the state is
+    written in place.
+    """
     topology = chips.parse("cpu:8")
     made = make(
         config("grpo"), topology, chips.devices(topology), only=lambda name: name == "update"
@@ -37,7 +39,9 @@ def test_arguments_of_an_update_are_the_state_and_the_batch_over_the_devices():
 
 @pytest.mark.slow
 def test_what_fits_is_found_by_compiling_everything(monkeypatch):
-    """On chips between the peaks of 1 and of 2 rows at a time; then on chips too small for the sampler, whatever the update."""
+    """On chips between the peaks of 1 and of 2 rows at a time; then on chips too small for the
+    sampler, whatever the update.
+    """
     topology, devices = chips.parse("cpu:8"), chips.devices(chips.parse("cpu:8"))
     known, given = {}, config("grpo")
     given.rollout.max_new = 64
@@ -94,8 +98,9 @@ def test_counted_and_not_compiled(monkeypatch):
 
 
 def test_candidates_come_out_even():
-    """32 rows of groups of 2 over 8 devices: micro-batches of 8, 16 and 32 rows; three parts of 24 demonstrations
-    do not go with 2 rows a device, where they are filled up to 32."""
+    """32 rows of groups of 2 over 8 devices: micro-batches of 8, 16 and 32 rows; three parts of 24
+    demonstrations do not go with 2 rows a device, where they are filled up to 32.
+    """
     assert microbatch_candidates(config("grpo"), jax.devices()[:8]) == [1, 2, 4]
     parts = config("bridge")
     parts.batch.demos_per_step, parts.method.bridge.sft_microbatches = 24, 3
@@ -106,11 +111,14 @@ def test_candidates_come_out_even():
 @pytest.mark.tpu_compiler
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_every_phase_compiles_for_a_slice(monkeypatch):
-    """A tiny model on v5e:2x4, the splash kernel in it: everything fits, the arguments are alive, seconds at the peaks.
+    """A tiny model on v5e:2x4, the splash kernel in it: everything fits, the arguments are alive,
+    seconds at the peaks.
 
-    The kernel: not in merge, its forward pass in the sampler's two programs and logp, all three of its passes in the update.
+    The kernel: not in merge, its forward pass in the sampler's two programs and logp, all three of
+    its passes in the update.
 
-    The walk is held against the compiler's peak elsewhere: in programs as small as this one fixed buffers are most of it.
+    The walk is held against the compiler's peak elsewhere: in programs as small as this one fixed
+    buffers are most of it.
     """
     topology = chips.parse("v5e:2x4")
     given = config("bridge")

@@ -1,4 +1,6 @@
-"""The run of all checks: errors become FAILs, other hosts' records are heard, the subject is valid."""
+"""The run of all checks: errors become FAILs, other hosts' records are heard, the subject is
+valid.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,9 @@ from bridge_jax.sampling import draw
 
 @pytest.mark.parametrize("V, width", [(49152, 192), (151936, 128), (128256, 334), (16, 4), (13, 1)])
 def test_blocks_of_the_vocabulary(V, width):
-    """They divide it. A prime one makes V blocks of one token, which draws as if there were none."""
+    """They divide it. A prime one makes V blocks of one token, which draws as if there were
+    none.
+    """
     found = draw.block_width(V)
     assert V % found == 0 and abs(found - V**0.5) <= abs(width - V**0.5)
 
@@ -58,7 +60,9 @@ def test_tokens_draw_independently():
 
 
 def test_both_forms_agree_where_nothing_is_drawn():
-    """Temperature 0, logits without ties: the same token, and log-probabilities at temperature 1."""
+    """Temperature 0, logits without ties: the same token, and log-probabilities at temperature
+    1.
+    """
     logits = jax.random.normal(jax.random.key(3), (20, 12))
     given = logits, jax.random.split(jax.random.key(0), 20), jnp.int32(0), jnp.float32(0.0)
     (token, logp), (plain_token, plain_logp) = draw.draw(*given), draw.draw_plain(*given)

@@ -188,7 +188,9 @@ def test_the_seed_moves_training_but_not_the_splits():
 
 
 def test_two_questions_with_one_id_never_meet(monkeypatch):
-    """With ids of 7 bits they collide all the time; the later question is left out, in every list."""
+    """With ids of 7 bits they collide all the time; the later question is left out, in every
+    list.
+    """
     monkeypatch.setattr(
         arithmetic, "question_id", lambda question: tasks.question_id(question) % 128
     )
@@ -236,7 +238,9 @@ def test_exactly_the_corrupt_share_grades_wrong(style, share, wrong, negative):
 
 @pytest.mark.parametrize("style, last", [("compact", "#"), ("chat", "The answer is")])
 def test_the_direct_share_states_answers_alone(style, last):
-    """So many demonstrations, spread over all, are their last part alone, which is still right; corrupt ones stay wrong."""
+    """So many demonstrations, spread over all, are their last part alone, which is still right;
+    corrupt ones stay wrong.
+    """
     plain, direct = (
         make(dataclasses.replace(SMALL, style=style, direct=share)) for share in (0.0, 0.25)
     )

@@ -1,4 +1,6 @@
-"""The tasks that read data: on the real files where they stand beside the project, on small made-up files everywhere."""
+"""The tasks that read data: on the real files where they stand beside the project, on small made-up
+files everywhere.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def make(name: str, data_dir=SHARED, **given):
 @real
 @pytest.mark.parametrize("name", SIZES)
 def test_benchmarks_are_complete_and_right_answers_grade_right(name):
-    """As many rows as published (content hashes are checked by the loader); every gold answer equals itself."""
+    """As many rows as published (content hashes are checked by the loader); every gold answer
+    equals itself.
+    """
     task = make(name)
     rows = task.splits[name]
     assert len(rows) == SIZES[name] and not task.train and not task.demos
@@ -111,7 +115,9 @@ def test_rules_of_olympiadbench_and_minerva():
     [("qwen3", ("<|im_start|>",)), ("llama3_1", ("<|start_header_id|>", "<|begin_of_text|>"))],
 )
 def test_real_tokenizers_render_both_prompts(folder, marks):
-    """The paper's template stands in the model's own turns; the plain one holds no mark of a turn."""
+    """The paper's template stands in the model's own turns; the plain one holds no mark of a
+    turn.
+    """
     tokenizer, row = (
         tokenizers.HFTokenizer(str(SHARED / "tokenizers" / folder)),
         make("aime24").splits["aime24"][0],
@@ -152,7 +158,9 @@ HELD = [{"id": "h0", "problem": "What is 100 times 100?", "answer": "10000"}]
 
 @pytest.fixture
 def made(tmp_path):
-    """A data folder whose files hold these rows; their counts and hashes are not the declared ones."""
+    """A data folder whose files hold these rows; their counts and hashes are not the declared
+    ones.
+    """
     for name, rows in {
         "train/math_train": MADE,
         "benchmarks/math500": HELD,
@@ -176,7 +184,9 @@ def test_made_up_data_need_leave(made):
 
 
 def test_expert_traces_replace_solutions(made, tmp_path, caplog):
-    """A trace for a problem, one that is wrong, one of another problem; problems without a trace are no demonstrations."""
+    """A trace for a problem, one that is wrong, one of another problem; problems without a trace
+    are no demonstrations.
+    """
     path = tmp_path / "traces.jsonl"
     rows = [
         {

@@ -45,7 +45,9 @@ def test_the_tasks_that_are_generated_are_found():
 
 @every_task
 def test_rows_are_usable_and_held_out(name):
-    """Named like its file; each list is checked, and no problem that is learned from is in a split."""
+    """Named like its file; each list is checked, and no problem that is learned from is in a
+    split.
+    """
     task = made(name)
     assert task.name == name and task.train and task.splits
     tasks.check_rows(task.train, name)
@@ -67,7 +69,9 @@ def test_the_same_settings_give_the_same_problems(name):
 
 @every_task
 def test_demos_are_graded_correct_and_other_answers_are_not(name):
-    """By the strict reading and the lenient one; another problem's answer is wrong, no text none."""
+    """By the strict reading and the lenient one; another problem's answer is wrong, no text
+    none.
+    """
     task = made(name)
     for row in task.demos:
         for read in (task.extract, task.lenient):

@@ -1,4 +1,6 @@
-"""Every puzzle has one solution, by a solver that reads the English; splits never meet; answers are read with care."""
+"""Every puzzle has one solution, by a solver that reads the English; splits never meet; answers are
+read with care.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What all tasks share: finding a task by name, checked rows, ids of questions, the boxed prompt."""
+"""What all tasks share: finding a task by name, checked rows, ids of questions, the boxed
+prompt.
+"""
 
 from __future__ import annotations
 

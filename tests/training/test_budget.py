@@ -71,7 +71,8 @@ def test_against_the_compiler():
         return layers.forward(cfg, theta, seqs) @ layers.head_weights(cfg, theta).T
 
     counted = jax.jit(logits).lower(theta).compile().cost_analysis()["flops"]
-    # attention is computed in full, and masked: every completion token against all 64 positions, every prompt token against 16
+    # attention is computed in full, and masked: every completion token against all 64 positions,
+    # every prompt token against 16
     ours = budget.forward_flops(cfg, 8 * 48, 64) + budget.forward_flops(cfg, 8 * 16, 16, head=False)
     assert ours == pytest.approx(counted, rel=0.1)
 

@@ -1,4 +1,6 @@
-"""The line that is shown while programs compile tells what they are, and how long they took before."""
+"""The line that is shown while programs compile tells what they are, and how long they took
+before.
+"""
 
 from __future__ import annotations
 

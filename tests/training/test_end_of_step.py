@@ -100,7 +100,9 @@ def test_the_last_good_checkpoint_takes_no_more_room(quick, tmp_path, monkeypatc
 
 
 def test_what_a_checkpoint_counts_on_is_on_disk_before_it(quick, tmp_path, monkeypatch):
-    """metrics.jsonl as it is then, whole: a power cut behind the save finds the lines of its steps."""
+    """metrics.jsonl as it is then, whole: a power cut behind the save finds the lines of its
+    steps.
+    """
     synced, seen = {}, []
     fsync, save = os.fsync, checkpoint.Checkpoints.save
 

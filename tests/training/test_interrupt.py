@@ -48,7 +48,9 @@ def printed(monkeypatch):
 
 @on_linux
 def test_signals_are_received_while_the_main_thread_is_held():
-    """Python's own handler comes behind the C code; the thread that listens receives them within it."""
+    """Python's own handler comes behind the C code; the thread that listens receives them within
+    it.
+    """
     held, events = Held(), []
 
     def received(number: int) -> None:
@@ -68,7 +70,9 @@ def test_signals_are_received_while_the_main_thread_is_held():
 
 
 def test_nothing_is_left_behind(printed):
-    """Handlers, the pipe and the thread are given back; and so in a thread, which has no signals."""
+    """Handlers, the pipe and the thread are given back; and so in a thread, which has no
+    signals.
+    """
     there = lambda: (
         len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,
         threading.active_count(),

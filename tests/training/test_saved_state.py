@@ -76,7 +76,9 @@ def test_resuming_is_exact(run, tmp_path):
 
 
 def test_the_planner_counts_the_state():
-    """Abstract bytes are those of the real state: theta in two bytes, w with two moments in four."""
+    """Abstract bytes are those of the real state: theta in two bytes, w with two moments in
+    four.
+    """
     setup = set_up(**BF16)
     state = setup.method.init(build.initial_theta(setup), jax.random.key(0))
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -103,8 +105,8 @@ def test_another_base_is_refused(run, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_exports(run, no_torch, tmp_path, capsys):  # noqa: F811
-    """merged = base + adapter, each verified; the base of a random model is written beside w, that of
-    a model folder is named, and the adapter's folder can be evaluated.
+    """merged = base + adapter, each verified; the base of a random model is written beside w, that
+    of a model folder is named, and the adapter's folder can be evaluated.
     """
     adapter = export(str(run), str(tmp_path / "adapter"), "adapter")
     merged = export(str(run), str(tmp_path / "merged"))
