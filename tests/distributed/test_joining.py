@@ -162,6 +162,7 @@ def test_host_0_that_stops_or_goes_at_once_ends_the_others():
     assert [group[0].wait() for group in groups.values()] == [-signal.SIGKILL, 130]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [2, 0])
 def test_a_host_that_is_killed_ends_the_others(waiting, killed):
     """All of them, and they name it; without host 0 (main) jax aborts them."""

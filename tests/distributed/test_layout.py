@@ -189,6 +189,7 @@ def test_rows_alone_over_the_devices_gather_nothing(method, passes):
     assert reduced / (2 * theta * 7 / 8) == pytest.approx(passes, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["grpo", pytest.param("bridge", marks=pytest.mark.slow)])
 def test_heads_alone_over_the_devices_move_activations(method):
     """1x1x2: no matrix of a layer, nor its gradient, travels."""
@@ -367,6 +368,7 @@ def test_the_tpus_compiler_keeps_the_shadow_on_the_host():
     assert memory[False].argument_size_in_bytes - memory[True].argument_size_in_bytes >= held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, kernels", [("splash", True), ("xla", False)])
 def test_sampler_and_update_attend_as_the_config_says(kind, kernels):
     """The prefill of the sampler and both passes of the update: by the kernel, or without one."""
@@ -379,7 +381,7 @@ def test_sampler_and_update_attend_as_the_config_says(kind, kernels):
         assert ("pallas_call" in str(traced.jaxpr)) == kernels
 
 
-@pytest.mark.parametrize("kind", ["splash", "xla"])
+@pytest.mark.parametrize("kind", [pytest.param("splash", marks=pytest.mark.slow), "xla"])
 def test_an_fp32_update_multiplies_fp32_throughout(kind):
     """Forward and backward, in the kernels too: left to itself an accelerator rounds fp32 factors
     to fewer bits.

@@ -61,6 +61,7 @@ def test_a_platform_that_is_missing(name, value):
     refused(run("-c", code, **{name: value}), f"{name}={value!r}")
 
 
+@pytest.mark.slow
 def test_platforms_that_are_there():
     """Also as the second choice; and nothing is lost where nothing was asked for."""
     code = "from bridge_jax.distributed import platforms; print(platforms.devices()[0].platform)"

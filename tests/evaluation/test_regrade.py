@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bridge_jax.evaluation import regrade
 from bridge_jax.grading.outcome import Outcome
 from bridge_jax.tasks import arithmetic
 from tests.tiny_runs import quick, unbroken  # noqa: F401 (fixtures)
 
 
+@pytest.mark.slow
 def test_it_finds_nothing_where_nothing_changed_and_everything_that_did(unbroken, monkeypatch):
     """The run was graded by parity: the same grader changes nothing; one that turns it round
     changes every row.

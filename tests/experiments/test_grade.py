@@ -61,11 +61,20 @@ def test_grade_writes_each_line_with_its_outcome(tmp_path):
     "bad, message",
     [
         ('{"gold": "1"', "line 3: no JSON"),
-        ('{"gold": "1"}', 'it must be an object with the texts "gold" and "prediction"'),
-        ('{"gold": " ", "prediction": "1"}', "gold is ' '; nothing could equal it"),
-        (
+        pytest.param(
+            '{"gold": "1"}',
+            'it must be an object with the texts "gold" and "prediction"',
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            '{"gold": " ", "prediction": "1"}',
+            "gold is ' '; nothing could equal it",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             '{"gold": "1", "prediction": "1", "rule": {"relativ": 1}}',
             "rule is {'relativ': 1}; allowed:",
+            marks=pytest.mark.slow,
         ),
     ],
 )

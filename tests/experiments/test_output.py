@@ -66,8 +66,10 @@ def test_what_is_only_said_may_be_lost(pairs):
     "redirected, code, expected",
     [
         (">/dev/full", 5, "error: standard output: No space left on device; make room"),
-        (">&-", 2, "error: standard output: Bad file descriptor"),
-        ("> >(exit)", 2, "error: standard output: Broken pipe"),
+        pytest.param(
+            ">&-", 2, "error: standard output: Bad file descriptor", marks=pytest.mark.slow
+        ),
+        pytest.param("> >(exit)", 2, "error: standard output: Broken pipe", marks=pytest.mark.slow),
     ],
 )
 def test_a_result_that_is_lost_is_an_error(pairs, redirected, code, expected):

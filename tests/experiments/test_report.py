@@ -191,6 +191,7 @@ def is_round(values: list[float]) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_ticks_are_round_and_few_seeds_are_thin_lines(tmp_path, browser):
     """Three seeds are three thin lines without a band, four are a band, one is its line alone.
 

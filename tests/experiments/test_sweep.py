@@ -196,7 +196,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path, text):
     assert results.done(str(path)) == {("a", "b", "")}
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sent", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_signal_stops_the_sweep(at_root, tmp_path, monkeypatch, sent):
     """Of three runs the first is asked to end, and the others are not begun."""
     begun = tmp_path / "begun"

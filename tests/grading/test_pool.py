@@ -132,6 +132,7 @@ def test_a_deadline_kills_and_the_rest_is_judged(pool):
     assert pool.grade([GOOD]) == ["correct"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_no_comparison(pool):
     """By SIGKILL from outside while it works, and while it is idle: the comparison ends as it does
     without.
@@ -155,6 +156,7 @@ def test_memory_is_limited(monkeypatch):
         Pool(workers=1, memory_bytes=40 << 20).grade([GOOD])
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_an_import_after_a_kill(monkeypatch):
     """The comparison after a kill goes to the spare, which was ready before the kill."""
     given, send = [], module.Worker.send
@@ -286,7 +288,9 @@ def scripts(*texts: str) -> list[DeferredComparison]:
     return [DeferredComparison(text, str(number)) for number, text in enumerate(texts)]
 
 
-@pytest.mark.parametrize("kind", ["die", "stop", "sleep", "eat", "nonsense"])
+@pytest.mark.parametrize(
+    "kind", ["die", pytest.param("stop", marks=pytest.mark.slow), "sleep", "eat", "nonsense"]
+)
 def test_a_comparison_whose_worker_is_lost_is_judged_by_another(scripted, tmp_path, kind):
     """Killed, stopped, asleep, out of memory, out of its mind: the comparison, and those beside it,
     have their outcome.
@@ -435,6 +439,7 @@ def test_frozen_workers_never_hold_up_the_parent(scripted):
     assert found == ["correct"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_at_its_start(scripted, tmp_path, monkeypatch):
     """One of them, or the first of them all: another is started. Every one of them: PoolError."""
     monkeypatch.setenv("SCRIPTED_START", f"once {tmp_path / 'mark'} die")
@@ -472,6 +477,7 @@ def failing_starts(monkeypatch, count: float) -> list:
     return tried
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_be_started(scripted, tmp_path, monkeypatch):
     """No memory for another process: those that live judge on, and the pool is whole again when
     there is some.

@@ -15,8 +15,8 @@ from tests.methods.by_hand import P_TOKEN, UNIFORM, A, G_of, batch, made, random
     "name, low, high",
     [
         ("grpo", "clip_low", "clip_high"),
-        ("dr_grpo", "clip_low", "clip_high"),
-        ("dapo", "clip_low", "clip_high"),
+        pytest.param("dr_grpo", "clip_low", "clip_high", marks=pytest.mark.slow),
+        pytest.param("dapo", "clip_low", "clip_high", marks=pytest.mark.slow),
         ("gspo", "clip_low", "clip_high"),
     ],
 )

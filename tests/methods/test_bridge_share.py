@@ -55,7 +55,7 @@ def moved(after, before, part: str):
 # ---- a part of the groups
 
 
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_step_0_of_a_part(n):
     """Gain 0, ESS 1 and KL 0 exactly, and w's direction is that of SFT alone: its RL term is of
     theta_hat's part, so that the two cancel.
@@ -73,7 +73,7 @@ def test_step_0_of_a_part(n):
     assert float(metrics["grad/norm_w"]) == pytest.approx(norm, rel=1e-6)
 
 
-@pytest.mark.parametrize("n", [2, 8])
+@pytest.mark.parametrize("n", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_mean_over_the_parts_is_the_whole(n):
     """At the same iterate, theta_hat elsewhere: the directions of theta_hat and of w, over all
     parts in turn, have those of all samples as their mean. theta's is the same with every part.
@@ -164,6 +164,7 @@ def test_every_third_step():
     assert toys.change(found[3], found[0]) < 1e-6
 
 
+@pytest.mark.slow
 def test_tokens_of_steps_in_which_it_rests():
     """The ledger has theta_hat's pass over a quarter of the samples in every second step."""
     _, update = made(shadow__every=2, shadow__share=0.25)

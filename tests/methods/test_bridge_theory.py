@@ -325,6 +325,7 @@ def test_importance_weighting_is_exact_for_one_token(far):
     assert mean_cosine(far, "clipped") < 0.65 and mean_cosine(far, "no ratio") < 0.75
 
 
+@pytest.mark.slow
 def test_importance_weighting_of_longer_sequences():
     """3 tokens: the ratio is per token, not of the prefix, so no longer exact. Measured .85,
     clipped .23, without .71.

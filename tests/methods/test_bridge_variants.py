@@ -100,6 +100,7 @@ def test_inner_steps():
     assert metrics["budget/gradient_tokens"] == single + float(rolled.seqs.length_B.sum())
 
 
+@pytest.mark.slow
 def test_inner_steps_are_taken_at_thetas_rate():
     """A rate that falls to 0 over 4 steps of theta: theta_hat, with 3 steps to one, learns in the
     third as well, at .5 then.

@@ -114,6 +114,7 @@ def test_the_state_holds_moments_of_w_alone():
     assert names and all("['lora']" in name and ".w['" in name for name in names)
 
 
+@pytest.mark.slow
 def test_gradient_of_a_model_by_jax_grad():
     """SFT of a transformer's adapter in micro-batches, over bfloat16 weights: the gradient in w of
     the objective as jax.grad gives it, and w with weight decay and factored moments is declared.

@@ -169,7 +169,7 @@ def agree(metrics, sft, rl):
     np.testing.assert_allclose(metrics["grad/inner_sft_rl"], np.sum(sft * rl), rtol=1e-3, atol=1e-6)
 
 
-kinds = pytest.mark.parametrize("kind", ["group", "mean"])
+kinds = pytest.mark.parametrize("kind", ["group", pytest.param("mean", marks=pytest.mark.slow)])
 
 
 @kinds

@@ -148,6 +148,7 @@ def test_gradients_equal_those_of_the_reference(form):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @fast_forms
 def test_gradients_of_several_sequences_in_a_row(form):
     """Packed rows over several tiles: no key is pulled by a query of another sequence."""

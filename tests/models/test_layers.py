@@ -15,6 +15,7 @@ from bridge_jax.models import layers, params
 from tests.models import tiny
 
 
+@pytest.mark.slow
 def test_what_the_backward_pass_keeps_of_a_layer():
     """Of the mlp's width its two projections and what the last is multiplied by, nothing in
     between; of norms their input.

@@ -7,12 +7,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bridge_jax.models import layers, params, remat
 from tests import errors
 from tests.models import tiny
 
 
+@pytest.mark.slow
 def test_remat_policies_give_one_gradient_and_keep_less_and_less():
     """none, dots and full: the same gradient; the compiled program's scratch memory shrinks in this
     order.

@@ -62,6 +62,7 @@ def test_the_gradient_of_a_weight_is_a_sum_over_both_leading_axes(subscripts, of
     )
 
 
+@pytest.mark.slow
 def test_every_device_multiplies_bfloat16():
     """Forward and backward of a model, whose products an XLA compiler might have no program for."""
     cfg = params.read_config(tiny.CASES["qwen2"])

@@ -143,6 +143,7 @@ def test_rounding_to_bfloat16():
     np.testing.assert_array_equal(to_bfloat16(exact, jax.random.key(1)).astype(jnp.float32), exact)
 
 
+@pytest.mark.slow
 def test_moments_in_bfloat16_move():
     """Adam's second moment follows a gradient that halves, which plain bfloat16 (1/512 at most)
     would never notice.

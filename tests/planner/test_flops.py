@@ -110,7 +110,7 @@ def sketch(method: str, microbatch_rows: int = 8, **given):
     (
         ("grpo", (1, 0, 0)),
         pytest.param("bridge", (2, 1, 0), marks=pytest.mark.slow),
-        ("cold_start", (0, 1, 0)),
+        pytest.param("cold_start", (0, 1, 0), marks=pytest.mark.slow),
     ),
 )
 def test_a_whole_update_against_the_compiler(method, passes):

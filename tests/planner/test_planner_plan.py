@@ -16,6 +16,7 @@ from bridge_jax.training import build
 from tests.planner.setups import CHIP, config, sketch
 
 
+@pytest.mark.slow
 def test_arguments_of_an_update_are_the_state_and_the_batch_over_the_devices():
     """What the compiler says of the arguments is what the shardings say, to the byte; the state is
     written in place.

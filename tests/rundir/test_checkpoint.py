@@ -442,6 +442,7 @@ LAYOUTS = """
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_to_one_and_back_and_to_another_mesh(tmp_path):
     """A state saved on one mesh is restored equal on another."""
     child = in_another_process(

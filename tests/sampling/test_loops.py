@@ -19,7 +19,7 @@ from tests import toys
 from tests.sampling.samples import PROMPTS, M, T, pad, run, settings
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_loop_stops_when_all_rows_are_done(phi, monkeypatch, every):
     """Decode steps are counted: as many as the longest row needs, not T; where rows are looked at
     every third token, up to the next look or the limit, and the samples are the same.
@@ -103,10 +103,10 @@ def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
 @pytest.mark.parametrize(
     "compactions, loops",
     [
-        (0, ((2,), (4,), (6,), (8,))),
+        pytest.param(0, ((2,), (4,), (6,), (8,)), marks=pytest.mark.slow),
         pytest.param(2, ((2,), (4,), (6,), (8,)), marks=pytest.mark.slow),
         (2, ((2, 4, 6, 8),)),
-        (0, ((4,), (6, 8))),
+        pytest.param(0, ((4,), (6, 8)), marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_segment_reads_what_it_can_have_filled_and_nothing_changes(
     np.testing.assert_allclose(cut.logp_BT, whole.logp_BT, atol=1e-5)
 
 
-@pytest.mark.parametrize("t, end", [(1, 2), (2, 4), (7, 8)])
+@pytest.mark.parametrize("t, end", [pytest.param(1, 2, marks=pytest.mark.slow), (2, 4), (7, 8)])
 def test_what_lies_behind_the_first_end_above_is_not_read(phi, t, end):
     """Of 8 positions all from `end` on are not a number, and so would be what is read of them."""
     prompt_PS, length_P = pad(PROMPTS, 5)
@@ -178,6 +178,7 @@ def test_what_lies_behind_the_first_end_above_is_not_read(phi, t, end):
     assert end == 8 or np.isnan(after(spoilt, 8)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [T, 5])
 def test_a_chosen_plan_samples_what_the_plain_one_does(phi, limit):
     """The plan of one CPU device, of eight, and with segments and compactions at once, fp32."""

@@ -144,7 +144,7 @@ def test_sliding_windows(by_row):
     check(run(plan, asked, 5, WINDOWS)[0], asked, WINDOWS)
 
 
-@pytest.mark.parametrize("tensor", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tensor", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_eight_devices(tensor):
     """Slots on 8, 4 and 2 devices; heads shared by the others, 4 by 2 kv heads."""
     asked = requests()

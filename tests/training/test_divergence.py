@@ -13,7 +13,7 @@ from tests.tiny_runs import STEPS, go, quick  # noqa: F401 (fixtures)
 from tests.training.faults import poison
 
 
-@pytest.mark.parametrize("method", ["grpo", "sft"])
+@pytest.mark.parametrize("method", ["grpo", pytest.param("sft", marks=pytest.mark.slow)])
 def test_divergence_stops_the_run(quick, tmp_path, monkeypatch, method):
     """Every update not finite: stops after the limit, says where the batches are; no checkpoint
     holds a NaN.

@@ -125,6 +125,7 @@ def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
     assert os.stat(folders["adapter"] / "adapter_model.safetensors").st_mode & 0o044 == 0o044
 
 
+@pytest.mark.slow
 def test_an_adapter_is_verified_on_its_base(unbroken, no_torch, tmp_path, capsys):
     """From the files alone: another base, scale, matrix, target or name is found by its logits."""
     folder = export(str(unbroken("bridge")), str(tmp_path / "out"), "adapter")
@@ -283,6 +284,7 @@ def test_transformers_gives_our_logits(unbroken, tmp_path, capsys, method):
     np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_peft_loads_the_adapter_with_its_base(unbroken, tmp_path):
     """From the adapter's folder alone, PEFT and transformers give the policy's logits, to 1e-4."""

@@ -84,6 +84,7 @@ def test_gain_is_paired(made, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
     """What is graded are problems of held_out, and answers drawn at rollout.temperature, other than
     the greedy ones.

@@ -65,6 +65,7 @@ def test_a_checkpoint_holds_the_adapter_alone(run):
     assert meta[saved_state.BASE] == saved_state.fingerprint(build.initial_theta(setup))
 
 
+@pytest.mark.slow
 def test_resuming_is_exact(run, tmp_path):
     """Stopped after step 3 and resumed: the same metrics and the same bits."""
     assert tiny_runs.go(tmp_path, "grpo", stop_at=3, **OF_W)["step"] == 3

@@ -16,7 +16,7 @@ from tests.tiny_runs import go, quick  # noqa: F401 (fixtures)
 from tests.training.faults import poison
 
 
-@pytest.mark.parametrize("method", ["grpo", "bridge"])
+@pytest.mark.parametrize("method", [pytest.param("grpo", marks=pytest.mark.slow), "bridge"])
 def test_a_poisoned_step_changes_nothing(quick, tmp_path, monkeypatch, caplog, method):
     """NaN rewards at steps 2 and 3: parameters and optimizer states stay, the batches are kept, the
     run goes on.

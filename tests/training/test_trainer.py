@@ -236,6 +236,7 @@ def test_what_is_taken_again_under_another_config_is_set_aside(quick, tmp_path, 
     assert [line["step"] for line in tiny_runs.lines(tmp_path)] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_checkpoints_none_of_which_can_be_read_are_refused(quick, tmp_path):
     """A run whose checkpoints are all broken is refused and left as it is."""
     go(tmp_path, "grpo", stop_at=4, eval__every=0)
