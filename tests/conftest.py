@@ -37,9 +37,14 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).strip()
 os.environ.setdefault("NPROC", "32")
 
-# under nohup SIGHUP is ignored, by the programs that tests start too: here it has its usual meaning
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Under nohup SIGHUP is ignored, and SIGINT in the background of a script; by the programs that tests
+# start too. Here they have their usual meaning.
+for number, usual in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # programs that compile faster than this are compiled again
 KEPT_FROM_S = "0.1"
