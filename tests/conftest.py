@@ -67,6 +67,7 @@ def pytest_configure(config):
 # --no-loadscope-reorder xdist begins with the files that have the most tests.
 LONG_FILES = (
     "distributed/test_host_faults.py",
+    "distributed/test_host_rare_faults.py",
     "distributed/test_host_runs.py",
     "distributed/test_joining.py",
     "experiments/test_evaluate_cli.py",

@@ -68,3 +68,19 @@ def assert_same(workdir, other, method: str = "grpo") -> None:
     for key in one:
         largest = np.abs(one[key]).max(initial=0.0)
         np.testing.assert_allclose(one[key], another[key], rtol=0, atol=1e-4 * largest, err_msg=key)
+
+
+def assert_each_goes_on(chain: host_runs.Chain, but: str = "") -> None:
+    """Each attempt from the last checkpoint, whatever ended the one before; but: that did not
+    begin.
+    """
+    ends = [end for name, end in chain.made.items() if name != but]
+    for before, after in zip(ends, ends[1:]):
+        assert f"steps {before.steps[-1] + 1} to {STEPS}" in after.texts[0]
+
+
+def assert_undisturbed(chain: host_runs.Chain, one) -> None:
+    """State and metrics of all attempts together are those of one whole run."""
+    end = chain.made["last"]
+    assert end.codes == [0] and end.unfinished == []
+    assert_same(chain.workdir, one)

@@ -1,5 +1,5 @@
-"""Runs of several processes over loopback, for tests/distributed/test_host_runs.py and
-test_host_faults.py: `python -m tests.distributed.host_runs PLAN.json` is one of them.
+"""Runs of several processes over loopback, for tests/distributed/test_host_runs.py,
+test_host_faults.py and test_host_rare_faults.py.
 
 Each is a whole `experiments.train` of the tiny config, graded by parity, with its own share of the
 simulated devices; a plan may have it killed, signalled or frozen while the rollouts of a step are
@@ -8,21 +8,25 @@ written.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
+import types
 
+from tests.distributed.template import Fork, Template
 from tests.filesystem import full_disk
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEVICES = 4  # of all processes together
 TIMEOUT = 20  # seconds, hosts.timeout_s; half of it without a heartbeat, and a host is gone
+# a hang: many times the patience of a host, which a busy machine may stretch
+HANG_S = 15 * TIMEOUT
 CONFIG = dict(
     batch__prompts_per_step=8,
     batch__samples_per_prompt=2,
@@ -39,15 +43,28 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@functools.cache
+def imported() -> Template:
+    """Starts processes of this file; they share the session's folder of compiled programs."""
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # numpy starts no threads
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    modules = ["tests.distributed.host_runs", "tests.tiny_runs", "experiments.train"]
+    return Template(modules, os.environ | environment)
+
+
 def start(
     workdir: pathlib.Path,
     count: int,
-    cache,
     method: str = "grpo",
     at: dict | None = None,
     differ: dict | None = None,
     **given,
-) -> list[subprocess.Popen]:
+) -> list[Fork]:
     """`count` processes of one run.
 
     at: {index: [what, step]} of ACTS, or [what, step, "save"]; differ: {index: {key: value}}."""
@@ -61,32 +78,18 @@ def start(
             own |= dict(hosts__coordinator=address, hosts__count=count)
         plan = workdir / f"plan_{index}.json"
         plan.write_text(json.dumps([str(workdir / "run"), method, own, (at or {}).get(index)]))
+        # the last two: as in conftest.py
         flags = (
             f"--xla_force_host_platform_device_count={DEVICES // count} "
             "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-        )  # the last two: as in conftest.py
-        environment = os.environ | {
-            "XLA_FLAGS": flags,
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        )
+        environment = {"XLA_FLAGS": flags}
         environment |= {"BRIDGE_HOST_INDEX": str(index)} if count > 1 else {}
-        with open(workdir / f"out_{index}.txt", "w") as out:
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.distributed.host_runs", str(plan)],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                )
-            )
+        started.append(imported().start(str(plan), workdir / f"out_{index}.txt", environment))
     return started
 
 
-def finish(processes: list[subprocess.Popen], seconds: float = 700) -> list[int]:
+def finish(processes: list[Fork], seconds: float = 700) -> list[int]:
     """Their exit codes; whoever is not done in time is killed, and fails the test with -9."""
     until = time.monotonic() + seconds
     try:
@@ -100,9 +103,41 @@ def finish(processes: list[subprocess.Popen], seconds: float = 700) -> list[int]
     return [process.wait() for process in processes]
 
 
-def run(workdir: pathlib.Path, count: int, cache, **given) -> list[int]:
+def run(workdir: pathlib.Path, count: int, **given) -> list[int]:
     """start and finish."""
-    return finish(start(workdir, count, cache, **given))
+    return finish(start(workdir, count, **given))
+
+
+class Chain:
+    """Attempts at one run, each of which goes on from what the one before has left."""
+
+    def __init__(self, workdir: pathlib.Path):
+        self.workdir, self.made = workdir, {}
+
+    def go(self, name: str, count: int, **given) -> None:
+        """One attempt; given: of `start`."""
+        self.made[name] = attempt(self.workdir, count, **given)
+
+
+def attempt(workdir: pathlib.Path, count: int, **given) -> types.SimpleNamespace:
+    """A run's exit codes, outputs, seconds from the first end of a process to the last, and the
+    checkpoints after it.
+    """
+    processes, seen = start(workdir, count, **given), []
+    until = time.monotonic() + HANG_S
+    while len(seen) < count and time.monotonic() < until:
+        seen += [time.monotonic()] * (sum(p.poll() is not None for p in processes) - len(seen))
+        time.sleep(0.05)
+    codes = finish(processes, 1)
+    saves = workdir / "run" / "checkpoints"
+    return types.SimpleNamespace(
+        codes=codes,
+        texts=[output(workdir, i) for i in range(count)],
+        errors=[errors(workdir, i) for i in range(count)],
+        seconds=seen[-1] - seen[0],
+        steps=sorted(int(path.name[5:]) for path in saves.glob("step_??????")),
+        unfinished=[path.name for path in saves.glob("*tmp*")],
+    )
 
 
 def output(workdir: pathlib.Path, index: int) -> str:
@@ -220,7 +255,3 @@ def main(plan: str) -> None:
         ["train", f"--config={config}:{method}", f"--workdir={workdir}", *stop],
         cli.parse_flags,
     )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -15,15 +15,15 @@ pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one(tmp_path, compiled):
+def test_two_processes_train_like_one(tmp_path):
     """With evaluations and checkpoints; the first step, before any update, is the same to the last
     bit.
 
     Of grpo test_host_faults.py has two processes, and the next test four.
     """
     one, two = tmp_path / "one", tmp_path / "two"
-    processes = host_runs.start(two, 2, compiled, method="bridge")
-    assert host_runs.run(one, 1, compiled, method="bridge") == [0], one
+    processes = host_runs.start(two, 2, method="bridge")
+    assert host_runs.run(one, 1, method="bridge") == [0], one
     assert host_runs.finish(processes) == [0, 0], two
     assert_same(two, one, "bridge")
     first = "run/rollouts/step_000001.jsonl"
@@ -43,9 +43,9 @@ def test_two_processes_train_like_one(tmp_path, compiled):
 
 
 @pytest.mark.slow
-def test_four_processes_train_like_one(tmp_path, compiled, one):
+def test_four_processes_train_like_one(tmp_path, one):
     """A whole run, with a device for each process."""
-    assert host_runs.run(tmp_path, 4, compiled) == [0] * 4, tmp_path
+    assert host_runs.run(tmp_path, 4) == [0] * 4, tmp_path
     assert_same(tmp_path, one)
 
 
@@ -59,9 +59,9 @@ def test_four_processes_train_like_one(tmp_path, compiled, one):
         pytest.param(dict(stop_at=2), "stop_at is 2, elsewhere null", marks=pytest.mark.slow),
     ],
 )
-def test_different_configs_are_refused(tmp_path, compiled, differ, message):
+def test_different_configs_are_refused(tmp_path, differ, message):
     """Every host names the host, the key and both values."""
-    codes = host_runs.run(tmp_path, 2, compiled, differ={1: differ})
+    codes = host_runs.run(tmp_path, 2, differ={1: differ})
     assert codes == [2, 2]
     for index in range(2):
         output = host_runs.output(tmp_path, index)
@@ -75,14 +75,12 @@ def test_different_configs_are_refused(tmp_path, compiled, differ, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dapo", "luffy"])
-def test_methods_that_ask_again_and_pair(tmp_path, compiled, method):
+def test_methods_that_ask_again_and_pair(tmp_path, method):
     """Further rounds by rewards, paired rows, cooperation and sampled evaluation: the same from two
     processes as from one.
     """
     given = dict(method=method, steps=2, eval__samples=1, eval__measured_gain=True)
-    runs = {
-        count: host_runs.start(tmp_path / str(count), count, compiled, **given) for count in (1, 2)
-    }
+    runs = {count: host_runs.start(tmp_path / str(count), count, **given) for count in (1, 2)}
     for count, processes in runs.items():
         assert host_runs.finish(processes) == [0] * count
     for step in (1, 2):

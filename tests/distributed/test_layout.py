@@ -171,6 +171,7 @@ def test_weights_are_gathered_twice_for_each_micro_batch(method, sizes, passes):
     assert tensor > 1 or passes * layers < reduced < 1.06 * passes * layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, passes", [("grpo", 2), pytest.param("bridge", 5, marks=pytest.mark.slow)]
 )

@@ -37,6 +37,7 @@ def refused(done: subprocess.CompletedProcess, asked: str) -> None:
     assert re.search(r"can be started here: cpu[, \w]*\. Set JAX_PLATFORMS=cpu", done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, value",
     [

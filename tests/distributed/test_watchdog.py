@@ -210,6 +210,7 @@ def test_files_get_more_time(hosts, capfd, monkeypatch):
     assert "waited 6 s (3 times hosts.timeout_s)" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_inner_waits_leave_the_outer_one_its_time(hosts, timers, capfd):
     """The outer wait goes on through inner ones that are over, and expires by its own time."""
     _, made, ends = hosts
@@ -281,6 +282,7 @@ def test_a_broken_connection_of_nobody_gone(hosts, monkeypatch):
     assert "all of them are alive: Gloo failed" in str(made[0].diagnose(ValueError("Gloo failed")))
 
 
+@pytest.mark.slow
 def test_host_0_leaves_last(monkeypatch):
     """jax aborts whoever outlives the service."""
     service = Service(3)

@@ -229,18 +229,27 @@ def test_a_folder_grows(model, lively, tmp_path):
     )
 
 
-def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path):
-    """A folder of other settings or weights is refused with what differs."""
-    run(model, tmp_path / "out", limit=2)
-    for change, key in (
+@pytest.mark.parametrize(
+    "change, key",
+    [
         (dict(max_new=11), "generation.max_new +11 +12"),
-        (dict(temperature=0.5), "sampled.temperature"),
-        (dict(samples=4), "sampled.samples +4 +2"),
-        (dict(seed=5), "sampled.seed"),
-        (dict(dtype="bfloat16"), "generation.dtype"),
-    ):
-        with pytest.raises(ValueError, match=key):
-            run(model, tmp_path / "out", limit=2, **change)
+        pytest.param(dict(temperature=0.5), "sampled.temperature", marks=pytest.mark.slow),
+        pytest.param(dict(samples=4), "sampled.samples +4 +2", marks=pytest.mark.slow),
+        pytest.param(dict(seed=5), "sampled.seed", marks=pytest.mark.slow),
+        pytest.param(dict(dtype="bfloat16"), "generation.dtype", marks=pytest.mark.slow),
+    ],
+)
+def test_rows_of_another_evaluation_are_not_mixed_in(model, tmp_path, change, key):
+    """A folder of other settings is refused with what differs."""
+    run(model, tmp_path / "out", limit=2)
+    with pytest.raises(ValueError, match=key):
+        run(model, tmp_path / "out", limit=2, **change)
+
+
+@pytest.mark.slow
+def test_rows_of_other_weights_are_not_mixed_in(model, tmp_path):
+    """A folder of the model before it was trained further."""
+    run(model, tmp_path / "out", limit=2)
     other, cfg = tmp_path / "other", params.read_config(ARCH)
     params.save(
         cfg,

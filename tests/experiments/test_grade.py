@@ -148,6 +148,7 @@ def test_regrade_of_no_run(tmp_path, unbroken):
     assert "expected one run directory" in command("regrade").stderr
 
 
+@pytest.mark.slow
 def test_bench_grade():
     """The mix that stands in for real data, and its rate, which is the machine's."""
     done = command("bench", "grade", "--repeats=1")

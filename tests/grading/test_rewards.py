@@ -75,6 +75,13 @@ def test_outcomes_of_the_pool(functions):
         )
         failed = Outcome.grader_error
         assert found == ["correct", "wrong", "timeout", failed, failed, failed, "correct"]
+
+
+@pytest.mark.slow
+def test_outcomes_of_long_and_slow_functions(functions):
+    """A missing module, a long text, and an import that takes longer than a deadline."""
+    with Pool(deadline=1.0) as pool:
+        failed = Outcome.grader_error
         # a whole completion is longer than an answer may be
         assert pool.grade([of("mine:score", "7" + "x" * 2 * LONGEST)]) == ["correct"]
         assert pool.grade([of("nowhere:score", "7")]) == [failed]

@@ -64,6 +64,7 @@ def test_resync():
     assert gains[0] == gains[3] == gains[6] == 0 and all(gains[i] != 0 for i in (1, 2, 4, 5))
 
 
+@pytest.mark.slow
 def test_inner_steps():
     """lam 1 and one step: theta_hat takes GRPO's step and a second one, importance-weighted, on the
     same samples; theta takes one.

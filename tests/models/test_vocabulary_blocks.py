@@ -22,7 +22,7 @@ from tests.models.scored import B, D, T, example, full
         (1000, 105, 105),
         (1000, 128, 128),
         (1000, 130, 256),
-        (1000, 999, 1000),
+        pytest.param(1000, 999, 1000, marks=pytest.mark.slow),
         (1000, 2000, 1000),
         (1000, 16, 16),
         (100, 350, 35),

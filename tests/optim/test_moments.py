@@ -53,6 +53,7 @@ def test_what_is_not_declared_is_asked_for():
     Recipes(Recipe(), Recipe()).optimizer().init(tree)
 
 
+@pytest.mark.slow
 def test_factored_moments_are_adams_where_squares_are_an_outer_product():
     """Five steps of gradients +-a_i b_j: the same steps as Adam's, but for the rounding of the
     first moment to bfloat16.

@@ -78,6 +78,7 @@ def test_a_known_program_is_not_compiled_again(monkeypatch):
         merge(phases.compiled_programs([made]))
 
 
+@pytest.mark.slow
 def test_counted_and_not_compiled(monkeypatch):
     """FLOPs, bytes and their roofline, as of a compiled plan; no memory, and no program."""
     monkeypatch.setattr(phases, "compile_program", lambda *given: pytest.fail("compiled"))

@@ -44,13 +44,13 @@ def saved_steps(monkeypatch) -> list[int]:
 @pytest.mark.parametrize(
     "every, skipped, saved",
     [
-        (1, {2, 3}, [1, 4, 5]),
+        pytest.param(1, {2, 3}, [1, 4, 5], marks=pytest.mark.slow),
         # what was due meanwhile is saved as soon as an update was finite
         (2, {2, 3}, [4, 5]),
-        (3, {3}, [4, 5]),
+        pytest.param(3, {3}, [4, 5], marks=pytest.mark.slow),
         # the end is saved: a run that ended is not taken up again from before
         (2, {4, 5}, [2, 5]),
-        (0, {2}, [5]),
+        pytest.param(0, {2}, [5], marks=pytest.mark.slow),
     ],
 )
 def test_nothing_that_is_due_is_saved_while_updates_are_skipped(
@@ -137,9 +137,9 @@ def test_sigterm_during_an_evaluation(quick, unbroken, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "evaluate", second_batch)
-        assert go(tmp_path)["stopped"]
+        assert go(tmp_path, "grpo")["stopped"]
         assert [line["step"] for line in tiny_runs.lines(tmp_path)] == [0, 1, 2]
         assert checkpoint.Checkpoints(str(tmp_path), read_only=True).steps()[-1] == 3
-        assert go(tmp_path) == {"stopped": True}
-    assert not go(tmp_path)["stopped"]
-    tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
+        assert go(tmp_path, "grpo") == {"stopped": True}
+    assert not go(tmp_path, "grpo")["stopped"]
+    tiny_runs.assert_same_run(tmp_path, unbroken("grpo"))

@@ -116,6 +116,7 @@ def test_gain_is_of_held_out_prompts_sampled_as_in_training(made, monkeypatch):
     assert (seen[0][1] != seen[2][1]).any()
 
 
+@pytest.mark.slow
 def test_demo_logp(made):
     """The mean over the tokens of held-out demos, as the policy computes it."""
     sampler, state = made

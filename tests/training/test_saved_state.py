@@ -91,6 +91,7 @@ def test_the_planner_counts_the_state():
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params.theta)} == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.slow
 def test_another_base_is_refused(run, tmp_path, monkeypatch):
     """Where the weights are not those of the start, neither a resumed run nor a reader goes on."""
     shutil.copytree(run, tmp_path / "run")

@@ -137,20 +137,20 @@ def test_a_finished_run_that_was_damaged_is_mended(quick, unbroken, tmp_path, mo
 
 def test_corrupt_newest_checkpoint(quick, unbroken, tmp_path, capsys):
     """Falls back to the one before, says so, and ends like a run that was never hurt."""
-    go(tmp_path, stop_at=4)
+    go(tmp_path, "grpo", stop_at=4)
     newest = tmp_path / "checkpoints" / "step_000004"
     for file in newest.rglob("*"):
         if file.is_file() and file.stat().st_size > 100:
             file.write_bytes(b"\0" * 50)
     capsys.readouterr()
-    go(tmp_path)
+    go(tmp_path, "grpo")
     printed = capsys.readouterr().out
     assert (
         "warning: " in printed
         and "went back to the checkpoint of step 2" in printed
         and "steps 3 to 5" in printed
     )
-    tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
+    tiny_runs.assert_same_run(tmp_path, unbroken("grpo"))
     assert len(tiny_runs.lines(tmp_path / "set_aside_1")) == 5
 
 
