@@ -12,19 +12,23 @@ from tests.distributed import compare_runs, host_runs
 from tests.distributed.host_runs import HANG_S
 from tests.filesystem import full_disk
 
+LEFT = "step_000004.orbax-checkpoint-tmp"
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """Each attempt goes on from what the one before has left; "attended" does not begin."""
+    """Each attempt goes on from what the one before has left; "attended" does not begin.
+
+    Steps 3 and 4 are those of four processes, whose checkpoint two go on from.
+    """
     chain = host_runs.Chain(tmp_path_factory.mktemp("rare"))
-    chain.go("kill 3", 4, at={3: ["die", 3]})
+    chain.go("kill 1 in a save", 2, at={1: ["die", 4, "save"]})
     run = chain.workdir / "run"
-    (run / "checkpoints" / "step_000004.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    (run / "checkpoints" / LEFT / "state").mkdir(parents=True, exist_ok=True)
     with lock.shared_run_lock(str(run)):
         chain.go("attended", 2)
-    chain.go("kill 1 in a save", 2, at={1: ["die", 4, "save"]})
+    chain.go("kill 3", 4, at={3: ["die", 5]})
     chain.go("interrupt 1 twice", 2, at={1: ["interrupt twice", 5]})
     chain.go("last", 1)
     return chain
@@ -35,7 +39,13 @@ def test_a_run_is_refused_while_a_process_of_the_last_one_is_there(chain):
     end = chain.made["attended"]
     assert end.codes == [2, 2]
     assert all("a process of an earlier run is still in" in error for (error,) in end.errors)
-    assert end.unfinished == ["step_000004.orbax-checkpoint-tmp"]
+    assert end.unfinished == [LEFT]
+
+
+def test_four_processes_go_on_from_two_and_two_from_four(chain):
+    """From the checkpoints of steps 2 and 4."""
+    assert "steps 3 to 5" in chain.made["kill 3"].texts[0]
+    assert "steps 5 to 5" in chain.made["interrupt 1 twice"].texts[0]
 
 
 @pytest.mark.parametrize("name", ["kill 3", "kill 1 in a save"])
