@@ -183,6 +183,7 @@ def test_templates_that_are_hard_to_ask_for_the_end_of_a_turn(tmp_path, template
 TURNS = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>\n{% endfor %}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, eos, eos_ids",
     [

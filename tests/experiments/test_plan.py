@@ -114,9 +114,10 @@ def test_a_plan_for_eight_cpus(tmp_path):
             "no/such/folder.jsonl",
             marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             ("--config=TINY:bridge", "--topology=cpu:8", "--config.mesh.fsdp=3"),
             "takes 3 devices, there are 8",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             (

@@ -850,6 +850,7 @@ def test_flags_of_the_evaluations_are_on_the_page(made):
     assert " ".join(flags) in (request.folder / "page" / "page.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not there")
 def test_validation_problems(tmp_path):
     """500 of MATH that are not LIMR's, the same ones again."""

@@ -378,6 +378,7 @@ def test_processor_time_counts_and_not_the_clock(monkeypatch):
     assert set(run(2.2, 0.2)) == {None} and module.FROZEN in run(4.4, 0.0, anew=False)
 
 
+@pytest.mark.slow
 def test_processor_time_that_is_used_up_is_the_comparisons(scripted, monkeypatch):
     """Once, without a second worker; and not before it is used up."""
     used, kill = [], module.Worker.kill
@@ -408,6 +409,7 @@ def test_where_the_system_does_not_show_processor_time(scripted, monkeypatch):
     assert made.killed == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
 )

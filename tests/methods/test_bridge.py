@@ -160,6 +160,7 @@ def test_step_0_on_the_model():
     assert all(pair["B"].any() for pair in state.params.w.values())
 
 
+@pytest.mark.slow
 def test_lam_1_and_0_on_the_model():
     """lam 1: theta == theta_hat, B == 0, theta as grpo's. lam 0: theta's first step is sft's."""
     (method, update), theta = toys.transformer_bridge(), toys.transformer_theta()
@@ -376,6 +377,7 @@ def test_invalid_numbers(given, message):
         bigram_method(**given)
 
 
+@pytest.mark.slow
 def test_ratio_cap_reaches_the_shadow():
     """With theta_hat far away the cap bounds the weight of each of its tokens, by hand; theta
     (ratio 1) it does not touch.

@@ -198,6 +198,7 @@ def test_peft_loads_the_adapter(tmp_path):
     assert layers.head_weights(cfg, theta).shape[0] == hf["vocab_size"]
 
 
+@pytest.mark.slow
 def test_fp32_is_fp32_on_every_machine():
     """An accelerator rounds what fp32 matmuls are given unless told otherwise. merge, pull and all
     passes of an fp32 model tell it, those of a bf16 model need not, but for the fp32 sums of its

@@ -51,6 +51,7 @@ def test_blocks_end_where_tiles_do(V, chunk_tokens, size):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_logits_far_apart_in_any_order():
     """Blocks whose greatest logits rise, and fall, by more than exp can hold: nothing overflows,
     and nothing is lost.

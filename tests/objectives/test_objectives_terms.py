@@ -226,6 +226,7 @@ def spread_policy(asked: list):
     return toys.bigram()._replace(logp=logp)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coef", [0.0, 0.3])
 def test_bonus_of_entropy(coef):
     """coef times the mean entropy is added to either objective, value and gradient, of the rows

@@ -70,6 +70,7 @@ def test_rows_that_are_done_leave_and_nothing_changes(phi, compactions, limit):
     np.testing.assert_allclose(cut.logp_BT, whole.logp_BT, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_later_steps_decode_the_rows_that_are_left_alone(phi, monkeypatch):
     """The number of rows of every decode step: never more than twice those that are not done."""
     steps, decode = [], layers.decode
@@ -152,7 +153,14 @@ def test_a_segment_reads_what_it_can_have_filled_and_nothing_changes(
     np.testing.assert_allclose(cut.logp_BT, whole.logp_BT, atol=1e-5)
 
 
-@pytest.mark.parametrize("t, end", [pytest.param(1, 2, marks=pytest.mark.slow), (2, 4), (7, 8)])
+@pytest.mark.parametrize(
+    "t, end",
+    [
+        pytest.param(1, 2, marks=pytest.mark.slow),
+        pytest.param(2, 4, marks=pytest.mark.slow),
+        (7, 8),
+    ],
+)
 def test_what_lies_behind_the_first_end_above_is_not_read(phi, t, end):
     """Of 8 positions all from `end` on are not a number, and so would be what is read of them."""
     prompt_PS, length_P = pad(PROMPTS, 5)

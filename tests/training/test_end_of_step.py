@@ -142,4 +142,4 @@ def test_sigterm_during_an_evaluation(quick, unbroken, tmp_path, monkeypatch):
         assert checkpoint.Checkpoints(str(tmp_path), read_only=True).steps()[-1] == 3
         assert go(tmp_path, "grpo") == {"stopped": True}
     assert not go(tmp_path, "grpo")["stopped"]
-    tiny_runs.assert_same_run(tmp_path, unbroken("grpo"))
+    tiny_runs.assert_same_run(tmp_path, unbroken("grpo"), "grpo")

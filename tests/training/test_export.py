@@ -92,6 +92,7 @@ def test_merged_and_base(unbroken, no_torch, tmp_path, capsys):
     assert rendered == data.prompts.tokens[0].tolist()
 
 
+@pytest.mark.slow
 def test_adapter_on_its_base_is_the_merged_model(unbroken, no_torch, tmp_path):
     """W + (alpha / r) B A, as PEFT applies it, over every matrix of the base export."""
     folders = {

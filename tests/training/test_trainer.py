@@ -150,7 +150,7 @@ def test_corrupt_newest_checkpoint(quick, unbroken, tmp_path, capsys):
         and "went back to the checkpoint of step 2" in printed
         and "steps 3 to 5" in printed
     )
-    tiny_runs.assert_same_run(tmp_path, unbroken("grpo"))
+    tiny_runs.assert_same_run(tmp_path, unbroken("grpo"), "grpo")
     assert len(tiny_runs.lines(tmp_path / "set_aside_1")) == 5
 
 
@@ -336,9 +336,9 @@ def test_sigterm_before_the_first_step(quick, unbroken, tmp_path, monkeypatch, a
         patch.setattr(
             module, name, lambda *_: os.kill(os.getpid(), signal.SIGTERM) or pytest.fail("went on")
         )
-        assert go(tmp_path) == {"stopped": True}
-    assert not go(tmp_path)["stopped"]
-    tiny_runs.assert_same_run(tmp_path, unbroken("bridge"))
+        assert go(tmp_path, "grpo") == {"stopped": True}
+    assert not go(tmp_path, "grpo")["stopped"]
+    tiny_runs.assert_same_run(tmp_path, unbroken("grpo"), "grpo")
 
 
 def test_other_data_under_the_same_config_is_refused(quick, tmp_path, monkeypatch):
