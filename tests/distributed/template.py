@@ -84,9 +84,8 @@ def serve() -> dict | None:
     """
     for line in sys.stdin:
         request = json.loads(line)
-        threads = os.listdir("/proc/self/task")
-        assert len(threads) == 1, threads
-        if (parent := os.fork()) == 0:
+        assert threads() in (None, 1), threads()
+        if os.fork() == 0:
             if (fork := os.fork()) == 0:
                 return request
             print(fork, flush=True)
@@ -96,8 +95,13 @@ def serve() -> dict | None:
             written.write_text(str(os.waitstatus_to_exitcode(status)))
             written.rename(code)
             os._exit(0)
-        assert parent
     return None
+
+
+def threads() -> int | None:
+    """Of this process, those of libraries too; None where the system does not say."""
+    tasks = pathlib.Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.exists() else None
 
 
 def become(request: dict) -> None:
