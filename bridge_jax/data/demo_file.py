@@ -85,6 +85,8 @@ class DemoFile:
         """Whether OUT is there, by these arguments; ValueError where it is by others."""
         if not os.path.exists(self.out):
             return False
+        if os.path.isdir(self.out):
+            raise ValueError(f"{self.out} is a folder; give a file in it, such as traces.jsonl")
         done = read_json(self.manifest)
         if not done:
             raise ValueError(f"{self.out} exists and has no manifest; give another --out")
@@ -246,7 +248,8 @@ def fill(
         if graded >= HOPELESS and not right and criteria.grader:
             raise ValueError(
                 f"no solution of {graded} rows has a right answer ({output.summary()})"
-                f"{such_as(failure)}. Check --columns, and --grader=math, a task's name or none"
+                f"{such_as(failure)}. Check --columns; --grader=math, none, or a task such as "
+                "knights_knaves; and --box, where answers stand in <answer> </answer> or nowhere"
             )
     return failure
 

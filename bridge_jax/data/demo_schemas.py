@@ -117,9 +117,9 @@ def cell(row: dict, path: str) -> Any:
 
 
 def flagged(flags: Any, index: int) -> bool:
-    """Whether the flag of a solution is there and true."""
+    """Whether the flag of a solution is there and true; JSON of some writers has 1 for true."""
     known = listed(flags)
-    return index < len(known) and known[index] is True
+    return index < len(known) and isinstance(known[index], bool | int) and known[index] == 1
 
 
 def numbered(texts: Sequence[Any]) -> tuple[tuple[int, str], ...]:

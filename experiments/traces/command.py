@@ -114,6 +114,9 @@ def make(out: str) -> dict[str, Any]:
     for flag in ("max_tokens", "limit"):
         if getattr(flags.FLAGS, flag) < 0:
             raise ValueError(f"--{flag}={getattr(flags.FLAGS, flag)}; it must be at least 0")
+    data_dir = flags.FLAGS.data_dir
+    if data_dir and not Path(data_dir).is_dir():
+        raise ValueError(f"--data_dir={data_dir} is no folder; leave it out to read from the hub")
     grader = criteria.grader(flags.FLAGS.grader)
     lengths, tokenizer = measure()
     source, schema = open_source(out)
@@ -124,8 +127,8 @@ def make(out: str) -> dict[str, Any]:
     arguments |= {"schema": schema.name, "tokenizer": tokenizer}
     match = None
     if flags.FLAGS.match:
-        match = criteria.problems_to_match(flags.FLAGS.match, flags.FLAGS.data_dir)
-    held_out, missing = criteria.benchmarks(flags.FLAGS.decontaminate, flags.FLAGS.data_dir)
+        match = criteria.problems_to_match(flags.FLAGS.match, data_dir)
+    held_out, missing = criteria.benchmarks(flags.FLAGS.decontaminate, data_dir)
     sizes = {name: len(problems) for name, problems in held_out.items()}
     made_by = {
         "source": source.origin,

@@ -107,6 +107,12 @@ def test_openr1_reads_flags_as_lists(verify, llama, complete, kept, tmp_path):
     assert (found.demo["generation"] if found.demo else found.state) == kept
 
 
+def test_flags_are_true_or_1():
+    """JSON of some writers has numbers; texts, null and what is missing confirm nothing."""
+    given = [True, 1, False, 0, None, "true", 2]
+    assert [demo_schemas.flagged(given, i) for i in range(8)] == [True, True] + [False] * 6
+
+
 def test_openr1_does_not_trust_flags_alone(tmp_path):
     """A generation that the flags accept is graded; null generations are no solution."""
     flags = dict(correctness_math_verify=[True, True], is_reasoning_complete=[True, True])

@@ -253,6 +253,14 @@ def test_mistakes_are_one_line(arguments, names, traces, hub, tmp_path):
     assert not [name for name in os.listdir(tmp_path) if name.startswith("out")]
 
 
+def test_a_folder_that_is_none(traces, hub, tmp_path):
+    """A --data_dir that is not there would leave copies of benchmarks in; --out is a file."""
+    code, shown = traces("--from=deepmath", f"--data_dir={tmp_path / 'nowhere'}")
+    assert code == 2 and "error: --data_dir=" in shown and "nowhere" in shown
+    code, shown = traces("--from=deepmath", "--decontaminate=none", f"--out={tmp_path}")
+    assert code == 2 and f"error: {tmp_path} is a folder" in shown
+
+
 def test_all_rows_dropped(traces, tmp_path):
     """The counts say why."""
     rows = [deepmath(f"q{n}", "1", thought(2)) for n in range(9)]
