@@ -27,9 +27,9 @@ PICTURE = "dynamics.png"
 REHEARSAL = (
     "This is a rehearsal: every stage ran, with {model}, a few steps of a few samples, and a few "
     "problems of each benchmark. It proves that the parts fit together, and nothing else: no "
-    "figure of it says anything about a method. Published figures stand beside ours to show where "
-    "they stand in the real page."
+    "figure of it says anything about a method."
 )
+BESIDE = " Published figures stand beside ours to show where they stand in the real page."
 
 
 def write(request: Request) -> str:
@@ -76,7 +76,7 @@ def notice_of(request: Request) -> str:
         return ""
     tiny = request.model != "smollm2" and not request.model_path
     model = "a tiny random model of its family" if tiny else f"the weights in {request.base_model}"
-    return REHEARSAL.format(model=model)
+    return REHEARSAL.format(model=model) + (BESIDE if estimate.published(request) else "")
 
 
 def sections_of(request: Request, entries: Sequence[Entry], drawn: bool) -> list[Section]:

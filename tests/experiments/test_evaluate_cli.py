@@ -370,6 +370,7 @@ def test_the_pool_is_started_first_or_with_the_first_claim(model, monkeypatch, t
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk(model, lively, tmp_path, monkeypatch, capsys):
     """Exit code 2, a message that says what to do, and nothing that was written is lost."""
     run(model, tmp_path / "whole")
@@ -546,6 +547,7 @@ def test_a_full_disk_has_an_exit_code_of_its_own(model, tmp_path, monkeypatch, c
     assert report["benchmarks"] == whole["benchmarks"]
 
 
+@pytest.mark.slow
 def test_bad_folders(model, tmp_path, unbroken):
     """A missing model and a run without a checkpoint are clear errors."""
     with errors.raises(ValueError, str(tmp_path / "absent")):

@@ -240,6 +240,7 @@ def test_ticks_are_round_and_few_seeds_are_thin_lines(tmp_path, browser):
     assert lines == {"sft": banded, "grpo": banded, "bridge": thin, "luffy": (0, 0, 1)}
 
 
+@pytest.mark.slow
 def test_the_printed_page_has_everything_but_the_controls(tmp_path, browser):
     """Sections that are closed on the screen are printed, pages begin with a section's title."""
     for method in ("sft", "grpo"):

@@ -28,7 +28,15 @@ FORMS = {
 }
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 FAST = {name: form for name, form in FORMS.items() if name != "reference"}
-fast_forms = pytest.mark.parametrize("form", FAST.values(), ids=FAST)
+# the kernel of TPUs is interpreted here, which takes longest
+fast_forms = pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(form, marks=pytest.mark.slow if name == "splash" else ())
+        for name, form in FAST.items()
+    ],
+    ids=FAST,
+)
 P, M, S, T, K, G, H = 2, 2, 4, 3, 2, 3, 5
 LENGTHS = np.array([4, 2])
 

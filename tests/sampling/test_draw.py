@@ -59,6 +59,7 @@ def test_tokens_draw_independently():
     assert scipy.stats.chisquare(counts).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_both_forms_agree_where_nothing_is_drawn():
     """Temperature 0, logits without ties: the same token, and log-probabilities at temperature
     1.

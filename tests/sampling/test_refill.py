@@ -144,6 +144,7 @@ def test_sliding_windows(by_row):
     check(run(plan, asked, 5, WINDOWS)[0], asked, WINDOWS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tensor", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_eight_devices(tensor):
     """Slots on 8, 4 and 2 devices; heads shared by the others, 4 by 2 kv heads."""
@@ -185,6 +186,7 @@ def _collectives(program: str) -> list[int]:
     return [math.prod(int(n) for n in dims.split(",") if n) for dims in made]
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_the_tokens():
     """18 rows in 4 slots: few more steps than tokens / 4; batches of 4 take those of their longest
     rows.

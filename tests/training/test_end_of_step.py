@@ -46,7 +46,7 @@ def saved_steps(monkeypatch) -> list[int]:
     [
         pytest.param(1, {2, 3}, [1, 4, 5], marks=pytest.mark.slow),
         # what was due meanwhile is saved as soon as an update was finite
-        (2, {2, 3}, [4, 5]),
+        pytest.param(2, {2, 3}, [4, 5], marks=pytest.mark.slow),
         pytest.param(3, {3}, [4, 5], marks=pytest.mark.slow),
         # the end is saved: a run that ended is not taken up again from before
         (2, {4, 5}, [2, 5]),

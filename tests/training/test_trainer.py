@@ -248,6 +248,7 @@ def test_checkpoints_none_of_which_can_be_read_are_refused(quick, tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_run_without_its_config_is_refused(quick, tmp_path):
     """Checkpoints without config.json are refused, and taken up only with force."""
     go(tmp_path, "grpo", stop_at=2, eval__every=0)
