@@ -19,7 +19,7 @@ def test_two_processes_train_like_one(tmp_path):
     """With evaluations and checkpoints; the first step, before any update, is the same to the last
     bit.
 
-    Of grpo test_host_faults.py has two processes, and test_host_rare_faults.py four.
+    Of grpo test_host_faults.py has two processes, and the next test four.
     """
     one, two = tmp_path / "one", tmp_path / "two"
     evaluated = dict(eval__every=3)
@@ -41,6 +41,13 @@ def test_two_processes_train_like_one(tmp_path):
             for i in (0, 1)
         ]
         assert min(written) > sum(written) / 4, written
+
+
+@pytest.mark.slow
+def test_four_processes_train_like_one(tmp_path, one):
+    """A whole run, with a device for each process."""
+    assert host_runs.run(tmp_path, 4) == [0] * 4, tmp_path
+    assert_same(tmp_path, one)
 
 
 @pytest.mark.parametrize(
